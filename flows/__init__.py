@@ -1,0 +1,1 @@
+"""Prefect flows: the core, and one for each job."""

@@ -1,0 +1,1 @@
+"""Integrators: outcomes merged into one value, in one place, by documented rules."""

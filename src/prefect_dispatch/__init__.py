@@ -1,0 +1,83 @@
+"""Run explicit briefs over many inputs as Prefect task runs, and prove that nothing was lost or bent."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from prefect_dispatch._version import __version__
+
+if TYPE_CHECKING:
+    from prefect_dispatch.executors.base import Ask, Executor, Reply
+    from prefect_dispatch.executors.llm import LLM
+    from prefect_dispatch.flows.dispatch import dispatch
+    from prefect_dispatch.integrators.base import Integrator
+    from prefect_dispatch.integrators.collate import Collate
+    from prefect_dispatch.integrators.merge_records import MergeRecords
+    from prefect_dispatch.ledger import Merge, Report
+    from prefect_dispatch.models import Answer, Brief, Item, Limits, Outcome, Usage
+    from prefect_dispatch.tasks.integrate import integrate
+    from prefect_dispatch.tasks.plan import Plan, plan
+    from prefect_dispatch.tasks.run_brief import run_brief
+
+_HOMES = {
+    "LLM": "executors.llm",
+    "Answer": "models",
+    "Ask": "executors.base",
+    "Brief": "models",
+    "Collate": "integrators.collate",
+    "Executor": "executors.base",
+    "Integrator": "integrators.base",
+    "Item": "models",
+    "Limits": "models",
+    "Merge": "ledger",
+    "MergeRecords": "integrators.merge_records",
+    "Outcome": "models",
+    "Plan": "tasks.plan",
+    "Reply": "executors.base",
+    "Report": "ledger",
+    "Usage": "models",
+    "dispatch": "flows.dispatch",
+    "integrate": "tasks.integrate",
+    "plan": "tasks.plan",
+    "run_brief": "tasks.run_brief",
+}
+
+__all__ = [
+    "LLM",
+    "Answer",
+    "Ask",
+    "Brief",
+    "Collate",
+    "Executor",
+    "Integrator",
+    "Item",
+    "Limits",
+    "Merge",
+    "MergeRecords",
+    "Outcome",
+    "Plan",
+    "Reply",
+    "Report",
+    "Usage",
+    "__version__",
+    "dispatch",
+    "integrate",
+    "plan",
+    "run_brief",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 -- the type of whatever public name is asked for
+    """Import a public name on first use: this module is loaded wherever Prefect looks up blocks."""
+    if name not in _HOMES:
+        msg = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(msg)
+    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

@@ -1,0 +1,115 @@
+"""One attempt: ask, validate, check, and send back what is invalid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from prefect_dispatch.errors import ExecutorError, InvalidOutput, RejectedError, TerminalError, TransientError
+from prefect_dispatch.executors.base import Ask, Rejection, Reply
+from prefect_dispatch.fingerprint import canonical
+from prefect_dispatch.models import Answer, Attempt, Brief, Item, Usage
+from prefect_dispatch.outputs import problems
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from prefect_dispatch.checks import Check
+    from prefect_dispatch.executors.base import Executor
+
+EMPTY = "The answer was empty."
+TRUNCATED = "The answer was cut off at the length limit; give a shorter one."
+
+
+async def attempt(executor: Executor, brief: Brief, item: Item, *, reasks: int, timeout_s: float) -> Answer:
+    """Return a valid answer, from one attempt.
+
+    Args:
+        executor: Who is asked.
+        brief: What is asked.
+        item: What it is asked about.
+        reasks: How often an invalid answer is sent back.
+        timeout_s: Seconds after which the attempt is cancelled, whatever it is doing.
+
+    Returns:
+        The answer; its one attempt holds the usage of all calls.
+
+    Raises:
+        ExecutorError: If there is no valid answer; its attempt holds what was spent.
+    """
+    said = brief.rendered(item)
+    rejections: list[Rejection] = []
+    spent: list[Usage] = []
+    try:
+        with anyio.fail_after(timeout_s):
+            while True:
+                reply = await _call(executor, Ask(brief=said, item=item, rejections=tuple(rejections)))
+                spent.append(reply.usage)
+                value, wrong = examine(brief, item, reply)
+                if not wrong:
+                    break
+                if len(rejections) == reasks:
+                    raise _invalid(wrong, asked=reasks + 1)
+                rejections.append(Rejection(text=_text(reply.value), problems=tuple(wrong)))
+    except TimeoutError:
+        spent.append(Usage(requests=1))  # the call under way: sent, and never answered
+        error: ExecutorError = TransientError(f"No answer within {timeout_s:g} s.", kind="timeout")
+        raise _with_attempt(error, spent, rejections) from None
+    except ExecutorError as error:
+        raise _with_attempt(error, [*spent, error.usage or Usage()], rejections) from error.__cause__
+    return Answer(
+        value=value, model=reply.model, attempts=(Attempt(usage=sum(spent, Usage()), reasks=len(rejections)),)
+    )
+
+
+def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str]]:
+    """Return a reply's value as it would be kept, and what is wrong with it.
+
+    Raises:
+        RejectedError: If the agent declined.
+        TerminalError: If a check of the user's own breaks.
+    """
+    if reply.finish == "refused":
+        raise RejectedError(f"The agent declined: {_text(reply.value)[:200]!r}.", kind="refused")
+    if reply.finish == "truncated":
+        return reply.value, [TRUNCATED]
+    if reply.value is None or (isinstance(reply.value, str) and not reply.value.strip()):
+        return reply.value, [EMPTY]
+    value, wrong = problems(brief.output, reply.value)
+    if not wrong:
+        wrong = [found for check in brief.checks if (found := _checked(check, value, item))]
+    return value, wrong
+
+
+async def _call(executor: Executor, ask: Ask) -> Reply:
+    try:
+        return await executor.answer(ask)
+    except ExecutorError as error:
+        error.usage = error.usage or Usage(requests=1)
+        raise
+    except Exception as error:  # an executor may be anybody's code; its failure is this item's
+        raise ExecutorError(f"{type(error).__name__}: {error}", usage=Usage(requests=1)) from error
+
+
+def _checked(check: Check, value: JsonValue, item: Item) -> str | None:
+    try:
+        return check.problem(value, item)
+    except Exception as error:  # a check may be the user's function; a broken one is broken for every item
+        raise TerminalError(f"The check {check.kind!r} raised {type(error).__name__}: {error}") from error
+
+
+def _invalid(wrong: list[str], asked: int) -> InvalidOutput:
+    kind = {TRUNCATED: "truncated", EMPTY: "empty"}.get(wrong[0])
+    shown = " ".join(wrong[:5])
+    return InvalidOutput(f"No valid answer in {asked} asks. {shown}", problems=wrong, kind=kind)
+
+
+def _with_attempt(error: ExecutorError, spent: list[Usage], rejections: list[Rejection]) -> ExecutorError:
+    usage = sum(spent, Usage())
+    error.attempts = (Attempt(usage=usage, reasks=len(rejections), error=f"{error.kind}: {error}"),)
+    return error
+
+
+def _text(value: JsonValue) -> str:
+    return value if isinstance(value, str) else canonical(value)

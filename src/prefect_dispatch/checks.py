@@ -1,0 +1,152 @@
+"""Checks of a brief: what an answer must satisfy beyond its schema.
+
+A failed check is told to the agent in a re-ask, as a schema error is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import regex
+from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, WithJsonSchema, field_validator
+
+from prefect_dispatch.fingerprint import canonical
+from prefect_dispatch.references import REFERENCE, refer
+from prefect_dispatch.strict import Strict
+from prefect_dispatch.template import render
+
+if TYPE_CHECKING:
+    from prefect_dispatch.models import Item
+
+SEARCH_SECONDS = 1.0
+"""How long a pattern may search one answer: a hostile text must not stop the run."""
+
+CheckFunction = Callable[[Any, Any], "str | None"]
+
+
+def _function(value: object) -> object:
+    if callable(value) or (isinstance(value, str) and REFERENCE.fullmatch(value)):
+        return value
+    msg = f"must be a function or 'module:name', not {value!r}"
+    raise ValueError(msg)
+
+
+FunctionReference = Annotated[
+    Any,
+    BeforeValidator(_function),
+    PlainSerializer(refer, return_type=str),
+    WithJsonSchema({"type": "string", "pattern": REFERENCE.pattern}),
+]
+"""A function, or `module:name` of one in the user's own code; JSON holds the name."""
+
+
+class _FieldCheck(Strict):
+    field: str = ""
+    """Dotted path of the field that is checked; empty for the whole answer."""
+
+    def text(self, value: JsonValue) -> str | None:
+        """Return what is checked, as text, or None where the answer has no such field."""
+        part = value
+        for name in filter(None, self.field.split(".")):
+            if not isinstance(part, Mapping) or name not in part:
+                return None
+            part = part[name]
+        return part if isinstance(part, str) else canonical(part)
+
+    @property
+    def where(self) -> str:
+        """Return the words that name what is checked."""
+        return f"field {self.field!r}" if self.field else "the answer"
+
+
+class Regex(_FieldCheck):
+    """The text must hold a match of a regular expression."""
+
+    kind: Literal["regex"] = "regex"
+    """Tells the checks apart."""
+    pattern: str
+    """The regular expression; it may match anywhere, so anchor it where that matters."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _compiles(cls, pattern: str) -> str:
+        try:
+            regex.compile(pattern)
+        except regex.error as error:
+            msg = f"not a regular expression: {error}"
+            raise ValueError(msg) from None
+        return pattern
+
+    def problem(self, value: JsonValue, item: Item) -> str | None:  # noqa: ARG002 -- one signature for all checks
+        """Return what is wrong with an answer, or None."""
+        text = self.text(value)
+        if text is None:
+            return f"{self.where} is missing."
+        try:
+            found = regex.search(self.pattern, text, timeout=SEARCH_SECONDS)
+        except TimeoutError:
+            return f"{self.where} could not be searched for {self.pattern!r} within {SEARCH_SECONDS:g} s."
+        return None if found else f"{self.where} must match the pattern {self.pattern!r}."
+
+
+class MaxWords(_FieldCheck):
+    """The text must not have more than so many words."""
+
+    kind: Literal["max_words"] = "max_words"
+    """Tells the checks apart."""
+    words: int = Field(ge=1)
+    """The most words, counted between white space."""
+
+    def problem(self, value: JsonValue, item: Item) -> str | None:  # noqa: ARG002 -- one signature for all checks
+        """Return what is wrong with an answer, or None."""
+        count = len((self.text(value) or "").split())
+        return f"{self.where} has {count} words; the most is {self.words}." if count > self.words else None
+
+
+class MustMention(_FieldCheck):
+    """The text must name certain terms, in whatever case."""
+
+    kind: Literal["must_mention"] = "must_mention"
+    """Tells the checks apart."""
+    terms: tuple[str, ...] = Field(min_length=1)
+    """The terms; each may use fields of the item, such as `{title}`."""
+
+    def problem(self, value: JsonValue, item: Item) -> str | None:
+        """Return what is wrong with an answer, or None."""
+        text = (self.text(value) or "").casefold()
+        missing = [term for term in (render(term, item) for term in self.terms) if term.casefold() not in text]
+        return f"{self.where} must mention {', '.join(map(repr, missing))}." if missing else None
+
+
+class Function(Strict):
+    """A function of the user's own must find nothing wrong."""
+
+    kind: Literal["function"] = "function"
+    """Tells the checks apart."""
+    function: FunctionReference
+    """Takes the answer's value and the item; returns what is wrong, or None."""
+
+    def problem(self, value: JsonValue, item: Item) -> str | None:
+        """Return what is wrong with an answer, or None."""
+        found = self.function(value, item)
+        return str(found) if found else None
+
+
+Check = Annotated[Regex | MaxWords | MustMention | Function, Field(discriminator="kind")]
+"""Any check; `kind` tells which."""
+
+
+def source_digest(thing: Any) -> str:  # noqa: ANN401 -- a function or a class
+    """Return a digest of the source of a user's function or class, so that a change of it counts.
+
+    Raises:
+        ValueError: If the source can't be read (a function typed into a console, say).
+    """
+    try:
+        return hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()
+    except (OSError, TypeError):
+        msg = f"the source of {thing!r} can't be read, so a change of it could not be noticed; put it into a file"
+        raise ValueError(msg) from None

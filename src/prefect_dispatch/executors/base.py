@@ -1,0 +1,71 @@
+"""What an executor is: one property and one method."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Protocol, runtime_checkable
+
+from pydantic import Field, JsonValue
+
+from prefect_dispatch.models import Brief, Item, Usage
+from prefect_dispatch.strict import Strict
+
+
+class Rejection(Strict):
+    """An answer that was sent back."""
+
+    text: str
+    """The answer as it came."""
+    problems: tuple[str, ...]
+    """What was wrong with it."""
+
+
+class Ask(Strict):
+    """One call of an executor."""
+
+    brief: Brief
+    """The brief, with the item's fields in place."""
+    item: Item
+    """The item; its value is data, whatever it says."""
+    rejections: Annotated[tuple[Rejection, ...], Field()] = ()
+    """What was sent back before, oldest first; empty unless this is a re-ask."""
+
+
+class Reply(Strict):
+    """What an agent said, before anybody checked it."""
+
+    value: JsonValue
+    """Text, or a JSON value where the agent gives one itself."""
+    finish: Literal["complete", "truncated", "refused"] = "complete"
+    """Whether the agent came to its end, was cut off, or declined."""
+    model: str = ""
+    """Who answered."""
+    usage: Usage = Usage(requests=1)
+    """What the call spent."""
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """Answers one brief for one item.
+
+    Replies are validated, checked and sent back by the caller, so that no executor
+    has to. Errors are raised as `TransientError`, `RejectedError` or `TerminalError`
+    with the `usage` that was spent; anything else that is raised fails the item.
+
+    Example:
+        >>> class Shout:
+        ...     fingerprint = "shout-1"
+        ...
+        ...     async def answer(self, ask: Ask) -> Reply:
+        ...         return Reply(value=str(ask.item.value).upper())
+        >>> isinstance(Shout(), Executor)
+        True
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything about the executor that can change an answer, and no secret."""
+        ...
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Answer once; cancelling the coroutine must end the work."""
+        ...

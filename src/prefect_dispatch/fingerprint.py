@@ -1,0 +1,60 @@
+"""The identity of a piece of work.
+
+A fingerprint covers everything that can change an answer and nothing
+that cannot: what the brief says once the item's fields stand in it, the
+item's value, and the executor's own fingerprint. Names, priorities,
+limits, keys of items and credentials are no part of it, so equal work
+is recognised across jobs, runs and machines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.models import Brief, Item
+
+FORMAT = 1
+"""Raised when stored answers of an older version must not be reused."""
+
+
+def canonical(value: JsonValue) -> str:
+    r"""Return the one JSON text of a value: sorted keys, no spaces, ASCII only.
+
+    Raises:
+        ValueError: If the value holds NaN or an infinity, which JSON has not.
+
+    Example:
+        >>> canonical({"b": [1, 2.0], "a": "é"})
+        '{"a":"\\u00e9","b":[1,2.0]}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: JsonValue) -> str:
+    """Return the SHA-256 of a value's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def fingerprint(brief: Brief, item: Item, executor: Executor) -> str:
+    """Return the identity of answering `brief` for `item` with `executor`.
+
+    Args:
+        brief: The brief; placeholders of item fields count as what they stand for.
+        item: The item; its key counts only where the brief uses it.
+        executor: The executor that would answer.
+
+    Returns:
+        64 hexadecimal characters.
+
+    Raises:
+        BriefError: If the brief uses a field that the item has not.
+    """
+    return digest(
+        {"format": FORMAT, "brief": brief.identity(item), "item": item.value, "executor": executor.fingerprint}
+    )

@@ -1,0 +1,234 @@
+"""What goes in and what comes back: briefs, items, answers, outcomes."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, StringConstraints, WithJsonSchema
+
+from prefect_dispatch.checks import Check, Function, source_digest
+from prefect_dispatch.outputs import Output, normalise_output, schema_of, show_output
+from prefect_dispatch.references import REFERENCE
+from prefect_dispatch.strict import Strict
+from prefect_dispatch.template import placeholders, render
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Item(Strict):
+    """One input.
+
+    Example:
+        >>> Item(key="mit.txt", value="Permission is hereby granted …").key
+        'mit.txt'
+    """
+
+    key: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+    """What the item is called everywhere; unique within a job."""
+    value: JsonValue
+    """What the agent gets to see: text, or any JSON value."""
+    priority: int = 0
+    """A higher one wins a conflict between briefs of equal priority."""
+
+
+class Brief(Strict):
+    """What one agent is told.
+
+    Text fields may use fields of the item, such as `{title}` (see `template`).
+
+    Example:
+        >>> brief = Brief(name="summary", scope="One text.", instructions="Summarise it in a sentence.")
+        >>> brief.output
+        'text'
+    """
+
+    name: Name
+    """What the brief is called everywhere: small letters, digits and single hyphens."""
+    scope: str = ""
+    """What the agent gets to see and is to judge, and what it is not."""
+    instructions: Text
+    """The work itself."""
+    constraints: tuple[Text, ...] = ()
+    """Rules that the answer must keep, one each."""
+    output: Annotated[
+        Output,
+        BeforeValidator(normalise_output),
+        PlainSerializer(show_output, return_type=str),
+        WithJsonSchema({"type": "string", "default": "text"}),
+    ] = "text"
+    """The form of the answer: `text`, a JSON Schema, or a pydantic model (`module:Name` in a job file)."""
+    checks: tuple[Check, ...] = ()
+    """What an answer must satisfy beyond its schema."""
+    priority: int = 0
+    """A higher one wins where answers of two briefs conflict."""
+    reads: tuple[Text, ...] = ()
+    """Globs of the files that the agent reads."""
+    writes: tuple[Text, ...] = ()
+    """Globs of the files that the agent writes."""
+    resources: tuple[Text, ...] = ()
+    """Names of things that only one agent may use at a time: a port, a database, a device."""
+
+    def rendered(self, item: Item) -> Brief:
+        """Return the brief as it reads for one item: placeholders filled in.
+
+        Raises:
+            BriefError: If it uses a field that the item has not.
+        """
+        texts = (self.scope, self.instructions, *self.constraints, *self.reads, *self.writes, *self.resources)
+        if not any(placeholders(text) or "{{" in text for text in texts):
+            return self
+        many = {
+            name: tuple(render(text, item) for text in getattr(self, name))
+            for name in ("constraints", "reads", "writes", "resources")
+        }
+        one = {name: render(getattr(self, name), item) for name in ("scope", "instructions")}
+        return self.model_copy(update={**many, **one})
+
+    def identity(self, item: Item) -> dict[str, JsonValue]:
+        """Return everything in the brief that can change the answer for an item.
+
+        Raises:
+            BriefError: If it uses a field that the item has not.
+        """
+        said = self.rendered(item)
+        own = [source_digest(check.function) for check in self.checks if isinstance(check, Function)]
+        model = self.output if isinstance(self.output, type) else None
+        return {
+            "scope": said.scope,
+            "instructions": said.instructions,
+            "constraints": list(said.constraints),
+            "output": schema_of(self.output),
+            "validators": source_digest(model) if model and _has_validators(model) else None,
+            "checks": [check.model_dump(mode="json") for check in self.checks],
+            "functions": list(own),
+        }
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The `module:name` texts in this brief that stand for code of the user's and aren't loaded yet."""
+        found = [self.output, *(check.function for check in self.checks if isinstance(check, Function))]
+        return tuple(text for text in found if isinstance(text, str) and REFERENCE.fullmatch(text))
+
+
+def _has_validators(model: type[Any]) -> bool:
+    decorators = model.__pydantic_decorators__
+    return any(
+        (decorators.validators, decorators.field_validators, decorators.model_validators, decorators.root_validators)
+    )
+
+
+class Usage(Strict):
+    """What was spent.
+
+    Example:
+        >>> (Usage(requests=1, prompt_tokens=10, cost_usd=0.5) + Usage(requests=1, cost_usd=None)).cost_usd is None
+        True
+    """
+
+    requests: int = Field(default=0, ge=0)
+    """Calls sent to the agent or its provider, answered or not."""
+    prompt_tokens: int = Field(default=0, ge=0)
+    """Tokens sent, as the provider counted them."""
+    completion_tokens: int = Field(default=0, ge=0)
+    """Tokens received, as the provider counted them."""
+    cost_usd: float | None = Field(default=0.0, ge=0)
+    """US dollars; empty where the price is unknown."""
+
+    def __add__(self, other: Usage) -> Usage:
+        """Return the sum; an unknown price makes the sum unknown."""
+        known = self.cost_usd is not None and other.cost_usd is not None
+        return Usage(
+            requests=self.requests + other.requests,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cost_usd=(self.cost_usd or 0) + (other.cost_usd or 0) if known else None,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sent and received."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Attempt(Strict):
+    """One attempt at one ask: a request and its re-asks."""
+
+    usage: Usage = Usage()
+    """What this attempt spent."""
+    reasks: int = Field(default=0, ge=0)
+    """How often an invalid answer was sent back."""
+    error: str | None = None
+    """What ended the attempt, unless it succeeded: class of failure and message."""
+
+
+class Answer(Strict):
+    """A valid answer, as it is stored: whatever item or job asks again gets this."""
+
+    value: JsonValue
+    """What the agent answered; it satisfies the brief's schema and checks."""
+    model: str = ""
+    """Who answered."""
+    attempts: tuple[Attempt, ...] = ()
+    """What it took, the last one being the one that succeeded."""
+
+
+class Failure(Strict):
+    """Why an outcome has no value."""
+
+    kind: str
+    """The class of failure: `transient`, `timeout`, `invalid_output`, `truncated`, `empty`, `refused`, …"""
+    message: str
+    """What happened, in a sentence."""
+
+
+class Outcome(Strict):
+    """What one brief yielded for one item."""
+
+    brief: str
+    """The brief's name."""
+    item: str
+    """The item's key."""
+    status: Literal["succeeded", "failed", "skipped"]
+    """How it ended; skipped means that nobody was asked."""
+    value: JsonValue = None
+    """The answer; empty unless it succeeded."""
+    error: Failure | None = None
+    """Why there is no answer."""
+    model: str = ""
+    """Who answered."""
+    attempts: tuple[Attempt, ...] = ()
+    """What it took, in this run or in the one that stored the answer."""
+    origin: Literal["asked", "stored", "shared"] | None = None
+    """Asked in this run, found in the store, or shared with an equal item of this run; empty if skipped."""
+    fingerprint: str = ""
+    """The identity of the work; the answer is stored under it."""
+    brief_priority: int = 0
+    """The brief's priority."""
+    item_priority: int = 0
+    """The item's priority."""
+
+    @property
+    def usage(self) -> Usage:
+        """What this run spent on it: nothing unless it was asked in this run."""
+        spent = self.attempts if self.origin == "asked" else ()
+        return sum((attempt.usage for attempt in spent), Usage())
+
+
+class Limits(Strict):
+    """How a run is bounded."""
+
+    concurrency: int = Field(default=8, ge=1, le=1000, json_schema_extra={"position": 0})
+    """How many asks are under way at once."""
+    retries: int = Field(default=2, ge=0, le=20, json_schema_extra={"position": 1})
+    """New attempts after a transient error."""
+    retry_delay_s: float = Field(default=1.0, ge=0, le=3600, json_schema_extra={"position": 2})
+    """Seconds before the first retry; each further one waits twice as long, give or take half."""
+    reasks: int = Field(default=2, ge=0, le=10, json_schema_extra={"position": 3})
+    """How often an invalid answer is sent back within one attempt."""
+    timeout_s: float = Field(default=120.0, gt=0, le=86400, json_schema_extra={"position": 4})
+    """Seconds after which one attempt is ended."""
+    min_success: float = Field(default=0.0, ge=0, le=1, json_schema_extra={"position": 5})
+    """The share of (brief, item) that must succeed; below it the run fails. None at all always fails."""
+    on_dependence: Literal["refuse", "serialize"] = Field(default="refuse", json_schema_extra={"position": 6})
+    """What happens to work that isn't independent: the job is refused, or that work runs one after another."""

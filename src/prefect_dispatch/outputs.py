@@ -1,0 +1,130 @@
+"""The form of an answer: text, a JSON Schema, or a pydantic model."""
+
+from __future__ import annotations
+
+import json
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+from jsonschema import Draft202012Validator, SchemaError
+from jsonschema.validators import validator_for
+from pydantic import BaseModel, JsonValue, ValidationError
+
+from prefect_dispatch.fingerprint import canonical
+from prefect_dispatch.references import REFERENCE
+
+if TYPE_CHECKING:
+    from jsonschema.protocols import Validator
+
+Output = str | type[BaseModel]
+"""`text`, the text of a JSON Schema, `module:Name`, or a pydantic model class.
+
+A schema is kept as text: Prefect would take a `$ref` inside a parameter for one of its blocks.
+"""
+
+_FENCE = re.compile(r"\A\s*```[\w-]*[ \t]*\n(?P<body>.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
+
+
+def normalise_output(value: object) -> object:
+    """Return the one form in which an output is kept.
+
+    Raises:
+        ValueError: If it is none of the forms, or not a valid JSON Schema.
+
+    Example:
+        >>> normalise_output({"type": "object"})
+        '{"type":"object"}'
+    """
+    if isinstance(value, type):
+        if issubclass(value, BaseModel):
+            return value
+        msg = f"{value.__name__} is not a pydantic model"
+        raise ValueError(msg)
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            msg = f"not JSON: {error}"
+            raise ValueError(msg) from None
+    if isinstance(value, dict):
+        _check_schema(cast("dict[str, Any]", value))
+        return canonical(cast("JsonValue", value))
+    if isinstance(value, str) and (value == "text" or REFERENCE.fullmatch(value)):
+        return value
+    msg = f"must be 'text', a JSON Schema, or 'module:Name' of a pydantic model, not {value!r}"
+    raise ValueError(msg)
+
+
+def show_output(output: Output) -> str:
+    """Return an output as JSON can hold it: a model becomes its schema."""
+    return output if isinstance(output, str) else canonical(schema_of(output))
+
+
+def schema_of(output: Output) -> dict[str, Any] | None:
+    """Return the JSON Schema of an output, or None for text."""
+    if not isinstance(output, str):
+        return output.model_json_schema()
+    return None if output == "text" else cast("dict[str, Any]", json.loads(output))
+
+
+def problems(output: Output, value: JsonValue) -> tuple[JsonValue, list[str]]:
+    r"""Return an answer's value as it is kept, and what is wrong with it.
+
+    Args:
+        output: The form that was asked for.
+        value: The answer: text as it came, or a JSON value.
+
+    Returns:
+        The value (a pydantic model's defaults filled in) and one sentence for each problem.
+
+    Example:
+        >>> problems('{"type":"object","required":["a"]}', '```json\\n{"b": 1}\\n```')
+        ({'b': 1}, ["$: 'a' is a required property"])
+    """
+    if output == "text":
+        return (value, []) if isinstance(value, str) else (value, ["The answer must be text."])
+    if isinstance(value, str):
+        try:
+            value = read_json(value)
+        except ValueError as error:
+            return value, [f"The answer is not JSON: {error}."]
+    if isinstance(output, str):
+        return value, [f"{error.json_path}: {error.message}" for error in _validator(output).iter_errors(value)]
+    try:
+        return cast("JsonValue", output.model_validate(value).model_dump(mode="json")), []
+    except ValidationError as error:
+        return value, [f"{_path(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False)]
+
+
+def read_json(text: str) -> JsonValue:
+    """Return the JSON value of a text that may stand in a Markdown fence.
+
+    Raises:
+        ValueError: If it isn't JSON, or has NaN or infinities.
+    """
+    fenced = _FENCE.match(text)
+    return cast("JsonValue", json.loads(fenced["body"] if fenced else text, parse_constant=_no_constant))
+
+
+def _no_constant(name: str) -> None:
+    msg = f"{name} is not JSON"
+    raise ValueError(msg)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+
+
+def _check_schema(schema: dict[str, Any]) -> None:
+    try:
+        validator_for(schema, default=Draft202012Validator).check_schema(schema)
+    except SchemaError as error:
+        msg = f"not a valid JSON Schema: {error.json_path}: {error.message}"
+        raise ValueError(msg) from None
+
+
+@lru_cache(maxsize=256)
+def _validator(text: str) -> Validator:
+    schema = json.loads(text)
+    return validator_for(schema, default=Draft202012Validator)(schema)

@@ -1,0 +1,58 @@
+"""Names of the user's own classes and functions: `module:name`.
+
+A name is only looked up in code below a folder that the user named (a job
+file's, or the working folder), so that a parameter can't reach into
+installed packages or the standard library.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from prefect_dispatch.errors import BriefError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def refer(thing: Any) -> str:  # noqa: ANN401 -- a function, a class or a name already
+    """Return the `module:name` of a function or class; a name passes through."""
+    return thing if isinstance(thing, str) else f"{thing.__module__}:{thing.__qualname__}"
+
+
+def resolve(reference: str, root: Path) -> Any:  # noqa: ANN401 -- whatever the user's module holds
+    """Return what `module:name` stands for, in code below `root`.
+
+    Args:
+        reference: Module and name, such as `shapes:Licence`.
+        root: The folder that holds the user's code; it is put on the import path.
+
+    Raises:
+        BriefError: If the module isn't below `root`, or lacks the name.
+    """
+    module_name, _, name = reference.partition(":")
+    root = root.resolve()
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+        importlib.invalidate_caches()
+    spec = importlib.util.find_spec(module_name.partition(".")[0])
+    homes = [spec.origin] if spec and spec.origin else list(spec.submodule_search_locations or ()) if spec else []
+    if not homes or not all(_below(home, root) for home in homes):
+        raise BriefError(f"{reference!r} is not code of yours: no module {module_name!r} lies below {root.name!r}/.")
+    try:
+        found: Any = importlib.import_module(module_name)
+        return getattr(found, name)
+    except (ImportError, AttributeError) as error:
+        raise BriefError(f"{reference!r} can't be loaded: {error}.") from error
+
+
+def _below(home: str | None, root: Path) -> bool:
+    from pathlib import Path  # noqa: PLC0415 -- keeps the annotation import lazy
+
+    return home is not None and Path(home).resolve().is_relative_to(root)

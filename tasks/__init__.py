@@ -1,0 +1,1 @@
+"""Prefect tasks: a brief run for an item, preflight, plan."""
