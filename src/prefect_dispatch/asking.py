@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -39,6 +40,7 @@ async def attempt(executor: Executor, brief: Brief, item: Item, *, reasks: int, 
         ExecutorError: If there is no valid answer; its attempt holds what was spent.
     """
     said = brief.rendered(item)
+    start = time.monotonic()
     rejections: list[Rejection] = []
     spent: list[Usage] = []
     try:
@@ -55,12 +57,11 @@ async def attempt(executor: Executor, brief: Brief, item: Item, *, reasks: int, 
     except TimeoutError:
         spent.append(Usage(requests=1))  # the call under way: sent, and never answered
         error: ExecutorError = TransientError(f"No answer within {timeout_s:g} s.", kind="timeout")
-        raise _with_attempt(error, spent, rejections) from None
+        raise _ended(error, spent, rejections, start) from None
     except ExecutorError as error:
-        raise _with_attempt(error, [*spent, error.usage or Usage()], rejections) from error.__cause__
-    return Answer(
-        value=value, model=reply.model, attempts=(Attempt(usage=sum(spent, Usage()), reasks=len(rejections)),)
-    )
+        raise _ended(error, [*spent, error.usage or Usage()], rejections, start) from error.__cause__
+    done = Attempt(usage=sum(spent, Usage()), reasks=len(rejections), seconds=_since(start))
+    return Answer(value=value, model=reply.model, attempts=(done,))
 
 
 def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str]]:
@@ -105,10 +106,22 @@ def _invalid(wrong: list[str], asked: int) -> InvalidOutput:
     return InvalidOutput(f"No valid answer in {asked} asks. {shown}", problems=wrong, kind=kind)
 
 
-def _with_attempt(error: ExecutorError, spent: list[Usage], rejections: list[Rejection]) -> ExecutorError:
-    usage = sum(spent, Usage())
-    error.attempts = (Attempt(usage=usage, reasks=len(rejections), error=f"{error.kind}: {error}"),)
+def _ended(
+    error: ExecutorError, spent: list[Usage], rejections: list[Rejection], start: float
+) -> ExecutorError:
+    error.attempts = (
+        Attempt(
+            usage=sum(spent, Usage()),
+            reasks=len(rejections),
+            seconds=_since(start),
+            error=f"{error.kind}: {error}",
+        ),
+    )
     return error
+
+
+def _since(start: float) -> float:
+    return round(time.monotonic() - start, 3)
 
 
 def _text(value: JsonValue) -> str:

@@ -10,7 +10,7 @@ from prefect_dispatch.checks import Check, Function, source_digest
 from prefect_dispatch.outputs import Output, normalise_output, schema_of, show_output
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Strict
-from prefect_dispatch.template import placeholders, render
+from prefect_dispatch.template import render
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -75,9 +75,6 @@ class Brief(Strict):
         Raises:
             BriefError: If it uses a field that the item has not.
         """
-        texts = (self.scope, self.instructions, *self.constraints, *self.reads, *self.writes, *self.resources)
-        if not any(placeholders(text) or "{{" in text for text in texts):
-            return self
         many = {
             name: tuple(render(text, item) for text in getattr(self, name))
             for name in ("constraints", "reads", "writes", "resources")
@@ -102,6 +99,7 @@ class Brief(Strict):
             "validators": source_digest(model) if model and _has_validators(model) else None,
             "checks": [check.model_dump(mode="json") for check in self.checks],
             "functions": list(own),
+            "writes": list(said.writes),  # an effect on files is not shared between equal items
         }
 
     @property
@@ -158,6 +156,8 @@ class Attempt(Strict):
     """What this attempt spent."""
     reasks: int = Field(default=0, ge=0)
     """How often an invalid answer was sent back."""
+    seconds: float = Field(default=0.0, ge=0)
+    """How long it took."""
     error: str | None = None
     """What ended the attempt, unless it succeeded: class of failure and message."""
 

@@ -1,0 +1,106 @@
+"""The task: one brief for one item."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prefect import task
+from prefect.context import TaskRunContext
+from prefect.tasks import exponential_backoff
+
+from prefect_dispatch.asking import attempt
+from prefect_dispatch.errors import ExecutorError, TransientError
+from prefect_dispatch.executors.base import Executor  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.models import Answer, Attempt, Brief, Item, Limits
+from prefect_dispatch.tasks import loop
+from prefect_dispatch.tasks.store import AnswerSerializer, FingerprintPolicy
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect import Task
+    from prefect.client.schemas.objects import State, TaskRun
+
+NAME_LENGTH = 120
+JITTER = 0.5
+
+_earlier: dict[UUID, tuple[Attempt, ...]] = {}
+"""Attempts of task runs that wait for a retry; Prefect retries in the same process."""
+
+
+def _run_name(parameters: dict[str, Any]) -> str:
+    name = " ".join(f"{parameters['brief'].name}: {parameters['item'].key}".split())
+    return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
+
+
+def _is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 -- Prefect's signature
+    return isinstance(state.data, TransientError)
+
+
+@task(
+    name="run-brief",
+    task_run_name=_run_name,
+    retries=Limits().retries,
+    retry_delay_seconds=exponential_backoff(Limits().retry_delay_s),
+    retry_jitter_factor=JITTER,
+    retry_condition_fn=_is_transient,
+    cache_policy=FingerprintPolicy(),
+    result_serializer=AnswerSerializer(),
+    persist_result=True,
+)
+def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | None = None) -> Answer:
+    """Return the answer to a brief for an item: the stored one, else a new one.
+
+    The answer is stored under the fingerprint of the work, in Prefect's result storage,
+    and reused by whatever run asks the same again. Failures are not stored. Transient
+    errors are retried by Prefect; invalid answers are sent back within an attempt.
+
+    Args:
+        brief: What is asked.
+        item: What it is asked about.
+        executor: Who is asked.
+        limits: Re-asks and the time limit of an attempt. Retries are the task's own
+            (`run_brief.with_options(retries=…)`); `within` sets both from the same limits.
+
+    Returns:
+        The answer, with every attempt that it took.
+
+    Raises:
+        ExecutorError: If there is no valid answer; `.attempts` holds what was spent.
+    """
+    limits = limits or Limits()
+    context = TaskRunContext.get()
+    if context is None:  # `run_brief.fn`, outside of any run
+        return loop.run(_attempt(brief, item, executor, limits), group="")
+    run = context.task_run
+    before = _earlier.pop(run.id, ())
+    try:
+        answer = loop.run(_attempt(brief, item, executor, limits), group=str(run.flow_run_id))
+    except loop.CancelledError:
+        raise ExecutorError("Interrupted.", kind="interrupted") from None
+    except ExecutorError as error:
+        error.attempts = (*before, *error.attempts)
+        if isinstance(error, TransientError) and run.run_count <= context.task.retries:
+            _earlier[run.id] = error.attempts
+        raise
+    return answer.model_copy(update={"attempts": (*before, *answer.attempts)})
+
+
+def within(limits: Limits, *, refresh: bool = False) -> Task[..., Answer]:
+    """Return `run_brief` with the retries of some limits.
+
+    Args:
+        limits: The limits; pass them to the task itself as well.
+        refresh: Ask again even where an answer is stored.
+    """
+    return run_brief.with_options(
+        retries=limits.retries,
+        retry_delay_seconds=exponential_backoff(limits.retry_delay_s),
+        refresh_cache=refresh,
+    )
+
+
+async def _attempt(brief: Brief, item: Item, executor: Executor, limits: Limits) -> Answer:
+    return await attempt(executor, brief, item, reasks=limits.reasks, timeout_s=limits.timeout_s)
+
+
