@@ -1,0 +1,131 @@
+"""Where items come from: a list, files, or the rows of a table.
+
+Which source a mapping means is told by the one key that is there: `glob`,
+`jsonl`, `csv` or `parquet`. What a source reads is data: it is decoded and
+parsed, never evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BeforeValidator, Discriminator, Tag, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
+
+from prefect_dispatch.errors import SourceError
+from prefect_dispatch.ledger import Ref
+from prefect_dispatch.sources.files import Glob
+from prefect_dispatch.sources.listed import Listed, is_listable
+from prefect_dispatch.sources.parquet import Parquet
+from prefect_dispatch.sources.tables import Csv, JsonLines
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prefect_dispatch.models import Item
+
+__all__ = ["Csv", "Glob", "ItemsInput", "JsonLines", "Listed", "Parquet", "Source", "read_items", "source"]
+
+Source = Glob | JsonLines | Csv | Parquet | Listed
+"""Any source."""
+
+_TAGS = {"glob": Glob, "jsonl": JsonLines, "csv": Csv, "parquet": Parquet}
+_OFFER = "write a list, or one of {glob: …}, {jsonl: …}, {csv: …}, {parquet: …}."
+
+
+def _check_tag(data: object) -> None:
+    if isinstance(data, Mapping):
+        tags = [tag for tag in _TAGS if tag in data]
+        if len(tags) != 1:
+            has = f"has both {' and '.join(map(repr, tags))}" if tags else f"has none of {', '.join(map(repr, _TAGS))}"
+            raise PydanticCustomError("source", "a source {has}; {offer}", {"has": has, "offer": _OFFER})
+    elif not is_listable(data) and not isinstance(data, Source):
+        raise PydanticCustomError("source", "not a source: {data}; {offer}", {"data": repr(data)[:80], "offer": _OFFER})
+
+
+def _recognised(data: object) -> object:
+    _check_tag(data)
+    return data
+
+
+def _tag(data: object) -> str:
+    if isinstance(data, Mapping):
+        return next(tag for tag in _TAGS if tag in data)
+    return next((tag for tag, kind in _TAGS.items() if isinstance(data, kind)), "list")
+
+
+ItemsInput = Annotated[
+    Annotated[Glob, Tag("glob")]
+    | Annotated[JsonLines, Tag("jsonl")]
+    | Annotated[Csv, Tag("csv")]
+    | Annotated[Parquet, Tag("parquet")]
+    | Annotated[Listed, Tag("list")],
+    Discriminator(_tag),
+    BeforeValidator(_recognised),
+]
+"""A source in any of its forms, as a field of a model or a parameter of a flow.
+
+Takes a source, the mapping of one, a list, or any iterable of items and JSON values.
+"""
+
+_ADAPTER: TypeAdapter[Source] = TypeAdapter(ItemsInput)
+
+
+def source(data: object) -> Source:
+    """Return the source that data stands for.
+
+    Args:
+        data: A source, the mapping of one, a list, or any iterable of items and JSON values.
+
+    Raises:
+        SourceError: If it isn't one of them, or has unknown keys.
+
+    Example:
+        >>> source({"glob": "licenses/*.txt"}).glob
+        'licenses/*.txt'
+        >>> source(["MIT", "ISC"]).items[1].key
+        'ISC'
+    """
+    try:
+        return _ADAPTER.validate_python(data)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)
+        raise SourceError("items: " + " ".join(f"{_path(each['loc'])}{each['msg']}" for each in wrong)) from None
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return f"{'.'.join(map(str, location))}: " if location else ""
+
+
+def read_items(source: Source, root: Path, limit: int | None = None) -> list[Item]:
+    """Return all items of a source, in the order that every list of them has.
+
+    Args:
+        source: Where they come from.
+        root: The job's own folder; relative paths start there.
+        limit: How many to keep, from the start of that order; all of them if there is none.
+
+    Raises:
+        SourceError: If there is no item, two have the same key, or something can't be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> [item.key for item in read_items(Listed(items=["v10", "v9", "v1"]), Path(), limit=2)]
+        ['v1', 'v9']
+    """
+    if limit is not None and limit < 1:
+        raise SourceError(f"The limit must be at least 1, not {limit}.")
+    numbers: dict[str, int] = {}
+    items: list[Item] = []
+    for number, item in enumerate(source.stream(root), 1):
+        first = numbers.setdefault(item.key, number)
+        if first != number:
+            raise SourceError(
+                f"Two items have the key {item.key!r}: numbers {first} and {number} of {source.where(root)}. "
+                "Keys must be unique: remove one, or give each a key of its own."
+            )
+        items.append(item)
+    if not items:
+        raise SourceError(f"There are no items: {source.where(root)} yields none.")
+    return sorted(items, key=lambda item: Ref(brief="", item=item.key).order)[:limit]

@@ -1,0 +1,136 @@
+"""Items that stand in the job itself, or come from the code or the task before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Annotated, TypeGuard
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
+
+from prefect_dispatch.models import Item
+from prefect_dispatch.sources.keys import content_key, make_item
+from prefect_dispatch.strict import Strict, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
+
+_SCHEMA: JsonSchemaValue = {
+    "title": "List",
+    "description": "Texts, or items with a key of their own.",
+    "type": "array",
+    "items": {
+        "anyOf": [
+            {"title": "Text", "type": "string"},
+            {
+                "title": "Item",
+                "type": "object",
+                "properties": {
+                    "key": {
+                        "title": "Key",
+                        "type": "string",
+                        "description": "What the item is called everywhere; unique within a job.",
+                        "position": 0,
+                    },
+                    "value": {
+                        "title": "Value",
+                        "description": "What the agent gets to see: text, or any JSON value.",
+                        "anyOf": [{"title": "Text", "type": "string"}, {"title": "JSON"}],
+                        "position": 1,
+                    },
+                    "priority": {
+                        "title": "Priority",
+                        "type": "integer",
+                        "default": 0,
+                        "description": "A higher one wins a conflict between briefs of equal priority.",
+                        "position": 2,
+                    },
+                },
+                "required": ["key", "value"],
+            },
+            {"title": "JSON", "description": "Any JSON value."},
+        ]
+    },
+}
+"""What a form can be made of: the value of `Item` itself, any JSON, would render as nothing."""
+
+
+def is_listable(data: object) -> TypeGuard[Iterable[object]]:
+    """Return whether data can be taken for a list of items: text, say, can't."""
+    return isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping | BaseModel)
+
+
+def _has_key(element: object) -> TypeGuard[Mapping[object, object]]:
+    return isinstance(element, Mapping) and "key" in element and "value" in element
+
+
+def _item(element: object) -> Item:
+    if isinstance(element, Item):
+        return make_item(element.key, element.value, element.priority)
+    if not _has_key(element):
+        return make_item(content_key(element), element)
+    for name in element:
+        if name not in Item.model_fields:
+            raise ValueError(
+                f"unknown key {name!r}; {nearest(str(name), list(Item.model_fields))} "
+                "Data that has both 'key' and 'value' goes into a value: {key: …, value: {…}}."
+            )
+    return make_item(element["key"], element["value"], element.get("priority"))
+
+
+def _numbered_item(number: int, element: object) -> Item:
+    try:
+        return _item(element)
+    except ValueError as error:
+        raise PydanticCustomError("element", "element {number}: {why}", {"number": number, "why": str(error)}) from None
+
+
+def _items(elements: object) -> tuple[Item, ...]:
+    if not is_listable(elements):
+        raise PydanticCustomError("not_a_list", "must be a list of items")
+    return tuple(_numbered_item(number, element) for number, element in enumerate(elements, 1))
+
+
+class Listed(Strict):
+    """Items as a plain list, which is also its form in JSON.
+
+    An element is an item (`key`, `value`, perhaps `priority`) or a bare JSON value. A short
+    text of one line is its own key; other bare values are named by a hash of their content.
+
+    Example:
+        >>> [item.key for item in Listed.model_validate(["MIT", {"key": "gpl", "value": "GPL-3.0"}]).items]
+        ['MIT', 'gpl']
+    """
+
+    model_config = ConfigDict(title="List")
+
+    items: Annotated[tuple[Item, ...], BeforeValidator(_items)]
+    """The items."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_list(cls, data: object) -> object:
+        return {"items": data} if is_listable(data) else data
+
+    @model_serializer
+    def _to_list(self) -> list[Item]:
+        return list(self.items)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema of the list form."""
+        return _SCHEMA
+
+    def where(self, root: Path) -> str:  # noqa: ARG002 -- one signature for all sources
+        """Return the words that name this source."""
+        return "the list of items"
+
+    def stream(self, root: Path) -> Iterator[Item]:  # noqa: ARG002 -- one signature for all sources
+        """Yield the items as listed."""
+        yield from self.items
