@@ -31,6 +31,10 @@ class Ref(Strict):
     item: str
     """The item's key."""
 
+    def __hash__(self) -> int:
+        """Return the hash; written down because type checkers don't see that the base is frozen."""
+        return hash((self.brief, self.item))
+
     def __str__(self) -> str:
         """Return brief and item as one word."""
         return f"{self.brief}/{self.item}"

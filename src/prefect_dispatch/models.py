@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from glob import escape
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, StringConstraints, WithJsonSchema
@@ -72,12 +73,14 @@ class Brief(Strict):
     def rendered(self, item: Item) -> Brief:
         """Return the brief as it reads for one item: placeholders filled in.
 
+        In `reads` and `writes` a value stands for itself, as `glob.escape` has it: a file `[id].ts` is one file.
+
         Raises:
             BriefError: If it uses a field that the item has not.
         """
         many = {
-            name: tuple(render(text, item) for text in getattr(self, name))
-            for name in ("constraints", "reads", "writes", "resources")
+            name: tuple(render(text, item, quote) for text in getattr(self, name))
+            for name, quote in (("constraints", str), ("reads", escape), ("writes", escape), ("resources", str))
         }
         one = {name: render(getattr(self, name), item) for name in ("scope", "instructions")}
         return self.model_copy(update={**many, **one})

@@ -9,7 +9,7 @@ holds is put in as it is, never read as a template again.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import BriefError
@@ -34,8 +34,13 @@ def placeholders(text: str) -> list[str]:
     return [match["name"] for match in _PLACEHOLDER.finditer(text) if match["name"]]
 
 
-def render(text: str, item: Item) -> str:
+def render(text: str, item: Item, quote: Callable[[str], str] = str) -> str:
     """Return a text with the item's fields in place.
+
+    Args:
+        text: What may hold placeholders.
+        item: Where their values come from.
+        quote: Makes a value stand for itself in the text's own language, such as `glob.escape`.
 
     Raises:
         BriefError: If the item has no such field.
@@ -47,7 +52,7 @@ def render(text: str, item: Item) -> str:
     """
 
     def replacement(match: re.Match[str]) -> str:
-        return "{" + match["literal"] + "}" if match["literal"] else _shown(lookup(item, match["name"]))
+        return "{" + match["literal"] + "}" if match["literal"] else quote(_shown(lookup(item, match["name"])))
 
     return _PLACEHOLDER.sub(replacement, text)
 
