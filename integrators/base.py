@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from prefect_dispatch.ledger import LedgerRow
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -37,3 +39,11 @@ class Integrator(Protocol):
     def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
         """Merge the outcomes, failed and skipped ones included."""
         ...
+
+
+def unanswered(outcome: Outcome) -> LedgerRow | None:
+    """Return the ledger row of an outcome that failed or was skipped, or None if it succeeded."""
+    if outcome.status == "succeeded":
+        return None
+    reason = f"{outcome.error.kind}: {outcome.error.message}" if outcome.error else ""
+    return LedgerRow(brief=outcome.brief, item=outcome.item, disposition=outcome.status, reason=reason)

@@ -1,0 +1,111 @@
+"""The audit: what an integrator returned against what the outcomes say.
+
+Conservation: each outcome has exactly one ledger row, and it fits. Recall: all that outcomes
+say stands in the value or among what a rule removed. Precision: all that stands in the value
+was said by the outcomes that its field row names. Schema: what was merged is still of the form
+that was asked for. It holds for any integrator, the user's own included, and asks nobody.
+
+A user's own integrator that returns no field rows (it computes a number, say) is held to
+conservation alone: `traced` says whether a merge could be traced. Where it returns rows, a rule
+named `module:name` may compute a winner that nobody said; what it was computed from stands
+among the losers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.integrators.forms import misshapen
+from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.integrators.tracing import Trace
+from prefect_dispatch.ledger import Ref, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from prefect_dispatch.ledger import LedgerRow, Merge
+    from prefect_dispatch.models import Brief, Outcome
+
+_ANSWERED = ("merged", "duplicate_of", "overridden")
+
+
+def audit(
+    merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief], integrator: object = None
+) -> tuple[Violation, ...]:
+    """Return every difference between a merge and the outcomes that it was made of.
+
+    Args:
+        merge: What the integrator returned.
+        outcomes: What it was given, one for each (brief, item), in any order.
+        briefs: The briefs that were asked.
+        integrator: Who merged; the built-in ones are held to more than anybody's.
+
+    Returns:
+        The violations, independent of the order of outcomes and rows; empty if all is well.
+
+    Example:
+        >>> from prefect_dispatch.ledger import Merge
+        >>> from prefect_dispatch.models import Outcome
+        >>> said = [Outcome(brief="terms", item="a", status="succeeded", value="MIT")]
+        >>> audit(Collate().merge([], said), said, [], Collate())
+        ()
+        >>> [str(found) for found in audit(Merge(value=1, ledger=()), said, [])]
+        ['conservation at terms/a: it has no ledger row.']
+    """
+    found = list(_conservation(merge.ledger, outcomes))
+    if traced(merge) or isinstance(integrator, (Collate, MergeRecords)):
+        found += Trace(merge, outcomes, integrator).violations()
+        found += misshapen(merge, outcomes, briefs, integrator)
+    return tuple(sorted(found, key=lambda violation: (violation.law, violation.where, violation.message)))
+
+
+def traced(merge: Merge) -> bool:
+    """Return whether a merge says where its value comes from, so that recall and precision can be checked."""
+    return bool(merge.fields)
+
+
+def _conservation(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> Iterator[Violation]:
+    known = {Ref.of(outcome): outcome for outcome in outcomes}
+    counts = Counter(map(Ref.of, rows))
+    for ref in known.keys() - counts.keys():
+        yield _unkept(ref, "it has no ledger row.")
+    for ref, count in counts.items():
+        if ref not in known:
+            yield _unkept(ref, "it has a ledger row, but there is no such outcome.")
+        if count > 1:
+            yield _unkept(ref, f"it has {count} ledger rows.")
+    for row in rows:
+        ref = Ref.of(row)
+        outcome = known.get(ref)
+        if outcome and row.disposition not in (_ANSWERED if outcome.status == "succeeded" else (outcome.status,)):
+            yield _unkept(ref, f"it {outcome.status}, but its ledger row says {row.disposition!r}.")
+        if row.disposition in ("duplicate_of", "overridden"):
+            by = known.get(row.by) if row.by else None
+            if by is None or by.status != "succeeded" or row.by == ref:
+                named = repr(str(row.by)) if row.by else "nothing"
+                yield _unkept(ref, f"it is {row.disposition!r} by {named}, which is no other outcome with an answer.")
+        elif row.by:
+            yield _unkept(ref, f"it is {row.disposition!r}, yet by {str(row.by)!r}.")
+    yield from _circles({Ref.of(row): row.by for row in rows if row.by and row.by != Ref.of(row)})
+
+
+def _circles(by: Mapping[Ref, Ref]) -> Iterator[Violation]:
+    """Yield outcomes that stand for each other in a circle, so that none of them is in the value."""
+    done: set[Ref] = set()
+    for start in by:
+        way: dict[Ref, None] = {}
+        ref = start
+        while ref in by and ref not in done and ref not in way:
+            way[ref] = None
+            ref = by[ref]
+        if ref in way:
+            circle = list(way)[list(way).index(ref) :]
+            first = min(circle, key=lambda other: other.order)
+            yield _unkept(first, "it and the outcome that stands for it stand for each other in a circle.")
+        done |= way.keys()
+
+
+def _unkept(ref: Ref, message: str) -> Violation:
+    return Violation(law="conservation", where=str(ref), message=message)

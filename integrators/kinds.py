@@ -1,0 +1,35 @@
+"""Every kind of integrator, as a parameter takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic.json_schema import SkipJsonSchema
+
+from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.integrators.merge_records import MergeRecords
+
+
+def _source(value: object) -> str:
+    data = isinstance(value, (Mapping, Collate, MergeRecords))
+    return "built-in" if data else "own"
+
+
+def _is_integrator(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps the Protocol
+    if callable(getattr(value, "merge", None)):
+        return value
+    msg = f"{type(value).__name__} is not an integrator: it needs a method 'merge'"
+    raise ValueError(msg)
+
+
+AnyIntegrator = Annotated[Collate | MergeRecords, Field(discriminator="kind")]
+"""A built-in integrator; `kind` tells which."""
+
+PluggableIntegrator = Annotated[
+    Annotated[AnyIntegrator, Tag("built-in")]
+    | Annotated[SkipJsonSchema[Annotated[Any, AfterValidator(_is_integrator)]], Tag("own")],
+    Discriminator(_source),
+]
+"""A built-in integrator, or an object of the user's own that keeps the `Integrator` Protocol."""

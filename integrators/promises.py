@@ -1,0 +1,95 @@
+"""The fields that a brief's schema promises, so that a misspelt one is noticed before anything is spent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.outputs import schema_of
+from prefect_dispatch.references import REFERENCE
+from prefect_dispatch.strict import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from prefect_dispatch.models import Brief
+
+Schema = dict[str, Any]
+
+
+def require_fields(briefs: Sequence[Brief], *, records: str, identity: Sequence[str], named: Sequence[str]) -> None:
+    """Check that briefs ask for records which have certain fields.
+
+    A schema that doesn't list its properties promises anything.
+
+    Args:
+        briefs: The briefs; one whose model isn't loaded yet (`module:Name`) is passed over.
+        records: Dotted path of the list of records in an answer, or empty.
+        identity: Dotted paths that the records of every brief must have.
+        named: Dotted paths that the records of at least one brief must have.
+
+    Raises:
+        JobError: If a brief asks for text, or a field is unknown; it names the nearest one.
+    """
+    unknown: dict[str, list[str | None]] = {field: [] for field in named}
+    for brief in briefs:
+        if isinstance(brief.output, str) and REFERENCE.fullmatch(brief.output):
+            return
+        root = schema_of(brief.output)
+        if root is None:
+            raise JobError(
+                f"Brief {brief.name!r} answers with text, which can't be merged as records; "
+                "give it an 'output' schema, or take the integrator 'collate'."
+            )
+        record = _record(root, records, brief)
+        for field in identity:
+            if hint := _missing(record, field, root):
+                raise JobError(f"Identity field {field!r} is not in the schema of brief {brief.name!r}; {hint}")
+        for field in named:
+            unknown[field].append(_missing(record, field, root))
+    for field, hints in unknown.items():
+        if hints and all(hints):
+            raise JobError(f"Field {field!r} has a rule, but no brief's schema has that field; {hints[0]}")
+
+
+def _record(root: Schema, records: str, brief: Brief) -> list[Schema]:
+    """Return the schemas of one record."""
+    here = [root]
+    if records:
+        if hint := _missing(here, records, root):
+            raise JobError(f"Path {records!r} ('records') is not in the schema of brief {brief.name!r}; {hint}")
+        for name in records.split("."):
+            here = _property(here, name, root)
+    items = [part["items"] for part in _branches(here, root) if isinstance(part.get("items"), dict)]
+    return items or here
+
+
+def _missing(schemas: list[Schema], field: str, root: Schema) -> str | None:
+    """Return a hint on the first unknown name in a dotted path, or None if all may exist."""
+    for name in field.split("."):
+        known = [key for part in _branches(schemas, root) for key in part.get("properties", {})]
+        if known and name not in known:
+            return nearest(name, known)
+        schemas = _property(schemas, name, root)
+    return None
+
+
+def _property(schemas: list[Schema], name: str, root: Schema) -> list[Schema]:
+    found = [part["properties"][name] for part in _branches(schemas, root) if name in part.get("properties", {})]
+    return [schema for schema in found if isinstance(schema, dict)]
+
+
+def _branches(schemas: Iterable[Schema], root: Schema) -> Iterator[Schema]:
+    """Yield schemas and what they refer to or combine, each once."""
+    todo, seen = list(schemas), set[int]()
+    while todo:
+        schema = todo.pop(0)
+        if id(schema) in seen:
+            continue
+        seen.add(id(schema))
+        yield schema
+        target: Any = root
+        for token in str(schema.get("$ref", "")).split("/")[1:]:
+            target = cast("Schema", target).get(token) if isinstance(target, dict) else None
+        combined = [target, *(part for word in ("anyOf", "oneOf", "allOf") for part in schema.get(word, ()))]
+        todo += [cast("Schema", part) for part in combined if isinstance(part, dict)]

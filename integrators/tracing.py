@@ -1,0 +1,248 @@
+"""Both directions of the audit: all that was said is in the merge, and all that is in it was said.
+
+What is said is compared by content together with the name of its field (the last key on the
+way there). An integrator may rename fields: where an outcome, or the merge, has no field of a
+name, the content alone counts. An integrator with `parts` and `key` (see `Keyed`) is held to
+more: what a part of an answer says must stand in the part of the merged value with the same key.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+from prefect_dispatch.integrators.rules import GATHERING
+from prefect_dispatch.integrators.values import content, find, is_leaf, nodes, pointer, silent
+from prefect_dispatch.ledger import Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref
+    from prefect_dispatch.models import Outcome
+
+Name = tuple[str, str]
+"""Brief and item of an outcome."""
+
+
+@runtime_checkable
+class Keyed(Protocol):
+    """An integrator whose merged value is a list of parts, each made of the parts of answers with the same key."""
+
+    def parts(self, value: JsonValue) -> list[JsonValue]:
+        """Return the parts of an answer."""
+        ...
+
+    def key(self, part: JsonValue) -> Hashable:
+        """Return what is equal for parts that belong together."""
+        ...
+
+
+class _Pool:
+    """Texts of values, by the name of their field."""
+
+    def __init__(self) -> None:
+        self.named: dict[str | None, set[str]] = defaultdict(set)
+        self.all: set[str] = set()
+        self.whole: set[str] = set()
+
+    def add(self, name: str | None, value: JsonValue) -> None:
+        text = content(value)
+        self.named[name].add(text)
+        self.all.add(text)
+
+
+class _Row(NamedTuple):
+    """A field row whose path leads somewhere."""
+
+    row: FieldRow
+    name: str | None
+    scope: Hashable
+
+
+class Trace:
+    """What outcomes say, what a merge holds, and where the two differ."""
+
+    def __init__(self, merge: Merge, outcomes: Sequence[Outcome], integrator: object = None) -> None:
+        """Index what the outcomes say."""
+        self._merge = merge
+        self._keyed = integrator if isinstance(integrator, Keyed) else None
+        self._outcomes = {(o.brief, o.item): o for o in outcomes}
+        self._parts: dict[tuple[Name, Hashable], list[JsonValue]] = defaultdict(list)
+        for name, outcome in self._outcomes.items():
+            if outcome.status == "succeeded":
+                for part in self._keyed.parts(outcome.value) if self._keyed else [outcome.value]:
+                    self._parts[name, self._keyed.key(part) if self._keyed else None].append(part)
+        self._said = {where: _pool(parts) for where, parts in self._parts.items()}
+        self._rows: list[_Row] = []
+
+    def violations(self) -> Iterator[Violation]:
+        """Yield what is in the merge and was not said, then what was said and is not in the merge."""
+        yield from self._precision()
+        yield from self._recall()
+
+    def _precision(self) -> Iterator[Violation]:
+        paths: set[str] = set()
+        scopes: dict[str, Hashable] = {}
+        for row in self._merge.fields:
+            if row.path in paths:
+                yield _imprecise(row.path, "two field rows are about it.")
+            paths.add(row.path)
+            try:
+                value, name = find(self._merge.value, row.path)
+            except LookupError:
+                yield _imprecise(row.path, "a field row is about it, but nothing stands there.")
+                continue
+            if content(value) != content(row.winner):
+                yield _imprecise(row.path, f"{_short(value)} stands there, not the winner {_short(row.winner)}.")
+            head = row.path.split("/")[1] if self._keyed and row.path else ""
+            if head not in scopes:
+                scopes[head] = self._keyed.key(find(self._merge.value, f"/{head}")[0]) if self._keyed and head else None
+            traced = _Row(row, name, scopes[head])
+            self._rows.append(traced)
+            yield from self._unsaid(traced)
+        yield from _uncovered(self._merge, {row.path: row for row in self._merge.fields})
+
+    def _unsaid(self, traced: _Row) -> Iterator[Violation]:
+        """Yield what a row claims of its sources that they don't say."""
+        row = traced.row
+        for sources in (row.sources, *(loser.sources for loser in row.losers)):
+            if not sources:
+                yield _imprecise(row.path, "a value there has no source.")
+            for source in sources:
+                if (
+                    outcome := self._outcomes.get((source.brief, source.item))
+                ) is None or outcome.status != "succeeded":
+                    yield _imprecise(row.path, f"its source {str(source)!r} has no answer.")
+        if row.rule in GATHERING and isinstance(row.winner, list) and row.winner:
+            yield from self._ungathered(traced, row.winner)
+        elif ":" not in row.rule:  # a function of the user's may compute what nobody said
+            yield from self._unsaid_by(traced, row.winner, row.sources)
+        for loser in row.losers:
+            yield from self._unsaid_by(traced, loser.value, loser.sources)
+
+    def _unsaid_by(self, traced: _Row, value: JsonValue, sources: Iterable[Ref]) -> Iterator[Violation]:
+        text = content(value)
+        for source in sources:
+            said = self._said.get(((source.brief, source.item), traced.scope))
+            if said is None or not (text in said.whole or _has([said], traced.name, text)):
+                yield _imprecise(traced.row.path, f"its source {str(source)!r} doesn't say {_short(value)}.")
+
+    def _ungathered(self, traced: _Row, winner: list[JsonValue]) -> Iterator[Violation]:
+        left = {content(element): element for element in winner}
+        wanted = frozenset(left)
+        for source in traced.row.sources:
+            said = self._said.get(((source.brief, source.item), traced.scope))
+            texts = _texts(said, traced.name) & wanted if said else set[str]()
+            if not texts:
+                yield _imprecise(traced.row.path, f"its source {str(source)!r} says nothing of what stands there.")
+            for text in texts:
+                left.pop(text, None)
+        for element in left.values():
+            yield _imprecise(traced.row.path, f"none of its sources says {_short(element)}.")
+
+    def _recall(self) -> Iterator[Violation]:
+        rows = {(row.brief, row.item): row for row in self._merge.ledger}
+        accounted = self._accounted()
+        for where, parts in self._parts.items():
+            pools = accounted.get(where, [])
+            lost = [leaf for leaf in _leaves(parts) if not _has(pools, leaf[0], content(leaf[1]))]
+            if twin := self._twin(rows.get(where[0]), where[1]):
+                lost = [leaf for leaf in lost if not _has([twin], leaf[0], content(leaf[1]))]
+            if lost:
+                name, value = lost[0]
+                field = "" if name is None else f" in {name!r}"
+                more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
+                yield Violation(
+                    law="recall",
+                    where="/".join(where[0]),
+                    message=f"it says {_short(value)}{field}{more}, which neither stands in the merged value "
+                    "nor among what a rule removed.",
+                )
+
+    def _twin(self, row: LedgerRow | None, scope: Hashable) -> _Pool | None:
+        """Return what is said by the outcome that an outcome is a duplicate of."""
+        if row is None or row.by is None or row.disposition != "duplicate_of":
+            return None
+        return self._said.get(((row.by.brief, row.by.item), scope))
+
+    def _accounted(self) -> Mapping[tuple[Name, Hashable], list[_Pool]]:
+        """Return, for each outcome and scope, what the field rows say that it says."""
+        own: dict[tuple[Name, Hashable], _Pool] = defaultdict(_Pool)
+        pools: dict[tuple[Name, Hashable], list[_Pool]] = defaultdict(list)
+        for row, name, scope in self._rows:
+            if row.rule in GATHERING:  # many sources of many values: one pool for all of them
+                shared = _pool([row.winner], name)
+                for source in row.sources:
+                    pools[(source.brief, source.item), scope].append(shared)
+            for value, sources in (
+                *(() if row.rule in GATHERING else ((row.winner, row.sources),)),
+                *((loser.value, loser.sources) for loser in row.losers),
+            ):
+                found = list(_leaves([value], name))
+                for source in sources:
+                    for leaf in found:
+                        own[(source.brief, source.item), scope].add(*leaf)
+        for where, pool in own.items():
+            pools[where].append(pool)
+        return pools
+
+
+def _uncovered(merge: Merge, rows: Mapping[str, FieldRow]) -> Iterator[Violation]:
+    """Yield the leaves of the merged value that no field row covers."""
+    if merge.value in (None, [], {}):
+        return
+    todo: list[tuple[str, JsonValue]] = [("", merge.value)]
+    while todo:
+        path, value = todo.pop()
+        if path in rows:
+            continue
+        if is_leaf(value):
+            yield _imprecise(path, f"{_short(value)} stands there without a field row.")
+        elif isinstance(value, list):
+            todo.extend((path + pointer(at), part) for at, part in enumerate(value))
+        elif isinstance(value, dict):
+            beside = rows.get(path + "/value")
+            named = [{"brief": ref.brief, "item": ref.item} for ref in beside.sources] if beside else []
+            cited = {"brief": value.get("brief"), "item": value.get("item")} in named
+            # Beside an answer, the names of the outcome that it comes from need no row of their own.
+            todo.extend(
+                (path + pointer(name), part)
+                for name, part in value.items()
+                if not (cited and name in ("brief", "item"))
+            )
+
+
+def _pool(values: Iterable[JsonValue], name: str | None = None) -> _Pool:
+    pool = _Pool()
+    for value in values:
+        pool.whole.add(content(value))
+        for found, part in nodes(value, name):
+            pool.add(found, part)
+    return pool
+
+
+def _leaves(values: Iterable[JsonValue], name: str | None = None) -> Iterator[tuple[str | None, JsonValue]]:
+    return (
+        (found, part) for value in values for found, part in nodes(value, name) if is_leaf(part) and not silent(part)
+    )
+
+
+def _texts(pool: _Pool, name: str | None) -> set[str]:
+    return pool.named[name] if name is not None and name in pool.named else pool.all
+
+
+def _has(pools: Sequence[_Pool], name: str | None, text: str) -> bool:
+    named = [pool.named[name] for pool in pools if name is not None and name in pool.named]
+    return any(text in texts for texts in named or [pool.all for pool in pools])
+
+
+def _imprecise(path: str, message: str) -> Violation:
+    return Violation(law="precision", where=path, message=message)
+
+
+def _short(value: JsonValue) -> str:
+    text = content(value)
+    return text if len(text) <= 80 else text[:79] + "…"  # noqa: PLR2004 -- what fits a line

@@ -1,0 +1,153 @@
+"""JSON values: when two are equal, how they are ordered, and where their parts stand.
+
+All of it depends on content alone, so that whatever is built on it depends
+on content alone too. `1` and `1.0` are one number; `true` and `1` differ.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from pydantic import JsonValue
+
+Order = tuple[int, float, str]
+
+_INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
+_BAD_ESCAPE = re.compile(r"~(?![01])")
+
+
+def content(value: JsonValue) -> str:
+    """Return the text that equal values share: canonical JSON, numbers by their value.
+
+    Example:
+        >>> content({"b": 1.0, "a": True}) == content({"a": True, "b": 1})
+        True
+    """
+    return exact(_plain(value))
+
+
+def exact(value: JsonValue) -> str:
+    """Return the text that only identical values share: canonical JSON, `1` and `1.0` told apart."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def order(value: JsonValue) -> Order:
+    """Return the place of a value among others: numbers by size, then texts, then the rest by its JSON.
+
+    Example:
+        >>> sorted(["b", 10, "a", 9.5, [1]], key=order)
+        [9.5, 10, 'a', 'b', [1]]
+    """
+    if isinstance(value, str):
+        return (1, 0, value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and (isinstance(value, int) or _finite(value)):
+        return (0, value, "")
+    return (2, 0, content(value))
+
+
+def normal(value: JsonValue) -> JsonValue:
+    r"""Return a value as identities are compared: NFKC, case folded, white space collapsed and stripped.
+
+    Example:
+        >>> normal("  The  Straße\n")
+        'the strasse'
+    """
+    if isinstance(value, str):
+        folded = unicodedata.normalize("NFKC", value).casefold()
+        return " ".join(unicodedata.normalize("NFKC", folded).split())
+    if isinstance(value, list):
+        return [normal(part) for part in value]
+    if isinstance(value, dict):
+        return {name: normal(part) for name, part in value.items()}
+    return value
+
+
+def silent(value: JsonValue) -> bool:
+    """Return whether a value says nothing: null or `{}`; `[]` says that there are none."""
+    return value is None or value == {}
+
+
+def get(value: JsonValue, path: Iterable[str]) -> JsonValue:
+    """Return what stands at a path of keys, or None where nothing does.
+
+    Example:
+        >>> get({"a": {"b": 1}}, ["a", "b"])
+        1
+    """
+    for name in path:
+        if not isinstance(value, dict) or name not in value:
+            return None
+        value = value[name]
+    return value
+
+
+def pointer(*tokens: str | int) -> str:
+    """Return the JSON Pointer (RFC 6901) of a path.
+
+    Example:
+        >>> pointer(0, "a/b", "c~d")
+        '/0/a~1b/c~0d'
+    """
+    return "".join("/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens)
+
+
+def find(value: JsonValue, path: str) -> tuple[JsonValue, str | None]:
+    """Return what stands at a JSON Pointer, and the last key (not index) on the way there.
+
+    Raises:
+        LookupError: If the pointer is malformed, or nothing stands there.
+
+    Example:
+        >>> find([{"tags": ["x"]}], "/0/tags/0")
+        ('x', 'tags')
+    """
+    if (path and not path.startswith("/")) or _BAD_ESCAPE.search(path):
+        raise LookupError(path)
+    name: str | None = None
+    for token in path.split("/")[1:]:
+        key = token.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, dict) and key in value:
+            name, value = key, value[key]
+        elif isinstance(value, list) and _INDEX.fullmatch(key) and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            raise LookupError(path)
+    return value, name
+
+
+def nodes(value: JsonValue, name: str | None = None) -> Iterator[tuple[str | None, JsonValue]]:
+    """Yield a value and every part of it, each with the last key on the way there."""
+    todo: list[tuple[str | None, JsonValue]] = [(name, value)]
+    while todo:
+        here, part = todo.pop()
+        yield here, part
+        if isinstance(part, dict):
+            todo.extend(part.items())
+        elif isinstance(part, list):
+            todo.extend((here, element) for element in part)
+
+
+def is_leaf(value: JsonValue) -> bool:
+    """Return whether a value has no parts: a scalar, or an empty list or object."""
+    return not (isinstance(value, (dict, list)) and value)
+
+
+def _plain(value: JsonValue) -> JsonValue:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, list):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    return value
+
+
+def _finite(value: float) -> bool:
+    return math.isfinite(value)
