@@ -64,14 +64,13 @@ class Glob(Strict):
         Raises:
             SourceError: If a file or folder can't be read, or a file isn't wanted (see above).
         """
-        folder = root / self.root
         try:
-            base = Path(os.path.realpath(folder, strict=True))
+            base = Path(os.path.realpath(root / self.root, strict=True))
             for name in sorted({name for glob in _several(self.glob) for name in _matches(base, _parts(glob))}):
                 real = Path(os.path.realpath(base / name, strict=True))
                 if not real.is_relative_to(base):
                     raise SourceError(
-                        f"File {name!r} is a link that leads out of {str(folder)!r}; set `root` to a folder that "
+                        f"File {name!r} is a link that leads out of {str(base)!r}; set `root` to a folder that "
                         "holds both, or copy the file."
                     )
                 if real.is_file():
@@ -89,9 +88,8 @@ class Glob(Strict):
         try:
             text = decode(data, self.encoding)
         except ValueError as error:
-            why = f"it is not {error.encoding}" if isinstance(error, UnicodeDecodeError) else error
             raise SourceError(
-                f"File {name!r} is not text: {why}; narrow the glob, or set `encoding` if it is text."
+                f"File {name!r} is not text: {error}; narrow the glob, or set `encoding` if it is text."
             ) from None
         try:
             return make_item(name, text)

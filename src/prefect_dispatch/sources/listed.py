@@ -108,7 +108,8 @@ class Listed(Strict):
         ['MIT', 'gpl']
     """
 
-    model_config = ConfigDict(title="List")
+    # A list that passes through a flow's parameters comes back rebuilt by Prefect, and not validated.
+    model_config = ConfigDict(title="List", revalidate_instances="always")
 
     items: Annotated[tuple[Item, ...], BeforeValidator(_items)]
     """The items."""

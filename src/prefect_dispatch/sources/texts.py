@@ -61,18 +61,26 @@ def decode(data: bytes, otherwise: str = "") -> str:
         >>> decode(b"na\xefve"), decode("ни".encode("utf-16"))
         ('naïve', 'ни')
     """
-    if encoding := marked(data):
+    encoding = marked(data) or _unmarked(data, otherwise)
+    try:
         text = data.decode(encoding)
-    else:
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            if b"\0" in data:
-                raise ValueError("it holds NUL bytes") from None
-            text = data.decode(otherwise or _guess(data))
+    except UnicodeError:
+        raise ValueError(f"it is not {encoding}") from None
     if "\0" in text:
         raise ValueError("it holds NUL bytes")
     return text
+
+
+def _unmarked(data: bytes, otherwise: str) -> str:
+    if b"\0" not in data:
+        try:
+            data.decode()
+        except UnicodeDecodeError:
+            return otherwise or _guess(data)
+        return "utf-8"
+    if not otherwise:
+        raise ValueError("it holds NUL bytes")
+    return otherwise
 
 
 def _guess(data: bytes) -> str:
