@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models import Brief
     from prefect_dispatch.tasks.independence import Kind
 
-MOST = 200_000
+MOST = 100_000
 """Overlapping pairs beyond which nobody would want the locks."""
 
 _Node = Ref | tuple[str, Glob]
@@ -133,7 +133,8 @@ class Claims:
 
 
 def _pair(kind: Kind, firsts: list[Ref], seconds: list[Ref], on: str) -> Iterator[Contest]:
-    """Yield the first two of two lists that are not the same."""
-    pairs = (Contest(kind, first, second, on) for first in firsts for second in seconds if first != second)
+    """Yield the first two of two lists that are not the same, a writer before a reader."""
+    pairs = ((first, second) for first in firsts for second in seconds if first != second)
     if pair := next(pairs, None):
-        yield pair
+        first, second = pair if kind == "read" else sorted(pair, key=lambda ref: ref.order)
+        yield Contest(kind, first, second, on)
