@@ -57,7 +57,8 @@ class Columns(Strict):
             if self.key and self.key not in row:
                 raise SourceError(f"{place}: no column {self.key!r}; {nearest(self.key, list(row))}")
             try:
-                yield make_item(row[self.key] if self.key else content_key(row), row, row.get(self.priority))
+                key = row[self.key] if self.key else content_key(row)
+                yield make_item(key, row, row.get(self.priority) if self.priority else None)
             except ValueError as error:
                 raise SourceError(f"{place}: {error}") from None
 

@@ -1,0 +1,319 @@
+"""Items from the rows of JSON Lines, CSV and Parquet files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+import uuid
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_dispatch.errors import SourceError
+from prefect_dispatch.models import Item
+from prefect_dispatch.sources import Csv, JsonLines, Parquet, read_items, source
+from tests.test_sources import HOSTILE, json_values
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import JsonValue
+
+text = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"))
+
+
+def jsonl(root: Path, data: str | bytes, **fields: str) -> list[Item]:
+    """Return the items of a JSON Lines file."""
+    (root / "a.jsonl").write_bytes(data.encode() if isinstance(data, str) else data)
+    return list(JsonLines(jsonl="a.jsonl", **fields).stream(root))
+
+
+def table(root: Path, data: str | bytes, **fields: str) -> list[Item]:
+    """Return the items of a CSV file."""
+    (root / "a.csv").write_bytes(data.encode() if isinstance(data, str) else data)
+    return list(Csv(csv="a.csv", **fields).stream(root))
+
+
+def parquet(root: Path, columns: Mapping[str, Any], **fields: str) -> list[Item]:
+    """Return the items of a Parquet file."""
+    pa = pytest.importorskip("pyarrow")
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pa.table(dict(columns)), root / "a.parquet")
+    return list(Parquet(parquet="a.parquet", **fields).stream(root))
+
+
+def test_jsonl_rows_are_items(tmp_path: Path) -> None:
+    """The row is the value, its key column kept in it; key and priority come from columns."""
+    items = jsonl(tmp_path, '{"id": 7, "p": 2, "t": "é"}\n\n  \n{"id": "b", "t": null}', key="id", priority="p")
+    assert items == [
+        Item(key="7", value={"id": 7, "p": 2, "t": "é"}, priority=2),
+        Item(key="b", value={"id": "b", "t": None}),
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"], ids=["unix", "windows"])
+def test_jsonl_encodings(encoding: str, end: str, tmp_path: Path) -> None:
+    """UTF-8, or as a byte order mark says; any line ends."""
+    data = f'{{"a": "naïve 🙂"}}{end}{{"a": "\u2028"}}{end}'.encode(encoding)
+    assert [item.value for item in jsonl(tmp_path, data)] == [{"a": "naïve 🙂"}, {"a": "\u2028"}]
+
+
+@pytest.mark.parametrize(
+    ("data", "fields", "message"),
+    [
+        pytest.param('{"a": 1}\n\n{"a": ', {}, "line 3 is not JSON: EOF while parsing", id="cut-off"),
+        pytest.param('{"a": 1} {"a": 2}', {}, "line 1 is not JSON: trailing characters column 10.", id="two-in-a-line"),
+        pytest.param('{"a": NaN}', {}, "line 1 is not JSON", id="nan"),
+        pytest.param('{"a": -Infinity}', {}, "line 1 is not JSON", id="infinity"),
+        pytest.param('{"a": 1e999}', {}, "line 1: the value is not JSON: Out of range float", id="too-large-a-number"),
+        pytest.param('{"a": "\\ud800"}', {}, "line 1 is not JSON", id="surrogate"),
+        pytest.param('{"a": ' + "[" * 100_000, {}, "line 1 is not JSON: recursion limit", id="deep"),
+        pytest.param("[1]", {}, "line 1 is not a JSON object but list", id="list"),
+        pytest.param('"a"', {}, "line 1 is not a JSON object but str", id="text"),
+        pytest.param('{"id": 1}\n{"idd": 2}', {"key": "id"}, "line 2: no column 'id'; did you mean", id="no-key"),
+        pytest.param('{"id": null}', {"key": "id"}, "line 1: the key must be text that isn't empty", id="null-key"),
+        pytest.param('{"id": ""}', {"key": "id"}, "line 1: the key must be text that isn't empty", id="empty-key"),
+        pytest.param('{"id": 1.5}', {"key": "id"}, "or a whole number, not 1.5", id="fractional-key"),
+        pytest.param(
+            '{"p": "x"}', {"priority": "p"}, "line 1: priority: Input should be a valid integer", id="priority"
+        ),
+        pytest.param('{"p": 1.5}', {"priority": "p"}, "line 1: priority: Input should be a valid", id="priority-1.5"),
+        pytest.param(b'{"a": 1}\n{"a": "\xe9"}', {}, "is not UTF-8, as JSON has to be; convert it.", id="latin-1"),
+    ],
+)
+def test_a_bad_line_is_named(data: str | bytes, fields: dict[str, str], message: str, tmp_path: Path) -> None:
+    """Nothing is skipped or mended."""
+    with pytest.raises(SourceError) as caught:
+        jsonl(tmp_path, data, **fields)
+    assert message in str(caught.value)
+    assert str(tmp_path / "a.jsonl") in str(caught.value)
+
+
+def test_ten_thousand_lines_are_streamed(tmp_path: Path) -> None:
+    """The first item is there before the bad last line is read; all of them keep their order."""
+    lines = [json.dumps({"id": number, "text": "x" * 100}) for number in range(10_000)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*lines, "{"]))
+    items = JsonLines(jsonl="a.jsonl", key="id").stream(tmp_path)
+    assert next(items).key == "0"
+    (tmp_path / "a.jsonl").write_text("\n".join(reversed(lines)))
+    every = read_items(JsonLines(jsonl="a.jsonl", key="id"), tmp_path)
+    assert [item.key for item in every] == [str(number) for number in range(10_000)]
+
+
+@pytest.mark.parametrize("value", [pytest.param(value, id=str(number)) for number, value in enumerate(HOSTILE)])
+def test_hostile_rows_stay_data(value: JsonValue, tmp_path: Path) -> None:
+    """Templates, commands and class names come out as they went in, in both formats."""
+    assert jsonl(tmp_path, json.dumps({"v": value}))[0].value == {"v": value}
+    out = io.StringIO()
+    csv.writer(out).writerows([["v"], [json.dumps(value)]])
+    assert table(tmp_path, out.getvalue())[0].value == {"v": json.dumps(value)}
+
+
+@given(rows=st.lists(st.dictionaries(text, json_values, max_size=3), max_size=4))
+def test_jsonl_comes_back(rows: list[dict[str, JsonValue]]) -> None:
+    """Whatever JSON is written, the same JSON is read."""
+    with TemporaryDirectory() as folder:
+        lines = "\n".join(json.dumps(row) for row in rows)
+        assert [item.value for item in jsonl(Path(folder), lines)] == rows
+
+
+@given(data=st.data(), names=st.lists(text, min_size=2, max_size=3, unique=True), delimiter=st.sampled_from(",;|\t"))
+def test_csv_comes_back(data: st.DataObject, names: list[str], delimiter: str) -> None:
+    """Whatever text is written, quotes, delimiters and line ends included, is read."""
+    rows = data.draw(st.lists(st.lists(text, min_size=len(names), max_size=len(names)), max_size=3))
+    out = io.StringIO()
+    csv.writer(out, delimiter=delimiter).writerows([names, *rows])
+    with TemporaryDirectory() as folder:
+        items = table(Path(folder), out.getvalue().encode("utf-8-sig"), delimiter=delimiter)
+    assert [item.value for item in items] == [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def test_csv_rows_are_items(tmp_path: Path) -> None:
+    """All values are text; key and priority come from columns, an empty priority being none."""
+    items = table(tmp_path, 'id,p,t\n7,2,"a, b\nc"\n\nb,,é\n', key="id", priority="p")
+    assert items == [
+        Item(key="7", value={"id": "7", "p": "2", "t": "a, b\nc"}, priority=2),
+        Item(key="b", value={"id": "b", "p": "", "t": "é"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("data", "fields"),
+    [
+        pytest.param("a;b\né;2\n".encode(), {"delimiter": ";"}, id="semicolon"),
+        pytest.param("a\tb\né\t2\n".encode(), {"delimiter": "\\t"}, id="tab-written-out"),
+        pytest.param("a\tb\né\t2\n".encode(), {"delimiter": "\t"}, id="tab"),
+        pytest.param("a,b\r\né,2\r\n".encode("utf-8-sig"), {}, id="utf-8-with-mark"),
+        pytest.param("a,b\né,2".encode("utf-16"), {}, id="utf-16"),
+        pytest.param("a,b\né,2".encode("cp1252"), {"encoding": "cp1252"}, id="cp1252"),
+        pytest.param("a,b\né,2".encode("utf-8-sig"), {"encoding": "cp1252"}, id="the-mark-overrules"),
+    ],
+)
+def test_csv_dialects(data: bytes, fields: dict[str, str], tmp_path: Path) -> None:
+    """Delimiter and encoding can be stated; a byte order mark is heeded."""
+    assert [item.value for item in table(tmp_path, data, **fields)] == [{"a": "é", "b": "2"}]
+
+
+@pytest.mark.parametrize(
+    ("data", "fields", "message"),
+    [
+        pytest.param("a,b\n1,2\n3\n", {}, "line 3 has 1 values; the header names 2.", id="short-row"),
+        pytest.param("a,b\n1,2,3\n", {}, "line 2 has 3 values; the header names 2.", id="long-row"),
+        pytest.param('a,b\n"x\ny",2\n\n3\n', {}, "line 5 has 1 values", id="lines-inside-quotes-count"),
+        pytest.param('a,b\n1,2\n3,"4', {}, "line 3 can't be read as CSV: unexpected end of data.", id="open-quote"),
+        pytest.param('a\n"b"c\n', {}, "line 2 can't be read as CSV: ',' expected after '\"'.", id="stray-quote"),
+        pytest.param("a\n" + "x" * 200_000, {}, "line 2 can't be read as CSV: field larger", id="huge-field"),
+        pytest.param("a,b,a\n1,2,3\n", {}, "column 'a' is there twice; rename one.", id="column-twice"),
+        pytest.param("id,b\n1,2\n", {"key": "idd"}, "no column 'idd'; did you mean 'id'?", id="no-key-column"),
+        pytest.param("id,b\n", {"priority": "rank"}, "no column 'rank'; known are 'id', 'b'.", id="no-priority-column"),
+        pytest.param("", {"key": "id"}, "no column 'id'; known are ", id="no-header"),
+        pytest.param("id,b\n,2\n", {"key": "id"}, "line 2: the key must be text that isn't empty", id="empty-key"),
+        pytest.param("id,p\na,high\n", {"priority": "p"}, "line 2: priority: Input should be a valid", id="priority"),
+        pytest.param(b"a\n\xe9\n", {}, "is not utf-8; set `encoding`, to cp1252 for instance.", id="latin-1"),
+    ],
+)
+def test_a_bad_row_is_named(data: str | bytes, fields: dict[str, str], message: str, tmp_path: Path) -> None:
+    """Rows aren't padded, cut or skipped."""
+    with pytest.raises(SourceError) as caught:
+        table(tmp_path, data, **fields)
+    assert message in str(caught.value)
+    assert str(tmp_path / "a.csv") in str(caught.value)
+
+
+def test_parquet_rows_are_items(tmp_path: Path) -> None:
+    """Rows of all batches, in order, with key and priority from columns."""
+    numbers = list(range(3000))
+    items = parquet(tmp_path, {"id": numbers, "p": [n % 2 for n in numbers]}, key="id", priority="p")
+    assert items == [Item(key=str(n), value={"id": n, "p": n % 2}, priority=n % 2) for n in numbers]
+
+
+IDENTITY = uuid.UUID(int=7)
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        pytest.param("{{ é }}", "{{ é }}", id="text"),
+        pytest.param(2**40, 2**40, id="integer"),
+        pytest.param(1.5, 1.5, id="float"),
+        pytest.param(True, True, id="boolean"),
+        pytest.param(None, None, id="null"),
+        pytest.param(Decimal("1.10"), "1.10", id="decimal"),
+        pytest.param(date(2026, 1, 2), "2026-01-02", id="date"),
+        pytest.param(time(3, 4, 5), "03:04:05", id="time"),
+        pytest.param(datetime(2026, 1, 2, 3), "2026-01-02T03:00:00", id="local-time"),  # noqa: DTZ001 -- the case
+        pytest.param(datetime(2026, 1, 2, tzinfo=timezone.utc), "2026-01-02T00:00:00+00:00", id="utc"),
+        pytest.param([Decimal("1.0"), None], ["1.0", None], id="list"),
+        pytest.param({"at": date(2026, 1, 2), "n": [1]}, {"at": "2026-01-02", "n": [1]}, id="struct"),
+    ],
+)
+def test_parquet_values_become_json(value: object, plain: JsonValue, tmp_path: Path) -> None:
+    """Dates and times as ISO 8601, decimals as text, nested ones too."""
+    assert parquet(tmp_path, {"v": [value], "w": [1]})[0].value == {"v": plain, "w": 1}
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        pytest.param(b"ab", "bytes is neither text, number, date nor time", id="bytes"),
+        pytest.param([b"ab"], "bytes is neither", id="bytes-in-a-list"),
+        pytest.param(timedelta(1), "timedelta is neither", id="duration"),
+        pytest.param(float("nan"), "Out of range float values are not JSON compliant", id="nan"),
+        pytest.param({"x": float("inf")}, "Out of range float", id="infinity-in-a-struct"),
+    ],
+)
+def test_parquet_values_without_a_form_in_json_are_named(value: object, why: str, tmp_path: Path) -> None:
+    """The row and the column are told."""
+    with pytest.raises(SourceError, match=rf"a.parquet', row 2: column 'v' has no form in JSON: {why}"):
+        parquet(tmp_path, {"ok": [1, 2], "v": [None, value]})
+
+
+def test_parquet_uuids_become_text(tmp_path: Path) -> None:
+    """They are a type of their own in newer files."""
+    pa = pytest.importorskip("pyarrow", minversion="19")
+    column = pa.array([IDENTITY.bytes], pa.uuid())
+    assert parquet(tmp_path, {"v": column})[0].value == {"v": str(IDENTITY)}
+
+
+def test_parquet_with_parts_of_microseconds_is_refused(tmp_path: Path) -> None:
+    """Python's times would lose the nanoseconds."""
+    pa = pytest.importorskip("pyarrow")
+    with pytest.raises(SourceError, match=r"a.parquet' can't be read after row 0: Nanosecond"):
+        parquet(tmp_path, {"v": pa.array([1], pa.timestamp("ns"))})
+
+
+def test_parquet_columns_are_checked(tmp_path: Path) -> None:
+    """As those of a CSV file are."""
+    with pytest.raises(SourceError, match="no column 'idd'; did you mean 'id'"):
+        parquet(tmp_path, {"id": [1]}, key="idd")
+
+
+def test_a_file_that_is_not_parquet_is_named(tmp_path: Path) -> None:
+    """A broken file is an error of the source, not a stack trace of pyarrow."""
+    pytest.importorskip("pyarrow")
+    (tmp_path / "a.parquet").write_text("a,b")
+    with pytest.raises(SourceError, match=r"Parquet file .*a.parquet' can't be read after row 0: "):
+        list(Parquet(parquet="a.parquet").stream(tmp_path))
+
+
+def test_without_pyarrow_the_message_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extra of this package."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(SourceError, match=r"pip install 'prefect-dispatch\[parquet\]'"):
+        list(Parquet(parquet="a.parquet").stream(tmp_path))
+
+
+FORMATS = [
+    pytest.param("jsonl", "JSON Lines file", id="jsonl"),
+    pytest.param("csv", "CSV file", id="csv"),
+    pytest.param("parquet", "Parquet file", id="parquet"),
+]
+
+
+@pytest.mark.parametrize(("tag", "name"), FORMATS)
+def test_a_file_that_is_not_there_is_named(tag: str, name: str, tmp_path: Path) -> None:
+    """The message has the kind of file and its whole path."""
+    with pytest.raises(SourceError) as caught:
+        read_items(source({tag: "in/gone"}), tmp_path)
+    assert str(caught.value) == f"{name} {str(tmp_path / 'in' / 'gone')!r} can't be read: No such file or directory."
+
+
+@pytest.mark.parametrize(("tag", "name"), FORMATS)
+def test_a_folder_is_no_table(tag: str, name: str, tmp_path: Path) -> None:
+    """A folder is told from a file."""
+    with pytest.raises(SourceError, match=f"{name} .* can't be read: Is a directory"):
+        read_items(source({tag: "."}), tmp_path)
+
+
+@pytest.mark.parametrize("data", ["", "\n\n", "a,b\n"], ids=["nothing", "blank-lines", "header"])
+def test_a_table_without_rows_is_refused(data: str, tmp_path: Path) -> None:
+    """No rows are no work; the file is named."""
+    (tmp_path / "a.csv").write_text(data)
+    with pytest.raises(SourceError, match=r"There are no items: CSV file .*a.csv' yields none\."):
+        read_items(Csv(csv="a.csv"), tmp_path)
+
+
+@pytest.mark.parametrize("key", ["", "id"], ids=["named-by-content", "named-by-column"])
+def test_equal_rows_are_refused_with_both_places(key: str, tmp_path: Path) -> None:
+    """Two rows of one name can't be told apart in a report."""
+    (tmp_path / "a.csv").write_text("id,b\nx,1\ny,2\nx,1\n")
+    with pytest.raises(SourceError, match=r"Two items have the key '\w+': numbers 1 and 3 of CSV file .*a.csv'"):
+        read_items(Csv(csv="a.csv", key=key), tmp_path)
+
+
+def test_a_table_may_lie_anywhere(tmp_path: Path) -> None:
+    """One file that is named outright may be above the job's folder, absolute, or a link."""
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "link.csv").symlink_to("../a.csv")
+    for path in ("../a.csv", str(tmp_path / "a.csv"), "link.csv"):
+        assert read_items(Csv(csv=path, key="a"), tmp_path / "job") == [Item(key="1", value={"a": "1"})]
