@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,6 @@ import anyio
 
 from prefect_dispatch.errors import ExecutorError, InvalidOutput, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Rejection, Reply
-from prefect_dispatch.fingerprint import canonical
 from prefect_dispatch.models import Answer, Attempt, Brief, Item, Usage
 from prefect_dispatch.outputs import problems
 
@@ -69,7 +69,7 @@ def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str
 
     Raises:
         RejectedError: If the agent declined.
-        TerminalError: If a check of the user's own breaks.
+        TerminalError: If a check or a validator of the user's own breaks.
     """
     if reply.finish == "refused":
         raise RejectedError(f"The agent declined: {_text(reply.value)[:200]!r}.", kind="refused")
@@ -77,7 +77,10 @@ def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str
         return reply.value, [TRUNCATED]
     if reply.value is None or (isinstance(reply.value, str) and not reply.value.strip()):
         return reply.value, [EMPTY]
-    value, wrong = problems(brief.output, reply.value)
+    try:
+        value, wrong = problems(brief.output, reply.value)
+    except Exception as error:  # a model may hold validators of the user's; a broken one is broken for every item
+        raise TerminalError(f"The output's validation raised {type(error).__name__}: {error}") from error
     if not wrong:
         wrong = [found for check in brief.checks if (found := _checked(check, value, item))]
     return value, wrong
@@ -85,12 +88,15 @@ def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str
 
 async def _call(executor: Executor, ask: Ask) -> Reply:
     try:
-        return await executor.answer(ask)
+        reply = await executor.answer(ask)
     except ExecutorError as error:
         error.usage = error.usage or Usage(requests=1)
         raise
     except Exception as error:  # an executor may be anybody's code; its failure is this item's
         raise ExecutorError(f"{type(error).__name__}: {error}", usage=Usage(requests=1)) from error
+    if not isinstance(reply, Reply):  # pyright: ignore[reportUnnecessaryIsInstance] -- an executor may be untyped
+        raise TerminalError(f"The executor returned a {type(reply).__name__} instead of a Reply.")
+    return reply
 
 
 def _checked(check: Check, value: JsonValue, item: Item) -> str | None:
@@ -106,9 +112,7 @@ def _invalid(wrong: list[str], asked: int) -> InvalidOutput:
     return InvalidOutput(f"No valid answer in {asked} asks. {shown}", problems=wrong, kind=kind)
 
 
-def _ended(
-    error: ExecutorError, spent: list[Usage], rejections: list[Rejection], start: float
-) -> ExecutorError:
+def _ended(error: ExecutorError, spent: list[Usage], rejections: list[Rejection], start: float) -> ExecutorError:
     error.attempts = (
         Attempt(
             usage=sum(spent, Usage()),
@@ -125,4 +129,6 @@ def _since(start: float) -> float:
 
 
 def _text(value: JsonValue) -> str:
-    return value if isinstance(value, str) else canonical(value)
+    """Return an answer as text that can be sent back, whatever is wrong with it."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text.encode(errors="replace").decode()

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FORMAT = 1
 """Raised when stored answers of an older version must not be reused."""
 
+DEEPEST = 100
+"""How deep lists and mappings may be nested: enough for any answer, and far from every parser's limit."""
+
 
 def canonical(value: JsonValue) -> str:
     r"""Return the one JSON text of a value: sorted keys, no spaces, ASCII only.
@@ -34,6 +37,30 @@ def canonical(value: JsonValue) -> str:
         '{"a":"\\u00e9","b":[1,2.0]}'
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def flaw(value: JsonValue) -> str | None:
+    """Return why a value can't be kept as JSON, or None if it can.
+
+    Example:
+        >>> flaw({"a": [1, "b"]})
+        >>> flaw(float("inf"))
+        'holds NaN or an infinity, which JSON has not'
+    """
+    depth, layer = 0, [value]
+    while layer:
+        if depth > DEEPEST:
+            return f"is nested more than {DEEPEST} deep"
+        insides = [each for each in layer if isinstance(each, (list, dict))]
+        layer = [child for each in insides for child in (each.values() if isinstance(each, dict) else each)]
+        depth += 1
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError:
+        return "holds half of a character (a lone surrogate)"
+    except ValueError:
+        return "holds NaN or an infinity, which JSON has not"
+    return None
 
 
 def digest(value: JsonValue) -> str:

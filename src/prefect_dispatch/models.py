@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, StringC
 from prefect_dispatch.checks import Check, Function, source_digest
 from prefect_dispatch.outputs import Output, normalise_output, schema_of, show_output
 from prefect_dispatch.references import REFERENCE
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import Kept, Strict
 from prefect_dispatch.template import render
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
@@ -27,7 +27,7 @@ class Item(Strict):
 
     key: Annotated[str, StringConstraints(min_length=1, max_length=1024)]
     """What the item is called everywhere; unique within a job."""
-    value: JsonValue
+    value: Kept
     """What the agent gets to see: text, or any JSON value."""
     priority: int = 0
     """A higher one wins a conflict between briefs of equal priority."""

@@ -10,12 +10,19 @@ from typing import TYPE_CHECKING, Any, cast
 from jsonschema import Draft202012Validator, SchemaError
 from jsonschema.validators import validator_for
 from pydantic import BaseModel, JsonValue, ValidationError
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
-from prefect_dispatch.fingerprint import canonical
+from prefect_dispatch.fingerprint import canonical, flaw
 from prefect_dispatch.references import REFERENCE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jsonschema.protocols import Validator
+
+LONGEST = 500
+"""Characters of one problem that are told: a validator quotes the whole answer."""
 
 Output = str | type[BaseModel]
 """`text`, the text of a JSON Schema, `module:Name`, or a pydantic model class.
@@ -23,7 +30,7 @@ Output = str | type[BaseModel]
 A schema is kept as text: Prefect would take a `$ref` inside a parameter for one of its blocks.
 """
 
-_FENCE = re.compile(r"\A\s*```[\w-]*[ \t]*\n(?P<body>.*?)\n?[ \t]*```\s*\Z", re.DOTALL)
+_FENCE = re.compile(r"\A\s*```[\w-]*[ \t]*\r?\n(?P<body>.*?)\s*```\s*\Z", re.DOTALL)
 
 
 def normalise_output(value: object) -> object:
@@ -43,7 +50,7 @@ def normalise_output(value: object) -> object:
         raise ValueError(msg)
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            value = json.loads(value)
+            value = read_json(value)
         except ValueError as error:
             msg = f"not JSON: {error}"
             raise ValueError(msg) from None
@@ -79,37 +86,49 @@ def problems(output: Output, value: JsonValue) -> tuple[JsonValue, list[str]]:
         The value (a pydantic model's defaults filled in) and one sentence for each problem.
 
     Example:
-        >>> problems('{"type":"object","required":["a"]}', '```json\\n{"b": 1}\\n```')
+        >>> problems('{"type":"object","required":["a"]}', '```json\n{"b": 1}\n```')
         ({'b': 1}, ["$: 'a' is a required property"])
     """
-    if output == "text":
-        return (value, []) if isinstance(value, str) else (value, ["The answer must be text."])
-    if isinstance(value, str):
+    if output != "text" and isinstance(value, str):
         try:
             value = read_json(value)
         except ValueError as error:
             return value, [f"The answer is not JSON: {error}."]
+    if found := flaw(value):
+        return value, [f"The answer {found}."]
+    if output == "text":
+        return (value, []) if isinstance(value, str) else (value, ["The answer must be text."])
     if isinstance(output, str):
-        return value, [f"{error.json_path}: {error.message}" for error in _validator(output).iter_errors(value)]
+        errors = [f"{error.json_path}: {error.message}" for error in _validator(output).iter_errors(value)]
+        return value, list(map(_brief, errors))
     try:
         return cast("JsonValue", output.model_validate(value).model_dump(mode="json")), []
     except ValidationError as error:
-        return value, [f"{_path(e['loc'])}: {e['msg']}" for e in error.errors(include_url=False)]
+        return value, [_brief(f"{_path(e['loc'])}: {e['msg']}") for e in error.errors(include_url=False)]
 
 
 def read_json(text: str) -> JsonValue:
     """Return the JSON value of a text that may stand in a Markdown fence.
 
     Raises:
-        ValueError: If it isn't JSON, or has NaN or infinities.
+        ValueError: If it isn't JSON, or has NaN or infinities by name.
     """
     fenced = _FENCE.match(text)
-    return cast("JsonValue", json.loads(fenced["body"] if fenced else text, parse_constant=_no_constant))
+    try:
+        return cast("JsonValue", json.loads(fenced["body"] if fenced else text, parse_constant=_no_constant))
+    except RecursionError:
+        msg = "it is nested too deep"
+        raise ValueError(msg) from None
 
 
 def _no_constant(name: str) -> None:
     msg = f"{name} is not JSON"
     raise ValueError(msg)
+
+
+def _brief(problem: str) -> str:
+    """Return a problem without most of the answer that validators quote in it."""
+    return problem if len(problem) <= LONGEST else f"{problem[:LONGEST]} …"
 
 
 def _path(location: tuple[int | str, ...]) -> str:
@@ -122,9 +141,30 @@ def _check_schema(schema: dict[str, Any]) -> None:
     except SchemaError as error:
         msg = f"not a valid JSON Schema: {error.json_path}: {error.message}"
         raise ValueError(msg) from None
+    except RecursionError:
+        msg = "not a valid JSON Schema: it is nested too deep"
+        raise ValueError(msg) from None
+    resolver = EMPTY_REGISTRY.resolver_with_root(DRAFT202012.create_resource(schema))
+    try:
+        for reference in _references(schema):
+            resolver.lookup(reference)
+    except Unresolvable as error:
+        msg = f"not a usable JSON Schema: {error.ref!r} is not in it, and nothing is fetched"
+        raise ValueError(msg) from None
+
+
+def _references(schema: object) -> Iterator[str]:
+    if isinstance(schema, dict):
+        parts = cast("dict[str, object]", schema)
+        if isinstance(reference := parts.get("$ref"), str):
+            yield reference
+        schema = list(parts.values())
+    if isinstance(schema, list):
+        for part in cast("list[object]", schema):
+            yield from _references(part)
 
 
 @lru_cache(maxsize=256)
 def _validator(text: str) -> Validator:
     schema = json.loads(text)
-    return validator_for(schema, default=Draft202012Validator)(schema)
+    return validator_for(schema, default=Draft202012Validator)(schema, registry=EMPTY_REGISTRY)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 from rapidfuzz import process
+
+from prefect_dispatch.fingerprint import flaw
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -23,6 +25,16 @@ def nearest(word: str, known: list[str]) -> str:
     return f"did you mean {best[0]!r}?" if best else f"known are {', '.join(map(repr, known))}."
 
 
+def _kept(value: JsonValue) -> JsonValue:
+    if found := flaw(value):
+        raise PydanticCustomError("flaw", "it {flaw}", {"flaw": found})
+    return value
+
+
+Kept = Annotated[JsonValue, AfterValidator(_kept)]
+"""A JSON value that can be stored as it is: no NaN, no half characters, no bottomless nesting."""
+
+
 class Strict(BaseModel):
     """A frozen model that answers an unknown key with the nearest known one."""
 
@@ -33,7 +45,7 @@ class Strict(BaseModel):
     def _name_unknown_keys(cls, data: object) -> object:
         if not isinstance(data, Mapping):
             return data
-        keys = cast("Mapping[Any, Any]", data)
+        keys: Mapping[Any, Any] = data
         known = [field.alias or name for name, field in cls.model_fields.items()]
         for key in keys:
             if str(key) not in known and str(key) not in cls.model_fields:
