@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
@@ -45,10 +45,10 @@ class Strict(BaseModel):
     def _name_unknown_keys(cls, data: object) -> object:
         if not isinstance(data, Mapping):
             return data
-        keys: Mapping[Any, Any] = data
+        keys = cast("Mapping[str, object]", data)
         known = [field.alias or name for name, field in cls.model_fields.items()]
         for key in keys:
-            if str(key) not in known and str(key) not in cls.model_fields:
+            if str(key) not in (*known, *cls.model_fields):
                 raise PydanticCustomError(
                     "unknown_key", "unknown key {key}; {hint}", {"key": repr(key), "hint": nearest(str(key), known)}
                 )

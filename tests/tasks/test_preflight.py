@@ -256,12 +256,12 @@ def test_order_does_not_matter(briefs: list[Brief], inputs: list[Item], random: 
         pytest.param("out/{key}.json", 0, id="plain-paths"),
         pytest.param("out/{key}-*.json", 0, id="globs-that-begin-differently"),
         pytest.param("**/{key}.json", 0, id="globs-that-end-differently"),
-        pytest.param("all.json", 9_999, id="one-path"),
+        pytest.param("all.json", 4_999, id="one-path"),
     ],
 )
-def test_ten_thousand_items(writes: str, findings: int) -> None:
+def test_thousands_of_items(writes: str, findings: int) -> None:
     """Many items aren't compared with one another, and only the first findings are kept, in natural order."""
-    found = preflight([brief(writes=[writes])], items(*map(str, range(10_000))))
+    found = preflight([brief(writes=[writes])], items(*map(str, range(5_000))))
     assert len(found.findings) + found.more == findings
     assert [str(each.second) for each in found.findings] == [f"one/{n}" for n in range(1, SHOWN + 1) if findings]
 
