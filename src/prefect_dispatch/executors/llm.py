@@ -1,0 +1,232 @@
+"""A language model, asked through litellm: any provider's, or one on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    JsonValue,
+    NonNegativeFloat,
+    PlainSerializer,
+    WithJsonSchema,
+    field_validator,
+)
+
+from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
+from prefect_dispatch.executors.base import Ask, Reply
+from prefect_dispatch.executors.failures import failure_of
+from prefect_dispatch.executors.local import SMOLLM2, has_smollm2, is_local, model_digest, serve
+from prefect_dispatch.executors.prompt import PROMPT, messages, response_format
+from prefect_dispatch.executors.provider import Price, listed_price, provider, reply_of
+from prefect_dispatch.fingerprint import canonical, digest
+from prefect_dispatch.models import Brief, Item, Text, Usage
+from prefect_dispatch.outputs import schema_of
+from prefect_dispatch.scrub import SECRET_NAME
+from prefect_dispatch.settings import Settings
+from prefect_dispatch.strict import Strict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RESERVED = frozenset(
+    {"model", "messages", "api_base", "base_url", "response_format", "stream", "n", "timeout", "num_retries"}
+    | {"max_retries", "retry_policy", "fallbacks", "caching", "mock_response", "headers", "extra_headers"}
+)
+"""Parameters of a call that are set here, or would undo what is promised."""
+
+EXPECTED_COMPLETION_TOKENS = 500
+"""A plan's guess at the length of an answer: a page of text, or a middling record."""
+
+LOCAL_PARAMS: dict[str, JsonValue] = {"temperature": 0, "max_tokens": 512}
+"""What a model on this machine is asked with unless `params` say otherwise: small ones ramble."""
+
+
+def _read(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _names(value: JsonValue) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield name
+            yield from _names(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _names(part)
+
+
+Params = Annotated[
+    dict[str, JsonValue],
+    BeforeValidator(_read),
+    PlainSerializer(canonical, return_type=str),
+    WithJsonSchema({"type": "string", "format": "json-string", "default": "{}"}),
+]
+"""A JSON object, or its text: a form of Prefect's can edit only the text."""
+
+
+class LLM(Strict):
+    """Asks a language model, once per ask; keys come from the environment (`OPENAI_API_KEY`, …).
+
+    Example:
+        >>> LLM(model="openai/gpt-5-mini", params={"seed": 1}).params
+        {'seed': 1}
+    """
+
+    kind: Literal["llm"] = "llm"
+    """Tells the executors apart."""
+    model: Text = Field(json_schema_extra={"position": 1})
+    """Any model that litellm knows, such as `openai/gpt-5-mini`; `local/smollm2`, or `local/<path>.gguf`."""
+    api_base: str | None = Field(default=None, json_schema_extra={"position": 2})
+    """The address of a server of one's own; it serves the fallbacks of the same provider too."""
+    params: Params = Field(default={}, json_schema_extra={"position": 3})
+    """Goes with each call, such as `temperature`, `max_tokens` or `seed`; one that the model refuses is an error."""
+    fallbacks: tuple[Text, ...] = Field(default=(), json_schema_extra={"position": 4})
+    """Models that are asked in this order, within the same call, when the one before has failed."""
+    usd_per_million: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(
+        default=None, json_schema_extra={"position": 5}
+    )
+    """US dollars per million tokens sent, and per million received; empty for litellm's table."""
+
+    @field_validator("api_base")
+    @classmethod
+    def _holds_no_secret(cls, api_base: str | None) -> str | None:
+        if api_base is not None and ("@" in api_base or "?" in api_base):
+            msg = "must be a plain address; keys and passwords live in the environment"
+            raise ValueError(msg)
+        return api_base
+
+    @field_validator("params")
+    @classmethod
+    def _are_parameters(cls, params: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if reserved := sorted(RESERVED & params.keys()):
+            msg = f"{reserved[0]!r} can't be set here; it follows from the brief, the executor's fields or the limits"
+            raise ValueError(msg)
+        if secret := next(filter(SECRET_NAME.search, _names(params)), None):
+            msg = f"{secret!r} looks like a secret; keys live in the environment, such as OPENAI_API_KEY"
+            raise ValueError(msg)
+        return params
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models in the order in which they are asked."""
+        return (self.model, *self.fallbacks)
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that can change an answer; no key and no price.
+
+        Raises:
+            JobError: If a local model has no file.
+        """
+        return digest(
+            {
+                "prompt": PROMPT,
+                "models": [f"local:{model_digest(model)}" if is_local(model) else model for model in self.models],
+                "api_base": self.api_base,
+                "params": self.params,
+                "local": LOCAL_PARAMS if any(map(is_local, self.models)) else None,
+            }
+        )
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Ask the model once, and the fallbacks in turn where it fails.
+
+        Raises:
+            ExecutorError: If all of them fail: the failure that leaves most hope, with the usage of all.
+        """
+        litellm = await asyncio.to_thread(provider)
+        spent = Usage()
+        failures: list[ExecutorError] = []
+        for model in self.models:
+            try:
+                reply = await self._call(litellm, model, ask)
+            except ExecutorError as error:  # noqa: PERF203 -- a call takes far longer than a try
+                failures.append(error)
+                spent += error.usage or Usage()
+            else:
+                return reply.model_copy(update={"usage": spent + reply.usage})
+        hope = min(failures, key=_hopelessness)
+        hope.usage = spent
+        raise hope
+
+    def count_tokens(self, brief: Brief, item: Item) -> int:
+        """Return about how many tokens an ask sends; nothing is sent for it.
+
+        Raises:
+            BriefError: If the brief uses a field that the item has not.
+        """
+        chat = messages(Ask(brief=brief.rendered(item), item=item), schema_in_prompt=True)
+        return int(provider().token_counter(model=self.model, messages=chat))
+
+    def expected_completion_tokens(self, brief: Brief) -> int:  # noqa: ARG002 -- a better guess may use it
+        """Return the assumed length of an answer: 500 tokens, or the cap in `params` if that is less."""
+        caps = [self.params.get(name) for name in ("max_tokens", "max_completion_tokens")]
+        return min([EXPECTED_COMPLETION_TOKENS, *(cap for cap in caps if isinstance(cap, int))])
+
+    def price(self) -> Price | None:
+        """Return US dollars per token sent and per token received, by the dearest model; None if one is unknown."""
+        prices = [self._price(model) or listed_price(model) for model in self.models]
+        known = [price for price in prices if price is not None]
+        return (max(sent for sent, _ in known), max(got for _, got in known)) if len(known) == len(prices) else None
+
+    async def _call(self, litellm: Any, model: str, ask: Ask) -> Reply:  # noqa: ANN401 -- a module
+        schema, local = schema_of(ask.brief.output), is_local(model)
+        enforced = schema is not None and (local or bool(litellm.supports_response_schema(model=model)))
+        request: dict[str, Any] = {
+            **(LOCAL_PARAMS if local else {}),
+            **self.params,
+            # llama.cpp keeps to the schema, but doesn't show it to the model.
+            "messages": messages(ask, schema_in_prompt=local or not enforced),
+            "num_retries": 0,
+            "max_retries": 0,
+        }
+        if enforced and schema is not None:
+            request["response_format"] = response_format(schema)
+        try:
+            response = await litellm.acompletion(**request, **await self._target(model))
+        except JobError as error:
+            raise TerminalError(str(error), kind="local_model", usage=Usage()) from None
+        except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its words need scrubbing
+            raise failure_of(error, model) from None
+        return reply_of(response, model, self._price(model))
+
+    async def _target(self, model: str) -> dict[str, Any]:
+        if is_local(model):
+            served = await asyncio.to_thread(serve, model)
+            return {"model": f"openai/{model}", "api_base": served.api_base, "api_key": served.api_key}
+        same_provider = model.partition("/")[0] == self.model.partition("/")[0]
+        return {"model": model, "api_base": self.api_base if same_provider else None}
+
+    def _price(self, model: str) -> Price | None:
+        """Return the price per token that is known before the call; None leaves it to litellm."""
+        if is_local(model):
+            return 0.0, 0.0
+        if self.usd_per_million is not None:
+            return self.usd_per_million[0] / 1e6, self.usd_per_million[1] / 1e6
+        return None
+
+
+def default_executor() -> LLM:
+    """Return the executor of a job that names none.
+
+    Raises:
+        JobError: If no model is set and the local one isn't installed.
+    """
+    if model := Settings().model:
+        return LLM(model=model)
+    if has_smollm2():
+        return LLM(model=SMOLLM2)
+    raise JobError(
+        "No model is named: set one in the job's executor or in PREFECT_DISPATCH_MODEL (such as openai/gpt-5-mini), "
+        "or get a small local one with pip install 'prefect-dispatch[local]'."
+    )
+
+
+def _hopelessness(error: ExecutorError) -> int:
+    """Rank by what may still come of it: a retry, other items, none."""
+    order = (TransientError, RejectedError, TerminalError)
+    return next((rank for rank, kind in enumerate(order) if isinstance(error, kind)), 1)

@@ -1,0 +1,73 @@
+"""litellm, as far as it is used here: loading it, its prices, and reading its responses."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib import import_module
+from typing import Any, Literal
+
+from prefect_dispatch.executors.base import Reply
+from prefect_dispatch.models import Usage
+
+Price = tuple[float, float]
+"""US dollars per token sent, and per token received."""
+
+
+@cache
+def provider() -> Any:  # noqa: ANN401 -- a module, whose own types are partly unknown
+    """Import litellm, which takes seconds, without its look-ups on the network, its `.env` and its advertising."""
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
+    litellm: Any = import_module("litellm")
+    litellm.suppress_debug_info = True
+    litellm.disable_hf_tokenizer_download = True
+    return litellm
+
+
+def listed_price(model: str) -> Price | None:
+    """Return the price of a model in litellm's table, or None if it isn't there."""
+    try:
+        sent, got = provider().cost_per_token(model=model, prompt_tokens=1, completion_tokens=1)
+    except Exception:  # noqa: BLE001 -- what is raised for an unknown model is a plain one
+        return None
+    return float(sent), float(got)
+
+
+def reply_of(response: Any, model: str, price: Price | None) -> Reply:  # noqa: ANN401 -- litellm's ModelResponse
+    """Return what a response says.
+
+    Args:
+        response: What litellm returned; anything in it may be missing.
+        model: Who was asked.
+        price: Overrides litellm's table.
+    """
+    choice: Any = next(iter(response.choices), None)
+    message: Any = getattr(choice, "message", None)
+    fields: dict[str, Any] = getattr(message, "provider_specific_fields", None) or {}
+    text: str = getattr(message, "content", None) or ""
+    finish: Literal["complete", "truncated", "refused"] = "complete"
+    match getattr(choice, "finish_reason", None):
+        case "content_filter":
+            finish = "refused"
+        case "length":
+            finish = "truncated"
+        case _:
+            pass
+    if refusal := fields.get("refusal"):
+        finish, text = "refused", str(refusal)
+    return Reply(value=text, finish=finish, model=model, usage=_usage(response, model, price))
+
+
+def _usage(response: Any, model: str, price: Price | None) -> Usage:  # noqa: ANN401 -- litellm's ModelResponse
+    said: Any = getattr(response, "usage", None)
+    sent, got = (int(getattr(said, f"{part}_tokens", None) or 0) for part in ("prompt", "completion"))
+    cost = sent * price[0] + got * price[1] if price else _listed_cost(response, model)
+    return Usage(requests=1, prompt_tokens=sent, completion_tokens=got, cost_usd=cost)
+
+
+def _listed_cost(response: Any, model: str) -> float | None:  # noqa: ANN401 -- litellm's ModelResponse
+    try:
+        return float(provider().completion_cost(completion_response=response, model=model))
+    except Exception:  # noqa: BLE001 -- what is raised for an unknown model is a plain one
+        return None
