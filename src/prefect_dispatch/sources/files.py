@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import ConfigDict, Field, field_validator
 
@@ -34,7 +34,9 @@ class Glob(Strict):
 
     model_config = ConfigDict(title="Files", json_schema_extra={"description": "The text of files, found by glob."})
 
-    glob: str | tuple[str, ...] = Field(min_length=1, json_schema_extra={"position": 0})
+    glob: Annotated[str, Field(title="One")] | Annotated[tuple[str, ...], Field(title="Several")] = Field(
+        min_length=1, json_schema_extra={"position": 0}
+    )
     """One glob or several, such as `licenses/*.txt`; a file that several match is one item."""
     root: str = Field(default=".", json_schema_extra={"position": 1})
     """The folder that the globs start from, relative to the job's own folder, or absolute."""
