@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from prefect import task
 from prefect.context import TaskRunContext
+from prefect.results import ResultStore, get_result_store
+from prefect.runtime import task_run
 from prefect.tasks import exponential_backoff
 
 from prefect_dispatch.asking import attempt
@@ -28,7 +30,8 @@ _earlier: dict[UUID, tuple[Attempt, ...]] = {}
 """Attempts of task runs that wait for a retry; Prefect retries in the same process."""
 
 
-def _run_name(parameters: dict[str, Any]) -> str:
+def _run_name() -> str:
+    parameters: dict[str, Any] = task_run.parameters
     name = " ".join(f"{parameters['brief'].name}: {parameters['item'].key}".split())
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
@@ -86,7 +89,7 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
     return answer.model_copy(update={"attempts": (*before, *answer.attempts)})
 
 
-def within(limits: Limits, *, refresh: bool = False) -> Task[..., Answer]:
+def within(limits: Limits, *, refresh: bool = False) -> Task[[Brief, Item, Executor, Limits | None], Answer]:
     """Return `run_brief` with the retries of some limits.
 
     Args:
@@ -100,7 +103,11 @@ def within(limits: Limits, *, refresh: bool = False) -> Task[..., Answer]:
     )
 
 
+def answer_store() -> ResultStore:
+    """Return the store that `run_brief` uses here: the result storage of the flow run, or Prefect's default."""
+    found: ResultStore = cast("Any", get_result_store()).update_for_task(run_brief, _sync=True)
+    return found
+
+
 async def _attempt(brief: Brief, item: Item, executor: Executor, limits: Limits) -> Answer:
     return await attempt(executor, brief, item, reasks=limits.reasks, timeout_s=limits.timeout_s)
-
-

@@ -7,11 +7,11 @@ builds an `Answer` or a `Report` from JSON and nothing else.
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any
 
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext  # noqa: TC002 -- the signature that is overridden
-from prefect.results import ResultStore, get_result_store
+from prefect.results import ResultStore  # noqa: TC002 -- see above
 from prefect.serializers import Serializer
 
 from prefect_dispatch.errors import DispatchError
@@ -25,7 +25,7 @@ PREFIX = "prefect-dispatch-"
 class AnswerSerializer(Serializer):
     """Writes answers and reports as tagged JSON, and reads nothing else."""
 
-    type: Literal["prefect-dispatch"] = "prefect-dispatch"
+    type: str = "prefect-dispatch"
     """The name under which Prefect finds this serializer again."""
 
     def dumps(self, obj: Any) -> bytes:  # noqa: ANN401 -- Prefect's signature
@@ -81,11 +81,6 @@ class FingerprintPolicy(CachePolicy):
 def key_of(work: str) -> str:
     """Return the storage key of a fingerprint."""
     return PREFIX + work
-
-
-def answer_store() -> ResultStore:
-    """Return the store that `run_brief` uses here: the result storage of the flow run, or Prefect's default."""
-    return get_result_store().model_copy(update={"serializer": AnswerSerializer()})
 
 
 def stored_answer(store: ResultStore, work: str) -> Answer | None:

@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Ask, Executor, Reply
     from prefect_dispatch.executors.llm import LLM
     from prefect_dispatch.flows.dispatch import dispatch
+    from prefect_dispatch.flows.prepare import plan
     from prefect_dispatch.integrators.base import Integrator
     from prefect_dispatch.integrators.collate import Collate
     from prefect_dispatch.integrators.merge_records import MergeRecords
     from prefect_dispatch.ledger import Merge, Report
     from prefect_dispatch.models import Answer, Brief, Item, Limits, Outcome, Usage
     from prefect_dispatch.tasks.integrate import integrate
-    from prefect_dispatch.tasks.plan import Plan, plan
+    from prefect_dispatch.tasks.plan import Plan
     from prefect_dispatch.tasks.run_brief import run_brief
 
 _HOMES = {
@@ -39,7 +40,7 @@ _HOMES = {
     "Usage": "models",
     "dispatch": "flows.dispatch",
     "integrate": "tasks.integrate",
-    "plan": "tasks.plan",
+    "plan": "flows.prepare",
     "run_brief": "tasks.run_brief",
 }
 

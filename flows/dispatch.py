@@ -1,0 +1,95 @@
+"""The flow: briefs mapped over items, answers merged, every item accounted for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+from pydantic import Field, GetPydanticSchema
+
+from prefect_dispatch.errors import DispatchFailed
+from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.flows.exclusive import exclusive
+from prefect_dispatch.flows.fan_out import FanOut
+from prefect_dispatch.flows.parameters import DataFlow
+from prefect_dispatch.flows.prepare import prepare
+from prefect_dispatch.flows.publish import LiveProgress, publish, write_files
+from prefect_dispatch.flows.settle import Clock, settle
+from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.ledger import Report  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.models import Brief, Limits
+from prefect_dispatch.sources import ItemsInput
+from prefect_dispatch.tasks.plan import estimate
+from prefect_dispatch.tasks.run_brief import answer_store
+from prefect_dispatch.tasks.store import AnswerSerializer
+
+Items = Annotated[Any, GetPydanticSchema(lambda _, handler: handler(ItemsInput))]
+"""A source in any of its forms: for a type checker whatever becomes one, futures of tasks included."""
+
+
+def _dispatch(  # noqa: PLR0917 -- the parameters are the job
+    briefs: list[Brief],
+    items: Items,
+    executor: AnyExecutor | None = None,
+    integrator: PluggableIntegrator | None = None,
+    limits: Limits = Limits(),  # noqa: B008 -- frozen
+    folder: str = ".",
+    out: str | None = None,
+    limit: Annotated[int | None, Field(ge=1)] = None,
+    refresh: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
+) -> Report:
+    """Run briefs over items, merge the answers, and account for every item.
+
+    Called alone it is a flow run, inside a flow a subflow. It completes, with gaps
+    if some (brief, item) have no answer, or raises if none has, if fewer than
+    `limits.min_success` have, if an error stopped it that every item would meet,
+    or if the merged value fails its audit.
+
+    Args:
+        briefs: What is asked: one brief or several, each for every item.
+        items: Where the items come from.
+        executor: Who is asked. Empty: the model named in the settings, else the local one.
+        integrator: How the answers are merged. Empty: they are collated, in the order of the items.
+        limits: How the run is bounded.
+        folder: The folder that relative paths and your own code are looked up in.
+        out: A folder for report.json, report.md and outcomes.jsonl. Empty: none are written.
+        limit: Take only the first so many items.
+        refresh: Ask again even where an answer is stored.
+
+    Returns:
+        The report: merged value, ledger, gaps, usage.
+
+    Raises:
+        JobError: If the job is unusable; nothing was spent.
+        DispatchFailed: If the run failed; `.report` says how each item ended.
+    """
+    clock, log = Clock(), get_run_logger()
+    job = prepare(briefs, items, executor, integrator, limits, folder=Path(folder).resolve(), limit=limit)
+    planned = estimate(job.work, job.executor, limits, answer_store(), refresh=refresh)
+    log.info("%s %d of %d stored.", planned.advice, planned.stored, planned.work)
+    fan_out = FanOut(
+        job.work,
+        job.executor,
+        limits,
+        independence=job.independence,
+        refresh=refresh,
+        tell=LiveProgress(job.briefs, len(job.work)),
+    )
+    with exclusive(job.resources):
+        outcomes = fan_out.run()
+    report = settle(job, outcomes, stopped=fan_out.stopped, planned=planned, clock=clock)
+    for gap in report.gaps:
+        log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
+    if out is not None:
+        write_files(report, Path(folder, out))
+    publish(report, job.briefs)
+    if report.status == "failed":
+        raise DispatchFailed(report.message, report)
+    name = "Completed" if report.status == "complete" else "CompletedWithGaps"
+    # Prefect hands the caller the data of a returned state.
+    return cast("Report", Completed(name=name, message=report.message, data=report))
+
+
+dispatch = DataFlow(_dispatch, name="dispatch", result_serializer=AnswerSerializer())

@@ -1,0 +1,112 @@
+"""Everything that is proven before anything is spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect_dispatch.binding import bind
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.llm import default_executor
+from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.models import Limits
+from prefect_dispatch.sources import read_items, source
+from prefect_dispatch.tasks.independence import Independence, require_independence
+from prefect_dispatch.tasks.plan import Plan, estimate
+from prefect_dispatch.tasks.preflight import preflight
+from prefect_dispatch.tasks.run_brief import answer_store
+from prefect_dispatch.tasks.work import Work, work_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.integrators.base import Integrator
+    from prefect_dispatch.models import Brief, Item
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A job that is ready to run."""
+
+    briefs: list[Brief]
+    items: list[Item]
+    work: list[Work]
+    executor: Executor
+    integrator: Integrator
+    limits: Limits
+    independence: Independence
+
+    @property
+    def resources(self) -> set[str]:
+        """Every exclusive resource that some of the work declares."""
+        return {name for work in self.work for name in work.brief.rendered(work.item).resources}
+
+
+def prepare(
+    briefs: Sequence[Brief],
+    items: object,
+    executor: Executor | None,
+    integrator: Integrator | None,
+    limits: Limits | None,
+    *,
+    folder: Path,
+    limit: int | None = None,
+) -> Prepared:
+    """Return a job with its code bound, its items read and its independence proven.
+
+    Args:
+        briefs: What is asked.
+        items: Where the items come from: a source, its mapping, or an iterable of items and JSON values.
+        executor: Who is asked; by default the model of the settings, else the local one.
+        integrator: How outcomes are merged; by default they are collated.
+        limits: How the run is bounded.
+        folder: Where relative paths and the user's own code are looked up.
+        limit: Take the first so many items only.
+
+    Raises:
+        JobError: If the job is unusable; the message says what to change.
+    """
+    if not briefs:
+        raise JobError("There is no brief; give at least one under 'briefs'.")
+    limits = limits or Limits()
+    executor = executor or default_executor()
+    integrator = integrator or Collate()
+    bound = [bind(brief, folder) for brief in briefs]
+    read = read_items(source(items), folder, limit)
+    independence = preflight(bound, read)
+    require_independence(independence, limits.on_dependence)
+    if check := getattr(integrator, "preflight", None):
+        check(bound)
+    return Prepared(bound, read, work_of(bound, read, executor), executor, integrator, limits, independence)
+
+
+def plan(
+    briefs: Sequence[Brief],
+    items: object,
+    executor: Executor | None = None,
+    *,
+    integrator: Integrator | None = None,
+    limits: Limits | None = None,
+    folder: str | Path = ".",
+    limit: int | None = None,
+    refresh: bool = False,
+) -> Plan:
+    """Return what a job will take; nothing is asked.
+
+    Args:
+        briefs: What is asked.
+        items: Where the items come from: a source, its mapping, or an iterable of items and JSON values.
+        executor: Who would be asked.
+        integrator: How outcomes would be merged.
+        limits: How the run would be bounded.
+        folder: Where relative paths and the user's own code are looked up.
+        limit: Take the first so many items only.
+        refresh: Whether stored answers are to be ignored.
+
+    Raises:
+        JobError: If the job is unusable; the message says what to change.
+    """
+    ready = prepare(briefs, items, executor, integrator, limits, folder=Path(folder).resolve(), limit=limit)
+    return estimate(ready.work, ready.executor, ready.limits, answer_store(), refresh=refresh)

@@ -1,0 +1,97 @@
+"""What a run leaves behind: artifacts in Prefect, files on request."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+
+from prefect_dispatch.progress import listener
+from prefect_dispatch.render import markdown, outcome_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from prefect_dispatch.ledger import Report
+    from prefect_dispatch.models import Brief
+    from prefect_dispatch.progress import Progress
+
+UPDATE_EVERY_S = 1.0
+"""An update costs a request to the server, so there is one a second at most, and the last."""
+
+
+def artifact_key(briefs: Sequence[Brief], kind: str) -> str:
+    """Return the key of an artifact: the same for every run of the same job.
+
+    Example:
+        >>> from prefect_dispatch import Brief
+        >>> artifact_key([Brief(name="terms", instructions="Read the text.")], "report")
+        'terms-report'
+    """
+    more = f"-and-{len(briefs) - 1}-more" if len(briefs) > 1 else ""
+    return f"{briefs[0].name}{more}-{kind}"
+
+
+class LiveProgress:
+    """The progress of a run, as an artifact and to whoever listens."""
+
+    def __init__(self, briefs: Sequence[Brief], total: int) -> None:
+        """Create the artifact at zero."""
+        created = create_progress_artifact(
+            progress=0.0, key=artifact_key(briefs, "progress"), description=f"0 of {total} done"
+        )
+        self._id = created if isinstance(created, UUID) else UUID(str(created))
+        self._updated = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        """Tell of one more outcome."""
+        if hear := listener.get():
+            hear(progress)
+        if progress.done == progress.total or time.monotonic() - self._updated >= UPDATE_EVERY_S:
+            self._updated = time.monotonic()
+            update_progress_artifact(
+                artifact_id=self._id,
+                progress=100.0 * progress.done / progress.total,
+                description=f"{progress.done} of {progress.total} done, {progress.cached} from the store, "
+                f"{progress.failed} failed, {progress.skipped} skipped",
+            )
+
+
+def publish(report: Report, briefs: Sequence[Brief]) -> None:
+    """Create the artifacts of a report: the report itself, and the table of outcomes."""
+    create_markdown_artifact(
+        key=artifact_key(briefs, "report"), markdown=markdown(report), description=report.message[:1000]
+    )
+    create_table_artifact(
+        key=artifact_key(briefs, "outcomes"), table=outcome_rows(report), description="One row for each (brief, item)"
+    )
+
+
+def write_files(report: Report, folder: Path) -> None:
+    """Write `report.json`, `report.md` and `outcomes.jsonl` into a folder, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / "outcomes.jsonl", (outcome.model_dump_json() + "\n" for outcome in report.outcomes))
+    _write(folder / "report.md", [markdown(report)])
+    _write(folder / "report.json", [report.model_dump_json(indent=2) + "\n"])
+
+
+def _write(path: Path, parts: Iterable[str]) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.writelines(parts)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink()
+        raise

@@ -1,0 +1,146 @@
+"""How a run ended: outcomes merged, and one verdict on the whole."""
+
+from __future__ import annotations
+
+import platform
+from collections import Counter
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Literal
+
+import prefect
+from prefect.runtime import flow_run
+from pydantic import BaseModel, JsonValue
+
+from prefect_dispatch._version import __version__
+from prefect_dispatch.errors import AuditError
+from prefect_dispatch.flows.parameters import as_is
+from prefect_dispatch.ledger import Gap, LedgerRow, Merge, Ref, Report, Spending, Violation
+from prefect_dispatch.scrub import scrub
+from prefect_dispatch.tasks.integrate import integrate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prefect_dispatch.flows.prepare import Prepared
+    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.tasks.plan import Plan
+
+NAMED_GAPS = 5
+
+
+class Clock:
+    """When a run started, and how long ago that is."""
+
+    def __init__(self) -> None:
+        """Start now."""
+        self.started = datetime.now(timezone.utc)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return round((datetime.now(timezone.utc) - self.started).total_seconds(), 3)
+
+
+def settle(job: Prepared, outcomes: Sequence[Outcome], *, stopped: str | None, planned: Plan, clock: Clock) -> Report:
+    """Return the report of a run.
+
+    Args:
+        job: What was run.
+        outcomes: What came of it, in any order.
+        stopped: Why the fan-out ended early, if it did.
+        planned: What was planned.
+        clock: When it started.
+    """
+    ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+    merge, violations, broken = _merge(job, ordered)
+    status, message = _verdict(ordered, job.limits.min_success, stopped=stopped, broken=broken)
+    return Report(
+        status=status,
+        message=message,
+        value=merge.value,
+        ledger=merge.ledger,
+        fields=merge.fields,
+        gaps=tuple(
+            Gap(brief=outcome.brief, item=outcome.item, status=outcome.status, error=outcome.error)
+            for outcome in ordered
+            if outcome.status != "succeeded" and outcome.error is not None
+        ),
+        violations=violations,
+        usage=Spending.of(ordered),
+        plan=planned.model_dump(mode="json"),
+        run=_run(job, clock),
+        outcomes=tuple(ordered),
+    )
+
+
+def _merge(job: Prepared, outcomes: Sequence[Outcome]) -> tuple[Merge, tuple[Violation, ...], str | None]:
+    """Return the merge, what the audit found, and why there is no merged value, if there is none."""
+    if all(outcome.status != "succeeded" for outcome in outcomes):
+        rows = [
+            LedgerRow(
+                brief=outcome.brief,
+                item=outcome.item,
+                disposition="failed" if outcome.status == "failed" else "skipped",
+                reason=f"{outcome.error.kind}: {outcome.error.message}" if outcome.error else "",
+            )
+            for outcome in outcomes
+        ]
+        return Merge(value=None, ledger=tuple(rows)), (), None
+    try:
+        return integrate(as_is(job.briefs), as_is(job.items), as_is(outcomes), job.integrator), (), None
+    except AuditError as error:
+        return error.merge.model_copy(update={"value": None}), error.violations, str(error)
+    except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code; the answers are stored
+        message = f"The integrator raised {type(error).__name__}: {scrub(str(error))}"
+        return Merge(value=None, ledger=()), (), message
+
+
+def _verdict(
+    outcomes: Sequence[Outcome], min_success: float, *, stopped: str | None, broken: str | None
+) -> tuple[Literal["complete", "gaps", "failed"], str]:
+    total = len(outcomes)
+    gaps = [outcome for outcome in outcomes if outcome.status != "succeeded"]
+    answered = f"{total - len(gaps)} of {total} answered{_without(gaps)}"
+    if broken:
+        return "failed", f"{broken} ({answered})"
+    if stopped:
+        return "failed", f"Stopped: {stopped} ({answered})"
+    if len(gaps) == total:
+        return "failed", f"Failed: {answered}"
+    if (total - len(gaps)) / total < min_success:
+        return "failed", f"Failed: {answered}; at least {min_success:.0%} must be (limits.min_success)"
+    return ("gaps" if gaps else "complete"), answered + "."
+
+
+def _without(gaps: Sequence[Outcome]) -> str:
+    if not gaps:
+        return ""
+    named = ", ".join(f"{Ref.of(gap)} ({gap.error.kind if gap.error else gap.status})" for gap in gaps[:NAMED_GAPS])
+    more = f" and {len(gaps) - NAMED_GAPS} more" if len(gaps) > NAMED_GAPS else ""
+    kinds = Counter(gap.error.kind for gap in gaps if gap.error)
+    counted = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"; no answer for {len(gaps)} ({counted}): {named}{more}"
+
+
+def _run(job: Prepared, clock: Clock) -> dict[str, JsonValue]:
+    run_id = flow_run.get_id()
+    return {
+        "started": clock.started.isoformat(),
+        "seconds": clock.seconds,
+        "flow_run": {"id": run_id, "name": flow_run.get_name()},
+        "executor": _described(job.executor),
+        "integrator": _described(job.integrator),
+        "limits": job.limits.model_dump(mode="json"),
+        "versions": {
+            "prefect-dispatch": __version__,
+            "prefect": prefect.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _described(thing: object) -> JsonValue:
+    if isinstance(thing, BaseModel):
+        described: dict[str, JsonValue] = thing.model_dump(mode="json")
+        return described
+    return type(thing).__name__

@@ -1,0 +1,165 @@
+"""The command line: parse, call a flow, print.
+
+Prefect and everything behind it is imported only by the command that needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from prefect_dispatch._version import __version__
+from prefect_dispatch.errors import DispatchFailed, JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prefect_dispatch.flows.job import Job
+    from prefect_dispatch.ledger import Report
+    from prefect_dispatch.tasks.plan import Plan
+
+COMPLETE, FAILED, UNUSABLE, GAPS, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments; by default those of the process.
+
+    Returns:
+        0 complete, 3 complete with gaps, 1 failed, 2 unusable job (nothing was spent), 130 interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    # Prefect's own lines would run through the progress line; they are kept with the run all the same.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    try:
+        code: int = arguments.command(arguments)
+    except JobError as error:
+        print(f"prefect-dispatch: {error}", file=sys.stderr)
+        return UNUSABLE
+    except KeyboardInterrupt:
+        print(
+            "\nInterrupted. Every answer that had come is stored: the same command goes on from there.",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prefect-dispatch",
+        description="Run explicit briefs over many inputs, merge the answers, and account for every input.",
+        epilog="Exit status: 0 complete, 3 completed with gaps, 1 failed, 2 unusable job (nothing was spent).",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _job_command(commands, "run", _run, "run a job")
+    run.add_argument("--out", metavar="DIR", type=Path, help="write report.json, report.md and outcomes.jsonl there")
+    _job_command(commands, "plan", _plan, "say what a job would take; nothing is asked")
+
+    explain = commands.add_parser("explain", help="tell how a field or an item of a report came about")
+    explain.set_defaults(command=_explain)
+    explain.add_argument("report", metavar="REPORT", type=Path, help="a report.json")
+    explain.add_argument("what", metavar="FIELD|KEY", nargs="?", help="a field (/0/name or name) or an item's key")
+
+    serve = commands.add_parser("serve", help="serve the flow, so that it can be run from Prefect's UI")
+    serve.set_defaults(command=_serve)
+    serve.add_argument("job", metavar="JOB", nargs="?", type=Path, help="a job file whose content fills in the form")
+    return parser
+
+
+def _job_command(
+    commands: Any,  # noqa: ANN401 -- argparse keeps the name of this type to itself
+    name: str,
+    command: object,
+    text: str,
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text)
+    parser.set_defaults(command=command)
+    parser.add_argument("job", metavar="JOB", type=Path, help="the job file (YAML or JSON)")
+    parser.add_argument("--model", metavar="M", help="the model to ask instead of the one in the job")
+    parser.add_argument(
+        "--set", metavar="a.b=c", action="append", default=[], dest="changes", help="change one value of the job"
+    )
+    parser.add_argument("--limit", metavar="N", type=_positive, help="take the first N items only")
+    parser.add_argument("--refresh", action="store_true", help="ask again even where an answer is stored")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+
+
+def _loaded(arguments: argparse.Namespace) -> Job:
+    from prefect_dispatch.flows.job import load_job  # noqa: PLC0415 -- imports Prefect
+
+    return load_job(arguments.job, arguments.changes, model=arguments.model)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from prefect_dispatch.flows.dispatch import dispatch  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.prepare import prepare  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.terminal import shown_progress, summary  # noqa: PLC0415 -- imports rich
+
+    job, folder = _loaded(arguments), arguments.job.resolve().parent
+    # Refused here, a wrong job needs no server and leaves no run behind.
+    prepare(**job.parameters(), folder=folder, limit=arguments.limit)
+    out = None if arguments.out is None else str(arguments.out.resolve())
+    with shown_progress():
+        try:
+            report: Report = cast("Any", dispatch)(
+                **job.parameters(), folder=str(folder), out=out, limit=arguments.limit, refresh=arguments.refresh
+            )
+        except DispatchFailed as error:
+            report = error.report
+    print(summary(report, arguments.out))
+    return {"complete": COMPLETE, "gaps": GAPS, "failed": FAILED}[report.status]
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from prefect_dispatch.flows.prepare import plan  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.terminal import plan_table  # noqa: PLC0415 -- imports rich
+
+    planned: Plan = plan(
+        **_loaded(arguments).parameters(),
+        folder=arguments.job.resolve().parent,
+        limit=arguments.limit,
+        refresh=arguments.refresh,
+    )
+    print(plan_table(planned))
+    return COMPLETE
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from pydantic import ValidationError  # noqa: PLC0415 -- only here
+
+    from prefect_dispatch.explain import explain  # noqa: PLC0415 -- only here
+    from prefect_dispatch.ledger import Report  # noqa: PLC0415 -- only here
+
+    try:
+        report = Report.model_validate_json(arguments.report.read_bytes())
+        print(explain(report, arguments.what))
+    except OSError as error:
+        raise JobError(f"{str(arguments.report)!r} can't be read: {error.strerror}.") from None
+    except ValidationError:
+        raise JobError(f"{str(arguments.report)!r} is not a report.json.") from None
+    except LookupError as error:
+        raise JobError(str(error)) from None
+    return COMPLETE
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from prefect_dispatch.deployments.serve import serve  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.job import load_job  # noqa: PLC0415 -- imports Prefect
+
+    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "NOTSET"
+    serve(load_job(arguments.job) if arguments.job else None, folder=(arguments.job or Path()).resolve().parent)
+    return COMPLETE

@@ -1,0 +1,129 @@
+"""What the command line shows: progress while a run goes on, its summary at the end."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from prefect_dispatch.progress import listener
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from prefect_dispatch.ledger import Report
+    from prefect_dispatch.progress import Progress
+    from prefect_dispatch.tasks.plan import Plan
+
+LINE_EVERY_S = 5.0
+"""How often a line is printed where there is no terminal."""
+
+
+@contextmanager
+def shown_progress() -> Generator[None, None, None]:
+    """Show the progress of a run on standard error: a bar on a terminal, a line now and then elsewhere."""
+    console = Console(stderr=True)
+    with _bar(console) if console.is_terminal else _lines():
+        yield
+
+
+@contextmanager
+def _bar(console: Console) -> Generator[None, None, None]:
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("remaining"),
+        TimeRemainingColumn(),
+    )
+    with Bar(*columns, console=console) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def hear(progress: Progress) -> None:
+            bar.update(task, total=progress.total, completed=progress.done, description=_so_far(progress))
+
+        token = listener.set(hear)
+        try:
+            yield
+        finally:
+            listener.reset(token)
+
+
+@contextmanager
+def _lines() -> Generator[None, None, None]:
+    printed = time.monotonic()
+
+    def hear(progress: Progress) -> None:
+        nonlocal printed
+        if progress.done == progress.total or time.monotonic() - printed >= LINE_EVERY_S:
+            printed = time.monotonic()
+            print(f"{progress.done}/{progress.total} {_so_far(progress)}", file=sys.stderr, flush=True)
+
+    token = listener.set(hear)
+    try:
+        yield
+    finally:
+        listener.reset(token)
+
+
+def summary(report: Report, out: Path | None) -> str:
+    """Return the summary of a run: verdict, gaps, spending, files."""
+    usage = report.usage
+    spent = [
+        f"asked {usage.asked}",
+        f"from the store {usage.cached}",
+        *([f"shared {usage.shared}"] if usage.shared else []),
+        f"requests {usage.requests}",
+        f"tokens {usage.tokens}",
+        f"cost {_dollars(usage.cost_usd)}",
+        f"{report.run.get('seconds')} s",
+    ]
+    title = {"complete": "Complete", "gaps": "Complete with gaps", "failed": "Failed"}[report.status]
+    lines = [f"{title}: {_inert(report.message.removeprefix('Failed: '))}", ", ".join(spent)]
+    if out is not None:
+        lines.append(f"Report: {out / 'report.md'}, {out / 'report.json'}, {out / 'outcomes.jsonl'}")
+    return "\n".join(lines)
+
+
+def plan_table(plan: Plan) -> str:
+    """Return a plan as lines of text."""
+    rows = (
+        ("work", f"{plan.work} ({plan.briefs} briefs x {plan.items} items)"),
+        ("stored already", plan.stored),
+        ("shared", plan.shared),
+        ("to ask", plan.to_ask),
+        ("prompt tokens", _or_unknown(plan.prompt_tokens)),
+        ("completion tokens", _or_unknown(plan.completion_tokens)),
+        ("cost", _dollars(plan.cost_usd)),
+        ("time in turn", f"{plan.seconds_in_turn:g} s"),
+        ("time in parallel", f"{plan.seconds_in_parallel:g} s"),
+        ("basis", plan.basis),
+    )
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([*(f"{name:<{width}}  {figure}" for name, figure in rows), plan.advice])
+
+
+def _so_far(progress: Progress) -> str:
+    parts = [f"{progress.cached} stored"] if progress.cached else []
+    parts += [f"{progress.failed} failed"] if progress.failed else []
+    parts += [f"{progress.skipped} skipped"] if progress.skipped else []
+    return ", ".join([*parts, f"{progress.usage.tokens} tokens", _dollars(progress.usage.cost_usd)])
+
+
+def _dollars(cost: float | None) -> str:
+    return "unknown" if cost is None else f"${cost:.4f}"
+
+
+def _or_unknown(figure: int | None) -> str:
+    return "unknown" if figure is None else str(figure)
+
+
+def _inert(text: str) -> str:
+    """Return a text without control characters: what an agent said must not steer a terminal."""
+    return "".join(character if character.isprintable() else " " for character in text)

@@ -1,0 +1,148 @@
+"""What a job will take, before anything is spent."""
+
+from __future__ import annotations
+
+import math
+from statistics import median
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+from prefect_dispatch.strict import Strict
+from prefect_dispatch.tasks.store import stored_answer
+from prefect_dispatch.tasks.work import Work, equal_work
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prefect.results import ResultStore
+
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.models import Answer, Brief, Item, Limits
+
+SAMPLE = 200
+"""How many prompts are counted at most; more are projected from these, spread evenly."""
+ASSUMED_LATENCY_S = 1.0
+ASSUMED_TOKENS_PER_S = 50.0
+"""Where nothing was measured yet: a second, then fifty tokens a second."""
+WORTHWHILE_S = 20.0
+"""Work that takes less than this one after another gains nothing from a fan-out: starting one costs seconds."""
+
+
+@runtime_checkable
+class Countable(Protocol):
+    """An executor that can say beforehand what an ask takes."""
+
+    def count_tokens(self, brief: Brief, item: Item) -> int:
+        """Return the tokens of the prompt."""
+        ...
+
+    def expected_completion_tokens(self, brief: Brief) -> int:
+        """Return how many tokens an answer is expected to have."""
+        ...
+
+    def price(self) -> tuple[float, float] | None:
+        """Return US dollars for a prompt token and a completion token, or None where unknown."""
+        ...
+
+
+class Plan(Strict):
+    """What a job will take."""
+
+    briefs: int
+    """How many briefs."""
+    items: int
+    """How many items."""
+    work: int
+    """How many (brief, item)."""
+    stored: int
+    """How many have a stored answer."""
+    shared: int
+    """How many are equal to another of this job and share its answer."""
+    to_ask: int
+    """How many are put to an agent."""
+    prompt_tokens: int | None
+    """Tokens to send, without re-asks and retries; empty where the executor can't count."""
+    completion_tokens: int | None
+    """Tokens expected back."""
+    cost_usd: float | None
+    """US dollars for both; empty where the price is unknown."""
+    seconds_in_turn: float
+    """Time if one were asked after another."""
+    seconds_in_parallel: float
+    """Time with the job's concurrency."""
+    basis: str
+    """What these figures rest on."""
+    recommendation: Literal["nothing-to-ask", "not-worth-fanning-out", "fan-out"]
+    """What to do."""
+    advice: str
+    """The same in a sentence."""
+
+
+def estimate(
+    work: Sequence[Work], executor: Executor, limits: Limits, store: ResultStore, *, refresh: bool = False
+) -> Plan:
+    """Return the plan of some work; nothing is asked.
+
+    Args:
+        work: Every (brief, item), in order.
+        executor: Who would answer.
+        limits: Its concurrency gives the time in parallel.
+        store: Where answers are looked up.
+        refresh: Whether stored answers are to be ignored.
+    """
+    groups = equal_work(work)
+    found = {} if refresh else {name: answer for name in groups if (answer := stored_answer(store, name))}
+    asked = [group[0] for name, group in groups.items() if name not in found]
+    stored = sum(len(group) for name, group in groups.items() if name in found)
+    prompt, completion, cost, counted = _tokens(asked, executor)
+    seconds, timed = _seconds_each(list(found.values()), completion, len(asked))
+    in_turn = round(seconds * len(asked), 1)
+    recommendation, advice = _advise(len(asked), in_turn)
+    return Plan(
+        briefs=len({each.brief.name for each in work}),
+        items=len({each.item.key for each in work}),
+        work=len(work),
+        stored=stored,
+        shared=len(work) - stored - len(asked),
+        to_ask=len(asked),
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cost_usd=cost,
+        seconds_in_turn=in_turn,
+        seconds_in_parallel=round(seconds * math.ceil(len(asked) / limits.concurrency), 1),
+        basis=f"{counted}; {timed}; re-asks and retries not included",
+        recommendation=recommendation,
+        advice=advice,
+    )
+
+
+def _tokens(asked: Sequence[Work], executor: Executor) -> tuple[int | None, int | None, float | None, str]:
+    if not isinstance(executor, Countable):
+        return None, None, None, "this executor can't count tokens"
+    sample = asked[:: max(1, math.ceil(len(asked) / SAMPLE))]
+    scale = len(asked) / len(sample) if sample else 0
+    prompt = round(scale * sum(executor.count_tokens(each.brief, each.item) for each in sample))
+    completion = round(scale * sum(executor.expected_completion_tokens(each.brief) for each in sample))
+    price = executor.price()
+    cost = None if price is None else round(prompt * price[0] + completion * price[1], 6)
+    counted = "all prompts counted" if len(sample) == len(asked) else f"{len(sample)} of {len(asked)} prompts counted"
+    return prompt, completion, cost, counted if price else f"{counted}, price unknown"
+
+
+def _seconds_each(stored: Sequence[Answer], completion: int | None, asked: int) -> tuple[float, str]:
+    measured = [answer.attempts[-1].seconds for answer in stored if answer.attempts]
+    if measured:
+        return median(measured), f"time as measured for {len(measured)} stored answers"
+    each = (completion or 0) / asked if asked else 0.0
+    return ASSUMED_LATENCY_S + each / ASSUMED_TOKENS_PER_S, (
+        f"time assumed: {ASSUMED_LATENCY_S:g} s a call and {ASSUMED_TOKENS_PER_S:g} tokens a second"
+    )
+
+
+def _advise(asked: int, in_turn: float) -> tuple[Literal["nothing-to-ask", "not-worth-fanning-out", "fan-out"], str]:
+    if not asked:
+        return "nothing-to-ask", "Nothing to ask: every answer is stored."
+    if asked == 1 or in_turn < WORTHWHILE_S:
+        return "not-worth-fanning-out", (
+            f"Not worth fanning out: {asked} {'ask' if asked == 1 else 'asks'}, about {in_turn:g} s one after another."
+        )
+    return "fan-out", f"Fan out: {asked} asks would take about {in_turn:g} s one after another."

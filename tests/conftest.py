@@ -1,0 +1,28 @@
+"""What every test stands on: a real Prefect server of its own, and a store of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.testing.utilities import prefect_test_harness
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def prefect_server() -> Generator[None, None, None]:
+    """A Prefect server with an empty database, for the whole session: it takes seconds to start."""
+    with prefect_test_harness():
+        yield
+
+
+@pytest.fixture
+def store(prefect_server: None, tmp_path: Path) -> Generator[Path, None, None]:
+    """An empty store of answers, and a server."""
+    folder = tmp_path / "store"
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: folder}):
+        yield folder
