@@ -9,7 +9,6 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import strategies as st
 
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.models import Item
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic import JsonValue
-
-text = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"))
 
 
 def parquet(root: Path, columns: Mapping[str, Any], **fields: str) -> list[Item]:

@@ -155,6 +155,7 @@ def test_csv_dialects(data: bytes, fields: dict[str, str], tmp_path: Path) -> No
         pytest.param("a,b\n1,2\n3\n", {}, "line 3 has 1 values; the header names 2.", id="short-row"),
         pytest.param("a,b\n1,2,3\n", {}, "line 2 has 3 values; the header names 2.", id="long-row"),
         pytest.param('a,b\n"x\ny",2\n\n3\n', {}, "line 5 has 1 values", id="lines-inside-quotes-count"),
+        pytest.param('a,"b\nc"\n1\n', {}, "line 3 has 1 values", id="lines-inside-the-header-count"),
         pytest.param('a,b\n1,2\n3,"4', {}, "line 3 can't be read as CSV: unexpected end of data.", id="open-quote"),
         pytest.param('a\n"b"c\n', {}, "line 2 can't be read as CSV: ',' expected after '\"'.", id="stray-quote"),
         pytest.param("a\n" + "x" * 200_000, {}, "line 2 can't be read as CSV: field larger", id="huge-field"),
