@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.ledger import LedgerRow, Merge
     from prefect_dispatch.models import Brief, Outcome
 
-_ANSWERED = ("merged", "duplicate_of", "overridden")
+_REMOVED = ("duplicate_of", "overridden")
+_ANSWERED = ("merged", *_REMOVED)
 
 
 def audit(
@@ -58,6 +59,8 @@ def audit(
     if traced(merge) or isinstance(integrator, (Collate, MergeRecords)):
         found += Trace(merge, outcomes, integrator).violations()
         found += misshapen(merge, outcomes, briefs, integrator)
+    if isinstance(integrator, Collate):
+        found += _uncollated(merge, outcomes)
     return tuple(sorted(found, key=lambda violation: (violation.law, violation.where, violation.message)))
 
 
@@ -81,14 +84,24 @@ def _conservation(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> Ite
         outcome = known.get(ref)
         if outcome and row.disposition not in (_ANSWERED if outcome.status == "succeeded" else (outcome.status,)):
             yield _unkept(ref, f"it {outcome.status}, but its ledger row says {row.disposition!r}.")
-        if row.disposition in ("duplicate_of", "overridden"):
+        if row.disposition in _REMOVED:
             by = known.get(row.by) if row.by else None
             if by is None or by.status != "succeeded" or row.by == ref:
                 named = repr(str(row.by)) if row.by else "nothing"
                 yield _unkept(ref, f"it is {row.disposition!r} by {named}, which is no other outcome with an answer.")
         elif row.by:
             yield _unkept(ref, f"it is {row.disposition!r}, yet by {str(row.by)!r}.")
-    yield from _circles({Ref.of(row): row.by for row in rows if row.by and row.by != Ref.of(row)})
+    yield from _circles(
+        {Ref.of(row): row.by for row in rows if row.by and row.by != Ref.of(row) and row.disposition in _REMOVED}
+    )
+
+
+def _uncollated(merge: Merge, outcomes: Sequence[Outcome]) -> Iterator[Violation]:
+    """Yield the answers that have no entry of their own in a collated value."""
+    sources = Counter(source for row in merge.fields for source in row.sources)
+    for outcome in outcomes:
+        if outcome.status == "succeeded" and sources[Ref.of(outcome)] != 1:
+            yield Violation(law="recall", where=str(Ref.of(outcome)), message="it has no entry, or more than one.")
 
 
 def _circles(by: Mapping[Ref, Ref]) -> Iterator[Violation]:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING
 
 from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
+from referencing.jsonschema import EMPTY_REGISTRY
 
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.integrators.values import get, pointer
 from prefect_dispatch.ledger import Violation
+from prefect_dispatch.outputs import show_output
 from prefect_dispatch.references import REFERENCE
 
 if TYPE_CHECKING:
@@ -37,11 +39,8 @@ def misshapen(
     (`union`, `keep_all`, a function). Answers of a pydantic model were validated when they came:
     its validators need not take their own output again.
     """
-    schemas = {
-        brief.name: brief.output
-        for brief in briefs
-        if isinstance(brief.output, str) and not REFERENCE.fullmatch(brief.output)
-    }
+    outputs = {brief.name: show_output(brief.output) for brief in briefs if not isinstance(brief.output, type)}
+    schemas = {name: output for name, output in outputs.items() if not REFERENCE.fullmatch(output)}
     value = merge.value if isinstance(merge.value, list) else []
     if isinstance(integrator, Collate):
         for at, entry in enumerate(value):
@@ -121,7 +120,7 @@ def _errors(schema: str, value: JsonValue) -> Iterator[tuple[tuple[str | int, ..
 @lru_cache(maxsize=256)
 def _validator(text: str) -> Validator:
     schema = json.loads(text)
-    return validator_for(schema, default=Draft202012Validator)(schema)
+    return validator_for(schema, default=Draft202012Validator)(schema, registry=EMPTY_REGISTRY)
 
 
 def _violation(path: tuple[str | int, ...], message: str) -> Violation:

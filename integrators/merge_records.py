@@ -185,9 +185,8 @@ class MergeRecords(Strict):
 
 
 def _without(value: JsonValue, path: Sequence[str]) -> JsonValue:
-    """Return an object without what stands at a path, and without objects that this leaves empty."""
-    if not isinstance(value, dict):
-        return value
-    rest = {name: part for name, part in value.items() if name != path[0]}
-    inner = _without(value[path[0]], path[1:]) if path[1:] else None
+    """Return an object without what stands at a path of keys, and without objects that this leaves empty."""
+    parts = cast("dict[str, JsonValue]", value)
+    rest = {name: part for name, part in parts.items() if name != path[0]}
+    inner = _without(parts[path[0]], path[1:]) if path[1:] else None
     return rest if silent(inner) else {**rest, path[0]: inner}

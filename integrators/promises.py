@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.integrators.values import find
 from prefect_dispatch.outputs import schema_of
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import nearest
@@ -34,7 +36,8 @@ def require_fields(briefs: Sequence[Brief], *, records: str, identity: Sequence[
     unknown: dict[str, list[str | None]] = {field: [] for field in named}
     for brief in briefs:
         if isinstance(brief.output, str) and REFERENCE.fullmatch(brief.output):
-            return
+            unknown = {field: [*hints, None] for field, hints in unknown.items()}
+            continue
         root = schema_of(brief.output)
         if root is None:
             raise JobError(
@@ -88,8 +91,8 @@ def _branches(schemas: Iterable[Schema], root: Schema) -> Iterator[Schema]:
             continue
         seen.add(id(schema))
         yield schema
-        target: Any = root
-        for token in str(schema.get("$ref", "")).split("/")[1:]:
-            target = cast("Schema", target).get(token) if isinstance(target, dict) else None
+        target = None
+        with suppress(LookupError):  # a reference that is no pointer (an anchor, say) promises anything
+            target, _ = find(root, str(schema["$ref"]).removeprefix("#"))
         combined = [target, *(part for word in ("anyOf", "oneOf", "allOf") for part in schema.get(word, ()))]
         todo += [cast("Schema", part) for part in combined if isinstance(part, dict)]

@@ -2,14 +2,15 @@
 
 What is said is compared by content together with the name of its field (the last key on the
 way there). An integrator may rename fields: where an outcome, or the merge, has no field of a
-name, the content alone counts. An integrator with `parts` and `key` (see `Keyed`) is held to
-more: what a part of an answer says must stand in the part of the merged value with the same key.
+name, the content alone counts. Null, `{}` and `[]` need not be kept. An integrator with `parts`
+and `key` (see `Keyed`) is held to more: each part of an answer, and all that it says, must stand
+in the part of the merged value with the same key.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, runtime_checkable
 
 from prefect_dispatch.integrators.rules import GATHERING
 from prefect_dispatch.integrators.values import content, find, is_leaf, nodes, pointer, silent
@@ -124,11 +125,18 @@ class Trace:
             yield from self._unsaid_by(traced, loser.value, loser.sources)
 
     def _unsaid_by(self, traced: _Row, value: JsonValue, sources: Iterable[Ref]) -> Iterator[Violation]:
-        text = content(value)
         for source in sources:
             said = self._said.get(((source.brief, source.item), traced.scope))
-            if said is None or not (text in said.whole or _has([said], traced.name, text)):
+            if said is None or not self._is_said(said, traced.name, value):
                 yield _imprecise(traced.row.path, f"its source {str(source)!r} doesn't say {_short(value)}.")
+
+    def _is_said(self, said: _Pool, name: str | None, value: JsonValue) -> bool:
+        text = content(value)
+        if text in said.whole or _has([said], name, text):
+            return True
+        # Anybody's integrator may put an object together from what one outcome says in several.
+        together = self._keyed is None and isinstance(value, dict) and value
+        return isinstance(together, dict) and all(self._is_said(said, key, part) for key, part in together.items())
 
     def _ungathered(self, traced: _Row, winner: list[JsonValue]) -> Iterator[Violation]:
         left = {content(element): element for element in winner}
@@ -146,11 +154,23 @@ class Trace:
     def _recall(self) -> Iterator[Violation]:
         rows = {(row.brief, row.item): row for row in self._merge.ledger}
         accounted = self._accounted()
+        named = {
+            ((source.brief, source.item), traced.scope)
+            for traced in self._rows
+            for sources in (traced.row.sources, *(loser.sources for loser in traced.row.losers))
+            for source in sources
+        }
         for where, parts in self._parts.items():
             pools = accounted.get(where, [])
-            lost = [leaf for leaf in _leaves(parts) if not _has(pools, leaf[0], content(leaf[1]))]
+            lost = [
+                (name, value)
+                for name, value in _leaves(parts)
+                if not _has(pools, name, content(value)) and (value != [] or self._keyed)
+            ]
             if twin := self._twin(rows.get(where[0]), where[1]):
                 lost = [leaf for leaf in lost if not _has([twin], leaf[0], content(leaf[1]))]
+            if not lost and self._keyed and where not in named:
+                lost = [(None, part) for part in parts]
             if lost:
                 name, value = lost[0]
                 field = "" if name is None else f" in {name!r}"
@@ -203,16 +223,14 @@ def _uncovered(merge: Merge, rows: Mapping[str, FieldRow]) -> Iterator[Violation
             yield _imprecise(path, f"{_short(value)} stands there without a field row.")
         elif isinstance(value, list):
             todo.extend((path + pointer(at), part) for at, part in enumerate(value))
-        elif isinstance(value, dict):
+        else:
+            entry = cast("dict[str, JsonValue]", value)
             beside = rows.get(path + "/value")
             named = [{"brief": ref.brief, "item": ref.item} for ref in beside.sources] if beside else []
-            cited = {"brief": value.get("brief"), "item": value.get("item")} in named
             # Beside an answer, the names of the outcome that it comes from need no row of their own.
-            todo.extend(
-                (path + pointer(name), part)
-                for name, part in value.items()
-                if not (cited and name in ("brief", "item"))
-            )
+            cited = {"brief": entry.get("brief"), "item": entry.get("item")} in named
+            names = [name for name in entry if not (cited and name in ("brief", "item"))]
+            todo.extend((path + pointer(name), entry[name]) for name in names)
 
 
 def _pool(values: Iterable[JsonValue], name: str | None = None) -> _Pool:

@@ -1,0 +1,277 @@
+"""The audit, on merges that are wrong in one way each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from prefect_dispatch.integrators.audit import audit, traced
+from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Ref
+from prefect_dispatch.models import Brief, Outcome
+from tests.integrators.said import miss, say
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+A, B = Ref(brief="terms", item="a"), Ref(brief="terms", item="b")
+SAID = [say("a", {"x": 1, "y": 2}), say("b", {"x": 3}), miss("c")]
+
+
+def row(item: str, disposition: str, by: Ref | None = None) -> dict[str, Any]:
+    """Return a ledger row."""
+    return {"brief": "terms", "item": item, "disposition": disposition, "by": by}
+
+
+FINE = [row("a", "merged"), row("b", "overridden", A), row("c", "failed")]
+FIELDS = [
+    FieldRow(path="/x", winner=1, losers=(Loser(value=3, sources=(B,)),), rule="max", sources=(A,)),
+    FieldRow(path="/y", winner=2, rule="max", sources=(A,)),
+]
+
+
+def found(merge: Merge, said: list[Outcome] = SAID) -> list[str]:
+    """Return what the audit finds, as it is shown."""
+    return [*map(str, audit(merge, said, []))]
+
+
+def test_a_traced_merge_of_anybody_passes() -> None:
+    """A user's own integrator that traces its value passes."""
+    assert found(Merge.model_validate({"value": {"x": 1, "y": 2}, "ledger": FINE, "fields": FIELDS})) == []
+
+
+@pytest.mark.parametrize(
+    ("ledger", "message"),
+    [
+        pytest.param(FINE[:2], "conservation at terms/c: it has no ledger row.", id="missing"),
+        pytest.param([*FINE, FINE[0]], "conservation at terms/a: it has 2 ledger rows.", id="repeated"),
+        pytest.param([*FINE, row("z", "merged")], "conservation at terms/z: it has a ledger row, but", id="unknown"),
+        pytest.param([*FINE[:2], row("c", "merged")], "it failed, but its ledger row says 'merged'", id="failed"),
+        pytest.param(
+            [*FINE[:2], row("c", "skipped")], "it failed, but its ledger row says 'skipped'", id="not-skipped"
+        ),
+        pytest.param([*FINE[1:], row("a", "failed")], "it succeeded, but its ledger row says 'failed'", id="succeeded"),
+        pytest.param([FINE[0], FINE[2], row("b", "overridden")], "is 'overridden' by nothing", id="by-nothing"),
+        pytest.param(
+            [FINE[0], FINE[2], row("b", "duplicate_of", B)], "by 'terms/b', which is no other", id="by-itself"
+        ),
+        pytest.param(
+            [FINE[0], FINE[2], row("b", "overridden", Ref(brief="terms", item="c"))], "by 'terms/c'", id="by-a-failure"
+        ),
+        pytest.param([row("a", "merged", B), *FINE[1:]], "it is 'merged', yet by 'terms/b'", id="merged-by"),
+        pytest.param([row("a", "duplicate_of", B), *FINE[1:]], "at terms/a: it and the outcome that", id="circle"),
+    ],
+)
+def test_each_outcome_has_one_fitting_row(ledger: list[dict[str, Any]], message: str) -> None:
+    """Conservation: whatever is wrong with the ledger is named, once."""
+    [violation] = found(Merge.model_validate({"value": {"x": 1, "y": 2}, "ledger": ledger, "fields": FIELDS}))
+    assert message in violation
+
+
+INVENTED: dict[str, JsonValue] = {"x": 1, "y": 2, "z": [{}]}
+NOBODY = Ref(brief="terms", item="nobody")
+FAILED = Ref(brief="terms", item="c")
+
+
+@pytest.mark.parametrize(
+    ("value", "change", "messages"),
+    [
+        pytest.param({"x": 1, "y": 2, "z": 9}, {}, ["precision at /z: 9 stands there without a field row"], id="new"),
+        pytest.param(INVENTED, {}, ["precision at /z/0: {} stands there"], id="new-and-empty"),
+        pytest.param({"x": 7, "y": 2}, {}, ["precision at /x: 7 stands there, not the winner 1."], id="not-the-winner"),
+        pytest.param({"y": 2}, {}, ["nothing stands there", "recall at terms/a: it says 1", "terms/b"], id="missing"),
+        pytest.param({"x": 7, "y": 2}, {"winner": 7}, ["'terms/a' doesn't say 7", "recall at terms/a"], id="unsaid"),
+        pytest.param(
+            {"x": 2, "y": 2}, {"winner": 2}, ["'terms/a' doesn't say 2", "says 1 in 'x'"], id="of-another-field"
+        ),
+        pytest.param({"x": 1, "y": 2}, {"sources": ()}, ["has no source", "recall at terms/a"], id="no-source"),
+        pytest.param(
+            {"x": 1, "y": 2}, {"sources": (A, NOBODY)}, ["'terms/nobody' doesn't", "has no answer"], id="unknown-source"
+        ),
+        pytest.param(
+            {"x": 1, "y": 2}, {"sources": (A, FAILED)}, ["'terms/c' doesn't", "has no answer"], id="failed-source"
+        ),
+        pytest.param({"x": 1, "y": 2}, {"sources": (B,)}, ["'terms/b' doesn't", "recall at terms/a"], id="swapped"),
+        pytest.param({"x": 1, "y": 2}, {"losers": ()}, ["recall at terms/b: it says 3 in 'x', which"], id="no-loser"),
+        pytest.param({"x": 7, "y": 2}, {"winner": 7, "rule": "own:mean"}, ["recall at terms/a"], id="computed"),
+        pytest.param({"x": [1], "y": 2}, {"winner": [1], "rule": "union"}, [], id="gathered"),
+        pytest.param(
+            {"x": [1, 8], "y": 2}, {"winner": [1, 8], "rule": "union"}, ["none of its sources says 8"], id="too-many"
+        ),
+        pytest.param(
+            {"x": [1], "y": 2},
+            {"winner": [1], "rule": "union", "sources": (A, B)},
+            ["'terms/b' says nothing of what stands there"],
+            id="idle-source",
+        ),
+        pytest.param(
+            {"x": 1, "y": 2}, {"path": "x"}, ["at /x: 1 stands", "at x: a field row", "terms/a", "terms/b"], id="path"
+        ),
+        pytest.param({"x": 1, "y": 2}, {"path": "/~x"}, ["at /x: 1", "at /~x", "terms/a", "terms/b"], id="bad-escape"),
+        pytest.param(
+            {"x": 1, "y": 2},
+            {"path": "/y"},
+            [
+                "at /x: 1 stands",
+                "2 stands there, not",
+                "two field rows",
+                "'terms/a' doesn't say 1",
+                "'terms/b' doesn't",
+            ],
+            id="twice",
+        ),
+    ],
+)
+def test_value_and_rows_agree_with_what_was_said(value: Any, change: dict[str, Any], messages: list[str]) -> None:  # noqa: ANN401 -- any JSON value
+    """Precision and recall: whatever differs is named."""
+    fields = [FIELDS[0].model_copy(update=change), FIELDS[1]]
+    violations = found(Merge.model_validate({"value": value, "ledger": FINE, "fields": fields}))
+    assert len(violations) == len(messages)
+    for message in messages:
+        assert any(message in violation for violation in violations), violations
+
+
+def test_a_duplicate_is_vouched_for_by_what_it_duplicates() -> None:
+    """What a duplicate says need not be traced to it, if the other outcome says it."""
+    said = [say("a", {"x": 1}), say("b", {"x": 1})]
+    fields = [FieldRow(path="/x", winner=1, rule="first", sources=(A,))]
+    data = {"value": {"x": 1}, "fields": fields}
+    assert (
+        found(Merge.model_validate({**data, "ledger": [row("a", "merged"), row("b", "duplicate_of", A)]}), said) == []
+    )
+    [lost] = found(Merge.model_validate({**data, "ledger": [row("a", "merged"), row("b", "merged")]}), said)
+    assert lost.startswith("recall at terms/b: it says 1 in 'x'")
+
+
+def test_fields_may_be_renamed_and_objects_put_together() -> None:
+    """Anybody's integrator may rename fields and build objects of what one outcome says."""
+    said = [say("a", {"x": 1, "deep": {"y": "text"}, "none": []})]
+    fields = [FieldRow(path="/all", winner={"x": 1, "z": "text"}, rule="mine", sources=(A,))]
+    merge = Merge.model_validate({"value": {"all": {"x": 1, "z": "text"}}, "ledger": FINE[:1], "fields": fields})
+    assert found(merge, said) == []
+
+
+def test_an_untraced_merge_is_held_to_conservation() -> None:
+    """A user's own number has no sources; the built-in integrators must name theirs."""
+    merge = Merge.model_validate({"value": 4, "ledger": FINE})
+    assert not traced(merge)
+    assert found(merge) == []
+    laws = {violation.law for violation in audit(merge, SAID, [], MergeRecords(identity=("x",)))}
+    assert laws == {"precision", "recall"}
+
+
+def test_a_long_value_is_cut_in_messages() -> None:
+    """A message stays a sentence however long the value is."""
+    said = [say("a", "word " * 1000)]
+    [violation] = audit(
+        Merge(value=[], ledger=Collate().merge([], said).ledger), said, [], MergeRecords(identity=("x",))
+    )
+    assert "…" in violation.message
+    assert len(violation.message) < 250
+
+
+def test_rows_of_a_records_merge_lead_into_records() -> None:
+    """A row about the whole value of merged records is no trace."""
+    said = [say("a", {"x": 1})]
+    merge = Merge(
+        value=[{"x": 1}],
+        ledger=(LedgerRow(brief="terms", item="a", disposition="merged"),),
+        fields=(FieldRow(path="", winner=[{"x": 1}], rule="all", sources=(A,)),),
+    )
+    laws = [violation.law for violation in audit(merge, said, [], MergeRecords(identity=("x",)))]
+    assert laws == ["precision", "recall"]
+
+
+RECORD: dict[str, Any] = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "x": {"type": "integer"}},
+    "required": ["name"],
+    "maxProperties": 2,
+}
+
+
+REST: dict[str, JsonValue] = {"l": [], "name": "n"}
+
+
+def brief(output: Any, name: str = "terms") -> Brief:  # noqa: ANN401 -- any form of an output
+    """Return a brief that asks for an output."""
+    return Brief.model_validate({"name": name, "instructions": "Read.", "output": output})
+
+
+@pytest.mark.parametrize(
+    ("output", "value", "paths"),
+    [
+        pytest.param("text", "fine", [], id="text"),
+        pytest.param("text", 5, ["/0/value"], id="no-text"),
+        pytest.param({"type": "string"}, "fine", [], id="a-string-is-no-json-text"),
+        pytest.param(RECORD, {"name": "n", "x": "1"}, ["/0/value/x"], id="type"),
+        pytest.param("shapes:Licence", 5, [], id="not-loaded-yet"),
+    ],
+)
+def test_collated_answers_keep_their_form(output: object, value: Any, paths: list[str]) -> None:  # noqa: ANN401 -- any JSON value
+    """Schema: each collated answer is held to its brief's schema."""
+    said = [say("a", value)]
+    violations = audit(Collate().merge([], said), said, [brief(output)], Collate())
+    assert [(violation.law, violation.where) for violation in violations] == [("schema", path) for path in paths]
+
+
+@pytest.mark.parametrize(
+    ("output", "answers", "options", "paths"),
+    [
+        pytest.param(RECORD, [{"name": "n", "x": 1}], {}, [], id="record"),
+        pytest.param(RECORD, [{"name": "n", "x": "1"}], {}, ["/0/x"], id="record-type"),
+        pytest.param({"items": RECORD}, [[{"name": "n", "x": "1"}]], {}, ["/0/x"], id="list"),
+        pytest.param(
+            {"properties": {"l": {"items": RECORD}}, "required": ["z"]},
+            [{"l": [{"name": "n", "x": "1"}]}],
+            {"records": "l"},
+            ["/0/x"],
+            id="path",
+        ),
+        pytest.param(RECORD, [{"name": "n", "x": 1}, {"name": "n", "x": 2}], {"default": "union"}, [], id="loose"),
+        pytest.param(
+            {"anyOf": [RECORD, {"type": "null"}]}, [{"name": "n", "x": 1}], {"default": "union"}, [], id="loose-any-of"
+        ),
+        pytest.param(RECORD, [{"name": "n", "x": 1}, {"name": "n", "y": 2}], {}, ["/0"], id="too-much-together"),
+        pytest.param({"properties": {"l": {"items": RECORD}}}, [REST], {"records": "l"}, [], id="rest"),
+        pytest.param(
+            {"items": RECORD}, [[{"name": "n", "x": "1"}, {"name": "m", "x": "2"}]], {}, ["/0/x", "/1/x"], id="two"
+        ),
+        pytest.param("shapes:Licence", [{"name": "n", "x": "1"}], {}, [], id="not-loaded-yet"),
+    ],
+)
+def test_merged_records_keep_their_form(
+    output: object, answers: list[Any], options: dict[str, Any], paths: list[str]
+) -> None:
+    """Schema: merged records are held to the schema of a record, where the rules preserve types."""
+    said = [say(str(at), answer) for at, answer in enumerate(answers)]
+    integrator = MergeRecords.model_validate({"identity": ["name"], **options})
+    violations = audit(integrator.merge([], said), said, [brief(output)], integrator)
+    assert [(violation.law, violation.where) for violation in violations] == [("schema", path) for path in paths]
+
+
+def test_records_of_different_schemas_are_not_held_to_either() -> None:
+    """A record made of two briefs' answers has the form of neither."""
+    said = [say("a", {"name": "n"}), say("a", {"name": "n", "y": 1, "z": 2}, brief="facts")]
+    integrator = MergeRecords(identity=("name",))
+    briefs = [brief(RECORD), brief({"required": ["z"]}, "facts")]
+    assert audit(integrator.merge([], said), said, briefs, integrator) == ()
+
+
+def test_a_collated_entry_that_is_none_is_found() -> None:
+    """An entry that isn't an answer with its name is no part of a collation."""
+    said = [say("a", "text")]
+    merge = Collate().merge([], said)
+    entries = merge.value
+    assert isinstance(entries, list)
+    bent = merge.model_copy(update={"value": [*entries, 5]})
+    assert [violation.where for violation in audit(bent, said, [brief("text")], Collate())] == ["/1"]
+
+
+def test_large_merges_are_audited() -> None:
+    """Answers that gather into one field don't make the audit quadratic."""
+    said = [say(str(at), {"name": "n", "tags": [at, at + 1]}) for at in range(1000)]
+    integrator = MergeRecords.model_validate({"identity": ["name"], "default": "union"})
+    assert audit(integrator.merge([], said), said, [], integrator) == ()
