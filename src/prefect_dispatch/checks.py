@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import regex
 from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, WithJsonSchema, field_validator
 
+from prefect_dispatch.errors import BriefError
 from prefect_dispatch.fingerprint import canonical
 from prefect_dispatch.references import REFERENCE, refer
 from prefect_dispatch.strict import Strict
@@ -143,10 +144,11 @@ def source_digest(thing: Any) -> str:  # noqa: ANN401 -- a function or a class
     """Return a digest of the source of a user's function or class, so that a change of it counts.
 
     Raises:
-        ValueError: If the source can't be read (a function typed into a console, say).
+        BriefError: If the source can't be read (a function typed into a console, say).
     """
     try:
         return hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()
     except (OSError, TypeError):
-        msg = f"the source of {thing!r} can't be read, so a change of it could not be noticed; put it into a file"
-        raise ValueError(msg) from None
+        raise BriefError(
+            f"The source of {refer(thing)!r} can't be read, so a change of it could not be noticed; put it into a file."
+        ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import fsum
 from typing import TYPE_CHECKING, Any, Literal
 
 from natsort import natsort_keygen
@@ -153,9 +154,11 @@ class Spending(Strict):
         """Return the sum over the outcomes of a run."""
         origins: dict[str | None, int] = {}
         usage = Usage()
+        costs: list[float | None] = []
         for outcome in outcomes:
             origins[outcome.origin] = origins.get(outcome.origin, 0) + 1
             usage += outcome.usage
+            costs.append(outcome.usage.cost_usd)
         return cls(
             asked=origins.get("asked", 0),
             cached=origins.get("stored", 0),
@@ -164,7 +167,7 @@ class Spending(Strict):
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
             tokens=usage.tokens,
-            cost_usd=None if usage.cost_usd is None else round(usage.cost_usd, 9),
+            cost_usd=None if None in costs else round(fsum(filter(None, costs)), 9),  # in whatever order
         )
 
 

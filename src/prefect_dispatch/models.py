@@ -89,7 +89,7 @@ class Brief(Strict):
         """Return everything in the brief that can change the answer for an item.
 
         Raises:
-            BriefError: If it uses a field that the item has not.
+            BriefError: If it uses a field that the item has not, or code whose source can't be read.
         """
         said = self.rendered(item)
         own = [source_digest(check.function) for check in self.checks if isinstance(check, Function)]

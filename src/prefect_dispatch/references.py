@@ -22,8 +22,16 @@ REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def refer(thing: Any) -> str:  # noqa: ANN401 -- a function, a class or a name already
-    """Return the `module:name` of a function or class; a name passes through."""
-    return thing if isinstance(thing, str) else f"{thing.__module__}:{thing.__qualname__}"
+    """Return the `module:name` of a function or class; a name passes through.
+
+    Example:
+        >>> refer(len), refer("shapes:Licence")
+        ('builtins:len', 'shapes:Licence')
+    """
+    if isinstance(thing, str):
+        return thing
+    name = getattr(thing, "__qualname__", type(thing).__qualname__)  # a callable object goes by its class
+    return f"{thing.__module__}:{name}"
 
 
 def resolve(reference: str, root: Path) -> Any:  # noqa: ANN401 -- whatever the user's module holds
@@ -41,15 +49,18 @@ def resolve(reference: str, root: Path) -> Any:  # noqa: ANN401 -- whatever the 
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
         importlib.invalidate_caches()
-    spec = importlib.util.find_spec(module_name.partition(".")[0])
+    try:
+        spec = importlib.util.find_spec(module_name.partition(".")[0])
+    except ValueError:  # `__main__`, or whatever was put together by hand
+        spec = None
     homes = [spec.origin] if spec and spec.origin else list(spec.submodule_search_locations or ()) if spec else []
     if not homes or not all(_below(home, root) for home in homes):
         raise BriefError(f"{reference!r} is not code of yours: no module {module_name!r} lies below {root.name!r}/.")
     try:
         found: Any = importlib.import_module(module_name)
         return getattr(found, name)
-    except (ImportError, AttributeError) as error:
-        raise BriefError(f"{reference!r} can't be loaded: {error}.") from error
+    except Exception as error:  # the user's module runs here
+        raise BriefError(f"{reference!r} can't be loaded: {type(error).__name__}: {error}.") from error
 
 
 def _below(home: str | None, root: Path) -> bool:

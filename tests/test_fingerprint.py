@@ -1,0 +1,114 @@
+"""The identity of a piece of work."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_dispatch.errors import BriefError
+from prefect_dispatch.fingerprint import DEEPEST, canonical, digest, fingerprint, flaw
+from prefect_dispatch.models import Brief, Item
+from prefect_dispatch.testing import ScriptedExecutor
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+JSON: st.SearchStrategy[JsonValue] = st.recursive(
+    st.none() | st.booleans() | NUMBERS | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
+BRIEF = Brief(name="a", instructions="Judge {title}.")
+ITEM = Item(key="k", value={"title": "T", "unused": 1})
+
+
+def _work(**change: Any) -> str:  # noqa: ANN401 -- any of the three
+    """The fingerprint of some work, a part of it changed."""
+    executor = ScriptedExecutor({}, fingerprint=change.get("executor", "scripted"))
+    return fingerprint(change.get("brief", BRIEF), change.get("item", ITEM), executor)
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        pytest.param({}, True, id="nothing"),
+        pytest.param({"executor": "other"}, False, id="executor"),
+        pytest.param({"item": Item(key="other", value=ITEM.value)}, True, id="key-that-is-not-used"),
+        pytest.param({"item": ITEM.model_copy(update={"priority": 3})}, True, id="priority"),
+        pytest.param({"item": Item(key="k", value={"unused": 1, "title": "T"})}, True, id="order-of-fields"),
+        pytest.param({"item": Item(key="k", value={"title": "T", "unused": 2})}, False, id="a-field-the-agent-sees"),
+        pytest.param({"item": Item(key="k", value={"title": "T", "unused": True})}, False, id="true-is-not-1"),
+        pytest.param({"brief": BRIEF.model_copy(update={"name": "b"})}, True, id="name"),
+        pytest.param({"brief": BRIEF.model_copy(update={"instructions": "Judge T."})}, True, id="what-it-reads-as"),
+        pytest.param({"brief": BRIEF.model_copy(update={"instructions": "Judge {{title}}."})}, False, id="text"),
+    ],
+)
+def test_what_counts(change: dict[str, Any], same: bool) -> None:  # noqa: FBT001 -- a column of the table
+    """Everything that can change an answer counts, and nothing else."""
+    assert (_work(**change) == _work()) is same
+
+
+def test_a_key_counts_where_it_is_used() -> None:
+    """A brief that tells the agent the key makes the key count."""
+    brief = Brief(name="a", instructions="Judge {key}.")
+    assert _work(brief=brief) != _work(brief=brief, item=Item(key="other", value=ITEM.value))
+
+
+def test_a_brief_that_does_not_fit_has_no_fingerprint() -> None:
+    """A field that the item lacks is the brief's error."""
+    with pytest.raises(BriefError, match="title"):
+        _work(item=Item(key="k", value="text"))
+
+
+def test_a_stored_fingerprint_stays_valid() -> None:
+    """A change of this digest throws away every stored answer: raise `FORMAT` and say so in the changelog."""
+    assert digest({"b": [1, 2.5, None], "a": "é"}) == "84afbf1d4853005f9dd0c81cb1819b53ce86978340764c062160f6e8356665de"
+
+
+@given(value=JSON)
+def test_canonical_json_is_json(value: JsonValue) -> None:
+    """The canonical text reads back as the value, is plain ASCII, and has no flaw."""
+    assert json.loads(canonical(value)) == value
+    assert canonical(value).isascii()
+    assert canonical(json.loads(canonical(value))) == canonical(value)
+    assert flaw(value) is None
+
+
+@given(value=st.dictionaries(st.text(), JSON, max_size=5))
+def test_the_order_of_keys_does_not_count(value: dict[str, JsonValue]) -> None:
+    """Mappings that differ in order alone are the same."""
+    assert digest(dict(reversed(value.items()))) == digest(value)
+
+
+def _nested(depth: int) -> JsonValue:
+    value: JsonValue = 1
+    for _ in range(depth):
+        value = [value] if depth % 2 else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param(_nested(DEEPEST), None, id="deep"),
+        pytest.param(_nested(DEEPEST + 1), "is nested more than 100 deep", id="too-deep"),
+        pytest.param(_nested(100_000), "is nested more than 100 deep", id="bottomless"),
+        pytest.param([float("-inf")], "holds NaN or an infinity, which JSON has not", id="infinity"),
+        pytest.param({"\udc00": 1}, "holds half of a character (a lone surrogate)", id="half-a-character"),
+        pytest.param("\U0001f600", None, id="a-whole-one"),
+    ],
+)
+def test_flaws(value: JsonValue, expected: str | None) -> None:
+    """What can't be stored as JSON is told apart from what can."""
+    assert flaw(value) == expected
+
+
+def test_canonical_json_has_no_infinity() -> None:
+    """No two values that JSON lacks can share a fingerprint."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        canonical(float("inf"))

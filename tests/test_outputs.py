@@ -1,0 +1,132 @@
+"""The form of an answer."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+
+from prefect_dispatch.outputs import LONGEST, normalise_output, problems, read_json, schema_of, show_output
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+
+class Licence(BaseModel):
+    """A model to test with."""
+
+    name: str
+    years: list[int] = Field(default=[1])
+
+
+SCHEMA = '{"properties":{"n":{"type":"integer"}},"required":["n"],"type":"object"}'
+TREE = '{"$defs":{"N":{"properties":{"kids":{"items":{"$ref":"#/$defs/N"},"type":"array"}}}},"$ref":"#/$defs/N"}'
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param("text", "text", id="text"),
+        pytest.param("shapes:Licence", "shapes:Licence", id="a-name"),
+        pytest.param(json.loads(SCHEMA), SCHEMA, id="a-schema"),
+        pytest.param(f"  {json.dumps(json.loads(SCHEMA), indent=2)}", SCHEMA, id="the-text-of-one"),
+        pytest.param(json.loads(TREE), TREE, id="one-that-refers-to-itself"),
+        pytest.param(Licence, Licence, id="a-model"),
+        pytest.param({}, "{}", id="any-json"),
+    ],
+)
+def test_one_form(value: object, expected: object) -> None:
+    """An output is kept in one form, which stays as it is when read again."""
+    assert normalise_output(value) == expected
+    assert normalise_output(normalise_output(value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        pytest.param(
+            "Text", "must be 'text', a JSON Schema, or 'module:Name' of a pydantic model, not 'Text'", id="word"
+        ),
+        pytest.param(3, "not 3", id="number"),
+        pytest.param(int, "int is not a pydantic model", id="class"),
+        pytest.param("{'type': 'object'}", "not JSON: ", id="no-json"),
+        pytest.param('{"a":' * 99_999, "not JSON: it is nested too deep", id="bottomless-text"),
+        pytest.param({"type": "obj"}, r"not a valid JSON Schema: \$\.type: ", id="no-schema"),
+        pytest.param({"pattern": "("}, r"not a valid JSON Schema: \$\.pattern", id="no-pattern"),
+        pytest.param({"$ref": "#/$defs/nope"}, "'/.defs/nope' is not in it, and nothing is fetched", id="no-part"),
+        pytest.param({"items": [{"$ref": "http://127.0.0.1/a"}]}, "not a valid JSON Schema", id="items-of-old"),
+        pytest.param({"anyOf": [{"$ref": "http://127.0.0.1/a"}]}, "'http://127.0.0.1/a' is not in it", id="elsewhere"),
+    ],
+)
+def test_refused(value: object, message: str) -> None:
+    """What is no form of an answer is told before anything is spent."""
+    with pytest.raises(ValueError, match=message):
+        normalise_output(value)
+
+
+def test_a_bottomless_schema() -> None:
+    """A schema that is nested beyond reading is an error like any other."""
+    schema: dict[str, Any] = {}
+    for _ in range(5_000):
+        schema = {"not": schema}
+    with pytest.raises(ValueError, match="nested too deep"):
+        normalise_output(schema)
+
+
+def test_shown_and_as_schema() -> None:
+    """A model can be written down as its schema; text has none."""
+    assert json.loads(show_output(Licence)) == Licence.model_json_schema() == schema_of(Licence)
+    assert show_output("text") == "text"
+    assert schema_of("text") is None
+    assert schema_of(SCHEMA) == schema_of(json.loads(SCHEMA)) == json.loads(SCHEMA)
+
+
+@pytest.mark.parametrize(
+    ("output", "answer", "value", "found"),
+    [
+        pytest.param("text", "Yes.", "Yes.", [], id="text"),
+        pytest.param("text", {"a": 1}, {"a": 1}, ["The answer must be text."], id="no-text"),
+        pytest.param("text", "half \ud83d", "half \ud83d", ["The answer holds half of a character"], id="half"),
+        pytest.param(SCHEMA, '{"n": 1}', {"n": 1}, [], id="json"),
+        pytest.param(SCHEMA, {"n": 1}, {"n": 1}, [], id="a-value"),
+        pytest.param(SCHEMA, '```json\n{"n": 1}\n```', {"n": 1}, [], id="fenced"),
+        pytest.param(SCHEMA, '\n```\r\n{"n": 1}\r\n```\r\n', {"n": 1}, [], id="fenced-elsewhere"),
+        pytest.param(SCHEMA, "It is 1.", "It is 1.", ["The answer is not JSON: "], id="prose"),
+        pytest.param(SCHEMA, '{"n": NaN}', '{"n": NaN}', ["The answer is not JSON: NaN is not JSON."], id="nan"),
+        pytest.param(SCHEMA, '{"m": "x"}', {"m": "x"}, ["$: 'n' is a required property"], id="missing"),
+        pytest.param(SCHEMA, '{"n": "x"}', {"n": "x"}, ["$.n: 'x' is not of type 'integer'"], id="wrong"),
+        pytest.param('{"type":"number"}', "1e999", float("inf"), ["The answer holds NaN or an infinity"], id="huge"),
+        pytest.param("{}", "[" * 102 + "]" * 102, ..., ["The answer is nested more than 100 deep."], id="deep"),
+        pytest.param("{}", "[" * 99_999, ..., ["The answer is not JSON: it is nested too deep."], id="bottomless"),
+        pytest.param(TREE, '{"kids":[{"kids":1}]}', ..., ["$.kids[0].kids: 1 is not of type 'array'"], id="tree"),
+        pytest.param(Licence, '{"name": "MIT"}', {"name": "MIT", "years": [1]}, [], id="model-fills-in"),
+        pytest.param(Licence, '{"years": [1, "x"]}', ..., ["$.name: Field required", "$.years[1]: "], id="model"),
+    ],
+)
+def test_problems(output: str | type[BaseModel], answer: JsonValue, value: object, found: list[str]) -> None:
+    """An answer is kept as JSON, or each thing that is wrong with it is said where it stands."""
+    kept, wrong = problems(output, answer)
+    assert len(wrong) == len(found)
+    assert all(said.startswith(start) for said, start in zip(wrong, found, strict=True)), wrong
+    assert value is ... or kept == value
+
+
+def test_a_problem_does_not_quote_the_whole_answer() -> None:
+    """A validator quotes what it refuses; what is sent back stays short."""
+    _, wrong = problems('{"type":"integer"}', json.dumps("x" * 100_000))
+    assert [len(said) for said in wrong] == [LONGEST + 2]
+
+
+@given(text=st.text())
+def test_no_text_breaks_the_reading(text: str) -> None:
+    """Whatever an agent says is a value or an error, in a fence or not."""
+    for said in (text, f"```json\n{text}\n```"):
+        try:
+            value = read_json(said)
+        except ValueError:
+            continue
+        assert json.loads(text) == value or said == text

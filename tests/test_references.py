@@ -1,0 +1,95 @@
+"""Names of the user's own classes and functions."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from prefect_dispatch.errors import BriefError
+from prefect_dispatch.references import refer, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def module(tmp_path: Path) -> Iterator[str]:
+    """The name of a module that isn't loaded yet, in a folder of the user's; loaded ones are forgotten afterwards."""
+    path, loaded = list(sys.path), set(sys.modules)
+    name = f"shapes_{next(_numbers)}"
+    (tmp_path / f"{name}.py").write_text("class Licence:\n    pass\n", encoding="utf-8")
+    yield name
+    sys.path[:] = path
+    for each in sys.modules.keys() - loaded:
+        del sys.modules[each]
+
+
+def test_code_of_the_users_is_found(tmp_path: Path, module: str) -> None:
+    """A name in a module below the folder stands for what that module holds, time and again."""
+    found = resolve(f"{module}:Licence", tmp_path)
+    assert refer(found) == f"{module}:Licence"
+    assert resolve(f"{module}:Licence", tmp_path) is found
+
+
+def test_a_package_is_found(tmp_path: Path, module: str) -> None:
+    """Modules in folders count, with and without an `__init__`."""
+    for folder in (f"{module}_a", f"{module}_b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "inner.py").write_text("x = 1\n", encoding="utf-8")
+    (tmp_path / f"{module}_a" / "__init__.py").touch()
+    assert resolve(f"{module}_a.inner:x", tmp_path) == 1
+    assert resolve(f"{module}_b.inner:x", tmp_path) == 1
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        pytest.param("os:system", id="the-standard-library"),
+        pytest.param("builtins:eval", id="builtins"),
+        pytest.param("pydantic:BaseModel", id="an-installed-package"),
+        pytest.param("__main__:x", id="the-program-itself"),
+        pytest.param("nowhere_at_all:x", id="nothing"),
+    ],
+)
+def test_other_code_is_out_of_reach(tmp_path: Path, module: str, reference: str) -> None:
+    """A parameter can't reach what isn't the user's."""
+    with pytest.raises(BriefError, match="is not code of yours: no module") as refused:
+        resolve(reference, tmp_path)
+    assert str(tmp_path) not in str(refused.value)
+
+
+def test_a_loaded_module_of_another_folder_is_out_of_reach(tmp_path: Path, module: str) -> None:
+    """What was loaded for one job isn't lent to a job in another folder."""
+    resolve(f"{module}:Licence", tmp_path)
+    other = tmp_path / "other"
+    other.mkdir()
+    with pytest.raises(BriefError, match="lies below 'other'/"):
+        resolve(f"{module}:Licence", other)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        pytest.param("", "AttributeError: module .* has no attribute 'Licence'", id="no-such-name"),
+        pytest.param("import nowhere_at_all", "ModuleNotFoundError: ", id="its-import-fails"),
+        pytest.param("class Licence(:", "SyntaxError: ", id="its-syntax-is-wrong"),
+        pytest.param("1 / 0", "ZeroDivisionError: ", id="it-raises"),
+    ],
+)
+def test_code_that_cannot_be_loaded(tmp_path: Path, module: str, source: str, message: str) -> None:
+    """Whatever goes wrong in the user's module is told as the brief's error."""
+    (tmp_path / f"{module}.py").write_text(source, encoding="utf-8")
+    with pytest.raises(BriefError, match=f"'{module}:Licence' can't be loaded: {message}"):
+        resolve(f"{module}:Licence", tmp_path)
+
+
+def test_callables_without_a_name_go_by_their_class() -> None:
+    """Any callable can be written down."""
+    assert refer(functools.partial(print)) == "functools:partial"

@@ -1,0 +1,74 @@
+"""The base of every model."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from prefect_dispatch.models import Brief, Item, Limits
+from prefect_dispatch.strict import Strict, nearest
+
+
+class Point(Strict):
+    """A model to test with."""
+
+    x: int = 0
+    """Across."""
+    y: int = 0
+    """Up."""
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        pytest.param("instrctions", "unknown key 'instrctions'; did you mean 'instructions'?", id="a-slip"),
+        pytest.param("Scope", "did you mean 'scope'?", id="other-case"),
+        pytest.param("zzzz", "known are 'name', 'scope', 'instructions'", id="nothing-near"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(key: str, hint: str) -> None:
+    """A key that isn't known is an error that says which one was meant."""
+    with pytest.raises(ValidationError) as wrong:
+        Brief.model_validate({"name": "a", "instructions": "Work.", key: "x"})
+    assert hint in str(wrong.value)
+
+
+def test_a_model_without_fields_knows_no_key() -> None:
+    """The hint holds where there is nothing to choose from."""
+    assert nearest("x", []) == "known are ."
+
+
+def test_models_are_frozen() -> None:
+    """No field can be set after the fact, so equal models stay equal and can be keys."""
+    point = Point(x=1)
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(point, "x", 2)  # noqa: B010 -- type checkers refuse the plain way, too
+    assert hash(point) == hash(Point(x=1))
+
+
+def test_what_is_no_mapping_is_left_to_the_fields() -> None:
+    """A model passes through; anything else is an ordinary error."""
+    assert Point.model_validate(Point(x=1)) == Point(x=1)
+    with pytest.raises(ValidationError, match="valid dictionary"):
+        Point.model_validate([1])
+
+
+def test_each_field_is_described_in_the_schema() -> None:
+    """The docstring under a field is its text in the form."""
+    described = Limits.model_json_schema()["properties"]
+    assert all(field["description"] for field in described.values())
+    assert Point.model_json_schema()["properties"]["y"]["description"] == "Up."
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        pytest.param(float("nan"), "holds NaN or an infinity", id="nan"),
+        pytest.param({"a": [float("inf")]}, "holds NaN or an infinity", id="infinity"),
+        pytest.param(["\ud83d"], "holds half of a character", id="half-a-character"),
+    ],
+)
+def test_an_item_that_cannot_be_kept(value: object, problem: str) -> None:
+    """An item's value is one that JSON has, or an error before the run."""
+    with pytest.raises(ValidationError, match=problem):
+        Item.model_validate({"key": "a", "value": value})
