@@ -20,6 +20,8 @@ LONGEST = 300
 """Characters of a provider's words that are kept."""
 
 _PREFIX = re.compile(r"\A(?:(?:litellm\.)?\w*(?:Error|Exception|Timeout)(?: Error)?(?:: | - ))+")
+_MESSAGE = re.compile(r'"message": ?"((?:[^"\\]|\\.)*)"')
+"""Where a provider's words stand in its JSON; quotes within them are escaped, so they can't stand in for it."""
 _OF_THE_ITEM = ("messages", "input", "contents", "prompt")
 
 
@@ -54,9 +56,9 @@ _RULES = (
     _Rule(TerminalError, "model", {400}, r"\Allm provider not provided", names={"LiteLLMUnknownProvider"}, sent=False),
     _Rule(TerminalError, "credentials", {401, 500}, r"\Amissing [\w ]*(credentials|api key)", sent=False),
     _Rule(TerminalError, "credentials", {401, 403}, codes={"invalid_api_key"}),
-    _Rule(TerminalError, "credentials", {400}, r"\A.{0,60}api key not valid"),
+    _Rule(TerminalError, "credentials", {400}, r"\Aapi key not valid"),
     _Rule(TerminalError, "quota", {402}, codes={"insufficient_quota"}),
-    _Rule(TerminalError, "quota", {400}, r"\A.{0,60}credit balance is too low"),
+    _Rule(TerminalError, "quota", {400}, r"\Ayour credit balance is too low"),
     _Rule(TerminalError, "model", {404}, codes={"model_not_found"}),
     _Rule(
         TerminalError, "schema", {400}, r"\A.{0,40}(schema conversion failed|failed to .{0,20}grammar|invalid schema)"
@@ -104,7 +106,7 @@ def failure_of(error: Exception, model: str) -> ExecutorError:
 def _fault(error: Exception) -> _Fault:
     body = getattr(error, "body", None)
     details: dict[str, Any] = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
-    code = str(details.get("code") or details.get("type") or getattr(error, "code", None) or "")
+    code = str(details.get("code") or getattr(error, "code", None) or "")
     if details.get("type") == "insufficient_quota":
         code = "insufficient_quota"
     param = details.get("param")
@@ -115,10 +117,12 @@ def _fault(error: Exception) -> _Fault:
 
 
 def _words(error: Exception) -> str:
-    return _PREFIX.sub("", str(error)).partition("\n")[0].strip()
+    text = _PREFIX.sub("", str(error)).partition("\nTraceback")[0].strip()
+    inner = _MESSAGE.search(text) if text.startswith("{") else None
+    return " ".join((inner[1] if inner else text).split())
 
 
 def _message(model: str, error: Exception, said: str) -> str:
-    line = scrub(" ".join(said.split()))
+    line = scrub(said)
     shown = line if len(line) <= LONGEST else f"{line[:LONGEST]}…"
     return f"{model!r} failed: {shown or type(error).__name__}"

@@ -41,8 +41,8 @@ RESERVED = frozenset(
 EXPECTED_COMPLETION_TOKENS = 500
 """A plan's guess at the length of an answer: a page of text, or a middling record."""
 
-LOCAL_PARAMS: dict[str, JsonValue] = {"temperature": 0, "max_tokens": 512}
-"""What a model on this machine is asked with unless `params` say otherwise: small ones ramble."""
+LOCAL_PARAMS: dict[str, JsonValue] = {"temperature": 0, "repeat_penalty": 1.15, "max_tokens": 512}
+"""What a model on this machine is asked with unless `params` say otherwise: small ones ramble and repeat."""
 
 
 def _read(value: object) -> object:

@@ -22,7 +22,9 @@ PREFIX = "local/"
 SMOLLM2 = "local/smollm2"
 """The small model that comes with `prefect-dispatch[local]`."""
 
-SLOTS = max(2, min(8, os.cpu_count() or 2))
+THREADS = max(1, min(8, (os.cpu_count() or 1) - 1))
+"""Threads that compute. They spin while they wait for each other: without a core to spare all stand still."""
+SLOTS = max(2, THREADS)
 """Asks that one server works on at once; more wait in its queue."""
 SLOT_TOKENS = 8192
 """Tokens that prompt and answer of one ask may have together."""
@@ -108,7 +110,7 @@ def _start(path: Path) -> tuple[Any, Served]:
     params.model.path = str(path)
     params.n_parallel = SLOTS
     params.n_ctx = SLOTS * SLOT_TOKENS
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 2
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = THREADS
     params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [key]
     params.cors_origins, params.ui, params.endpoint_slots = "", False, False
     params.verbosity = -1

@@ -58,12 +58,12 @@ def messages(ask: Ask, *, schema_in_prompt: bool) -> list[Message]:
         ['system', 'user']
     """
     chat: list[Message] = [
-        {"role": "system", "content": _valid(_system(ask.brief, schema_in_prompt=schema_in_prompt))},
+        {"role": "system", "content": _system(ask.brief, schema_in_prompt=schema_in_prompt)},
         {"role": "user", "content": _item(ask.item.value)},
     ]
     for rejection in ask.rejections:
-        chat.append({"role": "assistant", "content": _valid(rejection.text) or "(nothing)"})
-        chat.append({"role": "user", "content": _valid(_sent_back(rejection))})
+        chat.append({"role": "assistant", "content": rejection.text or "(nothing)"})
+        chat.append({"role": "user", "content": _sent_back(rejection)})
     return chat
 
 
@@ -98,21 +98,15 @@ def _system(brief: Brief, *, schema_in_prompt: bool) -> str:
 
 def _item(value: JsonValue) -> str:
     content = value if isinstance(value, str) else json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
-    content = _valid(content)
-    number = hashlib.sha256(content.encode()).hexdigest()[:12]
-    while number in content:  # a text that holds a part of its own digest was made to
-        number = hashlib.sha256(f"{number}{content}".encode()).hexdigest()[:12]
+    full = hashlib.sha256(content.encode()).hexdigest()
+    # The shortest part of its digest that a text doesn't hold: no text can close its own tag.
+    number = next(full[:length] for length in range(4, len(full) + 1) if full[:length] not in content)
     return f"<item-{number}>\n{content}\n</item-{number}>"
 
 
 def _sent_back(rejection: Rejection) -> str:
     wrong = "\n".join(f"- {problem}" for problem in rejection.problems)
     return f"That answer is not valid:\n{wrong}\n\nGive the whole answer again with these problems mended."
-
-
-def _valid(text: str) -> str:
-    """Return a text that UTF-8 can hold; JSON may bring half of a surrogate pair."""
-    return text.encode("utf-8", "replace").decode()
 
 
 _STRICT = frozenset(

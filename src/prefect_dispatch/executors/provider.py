@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from functools import cache
 from importlib import import_module
 from typing import Any, Literal
@@ -20,6 +21,9 @@ def provider() -> Any:  # noqa: ANN401 -- a module, whose own types are partly u
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     litellm: Any = import_module("litellm")
+    with warnings.catch_warnings():  # its first response builds its models, with a warning about its own types
+        warnings.simplefilter("ignore")
+        litellm.ModelResponse()
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     return litellm
@@ -56,6 +60,7 @@ def reply_of(response: Any, model: str, price: Price | None) -> Reply:  # noqa: 
             pass
     if refusal := fields.get("refusal"):
         finish, text = "refused", str(refusal)
+    text = text.encode("utf-8", "replace").decode()  # JSON can hold half a character, a stored answer can't
     return Reply(value=text, finish=finish, model=model, usage=_usage(response, model, price))
 
 
