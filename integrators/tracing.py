@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, runtime_checkable
 
+from prefect_dispatch.integrators.pools import Pool, has, leaves
 from prefect_dispatch.integrators.rules import GATHERING
-from prefect_dispatch.integrators.values import content, find, is_leaf, nodes, pointer, silent
+from prefect_dispatch.integrators.values import Node, content, find, is_leaf, pointer
 from prefect_dispatch.ledger import Violation
 
 if TYPE_CHECKING:
@@ -41,20 +42,6 @@ class Keyed(Protocol):
         ...
 
 
-class _Pool:
-    """Texts of values, by the name of their field."""
-
-    def __init__(self) -> None:
-        self.named: dict[str | None, set[str]] = defaultdict(set)
-        self.all: set[str] = set()
-        self.whole: set[str] = set()
-
-    def add(self, name: str | None, value: JsonValue) -> None:
-        text = content(value)
-        self.named[name].add(text)
-        self.all.add(text)
-
-
 class _Row(NamedTuple):
     """A field row whose path leads somewhere."""
 
@@ -76,7 +63,7 @@ class Trace:
             if outcome.status == "succeeded":
                 for part in self._keyed.parts(outcome.value) if self._keyed else [outcome.value]:
                     self._parts[name, self._keyed.key(part) if self._keyed else None].append(part)
-        self._said = {where: _pool(parts) for where, parts in self._parts.items()}
+        self._said = {where: Pool(parts) for where, parts in self._parts.items()}
         self._rows: list[_Row] = []
 
     def violations(self) -> Iterator[Violation]:
@@ -130,9 +117,9 @@ class Trace:
             if said is None or not self._is_said(said, traced.name, value):
                 yield _imprecise(traced.row.path, f"its source {str(source)!r} doesn't say {_short(value)}.")
 
-    def _is_said(self, said: _Pool, name: str | None, value: JsonValue) -> bool:
+    def _is_said(self, said: Pool, name: str | None, value: JsonValue) -> bool:
         text = content(value)
-        if text in said.whole or _has([said], name, text):
+        if text in said.whole or has([said], name, text):
             return True
         # Anybody's integrator may put an object together from what one outcome says in several.
         together = self._keyed is None and isinstance(value, dict) and value
@@ -143,7 +130,7 @@ class Trace:
         wanted = frozenset(left)
         for source in traced.row.sources:
             said = self._said.get(((source.brief, source.item), traced.scope))
-            texts = _texts(said, traced.name) & wanted if said else set[str]()
+            texts = said.texts(traced.name) & wanted if said else set[str]()
             if not texts:
                 yield _imprecise(traced.row.path, f"its source {str(source)!r} says nothing of what stands there.")
             for text in texts:
@@ -163,48 +150,46 @@ class Trace:
         for where, parts in self._parts.items():
             pools = accounted.get(where, [])
             lost = [
-                (name, value)
-                for name, value in _leaves(parts)
-                if not _has(pools, name, content(value)) and (value != [] or self._keyed)
+                leaf
+                for leaf in leaves(parts)
+                if not has(pools, leaf.name, leaf.text) and (leaf.value != [] or self._keyed)
             ]
             if twin := self._twin(rows.get(where[0]), where[1]):
-                lost = [leaf for leaf in lost if not _has([twin], leaf[0], content(leaf[1]))]
+                lost = [leaf for leaf in lost if not has([twin], leaf.name, leaf.text)]
             if not lost and self._keyed and where not in named:
-                lost = [(None, part) for part in parts]
+                lost = [Node(None, content(part), part) for part in parts]
             if lost:
-                name, value = lost[0]
-                field = "" if name is None else f" in {name!r}"
+                field = "" if lost[0].name is None else f" in {lost[0].name!r}"
                 more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
                 yield Violation(
                     law="recall",
                     where="/".join(where[0]),
-                    message=f"it says {_short(value)}{field}{more}, which neither stands in the merged value "
+                    message=f"it says {_cut(lost[0].text)}{field}{more}, which neither stands in the merged value "
                     "nor among what a rule removed.",
                 )
 
-    def _twin(self, row: LedgerRow | None, scope: Hashable) -> _Pool | None:
+    def _twin(self, row: LedgerRow | None, scope: Hashable) -> Pool | None:
         """Return what is said by the outcome that an outcome is a duplicate of."""
         if row is None or row.by is None or row.disposition != "duplicate_of":
             return None
         return self._said.get(((row.by.brief, row.by.item), scope))
 
-    def _accounted(self) -> Mapping[tuple[Name, Hashable], list[_Pool]]:
+    def _accounted(self) -> Mapping[tuple[Name, Hashable], list[Pool]]:
         """Return, for each outcome and scope, what the field rows say that it says."""
-        own: dict[tuple[Name, Hashable], _Pool] = defaultdict(_Pool)
-        pools: dict[tuple[Name, Hashable], list[_Pool]] = defaultdict(list)
+        own: dict[tuple[Name, Hashable], Pool] = defaultdict(Pool)
+        pools: dict[tuple[Name, Hashable], list[Pool]] = defaultdict(list)
         for row, name, scope in self._rows:
             if row.rule in GATHERING:  # many sources of many values: one pool for all of them
-                shared = _pool([row.winner], name)
+                shared = Pool([row.winner], name)
                 for source in row.sources:
                     pools[(source.brief, source.item), scope].append(shared)
             for value, sources in (
                 *(() if row.rule in GATHERING else ((row.winner, row.sources),)),
                 *((loser.value, loser.sources) for loser in row.losers),
             ):
-                found = list(_leaves([value], name))
+                found = leaves([value], name)
                 for source in sources:
-                    for leaf in found:
-                        own[(source.brief, source.item), scope].add(*leaf)
+                    own[(source.brief, source.item), scope].add(found)
         for where, pool in own.items():
             pools[where].append(pool)
         return pools
@@ -233,34 +218,13 @@ def _uncovered(merge: Merge, rows: Mapping[str, FieldRow]) -> Iterator[Violation
             todo.extend((path + pointer(name), entry[name]) for name in names)
 
 
-def _pool(values: Iterable[JsonValue], name: str | None = None) -> _Pool:
-    pool = _Pool()
-    for value in values:
-        pool.whole.add(content(value))
-        for found, part in nodes(value, name):
-            pool.add(found, part)
-    return pool
-
-
-def _leaves(values: Iterable[JsonValue], name: str | None = None) -> Iterator[tuple[str | None, JsonValue]]:
-    return (
-        (found, part) for value in values for found, part in nodes(value, name) if is_leaf(part) and not silent(part)
-    )
-
-
-def _texts(pool: _Pool, name: str | None) -> set[str]:
-    return pool.named[name] if name is not None and name in pool.named else pool.all
-
-
-def _has(pools: Sequence[_Pool], name: str | None, text: str) -> bool:
-    named = [pool.named[name] for pool in pools if name is not None and name in pool.named]
-    return any(text in texts for texts in named or [pool.all for pool in pools])
-
-
 def _imprecise(path: str, message: str) -> Violation:
     return Violation(law="precision", where=path, message=message)
 
 
 def _short(value: JsonValue) -> str:
-    text = content(value)
+    return _cut(content(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 80 else text[:79] + "…"  # noqa: PLR2004 -- what fits a line

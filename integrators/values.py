@@ -10,15 +10,16 @@ import json
 import math
 import re
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from pydantic import JsonValue
 
 Order = tuple[int, float, str]
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 
@@ -30,12 +31,12 @@ def content(value: JsonValue) -> str:
         >>> content({"b": 1.0, "a": True}) == content({"a": True, "b": 1})
         True
     """
-    return exact(_plain(value))
+    return _ENCODER.encode(_plain(value))
 
 
 def exact(value: JsonValue) -> str:
     """Return the text that only identical values share: canonical JSON, `1` and `1.0` told apart."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return _ENCODER.encode(value)
 
 
 def order(value: JsonValue) -> Order:
@@ -122,16 +123,38 @@ def find(value: JsonValue, path: str) -> tuple[JsonValue, str | None]:
     return value, name
 
 
-def nodes(value: JsonValue, name: str | None = None) -> Iterator[tuple[str | None, JsonValue]]:
-    """Yield a value and every part of it, each with the last key on the way there."""
-    todo: list[tuple[str | None, JsonValue]] = [(name, value)]
-    while todo:
-        here, part = todo.pop()
-        yield here, part
-        if isinstance(part, dict):
-            todo.extend(part.items())
-        elif isinstance(part, list):
-            todo.extend((here, element) for element in part)
+class Node(NamedTuple):
+    """A value, or a part of one."""
+
+    name: str | None
+    """The last key (not index) on the way there."""
+    text: str
+    """Its content."""
+    value: JsonValue
+    """What stands there."""
+
+
+def nodes(value: JsonValue, name: str | None = None) -> list[Node]:
+    """Return every part of a value, each after its own parts, the value itself last.
+
+    Example:
+        >>> [(node.name, node.text) for node in nodes({"a": [1, 2.0]})]
+        [('a', '1'), ('a', '2'), ('a', '[1,2]'), (None, '{"a":[1,2]}')]
+    """
+    found: list[Node] = []
+
+    def walk(name: str | None, value: JsonValue) -> str:
+        if isinstance(value, dict):
+            text = "{" + ",".join([f"{exact(key)}:{walk(key, value[key])}" for key in sorted(value)]) + "}"
+        elif isinstance(value, list):
+            text = "[" + ",".join([walk(name, part) for part in value]) + "]"
+        else:
+            text = content(value)
+        found.append(Node(name, text, value))
+        return text
+
+    walk(name, value)
+    return found
 
 
 def is_leaf(value: JsonValue) -> bool:
