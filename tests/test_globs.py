@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.globs import Glob, overlap, overlaps
 
-WORDS = ["".join(word) for size in range(5) for word in itertools.product("abc]", repeat=size)][1:]
+WORDS = ["".join(word) for size in range(5) for word in itertools.product("abcd]-", repeat=size)][1:]
 PART = st.sampled_from(["a", "b", "*", "?", "[ab]", "[!a]", "[a-b]", "[!a-b]", "[]b]", "[!]a]", "[b-]", "[!b-ac]"])
 NAME = st.lists(PART, min_size=1, max_size=2).map("".join)
 PATH = st.tuples(
@@ -119,6 +119,7 @@ def test_globs_have_one_form(pattern: str, text: str) -> None:
         pytest.param("**/a/**/x*", "**/b/**/*y", True, id="folders-on-both-sides"),
         pytest.param("*a*a", "*b*b", False, id="ends-that-differ"),
         pytest.param("[!a-ca-b]", "c", False, id="spans-that-overlap"),
+        pytest.param("[!a-db-c]", "d", False, id="a-span-inside-another"),
         pytest.param("é[à-ü].md", "éé.md", True, id="letters-beyond-ascii"),
     ],
 )
