@@ -45,7 +45,7 @@ def scores(report: Path, facts: Path = FACTS) -> list[Score]:
     asked = {Path(row["item"]).name for row in said["ledger"]}
     with facts.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if f"{row['id']}.txt" in asked]
-    known = {
+    known: dict[str, dict[str, object]] = {
         "family": {f"{row['id']}.txt": row["family"] for row in rows},
         "commercial_use": {f"{row['id']}.txt": True for row in rows if row["osi_approved"] == "true"},
     }

