@@ -29,7 +29,7 @@ def limit_name(resource: str) -> str:
         >>> limit_name("staging-db")
         'prefect-dispatch-staging-db'
         >>> limit_name("port 80/tcp")
-        'prefect-dispatch-7ab06c5ed83a'
+        'prefect-dispatch-1f28afa8b1b8'
     """
     return "prefect-dispatch-" + (resource if _PLAIN.fullmatch(resource) else digest(resource)[:12])
 

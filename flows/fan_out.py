@@ -113,8 +113,11 @@ class FanOut:
         """Turn what came of a task run into outcomes."""
         work = self._under_way.pop(future)
         self._held -= self._locks.get(work.ref, NO_LOCKS)
-        future.wait()
-        said = future.result(raise_on_failure=False)
+        try:
+            future.wait()
+            said: object = future.result(raise_on_failure=False)
+        except Exception as error:  # noqa: BLE001 -- Prefect's engine itself failed; still an outcome
+            said = error
         if isinstance(said, Answer):
             self._record(work, status="succeeded", answer=said, stored=future.state.name == "Cached")
             return

@@ -151,17 +151,22 @@ def _locate(data: Any, location: Sequence[int | str]) -> tuple[str, Any]:  # noq
     """Return the path in the user's own file that an error is about, and what stands there."""
     path = ""
     for part in location:
-        known = isinstance(data, dict | list) and _holds(data, part)
-        if known:
+        if _holds(data, part):
             data = data[part]
-        elif part is not location[-1] or not isinstance(data, dict):
+        elif part is not location[-1] or not _is_mapping(data):
             continue  # the tag of a union, which the file doesn't have
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path or "the job", data
 
 
 def _holds(data: Any, part: int | str) -> bool:  # noqa: ANN401 -- YAML
-    return part in data if isinstance(data, dict) else isinstance(part, int) and part < len(data)
+    if isinstance(data, list):
+        return isinstance(part, int) and part < len(cast("list[Any]", data))
+    return _is_mapping(data) and part in data
+
+
+def _is_mapping(data: object) -> bool:
+    return isinstance(data, dict)
 
 
 def _short(value: object) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, cast
 from prefect import task
 from prefect.context import TaskRunContext
 from prefect.results import ResultStore, get_result_store
-from prefect.runtime import task_run
 from prefect.tasks import exponential_backoff
 
 from prefect_dispatch.asking import attempt
@@ -30,8 +29,7 @@ _earlier: dict[UUID, tuple[Attempt, ...]] = {}
 """Attempts of task runs that wait for a retry; Prefect retries in the same process."""
 
 
-def _run_name() -> str:
-    parameters: dict[str, Any] = task_run.parameters
+def _run_name(parameters: dict[str, Any]) -> str:
     name = " ".join(f"{parameters['brief'].name}: {parameters['item'].key}".split())
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
@@ -42,7 +40,7 @@ def _is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool
 
 @task(
     name="run-brief",
-    task_run_name=_run_name,
+    task_run_name=cast("Any", _run_name),  # a name from parameters, which the type leaves out
     retries=Limits().retries,
     retry_delay_seconds=exponential_backoff(Limits().retry_delay_s),
     retry_jitter_factor=JITTER,

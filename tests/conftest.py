@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def prefect_server() -> Generator[None, None, None]:
     """A Prefect server with an empty database, for the whole session: it takes seconds to start."""
-    with prefect_test_harness():
+    with prefect_test_harness(server_startup_timeout=120):
         yield
 
 

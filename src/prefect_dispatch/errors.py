@@ -11,7 +11,7 @@ DispatchError
 │   ├── RejectedError      this item is refused, others may pass (400, content policy, too long)
 │   └── TerminalError      every item would fail alike (401, unknown model): the fan-out stops
 ├── CoverageError          not one outcome for each (brief, item): .missing .repeated .unknown
-├── AuditError             the merged value isn't what the outcomes say: .violations
+├── AuditError             the merged value isn't what the outcomes say: .violations .merge
 └── DispatchFailed         the run ended as failed: .report
 """
 
@@ -22,12 +22,16 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prefect_dispatch.ledger import Ref, Report, Violation
+    from prefect_dispatch.ledger import Merge, Ref, Report, Violation
     from prefect_dispatch.models import Attempt, Usage
 
 
 class DispatchError(Exception):
     """The base of every error raised by this package."""
+
+    def __repr__(self) -> str:
+        """Return the message alone: what else an error carries doesn't belong into a log."""
+        return f"{type(self).__name__}({str(self)!r})"
 
 
 class JobError(DispatchError):
@@ -142,12 +146,14 @@ class AuditError(DispatchError):
 
     Attributes:
         violations: Every difference that was found.
+        merge: What the integrator made, not to be used.
     """
 
-    def __init__(self, violations: Sequence[Violation]) -> None:
-        """Keep the violations."""
-        super().__init__(violations)
+    def __init__(self, violations: Sequence[Violation], merge: Merge) -> None:
+        """Keep the violations and what they are about."""
+        super().__init__(violations, merge)
         self.violations = tuple(violations)
+        self.merge = merge
 
     def __str__(self) -> str:
         """Return the violations as one text."""

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 LONGEST = 500
 """Characters of one problem that are told: a validator quotes the whole answer."""
 
-Output = str | type[BaseModel]
-"""`text`, the text of a JSON Schema, `module:Name`, or a pydantic model class.
+Output = str | dict[str, Any] | type[BaseModel]
+"""`text`, a JSON Schema, `module:Name`, or a pydantic model class.
 
-A schema is kept as text: Prefect would take a `$ref` inside a parameter for one of its blocks.
+A schema is kept as JSON text: Prefect would take a `$ref` inside a parameter for one of its blocks.
 """
 
 _FENCE = re.compile(r"\A\s*```[\w-]*[ \t]*\r?\n(?P<body>.*?)\s*```\s*\Z", re.DOTALL)
@@ -70,8 +70,10 @@ def show_output(output: Output) -> str:
 
 def schema_of(output: Output) -> dict[str, Any] | None:
     """Return the JSON Schema of an output, or None for text."""
-    if not isinstance(output, str):
+    if isinstance(output, type):
         return output.model_json_schema()
+    if isinstance(output, dict):
+        return output
     return None if output == "text" else cast("dict[str, Any]", json.loads(output))
 
 
@@ -98,8 +100,9 @@ def problems(output: Output, value: JsonValue) -> tuple[JsonValue, list[str]]:
         return value, [f"The answer {found}."]
     if output == "text":
         return (value, []) if isinstance(value, str) else (value, ["The answer must be text."])
-    if isinstance(output, str):
-        errors = [f"{error.json_path}: {error.message}" for error in _validator(output).iter_errors(value)]
+    if not isinstance(output, type):
+        wrong = _validator(show_output(output)).iter_errors(value)
+        errors = [f"{error.json_path}: {error.message}" for error in wrong]
         return value, list(map(_brief, errors))
     try:
         return cast("JsonValue", output.model_validate(value).model_dump(mode="json")), []

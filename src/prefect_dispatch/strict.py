@@ -7,7 +7,7 @@ from typing import Annotated, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
-from rapidfuzz import process
+from rapidfuzz import fuzz, process
 
 from prefect_dispatch.fingerprint import flaw
 
@@ -21,7 +21,7 @@ def nearest(word: str, known: list[str]) -> str:
         >>> nearest("zzz", ["name", "scope"])
         "known are 'name', 'scope'."
     """
-    best = process.extractOne(word.lower(), known, score_cutoff=60)
+    best = process.extractOne(word.lower(), known, scorer=fuzz.ratio, score_cutoff=60)
     return f"did you mean {best[0]!r}?" if best else f"known are {', '.join(map(repr, known))}."
 
 

@@ -1,0 +1,219 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from prefect.settings import PREFECT_API_URL
+
+from prefect_dispatch._version import __version__
+from prefect_dispatch.cli import COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
+from tests.openai_server import Behaviour, document, failure, openai_server
+
+if TYPE_CHECKING:
+    from typing import Any
+
+KEY = "sk-test-0123456789"
+
+JOB = """
+briefs:
+  - name: sizes
+    instructions: Say how long it is.
+    output: {type: object, properties: {size: {type: integer}}, required: [size]}
+items: {glob: "texts/*.txt"}
+executor: {model: openai/test, api_base: "URL"}
+limits: {concurrency: 2, retries: 0, timeout_s: 20}
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A job over five texts."""
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    (tmp_path / "texts").mkdir()
+    for n in range(5):
+        (tmp_path / "texts" / f"t{n}.txt").write_text(f"Text {n}.")
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB)
+    return path
+
+
+def at(job: Path, url: str) -> str:
+    """Point the job at a server."""
+    job.write_text(JOB.replace("URL", url))
+    return str(job)
+
+
+def answer(request: dict[str, Any], n: int) -> Behaviour:
+    """Refuse one text, answer the others."""
+    if "Text 3" in document(request):
+        return failure(400, "not this one")
+    return Behaviour(content='{"size": 7}')
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_plans_answers_writes_and_explains(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Plan, run, run again, explain: the figures agree, and the exit status says that there is a gap."""
+    with openai_server(answer) as server:
+        assert main(["plan", at(job, server.url)]) == COMPLETE
+        said = capsys.readouterr().out
+        assert server.count == 0
+        assert "to ask             5" in said
+        assert "Fan out: 5 asks" in said
+
+        assert main(["run", str(job), "--out", str(job.parent / "out")]) == GAPS
+        said = capsys.readouterr()
+        assert said.out.startswith("Complete with gaps: 4 of 5 answered; no answer for 1")
+        assert "asked 5, from the store 0, requests 5, tokens 60, cost unknown" in said.out
+        assert "5/5" in said.err
+        report = json.loads((job.parent / "out" / "report.json").read_text())
+        assert len(report["ledger"]) == 5
+
+        assert main(["run", str(job), "--limit", "2"]) == COMPLETE
+        assert "asked 0, from the store 2, requests 0" in capsys.readouterr().out
+        assert server.count == 5
+        assert main(["run", str(job), "--limit", "1", "--refresh"]) == COMPLETE
+        assert server.count == 6
+
+    where = str(job.parent / "out" / "report.json")
+    capsys.readouterr()
+    assert main(["explain", where]) == COMPLETE
+    assert "Ledger: 1 failed, 4 merged" in capsys.readouterr().out
+    assert main(["explain", where, "texts/t3.txt"]) == COMPLETE
+    assert "not this one" in capsys.readouterr().out
+    assert main(["explain", where, "/0/value"]) == COMPLETE
+    assert '/0/value = {"size":7} (from sizes/texts/t0.txt)' in capsys.readouterr().out
+    assert main(["explain", where, "texts/t33.txt"]) == UNUSABLE
+    assert "near are 'texts/t3.txt'" in capsys.readouterr().err
+    assert main(["explain", str(job)]) == UNUSABLE
+    assert main(["explain", str(job.parent / "none.json")]) == UNUSABLE
+
+
+@pytest.mark.usefixtures("store")
+def test_a_failed_run_says_so(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A wrong key: exit status 1, the reason first, and a report with a row for each item."""
+    with openai_server(failure(401, f"Incorrect API key: {KEY}")) as server:
+        assert main(["run", at(job, server.url), "--out", str(job.parent / "out")]) == FAILED
+    said = capsys.readouterr()
+    assert said.out.startswith("Failed: Stopped: sizes/texts/t")
+    assert KEY not in said.out + said.err
+    assert len(json.loads((job.parent / "out" / "report.json").read_text())["ledger"]) == 5
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param(["walk", "job.yaml"], id="unknown-command"),
+        pytest.param(["run"], id="no-job"),
+        pytest.param(["run", "job.yaml", "--limit", "0"], id="no-items"),
+        pytest.param(["run", "job.yaml", "--limit", "some"], id="not-a-number"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 2, and how to call it."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == UNUSABLE
+    assert "usage: prefect-dispatch" in capsys.readouterr().err
+
+
+def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--version` prints the version alone."""
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def started(arguments: list[str], folder: Path, *, api: str | None = None, **streams: Any) -> subprocess.Popen[bytes]:
+    """Start the command line in a process of its own, with a home of its own, and a server of its own or `api`."""
+    environment = {**os.environ, "PREFECT_HOME": str(folder / "home"), "OPENAI_API_KEY": KEY}
+    environment.pop("PREFECT_API_URL", None)
+    if api is not None:
+        environment["PREFECT_API_URL"] = api
+    return subprocess.Popen(  # noqa: S603 -- our own command
+        [sys.executable, "-m", "prefect_dispatch", *arguments], env=environment, start_new_session=True, **streams
+    )
+
+
+def wait_until(true: Any, what: str) -> None:
+    """Wait for something to become true."""
+    end = time.monotonic() + 90
+    while not true():
+        assert time.monotonic() < end, f"not within 90 s: {what}"
+        time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("stop", [pytest.param(signal.SIGINT, id="ctrl-c"), pytest.param(signal.SIGKILL, id="kill-9")])
+def test_an_ended_run_goes_on_with_the_same_command(stop: signal.Signals, job: Path) -> None:
+    """Stopped in the middle: what had come is stored, the same command asks only the rest."""
+
+    def half(request: dict[str, Any], n: int) -> Behaviour:
+        slow = any(f"Text {number}" in document(request) for number in (2, 3)) and n == 1
+        return Behaviour(content='{"size": 7}', hang=slow)
+
+    api = PREFECT_API_URL.value()
+    with openai_server(half) as server:
+        command = ["run", at(job, server.url), "--out", str(job.parent / "out")]
+        log = job.parent / "log"
+        with log.open("wb") as stream:
+            first = started(command, job.parent, api=api, stderr=stream)
+        wait_until(lambda: server.count == 4, "two answers, two under way")
+        wait_until(lambda: len(list((job.parent / "home" / "storage").glob("prefect-dispatch-*"))) == 2, "two stored")
+        first.send_signal(stop)
+        first.wait(timeout=60)
+        if stop is signal.SIGINT:
+            assert first.returncode == INTERRUPTED
+            assert "the same command goes on from there" in log.read_text()
+            assert "Traceback" not in log.read_text()
+        before = server.count
+        second = started(command, job.parent, api=api, stdout=subprocess.PIPE)
+        out, _ = second.communicate(timeout=90)
+        assert second.returncode == COMPLETE
+        assert b"Complete: 5 of 5 answered." in out
+        assert b"from the store 2" in out
+        assert server.count == before + 3
+
+
+@pytest.mark.slow
+def test_a_terminal_gets_a_bar(job: Path) -> None:
+    """On a terminal: a bar with how many, what it costs and how long it takes; the summary stands last."""
+    with openai_server(Behaviour(content='{"size": 7}', delay_s=0.2)) as server:
+        ours, theirs = pty.openpty()
+        process = started(["run", at(job, server.url)], job.parent, stdin=theirs, stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        screen = b""
+        while process.poll() is None or select.select([ours], [], [], 0)[0]:
+            if select.select([ours], [], [], 0.2)[0]:
+                try:
+                    screen += os.read(ours, 65536)
+                except OSError:  # the other end is closed
+                    break
+        assert process.wait(timeout=60) == COMPLETE
+    assert b"5/5" in screen
+    assert b"remaining" in screen
+    assert b"Complete: 5 of 5 answered." in screen.splitlines()[-2]
+
+
+def test_help_needs_neither_prefect_nor_litellm() -> None:
+    """`--help` imports nothing heavy."""
+    code = (
+        "import sys\n"
+        "from prefect_dispatch.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "print([name for name in ('prefect', 'litellm', 'pydantic', 'rich') if name in sys.modules])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 -- ours
+    assert ran.stdout.splitlines()[-1] == "[]"
