@@ -36,8 +36,8 @@ def _dispatch(  # noqa: PLR0917 -- the parameters are the job
     integrator: PluggableIntegrator | None = None,
     limits: Limits = Limits(),  # noqa: B008 -- frozen
     folder: str = ".",
-    out: str | None = None,
-    limit: Annotated[int | None, Field(ge=1)] = None,
+    out: Annotated[str, Field(title="Folder")] | None = None,
+    limit: Annotated[int, Field(title="Number", ge=1)] | None = None,
     refresh: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
 ) -> Report:
     """Run briefs over items, merge the answers, and account for every item.
@@ -50,12 +50,12 @@ def _dispatch(  # noqa: PLR0917 -- the parameters are the job
     Args:
         briefs: What is asked: one brief or several, each for every item.
         items: Where the items come from.
-        executor: Who is asked. Empty: the model named in the settings, else the local one.
-        integrator: How the answers are merged. Empty: they are collated, in the order of the items.
+        executor: Who is asked. None: the model named in the settings, else the local one.
+        integrator: How the answers are merged. None: they are collated, in the order of the items.
         limits: How the run is bounded.
         folder: The folder that relative paths and your own code are looked up in.
-        out: A folder for report.json, report.md and outcomes.jsonl. Empty: none are written.
-        limit: Take only the first so many items.
+        out: A folder for report.json, report.md and outcomes.jsonl. None: no files are written.
+        limit: Take only the first so many items. None: all of them.
         refresh: Ask again even where an answer is stored.
 
     Returns:

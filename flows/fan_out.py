@@ -116,8 +116,8 @@ class FanOut:
         try:
             future.wait()
             said: object = future.result(raise_on_failure=False)
-        except Exception as error:  # noqa: BLE001 -- Prefect's engine itself failed; still an outcome
-            said = error
+        except Exception as broken:  # noqa: BLE001 -- Prefect's engine itself failed; still an outcome
+            said = broken
         if isinstance(said, Answer):
             self._record(work, status="succeeded", answer=said, stored=future.state.name == "Cached")
             return

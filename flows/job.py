@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, cast
 
 import yaml
 from pydantic import Field, ValidationError
@@ -11,6 +11,7 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.kinds import AnyIntegrator
 from prefect_dispatch.models import Brief, Limits
+from prefect_dispatch.scrub import SECRET_NAME
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.strict import Strict
 
@@ -98,9 +99,9 @@ def _read(path: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         raise JobError(f"{path.name}: {where}not YAML: {getattr(error, 'problem', None) or error}.") from None
-    if not isinstance(data, dict):
+    if not _is_mapping(data):
         raise JobError(f"{path.name}: a job is a mapping with 'briefs' and 'items', not {type(data).__name__}.")
-    return cast("dict[str, Any]", data)
+    return data
 
 
 def _set(data: dict[str, Any], change: str) -> None:
@@ -115,22 +116,21 @@ def _set(data: dict[str, Any], change: str) -> None:
     *parents, last = path.split(".")
     for name in parents:
         place = _step(place, name, change)
-    if isinstance(place, list):
-        items = cast("list[Any]", place)
-        if not last.isdecimal() or int(last) >= len(items):
-            raise JobError(f"--set {change!r}: {last!r} is no place in a list of {len(items)}.")
-        items[int(last)] = value
-    elif isinstance(place, dict):
+    if _is_list(place):
+        if not last.isdecimal() or int(last) >= len(place):
+            raise JobError(f"--set {change!r}: {last!r} is no place in a list of {len(place)}.")
+        place[int(last)] = value
+    elif _is_mapping(place):
         place[last] = value
     else:
         raise JobError(f"--set {change!r}: there is nothing below {'.'.join(parents)!r}.")
 
 
 def _step(place: Any, name: str, change: str) -> Any:  # noqa: ANN401 -- YAML
-    if isinstance(place, dict):
-        return cast("dict[str, Any]", place).setdefault(name, {})
-    if isinstance(place, list) and name.isdecimal() and int(name) < len(cast("list[Any]", place)):
-        return cast("list[Any]", place)[int(name)]
+    if _is_mapping(place):
+        return place.setdefault(name, {})
+    if _is_list(place) and name.isdecimal() and int(name) < len(place):
+        return place[int(name)]
     raise JobError(f"--set {change!r}: there is no {name!r} to go into.")
 
 
@@ -140,33 +140,38 @@ def _sentences(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
     for each in error.errors(include_url=False):
         where, value = _locate(data, each["loc"])
         message = each["msg"].removeprefix("Value error, ").rstrip(".")
-        shown = f" (it is {_short(value)})" if each["type"] not in ("missing", "unknown_key") else ""
+        telling = each["type"] not in ("missing", "unknown_key") and not SECRET_NAME.search(repr(value))
+        shown = f" (it is {_short(value)})" if telling else ""
         sentence = f"{where}: {message}{shown}." if not message.endswith("?") else f"{where}: {message}"
         if sentence not in sentences:
             sentences.append(sentence)
     return sentences
 
 
-def _locate(data: Any, location: Sequence[int | str]) -> tuple[str, Any]:  # noqa: ANN401 -- YAML
+def _locate(data: object, location: Sequence[int | str]) -> tuple[str, object]:
     """Return the path in the user's own file that an error is about, and what stands there."""
     path = ""
     for part in location:
         if _holds(data, part):
-            data = data[part]
-        elif part is not location[-1] or not _is_mapping(data):
+            data = cast("Any", data)[part]
+        elif part is not location[-1] or _is_list(data):
             continue  # the tag of a union, which the file doesn't have
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path or "the job", data
 
 
-def _holds(data: Any, part: int | str) -> bool:  # noqa: ANN401 -- YAML
-    if isinstance(data, list):
-        return isinstance(part, int) and part < len(cast("list[Any]", data))
+def _holds(data: object, part: int | str) -> bool:
+    if _is_list(data):
+        return isinstance(part, int) and part < len(data)
     return _is_mapping(data) and part in data
 
 
-def _is_mapping(data: object) -> bool:
+def _is_mapping(data: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(data, dict)
+
+
+def _is_list(data: object) -> TypeGuard[list[Any]]:
+    return isinstance(data, list)
 
 
 def _short(value: object) -> str:

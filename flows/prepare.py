@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.binding import bind
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.llm import default_executor
+from prefect_dispatch.executors.llm import LLM, default_executor
 from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.models import Limits
+from prefect_dispatch.references import resolve
 from prefect_dispatch.sources import read_items, source
 from prefect_dispatch.tasks.independence import Independence, require_independence
 from prefect_dispatch.tasks.plan import Plan, estimate
@@ -72,14 +74,23 @@ def prepare(
         raise JobError("There is no brief; give at least one under 'briefs'.")
     limits = limits or Limits()
     executor = executor or default_executor()
+    if isinstance(executor, LLM):
+        executor = executor.placed(folder)
     integrator = integrator or Collate()
     bound = [bind(brief, folder) for brief in briefs]
     read = read_items(source(items), folder, limit)
     independence = preflight(bound, read)
     require_independence(independence, limits.on_dependence)
-    if check := getattr(integrator, "preflight", None):
-        check(bound)
+    integrator = _checked(integrator, bound, folder)
     return Prepared(bound, read, work_of(bound, read, executor), executor, integrator, limits, independence)
+
+
+def _checked(integrator: Integrator, briefs: Sequence[Brief], folder: Path) -> Integrator:
+    """Return an integrator with the user's functions in place, and every field that it names known to the briefs."""
+    if isinstance(integrator, MergeRecords):
+        integrator = integrator.resolved(lambda name: resolve(name, folder))
+        integrator.preflight(briefs)
+    return integrator
 
 
 def plan(

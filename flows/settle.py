@@ -14,7 +14,8 @@ from pydantic import BaseModel, JsonValue
 from prefect_dispatch._version import __version__
 from prefect_dispatch.errors import AuditError
 from prefect_dispatch.flows.parameters import as_is
-from prefect_dispatch.ledger import Gap, LedgerRow, Merge, Ref, Report, Spending, Violation
+from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.ledger import Gap, Merge, Ref, Report, Spending, Violation
 from prefect_dispatch.scrub import scrub
 from prefect_dispatch.tasks.integrate import integrate
 
@@ -68,31 +69,23 @@ def settle(job: Prepared, outcomes: Sequence[Outcome], *, stopped: str | None, p
         violations=violations,
         usage=Spending.of(ordered),
         plan=planned.model_dump(mode="json"),
-        run=_run(job, clock),
+        run=_run(job, merge, clock),
         outcomes=tuple(ordered),
     )
 
 
 def _merge(job: Prepared, outcomes: Sequence[Outcome]) -> tuple[Merge, tuple[Violation, ...], str | None]:
     """Return the merge, what the audit found, and why there is no merged value, if there is none."""
-    if all(outcome.status != "succeeded" for outcome in outcomes):
-        rows = [
-            LedgerRow(
-                brief=outcome.brief,
-                item=outcome.item,
-                disposition="failed" if outcome.status == "failed" else "skipped",
-                reason=f"{outcome.error.kind}: {outcome.error.message}" if outcome.error else "",
-            )
-            for outcome in outcomes
-        ]
-        return Merge(value=None, ledger=tuple(rows)), (), None
+    rows = tuple(row for outcome in outcomes if (row := unanswered(outcome)))
+    if len(rows) == len(outcomes):
+        return Merge(value=None, ledger=rows), (), None
     try:
         return integrate(as_is(job.briefs), as_is(job.items), as_is(outcomes), job.integrator), (), None
     except AuditError as error:
         return error.merge.model_copy(update={"value": None}), error.violations, str(error)
     except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code; the answers are stored
         message = f"The integrator raised {type(error).__name__}: {scrub(str(error))}"
-        return Merge(value=None, ledger=()), (), message
+        return Merge(value=None, ledger=rows), (), message
 
 
 def _verdict(
@@ -122,7 +115,7 @@ def _without(gaps: Sequence[Outcome]) -> str:
     return f"; no answer for {len(gaps)} ({counted}): {named}{more}"
 
 
-def _run(job: Prepared, clock: Clock) -> dict[str, JsonValue]:
+def _run(job: Prepared, merge: Merge, clock: Clock) -> dict[str, JsonValue]:
     run_id = flow_run.get_id()
     return {
         "started": clock.started.isoformat(),
@@ -130,6 +123,7 @@ def _run(job: Prepared, clock: Clock) -> dict[str, JsonValue]:
         "flow_run": {"id": run_id, "name": flow_run.get_name()},
         "executor": _described(job.executor),
         "integrator": _described(job.integrator),
+        "fields_traced": bool(merge.fields),
         "limits": job.limits.model_dump(mode="json"),
         "versions": {
             "prefect-dispatch": __version__,

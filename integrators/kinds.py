@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
+from prefect_dispatch.form import Tabs
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records import MergeRecords
 
@@ -31,5 +32,6 @@ PluggableIntegrator = Annotated[
     Annotated[AnyIntegrator, Tag("built-in")]
     | Annotated[SkipJsonSchema[Annotated[Any, AfterValidator(_is_integrator)]], Tag("own")],
     Discriminator(_source),
+    Tabs(),
 ]
 """A built-in integrator, or an object of the user's own that keeps the `Integrator` Protocol."""

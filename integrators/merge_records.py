@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field, JsonValue, StringConstraints, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from prefect_dispatch.integrators.dispositions import dispositions
 from prefect_dispatch.integrators.folding import Part, Rulebook, fold, keep
@@ -81,6 +81,8 @@ class MergeRecords(Strict):
         [('/0/name', 'priority', 'terms/a'), ('/0/year', 'max', 'terms/b')]
     """
 
+    model_config = ConfigDict(title="Merge records")
+
     kind: Literal["merge_records"] = "merge_records"
     """Tells the integrators apart."""
     identity: Annotated[tuple[FieldPath, ...], Field(min_length=1)]
@@ -89,7 +91,7 @@ class MergeRecords(Strict):
     """Dotted path of the list of records inside an answer; empty if the answer is a record or a list."""
     rules: Annotated[tuple[FieldRule, ...], BeforeValidator(_rules)] = ()
     """How fields are decided. A mapping from field to rule is taken, too."""
-    default: Annotated[Rule, BeforeValidator(_rule)] = Rule()
+    default: Annotated[Rule, BeforeValidator(_rule)] = Field(default=Rule(), title="All other fields")
     """How all other fields are decided."""
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import (
     BeforeValidator,
+    Field,
     JsonValue,
     PlainSerializer,
     TypeAdapter,
@@ -150,8 +151,8 @@ class Rule(Strict):
         WithJsonSchema(
             {
                 "anyOf": [
-                    {"type": "string", "enum": list(get_args(RuleName))},
-                    {"type": "string", "pattern": f"^{REFERENCE.pattern}$"},
+                    {"title": "Built-in", "type": "string", "enum": list(get_args(RuleName))},
+                    {"title": "Your own", "type": "string", "pattern": f"^{REFERENCE.pattern}$"},
                 ],
                 "default": "priority",
             }
@@ -204,7 +205,7 @@ class Rule(Strict):
 class FieldRule(Rule):
     """How one field is decided."""
 
-    field: str
+    field: str = Field(json_schema_extra={"position": -1})  # ahead of what is inherited
     """The field's name, or the dotted path of a field inside an object."""
 
 

@@ -11,7 +11,7 @@ from prefect.tasks import exponential_backoff
 
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, TransientError
-from prefect_dispatch.executors.base import Executor  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.executors.base import Executor, Warmable
 from prefect_dispatch.models import Answer, Attempt, Brief, Item, Limits
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.store import AnswerSerializer, FingerprintPolicy
@@ -108,4 +108,6 @@ def answer_store() -> ResultStore:
 
 
 async def _attempt(brief: Brief, item: Item, executor: Executor, limits: Limits) -> Answer:
+    if isinstance(executor, Warmable):
+        await executor.warm_up()
     return await attempt(executor, brief, item, reasks=limits.reasks, timeout_s=limits.timeout_s)

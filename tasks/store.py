@@ -35,7 +35,7 @@ class AnswerSerializer(Serializer):
             TypeError: If it is anything else.
         """
         if isinstance(obj, Answer):
-            record = {"answer": obj.model_dump(mode="json")}
+            record: dict[str, Any] = {"answer": obj.model_dump(mode="json")}
         elif isinstance(obj, Report):
             record = {"report": obj.model_dump(mode="json")}
         elif isinstance(obj, BaseException):

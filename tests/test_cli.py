@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +20,8 @@ from prefect_dispatch.cli import COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, 
 from tests.openai_server import Behaviour, document, failure, openai_server
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
     from typing import Any
 
 KEY = "sk-test-0123456789"
@@ -66,10 +67,10 @@ def test_a_run_plans_answers_writes_and_explains(job: Path, capsys: pytest.Captu
     """Plan, run, run again, explain: the figures agree, and the exit status says that there is a gap."""
     with openai_server(answer) as server:
         assert main(["plan", at(job, server.url)]) == COMPLETE
-        said = capsys.readouterr().out
+        planned = capsys.readouterr().out
         assert server.count == 0
-        assert "to ask             5" in said
-        assert "Fan out: 5 asks" in said
+        assert "to ask             5" in planned
+        assert "Fan out: 5 asks" in planned
 
         assert main(["run", str(job), "--out", str(job.parent / "out")]) == GAPS
         said = capsys.readouterr()
@@ -136,18 +137,31 @@ def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.strip() == __version__
 
 
-def started(arguments: list[str], folder: Path, *, api: str | None = None, **streams: Any) -> subprocess.Popen[bytes]:
+def started(
+    arguments: list[str],
+    folder: Path,
+    *,
+    api: str | None = None,
+    stdin: int | None = None,
+    stdout: int | None = None,
+    stderr: int | None = None,
+) -> subprocess.Popen[bytes]:
     """Start the command line in a process of its own, with a home of its own, and a server of its own or `api`."""
     environment = {**os.environ, "PREFECT_HOME": str(folder / "home"), "OPENAI_API_KEY": KEY}
     environment.pop("PREFECT_API_URL", None)
     if api is not None:
         environment["PREFECT_API_URL"] = api
     return subprocess.Popen(  # noqa: S603 -- our own command
-        [sys.executable, "-m", "prefect_dispatch", *arguments], env=environment, start_new_session=True, **streams
+        [sys.executable, "-m", "prefect_dispatch", *arguments],
+        env=environment,
+        start_new_session=True,
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
     )
 
 
-def wait_until(true: Any, what: str) -> None:
+def wait_until(true: Callable[[], bool], what: str) -> None:
     """Wait for something to become true."""
     end = time.monotonic() + 90
     while not true():
@@ -169,7 +183,7 @@ def test_an_ended_run_goes_on_with_the_same_command(stop: signal.Signals, job: P
         command = ["run", at(job, server.url), "--out", str(job.parent / "out")]
         log = job.parent / "log"
         with log.open("wb") as stream:
-            first = started(command, job.parent, api=api, stderr=stream)
+            first = started(command, job.parent, api=api, stderr=stream.fileno())
         wait_until(lambda: server.count == 4, "two answers, two under way")
         wait_until(lambda: len(list((job.parent / "home" / "storage").glob("prefect-dispatch-*"))) == 2, "two stored")
         first.send_signal(stop)

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, WithJso
 
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.fingerprint import canonical
+from prefect_dispatch.form import Tabs
 from prefect_dispatch.references import REFERENCE, refer
 from prefect_dispatch.strict import Strict
 from prefect_dispatch.template import render
@@ -136,7 +137,7 @@ class Function(Strict):
         return str(found) if found else None
 
 
-Check = Annotated[Regex | MaxWords | MustMention | Function, Field(discriminator="kind")]
+Check = Annotated[Annotated[Regex | MaxWords | MustMention | Function, Field(discriminator="kind")], Tabs()]
 """Any check; `kind` tells which."""
 
 

@@ -163,5 +163,6 @@ def _serve(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.flows.job import load_job  # noqa: PLC0415 -- imports Prefect
 
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "NOTSET"
-    serve(load_job(arguments.job) if arguments.job else None, folder=(arguments.job or Path()).resolve().parent)
+    job = load_job(arguments.job) if arguments.job else None
+    serve(job, folder=arguments.job.resolve().parent if arguments.job else Path.cwd())
     return COMPLETE

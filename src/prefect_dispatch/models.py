@@ -56,9 +56,9 @@ class Brief(Strict):
         Output,
         BeforeValidator(normalise_output),
         PlainSerializer(show_output, return_type=str),
-        WithJsonSchema({"type": "string", "default": "text"}),
+        WithJsonSchema({"type": "string", "format": "json-string", "default": "text"}),
     ] = "text"
-    """The form of the answer: `text`, a JSON Schema, or a pydantic model (`module:Name` in a job file)."""
+    """The form of the answer: `text`, a JSON Schema, or `module:Name` of a pydantic model."""
     checks: tuple[Check, ...] = ()
     """What an answer must satisfy beyond its schema."""
     priority: int = 0
@@ -221,17 +221,17 @@ class Outcome(Strict):
 class Limits(Strict):
     """How a run is bounded."""
 
-    concurrency: int = Field(default=8, ge=1, le=1000, json_schema_extra={"position": 0})
+    concurrency: int = Field(default=8, ge=1, le=1000)
     """How many asks are under way at once."""
-    retries: int = Field(default=2, ge=0, le=20, json_schema_extra={"position": 1})
+    retries: int = Field(default=2, ge=0, le=20)
     """New attempts after a transient error."""
-    retry_delay_s: float = Field(default=1.0, ge=0, le=3600, json_schema_extra={"position": 2})
+    retry_delay_s: float = Field(default=1.0, ge=0, le=3600, title="Retry delay in seconds")
     """Seconds before the first retry; each further one waits twice as long, give or take half."""
-    reasks: int = Field(default=2, ge=0, le=10, json_schema_extra={"position": 3})
+    reasks: int = Field(default=2, ge=0, le=10)
     """How often an invalid answer is sent back within one attempt."""
-    timeout_s: float = Field(default=120.0, gt=0, le=86400, json_schema_extra={"position": 4})
+    timeout_s: float = Field(default=120.0, gt=0, le=86400, title="Time limit in seconds")
     """Seconds after which one attempt is ended."""
-    min_success: float = Field(default=0.0, ge=0, le=1, json_schema_extra={"position": 5})
+    min_success: float = Field(default=0.0, ge=0, le=1)
     """The share of (brief, item) that must succeed; below it the run fails. None at all always fails."""
-    on_dependence: Literal["refuse", "serialize"] = Field(default="refuse", json_schema_extra={"position": 6})
+    on_dependence: Literal["refuse", "serialize"] = Field(default="refuse")
     """What happens to work that isn't independent: the job is refused, or that work runs one after another."""

@@ -46,17 +46,17 @@ def markdown(report: Report) -> str:
     """Return the report as Markdown, at most `MAX_CHARACTERS` long."""
     parts = [f"# {_title(report)}", cell(report.message), _numbers(report)]
     if report.violations:
-        rows = [(v.law, v.where, v.message) for v in report.violations]
-        parts += ["## What the audit found", _table(("law", "where", "what"), rows)]
+        found = [(each.law, each.where, each.message) for each in report.violations]
+        parts += ["## What the audit found", _table(("law", "where", "what"), found)]
     if report.gaps:
-        rows = [(g.brief, g.item, g.status, g.error.kind, g.error.message) for g in report.gaps]
-        parts += ["## Gaps", _table(("brief", "item", "status", "kind", "why"), rows)]
+        gaps = [(gap.brief, gap.item, gap.status, gap.error.kind, gap.error.message) for gap in report.gaps]
+        parts += ["## Gaps", _table(("brief", "item", "status", "kind", "why"), gaps)]
     conflicts = [row for row in report.fields if row.losers]
     if conflicts:
         parts += ["## Conflicts", _conflicts(conflicts)]
     if report.value is not None:
         parts += ["## Merged value", _code(report.value)]
-    rows = [(r.brief, r.item, r.disposition, r.by or "", r.reason) for r in report.ledger]
+    rows = [(row.brief, row.item, row.disposition, row.by or "", row.reason) for row in report.ledger]
     parts += ["## Ledger", _table(("brief", "item", "disposition", "by", "reason"), rows)]
     text = "\n\n".join(parts) + "\n"
     if len(text) > MAX_CHARACTERS:

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 from rapidfuzz import fuzz, process
 
 from prefect_dispatch.fingerprint import flaw
+from prefect_dispatch.form import laid_out
+
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -39,6 +45,13 @@ class Strict(BaseModel):
     """A frozen model that answers an unknown key with the nearest known one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema as a form shows it best."""
+        described = handler(schema)
+        laid_out(handler.resolve_ref_schema(described))
+        return described
 
     @model_validator(mode="before")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -33,9 +33,9 @@ GOOD = Behaviour(content='{"size": 3}')
 @pytest.fixture
 def key(monkeypatch: pytest.MonkeyPatch) -> str:
     """A key in the environment, as users have it."""
-    secret = "sk-of-the-user-0123456789"
-    monkeypatch.setenv("OPENAI_API_KEY", secret)
-    return secret
+    made_up = "sk-of-the-user-0123456789"
+    monkeypatch.setenv("OPENAI_API_KEY", made_up)
+    return made_up
 
 
 def misbehave(request: dict[str, Any], n: int) -> Behaviour:
@@ -70,8 +70,6 @@ def test_two_hundred_items_at_a_server_that_misbehaves() -> None:
     with openai_server(misbehave) as server:
         report = dispatch([SIZES], items, executor=LLM(model="openai/test", api_base=server.url), limits=limits)
         first = server.count
-        import collections
-        print("XX", collections.Counter(a.error.split(":")[0] for o in report.outcomes for a in o.attempts if a.error), server.hung_up, [sum(a.seconds for a in o.attempts) for o in report.outcomes if o.error and o.error.kind!="timeout"])
         assert (report.usage.requests, report.usage.prompt_tokens, report.usage.completion_tokens) == (
             server.usage.requests,
             server.usage.prompt_tokens,
@@ -82,7 +80,7 @@ def test_two_hundred_items_at_a_server_that_misbehaves() -> None:
         assert {gap.error.kind for gap in report.gaps} == {
             "invalid_output",
             "empty",
-            "transient",
+            "overloaded",
             "timeout",
             "refused",
             "context_length",
@@ -97,9 +95,9 @@ def test_two_hundred_items_at_a_server_that_misbehaves() -> None:
         assert again.usage.asked == len(report.gaps)
 
 
-def run(url: str, items: list[str], brief: Brief = SIZES, **limits: Any) -> Report:
+def run(url: str, items: list[str], brief: Brief = SIZES, **limits: int) -> Report:
     """Run over some items."""
-    chosen = Limits(retry_delay_s=0.01, timeout_s=20, **limits)
+    chosen = Limits(retry_delay_s=0.01, timeout_s=20, **cast("dict[str, Any]", limits))
     return dispatch([brief], items, executor=LLM(model="openai/test", api_base=url), limits=chosen)
 
 
@@ -139,5 +137,5 @@ def test_a_server_that_is_not_there_is_a_transient_error() -> None:
         url = server.url
     with pytest.raises(DispatchFailed, match="0 of 1 answered") as caught:
         run(url, ["a"], retries=1)
-    assert caught.value.report.gaps[0].error.kind == "transient"
+    assert caught.value.report.gaps[0].error.kind == "connection"
     assert len(caught.value.report.outcomes[0].attempts) == 2

@@ -44,6 +44,15 @@ class Reply(Strict):
 
 
 @runtime_checkable
+class Warmable(Protocol):
+    """An executor that has something to load before its first ask in a process."""
+
+    async def warm_up(self) -> None:
+        """Load it; called before every ask and outside of its time limit, so cheap once done."""
+        ...
+
+
+@runtime_checkable
 class Executor(Protocol):
     """Answers one brief for one item.
 

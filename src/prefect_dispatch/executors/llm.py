@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import (
@@ -19,7 +20,7 @@ from pydantic import (
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Reply
 from prefect_dispatch.executors.failures import failure_of
-from prefect_dispatch.executors.local import SMOLLM2, has_smollm2, is_local, model_digest, serve
+from prefect_dispatch.executors.local import SMOLLM2, has_smollm2, is_local, located, model_digest, serve
 from prefect_dispatch.executors.prompt import PROMPT, messages, response_format
 from prefect_dispatch.executors.provider import Price, listed_price, provider, reply_of
 from prefect_dispatch.fingerprint import canonical, digest
@@ -31,6 +32,7 @@ from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 RESERVED = frozenset(
     {"model", "messages", "api_base", "base_url", "response_format", "stream", "n", "timeout", "num_retries"}
@@ -78,16 +80,16 @@ class LLM(Strict):
 
     kind: Literal["llm"] = "llm"
     """Tells the executors apart."""
-    model: Text = Field(json_schema_extra={"position": 1})
+    model: Text
     """Any model that litellm knows, such as `openai/gpt-5-mini`; `local/smollm2`, or `local/<path>.gguf`."""
-    api_base: str | None = Field(default=None, json_schema_extra={"position": 2})
+    api_base: Annotated[str, Field(title="Address")] | None = Field(default=None, title="API base")
     """The address of a server of one's own; it serves the fallbacks of the same provider too."""
-    params: Params = Field(default={}, json_schema_extra={"position": 3})
+    params: Params = {}
     """Goes with each call, such as `temperature`, `max_tokens` or `seed`; one that the model refuses is an error."""
-    fallbacks: tuple[Text, ...] = Field(default=(), json_schema_extra={"position": 4})
+    fallbacks: tuple[Text, ...] = ()
     """Models that are asked in this order, within the same call, when the one before has failed."""
-    usd_per_million: tuple[NonNegativeFloat, NonNegativeFloat] | None = Field(
-        default=None, json_schema_extra={"position": 5}
+    usd_per_million: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Field(title="Prices")] | None = Field(
+        default=None, title="US dollars per million tokens"
     )
     """US dollars per million tokens sent, and per million received; empty for litellm's table."""
 
@@ -131,6 +133,18 @@ class LLM(Strict):
                 "local": LOCAL_PARAMS if any(map(is_local, self.models)) else None,
             }
         )
+
+    def placed(self, folder: Path) -> LLM:
+        """Return this executor with the files of local models looked up from a folder."""
+        placed = [located(model, folder) for model in self.models]
+        return self.model_copy(update={"model": placed[0], "fallbacks": tuple(placed[1:])})
+
+    async def warm_up(self) -> None:
+        """Load litellm and the models of this machine; a model that can't be served is told by the first ask."""
+        await asyncio.to_thread(provider)
+        for model in filter(is_local, self.models):
+            with suppress(JobError):
+                await asyncio.to_thread(serve, model)
 
     async def answer(self, ask: Ask) -> Reply:
         """Ask the model once, and the fallbacks in turn where it fails.

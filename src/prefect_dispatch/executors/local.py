@@ -72,6 +72,18 @@ def model_file(model: str) -> Path:
     return path.resolve()
 
 
+def located(model: str, folder: Path) -> str:
+    """Return a model's name with the path of its file taken from a folder, where it names a relative one.
+
+    Example:
+        >>> located("local/tiny.gguf", Path("/models")), located("openai/gpt-5-mini", Path("/models"))
+        ('local//models/tiny.gguf', 'openai/gpt-5-mini')
+    """
+    if not is_local(model) or model == SMOLLM2:
+        return model
+    return f"{PREFIX}{folder / Path(model.removeprefix(PREFIX)).expanduser()}"
+
+
 def model_digest(model: str) -> str:
     """Return the SHA-256 of a local model's file.
 

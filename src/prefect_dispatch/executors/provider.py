@@ -17,13 +17,18 @@ Price = tuple[float, float]
 
 @cache
 def provider() -> Any:  # noqa: ANN401 -- a module, whose own types are partly unknown
-    """Import litellm, which takes seconds, without its look-ups on the network, its `.env` and its advertising."""
+    """Import litellm, which takes seconds, without its look-ups on the network, its `.env` and its advertising.
+
+    What its first call would import comes along, so that no ask pays for it with its time limit.
+    """
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     litellm: Any = import_module("litellm")
     with warnings.catch_warnings():  # its first response builds its models, with a warning about its own types
         warnings.simplefilter("ignore")
         litellm.ModelResponse()
+        import_module("openai.resources.chat")
+        litellm.completion(model="openai/none", messages=[{"role": "user", "content": "-"}], mock_response="-")
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     return litellm

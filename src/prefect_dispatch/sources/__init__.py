@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Discriminator, Tag, TypeAdapter, Validatio
 from pydantic_core import PydanticCustomError
 
 from prefect_dispatch.errors import SourceError
+from prefect_dispatch.form import Tabs
 from prefect_dispatch.ledger import Ref
 from prefect_dispatch.sources.files import Glob
 from prefect_dispatch.sources.listed import Listed, is_listable
@@ -63,6 +64,7 @@ ItemsInput = Annotated[
     | Annotated[Listed, Tag("list")],
     Discriminator(_tag),
     BeforeValidator(_recognised),
+    Tabs(),
 ]
 """A source in any of its forms, as a field of a model or a parameter of a flow.
 
