@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect import serve as serve_deployments
@@ -25,6 +26,8 @@ def deployment(job: Job | None, folder: Path) -> RunnerDeployment:
         folder: What relative paths in the form are relative to.
     """
     given: dict[str, Any] = {} if job is None else job.model_dump(mode="json", exclude={"flow"}, exclude_none=True)
+    for brief in given.get("briefs", ()):
+        brief["output"] = _legible(brief["output"])
     made: Any = dispatch.to_deployment(
         name="dispatch" if job is None else job.briefs[0].name,
         parameters={**given, "folder": str(folder)},
@@ -32,6 +35,11 @@ def deployment(job: Job | None, folder: Path) -> RunnerDeployment:
         tags=["prefect-dispatch"],
     )
     return cast("RunnerDeployment", made)
+
+
+def _legible(output: str) -> str:
+    """Return a JSON Schema over several lines, as a form shows it; it means the same."""
+    return json.dumps(json.loads(output), indent=2, ensure_ascii=False) if output.startswith("{") else output
 
 
 def serve(job: Job | None, folder: Path) -> None:

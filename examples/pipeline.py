@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
 LICENCES = Path(__file__).parent / "licenses"
+IDS: list[JsonValue] = [path.stem for path in sorted((LICENCES / "texts").glob("*.txt"))]
 FAMILIES: list[JsonValue] = ["permissive", "copyleft", "public-domain", "restricted"]
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS licence (
@@ -43,7 +44,7 @@ def is_about_its_item(value: dict[str, Any], item: Item) -> str | None:
 
 def _brief(name: str, instructions: str, field: str, *, priority: int = 0) -> Brief:
     properties: dict[str, JsonValue] = {
-        "id": {"type": "string", "maxLength": 40},
+        "id": {"type": "string", "enum": IDS},  # a small model copies badly, and chooses well enough
         "family": {"type": "string", "enum": FAMILIES},
         field: {"type": "boolean"},
     }

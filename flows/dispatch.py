@@ -23,7 +23,7 @@ from prefect_dispatch.models import Brief, Limits
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.tasks.plan import estimate
 from prefect_dispatch.tasks.run_brief import answer_store
-from prefect_dispatch.tasks.store import AnswerSerializer
+from prefect_dispatch.tasks.store import ReportSerializer
 
 Items = Annotated[Any, GetPydanticSchema(lambda _, handler: handler(ItemsInput))]
 """A source in any of its forms: for a type checker whatever becomes one, futures of tasks included."""
@@ -92,4 +92,6 @@ def _dispatch(  # noqa: PLR0917 -- the parameters are the job
     return cast("Report", Completed(name=name, message=report.message, data=report))
 
 
-dispatch = DataFlow(_dispatch, name="dispatch", result_serializer=AnswerSerializer())
+# A deployment finds the flow in this module by the name of its function.
+_dispatch.__name__ = _dispatch.__qualname__ = "dispatch"
+dispatch = DataFlow(_dispatch, name="dispatch", result_serializer=ReportSerializer())

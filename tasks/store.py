@@ -7,61 +7,83 @@ builds an `Answer` or a `Report` from JSON and nothing else.
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext  # noqa: TC002 -- the signature that is overridden
 from prefect.results import ResultStore  # noqa: TC002 -- see above
 from prefect.serializers import Serializer
 
-from prefect_dispatch.errors import DispatchError
 from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.ledger import Report
 from prefect_dispatch.models import Answer
+from prefect_dispatch.scrub import scrub
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 PREFIX = "prefect-dispatch-"
 
 
 class AnswerSerializer(Serializer):
-    """Writes answers and reports as tagged JSON, and reads nothing else."""
+    """Writes answers as tagged JSON, and reads nothing else."""
 
-    type: str = "prefect-dispatch"
+    type: str = "prefect-dispatch-answer"
     """The name under which Prefect finds this serializer again."""
 
     def dumps(self, obj: Any) -> bytes:  # noqa: ANN401 -- Prefect's signature
-        """Return the JSON of an answer, a report, or an error's message.
+        """Return the JSON of an answer, or of an error's message.
 
         Raises:
             TypeError: If it is anything else.
         """
-        if isinstance(obj, Answer):
-            record: dict[str, Any] = {"answer": obj.model_dump(mode="json")}
-        elif isinstance(obj, Report):
-            record = {"report": obj.model_dump(mode="json")}
-        elif isinstance(obj, BaseException):
-            record = {"error": f"{type(obj).__name__}: {obj}"}
-        else:
-            msg = f"only answers, reports and errors are stored, not {type(obj).__name__}"
-            raise TypeError(msg)
-        return json.dumps(record).encode()
+        return _written(obj, Answer, self.type)
 
-    def loads(self, blob: bytes) -> Answer | Report | DispatchError:
-        """Return what was stored.
+    def loads(self, blob: bytes) -> Answer:
+        """Return the answer that was stored.
 
         Raises:
-            ValueError: If it is no record of this package.
+            ValueError: If it is another record.
         """
-        record: Any = json.loads(blob)
-        match record:
-            case {"answer": answer}:
-                return Answer.model_validate(answer)
-            case {"report": report}:
-                return Report.model_validate(report)
-            case {"error": str(message)}:
-                return DispatchError(message)
-            case _:
-                msg = "not a record of prefect-dispatch"
-                raise ValueError(msg)
+        return Answer.model_validate(_read(blob, self.type))
+
+
+class ReportSerializer(Serializer):
+    """Writes reports as tagged JSON, and reads nothing else; for flow runs whose results are stored."""
+
+    type: str = "prefect-dispatch-report"
+    """The name under which Prefect finds this serializer again."""
+
+    def dumps(self, obj: Any) -> bytes:  # noqa: ANN401 -- Prefect's signature
+        """Return the JSON of a report, or of an error's message.
+
+        Raises:
+            TypeError: If it is anything else.
+        """
+        return _written(obj, Report, self.type)
+
+    def loads(self, blob: bytes) -> Report:
+        """Return the report that was stored.
+
+        Raises:
+            ValueError: If it is another record.
+        """
+        return Report.model_validate(_read(blob, self.type))
+
+
+def _written(thing: object, model: type[BaseModel], tag: str) -> bytes:
+    if isinstance(thing, BaseException):  # what a run raised: Prefect stores it, too, under a key of its own
+        return json.dumps({"error": scrub(f"{type(thing).__name__}: {thing}")}).encode()
+    if not isinstance(thing, model):
+        raise TypeError(f"only {model.__name__} and errors are stored, not {type(thing).__name__}")
+    return json.dumps({tag: thing.model_dump(mode="json")}).encode()
+
+
+def _read(blob: bytes, tag: str) -> object:
+    record: Any = json.loads(blob)
+    if not isinstance(record, dict) or tag not in record:
+        raise ValueError(f"not a record of {tag}: {str(cast('object', record))[:200]}")
+    return cast("dict[str, object]", record)[tag]
 
 
 class FingerprintPolicy(CachePolicy):
@@ -89,7 +111,7 @@ def stored_answer(store: ResultStore, work: str) -> Answer | None:
     if not store.exists(key):
         return None
     try:
-        found = store.read(key).result
+        answer: Answer = store.read(key).result
     except Exception:  # noqa: BLE001 -- whatever a damaged record raises, it is no answer
         return None
-    return found if isinstance(found, Answer) else None
+    return answer

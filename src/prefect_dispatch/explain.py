@@ -8,6 +8,7 @@ from rapidfuzz import process
 
 from prefect_dispatch.fingerprint import canonical
 from prefect_dispatch.ledger import Ref
+from prefect_dispatch.render import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,7 @@ def explain(report: Report, what: str | None = None) -> str:
         LookupError: If the report has nothing of that name; the message names the nearest.
     """
     if what is None:
-        return _whole(report)
+        return "\n".join(map(plain, _whole(report)))
     rows = [row for row in report.ledger if what in (row.item, str(Ref.of(row)))]
     fields = [row for row in report.fields if row.path == what or (not rows and row.path.endswith(f"/{what}"))]
     if not rows and not fields:
@@ -37,11 +38,11 @@ def explain(report: Report, what: str | None = None) -> str:
         near = [match[0] for match in process.extract(what, known, limit=3)]
         raise LookupError(f"The report has no item and no field {what!r}; near are {', '.join(map(repr, near))}.")
     gaps = {Ref.of(gap): gap for gap in report.gaps}
-    parts = [_item(row, gaps.get(Ref.of(row)), report.fields) for row in rows] + [_field(row) for row in fields]
-    return "\n\n".join(parts)
+    stories = [_item(row, gaps.get(Ref.of(row)), report.fields) for row in rows] + [_field(row) for row in fields]
+    return "\n\n".join("\n".join(map(plain, story)) for story in stories)
 
 
-def _whole(report: Report) -> str:
+def _whole(report: Report) -> list[str]:
     counts: dict[str, int] = {}
     for row in report.ledger:
         counts[row.disposition] = counts.get(row.disposition, 0) + 1
@@ -51,10 +52,10 @@ def _whole(report: Report) -> str:
     lines += [f"Gap: {Ref.of(gap)}: {gap.error.kind}: {gap.error.message}" for gap in report.gaps]
     if conflicts:
         lines.append(f"Conflicts at {', '.join(conflicts)}")
-    return "\n".join(lines)
+    return lines
 
 
-def _item(row: LedgerRow, gap: Gap | None, fields: Sequence[FieldRow]) -> str:
+def _item(row: LedgerRow, gap: Gap | None, fields: Sequence[FieldRow]) -> list[str]:
     ref = Ref.of(row)
     lines = [f"{ref}: {row.disposition}" + (f" {row.by}" if row.by else "") + (f": {row.reason}" if row.reason else "")]
     if gap:
@@ -66,13 +67,13 @@ def _item(row: LedgerRow, gap: Gap | None, fields: Sequence[FieldRow]) -> str:
         for loser in field.losers
         if ref in loser.sources
     ]
-    return "\n".join(lines)
+    return lines
 
 
-def _field(row: FieldRow) -> str:
+def _field(row: FieldRow) -> list[str]:
     lines = [f"{row.path} = {_said(row.winner, row.sources)}", f"  rule: {row.rule}"]
     lines += [f"  not kept: {_said(loser.value, loser.sources)}" for loser in row.losers]
-    return "\n".join(lines)
+    return lines
 
 
 def _said(value: JsonValue, sources: Sequence[Ref]) -> str:

@@ -26,6 +26,7 @@ MAX_ROWS = 500
 MAX_CELL = 200
 MAX_VALUE = 50_000
 
+_HIDDEN = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 _ACTIVE = re.compile(r"[\\`*_{}\[\]<>()#+!|~&:@$]")
 
 
@@ -37,9 +38,19 @@ def cell(value: object) -> str:
         'a&#124;b &#60;img&#62;'
     """
     text = value if isinstance(value, str) else str(value)
-    flat = " ".join(text.split())
+    flat = " ".join(plain(text).split())
     short = flat if len(flat) <= MAX_CELL else flat[: MAX_CELL - 1] + "…"
     return _ACTIVE.sub(lambda match: f"&#{ord(match[0])};", short)
+
+
+def plain(text: str) -> str:
+    r"""Return a text as a line for a terminal: what an agent said must not steer it.
+
+    Example:
+        >>> plain("one\x1b[31m\ntwo")
+        'one [31m two'
+    """
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def markdown(report: Report) -> str:
@@ -137,7 +148,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _code(value: JsonValue) -> str:
-    text = json.dumps(value, indent=2, ensure_ascii=False)
+    text = _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, indent=2, ensure_ascii=False))
     if len(text) > MAX_VALUE:
         text = text[:MAX_VALUE] + "\n… cut here; `report.json` has everything."
     fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 3)

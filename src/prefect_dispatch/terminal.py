@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from prefect_dispatch.progress import listener
+from prefect_dispatch.render import plain
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -85,7 +86,7 @@ def summary(report: Report, out: Path | None) -> str:
         f"{report.run.get('seconds')} s",
     ]
     title = {"complete": "Complete", "gaps": "Complete with gaps", "failed": "Failed"}[report.status]
-    lines = [f"{title}: {_inert(report.message.removeprefix('Failed: '))}", ", ".join(spent)]
+    lines = [f"{title}: {plain(report.message.removeprefix('Failed: '))}", ", ".join(spent)]
     if out is not None:
         lines.append(f"Report: {out / 'report.md'}, {out / 'report.json'}, {out / 'outcomes.jsonl'}")
     return "\n".join(lines)
@@ -122,8 +123,3 @@ def _dollars(cost: float | None) -> str:
 
 def _or_unknown(figure: int | None) -> str:
     return "unknown" if figure is None else str(figure)
-
-
-def _inert(text: str) -> str:
-    """Return a text without control characters: what an agent said must not steer a terminal."""
-    return "".join(character if character.isprintable() else " " for character in text)

@@ -11,15 +11,15 @@ from prefect_dispatch.executors.llm import LLM
 
 
 def _is_executor(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps the Protocol
-    if callable(getattr(value, "answer", None)) and hasattr(type(value), "fingerprint") | (
-        "fingerprint" in vars(value)
-    ):
+    kind: type[object] = type(value)
+    own: dict[str, object] = getattr(value, "__dict__", {})
+    # Looked for, not read: a fingerprint may have to read a model file first.
+    if (hasattr(kind, "fingerprint") or "fingerprint" in own) and callable(getattr(value, "answer", None)):
         return value
-    msg = f"{type(value).__name__} is not an executor: it needs a 'fingerprint' and a method 'answer'"
+    msg = f"{kind.__name__} is not an executor: it needs a 'fingerprint' and a method 'answer'"
     raise ValueError(msg)
 
 
-AnyExecutor = Annotated[
-    LLM | SkipJsonSchema[Annotated[Any, AfterValidator(_is_executor)]], Field(union_mode="left_to_right")
-]
+_Plugged = Annotated[Any, AfterValidator(_is_executor)]
+AnyExecutor = Annotated[LLM | SkipJsonSchema[_Plugged], Field(union_mode="left_to_right")]
 """A built-in executor, or an object of the user's own that keeps the `Executor` Protocol."""

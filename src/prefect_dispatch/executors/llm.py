@@ -84,14 +84,14 @@ class LLM(Strict):
     """Any model that litellm knows, such as `openai/gpt-5-mini`; `local/smollm2`, or `local/<path>.gguf`."""
     api_base: Annotated[str, Field(title="Address")] | None = Field(default=None, title="API base")
     """The address of a server of one's own; it serves the fallbacks of the same provider too."""
-    params: Params = {}
+    params: Params = Field(default={}, json_schema_extra={"default": "{}"})
     """Goes with each call, such as `temperature`, `max_tokens` or `seed`; one that the model refuses is an error."""
     fallbacks: tuple[Text, ...] = ()
     """Models that are asked in this order, within the same call, when the one before has failed."""
     usd_per_million: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Field(title="Prices")] | None = Field(
         default=None, title="US dollars per million tokens"
     )
-    """US dollars per million tokens sent, and per million received; empty for litellm's table."""
+    """US dollars per million tokens sent, and per million received. None: litellm's table."""
 
     @field_validator("api_base")
     @classmethod

@@ -1,0 +1,178 @@
+"""What runs at once, what waits for what, and what is left when a run is broken off."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.futures import PrefectConcurrentFuture
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from prefect_dispatch import Ask, Brief, Limits, dispatch
+from prefect_dispatch.flows.exclusive import exclusive, limit_name
+from prefect_dispatch.progress import Progress, listener
+from prefect_dispatch.testing import ScriptedExecutor
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pydantic import JsonValue
+
+pytestmark = pytest.mark.usefixtures("store")
+
+SERIAL = Limits(retries=0, on_dependence="serialize")
+
+
+class Watch:
+    """Answers after a moment, and keeps who was under way together and in which order they began."""
+
+    def __init__(self) -> None:
+        """Start with nobody."""
+        self.now: set[str] = set()
+        self.together: set[frozenset[str]] = set()
+        self.began: list[str] = []
+
+    async def __call__(self, ask: Ask) -> JsonValue:
+        """Answer, and keep the book."""
+        name = f"{ask.brief.name}/{ask.item.key}"
+        self.began.append(name)
+        self.now.add(name)
+        self.together.add(frozenset(self.now))
+        await asyncio.sleep(0.05)
+        self.now.discard(name)
+        return "done"
+
+
+def test_work_that_shares_a_resource_never_runs_at_once() -> None:
+    """Serialised: one at a time where they share, side by side where they don't."""
+    one = Brief(name="one", instructions="Migrate {key}.", resources=("db",))
+    free = Brief(name="free", instructions="Look at {key}.")
+    watch = Watch()
+    report = dispatch([one, free], ["a", "b", "c"], executor=ScriptedExecutor(watch), limits=SERIAL)
+    assert report.status == "complete"
+    assert all(sum(name.startswith("one/") for name in names) <= 1 for names in watch.together)
+    assert any(len(names) > 1 for names in watch.together)
+
+
+def test_a_reader_waits_for_the_writer() -> None:
+    """Serialised: every write of a file is over before anything that reads it begins."""
+    reader = Brief(name="a-reader", instructions="Read about {key}.", reads=("notes/*.md",))
+    writer = Brief(name="b-writer", instructions="Write about {key}.", writes=("notes/{key}.md",))
+    watch = Watch()
+    dispatch([reader, writer], ["x", "y"], executor=ScriptedExecutor(watch), limits=SERIAL)
+    assert {name.split("/")[0] for name in watch.began[:2]} == {"b-writer"}
+    assert not any(len({name.split("/")[0] for name in names}) > 1 for names in watch.together)
+
+
+def test_no_more_is_under_way_than_the_limits_allow() -> None:
+    """The window is as wide as `concurrency`, whatever the task runner could do."""
+    watch = Watch()
+    dispatch(
+        [Brief(name="b", instructions="Do.")],
+        list("abcdefgh"),
+        executor=ScriptedExecutor(watch),
+        limits=Limits(concurrency=3),
+    )
+    assert max(map(len, watch.together)) <= 3
+
+
+def test_a_resource_is_held_for_the_whole_fan_out() -> None:
+    """While a run holds it, the Prefect limit of its name is taken; a second holder waits; then it is free."""
+    seen: list[int] = []
+    name = limit_name("a strange/name")
+
+    def script(ask: Ask) -> JsonValue:
+        with get_client(sync_client=True) as client:
+            seen.append(client.read_global_concurrency_limit_by_name(name).active_slots)
+        return "done"
+
+    brief = Brief(name="b", instructions="Do.", resources=("a strange/name",))
+    dispatch([brief], ["a"], executor=ScriptedExecutor(script))
+    assert seen == [1]
+    order: list[str] = []
+    held = threading.Event()
+
+    def second() -> None:
+        held.wait()
+        with exclusive(["a strange/name"]):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with exclusive(["a strange/name"]):
+        thread.start()
+        held.set()
+        thread.join(0.5)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+class BrokenRunner(ThreadPoolTaskRunner[Any]):
+    """A task runner that loses the worker of one task run, after it has begun."""
+
+    if not TYPE_CHECKING:  # Prefect's overloads have no place for a plain override
+
+        def submit(self, task, parameters, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN201 -- see above
+            """Submit; for the item `lost` the future ends as it does when a worker is gone."""
+            future = super().submit(task, parameters, *args, **kwargs)
+            if "lost" in str(parameters["item"]):
+                lost: Future[Any] = Future()
+                lost.set_exception(OSError("worker gone"))
+                return PrefectConcurrentFuture(future.task_run_id, lost)
+            return future
+
+
+def test_a_task_run_that_crashes_is_an_outcome_too() -> None:
+    """The engine itself fails: the item is a gap with the reason, the others are answered."""
+    flow_of_ours = dispatch.with_options(task_runner=BrokenRunner())
+    report = flow_of_ours(
+        [Brief(name="b", instructions="Do.")], ["a", "lost"], executor=ScriptedExecutor(lambda _: "done")
+    )
+    assert [(gap.item, gap.error.kind, gap.error.message) for gap in report.gaps] == [
+        ("lost", "crashed", "OSError: worker gone")
+    ]
+
+
+def test_an_interrupted_run_cancels_what_is_under_way() -> None:
+    """Ctrl-C in the caller: no ask goes on behind its back, and the interruption reaches the caller."""
+    cancelled: list[str] = []
+    all_asked = asyncio.Event()
+
+    async def script(ask: Ask) -> JsonValue:
+        if scripted.calls == 3:
+            all_asked.set()
+        try:
+            await (all_asked if ask.item.key == "a" else asyncio.Event()).wait()
+        except asyncio.CancelledError:
+            cancelled.append(ask.item.key)
+            raise
+        return "done"
+
+    def hear(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    scripted = ScriptedExecutor(script)
+    token = listener.set(hear)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            dispatch([Brief(name="b", instructions="Do.")], ["a", "b", "c"], executor=scripted)
+    finally:
+        listener.reset(token)
+    assert sorted(cancelled) == ["b", "c"]
+
+
+def test_it_runs_inside_an_async_flow() -> None:
+    """A user's async flow calls it like any other."""
+    script: Callable[[Ask], Awaitable[JsonValue]] = Watch()
+
+    @flow
+    async def pipeline() -> int:
+        report = dispatch([Brief(name="b", instructions="Do.")], ["a"], executor=ScriptedExecutor(script))
+        return len(report.ledger)
+
+    assert asyncio.run(pipeline()) == 1

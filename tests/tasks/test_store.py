@@ -1,0 +1,114 @@
+"""Stored records: plain JSON that runs nothing, and is not trusted."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+from prefect import flow
+
+from prefect_dispatch import Answer, Brief, Item, Limits, Report, dispatch, run_brief
+from prefect_dispatch.errors import TransientError
+from prefect_dispatch.fingerprint import fingerprint
+from prefect_dispatch.tasks.run_brief import answer_store
+from prefect_dispatch.tasks.store import AnswerSerializer, ReportSerializer, key_of, stored_answer
+from prefect_dispatch.testing import ScriptedExecutor
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic import JsonValue
+
+BRIEF = Brief(name="say", instructions="Say it.", output={"type": "object"})
+HOSTILE: JsonValue = {"__class__": "subprocess.getoutput", "data": {"cmd": "touch pwned"}}
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param(Answer(value=HOSTILE, model="m"), id="an-answer"),
+        pytest.param(Report(status="complete", message="All.", value=[HOSTILE]), id="a-report"),
+    ],
+)
+def test_what_is_stored_comes_back_as_it_was(stored: Answer | Report, tmp_path: Path) -> None:
+    """An answer or a report survives, and what it says is not acted upon."""
+    serializer = AnswerSerializer() if isinstance(stored, Answer) else ReportSerializer()
+    assert serializer.loads(serializer.dumps(stored)) == stored
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_is_stored_as_its_message() -> None:
+    """Prefect stores what a failed run raised; no class is named to be built again."""
+    stored = AnswerSerializer().dumps(TransientError("overloaded"))
+    assert stored == b'{"error": "TransientError: overloaded"}'
+    with pytest.raises(ValueError, match="TransientError: overloaded"):
+        AnswerSerializer().loads(stored)
+
+
+def test_nothing_else_is_stored_or_read() -> None:
+    """Any other object is refused, and so is any other record."""
+    with pytest.raises(TypeError, match="not set"):
+        AnswerSerializer().dumps({1, 2})
+    for blob in (b"[]", b'{"prefect-dispatch-answer": 3}', b'{"other": {}}', b"\x80\x04."):
+        with pytest.raises(ValueError):  # noqa: PT011 -- whichever: JSON's, pydantic's or ours
+            AnswerSerializer().loads(blob)
+
+
+def result(record: str, said: str) -> str:
+    """Return a stored record with something else as its result."""
+    return json.dumps({**json.loads(record), "result": said})
+
+
+def damaged(record: str, how: str) -> str:
+    """Return a stored record, damaged."""
+    return {
+        "truncated": record[: len(record) // 2],
+        "emptied": "",
+        "of-another-kind": record.replace("-answer", "-other"),
+        "hostile": result(record, json.dumps(HOSTILE)),
+        "a-list": result(record, "[]"),
+        "an-error": result(record, '{"error": "x"}'),
+        "a-report": result(record, ReportSerializer().dumps(Report(status="complete", message="")).decode()),
+    }[how]
+
+
+@pytest.mark.parametrize(
+    "how", ["truncated", "emptied", "of-another-kind", "hostile", "a-list", "an-error", "a-report"]
+)
+def test_a_damaged_record_is_asked_again(how: str, store: Path) -> None:
+    """Truncated, foreign or hostile: it counts as not stored, in the plan and in the run, and is replaced."""
+    scripted = ScriptedExecutor({"a": {"name": "A"}})
+    limits = Limits(retries=0)
+    dispatch([BRIEF], ["a"], executor=scripted, limits=limits)
+    (path,) = store.glob("prefect-dispatch-*")
+    path.write_text(damaged(path.read_text(), how))
+    report = dispatch([BRIEF], ["a"], executor=scripted, limits=limits)
+    assert scripted.calls == 2
+    assert report.plan["stored"] == 0
+    assert report.value == [{"brief": "say", "item": "a", "value": {"name": "A"}}]
+    assert dispatch([BRIEF], ["a"], executor=scripted, limits=limits).usage.cached == 1
+
+
+@pytest.mark.usefixtures("store")
+def test_the_task_alone_stores_for_the_flow() -> None:
+    """`run_brief` outside of a flow answers, stores, and spares the flow the request."""
+    scripted = ScriptedExecutor({"a": {"name": "A"}})
+
+    @flow
+    def alone() -> Answer:
+        return run_brief(BRIEF, Item(key="a", value="a"), scripted)
+
+    answer = alone()
+    assert answer.value == {"name": "A"}
+    assert stored_answer(answer_store(), fingerprint(BRIEF, Item(key="b", value="a"), scripted)) == answer
+    assert stored_answer(answer_store(), "f" * 64) is None
+    assert dispatch([BRIEF], ["a"], executor=scripted).usage.cached == 1
+    assert scripted.calls == 1
+    assert key_of("f") == "prefect-dispatch-f"
+
+
+def test_the_function_alone_needs_no_server() -> None:
+    """`run_brief.fn` is the bare function: no run, nothing stored."""
+    answer = run_brief.fn(BRIEF, Item(key="a", value="a"), ScriptedExecutor({"a": {"name": "A"}}))
+    assert answer.value == {"name": "A"}

@@ -1,0 +1,168 @@
+"""An analyst runs a served flow from Prefect's UI, and reads the report there."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.openai_server import Behaviour, OpenAIServer, document, openai_server
+from tests.ui import PrefectServer, chromium, prefect_server
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+JOB = """
+briefs:
+  - name: licence-terms
+    instructions: Say what this licence demands.
+    output: {type: object, properties: {name: {type: string}, year: {type: integer}}, required: [name, year]}
+items: {glob: "texts/*.txt"}
+executor: {model: openai/test, api_base: "%s"}
+integrator: {kind: merge_records, identity: [name], rules: {year: max}}
+limits: {concurrency: 2, retry_delay_s: 0}
+"""
+
+
+PARAMETERS = ["briefs", "items", "executor", "integrator", "limits", "folder", "out", "limit", "refresh"]
+
+
+def behave(request: dict[str, Any], n: int) -> Behaviour:
+    """Answer with the year that the document has."""
+    year = re.search(r"since (\d{4})", document(request))
+    return Behaviour(content=f'{{"name": "MIT", "year": {year[1]}}}' if year else "Forty-two.")
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory: pytest.TempPathFactory) -> Generator[PrefectServer]:
+    """A Prefect server of its own."""
+    with prefect_server(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def model() -> Generator[OpenAIServer]:
+    """The model that is asked."""
+    with openai_server(behave) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Generator[Browser]:
+    """Chromium."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(prefect: PrefectServer, browser: Browser, tmp_path: Path) -> Generator[Page]:
+    """A window on Prefect's UI as it greets a new user; how it looked at the end is kept as a picture."""
+    with browser.new_context(viewport={"width": 1100, "height": 4000}) as context:
+        page = context.new_page()
+        page.set_default_timeout(20_000)
+        page.goto(prefect.url)
+        yield page
+        picture(page, "end", tmp_path)
+
+
+def picture(page: Page, name: str, folder: Path | None = None) -> None:
+    """Keep how a page looks, where the environment says."""
+    if told := os.environ.get("PREFECT_DISPATCH_SCREENSHOTS", folder):
+        page.screenshot(path=Path(told) / f"{name}.png")
+
+
+def open_form(page: Page, deployment: str) -> None:
+    """Go from anywhere to the form of a deployment."""
+    page.get_by_role("link", name="Deployments").first.click()
+    page.get_by_role("link", name=deployment, exact=True).first.click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Custom run").click()
+    expect(page.get_by_label("Concurrency")).to_be_visible()
+
+
+def submit(page: Page, state: str = "Completed") -> None:
+    """Send the form, and stay with its run until it has ended."""
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_role("button", name="View run").click()
+    page.wait_for_url("**/runs/flow-run/**")
+    expect(page.get_by_text(state, exact=True).first).to_be_visible(timeout=60_000)
+
+
+def open_report(page: Page, brief: str) -> None:
+    """Go from a run to its report."""
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text(f"{brief}-report", exact=True).first.click()
+    expect(page.get_by_role("heading", name="Ledger")).to_be_visible()
+
+
+def test_an_analyst_edits_a_job_and_reads_its_report(
+    prefect: PrefectServer, model: OpenAIServer, page: Page, tmp_path: Path
+) -> None:
+    """The form has the job in its order; merged by another rule, what ran from the terminal is not asked again."""
+    (tmp_path / "texts").mkdir()
+    for year in range(1990, 1995):
+        (tmp_path / "texts" / f"{year}.txt").write_text(f"In force since {year}.", encoding="utf-8")
+    (tmp_path / "job.yaml").write_text(JOB % model.url, encoding="utf-8")
+    prefect.dispatch("run", "job.yaml", folder=tmp_path)
+    assert model.count == 5
+    with prefect.serving("job.yaml", folder=tmp_path, deployment="licence-terms"):
+        open_form(page, "licence-terms")
+        labels = [label.removesuffix(" (Optional)") for label in page.locator("label").all_inner_texts()]
+        assert labels[1:7] == ["briefs", "Name", "Scope", "Instructions", "Constraints", "Output"]
+        assert [label for label in labels if label in PARAMETERS] == PARAMETERS
+        expect(page.get_by_text('"required": [')).to_be_visible()
+        for tab in ("Files", "LLM", "Merge records", "Built-in"):
+            expect(page.get_by_role("tab", name=tab, exact=True, selected=True).first).to_be_visible()
+        picture(page, "form-of-a-job")
+        page.get_by_label("Concurrency").fill("3")
+        page.get_by_role("combobox").filter(has_text="max").click()
+        page.get_by_role("option", name="min", exact=True).click()
+        submit(page)
+    open_report(page, "licence-terms")
+    picture(page, "report-of-a-job")
+    assert model.count == 5
+    expect(page.get_by_text("5 of 5 answered").first).to_be_visible()
+    expect(page.get_by_role("row", name="licence-terms texts/1990.txt merged")).to_be_visible()
+    expect(page.get_by_role("row", name="licence-terms texts/1994.txt overridden licence-terms/texts/1990.txt")).to_be_visible()
+
+
+def test_a_form_is_filled_from_nothing(prefect: PrefectServer, model: OpenAIServer, page: Page, tmp_path: Path) -> None:
+    """Wrong values are told beside the field; mended, the same form runs."""
+    asked = model.count
+    with prefect.serving(folder=tmp_path, deployment="dispatch"):
+        open_form(page, "dispatch")
+        page.get_by_role("button", name="Add Item").first.click()
+        page.get_by_label("Name", exact=True).fill("my brief")
+        page.get_by_label("Instructions").fill("Say a number.")
+        page.get_by_role("tab", name="List", exact=True).click()
+        page.get_by_role("button", name="Add Item").last.click()
+        page.locator("fieldset", has=page.get_by_role("tab", name="Text")).last.get_by_role("textbox").fill("one")
+        page.get_by_role("tab", name="LLM").click()
+        page.get_by_label("Model").fill("openai/test")
+        page.get_by_role("tab", name="Address").click()
+        page.locator("fieldset", has=page.get_by_role("tab", name="Address")).last.get_by_role("textbox").fill(
+            model.url
+        )
+
+        page.get_by_label("Concurrency").fill("0")
+        page.get_by_role("button", name="Submit").click()
+        assert "greater than or equal to 1" in str(
+            page.get_by_label("Concurrency").evaluate("field => field.validationMessage")
+        )
+        page.get_by_label("Concurrency").fill("1")
+        page.get_by_role("button", name="Submit").click()
+        expect(page.get_by_text("'my brief' does not match").first).to_be_visible()
+        picture(page, "form-with-a-wrong-name")
+        page.get_by_label("Name", exact=True).fill("my-brief")
+        submit(page)
+    open_report(page, "my-brief")
+    picture(page, "report-from-nothing")
+    expect(page.get_by_role("row", name="my-brief one merged")).to_be_visible()
+    expect(page.get_by_text("Forty-two.")).to_be_visible()
+    assert model.count == asked + 1
