@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, Field
 from pydantic.json_schema import SkipJsonSchema
@@ -11,7 +11,7 @@ from prefect_dispatch.executors.llm import LLM
 
 
 def _is_executor(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps the Protocol
-    kind: type[object] = type(value)
+    kind = type(cast("object", value))
     own: dict[str, object] = getattr(value, "__dict__", {})
     # Looked for, not read: a fingerprint may have to read a model file first.
     if (hasattr(kind, "fingerprint") or "fingerprint" in own) and callable(getattr(value, "answer", None)):
