@@ -5,19 +5,27 @@ from __future__ import annotations
 import json
 import os
 import pty
+import runpy
 import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
 
 from prefect_dispatch._version import __version__
 from prefect_dispatch.cli import COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
-from tests.openai_server import Behaviour, document, failure, openai_server
+from prefect_dispatch.models import Usage
+from prefect_dispatch.progress import Progress, listener
+from prefect_dispatch.terminal import shown_progress
+from tests.openai_server import HANG, Behaviour, document, failure, openai_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -231,3 +239,64 @@ def test_help_needs_neither_prefect_nor_litellm() -> None:
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 -- ours
     assert ran.stdout.splitlines()[-1] == "[]"
+
+
+def when(true: Callable[[], bool], what: str) -> threading.Thread:
+    """Press Ctrl-C in this process once something is true."""
+
+    def press() -> None:
+        wait_until(true, what)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    return thread
+
+
+@pytest.mark.usefixtures("store")
+def test_ctrl_c_says_how_to_go_on(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Interrupted while asks hang: they are cancelled, and the last line says what to do."""
+    with openai_server(HANG) as server:
+        thread = when(lambda: server.count == 2, "two asks under way")
+        assert main(["run", at(job, server.url)]) == INTERRUPTED
+        thread.join()
+    assert server.hung_up == 2
+    assert capsys.readouterr().err.endswith("the same command goes on from there.\n")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_job_is_served_until_interrupted(job: Path) -> None:
+    """`serve` registers the deployment and waits for runs; Ctrl-C ends it."""
+
+    def registered() -> bool:
+        with get_client(sync_client=True) as client, suppress(ObjectNotFound):
+            return client.read_deployment_by_name("dispatch/sizes").name == "sizes"
+        return False
+
+    thread = when(registered, "the deployment is there")
+    assert main(["serve", at(job, "http://127.0.0.1:9/v1")]) in (COMPLETE, INTERRUPTED)
+    thread.join()
+
+
+def test_a_bar_is_drawn_where_there_is_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many, what failed, what it costs, how long it takes."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    with shown_progress():
+        hear = listener.get()
+        assert hear is not None
+        hear(Progress(total=4, done=3, cached=1, failed=1, skipped=1, usage=Usage(prompt_tokens=7, cost_usd=None)))
+    assert listener.get() is None
+    drawn = capsys.readouterr().err
+    assert "3/4" in drawn
+    assert "1 stored, 1 failed, 1 skipped, 7 tokens, unknown" in drawn
+
+
+def test_the_module_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m prefect_dispatch` is `prefect-dispatch`."""
+    monkeypatch.setattr(sys, "argv", ["prefect-dispatch", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("prefect_dispatch", run_name="__main__")
+    assert caught.value.code == 0

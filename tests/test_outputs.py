@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
+from prefect_dispatch.models import Brief, Item
 from prefect_dispatch.outputs import LONGEST, normalise_output, problems, read_json, schema_of, show_output
 
 if TYPE_CHECKING:
@@ -130,3 +131,13 @@ def test_no_text_breaks_the_reading(text: str) -> None:
         except ValueError:
             continue
         assert json.loads(text) == value or said == text
+
+
+def test_keys_keep_the_order_in_which_they_were_written() -> None:
+    """A model answers in the order of the schema, so the order is kept, and counts as part of the work."""
+    reason_first: dict[str, Any] = {"type": "object", "properties": {"why": {}, "family": {}}}
+    verdict_first: dict[str, Any] = {"type": "object", "properties": {"family": {}, "why": {}}}
+    item = Item(key="a", value="a")
+    briefs = [Brief(name="b", instructions="Judge.", output=form) for form in (reason_first, verdict_first)]
+    assert str(briefs[0].output).index("why") < str(briefs[0].output).index("family")
+    assert briefs[0].identity(item) != briefs[1].identity(item)

@@ -113,7 +113,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     job, folder = _loaded(arguments), arguments.job.resolve().parent
     # Refused here, a wrong job needs no server and leaves no run behind.
-    prepare(**job.parameters(), folder=folder, limit=arguments.limit)
+    ready = prepare(**job.parameters(), folder=folder, limit=arguments.limit)
+    print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
     out = None if arguments.out is None else str(arguments.out.resolve())
     with shown_progress():
         try:

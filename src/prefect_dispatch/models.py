@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, StringConstraints, WithJsonSchema
 
 from prefect_dispatch.checks import Check, Function, source_digest
-from prefect_dispatch.outputs import Output, normalise_output, schema_of, show_output
+from prefect_dispatch.outputs import Output, normalise_output, show_output
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Kept, Strict
 from prefect_dispatch.template import render
@@ -98,7 +98,7 @@ class Brief(Strict):
             "scope": said.scope,
             "instructions": said.instructions,
             "constraints": list(said.constraints),
-            "output": schema_of(self.output),
+            "output": show_output(self.output),
             "validators": source_digest(model) if model and _has_validators(model) else None,
             "checks": [check.model_dump(mode="json") for check in self.checks],
             "functions": list(own),

@@ -13,7 +13,7 @@ from pydantic import BaseModel, JsonValue, ValidationError
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
-from prefect_dispatch.fingerprint import canonical, flaw
+from prefect_dispatch.fingerprint import flaw
 from prefect_dispatch.references import REFERENCE
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def normalise_output(value: object) -> object:
             raise ValueError(msg) from None
     if isinstance(value, dict):
         _check_schema(cast("dict[str, Any]", value))
-        return canonical(cast("JsonValue", value))
+        return show_output(cast("dict[str, Any]", value))
     if isinstance(value, str) and (value == "text" or REFERENCE.fullmatch(value)):
         return value
     msg = f"must be 'text', a JSON Schema, or 'module:Name' of a pydantic model, not {value!r}"
@@ -64,8 +64,11 @@ def normalise_output(value: object) -> object:
 
 
 def show_output(output: Output) -> str:
-    """Return an output as JSON can hold it: a model becomes its schema."""
-    return output if isinstance(output, str) else canonical(schema_of(output))
+    """Return an output as JSON can hold it: a model becomes its schema.
+
+    Keys keep the order in which they were written: models answer in it, so a reason can come before a verdict.
+    """
+    return output if isinstance(output, str) else json.dumps(schema_of(output), separators=(",", ":"), allow_nan=False)
 
 
 def schema_of(output: Output) -> dict[str, Any] | None:

@@ -12,8 +12,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
-from prefect_dispatch.fingerprint import canonical
-from prefect_dispatch.outputs import schema_of
+from prefect_dispatch.outputs import schema_of, show_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,7 +83,7 @@ def _system(brief: Brief, *, schema_in_prompt: bool) -> str:
     schema = schema_of(brief.output)
     form = _AS_TEXT if schema is None else _AS_JSON
     if schema is not None and schema_in_prompt:
-        form += f" It must satisfy this JSON Schema:\n{canonical(schema)}"
+        form += f" It must satisfy this JSON Schema:\n{show_output(schema)}"
     parts = [
         ("", _ROLE),
         ("Scope", brief.scope),
