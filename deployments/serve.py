@@ -44,4 +44,4 @@ def _legible(output: str) -> str:
 
 def serve(job: Job | None, folder: Path) -> None:
     """Serve the flow until interrupted."""
-    serve_deployments(deployment(job, folder), limit=1)
+    serve_deployments(deployment(job, folder), limit=1)  # pragma: no cover -- never ends; test_ui runs it as a process
