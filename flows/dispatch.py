@@ -15,7 +15,7 @@ from prefect_dispatch.flows.exclusive import exclusive
 from prefect_dispatch.flows.fan_out import FanOut
 from prefect_dispatch.flows.parameters import DataFlow
 from prefect_dispatch.flows.prepare import prepare
-from prefect_dispatch.flows.publish import LiveProgress, publish, write_files
+from prefect_dispatch.flows.publish import LiveProgress, publish, ready_folder, write_files
 from prefect_dispatch.flows.settle import Clock, settle
 from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.ledger import Report  # noqa: TC001 -- Prefect reads the signature
@@ -67,6 +67,7 @@ def _dispatch(  # noqa: PLR0917 -- the parameters are the job
     """
     clock, log = Clock(), get_run_logger()
     job = prepare(briefs, items, executor, integrator, limits, folder=Path(folder).resolve(), limit=limit)
+    files = None if out is None else ready_folder(Path(folder, out))
     planned = estimate(job.work, job.executor, limits, answer_store(), refresh=refresh)
     log.info("%s %d of %d stored.", planned.advice, planned.stored, planned.work)
     fan_out = FanOut(
@@ -82,8 +83,8 @@ def _dispatch(  # noqa: PLR0917 -- the parameters are the job
     report = settle(job, outcomes, stopped=fan_out.stopped, planned=planned, clock=clock)
     for gap in report.gaps:
         log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
-    if out is not None:
-        write_files(report, Path(folder, out))
+    if files is not None:
+        write_files(report, files)
     publish(report, job.briefs)
     if report.status == "failed":
         raise DispatchFailed(report.message, report)

@@ -9,7 +9,7 @@ a lock never runs at the same time. The task runner is whatever the flow has.
 from __future__ import annotations
 
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 from prefect.runtime import flow_run
 
@@ -87,13 +87,14 @@ class FanOut:
     def _submit(self) -> bool:
         """Fill the window; return whether anything is under way."""
         while self.stopped is None and len(self._under_way) < self._limits.concurrency and (work := self._next()):
-            self._held |= self._locks.get(work.ref, NO_LOCKS)
-            future: PrefectFuture[Answer] = cast("Any", self._task).submit(
-                work.brief, as_is(work.item), self._executor, self._limits
-            )
-            self._under_way[future] = work
-            future.add_done_callback(self._done.put)
+            self._begin(work, self._task)
         return bool(self._under_way)
+
+    def _begin(self, work: Work, task: Any) -> None:  # noqa: ANN401 -- Prefect's overloads leave types unknown
+        self._held |= self._locks.get(work.ref, NO_LOCKS)
+        future: PrefectFuture[Answer] = task.submit(work.brief, as_is(work.item), self._executor, self._limits)
+        self._under_way[future] = work
+        future.add_done_callback(self._done.put)
 
     def _next(self) -> Work | None:
         """Take the first piece of work whose locks are free, of a stage before which nothing is under way."""
@@ -118,6 +119,9 @@ class FanOut:
             said: object = future.result(raise_on_failure=False)
         except Exception as broken:  # noqa: BLE001 -- Prefect's engine itself failed; still an outcome
             said = broken
+        if not isinstance(said, Answer | BaseException):  # somebody else's record stands under the key
+            self._begin(work, self._task.with_options(refresh_cache=True))
+            return
         if isinstance(said, Answer):
             self._record(work, status="succeeded", answer=said, stored=future.state.name == "Cached")
             return

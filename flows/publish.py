@@ -16,6 +16,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from prefect_dispatch.errors import JobError
 from prefect_dispatch.progress import listener
 from prefect_dispatch.render import markdown, outcome_rows
 
@@ -77,9 +78,22 @@ def publish(report: Report, briefs: Sequence[Brief]) -> None:
     )
 
 
+def ready_folder(folder: Path) -> Path:
+    """Return a folder that files can be written to, made if it isn't there.
+
+    Raises:
+        JobError: If it can't be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise JobError(f"The folder {str(folder)!r} can't be written to: {error.strerror}.") from None
+    return folder
+
+
 def write_files(report: Report, folder: Path) -> None:
     """Write `report.json`, `report.md` and `outcomes.jsonl` into a folder, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "outcomes.jsonl", (outcome.model_dump_json() + "\n" for outcome in report.outcomes))
     _write(folder / "report.md", [markdown(report)])
     _write(folder / "report.json", [report.model_dump_json(indent=2) + "\n"])

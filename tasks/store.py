@@ -108,10 +108,5 @@ def key_of(work: str) -> str:
 def stored_answer(store: ResultStore, work: str) -> Answer | None:
     """Return the stored answer of a fingerprint, or None where there is no readable one."""
     key = key_of(work)
-    if not store.exists(key):
-        return None
-    try:
-        answer: Answer = store.read(key).result
-    except Exception:  # noqa: BLE001 -- whatever a damaged record raises, it is no answer
-        return None
-    return answer
+    found: object = store.read(key).result if store.exists(key) else None
+    return found if isinstance(found, Answer) else None

@@ -445,6 +445,23 @@ def test_files_are_written_on_request(tmp_path: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == ["outcomes.jsonl", "report.json", "report.md"]
 
 
+def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
+    """`out` names a file: refused before anything is asked."""
+    (tmp_path / "o").write_text("")
+    scripted = ScriptedExecutor(shout)
+    with pytest.raises(JobError, match="can't be written to"):
+        dispatch([NAMES], ["a"], executor=scripted, limits=QUICK, out=str(tmp_path / "o"))
+    assert scripted.calls == 0
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    """Where the report can't be put in place, no half of it is left behind."""
+    (tmp_path / "report.json" / "in-the-way").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"report\.json"):
+        dispatch([NAMES], ["a"], executor=ScriptedExecutor(shout), limits=QUICK, out=str(tmp_path))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
 def test_artifacts_stand_under_keys_that_stay(tmp_path: Path) -> None:
     """Each run publishes its report, its table and its progress, under the same keys as the run before."""
     runs = [dispatch([NAMES], [f"{tmp_path}", "b"], executor=ScriptedExecutor(shout), limits=QUICK) for _ in range(2)]

@@ -68,13 +68,15 @@ def damaged(record: str, how: str) -> str:
         "of-another-kind": record.replace("-answer", "-other"),
         "hostile": result(record, json.dumps(HOSTILE)),
         "a-list": result(record, "[]"),
+        "of-another-serializer": record.replace('"prefect-dispatch-answer"', '"json"', 1),
         "an-error": result(record, '{"error": "x"}'),
         "a-report": result(record, ReportSerializer().dumps(Report(status="complete", message="")).decode()),
     }[how]
 
 
 @pytest.mark.parametrize(
-    "how", ["truncated", "emptied", "of-another-kind", "hostile", "a-list", "an-error", "a-report"]
+    "how",
+    ["truncated", "emptied", "of-another-kind", "hostile", "a-list", "of-another-serializer", "an-error", "a-report"],
 )
 def test_a_damaged_record_is_asked_again(how: str, store: Path) -> None:
     """Truncated, foreign or hostile: it counts as not stored, in the plan and in the run, and is replaced."""
