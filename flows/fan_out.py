@@ -17,9 +17,10 @@ from prefect_dispatch.errors import ExecutorError, TerminalError
 from prefect_dispatch.flows.parameters import as_is
 from prefect_dispatch.models import Answer, Attempt, Failure, Outcome
 from prefect_dispatch.progress import Progress
-from prefect_dispatch.scrub import scrub
+from prefect_dispatch.scrub import scrub, told
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.run_brief import within
+from prefect_dispatch.tasks.store import usable
 from prefect_dispatch.tasks.work import Work, equal_work
 
 if TYPE_CHECKING:
@@ -114,22 +115,27 @@ class FanOut:
         """Turn what came of a task run into outcomes."""
         work = self._under_way.pop(future)
         self._held -= self._locks.get(work.ref, NO_LOCKS)
+        stored = False
         try:
             future.wait()
             said: object = future.result(raise_on_failure=False)
-        except Exception as broken:  # noqa: BLE001 -- Prefect's engine itself failed; still an outcome
-            said = broken
-        if not isinstance(said, Answer | BaseException):  # somebody else's record stands under the key
+            stored = future.state.name == "Cached"
+            answer = usable(said, work) if stored else said
+        except Exception as broken:  # noqa: BLE001 -- Prefect's engine failed, or a check did; still an outcome
+            said = answer = broken
+        if isinstance(answer, Answer):
+            self._record(work, status="succeeded", answer=answer, stored=stored)
+        elif isinstance(said, BaseException):
+            self._fail(work, said)
+        else:  # what stands under the key is no answer to this work
             self._begin(work, self._task.with_options(refresh_cache=True))
-            return
-        if isinstance(said, Answer):
-            self._record(work, status="succeeded", answer=said, stored=future.state.name == "Cached")
-            return
-        attempts = said.attempts if isinstance(said, ExecutorError) else ()
-        error = _failure(said)
-        self._record(work, status="failed", error=error, attempts=attempts)
-        if isinstance(said, TerminalError) and self.stopped is None:
-            self.stopped = f"{work.ref} met an error that every item would meet: {error.message}"
+
+    def _fail(self, work: Work, error: BaseException) -> None:
+        failure = _failure(error)
+        attempts = error.attempts if isinstance(error, ExecutorError) else ()
+        self._record(work, status="failed", error=failure, attempts=attempts)
+        if isinstance(error, TerminalError) and self.stopped is None:
+            self.stopped = f"{work.ref} met an error that every item would meet: {failure.message}"
 
     def _record(
         self,
@@ -161,8 +167,8 @@ class FanOut:
             self._tell(self._progress)
 
 
-def _failure(said: object) -> Failure:
+def _failure(said: BaseException) -> Failure:
     """Return why a task run has no answer; its message is free of secrets."""
     if isinstance(said, ExecutorError):
         return Failure(kind=said.kind, message=scrub(str(said)))
-    return Failure(kind="crashed", message=scrub(f"{type(said).__name__}: {said}"))
+    return Failure(kind="crashed", message=told(said))

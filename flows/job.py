@@ -11,7 +11,7 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.kinds import AnyIntegrator
 from prefect_dispatch.models import Brief, Limits
-from prefect_dispatch.scrub import SECRET_NAME
+from prefect_dispatch.scrub import SECRET_NAME, scrub
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.strict import Strict
 
@@ -81,6 +81,8 @@ def load_job(path: Path, changes: Sequence[str] = (), *, model: str | None = Non
         data["executor"] = {**cast("dict[str, Any]", executor if isinstance(executor, dict) else {}), "model": model}
     try:
         return Job.model_validate(data)
+    except RecursionError:
+        raise JobError(f"{path.name}: something in it is nested too deep.") from None
     except ValidationError as error:
         raise JobError(f"{path.name}: " + " ".join(_sentences(error, data))) from None
 
@@ -93,6 +95,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise JobError(f"The job file {str(path)!r} can't be read: {reason}.") from None
     try:
         data: object = yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader
+    except RecursionError:
+        raise JobError(f"{path.name}: it is nested too deep.") from None
     except JobError as error:
         raise JobError(f"{path.name}: {error}") from None
     except yaml.YAMLError as error:
@@ -140,7 +144,7 @@ def _sentences(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
     for each in error.errors(include_url=False):
         where, value = _locate(data, each["loc"])
         message = each["msg"].removeprefix("Value error, ").rstrip(".")
-        telling = each["type"] not in ("missing", "unknown_key") and not SECRET_NAME.search(repr(value))
+        telling = each["type"] not in ("missing", "unknown_key") and not _secret(repr(value))
         shown = f" (it is {_short(value)})" if telling else ""
         sentence = f"{where}: {message}{shown}." if not message.endswith("?") else f"{where}: {message}"
         if sentence not in sentences:
@@ -172,6 +176,10 @@ def _is_mapping(data: object) -> TypeGuard[dict[str, Any]]:
 
 def _is_list(data: object) -> TypeGuard[list[Any]]:
     return isinstance(data, list)
+
+
+def _secret(text: str) -> bool:
+    return bool(SECRET_NAME.search(text)) or scrub(text) != text
 
 
 def _short(value: object) -> str:

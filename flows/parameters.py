@@ -8,6 +8,7 @@ own executor may hold a key: they are validated here, and recorded in short.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Flow
@@ -64,6 +65,8 @@ class DataFlow(Flow[P, R]):
             for name in _OBJECTS
             if not isinstance(parameters.get(name), BaseModel | dict | None)
         }
+        if isinstance(parameters.get("items"), Iterator):  # to show it would be to use it up
+            opaque["items"] = "<iterator>"
         kept = super().serialize_parameters({**parameters, **opaque})
         for name in _DATA:
             size = len(canonical(kept.get(name)))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.binding import bind
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.llm import LLM, default_executor
+from prefect_dispatch.executors.kinds import default_executor
+from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.models import Limits

@@ -16,7 +16,7 @@ from prefect_dispatch.errors import AuditError
 from prefect_dispatch.flows.parameters import as_is
 from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.ledger import Gap, Merge, Ref, Report, Spending, Violation
-from prefect_dispatch.scrub import scrub
+from prefect_dispatch.scrub import told
 from prefect_dispatch.tasks.integrate import integrate
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _merge(job: Prepared, outcomes: Sequence[Outcome]) -> tuple[Merge, tuple[Vio
     except AuditError as error:
         return error.merge.model_copy(update={"value": None}), error.violations, str(error)
     except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code; the answers are stored
-        message = f"The integrator raised {type(error).__name__}: {scrub(str(error))}"
+        message = f"The integrator raised {told(error)}"
         return Merge(value=None, ledger=rows), (), message
 
 

@@ -32,7 +32,9 @@ def integrate(
         AuditError: If the merged value isn't what the outcomes say.
     """
     reconcile([Ref(brief=brief.name, item=item.key) for item in items for brief in briefs], outcomes)
-    merge = integrator.merge(briefs, sorted(outcomes, key=lambda outcome: Ref.of(outcome).order))
+    # A copy: what the audit compares with is what agents said, whatever an integrator does to its input.
+    given = [outcome.model_copy(deep=True) for outcome in outcomes]
+    merge = integrator.merge(briefs, sorted(given, key=lambda outcome: Ref.of(outcome).order))
     violations = audit(merge, outcomes, briefs, integrator)
     if violations:
         raise AuditError(violations, merge)

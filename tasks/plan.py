@@ -31,6 +31,10 @@ WORTHWHILE_S = 20.0
 class Countable(Protocol):
     """An executor that can say beforehand what an ask takes."""
 
+    def require_known(self) -> None:
+        """Raise a `JobError` if it is plain beforehand that nobody can be asked, such as for an unknown provider."""
+        ...
+
     def count_tokens(self, brief: Brief, item: Item) -> int:
         """Return the tokens of the prompt."""
         ...
@@ -90,9 +94,15 @@ def estimate(
         refresh: Whether stored answers are to be ignored.
     """
     groups = equal_work(work)
-    found = {} if refresh else {name: answer for name in groups if (answer := stored_answer(store, name))}
+    found = (
+        {}
+        if refresh
+        else {name: answer for name, group in groups.items() if (answer := stored_answer(store, group[0]))}
+    )
     asked = [group[0] for name, group in groups.items() if name not in found]
     stored = sum(len(group) for name, group in groups.items() if name in found)
+    if asked and isinstance(executor, Countable):
+        executor.require_known()
     prompt, completion, cost, counted = _tokens(asked, executor)
     seconds, timed = _seconds_each(list(found.values()), completion, len(asked))
     in_turn = round(seconds * len(asked), 1)

@@ -29,6 +29,9 @@ _SPOKEN = re.compile(
     rf"|(?<![\w-])(?P<own>{_NAME})['\"`]?['\u2019]s\s+{_OUTPUT}\b",
     re.IGNORECASE,
 )
+_PHRASE_ENDS = re.compile(
+    r"['\"`]?\s*(?:$|[^\s\w]|(?:to|and|or|as|in|into|for|when|where|which|that|before|after|with)\b)"
+)
 _ALTERNATIVES = re.compile(r"\{[^{}]*,[^{}]*\}")
 _KINDS = get_args(Kind)
 _SERIALIZE = "or set limits.on_dependence to 'serialize'"
@@ -120,9 +123,20 @@ def _spoken(briefs: Sequence[Brief], items: Sequence[Item]) -> Iterator[Contest]
         met = {brief.name}
         for words in _SPOKEN.finditer(text):
             other = (words["of"] or words["own"]).lower()
-            if other in names - met:
+            if other in names - met and _meant(other, words):
                 met.add(other)
                 yield _tie("output", other, brief.name, items[0].key, " ".join(words[0].split()))
+
+
+def _meant(name: str, words: re.Match[str]) -> bool:
+    """Return whether words that hold a brief's name speak of the brief: the name may be an ordinary word, too."""
+    if "-" in name or re.search(r"['\"`]|\bbrief\b", (words["of"] and words[0]) or "", re.IGNORECASE):
+        return True
+    if words["of"]:
+        return bool(_PHRASE_ENDS.match(words.string, words.end()))
+    return not re.search(
+        r"\b(?:an?|the|this|that|its|their|each|every)\s+$", words.string[: words.start()], re.IGNORECASE
+    )
 
 
 def _needed(briefs: Sequence[Brief], items: Sequence[Item]) -> Iterator[Contest]:

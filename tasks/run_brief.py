@@ -12,6 +12,7 @@ from prefect.tasks import exponential_backoff
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, TransientError
 from prefect_dispatch.executors.base import Executor, Warmable
+from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.models import Answer, Attempt, Brief, Item, Limits
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.store import AnswerSerializer, FingerprintPolicy
@@ -84,7 +85,8 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
         if isinstance(error, TransientError) and run.run_count <= context.task.retries:
             _earlier[run.id] = error.attempts
         raise
-    return answer.model_copy(update={"attempts": (*before, *answer.attempts)})
+    work = fingerprint(brief, item, executor)
+    return answer.model_copy(update={"attempts": (*before, *answer.attempts), "fingerprint": work})
 
 
 def within(limits: Limits, *, refresh: bool = False) -> Task[[Brief, Item, Executor, Limits | None], Answer]:

@@ -14,6 +14,8 @@ from prefect.context import TaskRunContext  # noqa: TC002 -- the signature that 
 from prefect.results import ResultStore  # noqa: TC002 -- see above
 from prefect.serializers import Serializer
 
+from prefect_dispatch.asking import recall
+from prefect_dispatch.errors import TerminalError
 from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.ledger import Report
 from prefect_dispatch.models import Answer
@@ -21,6 +23,8 @@ from prefect_dispatch.scrub import scrub
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from prefect_dispatch.tasks.work import Work
 
 PREFIX = "prefect-dispatch-"
 
@@ -105,8 +109,22 @@ def key_of(work: str) -> str:
     return PREFIX + work
 
 
-def stored_answer(store: ResultStore, work: str) -> Answer | None:
-    """Return the stored answer of a fingerprint, or None where there is no readable one."""
-    key = key_of(work)
-    found: object = store.read(key).result if store.exists(key) else None
-    return found if isinstance(found, Answer) else None
+def stored_answer(store: ResultStore, work: Work) -> Answer | None:
+    """Return the stored answer to some work, or None where there is none that can be used."""
+    key = key_of(work.fingerprint)
+    try:
+        return usable(store.read(key).result, work) if store.exists(key) else None
+    except TerminalError:  # a check of the user's breaks; the run will say so
+        return None
+
+
+def usable(found: object, work: Work) -> Answer | None:
+    """Return what the store had for some work as its answer, or None: damaged, foreign, or no longer valid.
+
+    Raises:
+        TerminalError: If a check of the user's own breaks.
+    """
+    if not isinstance(found, Answer) or found.fingerprint != work.fingerprint:
+        return None
+    value, wrong = recall(work.brief, work.item, found)
+    return None if wrong else found.model_copy(update={"value": value})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from asyncio import CancelledError
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,6 +13,7 @@ from prefect_dispatch.errors import ExecutorError, InvalidOutput, RejectedError,
 from prefect_dispatch.executors.base import Ask, Rejection, Reply
 from prefect_dispatch.models import Answer, Attempt, Brief, Item, Usage
 from prefect_dispatch.outputs import problems
+from prefect_dispatch.scrub import scrub, told
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -61,7 +63,8 @@ async def attempt(executor: Executor, brief: Brief, item: Item, *, reasks: int, 
     except ExecutorError as error:
         raise _ended(error, [*spent, error.usage or Usage()], rejections, start) from error.__cause__
     done = Attempt(usage=sum(spent, Usage()), reasks=len(rejections), seconds=_since(start))
-    return Answer(value=value, model=reply.model, attempts=(done,))
+    heard = reply.value if isinstance(brief.output, type) else None
+    return Answer(value=value, said=heard, model=reply.model, attempts=(done,))
 
 
 def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str]]:
@@ -75,15 +78,27 @@ def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str
         raise RejectedError(f"The agent declined: {_text(reply.value)[:200]!r}.", kind="refused")
     if reply.finish == "truncated":
         return reply.value, [TRUNCATED]
-    if reply.value is None or (isinstance(reply.value, str) and not reply.value.strip()):
+    if (reply.value is None and brief.output == "text") or (isinstance(reply.value, str) and not reply.value.strip()):
         return reply.value, [EMPTY]
     try:
         value, wrong = problems(brief.output, reply.value)
     except Exception as error:  # a model may hold validators of the user's; a broken one is broken for every item
-        raise TerminalError(f"The output's validation raised {type(error).__name__}: {error}") from error
+        raise TerminalError(f"The output's validation raised {told(error)}") from error
     if not wrong:
         wrong = [found for check in brief.checks if (found := _checked(check, value, item))]
-    return value, wrong
+    return value, list(map(scrub, wrong))
+
+
+def recall(brief: Brief, item: Item, answer: Answer) -> tuple[JsonValue, list[str]]:
+    """Return the value of a stored answer as the brief wants it today, and what is wrong with it.
+
+    A check or a model may call code that no fingerprint sees, and a store may be damaged: what is
+    reused is examined as if it had just come.
+
+    Raises:
+        TerminalError: If a check of the user's own breaks.
+    """
+    return examine(brief, item, Reply(value=answer.value if answer.said is None else answer.said))
 
 
 async def _call(executor: Executor, ask: Ask) -> Reply:
@@ -92,8 +107,10 @@ async def _call(executor: Executor, ask: Ask) -> Reply:
     except ExecutorError as error:
         error.usage = error.usage or Usage(requests=1)
         raise
-    except Exception as error:  # an executor may be anybody's code; its failure is this item's
-        raise ExecutorError(f"{type(error).__name__}: {error}", usage=Usage(requests=1)) from error
+    except (CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:  # an executor may be anybody's code; its failure, an exit included, is this item's
+        raise ExecutorError(told(error), usage=Usage(requests=1)) from error
     if not isinstance(reply, Reply):  # pyright: ignore[reportUnnecessaryIsInstance] -- an executor may be untyped
         raise TerminalError(f"The executor returned a {type(reply).__name__} instead of a Reply.")
     return reply
@@ -102,8 +119,8 @@ async def _call(executor: Executor, ask: Ask) -> Reply:
 def _checked(check: Check, value: JsonValue, item: Item) -> str | None:
     try:
         return check.problem(value, item)
-    except Exception as error:  # a check may be the user's function; a broken one is broken for every item
-        raise TerminalError(f"The check {check.kind!r} raised {type(error).__name__}: {error}") from error
+    except BaseException as error:  # a check may be the user's function; a broken one is broken for every item
+        raise TerminalError(f"The check {check.kind!r} raised {told(error)}") from error
 
 
 def _invalid(wrong: list[str], asked: int) -> InvalidOutput:

@@ -5,6 +5,7 @@ A failed check is told to the agent in a re-ask, as a schema error is.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, WithJso
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.fingerprint import canonical
 from prefect_dispatch.form import Tabs
+from prefect_dispatch.outputs import SEARCH_SECONDS
 from prefect_dispatch.references import REFERENCE, refer
 from prefect_dispatch.strict import Strict
 from prefect_dispatch.template import render
@@ -23,13 +25,12 @@ from prefect_dispatch.template import render
 if TYPE_CHECKING:
     from prefect_dispatch.models import Item
 
-SEARCH_SECONDS = 1.0
-"""How long a pattern may search one answer: a hostile text must not stop the run."""
-
 CheckFunction = Callable[[Any, Any], "str | None"]
 
 
 def _function(value: object) -> object:
+    if inspect.iscoroutinefunction(value):
+        raise ValueError(f"must not be async: {value.__name__!r}")
     if callable(value) or (isinstance(value, str) and REFERENCE.fullmatch(value)):
         return value
     msg = f"must be a function or 'module:name', not {value!r}"
@@ -133,7 +134,7 @@ class Function(Strict):
 
     def problem(self, value: JsonValue, item: Item) -> str | None:
         """Return what is wrong with an answer, or None."""
-        found = self.function(value, item)
+        found = self.function(copy.deepcopy(value), item)  # what it does to the answer is not what the agent said
         return str(found) if found else None
 
 

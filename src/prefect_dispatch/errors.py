@@ -76,7 +76,7 @@ class ExecutorError(DispatchError):
 
     def __init__(self, message: str, *, kind: str | None = None, usage: Usage | None = None) -> None:
         """Keep the message, the class of failure and the spending."""
-        super().__init__(message)
+        super().__init__(message.encode("utf-8", "replace").decode())
         self.kind = kind or self.default_kind
         self.usage = usage
         self.attempts: tuple[Attempt, ...] = ()

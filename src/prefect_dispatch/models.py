@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, StringConstraints, WithJsonSchema
 
-from prefect_dispatch.checks import Check, Function, source_digest
+from prefect_dispatch.checks import Check, Function, MustMention, source_digest
 from prefect_dispatch.outputs import Output, normalise_output, show_output
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Kept, Strict
@@ -93,6 +93,7 @@ class Brief(Strict):
         """
         said = self.rendered(item)
         own = [source_digest(check.function) for check in self.checks if isinstance(check, Function)]
+        terms = [term for check in self.checks if isinstance(check, MustMention) for term in check.terms]
         model = self.output if isinstance(self.output, type) else None
         return {
             "scope": said.scope,
@@ -101,7 +102,9 @@ class Brief(Strict):
             "output": show_output(self.output),
             "validators": source_digest(model) if model and _has_validators(model) else None,
             "checks": [check.model_dump(mode="json") for check in self.checks],
+            "terms": [render(term, item) for term in terms],
             "functions": list(own),
+            "key": item.key if own else None,  # a function sees it
             "writes": list(said.writes),  # an effect on files is not shared between equal items
         }
 
@@ -170,6 +173,10 @@ class Answer(Strict):
 
     value: JsonValue
     """What the agent answered; it satisfies the brief's schema and checks."""
+    said: JsonValue = None
+    """What it said, where a pydantic model made the value of it."""
+    fingerprint: str = ""
+    """The work that it answers; a record under another name is somebody else's."""
     model: str = ""
     """Who answered."""
     attempts: tuple[Attempt, ...] = ()

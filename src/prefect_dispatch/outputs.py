@@ -7,8 +7,10 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
+import regex
 from jsonschema import Draft202012Validator, SchemaError
-from jsonschema.validators import validator_for
+from jsonschema import ValidationError as JsonSchemaError
+from jsonschema.validators import extend, validator_for  # pyright: ignore[reportUnknownVariableType] -- it has no types
 from pydantic import BaseModel, JsonValue, ValidationError
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from jsonschema.protocols import Validator
+
+SEARCH_SECONDS = 1.0
+"""How long a pattern may search one answer: a hostile text must not stop the run."""
 
 LONGEST = 500
 """Characters of one problem that are told: a validator quotes the whole answer."""
@@ -157,6 +162,11 @@ def _check_schema(schema: dict[str, Any]) -> None:
     except Unresolvable as error:
         msg = f"not a usable JSON Schema: {error.ref!r} is not in it, and nothing is fetched"
         raise ValueError(msg) from None
+    try:
+        _validator(json.dumps(schema)).is_valid(None)
+    except RecursionError:
+        msg = "not a usable JSON Schema: it refers to itself without end"
+        raise ValueError(msg) from None
 
 
 def _references(schema: object) -> Iterator[str]:
@@ -173,4 +183,22 @@ def _references(schema: object) -> Iterator[str]:
 @lru_cache(maxsize=256)
 def _validator(text: str) -> Validator:
     schema = json.loads(text)
-    return validator_for(schema, default=Draft202012Validator)(schema, registry=EMPTY_REGISTRY)
+    base = validator_for(schema, default=Draft202012Validator)
+    made: Validator = _timed(base)(schema, registry=EMPTY_REGISTRY)
+    return made
+
+
+@lru_cache(maxsize=8)
+def _timed(base: type[Validator]) -> Any:  # noqa: ANN401 -- extend() has no types
+    """Return a validator whose patterns are searched for a limited time: an answer must not stop the run."""
+    return cast("Any", extend)(base, {"pattern": _pattern})
+
+
+def _pattern(_validator: object, pattern: str, instance: object, _schema: object) -> Iterator[JsonSchemaError]:
+    if not isinstance(instance, str):
+        return
+    try:
+        if not regex.search(pattern, instance, timeout=SEARCH_SECONDS):
+            yield JsonSchemaError(f"{instance!r} does not match {pattern!r}")
+    except TimeoutError:
+        yield JsonSchemaError(f"it could not be searched for {pattern!r} within {SEARCH_SECONDS:g} s")

@@ -14,7 +14,8 @@ from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Executor, Reply
 from prefect_dispatch.executors.failures import failure_of
-from prefect_dispatch.executors.llm import LLM, default_executor
+from prefect_dispatch.executors.kinds import default_executor
+from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.provider import reply_of
 from prefect_dispatch.models import Brief, Item, Usage
 from tests.openai_server import CUT, HANG, HTML_ERROR, MALFORMED, Behaviour, failure, openai_server

@@ -16,7 +16,8 @@ import pytest
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Ask
-from prefect_dispatch.executors.llm import LLM, default_executor
+from prefect_dispatch.executors.kinds import default_executor
+from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import SMOLLM2, has_smollm2, model_digest, model_file, serve
 from prefect_dispatch.models import Brief, Item
 

@@ -144,6 +144,20 @@ def test_findings(briefs: list[Brief], inputs: list[Item], findings: list[tuple[
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        pytest.param("a", "Explain the result of a merger.", id="an-article"),
+        pytest.param("text", "Repeat the output of text verbatim.", id="a-noun"),
+        pytest.param("name", "The answer of name fields must be short.", id="an-attribute"),
+        pytest.param("summary", "Judge the summary's findings.", id="a-possessive"),
+    ],
+)
+def test_ordinary_words_are_no_briefs(name: str, text: str) -> None:
+    """A brief that is called by an ordinary word doesn't forbid the word."""
+    assert preflight([brief(name), brief("other", text)], ITEMS).findings == ()
+
+
+@pytest.mark.parametrize(
     "text",
     [
         pytest.param("Use the output of outline to write.", id="output-of"),

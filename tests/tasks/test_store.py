@@ -10,9 +10,9 @@ from prefect import flow
 
 from prefect_dispatch import Answer, Brief, Item, Limits, Report, dispatch, run_brief
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.tasks.run_brief import answer_store
 from prefect_dispatch.tasks.store import AnswerSerializer, ReportSerializer, key_of, stored_answer
+from prefect_dispatch.tasks.work import work_of
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -103,8 +103,9 @@ def test_the_task_alone_stores_for_the_flow() -> None:
 
     answer = alone()
     assert answer.value == {"name": "A"}
-    assert stored_answer(answer_store(), fingerprint(BRIEF, Item(key="b", value="a"), scripted)) == answer
-    assert stored_answer(answer_store(), "f" * 64) is None
+    same, other = work_of([BRIEF], [Item(key="b", value="a"), Item(key="c", value="c")], scripted)
+    assert stored_answer(answer_store(), same) == answer
+    assert stored_answer(answer_store(), other) is None
     assert dispatch([BRIEF], ["a"], executor=scripted).usage.cached == 1
     assert scripted.calls == 1
     assert key_of("f") == "prefect-dispatch-f"

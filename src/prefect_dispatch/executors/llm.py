@@ -20,14 +20,13 @@ from pydantic import (
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Reply
 from prefect_dispatch.executors.failures import failure_of
-from prefect_dispatch.executors.local import SMOLLM2, has_smollm2, is_local, located, model_digest, serve
+from prefect_dispatch.executors.local import is_local, located, model_digest, serve
 from prefect_dispatch.executors.prompt import PROMPT, messages, response_format
-from prefect_dispatch.executors.provider import Price, listed_price, provider, reply_of
+from prefect_dispatch.executors.provider import Price, is_known, listed_price, provider, reply_of
 from prefect_dispatch.fingerprint import canonical, digest
 from prefect_dispatch.models import Brief, Item, Text, Usage
 from prefect_dispatch.outputs import schema_of
 from prefect_dispatch.scrub import SECRET_NAME
-from prefect_dispatch.settings import Settings
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
@@ -167,6 +166,16 @@ class LLM(Strict):
         hope.usage = spent
         raise hope
 
+    def require_known(self) -> None:
+        """Check that litellm knows the provider of every model.
+
+        Raises:
+            JobError: If it doesn't; the message says how models are named.
+        """
+        for model in self.models:
+            if not is_known(model):
+                raise JobError(f"Model {model!r} is unknown to litellm: name it as provider/model.")
+
     def count_tokens(self, brief: Brief, item: Item) -> int:
         """Return about how many tokens an ask sends; nothing is sent for it.
 
@@ -222,22 +231,6 @@ class LLM(Strict):
         if self.usd_per_million is not None:
             return self.usd_per_million[0] / 1e6, self.usd_per_million[1] / 1e6
         return None
-
-
-def default_executor() -> LLM:
-    """Return the executor of a job that names none.
-
-    Raises:
-        JobError: If no model is set and the local one isn't installed.
-    """
-    if model := Settings().model:
-        return LLM(model=model)
-    if has_smollm2():
-        return LLM(model=SMOLLM2)
-    raise JobError(
-        "No model is named: set one in the job's executor or in PREFECT_DISPATCH_MODEL (such as openai/gpt-5-mini), "
-        "or get a small local one with pip install 'prefect-dispatch[local]'."
-    )
 
 
 def _hopelessness(error: ExecutorError) -> int:

@@ -9,7 +9,9 @@ from importlib import import_module
 from typing import Any, Literal
 
 from prefect_dispatch.executors.base import Reply
+from prefect_dispatch.executors.local import is_local
 from prefect_dispatch.models import Usage
+from prefect_dispatch.scrub import scrub
 
 Price = tuple[float, float]
 """US dollars per token sent, and per token received."""
@@ -32,6 +34,14 @@ def provider() -> Any:  # noqa: ANN401 -- a module, whose own types are partly u
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     return litellm
+
+
+def is_known(model: str) -> bool:
+    """Return whether litellm knows a model's provider; a model on this machine is known."""
+    try:
+        return bool(provider().get_llm_provider(model=f"openai/{model}" if is_local(model) else model))
+    except Exception:  # noqa: BLE001 -- what is raised for an unknown provider is a plain one
+        return False
 
 
 def listed_price(model: str) -> Price | None:
@@ -65,8 +75,8 @@ def reply_of(response: Any, model: str, price: Price | None) -> Reply:  # noqa: 
             pass
     if refusal := fields.get("refusal"):
         finish, text = "refused", str(refusal)
-    text = text.encode("utf-8", "replace").decode()  # JSON can hold half a character, a stored answer can't
-    return Reply(value=text, finish=finish, model=model, usage=_usage(response, model, price))
+    # JSON can hold half a character, a stored answer can't; and a key that is echoed must not be stored.
+    return Reply(value=scrub(text), finish=finish, model=model, usage=_usage(response, model, price))
 
 
 def _usage(response: Any, model: str, price: Price | None) -> Usage:  # noqa: ANN401 -- litellm's ModelResponse

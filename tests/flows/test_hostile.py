@@ -1,0 +1,224 @@
+"""Answers, errors and helpers that do what they shouldn't: the run stays whole."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pytest
+from pydantic import AfterValidator, BaseModel
+
+from prefect_dispatch import Ask, Brief, Collate, Item, Limits, Merge, dispatch
+from prefect_dispatch.checks import Function
+from prefect_dispatch.cli import UNUSABLE, main
+from prefect_dispatch.errors import DispatchFailed
+from prefect_dispatch.testing import ScriptedExecutor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch import Outcome
+
+pytestmark = pytest.mark.usefixtures("store")
+
+LIMITS = Limits(retries=0, reasks=0, timeout_s=20)
+SAY = Brief(name="say", instructions="Say it.", output={"type": "object"})
+
+
+class Own(BaseException):
+    """Not an `Exception`."""
+
+
+class Speechless(Exception):  # noqa: N818 -- it can't even say that it is an error
+    """An error whose message fails."""
+
+    def __str__(self) -> str:
+        """Fail."""
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        pytest.param(SystemExit(3), "SystemExit: 3", id="exit"),
+        pytest.param(KeyboardInterrupt(), "KeyboardInterrupt", id="interrupt"),
+        pytest.param(Own("x"), "Own: x", id="base"),
+        pytest.param(ValueError("half \ud800"), "ValueError: half ?", id="half-a-character"),
+        pytest.param(Speechless(), "Speechless: (its message can't be read)", id="speechless"),
+    ],
+)
+def test_whatever_an_executor_raises_is_that_items_failure(error: BaseException, told: str) -> None:
+    """An exit, an interrupt, an error that can't be printed: one failed item, and the rest is answered."""
+
+    def script(ask: Ask) -> JsonValue:
+        if ask.item.key == "bad":
+            raise error
+        return {}
+
+    report = dispatch([SAY], ["a", "bad"], executor=ScriptedExecutor(script), limits=LIMITS)
+    assert [(gap.item, gap.error.kind) for gap in report.gaps] == [("bad", "error")]
+    assert told in report.gaps[0].error.message
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), ValueError("\ud800")], ids=["exit", "half-a-character"])
+def test_a_check_that_breaks_stops_the_run(error: BaseException) -> None:
+    """It would break for every item; what it said is in the message."""
+
+    def check(value: JsonValue, item: Item) -> str | None:
+        raise error
+
+    brief = SAY.model_copy(update={"checks": (Function(function=check),)})
+    with pytest.raises(DispatchFailed, match=f"The check 'function' raised {type(error).__name__}"):
+        dispatch([brief], ["a"], executor=ScriptedExecutor({"a": {}}), limits=LIMITS)
+
+
+def test_a_pattern_that_never_ends_costs_a_second() -> None:
+    """A schema's pattern that would search for years fails the item, within its time."""
+    schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?:a|aa)+$"}}}
+    brief = Brief(name="say", instructions="Say it.", output=schema)
+    answers: dict[str, JsonValue] = {"bad": {"a": "a" * 60 + "!"}, "good": {"a": "aa"}, "other": {"a": 3}}
+    report = dispatch([brief], list(answers), executor=ScriptedExecutor(answers), limits=LIMITS)
+    assert {gap.item for gap in report.gaps} == {"bad", "other"}
+    assert "could not be searched" in report.gaps[0].error.message
+
+
+LEAST = {"size": 1}
+
+
+def big(value: Any, item: Item) -> str | None:  # noqa: ANN401 -- JSON
+    """Check by a number that no fingerprint sees."""
+    return None if value["size"] >= LEAST["size"] else "too small"
+
+
+def test_a_stored_answer_is_examined_before_it_is_used_again() -> None:
+    """What a check depends on has changed: answers that still pass are reused, the others asked again."""
+    brief = SAY.model_copy(update={"checks": (Function(function=big),)})
+    answers: dict[str, JsonValue] = {"a": {"size": 1}, "b": {"size": 9}}
+    dispatch([brief], ["a", "b"], executor=ScriptedExecutor(answers), limits=LIMITS)
+    LEAST["size"] = 5
+    try:
+        grown = ScriptedExecutor({"a": {"size": 6}})
+        report = dispatch([brief], ["a", "b"], executor=grown, limits=LIMITS)
+    finally:
+        LEAST["size"] = 1
+    assert [ask.item.key for ask in grown.asks] == ["a"]
+    assert (report.plan["stored"], report.usage.cached, report.usage.asked) == (1, 1, 1)
+
+
+def test_a_stored_answer_meets_the_model_of_today() -> None:
+    """What was said is kept beside what a model made of it, so a changed model reads it anew."""
+
+    def halve(size: int) -> int:
+        return size // factor[0]
+
+    factor = [2]
+
+    class Size(BaseModel):
+        size: Annotated[int, AfterValidator(halve)]
+
+    brief = Brief(name="say", instructions="Say it.", output=Size)
+    scripted = ScriptedExecutor({"a": {"size": 8}})
+    first = dispatch([brief], ["a"], executor=scripted, limits=LIMITS)
+    assert first.value == [{"brief": "say", "item": "a", "value": {"size": 4}}]
+    assert dispatch([brief], ["a"], executor=scripted, limits=LIMITS).value == first.value
+    factor[0] = 4
+    later = dispatch([brief], ["a"], executor=scripted, limits=LIMITS)
+    assert later.value == [{"brief": "say", "item": "a", "value": {"size": 2}}]
+    assert scripted.calls == 1
+
+
+def test_a_check_that_breaks_on_a_stored_answer_is_told() -> None:
+    """Reuse runs checks, too: a broken one fails the run with its name, and costs nothing."""
+    broken: list[bool] = []
+
+    def check(value: JsonValue, item: Item) -> str | None:
+        if broken:
+            raise ValueError("broken since")
+        return None
+
+    brief = SAY.model_copy(update={"checks": (Function(function=check),)})
+    scripted = ScriptedExecutor({"a": {}})
+    dispatch([brief], ["a"], executor=scripted, limits=LIMITS)
+    broken.append(True)
+    with pytest.raises(DispatchFailed, match="broken since"):
+        dispatch([brief], ["a"], executor=scripted, limits=LIMITS)
+    assert scripted.calls == 1
+
+
+def test_another_items_record_is_not_an_answer(store: Path) -> None:
+    """One item's file copied over another's: noticed, and asked again."""
+    answers: dict[str, JsonValue] = {"a": {"name": "A"}, "b": {"name": "B"}}
+    scripted = ScriptedExecutor(answers)
+    dispatch([SAY], ["a", "b"], executor=scripted, limits=LIMITS)
+    one, two = store.glob("prefect-dispatch-*")
+    one.write_bytes(two.read_bytes())
+    report = dispatch([SAY], ["a", "b"], executor=scripted, limits=LIMITS)
+    assert {outcome.item: outcome.value for outcome in report.outcomes} == answers
+    assert scripted.calls == 3
+
+
+def test_equal_items_share_no_answer_that_a_function_tells_apart() -> None:
+    """A check that sees the key: each of two equal items is asked, and has an answer of its own."""
+
+    def check(value: Any, item: Item) -> str | None:  # noqa: ANN401 -- JSON
+        return None if value["id"] == item.key else "another id"
+
+    brief = SAY.model_copy(update={"checks": (Function(function=check),)})
+    scripted = ScriptedExecutor(lambda ask: {"id": ask.item.key})
+    items = [Item(key=key, value="same") for key in ("a", "b")]
+    report = dispatch([brief], items, executor=scripted, limits=LIMITS)
+    assert {outcome.item: outcome.value for outcome in report.outcomes} == {"a": {"id": "a"}, "b": {"id": "b"}}
+
+
+def test_nobody_edits_what_an_agent_said() -> None:
+    """Neither a check nor an integrator can change an answer unnoticed."""
+
+    def check(value: Any, item: Item) -> str | None:  # noqa: ANN401 -- JSON
+        value["name"] = "edited"
+        return None
+
+    class Editor:
+        def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
+            value: Any = outcomes[0].value
+            value["name"] = "edited"
+            return Collate().merge(briefs, outcomes)
+
+    brief = SAY.model_copy(update={"checks": (Function(function=check),)})
+    report = dispatch([brief], ["a"], executor=ScriptedExecutor({"a": {"name": "A"}}), limits=LIMITS)
+    assert report.outcomes[0].value == {"name": "A"}
+    with pytest.raises(DispatchFailed, match="audit"):
+        dispatch([brief], ["a"], executor=ScriptedExecutor({"a": {"name": "A"}}), integrator=Editor(), limits=LIMITS)
+
+
+def test_items_may_come_from_a_generator() -> None:
+    """It is used up once, for the run, and not to show it."""
+    report = dispatch([SAY], (key for key in "ab"), executor=ScriptedExecutor(lambda _: {}), limits=LIMITS)
+    assert len(report.ledger) == 2
+
+
+@pytest.mark.parametrize(
+    ("job", "told"),
+    [
+        pytest.param({"items": json.loads("[" * 400 + "]" * 400)}, "nested", id="a-deep-list"),
+        pytest.param({"output": {"$ref": "#"}}, "without end", id="a-schema-without-end"),
+        pytest.param({"executor": {"model": "nosuch/model"}}, "unknown to litellm", id="no-such-provider"),
+        pytest.param({"executor": {"model": "openai/x", "params": {"api_key": "sk-aaaaaaaa"}}}, "api_key", id="key"),
+        pytest.param(
+            {"executor": {"model": "openai/x", "api_base": "http://me:sk-aaaaaaaa@host/v1"}}, "api_base", id="url"
+        ),
+    ],
+)
+def test_it_is_refused_in_a_sentence(
+    job: dict[str, Any], told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2, whatever is in the file, and no secret on the screen."""
+    brief = {"name": "say", "instructions": "Say it.", "output": job.pop("output", "text")}
+    (tmp_path / "job.yaml").write_text(json.dumps({"briefs": [brief], "items": ["a"], **job}))
+    assert main(["run", str(tmp_path / "job.yaml")]) == UNUSABLE
+    said = capsys.readouterr().err
+    assert told in said
+    assert "Traceback" not in said
+    assert "sk-aaaa" not in said
