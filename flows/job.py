@@ -81,8 +81,6 @@ def load_job(path: Path, changes: Sequence[str] = (), *, model: str | None = Non
         data["executor"] = {**cast("dict[str, Any]", executor if isinstance(executor, dict) else {}), "model": model}
     try:
         return Job.model_validate(data)
-    except RecursionError:
-        raise JobError(f"{path.name}: something in it is nested too deep.") from None
     except ValidationError as error:
         raise JobError(f"{path.name}: " + " ".join(_sentences(error, data))) from None
 
@@ -146,10 +144,8 @@ def _sentences(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
         message = each["msg"].removeprefix("Value error, ").rstrip(".")
         telling = each["type"] not in ("missing", "unknown_key") and not _secret(repr(value))
         shown = f" (it is {_short(value)})" if telling else ""
-        sentence = f"{where}: {message}{shown}." if not message.endswith("?") else f"{where}: {message}"
-        if sentence not in sentences:
-            sentences.append(sentence)
-    return sentences
+        sentences.append(f"{where}: {message}{shown}." if not message.endswith("?") else f"{where}: {message}")
+    return list(dict.fromkeys(sentences))
 
 
 def _locate(data: object, location: Sequence[int | str]) -> tuple[str, object]:

@@ -53,6 +53,16 @@ def test_checks(check: Check, value: JsonValue, problem: str | None) -> None:
 
 
 @pytest.mark.slow
+def test_an_async_function_is_no_check() -> None:
+    """What it returns would never be looked at, so it is refused."""
+
+    async def check(value: JsonValue, item: Item) -> str | None:
+        return None
+
+    with pytest.raises(ValueError, match="must not be async: 'check'"):
+        Function(function=check)
+
+
 def test_a_hostile_text_ends_the_search_not_the_run() -> None:
     """A pattern that would search for ages is given up."""
     found = Regex(pattern="^(?:a|aa)+$").problem("a" * 60 + "!", ITEM)

@@ -177,6 +177,7 @@ def wait_until(true: Callable[[], bool], what: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("stop", [pytest.param(signal.SIGINT, id="ctrl-c"), pytest.param(signal.SIGKILL, id="kill-9")])
 def test_an_ended_run_goes_on_with_the_same_command(stop: signal.Signals, job: Path) -> None:

@@ -63,6 +63,7 @@ def misbehave(request: dict[str, Any], n: int) -> Behaviour:
     return GOOD
 
 
+@pytest.mark.slow
 def test_two_hundred_items_at_a_server_that_misbehaves() -> None:
     """Each item has one ledger row and its right end, and the report's bill is the server's own."""
     items = [f"word-{n}" for n in range(200)]

@@ -79,9 +79,14 @@ def test_a_pattern_that_never_ends_costs_a_second() -> None:
     """A schema's pattern that would search for years fails the item, within its time."""
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?:a|aa)+$"}}}
     brief = Brief(name="say", instructions="Say it.", output=schema)
-    answers: dict[str, JsonValue] = {"bad": {"a": "a" * 60 + "!"}, "good": {"a": "aa"}, "other": {"a": 3}}
+    answers: dict[str, JsonValue] = {
+        "bad": {"a": "a" * 60 + "!"},
+        "good": {"a": "aa"},
+        "other": {"a": 3},
+        "wrong": {"a": "b"},
+    }
     report = dispatch([brief], list(answers), executor=ScriptedExecutor(answers), limits=LIMITS)
-    assert {gap.item for gap in report.gaps} == {"bad", "other"}
+    assert {gap.item for gap in report.gaps} == {"bad", "other", "wrong"}
     assert "could not be searched" in report.gaps[0].error.message
 
 
