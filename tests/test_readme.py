@@ -1,0 +1,53 @@
+"""The README keeps its word: its job file, its Python, its commands."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from prefect_dispatch.flows.job import Job
+from tests.openai_server import Behaviour, document, openai_server
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the fenced blocks of a language."""
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_it_opens_with_two_commands() -> None:
+    """The first shell block has exactly two, one for the job and one for the tests, each of them whole."""
+    run, test = blocks("sh")[0].splitlines()
+    assert run.endswith("prefect-dispatch run examples/licenses/job.yaml --out report")
+    assert test.endswith("pytest")
+    assert all(command.startswith("python3 -m venv .venv && ") for command in (run, test))
+
+
+def test_its_job_is_a_job() -> None:
+    """The job file that it shows is taken as it stands."""
+    job = Job.model_validate(yaml.safe_load(blocks("yaml")[0]))
+    assert job.briefs[0].name == "license-terms"
+    assert job.integrator is not None
+
+
+@pytest.mark.usefixtures("store")
+def test_its_pipeline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The Python that it shows merges two answers about one person, and prints how many it accounts for."""
+
+    def answer(request: dict[str, object], n: int) -> Behaviour:
+        name = "Ada Lovelace" if "Ada" in document(request) else "ada lovelace"
+        return Behaviour(content=f'{{"name": "{name}", "year": 1843}}')
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
+    monkeypatch.setenv("PREFECT_DISPATCH_MODEL", "openai/test")
+    (tmp_path / "pipeline.py").write_text(blocks("python")[0])
+    with openai_server(answer) as server:
+        monkeypatch.setenv("OPENAI_API_BASE", server.url)
+        runpy.run_path(str(tmp_path / "pipeline.py"))
+        assert server.count == 2
+    assert capsys.readouterr().out.splitlines()[-1] == "2"
