@@ -126,10 +126,12 @@ def estimate(
 
 
 def _tokens(asked: Sequence[Work], executor: Executor) -> tuple[int | None, int | None, float | None, str]:
+    if not asked:
+        return 0, 0, 0.0, "nothing to count"
     if not isinstance(executor, Countable):
         return None, None, None, "this executor can't count tokens"
     sample = asked[:: max(1, math.ceil(len(asked) / SAMPLE))]
-    scale = len(asked) / len(sample) if sample else 0
+    scale = len(asked) / len(sample)
     prompt = round(scale * sum(executor.count_tokens(each.brief, each.item) for each in sample))
     completion = round(scale * sum(executor.expected_completion_tokens(each.brief) for each in sample))
     price = executor.price()

@@ -107,8 +107,9 @@ def test_the_same_run_twice_pays_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with openai_server(GOOD) as server:
         run(server.url, ["a", "b", "c"])
         assert server.count == 3
-        run(server.url, ["a", "b", "c"])
+        again = run(server.url, ["a", "b", "c"])
         assert server.count == 3
+        assert (again.plan["to_ask"], again.plan["prompt_tokens"], again.plan["cost_usd"]) == (0, 0, 0.0)
         run(server.url, ["a", "b", "changed"])
         assert server.count == 4
         monkeypatch.setenv("OPENAI_API_KEY", "sk-another-key-9876543210")
