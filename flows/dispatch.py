@@ -18,8 +18,8 @@ from prefect_dispatch.flows.prepare import prepare
 from prefect_dispatch.flows.publish import LiveProgress, publish, ready_folder, write_files
 from prefect_dispatch.flows.settle import Clock, settle
 from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.ledger import Report  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.models import Brief, Limits
+from prefect_dispatch.report import Report  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.tasks.plan import estimate
 from prefect_dispatch.tasks.run_brief import answer_store

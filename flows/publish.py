@@ -23,9 +23,9 @@ from prefect_dispatch.render import markdown, outcome_rows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from prefect_dispatch.ledger import Report
     from prefect_dispatch.models import Brief
     from prefect_dispatch.progress import Progress
+    from prefect_dispatch.report import Report
 
 UPDATE_EVERY_S = 1.0
 """An update costs a request to the server, so there is one a second at most, and the last."""

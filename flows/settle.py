@@ -15,7 +15,8 @@ from prefect_dispatch._version import __version__
 from prefect_dispatch.errors import AuditError
 from prefect_dispatch.flows.parameters import as_is
 from prefect_dispatch.integrators.base import unanswered
-from prefect_dispatch.ledger import Gap, Merge, Ref, Report, Spending, Violation
+from prefect_dispatch.ledger import Merge, Ref, Violation
+from prefect_dispatch.report import Gap, Report, Spending
 from prefect_dispatch.scrub import told
 from prefect_dispatch.tasks.integrate import integrate
 

@@ -17,8 +17,8 @@ from prefect.serializers import Serializer
 from prefect_dispatch.asking import recall
 from prefect_dispatch.errors import TerminalError
 from prefect_dispatch.fingerprint import fingerprint
-from prefect_dispatch.ledger import Report
 from prefect_dispatch.models import Answer
+from prefect_dispatch.report import Report
 from prefect_dispatch.scrub import scrub
 
 if TYPE_CHECKING:

@@ -23,8 +23,9 @@ from prefect_dispatch.errors import (
     TerminalError,
     TransientError,
 )
-from prefect_dispatch.ledger import Merge, Ref, Report, Violation
+from prefect_dispatch.ledger import Merge, Ref, Violation
 from prefect_dispatch.models import Attempt, Outcome, Usage
+from prefect_dispatch.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dispatch.ledger import Gap, LedgerRow, Ref, Report, Spending, Violation
+from prefect_dispatch.ledger import LedgerRow, Ref, Violation
 from prefect_dispatch.models import Attempt, Failure, Outcome, Usage
+from prefect_dispatch.report import Gap, Report, Spending
 
 if TYPE_CHECKING:
     import random

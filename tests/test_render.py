@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefect_dispatch.explain import explain
-from prefect_dispatch.ledger import FieldRow, Gap, LedgerRow, Loser, Ref, Report, Violation
+from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Ref, Violation
 from prefect_dispatch.models import Failure, Outcome
 from prefect_dispatch.render import MAX_CHARACTERS, MAX_ROWS, cell, markdown, outcome_rows
+from prefect_dispatch.report import Gap, Report
 from prefect_dispatch.terminal import summary
 
 if TYPE_CHECKING:

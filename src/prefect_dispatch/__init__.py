@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.base import Integrator
     from prefect_dispatch.integrators.collate import Collate
     from prefect_dispatch.integrators.merge_records import MergeRecords
-    from prefect_dispatch.ledger import Merge, Report
+    from prefect_dispatch.ledger import Merge
     from prefect_dispatch.models import Answer, Brief, Item, Limits, Outcome, Usage
+    from prefect_dispatch.report import Report
     from prefect_dispatch.tasks.integrate import integrate
     from prefect_dispatch.tasks.plan import Plan
     from prefect_dispatch.tasks.run_brief import run_brief
@@ -36,7 +37,7 @@ _HOMES = {
     "Outcome": "models",
     "Plan": "tasks.plan",
     "Reply": "executors.base",
-    "Report": "ledger",
+    "Report": "report",
     "Usage": "models",
     "dispatch": "flows.dispatch",
     "integrate": "tasks.integrate",

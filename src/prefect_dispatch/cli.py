@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prefect_dispatch.flows.job import Job
-    from prefect_dispatch.ledger import Report
+    from prefect_dispatch.report import Report
     from prefect_dispatch.tasks.plan import Plan
 
 COMPLETE, FAILED, UNUSABLE, GAPS, INTERRUPTED = 0, 1, 2, 3, 130
@@ -146,7 +146,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     from pydantic import ValidationError  # noqa: PLC0415 -- only here
 
     from prefect_dispatch.explain import explain  # noqa: PLC0415 -- only here
-    from prefect_dispatch.ledger import Report  # noqa: PLC0415 -- only here
+    from prefect_dispatch.report import Report  # noqa: PLC0415 -- only here
 
     try:
         report = Report.model_validate_json(arguments.report.read_bytes())

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prefect_dispatch.ledger import Merge, Ref, Report, Violation
+    from prefect_dispatch.ledger import Merge, Ref, Violation
     from prefect_dispatch.models import Attempt, Usage
+    from prefect_dispatch.report import Report
 
 
 class DispatchError(Exception):

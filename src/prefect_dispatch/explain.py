@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import FieldRow, Gap, LedgerRow, Report
+    from prefect_dispatch.ledger import FieldRow, LedgerRow
+    from prefect_dispatch.report import Gap, Report
 
 
 def explain(report: Report, what: str | None = None) -> str:

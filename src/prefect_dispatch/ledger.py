@@ -1,18 +1,17 @@
-"""Where everything ended: dispositions, merged fields, gaps, and the report."""
+"""Where everything ended: dispositions, merged fields, and what an integrator returns."""
 
 from __future__ import annotations
 
-from math import fsum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from natsort import natsort_keygen
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, StringConstraints
 
-from prefect_dispatch.models import Failure, Outcome, Usage
+from prefect_dispatch.models import Outcome
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from prefect_dispatch.report import Gap
 
 _natural = natsort_keygen()
 
@@ -90,6 +89,53 @@ class FieldRow(Strict):
     """The outcomes that the winner comes from."""
 
 
+class Proposal(Strict):
+    """Two records that may be the same, and were left apart for want of certainty."""
+
+    left: JsonValue
+    """The identity of the one that comes first."""
+    right: JsonValue
+    """The identity of the other."""
+    score: float = Field(ge=0, le=1)
+    """How alike they are, 1 being equal."""
+    why: str
+    """What was compared, in a sentence."""
+    left_sources: tuple[Ref, ...]
+    """The outcomes that name the one."""
+    right_sources: tuple[Ref, ...]
+    """The outcomes that name the other."""
+
+
+class Flag(Strict):
+    """A place in the merged value that a reader should not take on trust."""
+
+    path: str
+    """JSON Pointer (RFC 6901) into the merged value."""
+    kind: str
+    """What is doubtful, in a word: `number`, `date`, `quotation`, `citation`, `claim`, `conflict`, …"""
+    text: str
+    """The words in question, as they stand there."""
+    start: int | None = Field(default=None, ge=0)
+    """Where they start in the text at that path, in characters; empty where the whole value is meant."""
+    message: str
+    """What is wrong, in a sentence."""
+    sources: tuple[Ref, ...] = ()
+    """The outcomes that were looked into."""
+
+
+class Table(Strict):
+    """Figures that an integrator gives along with its value."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
+    """What it is called, in a file's name too; unique within a merge."""
+    title: str
+    """Its heading."""
+    rows: tuple[dict[str, JsonValue], ...] = ()
+    """The rows; all have the same keys, in the order of the columns."""
+    note: str = ""
+    """How to read it."""
+
+
 class Merge(Strict):
     """What an integrator returns."""
 
@@ -99,12 +145,24 @@ class Merge(Strict):
     """One row for each outcome, in any order."""
     fields: tuple[FieldRow, ...] = ()
     """One row for each merged field, in any order."""
+    rules: str = ""
+    """The rules that were applied, in a paragraph that a reviewer can contest."""
+    proposals: tuple[Proposal, ...] = ()
+    """Pairs that somebody should decide on."""
+    flags: tuple[Flag, ...] = ()
+    """Places that a reader should not take on trust."""
+    tables: tuple[Table, ...] = ()
+    """Figures beside the value."""
+    shortfalls: tuple[str, ...] = ()
+    """What the integrator could not do, a sentence each; a run that has any completes with gaps."""
+    asked: tuple[Outcome, ...] = Field(default=(), exclude=True)
+    """What came of the integrator's own questions to an agent; the task that runs it fills this in."""
 
 
 class Violation(Strict):
     """One difference that the audit found."""
 
-    law: Literal["conservation", "recall", "precision", "schema"]
+    law: Literal["conservation", "recall", "precision", "schema", "idempotence"]
     """What does not hold."""
     where: str
     """The outcome (`brief/item`) or the field (JSON Pointer) that it is about."""
@@ -114,85 +172,3 @@ class Violation(Strict):
     def __str__(self) -> str:
         """Return the violation as a sentence."""
         return f"{self.law} at {self.where}: {self.message}"
-
-
-class Gap(Strict):
-    """A (brief, item) without an answer."""
-
-    brief: str
-    """The brief's name."""
-    item: str
-    """The item's key."""
-    status: Literal["failed", "skipped"]
-    """Failed after its attempts, or not asked."""
-    error: Failure
-    """Why."""
-
-
-class Spending(Strict):
-    """What a run spent."""
-
-    asked: int = 0
-    """How many (brief, item) were put to an agent in this run."""
-    cached: int = 0
-    """How many were answered from the store."""
-    shared: int = 0
-    """How many got the answer of an equal item of this run."""
-    requests: int = 0
-    """Calls sent, re-asks and retries included."""
-    prompt_tokens: int = 0
-    """Tokens sent."""
-    completion_tokens: int = 0
-    """Tokens received."""
-    tokens: int = 0
-    """Both."""
-    cost_usd: float | None = 0.0
-    """US dollars; empty where a price is unknown."""
-
-    @classmethod
-    def of(cls, outcomes: Iterable[Outcome]) -> Spending:
-        """Return the sum over the outcomes of a run."""
-        origins: dict[str | None, int] = {}
-        usage = Usage()
-        costs: list[float | None] = []
-        for outcome in outcomes:
-            origins[outcome.origin] = origins.get(outcome.origin, 0) + 1
-            usage += outcome.usage
-            costs.append(outcome.usage.cost_usd)
-        return cls(
-            asked=origins.get("asked", 0),
-            cached=origins.get("stored", 0),
-            shared=origins.get("shared", 0),
-            requests=usage.requests,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            tokens=usage.tokens,
-            cost_usd=None if None in costs else round(fsum(filter(None, costs)), 9),  # in whatever order
-        )
-
-
-class Report(Strict):
-    """The merged value, and the proof of what became of every (brief, item)."""
-
-    status: Literal["complete", "gaps", "failed"]
-    """Complete; complete with gaps; or failed."""
-    message: str
-    """The outcome of the run in a sentence."""
-    value: JsonValue = None
-    """The merged value; empty if the run failed before it was made."""
-    ledger: tuple[LedgerRow, ...] = ()
-    """One row for each (brief, item)."""
-    fields: tuple[FieldRow, ...] = ()
-    """One row for each merged field."""
-    gaps: tuple[Gap, ...] = ()
-    """Every (brief, item) without an answer."""
-    violations: tuple[Violation, ...] = ()
-    """What the audit found; empty unless the run failed for it."""
-    usage: Spending = Spending()
-    """What the run spent."""
-    plan: dict[str, JsonValue] = Field(default_factory=dict)
-    """What was planned before the run."""
-    run: dict[str, JsonValue] = Field(default_factory=dict)
-    """Times, ids and versions: the only part that depends on the clock."""
-    outcomes: tuple[Outcome, ...] = Field(default=(), exclude=True)
-    """Every outcome; kept out of the report's JSON, which has them in `outcomes.jsonl`."""

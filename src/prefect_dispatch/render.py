@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import FieldRow, Report
+    from prefect_dispatch.ledger import FieldRow
+    from prefect_dispatch.report import Report
 
 MAX_CHARACTERS = 200_000
 """A longer report is cut, and says so; Prefect's UI has to show it."""

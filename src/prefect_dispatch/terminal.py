@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-    from prefect_dispatch.ledger import Report
     from prefect_dispatch.progress import Progress
+    from prefect_dispatch.report import Report
     from prefect_dispatch.tasks.plan import Plan
 
 LINE_EVERY_S = 5.0

@@ -1,0 +1,111 @@
+"""The report: the merged value, and what became of everything."""
+
+from __future__ import annotations
+
+from math import fsum
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field, JsonValue
+
+from prefect_dispatch.ledger import FieldRow, Flag, LedgerRow, Proposal, Table, Violation
+from prefect_dispatch.models import Failure, Outcome, Usage
+from prefect_dispatch.strict import Strict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Gap(Strict):
+    """A (brief, item) without an answer."""
+
+    brief: str
+    """The brief's name."""
+    item: str
+    """The item's key."""
+    status: Literal["failed", "skipped"]
+    """Failed after its attempts, or not asked."""
+    error: Failure
+    """Why."""
+
+
+class Spending(Strict):
+    """What a run spent."""
+
+    asked: int = 0
+    """How many (brief, item) were put to an agent in this run."""
+    cached: int = 0
+    """How many were answered from the store."""
+    shared: int = 0
+    """How many got the answer of an equal item of this run."""
+    requests: int = 0
+    """Calls sent, re-asks and retries included."""
+    prompt_tokens: int = 0
+    """Tokens sent."""
+    completion_tokens: int = 0
+    """Tokens received."""
+    tokens: int = 0
+    """Both."""
+    cost_usd: float | None = 0.0
+    """US dollars; empty where a price is unknown."""
+
+    @classmethod
+    def of(cls, outcomes: Iterable[Outcome]) -> Spending:
+        """Return the sum over the outcomes of a run."""
+        origins: dict[str | None, int] = {}
+        usage = Usage()
+        costs: list[float | None] = []
+        for outcome in outcomes:
+            origins[outcome.origin] = origins.get(outcome.origin, 0) + 1
+            usage += outcome.usage
+            costs.append(outcome.usage.cost_usd)
+        return cls(
+            asked=origins.get("asked", 0),
+            cached=origins.get("stored", 0),
+            shared=origins.get("shared", 0),
+            requests=usage.requests,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            tokens=usage.tokens,
+            cost_usd=None if None in costs else round(fsum(filter(None, costs)), 9),  # in whatever order
+        )
+
+
+class Report(Strict):
+    """The merged value, and the proof of what became of every (brief, item)."""
+
+    status: Literal["complete", "gaps", "failed"]
+    """Complete; complete with gaps; or failed."""
+    message: str
+    """The outcome of the run in a sentence."""
+    value: JsonValue = None
+    """The merged value; empty if the run failed before it was made."""
+    ledger: tuple[LedgerRow, ...] = ()
+    """One row for each (brief, item)."""
+    fields: tuple[FieldRow, ...] = ()
+    """One row for each merged field."""
+    gaps: tuple[Gap, ...] = ()
+    """Every (brief, item) without an answer."""
+    violations: tuple[Violation, ...] = ()
+    """What the audit found; empty unless the run failed for it."""
+    rules: str = ""
+    """The rules by which the answers were merged, in a paragraph that a reviewer can contest."""
+    proposals: tuple[Proposal, ...] = ()
+    """Pairs that somebody should decide on."""
+    flags: tuple[Flag, ...] = ()
+    """Places in the value that a reader should not take on trust."""
+    tables: tuple[Table, ...] = ()
+    """Figures beside the value."""
+    shortfalls: tuple[str, ...] = ()
+    """What the integrator could not do, a sentence each."""
+    usage: Spending = Spending()
+    """What the run spent, the integrator's share included."""
+    integration: Spending = Spending()
+    """The integrator's share: what it asked an agent itself."""
+    plan: dict[str, JsonValue] = Field(default_factory=dict)
+    """What was planned before the run."""
+    run: dict[str, JsonValue] = Field(default_factory=dict)
+    """Times, ids and versions: the only part that depends on the clock."""
+    outcomes: tuple[Outcome, ...] = Field(default=(), exclude=True)
+    """Every outcome; kept out of the report's JSON, which has them in `outcomes.jsonl`."""
+    asked: tuple[Outcome, ...] = Field(default=(), exclude=True)
+    """What came of the integrator's own questions; kept out of the report's JSON."""
