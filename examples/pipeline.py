@@ -94,7 +94,7 @@ def load(report: Report, database: Path) -> dict[str, int]:
     Returns:
         How many rows each table has, and how many of the ledger are gaps.
     """
-    records: Any = report.value or []
+    merged: Any = report.value or {"records": []}
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.executescript(SCHEMA)
         connection.executemany(
@@ -102,7 +102,7 @@ def load(report: Report, database: Path) -> dict[str, int]:
             "ON CONFLICT (id) DO UPDATE SET family = excluded.family, "
             "commercial_use = coalesce(excluded.commercial_use, commercial_use), "
             "keep_notice = coalesce(excluded.keep_notice, keep_notice)",
-            [{"commercial_use": None, "keep_notice": None, **record} for record in records],
+            [{"commercial_use": None, "keep_notice": None, **record} for record in merged["records"]],
         )
         connection.executemany(
             "INSERT INTO ledger VALUES (?, ?, ?, ?) ON CONFLICT (brief, item) DO UPDATE SET "

@@ -12,7 +12,6 @@ from pydantic import Field, GetPydanticSchema
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.exclusive import exclusive
-from prefect_dispatch.flows.fan_out import FanOut
 from prefect_dispatch.flows.parameters import DataFlow
 from prefect_dispatch.flows.prepare import prepare
 from prefect_dispatch.flows.publish import LiveProgress, publish, ready_folder, write_files
@@ -21,6 +20,7 @@ from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC00
 from prefect_dispatch.models import Brief, Limits
 from prefect_dispatch.report import Report  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.sources import ItemsInput
+from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.plan import estimate
 from prefect_dispatch.tasks.run_brief import answer_store
 from prefect_dispatch.tasks.store import ReportSerializer
@@ -80,7 +80,7 @@ def _dispatch(  # noqa: PLR0917 -- the parameters are the job
     )
     with exclusive(job.resources):
         outcomes = fan_out.run()
-    report = settle(job, outcomes, stopped=fan_out.stopped, planned=planned, clock=clock)
+    report = settle(job, outcomes, stopped=fan_out.stopped, planned=planned, clock=clock, refresh=refresh)
     for gap in report.gaps:
         log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
     if files is not None:

@@ -9,11 +9,10 @@ own executor may hold a key: they are validated here, and recorded in short.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow
 from prefect.exceptions import ParameterTypeError
-from prefect.utilities.annotations import quote
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from prefect_dispatch.fingerprint import canonical, digest
@@ -22,18 +21,12 @@ from prefect_dispatch.sources import ItemsInput
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 
 MAX_RECORDED = 100_000
 """Characters of JSON beyond which the recorded items are a count and a digest."""
 
 _DATA: dict[str, TypeAdapter[Any]] = {"briefs": TypeAdapter(list[Brief]), "items": TypeAdapter(ItemsInput)}
 _OBJECTS = ("executor", "integrator")
-
-
-def as_is(value: T) -> T:
-    """Return data as a task takes it without looking for futures inside."""
-    return cast("T", quote(cast("Any", value)))
 
 
 class DataFlow(Flow[P, R]):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prefect_dispatch.executors.base import Executor
-    from prefect_dispatch.integrators.base import Integrator
+    from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.models import Brief, Item
 
 
@@ -37,7 +37,7 @@ class Prepared:
     items: list[Item]
     work: list[Work]
     executor: Executor
-    integrator: Integrator
+    integrator: AnyMerger
     limits: Limits
     independence: Independence
 
@@ -51,7 +51,7 @@ def prepare(
     briefs: Sequence[Brief],
     items: object,
     executor: Executor | None,
-    integrator: Integrator | None,
+    integrator: AnyMerger | None,
     limits: Limits | None,
     *,
     folder: Path,
@@ -86,7 +86,7 @@ def prepare(
     return Prepared(bound, read, work_of(bound, read, executor), executor, integrator, limits, independence)
 
 
-def _checked(integrator: Integrator, briefs: Sequence[Brief], folder: Path) -> Integrator:
+def _checked(integrator: AnyMerger, briefs: Sequence[Brief], folder: Path) -> AnyMerger:
     """Return an integrator with the user's functions in place, and every field that it names known to the briefs."""
     if isinstance(integrator, MergeRecords):
         integrator = integrator.resolved(lambda name: resolve(name, folder))
@@ -99,7 +99,7 @@ def plan(
     items: object,
     executor: Executor | None = None,
     *,
-    integrator: Integrator | None = None,
+    integrator: AnyMerger | None = None,
     limits: Limits | None = None,
     folder: str | Path = ".",
     limit: int | None = None,

@@ -12,13 +12,13 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, JsonValue
 
 from prefect_dispatch._version import __version__
-from prefect_dispatch.errors import AuditError
-from prefect_dispatch.flows.parameters import as_is
+from prefect_dispatch.errors import AuditError, MergeError
 from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.ledger import Merge, Ref, Violation
 from prefect_dispatch.report import Gap, Report, Spending
 from prefect_dispatch.scrub import told
 from prefect_dispatch.tasks.integrate import integrate
+from prefect_dispatch.tasks.work import as_is
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,15 @@ class Clock:
         return round((datetime.now(timezone.utc) - self.started).total_seconds(), 3)
 
 
-def settle(job: Prepared, outcomes: Sequence[Outcome], *, stopped: str | None, planned: Plan, clock: Clock) -> Report:
+def settle(
+    job: Prepared,
+    outcomes: Sequence[Outcome],
+    *,
+    stopped: str | None,
+    planned: Plan,
+    clock: Clock,
+    refresh: bool = False,
+) -> Report:
     """Return the report of a run.
 
     Args:
@@ -52,10 +60,13 @@ def settle(job: Prepared, outcomes: Sequence[Outcome], *, stopped: str | None, p
         stopped: Why the fan-out ended early, if it did.
         planned: What was planned.
         clock: When it started.
+        refresh: Whether the integrator's own questions are asked even where an answer is stored.
     """
     ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
-    merge, violations, broken = _merge(job, ordered)
-    status, message = _verdict(ordered, job.limits.min_success, stopped=stopped, broken=broken)
+    merge, violations, broken = _merge(job, ordered, refresh=refresh)
+    status, message = _verdict(
+        ordered, job.limits.min_success, stopped=stopped, broken=broken, shortfalls=merge.shortfalls
+    )
     return Report(
         status=status,
         message=message,
@@ -68,29 +79,53 @@ def settle(job: Prepared, outcomes: Sequence[Outcome], *, stopped: str | None, p
             if outcome.status != "succeeded" and outcome.error is not None
         ),
         violations=violations,
-        usage=Spending.of(ordered),
+        rules=merge.rules,
+        proposals=merge.proposals,
+        flags=merge.flags,
+        tables=merge.tables,
+        shortfalls=merge.shortfalls,
+        usage=Spending.of([*ordered, *merge.asked]),
+        integration=Spending.of(merge.asked),
         plan=planned.model_dump(mode="json"),
         run=_run(job, merge, clock),
         outcomes=tuple(ordered),
+        asked=merge.asked,
     )
 
 
-def _merge(job: Prepared, outcomes: Sequence[Outcome]) -> tuple[Merge, tuple[Violation, ...], str | None]:
+def _merge(
+    job: Prepared, outcomes: Sequence[Outcome], *, refresh: bool
+) -> tuple[Merge, tuple[Violation, ...], str | None]:
     """Return the merge, what the audit found, and why there is no merged value, if there is none."""
     rows = tuple(row for outcome in outcomes if (row := unanswered(outcome)))
     if len(rows) == len(outcomes):
         return Merge(value=None, ledger=rows), (), None
     try:
-        return integrate(as_is(job.briefs), as_is(job.items), as_is(outcomes), job.integrator), (), None
+        merged = integrate(
+            as_is(job.briefs),
+            as_is(job.items),
+            as_is(outcomes),
+            job.integrator,
+            job.executor,
+            job.limits,
+            refresh=refresh,
+        )
+        return merged, (), None  # noqa: TRY300 -- what is returned where nothing is raised
     except AuditError as error:
         return error.merge.model_copy(update={"value": None}), error.violations, str(error)
-    except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code; the answers are stored
-        message = f"The integrator raised {told(error)}"
-        return Merge(value=None, ledger=rows), (), message
+    except MergeError as error:
+        return Merge(value=None, ledger=rows, asked=error.asked), (), str(error)
+    except Exception as error:  # noqa: BLE001 -- what an integrator returned may be anything; the answers are stored
+        return Merge(value=None, ledger=rows), (), f"The integrator raised {told(error)}"
 
 
 def _verdict(
-    outcomes: Sequence[Outcome], min_success: float, *, stopped: str | None, broken: str | None
+    outcomes: Sequence[Outcome],
+    min_success: float,
+    *,
+    stopped: str | None,
+    broken: str | None,
+    shortfalls: Sequence[str],
 ) -> tuple[Literal["complete", "gaps", "failed"], str]:
     total = len(outcomes)
     gaps = [outcome for outcome in outcomes if outcome.status != "succeeded"]
@@ -103,7 +138,7 @@ def _verdict(
         return "failed", f"Failed: {answered}"
     if (total - len(gaps)) / total < min_success:
         return "failed", f"Failed: {answered}; at least {min_success:.0%} must be (limits.min_success)"
-    return ("gaps" if gaps else "complete"), answered + "."
+    return ("gaps" if gaps or shortfalls else "complete"), " ".join([answered + ".", *shortfalls])
 
 
 def _without(gaps: Sequence[Outcome]) -> str:

@@ -3,7 +3,9 @@
 Conservation: each outcome has exactly one ledger row, and it fits. Recall: all that outcomes
 say stands in the value or among what a rule removed. Precision: all that stands in the value
 was said by the outcomes that its field row names. Schema: what was merged is still of the form
-that was asked for. It holds for any integrator, the user's own included, and asks nobody.
+that was asked for. Idempotence: merged once more, in another order, nothing changes; nor does it
+where the merged value itself is taken in again. It holds for any integrator, the user's own
+included, and asks nobody.
 
 A user's own integrator that returns no field rows (it computes a number, say) is held to
 conservation alone: `traced` says whether a merge could be traced. Where it returns rows, a rule
@@ -14,16 +16,20 @@ among the losers.
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.integrators.base import Integrator, Restating, gaps
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.forms import misshapen
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.integrators.tracing import Trace
+from prefect_dispatch.integrators.values import exact, get
 from prefect_dispatch.ledger import Ref, Violation
+from prefect_dispatch.scrub import told
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from prefect_dispatch.ledger import LedgerRow, Merge
     from prefect_dispatch.models import Brief, Outcome
@@ -33,7 +39,12 @@ _ANSWERED = ("merged", *_REMOVED)
 
 
 def audit(
-    merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief], integrator: object = None
+    merge: Merge,
+    outcomes: Sequence[Outcome],
+    briefs: Sequence[Brief],
+    integrator: object = None,
+    *,
+    again: Callable[[Sequence[Outcome]], Merge] | None = None,
 ) -> tuple[Violation, ...]:
     """Return every difference between a merge and the outcomes that it was made of.
 
@@ -42,6 +53,7 @@ def audit(
         outcomes: What it was given, one for each (brief, item), in any order.
         briefs: The briefs that were asked.
         integrator: Who merged; the built-in ones are held to more than anybody's.
+        again: Merges once more, without asking anybody. None: the integrator's own `merge`, if it has one.
 
     Returns:
         The violations, independent of the order of outcomes and rows; empty if all is well.
@@ -59,8 +71,14 @@ def audit(
     if traced(merge) or isinstance(integrator, (Collate, MergeRecords)):
         found += Trace(merge, outcomes, integrator).violations()
         found += misshapen(merge, outcomes, briefs, integrator)
+    if isinstance(integrator, (Collate, MergeRecords)) and get(merge.value, ["gaps"]) != gaps(outcomes):
+        found.append(_unkept("/gaps", "the value's gaps are not the outcomes without an answer."))
     if isinstance(integrator, Collate):
         found += _uncollated(merge, outcomes)
+    if again is None and isinstance(integrator, Integrator):
+        again = partial(integrator.merge, briefs)
+    if again is not None:
+        found += _unsteady(merge, outcomes, integrator, again)
     return tuple(sorted(found, key=lambda violation: (violation.law, violation.where, violation.message)))
 
 
@@ -96,6 +114,44 @@ def _conservation(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> Ite
     )
 
 
+def _unsteady(
+    merge: Merge, outcomes: Sequence[Outcome], integrator: object, again: Callable[[Sequence[Outcome]], Merge]
+) -> Iterator[Violation]:
+    """Yield what another order of the outcomes, or the merged value taken in again, changes."""
+    try:
+        turned = again([outcome.model_copy(deep=True) for outcome in sorted(outcomes, key=_place, reverse=True)])
+    except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code
+        yield _changed(f"merged once more, in another order, it raised {told(error)}")
+        return
+    for name in type(merge).model_fields:
+        if name != "asked" and _text(turned, name) != _text(merge, name):
+            yield _changed(f"merged once more, in another order, its {name!r} is another one.")
+            return
+    if not isinstance(integrator, Restating):
+        return
+    try:
+        restated = integrator.restated(merge)
+    except Exception as error:  # noqa: BLE001 -- of a value that was tampered with anything may be missing
+        yield _changed(f"the merged value can't be taken in again ({type(error).__name__}).")
+        return
+    if restated is not None and exact(again(restated).value) != exact(merge.value):
+        yield _changed("the merged value, merged once more, is another one.")
+
+
+def _text(merge: Merge, name: str) -> object:
+    said = getattr(merge, name)
+    rows = sorted(row.model_dump_json() for row in said) if name in ("ledger", "fields") else None
+    return exact(said) if name == "value" else rows if rows is not None else said
+
+
+def _place(outcome: Outcome) -> tuple[object, ...]:
+    return Ref.of(outcome).order
+
+
+def _changed(message: str) -> Violation:
+    return Violation(law="idempotence", where="/", message=message)
+
+
 def _uncollated(merge: Merge, outcomes: Sequence[Outcome]) -> Iterator[Violation]:
     """Yield the answers that have no entry of their own in a collated value."""
     sources = Counter(source for row in merge.fields for source in row.sources)
@@ -120,5 +176,5 @@ def _circles(by: Mapping[Ref, Ref]) -> Iterator[Violation]:
         done |= way.keys()
 
 
-def _unkept(ref: Ref, message: str) -> Violation:
+def _unkept(ref: Ref | str, message: str) -> Violation:
     return Violation(law="conservation", where=str(ref), message=message)

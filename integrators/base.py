@@ -1,16 +1,23 @@
-"""What an integrator is: one method."""
+"""What an integrator is: one method; and what it may ask for."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from prefect_dispatch.ledger import LedgerRow
+from prefect_dispatch.ledger import LedgerRow, Ref
+from prefect_dispatch.models import Brief, Failure, Item, Outcome
+from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
+    from pydantic import JsonValue
+
+    from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Brief, Outcome
+
+NAMED_GAPS = 20
+"""How many gaps a sentence names one by one; the rest are counted."""
 
 
 @runtime_checkable
@@ -19,7 +26,8 @@ class Integrator(Protocol):
 
     The result must not depend on the order of the outcomes. Whatever it returns is
     audited: one ledger row for each outcome, every finding in the value or named as
-    removed, every field of the value traced to outcomes that say so.
+    removed, every field of the value traced to outcomes that say so. The audit merges a
+    second time, so `merge` must be pure; to ask an agent, be an `AskingIntegrator`.
 
     Example:
         >>> from prefect_dispatch.ledger import LedgerRow, Merge
@@ -41,9 +49,121 @@ class Integrator(Protocol):
         ...
 
 
+class Question(Strict):
+    """What an integrator asks an agent: one brief for one item, like all other work."""
+
+    brief: Brief
+    """What is asked; its output, checks and constraints hold as they do for any brief."""
+    item: Item
+    """What it is asked about."""
+
+
+class Asker(Protocol):
+    """Puts questions to an agent as task runs: paced, retried, re-asked, checked, stored, accounted for."""
+
+    @property
+    def executor(self) -> Executor:
+        """Who is asked unless a call names somebody else: the job's executor."""
+        ...
+
+    def __call__(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Outcome]:
+        """Return one outcome for each question, in their order; equal ones are asked once.
+
+        Raises:
+            TerminalError: If every question would fail in the same way, such as for a wrong key.
+        """
+        ...
+
+
+@runtime_checkable
+class AskingIntegrator(Protocol):
+    """An integrator that asks an agent itself.
+
+    Everything else that an integrator has to keep holds for it, too; with the same answers,
+    it must ask the same questions and return the same merge.
+    """
+
+    def merge_asking(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker) -> Merge:
+        """Merge the outcomes, failed and skipped ones included, with the help of an agent."""
+        ...
+
+
+AnyMerger = Integrator | AskingIntegrator
+"""Whatever can merge."""
+
+
+@runtime_checkable
+class Restating(Protocol):
+    """An integrator that can take its own value in again: merged once more, nothing may change."""
+
+    def restated(self, merge: Merge) -> list[Outcome] | None:
+        """Return what a merged value says, as outcomes that can be merged again; None where nothing is promised."""
+        ...
+
+
 def unanswered(outcome: Outcome) -> LedgerRow | None:
     """Return the ledger row of an outcome that failed or was skipped, or None if it succeeded."""
     if outcome.status == "succeeded":
         return None
-    reason = f"{outcome.error.kind}: {outcome.error.message}" if outcome.error else ""
-    return LedgerRow(brief=outcome.brief, item=outcome.item, disposition=outcome.status, reason=reason)
+    return LedgerRow(brief=outcome.brief, item=outcome.item, disposition=outcome.status, reason=_reason(outcome))
+
+
+def gaps(outcomes: Iterable[Outcome]) -> list[JsonValue]:
+    """Return what a merged value says, as data, of the outcomes without an answer, in the order of every list.
+
+    Example:
+        >>> from prefect_dispatch.models import Failure, Outcome
+        >>> lost = Outcome(brief="terms", item="a", status="failed", error=Failure(kind="timeout", message="Late."))
+        >>> gaps([lost])
+        [{'brief': 'terms', 'item': 'a', 'status': 'failed', 'reason': 'timeout: Late.'}]
+    """
+    return [
+        {"brief": outcome.brief, "item": outcome.item, "status": outcome.status, "reason": _reason(outcome)}
+        for outcome in _missing(outcomes)
+    ]
+
+
+def restated_gaps(value: JsonValue) -> list[Outcome]:
+    """Return the outcomes that `gaps` told of, from a merged value that has them as its field `gaps`.
+
+    Example:
+        >>> told = {"brief": "terms", "item": "a", "status": "failed", "reason": "timeout: Late."}
+        >>> [outcome.error for outcome in restated_gaps({"answers": [], "gaps": [told]})]
+        [Failure(kind='timeout', message='Late.')]
+    """
+    told: Any = value.get("gaps") if isinstance(value, dict) else None
+    return [
+        Outcome(brief=gap["brief"], item=gap["item"], status=gap["status"], error=_failure(gap["reason"]))
+        for gap in told or ()
+    ]
+
+
+def gap_sentence(outcomes: Iterable[Outcome]) -> str:
+    """Return the same in words, for a value that is prose; empty if all have an answer.
+
+    Example:
+        >>> from prefect_dispatch.models import Failure, Outcome
+        >>> lost = Outcome(brief="terms", item="a", status="failed", error=Failure(kind="timeout", message="Late."))
+        >>> gap_sentence([lost, Outcome(brief="terms", item="b", status="succeeded", value=1)])
+        'No answer for 1 of 2: terms/a (timeout).'
+    """
+    every = list(outcomes)
+    missing = _missing(every)
+    if not missing:
+        return ""
+    named = [f"{Ref.of(o)} ({o.error.kind if o.error else o.status})" for o in missing[:NAMED_GAPS]]
+    more = f" and {len(missing) - NAMED_GAPS} more" if len(missing) > NAMED_GAPS else ""
+    return f"No answer for {len(missing)} of {len(every)}: {', '.join(named)}{more}."
+
+
+def _missing(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    return sorted((o for o in outcomes if o.status != "succeeded"), key=lambda outcome: Ref.of(outcome).order)
+
+
+def _failure(reason: str) -> Failure | None:
+    kind, _, message = reason.partition(": ")
+    return Failure(kind=kind, message=message) if reason else None
+
+
+def _reason(outcome: Outcome) -> str:
+    return f"{outcome.error.kind}: {outcome.error.message}" if outcome.error else ""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.integrators.base import gaps, restated_gaps, unanswered
 from prefect_dispatch.integrators.values import pointer
 from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref
+from prefect_dispatch.models import Outcome
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
@@ -14,38 +15,50 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.models import Brief, Outcome
+    from prefect_dispatch.models import Brief
 
 
 class Collate(Strict):
     """Puts every answer into one list, in the order of the items' keys.
 
-    The value is a list of `{"brief": …, "item": …, "value": …}`, one for each outcome that
-    succeeded. Nothing is compared, so nothing is ever a duplicate or overridden.
+    The value is `{"answers": [{"brief": …, "item": …, "value": …}], "gaps": [{"brief": …, "item": …,
+    "status": …, "reason": …}]}`: one answer for each outcome that succeeded, one gap for each other
+    one. Nothing is compared, so nothing is ever a duplicate or overridden.
 
     Example:
         >>> from prefect_dispatch.models import Outcome
         >>> said = [Outcome(brief="terms", item=key, status="succeeded", value=key.upper()) for key in ("b", "a")]
-        >>> Collate().merge([], said).value
+        >>> Collate().merge([], said).value["answers"]
         [{'brief': 'terms', 'item': 'a', 'value': 'A'}, {'brief': 'terms', 'item': 'b', 'value': 'B'}]
     """
 
     kind: Literal["collate"] = "collate"
     """Tells the integrators apart."""
 
+    entries: ClassVar[str] = "answers"
+    """Where, in the merged value, the answers stand."""
+
     def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:  # noqa: ARG002 -- the signature of every integrator
         """Return every answer, with a field row and a ledger row for each."""
         ranked = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
         answered = [outcome for outcome in ranked if outcome.status == "succeeded"]
-        value: list[JsonValue] = [{"brief": o.brief, "item": o.item, "value": o.value} for o in answered]
+        answers: list[JsonValue] = [{"brief": o.brief, "item": o.item, "value": o.value} for o in answered]
         return Merge(
-            value=value,
+            value={self.entries: answers, "gaps": gaps(ranked)},
             ledger=tuple(
                 unanswered(outcome) or LedgerRow(brief=outcome.brief, item=outcome.item, disposition="merged")
                 for outcome in ranked
             ),
             fields=tuple(
-                FieldRow(path=pointer(at, "value"), winner=o.value, rule="collate", sources=(Ref.of(o),))
+                FieldRow(path=pointer(self.entries, at, "value"), winner=o.value, rule="collate", sources=(Ref.of(o),))
                 for at, o in enumerate(answered)
             ),
+            rules="Every answer was kept as it came, in the order of the items' keys (numbers inside by their value), "
+            "then of the briefs' names. Nothing was compared, merged or removed.",
         )
+
+    def restated(self, merge: Merge) -> list[Outcome]:
+        """Return the answers of a merged value as the outcomes that they were, and its gaps."""
+        value: Any = merge.value
+        answers = [Outcome(status="succeeded", **entry) for entry in value[self.entries]]
+        return [*answers, *restated_gaps(value)]

@@ -41,13 +41,16 @@ def misshapen(
     """
     outputs = {brief.name: show_output(brief.output) for brief in briefs if not isinstance(brief.output, type)}
     schemas = {name: output for name, output in outputs.items() if not REFERENCE.fullmatch(output)}
-    value = merge.value if isinstance(merge.value, list) else []
+    if not isinstance(integrator, (Collate, MergeRecords)):
+        return
+    found = get(merge.value, [integrator.entries])
+    value = found if isinstance(found, list) else []
     if isinstance(integrator, Collate):
         for at, entry in enumerate(value):
             if isinstance(entry, dict) and (schema := schemas.get(str(entry.get("brief")))):
                 for path, message, _ in _errors(schema, entry.get("value")):
-                    yield _violation((at, "value", *path), message)
-    if isinstance(integrator, MergeRecords):
+                    yield _violation((integrator.entries, at, "value", *path), message)
+    else:
         yield from _records(_Shapes(outcomes, integrator), _sources(merge), schemas, value)
 
 
@@ -95,15 +98,15 @@ def _records(
                 continue
             if loose and not inside and keyword in _COMBINING:  # a field that may have another type can be the cause
                 continue
-            yield _violation((at, *inside), message)
+            yield _violation((shapes.integrator.entries, at, *inside), message)
 
 
 def _sources(merge: Merge) -> dict[str, list[Ref]]:
-    """Return the sources of each entry of a merged list, by its index."""
+    """Return the sources of each entry of the merged list, by its index."""
     found: dict[str, dict[Ref, None]] = {}
     for row in merge.fields:
-        if row.path.startswith("/"):
-            found.setdefault(row.path.split("/")[1], {}).update(dict.fromkeys(row.sources))
+        _, _, at, *_ = [*row.path.split("/"), "", ""]
+        found.setdefault(at, {}).update(dict.fromkeys(row.sources))
     return {at: sorted(refs, key=lambda ref: ref.order) for at, refs in found.items()}
 
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
 from prefect_dispatch.form import Tabs
+from prefect_dispatch.integrators.base import AskingIntegrator, Integrator
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records import MergeRecords
 
@@ -19,9 +20,9 @@ def _source(value: object) -> str:
 
 
 def _is_integrator(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps the Protocol
-    if callable(getattr(value, "merge", None)):
+    if isinstance(value, (Integrator, AskingIntegrator)):
         return value
-    msg = f"{type(value).__name__} is not an integrator: it needs a method 'merge'"
+    msg = f"{type(value).__name__} is not an integrator: it needs a method 'merge' (or 'merge_asking')"
     raise ValueError(msg)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
+from prefect_dispatch.integrators.base import gaps, restated_gaps
 from prefect_dispatch.integrators.dispositions import dispositions
 from prefect_dispatch.integrators.folding import Part, Rulebook, fold, keep
 from prefect_dispatch.integrators.promises import require_fields
 from prefect_dispatch.integrators.rules import FieldRule, Rule
 from prefect_dispatch.integrators.values import Order, exact, get, normal, order, pointer, silent
 from prefect_dispatch.ledger import Merge, Ref
+from prefect_dispatch.models import Outcome
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Strict
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from prefect_dispatch.integrators.folding import Decision
-    from prefect_dispatch.models import Brief, Outcome
+    from prefect_dispatch.models import Brief
 
 Key = tuple[int, tuple[Order, ...]]
 _SAME, _ALONE = 0, 1
@@ -61,7 +63,8 @@ class MergeRecords(Strict):
     **Preference.** Higher brief priority, then higher item priority, then the record with the
     smaller JSON text, so that what ties is taken from one record throughout.
 
-    **Value.** The records in order of identity, then what has none in order of its JSON; keys sorted.
+    **Value.** `{"records": […], "gaps": […]}`: the records in order of identity, then what has none in
+    order of its JSON, keys sorted; and the outcomes without an answer, as `Collate` has them.
 
     **Ledger.** In each merged record an outcome is `merged` if it is the most preferred one to say
     some value that stands there; else `overridden` if a rule removed something it says, `by` the
@@ -76,9 +79,9 @@ class MergeRecords(Strict):
         ... ]
         >>> merge = MergeRecords(identity=("name",), rules={"year": "max"}).merge([], said)
         >>> merge.value
-        [{'name': 'MIT', 'year': 1988}]
+        {'records': [{'name': 'MIT', 'year': 1988}], 'gaps': []}
         >>> [(row.path, row.rule, str(row.sources[0])) for row in merge.fields]
-        [('/0/name', 'priority', 'terms/a'), ('/0/year', 'max', 'terms/b')]
+        [('/records/0/name', 'priority', 'terms/a'), ('/records/0/year', 'max', 'terms/b')]
     """
 
     model_config = ConfigDict(title="Merge records")
@@ -93,6 +96,9 @@ class MergeRecords(Strict):
     """How fields are decided. A mapping from field to rule is taken, too."""
     default: Annotated[Rule, BeforeValidator(_rule)] = Field(default=Rule(), title="All other fields")
     """How all other fields are decided."""
+
+    entries: ClassVar[str] = "records"
+    """Where, in the merged value, the records stand."""
 
     @model_validator(mode="after")
     def _rules_fit(self) -> Self:
@@ -115,14 +121,29 @@ class MergeRecords(Strict):
         """
         ranked = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
         book = self.book
-        value: list[JsonValue] = []
+        records: list[JsonValue] = []
         decided: list[list[Decision]] = []
         for has_identity, parts in self._groups(ranked):
             merged, decisions = fold(parts, book) if has_identity else (parts[0].value, [keep(parts[0])])
-            value.append(merged)
+            records.append(merged)
             decided.append(decisions)
-        rows = [decision.row(pointer(at, *decision.path)) for at, made in enumerate(decided) for decision in made]
-        return Merge(value=value, ledger=dispositions(ranked, decided), fields=tuple(rows))
+        rows = [
+            decision.row(pointer(self.entries, at, *decision.path))
+            for at, made in enumerate(decided)
+            for decision in made
+        ]
+        return Merge(
+            value={self.entries: records, "gaps": gaps(ranked)},
+            ledger=dispositions(ranked, decided),
+            fields=tuple(rows),
+        )
+
+    def restated(self, merge: Merge) -> list[Outcome] | None:
+        """Return the records of a merged value as one answer, and its gaps; None where a function decides."""
+        if any(callable(rule.rule) for rule in (*self.rules, self.default)):
+            return None
+        value: Any = merge.value
+        return [Outcome(brief="merged", item="*", status="succeeded", value=value[self.entries]), *restated_gaps(value)]
 
     def preflight(self, briefs: Sequence[Brief]) -> None:
         """Check that the briefs' schemas have the fields that this integrator names.

@@ -10,8 +10,9 @@ in the part of the merged value with the same key.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, cast, runtime_checkable
 
+from prefect_dispatch.integrators.base import gaps
 from prefect_dispatch.integrators.pools import Pool, has, leaves
 from prefect_dispatch.integrators.rules import GATHERING
 from prefect_dispatch.integrators.values import Node, content, find, is_leaf, pointer
@@ -31,7 +32,10 @@ Name = tuple[str, str]
 
 @runtime_checkable
 class Keyed(Protocol):
-    """An integrator whose merged value is a list of parts, each made of the parts of answers with the same key."""
+    """An integrator whose merged value has a list of parts, each made of the parts of answers with the same key."""
+
+    entries: ClassVar[str]
+    """The field of the merged value that holds the list."""
 
     def parts(self, value: JsonValue) -> list[JsonValue]:
         """Return the parts of an answer."""
@@ -85,13 +89,20 @@ class Trace:
                 continue
             if content(value) != content(row.winner):
                 yield _imprecise(row.path, f"{_short(value)} stands there, not the winner {_short(row.winner)}.")
-            head = row.path.split("/")[1] if self._keyed and row.path else ""
+            head = self._head(row.path)
             if head not in scopes:
-                scopes[head] = self._keyed.key(find(self._merge.value, f"/{head}")[0]) if self._keyed and head else None
+                scopes[head] = self._keyed.key(find(self._merge.value, head)[0]) if self._keyed and head else None
             traced = _Row(row, name, scopes[head])
             self._rows.append(traced)
             yield from self._unsaid(traced)
-        yield from _uncovered(self._merge, {row.path: row for row in self._merge.fields})
+        told = gaps(self._outcomes.values())
+        yield from _uncovered(self._merge, {row.path: row for row in self._merge.fields}, told)
+
+    def _head(self, path: str) -> str:
+        """Return the way to the part of the value that a path leads into, or nothing where there are no parts."""
+        if self._keyed is None or not path.startswith(start := pointer(self._keyed.entries) + "/"):
+            return ""
+        return start + path.removeprefix(start).partition("/")[0]
 
     def _unsaid(self, traced: _Row) -> Iterator[Violation]:
         """Yield what a row claims of its sources that they don't say."""
@@ -195,14 +206,17 @@ class Trace:
         return pools
 
 
-def _uncovered(merge: Merge, rows: Mapping[str, FieldRow]) -> Iterator[Violation]:
-    """Yield the leaves of the merged value that no field row covers."""
+def _uncovered(merge: Merge, rows: Mapping[str, FieldRow], told: list[JsonValue]) -> Iterator[Violation]:
+    """Yield the leaves of the merged value that no field row covers.
+
+    A field that is an empty list needs none, nor do gaps that are told as they are.
+    """
     if merge.value in (None, [], {}):
         return
     todo: list[tuple[str, JsonValue]] = [("", merge.value)]
     while todo:
         path, value = todo.pop()
-        if path in rows:
+        if path in rows or (path == "/gaps" and value == told) or (path.count("/") == 1 and value == []):
             continue
         if is_leaf(value):
             yield _imprecise(path, f"{_short(value)} stands there without a field row.")

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: TC003 -- Prefect reads the signature
+from typing import TYPE_CHECKING, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from prefect_dispatch.errors import AuditError
+from prefect_dispatch.errors import AuditError, MergeError
+from prefect_dispatch.executors.base import Executor  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.base import Integrator  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, Integrator
 from prefect_dispatch.integrators.reconcile import reconcile
 from prefect_dispatch.ledger import LedgerRow, Merge, Ref
-from prefect_dispatch.models import Brief, Item, Outcome  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.models import Brief, Item, Limits, Outcome
+from prefect_dispatch.scrub import told
+from prefect_dispatch.tasks.desk import Desk, Recall
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @task(name="integrate", cache_policy=NO_CACHE)
 def integrate(
-    briefs: Sequence[Brief], items: Sequence[Item], outcomes: Sequence[Outcome], integrator: Integrator
+    briefs: Sequence[Brief],
+    items: Sequence[Item],
+    outcomes: Sequence[Outcome],
+    integrator: AnyMerger,
+    executor: Executor | None = None,
+    limits: Limits | None = None,
+    *,
+    refresh: bool = False,
 ) -> Merge:
     """Return the audited merge of the outcomes, in the order of every list.
 
@@ -26,23 +41,45 @@ def integrate(
         items: Every item of the job.
         outcomes: One for each (brief, item), failed and skipped ones included.
         integrator: How they are merged.
+        executor: Who is asked where the integrator asks and names nobody. None: the model of the settings.
+        limits: How the integrator's own questions are bounded.
+        refresh: Whether its questions are asked even where an answer is stored.
 
     Raises:
         CoverageError: If there isn't exactly one outcome for each (brief, item).
         AuditError: If the merged value isn't what the outcomes say.
+        MergeError: If the integrator raised, or the agent that it asks can't be asked at all.
     """
     reconcile([Ref(brief=brief.name, item=item.key) for item in items for brief in briefs], outcomes)
+    merging, asking = merger(integrator, briefs), isinstance(integrator, AskingIntegrator)
+    desk = Desk(executor or default_executor(), limits or Limits(), refresh=refresh) if asking else None
     # A copy: what the audit compares with is what agents said, whatever an integrator does to its input.
     given = [outcome.model_copy(deep=True) for outcome in outcomes]
-    merge = integrator.merge(briefs, sorted(given, key=lambda outcome: Ref.of(outcome).order))
-    violations = audit(merge, outcomes, briefs, integrator)
+    try:
+        merge = merging(sorted(given, key=lambda outcome: Ref.of(outcome).order), desk)
+    except Exception as error:
+        raise MergeError(f"The integrator raised {told(error)}", desk.asked if desk else ()) from error
+    recall = Recall(desk) if desk else None
+    violations = audit(merge, outcomes, briefs, integrator, again=lambda once_more: merging(once_more, recall))
+    merge = merge.model_copy(
+        update={"ledger": tuple(sorted(merge.ledger, key=_place)), "asked": desk.asked if desk else ()}
+    )
     if violations:
         raise AuditError(violations, merge)
-    return Merge(
-        value=merge.value,
-        ledger=tuple(sorted(merge.ledger, key=_place)),
-        fields=merge.fields,
-    )
+    return merge
+
+
+def merger(
+    integrator: AnyMerger, briefs: Sequence[Brief]
+) -> Callable[[Sequence[Outcome], Desk | Recall | None], Merge]:
+    """Return one way to merge, whether the integrator asks or not."""
+
+    def merge(outcomes: Sequence[Outcome], ask: Desk | Recall | None) -> Merge:
+        if ask is not None:
+            return cast("AskingIntegrator", integrator).merge_asking(briefs, outcomes, ask)
+        return cast("Integrator", integrator).merge(briefs, outcomes)
+
+    return merge
 
 
 def _place(row: LedgerRow) -> tuple[object, ...]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from prefect.utilities.annotations import quote
 
 from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.ledger import Ref
@@ -13,6 +15,8 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models import Brief, Item
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +49,8 @@ def equal_work(work: Sequence[Work]) -> dict[str, list[Work]]:
     for each in work:
         groups.setdefault(each.fingerprint, []).append(each)
     return groups
+
+
+def as_is(value: T) -> T:
+    """Return data as a task takes it without looking for futures inside."""
+    return cast("T", quote(cast("Any", value)))

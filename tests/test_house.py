@@ -38,6 +38,7 @@ EXCEPTIONS = {
     "prefect_dispatch.cli": {"kernel", "tasks", "integrators", "flows", "deployments"},  # the other end of the arrow
     "prefect_dispatch.terminal": {"kernel", "tasks"},  # how the command line shows a plan
     "prefect_dispatch.tasks.integrate": {"kernel", "tasks", "integrators"},  # the task around any integrator
+    "prefect_dispatch.tasks.desk": {"kernel", "tasks", "integrators"},  # what an integrator asks
 }
 LONGEST = 250
 """Lines of a module."""

@@ -41,7 +41,7 @@ def scores(report: Path, facts: Path = FACTS) -> list[Score]:
         facts: The known facts: a CSV file with `id`, `family` and `osi_approved`.
     """
     said = json.loads(report.read_text(encoding="utf-8"))
-    answers = {Path(entry["item"]).name: entry["value"] for entry in said["value"] or ()}
+    answers = {Path(entry["item"]).name: entry["value"] for entry in (said["value"] or {"answers": ()})["answers"]}
     asked = {Path(row["item"]).name for row in said["ledger"]}
     with facts.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if f"{row['id']}.txt" in asked]

@@ -11,6 +11,7 @@ DispatchError
 │   ├── RejectedError      this item is refused, others may pass (400, content policy, too long)
 │   └── TerminalError      every item would fail alike (401, unknown model): the fan-out stops
 ├── CoverageError          not one outcome for each (brief, item): .missing .repeated .unknown
+├── MergeError             the integrator raised: .asked
 ├── AuditError             the merged value isn't what the outcomes say: .violations .merge
 └── DispatchFailed         the run ended as failed: .report
 """
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prefect_dispatch.ledger import Merge, Ref, Violation
-    from prefect_dispatch.models import Attempt, Usage
+    from prefect_dispatch.models import Attempt, Outcome, Usage
     from prefect_dispatch.report import Report
 
 
@@ -140,6 +141,23 @@ class CoverageError(DispatchError):
             if refs
         ]
         return "Outcomes and work don't match; " + "; ".join(parts) + "."
+
+
+class MergeError(DispatchError):
+    """The integrator raised; what agents answered is stored.
+
+    Attributes:
+        asked: What came of the questions that the integrator put to an agent itself.
+    """
+
+    def __init__(self, message: str, asked: Sequence[Outcome] = ()) -> None:
+        """Keep what was asked."""
+        super().__init__(message, asked)
+        self.asked = tuple(asked)
+
+    def __str__(self) -> str:
+        """Return the message alone."""
+        return str(self.args[0])
 
 
 class AuditError(DispatchError):

@@ -68,7 +68,7 @@ def test_scores_count_what_is_missing_as_wrong(tmp_path: Path) -> None:
     ]
     ledger = [{"item": f"texts/{name}.txt"} for name in ("MIT", "TOSL", "ISC")]
     report = tmp_path / "report.json"
-    report.write_text(json.dumps({"value": value, "ledger": ledger}), encoding="utf-8")
+    report.write_text(json.dumps({"value": {"answers": value, "gaps": []}, "ledger": ledger}), encoding="utf-8")
     found = scores(report)
     assert found == [
         Score("family", known=3, answered=2, correct=1, base=2),
@@ -186,5 +186,5 @@ def test_the_job_runs_with_a_real_model(tmp_path: Path) -> None:
     assert main(["run", str(JOB), "--limit", "3", "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [row["disposition"] for row in report["ledger"]] == ["merged"] * 3
-    assert {entry["value"]["family"] for entry in report["value"]} <= {row["family"] for row in facts()}
+    assert {entry["value"]["family"] for entry in report["value"]["answers"]} <= {row["family"] for row in facts()}
     assert next(score.answered for score in scores(tmp_path / "report.json")) == 3

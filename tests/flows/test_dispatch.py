@@ -59,9 +59,10 @@ def test_every_item_is_answered_merged_and_accounted_for() -> None:
     report = dispatch([NAMES], ["b", "a", "c10"], executor=scripted, limits=QUICK)
     assert report.status == "complete"
     assert report.message == "3 of 3 answered."
-    assert report.value == [
-        {"brief": "names", "item": name, "value": {"name": name.upper()}} for name in ("a", "b", "c10")
-    ]
+    assert report.value == {
+        "answers": [{"brief": "names", "item": name, "value": {"name": name.upper()}} for name in ("a", "b", "c10")],
+        "gaps": [],
+    }
     assert dispositions(report) == {"a": "merged", "b": "merged", "c10": "merged"}
     assert (report.usage.asked, report.usage.requests, report.usage.cached) == (3, 3, 0)
     assert (report.plan["to_ask"], report.plan["stored"]) == (3, 0)
@@ -119,7 +120,8 @@ def test_refresh_asks_again() -> None:
     report = dispatch([NAMES], ["a"], executor=ScriptedExecutor({"a": {"name": "new"}}), limits=QUICK, refresh=True)
     assert report.usage.asked == report.plan["to_ask"] == 1
     stored = dispatch([NAMES], ["a"], executor=ScriptedExecutor(shout), limits=QUICK)
-    assert stored.value == [{"brief": "names", "item": "a", "value": {"name": "new"}}]
+    merged: Any = stored.value
+    assert merged["answers"] == [{"brief": "names", "item": "a", "value": {"name": "new"}}]
 
 
 def test_equal_items_are_asked_once_and_fanned_out() -> None:
@@ -319,8 +321,8 @@ def test_records_are_merged_with_the_rule_on_record() -> None:
     report = dispatch(
         [NAMES, strong], ["a"], executor=scripted, integrator=MergeRecords(identity=("name",)), limits=QUICK
     )
-    assert report.value == [{"name": "mit", "year": 1988}]
-    (year,) = [row for row in report.fields if row.path == "/0/year"]
+    assert report.value == {"records": [{"name": "mit", "year": 1988}], "gaps": []}
+    (year,) = [row for row in report.fields if row.path == "/records/0/year"]
     assert (year.rule, year.sources) == ("priority", (Ref(brief="strong", item="a"),))
     assert [(loser.value, loser.sources) for loser in year.losers] == [(1987, (Ref(brief="names", item="a"),))]
 
@@ -410,7 +412,7 @@ def test_parameters_may_come_as_json() -> None:
         integrator={"kind": "merge_records", "identity": ["name"]},
         limits=cast("Any", {"retries": 0}),
     )
-    assert report.value == [{"name": "A"}]
+    assert report.value == {"records": [{"name": "A"}], "gaps": []}
 
 
 def test_wrong_parameters_are_refused() -> None:

@@ -11,7 +11,7 @@ from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Ref
 from prefect_dispatch.models import Brief, Outcome
-from tests.integrators.said import miss, say
+from tests.integrators.said import entries, miss, say
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -158,29 +158,31 @@ def test_an_untraced_merge_is_held_to_conservation() -> None:
     assert not traced(merge)
     assert found(merge) == []
     laws = {violation.law for violation in audit(merge, SAID, [], MergeRecords(identity=("x",)))}
-    assert laws == {"precision", "recall"}
+    assert laws == {"conservation", "idempotence", "precision", "recall"}
 
 
 def test_a_long_value_is_cut_in_messages() -> None:
     """A message stays a sentence however long the value is."""
     said = [say("a", "word " * 1000)]
-    [violation] = audit(
-        Merge(value=[], ledger=Collate().merge([], said).ledger), said, [], MergeRecords(identity=("x",))
-    )
+    merge = Merge(value={"records": [], "gaps": []}, ledger=Collate().merge([], said).ledger)
+    [violation] = [found for found in audit(merge, said, [], MergeRecords(identity=("x",))) if found.law == "recall"]
     assert "…" in violation.message
     assert len(violation.message) < 250
+
+
+VALUE: dict[str, JsonValue] = {"records": [{"x": 1}], "gaps": []}
 
 
 def test_rows_of_a_records_merge_lead_into_records() -> None:
     """A row about the whole value of merged records is no trace."""
     said = [say("a", {"x": 1})]
     merge = Merge(
-        value=[{"x": 1}],
+        value=VALUE,
         ledger=(LedgerRow(brief="terms", item="a", disposition="merged"),),
-        fields=(FieldRow(path="", winner=[{"x": 1}], rule="all", sources=(A,)),),
+        fields=(FieldRow(path="", winner=VALUE, rule="all", sources=(A,)),),
     )
     laws = [violation.law for violation in audit(merge, said, [], MergeRecords(identity=("x",)))]
-    assert laws == ["precision", "recall"]
+    assert laws == ["idempotence", "precision", "recall"]
 
 
 RECORD: dict[str, Any] = {
@@ -203,9 +205,9 @@ def brief(output: Any, name: str = "terms") -> Brief:  # noqa: ANN401 -- any for
     ("output", "value", "paths"),
     [
         pytest.param("text", "fine", [], id="text"),
-        pytest.param("text", 5, ["/0/value"], id="no-text"),
+        pytest.param("text", 5, ["/answers/0/value"], id="no-text"),
         pytest.param({"type": "string"}, "fine", [], id="a-string-is-no-json-text"),
-        pytest.param(RECORD, {"name": "n", "x": "1"}, ["/0/value/x"], id="type"),
+        pytest.param(RECORD, {"name": "n", "x": "1"}, ["/answers/0/value/x"], id="type"),
         pytest.param("shapes:Licence", 5, [], id="not-loaded-yet"),
     ],
 )
@@ -220,23 +222,29 @@ def test_collated_answers_keep_their_form(output: object, value: Any, paths: lis
     ("output", "answers", "options", "paths"),
     [
         pytest.param(RECORD, [{"name": "n", "x": 1}], {}, [], id="record"),
-        pytest.param(RECORD, [{"name": "n", "x": "1"}], {}, ["/0/x"], id="record-type"),
-        pytest.param({"items": RECORD}, [[{"name": "n", "x": "1"}]], {}, ["/0/x"], id="list"),
+        pytest.param(RECORD, [{"name": "n", "x": "1"}], {}, ["/records/0/x"], id="record-type"),
+        pytest.param({"items": RECORD}, [[{"name": "n", "x": "1"}]], {}, ["/records/0/x"], id="list"),
         pytest.param(
             {"properties": {"l": {"items": RECORD}}, "required": ["z"]},
             [{"l": [{"name": "n", "x": "1"}]}],
             {"records": "l"},
-            ["/0/x"],
+            ["/records/0/x"],
             id="path",
         ),
         pytest.param(RECORD, [{"name": "n", "x": 1}, {"name": "n", "x": 2}], {"default": "union"}, [], id="loose"),
         pytest.param(
             {"anyOf": [RECORD, {"type": "null"}]}, [{"name": "n", "x": 1}], {"default": "union"}, [], id="loose-any-of"
         ),
-        pytest.param(RECORD, [{"name": "n", "x": 1}, {"name": "n", "y": 2}], {}, ["/0"], id="too-much-together"),
+        pytest.param(
+            RECORD, [{"name": "n", "x": 1}, {"name": "n", "y": 2}], {}, ["/records/0"], id="too-much-together"
+        ),
         pytest.param({"properties": {"l": {"items": RECORD}}}, [REST], {"records": "l"}, [], id="rest"),
         pytest.param(
-            {"items": RECORD}, [[{"name": "n", "x": "1"}, {"name": "m", "x": "2"}]], {}, ["/0/x", "/1/x"], id="two"
+            {"items": RECORD},
+            [[{"name": "n", "x": "1"}, {"name": "m", "x": "2"}]],
+            {},
+            ["/records/0/x", "/records/1/x"],
+            id="two",
         ),
         pytest.param("shapes:Licence", [{"name": "n", "x": "1"}], {}, [], id="not-loaded-yet"),
     ],
@@ -263,10 +271,12 @@ def test_a_collated_entry_that_is_none_is_found() -> None:
     """An entry that isn't an answer with its name is no part of a collation."""
     said = [say("a", "text")]
     merge = Collate().merge([], said)
-    entries = merge.value
-    assert isinstance(entries, list)
-    bent = merge.model_copy(update={"value": [*entries, 5]})
-    assert [violation.where for violation in audit(bent, said, [brief("text")], Collate())] == ["/1"]
+    bent = merge.model_copy(update={"value": {"answers": [*entries(merge), 5], "gaps": []}})
+    violations = audit(bent, said, [brief("text")], Collate())
+    assert [(violation.law, violation.where) for violation in violations] == [
+        ("idempotence", "/"),
+        ("precision", "/answers/1"),
+    ]
 
 
 def test_large_merges_are_audited() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -13,14 +13,16 @@ from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.integrators.values import content, exact
 from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref
 from prefect_dispatch.models import Outcome
+from tests.integrators.said import entries
 from tests.integrators.strategies import JSON, integrators, outcomes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pydantic import JsonValue
 
 ANY = st.just(Collate()) | integrators()
+NEW: list[JsonValue] = ["new", {"name": "new"}, {}]
 SURE = settings(deadline=None, max_examples=50)
 
 
@@ -36,9 +38,9 @@ def test_order_does_not_matter(data: st.DataObject, integrator: Collate | MergeR
 @SURE
 def test_merging_twice_changes_nothing(integrator: MergeRecords, said: list[Outcome]) -> None:
     """What was merged, merged again as one answer, is the same value, byte for byte."""
-    value = integrator.merge([], said).value
-    again = integrator.merge([], [Outcome(brief="terms", item="all", status="succeeded", value=value)])
-    assert exact(again.value) == exact(value)
+    records = entries(integrator.merge([], said))
+    again = integrator.merge([], [Outcome(brief="terms", item="all", status="succeeded", value=records)])
+    assert exact(entries(again)) == exact(records)
 
 
 @given(ANY, outcomes())
@@ -105,7 +107,7 @@ def drop_record(data: st.DataObject, merge: Merge) -> Merge:
     """Drop an entry from the value alone."""
     value = _entries(merge)
     gone = data.draw(st.sampled_from(range(len(value))))
-    return merge.model_copy(update={"value": value[:gone] + value[gone + 1 :]})
+    return _with(merge, value[:gone] + value[gone + 1 :])
 
 
 def drop_record_and_rows(data: st.DataObject, merge: Merge) -> Merge:
@@ -116,17 +118,17 @@ def drop_record_and_rows(data: st.DataObject, merge: Merge) -> Merge:
     assume(sum(content(entry) == content(value[gone]) for entry in value) == 1)
     left: list[FieldRow] = []
     for row in merge.fields:
-        _, at, *rest = row.path.split("/")
+        _, name, at, *rest = row.path.split("/")
         if int(at) != gone:
-            moved = "/".join(["", str(int(at) - (int(at) > gone)), *rest])
+            moved = "/".join(["", name, str(int(at) - (int(at) > gone)), *rest])
             left.append(row.model_copy(update={"path": moved}))
-    return merge.model_copy(update={"value": value[:gone] + value[gone + 1 :], "fields": tuple(left)})
+    return _with(merge, value[:gone] + value[gone + 1 :], left)
 
 
 def invent_record(data: st.DataObject, merge: Merge) -> Merge:
     """Add an entry that nobody said."""
-    value = merge.value if isinstance(merge.value, list) else []
-    return merge.model_copy(update={"value": [*value, data.draw(st.sampled_from(["new", {"name": "new"}, {}]))]})
+    new = data.draw(st.sampled_from(NEW))
+    return _with(merge, [*entries(merge), new])
 
 
 def invent_field(data: st.DataObject, merge: Merge) -> Merge:
@@ -136,8 +138,9 @@ def invent_field(data: st.DataObject, merge: Merge) -> Merge:
     assume(objects)
     at = data.draw(st.sampled_from(objects))
     value[at] = {**cast("dict[str, JsonValue]", value[at]), "invented": "new"}
-    row = FieldRow(path=f"/{at}/invented", winner="new", rule="priority", sources=merge.fields[0].sources)
-    return merge.model_copy(update={"value": value, "fields": (*merge.fields, row)})
+    head = merge.fields[0].path.split("/")[1]
+    row = FieldRow(path=f"/{head}/{at}/invented", winner="new", rule="priority", sources=merge.fields[0].sources)
+    return _with(merge, value, [*merge.fields, row])
 
 
 def change_value(data: st.DataObject, merge: Merge) -> Merge:
@@ -195,7 +198,17 @@ def change_loser(data: st.DataObject, merge: Merge) -> Merge:
     return merge.model_copy(update={"fields": fields})
 
 
+def drop_gap(data: st.DataObject, merge: Merge) -> Merge:
+    """Hide, in the value, that an outcome has no answer."""
+    whole = cast("dict[str, Any]", merge.value)
+    assume(whole["gaps"])
+    gone = data.draw(st.sampled_from(range(len(whole["gaps"]))))
+    left = whole["gaps"][:gone] + whole["gaps"][gone + 1 :]
+    return merge.model_copy(update={"value": {**whole, "gaps": left}})
+
+
 MUTATIONS = [
+    drop_gap,
     drop_ledger_row,
     repeat_ledger_row,
     invent_ledger_row,
@@ -237,9 +250,16 @@ def test_the_ledger_names_each_outcome_once(said: list[Outcome]) -> None:
 
 
 def _entries(merge: Merge) -> list[JsonValue]:
-    value = merge.value
-    assume(isinstance(value, list) and value)
-    return list(cast("list[JsonValue]", value))
+    value = entries(merge)
+    assume(value)
+    return value
+
+
+def _with(merge: Merge, value: list[JsonValue], fields: Sequence[FieldRow] | None = None) -> Merge:
+    whole = cast("dict[str, JsonValue]", merge.value)
+    [name] = whole.keys() - {"gaps"}
+    changed = {"value": {name: value, "gaps": whole["gaps"]}}
+    return merge.model_copy(update=changed if fields is None else {**changed, "fields": tuple(fields)})
 
 
 def _set(value: JsonValue, tokens: list[str], new: JsonValue) -> JsonValue:

@@ -14,7 +14,7 @@ from prefect_dispatch.integrators.kinds import AnyIntegrator, PluggableIntegrato
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.ledger import Merge
 from prefect_dispatch.models import Brief, Outcome
-from tests.integrators.said import miss, say
+from tests.integrators.said import entries, miss, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,15 +56,14 @@ def rows(merge: Merge) -> list[tuple[str, str, str | None]]:
 )
 def test_identity_is_compared_normalised(one: JsonValue, other: JsonValue, *, same: bool) -> None:
     """Records are the same if their identity is, whatever its spelling; what is no identity equals nothing."""
-    value = merged([say("a", {"name": one}), say("b", {"name": other})]).value
-    assert isinstance(value, list)
-    assert len(value) == (1 if same else 2)
+    merge = merged([say("a", {"name": one}), say("b", {"name": other})])
+    assert len(entries(merge)) == (1 if same else 2)
 
 
 def test_records_come_in_order_of_identity_and_the_rest_last() -> None:
     """Identities are sorted, numbers by size; what has none follows."""
     said: list[JsonValue] = [{"name": 10}, "free text", {"name": "b"}, {"x": 1}, {"name": 9}, {"name": "A"}]
-    assert merged([say("a", said)]).value == [
+    assert entries(merged([say("a", said)])) == [
         {"name": 9},
         {"name": 10},
         {"name": "A"},
@@ -98,7 +97,7 @@ SILENT: list[JsonValue] = [None, {}]
 def test_nothing_of_an_answer_is_lost(value: JsonValue, records: str, expected: JsonValue) -> None:
     """Whatever shape an answer has, all that it says is in the value."""
     merge = merged([say("a", value)], records=records)
-    assert merge.value == expected
+    assert entries(merge) == expected
     assert [row.reason for row in merge.ledger if not expected] == ["no records"] * (not expected)
 
 
@@ -108,8 +107,8 @@ def test_priority_goes_by_brief_then_item_then_content() -> None:
     high = say("b", {"name": "n", "x": "high", "y": None}, brief_first=1)
     tie = say("c", {"name": "n", "x": "other", "y": "filled", "z": [1]})
     merge = merged([low, high, tie])
-    assert merge.value == [{"name": "n", "x": "high", "y": "filled", "z": [1]}]
-    row = next(row for row in merge.fields if row.path == "/0/x")
+    assert entries(merge) == [{"name": "n", "x": "high", "y": "filled", "z": [1]}]
+    row = next(row for row in merge.fields if row.path == "/records/0/x")
     assert [(loser.value, [*map(str, loser.sources)]) for loser in row.losers] == [
         ("low", ["terms/a"]),
         ("other", ["terms/c"]),
@@ -124,32 +123,32 @@ def test_rules_are_for_fields_and_for_parts_of_objects() -> None:
         say("c", {"name": "n", "meta": {}, "year": None}),
     ]
     merge = merged(said, rules={"meta.stars": "max", "year": {"rule": "min"}}, default="union")
-    assert merge.value == [{"meta": {"stars": 3, "tags": ["x", "y"]}, "name": "n", "year": 1}]
+    assert entries(merge) == [{"meta": {"stars": 3, "tags": ["x", "y"]}, "name": "n", "year": 1}]
     assert [(row.path, row.rule) for row in merge.fields] == [
-        ("/0/meta/stars", "max"),
-        ("/0/meta/tags", "union"),
-        ("/0/name", "priority"),
-        ("/0/year", "min"),
+        ("/records/0/meta/stars", "max"),
+        ("/records/0/meta/tags", "union"),
+        ("/records/0/name", "priority"),
+        ("/records/0/year", "min"),
     ]
 
 
 def test_an_object_is_decided_whole_where_a_record_has_none() -> None:
     """Where one record has a text at `a`, a rule for `a.b` doesn't take `a` apart."""
     said = [say("a", {"name": "n", "meta": "see below"}, brief_first=1), say("b", {"name": "n", "meta": {"x": 1}})]
-    assert merged(said, rules={"meta.x": "max"}).value == [{"meta": "see below", "name": "n"}]
+    assert entries(merged(said, rules={"meta.x": "max"})) == [{"meta": "see below", "name": "n"}]
 
 
 def test_a_rule_for_an_object_is_for_its_parts_too() -> None:
     """Keys of an object that is merged by parts follow the object's rule."""
     said = [say("a", {"name": "n", "m": {"x": 1, "y": 1}}), say("b", {"name": "n", "m": {"x": 2, "y": 2}})]
-    assert merged(said, rules={"m": "max", "m.x": "min"}).value == [{"m": {"x": 1, "y": 2}, "name": "n"}]
+    assert entries(merged(said, rules={"m": "max", "m.x": "min"})) == [{"m": {"x": 1, "y": 2}, "name": "n"}]
 
 
 def test_identity_inside_an_object_survives() -> None:
     """A default that gathers leaves the identity a single value."""
     said = [say("a", {"id": {"n": "X", "at": 1}}), say("b", {"id": {"n": "x", "at": 2}})]
     merge = merged(said, identity=["id.n"], default="union", rules={"id.at": "union"})
-    assert merge.value == [{"id": {"at": [1, 2], "n": "X"}}]
+    assert entries(merge) == [{"id": {"at": [1, 2], "n": "X"}}]
 
 
 def total(claims: Sequence[Claim]) -> JsonValue:
@@ -161,7 +160,7 @@ def test_a_function_computes_a_field() -> None:
     """The row names the function; what went in stands among the losers, from all who said it."""
     said = [say("a", {"name": "n", "x": 1}), say("b", {"name": "n", "x": 2})]
     merge = merged(said, rules={"x": total})
-    row = next(row for row in merge.fields if row.path == "/0/x")
+    row = next(row for row in merge.fields if row.path == "/records/0/x")
     assert (row.winner, row.rule, len(row.sources)) == (3, f"{__name__}:total", 2)
     assert [loser.value for loser in row.losers] == [1, 2]
     assert rows(merge) == [("a", "merged", None), ("b", "merged", None)]
@@ -173,7 +172,7 @@ def test_functions_of_a_job_file_are_loaded_by_the_caller() -> None:
     assert named.references == ("sums:total",)
     loaded = named.resolved({"sums:total": total}.__getitem__)
     assert loaded.references == ()
-    assert loaded.merge([], [say("a", {"name": "n", "x": 5})]).value == [{"name": "n", "x": 5}]
+    assert entries(loaded.merge([], [say("a", {"name": "n", "x": 5})])) == [{"name": "n", "x": 5}]
     assert loaded.model_dump(mode="json")["rules"] == [{"rule": f"{__name__}:total", "by": "", "field": "x"}]
 
 

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from prefect.runtime import flow_run
 
 from prefect_dispatch.errors import ExecutorError, TerminalError
-from prefect_dispatch.flows.parameters import as_is
 from prefect_dispatch.models import Answer, Attempt, Failure, Outcome
 from prefect_dispatch.progress import Progress
 from prefect_dispatch.scrub import scrub, told
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.run_brief import within
 from prefect_dispatch.tasks.store import usable
-from prefect_dispatch.tasks.work import Work, equal_work
+from prefect_dispatch.tasks.work import Work, as_is, equal_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
