@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import yaml
@@ -15,7 +16,7 @@ from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
+
 
 Identity = dict[str, JsonValue]
 """The identity of a record: its fields by name, such as `{"name": "MIT"}`."""
@@ -88,7 +89,7 @@ def save_decisions(path: Path, decisions: Decisions) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(text)
-    os.replace(name, path)  # noqa: PTH105 -- beside its counterpart of the same module
+    Path(name).replace(path)
 
 
 def _worded(decisions: Decisions) -> Iterable[tuple[str, Pair]]:
@@ -99,4 +100,4 @@ def _worded(decisions: Decisions) -> Iterable[tuple[str, Pair]]:
 
 
 def _pair(pair: Pair) -> str:
-    return canonical(sorted(map(canonical, pair)))
+    return "\n".join(sorted(map(canonical, pair)))
