@@ -134,7 +134,14 @@ def _unsteady(
     except Exception as error:  # noqa: BLE001 -- of a value that was tampered with anything may be missing
         yield _changed(f"the merged value can't be taken in again ({type(error).__name__}).")
         return
-    if restated is not None and exact(again(restated).value) != exact(merge.value):
+    if restated is None:
+        return
+    try:
+        value = again(restated).value
+    except Exception as error:  # noqa: BLE001 -- see above
+        yield _changed(f"with the merged value taken in again, it raised {told(error)}")
+        return
+    if exact(value) != exact(merge.value):
         yield _changed("the merged value, merged once more, is another one.")
 
 

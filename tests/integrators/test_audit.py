@@ -14,6 +14,8 @@ from prefect_dispatch.models import Brief, Outcome
 from tests.integrators.said import entries, miss, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic import JsonValue
 
 A, B = Ref(brief="terms", item="a"), Ref(brief="terms", item="b")
@@ -284,3 +286,42 @@ def test_large_merges_are_audited() -> None:
     said = [say(str(at), {"name": "n", "tags": [at, at + 1]}) for at in range(1000)]
     integrator = MergeRecords.model_validate({"identity": ["name"], "default": "union"})
     assert audit(integrator.merge([], said), said, [], integrator) == ()
+
+
+class Odd:
+    """An integrator of somebody's, which is wrong in one way."""
+
+    def __init__(self, *values: JsonValue, restated: Any = None) -> None:  # noqa: ANN401 -- outcomes or an error
+        """Keep the values that it returns one after another, and what it says of its value again."""
+        self.values, self.again = list(values), restated
+
+    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
+        """Return the next value; raise when there is none."""
+        rows = [LedgerRow(brief=o.brief, item=o.item, disposition="merged") for o in outcomes]
+        return Merge(value=self.values.pop(0), ledger=tuple(rows))
+
+    def restated(self, merge: Merge) -> list[Outcome] | None:
+        """Return the outcomes that were given, or raise."""
+        if isinstance(self.again, Exception):
+            raise self.again
+        return self.again
+
+
+@pytest.mark.parametrize(
+    ("odd", "message"),
+    [
+        pytest.param(Odd(1, 1), None, id="nothing-promised"),
+        pytest.param(Odd(1, 1.0), "its 'value' is another one", id="another-value"),
+        pytest.param(Odd(1), "it raised IndexError", id="raises"),
+        pytest.param(Odd(1, 1, 1, restated=[]), None, id="steady"),
+        pytest.param(Odd(1, 1, 2, restated=[]), "merged once more, is another one", id="grows"),
+        pytest.param(Odd(1, 1, restated=KeyError("x")), "can't be taken in again (KeyError)", id="not-taken-in"),
+        pytest.param(Odd(1, 1, restated=[]), "taken in again, it raised IndexError", id="raises-on-itself"),
+    ],
+)
+def test_merging_once_more_changes_nothing(odd: Odd, message: str | None) -> None:
+    """Idempotence: in another order, and of its own value, a merge is the same."""
+    said = [say("a", 1)]
+    violations = audit(odd.merge([], said), said, [], odd)
+    assert [violation.law for violation in violations] == ["idempotence"] * (message is not None)
+    assert all(str(message) in violation.message for violation in violations)
