@@ -1,78 +1,55 @@
 """The report as text: Markdown for an artifact or a file, rows for a table.
 
-Keys, answers and error messages are other people's text: inside a table every
-character that Markdown or HTML could act on becomes a character reference.
+What a reader has to act on comes first: what is broken, missing, doubtful, undecided. Then
+the figures, the rules, the value, and at last where every item ended.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from typing import TYPE_CHECKING, Any
 
-from prefect_dispatch.fingerprint import canonical
+import yaml
+
+from prefect_dispatch.inert import CUT, MAX_ROWS, cell, code, columns, fenced, paragraph, plain, prose, shown, table
 from prefect_dispatch.ledger import Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import FieldRow
+    from prefect_dispatch.ledger import FieldRow, Proposal
+    from prefect_dispatch.ledger import Table as Figures
     from prefect_dispatch.report import Report
+
+__all__ = ["MAX_CHARACTERS", "MAX_ROWS", "cell", "markdown", "outcome_rows", "plain"]
 
 MAX_CHARACTERS = 200_000
 """A longer report is cut, and says so; Prefect's UI has to show it."""
-MAX_ROWS = 500
-MAX_CELL = 200
-MAX_VALUE = 50_000
+MAX_PROBLEMS = 100
+"""Rows of a list that stands before the merged value."""
+MAX_PAIRS = 20
+"""Proposals whose lines for the decisions file are written out."""
 
-_HIDDEN = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-_ACTIVE = re.compile(r"[\\`*_{}\[\]<>()#+!|~&:@$]")
-
-
-def cell(value: object) -> str:
-    r"""Return a text as it stands in a table: one line, cut to length, inert.
-
-    Example:
-        >>> cell("a|b\n<img>")
-        'a&#124;b &#60;img&#62;'
-    """
-    text = value if isinstance(value, str) else str(value)
-    flat = " ".join(plain(text).split())
-    short = flat if len(flat) <= MAX_CELL else flat[: MAX_CELL - 1] + "…"
-    return _ACTIVE.sub(lambda match: f"&#{ord(match[0])};", short)
-
-
-def plain(text: str) -> str:
-    r"""Return a text as a line for a terminal: what an agent said must not steer it.
-
-    Example:
-        >>> plain("one\x1b[31m\ntwo")
-        'one [31m two'
-    """
-    return "".join(character if character.isprintable() else " " for character in text)
+TITLES = {"complete": "Complete", "gaps": "Complete with gaps", "failed": "Failed"}
+"""How a run ended, in a title."""
 
 
 def markdown(report: Report) -> str:
     """Return the report as Markdown, at most `MAX_CHARACTERS` long."""
-    parts = [f"# {_title(report)}", cell(report.message), _numbers(report)]
-    if report.violations:
-        found = [(each.law, each.where, each.message) for each in report.violations]
-        parts += ["## What the audit found", _table(("law", "where", "what"), found)]
-    if report.gaps:
-        gaps = [(gap.brief, gap.item, gap.status, gap.error.kind, gap.error.message) for gap in report.gaps]
-        parts += ["## Gaps", _table(("brief", "item", "status", "kind", "why"), gaps)]
-    conflicts = [row for row in report.fields if row.losers]
-    if conflicts:
-        parts += ["## Conflicts", _conflicts(conflicts)]
+    parts = [f"# {TITLES[report.status]}", paragraph(report.message), *_problems(report)]
+    parts += ["## Numbers", _numbers(report)]
+    if report.rules:
+        parts += ["## How the answers were merged", paragraph(report.rules)]
     if report.value is not None:
-        parts += ["## Merged value", _code(report.value)]
+        parts += ["## Merged value", prose(report.value) if isinstance(report.value, str) else code(report.value)]
+    for figures in report.tables:
+        parts += _figures(figures)
     rows = [(row.brief, row.item, row.disposition, row.by or "", row.reason) for row in report.ledger]
-    parts += ["## Ledger", _table(("brief", "item", "disposition", "by", "reason"), rows)]
+    parts += ["## Ledger", table(("brief", "item", "disposition", "by", "reason"), rows)]
     text = "\n\n".join(parts) + "\n"
     if len(text) > MAX_CHARACTERS:
-        text = text[:MAX_CHARACTERS] + "\n\n… cut here; `report.json` has everything.\n"
+        text = f"{text[:MAX_CHARACTERS]}\n\n{CUT}\n"
     return text
 
 
@@ -89,68 +66,96 @@ def outcome_rows(report: Report) -> list[dict[str, Any]]:
             "origin": outcome.origin or "",
             "attempts": len(outcome.attempts),
             "tokens": sum(attempt.usage.tokens for attempt in outcome.attempts),
-            "answer": cell(_shown(outcome.value)) if outcome.status == "succeeded" else "",
+            "answer": cell(shown(outcome.value)) if outcome.status == "succeeded" else "",
             "error": cell(f"{outcome.error.kind}: {outcome.error.message}") if outcome.error else "",
         }
         for outcome in ordered[:MAX_ROWS]
     ]
 
 
-def _title(report: Report) -> str:
-    return {"complete": "Complete", "gaps": "Complete with gaps", "failed": "Failed"}[report.status]
+def refs(names: Iterable[Ref]) -> str:
+    """Return the names of outcomes as one text."""
+    return ", ".join(map(str, names))
+
+
+def _problems(report: Report) -> Iterator[str]:
+    """Yield what a reader has to act on: a heading and its list each."""
+    if report.violations:
+        found = [(each.law, each.where, each.message) for each in report.violations]
+        yield from ("## What the audit found", table(("law", "where", "what"), found, MAX_PROBLEMS))
+    if report.shortfalls:
+        yield from ("## What could not be done", "\n".join(f"- {paragraph(each)}" for each in report.shortfalls))
+    if report.gaps:
+        gaps = [(gap.brief, gap.item, gap.status, gap.error.kind, gap.error.message) for gap in report.gaps]
+        yield from ("## Gaps", table(("brief", "item", "status", "kind", "why"), gaps, MAX_PROBLEMS))
+    if report.flags:
+        flags = [(flag.path, flag.kind, flag.text, flag.message, refs(flag.sources)) for flag in report.flags]
+        yield "## Not to be taken on trust"
+        yield table(("where", "what", "words", "why", "looked into"), flags, MAX_PROBLEMS)
+    if report.proposals:
+        yield from ("## To decide: one or two?", *_proposals(report.proposals))
+    if conflicts := [row for row in report.fields if row.losers]:
+        yield from ("## Conflicts", _conflicts(conflicts))
+
+
+def _proposals(proposals: Sequence[Proposal]) -> Iterator[str]:
+    rows = [
+        (shown(p.left), refs(p.left_sources), shown(p.right), refs(p.right_sources), f"{p.score:.3f}", p.why)
+        for p in proposals
+    ]
+    yield table(("this", "from", "and this", "from", "alike", "why"), rows, MAX_PROBLEMS)
+    # The identity of a record is an object; what an integrator of the user's own proposes may be anything.
+    pairs = [[p.left, p.right] for p in proposals if isinstance(p.left, dict) and isinstance(p.right, dict)]
+    if pairs:
+        yield (
+            "They were left apart. Decide with `review` on, or in the decisions file that the integrator's `aliases` "
+            "names: the pairs that are one stay under `same`, the others go under `different`."
+        )
+        yield fenced(yaml.safe_dump({"same": pairs[:MAX_PAIRS]}, allow_unicode=True, sort_keys=False).rstrip(), "yaml")
 
 
 def _numbers(report: Report) -> str:
-    usage, planned = report.usage, report.plan
-    rows = [
-        ("answers from the store", planned.get("stored"), usage.cached),
-        ("shared with an equal item", planned.get("shared"), usage.shared),
-        ("asked", planned.get("to_ask"), usage.asked),
-        ("requests", planned.get("to_ask"), usage.requests),
-        ("prompt tokens", planned.get("prompt_tokens"), usage.prompt_tokens),
-        ("completion tokens", planned.get("completion_tokens"), usage.completion_tokens),
-        ("cost in USD", planned.get("cost_usd"), usage.cost_usd),
-        ("seconds", planned.get("seconds_in_parallel"), report.run.get("seconds")),
+    usage, planned, own = report.usage, report.plan, report.integration
+    rows: list[tuple[object, ...]] = [
+        ("answers from the store", planned.get("stored"), usage.cached, own.cached),
+        ("shared with an equal item", planned.get("shared"), usage.shared, own.shared),
+        ("asked", planned.get("to_ask"), usage.asked, own.asked),
+        ("requests", planned.get("to_ask"), usage.requests, own.requests),
+        ("prompt tokens", planned.get("prompt_tokens"), usage.prompt_tokens, own.prompt_tokens),
+        ("completion tokens", planned.get("completion_tokens"), usage.completion_tokens, own.completion_tokens),
+        ("cost in USD", planned.get("cost_usd"), usage.cost_usd, own.cost_usd),
+        ("seconds", planned.get("seconds_in_parallel"), report.run.get("seconds"), ""),
     ]
-    shown = [(name, *("unknown" if figure is None else figure for figure in figures)) for name, *figures in rows]
-    return _table(("", "planned", "happened"), shown)
+    rows = [tuple("unknown" if figure is None else figure for figure in row) for row in rows]
+    header = ("", "planned", "happened", "of that the integrator's own")
+    asks = own.asked + own.cached + own.shared > 0
+    return table(header, rows) if asks else table(header[:3], [row[:3] for row in rows])
 
 
 def _conflicts(rows: Sequence[FieldRow]) -> str:
-    return _table(
+    return table(
         ("field", "kept", "from", "rule", "not kept"),
         [
             (
                 row.path,
-                _shown(row.winner),
-                _refs(row.sources),
+                shown(row.winner),
+                refs(row.sources),
                 row.rule,
-                "; ".join(f"{_shown(loser.value)} (from {_refs(loser.sources)})" for loser in row.losers),
+                "; ".join(f"{shown(loser.value)} (from {refs(loser.sources)})" for loser in row.losers),
             )
             for row in rows
         ],
+        MAX_PROBLEMS,
     )
 
 
-def _refs(refs: Iterable[Ref]) -> str:
-    return ", ".join(map(str, refs))
+def _figures(figures: Figures) -> Iterator[str]:
+    names = columns(figures.rows)
+    yield f"## {cell(figures.title)}"
+    if figures.note:
+        yield paragraph(figures.note)
+    yield table(names, [[_figure(row.get(name)) for name in names] for row in figures.rows]) if names else "No rows."
 
 
-def _shown(value: JsonValue) -> str:
-    return value if isinstance(value, str) else canonical(value)
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in rows[:MAX_ROWS]]
-    if len(rows) > MAX_ROWS:
-        lines.append(f"\n… and {len(rows) - MAX_ROWS} more rows in `report.json`.")
-    return "\n".join(lines)
-
-
-def _code(value: JsonValue) -> str:
-    text = _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", json.dumps(value, indent=2, ensure_ascii=False))
-    if len(text) > MAX_VALUE:
-        text = text[:MAX_VALUE] + "\n… cut here; `report.json` has everything."
-    fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 3)
-    return f"{fence}json\n{text}\n{fence}"
+def _figure(value: JsonValue) -> str:
+    return "" if value is None else shown(value)

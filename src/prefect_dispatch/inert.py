@@ -1,0 +1,161 @@
+"""Other people's text, made inert: as a table cell, a paragraph, a block of JSON, a line for a terminal, a sheet.
+
+Keys, answers and error messages are whatever an agent or a document says. In
+Markdown every character that it, HTML or a table could act on becomes a
+character reference, and what looks like an address does not become a link.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import JsonValue
+
+MAX_ROWS = 500
+MAX_CELL = 200
+MAX_VALUE = 50_000
+CUT = "… cut here; `report.json` has everything."
+
+_HIDDEN = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_ACTIVE = re.compile(r"[\\`*_{}\[\]<>()#+!|~&:@$]")
+_ADDRESS = re.compile(r"(?i)(&#58;(?=//)|&#64;|\bwww(?=\.))")
+_LIST = re.compile(r"^(?:[-=]|\d+\.)")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 -- in some countries, wide ones, too
+
+
+def cell(value: object) -> str:
+    r"""Return a text as it stands in a table: one line, cut to length, inert.
+
+    Example:
+        >>> cell("a|b\n<img>")
+        'a&#124;b &#60;img&#62;'
+    """
+    flat = " ".join(plain(value if isinstance(value, str) else str(value)).split())
+    return _disarmed(flat if len(flat) <= MAX_CELL else flat[: MAX_CELL - 1] + "…")
+
+
+def plain(text: str) -> str:
+    r"""Return a text as a line for a terminal: what an agent said must not steer it.
+
+    Example:
+        >>> plain("one\x1b[31m\ntwo")
+        'one [31m two'
+    """
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def shown(value: JsonValue) -> str:
+    """Return a value as a cell has it: a text as it is, anything else as JSON."""
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], most: int = MAX_ROWS) -> str:
+    """Return a Markdown table, cut to a number of rows; the header may be anybody's text, too."""
+    lines = ["| " + " | ".join(map(cell, header)) + " |", "|" + " --- |" * len(header)]
+    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in rows[:most]]
+    if len(rows) > most:
+        lines.append(f"\n… and {len(rows) - most} more rows in `report.json`.")
+    return "\n".join(lines)
+
+
+def paragraph(text: str) -> str:
+    r"""Return a text as one paragraph, inert.
+
+    Example:
+        >>> paragraph("1. Ties:\n* by content.")
+        '1&#46; Ties&#58; &#42; by content.'
+    """
+    text, more = _bounded(text)
+    return _line(" ".join(plain(text).split())) + more
+
+
+def prose(text: str) -> str:
+    r"""Return a text to be read: its lines and paragraphs kept, set off as a quotation, inert.
+
+    Example:
+        >>> prose("# Finding\n\n1. See <b>.")
+        '> &#35; Finding\n>\n> 1&#46; See &#60;b&#62;.'
+    """
+    text, more = _bounded(text)
+    lines = [_line(plain(line).strip()) for line in text.splitlines()]
+    # Two spaces keep a line break between lines that follow each other.
+    quoted = [
+        f"> {line}{'  ' if following else ''}" if line else ">" for line, following in zip_longest(lines, lines[1:])
+    ]
+    return "\n".join(quoted) + more
+
+
+def code(value: JsonValue) -> str:
+    """Return a value as JSON in a fence that it cannot end."""
+    text, more = _bounded(json.dumps(value, indent=2, ensure_ascii=False))
+    text = _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    return fenced(text + more.replace("\n\n", "\n"), "json")
+
+
+def fenced(text: str, language: str) -> str:
+    """Return a text in a fence that it cannot end."""
+    fence = "`" * max(3, *(len(run) + 1 for run in re.findall(r"`+", text)), 3)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+def sheet(rows: Sequence[dict[str, JsonValue]]) -> str:
+    r"""Return rows as CSV, with nothing in it that a spreadsheet would compute.
+
+    A text that a spreadsheet takes for a formula (it starts with `=`, `+`, `-`, `@`, a tab or a
+    line break) gets an apostrophe in front, as OWASP advises; numbers stay as they are. Read
+    back as data, such a text has one character more than in `report.json`, which is exact.
+
+    Example:
+        >>> print(sheet([{"name": "=1+1", "score": -0.5}]), end="")
+        name,score
+        '=1+1,-0.5
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    names = columns(rows)
+    writer.writerows([_entry(part) for part in row] for row in (names, *([row.get(n) for n in names] for row in rows)))
+    return buffer.getvalue()
+
+
+def columns(rows: Sequence[dict[str, JsonValue]]) -> list[str]:
+    """Return the names of the columns, in order, whatever row has them."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _entry(value: JsonValue) -> str:
+    if value is None:
+        return ""
+    text = shown(value)
+    return "'" + text if isinstance(value, str) and text.startswith(_FORMULA) else text
+
+
+def _bounded(text: str) -> tuple[str, str]:
+    return (text, "") if len(text) <= MAX_VALUE else (text[:MAX_VALUE], f"\n\n{CUT}")
+
+
+def _disarmed(text: str) -> str:
+    # A renderer looks for addresses once more after it has read the references: a word joiner breaks them.
+    return _ADDRESS.sub(r"\1&#8288;", _ACTIVE.sub(_referenced, text))
+
+
+def _line(text: str) -> str:
+    """Return a line that opens no list, no heading and no rule."""
+    return _LIST.sub(_last_referenced, _disarmed(text))
+
+
+def _referenced(match: re.Match[str]) -> str:
+    return f"&#{ord(match[0])};"
+
+
+def _last_referenced(match: re.Match[str]) -> str:
+    return f"{match[0][:-1]}&#{ord(match[0][-1])};"
