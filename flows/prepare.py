@@ -11,9 +11,8 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.collate import Collate
-from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.integrators.readiness import ready
 from prefect_dispatch.models import Limits
-from prefect_dispatch.references import resolve
 from prefect_dispatch.sources import read_items, source
 from prefect_dispatch.tasks.independence import Independence, require_independence
 from prefect_dispatch.tasks.plan import Plan, estimate
@@ -82,16 +81,8 @@ def prepare(
     read = read_items(source(items), folder, limit)
     independence = preflight(bound, read)
     require_independence(independence, limits.on_dependence)
-    integrator = _checked(integrator, bound, folder)
+    integrator = ready(integrator, bound, read, folder)
     return Prepared(bound, read, work_of(bound, read, executor), executor, integrator, limits, independence)
-
-
-def _checked(integrator: AnyMerger, briefs: Sequence[Brief], folder: Path) -> AnyMerger:
-    """Return an integrator with the user's functions in place, and every field that it names known to the briefs."""
-    if isinstance(integrator, MergeRecords):
-        integrator = integrator.resolved(lambda name: resolve(name, folder))
-        integrator.preflight(briefs)
-    return integrator
 
 
 def plan(

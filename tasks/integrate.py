@@ -13,6 +13,7 @@ from prefect_dispatch.executors.base import Executor  # noqa: TC001 -- Prefect r
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, Integrator
+from prefect_dispatch.integrators.readiness import Seeing
 from prefect_dispatch.integrators.reconcile import reconcile
 from prefect_dispatch.ledger import LedgerRow, Merge, Ref
 from prefect_dispatch.models import Brief, Item, Limits, Outcome
@@ -51,6 +52,8 @@ def integrate(
         MergeError: If the integrator raised, or the agent that it asks can't be asked at all.
     """
     reconcile([Ref(brief=brief.name, item=item.key) for item in items for brief in briefs], outcomes)
+    if isinstance(integrator, Seeing):
+        integrator = integrator.seeing(briefs, items)
     merging, asking = merger(integrator, briefs), isinstance(integrator, AskingIntegrator)
     desk = Desk(executor or default_executor(), limits or Limits(), refresh=refresh) if asking else None
     # A copy: what the audit compares with is what agents said, whatever an integrator does to its input.
