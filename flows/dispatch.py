@@ -12,9 +12,10 @@ from pydantic import Field, GetPydanticSchema
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.exclusive import exclusive
+from prefect_dispatch.flows.files import ready_folder, write_files
 from prefect_dispatch.flows.parameters import DataFlow
 from prefect_dispatch.flows.prepare import prepare
-from prefect_dispatch.flows.publish import LiveProgress, publish, ready_folder, write_files
+from prefect_dispatch.flows.publish import LiveProgress, publish
 from prefect_dispatch.flows.settle import Clock, settle
 from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.models import Brief, Limits

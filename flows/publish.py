@@ -1,11 +1,8 @@
-"""What a run leaves behind: artifacts in Prefect, files on request."""
+"""What a run leaves in Prefect: artifacts under keys that stay."""
 
 from __future__ import annotations
 
-import os
-import tempfile
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -16,12 +13,11 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from prefect_dispatch.errors import JobError
 from prefect_dispatch.progress import listener
 from prefect_dispatch.render import markdown, outcome_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from prefect_dispatch.models import Brief
     from prefect_dispatch.progress import Progress
@@ -76,36 +72,3 @@ def publish(report: Report, briefs: Sequence[Brief]) -> None:
     create_table_artifact(
         key=artifact_key(briefs, "outcomes"), table=outcome_rows(report), description="One row for each (brief, item)"
     )
-
-
-def ready_folder(folder: Path) -> Path:
-    """Return a folder that files can be written to, made if it isn't there.
-
-    Raises:
-        JobError: If it can't be made, or not be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise JobError(f"The folder {str(folder)!r} can't be written to: {error.strerror}.") from None
-    return folder
-
-
-def write_files(report: Report, folder: Path) -> None:
-    """Write `report.json`, `report.md` and `outcomes.jsonl` into a folder, each whole or not at all."""
-    _write(folder / "outcomes.jsonl", (outcome.model_dump_json() + "\n" for outcome in report.outcomes))
-    _write(folder / "report.md", [markdown(report)])
-    _write(folder / "report.json", [report.model_dump_json(indent=2) + "\n"])
-
-
-def _write(path: Path, parts: Iterable[str]) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.writelines(parts)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise

@@ -108,8 +108,8 @@ def _loaded(arguments: argparse.Namespace) -> Job:
 
 def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.flows.dispatch import dispatch  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.files import ready_folder  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.prepare import prepare  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.flows.publish import ready_folder  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.terminal import shown_progress, summary  # noqa: PLC0415 -- imports rich
 
     job, folder = _loaded(arguments), arguments.job.resolve().parent

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from rapidfuzz import process
 
 from prefect_dispatch.fingerprint import canonical
+from prefect_dispatch.inert import plain
 from prefect_dispatch.ledger import Ref
-from prefect_dispatch.render import plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,15 +11,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from prefect_dispatch.inert import plain
 from prefect_dispatch.progress import listener
-from prefect_dispatch.render import plain
+from prefect_dispatch.render import TITLES
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
     from prefect_dispatch.progress import Progress
-    from prefect_dispatch.report import Report
+    from prefect_dispatch.report import Report, Spending
     from prefect_dispatch.tasks.plan import Plan
 
 LINE_EVERY_S = 5.0
@@ -74,22 +75,41 @@ def _lines() -> Generator[None, None, None]:
 
 
 def summary(report: Report, out: Path | None) -> str:
-    """Return the summary of a run: verdict, gaps, spending, files."""
-    usage = report.usage
-    spent = [
+    """Return the summary of a run: verdict, what is left to look at, spending, files."""
+    message = report.message.removeprefix("Failed: ")
+    lines = [f"{TITLES[report.status]}: {plain(message)}"]
+    lines += [f"Shortfall: {plain(each)}" for each in report.shortfalls if each not in message]
+    if look := _to_look_at(report):
+        lines.append(f"To look at: {look}")
+    lines.append(", ".join([*_spent(report.usage), f"{report.run.get('seconds')} s"]))
+    if (own := report.integration).asked + own.cached + own.shared:
+        lines.append(f"of that the integrator: {', '.join(_spent(own))}")
+    if out is not None:
+        more = [f"{table.name}.csv" for table in report.tables] + ["questions.jsonl"] * bool(report.asked)
+        lines.append(
+            "Report: " + ", ".join(str(out / n) for n in ("report.md", "report.json", "outcomes.jsonl", *more))
+        )
+    return "\n".join(lines)
+
+
+def _to_look_at(report: Report) -> str:
+    counts = {
+        "flag": len(report.flags),
+        "proposal": len(report.proposals),
+        "conflict": sum(1 for row in report.fields if row.losers),
+    }
+    return ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count)
+
+
+def _spent(usage: Spending) -> list[str]:
+    return [
         f"asked {usage.asked}",
         f"from the store {usage.cached}",
         *([f"shared {usage.shared}"] if usage.shared else []),
         f"requests {usage.requests}",
         f"tokens {usage.tokens}",
         f"cost {_dollars(usage.cost_usd)}",
-        f"{report.run.get('seconds')} s",
     ]
-    title = {"complete": "Complete", "gaps": "Complete with gaps", "failed": "Failed"}[report.status]
-    lines = [f"{title}: {plain(report.message.removeprefix('Failed: '))}", ", ".join(spent)]
-    if out is not None:
-        lines.append(f"Report: {out / 'report.md'}, {out / 'report.json'}, {out / 'outcomes.jsonl'}")
-    return "\n".join(lines)
 
 
 def plan_table(plan: Plan) -> str:
