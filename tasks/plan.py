@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from statistics import median
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal
 
+from prefect_dispatch.executors.base import Countable
 from prefect_dispatch.strict import Strict
 from prefect_dispatch.tasks.store import stored_answer
 from prefect_dispatch.tasks.work import Work, equal_work
@@ -25,27 +26,6 @@ ASSUMED_TOKENS_PER_S = 50.0
 """Where nothing was measured yet: a second, then fifty tokens a second."""
 WORTHWHILE_S = 20.0
 """Work that takes less than this one after another gains nothing from a fan-out: starting one costs seconds."""
-
-
-@runtime_checkable
-class Countable(Protocol):
-    """An executor that can say beforehand what an ask takes."""
-
-    def require_known(self) -> None:
-        """Raise a `JobError` if it is plain beforehand that nobody can be asked, such as for an unknown provider."""
-        ...
-
-    def count_tokens(self, brief: Brief, item: Item) -> int:
-        """Return the tokens of the prompt."""
-        ...
-
-    def expected_completion_tokens(self, brief: Brief) -> int:
-        """Return how many tokens an answer is expected to have."""
-        ...
-
-    def price(self) -> tuple[float, float] | None:
-        """Return US dollars for a prompt token and a completion token, or None where unknown."""
-        ...
 
 
 class Plan(Strict):

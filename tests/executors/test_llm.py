@@ -320,3 +320,17 @@ def test_without_settings_the_local_model_or_a_way_out(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(JobError, match="PREFECT_DISPATCH_MODEL"):
         default_executor()
+
+
+@pytest.mark.parametrize(
+    ("models", "room"),
+    [
+        pytest.param(["openai/gpt-4o"], 128_000, id="listed"),
+        pytest.param(["openai/gpt-4o", "local/smollm2"], 8192, id="the-smallest-of-the-fallbacks"),
+        pytest.param(["openai/gpt-4o", "openai/nobody-knows"], None, id="unknown"),
+        pytest.param(["openai/tts-1"], None, id="not-in-the-table-of-texts"),
+    ],
+)
+def test_the_room_of_a_model(models: list[str], room: int | None) -> None:
+    """Prompt and answer have to fit into each of the models; where one is unknown, nothing is known."""
+    assert LLM(model=models[0], fallbacks=tuple(models[1:])).context_tokens() == room

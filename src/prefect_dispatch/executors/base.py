@@ -53,6 +53,36 @@ class Warmable(Protocol):
 
 
 @runtime_checkable
+class Countable(Protocol):
+    """An executor that can say beforehand what an ask takes."""
+
+    def require_known(self) -> None:
+        """Raise a `JobError` if it is plain beforehand that nobody can be asked, such as for an unknown provider."""
+        ...
+
+    def count_tokens(self, brief: Brief, item: Item) -> int:
+        """Return the tokens of the prompt."""
+        ...
+
+    def expected_completion_tokens(self, brief: Brief) -> int:
+        """Return how many tokens an answer is expected to have."""
+        ...
+
+    def price(self) -> tuple[float, float] | None:
+        """Return US dollars for a prompt token and a completion token, or None where unknown."""
+        ...
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """An executor that knows how much it can take in at once."""
+
+    def context_tokens(self) -> int | None:
+        """Return how many tokens prompt and answer of one ask may have together, or None where unknown."""
+        ...
+
+
+@runtime_checkable
 class Executor(Protocol):
     """Answers one brief for one item.
 

@@ -20,9 +20,9 @@ from pydantic import (
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Reply
 from prefect_dispatch.executors.failures import failure_of
-from prefect_dispatch.executors.local import is_local, located, model_digest, serve
+from prefect_dispatch.executors.local import SLOT_TOKENS, is_local, located, model_digest, serve
 from prefect_dispatch.executors.prompt import PROMPT, messages, response_format
-from prefect_dispatch.executors.provider import Price, is_known, listed_price, provider, reply_of
+from prefect_dispatch.executors.provider import Price, is_known, listed_context, listed_price, provider, reply_of
 from prefect_dispatch.fingerprint import canonical, digest
 from prefect_dispatch.models import Brief, Item, Text, Usage
 from prefect_dispatch.outputs import schema_of
@@ -189,6 +189,12 @@ class LLM(Strict):
         """Return the assumed length of an answer: 500 tokens, or the cap in `params` if that is less."""
         caps = [self.params.get(name) for name in ("max_tokens", "max_completion_tokens")]
         return min([EXPECTED_COMPLETION_TOKENS, *(cap for cap in caps if isinstance(cap, int))])
+
+    def context_tokens(self) -> int | None:
+        """Return what all of the models can take in, by litellm's table; None if one of them is unknown."""
+        rooms = [SLOT_TOKENS if is_local(model) else listed_context(model) for model in self.models]
+        known = [room for room in rooms if room is not None]
+        return min(known) if len(known) == len(rooms) else None
 
     def price(self) -> Price | None:
         """Return US dollars per token sent and per token received, by the dearest model; None if one is unknown."""

@@ -53,6 +53,15 @@ def listed_price(model: str) -> Price | None:
     return float(sent), float(got)
 
 
+def listed_context(model: str) -> int | None:
+    """Return how many tokens a model takes in, by litellm's table, or None if it isn't there."""
+    try:
+        room = provider().get_model_info(model)["max_input_tokens"]
+    except Exception:  # noqa: BLE001 -- what is raised for an unknown model is a plain one
+        return None
+    return room if isinstance(room, int) else None
+
+
 def reply_of(response: Any, model: str, price: Price | None) -> Reply:  # noqa: ANN401 -- litellm's ModelResponse
     """Return what a response says.
 
