@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pydantic import JsonValue
+    from typing_extensions import Self
 
+    from prefect_dispatch.decisions import Decisions
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.ledger import Merge
 
@@ -98,6 +100,25 @@ class Restating(Protocol):
 
     def restated(self, merge: Merge) -> list[Outcome] | None:
         """Return what a merged value says, as outcomes that can be merged again; None where nothing is promised."""
+        ...
+
+
+@runtime_checkable
+class Deciding(Protocol):
+    """An integrator that follows what people decided about earlier merges."""
+
+    @property
+    def aliases(self) -> str | None:
+        """The path of the decisions file, relative to the job's folder; None where there is none."""
+        ...
+
+    @property
+    def decisions(self) -> Decisions:
+        """What it follows."""
+        ...
+
+    def decided(self, decisions: Decisions) -> Self:
+        """Return this integrator following these decisions, and no others."""
         ...
 
 

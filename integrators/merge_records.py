@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, StringConstraints, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PrivateAttr, StringConstraints, model_validator
 
+from prefect_dispatch.decisions import Decisions, load_decisions
 from prefect_dispatch.integrators.base import gaps, restated_gaps
 from prefect_dispatch.integrators.dispositions import dispositions
 from prefect_dispatch.integrators.folding import Part, Rulebook, fold, keep
@@ -20,6 +21,7 @@ from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from typing_extensions import Self
 
@@ -96,6 +98,9 @@ class MergeRecords(Strict):
     """How fields are decided. A mapping from field to rule is taken, too."""
     default: Annotated[Rule, BeforeValidator(_rule)] = Field(default=Rule(), title="All other fields")
     """How all other fields are decided."""
+    aliases: str | None = None
+    """Path of the decisions file, relative to the job file: records that are the same, or not, and chosen values."""
+    _decisions: Decisions = PrivateAttr(default_factory=Decisions)
 
     entries: ClassVar[str] = "records"
     """Where, in the merged value, the records stand."""
@@ -190,6 +195,25 @@ class MergeRecords(Strict):
             for rule in (*self.rules, self.default)
         )
         return self.model_copy(update={"rules": tuple(rules), "default": default})
+
+    @property
+    def decisions(self) -> Decisions:
+        """What people decided about earlier merges."""
+        return self._decisions
+
+    def decided(self, decisions: Decisions) -> Self:
+        """Return this integrator following these decisions, and no others."""
+        other = self.model_copy()
+        other._decisions = decisions  # noqa: SLF001 -- of a copy of its own
+        return other
+
+    def placed(self, folder: Path) -> Self:
+        """Return this integrator following the decisions in its file, if it names one.
+
+        Raises:
+            JobError: If the file can't be read, or holds something else.
+        """
+        return self if self.aliases is None else self.decided(load_decisions(folder / self.aliases))
 
     def _groups(self, outcomes: Sequence[Outcome]) -> list[tuple[bool, list[Part]]]:
         """Return the parts of all answers: those of one identity together, and each of the others alone."""
