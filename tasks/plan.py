@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from prefect.results import ResultStore
 
     from prefect_dispatch.executors.base import Executor
-    from prefect_dispatch.models import Answer, Brief, Item, Limits
+    from prefect_dispatch.models import Answer, Limits
 
 SAMPLE = 200
 """How many prompts are counted at most; more are projected from these, spread evenly."""
