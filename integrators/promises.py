@@ -62,27 +62,27 @@ def _record(root: Schema, records: str, brief: Brief) -> list[Schema]:
         if hint := _missing(here, records, root):
             raise JobError(f"Path {records!r} ('records') is not in the schema of brief {brief.name!r}; {hint}")
         for name in records.split("."):
-            here = _property(here, name, root)
-    items = [part["items"] for part in _branches(here, root) if isinstance(part.get("items"), dict)]
+            here = inside(here, name, root)
+    items = [part["items"] for part in branches(here, root) if isinstance(part.get("items"), dict)]
     return items or here
 
 
 def _missing(schemas: list[Schema], field: str, root: Schema) -> str | None:
     """Return a hint on the first unknown name in a dotted path, or None if all may exist."""
     for name in field.split("."):
-        known = [key for part in _branches(schemas, root) for key in part.get("properties", {})]
+        known = [key for part in branches(schemas, root) for key in part.get("properties", {})]
         if known and name not in known:
             return nearest(name, known)
-        schemas = _property(schemas, name, root)
+        schemas = inside(schemas, name, root)
     return None
 
 
-def _property(schemas: list[Schema], name: str, root: Schema) -> list[Schema]:
-    found = [part["properties"][name] for part in _branches(schemas, root) if name in part.get("properties", {})]
+def inside(schemas: list[Schema], name: str, root: Schema) -> list[Schema]:
+    found = [part["properties"][name] for part in branches(schemas, root) if name in part.get("properties", {})]
     return [schema for schema in found if isinstance(schema, dict)]
 
 
-def _branches(schemas: Iterable[Schema], root: Schema) -> Iterator[Schema]:
+def branches(schemas: Iterable[Schema], root: Schema) -> Iterator[Schema]:
     """Yield schemas and what they refer to or combine, each once."""
     todo, seen = list(schemas), set[int]()
     while todo:
