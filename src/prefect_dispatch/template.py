@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models import Item
 
 _NAME = r"[A-Za-z_][\w-]*(?:\.[\w-]+)*"
+_BRACES = re.compile(rf"\{{({_NAME})\}}")
 _PLACEHOLDER = re.compile(rf"\{{\{{(?P<literal>{_NAME})\}}\}}|\{{(?P<name>{_NAME})\}}")
 
 
@@ -32,6 +33,16 @@ def placeholders(text: str) -> list[str]:
         ['title', 'meta.year']
     """
     return [match["name"] for match in _PLACEHOLDER.finditer(text) if match["name"]]
+
+
+def literal(text: str) -> str:
+    """Return a text that `render` gives back as it stands: what looks like a field in it is none.
+
+    Example:
+        >>> literal("Answer {name} or {'a': 1}.")
+        "Answer {{name}} or {'a': 1}."
+    """
+    return _BRACES.sub(r"{{\1}}", text)
 
 
 def render(text: str, item: Item, quote: Callable[[str], str] = str) -> str:
