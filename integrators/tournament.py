@@ -1,0 +1,220 @@
+"""Variants that were kept apart until now are compared: by a judge, by a function, or by what visitors did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PrivateAttr,
+    StringConstraints,
+    field_serializer,
+    model_validator,
+)
+
+from prefect_dispatch.checks import FunctionReference
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.kinds import AnyExecutor
+from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.integrators.contest_rules import judged_rules, metric_rules, results_rules
+from prefect_dispatch.integrators.contests import contests
+from prefect_dispatch.integrators.judged import judged
+from prefect_dispatch.integrators.matches import recorded
+from prefect_dispatch.integrators.measures import Conversions, converted, measured, read_results, strangers
+from prefect_dispatch.integrators.ranking import require_library
+from prefect_dispatch.integrators.rounds import pairs, played
+from prefect_dispatch.integrators.standings import merged
+from prefect_dispatch.references import refer
+from prefect_dispatch.strict import Strict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from typing_extensions import Self
+
+    from prefect_dispatch.integrators.base import Asker
+    from prefect_dispatch.integrators.matches import Match
+    from prefect_dispatch.ledger import Merge
+    from prefect_dispatch.models import Brief, Item, Outcome
+
+WAYS = ("criterion", "metric", "results")
+
+
+class Tournament(Strict):
+    """Ranks variants: by a judge who compares pairs, by a function, or by the results of an experiment.
+
+    **Who competes.** Several briefs are rivals on each item: every item is a contest of its own. With
+    a single brief, its items are the rivals, in one contest. Equal answers compete as one.
+
+    **Judge** (`criterion`). Each pair is judged twice, in both orders, so that a judge who favours a
+    place decides nothing: a variant wins a match if it is preferred in one order, and in the other
+    too, or neither is. Anything else is a tie, half a win for each. Bradley and Terry's model makes
+    strengths of the matches (see `ranking`). A match that isn't judged in both orders doesn't count.
+
+    **Function** (`metric`). Takes a variant's value and its item's key; returns a number. More is better.
+
+    **Experiment** (`results`). A table with a row for each variant under the key that the table
+    `ab-test` of an earlier run gave it: how many were shown it, and how many of them converted.
+
+    **Value.** `{"ranking": […], "unranked": […], "gaps": […]}`: contests in the order of the items, the
+    best first; `rank`, `score` (the chance to win against a variant of average strength; what the
+    function returned; the rate of conversion), its interval from `low` to `high`, and counts.
+
+    Example:
+        >>> from prefect_dispatch.models import Outcome
+        >>> said = [
+        ...     Outcome(brief=name, item="mug", status="succeeded", value=text)
+        ...     for name, text in (("bold", "Wake up!"), ("calm", "Morning, slowly."))
+        ... ]
+        >>> merge = Tournament(metric=lambda text, key: -len(text)).merge_asking([], said, ask=None)
+        >>> [(row["rank"], row["brief"], row["score"]) for row in merge.value["ranking"]]
+        [(1, 'bold', -8.0), (2, 'calm', -16.0)]
+    """
+
+    model_config = ConfigDict(title="Tournament")
+
+    kind: Literal["tournament"] = "tournament"
+    """Tells the integrators apart."""
+    criterion: Annotated[str, StringConstraints(strip_whitespace=True)] = ""
+    """What makes one variant better than another, for a judge who compares them in pairs."""
+    judge: AnyExecutor | None = None
+    """Who judges. None: the job's executor."""
+    matches: Annotated[int, Field(title="Number", ge=1)] | None = Field(default=None, title="Most matches")
+    """How many pairs of a contest are judged at most. None: all of up to 25 variants, then 12 for each variant."""
+    metric: Annotated[FunctionReference, Field(title="Function")] | None = None
+    """Instead of a judge: `module:name` of a function of a variant and its item's key that returns a number."""
+    results: str = ""
+    """Instead of a judge: a CSV, JSON Lines or Parquet file with the results of an experiment."""
+    results_key: str = Field(default="key", min_length=1)
+    """The column of the results with the key of a variant, as the table `ab-test` has it."""
+    results_trials: str = Field(default="trials", min_length=1)
+    """The column with how many were shown the variant."""
+    results_conversions: str = Field(default="conversions", min_length=1)
+    """The column with how many of them did what was hoped for."""
+
+    _rivals: int = PrivateAttr(default=0)
+    _inputs: dict[str, JsonValue] = PrivateAttr(default_factory=dict)
+    _found: dict[str, Conversions] | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        ways = [name for name in WAYS if getattr(self, name)]
+        if len(ways) != 1:
+            has = " and ".join(map(repr, ways)) + " are given" if ways else "nothing says what makes a variant better"
+            raise ValueError(f"{has}; give one of 'criterion' (for a judge), 'metric' (a function), 'results' (a file)")
+        if ways != ["criterion"] and (self.judge is not None or self.matches is not None):
+            name = "matches" if self.judge is None else "judge"
+            raise ValueError(f"{name!r} is for a judge, but {ways[0]!r} ranks without one; remove one of them")
+        return self
+
+    @field_serializer("judge")
+    def _named(self, judge: object) -> JsonValue:
+        described: dict[str, JsonValue] = judge.model_dump(mode="json") if isinstance(judge, BaseModel) else {}
+        return described or (type(judge).__name__ if judge is not None else None)
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The `module:name` that stands for a function of the user's and isn't loaded yet, if there is one."""
+        return (self.metric,) if isinstance(self.metric, str) else ()
+
+    def resolved(self, load: Callable[[str], Any]) -> Tournament:
+        """Return this integrator with the metric's `module:name` replaced by what `load` returns for it.
+
+        Raises:
+            JobError: If that is no function.
+        """
+        if not self.references:
+            return self
+        found = load(self.references[0])
+        if not callable(found):
+            raise JobError(f"The metric {self.metric!r} is no function but {type(found).__name__}.")
+        return self.model_copy(update={"metric": found})
+
+    def placed(self, folder: Path) -> Tournament:
+        """Return this integrator with the results read, and a local judge looked up, from a folder.
+
+        Raises:
+            JobError: If the results can't be read, or hold counts that can't be.
+        """
+        judge = self.judge.placed(folder) if isinstance(self.judge, LLM) else self.judge
+        copy = self.model_copy(update={"judge": judge})
+        if self.results:
+            columns = (self.results_key, self.results_trials, self.results_conversions)
+            copy._found = read_results(self.results, folder, *columns)  # noqa: SLF001 -- of its own copy
+        return copy
+
+    def seeing(self, briefs: Sequence[Brief], items: Sequence[Item]) -> Tournament:
+        """Return this integrator with the items, which the judge gets to see where briefs are rivals.
+
+        Raises:
+            JobError: If there are fewer than two variants, or too few matches to compare all of them.
+        """
+        rivals = len(briefs) if len(briefs) > 1 else len(items)
+        if rivals < 2:  # noqa: PLR2004 -- it takes two
+            raise JobError("One brief and one item make one variant; a tournament needs several of either.")
+        if self.matches is not None and self.matches < rivals - 1:
+            raise JobError(
+                f"'matches' is {self.matches}, which can't connect {rivals} variants; it takes {rivals - 1} at least."
+            )
+        copy = self.model_copy()
+        inputs = {item.key: item.value for item in items} if len(briefs) > 1 else {}
+        copy._rivals, copy._inputs = rivals, inputs  # noqa: SLF001 -- of its own copy
+        return copy
+
+    def expected_questions(self, work: int) -> int:
+        """Return how many questions it puts at most, given that many (brief, item)."""
+        rivals = self._rivals or work
+        return 2 * pairs(rivals, self.matches) * (work // rivals) if self.criterion else 0
+
+    def preflight(self, briefs: Sequence[Brief]) -> None:  # noqa: ARG002 -- the signature of every check
+        """Check that the libraries are there.
+
+        Raises:
+            JobError: If they aren't.
+        """
+        if not self.metric:
+            require_library()
+
+    def merge_asking(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker) -> Merge:  # noqa: ARG002 -- the signature of every asking integrator
+        """Return the ranking; nobody is asked unless there is a criterion.
+
+        Raises:
+            DispatchError: If there were matches, and none could be judged.
+        """
+        if not self.criterion:
+            return self._measured(outcomes)
+        matches = played(
+            contests(outcomes), self.criterion, ask, judge=self.judge, most=self.matches, inputs=self._inputs
+        )
+        return self._judged(outcomes, matches)
+
+    def recomputed(self, merge: Merge, outcomes: Sequence[Outcome]) -> Merge:
+        """Return the merge that follows from the outcomes, and from the matches that a merge has as evidence.
+
+        Raises:
+            LookupError, ValueError: If that evidence isn't there, or isn't of these outcomes.
+        """
+        return self._judged(outcomes, recorded(merge)) if self.criterion else self._measured(outcomes)
+
+    def _judged(self, outcomes: Sequence[Outcome], matches: Sequence[Match]) -> Merge:
+        return judged(outcomes, contests(outcomes), matches, judged_rules(self.criterion, self.matches))
+
+    def _measured(self, outcomes: Sequence[Outcome]) -> Merge:
+        rivals = contests(outcomes)
+        if self.metric:
+            merge = merged(outcomes, [measured(contest, self.metric) for contest in rivals], "metric")
+            return merge.model_copy(update={"rules": metric_rules(refer(self.metric))})
+        found = self._found if self._found is not None else self.placed(Path())._found or {}  # noqa: SLF001 -- its own copy
+        merge = merged(outcomes, [converted(contest, found) for contest in rivals], "results")
+        more = (
+            [f"The results have rows for no variant here: {', '.join(strange)}."]
+            if (strange := strangers(rivals, found))
+            else []
+        )
+        return merge.model_copy(
+            update={"rules": results_rules(Path(self.results).name), "shortfalls": (*merge.shortfalls, *more)}
+        )
