@@ -11,11 +11,12 @@ from pydantic.json_schema import SkipJsonSchema
 from prefect_dispatch.form import Tabs
 from prefect_dispatch.integrators.base import AskingIntegrator, Integrator
 from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.integrators.consensus import Consensus
 from prefect_dispatch.integrators.merge_records import MergeRecords
 
 
 def _source(value: object) -> str:
-    data = isinstance(value, (Mapping, Collate, MergeRecords))
+    data = isinstance(value, (Mapping, Collate, Consensus, MergeRecords))
     return "built-in" if data else "own"
 
 
@@ -26,7 +27,7 @@ def _is_integrator(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps 
     raise ValueError(msg)
 
 
-AnyIntegrator = Annotated[Collate | MergeRecords, Field(discriminator="kind")]
+AnyIntegrator = Annotated[Collate | Consensus | MergeRecords, Field(discriminator="kind")]
 """A built-in integrator; `kind` tells which."""
 
 PluggableIntegrator = Annotated[

@@ -213,6 +213,10 @@ def _uncovered(merge: Merge, rows: Mapping[str, FieldRow], told: list[JsonValue]
     """
     if merge.value in (None, [], {}):
         return
+    answered: dict[str, list[dict[str, JsonValue]]] = defaultdict(list)
+    for path, row in rows.items():
+        start, around, _ = (path + "/").partition("/value/")
+        answered[start if around else ""] += [{"brief": ref.brief, "item": ref.item} for ref in row.sources]
     todo: list[tuple[str, JsonValue]] = [("", merge.value)]
     while todo:
         path, value = todo.pop()
@@ -224,11 +228,10 @@ def _uncovered(merge: Merge, rows: Mapping[str, FieldRow], told: list[JsonValue]
             todo.extend((path + pointer(at), part) for at, part in enumerate(value))
         else:
             entry = cast("dict[str, JsonValue]", value)
-            beside = rows.get(path + "/value")
-            named = [{"brief": ref.brief, "item": ref.item} for ref in beside.sources] if beside else []
-            # Beside an answer, the names of the outcome that it comes from need no row of their own.
-            cited = {"brief": entry.get("brief"), "item": entry.get("item")} in named
-            names = [name for name in entry if not (cited and name in ("brief", "item"))]
+            # Beside an answer, the names of the outcome, or of the item, that it comes from need no row of their own.
+            named = {key: entry[key] for key in ("brief", "item") if key in entry}
+            cited = any({**each, **named} == each for each in answered.get(path, ()))
+            names = [name for name in entry if not (cited and name in named)]
             todo.extend((path + pointer(name), entry[name]) for name in names)
 
 

@@ -48,6 +48,7 @@ PUBLIC = [
     "Ask",
     "Brief",
     "Collate",
+    "Consensus",
     "Executor",
     "Integrator",
     "Item",

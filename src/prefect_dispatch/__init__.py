@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.flows.prepare import plan
     from prefect_dispatch.integrators.base import Integrator
     from prefect_dispatch.integrators.collate import Collate
+    from prefect_dispatch.integrators.consensus import Consensus
     from prefect_dispatch.integrators.merge_records import MergeRecords
     from prefect_dispatch.ledger import Merge
     from prefect_dispatch.models import Answer, Brief, Item, Limits, Outcome, Usage
@@ -28,6 +29,7 @@ _HOMES = {
     "Ask": "executors.base",
     "Brief": "models",
     "Collate": "integrators.collate",
+    "Consensus": "integrators.consensus",
     "Executor": "executors.base",
     "Integrator": "integrators.base",
     "Item": "models",
@@ -51,6 +53,7 @@ __all__ = [
     "Ask",
     "Brief",
     "Collate",
+    "Consensus",
     "Executor",
     "Integrator",
     "Item",
