@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.models import Item
-from prefect_dispatch.template import lookup, placeholders, render
+from prefect_dispatch.template import literal, lookup, placeholders, render
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -92,3 +92,9 @@ def test_no_text_breaks_the_reading(text: str, value: JsonValue) -> None:
             render(text, item)
     else:
         render(text, item)
+
+
+@given(st.text(alphabet="{}ab. _-", max_size=30))
+def test_a_literal_text_renders_to_itself(text: str) -> None:
+    """Whatever braces are in a text that isn't a template, they come out as they are."""
+    assert render(literal(text), ITEM) == text
