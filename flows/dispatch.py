@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -14,28 +15,29 @@ from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefe
 from prefect_dispatch.flows.exclusive import exclusive
 from prefect_dispatch.flows.files import ready_folder, write_files
 from prefect_dispatch.flows.parameters import DataFlow
-from prefect_dispatch.flows.prepare import prepare
+from prefect_dispatch.flows.pause import gather
+from prefect_dispatch.flows.prepare import planned, prepare
 from prefect_dispatch.flows.publish import LiveProgress, publish
+from prefect_dispatch.flows.review import decisions_file, require_review, reviewed
 from prefect_dispatch.flows.settle import Clock, settle
 from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.models import Brief, Limits
 from prefect_dispatch.report import Report  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.tasks.fan_out import FanOut
-from prefect_dispatch.tasks.plan import estimate
-from prefect_dispatch.tasks.run_brief import answer_store
 from prefect_dispatch.tasks.store import ReportSerializer
 
 Items = Annotated[Any, GetPydanticSchema(lambda _, handler: handler(ItemsInput))]
 """A source in any of its forms: for a type checker whatever becomes one, futures of tasks included."""
 
 
-def _dispatch(  # noqa: PLR0917 -- the parameters are the job
+def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     briefs: list[Brief],
     items: Items,
     executor: AnyExecutor | None = None,
     integrator: PluggableIntegrator | None = None,
     limits: Limits = Limits(),  # noqa: B008 -- frozen
+    review: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
     folder: str = ".",
     out: Annotated[str, Field(title="Folder")] | None = None,
     limit: Annotated[int, Field(title="Number", ge=1)] | None = None,
@@ -54,6 +56,7 @@ def _dispatch(  # noqa: PLR0917 -- the parameters are the job
         executor: Who is asked. None: the model named in the settings, else the local one.
         integrator: How the answers are merged. None: they are collated, in the order of the items.
         limits: How the run is bounded.
+        review: Pause before publishing, and let people decide on open pairs and conflicts in Prefect's UI.
         folder: The folder that relative paths and your own code are looked up in.
         out: A folder for report.json, report.md and outcomes.jsonl. None: no files are written.
         limit: Take only the first so many items. None: all of them.
@@ -66,11 +69,17 @@ def _dispatch(  # noqa: PLR0917 -- the parameters are the job
         JobError: If the job is unusable; nothing was spent.
         DispatchFailed: If the run failed; `.report` says how each item ended.
     """
-    clock, log = Clock(), get_run_logger()
-    job = prepare(briefs, items, executor, integrator, limits, folder=Path(folder).resolve(), limit=limit)
+    clock, log, place = Clock(), get_run_logger(), Path(folder).resolve()
+    decisions = require_review(integrator, place) if review else decisions_file(integrator, place)
+    if decisions is not None:
+        gather(decisions)
+    job = prepare(briefs, items, executor, integrator, limits, folder=place, limit=limit)
     files = None if out is None else ready_folder(Path(folder, out))
-    planned = estimate(job.work, job.executor, limits, answer_store(), refresh=refresh)
-    log.info("%s %d of %d stored.", planned.advice, planned.stored, planned.work)
+    expected = planned(job, refresh=refresh)
+    log.info(
+        "%s",
+        " ".join(filter(None, [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator])),
+    )
     fan_out = FanOut(
         job.work,
         job.executor,
@@ -81,7 +90,10 @@ def _dispatch(  # noqa: PLR0917 -- the parameters are the job
     )
     with exclusive(job.resources):
         outcomes = fan_out.run()
-    report = settle(job, outcomes, stopped=fan_out.stopped, planned=planned, clock=clock, refresh=refresh)
+    settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh)
+    report = settled(job, outcomes)
+    if review and decisions is not None:
+        report = reviewed(job, report, decisions, lambda changed, known: settled(changed, outcomes, known=known))
     for gap in report.gaps:
         log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
     if files is not None:

@@ -56,7 +56,7 @@ def write_files(report: Report, folder: Path) -> list[Path]:
         (folder / name).unlink(missing_ok=True)
     texts["report.json"] = [report.model_dump_json(indent=2) + "\n"]
     for name, parts in texts.items():
-        _write(folder / name, parts)
+        write(folder / name, parts)
     return [folder / name for name in reversed(texts)]
 
 
@@ -74,7 +74,8 @@ def _lines(outcomes: Iterable[Outcome]) -> Iterable[str]:
     return (outcome.model_dump_json() + "\n" for outcome in outcomes)
 
 
-def _write(path: Path, parts: Iterable[str]) -> None:
+def write(path: Path, parts: Iterable[str]) -> None:
+    """Write a file whole or not at all."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -16,7 +16,7 @@ from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Collection, Hashable, Mapping, Sequence
     from pathlib import Path
 
 
@@ -39,10 +39,12 @@ class Job(Strict):
     """How the answers are merged."""
     limits: Limits = Limits()
     """How the run is bounded."""
+    review: bool = False
+    """Whether the run pauses for people to decide on open pairs and conflicts, in Prefect's UI."""
 
-    def parameters(self) -> dict[str, Any]:
-        """Return the parameters of the flow, as objects."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name != "flow"}
+    def parameters(self, *, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """Return the parameters of the flow, as objects, all but some."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in {"flow", *exclude}}
 
 
 class _Loader(yaml.SafeLoader):

@@ -10,6 +10,8 @@ from prefect_dispatch.binding import bind
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.flows.review import require_deciding
+from prefect_dispatch.integrators.base import AskingIntegrator, Expecting
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.readiness import ready
 from prefect_dispatch.models import Limits
@@ -94,6 +96,7 @@ def plan(
     limits: Limits | None = None,
     folder: str | Path = ".",
     limit: int | None = None,
+    review: bool = False,
     refresh: bool = False,
 ) -> Plan:
     """Return what a job will take; nothing is asked.
@@ -106,10 +109,25 @@ def plan(
         limits: How the run would be bounded.
         folder: Where relative paths and the user's own code are looked up.
         limit: Take the first so many items only.
+        review: Whether the run would pause for people to decide.
         refresh: Whether stored answers are to be ignored.
 
     Raises:
         JobError: If the job is unusable; the message says what to change.
     """
+    if review:
+        require_deciding(integrator)
     ready = prepare(briefs, items, executor, integrator, limits, folder=Path(folder).resolve(), limit=limit)
-    return estimate(ready.work, ready.executor, ready.limits, answer_store(), refresh=refresh)
+    return planned(ready, refresh=refresh)
+
+
+def planned(job: Prepared, *, refresh: bool) -> Plan:
+    """Return the plan of a job that is ready, its integrator's share named."""
+    work = estimate(job.work, job.executor, job.limits, answer_store(), refresh=refresh)
+    return work.model_copy(update={"integrator": _asks(job.integrator, len(job.work))})
+
+
+def _asks(integrator: AnyMerger, work: int) -> str:
+    if isinstance(integrator, Expecting):
+        return f"The integrator asks as well, about {integrator.expected_questions(work)} times; not counted here."
+    return "The integrator asks as well; its share is not counted." if isinstance(integrator, AskingIntegrator) else ""

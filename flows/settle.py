@@ -51,6 +51,7 @@ def settle(
     planned: Plan,
     clock: Clock,
     refresh: bool = False,
+    known: Sequence[Outcome] = (),
 ) -> Report:
     """Return the report of a run.
 
@@ -61,9 +62,10 @@ def settle(
         planned: What was planned.
         clock: When it started.
         refresh: Whether the integrator's own questions are asked even where an answer is stored.
+        known: What came of the integrator's own questions so far.
     """
     ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
-    merge, violations, broken = _merge(job, ordered, refresh=refresh)
+    merge, violations, broken = _merge(job, ordered, refresh=refresh, known=known)
     status, message = _verdict(
         ordered, job.limits.min_success, stopped=stopped, broken=broken, shortfalls=merge.shortfalls
     )
@@ -93,8 +95,19 @@ def settle(
     )
 
 
+def fallen_short(report: Report, shortfall: str) -> Report:
+    """Return a report that tells of one more thing that could not be done."""
+    return report.model_copy(
+        update={
+            "status": "gaps" if report.status == "complete" else report.status,
+            "message": f"{report.message} {shortfall}",
+            "shortfalls": (*report.shortfalls, shortfall),
+        }
+    )
+
+
 def _merge(
-    job: Prepared, outcomes: Sequence[Outcome], *, refresh: bool
+    job: Prepared, outcomes: Sequence[Outcome], *, refresh: bool, known: Sequence[Outcome]
 ) -> tuple[Merge, tuple[Violation, ...], str | None]:
     """Return the merge, what the audit found, and why there is no merged value, if there is none."""
     rows = tuple(row for outcome in outcomes if (row := unanswered(outcome)))
@@ -109,6 +122,7 @@ def _merge(
             job.executor,
             job.limits,
             refresh=refresh,
+            known=as_is(known),
         )
         return merged, (), None  # noqa: TRY300 -- what is returned where nothing is raised
     except AuditError as error:

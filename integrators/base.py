@@ -122,6 +122,30 @@ class Deciding(Protocol):
         ...
 
 
+@runtime_checkable
+class Identifying(Protocol):
+    """An integrator whose value has a list of records that are told apart by some of their fields."""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The dotted paths of those fields."""
+        ...
+
+    @property
+    def entries(self) -> str:
+        """Where, in the merged value, the list stands."""
+        ...
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """An integrator that asks agents itself and can say beforehand how often."""
+
+    def expected_questions(self, work: int) -> int:
+        """Return how many questions it is likely to put, given that many (brief, item)."""
+        ...
+
+
 def unanswered(outcome: Outcome) -> LedgerRow | None:
     """Return the ledger row of an outcome that failed or was skipped, or None if it succeeded."""
     if outcome.status == "succeeded":

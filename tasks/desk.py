@@ -27,12 +27,14 @@ class Desk:
         asked: What came of each question so far; a question that was put twice stands here once.
     """
 
-    def __init__(self, executor: Executor, limits: Limits, *, refresh: bool = False) -> None:
-        """Keep who is asked, how the asking is bounded, and whether stored answers are passed over."""
+    def __init__(
+        self, executor: Executor, limits: Limits, *, refresh: bool = False, known: Sequence[Outcome] = ()
+    ) -> None:
+        """Keep who is asked, how the asking is bounded, whether stored answers are passed over, and what is known."""
         self._executor = executor
         self._limits = limits
         self._refresh = refresh
-        self._answers: dict[tuple[str, Ref], Outcome] = {}
+        self._answers = {(outcome.fingerprint, Ref.of(outcome)): outcome for outcome in known}
 
     @property
     def executor(self) -> Executor:

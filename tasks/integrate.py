@@ -34,6 +34,7 @@ def integrate(
     limits: Limits | None = None,
     *,
     refresh: bool = False,
+    known: Sequence[Outcome] = (),
 ) -> Merge:
     """Return the audited merge of the outcomes, in the order of every list.
 
@@ -45,6 +46,7 @@ def integrate(
         executor: Who is asked where the integrator asks and names nobody. None: the model of the settings.
         limits: How the integrator's own questions are bounded.
         refresh: Whether its questions are asked even where an answer is stored.
+        known: What came of its questions in an earlier merge of this run; those are not asked again.
 
     Raises:
         CoverageError: If there isn't exactly one outcome for each (brief, item).
@@ -55,7 +57,7 @@ def integrate(
     if isinstance(integrator, Seeing):
         integrator = integrator.seeing(briefs, items)
     merging, asking = merger(integrator, briefs), isinstance(integrator, AskingIntegrator)
-    desk = Desk(executor or default_executor(), limits or Limits(), refresh=refresh) if asking else None
+    desk = Desk(executor or default_executor(), limits or Limits(), refresh=refresh, known=known) if asking else None
     # A copy: what the audit compares with is what agents said, whatever an integrator does to its input.
     given = [outcome.model_copy(deep=True) for outcome in outcomes]
     try:

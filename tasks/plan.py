@@ -59,6 +59,8 @@ class Plan(Strict):
     """What to do."""
     advice: str
     """The same in a sentence."""
+    integrator: str = ""
+    """What the integrator asks as well, in a sentence; empty where it asks nobody."""
 
 
 def estimate(

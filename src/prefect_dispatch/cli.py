@@ -110,11 +110,14 @@ def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.flows.dispatch import dispatch  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.files import ready_folder  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.prepare import prepare  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.review import require_review  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.terminal import shown_progress, summary  # noqa: PLC0415 -- imports rich
 
     job, folder = _loaded(arguments), arguments.job.resolve().parent
     # Refused here, a wrong job needs no server and leaves no run behind.
-    ready = prepare(**job.parameters(), folder=folder, limit=arguments.limit)
+    if job.review:
+        require_review(job.integrator, folder)
+    ready = prepare(**job.parameters(exclude={"review"}), folder=folder, limit=arguments.limit)
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
     out = None if arguments.out is None else str(ready_folder(arguments.out.resolve()))
     with shown_progress():

@@ -15,7 +15,7 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pydantic import JsonValue
 
@@ -57,6 +57,11 @@ def shown(value: JsonValue) -> str:
     if isinstance(value, str):
         return value
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def refs(names: Iterable[object]) -> str:
+    """Return names, such as those of outcomes, as one text."""
+    return ", ".join(map(str, names))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], most: int = MAX_ROWS) -> str:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from glob import escape
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, StringConstraints, WithJsonSchema
+from pydantic.json_schema import SkipJsonSchema
 
 from prefect_dispatch.checks import Check, Function, MustMention, source_digest
-from prefect_dispatch.outputs import Output, normalise_output, show_output
+from prefect_dispatch.outputs import Output, has_validators, normalise_output, show_output
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Kept, Strict
 from prefect_dispatch.template import render
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+OutputForm = Annotated[
+    Output,
+    BeforeValidator(normalise_output),
+    PlainSerializer(show_output, return_type=str),
+    WithJsonSchema({"type": "string", "format": "json-string", "default": "text"}),
+]
+"""The form of an answer, however it is written down."""
 
 
 class Item(Strict):
@@ -52,12 +60,7 @@ class Brief(Strict):
     """The work itself."""
     constraints: tuple[Text, ...] = ()
     """Rules that the answer must keep, one each."""
-    output: Annotated[
-        Output,
-        BeforeValidator(normalise_output),
-        PlainSerializer(show_output, return_type=str),
-        WithJsonSchema({"type": "string", "format": "json-string", "default": "text"}),
-    ] = "text"
+    output: OutputForm = "text"
     """The form of the answer: `text`, a JSON Schema, or `module:Name` of a pydantic model."""
     checks: tuple[Check, ...] = ()
     """What an answer must satisfy beyond its schema."""
@@ -69,6 +72,12 @@ class Brief(Strict):
     """Globs of the files that the agent writes."""
     resources: tuple[Text, ...] = ()
     """Names of things that only one agent may use at a time: a port, a database, a device."""
+    samples: int = Field(default=1, ge=1, le=100)
+    """How many answers of its own each item gets, for a `consensus`: as from briefs `name-1`, `name-2` and so on."""
+    model: str = ""
+    """Who is asked in place of the executor's model (and its fallbacks); for language models only."""
+    sample: SkipJsonSchema[int] = Field(default=0, ge=0, le=100)
+    """Which of several samples this is; set where a job is prepared, 0 before that and for a single one."""
 
     def rendered(self, item: Item) -> Brief:
         """Return the brief as it reads for one item: placeholders filled in.
@@ -100,12 +109,13 @@ class Brief(Strict):
             "instructions": said.instructions,
             "constraints": list(said.constraints),
             "output": show_output(self.output),
-            "validators": source_digest(model) if model and _has_validators(model) else None,
+            "validators": source_digest(model) if model and has_validators(model) else None,
             "checks": [check.model_dump(mode="json") for check in self.checks],
             "terms": [render(term, item) for term in terms],
             "functions": list(own),
             "key": item.key if own else None,  # a function sees it
             "writes": list(said.writes),  # an effect on files is not shared between equal items
+            **({"sample": self.sample} if self.sample > 1 else {}),  # the first is the answer of a single one
         }
 
     @property
@@ -113,13 +123,6 @@ class Brief(Strict):
         """The `module:name` texts in this brief that stand for code of the user's and aren't loaded yet."""
         found = [self.output, *(check.function for check in self.checks if isinstance(check, Function))]
         return tuple(text for text in found if isinstance(text, str) and REFERENCE.fullmatch(text))
-
-
-def _has_validators(model: type[Any]) -> bool:
-    decorators = model.__pydantic_decorators__
-    return any(
-        (decorators.validators, decorators.field_validators, decorators.model_validators, decorators.root_validators)
-    )
 
 
 class Usage(Strict):
@@ -240,5 +243,7 @@ class Limits(Strict):
     """Seconds after which one attempt is ended."""
     min_success: float = Field(default=0.0, ge=0, le=1)
     """The share of (brief, item) that must succeed; below it the run fails. None at all always fails."""
+    review_s: float = Field(default=3600.0, gt=0, le=2_592_000, title="Time for a review in seconds")
+    """Seconds that a run with a review waits for decisions; after that it goes on without them, and says so."""
     on_dependence: Literal["refuse", "serialize"] = Field(default="refuse")
     """What happens to work that isn't independent: the job is refused, or that work runs one after another."""

@@ -41,3 +41,6 @@ Listener = Callable[[Progress], None]
 
 listener: ContextVar[Listener | None] = ContextVar("prefect-dispatch-progress", default=None)
 """Set it before a flow is called, and it is told of every outcome."""
+
+announce: ContextVar[Callable[[str], None] | None] = ContextVar("prefect-dispatch-announce", default=None)
+"""Set it before a flow is called, and it is told, in a sentence, what the run waits for."""

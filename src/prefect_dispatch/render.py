@@ -10,11 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from prefect_dispatch.inert import CUT, MAX_ROWS, cell, code, columns, fenced, paragraph, plain, prose, shown, table
+from prefect_dispatch.inert import (
+    CUT,
+    MAX_ROWS,
+    cell,
+    code,
+    columns,
+    fenced,
+    paragraph,
+    plain,
+    prose,
+    refs,
+    shown,
+    table,
+)
 from prefect_dispatch.ledger import Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -71,11 +84,6 @@ def outcome_rows(report: Report) -> list[dict[str, Any]]:
         }
         for outcome in ordered[:MAX_ROWS]
     ]
-
-
-def refs(names: Iterable[Ref]) -> str:
-    """Return the names of outcomes as one text."""
-    return ", ".join(map(str, names))
 
 
 def _problems(report: Report) -> Iterator[str]:

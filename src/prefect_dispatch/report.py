@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, JsonValue
 
+from prefect_dispatch.decisions import Decisions
 from prefect_dispatch.ledger import FieldRow, Flag, LedgerRow, Proposal, Table, Violation
 from prefect_dispatch.models import Failure, Outcome, Usage
 from prefect_dispatch.strict import Strict
@@ -97,6 +98,8 @@ class Report(Strict):
     """Figures beside the value."""
     shortfalls: tuple[str, ...] = ()
     """What the integrator could not do, a sentence each."""
+    decided: Decisions = Decisions()
+    """What was decided in this run's review; earlier decisions are in the rules and the fields."""
     usage: Spending = Spending()
     """What the run spent, the integrator's share included."""
     integration: Spending = Spending()

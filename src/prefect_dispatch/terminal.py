@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from prefect_dispatch.inert import plain
-from prefect_dispatch.progress import listener
+from prefect_dispatch.progress import announce, listener
 from prefect_dispatch.render import TITLES
 
 if TYPE_CHECKING:
@@ -31,8 +31,13 @@ LINE_EVERY_S = 5.0
 def shown_progress() -> Generator[None, None, None]:
     """Show the progress of a run on standard error: a bar on a terminal, a line now and then elsewhere."""
     console = Console(stderr=True)
-    with _bar(console) if console.is_terminal else _lines():
-        yield
+    # Printed by the console, a line stands above the bar, which goes on below it.
+    token = announce.set(lambda told: console.print(plain(told), markup=False, highlight=False, soft_wrap=True))
+    try:
+        with _bar(console) if console.is_terminal else _lines():
+            yield
+    finally:
+        announce.reset(token)
 
 
 @contextmanager
@@ -127,7 +132,8 @@ def plan_table(plan: Plan) -> str:
         ("basis", plan.basis),
     )
     width = max(len(name) for name, _ in rows)
-    return "\n".join([*(f"{name:<{width}}  {figure}" for name, figure in rows), plan.advice])
+    lines = [f"{name:<{width}}  {figure}" for name, figure in rows]
+    return "\n".join([*lines, plan.advice, *filter(None, [plan.integrator])])
 
 
 def _so_far(progress: Progress) -> str:

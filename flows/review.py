@@ -1,0 +1,124 @@
+"""The human gate: a run pauses before it publishes, people decide, and it is merged again by what they decided."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, cast
+
+from prefect.settings import PREFECT_API_URL
+
+from prefect_dispatch.decisions import Decisions, load_decisions
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.flows.files import ready_folder
+from prefect_dispatch.flows.pause import ask
+from prefect_dispatch.flows.settle import fallen_short
+from prefect_dispatch.integrators.base import Deciding, Identifying
+from prefect_dispatch.integrators.values import content, find, get, normal, pointer, silent
+from prefect_dispatch.matters import form
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from prefect_dispatch.decisions import Identity
+    from prefect_dispatch.flows.prepare import Prepared
+    from prefect_dispatch.integrators.base import AnyMerger
+    from prefect_dispatch.ledger import FieldRow
+    from prefect_dispatch.matters import Locate
+    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.report import Report
+
+
+def decisions_file(integrator: AnyMerger | None, folder: Path) -> Path | None:
+    """Return the file that holds an integrator's decisions, or None if it follows none."""
+    return folder / integrator.aliases if isinstance(integrator, Deciding) and integrator.aliases else None
+
+
+def require_deciding(integrator: AnyMerger | None) -> None:
+    """Check that an integrator can follow what a review decides.
+
+    Raises:
+        JobError: If it can't, or names no file that later runs would find the decisions in.
+    """
+    if not isinstance(integrator, Deciding):
+        name = type(integrator).__name__ if integrator else "Collate"
+        raise JobError(f"review: {name} leaves nothing to decide; merge by merge_records, or without review.")
+    if not integrator.aliases:
+        raise JobError(
+            "review: decisions need a file that later runs find them in; name one, such as "
+            "integrator.aliases: decisions.yaml."
+        )
+
+
+def require_review(integrator: AnyMerger | None, folder: Path) -> Path:
+    """Return the file that decisions go to, with everything in place that a review needs.
+
+    Raises:
+        JobError: If the integrator follows no decisions, its file can't be written, or nobody could see the form:
+            the server that a run starts for itself is gone with the run.
+    """
+    require_deciding(integrator)
+    path = cast("Path", decisions_file(integrator, folder))
+    if not PREFECT_API_URL.value():
+        raise JobError(
+            "review: the form stands in Prefect's UI, and no Prefect server is set. Start one (prefect server start) "
+            f"and set PREFECT_API_URL; or run without review and decide in {path.name!r}: report.md has the lines."
+        )
+    ready_folder(path.parent)
+    return path
+
+
+def reviewed(
+    job: Prepared, report: Report, path: Path, again: Callable[[Prepared, Sequence[Outcome]], Report]
+) -> Report:
+    """Return the report after people have decided, merged again by what they decided.
+
+    Args:
+        job: What was run.
+        report: What came of it.
+        path: The decisions file.
+        again: Merges once more, by a job whose integrator follows the decisions; what was asked before is given to it.
+    """
+    integrator = cast("Deciding", job.integrator)
+    passed: set[str] = set()
+    decided = Decisions()
+    while report.status != "failed" and (asked := form(report, _located(integrator, report), passed)):
+        answer = ask(asked, path, job.limits.review_s)
+        if answer is None:
+            open_now = len(asked.matters) + asked.more
+            report = fallen_short(
+                report, f"Nobody decided within {job.limits.review_s:g} s: {open_now} proposals or conflicts are open."
+            )
+            break
+        if answer == Decisions():
+            break
+        passed |= {matter.name for matter in asked.matters}
+        decided = decided.plus(answer)
+        job = replace(job, integrator=cast("AnyMerger", integrator.decided(load_decisions(path))))
+        report = again(job, report.asked)
+    return report.model_copy(update={"decided": decided})
+
+
+def _located(integrator: AnyMerger, report: Report) -> Locate:
+    """Return what knows the record and the field of a row, where that can be decided on and isn't yet."""
+    decided = {_place(each.record, each.field) for each in cast("Deciding", integrator).decisions.fields}
+
+    def locate(row: FieldRow) -> tuple[Identity, str] | None:
+        if not isinstance(integrator, Identifying) or ":" in row.rule:  # nobody said what a function made
+            return None
+        tokens = [token.replace("~1", "/").replace("~0", "~") for token in row.path.split("/")[1:]]
+        entries, at, *names = [*tokens, "", ""]
+        names = names[:-2]
+        if entries != integrator.entries or not names or any("." in name for name in names):
+            return None
+        record, _ = find(report.value, pointer(entries, at))
+        identity: Identity = {name: get(record, name.split(".")) for name in integrator.identity}
+        field = ".".join(names)
+        unknown = field in identity or any(silent(part) for part in identity.values())
+        return None if unknown or _place(identity, field) in decided else (identity, field)
+
+    return locate
+
+
+def _place(record: Identity, field: str) -> str:
+    return content([normal(record), field])

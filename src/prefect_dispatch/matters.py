@@ -1,0 +1,151 @@
+"""What people are asked to decide about a merge: one drop-down for each open proposal and each conflict.
+
+What stands in a drop-down comes from agents, so an option is known by its number, is cut short,
+and is taken back as one of the options that were offered, never as a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from prefect_dispatch.decisions import Choice, Decisions, Identity
+from prefect_dispatch.fingerprint import digest
+from prefect_dispatch.inert import plain, refs, shown, table
+from prefect_dispatch.strict import Strict
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch.ledger import FieldRow, Proposal
+    from prefect_dispatch.report import Report
+
+MAX_MATTERS = 20
+"""How many are asked at once."""
+MAX_OPTIONS = 20
+"""How many values one of them offers."""
+MAX_LABEL = 80
+
+OPEN = "leave open"
+"""The option that decides nothing: the merge stays as it is, and the next run asks again."""
+
+Locate = Callable[["FieldRow"], tuple[Identity, str] | None]
+"""Returns the record, and the field of it, that a row is about; None where that can't, or need not, be decided on."""
+
+
+class Matter(Strict):
+    """One thing to decide."""
+
+    title: str
+    """The question, in a line."""
+    why: str
+    """What speaks for either side, in a line."""
+    options: dict[str, Decisions]
+    """What each option decides; the first decides nothing."""
+    sides: tuple[str, str]
+    """Both sides, for a table."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in a form: the same for the same question."""
+        decides = {label: decisions.model_dump(mode="json") for label, decisions in self.options.items()}
+        return f"m{digest([self.title, decides])[:16]}"
+
+
+class Form(Strict):
+    """The matters that are asked together."""
+
+    matters: tuple[Matter, ...] = Field(min_length=1)
+    """What is asked."""
+    more: int = 0
+    """How many others are open."""
+
+    @property
+    def name(self) -> str:
+        """What it is called: the same for the same questions."""
+        return digest([matter.name for matter in self.matters])[:16]
+
+    def decided(self, answers: Mapping[str, object]) -> Decisions:
+        """Return what was decided; what is no option that was offered decides nothing."""
+        decisions = Decisions()
+        for matter in self.matters:
+            decisions = decisions.plus(matter.options.get(str(answers.get(matter.name)), Decisions()))
+        return decisions
+
+    def description(self) -> str:
+        """Return what stands above the form, in Markdown."""
+        rows = [(at, matter.title, *matter.sides, matter.why) for at, matter in enumerate(self.matters, 1)]
+        more = f" {self.more} more are open and come after these." if self.more else ""
+        return (
+            f"{len(rows)} to decide.{more} What you decide is kept in the decisions file and used by every later run; "
+            f"what you leave open stays as the rules have it, and is asked again.\n\n"
+            + table(("", "question", "this", "that", "why"), rows)
+        )
+
+
+def form(report: Report, locate: Locate, passed: Collection[str] = ()) -> Form | None:
+    """Return what a report leaves to decide, or None if that is nothing.
+
+    Args:
+        report: The report.
+        locate: Says which conflicts can be decided on.
+        passed: The names of matters that are not to be asked.
+    """
+    found = [_proposal(each) for each in report.proposals]
+    found += [_conflict(row, *place) for row in report.fields if row.losers and (place := locate(row))]
+    matters = [matter for matter in found if matter and matter.name not in passed]
+    return Form(matters=tuple(matters[:MAX_MATTERS]), more=len(matters[MAX_MATTERS:])) if matters else None
+
+
+def _proposal(proposal: Proposal) -> Matter | None:
+    left, right = proposal.left, proposal.right
+    if not isinstance(left, dict) or not isinstance(right, dict):
+        return None  # of an integrator of the user's own: there are no words for it in a decisions file
+    return Matter(
+        title=f"One or two: {_short(_name(left))} | {_short(_name(right))}",
+        why=f"{proposal.score:.3f} alike: {plain(proposal.why)}",
+        options={
+            OPEN: Decisions(),
+            "same": Decisions(same=((left, right),)),
+            "different": Decisions(different=((left, right),)),
+        },
+        sides=(
+            f"{_name(left)} (from {refs(proposal.left_sources)})",
+            f"{_name(right)} (from {refs(proposal.right_sources)})",
+        ),
+    )
+
+
+def _conflict(row: FieldRow, record: Identity, field: str) -> Matter:
+    values: list[tuple[JsonValue, str]] = [(row.winner, f"kept by {row.rule}")]
+    values += [(loser.value, f"from {refs(loser.sources)}") for loser in row.losers]
+    offered = values[:MAX_OPTIONS]
+    return Matter(
+        title=f"{_short(field)} of {_short(_name(record))}",
+        why=f"The rule {row.rule} decided"
+        + (f"; {len(values)} values, {MAX_OPTIONS} of them here." * (offered != values)),
+        options={OPEN: Decisions()}
+        | {
+            f"{at}. {_short(shown(value))} ({_short(who)})": Decisions(
+                fields=(Choice(record=record, field=field, value=value),)
+            )
+            for at, (value, who) in enumerate(offered, 1)
+        },
+        sides=(
+            f"{shown(row.winner)} (from {refs(row.sources)})",
+            "; ".join(f"{shown(value)} ({who})" for value, who in values[1:]),
+        ),
+    )
+
+
+def _name(identity: Identity) -> str:
+    return ", ".join(map(shown, identity.values()))
+
+
+def _short(text: str) -> str:
+    line = " ".join(plain(text).split())
+    return line if len(line) <= MAX_LABEL else f"{line[: MAX_LABEL - 1]}…"
