@@ -85,6 +85,14 @@ def schema_of(output: Output) -> dict[str, Any] | None:
     return None if output == "text" else cast("dict[str, Any]", json.loads(output))
 
 
+def has_validators(model: type[BaseModel]) -> bool:
+    """Return whether a model has validators of its own: code, of which its schema says nothing."""
+    decorators = model.__pydantic_decorators__
+    return any(
+        (decorators.validators, decorators.field_validators, decorators.model_validators, decorators.root_validators)
+    )
+
+
 def problems(output: Output, value: JsonValue) -> tuple[JsonValue, list[str]]:
     r"""Return an answer's value as it is kept, and what is wrong with it.
 
