@@ -68,16 +68,6 @@ def render(text: str, item: Item, quote: Callable[[str], str] = str) -> str:
     return _PLACEHOLDER.sub(replacement, text)
 
 
-def literal(text: str) -> str:
-    """Return what renders to a text, whatever braces are in it.
-
-    Example:
-        >>> literal("Say {this}, not {{that}}.")
-        'Say {{this}}, not {{{that}}}.'
-    """
-    return re.sub(rf"\{{({_NAME})\}}", r"{{\1}}", text)
-
-
 def lookup(item: Item, path: str) -> JsonValue:
     """Return the value of a dotted field of an item.
 
