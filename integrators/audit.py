@@ -20,11 +20,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.integrators.base import Integrator, Restating, gaps
+from prefect_dispatch.integrators.cited import CitedAudit, unruly
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.consensus import Consensus
 from prefect_dispatch.integrators.forms import misshapen
 from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.integrators.recomputing import miscomputed
 from prefect_dispatch.integrators.recount import recount
+from prefect_dispatch.integrators.synthesize import Synthesize
 from prefect_dispatch.integrators.tracing import Trace
 from prefect_dispatch.integrators.values import exact, get
 from prefect_dispatch.ledger import Ref, Violation
@@ -70,15 +73,20 @@ def audit(
         ['conservation at terms/a: it has no ledger row.']
     """
     found = list(_conservation(merge.ledger, outcomes))
-    if traced(merge) or isinstance(integrator, (Collate, Consensus, MergeRecords)):
-        found += Trace(merge, outcomes, integrator).violations()
+    written = CitedAudit(merge, outcomes)
+    found += written.violations
+    if traced(merge) or isinstance(integrator, (Collate, Consensus, MergeRecords, Synthesize)):
+        found += written.unexplained(Trace(written.merge, outcomes, integrator).violations())
         found += misshapen(merge, outcomes, briefs, integrator)
     if isinstance(integrator, (Collate, Consensus, MergeRecords)) and get(merge.value, ["gaps"]) != gaps(outcomes):
         found.append(_unkept("/gaps", "the value's gaps are not the outcomes without an answer."))
+    if isinstance(integrator, Synthesize):
+        found += unruly(merge)
     if isinstance(integrator, Collate):
         found += _uncollated(merge, outcomes)
     if isinstance(integrator, Consensus):
         found += recount(merge, outcomes, integrator)
+    found += miscomputed(merge, outcomes, integrator)
     if again is None and isinstance(integrator, Integrator):
         again = partial(integrator.merge, briefs)
     if again is not None:

@@ -13,10 +13,12 @@ from prefect_dispatch.integrators.base import AskingIntegrator, Integrator
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.consensus import Consensus
 from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.integrators.synthesize import Synthesize
+from prefect_dispatch.integrators.tournament import Tournament
 
 
 def _source(value: object) -> str:
-    data = isinstance(value, (Mapping, Collate, Consensus, MergeRecords))
+    data = isinstance(value, (Mapping, Collate, Consensus, MergeRecords, Synthesize, Tournament))
     return "built-in" if data else "own"
 
 
@@ -27,7 +29,7 @@ def _is_integrator(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps 
     raise ValueError(msg)
 
 
-AnyIntegrator = Annotated[Collate | Consensus | MergeRecords, Field(discriminator="kind")]
+AnyIntegrator = Annotated[Collate | Consensus | MergeRecords | Synthesize | Tournament, Field(discriminator="kind")]
 """A built-in integrator; `kind` tells which."""
 
 PluggableIntegrator = Annotated[

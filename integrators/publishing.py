@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.inert import plain
@@ -66,23 +67,39 @@ def marked(prose: str, found: Iterable[Finding]) -> tuple[str, list[Marked]]:
     """
     found = list(found)
     ends = sorted({each.end for each in found})
+    return with_marks(prose, ends), placed(prose, ends, found)
+
+
+def with_marks(prose: str, ends: Sequence[int]) -> str:
+    """Return a text with a mark at each of some places."""
     pieces = [prose[first:last] for first, last in zip([0, *ends], [*ends, len(prose)], strict=True)]
-    text = MARK.join(pieces)
+    return MARK.join(pieces)
+
+
+def placed(prose: str, ends: Sequence[int], found: Iterable[Finding]) -> list[Marked]:
+    """Return where findings stand once there are marks at some places."""
+    text = with_marks(prose, ends)
     moved = [
-        (each, each.start + len(MARK) * _until(ends, each.start), each.end + len(MARK) * _until(ends, each.end - 1))
+        (
+            each,
+            each.start + len(MARK) * bisect_right(ends, each.start),
+            each.end + len(MARK) * bisect_right(ends, each.end - 1),
+        )
         for each in found
     ]
-    return text, [Marked(each, start, text[start:end]) for each, start, end in moved]
+    return [Marked(each, start, text[start:end]) for each, start, end in moved]
 
 
-def _until(ends: Sequence[int], place: int) -> int:
-    """Return how many marks stand at a place or before it."""
-    return bisect_right(ends, place)
+def unmarked(text: str) -> tuple[str, list[int]]:
+    """Return a text without its marks, and the places at which they stood.
 
-
-def unmarked(text: str) -> str:
-    """Return a text without its marks."""
-    return text.replace(MARK, "")
+    Example:
+        >>> unmarked("It is 6 [unverified] [1].")
+        ('It is 6 [1].', [7])
+    """
+    pieces = text.split(MARK)
+    ends = list(accumulate(map(len, pieces[:-1])))
+    return "".join(pieces), ends
 
 
 def published(prose: str, sources: Sequence[Source], also: Iterable[int], outcomes: Sequence[Outcome]) -> str:

@@ -59,6 +59,8 @@ PUBLIC = [
     "Plan",
     "Reply",
     "Report",
+    "Synthesize",
+    "Tournament",
     "Usage",
     "__version__",
     "dispatch",

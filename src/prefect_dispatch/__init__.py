@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.collate import Collate
     from prefect_dispatch.integrators.consensus import Consensus
     from prefect_dispatch.integrators.merge_records import MergeRecords
+    from prefect_dispatch.integrators.synthesize import Synthesize
+    from prefect_dispatch.integrators.tournament import Tournament
     from prefect_dispatch.ledger import Merge
     from prefect_dispatch.models import Answer, Brief, Item, Limits, Outcome, Usage
     from prefect_dispatch.report import Report
@@ -40,6 +42,8 @@ _HOMES = {
     "Plan": "tasks.plan",
     "Reply": "executors.base",
     "Report": "report",
+    "Synthesize": "integrators.synthesize",
+    "Tournament": "integrators.tournament",
     "Usage": "models",
     "dispatch": "flows.dispatch",
     "integrate": "tasks.integrate",
@@ -64,6 +68,8 @@ __all__ = [
     "Plan",
     "Reply",
     "Report",
+    "Synthesize",
+    "Tournament",
     "Usage",
     "__version__",
     "dispatch",
