@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from prefect_dispatch.integrators.rules import GATHERING, Claim, Rank, Rule, elements
+from prefect_dispatch.integrators.picking import elements
+from prefect_dispatch.integrators.rules import GATHERING, Claim, Rank, Rule
+from prefect_dispatch.integrators.sets import grouped
 from prefect_dispatch.integrators.values import content, silent
-from prefect_dispatch.ledger import FieldRow, Loser, Ref
+from prefect_dispatch.ledger import FieldRow, Flag, Loser, Ref
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from pydantic import JsonValue
 
-Path = tuple[str, ...]
+    from prefect_dispatch.integrators.rulebook import Path, Rulebook
+
+Said = tuple["Part", "dict[str, JsonValue]"]
+_KEEP = Rule(rule="keep_all")
 
 
 class Part(NamedTuple):
@@ -28,11 +32,20 @@ class Part(NamedTuple):
     """Its place in the order of preference; the last number is the outcome's place in every list."""
 
 
+class Doubt(NamedTuple):
+    """Why somebody should look at a field."""
+
+    kind: str
+    """The kind of the flag that it becomes."""
+    message: str
+    """What is wrong, in a sentence."""
+
+
 class Decision(NamedTuple):
     """How one field was decided."""
 
-    path: Path
-    """The keys that lead to it, from the record."""
+    path: tuple[str | int, ...]
+    """The keys, and the places in lists merged as sets, that lead to it from the record."""
     rule: str
     """The rule's name."""
     winner: JsonValue
@@ -43,6 +56,8 @@ class Decision(NamedTuple):
     """The claims that it removed, in order of preference."""
     carriers: Sequence[Claim]
     """The backers without which something of the winner would be missing."""
+    doubts: Sequence[Doubt] = ()
+    """Why somebody should look at it."""
 
     def row(self, path: str) -> FieldRow:
         """Return the decision as the report shows it, for a JSON Pointer into the merged value."""
@@ -57,98 +72,167 @@ class Decision(NamedTuple):
             sources=_sources(self.backers),
         )
 
-
-@dataclass(frozen=True)
-class Rulebook:
-    """Which rule is for which field."""
-
-    rules: Mapping[Path, Rule]
-    """Rules by path."""
-    default: Rule
-    """For fields without a rule of their own, or of an object that they are in."""
-    identity: Sequence[Path]
-    """The fields that make records the same; they are decided by `priority` unless a rule says otherwise."""
-
-    def rule(self, path: Path) -> Rule:
-        """Return the rule for a field."""
-        for length in range(len(path), 0, -1):
-            if path[:length] in self.rules:
-                return self.rules[path[:length]]
-        return Rule() if self.identifies(path) else self.default
-
-    def identifies(self, path: Path) -> bool:
-        """Return whether a change of the field could change the identity."""
-        return any(path[: len(other)] == other[: len(path)] for other in self.identity)
-
-    def opens(self, path: Path) -> bool:
-        """Return whether some rule is for a part of the field."""
-        return any(len(other) > len(path) and other[: len(path)] == path for other in self.rules)
-
-    def keeps_type(self, path: Path) -> bool:
-        """Return whether the field, with all its parts, is always what some record says."""
-        return self.rule(path).picks and all(
-            rule.picks for other, rule in self.rules.items() if other[: len(path)] == path
-        )
+    def flags(self, path: str) -> list[Flag]:
+        """Return the doubts as the report shows them, for a JSON Pointer into the merged value."""
+        text = self.winner if isinstance(self.winner, str) else content(self.winner)
+        sources = _sources([*self.backers, *self.losing])
+        return [
+            Flag(path=path, kind=doubt.kind, text=text, message=doubt.message, sources=sources)
+            for doubt in self.doubts
+        ]
 
 
 def keep(part: Part) -> Decision:
     """Return the decision to take a part as it is."""
-    claims = [_claim(part, part.value, part.value)]
+    claims = [_claim(part, part.value)]
     return Decision((), "kept", part.value, claims, (), claims)
 
 
-def fold(parts: Sequence[Part], book: Rulebook) -> tuple[JsonValue, list[Decision]]:
+def fold(
+    parts: Sequence[Part], book: Rulebook, chosen: Mapping[Path, JsonValue] | None = None
+) -> tuple[JsonValue, list[Decision]]:
     """Return the one record that records of one identity become, and a decision for each of its fields.
 
     Args:
         parts: The records, all of them objects, in order of preference.
         book: The rules.
+        chosen: Values that somebody chose for fields of this record; one counts where some record says it.
     """
-    return _fold([(part, cast("dict[str, JsonValue]", part.value)) for part in parts], book, ())
+    said = [(part, cast("dict[str, JsonValue]", part.value)) for part in parts]
+    return _Fold(book, chosen or {}).record(said, (), ())
 
 
-def _fold(
-    said: Sequence[tuple[Part, dict[str, JsonValue]]], book: Rulebook, path: Path
-) -> tuple[JsonValue, list[Decision]]:
-    merged: dict[str, JsonValue] = {}
-    decisions: list[Decision] = []
-    for name in sorted({name for _, record in said for name in record}):
-        here = (*path, name)
-        every = [(part, record[name]) for part, record in said if name in record]
-        if book.opens(here):
-            objects = [(part, value) for part, value in every if isinstance(value, dict) and value]
-            if objects and len(objects) == sum(not silent(value) for _, value in every):
-                merged[name], inner = _fold(objects, book, here)
-                decisions += inner
-                continue
-        present = [(part, value) for part, value in every if value is not None] or every
-        decision = _decide(here, book.rule(here), [_claim(part, value, part.value) for part, value in present])
-        merged[name] = decision.winner
-        decisions.append(decision)
-    return merged, decisions
+class _Fold:
+    """Records of one identity on their way to being one."""
+
+    def __init__(self, book: Rulebook, chosen: Mapping[Path, JsonValue]) -> None:
+        self.book = book
+        self.chosen = chosen
+
+    def record(
+        self, said: Sequence[Said], keys: Path, path: tuple[str | int, ...]
+    ) -> tuple[JsonValue, list[Decision]]:
+        """Return one object for several; keys lead to their rules, the path to where it stands."""
+        merged: dict[str, JsonValue] = {}
+        decisions: list[Decision] = []
+        for name in sorted({name for _, record in said for name in record}):
+            every = [(part, record[name]) for part, record in said if name in record]
+            present = [(part, value) for part, value in every if value is not None] or every
+            merged[name], made = self._field(present, (*keys, name), (*path, name))
+            decisions += made
+        return merged, decisions
+
+    def _field(
+        self, present: Sequence[tuple[Part, JsonValue]], keys: Path, path: tuple[str | int, ...]
+    ) -> tuple[JsonValue, list[Decision]]:
+        claims = [_claim(part, value) for part, value in present]
+        doubts: list[Doubt] = []
+        if keys in self.chosen and keys == path:
+            text = content(self.chosen[keys])
+            if backers := [claim for claim in claims if claim.text == text]:
+                losing = [claim for claim in claims if claim.text != text]
+                made = Decision(path, "decided", backers[0].value, backers, losing, backers[:1])
+                return made.winner, [made]
+            doubts = [Doubt("decision", f"Somebody chose {_short(text)}, which no record says; so the rule decided.")]
+        value, decisions = self._ruled(claims, present, keys, path)
+        first = decisions[0]
+        return value, [first._replace(doubts=[*doubts, *first.doubts]), *decisions[1:]]
+
+    def _ruled(
+        self,
+        claims: Sequence[Claim],
+        present: Sequence[tuple[Part, JsonValue]],
+        keys: Path,
+        path: tuple[str | int, ...],
+    ) -> tuple[JsonValue, list[Decision]]:
+        if self.book.elements(keys):
+            if any(elements(claim.value) for claim in claims) and claims[0].value is not None:
+                return self._set(claims, present, keys, path)
+        elif self.book.opens(keys):
+            objects = [(part, value) for part, value in present if isinstance(value, dict) and value]
+            if objects and len(objects) == sum(not silent(value) for _, value in present):
+                return self.record(objects, keys, path)
+        decision = self._decide(claims, keys, path)
+        return decision.winner, [decision]
+
+    def _set(
+        self,
+        claims: Sequence[Claim],
+        present: Sequence[tuple[Part, JsonValue]],
+        keys: Path,
+        path: tuple[str | int, ...],
+    ) -> tuple[JsonValue, list[Decision]]:
+        """Return one list for several: elements of one identity become one, field by field."""
+        rule = self.book.rule(keys)
+        every = [(part, element) for part, value in present for element in elements(value)]
+        groups = grouped(
+            [element for _, element in every], self.book.elements(keys), ordered=rule.name == "union"
+        )
+        merged: list[JsonValue] = []
+        decisions: list[Decision] = []
+        for at, group in enumerate(groups):
+            members = [every[place] for place in group.members]
+            if group.same:
+                value, made = self.record(cast("list[Said]", members), keys, (*path, at))
+            else:
+                backers = [_claim(part, element) for part, element in members]
+                value, made = members[0][1], [Decision((*path, at), rule.name, members[0][1], backers, (), backers[:1])]
+            merged.append(value)
+            decisions += made
+        if none := [claim for claim in claims if claim.value == []]:
+            some = [claim for claim in claims if claim.value != []]
+            decisions.insert(0, Decision(path, rule.name, [*merged], some, none, some[:1]))
+        return merged, decisions
+
+    def _decide(self, claims: Sequence[Claim], keys: Path, path: tuple[str | int, ...]) -> Decision:
+        rule, policy = self.book.rule(keys), self.book.policy(keys)
+        if claims[0].value is None:
+            return Decision(path, rule.name, None, claims, (), ())
+        differ = any(claim.text != claims[0].text for claim in claims)
+        if differ and policy == "keep_all" and not rule.gathers:
+            rule = _KEEP
+        if rule.name in GATHERING:
+            return _gather(path, rule, claims)
+        known = self.book.trust.get(rule.of) if rule.rule == "trust" else None
+        winner = known.decide(claims) if known else rule.decide(claims)
+        text = content(winner)
+        backers = [claim for claim in claims if claim.text == text]
+        losing = [claim for claim in claims if claim.text != text]
+        doubts = [Doubt("conflict", _conflict(claims, rule))] if differ and policy == "flag" else ()
+        # A function may compute what nobody said: then it comes from all, and all that they said was replaced.
+        return Decision(path, rule.name, winner, backers or claims, losing, backers[:1] or claims, doubts)
 
 
-def _decide(path: Path, rule: Rule, claims: Sequence[Claim]) -> Decision:
-    if claims[0].value is None:
-        return Decision(path, rule.name, None, claims, (), ())
+def _gather(path: tuple[str | int, ...], rule: Rule, claims: Sequence[Claim]) -> Decision:
     winner = rule.decide(claims)
-    if rule.name in GATHERING:
-        backers = [claim for claim in claims if elements(claim.value)] or claims
-        carriers: dict[str, Claim] = {}
-        for claim in backers:
-            for element in elements(claim.value):
-                carriers.setdefault(content(element), claim)
-        losing = [claim for claim in claims if not elements(claim.value)] if winner else ()
-        return Decision(path, rule.name, winner, backers, losing, [*carriers.values()] or claims[:1])
-    text = content(winner)
-    backers = [claim for claim in claims if claim.text == text]
-    losing = [claim for claim in claims if claim.text != text]
-    # A function may compute what nobody said: then it comes from all, and all that they said was replaced.
-    return Decision(path, rule.name, winner, backers or claims, losing, backers[:1] or claims)
+    backers = [claim for claim in claims if elements(claim.value)] or claims
+    carriers: dict[str, Claim] = {}
+    for claim in backers:
+        for element in elements(claim.value):
+            carriers.setdefault(content(element), claim)
+    losing = [claim for claim in claims if not elements(claim.value)] if winner else ()
+    return Decision(path, rule.name, winner, backers, losing, [*carriers.values()] or claims[:1])
 
 
-def _claim(part: Part, value: JsonValue, record: JsonValue) -> Claim:
-    return Claim(value, content(value), part.source, record, part.rank)
+def _conflict(claims: Sequence[Claim], rule: Rule) -> str:
+    sides: dict[str, list[Claim]] = {}
+    for claim in claims:
+        sides.setdefault(claim.text, []).append(claim)
+    said = [f"{_named(_sources(side))}: {_short(text)}" for text, side in sides.items()]
+    return f"Records disagree, and rule {rule.name!r} decided. {'; '.join(said)}."
+
+
+def _named(sources: Sequence[Ref], most: int = 3) -> str:
+    more = f" and {len(sources) - most} more" if len(sources) > most else ""
+    return ", ".join(map(str, sources[:most])) + more
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _claim(part: Part, value: JsonValue) -> Claim:
+    return Claim(value, content(value), part.source, part.value, part.rank)
 
 
 def _sources(claims: Iterable[Claim]) -> tuple[Ref, ...]:

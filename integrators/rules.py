@@ -1,16 +1,9 @@
-"""The rules that decide a field where records of one identity say different things.
-
-Every rule takes the claims to the field and returns what is to stand there. Claims come
-without nulls, and in order of preference: higher priority of the brief first, then of the
-item, then the record whose JSON text is the smaller one. So a rule that takes the first
-of equals breaks every tie by content, never by arrival.
-"""
+"""How a field is decided where records of one identity say different things: the configuration of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import (
@@ -18,6 +11,7 @@ from pydantic import (
     Field,
     JsonValue,
     PlainSerializer,
+    StringConstraints,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
@@ -25,7 +19,7 @@ from pydantic import (
 )
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.values import content, get, order
+from prefect_dispatch.integrators.picking import RULES, newest
 from prefect_dispatch.ledger import Ref  # noqa: TC001 -- a NamedTuple's annotations may be read at run time
 from prefect_dispatch.references import REFERENCE, refer
 from prefect_dispatch.strict import Strict, nearest
@@ -53,78 +47,14 @@ class Claim(NamedTuple):
 
 RuleFunction = Callable[[Sequence[Claim]], JsonValue]
 """A rule: takes one claim or more in order of preference, returns the JSON value that is to stand."""
-
-
-def priority(claims: Sequence[Claim]) -> JsonValue:
-    """Return what the brief, then the item, of the highest priority says."""
-    return claims[0].value
-
-
-def majority(claims: Sequence[Claim]) -> JsonValue:
-    """Return what most outcomes say."""
-    voters: dict[str, set[Ref]] = {}
-    for claim in claims:
-        voters.setdefault(claim.text, set()).add(claim.source)
-    return max(claims, key=lambda claim: len(voters[claim.text])).value
-
-
-def longest(claims: Sequence[Claim]) -> JsonValue:
-    """Return the longest text; of a value that is no text its JSON counts."""
-    return max(claims, key=lambda claim: len(claim.value if isinstance(claim.value, str) else claim.text)).value
-
-
-def largest(claims: Sequence[Claim]) -> JsonValue:
-    """Return the greatest value: numbers by size, below texts by code point, below the rest by its JSON."""
-    return max(claims, key=lambda claim: order(claim.value)).value
-
-
-def smallest(claims: Sequence[Claim]) -> JsonValue:
-    """Return the least value, in the order of `largest`."""
-    return min(claims, key=lambda claim: order(claim.value)).value
-
-
-def union(claims: Sequence[Claim]) -> JsonValue:
-    """Return the distinct values, sorted; a list counts as its elements."""
-    return sorted(_distinct(claims), key=order)
-
-
-def keep_all(claims: Sequence[Claim]) -> JsonValue:
-    """Return the distinct values in order of preference; a list counts as its elements."""
-    return _distinct(claims)
-
-
-def newest(by: str) -> RuleFunction:
-    """Return the rule that takes what the newest record says.
-
-    Args:
-        by: Dotted path, in the record, of a date or time (ISO 8601, UTC unless it has an
-            offset) or of a number such as a year. Texts that are neither come before all
-            dates, in order; records without it count only where none has it.
-    """
-
-    def rule(claims: Sequence[Claim]) -> JsonValue:
-        return max(claims, key=lambda claim: _moment(get(claim.record, by.split(".")))).value
-
-    return rule
-
-
-def elements(value: JsonValue) -> list[JsonValue]:
-    """Return what a value counts as where values are gathered: a list's elements, or itself."""
-    return value if isinstance(value, list) else [value]
-
-
-RULES: dict[str, RuleFunction] = {
-    "priority": priority,
-    "majority": majority,
-    "longest": longest,
-    "max": largest,
-    "min": smallest,
-    "union": union,
-    "keep_all": keep_all,
-}
-RuleName = Literal["priority", "majority", "newest", "longest", "max", "min", "union", "keep_all"]
+RuleName = Literal["priority", "majority", "trust", "newest", "longest", "max", "min", "union", "keep_all"]
+Conflicts = Literal["resolve", "keep_all", "flag"]
+"""What is done where records disagree."""
+Source = Literal["brief", "item", "model"]
+"""What `trust` takes for one source."""
 GATHERING = frozenset({"union", "keep_all"})
 """The rules whose result holds what several records say."""
+FieldPath = Annotated[str, StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$")]
 
 
 def _known(value: object) -> object:
@@ -158,14 +88,31 @@ class Rule(Strict):
             }
         ),
     ] = "priority"
-    """`priority`, `majority`, `newest`, `longest`, `max`, `min`, `union`, `keep_all`, or a function (`module:name`)."""
+    """`priority`, `majority`, `trust`, `newest`, `longest`, `max`, `min`, `union`, `keep_all`, or a function."""
     by: str = ""
     """For `newest`: dotted path of the record's field that tells when."""
+    of: Source | None = None
+    """For `trust`: whose reliability counts. Empty: the item's if there is one brief, else the brief's."""
+    identity: tuple[FieldPath, ...] = ()
+    """For a list of objects under `union` or `keep_all`: the fields that make two of them the same."""
+    conflicts: Conflicts | None = None
+    """What is done where records disagree about this field; empty: the same as for all fields."""
 
     @model_validator(mode="after")
-    def _by_belongs_to_newest(self) -> Self:
+    def _options_belong_to_their_rule(self) -> Self:
         if (self.rule == "newest") != bool(self.by):
             raise ValueError("the rule 'newest' needs 'by', the field that tells when; no other rule takes it")
+        if self.of and self.rule != "trust":
+            raise ValueError(f"'of' says whose reliability counts for the rule 'trust'; {self.name!r} doesn't take it")
+        if self.identity and not self.gathers:
+            raise ValueError(
+                f"'identity' says which elements of a list are the same, for the rules 'union' and 'keep_all'; "
+                f"{self.name!r} takes one list as it is"
+            )
+        if self.conflicts and self.gathers:
+            raise ValueError(
+                f"the rule {self.name!r} keeps what every record says, so 'conflicts' has nothing to decide; leave it out"
+            )
         return self
 
     @property
@@ -176,10 +123,15 @@ class Rule(Strict):
     @property
     def picks(self) -> bool:
         """Whether the result is always what some record says, as it says it."""
-        return isinstance(self.rule, str) and self.rule in get_args(RuleName) and self.rule not in GATHERING
+        return isinstance(self.rule, str) and self.rule in get_args(RuleName) and not self.gathers
+
+    @property
+    def gathers(self) -> bool:
+        """Whether the result holds what several records say."""
+        return isinstance(self.rule, str) and self.rule in GATHERING
 
     def decide(self, claims: Sequence[Claim]) -> JsonValue:
-        """Return what is to stand where the claims compete.
+        """Return what is to stand where the claims compete; `trust`, without knowledge of sources, is `majority`.
 
         Raises:
             JobError: If it is a `module:name` that nobody resolved, or the function's result isn't JSON.
@@ -206,27 +158,7 @@ class FieldRule(Rule):
     """How one field is decided."""
 
     field: str = Field(json_schema_extra={"position": -1})  # ahead of what is inherited
-    """The field's name, or the dotted path of a field inside an object."""
+    """The field's name, or the dotted path of a field inside an object or inside the elements of a list."""
 
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
-_WHEN = TypeAdapter(datetime)
-
-
-def _distinct(claims: Sequence[Claim]) -> list[JsonValue]:
-    found: dict[str, JsonValue] = {}
-    for claim in claims:
-        for element in elements(claim.value):
-            found.setdefault(content(element), element)
-    return list(found.values())
-
-
-def _moment(value: JsonValue) -> tuple[int, datetime, str]:
-    never = datetime.min.replace(tzinfo=timezone.utc)
-    if value is None or isinstance(value, bool):
-        return (0, never, "")
-    try:
-        when = _WHEN.validate_python(value)
-    except ValidationError:
-        return (1, never, value if isinstance(value, str) else content(value))
-    return (2, when if when.tzinfo else when.replace(tzinfo=timezone.utc), "")

@@ -1,0 +1,43 @@
+"""What can be told about sources before fields are decided: how often they agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from prefect_dispatch.integrators.folding import fold
+from prefect_dispatch.integrators.trust import counts_as, learn, table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from prefect_dispatch.integrators.folding import Part
+    from prefect_dispatch.integrators.rulebook import Rulebook
+    from prefect_dispatch.integrators.rules import Claim, Source
+    from prefect_dispatch.ledger import Table
+    from prefect_dispatch.models import Outcome
+
+
+def weighed(
+    groups: Iterable[Sequence[Part]], book: Rulebook, outcomes: Sequence[Outcome]
+) -> tuple[Rulebook, tuple[Table, ...]]:
+    """Return the rules with what the rule `trust` has to know, and that as a table; as they are if none asks for it.
+
+    Args:
+        groups: Records of one identity each, in order of preference.
+        book: The rules.
+        outcomes: All outcomes.
+    """
+    asked = {rule.of for rule in (book.default, *book.rules.values()) if rule.rule == "trust"}
+    if not asked:
+        return book, ()
+    kinds = {of: counts_as(of, outcomes) for of in asked}
+    fields: dict[Source, list[Sequence[Claim]]] = {kind: [] for kind in sorted(kinds.values())}
+    # Which claims compete doesn't depend on who is trusted, so folding without that knowledge finds them.
+    for parts in groups:
+        for decision in fold(parts, book)[1]:
+            if decision.rule == "trust" and decision.winner is not None:
+                keys = tuple(key for key in decision.path if isinstance(key, str))
+                fields[kinds[book.rule(keys).of]].append([*decision.backers, *decision.losing])
+    known = {kind: learn(claims, outcomes, kind) for kind, claims in fields.items()}
+    return replace(book, trust={of: known[kind] for of, kind in kinds.items()}), (table(known.values()),)
