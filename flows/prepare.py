@@ -10,6 +10,8 @@ from prefect_dispatch.binding import bind
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.executors.local import located
+from prefect_dispatch.executors.variety import require_variety, sampled
 from prefect_dispatch.flows.review import require_deciding
 from prefect_dispatch.integrators.base import AskingIntegrator, Expecting
 from prefect_dispatch.integrators.collate import Collate
@@ -79,12 +81,18 @@ def prepare(
     if isinstance(executor, LLM):
         executor = executor.placed(folder)
     integrator = integrator or Collate()
-    bound = [bind(brief, folder) for brief in briefs]
+    bound = [one for brief in briefs for one in sampled(bind(_placed(brief, folder), folder))]
+    require_variety(bound, executor)
     read = read_items(source(items), folder, limit)
     independence = preflight(bound, read)
     require_independence(independence, limits.on_dependence)
     integrator = ready(integrator, bound, read, folder)
     return Prepared(bound, read, work_of(bound, read, executor), executor, integrator, limits, independence)
+
+
+def _placed(brief: Brief, folder: Path) -> Brief:
+    """Return a brief with the file of a model of its own looked up from a folder."""
+    return brief.model_copy(update={"model": located(brief.model, folder)}) if brief.model else brief
 
 
 def plan(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rapidfuzz import fuzz
@@ -75,7 +76,7 @@ def krippendorff(units: Iterable[Sequence[JsonValue]], measure: Literal["nominal
         return Alpha(None, "no item has two answers")
     count = sum(map(len, paired))
     try:
-        distance = _differing if measure == "nominal" else _squares(paired)
+        distance = _differing if measure == "nominal" else partial(_squares, _centre(paired))
         within = math.fsum(distance(unit) / (len(unit) - 1) for unit in paired) / count
         across = distance([value for unit in paired for value in unit]) / (count * (count - 1))
     except OverflowError:
@@ -92,16 +93,16 @@ def _differing(values: Sequence[JsonValue]) -> float:
     return len(values) ** 2 - sum(count**2 for count in Counter(map(opinion, values)).values())
 
 
-def _squares(units: Sequence[Sequence[JsonValue]]):  # type: ignore[no-untyped-def]
-    centre = math.fsum(_number(value) for unit in units for value in unit) / sum(map(len, units))
+def _centre(units: Sequence[Sequence[JsonValue]]) -> float:
+    numbers = [_number(value) for unit in units for value in unit]
+    return math.fsum(numbers) / len(numbers)
 
-    def squares(values: Sequence[JsonValue]) -> float:
-        """Return the sum of the squared differences of all ordered pairs."""
-        off = [_number(value) - centre for value in values]
-        mean = math.fsum(off) / len(off)
-        return 2 * len(off) * math.fsum((each - mean) ** 2 for each in off)
 
-    return squares
+def _squares(centre: float, values: Sequence[JsonValue]) -> float:
+    """Return the squared differences of all ordered pairs, summed; shifted by a centre, for precision's sake."""
+    off = [_number(value) - centre for value in values]
+    mean = math.fsum(off) / len(off)
+    return 2 * len(off) * math.fsum((each - mean) ** 2 for each in off)
 
 
 def _number(value: JsonValue) -> float:

@@ -1,4 +1,4 @@
-"""What kind of answer a field takes: a label, a number, prose or a list; by the briefs' schemas, then by what is said."""
+"""What kind of answer a field takes, by the briefs' schemas, then by what is said: label, number, prose or list."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.variety import origin
 from prefect_dispatch.integrators.ballots import answers_by_item, assembled, ballots, ledger_rows
 from prefect_dispatch.integrators.base import gaps, restated_gaps
 from prefect_dispatch.integrators.consensus_tables import flags_of, shortfalls_of, tables_of
@@ -42,7 +43,7 @@ class FieldVote(Strict):
     field: Annotated[str, Field(pattern=r"^[^.]+(\.[^.]+)*$")]
     """The field's name, or the dotted path of a field inside an object."""
     rule: RuleName = "auto"
-    """`auto` (by what the field holds), `majority`, `weighted`, `dawid_skene`, `mean`, `median`, `medoid`, `priority`."""
+    """`auto` (by what it holds), `majority`, `weighted`, `dawid_skene`, `mean`, `median`, `medoid` or `priority`."""
 
 
 class Weight(Strict):
@@ -128,7 +129,9 @@ class Consensus(Strict):
             if twice := sorted({name for name in names if names.count(name) > 1}):
                 raise ValueError(f"{what} {twice[0]!r} is named twice; keep one")
         if self.weights and "weighted" not in self._named:
-            raise ValueError("'weights' count for the rule 'weighted' alone; set method to 'weighted', or leave them out")
+            raise ValueError(
+                "'weights' count for the rule 'weighted' alone; set method to 'weighted', or leave them out"
+            )
         return self
 
     def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
@@ -191,7 +194,7 @@ class Consensus(Strict):
                 f"Brief {text!r} answers with text and others by a schema, so there is nothing to agree on; "
                 "give all briefs the same 'output'."
             )
-        names = sorted({brief.origin for brief in briefs})
+        names = sorted({origin(brief) for brief in briefs})
         for weight in self.weights:
             if weight.brief not in names:
                 raise JobError(f"There is no brief {weight.brief!r} to give a weight; {nearest(weight.brief, names)}")
@@ -204,7 +207,7 @@ class Consensus(Strict):
 
     def _polls(self, briefs: Sequence[Brief]) -> Polls:
         weights = {weight.brief: weight.weight for weight in self.weights}
-        named = {brief.name: weights[brief.origin] for brief in briefs if brief.origin in weights}
+        named = {brief.name: weights[origin(brief)] for brief in briefs if origin(brief) in weights}
         rules: dict[Path, RuleName] = {tuple(rule.field.split(".")): rule.rule for rule in self.rules}
         return Polls(self.method, rules, {**weights, **named})
 

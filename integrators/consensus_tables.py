@@ -38,7 +38,7 @@ def tables_of(polls: Sequence[Poll]) -> tuple[Table, ...]:
             name="disagreements",
             title="Where agents disagree",
             rows=tuple(_disagreements(polls)),
-            note="The worst first. Agreement is the mean likeness of all answers to the one that stands, 1 being equal: "
+            note="The worst first. Agreement is the mean likeness of the answers to the one that stands, 1 if equal: "
             "labels by whether they are the same, numbers by the difference as a share of the greater one, prose by "
             "rapidfuzz's ratio, lists by the elements in common; an answer without the field counts as 0.",
         ),

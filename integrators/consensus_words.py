@@ -11,7 +11,9 @@ from prefect_dispatch.integrators.voting import OUTLYING
 if TYPE_CHECKING:
     from prefect_dispatch.integrators.consensus import Consensus
 
-_WHO = "All answers to an item, one from each brief or sample, vote on one answer, field by field where they are objects."
+_WHO = (
+    "All answers to an item, one from each brief or sample, vote on one answer, field by field where they are objects."
+)
 _MAJORITY = "the answer that most give"
 _LEARNED = "votes weighted by how often a brief agrees with the majority over all items (Wawa, by crowd-kit)"
 _DAWID_SKENE = (
@@ -32,14 +34,14 @@ _RULES = {
     "priority": "the answer of the brief with the highest priority",
 }
 _KINDS = (
-    f"Numbers become {_MEAN}. Prose (texts over {LONGEST_LABEL} characters or with a line break, or texts of which none "
-    "repeats for any item) becomes its medoid, the text most like all the others by rapidfuzz's ratio. Of lists the "
-    "one that more than half have stands, else the elements that more than half have in theirs, sorted. Null stands "
+    f"Numbers become {_MEAN}. Prose (texts over {LONGEST_LABEL} characters or with a line break, or texts of which "
+    "none repeats for any item) becomes its medoid, the text most like all the others by rapidfuzz's ratio. Of lists "
+    "the one that more than half have stands, else the elements that more than half have in theirs, sorted. Null stands "
     "where more than half say it. A field that some answers lack is decided by those that have it."
 )
 _TIES = (
-    "Texts are one answer regardless of case, width and white space, and stand as most write them. Ties go to the brief "
-    "of higher priority, then to the answer with the smaller JSON text, and are flagged."
+    "Texts are one answer regardless of case, width and white space, and stand as most write them. Ties go to the "
+    "brief of higher priority, then to the answer with the smaller JSON text, and are flagged."
 )
 
 
@@ -57,9 +59,7 @@ def rules_of(consensus: Consensus) -> str:
         weighted = f"votes weighted by brief ({named}; all others 1)"
     words = {**_RULES, "weighted": weighted}
     parts = [_WHO, f"Labels become {words[consensus.method]}.", _KINDS]
-    parts += [
-        f"Field {rule.field!r} becomes {words[rule.rule]}." for rule in consensus.rules if rule.rule != "auto"
-    ]
+    parts += [f"Field {rule.field!r} becomes {words[rule.rule]}." for rule in consensus.rules if rule.rule != "auto"]
     parts.append(_TIES)
     if consensus.min_votes > 1:
         parts.append(f"An item with fewer than {consensus.min_votes} answers is undecided.")

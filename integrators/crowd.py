@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from importlib import import_module
 from importlib.util import find_spec
@@ -70,9 +71,9 @@ def dawid_skene(votes: Sequence[Vote]) -> Crowd:
         for (agent, said), row in zip(model.errors_.index, model.errors_.to_numpy().tolist(), strict=True)
         for right, share in zip(map(int, model.errors_.columns), row, strict=True)
     }
+    ones = list(zip(priors, table.opinions, strict=True))
     skills = {
-        agent: sum(prior * confusion.get((agent, one, one), 0.0) for prior, one in zip(priors, table.opinions, strict=True))
-        for agent in table.agents
+        agent: math.fsum(prior * confusion.get((agent, one, one), 0.0) for prior, one in ones) for agent in table.agents
     }
     return Crowd(table.scores(model.probas_), skills, confusion, len(model.loss_history_))
 

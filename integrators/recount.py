@@ -1,8 +1,8 @@
-"""The audit of a consensus: every vote counted once more, from the outcomes and not from what the merge says of them."""
+"""The audit of a consensus: every vote counted once more, from the outcomes rather than from what the merge says."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.integrators.rules import Claim
@@ -27,30 +27,41 @@ def recount(merge: Merge, outcomes: Sequence[Outcome], consensus: Consensus) -> 
     that item, and names all agents that voted on its field. What a computed rule gives, what most
     say and what more than half have in their lists are found again.
     """
-    answered: dict[str, list[Outcome]] = {}
+    answered: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         if outcome.status == "succeeded":
-            answered.setdefault(outcome.item, []).append(outcome)
-    entries: dict[tuple[str, str], str] = {}
-    for name in (consensus.entries, consensus.open_entries):
-        found = get(merge.value, [name])
-        for at, entry in enumerate(found if isinstance(found, list) else []):
-            entries[name, str(at)] = str(get(entry, ["item"]))
-    listed = Counter(entries.values())
-    for item in sorted(answered.keys() | listed.keys()):
-        if listed[item] != (item in answered):
-            yield _wrong("recall", item, f"it has {len(answered.get(item, ()))} answers and {listed[item]} entries.")
-    for (name, at), item in entries.items():
-        enough = len(answered.get(item, ())) >= consensus.min_votes
-        if item in answered and enough != (name == consensus.entries):
-            yield _wrong("precision", f"/{name}/{at}", f"{len(answered[item])} answers don't put it there.")
+            answered[outcome.item].append(outcome)
+    entries = _entries(merge, consensus)
+    yield from _misplaced(entries, {item: len(said) for item, said in answered.items()}, consensus)
     for row in merge.fields:
         head = _head(row.path)
         item = entries.get((head.name, head.at)) if head else None
         if head is None or item is None:
             yield _wrong("precision", row.path, "a field row is about no answer.")
         else:
-            yield from _row(row, _votes(answered.get(item, []), head.path))
+            yield from _row(row, _votes(answered[item], head.path))
+
+
+def _entries(merge: Merge, consensus: Consensus) -> dict[tuple[str, str], str]:
+    """Return the item of each entry of the merged value, by its list and place."""
+    entries: dict[tuple[str, str], str] = {}
+    for name in (consensus.entries, consensus.open_entries):
+        found = get(merge.value, [name])
+        for at, entry in enumerate(found if isinstance(found, list) else []):
+            entries[name, str(at)] = str(get(entry, ["item"]))
+    return entries
+
+
+def _misplaced(
+    entries: Mapping[tuple[str, str], str], answers: Mapping[str, int], consensus: Consensus
+) -> Iterator[Violation]:
+    listed = Counter(entries.values())
+    for item in sorted(answers.keys() | listed.keys()):
+        if listed[item] != (item in answers):
+            yield _wrong("recall", item, f"it has {answers.get(item, 0)} answers and {listed[item]} entries.")
+    for (name, at), item in entries.items():
+        if item in answers and (answers[item] >= consensus.min_votes) != (name == consensus.entries):
+            yield _wrong("precision", f"/{name}/{at}", f"{answers[item]} answers don't put it there.")
 
 
 class _Head(NamedTuple):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from prefect_dispatch.executors.base import Countable
+from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.strict import Strict
 from prefect_dispatch.tasks.store import stored_answer
 from prefect_dispatch.tasks.work import Work, equal_work
@@ -83,8 +84,9 @@ def estimate(
     )
     asked = [group[0] for name, group in groups.items() if name not in found]
     stored = sum(len(group) for name, group in groups.items() if name in found)
-    if asked and isinstance(executor, Countable):
-        executor.require_known()
+    for who in {work.brief.model: executor_for(work.brief, executor) for work in asked}.values():
+        if isinstance(who, Countable):
+            who.require_known()
     prompt, completion, cost, counted = _tokens(asked, executor)
     seconds, timed = _seconds_each(list(found.values()), completion, len(asked))
     in_turn = round(seconds * len(asked), 1)
@@ -114,12 +116,18 @@ def _tokens(asked: Sequence[Work], executor: Executor) -> tuple[int | None, int 
         return None, None, None, "this executor can't count tokens"
     sample = asked[:: max(1, math.ceil(len(asked) / SAMPLE))]
     scale = len(asked) / len(sample)
-    prompt = round(scale * sum(executor.count_tokens(each.brief, each.item) for each in sample))
-    completion = round(scale * sum(executor.expected_completion_tokens(each.brief) for each in sample))
-    price = executor.price()
-    cost = None if price is None else round(prompt * price[0] + completion * price[1], 6)
+    models = {each.brief.model: executor_for(each.brief, executor) for each in sample}
+    sent = expected = 0
+    cost: float | None = 0.0
+    for each in sample:
+        who = cast("Countable", models[each.brief.model])
+        more, price = (who.count_tokens(each.brief, each.item), who.expected_completion_tokens(each.brief)), who.price()
+        sent, expected = sent + more[0], expected + more[1]
+        cost = None if cost is None or price is None else cost + more[0] * price[0] + more[1] * price[1]
+    prompt, completion = round(scale * sent), round(scale * expected)
+    cost = None if cost is None else round(scale * cost, 6)
     counted = "all prompts counted" if len(sample) == len(asked) else f"{len(sample)} of {len(asked)} prompts counted"
-    return prompt, completion, cost, counted if price else f"{counted}, price unknown"
+    return prompt, completion, cost, counted if cost is not None else f"{counted}, price unknown"
 
 
 def _seconds_each(stored: Sequence[Answer], completion: int | None, asked: int) -> tuple[float, str]:

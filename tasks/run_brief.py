@@ -12,6 +12,7 @@ from prefect.tasks import exponential_backoff
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, TransientError
 from prefect_dispatch.executors.base import Executor, Warmable
+from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.models import Answer, Attempt, Brief, Item, Limits
 from prefect_dispatch.tasks import loop
@@ -110,6 +111,7 @@ def answer_store() -> ResultStore:
 
 
 async def _attempt(brief: Brief, item: Item, executor: Executor, limits: Limits) -> Answer:
-    if isinstance(executor, Warmable):
-        await executor.warm_up()
-    return await attempt(executor, brief, item, reasks=limits.reasks, timeout_s=limits.timeout_s)
+    who = executor_for(brief, executor)
+    if isinstance(who, Warmable):
+        await who.warm_up()
+    return await attempt(who, brief, item, reasks=limits.reasks, timeout_s=limits.timeout_s)

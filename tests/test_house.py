@@ -193,6 +193,9 @@ BRIEF: dict[str, Any] = {"name": "a", "instructions": "Do {x}.", "writes": ["out
         ("reads", ["in"], False),
         ("writes", ["other"], True),
         ("resources", ["gpu"], False),
+        ("samples", 3, False),  # a sample does
+        ("model", "openai/gpt-5", False),  # the fingerprint of who is asked has it
+        ("sample", 2, True),
     ],
 )
 def test_what_of_a_brief_counts(field: str, value: object, counts: bool) -> None:  # noqa: FBT001 -- a column

@@ -13,6 +13,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.executors.variety import executor_for
+
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
@@ -74,14 +76,13 @@ def fingerprint(brief: Brief, item: Item, executor: Executor) -> str:
     Args:
         brief: The brief; placeholders of item fields count as what they stand for.
         item: The item; its key counts only where the brief uses it.
-        executor: The executor that would answer.
+        executor: The executor that would answer; asking the brief's own model, if that names one.
 
     Returns:
         64 hexadecimal characters.
 
     Raises:
-        BriefError: If the brief uses a field that the item has not.
+        BriefError: If the brief uses a field that the item has not, or names a model that can't be asked.
     """
-    return digest(
-        {"format": FORMAT, "brief": brief.identity(item), "item": item.value, "executor": executor.fingerprint}
-    )
+    who = executor_for(brief, executor)
+    return digest({"format": FORMAT, "brief": brief.identity(item), "item": item.value, "executor": who.fingerprint})

@@ -3,70 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    JsonValue,
-    NonNegativeFloat,
-    PlainSerializer,
-    WithJsonSchema,
-    field_validator,
-)
+from pydantic import Field, JsonValue, NonNegativeFloat, field_validator
 
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Reply
 from prefect_dispatch.executors.failures import failure_of
 from prefect_dispatch.executors.local import SLOT_TOKENS, is_local, located, model_digest, serve
+from prefect_dispatch.executors.params import Params
 from prefect_dispatch.executors.prompt import PROMPT, messages, response_format
 from prefect_dispatch.executors.provider import Price, is_known, listed_context, listed_price, provider, reply_of
-from prefect_dispatch.fingerprint import canonical, digest
+from prefect_dispatch.fingerprint import digest
 from prefect_dispatch.models import Brief, Item, Text, Usage
 from prefect_dispatch.outputs import schema_of
-from prefect_dispatch.scrub import SECRET_NAME
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-RESERVED = frozenset(
-    {"model", "messages", "api_base", "base_url", "response_format", "stream", "n", "timeout", "num_retries"}
-    | {"max_retries", "retry_policy", "fallbacks", "caching", "mock_response", "headers", "extra_headers"}
-)
-"""Parameters of a call that are set here, or would undo what is promised."""
 
 EXPECTED_COMPLETION_TOKENS = 500
 """A plan's guess at the length of an answer: a page of text, or a middling record."""
 
 LOCAL_PARAMS: dict[str, JsonValue] = {"temperature": 0, "repeat_penalty": 1.15, "max_tokens": 512}
 """What a model on this machine is asked with unless `params` say otherwise: small ones ramble and repeat."""
-
-
-def _read(value: object) -> object:
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _names(value: JsonValue) -> Iterator[str]:
-    if isinstance(value, dict):
-        for name, part in value.items():
-            yield name
-            yield from _names(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _names(part)
-
-
-Params = Annotated[
-    dict[str, JsonValue],
-    BeforeValidator(_read),
-    PlainSerializer(canonical, return_type=str),
-    WithJsonSchema({"type": "string", "format": "json-string", "default": "{}"}),
-]
-"""A JSON object, or its text: a form of Prefect's can edit only the text."""
 
 
 class LLM(Strict):
@@ -100,17 +61,6 @@ class LLM(Strict):
             raise ValueError(msg)
         return api_base
 
-    @field_validator("params")
-    @classmethod
-    def _are_parameters(cls, params: dict[str, JsonValue]) -> dict[str, JsonValue]:
-        if reserved := sorted(RESERVED & params.keys()):
-            msg = f"{reserved[0]!r} can't be set here; it follows from the brief, the executor's fields or the limits"
-            raise ValueError(msg)
-        if secret := next(filter(SECRET_NAME.search, _names(params)), None):
-            msg = f"{secret!r} looks like a secret; keys live in the environment, such as OPENAI_API_KEY"
-            raise ValueError(msg)
-        return params
-
     @property
     def models(self) -> tuple[str, ...]:
         """The models in the order in which they are asked."""
@@ -130,6 +80,29 @@ class LLM(Strict):
                 "api_base": self.api_base,
                 "params": self.params,
                 "local": LOCAL_PARAMS if any(map(is_local, self.models)) else None,
+            }
+        )
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it gives the same answer each time: at temperature 0."""
+        assumed = LOCAL_PARAMS["temperature"] if is_local(self.model) else None
+        return self.params.get("temperature", assumed) == 0
+
+    def switched(self, model: str) -> LLM:
+        """Return this executor asking another model and, so that it is its answer, no fallback.
+
+        The address goes with it to a model of the same provider; prices never do.
+        """
+        if model == self.model and not self.fallbacks:
+            return self
+        same = model.partition("/")[0] == self.model.partition("/")[0]
+        return self.model_copy(
+            update={
+                "model": model,
+                "fallbacks": (),
+                "api_base": self.api_base if same else None,
+                "usd_per_million": self.usd_per_million if model == self.model else None,
             }
         )
 
@@ -213,6 +186,8 @@ class LLM(Strict):
             "num_retries": 0,
             "max_retries": 0,
         }
+        if isinstance(seed := request.get("seed"), int) and ask.brief.sample > 1:
+            request["seed"] = seed + ask.brief.sample - 1  # with one seed, all samples would be one answer
         if enforced and schema is not None:
             request["response_format"] = response_format(schema)
         try:
