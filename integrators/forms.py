@@ -13,7 +13,7 @@ from referencing.jsonschema import EMPTY_REGISTRY
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.integrators.values import get, pointer
-from prefect_dispatch.ledger import Violation
+from prefect_dispatch.ledger import Ref, Violation
 from prefect_dispatch.outputs import show_output
 from prefect_dispatch.references import REFERENCE
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from jsonschema.protocols import Validator
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import Merge, Ref
+    from prefect_dispatch.ledger import Merge
     from prefect_dispatch.models import Brief, Outcome
 
 _COMBINING = ("anyOf", "oneOf", "not")
@@ -59,21 +59,21 @@ class _Shapes:
 
     def __init__(self, outcomes: Sequence[Outcome], integrator: MergeRecords) -> None:
         self.integrator = integrator
-        self._values = {(o.brief, o.item): o.value for o in outcomes}
-        self._keys: dict[tuple[str, str], set[object]] = {}
+        self._outcomes = {(o.brief, o.item): o for o in outcomes}
+        self._scopes = integrator.scopes(sorted(outcomes, key=lambda outcome: Ref.of(outcome).order))
+        self._said: dict[tuple[str, str], set[object]] = {}
 
     def around(self, source: Ref, record: JsonValue) -> tuple[JsonValue, tuple[str | int, ...]] | None:
         """Return an answer like the source's that holds the record alone, and the path to it there."""
         name = (source.brief, source.item)
-        value = self._values.get(name)
-        path = self.integrator.records.split(".") if self.integrator.records else []
-        found = get(value, path)
-        if name not in self._keys:
-            said = found if isinstance(found, list) else [value]
-            self._keys[name] = {self.integrator.key(part) for part in said}
-        if self.integrator.key(record) not in self._keys[name]:
+        if (outcome := self._outcomes.get(name)) is None:
             return None
-        if not isinstance(found, list):
+        if name not in self._said:
+            self._said[name] = {scope for scope, _ in self._scopes.parts(outcome)}
+        if not {self._scopes.scope(record, alone=alone) for alone in (False, True)} & self._said[name]:
+            return None
+        path = self.integrator.records.split(".") if self.integrator.records else []
+        if not isinstance(get(outcome.value, path), list):
             return record, ()
         answer: JsonValue = [record]
         for step in reversed(path):

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PrivateAttr, StringConstraints, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PrivateAttr, model_validator
 
 from prefect_dispatch.decisions import Decisions, load_decisions
-from prefect_dispatch.integrators.base import gaps, restated_gaps
+from prefect_dispatch.integrators.base import gaps
 from prefect_dispatch.integrators.dispositions import dispositions
-from prefect_dispatch.integrators.folding import Part, Rulebook, fold, keep
+from prefect_dispatch.integrators.folding import fold, keep
+from prefect_dispatch.integrators.gathering import Gathered
+from prefect_dispatch.integrators.identities import Identities, has_identity
+from prefect_dispatch.integrators.matching import Matching
 from prefect_dispatch.integrators.promises import require_fields
-from prefect_dispatch.integrators.rules import FieldRule, Rule
-from prefect_dispatch.integrators.values import Order, exact, get, normal, order, pointer, silent
+from prefect_dispatch.integrators.restating import restate
+from prefect_dispatch.integrators.rulebook import Rulebook
+from prefect_dispatch.integrators.rules import Conflicts, FieldPath, FieldRule, Rule
+from prefect_dispatch.integrators.values import pointer
+from prefect_dispatch.integrators.weighing import weighed
+from prefect_dispatch.integrators.wording import identity_words, link_table
 from prefect_dispatch.ledger import Merge, Ref
-from prefect_dispatch.models import Outcome
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Strict
 
@@ -26,12 +33,9 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from prefect_dispatch.integrators.folding import Decision
-    from prefect_dispatch.models import Brief
-
-Key = tuple[int, tuple[Order, ...]]
-_SAME, _ALONE = 0, 1
-
-FieldPath = Annotated[str, StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$")]
+    from prefect_dispatch.integrators.gathering import Group
+    from prefect_dispatch.integrators.values import Key
+    from prefect_dispatch.models import Brief, Outcome
 
 
 def _rule(value: object) -> object:
@@ -98,6 +102,10 @@ class MergeRecords(Strict):
     """How fields are decided. A mapping from field to rule is taken, too."""
     default: Annotated[Rule, BeforeValidator(_rule)] = Field(default=Rule(), title="All other fields")
     """How all other fields are decided."""
+    conflicts: Conflicts = "resolve"
+    """Where records disagree: the rule decides; or all values are kept, as a list; or it decides and is flagged."""
+    match: Matching | None = Field(default=None, title="Match identities that are spelt differently")
+    """Finds records that are the same although spelt differently. Empty: only equal identities are the same."""
     aliases: str | None = None
     """Path of the decisions file, relative to the job file: records that are the same, or not, and chosen values."""
     _decisions: Decisions = PrivateAttr(default_factory=Decisions)
@@ -125,30 +133,35 @@ class MergeRecords(Strict):
             JobError: If a rule's function is missing, or returned something that isn't JSON.
         """
         ranked = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
-        book = self.book
-        records: list[JsonValue] = []
-        decided: list[list[Decision]] = []
-        for has_identity, parts in self._groups(ranked):
-            merged, decisions = fold(parts, book) if has_identity else (parts[0].value, [keep(parts[0])])
-            records.append(merged)
-            decided.append(decisions)
-        rows = [
-            decision.row(pointer(self.entries, at, *decision.path))
+        gathered = self.scopes(ranked)
+        groups = gathered.groups()
+        book, trust = weighed([group.parts for group in groups if has_identity(group.key)], self.book, ranked)
+        chosen = self._chosen(gathered)
+        entries = sorted((self._entry(group, book, chosen[group.key]) for group in groups), key=lambda each: each[0])
+        decided = [decisions for _, _, decisions in entries]
+        placed = [
+            (pointer(self.entries, at, *decision.path), decision)
             for at, made in enumerate(decided)
             for decision in made
         ]
         return Merge(
-            value={self.entries: records, "gaps": gaps(ranked)},
+            value={self.entries: [record for _, record, _ in entries], "gaps": gaps(ranked)},
             ledger=dispositions(ranked, decided),
-            fields=tuple(rows),
+            fields=tuple(decision.row(path) for path, decision in placed),
+            flags=tuple(flag for path, decision in placed for flag in decision.flags(path)),
+            proposals=gathered.proposals(),
+            tables=(*link_table(gathered), *trust),
+            rules=identity_words(self.identity, self.match, gathered),
         )
 
     def restated(self, merge: Merge) -> list[Outcome] | None:
-        """Return the records of a merged value as one answer, and its gaps; None where a function decides."""
-        if any(callable(rule.rule) for rule in (*self.rules, self.default)):
+        """Return what a merged value says as answers; None where a function decides, or other fields are compared.
+
+        Where other fields tell what is the same, those of a merged record may say more than any record did.
+        """
+        if (self.match and self.match.fields) or any(callable(rule.rule) for rule in (*self.rules, self.default)):
             return None
-        value: Any = merge.value
-        return [Outcome(brief="merged", item="*", status="succeeded", value=value[self.entries]), *restated_gaps(value)]
+        return restate(merge, self.identities, entries=self.entries)
 
     def preflight(self, briefs: Sequence[Brief]) -> None:
         """Check that the briefs' schemas have the fields that this integrator names.
@@ -157,21 +170,17 @@ class MergeRecords(Strict):
             JobError: If a brief asks for text, or a field is unknown; it names the nearest one.
         """
         named = [rule.field for rule in self.rules] + [rule.by for rule in (*self.rules, self.default) if rule.by]
+        named += self.match.fields if self.match else ()
         require_fields(briefs, records=self.records, identity=self.identity, named=named)
 
-    def parts(self, value: JsonValue) -> list[JsonValue]:
-        """Return the records of an answer, and whatever else it says."""
-        path = self.records.split(".") if self.records else []
-        if path and isinstance(found := get(value, path), list):
-            return [part for part in (*found, _without(value, path)) if not silent(part)]
-        return [part for part in (value if isinstance(value, list) else [value]) if not silent(part)]
+    def scopes(self, outcomes: Sequence[Outcome]) -> Gathered:
+        """Return what tells which part of an answer belongs to which entry of the merged value."""
+        return Gathered(outcomes, self.identities, self.match, self.decisions)
 
-    def key(self, part: JsonValue) -> Key:
-        """Return what is equal for parts that belong together: the identity, or (after all of those) the content."""
-        identity = [normal(get(part, path.split("."))) for path in self.identity]
-        if any(silent(value) or value in ("", []) for value in identity):
-            return (_ALONE, (order(part),))
-        return (_SAME, tuple(map(order, identity)))
+    @property
+    def identities(self) -> Identities:
+        """What of an answer is a record, and which one."""
+        return Identities(self.identity, self.records)
 
     @property
     def book(self) -> Rulebook:
@@ -179,7 +188,8 @@ class MergeRecords(Strict):
         return Rulebook(
             rules={tuple(rule.field.split(".")): rule for rule in self.rules},
             default=self.default,
-            identity=[tuple(field.split(".")) for field in self.identity],
+            identity=self.identities.paths,
+            conflicts=self.conflicts,
         )
 
     @property
@@ -215,25 +225,19 @@ class MergeRecords(Strict):
         """
         return self if self.aliases is None else self.decided(load_decisions(folder / self.aliases))
 
-    def _groups(self, outcomes: Sequence[Outcome]) -> list[tuple[bool, list[Part]]]:
-        """Return the parts of all answers: those of one identity together, and each of the others alone."""
-        together: dict[Key, list[Part]] = {}
-        for place, outcome in enumerate(outcomes):
-            for value in self.parts(outcome.value) if outcome.status == "succeeded" else ():
-                rank = (-outcome.brief_priority, -outcome.item_priority, exact(value), place)
-                together.setdefault(self.key(value), []).append(Part(value, Ref.of(outcome), rank))
-        groups: list[tuple[bool, list[Part]]] = []
-        for key in sorted(together):
-            if key[0] == _SAME:
-                groups.append((True, sorted(together[key], key=lambda part: part.rank)))
-            else:
-                groups += [(False, [part]) for part in sorted(together[key], key=lambda part: part.rank[2:])]
-        return groups
+    def _chosen(self, gathered: Gathered) -> Mapping[Key, Mapping[tuple[str, ...], JsonValue]]:
+        """Return the values that somebody chose, by record and field."""
+        found: dict[Key, dict[tuple[str, ...], JsonValue]] = defaultdict(dict)
+        for choice in self.decisions.fields:
+            if key := self.identities.named(choice.record):
+                found[gathered.linked.head(key)][tuple(choice.field.split("."))] = choice.value
+        return found
 
-
-def _without(value: JsonValue, path: Sequence[str]) -> JsonValue:
-    """Return an object without what stands at a path of keys, and without objects that this leaves empty."""
-    parts = cast("dict[str, JsonValue]", value)
-    rest = {name: part for name, part in parts.items() if name != path[0]}
-    inner = _without(parts[path[0]], path[1:]) if path[1:] else None
-    return rest if silent(inner) else {**rest, path[0]: inner}
+    def _entry(
+        self, group: Group, book: Rulebook, chosen: Mapping[tuple[str, ...], JsonValue]
+    ) -> tuple[Key, JsonValue, list[Decision]]:
+        """Return an entry of the merged value, by its own identity, and how it came about."""
+        if not has_identity(group.key):
+            return group.key, group.parts[0].value, [keep(group.parts[0])]
+        record, decisions = fold(group.parts, book, chosen)
+        return self.identities.key(record), record, decisions

@@ -2,9 +2,9 @@
 
 What is said is compared by content together with the name of its field (the last key on the
 way there). An integrator may rename fields: where an outcome, or the merge, has no field of a
-name, the content alone counts. Null, `{}` and `[]` need not be kept. An integrator with `parts`
-and `key` (see `Keyed`) is held to more: each part of an answer, and all that it says, must stand
-in the part of the merged value with the same key.
+name, the content alone counts. Null, `{}` and `[]` need not be kept. A `Keyed` integrator is
+held to more: each part of an answer, and all that it says, must stand in the entry of the merged
+value that it belongs to.
 """
 
 from __future__ import annotations
@@ -16,33 +16,41 @@ from prefect_dispatch.integrators.base import gaps
 from prefect_dispatch.integrators.pools import Pool, has, leaves
 from prefect_dispatch.integrators.rules import GATHERING
 from prefect_dispatch.integrators.values import Node, content, find, is_leaf, pointer
-from prefect_dispatch.ledger import Violation
+from prefect_dispatch.ledger import Ref, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref
+    from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge
     from prefect_dispatch.models import Outcome
 
 Name = tuple[str, str]
 """Brief and item of an outcome."""
 
 
+class Scopes(Protocol):
+    """Tells which parts of answers belong to which entry of a merged value."""
+
+    def parts(self, outcome: Outcome) -> Sequence[tuple[Hashable, JsonValue]]:
+        """Return what an answer says, part by part, each with its scope: equal for parts that belong together."""
+        ...
+
+    def scope(self, entry: JsonValue, *, alone: bool) -> Hashable:
+        """Return the scope of an entry; `alone` if it stands there as it is, being the same as no other."""
+        ...
+
+
 @runtime_checkable
 class Keyed(Protocol):
-    """An integrator whose merged value has a list of parts, each made of the parts of answers with the same key."""
+    """An integrator whose merged value has a list of entries, each made of parts of answers that belong together."""
 
     entries: ClassVar[str]
     """The field of the merged value that holds the list."""
 
-    def parts(self, value: JsonValue) -> list[JsonValue]:
-        """Return the parts of an answer."""
-        ...
-
-    def key(self, part: JsonValue) -> Hashable:
-        """Return what is equal for parts that belong together."""
+    def scopes(self, outcomes: Sequence[Outcome]) -> Scopes:
+        """Return what belongs together, found out anew from the outcomes."""
         ...
 
 
@@ -63,10 +71,12 @@ class Trace:
         self._keyed = integrator if isinstance(integrator, Keyed) else None
         self._outcomes = {(o.brief, o.item): o for o in outcomes}
         self._parts: dict[tuple[Name, Hashable], list[JsonValue]] = defaultdict(list)
+        ranked = sorted(self._outcomes.values(), key=lambda outcome: Ref.of(outcome).order)
+        self._scopes = self._keyed.scopes(ranked) if self._keyed else None
         for name, outcome in self._outcomes.items():
             if outcome.status == "succeeded":
-                for part in self._keyed.parts(outcome.value) if self._keyed else [outcome.value]:
-                    self._parts[name, self._keyed.key(part) if self._keyed else None].append(part)
+                for scope, part in self._scopes.parts(outcome) if self._scopes else [(None, outcome.value)]:
+                    self._parts[name, scope].append(part)
         self._said = {where: Pool(parts) for where, parts in self._parts.items()}
         self._rows: list[_Row] = []
 
@@ -77,7 +87,7 @@ class Trace:
 
     def _precision(self) -> Iterator[Violation]:
         paths: set[str] = set()
-        scopes: dict[str, Hashable] = {}
+        scopes: dict[tuple[str, bool], Hashable] = {}
         for row in self._merge.fields:
             if row.path in paths:
                 yield _imprecise(row.path, "two field rows are about it.")
@@ -90,9 +100,11 @@ class Trace:
             if content(value) != content(row.winner):
                 yield _imprecise(row.path, f"{_short(value)} stands there, not the winner {_short(row.winner)}.")
             head = self._head(row.path)
-            if head not in scopes:
-                scopes[head] = self._keyed.key(find(self._merge.value, head)[0]) if self._keyed and head else None
-            traced = _Row(row, name, scopes[head])
+            place = (head, head == row.path)
+            if place not in scopes:
+                entry = find(self._merge.value, head)[0]
+                scopes[place] = self._scopes.scope(entry, alone=place[1]) if self._scopes and head else None
+            traced = _Row(row, name, scopes[place])
             self._rows.append(traced)
             yield from self._unsaid(traced)
         told = gaps(self._outcomes.values())

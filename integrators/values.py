@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
 Order = tuple[int, float, str]
+Key = tuple[int, tuple[Order, ...]]
+"""What parts that belong together share: whether they have an identity, and it (or what they say)."""
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
