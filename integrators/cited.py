@@ -8,7 +8,7 @@ value; and what has no answer is told.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from prefect_dispatch.integrators.base import gaps
 from prefect_dispatch.integrators.citations import citations, cited
@@ -21,7 +21,7 @@ from prefect_dispatch.integrators.writing import CITED, VALUE, leaf_flags, liste
 from prefect_dispatch.ledger import Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -40,7 +40,7 @@ class CitedAudit:
         self._sources: list[Source] = numbered(outcomes) if self._rows else []
         self._numbers = {source.ref: source.number for source in self._sources}
         self._flags = {_place(flag) for flag in merge.flags}
-        self._known = cast("Mapping[str, Any]", get(merge.value, ["cited"]) or {}) if self._structured else {}
+        self._known = _named(get(merge.value, ["cited"])) if self._structured else {}
         self.vouched: set[str] = set()
         """The answers that are accounted for: cited, or told word for word below a text."""
         self.violations: list[Violation] = [found for row in self._rows for found in self._checked(row)]
@@ -66,7 +66,8 @@ class CitedAudit:
     def merge(self) -> Merge:
         """The merge for whoever compares words: what a model wrote goes by a rule that computes."""
         rows = [
-            row.model_copy(update={"rule": f"model:{CITED}"}) if row.rule == CITED else row for row in self._merge.fields
+            row.model_copy(update={"rule": f"model:{CITED}"}) if row.rule == CITED else row
+            for row in self._merge.fields
         ]
         return self._merge.model_copy(update={"fields": tuple(rows)})
 
@@ -116,9 +117,10 @@ class CitedAudit:
 
     def _leaf(self, row: FieldRow, value: JsonValue) -> Iterator[Violation]:
         """Check a part of a value that stands beside what it rests on."""
-        given = tuple(number for number in self._known.get(row.path, ()) if number in self._numbers.values())
+        known = self._known.get(row.path, ())
+        given = tuple(number for number in known if 1 <= number <= len(self._sources))
         own, found = leaf_findings(value, given, self._sources)
-        if list(own) != list(self._known.get(row.path, ())):
+        if own != known:
             yield _unfounded(row.path, f"it rests on {named(own) or 'nothing'}, but other answers are named for it.")
         yield from self._sourced(row, own)
         self.vouched |= {self._name(number) for number in own}
@@ -135,10 +137,22 @@ class CitedAudit:
         """Yield that what has no answer is told nowhere."""
         texts = [row for row in self._rows if isinstance(row.winner, str) and not self._structured]
         if self._rows and not texts and get(self._merge.value, ["gaps"]) != gaps(self._outcomes):
-            yield Violation(law="conservation", where="/gaps", message="the gaps are not the outcomes without an answer.")
+            yield Violation(
+                law="conservation", where="/gaps", message="the gaps are not the outcomes without an answer."
+            )
 
     def _name(self, number: int) -> str:
         return str(self._sources[number - 1].ref)
+
+
+def _named(value: JsonValue) -> dict[str, tuple[int, ...]]:
+    """Return which answers a value names for its parts; what isn't of that form names none."""
+    parts = value if isinstance(value, dict) else {}
+    return {
+        path: tuple(number for number in numbers if isinstance(number, int))
+        for path, numbers in parts.items()
+        if isinstance(numbers, list)
+    }
 
 
 def unruly(merge: Merge) -> Iterator[Violation]:

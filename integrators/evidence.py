@@ -118,9 +118,7 @@ def numbered(outcomes: Sequence[Outcome]) -> list[Source]:
 
 def _source(number: int, outcome: Outcome) -> Source:
     label = plain(str(Ref.of(outcome)))
-    return Source(
-        number, Ref.of(outcome), label, shown(outcome.value), outcome.value, Evidence(outcome.value, label)
-    )
+    return Source(number, Ref.of(outcome), label, shown(outcome.value), outcome.value, Evidence(outcome.value, label))
 
 
 def shown(value: JsonValue) -> str:

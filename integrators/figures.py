@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 Date = tuple[int | None, int | None, int | None]
 """Year, month and day, as far as they are told."""
 
-_LETTERS = "A-Za-zÀ-ɏͰ-ϿЀ-ӿ"  # noqa: RUF001 -- Greek and Cyrillic
+_LETTERS = "A-Za-zÀ-ɏͰ-ϿЀ-ӿ"
 _GROUPS = "'’\u00a0\u202f\u2009"  # noqa: RUF001 -- what groups thousands besides comma, point and space
-_SMALL = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-_WORDS = {word: at for at, word in enumerate([*_SMALL.split(), "seventeen", "eighteen", "nineteen"])}
-_TENS = {word: 10 * at for at, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+_SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+_STEMS = ("thir", "four", "fif", "six", "seven", "eigh", "nine")
+_WORDS = {word: at for at, word in enumerate((*_SMALL, *(f"{stem}teen" for stem in _STEMS)))}
+_TENS = {f"{stem}ty": 10 * at for at, stem in enumerate(("twen", "thir", "for", *_STEMS[2:]), 2)}
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _POWERS = {"hundred": 2, "k": 3, "thousand": 3, "mn": 6, "million": 6, "bn": 9, "billion": 9, "trillion": 12}
 _LONGEST = 60
@@ -43,7 +44,8 @@ _SPACED = r"(?<![\w.,])\d{1,3}(?: \d{3})+(?![\d\w])"
 _WORD = rf"[{_LETTERS}\d]+(?:(?:[-_./:+]|(?<=\d)[,{_GROUPS}](?=\d))[{_LETTERS}\d]+)*"
 _TOKEN = re.compile(rf"(?P<date>{_NAMED_DATE})|(?P<spaced>{_SPACED})|(?P<word>{_WORD})")
 _AFTER = re.compile(
-    r"[ \u00a0\u202f]?(?:(?P<percent>%|percent\b|per cent\b)|(?P<power>hundred|thousand|million|billion|trillion|bn|mn)\b)"
+    r"[ \u00a0\u202f]?(?:(?P<percent>%|percent\b|per cent\b)"
+    r"|(?P<power>hundred|thousand|million|billion|trillion|bn|mn)\b)"
 )
 _QUANTITY = re.compile(rf"(?P<number>\d[\d.,{_GROUPS}]*?)(?:-?(?P<unit>[{_LETTERS}]+)|-[{_LETTERS}-]+)")
 _ISO = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:T[\d:.+-]*Z?)?")
@@ -153,7 +155,7 @@ def _spelled(word: str) -> int | None:
     """Return what a number word says, also with a noun on it (`two-clause`); `one` says nothing by itself."""
     first, _, rest = word.casefold().partition("-")
     if first in _TENS:
-        return _TENS[first] + (_WORDS[rest] if rest in list(_WORDS)[1:10] else 0)
+        return _TENS[first] + (_WORDS[rest] if rest in _SMALL[1:10] else 0)
     return _WORDS.get(first) if first != "one" else None
 
 

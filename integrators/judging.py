@@ -107,4 +107,6 @@ def _verdict(claim: Claim, said: dict[str, Any], sources: Sequence[Source]) -> V
         return Verdict(claim, label, "")
     if any(sources[number - 1].evidence.quotes(sentence) for number in claim.cited):
         return Verdict(claim, label, sentence)
-    return Verdict(claim, "not_found", "", f"it said {label!r}, by a sentence that doesn't stand in {named(claim.cited)}")
+    return Verdict(
+        claim, "not_found", "", f"it said {label!r}, by a sentence that doesn't stand in {named(claim.cited)}"
+    )

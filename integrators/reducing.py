@@ -165,31 +165,33 @@ class Reducer:
             done.shortfalls.append(f"The part on {what} could not be written ({why}); it is reported verbatim.")
         else:
             done.nodes += group
-            done.shortfalls.append(f"{_many(len(group), 'part')} could not be merged ({why}); they stand one after another.")
+            done.shortfalls.append(
+                f"{_many(len(group), 'part')} could not be merged ({why}); they stand one after another."
+            )
 
     def _drafts(self, groups: Sequence[Sequence[Node]], level: int) -> list[Draft | str]:
         """Return the best draft for each group, or why there is none."""
         texts = [_joined(group) for group in groups]
         kind = "write" if level == 1 else "merge"
         best = self._answers([(kind, at, texts[at]) for at in range(len(groups))], groups, f"{level}")
-        latest = list(best)
+        latest = dict(enumerate(best))
         for again in range(1, self._reasks + 1):
-            sent: list[tuple[str, int, str]] = []
-            for at, draft in enumerate(latest):
-                if not isinstance(draft, str) and draft.faults:
-                    text = f"{texts[at]}\n\nDraft:\n{indented(self._form.shown(draft))}\n\nFaults:\n" + "\n".join(
-                        f"    - {' '.join(fault.split())}" for fault in draft.faults
-                    )
-                    if tokens(self._executor, self._briefs["mend"], text) + self._draft_room <= self._context:
-                        sent.append(("mend", at, text))
-            answers = self._answers(sent, [groups[at] for _, at, _ in sent], f"{level}-again-{again}")
-            latest = ["" for _ in groups]
-            for (_, at, _), draft in zip(sent, answers, strict=True):
-                latest[at] = draft
-                kept = best[at]
-                if not isinstance(draft, str) and not isinstance(kept, str) and _rank(draft) < _rank(kept):
-                    best[at] = draft
+            sent = [(at, text) for at, draft in latest.items() if (text := self._sent_back(texts[at], draft))]
+            answers = self._answers(
+                [("mend", at, text) for at, text in sent], [groups[at] for at, _ in sent], f"{level}-again-{again}"
+            )
+            latest = {at: draft for (at, _), draft in zip(sent, answers, strict=True)}
+            best = [min(draft, latest.get(at, draft), key=_rank) for at, draft in enumerate(best)]
         return [NO_FORM if not isinstance(draft, str) and not draft.usable else draft for draft in best]
+
+    def _sent_back(self, text: str, draft: Draft | str) -> str | None:
+        """Return what is put before a model that is to mend a draft; None where there is nothing to mend, or no room."""
+        if isinstance(draft, str) or not draft.faults:
+            return None
+        faults = "\n".join(f"    - {' '.join(fault.split())}" for fault in draft.faults)
+        text = f"{text}\n\nDraft:\n{indented(self._form.shown(draft))}\n\nFaults:\n{faults}"
+        fits = tokens(self._executor, self._briefs["mend"], text) + self._draft_room <= self._context
+        return text if fits else None
 
     def _answers(
         self, sent: Sequence[tuple[str, int, str]], groups: Sequence[Sequence[Node]], stage: str
@@ -207,8 +209,9 @@ class Reducer:
         ]
 
 
-def _rank(draft: Draft) -> tuple[bool, int]:
-    return (not draft.usable, len(draft.faults))
+def _rank(draft: Draft | str) -> tuple[int, int]:
+    """Rank a draft by its faults; what can't be used comes after all others, and none at all last."""
+    return (2, 0) if isinstance(draft, str) else (1 - draft.usable, len(draft.faults))
 
 
 def _joined(group: Sequence[Node]) -> str:

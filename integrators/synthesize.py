@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, field_serializer
 
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.executors.base import Bounded, Countable
-from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- pydantic reads it
+from prefect_dispatch.executors.kinds import AnyExecutor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.integrators.drafts import Prose, Structured
@@ -19,7 +19,7 @@ from prefect_dispatch.integrators.synthesis_words import briefs_for, rules_of
 from prefect_dispatch.integrators.writing import Text as Prosaic
 from prefect_dispatch.integrators.writing import Value
 from prefect_dispatch.ledger import LedgerRow, Merge, Table
-from prefect_dispatch.models import OutputForm, Text  # noqa: TC001 -- pydantic reads them
+from prefect_dispatch.models import OutputForm, Text
 from prefect_dispatch.outputs import normalise_output
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Strict
@@ -108,7 +108,7 @@ class Synthesize(Strict):
         writer: Executor = self.executor or ask.executor
         sources = numbered(outcomes)
         form = Prose() if self.output == "text" else Structured(self.output)
-        asked = briefs_for(self, form)
+        asked = briefs_for(self.instructions, self.constraints, form)
         context = self._context(writer)
         reduced = Reducer(asked, form, sources, ask, writer, context=context, reasks=self.reasks).reduce()
         drafts = [node.draft for node in reduced.nodes if node.draft]
@@ -124,7 +124,15 @@ class Synthesize(Strict):
                 + [_ledger_row(source, text.places, reduced) for source in sources]
             ),
             fields=written.fields if sources else (),
-            rules=rules_of(self, writer, context, reduced, len(sources)),
+            rules=rules_of(
+                writer,
+                self.judge,
+                reduced,
+                text=self.output == "text",
+                total=len(sources),
+                context=context,
+                again=self.reasks,
+            ),
             flags=written.flags,
             tables=(_table(verdicts),) if self.judge is not None else (),
             shortfalls=(*reduced.shortfalls, *_unjudged(verdicts)),

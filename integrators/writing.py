@@ -79,9 +79,12 @@ class Value:
     def __init__(self, drafts: Sequence[Draft], sources: Sequence[Source]) -> None:
         """Take the draft that cites most; the first of several."""
         self._sources = sources
-        content = max(drafts, key=lambda draft: len(draft.cited)).content if drafts else {"value": None, "sources": []}
-        self._value = cast("dict[str, Any]", content)["value"]
-        leaves = sorted(leaves_of(cast("dict[str, Any]", content), len(sources)), key=lambda leaf: leaf.path)
+        best = (
+            max(drafts, key=lambda draft: len(draft.cited)) if drafts else Draft({"value": None, "sources": []}, (), ())
+        )
+        content = cast("dict[str, Any]", best.content)
+        self._value: JsonValue = content["value"]
+        leaves = sorted(leaves_of(content, len(sources)), key=lambda leaf: leaf.path)
         self._leaves = [leaf._replace(path=VALUE + leaf.path) for leaf in leaves]
         self._read = [leaf_findings(leaf.value, leaf.given, sources) for leaf in self._leaves]
         self.places: dict[int, str] = {}
@@ -166,7 +169,9 @@ def unverified(flags: Iterable[Flag]) -> list[JsonValue]:
 def _contested(verdicts: Iterable[Verdict]) -> list[Finding]:
     words = {"contradicted": "The judge found it contradicted", "not_found": "The judge did not find it"}
     return [
-        Finding(each.label, each.claim.start or 0, each.claim.end or 0, _because(words[each.label], each), each.claim.cited)
+        Finding(
+            each.label, each.claim.start or 0, each.claim.end or 0, _because(words[each.label], each), each.claim.cited
+        )
         for each in verdicts
         if each.label in words
     ]
