@@ -77,8 +77,7 @@ class Decision(NamedTuple):
         text = self.winner if isinstance(self.winner, str) else content(self.winner)
         sources = _sources([*self.backers, *self.losing])
         return [
-            Flag(path=path, kind=doubt.kind, text=text, message=doubt.message, sources=sources)
-            for doubt in self.doubts
+            Flag(path=path, kind=doubt.kind, text=text, message=doubt.message, sources=sources) for doubt in self.doubts
         ]
 
 
@@ -109,9 +108,7 @@ class _Fold:
         self.book = book
         self.chosen = chosen
 
-    def record(
-        self, said: Sequence[Said], keys: Path, path: tuple[str | int, ...]
-    ) -> tuple[JsonValue, list[Decision]]:
+    def record(self, said: Sequence[Said], keys: Path, path: tuple[str | int, ...]) -> tuple[JsonValue, list[Decision]]:
         """Return one object for several; keys lead to their rules, the path to where it stands."""
         merged: dict[str, JsonValue] = {}
         decisions: list[Decision] = []
@@ -165,9 +162,7 @@ class _Fold:
         """Return one list for several: elements of one identity become one, field by field."""
         rule = self.book.rule(keys)
         every = [(part, element) for part, value in present for element in elements(value)]
-        groups = grouped(
-            [element for _, element in every], self.book.elements(keys), ordered=rule.name == "union"
-        )
+        groups = grouped([element for _, element in every], self.book.elements(keys), ordered=rule.name == "union")
         merged: list[JsonValue] = []
         decisions: list[Decision] = []
         for at, group in enumerate(groups):

@@ -24,9 +24,13 @@ class Pool:
         self.all: set[str] = set()
         self.whole: set[str] = set()
         for value in values:
-            found = nodes(value, name)
-            self.add(found)
-            self.whole.add(found[-1].text)
+            self.take(value, name)
+
+    def take(self, value: JsonValue, name: str | None = None) -> None:
+        """Take in a value, and all its parts, that stands in a field of a name."""
+        found = nodes(value, name)
+        self.add(found)
+        self.whole.add(found[-1].text)
 
     def add(self, found: Iterable[Node]) -> None:
         """Take in parts of values."""

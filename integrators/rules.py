@@ -111,7 +111,7 @@ class Rule(Strict):
             )
         if self.conflicts and self.gathers:
             raise ValueError(
-                f"the rule {self.name!r} keeps what every record says, so 'conflicts' has nothing to decide; leave it out"
+                f"the rule {self.name!r} keeps what every record says, so there is nothing for 'conflicts' to decide"
             )
         return self
 

@@ -87,12 +87,22 @@ def split(record: JsonValue, book: Rulebook) -> list[tuple[Hashable, JsonValue]]
     return [((), whole), *found]
 
 
-def scope_at(record: JsonValue, tokens: Iterable[str], book: Rulebook) -> Hashable:
-    """Return the scope, as `split` names it, of what stands at a path of keys and indices into a merged record."""
+class Place(NamedTuple):
+    """Where in a merged record something stands."""
+
+    scope: Hashable
+    """Its scope, as `split` names it."""
+    is_set: bool
+    """Whether it is a list that is merged as a set, so that its elements are in scopes of their own."""
+
+
+def locate(record: JsonValue, tokens: Iterable[str], book: Rulebook) -> Place:
+    """Return where keys and indices into a merged record lead to."""
     path: Path = ()
     scope: tuple[Hashable, ...] = ()
-    value = record
+    value, listed = record, False
     for token in tokens:
+        listed = isinstance(value, list)
         if isinstance(value, list):
             value = value[int(token)]
             if (identity := book.elements(path)) and (key := element_key(value, identity)):
@@ -100,7 +110,7 @@ def scope_at(record: JsonValue, tokens: Iterable[str], book: Rulebook) -> Hashab
         else:
             path = (*path, token)
             value = get(value, [token])
-    return scope
+    return Place(scope, isinstance(value, list) and not listed and bool(book.elements(path)))
 
 
 def _listed(value: JsonValue) -> list[JsonValue]:

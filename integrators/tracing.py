@@ -10,48 +10,26 @@ value that it belongs to.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from prefect_dispatch.integrators.base import gaps
 from prefect_dispatch.integrators.pools import Pool, has, leaves
 from prefect_dispatch.integrators.rules import GATHERING
+from prefect_dispatch.integrators.scoping import Places
 from prefect_dispatch.integrators.values import Node, content, find, is_leaf, pointer
-from prefect_dispatch.ledger import Ref, Violation
+from prefect_dispatch.ledger import Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge
+    from prefect_dispatch.integrators.scoping import Scope
+    from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref
     from prefect_dispatch.models import Outcome
 
 Name = tuple[str, str]
 """Brief and item of an outcome."""
-
-
-class Scopes(Protocol):
-    """Tells which parts of answers belong to which entry of a merged value."""
-
-    def parts(self, outcome: Outcome) -> Sequence[tuple[Hashable, JsonValue]]:
-        """Return what an answer says, part by part, each with its scope: equal for parts that belong together."""
-        ...
-
-    def scope(self, entry: JsonValue, *, alone: bool) -> Hashable:
-        """Return the scope of an entry; `alone` if it stands there as it is, being the same as no other."""
-        ...
-
-
-@runtime_checkable
-class Keyed(Protocol):
-    """An integrator whose merged value has a list of entries, each made of parts of answers that belong together."""
-
-    entries: ClassVar[str]
-    """The field of the merged value that holds the list."""
-
-    def scopes(self, outcomes: Sequence[Outcome]) -> Scopes:
-        """Return what belongs together, found out anew from the outcomes."""
-        ...
 
 
 class _Row(NamedTuple):
@@ -59,7 +37,9 @@ class _Row(NamedTuple):
 
     row: FieldRow
     name: str | None
-    scope: Hashable
+    scope: Scope
+    by_element: bool
+    """Whether its elements have rows of their own."""
 
 
 class Trace:
@@ -68,16 +48,14 @@ class Trace:
     def __init__(self, merge: Merge, outcomes: Sequence[Outcome], integrator: object = None) -> None:
         """Index what the outcomes say."""
         self._merge = merge
-        self._keyed = integrator if isinstance(integrator, Keyed) else None
         self._outcomes = {(o.brief, o.item): o for o in outcomes}
-        self._parts: dict[tuple[Name, Hashable], list[JsonValue]] = defaultdict(list)
-        ranked = sorted(self._outcomes.values(), key=lambda outcome: Ref.of(outcome).order)
-        self._scopes = self._keyed.scopes(ranked) if self._keyed else None
+        self._places = Places(integrator, outcomes)
+        self._parts: dict[tuple[Name, Scope], list[JsonValue]] = defaultdict(list)
+        self._said: dict[tuple[Name, Scope], Pool] = defaultdict(Pool)
         for name, outcome in self._outcomes.items():
-            if outcome.status == "succeeded":
-                for scope, part in self._scopes.parts(outcome) if self._scopes else [(None, outcome.value)]:
-                    self._parts[name, scope].append(part)
-        self._said = {where: Pool(parts) for where, parts in self._parts.items()}
+            for said in self._places.said(outcome) if outcome.status == "succeeded" else ():
+                self._parts[name, said.scope].append(said.own)
+                self._said[name, said.scope].take(said.whole)
         self._rows: list[_Row] = []
 
     def violations(self) -> Iterator[Violation]:
@@ -87,7 +65,6 @@ class Trace:
 
     def _precision(self) -> Iterator[Violation]:
         paths: set[str] = set()
-        scopes: dict[tuple[str, bool], Hashable] = {}
         for row in self._merge.fields:
             if row.path in paths:
                 yield _imprecise(row.path, "two field rows are about it.")
@@ -99,22 +76,14 @@ class Trace:
                 continue
             if content(value) != content(row.winner):
                 yield _imprecise(row.path, f"{_short(value)} stands there, not the winner {_short(row.winner)}.")
-            head = self._head(row.path)
-            place = (head, head == row.path)
-            if place not in scopes:
-                entry = find(self._merge.value, head)[0]
-                scopes[place] = self._scopes.scope(entry, alone=place[1]) if self._scopes and head else None
-            traced = _Row(row, name, scopes[place])
+            scope, is_set = self._places.place(self._merge.value, row.path)
+            traced = _Row(row, name, scope, is_set and row.rule in GATHERING and bool(row.winner))
             self._rows.append(traced)
             yield from self._unsaid(traced)
         told = gaps(self._outcomes.values())
-        yield from _uncovered(self._merge, {row.path: row for row in self._merge.fields}, told)
-
-    def _head(self, path: str) -> str:
-        """Return the way to the part of the value that a path leads into, or nothing where there are no parts."""
-        if self._keyed is None or not path.startswith(start := pointer(self._keyed.entries) + "/"):
-            return ""
-        return start + path.removeprefix(start).partition("/")[0]
+        by_element = {traced.row.path for traced in self._rows if traced.by_element}
+        rows = {row.path: row for row in self._merge.fields if row.path not in by_element}
+        yield from _uncovered(self._merge, rows, told)
 
     def _unsaid(self, traced: _Row) -> Iterator[Violation]:
         """Yield what a row claims of its sources that they don't say."""
@@ -128,7 +97,7 @@ class Trace:
                 ) is None or outcome.status != "succeeded":
                     yield _imprecise(row.path, f"its source {str(source)!r} has no answer.")
         if row.rule in GATHERING and isinstance(row.winner, list) and row.winner:
-            yield from self._ungathered(traced, row.winner)
+            yield from self._ungathered(traced, row.winner) if not traced.by_element else ()
         elif ":" not in row.rule:  # a function of the user's may compute what nobody said
             yield from self._unsaid_by(traced, row.winner, row.sources)
         for loser in row.losers:
@@ -145,7 +114,7 @@ class Trace:
         if text in said.whole or has([said], name, text):
             return True
         # Anybody's integrator may put an object together from what one outcome says in several.
-        together = self._keyed is None and isinstance(value, dict) and value
+        together = not self._places.keyed and isinstance(value, dict) and value
         return isinstance(together, dict) and all(self._is_said(said, key, part) for key, part in together.items())
 
     def _ungathered(self, traced: _Row, winner: list[JsonValue]) -> Iterator[Violation]:
@@ -171,15 +140,16 @@ class Trace:
             for source in sources
         }
         for where, parts in self._parts.items():
-            pools = accounted.get(where, [])
+            record = (where[0], (where[1][0], ()))  # a row about the record may be about the element, too
+            pools = [pool for place in dict.fromkeys((where, record)) for pool in accounted.get(place, [])]
             lost = [
                 leaf
                 for leaf in leaves(parts)
-                if not has(pools, leaf.name, leaf.text) and (leaf.value != [] or self._keyed)
+                if not has(pools, leaf.name, leaf.text) and (leaf.value != [] or self._places.keyed)
             ]
             if twin := self._twin(rows.get(where[0]), where[1]):
                 lost = [leaf for leaf in lost if not has([twin], leaf.name, leaf.text)]
-            if not lost and self._keyed and where not in named:
+            if not lost and self._places.keyed and where == record and where not in named:
                 lost = [Node(None, content(part), part) for part in parts]
             if lost:
                 field = "" if lost[0].name is None else f" in {lost[0].name!r}"
@@ -191,18 +161,18 @@ class Trace:
                     "nor among what a rule removed.",
                 )
 
-    def _twin(self, row: LedgerRow | None, scope: Hashable) -> Pool | None:
+    def _twin(self, row: LedgerRow | None, scope: Scope) -> Pool | None:
         """Return what is said by the outcome that an outcome is a duplicate of."""
         if row is None or row.by is None or row.disposition != "duplicate_of":
             return None
         return self._said.get(((row.by.brief, row.by.item), scope))
 
-    def _accounted(self) -> Mapping[tuple[Name, Hashable], list[Pool]]:
+    def _accounted(self) -> Mapping[tuple[Name, Scope], list[Pool]]:
         """Return, for each outcome and scope, what the field rows say that it says."""
-        own: dict[tuple[Name, Hashable], Pool] = defaultdict(Pool)
-        pools: dict[tuple[Name, Hashable], list[Pool]] = defaultdict(list)
-        for row, name, scope in self._rows:
-            if row.rule in GATHERING:  # many sources of many values: one pool for all of them
+        own: dict[tuple[Name, Scope], Pool] = defaultdict(Pool)
+        pools: dict[tuple[Name, Scope], list[Pool]] = defaultdict(list)
+        for row, name, scope, by_element in self._rows:
+            if row.rule in GATHERING and not by_element:  # many sources of many values: one pool for all of them
                 shared = Pool([row.winner], name)
                 for source in row.sources:
                     pools[(source.brief, source.item), scope].append(shared)
