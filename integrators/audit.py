@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.integrators.base import Integrator, Restating, gaps
 from prefect_dispatch.integrators.cited import CitedAudit, unruly
+from prefect_dispatch.integrators.coherence import misfits
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.consensus import Consensus
 from prefect_dispatch.integrators.forms import misshapen
@@ -86,6 +87,7 @@ def audit(
         found += _uncollated(merge, outcomes)
     if isinstance(integrator, Consensus):
         found += recount(merge, outcomes, integrator)
+        found += misfits(merge, outcomes, briefs)
     found += miscomputed(merge, outcomes, integrator)
     if again is None and isinstance(integrator, Integrator):
         again = partial(integrator.merge, briefs)

@@ -11,6 +11,7 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.variety import origin
 from prefect_dispatch.integrators.ballots import answers_by_item, assembled, ballots, ledger_rows
 from prefect_dispatch.integrators.base import gaps, restated_gaps
+from prefect_dispatch.integrators.coherence import coherent, common_output
 from prefect_dispatch.integrators.consensus_tables import flags_of, shortfalls_of, tables_of
 from prefect_dispatch.integrators.consensus_words import rules_of
 from prefect_dispatch.integrators.crowd import require_crowd_kit
@@ -83,6 +84,9 @@ class Consensus(Strict):
     list that more than half have, else the elements that more than half have in theirs. Null is an
     answer: it stands where more than half say it. A rule for a field goes before all that.
 
+    **Schema.** Where the answer that was voted on field by field isn't what the briefs ask for (its fields
+    don't go together), the given answer that has most of its fields stands whole, and is flagged.
+
     **Ties** are broken by the priority of the brief, then by content; each is flagged.
 
     **Value.** `{"answers": [{"item": …, "value": …}], "undecided": […], "gaps": […]}`, each in the order
@@ -144,21 +148,23 @@ class Consensus(Strict):
         for each in polls:
             for ballot, verdict in zip(each.ballots, each.verdicts, strict=True):
                 decided[ballot.item].append(verdict)
+        output = common_output(briefs)
+        whole = {item: coherent(verdicts, answers[item], output) for item, verdicts in decided.items()}
         places = _places(self, answers)
         value: dict[str, JsonValue] = {self.entries: [], self.open_entries: []}
-        for item, verdicts in decided.items():
+        for item, verdicts in whole.items():
             entry: JsonValue = {"item": item, "value": assembled(verdict.decision for verdict in verdicts)}
             cast("list[JsonValue]", value[places[item][0]]).append(entry)
         return Merge(
             value={**value, "gaps": gaps(ranked)},
-            ledger=ledger_rows(ranked, ([verdict.decision for verdict in each] for each in decided.values())),
+            ledger=ledger_rows(ranked, ([verdict.decision for verdict in each] for each in whole.values())),
             fields=tuple(
                 verdict.decision.row(pointer(*places[item], "value", *verdict.decision.path))
-                for item, verdicts in decided.items()
+                for item, verdicts in whole.items()
                 for verdict in verdicts
             ),
             rules=rules_of(self),
-            flags=flags_of(decided, places),
+            flags=flags_of(whole, places),
             tables=tables_of(polls),
             shortfalls=shortfalls_of(places, self),
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.integrators.agreement import DIGITS, Alpha, krippendorff, likeness
 from prefect_dispatch.integrators.ballots import field_name
 from prefect_dispatch.integrators.base import NAMED_GAPS
+from prefect_dispatch.integrators.coherence import NEAREST
 from prefect_dispatch.integrators.values import pointer
 from prefect_dispatch.integrators.voting import is_number
 from prefect_dispatch.ledger import Flag, Ref, Table
@@ -68,14 +69,26 @@ _AGENTS = (
 
 
 def flags_of(decided: Mapping[str, Sequence[Verdict]], places: Mapping[str, tuple[str, int]]) -> tuple[Flag, ...]:
-    """Return a flag for each field that only preference decided."""
-    return tuple(
+    """Return a flag for each field that only preference decided, and for each answer that was taken whole."""
+    whole = tuple(
+        Flag(
+            path=pointer(*places[item], "value"),
+            kind="schema",
+            text=_shown(verdict.decision.winner),
+            message="The fields voted for don't go together by the schema; the nearest answer stands whole.",
+            sources=_sources(verdict),
+        )
+        for item, verdicts in decided.items()
+        for verdict in verdicts
+        if verdict.decision.rule == NEAREST
+    )
+    return whole + tuple(
         Flag(
             path=pointer(*places[item], "value", *verdict.decision.path),
             kind="tie",
             text=_shown(verdict.tie[0]),
             message=f"It ties with {', '.join(map(_shown, verdict.tie[1:]))}; priority, then content decided.",
-            sources=tuple(sorted({claim.source for claim in _claims(verdict)}, key=lambda ref: ref.order)),
+            sources=_sources(verdict),
         )
         for item, verdicts in decided.items()
         for verdict in verdicts
@@ -186,8 +199,9 @@ def _likenesses(each: Poll, ballot: Ballot, verdict: Verdict) -> list[float]:
     return near + [0.0] * (ballot.voters - len(ballot.claims))
 
 
-def _claims(verdict: Verdict) -> list[Claim]:
-    return [*verdict.decision.backers, *verdict.decision.losing]
+def _sources(verdict: Verdict) -> tuple[Ref, ...]:
+    claims = [*verdict.decision.backers, *verdict.decision.losing]
+    return tuple(sorted({claim.source for claim in claims}, key=lambda ref: ref.order))
 
 
 def _mean(figures: Sequence[float]) -> float:

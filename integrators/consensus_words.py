@@ -36,8 +36,12 @@ _RULES = {
 _KINDS = (
     f"Numbers become {_MEAN}. Prose (texts over {LONGEST_LABEL} characters or with a line break, or texts of which "
     "none repeats for any item) becomes its medoid, the text most like all the others by rapidfuzz's ratio. Of lists "
-    "the one that more than half have stands, else the elements that more than half have in theirs, sorted. Null stands "
-    "where more than half say it. A field that some answers lack is decided by those that have it."
+    "the one that more than half have stands, else the elements that more than half have in theirs, sorted. Null "
+    "stands where more than half say it. A field that some answers lack is decided by those that have it."
+)
+_SCHEMA = (
+    "Where the fields that were voted for don't go together by the briefs' schema, the given answer that has most of "
+    "them stands whole, and is flagged."
 )
 _TIES = (
     "Texts are one answer regardless of case, width and white space, and stand as most write them. Ties go to the "
@@ -50,8 +54,8 @@ def rules_of(consensus: Consensus) -> str:
 
     Example:
         >>> from prefect_dispatch.integrators.consensus import Consensus
-        >>> print(rules_of(Consensus(rules={"year": "median"}, min_votes=3))[-303:])  # doctest: +ELLIPSIS
-        Ties ... An item with fewer than 3 answers is undecided.
+        >>> rules_of(Consensus(rules={"year": "median"}, min_votes=3)).rpartition("flagged. ")[2]
+        'An item with fewer than 3 answers is undecided.'
     """
     weighted = _LEARNED
     if consensus.weights:
@@ -60,7 +64,7 @@ def rules_of(consensus: Consensus) -> str:
     words = {**_RULES, "weighted": weighted}
     parts = [_WHO, f"Labels become {words[consensus.method]}.", _KINDS]
     parts += [f"Field {rule.field!r} becomes {words[rule.rule]}." for rule in consensus.rules if rule.rule != "auto"]
-    parts.append(_TIES)
+    parts += [_SCHEMA, _TIES]
     if consensus.min_votes > 1:
         parts.append(f"An item with fewer than {consensus.min_votes} answers is undecided.")
     return " ".join(parts)
