@@ -66,7 +66,7 @@ def ask(asked: Form, path: Path, seconds: float) -> Decisions | None:
     note = path.parent / f".{path.name}.review-{run_id}-{asked.name}.json"
     write(note, [pending.model_dump_json()])
     where = f"{PREFECT_UI_URL.value()}/runs/flow-run/{run_id}"
-    told = f"Waiting for {len(asked.matters)} decisions, {seconds:g} s at most: press Resume at {where}"
+    told = f"Waiting up to {seconds:g} s for people to decide ({len(asked.matters)} open): press Resume at {where}"
     get_run_logger().info(told)
     if hear := announce.get():
         hear(told)
@@ -158,6 +158,7 @@ def _over(run_id: UUID) -> bool:
 
 
 def _stored(decisions: Decisions, path: Path, note: Path) -> Decisions:
-    save_decisions(path, load_decisions(path).plus(decisions))
+    if decisions != Decisions():
+        save_decisions(path, load_decisions(path).plus(decisions))
     note.unlink(missing_ok=True)
     return decisions

@@ -79,22 +79,20 @@ def reviewed(
         path: The decisions file.
         again: Merges once more, by a job whose integrator follows the decisions; what was asked before is given to it.
     """
-    integrator = cast("Deciding", job.integrator)
     passed: set[str] = set()
     decided = Decisions()
-    while report.status != "failed" and (asked := form(report, _located(integrator, report), passed)):
+    while report.status != "failed" and (asked := form(report, _located(job.integrator, report), passed)):
         answer = ask(asked, path, job.limits.review_s)
         if answer is None:
-            open_now = len(asked.matters) + asked.more
-            report = fallen_short(
-                report, f"Nobody decided within {job.limits.review_s:g} s: {open_now} proposals or conflicts are open."
-            )
+            left = f"{len(asked.matters) + asked.more} open among proposals and conflicts"
+            report = fallen_short(report, f"Nobody decided within {job.limits.review_s:g} s: {left}.")
             break
         if answer == Decisions():
             break
         passed |= {matter.name for matter in asked.matters}
         decided = decided.plus(answer)
-        job = replace(job, integrator=cast("AnyMerger", integrator.decided(load_decisions(path))))
+        integrator = cast("Deciding", job.integrator).decided(load_decisions(path))
+        job = replace(job, integrator=cast("AnyMerger", integrator))
         report = again(job, report.asked)
     return report.model_copy(update={"decided": decided})
 

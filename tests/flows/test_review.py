@@ -1,0 +1,315 @@
+"""The human gate: who is asked what, what becomes of the answer, and what happens where none comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import StateType
+from prefect.flow_runs import resume_flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from prefect_dispatch import Brief, Collate, Limits, dispatch
+from prefect_dispatch.decisions import Choice, Decisions, load_decisions, save_decisions
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.flows.pause import gather
+from prefect_dispatch.flows.review import require_review
+from prefect_dispatch.progress import announce
+from prefect_dispatch.testing import ScriptedExecutor
+from tests.flows.linking import Linking
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Mapping
+    from pathlib import Path
+
+    from prefect_dispatch import Report
+
+pytestmark = pytest.mark.usefixtures("store")
+
+BRIEF = Brief(
+    name="licences",
+    instructions="Name it.",
+    output={
+        "type": "object",
+        "properties": {"name": {"type": "string"}, "year": {"type": "integer"}},
+        "required": ["name", "year"],
+    },
+)
+SAID = {
+    "a": {"name": "MIT", "year": 1987},
+    "b": {"name": "MIT", "year": 1988},
+    "c": {"name": "MIT License", "year": 1987},
+}
+
+Schema = dict[str, Any]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often whether a run was resumed."""
+    monkeypatch.setattr("prefect_dispatch.flows.pause.POLL_S", 0.1)
+
+
+def run(folder: Path, *, review_s: float = 60, **changes: Any) -> Report:  # noqa: ANN401 -- any parameter of the flow
+    """Run the job with a review."""
+    given: dict[str, Any] = {
+        "executor": ScriptedExecutor(SAID),
+        "integrator": Linking(),
+        "limits": Limits(retries=0, review_s=review_s),
+        "review": True,
+        "folder": str(folder),
+    }
+    return dispatch([BRIEF], list(SAID), **{**given, **changes})
+
+
+@contextmanager
+def reviewer(*answers: Callable[[Schema], Mapping[str, str]]) -> Generator[list[Schema]]:
+    """Answer form after form as soon as each stands there; yields the forms."""
+    forms: list[Schema] = []
+
+    def work() -> None:
+        for answer in answers:
+            run_id, form = paused()
+            forms.append(form)
+            resume_flow_run(run_id, run_input=dict(answer(form["properties"])))
+
+    thread = threading.Thread(target=copy_context().run, args=(work,))
+    thread.start()
+    yield forms
+    thread.join()
+
+
+def paused() -> tuple[UUID, Schema]:
+    """Wait for a run that is paused, and return it with its form and what stands above it."""
+    only = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
+    end = time.monotonic() + 60
+    with get_client(sync_client=True) as client:
+        while time.monotonic() < end:
+            for found in client.read_flow_runs(flow_run_filter=only):
+                assert found.state is not None
+                keys = found.state.state_details.run_input_keyset
+                assert keys is not None
+                try:
+                    schema = json.loads(client.read_flow_run_input(found.id, keys["schema"]))
+                    above = json.loads(client.read_flow_run_input(found.id, keys["description"]))
+                except Exception:  # noqa: BLE001, S112 -- a moment later it is there
+                    continue
+                return found.id, {**schema, "above": above}
+            time.sleep(0.05)
+    pytest.fail("no run paused within 60 s")
+
+
+def field(form: Schema, title: str) -> str:
+    """Return the name of the field with a title."""
+    (name,) = [name for name, each in form.items() if title in each["title"]]
+    return name
+
+
+def test_what_people_decide_is_kept_and_used(tmp_path: Path) -> None:
+    """Same, and another year: merged by that at once, kept in the file; the next run neither asks nor pauses."""
+    scripted = ScriptedExecutor(SAID)
+
+    def first(form: Schema) -> dict[str, str]:
+        assert [each["title"] for each in form.values()] == ["1. One or two: MIT | MIT License", "2. year of MIT"]
+        return {field(form, "One or two"): "same", field(form, "year of MIT"): "2. 1987 (from licences/a)"}
+
+    with reviewer(first) as forms:
+        report = run(tmp_path, executor=scripted)
+    assert "2 to decide" in forms[0]["above"]
+    assert report.status == "complete"
+    assert report.value == {"records": [{"name": "MIT", "year": 1987}]}
+    kept = Decisions(
+        same=(({"name": "MIT"}, {"name": "MIT License"}),),
+        fields=(Choice(record={"name": "MIT"}, field="year", value=1987),),
+    )
+    assert report.decided == load_decisions(tmp_path / "decisions.yaml") == kept
+    assert [row.rule for row in report.fields if row.path == "/records/0/year"] == ["decided"]
+
+    again = run(tmp_path, executor=scripted)
+    assert again.value == report.value
+    assert again.decided == Decisions()
+    assert scripted.calls == 3
+    assert [path.name for path in tmp_path.iterdir() if ".review-" in path.name] == []
+
+
+def test_what_is_left_open_stays_and_is_asked_again(tmp_path: Path) -> None:
+    """A form sent as it stands decides nothing: no file, no shortfall, and the same form next time."""
+    with reviewer(lambda _: {}) as first:
+        report = run(tmp_path)
+    assert (report.status, len(report.proposals)) == ("complete", 1)
+    assert not (tmp_path / "decisions.yaml").exists()
+    with reviewer(
+        lambda form: {field(form, "One or two"): "different", field(form, "year"): "1. 1988 (kept by max)"}
+    ) as second:
+        report = run(tmp_path)
+    assert first == second
+    assert report.value == {"records": [{"name": "MIT", "year": 1988}, {"name": "MIT License", "year": 1987}]}
+    assert run(tmp_path).proposals == ()
+
+
+def test_what_a_decision_brings_up_is_asked_next(tmp_path: Path) -> None:
+    """Two records made one differ on a year that nobody had to decide on before: a second form asks for it."""
+    said = {"a": {"name": "MIT", "year": 1988}, "b": {"name": "MIT License", "year": 1987}}
+    with reviewer(
+        lambda form: {field(form, "One or two"): "same"},
+        lambda form: {field(form, "year of MIT"): "2. 1987 (from licences/b)"},
+    ) as forms:
+        report = dispatch(
+            [BRIEF],
+            list(said),
+            executor=ScriptedExecutor(said),
+            integrator=Linking(),
+            limits=Limits(review_s=60),
+            review=True,
+            folder=str(tmp_path),
+        )
+    assert [len(form["properties"]) for form in forms] == [1, 1]
+    assert report.value == {"records": [{"name": "MIT", "year": 1987}]}
+
+
+def test_where_nobody_decides_the_report_is_published_and_says_so(tmp_path: Path) -> None:
+    """The time is over: undecided, complete with gaps, and the run has not failed in Prefect."""
+    heard: list[str] = []
+    token = announce.set(heard.append)
+    try:
+        state = run(tmp_path, review_s=1, return_state=True)
+    finally:
+        announce.reset(token)
+    report: Report = state.result()  # type: ignore[attr-defined]
+    assert "press Resume at http" in heard[0]
+    assert report.status == "gaps"
+    assert report.shortfalls == ("Nobody decided within 1 s: 2 open among proposals and conflicts.",)
+    run_id: Any = report.run["flow_run"]
+    with get_client(sync_client=True) as client:
+        kept = client.read_flow_run(UUID(run_id["id"])).state
+    assert kept is not None
+    assert (kept.type, kept.name) == (StateType.COMPLETED, "CompletedWithGaps")
+    assert list(tmp_path.glob("*decisions.yaml*")) == []
+
+
+@contextmanager
+def other_process(folder: Path) -> Generator[tuple[UUID, Schema]]:
+    """Run the job in a process of its own until it pauses, and kill it there; yields the run and its form."""
+    program = f"from pathlib import Path; from tests.flows.test_review import run; run(Path({str(folder)!r}))"
+    process = subprocess.Popen(  # noqa: S603 -- our own program
+        [sys.executable, "-W", "ignore", "-c", program],
+        env={**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value()), "PREFECT_HOME": str(folder / "home")},
+        start_new_session=True,
+    )
+    try:
+        yield paused()
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.mark.slow
+def test_an_answer_to_a_run_that_died_is_not_lost(tmp_path: Path) -> None:
+    """Killed while its form stands in Prefect, which somebody sends all the same: the next run has the answer."""
+    with other_process(tmp_path) as (run_id, form):
+        pass
+    assert len(list(tmp_path.glob(".decisions.yaml.review-*.json"))) == 1
+    open_still = {field(form["properties"], "year"): "2. 1987 (from licences/a)"}
+    resume_flow_run(run_id, run_input={field(form["properties"], "One or two"): "same", **open_still})
+    report = run(tmp_path)
+    assert report.value == {"records": [{"name": "MIT", "year": 1987}]}
+    assert len(load_decisions(tmp_path / "decisions.yaml").same) == 1
+    assert list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.slow
+def test_a_form_that_nobody_can_send_any_more_is_forgotten(tmp_path: Path) -> None:
+    """A run that was killed and cancelled leaves a note, which the next run looks into and removes."""
+    with other_process(tmp_path) as (run_id, _):
+        pass
+    elsewhere = tmp_path / ".decisions.yaml.review-elsewhere.json"
+    (note,) = tmp_path.glob(".decisions.yaml.review-*.json")
+    elsewhere.write_text(note.read_text().replace(str(PREFECT_API_URL.value()), "http://127.0.0.1:9/api"))
+    broken = tmp_path / ".decisions.yaml.review-broken.json"
+    broken.write_text("{}")
+    gather(tmp_path / "decisions.yaml")
+    assert note.exists(), "the run is paused, somebody may still decide"
+    with get_client(sync_client=True) as client:
+        client.delete_flow_run(run_id)
+    gather(tmp_path / "decisions.yaml")
+    assert sorted(tmp_path.glob(".*")) == [broken, elsewhere]
+
+
+@pytest.mark.parametrize(
+    ("integrator", "told"),
+    [
+        pytest.param(Collate(), "Collate leaves nothing to decide", id="cannot"),
+        pytest.param(None, "Collate leaves nothing to decide", id="by-default"),
+        pytest.param(Linking(aliases=None), "integrator.aliases", id="no-file"),
+        pytest.param(Linking(aliases="job.yaml/decisions.yaml"), "can't be written to", id="no-folder"),
+    ],
+)
+def test_a_review_that_cannot_be_kept_is_refused_first(integrator: object, told: str, tmp_path: Path) -> None:
+    """Refused in a sentence before anything is asked."""
+    (tmp_path / "job.yaml").write_text("")
+    scripted = ScriptedExecutor(SAID)
+    with pytest.raises(JobError, match=told):
+        run(tmp_path, integrator=integrator, executor=scripted)
+    assert scripted.calls == 0
+
+
+def test_a_broken_file_of_decisions_is_refused_first(tmp_path: Path) -> None:
+    """What can't be read can't be added to."""
+    (tmp_path / "decisions.yaml").write_text("same: 3")
+    scripted = ScriptedExecutor(SAID)
+    with pytest.raises(JobError, match="decisions file"):
+        run(tmp_path, executor=scripted)
+    assert scripted.calls == 0
+
+
+def test_decisions_of_others_are_kept(tmp_path: Path) -> None:
+    """What stood in the file still stands there after a review."""
+    other = Decisions(different=(({"name": "X"}, {"name": "Y"}),))
+    save_decisions(tmp_path / "decisions.yaml", other)
+    with reviewer(lambda form: {field(form, "One or two"): "same"}, lambda _: {}):
+        run(tmp_path)
+    kept = load_decisions(tmp_path / "decisions.yaml")
+    assert kept.different == other.different
+    assert len(kept.same) == 1
+
+
+def test_without_a_server_of_ones_own_a_review_is_refused(tmp_path: Path) -> None:
+    """Nobody could open the form: refused, with the two ways out."""
+    with temporary_settings({PREFECT_API_URL: None}), pytest.raises(JobError, match="run without review and decide in"):
+        require_review(Linking(), tmp_path)
+
+
+def test_what_agents_say_cannot_act_in_the_form(tmp_path: Path) -> None:
+    """Markup, control characters and templates in names stand there as text, and are taken back as what they are."""
+    hostile = "MIT<img src=x onerror=alert(1)> {{ 1 + 1 }} [a](http://e.example)\u202e\x1b[31m\n# head"
+    said = {"a": {"name": "MIT", "year": 1}, "b": {"name": hostile, "year": 1}}
+    with reviewer(lambda form: {field(form, "One or two"): "same"}) as forms:
+        report = dispatch(
+            [BRIEF],
+            list(said),
+            executor=ScriptedExecutor(said),
+            integrator=Linking(),
+            limits=Limits(review_s=60),
+            review=True,
+            folder=str(tmp_path),
+        )
+    above = forms[0]["above"]
+    assert not {"<", "\x1b", "\u202e"} & set(above)
+    assert "](" not in above
+    assert "# head" not in above
+    (shown,) = forms[0]["properties"].values()
+    assert shown["title"].isprintable()
+    assert report.decided.same == (({"name": "MIT"}, {"name": hostile}),)
+    assert load_decisions(tmp_path / "decisions.yaml").same == report.decided.same
