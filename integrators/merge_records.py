@@ -10,6 +10,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PrivateAttr,
 
 from prefect_dispatch.decisions import Decisions, load_decisions
 from prefect_dispatch.integrators.base import gaps
+from prefect_dispatch.integrators.crowd import require_crowd_kit
+from prefect_dispatch.integrators.describing import describe
 from prefect_dispatch.integrators.dispositions import dispositions
 from prefect_dispatch.integrators.folding import fold, keep
 from prefect_dispatch.integrators.gathering import Gathered
@@ -119,11 +121,13 @@ class MergeRecords(Strict):
         if twice := sorted({field for field in fields if fields.count(field) > 1}):
             raise ValueError(f"field {twice[0]!r} has more than one rule; keep one")
         for rule in self.rules:
-            if not rule.picks and self.book.identifies(tuple(rule.field.split("."))):
+            if self.book.identifies(tuple(rule.field.split("."))) and not (rule.picks and rule.conflicts is None):
                 raise ValueError(
-                    f"field {rule.field!r} belongs to the identity, so rule {rule.name!r} can't change it; "
-                    "take a rule that picks one of the values"
+                    f"field {rule.field!r} belongs to the identity, so rule {rule.name!r} can't change it, nor can "
+                    "'conflicts'; take a rule that picks one of the values"
                 )
+        if self.default.identity:
+            raise ValueError("'identity' is for the rule of one field, which is a list; 'default' is for many fields")
         return self
 
     def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:  # noqa: ARG002 -- the signature of every integrator
@@ -151,7 +155,7 @@ class MergeRecords(Strict):
             flags=tuple(flag for path, decision in placed for flag in decision.flags(path)),
             proposals=gathered.proposals(),
             tables=(*link_table(gathered), *trust),
-            rules=identity_words(self.identity, self.match, gathered),
+            rules=describe(self, book, identity_words(self.identity, self.match, gathered)),
         )
 
     def restated(self, merge: Merge) -> list[Outcome] | None:
@@ -172,6 +176,8 @@ class MergeRecords(Strict):
         named = [rule.field for rule in self.rules] + [rule.by for rule in (*self.rules, self.default) if rule.by]
         named += self.match.fields if self.match else ()
         require_fields(briefs, records=self.records, identity=self.identity, named=named)
+        if any(rule.rule == "trust" for rule in (*self.rules, self.default)):
+            require_crowd_kit("The rule 'trust'")
 
     def scopes(self, outcomes: Sequence[Outcome]) -> Gathered:
         """Return what tells which part of an answer belongs to which entry of the merged value."""

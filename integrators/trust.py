@@ -17,7 +17,7 @@ import math
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect_dispatch.integrators.crowd import Vote, wawa
+from prefect_dispatch.integrators.crowd import Vote, require_crowd_kit, wawa
 from prefect_dispatch.ledger import Ref, Table
 
 if TYPE_CHECKING:
@@ -60,19 +60,25 @@ def weights(votes: Iterable[Vote]) -> dict[str, float]:
     Returns:
         The sources' weights, by name; a source about which nothing can be told is missing.
 
+    Raises:
+        JobError: If crowd-kit isn't installed.
+
     Example:
         >>> says = {"a": "xxy", "b": "xxx", "c": "xyx"}
         >>> weights(Vote(str(at), source, value) for source, values in says.items() for at, value in enumerate(values))
         {'a': 0.666667, 'b': 1.0, 'c': 0.666667}
     """
     found = telling(votes)
+    if not found:
+        return {}
+    require_crowd_kit("The rule 'trust'")
     # By its place among the values of its field alone, not by its text, which may be long: what is
     # compared are values of one field.
     places: dict[str, dict[str, int]] = defaultdict(dict)
     for vote in found:
         places[vote.item].setdefault(vote.opinion, len(places[vote.item]))
     numbered = [vote._replace(opinion=str(places[vote.item][vote.opinion])) for vote in found]
-    skills = wawa(numbered).skills if numbered else {}
+    skills = wawa(numbered).skills
     return {source: round(skills[source], 6) for source in sorted(skills)}
 
 
