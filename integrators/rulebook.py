@@ -37,8 +37,15 @@ class Rulebook:
     trust: Mapping[Source | None, Trust] = field(default_factory=dict["Source | None", "Trust"])
     """How reliable sources are, by what `trust` takes for a source."""
 
+    _known: dict[Path, Rule] = field(default_factory=dict["Path", "Rule"], init=False, repr=False, compare=False)
+
     def rule(self, path: Path) -> Rule:
         """Return the rule for a field."""
+        if path not in self._known:  # asked for each field of each record
+            self._known[path] = self._rule(path)
+        return self._known[path]
+
+    def _rule(self, path: Path) -> Rule:
         for length in range(len(path), 0, -1):
             if found := self.rules.get(path[:length]):
                 if found.identity and length < len(path):

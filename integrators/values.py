@@ -22,6 +22,7 @@ Key = tuple[int, tuple[Order, ...]]
 """What parts that belong together share: whether they have an identity, and it (or what they say)."""
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_quoted = json.encoder.encode_basestring_ascii
 _INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
 _BAD_ESCAPE = re.compile(r"~(?![01])")
 
@@ -33,12 +34,12 @@ def content(value: JsonValue) -> str:
         >>> content({"b": 1.0, "a": True}) == content({"a": True, "b": 1})
         True
     """
-    return _ENCODER.encode(_plain(value))
+    return _quoted(value) if isinstance(value, str) else _ENCODER.encode(_plain(value))
 
 
 def exact(value: JsonValue) -> str:
     """Return the text that only identical values share: canonical JSON, `1` and `1.0` told apart."""
-    return _ENCODER.encode(value)
+    return _quoted(value) if isinstance(value, str) else _ENCODER.encode(value)
 
 
 def order(value: JsonValue) -> Order:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from natsort import natsort_keygen
@@ -13,7 +14,7 @@ from prefect_dispatch.strict import Strict
 if TYPE_CHECKING:
     from prefect_dispatch.report import Gap
 
-_natural = natsort_keygen()
+_natural = lru_cache(maxsize=1 << 17)(natsort_keygen())  # every list of a merge is sorted by it
 
 Disposition = Literal["merged", "duplicate_of", "overridden", "failed", "skipped"]
 

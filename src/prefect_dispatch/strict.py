@@ -59,6 +59,8 @@ class Strict(BaseModel):
         if not isinstance(data, Mapping):
             return data
         keys = cast("Mapping[str, object]", data)
+        if keys.keys() <= cls.__pydantic_fields__.keys():
+            return keys  # a merge makes hundreds of thousands of these
         known = [field.alias or name for name, field in cls.model_fields.items()]
         for key in keys:
             if str(key) not in (*known, *cls.model_fields):
