@@ -11,6 +11,7 @@ global random numbers.
 
 from __future__ import annotations
 
+from collections import deque
 from importlib import import_module
 from importlib.util import find_spec
 from math import erfc, exp, sqrt
@@ -175,12 +176,11 @@ def _cycles(keys: Sequence[str], results: Sequence[Result]) -> tuple[tuple[str, 
 
 
 def _circle(group: Sequence[str], beats: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    start = group[0]
-    ways: list[tuple[str, ...]] = [(start,)]
-    for way in ways:  # which grows: the shortest ways come first
-        for winner, loser in sorted(beats):
-            if winner == way[-1] and loser == start:
-                return way
-            if winner == way[-1] and loser in group and all(loser not in other for other in ways):
-                ways.append((*way, loser))
-    raise AssertionError(group)
+    lost = {key: sorted(loser for winner, loser in beats if winner == key and loser in group) for key in group}
+    ways: deque[tuple[str, ...]] = deque([(group[0],)])
+    reached = {group[0]}
+    while group[0] not in lost[ways[0][-1]]:  # the shortest ways stand first
+        way = ways.popleft()
+        ways.extend((*way, loser) for loser in lost[way[-1]] if loser not in reached)
+        reached.update(lost[way[-1]])
+    return ways[0]

@@ -10,11 +10,10 @@ from prefect_dispatch.testing import ScriptedExecutor
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from pydantic import JsonValue
+
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Question
-
-Judge = "Callable[[Any, Any], str | None]"
-"""Takes the first variant and the second one; says `first`, `second`, `tie`, or nothing, which is a failure."""
 
 
 class Bench:
@@ -26,7 +25,7 @@ class Bench:
     """
 
     def __init__(self, judge: Callable[[Any, Any], str | None]) -> None:
-        """Keep the judge."""
+        """Keep the judge: a function of both variants that says `first`, `second`, `tie`, or nothing, and so fails."""
         self.judge = judge
         self.rounds: list[int] = []
         self.questions: list[Question] = []
@@ -49,7 +48,7 @@ class Bench:
         if said is None:
             error = Failure(kind="timeout", message="No answer.")
             return Outcome(brief=name, item=key, status="failed", error=error)
-        answer = {"winner": said, "reason": f"{said} it is"}
+        answer: JsonValue = {"winner": said, "reason": f"{said} it is"}
         return Outcome(brief=name, item=key, status="succeeded", value=answer, model="bench")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.audit import audit
+from prefect_dispatch.integrators.readiness import ready
 from prefect_dispatch.integrators.tournament import Tournament
 from prefect_dispatch.ledger import Merge, Ref
 from prefect_dispatch.models import Brief, Item, Outcome
@@ -405,6 +407,16 @@ def test_a_job_that_cannot_be_ranked_is_refused(tournament: Tournament, briefs: 
             [Brief(name=f"b{at}", instructions="Write.") for at in range(briefs)],
             [Item(key=str(at), value=at) for at in range(items)],
         )
+
+
+def test_a_missing_extra_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A judge's matches need choix to be ranked, which is noticed before they are paid for; a function doesn't."""
+    briefs, items = [Brief(name="b", instructions="Write.")], [Item(key=str(at), value=at) for at in range(2)]
+    ready(LARGER, briefs, items, tmp_path)
+    monkeypatch.setitem(sys.modules, "choix", None)
+    ready(Tournament(metric=abs), briefs, items, tmp_path)
+    with pytest.raises(JobError, match=r"pip install 'prefect-dispatch\[tournament\]'"):
+        ready(LARGER, briefs, items, tmp_path)
 
 
 def test_it_can_be_written_down() -> None:
