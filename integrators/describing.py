@@ -98,7 +98,7 @@ def _rules(integrator: MergeRecords, book: Rulebook) -> Iterable[str]:
     if any("." in rule.field for rule in integrator.rules):
         yield "An object is merged key by key for a rule about a part of it, unless some record has no object there."
     if any(rule.gathers for rule in rules):
-        yield "Where values are gathered, a list counts as its elements, equal ones stand once, an empty list gives way."
+        yield "Where values are gathered, a list counts as its elements, equal ones stand once, an empty list yields."
     if any(rule.identity for rule in rules):
         yield (
             "The objects of such a list are told apart like records (without regard to case, white space and Unicode's "

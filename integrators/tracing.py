@@ -195,10 +195,10 @@ def _uncovered(merge: Merge, rows: Mapping[str, FieldRow], told: list[JsonValue]
     """
     if merge.value in (None, [], {}):
         return
-    answered: dict[str, list[dict[str, JsonValue]]] = defaultdict(list)
+    answered: dict[str, list[Ref]] = defaultdict(list)
     for path, row in rows.items():
         start, around, _ = (path + "/").partition("/value/")
-        answered[start if around else ""] += [{"brief": ref.brief, "item": ref.item} for ref in row.sources]
+        answered[start if around else ""] += row.sources
     todo: list[tuple[str, JsonValue]] = [("", merge.value)]
     while todo:
         path, value = todo.pop()
@@ -212,7 +212,7 @@ def _uncovered(merge: Merge, rows: Mapping[str, FieldRow], told: list[JsonValue]
             entry = cast("dict[str, JsonValue]", value)
             # Beside an answer, the names of the outcome, or of the item, that it comes from need no row of their own.
             named = {key: entry[key] for key in ("brief", "item") if key in entry}
-            cited = any({**each, **named} == each for each in answered.get(path, ()))
+            cited = any(all(named[key] == getattr(ref, key) for key in named) for ref in answered.get(path, ()))
             names = [name for name in entry if not (cited and name in named)]
             todo.extend((path + pointer(name), entry[name]) for name in names)
 

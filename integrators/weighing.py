@@ -28,11 +28,12 @@ def weighed(
         book: The rules.
         outcomes: All outcomes.
     """
-    asked = {rule.of for rule in (book.default, *book.rules.values()) if rule.rule == "trust"}
+    asked: set[Source | None] = {rule.of for rule in (book.default, *book.rules.values()) if rule.rule == "trust"}
     if not asked:
         return book, ()
-    kinds = {of: counts_as(of, outcomes) for of in asked}
-    fields: dict[Source, list[Sequence[Claim]]] = {kind: [] for kind in sorted(kinds.values())}
+    kinds: dict[Source | None, Source] = {of: counts_as(of, outcomes) for of in asked}
+    found: list[Source] = sorted(kinds.values())
+    fields: dict[Source, list[Sequence[Claim]]] = {kind: [] for kind in found}
     # Which claims compete doesn't depend on who is trusted, so folding without that knowledge finds them.
     for parts in groups:
         for decision in fold(parts, book)[1]:
