@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
+from prefect_dispatch.decisions import Decisions
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.models import Failure, Outcome
 
@@ -36,6 +37,16 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     ),
     max_leaves=5,
 )
+PERSON: st.SearchStrategy[Any] = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": st.sampled_from(["Ada", " ada", "Bob", "", None, 1.0, 1]),
+        "mail": st.sampled_from(["a", "b", "c", None]),
+        "tags": st.lists(st.sampled_from(["x", "y"]), max_size=2),
+        "roles": st.lists(st.fixed_dictionaries({"at": st.sampled_from(["p", "P", "q"]), "as": SCALARS}), max_size=2),
+    },
+)
+PEOPLE: st.SearchStrategy[Any] = st.lists(PERSON | SCALARS, max_size=4) | PERSON | SCALARS
 RECORDS: st.SearchStrategy[Any] = st.fixed_dictionaries(
     {},
     optional={
@@ -46,6 +57,7 @@ RECORDS: st.SearchStrategy[Any] = st.fixed_dictionaries(
         "meta": st.dictionaries(st.sampled_from(["a", "b", "c"]), JSON, max_size=3) | SCALARS,
         "note": JSON,
         "__class__": SCALARS,
+        "people": PEOPLE,
     },
 )
 VALUES: st.SearchStrategy[Any] = st.one_of(
@@ -80,21 +92,47 @@ def outcomes(draw: st.DrawFn, values: st.SearchStrategy[Any] = VALUES) -> list[O
     return made
 
 
+PERSON_RULES: dict[str, st.SearchStrategy[Any]] = {
+    "people.mail": st.sampled_from(["longest", "trust", {"rule": "max", "conflicts": "flag"}]),
+    "people.tags": st.sampled_from(["union", {"conflicts": "keep_all"}]),
+    "people.roles": st.just({"rule": "union", "identity": ["at"]}),
+}
+"""Rules for the elements of a list that is merged as a set."""
+SETS: st.SearchStrategy[Any] = st.fixed_dictionaries(
+    {"people": st.sampled_from([{"rule": rule, "identity": ["name"]} for rule in ("union", "keep_all")])},
+    optional=PERSON_RULES,
+)
+
+
 @st.composite
 def integrators(draw: st.DrawFn, *, computing: bool = True) -> MergeRecords:
     """Return integrators of many rules; `computing` ones may have a function, too."""
-    names = ["priority", "majority", "longest", "max", "min", "union", "keep_all"]
+    names = ["priority", "majority", "longest", "max", "min", "union", "keep_all", "trust"]
     rules: st.SearchStrategy[Any] = st.sampled_from(
-        [*names, {"rule": "newest", "by": "date"}, *([tally] if computing else [])]
+        [
+            *names,
+            {"rule": "newest", "by": "date"},
+            {"rule": "trust", "of": "item"},
+            {"rule": "max", "conflicts": "keep_all"},
+            {"conflicts": "flag"},
+            *([tally] if computing else []),
+        ]
     )
     fields = draw(st.dictionaries(st.sampled_from(["tags", "note", "meta.b", "meta.c", "date"]), rules, max_size=4))
     if draw(st.booleans()):
-        fields["name"] = draw(st.sampled_from(["majority", "longest", "max", {"rule": "newest", "by": "date"}]))
+        fields["name"] = draw(st.sampled_from(["majority", "longest", "max", "trust", {"rule": "newest", "by": "date"}]))
+    if draw(st.booleans()):
+        fields |= draw(SETS)
+    choices = [
+        {"record": {"name": "mit"}, "field": draw(st.sampled_from(["tags", "version", "people", "date", "meta.b"]))},
+    ]
+    decided = [{**choice, "value": draw(SCALARS)} for choice in choices if draw(st.booleans())]
     return MergeRecords.model_validate(
         {
             "identity": draw(st.sampled_from([["name"], ["name", "version"], ["meta.a"]])),
             "rules": fields,
             "default": draw(rules),
+            "conflicts": draw(st.sampled_from(["resolve", "keep_all", "flag"])),
             "records": draw(st.sampled_from(["", "found"])),
         }
-    )
+    ).decided(Decisions.model_validate({"fields": decided}))
