@@ -19,7 +19,7 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.integrators.base import Integrator, Restating, gaps
+from prefect_dispatch.integrators.base import Integrator, Restating, gaps, unshared
 from prefect_dispatch.integrators.cited import CitedAudit, unruly
 from prefect_dispatch.integrators.coherence import misfits
 from prefect_dispatch.integrators.collate import Collate
@@ -133,7 +133,7 @@ def _unsteady(
 ) -> Iterator[Violation]:
     """Yield what another order of the outcomes, or the merged value taken in again, changes."""
     try:
-        turned = again([outcome.model_copy(deep=True) for outcome in sorted(outcomes, key=_place, reverse=True)])
+        turned = again([unshared(outcome) for outcome in sorted(outcomes, key=_place, reverse=True)])
     except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code
         yield _changed(f"merged once more, in another order, it raised {told(error)}")
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from prefect_dispatch.integrators.values import copied
 from prefect_dispatch.ledger import LedgerRow, Ref
 from prefect_dispatch.models import Brief, Failure, Item, Outcome
 from prefect_dispatch.strict import Strict
@@ -144,6 +145,11 @@ class Expecting(Protocol):
     def expected_questions(self, work: int) -> int:
         """Return how many questions it is likely to put, given that many (brief, item)."""
         ...
+
+
+def unshared(outcome: Outcome) -> Outcome:
+    """Return an outcome that shares nothing that can be changed with the one given: for whoever may change it."""
+    return outcome.model_copy(update={"value": copied(outcome.value)})
 
 
 def unanswered(outcome: Outcome) -> LedgerRow | None:

@@ -11,7 +11,7 @@ from prefect_dispatch.integrators.values import content, silent
 from prefect_dispatch.ledger import FieldRow, Flag, Loser, Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from pydantic import JsonValue
 
@@ -74,6 +74,8 @@ class Decision(NamedTuple):
 
     def flags(self, path: str) -> list[Flag]:
         """Return the doubts as the report shows them, for a JSON Pointer into the merged value."""
+        if not self.doubts:
+            return []
         text = self.winner if isinstance(self.winner, str) else content(self.winner)
         sources = _sources([*self.backers, *self.losing])
         return [
@@ -123,6 +125,9 @@ class _Fold:
         self, present: Sequence[tuple[Part, JsonValue]], keys: Path, path: tuple[str | int, ...]
     ) -> tuple[JsonValue, list[Decision]]:
         claims = [_claim(part, value) for part, value in present]
+        if len(claims) == 1 and not self.chosen and self.book.plain(keys):  # as most are where most records stand alone
+            value = claims[0].value
+            return value, [Decision(path, self.book.rule(keys).name, value, claims, (), () if value is None else claims)]
         doubts: list[Doubt] = []
         if keys in self.chosen and keys == path:
             text = content(self.chosen[keys])
@@ -230,6 +235,8 @@ def _claim(part: Part, value: JsonValue) -> Claim:
     return Claim(value, content(value), part.source, part.value, part.rank)
 
 
-def _sources(claims: Iterable[Claim]) -> tuple[Ref, ...]:
+def _sources(claims: Sequence[Claim]) -> tuple[Ref, ...]:
+    if len(claims) == 1:
+        return (claims[0].source,)
     places = {claim.rank[-1]: claim.source for claim in claims}
     return tuple(places[place] for place in sorted(places))

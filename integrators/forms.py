@@ -50,7 +50,7 @@ def misshapen(
             if isinstance(entry, dict) and (schema := schemas.get(str(entry.get("brief")))):
                 for path, message, _ in _errors(schema, entry.get("value")):
                     yield _violation((integrator.entries, at, "value", *path), message)
-    else:
+    elif schemas:
         yield from _records(_Shapes(outcomes, integrator), _sources(merge), schemas, value)
 
 

@@ -55,8 +55,9 @@ class Gathered:
         """Gather the records of outcomes, which are in the order of every list."""
         self._identities = identities
         self._pieces: dict[Key, list[tuple[int, Outcome, Piece]]] = defaultdict(list)
+        self._by_outcome = {(outcome.brief, outcome.item): identities.pieces(outcome) for outcome in outcomes}
         for place, outcome in enumerate(outcomes):
-            for piece in identities.pieces(outcome):
+            for piece in self._by_outcome[outcome.brief, outcome.item]:
                 self._pieces[piece.key].append((place, outcome, piece))
         self.unknown: list[Identity] = []
         same = self._decided(decisions.same if decisions else ())
@@ -81,7 +82,7 @@ class Gathered:
         """Return what an answer says, and to which entry each part of it belongs."""
         return [
             (self.linked.head(piece.key), value)
-            for piece in self._identities.pieces(outcome)
+            for piece in self._by_outcome[outcome.brief, outcome.item]
             for value in ([piece.value] if piece.lead is None else [piece.lead, piece.value])
         ]
 
@@ -91,7 +92,8 @@ class Gathered:
 
     def spelling(self, key: Key) -> Identity:
         """Return an identity as it is spelt, the same whatever the order of the records."""
-        return min((self._identities.spelt(piece) for _, _, piece in self._pieces[key]), key=exact)
+        first, *more = [self._identities.spelt(piece) for _, _, piece in self._pieces[key]]
+        return min((first, *more), key=exact) if more else first
 
     def sources(self, key: Key) -> tuple[Ref, ...]:
         """Return the outcomes that name an identity."""

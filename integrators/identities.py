@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from prefect_dispatch.integrators.normalising import comparable
@@ -56,7 +57,7 @@ class Identities:
         """Whether the item's key is a part of the identity."""
         return ITEM_KEY in self.fields
 
-    @property
+    @cached_property
     def paths(self) -> tuple[tuple[str, ...], ...]:
         """Where, in a merged record, its identity stands."""
         return tuple((KEY_FIELD,) if field == ITEM_KEY else tuple(field.split(".")) for field in self.fields)
@@ -86,9 +87,9 @@ class Identities:
     def values(self, record: JsonValue) -> list[JsonValue]:
         """Return the identity of a record, as it is compared; an item's key is what it is."""
         said = [get(record, path) for path in self.paths]
-        return [
-            value if field == ITEM_KEY else comparable(value) for field, value in zip(self.fields, said, strict=True)
-        ]
+        if not self.by_item:
+            return [comparable(value) for value in said]
+        return [said[at] if field == ITEM_KEY else comparable(said[at]) for at, field in enumerate(self.fields)]
 
     def spelt(self, piece: Piece) -> Identity:
         """Return the identity of a record by its fields, as the record spells it."""

@@ -144,8 +144,9 @@ class MergeRecords(Strict):
         entries = sorted((self._entry(group, book, chosen[group.key]) for group in groups), key=lambda each: each[0])
         decided = [decisions for _, _, decisions in entries]
         placed = [
-            (pointer(self.entries, at, *decision.path), decision)
+            (head + pointer(*decision.path), decision)
             for at, made in enumerate(decided)
+            for head in [pointer(self.entries, at)]
             for decision in made
         ]
         return Merge(

@@ -38,6 +38,7 @@ _RAISED = re.compile(r"(?<=\d)(?=[\u00b2\u00b3\u00b9\u2070-\u2079])")
 _VULGAR = re.compile(r"(?<=\d)(?=[\u00bc-\u00be\u2150-\u215e])")
 _NO_BREAK = re.compile(r"(?<=\d)[\u00a0\u2009\u202f'\u2019](?=\d{3}(?!\d))")
 _GROUPED = re.compile(r"([-+]?[1-9]\d{0,2})((?:,\d{3})+)(\.\d+)?(?=$| ?[^\W\d_]+$)")
+_DIGIT = re.compile(r"\d")
 _LONGEST = 80
 _MONTHS = [
     *("january", "february", "march", "april", "may", "june"),
@@ -93,7 +94,7 @@ def day(text: str) -> str | None:
 
 
 def _text(text: str) -> str:
-    if text.isascii() and not any(map(str.isdigit, text)):  # nothing else can apply to most names
+    if text.isascii() and not _DIGIT.search(text):  # nothing else can apply to most names
         return " ".join(text.replace("`", "'").casefold().split())
     spaced = " ".join(_NO_BREAK.sub("", _VULGAR.sub(" ", _RAISED.sub("^", text))).split())
     cased = " ".join(unicodedata.normalize("NFKC", spaced).translate(_ALIKE).split())

@@ -39,6 +39,8 @@ class Rulebook:
 
     _known: dict[Path, Rule] = field(default_factory=dict["Path", "Rule"], init=False, repr=False, compare=False)
 
+    _plain: dict[Path, bool] = field(default_factory=dict["Path", bool], init=False, repr=False, compare=False)
+
     def rule(self, path: Path) -> Rule:
         """Return the rule for a field."""
         if path not in self._known:  # asked for each field of each record
@@ -52,6 +54,12 @@ class Rulebook:
                     break  # elements with an identity are records of their own
                 return found
         return Rule() if self.identifies(path) else self.default
+
+    def plain(self, path: Path) -> bool:
+        """Return whether what a single record says of the field stands there as it is, and whole."""
+        if path not in self._plain:
+            self._plain[path] = self.rule(path).picks and not self.elements(path) and not self.opens(path)
+        return self._plain[path]
 
     def policy(self, path: Path) -> Conflicts:
         """Return what is done where records disagree about a field."""

@@ -12,7 +12,7 @@ from prefect_dispatch.errors import AuditError, MergeError
 from prefect_dispatch.executors.base import Executor  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, Integrator
+from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, Integrator, unshared
 from prefect_dispatch.integrators.readiness import Seeing
 from prefect_dispatch.integrators.reconcile import reconcile
 from prefect_dispatch.ledger import LedgerRow, Merge, Ref
@@ -59,7 +59,7 @@ def integrate(
     merging, asking = merger(integrator, briefs), isinstance(integrator, AskingIntegrator)
     desk = Desk(executor or default_executor(), limits or Limits(), refresh=refresh, known=known) if asking else None
     # A copy: what the audit compares with is what agents said, whatever an integrator does to its input.
-    given = [outcome.model_copy(deep=True) for outcome in outcomes]
+    given = [unshared(outcome) for outcome in outcomes]
     try:
         merge = merging(sorted(given, key=lambda outcome: Ref.of(outcome).order), desk)
     except Exception as error:
