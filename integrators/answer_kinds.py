@@ -71,7 +71,8 @@ def _kinds(schema: dict[str, Any]) -> set[AnswerKind]:
         return {"label"}
     types = schema.get("type", [])
     named = set(types if isinstance(types, list) else [types])
-    if "boolean" in named or ("string" in named and ("format" in schema or "pattern" in schema)):
+    formed = "format" in schema or "pattern" in schema
+    if "boolean" in named or (formed and (not named or "string" in named)):
         return {"label"}
     return {kind for kind in ("integer", "number") if kind in named}
 
