@@ -147,4 +147,5 @@ def _missing(outcomes: Sequence[Outcome]) -> str:
 
 
 def _listed(sources: Sequence[Source]) -> str:
-    return "\n".join([SOURCES + "\n", *(f"[{source.number}] {source.label}  " for source in sources)])
+    lines = [f"[{source.number}] {source.label}  " for source in sources]
+    return "\n".join([SOURCES, "", *lines]) if lines else ""

@@ -185,7 +185,7 @@ class Reducer:
         return [NO_FORM if not isinstance(draft, str) and not draft.usable else draft for draft in best]
 
     def _sent_back(self, text: str, draft: Draft | str) -> str | None:
-        """Return what is put before a model that is to mend a draft; None where there is nothing to mend, or no room."""
+        """Return what a model sees that is to mend a draft; None where there is nothing to mend, or no room."""
         if isinstance(draft, str) or not draft.faults:
             return None
         faults = "\n".join(f"    - {' '.join(fault.split())}" for fault in draft.faults)

@@ -63,20 +63,21 @@ def rules_of(
         if text
         else ("also_reported", "flagged, and listed under 'unverified'")
     )
-    opinion = f" Each statement was compared with the answers that it cites by {described(judge)}." if judge else ""
     who = described(writer)
+    kind = "a text" if text else "a value by a schema"
+    opinion = f" Each statement was compared with the answers that it cites by {described(judge)}." if judge else ""
     return (
-        f"{who[:1].upper()}{who[1:]} wrote {'a text' if text else 'a value by a schema'} of {_many(total, 'answer')} in "
-        f"{_many(reduced.levels, 'step')}, each question and its answer within {context} tokens: first parts, then parts "
-        "of parts. It had to cite every answer by its number, which is the place of the answer in the order of items and "
-        f"briefs. A draft was sent back for what is wrong with it, at most {_many(again, 'time')}, and the one with the "
-        f"fewest faults was kept. An answer that is not cited stands word for word under '{below}'. A number, a date or "
-        "a quotation must stand in one of the answers that its sentence cites. Numbers are compared by value (1,000 is "
-        "1000; 12 % is 12 per cent, or 0.12, or 12) and without units, number words in English only, and 'one' not at "
-        "all. A bare whole number that equals the number of answers cited there, two or more, is taken for a count of "
-        "them. What doesn't stand there, a sentence without a citation and a citation of what isn't there are "
-        f"{marks}.{opinion} Not checked is whether what is cited means what the text makes of it: a flag is a reason to "
-        "look, and no flag is no proof."
+        f"{who[:1].upper()}{who[1:]} wrote {kind} of {_many(total, 'answer')} in {_many(reduced.levels, 'step')}: "
+        f"first parts, then parts of parts, each question and its answer within {context} tokens. It had to cite "
+        "every answer by its number, the place of the answer in the order of items and briefs. A draft was sent "
+        f"back for what is wrong with it, at most {_many(again, 'time')}, and the one with the fewest faults was "
+        f"kept. An answer that is not cited stands word for word under '{below}'. A number, a date or a quotation "
+        "must stand in one of the answers that its sentence cites. Numbers are compared by value (1,000 is 1000; "
+        "12 % is 12 per cent, or 0.12, or 12) and without units; number words in English only, and 'one' not at "
+        "all. A bare whole number that equals the number of answers cited there, two or more, is taken for a "
+        "count of them. What doesn't stand there, a sentence without a citation and a citation of what isn't "
+        f"there are {marks}.{opinion} Not checked is whether what is cited means what the text makes of it: a flag "
+        "is a reason to look, and no flag is no proof."
     )
 
 

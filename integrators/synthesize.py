@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
+    from prefect_dispatch.integrators.drafts import Draft
     from prefect_dispatch.integrators.evidence import Source
     from prefect_dispatch.integrators.judging import Verdict
     from prefect_dispatch.integrators.reducing import Reduced
@@ -135,7 +136,7 @@ class Synthesize(Strict):
             ),
             flags=written.flags,
             tables=(_table(verdicts),) if self.judge is not None else (),
-            shortfalls=(*reduced.shortfalls, *_unjudged(verdicts)),
+            shortfalls=(*reduced.shortfalls, *_uncited(drafts, len(sources)), *_unjudged(verdicts)),
         )
 
     def _context(self, executor: Executor) -> int:
@@ -167,6 +168,11 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
         note="A label counts only with a sentence that stands, word for word, in one of the answers that are cited; "
         "the judge is a model, too.",
     )
+
+
+def _uncited(drafts: Sequence[Draft], total: int) -> list[str]:
+    cites = any(draft.cited for draft in drafts)
+    return [] if cites or not drafts else [f"What was written cites none of the {total} answers; trust nothing in it."]
 
 
 def _unjudged(verdicts: Sequence[Verdict]) -> list[str]:

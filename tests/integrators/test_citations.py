@@ -1,0 +1,135 @@
+"""Citations, and the sentences that they belong to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_dispatch.integrators.citations import citations, cited, sentences
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PIECES = st.sampled_from(
+    [
+        "[1]",
+        "[2, 3]",
+        "[1-3]",
+        "[9]",
+        "[",
+        "]",
+        "(",
+        ")",
+        ". ",
+        "! ",
+        "\n",
+        "\n\n",
+        "- ",
+        "# ",
+        "1. ",
+        " ",
+        "a",
+        "B",
+        "e.g. ",
+    ]
+    + ["No. ", "7", "“", "”", '"', "\\", "^", "[2024]", "。", "…", "[unverified]", "\x00", "　", "²"]  # noqa: RUF001 -- a wide space
+)
+TEXTS = st.lists(PIECES, max_size=30).map("".join)
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "unknown"),
+    [
+        pytest.param("a [3]", [3], [], id="one"),
+        pytest.param("a [3][4]", [3, 4], [], id="side-by-side"),
+        pytest.param("a [3, 4; 5]", [3, 4, 5], [], id="a-list"),
+        pytest.param("a [3-5] [ 7 – 8 ]", [3, 4, 5, 7, 8], [], id="ranges"),  # noqa: RUF001 -- a dash
+        pytest.param("a[3]", [3], [], id="without-a-space"),
+        pytest.param("a [[3]]", [3], [], id="doubled"),
+        pytest.param("a [10, 11]", [10], ["11"], id="partly-unknown"),
+        pytest.param("a [0]", [], ["0"], id="nought"),
+        pytest.param("a [9-999999999]", [9, 10], ["9-999999999"], id="a-range-too-far"),
+        pytest.param("a [5-3]", [], ["5-3"], id="a-range-backwards"),
+        pytest.param("a [3](http://x)", [], [], id="a-link"),
+        pytest.param("a \\[3]", [], [], id="escaped"),
+        pytest.param("a [^3]", [], [], id="a-footnote"),
+        pytest.param("in [2024]", [], [], id="a-year"),
+        pytest.param("in [999]", [], ["999"], id="no-year"),
+        pytest.param("a [x] [3 4] [3.5] []", [], [], id="other-brackets"),
+        pytest.param("a [³]", [], [], id="a-superscript"),
+        pytest.param("a [3", [], [], id="unclosed"),
+    ],
+)
+def test_what_is_a_citation(text: str, known: Sequence[int], unknown: Sequence[str]) -> None:
+    """Of ten answers, those are cited that stand alone in square brackets, and what isn't there is told."""
+    found = citations(text, 10)
+    assert list(cited(found)) == known
+    assert [name for each in found for name in each.unknown] == unknown
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param("One [1]. Two [2].", [("One [1].", [1]), ("Two [2].", [2])], id="before-the-stop"),
+        pytest.param("One. [1] Two. [2]", [("One. [1]", [1]), ("Two. [2]", [2])], id="after-the-stop"),
+        pytest.param("One.[1][2] Two.", [("One.[1][2]", [1, 2]), ("Two.", [])], id="right-after-the-stop"),
+        pytest.param("One [1]. [2] says two.", [("One [1].", [1]), ("[2] says two.", [2])], id="opens-the-next"),
+        pytest.param("One. [2] says two.", [("One.", []), ("[2] says two.", [2])], id="opens-the-next-in-small"),
+        pytest.param("one [1]. zlib two [2].", [("one [1].", [1]), ("zlib two [2].", [2])], id="small-letters"),
+        pytest.param("- one [1]\n* two [2]\n3. three", [("one [1]", [1]), ("two [2]", [2]), ("three", [])], id="lists"),
+        pytest.param("# Head\ntext [1]", [("# Head", []), ("text [1]", [1])], id="a-heading"),
+        pytest.param("a line that\ngoes on [1]", [("a line that\ngoes on [1]", [1])], id="a-broken-line"),
+        pytest.param("one [1]\ntwo [2]", [("one [1]", [1]), ("two [2]", [2])], id="lines-with-citations"),
+        pytest.param(
+            "See e.g. [1] and Nr. 5, cf. [2].", [("See e.g. [1] and Nr. 5, cf. [2].", [1, 2])], id="short-words"
+        ),
+        pytest.param("It is no. 5 [1].", [("It is no. 5 [1].", [1])], id="a-number-word"),
+        pytest.param("It is no. Yes [1].", [("It is no.", []), ("Yes [1].", [1])], id="no-number-word"),
+        pytest.param("在这里[1]。还有[2]。", [("在这里[1]。", [1]), ("还有[2]。", [2])], id="chinese"),
+        pytest.param("Version 2.0 is out [1].", [("Version 2.0 is out [1].", [1])], id="a-point-inside"),
+        pytest.param("", [], id="nothing"),
+        pytest.param(" \n ", [], id="white-space"),
+    ],
+)
+def test_which_sentence_a_citation_belongs_to(text: str, expected: Sequence[tuple[str, list[int]]]) -> None:
+    """A citation may stand before the full stop or after it, or open the next sentence."""
+    assert [(text[each.start : each.end], list(each.cited)) for each in sentences(text, 3)] == expected
+
+
+def test_a_quotation_stays_whole() -> None:
+    """A full stop inside a stretch that belongs together ends no sentence."""
+    text = "“One. Two.” is said [1]. Three. Four."
+    assert [text[s.start : s.end] for s in sentences(text, 1, [(0, 11)])] == [
+        "“One. Two.” is said [1].",
+        "Three.",
+        "Four.",
+    ]
+
+
+@given(TEXTS, st.integers(0, 5))
+@settings(deadline=None, max_examples=300)
+def test_sentences_keep_every_citation(text: str, total: int) -> None:
+    """Sentences come in order, don't overlap, and hold between them every citation of the text."""
+    found = sentences(text, total)
+    assert all(one.end <= other.start for one, other in zip(found, found[1:], strict=False))
+    assert all(each.start < each.end for each in found)
+    inside = {number for each in found for number in each.cited}
+    assert inside == set(cited(citations(text, total)))
+    assert not any(
+        each.start < bracket.start < each.end < bracket.end for each in found for bracket in citations(text, total)
+    )
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["[1", "[1,", "[1-", ".", "\n", "[1] ", "a. ", "aa.[1] ", " ", "a\n", '"a. ', "[ ", "1. ", "。", "- ", "e.g. "],
+)
+@pytest.mark.timeout(30)
+def test_a_long_text_takes_no_long_time(piece: str) -> None:
+    """Whatever is repeated thirty thousand times: it takes time in proportion, so the limit of this test holds."""
+    text = piece * 30_000
+    found = sentences(text, 1, [(at, at + 2) for at in range(0, len(text), 3)])
+    assert "".join(text[each.start : each.end] for each in found).count("[1]") == text.count("[1]")

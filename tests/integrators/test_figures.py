@@ -1,0 +1,223 @@
+"""Numbers, dates and names with digits, read by their value, and looked up in what is cited."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from prefect_dispatch.integrators.doubts import findings
+from prefect_dispatch.integrators.evidence import numbered
+from prefect_dispatch.integrators.figures import figures
+from tests.integrators.said import say
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1,000", "1000"),
+        ("1,234,567.5", "1234567.5"),
+        ("1.000.000", "1000000"),
+        ("1.000.000,5", "1000000.5"),
+        ("1 000 000", "1000000"),
+        ("1\u202f000", "1000"),
+        ("1'000", "1000"),
+        ("1.000", "1"),
+        ("12,5", "12.5"),
+        ("0012", "12"),
+        ("-5", "-5"),
+        ("−5", "-5"),  # noqa: RUF001 -- a minus
+        ("(-5)", "-5"),
+        ("-0", "0"),
+        ("12kg", "12"),
+        ("12-month", "12"),
+        ("3rd", "3"),
+        ("1990s", "1990"),
+        ("5k", "5000"),
+        ("5M", "5000000"),
+        ("1.2 million", "1200000"),
+        ("two million", "2000000"),
+        ("3 bn", "3000000000"),
+        ("two hundred", "200"),
+        ("Twelve", "12"),
+        ("seventeen", "17"),
+        ("ninety", "90"),
+        ("forty-two", "42"),
+        ("two-clause", "2"),
+        ("twenty-odd", "20"),
+        ("zero", "0"),
+        ("٣", "3"),
+    ],
+)
+def test_numbers_are_read_by_their_value(text: str, value: str) -> None:
+    """One number each, whatever its form."""
+    [found] = figures(f"{text} x")
+    assert (found.kind, found.value) == ("number", Decimal(value))
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("one of them", []),
+        ("BSD-3-Clause", ["name"]),
+        ("v1.2", ["name"]),
+        ("1.2.3", ["name"]),
+        ("9" * 61, ["name"]),
+        ("2-3", ["number", "number"]),
+        ("10:30", ["number", "number"]),
+        ("2024-01-31", ["date"]),
+        ("2024-01-31T10:00:00Z", ["date"]),
+        ("2024-13-31", ["number", "number", "number"]),
+        ("31.12.2024", ["date"]),
+        ("may 5", ["number"]),
+        ("May 5", ["date"]),
+        ("Sept. 2024", ["date"]),
+        ("3rd of March 2024", ["date"]),
+        ("word", []),
+    ],
+)
+def test_what_is_a_figure(text: str, kinds: list[str]) -> None:
+    """Names with digits are no numbers, and dates are not three of them."""
+    assert [found.kind for found in figures(text)] == kinds
+
+
+SAME: list[tuple[JsonValue, str]] = [
+    (1000, "1,000"),
+    ("1,000", "1000"),
+    ("1 000", "1000"),
+    (1000, "one thousand is not read, 1 thousand is"),
+    ("12 %", "12 percent"),
+    (0.12, "12 %"),
+    ("12 %", "0.12"),
+    ("12 per cent", "12"),
+    ({"share": 12}, "12 %"),
+    ({"5": "years"}, "5"),
+    ([[-3]], "-3"),
+    (1e-07, "1e-07"),
+    ("three", "3"),
+    (3, "three"),
+    ("one year", "1 year"),
+    ("5 years", "5-year"),
+    ("1.2 million", "1,200,000"),
+    ("2024-01-31", "31 January 2024"),
+    ("31/01/2024", "January 31, 2024"),
+    ("Jan 31 2024", "31.1.2024"),
+    ("2024-01-31", "January 2024"),
+    ("2024-01-31", "31 January"),
+    ("2024-01-31", "2024"),
+    ("5/6/2024", "2024-06-05"),
+    ("5/6/2024", "2024-05-06"),
+    ("GPL-2.0-only", "GPL-2.0"),
+    ("see BSD-3-Clause", "bsd-3-clause"),
+    ("version v1.2.", "v1.2"),
+    (10**400, str(10**400)),
+]
+OTHER: list[tuple[JsonValue, str]] = [
+    (1000, "1.000"),
+    (1000, "1,001"),
+    (5, "-5"),
+    (-5, "5"),
+    (12, "13 %"),
+    ("12 %", "1200 %"),
+    ("12 %", "120 %"),
+    ("12 %", "0.012"),
+    ("1.2 million", "1.2 billion"),
+    ("5 years", "50 years"),
+    ("5 years", "six years"),
+    ("2024-01-31", "30 January 2024"),
+    ("2024-01-31", "31"),
+    ("January 2024", "31 January 2024"),
+    ("2024", "2024-01-31"),
+    ("2024-01-31", "2025"),
+    ("GPL-2.0", "GPL-2"),
+    ("GPL-2", "GPL-2.0"),
+    ("v1.2", "v1.2.3"),
+    ("BSD-3-Clause", "BSD-2-Clause"),
+    ("BSD-3-Clause", "3 clauses"),
+    ("2 clauses", "BSD-2-Clause"),
+    (True, "1"),
+    (None, "0"),
+    ("", "7"),
+]
+
+
+@pytest.mark.parametrize(("value", "text"), SAME)
+def test_what_stands_there(value: JsonValue, text: str) -> None:
+    """A figure in another form is still the one that the answer has."""
+    assert findings(f"It is {text} [1].", numbered([say("item", value)])) == []
+
+
+@pytest.mark.parametrize(("value", "text"), OTHER)
+def test_what_does_not_stand_there(value: JsonValue, text: str) -> None:
+    """A figure that was changed is found where it stands, however slight the change."""
+    text = f"It is {text} [1]."
+    [found] = findings(text, numbered([say("item", value)]))
+    assert found.kind in ("number", "date")
+    assert text[found.start : found.end] in text
+    assert found.looked == (1,)
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6), st.sampled_from(["{}", "{:,}", "{} days", "{:,} %"]))
+@settings(deadline=None)
+def test_a_changed_number_is_never_missed(said: int, told: int, form: str) -> None:
+    """Whatever number an answer has: the same one passes, in any form, and no other one does."""
+    sources = numbered([say("item", {"days": said})])
+    # Twelve per cent may be 0.12, which no whole number is but for none at all.
+    doubts = findings(f"It takes {form.format(told)} [1].", sources)
+    assert bool(doubts) == (said != told and not (form.endswith("%") and told == said * 100))
+
+
+@pytest.mark.parametrize(
+    ("text", "doubtful"),
+    [
+        pytest.param("Both of the 2 agree [1][2].", [], id="a-count"),
+        pytest.param("All 3 agree [1-3].", [], id="a-count-of-a-range"),
+        pytest.param("Three agree [1, 2, 3].", [], id="a-count-in-words"),
+        pytest.param("3 agree [1][2].", ["3"], id="a-wrong-count"),
+        pytest.param("2 of 3 agree [1][2].", ["3"], id="of-how-many"),
+        pytest.param("1 says so [1].", ["1"], id="a-count-of-one"),
+        pytest.param("2 % agree [1][2].", ["2 %"], id="per-cent-is-no-count"),
+        pytest.param("2.0 agree [1][2].", ["2.0"], id="a-fraction-is-no-count"),
+        pytest.param("2 thousand agree [1][2].", ["2 thousand"], id="thousands-are-no-count"),
+        pytest.param("2kg weigh both [1][2].", ["2kg"], id="a-quantity-is-no-count"),
+    ],
+)
+def test_a_count_is_the_number_of_citations(text: str, doubtful: list[str]) -> None:
+    """Counting what is cited is not inventing; any other number that stands nowhere is."""
+    sources = numbered([say(key, "yes") for key in "abc"])
+    assert [text[found.start : found.end] for found in findings(text, sources)] == doubtful
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "1,",
+        "1",
+        "a-",
+        "1 000",
+        "Jan ",
+        "1-",
+        "two-",
+        "1.1",
+        "January 1 ",
+        "1 ",
+        "5 of May ",
+        "1'",
+        "12 %",
+        "a1.",
+        '"',
+        "“",
+    ],
+)
+def test_a_long_text_takes_no_long_time(piece: str) -> None:
+    """Whatever is repeated thirty thousand times: it takes time in proportion, so the limit of this test holds."""
+    text = piece * 30_000
+    found = findings(text, numbered([say("item", text)]))
+    assert [each.kind for each in found if each.kind == "citation"] == []
