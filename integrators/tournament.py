@@ -12,6 +12,7 @@ from pydantic import (
     JsonValue,
     PrivateAttr,
     StringConstraints,
+    WithJsonSchema,
     field_serializer,
     model_validator,
 )
@@ -28,7 +29,7 @@ from prefect_dispatch.integrators.measures import Conversions, converted, measur
 from prefect_dispatch.integrators.ranking import require_library
 from prefect_dispatch.integrators.rounds import pairs, played
 from prefect_dispatch.integrators.standings import merged
-from prefect_dispatch.references import refer
+from prefect_dispatch.references import REFERENCE, refer
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.matches import Match
     from prefect_dispatch.ledger import Merge
     from prefect_dispatch.models import Brief, Item, Outcome
+
+Metric = Annotated[
+    FunctionReference,
+    WithJsonSchema({"title": "Function", "type": "string", "pattern": REFERENCE.pattern}),  # a tab wants a title
+]
 
 WAYS = ("criterion", "metric", "results")
 
@@ -85,7 +91,7 @@ class Tournament(Strict):
     """Who judges. None: the job's executor."""
     matches: Annotated[int, Field(title="Number", ge=1)] | None = Field(default=None, title="Most matches")
     """How many pairs of a contest are judged at most. None: all of up to 25 variants, then 12 for each variant."""
-    metric: Annotated[FunctionReference, Field(title="Function")] | None = None
+    metric: Metric | None = None
     """Instead of a judge: `module:name` of a function of a variant and its item's key that returns a number."""
     results: str = ""
     """Instead of a judge: a CSV, JSON Lines or Parquet file with the results of an experiment."""
