@@ -17,11 +17,11 @@ from prefect_dispatch.integrators.drafts import leaf_findings
 from prefect_dispatch.integrators.evidence import numbered
 from prefect_dispatch.integrators.publishing import MARK, placed, taken_apart, unmarked
 from prefect_dispatch.integrators.values import find, get
-from prefect_dispatch.integrators.writing import CITED, VALUE, leaf_flags, listed, unverified
+from prefect_dispatch.integrators.writing import CITED, VALUE, flagged, leaf_flags, listed, unverified
 from prefect_dispatch.ledger import Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Hashable, Iterable, Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -102,8 +102,9 @@ class CitedAudit:
         yield from self._sourced(row, known)
         self.vouched |= {self._name(number) for number in (*known, *also)}
         for mark in placed(prose, ends, findings(prose, self._sources)):
-            if (row.path, mark.finding.kind, mark.start, mark.text) not in self._flags:
-                yield _unflagged(row.path, mark.finding.kind, mark.text)
+            flag = flagged(row.path, mark.finding, mark.text, mark.start, self._sources)
+            if _place(flag) not in self._flags:
+                yield _unflagged(flag)
         places: set[int] = set()
         for flag in self._merge.flags:
             if flag.path == row.path and flag.start is not None:
@@ -126,7 +127,7 @@ class CitedAudit:
         self.vouched |= {self._name(number) for number in own}
         for flag in leaf_flags(row.path, value, found, self._sources):
             if _place(flag) not in self._flags:
-                yield _unflagged(row.path, flag.kind, flag.text)
+                yield _unflagged(flag)
 
     def _sourced(self, row: FieldRow, known: Sequence[int]) -> Iterator[Violation]:
         expected = [self._sources[number - 1].ref for number in known] or [each.ref for each in self._sources]
@@ -134,12 +135,13 @@ class CitedAudit:
             yield _unfounded(row.path, "its sources are not the answers that it cites.")
 
     def _untold(self) -> Iterator[Violation]:
-        """Yield that what has no answer is told nowhere."""
+        """Yield what a value has to tell of itself and doesn't."""
         texts = [row for row in self._rows if isinstance(row.winner, str) and not self._structured]
         if self._rows and not texts and get(self._merge.value, ["gaps"]) != gaps(self._outcomes):
-            yield Violation(
-                law="conservation", where="/gaps", message="the gaps are not the outcomes without an answer."
-            )
+            yield Violation(law="conservation", where="/gaps", message="they are not the outcomes without an answer.")
+        for path, value in self.told.items():
+            if get(self._merge.value, [path[1:]]) != value:
+                yield _unfounded(path, "it is not what follows from the rest of the merge.")
 
     def _name(self, number: int) -> str:
         return str(self._sources[number - 1].ref)
@@ -162,12 +164,12 @@ def unruly(merge: Merge) -> Iterator[Violation]:
             yield _unfounded(row.path, f"its rule is {row.rule!r}, which is none of a synthesis.")
 
 
-def _place(flag: Flag) -> tuple[str, str, int | None, str]:
-    return flag.path, flag.kind, flag.start, flag.text
+def _place(flag: Flag) -> Hashable:
+    return flag.path, flag.kind, flag.start, flag.text, flag.sources
 
 
-def _unflagged(path: str, kind: str, text: str) -> Violation:
-    return _unfounded(path, f"the {kind} {text!r} is doubtful, and not flagged there.")
+def _unflagged(flag: Flag) -> Violation:
+    return _unfounded(flag.path, f"the {flag.kind} {flag.text!r} is doubtful, and not flagged there.")
 
 
 def _unfounded(path: str, message: str) -> Violation:

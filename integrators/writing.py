@@ -69,7 +69,7 @@ class Text:
         known = cited(citations(self._prose, len(self._sources)))
         also = [source.number for source in self._sources if source.number not in known]
         value = published(text, self._sources, also, outcomes)
-        flags = [_flag("", mark.finding, mark.text, mark.start, self._sources) for mark in marks]
+        flags = [flagged("", mark.finding, mark.text, mark.start, self._sources) for mark in marks]
         return Written(value, (_row("", value, known, self._sources),), tuple(flags))
 
 
@@ -152,8 +152,8 @@ class Value:
 def leaf_flags(path: str, value: JsonValue, found: Iterable[Finding], sources: Sequence[Source]) -> list[Flag]:
     """Return findings on a leaf as flags: on the words in question, or on the whole of what isn't text."""
     if isinstance(value, str):
-        return [_flag(path, each, value[each.start : each.end], each.start, sources) for each in found]
-    return [_flag(path, each, json.dumps(value), None, sources) for each in found]
+        return [flagged(path, each, value[each.start : each.end], each.start, sources) for each in found]
+    return [flagged(path, each, json.dumps(value), None, sources) for each in found]
 
 
 def listed(sources: Sequence[Source]) -> dict[str, JsonValue]:
@@ -182,7 +182,8 @@ def _because(words: str, verdict: Verdict) -> str:
     return f"{words}: {reason}" if reason else f"{words} in what is cited."
 
 
-def _flag(path: str, found: Finding, text: str, start: int | None, sources: Sequence[Source]) -> Flag:
+def flagged(path: str, found: Finding, text: str, start: int | None, sources: Sequence[Source]) -> Flag:
+    """Return a finding as a flag on a text."""
     looked = tuple(sources[number - 1].ref for number in found.looked)
     return Flag(path=path, kind=found.kind, text=text, start=start, message=found.message, sources=looked)
 
