@@ -41,15 +41,11 @@ def played(
         inputs: What those who made the variants were given, by the contest's name.
     """
     brief, inputs = judging(criterion), inputs or {}
-    matches: list[Match] = []
+    matches: dict[str, list[Match]] = {contest.name: [] for contest in contests}
     while draw := [
         (contest, pair)
         for contest in contests
-        for pair in drawn(
-            [variant.key for variant in contest.variants],
-            [match for match in matches if match.contest == contest.name],
-            most,
-        )
+        for pair in drawn([variant.key for variant in contest.variants], matches[contest.name], most)
     ]:
         asked = [
             question
@@ -59,10 +55,9 @@ def played(
             )
         ]
         said = map(Verdict.of, ask(asked, judge))
-        matches += [
-            Match(contest.name, pair, *verdicts) for (contest, pair), *verdicts in zip(draw, said, said, strict=True)
-        ]
-    return matches
+        for (contest, pair), *verdicts in zip(draw, said, said, strict=True):
+            matches[contest.name].append(Match(contest.name, pair, *verdicts))
+    return [match for contest in contests for match in matches[contest.name]]
 
 
 def pairs(variants: int, most: int | None) -> int:

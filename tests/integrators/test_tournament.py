@@ -125,7 +125,8 @@ def test_a_noisy_judge_still_finds_the_extremes() -> None:
 
     found = [row["value"] for row in ranking(LARGER.merge_asking([], variants(*range(10)), Bench(noisy)))]
     assert sum(abs(value - (9 - at)) for at, value in enumerate(found)) <= 12  # of 50 for the reverse
-    assert set(found[:5]) & {9, 8, 7} == {9, 8, 7} or found[0] >= 7
+    assert {9, 8} <= set(found[:4])
+    assert {0, 1} <= set(found[-4:])
 
 
 def test_equal_variants_are_judged_once() -> None:
