@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.integrators.rules import FieldRule
 from prefect_dispatch.integrators.trust import UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from prefect_dispatch.integrators.merge_records import MergeRecords
     from prefect_dispatch.integrators.rulebook import Rulebook
     from prefect_dispatch.integrators.rules import Rule
 
@@ -31,26 +31,26 @@ _CONFLICTS = {
 _SIZES = "Numbers are smaller than texts, texts go by code point, and all else comes last, by its JSON."
 
 
-def describe(integrator: MergeRecords, book: Rulebook, identity: str) -> str:
+def describe(book: Rulebook, identity: str, records: str = "", aliases: str | None = None, chosen: int = 0) -> str:
     """Return the rules in one paragraph.
 
     Args:
-        integrator: Who merged.
-        book: Its rules, with what was found out about sources.
+        book: Which rule is for which field, with what was found out about sources.
         identity: How records were told from one another, in words.
+        records: Where in an answer the records stand.
+        aliases: The path of the decisions file.
+        chosen: How many values somebody chose.
 
     Example:
         >>> from prefect_dispatch.integrators.merge_records import MergeRecords
-        >>> merger = MergeRecords(identity=("name",), rules={"year": "max"})
-        >>> words = describe(merger, merger.book, "Records are the same if 'name' is equal.")
-        >>> print(words.partition(". ")[0])
-        An answer is one record or a list of records
+        >>> book = MergeRecords(identity=("name",), rules={"year": "max"}).book
+        >>> words = describe(book, "Records are the same if 'name' is equal.")
+        >>> words.partition(". ")[0]
+        'An answer is one record or a list of records'
         >>> "'year' becomes the largest value" in words
         True
     """
-    return " ".join(
-        [_where(integrator.records), identity, *_fields(integrator), *_rules(integrator, book), *_decided(integrator)]
-    )
+    return " ".join([_where(records), identity, *_fields(book), *_rules(book), *_decided(aliases, chosen)])
 
 
 def _where(records: str) -> str:
@@ -59,11 +59,11 @@ def _where(records: str) -> str:
     return "An answer is one record or a list of records."
 
 
-def _fields(integrator: MergeRecords) -> Iterable[str]:
-    said = [f"{rule.field!r} becomes {_word(rule)}" for rule in integrator.rules]
+def _fields(book: Rulebook) -> Iterable[str]:
+    said = [f"{'.'.join(path)!r} becomes {_word(rule)}" for path, rule in book.rules.items()]
     yield (
         f"Of records that are the same, {'; '.join([*said, ''])}"
-        f"{'every other field' if said else 'each field'} becomes {_word(integrator.default)}; "
+        f"{'every other field' if said else 'each field'} becomes {_word(book.default)}; "
         "but a field of the identity without a rule of its own becomes what the preferred record says."
     )
     yield (
@@ -78,8 +78,8 @@ def _word(rule: Rule) -> str:
         word = f"what the record with the latest {rule.by!r} says"
     else:
         word = _WORDS.get(rule.name, f"what the function {rule.name!r} makes of it")
-    if rule.identity:
-        word += f", where objects with equal {' and '.join(map(repr, rule.identity))} are one"
+    if identity := _identity(rule):
+        word += f", where objects with equal {' and '.join(map(repr, identity))} are one"
     if rule.of:
         word += f", the source being the {rule.of}"
     if rule.conflicts:
@@ -87,19 +87,19 @@ def _word(rule: Rule) -> str:
     return word
 
 
-def _rules(integrator: MergeRecords, book: Rulebook) -> Iterable[str]:
-    rules = [*integrator.rules, integrator.default]
+def _rules(book: Rulebook) -> Iterable[str]:
+    rules = [*book.rules.values(), book.default]
     names = {rule.name for rule in rules}
-    yield f"Where records disagree, {_CONFLICTS[integrator.conflicts]}; about the identity its rule decides."
+    yield f"Where records disagree, {_CONFLICTS[book.conflicts]}; about the identity its rule decides."
     if names & {"max", "min"}:
         yield _SIZES
     if any(rule.by for rule in rules):
         yield "A time without an offset is UTC; what is no time comes before all times."
-    if any("." in rule.field for rule in integrator.rules):
+    if any(len(path) > 1 for path in book.rules):
         yield "An object is merged key by key for a rule about a part of it, unless some record has no object there."
     if any(rule.gathers for rule in rules):
         yield "Where values are gathered, a list counts as its elements, equal ones stand once, an empty list yields."
-    if any(rule.identity for rule in rules):
+    if any(map(_identity, rules)):
         yield (
             "The objects of such a list are told apart like records (without regard to case, white space and Unicode's "
             "compatible forms) and merged field by field, by the rules for their fields or the one for all others; "
@@ -112,6 +112,10 @@ def _rules(integrator: MergeRecords, book: Rulebook) -> Iterable[str]:
             f"{' and '.join(map(repr, own))} may compute what no record says; what it was given then stands among the "
             "values that were removed."
         )
+
+
+def _identity(rule: Rule) -> tuple[str, ...]:
+    return rule.identity if isinstance(rule, FieldRule) else ()
 
 
 def _trust(book: Rulebook) -> Iterable[str]:
@@ -130,11 +134,11 @@ def _article(kind: str) -> str:
     return f"an {kind}" if kind == "item" else f"a {kind}"
 
 
-def _decided(integrator: MergeRecords) -> Iterable[str]:
-    if integrator.aliases:
-        yield f"What people decided is in {integrator.aliases!r}."
-    if count := len(integrator.decisions.fields):
+def _decided(aliases: str | None, chosen: int) -> Iterable[str]:
+    if aliases:
+        yield f"What people decided is in {aliases!r}."
+    if chosen:
         yield (
-            f"{count} {'value was' if count == 1 else 'values were'} chosen by somebody; such a one stands, before any "
-            "rule, where some record says it."
+            f"{chosen} {'value was' if chosen == 1 else 'values were'} chosen by somebody; such a one stands, before "
+            "any rule, where some record says it."
         )

@@ -60,7 +60,7 @@ def _verdicts(decisions: Sequence[Decision]) -> dict[int, _Verdict]:
             verdicts[place] = _KEPT if decisions[0].rule == "kept" else _Verdict("merged")
         elif place in lost:
             first, more = lost[place][0], len({decision.path for decision in lost[place]}) - 1
-            field = ".".join(map(str, first.path))
+            field = ".".join(first.path)
             reason = f"rule {first.rule!r} on field {field!r}" + (f" and {more} more" if more else "")
             verdicts[place] = _Verdict("overridden", first.carriers[0].source, reason)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from prefect_dispatch.integrators.picking import elements
-from prefect_dispatch.integrators.rules import GATHERING, Claim, Rank, Rule
+from prefect_dispatch.integrators.rules import GATHERING, Claim, Rank, Rule, Source
 from prefect_dispatch.integrators.sets import grouped
 from prefect_dispatch.integrators.values import content, silent
 from prefect_dispatch.ledger import FieldRow, Flag, Loser, Ref
@@ -44,7 +44,7 @@ class Doubt(NamedTuple):
 class Decision(NamedTuple):
     """How one field was decided."""
 
-    path: tuple[str | int, ...]
+    path: tuple[str, ...]
     """The keys, and the places in lists merged as sets, that lead to it from the record."""
     rule: str
     """The rule's name."""
@@ -58,6 +58,8 @@ class Decision(NamedTuple):
     """The backers without which something of the winner would be missing."""
     doubts: Sequence[Doubt] = ()
     """Why somebody should look at it."""
+    of: Source | None = None
+    """What `trust` was told to take for a source."""
 
     def row(self, path: str) -> FieldRow:
         """Return the decision as the report shows it, for a JSON Pointer into the merged value."""
@@ -110,7 +112,7 @@ class _Fold:
         self.book = book
         self.chosen = chosen
 
-    def record(self, said: Sequence[Said], keys: Path, path: tuple[str | int, ...]) -> tuple[JsonValue, list[Decision]]:
+    def record(self, said: Sequence[Said], keys: Path, path: Path) -> tuple[JsonValue, list[Decision]]:
         """Return one object for several; keys lead to their rules, the path to where it stands."""
         merged: dict[str, JsonValue] = {}
         decisions: list[Decision] = []
@@ -122,12 +124,13 @@ class _Fold:
         return merged, decisions
 
     def _field(
-        self, present: Sequence[tuple[Part, JsonValue]], keys: Path, path: tuple[str | int, ...]
+        self, present: Sequence[tuple[Part, JsonValue]], keys: Path, path: Path
     ) -> tuple[JsonValue, list[Decision]]:
         claims = [_claim(part, value) for part, value in present]
-        if len(claims) == 1 and not self.chosen and self.book.plain(keys):  # as most are where most records stand alone
+        if len(claims) == 1 and not self.chosen and self.book.plain(keys):  # as most are where most records are alone
             value = claims[0].value
-            return value, [Decision(path, self.book.rule(keys).name, value, claims, (), () if value is None else claims)]
+            carriers = () if value is None else claims
+            return value, [Decision(path, self.book.rule(keys).name, value, claims, (), carriers)]
         doubts: list[Doubt] = []
         if keys in self.chosen and keys == path:
             text = content(self.chosen[keys])
@@ -145,7 +148,7 @@ class _Fold:
         claims: Sequence[Claim],
         present: Sequence[tuple[Part, JsonValue]],
         keys: Path,
-        path: tuple[str | int, ...],
+        path: Path,
     ) -> tuple[JsonValue, list[Decision]]:
         if self.book.elements(keys):
             if any(elements(claim.value) for claim in claims) and claims[0].value is not None:
@@ -162,7 +165,7 @@ class _Fold:
         claims: Sequence[Claim],
         present: Sequence[tuple[Part, JsonValue]],
         keys: Path,
-        path: tuple[str | int, ...],
+        path: Path,
     ) -> tuple[JsonValue, list[Decision]]:
         """Return one list for several: elements of one identity become one, field by field."""
         rule = self.book.rule(keys)
@@ -173,10 +176,13 @@ class _Fold:
         for at, group in enumerate(groups):
             members = [every[place] for place in group.members]
             if group.same:
-                value, made = self.record(cast("list[Said]", members), keys, (*path, at))
+                value, made = self.record(cast("list[Said]", members), keys, (*path, str(at)))
             else:
                 backers = [_claim(part, element) for part, element in members]
-                value, made = members[0][1], [Decision((*path, at), rule.name, members[0][1], backers, (), backers[:1])]
+                value, made = (
+                    members[0][1],
+                    [Decision((*path, str(at)), rule.name, members[0][1], backers, (), backers[:1])],
+                )
             merged.append(value)
             decisions += made
         if none := [claim for claim in claims if claim.value == []]:
@@ -184,7 +190,7 @@ class _Fold:
             decisions.insert(0, Decision(path, rule.name, [*merged], some, none, some[:1]))
         return merged, decisions
 
-    def _decide(self, claims: Sequence[Claim], keys: Path, path: tuple[str | int, ...]) -> Decision:
+    def _decide(self, claims: Sequence[Claim], keys: Path, path: Path) -> Decision:
         rule, policy = self.book.rule(keys), self.book.policy(keys)
         if claims[0].value is None:
             return Decision(path, rule.name, None, claims, (), ())
@@ -200,10 +206,10 @@ class _Fold:
         losing = [claim for claim in claims if claim.text != text]
         doubts = [Doubt("conflict", _conflict(claims, rule))] if differ and policy == "flag" else ()
         # A function may compute what nobody said: then it comes from all, and all that they said was replaced.
-        return Decision(path, rule.name, winner, backers or claims, losing, backers[:1] or claims, doubts)
+        return Decision(path, rule.name, winner, backers or claims, losing, backers[:1] or claims, doubts, rule.of)
 
 
-def _gather(path: tuple[str | int, ...], rule: Rule, claims: Sequence[Claim]) -> Decision:
+def _gather(path: Path, rule: Rule, claims: Sequence[Claim]) -> Decision:
     winner = rule.decide(claims)
     backers = [claim for claim in claims if elements(claim.value)] or claims
     carriers: dict[str, Claim] = {}

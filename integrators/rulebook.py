@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.integrators.rules import Conflicts, Rule, Source
+from prefect_dispatch.integrators.rules import Conflicts, FieldRule, Rule, Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +21,13 @@ class Rulebook:
     """Which rule is for which field.
 
     Example:
-        >>> book = Rulebook({("year",): Rule(rule="max")}, default=Rule(rule="longest"), identity=[("name",)])
+        >>> largest = FieldRule(field="year", rule="max")
+        >>> book = Rulebook({("year",): largest}, default=Rule(rule="longest"), identity=[("name",)])
         >>> book.rule(("year",)).name, book.rule(("note",)).name, book.rule(("name",)).name
         ('max', 'longest', 'priority')
     """
 
-    rules: Mapping[Path, Rule]
+    rules: Mapping[Path, FieldRule]
     """Rules by path."""
     default: Rule
     """For fields without a rule of their own, or of an object that they are in."""

@@ -93,8 +93,6 @@ class Rule(Strict):
     """For `newest`: dotted path of the record's field that tells when."""
     of: Source | None = None
     """For `trust`: whose reliability counts. Empty: the item's if there is one brief, else the brief's."""
-    identity: tuple[FieldPath, ...] = ()
-    """For a list of objects under `union` or `keep_all`: the fields that make two of them the same."""
     conflicts: Conflicts | None = None
     """What is done where records disagree about this field; empty: the same as for all fields."""
 
@@ -104,11 +102,6 @@ class Rule(Strict):
             raise ValueError("the rule 'newest' needs 'by', the field that tells when; no other rule takes it")
         if self.of and self.rule != "trust":
             raise ValueError(f"'of' says whose reliability counts for the rule 'trust'; {self.name!r} doesn't take it")
-        if self.identity and not self.gathers:
-            raise ValueError(
-                f"'identity' says which elements of a list are the same, for the rules 'union' and 'keep_all'; "
-                f"{self.name!r} takes one list as it is"
-            )
         if self.conflicts and self.gathers:
             raise ValueError(
                 f"the rule {self.name!r} keeps what every record says, so there is nothing for 'conflicts' to decide"
@@ -159,6 +152,17 @@ class FieldRule(Rule):
 
     field: str = Field(json_schema_extra={"position": -1})  # ahead of what is inherited
     """The field's name, or the dotted path of a field inside an object or inside the elements of a list."""
+    identity: tuple[FieldPath, ...] = ()
+    """For a list of objects under `union` or `keep_all`: the fields that make two of them the same."""
+
+    @model_validator(mode="after")
+    def _identity_belongs_to_a_set(self) -> Self:
+        if self.identity and not self.gathers:
+            raise ValueError(
+                f"'identity' says which elements of a list are the same, for the rules 'union' and 'keep_all'; "
+                f"{self.name!r} takes one list as it is"
+            )
+        return self
 
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)

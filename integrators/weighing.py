@@ -37,8 +37,8 @@ def weighed(
     # Which claims compete doesn't depend on who is trusted, so folding without that knowledge finds them.
     for parts in groups:
         for decision in fold(parts, book)[1]:
-            if decision.rule == "trust" and decision.winner is not None:
-                keys = tuple(key for key in decision.path if isinstance(key, str))
-                fields[kinds[book.rule(keys).of]].append([*decision.backers, *decision.losing])
+            claims = [*decision.backers, *decision.losing]
+            if decision.rule == "trust" and decision.winner is not None and len(claims) > 1:
+                fields[kinds[decision.of]].append(claims)
     known = {kind: learn(claims, outcomes, kind) for kind, claims in fields.items()}
     return replace(book, trust={of: known[kind] for of, kind in kinds.items()}), (table(known.values()),)

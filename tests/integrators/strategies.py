@@ -120,7 +120,9 @@ def integrators(draw: st.DrawFn, *, computing: bool = True) -> MergeRecords:
     )
     fields = draw(st.dictionaries(st.sampled_from(["tags", "note", "meta.b", "meta.c", "date"]), rules, max_size=4))
     if draw(st.booleans()):
-        fields["name"] = draw(st.sampled_from(["majority", "longest", "max", "trust", {"rule": "newest", "by": "date"}]))
+        fields["name"] = draw(
+            st.sampled_from(["majority", "longest", "max", "trust", {"rule": "newest", "by": "date"}])
+        )
     if draw(st.booleans()):
         fields |= draw(SETS)
     choices = [

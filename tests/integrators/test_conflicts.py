@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from prefect_dispatch.ledger import Merge
 
 
-def merged(*said: JsonValue, choices: Sequence[Choice] = (), **options: object) -> Merge:
+NONE: list[JsonValue] = []
+
+
+def merged(*said: JsonValue, choices: Sequence[Choice] = (), **options: Any) -> Merge:  # noqa: ANN401 -- any options
     """Return an audited merge of what answers say at `x`, the first one preferred; a null doesn't say it."""
     outcomes = [say(f"{at}", {"name": "n", "x": x}, item_first=-at) for at, x in enumerate(said)]
     integrator = MergeRecords.model_validate({"identity": ["name"], **options})
@@ -57,7 +60,7 @@ def hushed(claims: Sequence[Claim]) -> JsonValue:
         pytest.param([1, None], {}, 1, id="null-is-no-conflict"),
         pytest.param([["a"], ["a", "b"], "c"], {}, ["a", "b", "c"], id="lists"),
         pytest.param([["a"], "a"], {}, ["a"], id="a-list-of-one"),
-        pytest.param([[], "a"], {}, ["a"], id="none-and-one"),
+        pytest.param([NONE, "a"], {}, ["a"], id="none-and-one"),
         pytest.param([2, 1], {"rules": {"x": {"rule": "max", "conflicts": "resolve"}}}, 2, id="overridden"),
         pytest.param([2, 1], {"rules": {"x": "union"}}, [1, 2], id="gathered-anyway"),
         pytest.param([2, 1], {"rules": {"x": hushed}}, [2, 1], id="no-function-decides"),
@@ -65,9 +68,10 @@ def hushed(claims: Sequence[Claim]) -> JsonValue:
         pytest.param([3, 1], {"conflicts": "flag", "rules": {"x": {"conflicts": "keep_all"}}}, [3, 1], id="of-a-rule"),
     ],
 )
-def test_all_values_are_kept(said: list[JsonValue], options: dict[str, object], expected: JsonValue) -> None:
+def test_all_values_are_kept(said: list[JsonValue], options: dict[str, Any], expected: JsonValue) -> None:
     """Values that differ stand side by side, preferred ones first; what all agree on stays plain."""
-    merge = merged(*said, **{"conflicts": "keep_all", **options})
+    policy = options.get("conflicts", "keep_all")
+    merge = merged(*said, conflicts=policy, rules=options.get("rules", {}))
     assert stands(merge) == expected
     assert merge.flags == ()
 
@@ -139,7 +143,7 @@ def test_unusable_options_are_refused(options: dict[str, Any], message: str) -> 
     ],
 )
 def test_a_choice_stands_where_some_record_says_it(
-    said: list[JsonValue], options: dict[str, object], expected: JsonValue
+    said: list[JsonValue], options: dict[str, Any], expected: JsonValue
 ) -> None:
     """What somebody chose wins over every rule, and the row says that it was decided."""
     merge = merged(*said, choices=[chosen(1)], **options)
@@ -168,7 +172,7 @@ def test_a_choice_that_no_record_says_is_noted() -> None:
         pytest.param(Choice(record={"title": "n"}, field="x", value=1), {}, id="another-identity"),
     ],
 )
-def test_a_choice_about_something_else_changes_nothing(choice: Choice, options: dict[str, object]) -> None:
+def test_a_choice_about_something_else_changes_nothing(choice: Choice, options: dict[str, Any]) -> None:
     """A decisions file may know of records and fields that this run has not."""
     merge = merged(2, 1, choices=[choice], **options)
     assert (stands(merge), merge.flags) == (2, ())

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from prefect_dispatch.ledger import Merge
     from prefect_dispatch.models import Outcome
 
+NONE: list[JsonValue] = []
+ODD: list[JsonValue] = [[None, {}, [1]], [None]]
+IN_ORDER: list[JsonValue] = [[1], None, {}]
 BY_NAME = {"rule": "union", "identity": ["name"]}
 
 
@@ -78,11 +81,11 @@ def authors(merge: Merge) -> JsonValue:
             id="in-order-of-preference",
         ),
         pytest.param([{"name": "Ada"}, [{"name": "ada", "age": 1}]], {}, [{"age": 1, "name": "Ada"}], id="no-list"),
-        pytest.param([[], [{"name": "Ada"}]], {}, [{"name": "Ada"}], id="none-and-some"),
-        pytest.param([[], []], {}, [], id="none"),
+        pytest.param([NONE, [{"name": "Ada"}]], {}, [{"name": "Ada"}], id="none-and-some"),
+        pytest.param([NONE, NONE], {}, NONE, id="none"),
         pytest.param([None, None], {}, None, id="null"),
         pytest.param([None, ["x"]], {}, ["x"], id="null-and-some"),
-        pytest.param([[None, {}, [1]], [None]], {}, [[1], None, {}], id="odd-elements"),
+        pytest.param(ODD, {}, IN_ORDER, id="odd-elements"),
         pytest.param(
             [[{"name": "Ada", "at": [{"name": "MIT"}]}], [{"name": "ada", "at": [{"name": "mit", "city": "C"}]}]],
             {"authors.at": BY_NAME},
@@ -233,7 +236,7 @@ def test_a_row_or_an_element_that_is_gone_is_missed_by_tracing_alone(path: str) 
     ("options", "message"),
     [
         pytest.param({"rules": {"a": {"rule": "max", "identity": ["b"]}}}, "for the rules 'union'", id="picking"),
-        pytest.param({"default": BY_NAME}, "for the rule of one field", id="default"),
+        pytest.param({"default": BY_NAME}, "unknown key 'identity'", id="default"),
         pytest.param({"rules": {"a": BY_NAME, "a.name": "union"}}, "'a.name' belongs to the identity", id="identity"),
         pytest.param({"rules": {"a": {**BY_NAME, "identity": ["b..c"]}}}, "match pattern", id="bad-path"),
     ],
