@@ -69,8 +69,8 @@ def promised_kinds(briefs: Sequence[Brief], path: Path) -> set[AnswerKind]:
 def _kinds(schema: dict[str, Any]) -> set[AnswerKind]:
     if "enum" in schema or ("const" in schema and schema["const"] is not None):
         return {"label"}
-    types = schema.get("type", [])
-    named = set(types if isinstance(types, list) else [types])
+    types: Any = schema.get("type", [])
+    named = set(cast("list[str]", types if isinstance(types, list) else [types]))
     formed = "format" in schema or "pattern" in schema
     if "boolean" in named or (formed and (not named or "string" in named)):
         return {"label"}

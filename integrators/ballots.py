@@ -130,14 +130,16 @@ def _rows(ranked: Sequence[Outcome], decisions: Sequence[Decision]) -> Mapping[i
             backs.setdefault(claim.rank[-1], decision)
     found: dict[int, LedgerRow] = {}
     for place in sorted(carries | lost.keys() | backs.keys()):
-        name = {"brief": ranked[place].brief, "item": ranked[place].item}
+        row = LedgerRow(brief=ranked[place].brief, item=ranked[place].item, disposition="merged")
+        found[place] = row
         if place in carries:
-            found[place] = LedgerRow(**name, disposition="merged")
-        elif place in lost:
+            continue
+        if place in lost:
             first, more = lost[place][0], len(lost[place]) - 1
             reason = f"rule {first.rule!r} on {field_name(first.path)!r}" + (f" and {more} more" if more else "")
-            found[place] = LedgerRow(**name, disposition="overridden", by=first.carriers[0].source, reason=reason)
+            change = {"disposition": "overridden", "by": first.carriers[0].source, "reason": reason}
         else:
             by = backs[place].carriers[0].source
-            found[place] = LedgerRow(**name, disposition="duplicate_of", by=by, reason="the same answer")
+            change = {"disposition": "duplicate_of", "by": by, "reason": "the same answer"}
+        found[place] = row.model_copy(update=change)
     return found

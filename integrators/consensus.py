@@ -163,10 +163,15 @@ class Consensus(Strict):
                 for item, verdicts in whole.items()
                 for verdict in verdicts
             ),
-            rules=rules_of(self),
+            rules=rules_of(
+                self.method,
+                {rule.field: rule.rule for rule in self.rules},
+                {weight.brief: weight.weight for weight in self.weights},
+                min_votes=self.min_votes,
+            ),
             flags=flags_of(whole, places),
             tables=tables_of(polls),
-            shortfalls=shortfalls_of(places, self),
+            shortfalls=shortfalls_of(places, self.open_entries, self.min_votes),
         )
 
     def restated(self, merge: Merge) -> list[Outcome]:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.integrators.ballots import Ballot
-    from prefect_dispatch.integrators.consensus import Consensus
     from prefect_dispatch.integrators.polling import Poll
     from prefect_dispatch.integrators.rules import Claim
     from prefect_dispatch.integrators.voting import Verdict
@@ -96,15 +95,13 @@ def flags_of(decided: Mapping[str, Sequence[Verdict]], places: Mapping[str, tupl
     )
 
 
-def shortfalls_of(places: Mapping[str, tuple[str, int]], consensus: Consensus) -> tuple[str, ...]:
+def shortfalls_of(places: Mapping[str, tuple[str, int]], undecided: str, min_votes: int) -> tuple[str, ...]:
     """Return which items have too few answers, as a sentence, if any have."""
-    few = [item for item, (name, _) in places.items() if name == consensus.open_entries]
+    few = [item for item, (name, _) in places.items() if name == undecided]
     if not few:
         return ()
     named = ", ".join(map(repr, few[:NAMED_GAPS])) + (f" and {len(few) - NAMED_GAPS} more" if few[NAMED_GAPS:] else "")
-    return (
-        f"Undecided for want of {consensus.min_votes} answers: {len(few)} of {len(places)} items with any ({named}).",
-    )
+    return (f"Undecided for want of {min_votes} answers: {len(few)} of {len(places)} items with any ({named}).",)
 
 
 def _disagreements(polls: Sequence[Poll]) -> list[Row]:
@@ -181,7 +178,7 @@ def _agents(polls: Sequence[Poll]) -> Iterator[Row]:
 
 def _confusion(polls: Sequence[Poll]) -> Iterator[Row]:
     for each in polls:
-        for (agent, right, said), share in sorted((each.crowd.confusion if each.crowd else {}).items()):
+        for (agent, right, said), share in sorted(each.crowd.confusion.items() if each.crowd else ()):
             if (rounded := round(share, DIGITS)) > 0:
                 yield {
                     "field": field_name(each.path),

@@ -9,7 +9,9 @@ from prefect_dispatch.integrators.crowd import ITERATIONS, TOLERANCE
 from prefect_dispatch.integrators.voting import OUTLYING
 
 if TYPE_CHECKING:
-    from prefect_dispatch.integrators.consensus import Consensus
+    from collections.abc import Mapping
+
+    from prefect_dispatch.integrators.polling import Counting, RuleName
 
 _WHO = (
     "All answers to an item, one from each brief or sample, vote on one answer, field by field where they are objects."
@@ -49,22 +51,18 @@ _TIES = (
 )
 
 
-def rules_of(consensus: Consensus) -> str:
+def rules_of(method: Counting, rules: Mapping[str, RuleName], weights: Mapping[str, float], *, min_votes: int) -> str:
     """Return the rules of a consensus in a paragraph.
 
     Example:
-        >>> from prefect_dispatch.integrators.consensus import Consensus
-        >>> rules_of(Consensus(rules={"year": "median"}, min_votes=3)).rpartition("flagged. ")[2]
+        >>> rules_of("majority", {"year": "median"}, {}, min_votes=3).rpartition("flagged. ")[2]
         'An item with fewer than 3 answers is undecided.'
     """
-    weighted = _LEARNED
-    if consensus.weights:
-        named = ", ".join(f"{weight.brief!r} {weight.weight:g}" for weight in consensus.weights)
-        weighted = f"votes weighted by brief ({named}; all others 1)"
-    words = {**_RULES, "weighted": weighted}
-    parts = [_WHO, f"Labels become {words[consensus.method]}.", _KINDS]
-    parts += [f"Field {rule.field!r} becomes {words[rule.rule]}." for rule in consensus.rules if rule.rule != "auto"]
+    named = ", ".join(f"{brief!r} {weight:g}" for brief, weight in weights.items())
+    words = {**_RULES, "weighted": f"votes weighted by brief ({named}; all others 1)" if weights else _LEARNED}
+    parts = [_WHO, f"Labels become {words[method]}.", _KINDS]
+    parts += [f"Field {field!r} becomes {words[rule]}." for field, rule in rules.items() if rule != "auto"]
     parts += [_SCHEMA, _TIES]
-    if consensus.min_votes > 1:
-        parts.append(f"An item with fewer than {consensus.min_votes} answers is undecided.")
+    if min_votes > 1:
+        parts.append(f"An item with fewer than {min_votes} answers is undecided.")
     return " ".join(parts)

@@ -66,7 +66,7 @@ def dawid_skene(votes: Sequence[Vote]) -> Crowd:
         warnings.simplefilter("ignore")
         model = _load("dawid_skene", "DawidSkene")(n_iter=ITERATIONS, tol=TOLERANCE).fit(table.frame)
     priors = [float(model.priors_.get(code, 0.0)) for code in range(len(table.opinions))]
-    confusion = {
+    confusion: dict[tuple[str, str, str], float] = {
         (table.agents[agent], table.opinions[right], table.opinions[said]): float(share)
         for (agent, said), row in zip(model.errors_.index, model.errors_.to_numpy().tolist(), strict=True)
         for right, share in zip(map(int, model.errors_.columns), row, strict=True)

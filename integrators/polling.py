@@ -42,7 +42,10 @@ class Polls:
 
     def rule(self, path: Path) -> RuleName:
         """Return the rule for a field: its own, or that of the nearest field that it is in."""
-        return next((self.rules[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.rules), "auto")
+        for length in range(len(path), 0, -1):
+            if (rule := self.rules.get(path[:length])) is not None:
+                return rule
+        return "auto"
 
 
 class Poll(NamedTuple):
@@ -80,7 +83,7 @@ def _decided(path: Path, ballots: Sequence[Ballot], polls: Polls, briefs: Sequen
     kind = answer_kind(ballots, promised_kinds(briefs, path))
     rule = polls.rule(path)
     if rule == "auto":
-        rule = {"label": polls.method, "text": "medoid", "list": "elements"}.get(kind, "mean")  # type: ignore[assignment]
+        rule = {"label": polls.method, "text": "medoid", "list": "elements"}.get(kind, "mean")
     crowd = None
     verdicts: list[Verdict]
     if rule == "dawid_skene" or (rule == "weighted" and not polls.weights):

@@ -88,7 +88,7 @@ def _votes(outcomes: Sequence[Outcome], path: tuple[str, ...]) -> dict[Ref, Json
 
 def _row(row: FieldRow, votes: Mapping[Ref, JsonValue]) -> Iterator[Violation]:
     named = {source for sources in (row.sources, *(loser.sources for loser in row.losers)) for source in sources}
-    if named != votes.keys():
+    if named != set(votes):
         missing = sorted(votes.keys() ^ named, key=lambda ref: ref.order)
         yield _wrong("recall", row.path, f"its row and the votes on it differ by {', '.join(map(str, missing))}.")
         return

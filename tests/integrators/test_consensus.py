@@ -64,6 +64,14 @@ def asks(schema: dict[str, Any], count: int = 3) -> list[Brief]:
     return list(sampled(brief(output=output, samples=count)))
 
 
+EMPTY: list[JsonValue] = [{}, {}]
+HALF_EMPTY: list[JsonValue] = [{"a": {}}, {"a": {"b": "x"}}]
+
+
+def nothing(_name: str) -> None:
+    """Find no package."""
+
+
 @pytest.mark.parametrize(
     ("values", "expected"),
     [
@@ -94,8 +102,8 @@ def asks(schema: dict[str, Any], count: int = 3) -> list[Brief]:
         pytest.param([{"a": 1}, "x", "x"], "x", id="objects and words"),
         pytest.param([{"a": 1}, None, None], None, id="more nulls than objects"),
         pytest.param([{"a": 1}, {"a": 1}, None], {"a": 1}, id="a null among objects"),
-        pytest.param([{}, {}], {}, id="empty objects"),
-        pytest.param([{"a": {}}, {"a": {"b": "x"}}], {"a": {"b": "x"}}, id="an object that is empty for one"),
+        pytest.param(EMPTY, {}, id="empty objects"),
+        pytest.param(HALF_EMPTY, {"a": {"b": "x"}}, id="an object that is empty for one"),
     ],
 )
 def test_the_answer(values: list[JsonValue], expected: JsonValue) -> None:
@@ -238,7 +246,8 @@ def test_dawid_and_skene() -> None:
 )
 def test_a_rule_for_a_field(rule: str, values: list[JsonValue], expected: JsonValue) -> None:
     """A field that has a rule is decided by it, whatever it holds; so is what stands inside it."""
-    said = votes(*({"in": {"f": value}} for value in values))
+    wrapped: list[JsonValue] = [{"in": {"f": value}} for value in values]
+    said = votes(*wrapped)
     assert answer(agreed(said, rules={"in.f": rule})) == {"in": {"f": expected}}
     assert answer(agreed(said, rules={"in": rule})) == {"in": {"f": expected}}
 
@@ -476,7 +485,7 @@ def test_unusable_jobs(options: dict[str, Any], briefs: list[Brief], message: st
 @pytest.mark.parametrize("options", [{"method": "dawid_skene"}, {"rules": {"l": "weighted"}}])
 def test_crowd_kit_is_asked_for_beforehand(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs crowd-kit says so before anything is spent; what doesn't, does without."""
-    monkeypatch.setattr("prefect_dispatch.integrators.crowd.find_spec", lambda _: None)
+    monkeypatch.setattr("prefect_dispatch.integrators.crowd.find_spec", nothing)
     briefs = asks({"l": {}})
     with pytest.raises(JobError, match="crowd-kit"):
         Consensus.model_validate(options).preflight(briefs)

@@ -16,7 +16,7 @@ from prefect_dispatch.models import Failure, Outcome
 from tests.integrators.strategies import JSON, SCALARS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from pydantic import JsonValue
 
@@ -254,12 +254,17 @@ def _with_row(merge: Merge, row: FieldRow, bent: FieldRow) -> Merge:
     """Return a merge with another row, and what it says standing in the value."""
     value: Any = merge.model_copy(deep=True).value
     *way, last = [token.replace("~1", "/").replace("~0", "~") for token in row.path.split("/")[1:]]
-    here = value
-    for token in way:
-        here = here[int(token)] if isinstance(here, list) else here[token]
-    here[int(last) if isinstance(here, list) else last] = bent.winner
+    _set(value, way, last, bent.winner)
     fields = tuple(bent if other is row else other for other in merge.fields)
     return merge.model_copy(update={"value": value, "fields": fields})
+
+
+def _set(here: Any, way: Sequence[str], last: str, winner: JsonValue) -> None:  # noqa: ANN401 -- JSON, walked through
+    """Set what stands at a path; no list stands but that of the entries."""
+    if not way:
+        here[last] = winner
+    else:
+        _set(here[way[0] if hasattr(here, "keys") else int(way[0])], way[1:], last, winner)
 
 
 MUTATIONS = [

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import random
+from typing import TYPE_CHECKING
 
 import pytest
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.crowd import Vote, dawid_skene, require_crowd_kit, wawa
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 TRUTH = {f"item {n}": "yes" if n % 3 else "no" for n in range(60)}
 
@@ -24,10 +27,13 @@ def crowd() -> list[Vote]:
     return votes
 
 
-def right_by(scores: object) -> int:
+def right_by(scores: Mapping[str, Mapping[str, float]]) -> int:
     """Return how many items the opinion of the highest score is right about."""
-    assert isinstance(scores, dict)
-    return sum(max(scores[item], key=scores[item].get) == right for item, right in TRUTH.items())
+    return sum(max(scores[item], key=lambda one: scores[item][one]) == right for item, right in TRUTH.items())
+
+
+def nothing(_name: str) -> None:
+    """Find no package."""
 
 
 def test_dawid_skene_sees_through_a_bias() -> None:
@@ -79,7 +85,6 @@ def test_one_vote() -> None:
 def test_without_crowd_kit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it isn't installed, the message says what to install, and what for."""
     require_crowd_kit("This")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    monkeypatch.setattr("prefect_dispatch.integrators.crowd.find_spec", lambda _: None)
+    monkeypatch.setattr("prefect_dispatch.integrators.crowd.find_spec", nothing)
     with pytest.raises(JobError, match=r"This needs crowd-kit.*pip install 'prefect-dispatch\[consensus\]'"):
         require_crowd_kit("This")

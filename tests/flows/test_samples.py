@@ -1,0 +1,112 @@
+"""One brief asked several times, and several models, through the flow: who is asked, what is paid, what is agreed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from prefect_dispatch import LLM, Brief, Consensus, Item, Limits, dispatch, plan
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.testing import ScriptedExecutor
+from tests.openai_server import Behaviour, openai_server
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from prefect_dispatch import Ask, Report
+
+pytestmark = pytest.mark.usefixtures("store")
+
+LABEL: dict[str, Any] = {
+    "name": "label",
+    "instructions": "Label it.",
+    "output": {"type": "object", "properties": {"free": {"type": "boolean"}}, "required": ["free"]},
+}
+QUICK = Limits(retry_delay_s=0, retries=0, reasks=0, timeout_s=20)
+
+
+def judge(ask: Ask) -> JsonValue:
+    """Answer that it is free, but for the second sample, and the third of item `b`, which fails."""
+    if ask.item.key == "b" and ask.brief.sample == 3:
+        raise ValueError
+    return {"free": ask.brief.sample != 2}
+
+
+def ask_often(samples: int, scripted: ScriptedExecutor, **options: Any) -> Report:  # noqa: ANN401 -- options of many types
+    """Return the report on two items, each asked about several times."""
+    return dispatch(
+        [Brief(**LABEL, samples=samples)],
+        [Item(key="a", value="x"), Item(key="b", value="y")],
+        executor=scripted,
+        integrator=Consensus(**options),
+        limits=QUICK,
+    )
+
+
+def test_samples_are_asked_once_each_and_agreed_on() -> None:
+    """Three samples of two items are six asks; five take only what is new; a sample that fails is a gap."""
+    scripted = ScriptedExecutor(judge)
+    report = ask_often(3, scripted)
+    assert scripted.calls == 6
+    assert report.status == "gaps"
+    value: Any = report.value
+    assert value["answers"] == [{"item": "a", "value": {"free": True}}, {"item": "b", "value": {"free": False}}]
+    assert [flag.path for flag in report.flags] == ["/answers/1/value/free"]  # one against one
+    assert [(gap["brief"], gap["item"]) for gap in value["gaps"]] == [("label-3", "b")]
+    assert [table.name for table in report.tables] == ["disagreements", "agreement", "agents"]
+    assert [row["item"] for row in report.tables[0].rows] == ["b", "a"]
+    more = ask_often(5, scripted, min_votes=5)
+    assert scripted.calls == 6 + 4 + 1  # and the one that failed once more
+    assert more.usage.cached == 5
+    value = more.value
+    assert ([entry["item"] for entry in value["answers"]], [entry["item"] for entry in value["undecided"]]) == (
+        ["a"],
+        ["b"],
+    )
+    assert "Undecided for want of 5 answers: 1 of 2 items with any ('b')." in more.message
+
+
+def test_a_brief_without_samples_shares_its_answer_with_the_first() -> None:
+    """What was asked once counts as the first of several samples."""
+    scripted = ScriptedExecutor(judge)
+    dispatch([Brief(**LABEL)], ["x"], executor=scripted, limits=QUICK)
+    dispatch([Brief(**LABEL, samples=3)], ["x"], executor=scripted, integrator=Consensus(), limits=QUICK)
+    assert scripted.calls == 3
+
+
+def test_several_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each brief is answered by its own model, at its own price, and only once however the job names it."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
+    names = ["gpt-4o", "gpt-4o-mini", "mine"]
+    briefs = [
+        Brief.model_validate({**LABEL, "name": name.rpartition("-")[2], "model": f"openai/{name}"}) for name in names
+    ]
+    with openai_server(Behaviour(content='{"free": true}')) as server:
+        llm = LLM(model="openai/gpt-4o", api_base=server.url, usd_per_million=(1, 1))
+        foreseen = plan(briefs, ["x"], llm, integrator=Consensus())
+        priced = plan(briefs[:2], ["x"], llm, integrator=Consensus())
+        report = dispatch(briefs, ["x"], executor=llm, integrator=Consensus(), limits=QUICK)
+        again = dispatch([Brief(**LABEL)], ["x"], executor=llm, limits=QUICK)
+    assert sorted(request.body["model"] for request in server.requests) == sorted(names)
+    assert {outcome.model for outcome in report.outcomes} == {f"openai/{name}" for name in names}
+    value: Any = report.value
+    assert value["answers"][0]["value"] == {"free": True}
+    assert again.usage.cached == 1
+    assert foreseen.cost_usd is None
+    assert priced.cost_usd is not None
+
+
+@pytest.mark.parametrize(
+    ("brief", "executor", "message"),
+    [
+        ({"samples": 3}, LLM(model="openai/x", params={"temperature": 0}), "at temperature 0 a model says the same"),
+        ({"model": "openai/x"}, ScriptedExecutor({}), "which only a language model's executor can ask"),
+        ({"samples": 3, "writes": ["out.txt"]}, ScriptedExecutor({}), "both write 'out.txt'"),
+        ({}, ScriptedExecutor({}), "give a brief 'samples'"),
+    ],
+)
+def test_refused_beforehand(brief: dict[str, Any], executor: Any, message: str) -> None:  # noqa: ANN401 -- any executor
+    """What would be paid for in vain is refused by the plan, in a sentence."""
+    with pytest.raises(JobError, match=message):
+        plan([Brief.model_validate({**LABEL, **brief})], ["x"], executor, integrator=Consensus())
