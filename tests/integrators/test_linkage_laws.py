@@ -1,0 +1,146 @@
+"""The laws, for records that are linked though spelt differently, by likeness and by decision."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from prefect_dispatch.integrators.audit import audit
+from prefect_dispatch.integrators.tracing import Trace
+from prefect_dispatch.integrators.values import exact
+from prefect_dispatch.ledger import FieldRow, Loser, Merge, Ref
+from tests.integrators.links import ANSWERS, linkers
+from tests.integrators.strategies import outcomes
+from tests.integrators.test_laws import MUTATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefect_dispatch.integrators.merge_records import MergeRecords
+    from prefect_dispatch.models import Outcome
+
+SURE = settings(deadline=None, max_examples=100)
+SAID = outcomes(ANSWERS)
+
+
+@given(st.data(), linkers(), SAID)
+@SURE
+def test_order_does_not_matter(data: st.DataObject, integrator: MergeRecords, said: list[Outcome]) -> None:
+    """However the outcomes are shuffled, value, rows, links and proposals are the same, byte for byte."""
+    shuffled = data.draw(st.permutations(said))
+    assert integrator.merge([], shuffled).model_dump_json() == integrator.merge([], said).model_dump_json()
+
+
+@given(linkers(), SAID)
+@SURE
+def test_an_honest_merge_passes_its_audit(integrator: MergeRecords, said: list[Outcome]) -> None:
+    """Nothing is lost or invented by linking; the merged value, taken in again, is the same value."""
+    assert audit(integrator.merge([], said), said, [], integrator) == ()
+
+
+@given(linkers(evidence=False), SAID)
+@SURE
+def test_merging_twice_changes_nothing(integrator: MergeRecords, said: list[Outcome]) -> None:
+    """What was merged, taken in again with the spellings that were linked, is the same value, byte for byte."""
+    merge = integrator.merge([], said)
+    restated = integrator.restated(merge)
+    assert restated is not None
+    assert exact(integrator.merge([], restated).value) == exact(merge.value)
+
+
+@given(linkers(), SAID)
+@SURE
+def test_what_must_not_be_one_never_is(integrator: MergeRecords, said: list[Outcome]) -> None:
+    """No two identities that were decided to be different end in one set, not even by way of a third, or are proposed."""
+    gathered = integrator.scopes(sorted(said, key=lambda outcome: Ref.of(outcome).order))
+    proposed = {frozenset((each.left, each.right)) for each in gathered.linked.proposals}
+    for pair in integrator.decisions.different:
+        left, right = map(integrator.identities.named, pair)
+        if left and right and left != right:
+            head = gathered.linked.head
+            assert left not in gathered.linked.heads or head(left) != head(right)
+            assert frozenset((left, right)) not in proposed
+
+
+@given(linkers(), SAID)
+@SURE
+def test_what_is_one_is_not_proposed(integrator: MergeRecords, said: list[Outcome]) -> None:
+    """Of two sets of identities one pair is proposed at most, and no pair within one; all links are sure or decided."""
+    gathered = integrator.scopes(sorted(said, key=lambda outcome: Ref.of(outcome).order))
+    linked = gathered.linked
+    ends = [frozenset((linked.head(each.left), linked.head(each.right))) for each in linked.proposals]
+    assert all(len(pair) > 1 for pair in ends)
+    assert len(ends) == len(set(ends))
+    for each in linked.links:
+        assert each.decided or (integrator.match and each.score >= integrator.match.sure)
+    joined = {key for each in linked.links for key in (each.left, each.right)}
+    assert joined == set(linked.heads)
+
+
+def drop_link(data: st.DataObject, merge: Merge) -> Merge:
+    """Hide by what records were linked."""
+    assume(any(table.name == "links" for table in merge.tables))
+    tables = tuple(table for table in merge.tables if table.name != "links")
+    return merge.model_copy(update={"tables": tables})
+
+
+def drop_proposal(data: st.DataObject, merge: Merge) -> Merge:
+    """Hide a pair that somebody should decide on."""
+    assume(merge.proposals)
+    gone = data.draw(st.sampled_from(range(len(merge.proposals))))
+    return merge.model_copy(update={"proposals": merge.proposals[:gone] + merge.proposals[gone + 1 :]})
+
+
+def fuse_records(data: st.DataObject, merge: Merge) -> Merge:
+    """Make one record of two, rows and all, as if they had been linked."""
+    value: Any = merge.value
+    records = value["records"]
+    pairs = [
+        (one, other)
+        for one, other in combinations(range(len(records)), 2)
+        if isinstance(records[one], dict) and isinstance(records[other], dict) and records[one] != records[other]
+    ]
+    assume(pairs)
+    one, other = data.draw(st.sampled_from(pairs))
+    rows: dict[str, FieldRow] = {}
+    for row in sorted(merge.fields, key=lambda row: row.path.split("/")[2] != str(one)):
+        _, _, at, *rest = row.path.split("/")
+        place = one if int(at) == other else int(at)
+        path = "/".join(["", "records", str(place - (place > other)), *rest])
+        rows[path] = _also(rows[path], row) if path in rows else row.model_copy(update={"path": path})
+    left = [{**records[other], **each} if at == one else each for at, each in enumerate(records) if at != other]
+    return merge.model_copy(update={"value": {**value, "records": left}, "fields": tuple(rows.values())})
+
+
+def _also(row: FieldRow, other: FieldRow) -> FieldRow:
+    """Return a row that names what another one says among what its rule removed, all of it properly sourced."""
+    removed = Loser(value=other.winner, sources=other.sources)
+    return row.model_copy(update={"losers": (*row.losers, removed, *other.losers)})
+
+
+@given(st.data(), linkers(), SAID)
+@SURE
+def test_a_false_fusion_is_found_by_tracing_alone(
+    data: st.DataObject, integrator: MergeRecords, said: list[Outcome]
+) -> None:
+    """Two records made one, all values and sources in place, differ from what the answers' identities say."""
+    merge = integrator.merge([], said)
+    assert [*Trace(fuse_records(data, merge), said, integrator).violations()]
+
+
+@given(st.data(), st.sampled_from([*MUTATIONS, drop_link, drop_proposal, fuse_records]), linkers(), SAID)
+@settings(deadline=None, max_examples=300)
+def test_no_tampering_passes_the_audit(
+    data: st.DataObject,
+    mutate: Callable[[st.DataObject, Merge], Merge],
+    integrator: MergeRecords,
+    said: list[Outcome],
+) -> None:
+    """Where records were linked, too, whatever was dropped, repeated, invented, bent or fused is found out."""
+    merge = integrator.merge([], said)
+    bent = mutate(data, merge)
+    assume(bent != merge)
+    assert audit(bent, said, [], integrator)
