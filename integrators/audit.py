@@ -30,6 +30,7 @@ from prefect_dispatch.integrators.recomputing import miscomputed
 from prefect_dispatch.integrators.recount import recount
 from prefect_dispatch.integrators.synthesize import Synthesize
 from prefect_dispatch.integrators.tracing import Trace
+from prefect_dispatch.integrators.uncollected import uncollected
 from prefect_dispatch.integrators.values import exact, get
 from prefect_dispatch.ledger import Ref, Violation
 from prefect_dispatch.scrub import told
@@ -44,6 +45,7 @@ _REMOVED = ("duplicate_of", "overridden")
 _ANSWERED = ("merged", *_REMOVED)
 
 
+@uncollected()
 def audit(
     merge: Merge,
     outcomes: Sequence[Outcome],
@@ -141,6 +143,7 @@ def _unsteady(
         if name != "asked" and _text(turned, name) != _text(merge, name):
             yield _changed(f"merged once more, in another order, its {name!r} is another one.")
             return
+    del turned  # it may be large, and so may the next one
     if not isinstance(integrator, Restating):
         return
     try:

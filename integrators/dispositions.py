@@ -75,6 +75,8 @@ def _row(outcome: Outcome, verdicts: Sequence[_Verdict]) -> LedgerRow:
     order = ("merged", "duplicate_of", "overridden")
     best = min(verdicts, key=lambda verdict: order.index(verdict.disposition))
     reason = best.reason if len(verdicts) == 1 and best.reason else _counted(verdicts)
+    if best.by is None:  # as with the fields' rows, memory
+        return LedgerRow(brief=outcome.brief, item=outcome.item, disposition=best.disposition, reason=reason)
     return LedgerRow(brief=outcome.brief, item=outcome.item, disposition=best.disposition, by=best.by, reason=reason)
 
 

@@ -11,6 +11,7 @@ from jsonschema.validators import validator_for
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.integrators.identities import KEY_FIELD
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.integrators.values import get, pointer
 from prefect_dispatch.ledger import Ref, Violation
@@ -72,6 +73,8 @@ class _Shapes:
             self._said[name] = {scope for scope, _ in self._scopes.parts(outcome)}
         if not {self._scopes.scope(record, alone=alone) for alone in (False, True)} & self._said[name]:
             return None
+        if self.integrator.identities.by_item and isinstance(record, dict):  # no schema asks for the item's key
+            record = {name: part for name, part in record.items() if name != KEY_FIELD}
         path = self.integrator.records.split(".") if self.integrator.records else []
         if not isinstance(get(outcome.value, path), list):
             return record, ()

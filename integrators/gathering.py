@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_dispatch.integrators.folding import Part
 from prefect_dispatch.integrators.identities import KEY_FIELD, has_identity, no_identity
-from prefect_dispatch.integrators.linkage import Linked, link
+from prefect_dispatch.integrators.linkage import Linked, link, remembered
 from prefect_dispatch.integrators.matching import Name, shape_of
 from prefect_dispatch.integrators.values import exact, get, silent
 from prefect_dispatch.ledger import Proposal, Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.decisions import Decisions, Identity
+    from prefect_dispatch.decisions import Choice, Decisions, Identity
     from prefect_dispatch.integrators.identities import Identities, Piece
     from prefect_dispatch.integrators.likeness import Shape
     from prefect_dispatch.integrators.linkage import Link, Pairs
@@ -62,8 +62,7 @@ class Gathered:
         self.unknown: list[Identity] = []
         same = self._decided(decisions.same if decisions else ())
         apart = self._decided(decisions.different if decisions else ())
-        names = self._names(matching) if matching or same else []
-        self.linked = link(names, matching, same, apart) if names else Linked({})
+        self.linked = self._linked(matching, same, apart) if matching or same else Linked({})
 
     def groups(self) -> list[Group]:
         """Return the parts of one record together, and each part without an identity alone; in order of identity."""
@@ -89,6 +88,18 @@ class Gathered:
     def scope(self, entry: JsonValue, *, alone: bool) -> Key:
         """Return to which parts of answers an entry of a merged value belongs."""
         return no_identity(entry) if alone else self.linked.head(self._identities.key(entry))
+
+    def chosen(self, choices: Sequence[Choice]) -> dict[Key, dict[tuple[str, ...], JsonValue]]:
+        """Return the values that somebody chose, by record and field.
+
+        None for a field of an identity that is taken from one record as a whole.
+        """
+        found: dict[Key, dict[tuple[str, ...], JsonValue]] = defaultdict(dict)
+        for choice in choices:
+            path = tuple(choice.field.split("."))
+            if (key := self._identities.named(choice.record)) and not self._identities.fixes(path):
+                found[self.linked.head(key)][path] = choice.value
+        return found
 
     def spelling(self, key: Key) -> Identity:
         """Return an identity as it is spelt, the same whatever the order of the records."""
@@ -125,24 +136,38 @@ class Gathered:
                 found.add((min(left, right), max(left, right)))
         return tuple(sorted(found))
 
-    def _names(self, matching: Matching | None) -> list[Name]:
-        return [self._name(key, matching) for key in self._pieces if has_identity(key)]
+    def _linked(self, matching: Matching | None, same: Pairs, apart: Pairs) -> Linked:
+        """Return which identities are the same; what they look like is found out only if nobody asked before."""
+        keys = sorted(key for key in self._pieces if has_identity(key))
+        fields = matching.fields if matching else ()
+        evidence = [self._evidence(key, fields) for key in keys] if fields else []
+        sources = [[[shape.source for shape in each[field]] for field in fields] for each in evidence]
+        options = matching.model_dump(mode="json") if matching else None
+        asked: list[Any] = [self._identities.fields, options, same, apart, keys, sources]
+        return remembered(
+            asked,
+            lambda: link(
+                [self._name(key, evidence[at] if evidence else {}) for at, key in enumerate(keys)],
+                matching,
+                same,
+                apart,
+            ),
+        )
 
-    def _name(self, key: Key, matching: Matching | None) -> Name:
-        identity = self.spelling(key)
-        evidence: dict[str, dict[str, Shape]] = {field: {} for field in (matching.fields if matching else ())}
+    def _evidence(self, key: Key, fields: Sequence[str]) -> dict[str, tuple[Shape, ...]]:
+        """Return the distinct values of other fields that the records of an identity have."""
+        found: dict[str, dict[str, Shape]] = {field: {} for field in fields}
         for _, _, piece in self._pieces[key]:
-            for field, found in evidence.items():
+            for field, shapes in found.items():
                 if not silent(said := get(piece.value, field.split("."))):
                     shape = shape_of(said)
-                    found[shape.source] = shape
-        by_item = self._identities.by_item
-        return Name(
-            key,
-            str(identity[KEY_FIELD]) if by_item else "",
-            {name: shape_of(value) for name, value in identity.items() if not (by_item and name == KEY_FIELD)},
-            {field: tuple(found[source] for source in sorted(found)) for field, found in evidence.items()},
-        )
+                    shapes[shape.source] = shape
+        return {field: tuple(shapes[source] for source in sorted(shapes)) for field, shapes in found.items()}
+
+    def _name(self, key: Key, evidence: Mapping[str, tuple[Shape, ...]]) -> Name:
+        identity = dict(self.spelling(key))
+        within = str(identity.pop(KEY_FIELD)) if self._identities.by_item else ""
+        return Name(key, within, {name: shape_of(value) for name, value in identity.items()}, evidence)
 
 
 def _parts(place: int, outcome: Outcome, piece: Piece) -> list[Part]:

@@ -60,7 +60,42 @@ class Identities:
     @cached_property
     def paths(self) -> tuple[tuple[str, ...], ...]:
         """Where, in a merged record, its identity stands."""
-        return tuple((KEY_FIELD,) if field == ITEM_KEY else tuple(field.split(".")) for field in self.fields)
+        return tuple(map(self._path, self.fields))
+
+    def _path(self, field: str) -> tuple[str, ...]:
+        return (KEY_FIELD,) if field == ITEM_KEY else tuple(field.split("."))
+
+    def flaw(self, ruled: Sequence[str], *, linking: bool, matching: bool) -> str | None:
+        """Return why this identity won't do, in a sentence, or None if it will.
+
+        Args:
+            ruled: The dotted paths of fields that a rule other than `priority` decides.
+            linking: Whether different identities may turn out to be the same.
+            matching: Whether they are compared.
+        """
+        if twice := next((field for field in self.fields if self.paths.count(self._path(field)) > 1), None):
+            return f"'identity' has {twice!r} twice, {ITEM_KEY!r} being the field {KEY_FIELD!r}; keep one"
+        for field in self.fields:
+            if field.startswith("{") and field.endswith("}") and field != ITEM_KEY:
+                return f"'identity' has {field!r}, which stands for nothing; only {ITEM_KEY!r} does, for the item's key"
+        if matching and self.fields == (ITEM_KEY,):
+            return (
+                f"'match' has nothing to compare: an item's key ({ITEM_KEY!r}) is what it is; add a field to 'identity'"
+            )
+        for field in ruled:
+            if self.by_item and field.split(".")[0] == KEY_FIELD:
+                return f"field {field!r} holds the item's key, which no rule decides; drop the rule"
+            if linking and self.fixes(tuple(field.split("."))):
+                return (
+                    f"field {field!r} is, or holds, a part of the identity, which is taken from one record as a whole "
+                    "where identities are linked; drop its rule, or 'match' and 'aliases'"
+                )
+        return None
+
+    def fixes(self, path: tuple[str, ...]) -> bool:
+        """Return whether a field is a part of an identity that is taken from one record as a whole."""
+        meets = [other for other in self.paths if path[: len(other)] == other[: len(path)]]
+        return bool(meets) and (len(self.fields) > 1 or self.by_item or len(path) < len(meets[0]))
 
     def pieces(self, outcome: Outcome) -> list[Piece]:
         """Return what an answer says, piece by piece; nothing if there is no answer."""

@@ -169,6 +169,7 @@ def _moved(one: Shape, other: Shape) -> str:
     return "" if same else "their words stand in another order"
 
 
+@lru_cache(maxsize=1 << 16)  # most of the words that are compared are the common ones
 def _words(one: str, other: str) -> float:
     """Return how alike two words are that are not equal: 0 for marks, which are equal or nothing."""
     short, long = sorted((one, other), key=len)
@@ -186,6 +187,7 @@ def _is_slip(one: str, other: str) -> bool:
     return alphabetic and short >= SLIP_FROM and OSA.distance(one, other, score_cutoff=1) <= 1
 
 
+@lru_cache(maxsize=1 << 16)
 def _is_mark(token: str) -> bool:
     return (
         len(token) == 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
@@ -20,7 +20,7 @@ from prefect_dispatch.integrators.matching import Matching, match
 from prefect_dispatch.integrators.unions import Unions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pydantic import JsonValue
 
@@ -74,6 +74,21 @@ class Linked(NamedTuple):
 _memory: OrderedDict[str, Linked] = OrderedDict()
 
 
+def remembered(asked: JsonValue, find: Callable[[], Linked]) -> Linked:
+    """Return what was found for the same question before, or what is found now.
+
+    Args:
+        asked: Everything that the answer depends on.
+        find: Finds the answer.
+    """
+    name = digest(asked)
+    if name not in _memory:
+        _memory[name] = find()
+        while len(_memory) > _KEPT:
+            _memory.popitem(last=False)
+    return _memory[name]
+
+
 def link(names: Sequence[Name], matching: Matching | None, same: Pairs = (), apart: Pairs = ()) -> Linked:
     """Return which identities are the same, and which may be.
 
@@ -83,24 +98,11 @@ def link(names: Sequence[Name], matching: Matching | None, same: Pairs = (), apa
         same: Pairs that are the same, whatever their likeness.
         apart: Pairs that are not.
     """
-    ordered = sorted(names, key=lambda name: (name.within, name.text, name.key))
-    said = [matching.model_dump(mode="json") if matching else None, sorted(same), sorted(apart)]
-    fields = [*names[0].shapes] if names else []
-    evidence = [[[each.source for each in values] for values in name.evidence.values()] for name in ordered]
-    known = [fields, [name.key for name in ordered], evidence]
-    asked = digest(cast("list[JsonValue]", [said, known]))
-    if asked not in _memory:
-        _memory[asked] = _link(ordered, matching, tuple(sorted(same)), tuple(sorted(apart)))
-        while len(_memory) > _KEPT:
-            _memory.popitem(last=False)
-    return _memory[asked]
-
-
-def _link(names: Sequence[Name], matching: Matching | None, same: Pairs, apart: Pairs) -> Linked:
+    names = sorted(names, key=lambda name: (name.within, name.text, name.key))
     sets = Unions(apart)
     links: list[Link] = []
     broken: list[tuple[Key, Key]] = []
-    for left, right in same:
+    for left, right in sorted(same):
         if sets.forbidden(left, right):
             broken.append((left, right))
         elif sets.head(left) != sets.head(right):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ConfigDict, Field, model_validator
 
-from prefect_dispatch.integrators.likeness import LOOSELY_EQUAL, Shape, likeness, shape
+from prefect_dispatch.integrators.likeness import LOOSELY_EQUAL, Likeness, Shape, likeness, shape
 from prefect_dispatch.integrators.normalising import comparable
 from prefect_dispatch.integrators.rules import FieldPath
 from prefect_dispatch.integrators.values import content
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.integrators.values import Key
 
+_ROUNDING = 1e-3
 _VALUES = 8  # values of one field, of records of one identity, that are compared one by one
 
 
@@ -95,7 +96,13 @@ def match(one: Name, other: Name, matching: Matching, words: Container[str] = ()
         matching: The thresholds.
         words: Words that are no slips of one another.
     """
-    alike = {name: likeness(each, other.shapes[name], words) for name, each in one.shapes.items()}
+    alike: dict[str, Likeness] = {}
+    short = 0.0
+    for name, each in one.shapes.items():
+        alike[name] = likeness(each, other.shapes[name], words)
+        short += 1 - alike[name].score
+        if short > (1 - matching.propose) * (len(one.shapes) + len(one.evidence)) + _ROUNDING:
+            return None  # whatever the rest is like
     beside = {name: _best(each, other.evidence[name], words) for name, each in one.evidence.items()}
     scores = {name: score for name, score in beside.items() if score is not None}
     scores = {**{name: each.score for name, each in alike.items()}, **scores}

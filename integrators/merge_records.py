@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
@@ -21,6 +20,7 @@ from prefect_dispatch.integrators.promises import require_fields
 from prefect_dispatch.integrators.restating import restate
 from prefect_dispatch.integrators.rulebook import Rulebook
 from prefect_dispatch.integrators.rules import Conflicts, FieldPath, FieldRule, Rule
+from prefect_dispatch.integrators.uncollected import uncollected
 from prefect_dispatch.integrators.values import pointer
 from prefect_dispatch.integrators.weighing import weighed
 from prefect_dispatch.integrators.wording import identity_words, link_table
@@ -126,10 +126,17 @@ class MergeRecords(Strict):
                     f"field {rule.field!r} belongs to the identity, so rule {rule.name!r} can't change it, nor can "
                     "'conflicts'; take a rule that picks one of the values"
                 )
-        if self.default.identity:
-            raise ValueError("'identity' is for the rule of one field, which is a list; 'default' is for many fields")
         return self
 
+    @model_validator(mode="after")
+    def _identity_fits(self) -> Self:
+        linking = self.match is not None or self.aliases is not None
+        ruled = [rule.field for rule in self.rules if rule.rule != "priority"]
+        if wrong := self.identities.flaw(ruled, linking=linking, matching=self.match is not None):
+            raise ValueError(wrong)
+        return self
+
+    @uncollected()
     def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:  # noqa: ARG002 -- the signature of every integrator
         """Return the merged records, with a row for each field and each outcome.
 
@@ -140,8 +147,11 @@ class MergeRecords(Strict):
         gathered = self.scopes(ranked)
         groups = gathered.groups()
         book, trust = weighed([group.parts for group in groups if has_identity(group.key)], self.book, ranked)
-        chosen = self._chosen(gathered)
-        entries = sorted((self._entry(group, book, chosen[group.key]) for group in groups), key=lambda each: each[0])
+        words = identity_words(self.identity, self.match, gathered)
+        chosen = gathered.chosen(self.decisions.fields)
+        entries = sorted(
+            (self._entry(group, book, chosen.get(group.key, {})) for group in groups), key=lambda each: each[0]
+        )
         decided = [decisions for _, _, decisions in entries]
         placed = [
             (head + pointer(*decision.path), decision)
@@ -156,7 +166,7 @@ class MergeRecords(Strict):
             flags=tuple(flag for path, decision in placed for flag in decision.flags(path)),
             proposals=gathered.proposals(),
             tables=(*link_table(gathered), *trust),
-            rules=describe(self, book, identity_words(self.identity, self.match, gathered)),
+            rules=describe(book, words, self.records, self.aliases, len(self.decisions.fields)),
         )
 
     def restated(self, merge: Merge) -> list[Outcome] | None:
@@ -175,8 +185,8 @@ class MergeRecords(Strict):
             JobError: If a brief asks for text, or a field is unknown; it names the nearest one.
         """
         named = [rule.field for rule in self.rules] + [rule.by for rule in (*self.rules, self.default) if rule.by]
-        named += self.match.fields if self.match else ()
-        require_fields(briefs, records=self.records, identity=self.identity, named=named)
+        compared = self.match.fields if self.match else ()
+        require_fields(briefs, records=self.records, identity=self.identity, named=named, compared=compared)
         if any(rule.rule == "trust" for rule in (*self.rules, self.default)):
             require_crowd_kit("The rule 'trust'")
 
@@ -231,14 +241,6 @@ class MergeRecords(Strict):
             JobError: If the file can't be read, or holds something else.
         """
         return self if self.aliases is None else self.decided(load_decisions(folder / self.aliases))
-
-    def _chosen(self, gathered: Gathered) -> Mapping[Key, Mapping[tuple[str, ...], JsonValue]]:
-        """Return the values that somebody chose, by record and field."""
-        found: dict[Key, dict[tuple[str, ...], JsonValue]] = defaultdict(dict)
-        for choice in self.decisions.fields:
-            if key := self.identities.named(choice.record):
-                found[gathered.linked.head(key)][tuple(choice.field.split("."))] = choice.value
-        return found
 
     def _entry(
         self, group: Group, book: Rulebook, chosen: Mapping[tuple[str, ...], JsonValue]

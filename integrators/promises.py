@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.integrators.identities import ITEM_KEY, KEY_FIELD
 from prefect_dispatch.integrators.values import find
 from prefect_dispatch.outputs import schema_of
 from prefect_dispatch.references import REFERENCE
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 Schema = dict[str, Any]
 
 
-def require_fields(briefs: Sequence[Brief], *, records: str, identity: Sequence[str], named: Sequence[str]) -> None:
+def require_fields(
+    briefs: Sequence[Brief],
+    *,
+    records: str,
+    identity: Sequence[str],
+    named: Sequence[str],
+    compared: Sequence[str] = (),
+) -> None:
     """Check that briefs ask for records which have certain fields.
 
     A schema that doesn't list its properties promises anything.
@@ -29,11 +37,12 @@ def require_fields(briefs: Sequence[Brief], *, records: str, identity: Sequence[
         records: Dotted path of the list of records in an answer, or empty.
         identity: Dotted paths that the records of every brief must have.
         named: Dotted paths that the records of at least one brief must have.
+        compared: The same, for another reason.
 
     Raises:
         JobError: If a brief asks for text, or a field is unknown; it names the nearest one.
     """
-    unknown: dict[str, list[str | None]] = {field: [] for field in named}
+    unknown: dict[str, list[str | None]] = {field: [] for field in (*named, *compared)}
     for brief in briefs:
         if isinstance(brief.output, str) and REFERENCE.fullmatch(brief.output):
             unknown = {field: [*hints, None] for field, hints in unknown.items()}
@@ -45,14 +54,36 @@ def require_fields(briefs: Sequence[Brief], *, records: str, identity: Sequence[
                 "give it an 'output' schema, or take the integrator 'collate'."
             )
         record = _record(root, records, brief)
+        if ITEM_KEY in identity:
+            _require_no_key(record, root, brief, alone=len(identity) == 1)
         for field in identity:
-            if hint := _missing(record, field, root):
+            if field != ITEM_KEY and (hint := _missing(record, field, root)):
                 raise JobError(f"Identity field {field!r} is not in the schema of brief {brief.name!r}; {hint}")
-        for field in named:
+        for field in unknown:
             unknown[field].append(_missing(record, field, root))
     for field, hints in unknown.items():
         if hints and all(hints):
-            raise JobError(f"Field {field!r} has a rule, but no brief's schema has that field; {hints[0]}")
+            why = "has a rule" if field in named else "is to be compared"
+            raise JobError(f"Field {field!r} {why}, but no brief's schema has that field; {hints[0]}")
+
+
+def _require_no_key(record: list[Schema], root: Schema, brief: Brief, *, alone: bool) -> None:
+    """Check that records leave room for the key of their item, which an identity has in it.
+
+    Raises:
+        JobError: If they have a field of that name, or if an answer is a list and nothing else tells its records apart.
+    """
+    parts = [*branches(record, root)]
+    if any(KEY_FIELD in (*part.get("properties", {}), *part.get("required", ())) for part in parts):
+        raise JobError(
+            f"Brief {brief.name!r} asks for a field {KEY_FIELD!r}, where {ITEM_KEY!r} ('identity') puts the key of the "
+            "item; leave it out of the schema: it needs no copying."
+        )
+    if alone and record != [root]:
+        raise JobError(
+            f"Brief {brief.name!r} answers with a list of records, which {ITEM_KEY!r} alone doesn't tell apart; "
+            "add a field of theirs to 'identity'."
+        )
 
 
 def _record(root: Schema, records: str, brief: Brief) -> list[Schema]:

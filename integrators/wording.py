@@ -17,16 +17,16 @@ LINKS = "links"
 """The table of identities that were taken for the same."""
 _NAMED = 5
 _SAME = (
-    "Records are the same if {named} are equal but for case, white space, Unicode's compatible forms, quotation marks "
+    "Records are the same if {named} equal but for case, white space, Unicode's compatible forms, quotation marks "
     "and dashes, the grouping of digits beyond doubt, and the form of dates and quantities that can be read in one way "
-    "only; what lacks one of these fields was kept as it is."
+    "only."
 )
 _ALIKE = (
     "Identities spelt differently were compared word by word{beside}, without accents and punctuation: at {sure:g} or "
     "more of 1 they were taken for the same, unless a number, a symbol, a single letter or a Roman numeral differs, a "
     "word stands in one alone, is abbreviated or stands elsewhere, or two words differ by more than one slip of the "
-    "pen; from {propose:g} on they were proposed. {count:,} pairs that share a rare part of three letters, or two "
-    "common ones, were compared."
+    "pen; from {propose:g} on they were proposed. Compared were the pairs that share a rare part of three letters, or "
+    "two common ones: {count:,}."
 )
 _PASSED = (
     "Where more than {window} share such a part, each was compared with the {window} before it in the alphabet: "
@@ -36,8 +36,14 @@ _PASSED = (
 
 def identity_words(fields: tuple[str, ...], matching: Matching | None, gathered: Gathered) -> str:
     """Return how records were told from one another."""
-    named = " and ".join("their item" if field == ITEM_KEY else repr(field) for field in fields)
-    said = [_SAME.format(named=named)]
+    texts = [repr(field) for field in fields if field != ITEM_KEY]
+    said = [_SAME.format(named=" and ".join(texts) + (" are" if len(texts) > 1 else " is"))] if texts else []
+    if len(texts) < len(fields):
+        said += ["They" if texts else "Records"]
+        said[-1] += " are the same only if they are about one item, whose key stands in the field 'key'."
+    if fields == (ITEM_KEY,):
+        said += ["Of several records in one answer nothing tells which is which, so each was kept as it is."]
+    said += ["What lacks an identity was kept as it is."]
     linked = gathered.linked
     if matching:
         beside = f", with {' and '.join(map(repr, matching.fields))} beside them" if matching.fields else ""
