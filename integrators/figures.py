@@ -91,7 +91,7 @@ def figures(text: str) -> Iterator[Figure]:
             yield Figure("date", match.start(), match.end(), dates=(_named(match),))
         elif match["spaced"]:
             yield _counted(text, match.start(), match.end(), _number(match[0]) or Decimal(0), whole=True)
-        elif match["word"]:
+        else:
             yield from _word(text, match.start(), match["word"])
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 LICENSES = Path(__file__).parents[2] / "examples" / "licenses"
 PERIOD = Brief(name="period", instructions="Say how long it is kept.")
-ITEMS = [Item(key=f"item-{at}", value=7 * at + 3) for at in range(12)]
+ITEMS = [Item(key=f"item-{at}", value=7 * at + 3) for at in range(30)]
 QUICK = Limits(retries=0, reasks=0)
 
 
@@ -43,7 +43,7 @@ def test_a_synthesis_is_paid_for_once() -> None:
     scripted = ScriptedExecutor(work)
     report = dispatch([PERIOD], ITEMS, executor=scripted, integrator=by, limits=QUICK)
     assert (report.status, len(report.violations)) == ("gaps", 0)
-    assert "No answer for 1 of 12: period/item-5 (refused)." in str(report.value)
+    assert "No answer for 1 of 30: period/item-5 (refused)." in str(report.value)
     assert report.integration.asked == scripted.calls - len(ITEMS)
     assert report.integration.asked > 3
     assert report.flags

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,55 +15,34 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PIECES = st.sampled_from(
-    [
-        "[1]",
-        "[2, 3]",
-        "[1-3]",
-        "[9]",
-        "[",
-        "]",
-        "(",
-        ")",
-        ". ",
-        "! ",
-        "\n",
-        "\n\n",
-        "- ",
-        "# ",
-        "1. ",
-        " ",
-        "a",
-        "B",
-        "e.g. ",
-    ]
-    + ["No. ", "7", "“", "”", '"', "\\", "^", "[2024]", "。", "…", "[unverified]", "\x00", "　", "²"]  # noqa: RUF001 -- a wide space
-)
+    ["[1]", "[2, 3]", "[1-3]", "[9]", "[2024]", "[unverified]", "e.g. ", "No. ", ". ", "\n\n", "- ", "# ", "1. "]
+) | st.sampled_from('[]()! \naB7“”"\\^。…\x00²')
 TEXTS = st.lists(PIECES, max_size=30).map("".join)
 
 
-@pytest.mark.parametrize(
-    ("text", "known", "unknown"),
-    [
-        pytest.param("a [3]", [3], [], id="one"),
-        pytest.param("a [3][4]", [3, 4], [], id="side-by-side"),
-        pytest.param("a [3, 4; 5]", [3, 4, 5], [], id="a-list"),
-        pytest.param("a [3-5] [ 7 – 8 ]", [3, 4, 5, 7, 8], [], id="ranges"),  # noqa: RUF001 -- a dash
-        pytest.param("a[3]", [3], [], id="without-a-space"),
-        pytest.param("a [[3]]", [3], [], id="doubled"),
-        pytest.param("a [10, 11]", [10], ["11"], id="partly-unknown"),
-        pytest.param("a [0]", [], ["0"], id="nought"),
-        pytest.param("a [9-999999999]", [9, 10], ["9-999999999"], id="a-range-too-far"),
-        pytest.param("a [5-3]", [], ["5-3"], id="a-range-backwards"),
-        pytest.param("a [3](http://x)", [], [], id="a-link"),
-        pytest.param("a \\[3]", [], [], id="escaped"),
-        pytest.param("a [^3]", [], [], id="a-footnote"),
-        pytest.param("in [2024]", [], [], id="a-year"),
-        pytest.param("in [999]", [], ["999"], id="no-year"),
-        pytest.param("a [x] [3 4] [3.5] []", [], [], id="other-brackets"),
-        pytest.param("a [³]", [], [], id="a-superscript"),
-        pytest.param("a [3", [], [], id="unclosed"),
-    ],
-)
+CITATIONS: dict[str, tuple[str, list[int], list[str]]] = {
+    "one": ("a [3]", [3], []),
+    "side-by-side": ("a [3][4]", [3, 4], []),
+    "a-list": ("a [3, 4; 5]", [3, 4, 5], []),
+    "ranges": ("a [3-5] [ 7 – 8 ]", [3, 4, 5, 7, 8], []),  # noqa: RUF001 -- a dash
+    "without-a-space": ("a[3]", [3], []),
+    "doubled": ("a [[3]]", [3], []),
+    "partly-unknown": ("a [10, 11]", [10], ["11"]),
+    "nought": ("a [0]", [], ["0"]),
+    "a-range-too-far": ("a [9-999999999]", [9, 10], ["9-999999999"]),
+    "a-range-backwards": ("a [5-3]", [], ["5-3"]),
+    "a-link": ("a [3](http://x)", [], []),
+    "escaped": ("a \\[3]", [], []),
+    "a-footnote": ("a [^3]", [], []),
+    "a-year": ("in [2024]", [], []),
+    "no-year": ("in [999]", [], ["999"]),
+    "other-brackets": ("a [x] [3 4] [3.5] []", [], []),
+    "a-superscript": ("a [³]", [], []),
+    "unclosed": ("a [3", [], []),
+}
+
+
+@pytest.mark.parametrize(("text", "known", "unknown"), CITATIONS.values(), ids=CITATIONS)
 def test_what_is_a_citation(text: str, known: Sequence[int], unknown: Sequence[str]) -> None:
     """Of ten answers, those are cited that stand alone in square brackets, and what isn't there is told."""
     found = citations(text, 10)
@@ -70,30 +50,28 @@ def test_what_is_a_citation(text: str, known: Sequence[int], unknown: Sequence[s
     assert [name for each in found for name in each.unknown] == unknown
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        pytest.param("One [1]. Two [2].", [("One [1].", [1]), ("Two [2].", [2])], id="before-the-stop"),
-        pytest.param("One. [1] Two. [2]", [("One. [1]", [1]), ("Two. [2]", [2])], id="after-the-stop"),
-        pytest.param("One.[1][2] Two.", [("One.[1][2]", [1, 2]), ("Two.", [])], id="right-after-the-stop"),
-        pytest.param("One [1]. [2] says two.", [("One [1].", [1]), ("[2] says two.", [2])], id="opens-the-next"),
-        pytest.param("One. [2] says two.", [("One.", []), ("[2] says two.", [2])], id="opens-the-next-in-small"),
-        pytest.param("one [1]. zlib two [2].", [("one [1].", [1]), ("zlib two [2].", [2])], id="small-letters"),
-        pytest.param("- one [1]\n* two [2]\n3. three", [("one [1]", [1]), ("two [2]", [2]), ("three", [])], id="lists"),
-        pytest.param("# Head\ntext [1]", [("# Head", []), ("text [1]", [1])], id="a-heading"),
-        pytest.param("a line that\ngoes on [1]", [("a line that\ngoes on [1]", [1])], id="a-broken-line"),
-        pytest.param("one [1]\ntwo [2]", [("one [1]", [1]), ("two [2]", [2])], id="lines-with-citations"),
-        pytest.param(
-            "See e.g. [1] and Nr. 5, cf. [2].", [("See e.g. [1] and Nr. 5, cf. [2].", [1, 2])], id="short-words"
-        ),
-        pytest.param("It is no. 5 [1].", [("It is no. 5 [1].", [1])], id="a-number-word"),
-        pytest.param("It is no. Yes [1].", [("It is no.", []), ("Yes [1].", [1])], id="no-number-word"),
-        pytest.param("在这里[1]。还有[2]。", [("在这里[1]。", [1]), ("还有[2]。", [2])], id="chinese"),
-        pytest.param("Version 2.0 is out [1].", [("Version 2.0 is out [1].", [1])], id="a-point-inside"),
-        pytest.param("", [], id="nothing"),
-        pytest.param(" \n ", [], id="white-space"),
-    ],
-)
+SENTENCES: dict[str, tuple[str, list[tuple[str, list[int]]]]] = {
+    "before-the-stop": ("One [1]. Two [2].", [("One [1].", [1]), ("Two [2].", [2])]),
+    "after-the-stop": ("One. [1] Two. [2]", [("One. [1]", [1]), ("Two. [2]", [2])]),
+    "right-after-the-stop": ("One.[1][2] Two.", [("One.[1][2]", [1, 2]), ("Two.", [])]),
+    "opens-the-next": ("One [1]. [2] says two.", [("One [1].", [1]), ("[2] says two.", [2])]),
+    "opens-the-next-in-small": ("One. [2] says two.", [("One.", []), ("[2] says two.", [2])]),
+    "small-letters": ("one [1]. zlib two [2].", [("one [1].", [1]), ("zlib two [2].", [2])]),
+    "lists": ("- one [1]\n* two [2]\n3. three", [("one [1]", [1]), ("two [2]", [2]), ("three", [])]),
+    "a-heading": ("# Head\ntext [1]", [("# Head", []), ("text [1]", [1])]),
+    "a-broken-line": ("a line that\ngoes on [1]", [("a line that\ngoes on [1]", [1])]),
+    "lines-with-citations": ("one [1]\ntwo [2]", [("one [1]", [1]), ("two [2]", [2])]),
+    "short-words": ("See e.g. [1] and Nr. 5, cf. [2].", [("See e.g. [1] and Nr. 5, cf. [2].", [1, 2])]),
+    "a-number-word": ("It is no. 5 [1].", [("It is no. 5 [1].", [1])]),
+    "no-number-word": ("It is no. Yes [1].", [("It is no.", []), ("Yes [1].", [1])]),
+    "chinese": ("在这里[1]。还有[2]。", [("在这里[1]。", [1]), ("还有[2]。", [2])]),
+    "a-point-inside": ("Version 2.0 is out [1].", [("Version 2.0 is out [1].", [1])]),
+    "nothing": ("", []),
+    "white-space": (" \n ", []),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), SENTENCES.values(), ids=SENTENCES)
 def test_which_sentence_a_citation_belongs_to(text: str, expected: Sequence[tuple[str, list[int]]]) -> None:
     """A citation may stand before the full stop or after it, or open the next sentence."""
     assert [(text[each.start : each.end], list(each.cited)) for each in sentences(text, 3)] == expected
@@ -114,7 +92,7 @@ def test_a_quotation_stays_whole() -> None:
 def test_sentences_keep_every_citation(text: str, total: int) -> None:
     """Sentences come in order, don't overlap, and hold between them every citation of the text."""
     found = sentences(text, total)
-    assert all(one.end <= other.start for one, other in zip(found, found[1:], strict=False))
+    assert all(one.end <= other.start for one, other in pairwise(found))
     assert all(each.start < each.end for each in found)
     inside = {number for each in found for number in each.cited}
     assert inside == set(cited(citations(text, total)))

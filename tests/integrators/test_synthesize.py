@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import random
 import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from prefect_dispatch.errors import BriefError, JobError, RejectedError, TerminalError
+from prefect_dispatch.errors import JobError, RejectedError, TerminalError
+from prefect_dispatch.executors.base import Ask
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import AskingIntegrator
+from prefect_dispatch.integrators.doubts import findings
 from prefect_dispatch.integrators.evidence import numbered
 from prefect_dispatch.integrators.publishing import MARK, taken_apart
+from prefect_dispatch.integrators.reducing import tokens
+from prefect_dispatch.integrators.synthesis_words import described
 from prefect_dispatch.integrators.synthesize import Synthesize
+from prefect_dispatch.models import Brief
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.said import miss, say
 from tests.integrators.writers import Desk, Sheet, faithful, scripted, sloppy
@@ -29,7 +32,6 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.executors.base import Ask
     from prefect_dispatch.ledger import Merge
     from prefect_dispatch.models import Outcome
 
@@ -96,18 +98,10 @@ def test_what_is_wrong_is_sent_back() -> None:
     """The writer is told each fault, and mends its draft: the second one is published, and paid for once."""
     merge, desk = merged(sloppy(3, mends=True))
     assert [question.item.key for question in desk.questions] == ["1-part-1", "1-again-1-part-1"]
-    faults = Sheet(Asked(desk.questions[1])).faults
+    faults = Sheet(Ask(brief=desk.questions[1].brief, item=desk.questions[1].item)).faults
     assert any(re.fullmatch(r"- Answer \[\d+\] is not cited\.", fault) for fault in faults)
     assert any("doesn't stand in [" in fault for fault in faults)
     assert merge.flags == ()
-
-
-class Asked:
-    """A question in the form in which a script gets to see it."""
-
-    def __init__(self, question: Any) -> None:  # noqa: ANN401 -- a question
-        """Keep brief and item."""
-        self.brief, self.item = question.brief, question.item
 
 
 def test_the_draft_with_the_fewest_faults_is_kept() -> None:
@@ -145,8 +139,6 @@ def test_every_question_fits_into_the_context() -> None:
     """Whatever is asked leaves room for its answer."""
     by = Synthesize(instructions="Sum up.", context_tokens=600)
     _, desk = merged(sloppy(1), by=by)
-    from prefect_dispatch.integrators.reducing import tokens  # noqa: PLC0415 -- the measure under test
-
     assert len(desk.questions) > 3
     assert all(tokens(desk.executor, each.brief, str(each.item.value)) <= 600 * 7 / 8 for each in desk.questions)
 
@@ -156,7 +148,7 @@ def test_parts_that_cannot_be_merged_stand_one_after_another() -> None:
     merge, _ = merged(by=Synthesize(instructions="Sum up.", context_tokens=600))
     assert prose(merge).count("It says") == 20
     assert re.fullmatch(
-        r"The answers were written up in \d+ parts that could not be merged into one\.", *merge.shortfalls
+        r"The answers were written up in \d+ parts that could not be merged into one\.", merge.shortfalls[0]
     )
 
 
@@ -281,7 +273,7 @@ PIECES = [
     " [unverified]",
     "[unverified]",
 ]
-PIECES += [
+MORE = [
     "[1]: http://x",
     "No answer for 1 of 2: terms/a (timeout).",
     "```",
@@ -290,7 +282,7 @@ PIECES += [
     "12 %",
     "May 5",
 ]
-WRITTEN = st.lists(HOSTILE | st.sampled_from(PIECES), max_size=8).map("\n".join)
+WRITTEN = st.lists(HOSTILE | st.sampled_from(PIECES + MORE), max_size=8).map("\n".join)
 
 
 @given(WRITTEN, st.lists(WRITTEN, min_size=1, max_size=4), st.booleans())
@@ -308,7 +300,7 @@ def test_no_text_forges_a_section(written: str, answers: list[str], gap: bool) -
 
 def test_braces_in_instructions_are_meant() -> None:
     """Instructions are no template: what looks like a field of an item stands for itself."""
-    by = Synthesize(instructions="Answer {name} as {{x}}.", constraints=["Keep {this}."])
+    by = Synthesize(instructions="Answer {name} as {{x}}.", constraints=("Keep {this}.",))
     _, desk = merged(by=by)
     asked = desk.questions[0].brief.rendered(desk.questions[0].item)
     assert asked.instructions.startswith("Answer {name} as {{x}}.")
@@ -330,6 +322,7 @@ def test_models_are_found_and_known_before_anything_is_spent(tmp_path: Path) -> 
     """Files of local models are looked up from the job's folder; an unknown provider is refused."""
     by = Synthesize(instructions="Sum up.", executor=LLM(model="local/tiny.gguf"), judge=LLM(model="nobody/knows"))
     placed = by.placed(tmp_path)
+    assert isinstance(placed.executor, LLM)
     assert placed.executor.model == f"local/{tmp_path}/tiny.gguf"
     with pytest.raises(JobError, match="'nobody/knows' is unknown"):
         placed.preflight([])
@@ -359,7 +352,33 @@ def test_rules_say_how_it_was_written() -> None:
     """A reader learns who wrote, in how many steps, and what was not checked."""
     merge, _ = merged()
     assert merge.rules.startswith("The executor ScriptedExecutor wrote a text of 20 answers in 1 step:")
-    model = Synthesize(instructions="x", executor=LLM(model="local/smollm2", fallbacks=("local/b.gguf",)))
-    from prefect_dispatch.integrators.synthesis_words import described  # noqa: PLC0415 -- a detail of the above
+    model = LLM(model="local/smollm2", fallbacks=("local/b.gguf",))
+    assert described(model) == "the model local/smollm2 or local/b.gguf"
 
-    assert described(model.executor) == "the model local/smollm2 or local/b.gguf"
+
+@pytest.mark.parametrize(
+    ("text", "doubtful"),
+    [
+        pytest.param("It says “keep it,” once [1].", [], id="a-comma-of-the-sentence"),
+        pytest.param('It says "Keep … years" [1].', [], id="an-ellipsis"),
+        pytest.param("It says «keep it» and „5 years“ [1].", [], id="other-marks"),
+        pytest.param("It says “never keep it” [1].", ["“never keep it”"], id="invented"),
+        pytest.param("It says “keep 5” [1].", ["“keep 5”"], id="a-number-inside-is-one-doubt"),
+        pytest.param('It says "years … keep" [1].', ['"years … keep"'], id="the-wrong-way-round"),
+        pytest.param("It says “keep it” [2].", ["“keep it”"], id="of-another"),
+        pytest.param("It says “…” [1].", ["“…”"], id="nothing"),
+        pytest.param("The licensees' rights and users' duties [1].", [], id="apostrophes"),
+    ],
+)
+def test_a_quotation_stands_in_what_is_cited(text: str, doubtful: list[str]) -> None:
+    """Words in quotation marks are looked up letter by letter, white space and the form of the marks aside."""
+    sources = numbered([say("a", "You must keep it. Keep it\nfor 5 years."), say("b", "No.")])
+    assert [text[found.start : found.end] for found in findings(text, sources)] == doubtful
+
+
+def test_a_model_counts_its_tokens() -> None:
+    """What a model can count itself is counted by it, and its context is known."""
+    model = LLM(model="openai/gpt-4o")
+    brief = Brief(name="x", instructions="Sum up.")
+    assert tokens(model, brief, "word " * 1000) - tokens(model, brief, "") in range(900, 1100)
+    assert tokens(scripted(), brief, "word " * 300) - tokens(scripted(), brief, "") == 500
