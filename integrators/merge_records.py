@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PrivateAttr, model_validator
+from pydantic import ConfigDict, Field, JsonValue, PrivateAttr, model_validator
 
 from prefect_dispatch.decisions import Decisions, load_decisions
 from prefect_dispatch.integrators.base import gaps
@@ -19,7 +18,7 @@ from prefect_dispatch.integrators.matching import Matching
 from prefect_dispatch.integrators.promises import require_fields
 from prefect_dispatch.integrators.restating import restate
 from prefect_dispatch.integrators.rulebook import Rulebook
-from prefect_dispatch.integrators.rules import Conflicts, FieldPath, FieldRule, Rule
+from prefect_dispatch.integrators.rules import Conflicts, FieldPath, OneRule, Rule, Rules
 from prefect_dispatch.integrators.uncollected import uncollected
 from prefect_dispatch.integrators.values import pointer
 from prefect_dispatch.integrators.weighing import weighed
@@ -29,7 +28,7 @@ from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from typing_extensions import Self
@@ -38,17 +37,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.gathering import Group
     from prefect_dispatch.integrators.values import Key
     from prefect_dispatch.models import Brief, Outcome
-
-
-def _rule(value: object) -> object:
-    return cast("object", value) if isinstance(value, (Mapping, Rule)) else {"rule": value}
-
-
-def _rules(value: object) -> object:
-    if not isinstance(value, Mapping):
-        return value
-    named = cast("Mapping[object, object]", value)
-    return [{**dict(cast("Mapping[str, object]", _rule(rule))), "field": field} for field, rule in named.items()]
 
 
 class MergeRecords(Strict):
@@ -67,6 +55,12 @@ class MergeRecords(Strict):
     the identity by `priority` unless a rule says otherwise. Null never competes with a value. A
     rule for a dotted path `a.b` makes the objects at `a` merge key by key, the others of their
     keys by the rule for `a`; where some record has no object at `a`, `a` is decided as a whole.
+
+    **Lists.** Under `union` and `keep_all` a list counts as its elements; with `identity`, those that
+    are objects are told apart by it and merged like records, by the rules for `list.field`.
+
+    **Conflicts.** Where records disagree, the rule decides (`resolve`), or decides and flags the field
+    (`flag`), or all values stand as a list (`keep_all`); what somebody chose (`aliases`) comes first.
 
     **Preference.** Higher brief priority, then higher item priority, then the record with the
     smaller JSON text, so that what ties is taken from one record throughout.
@@ -100,9 +94,9 @@ class MergeRecords(Strict):
     """The fields (dotted paths allowed) that make two records the same."""
     records: str = ""
     """Dotted path of the list of records inside an answer; empty if the answer is a record or a list."""
-    rules: Annotated[tuple[FieldRule, ...], BeforeValidator(_rules)] = ()
+    rules: Rules = ()
     """How fields are decided. A mapping from field to rule is taken, too."""
-    default: Annotated[Rule, BeforeValidator(_rule)] = Field(default=Rule(), title="All other fields")
+    default: OneRule = Field(default=Rule(), title="All other fields")
     """How all other fields are decided."""
     conflicts: Conflicts = "resolve"
     """Where records disagree: the rule decides; or all values are kept, as a list; or it decides and is flagged."""
@@ -185,6 +179,7 @@ class MergeRecords(Strict):
             JobError: If a brief asks for text, or a field is unknown; it names the nearest one.
         """
         named = [rule.field for rule in self.rules] + [rule.by for rule in (*self.rules, self.default) if rule.by]
+        named += [f"{rule.field}.{name}" for rule in self.rules for name in rule.identity]
         compared = self.match.fields if self.match else ()
         require_fields(briefs, records=self.records, identity=self.identity, named=named, compared=compared)
         if any(rule.rule == "trust" for rule in (*self.rules, self.default)):

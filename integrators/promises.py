@@ -105,10 +105,12 @@ def _missing(schemas: list[Schema], field: str, root: Schema) -> str | None:
         if known and name not in known:
             return nearest(name, known)
         schemas = inside(schemas, name, root)
+        schemas += [part["items"] for part in branches(schemas, root) if isinstance(part.get("items"), dict)]
     return None
 
 
 def inside(schemas: list[Schema], name: str, root: Schema) -> list[Schema]:
+    """Return the schemas of what stands at a name inside."""
     found = [part["properties"][name] for part in branches(schemas, root) if name in part.get("properties", {})]
     return [schema for schema in found if isinstance(schema, dict)]
 

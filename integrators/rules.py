@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -166,3 +166,20 @@ class FieldRule(Rule):
 
 
 _JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+
+
+def _rule(value: object) -> object:
+    return cast("object", value) if isinstance(value, (Mapping, Rule)) else {"rule": value}
+
+
+def _rules(value: object) -> object:
+    if not isinstance(value, Mapping):
+        return value
+    named = cast("Mapping[object, object]", value)
+    return [{**dict(cast("Mapping[str, object]", _rule(rule))), "field": field} for field, rule in named.items()]
+
+
+OneRule = Annotated[Rule, BeforeValidator(_rule)]
+"""A rule; its name alone is taken, too."""
+Rules = Annotated[tuple[FieldRule, ...], BeforeValidator(_rules)]
+"""Rules for fields; a mapping from field to rule is taken, too."""

@@ -83,7 +83,7 @@ class Places:
             yield Said(WHOLE, outcome.value, outcome.value)
             return
         for scope, part in self._scopes.parts(outcome):
-            (_, own), *elements = split(part, self._book)
+            (_, own), *elements = split(part, self._book) if self._sets else [((), part)]
             yield Said((scope, ()), own, part)
             yield from (Said((scope, inner), element, element) for inner, element in elements)
 

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ValidationError
 
+from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.integrators.tracing import Trace
+from prefect_dispatch.models import Brief
 from tests.integrators.said import entries, say
 
 if TYPE_CHECKING:
@@ -245,3 +247,25 @@ def test_unusable_sets_are_refused(options: dict[str, Any], message: str) -> Non
     """What can't be merged as a set is refused when the integrator is made."""
     with pytest.raises(ValidationError, match=message):
         MergeRecords.model_validate({"identity": ["name"], **options})
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        pytest.param({"authors": {**BY_NAME, "identity": ["nmae"]}}, "did you mean 'name'", id="identity"),
+        pytest.param({"authors": BY_NAME, "authors.mial": "max"}, "'authors.mial' .*did you mean 'mail'", id="field"),
+        pytest.param({"authors": BY_NAME, "authors.mail": "max"}, None, id="fine"),
+        pytest.param({"note": BY_NAME, "note.any": "max"}, None, id="any-list"),
+    ],
+)
+def test_preflight_looks_into_elements(rules: dict[str, object], message: str | None) -> None:
+    """Fields that no element can have are noticed before anything is spent."""
+    author = {"type": "object", "properties": {"name": {}, "mail": {}}}
+    properties: dict[str, Any] = {"name": {}, "authors": {"type": "array", "items": author}, "note": {"type": "array"}}
+    brief = Brief.model_validate({"name": "terms", "instructions": "Read.", "output": {"properties": properties}})
+    integrator = MergeRecords.model_validate({"identity": ["name"], "rules": rules})
+    if message is None:
+        integrator.preflight([brief])
+    else:
+        with pytest.raises(JobError, match=message):
+            integrator.preflight([brief])
