@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.integrators.likeness import Shape
 
-RAREST = 7
+RAREST = 6
 """How many of a text's parts others are looked up by."""
-WINDOW = 64
+WINDOW = 32
 """How many of those that share a part, or two, a text is compared with."""
 
 

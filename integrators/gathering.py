@@ -89,6 +89,10 @@ class Gathered:
         """Return to which parts of answers an entry of a merged value belongs."""
         return no_identity(entry) if alone else self.linked.head(self._identities.key(entry))
 
+    def own(self, record: JsonValue) -> Key:
+        """Return the identity that a record has."""
+        return self._identities.key(record)
+
     def chosen(self, choices: Sequence[Choice]) -> dict[Key, dict[tuple[str, ...], JsonValue]]:
         """Return the values that somebody chose, by record and field.
 

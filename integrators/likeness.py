@@ -175,10 +175,19 @@ def _words(one: str, other: str) -> float:
     short, long = sorted((one, other), key=len)
     if not short.isalpha() or not long.isalpha() or (_is_mark(short) and _is_mark(long)):
         return 0.0
-    if long.startswith(short) and len(short) < len(long) - 1:
+    if _abbreviates(short, long):
         return ABBREVIATED if len(short) > 1 else INITIAL
     score = OSA.normalized_similarity(one, other)
     return score if score >= 0.5 else 0.0  # noqa: PLR2004 -- less than half is another word
+
+
+def _abbreviates(short: str, long: str) -> bool:
+    """Return whether a word is the beginning of another, or its first, its last and some letters between ("Intl")."""
+    if len(short) > len(long) - 2:
+        return False
+    letters = iter(long)
+    ends = short[0] == long[0] and short[-1] == long[-1] and len(short) * 2 <= len(long)
+    return long.startswith(short) or (ends and all(letter in letters for letter in short))
 
 
 def _is_slip(one: str, other: str) -> bool:

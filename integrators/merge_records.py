@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, JsonValue, PrivateAttr, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from prefect_dispatch.decisions import Decisions, load_decisions
 from prefect_dispatch.integrators.base import gaps
 from prefect_dispatch.integrators.crowd import require_crowd_kit
 from prefect_dispatch.integrators.describing import describe
-from prefect_dispatch.integrators.dispositions import dispositions
-from prefect_dispatch.integrators.folding import fold, keep
 from prefect_dispatch.integrators.gathering import Gathered
 from prefect_dispatch.integrators.identities import Identities, has_identity
 from prefect_dispatch.integrators.matching import Matching
@@ -20,7 +18,7 @@ from prefect_dispatch.integrators.restating import restate
 from prefect_dispatch.integrators.rulebook import Rulebook
 from prefect_dispatch.integrators.rules import Conflicts, FieldPath, OneRule, Rule, Rules
 from prefect_dispatch.integrators.uncollected import uncollected
-from prefect_dispatch.integrators.values import pointer
+from prefect_dispatch.integrators.uniting import unite
 from prefect_dispatch.integrators.weighing import weighed
 from prefect_dispatch.integrators.wording import identity_words, link_table
 from prefect_dispatch.ledger import Merge, Ref
@@ -28,14 +26,11 @@ from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from typing_extensions import Self
 
-    from prefect_dispatch.integrators.folding import Decision
-    from prefect_dispatch.integrators.gathering import Group
-    from prefect_dispatch.integrators.values import Key
     from prefect_dispatch.models import Brief, Outcome
 
 
@@ -47,9 +42,20 @@ class MergeRecords(Strict):
     record, too. Null and `{}` say nothing. What has no identity (a record that lacks a field of
     `identity`, or something that is no object) is kept, as it is, as an entry of its own.
 
-    **Identity.** Records are the same if all `identity` fields are equal once texts are NFKC
-    normalised and case folded, their white space collapsed and stripped; `1` equals `1.0`, and
-    `1` differs from `"1"` and from `true`. A blank text, `[]` and `{}` are no identity.
+    **Identity.** Records are the same if all `identity` fields are equal but for spelling that
+    never tells two things apart (`normalising`): case, white space, compatible forms, quotation
+    marks and dashes; and, of a whole text, digits grouped beyond doubt, dates and quantities that
+    can be read in one way only. `1` equals `1.0`, and differs from `"1"` and from `true`; "C" is not
+    "C++", nor "1.10" "1.1". A blank text, `[]` and `{}` are no identity. `{key}` in `identity` is the
+    key of the item that an answer is about, as it is; the merged record has it as its field `key`,
+    ahead of whatever the answer says there. Where that is all that tells records apart, several of
+    one answer are kept as they are.
+
+    **Matching.** With `match`, identities spelt differently are compared, too (`likeness`); `match: {}`
+    takes its thresholds as they are. What is surely the same becomes one, and the table `links` says
+    why; what is likely is proposed and left apart. The file `aliases` says what is the same whatever
+    its likeness, and what is not, be it by way of a third. An identity of several fields is then
+    taken from one record as a whole.
 
     **Fields.** Each field (key of the record) is decided by its rule, or by `default`; fields of
     the identity by `priority` unless a rule says otherwise. Null never competes with a value. A
@@ -91,7 +97,7 @@ class MergeRecords(Strict):
     kind: Literal["merge_records"] = "merge_records"
     """Tells the integrators apart."""
     identity: Annotated[tuple[FieldPath, ...], Field(min_length=1)]
-    """The fields (dotted paths allowed) that make two records the same."""
+    """The fields (dotted paths allowed) that make two records the same; `{key}` stands for the item's key."""
     records: str = ""
     """Dotted path of the list of records inside an answer; empty if the answer is a record or a list."""
     rules: Rules = ()
@@ -141,23 +147,13 @@ class MergeRecords(Strict):
         gathered = self.scopes(ranked)
         groups = gathered.groups()
         book, trust = weighed([group.parts for group in groups if has_identity(group.key)], self.book, ranked)
+        united = unite(ranked, gathered, groups, book, gathered.chosen(self.decisions.fields), at=self.entries)
         words = identity_words(self.identity, self.match, gathered)
-        chosen = gathered.chosen(self.decisions.fields)
-        entries = sorted(
-            (self._entry(group, book, chosen.get(group.key, {})) for group in groups), key=lambda each: each[0]
-        )
-        decided = [decisions for _, _, decisions in entries]
-        placed = [
-            (head + pointer(*decision.path), decision)
-            for at, made in enumerate(decided)
-            for head in [pointer(self.entries, at)]
-            for decision in made
-        ]
         return Merge(
-            value={self.entries: [record for _, record, _ in entries], "gaps": gaps(ranked)},
-            ledger=dispositions(ranked, decided),
-            fields=tuple(decision.row(path) for path, decision in placed),
-            flags=tuple(flag for path, decision in placed for flag in decision.flags(path)),
+            value={self.entries: united.entries, "gaps": gaps(ranked)},
+            ledger=united.ledger,
+            fields=united.fields,
+            flags=united.flags,
             proposals=gathered.proposals(),
             tables=(*link_table(gathered), *trust),
             rules=describe(book, words, self.records, self.aliases, len(self.decisions.fields)),
@@ -236,12 +232,3 @@ class MergeRecords(Strict):
             JobError: If the file can't be read, or holds something else.
         """
         return self if self.aliases is None else self.decided(load_decisions(folder / self.aliases))
-
-    def _entry(
-        self, group: Group, book: Rulebook, chosen: Mapping[tuple[str, ...], JsonValue]
-    ) -> tuple[Key, JsonValue, list[Decision]]:
-        """Return an entry of the merged value, by its own identity, and how it came about."""
-        if not has_identity(group.key):
-            return group.key, group.parts[0].value, [keep(group.parts[0])]
-        record, decisions = fold(group.parts, book, chosen)
-        return self.identities.key(record), record, decisions
