@@ -44,9 +44,8 @@ def _verdicts(decisions: Sequence[Decision]) -> dict[int, _Verdict]:
     """Return, for one merged record, the verdict on each outcome that has a part in it, by place."""
     carrying = {claim.rank[-1] for decision in decisions for claim in decision.carriers}
     if len(carrying) == 1 and all(len(each.backers) == 1 and not each.losing for each in decisions):
-        [place] = carrying  # a record that one outcome has alone
-        if all(decision.backers[0].rank[-1] == place for decision in decisions):
-            return {place: _KEPT if decisions[0].rule == "kept" else _Verdict("merged")}
+        [place] = carrying  # one outcome has it alone: whoever else had a part in it would say its identity, too
+        return {place: _KEPT if decisions[0].rule == "kept" else _Verdict("merged")}
     lost: dict[int, list[Decision]] = defaultdict(list)
     agreed: dict[int, Counter[Ref]] = defaultdict(Counter)
     for decision in decisions:

@@ -1,4 +1,4 @@
-"""The built-in rules: each decides between the claims to a field.
+"""What records say about a field, and the built-in rules that decide between it.
 
 Claims come without nulls, and in order of preference: higher priority of the brief first, then
 of the item, then the record whose JSON text is the smaller one. So a rule that takes the first
@@ -7,20 +7,35 @@ of equals breaks every tie by content, never by arrival.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from prefect_dispatch.integrators.values import content, get, order
+from prefect_dispatch.ledger import Ref  # noqa: TC001 -- a NamedTuple's annotations may be read at run time
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+Rank = tuple[int, int, str, int]
 
-    from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.rules import Claim, RuleFunction
-    from prefect_dispatch.ledger import Ref
+class Claim(NamedTuple):
+    """What one record says about a field."""
+
+    value: JsonValue
+    """What it says; never null unless every record says so."""
+    text: str
+    """The same as text: equal for equal values."""
+    source: Ref
+    """The outcome that the record comes from."""
+    record: JsonValue
+    """The whole record."""
+    rank: Rank
+    """Its place in the order of preference, the smallest first."""
+
+
+RuleFunction = Callable[[Sequence[Claim]], JsonValue]
+"""A rule: takes one claim or more in order of preference, returns the JSON value that is to stand."""
 
 _WHEN = TypeAdapter(datetime)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from pydantic import (
     BeforeValidator,
@@ -19,34 +19,28 @@ from pydantic import (
 )
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.picking import RULES, newest
-from prefect_dispatch.ledger import Ref  # noqa: TC001 -- a NamedTuple's annotations may be read at run time
+from prefect_dispatch.integrators.picking import RULES, Claim, Rank, RuleFunction, newest
 from prefect_dispatch.references import REFERENCE, refer
 from prefect_dispatch.strict import Strict, nearest
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-Rank = tuple[int, int, str, int]
+__all__ = [
+    "GATHERING",
+    "Claim",
+    "Conflicts",
+    "FieldPath",
+    "FieldRule",
+    "OneRule",
+    "Rank",
+    "Rule",
+    "RuleFunction",
+    "RuleName",
+    "Rules",
+    "Source",
+]
 
-
-class Claim(NamedTuple):
-    """What one record says about a field."""
-
-    value: JsonValue
-    """What it says; never null unless every record says so."""
-    text: str
-    """The same as text: equal for equal values."""
-    source: Ref
-    """The outcome that the record comes from."""
-    record: JsonValue
-    """The whole record."""
-    rank: Rank
-    """Its place in the order of preference, the smallest first."""
-
-
-RuleFunction = Callable[[Sequence[Claim]], JsonValue]
-"""A rule: takes one claim or more in order of preference, returns the JSON value that is to stand."""
 RuleName = Literal["priority", "majority", "trust", "newest", "longest", "max", "min", "union", "keep_all"]
 Conflicts = Literal["resolve", "keep_all", "flag"]
 """What is done where records disagree."""

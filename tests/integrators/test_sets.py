@@ -260,7 +260,7 @@ def test_unusable_sets_are_refused(options: dict[str, Any], message: str) -> Non
 )
 def test_preflight_looks_into_elements(rules: dict[str, object], message: str | None) -> None:
     """Fields that no element can have are noticed before anything is spent."""
-    author = {"type": "object", "properties": {"name": {}, "mail": {}}}
+    author: dict[str, Any] = {"type": "object", "properties": {"name": {}, "mail": {}}}
     properties: dict[str, Any] = {"name": {}, "authors": {"type": "array", "items": author}, "note": {"type": "array"}}
     brief = Brief.model_validate({"name": "terms", "instructions": "Read.", "output": {"properties": properties}})
     integrator = MergeRecords.model_validate({"identity": ["name"], "rules": rules})
