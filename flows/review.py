@@ -15,6 +15,7 @@ from prefect_dispatch.flows.settle import fallen_short
 from prefect_dispatch.integrators.base import Deciding, Identifying
 from prefect_dispatch.integrators.values import content, find, get, normal, pointer, silent
 from prefect_dispatch.matters import form
+from prefect_dispatch.places import tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from prefect_dispatch.matters import Locate
     from prefect_dispatch.models import Outcome
     from prefect_dispatch.report import Report
+
+DECIDED = "decided"
+"""The rule of a field whose value somebody chose."""
 
 
 def decisions_file(integrator: AnyMerger | None, folder: Path) -> Path | None:
@@ -99,21 +103,22 @@ def reviewed(
 
 def _located(integrator: AnyMerger, report: Report) -> Locate:
     """Return what knows the record and the field of a row, where that can be decided on and isn't yet."""
-    decided = {_place(each.record, each.field) for each in cast("Deciding", integrator).decisions.fields}
+    kept = {_place(each.record, each.field): each.value for each in cast("Deciding", integrator).decisions.fields}
 
     def locate(row: FieldRow) -> tuple[Identity, str] | None:
-        if not isinstance(integrator, Identifying) or ":" in row.rule:  # nobody said what a function made
+        if not isinstance(integrator, Identifying) or row.rule == DECIDED or ":" in row.rule:
+            return None  # decided already; or a function made it of what was said
+        path, names = tokens(row.path)[:2], tokens(row.path)[2:]
+        if path[:1] != [integrator.entries] or not names or any("." in name for name in names):
             return None
-        tokens = [token.replace("~1", "/").replace("~0", "~") for token in row.path.split("/")[1:]]
-        entries, at, *names = [*tokens, "", ""]
-        names = names[:-2]
-        if entries != integrator.entries or not names or any("." in name for name in names):
-            return None
-        record, _ = find(report.value, pointer(entries, at))
+        record, _ = find(report.value, pointer(*path))
+        if get(record, names) != row.winner:
+            return None  # an element of a list, which a decisions file has no words for
         identity: Identity = {name: get(record, name.split(".")) for name in integrator.identity}
         field = ".".join(names)
-        unknown = field in identity or any(silent(part) for part in identity.values())
-        return None if unknown or _place(identity, field) in decided else (identity, field)
+        if field in identity or any(silent(part) for part in identity.values()):
+            return None
+        return None if kept.get(_place(identity, field), ...) == row.winner else (identity, field)
 
     return locate
 

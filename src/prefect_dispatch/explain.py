@@ -26,7 +26,12 @@ MOST = 20
 KNOWN = 20_000
 """Names that are searched for the nearest one to an unknown name."""
 
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+LONG = 300
+"""Characters of a value that the story of an item shows."""
+
+_CITATION = re.compile(r"\[(\d[\d ,;–-]{0,200})\]")  # noqa: RUF001 -- a dash of ranges
+_RANGE = re.compile(r"(\d{1,9})(?: ?[-–] ?(\d{1,9}))?")  # noqa: RUF001 -- see above
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?!\[)|(?<=\])\s+(?=[A-Z])|\n+")
 
 
 def explain(report: Report, what: str | None = None) -> str:
@@ -76,16 +81,18 @@ def _item(row: LedgerRow, report: Report) -> list[str]:
     ref = Ref.of(row)
     lines = [f"{ref}: {row.disposition}" + (f" {row.by}" if row.by else "") + (f": {row.reason}" if row.reason else "")]
     lines += [f"  {gap.error.kind}: {gap.error.message}" for gap in report.gaps if Ref.of(gap) == ref]
-    lines += _some(f"  gave {field.path} = {_json(field.winner)}" for field in report.fields if ref in field.sources)
     lines += _some(
-        f"  lost {field.path} = {_json(loser.value)} by {field.rule}"
+        f"  gave {field.path or '/'} = {_brief(field.winner)}" for field in report.fields if ref in field.sources
+    )
+    lines += _some(
+        f"  lost {field.path} = {_brief(loser.value)} by {field.rule}"
         for field in report.fields
         for loser in field.losers
         if ref in loser.sources
     )
     lines += _some(f"  {_proposal(p)}" for p in report.proposals if ref in (*p.left_sources, *p.right_sources))
     lines += _some(f"  {_flag(flag)}" for flag in report.flags if ref in flag.sources)
-    return [*lines, *_tables(report, {row.item, str(ref)})]
+    return [*lines, *_tables(report, {row.item, str(ref)}), *_cited(ref, report.value)]
 
 
 def _value(row: FieldRow, report: Report) -> list[str]:
@@ -93,7 +100,8 @@ def _value(row: FieldRow, report: Report) -> list[str]:
     lines += [f"  in words: {words}" for words in _words(row, report.rules)]
     lines += _some(f"  not kept: {_said(loser.value, loser.sources)}" for loser in row.losers)
     lines += _some(f"  {_flag(flag)}" for flag in report.flags if _meet(flag.path, row.path))
-    names = set(record_names(row, report.value))
+    beside = [other for other in report.fields if tokens(other.path)[:2] == tokens(row.path)[:2]]
+    names = {name for found in record_names(beside, report.value).values() for name in found}
     lines += _some(f"  {_proposal(p)}" for p in report.proposals if _is(p.left, names) or _is(p.right, names))
     sources = {ref for said in (row, *row.losers) for ref in said.sources}
     about = {row.path, dotted(row.path), *tokens(row.path)[-1:], *map(str, sources), *(ref.brief for ref in sources)}
@@ -129,6 +137,23 @@ def _is(identity: JsonValue, names: set[str]) -> bool:
     return bool(said) and names.issuperset(said)
 
 
+def _cited(ref: Ref, value: JsonValue) -> list[str]:
+    """Return the sentences of a text that cite an outcome, by the number that it has in the text's list of sources."""
+    if not isinstance(value, str):
+        return []
+    lines = re.compile(rf"^\[(\d+)\] {re.escape(plain(str(ref)))}:? *$", re.MULTILINE)
+    numbers = {int(number) for number in lines.findall(value)}
+    sentences = (each.strip() for each in _SENTENCE.split(value.partition("\n## ")[0]))
+    return _some(f"  cited: {each}" for each in sentences if numbers.intersection(_citations(each)))
+
+
+def _citations(sentence: str) -> Iterator[int]:
+    """Yield the numbers in brackets, those of ranges included."""
+    for inside in _CITATION.findall(sentence):
+        for first, last in _RANGE.findall(inside):
+            yield from range(int(first), min(int(last or first), int(first) + KNOWN) + 1)
+
+
 def _tables(report: Report, about: set[str]) -> Iterator[str]:
     """Yield the rows of tables in which one of some names stands."""
     for table in report.tables:
@@ -150,6 +175,11 @@ def _more(total: int, what: str) -> list[str]:
 
 def _said(value: JsonValue, sources: Sequence[Ref]) -> str:
     return f"{_json(value)} (from {refs(sources)})"
+
+
+def _brief(value: JsonValue) -> str:
+    text = _json(value)
+    return text if len(text) <= LONG else f"{text[: LONG - 1]}…"
 
 
 def _json(value: JsonValue) -> str:

@@ -2,7 +2,9 @@
 
 Keys, answers and error messages are whatever an agent or a document says. In
 Markdown every character that it, HTML or a table could act on becomes a
-character reference, and what looks like an address does not become a link.
+character reference, and only those, since one of Prefect's two UIs shows the
+references. What looks like an address gets an invisible word joiner, so that no
+renderer makes a link of it; `report.json` has it as it was.
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ MAX_VALUE = 50_000
 CUT = "… cut here; `report.json` has everything."
 
 _HIDDEN = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-_ACTIVE = re.compile(r"[\\`*_{}\[\]<>()#+!|~&:@$]")
-_ADDRESS = re.compile(r"(?i)(&#58;(?=//)|&#64;|\bwww(?=\.))")
-_LIST = re.compile(r"^(?:[-=]|\d+\.)")
+# A citation such as [3] or [1-2, 5] stays as it is: without an address behind it, it is no link.
+_ACTIVE = re.compile(r"[\\`*<|~$]|\[(?!\d[\d ,;-]{0,40}\](?![(:\[]))|&(?=#?\w+;)|(?<!\w)_|_(?!\w)")
+_ADDRESS = re.compile(r"(?i)(:(?=//)|@(?=\w)|\bwww(?=\.))")
+_JOINER = "\u2060"
+_START = re.compile(r"^(?:[-=+#>]|\d+[.)])")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 -- in some countries, wide ones, too
 
 
@@ -36,7 +40,7 @@ def cell(value: object) -> str:
 
     Example:
         >>> cell("a|b\n<img>")
-        'a&#124;b &#60;img&#62;'
+        'a&#124;b &#60;img>'
     """
     flat = " ".join(plain(value if isinstance(value, str) else str(value)).split())
     return _disarmed(flat if len(flat) <= MAX_CELL else flat[: MAX_CELL - 1] + "…")
@@ -78,7 +82,7 @@ def paragraph(text: str) -> str:
 
     Example:
         >>> paragraph("1. Ties:\n* by content.")
-        '1&#46; Ties&#58; &#42; by content.'
+        '1&#46; Ties: &#42; by content.'
     """
     text, more = _bounded(text)
     return _line(" ".join(plain(text).split())) + more
@@ -89,7 +93,7 @@ def prose(text: str) -> str:
 
     Example:
         >>> prose("# Finding\n\n1. See <b>.")
-        '> &#35; Finding\n>\n> 1&#46; See &#60;b&#62;.'
+        '> &#35; Finding\n>\n> 1&#46; See &#60;b>.'
     """
     text, more = _bounded(text)
     lines = [_line(plain(line).strip()) for line in text.splitlines()]
@@ -149,17 +153,12 @@ def _bounded(text: str) -> tuple[str, str]:
 
 
 def _disarmed(text: str) -> str:
-    # A renderer looks for addresses once more after it has read the references: a word joiner breaks them.
-    return _ADDRESS.sub(r"\1&#8288;", _ACTIVE.sub(_referenced, text))
+    return _ADDRESS.sub(rf"\1{_JOINER}", _ACTIVE.sub(_last_referenced, text))
 
 
 def _line(text: str) -> str:
-    """Return a line that opens no list, no heading and no rule."""
-    return _LIST.sub(_last_referenced, _disarmed(text))
-
-
-def _referenced(match: re.Match[str]) -> str:
-    return f"&#{ord(match[0])};"
+    """Return a line that opens no list, no quotation, no heading and no rule."""
+    return _START.sub(_last_referenced, _disarmed(text))
 
 
 def _last_referenced(match: re.Match[str]) -> str:

@@ -13,15 +13,15 @@ from pydantic import Field
 
 from prefect_dispatch.decisions import Choice, Decisions, Identity
 from prefect_dispatch.fingerprint import digest
-from prefect_dispatch.inert import plain, refs, shown, table
+from prefect_dispatch.inert import plain, refs, shown
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import FieldRow, Proposal
+    from prefect_dispatch.ledger import FieldRow, Proposal, Ref
     from prefect_dispatch.report import Report
 
 MAX_MATTERS = 20
@@ -43,11 +43,9 @@ class Matter(Strict):
     title: str
     """The question, in a line."""
     why: str
-    """What speaks for either side, in a line."""
+    """Both sides, and what speaks for either, in a line."""
     options: dict[str, Decisions]
     """What each option decides; the first decides nothing."""
-    sides: tuple[str, str]
-    """Both sides, for a table."""
 
     @property
     def name(self) -> str:
@@ -77,13 +75,11 @@ class Form(Strict):
         return decisions
 
     def description(self) -> str:
-        """Return what stands above the form, in Markdown."""
-        rows = [(at, matter.title, *matter.sides, matter.why) for at, matter in enumerate(self.matters, 1)]
+        """Return what stands above the form, in Markdown; nothing in it comes from agents."""
         more = f" {self.more} more are open and come after these." if self.more else ""
         return (
-            f"{len(rows)} to decide.{more} What you decide is kept in the decisions file and used by every later run; "
-            f"what you leave open stays as the rules have it, and is asked again.\n\n"
-            + table(("", "question", "this", "that", "why"), rows)
+            f"**{len(self.matters)} to decide.**{more} What you decide is kept in the decisions file and used by every "
+            "later run. What you leave open stays as the rules have it, and is asked again by the next run."
         )
 
 
@@ -105,40 +101,36 @@ def _proposal(proposal: Proposal) -> Matter | None:
     left, right = proposal.left, proposal.right
     if not isinstance(left, dict) or not isinstance(right, dict):
         return None  # of an integrator of the user's own: there are no words for it in a decisions file
+    sides = (
+        f"{_short(_name(side))} (from {_short(refs(sources))})"
+        for side, sources in ((left, proposal.left_sources), (right, proposal.right_sources))
+    )
     return Matter(
         title=f"One or two: {_short(_name(left))} | {_short(_name(right))}",
-        why=f"{proposal.score:.3f} alike: {plain(proposal.why)}",
+        why=f"{' or '.join(sides)}. {proposal.score:.3f} alike. {_short(proposal.why)}",
         options={
             OPEN: Decisions(),
             "same": Decisions(same=((left, right),)),
             "different": Decisions(different=((left, right),)),
         },
-        sides=(
-            f"{_name(left)} (from {refs(proposal.left_sources)})",
-            f"{_name(right)} (from {refs(proposal.right_sources)})",
-        ),
     )
 
 
 def _conflict(row: FieldRow, record: Identity, field: str) -> Matter:
-    values: list[tuple[JsonValue, str]] = [(row.winner, f"kept by {row.rule}")]
-    values += [(loser.value, f"from {refs(loser.sources)}") for loser in row.losers]
+    values: list[tuple[JsonValue, Iterable[Ref]]] = [(row.winner, row.sources)]
+    values += [(loser.value, loser.sources) for loser in row.losers]
     offered = values[:MAX_OPTIONS]
+    cut = f" {len(offered)} of {len(values)} values are offered here." if offered != values else ""
     return Matter(
         title=f"{_short(field)} of {_short(_name(record))}",
-        why=f"The rule {row.rule} decided"
-        + (f"; {len(values)} values, {MAX_OPTIONS} of them here." * (offered != values)),
+        why=f"The rule {_short(row.rule)} keeps {_short(shown(row.winner))} (from {_short(refs(row.sources))}).{cut}",
         options={OPEN: Decisions()}
         | {
-            f"{at}. {_short(shown(value))} ({_short(who)})": Decisions(
+            f"{at}. {_short(shown(value))} (from {_short(refs(sources))})": Decisions(
                 fields=(Choice(record=record, field=field, value=value),)
             )
-            for at, (value, who) in enumerate(offered, 1)
+            for at, (value, sources) in enumerate(offered, 1)
         },
-        sides=(
-            f"{shown(row.winner)} (from {refs(row.sources)})",
-            "; ".join(f"{shown(value)} ({who})" for value, who in values[1:]),
-        ),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.inert import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -58,38 +58,50 @@ def named(what: str, fields: Sequence[FieldRow], value: JsonValue) -> list[Field
     for reading in readings:
         if found := [row for row in fields if reading(row)]:
             return found
-    return [row for row in fields if _of_record(what, row, value)]
+    names = record_names(fields, value)
+    return [row for row in fields if _of_record(what, row, names[_record(row)])]
 
 
-def record_names(row: FieldRow, value: JsonValue) -> list[str]:
-    """Return what the record that a row is about may be called: its short values, those at its `value` included."""
-    entry = value
-    for token in tokens(row.path)[:2]:
-        entry = _step(entry, token)
-    inner = entry.get("value") if isinstance(entry, dict) else None
-    parts = [part for each in (entry, inner) if isinstance(each, dict) for part in each.values()]
-    scalars = [shown(part) for part in parts if isinstance(part, (str, int, float)) and not isinstance(part, bool)]
-    return [name for name in scalars if 0 < len(name) <= NAMING]
-
-
-def _of_record(what: str, row: FieldRow, value: JsonValue) -> bool:
-    wanted = _folded(what)
-    inside = tokens(row.path)[2:]
-    tails = {".".join(inside[at:]) for at in range(len(inside))}
-    return any(
-        wanted == _folded(name) or any(wanted == _folded(f"{name}.{tail}") for tail in tails)
-        for name in record_names(row, value)
-    )
+def record_names(fields: Sequence[FieldRow], value: JsonValue) -> dict[tuple[str, ...], list[str]]:
+    """Return what each record may be called: its short values, what it was called before a merge included."""
+    names: dict[tuple[str, ...], list[str]] = {}
+    for row in fields:
+        if _record(row) not in names:
+            entry = value
+            for token in _record(row):
+                entry = _step(entry, token)
+            inner = entry.get("value") if isinstance(entry, dict) else None
+            parts = [part for each in (entry, inner) if isinstance(each, dict) for part in each.values()]
+            names[_record(row)] = list(_short(parts))
+        names[_record(row)] += _short(loser.value for loser in row.losers)
+    return names
 
 
 def called(fields: Sequence[FieldRow], value: JsonValue) -> Iterator[str]:
     """Yield what rows may be called, for suggestions."""
+    names = record_names(fields, value)
     for row in fields:
         yield row.path
         yield dotted(row.path)
         if inside := tokens(row.path)[2:]:
-            for name in record_names(row, value):
-                yield f"{name}.{inside[-1]}"
+            yield from (f"{name}.{inside[-1]}" for name in names[_record(row)])
+
+
+def _record(row: FieldRow) -> tuple[str, ...]:
+    """Return where the record that a row is about stands: an entry of a list of the value."""
+    return tuple(tokens(row.path)[:2])
+
+
+def _short(values: Iterable[JsonValue]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool) and 0 < len(shown(value)) <= NAMING:
+            yield shown(value)
+
+
+def _of_record(what: str, row: FieldRow, names: Iterable[str]) -> bool:
+    wanted, inside = _folded(what), tokens(row.path)[2:]
+    tails = ["", *(f".{'.'.join(inside[at:])}" for at in range(len(inside)))]
+    return any(wanted == _folded(f"{name}{tail}") for name in names for tail in tails)
 
 
 def _step(value: JsonValue, token: str) -> JsonValue:

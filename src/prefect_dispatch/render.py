@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from prefect_dispatch.decisions import Decisions
     from prefect_dispatch.ledger import FieldRow, Proposal
     from prefect_dispatch.ledger import Table as Figures
     from prefect_dispatch.report import Report
@@ -100,6 +101,8 @@ def _problems(report: Report) -> Iterator[str]:
         flags = [(flag.path, flag.kind, flag.text, flag.message, refs(flag.sources)) for flag in report.flags]
         yield "## Not to be taken on trust"
         yield table(("where", "what", "words", "why", "looked into"), flags, MAX_PROBLEMS)
+    if decided := _decided(report.decided):
+        yield from ("## Decided in this run's review", table(("what", "this", "and this"), decided))
     if report.proposals:
         yield from ("## To decide: one or two?", *_proposals(report.proposals))
     if conflicts := [row for row in report.fields if row.losers]:
@@ -120,6 +123,14 @@ def _proposals(proposals: Sequence[Proposal]) -> Iterator[str]:
             "names: the pairs that are one stay under `same`, the others go under `different`."
         )
         yield fenced(yaml.safe_dump({"same": pairs[:MAX_PAIRS]}, allow_unicode=True, sort_keys=False).rstrip(), "yaml")
+
+
+def _decided(decisions: Decisions) -> list[tuple[str, ...]]:
+    return [
+        *(("same", shown(left), shown(right)) for left, right in decisions.same),
+        *(("different", shown(left), shown(right)) for left, right in decisions.different),
+        *((each.field, shown(each.record), shown(each.value)) for each in decisions.fields),
+    ]
 
 
 def _numbers(report: Report) -> str:

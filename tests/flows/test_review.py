@@ -151,7 +151,7 @@ def test_what_is_left_open_stays_and_is_asked_again(tmp_path: Path) -> None:
     assert (report.status, len(report.proposals)) == ("complete", 1)
     assert not (tmp_path / "decisions.yaml").exists()
     with reviewer(
-        lambda form: {field(form, "One or two"): "different", field(form, "year"): "1. 1988 (kept by max)"}
+        lambda form: {field(form, "One or two"): "different", field(form, "year"): "1. 1988 (from licences/b)"}
     ) as second:
         report = run(tmp_path)
     assert first == second

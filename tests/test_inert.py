@@ -1,0 +1,111 @@
+"""Other people's text: readable wherever it is shown, and without effect there."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from prefect_dispatch.inert import MAX_VALUE, cell, fenced, paragraph, prose, sheet, table
+
+HARMLESS = {"paragraph_open", "paragraph_close", "inline", "blockquote_open", "blockquote_close", "table_open"}
+"""Blocks that we open ourselves."""
+TEXT = {"text", "softbreak", "hardbreak", "text_special"}
+"""What a text consists of once Markdown has been read."""
+
+RENDER = MarkdownIt("gfm-like", {"linkify": False})
+
+ADDRESS = re.compile(r"(?i)(https?://|www(?=\.))[-.\w]+|[-.\w+]+@[-\w]+(\.[-\w]+)+")
+"""What the renderer of Prefect's UI (mdast-util-gfm-autolink-literal) makes a link of, references read."""
+
+nasty = st.text(alphabet=st.sampled_from("ab1 \n\t[]()<>!*_`~#+-=.:/@&|\\$;x\u202e{}\r"), max_size=60)
+
+
+def effects(markdown: str) -> set[str]:
+    """Return everything in a text that is neither words nor a block that we opened."""
+    found: set[str] = set()
+    for token in RENDER.parse(markdown):
+        found |= {token.type} | {child.type for child in token.children or ()}
+    return found - HARMLESS - TEXT
+
+
+@given(nasty)
+def test_a_paragraph_is_a_paragraph(text: str) -> None:
+    """Whatever it says: no heading, no list, no link, no emphasis, no markup."""
+    assert effects(paragraph(text)) == set()
+
+
+@given(nasty)
+def test_prose_is_a_quotation_of_its_lines(text: str) -> None:
+    """Whatever it says, it stays inside, and every word is there to read."""
+    shown = prose(text)
+    assert effects(shown) == set()
+    assert all(line.startswith(">") for line in shown.splitlines())
+
+
+@given(st.lists(st.lists(nasty, min_size=2, max_size=2), max_size=3))
+def test_a_table_keeps_its_columns(rows: list[list[str]]) -> None:
+    """Whatever cells and headers say, there are as many of them as were given."""
+    html = RENDER.render(table(["one", "tw|o"], rows))
+    assert html.count("<th>") == 2
+    assert html.count("<td>") == 2 * len(rows)
+
+
+@pytest.mark.parametrize("text", ["see https://e.example/x", "www.e.example", "me@e.example", "HTTP://E.example"])
+def test_an_address_becomes_no_link(text: str) -> None:
+    """What renderers take for a bare address is not there; a reader still reads it."""
+    shown = cell(text)
+    assert not ADDRESS.search(shown)
+    assert shown.replace("\u2060", "") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "as_it_is"),
+    [
+        pytest.param("Both [1], all [1-3, 5].", True, id="citation"),
+        pytest.param("file_name.txt (from a/b): {x}", True, id="names"),
+        pytest.param("AT&T, R & D", True, id="ampersand"),
+        pytest.param("[1](http://e.example)", False, id="link"),
+        pytest.param("[1]: x", False, id="definition"),
+        pytest.param("&lt;", False, id="reference"),
+    ],
+)
+def test_what_has_no_effect_is_not_disfigured(text: str, as_it_is: bool) -> None:  # noqa: FBT001 -- a column
+    """One of Prefect's UIs shows character references as they are, so there are none without need."""
+    assert (cell(text) == text) is as_it_is
+
+
+def test_long_texts_are_cut_and_say_so() -> None:
+    """A paragraph and prose are bounded."""
+    for shown in (paragraph("x" * 60_000), prose("x\n" * 60_000)):
+        assert shown.endswith("… cut here; `report.json` has everything.")
+        assert len(shown) < 4 * MAX_VALUE
+
+
+def test_a_fence_cannot_be_ended() -> None:
+    """It is longer than any inside."""
+    assert fenced("````\n# head", "yaml").startswith("`````yaml\n")
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.text(max_size=8) | st.integers() | st.none()), max_size=4))
+def test_a_sheet_computes_nothing_and_loses_nothing(rows: list[dict[str, str | int | None]]) -> None:
+    """No text starts like a formula; without the apostrophe in front of such a one, all is there."""
+    text = sheet([dict(row) for row in rows])
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    read = list(csv.reader(io.StringIO(text, newline="")))
+    if not names:
+        return
+    assert read[0] == names
+    for row, told in zip(rows, read[1:], strict=True):
+        for name, entry in zip(names, told, strict=True):
+            said = row.get(name)
+            if isinstance(said, str):
+                assert not entry.startswith(("=", "+", "-", "@"))
+                assert entry in (said, f"'{said}")
+            else:
+                assert entry == ("" if said is None else str(said))
