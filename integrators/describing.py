@@ -101,9 +101,9 @@ def _rules(book: Rulebook) -> Iterable[str]:
         yield "Where values are gathered, a list counts as its elements, equal ones stand once, an empty list yields."
     if any(map(_identity, rules)):
         yield (
-            "The objects of such a list are told apart like records (without regard to case, white space and Unicode's "
-            "compatible forms) and merged field by field, by the rules for their fields or the one for all others; "
-            "sorted, they come in the order of their identity, and what has none comes last, once each."
+            "The objects of such a list are told apart as records are, by these fields, and merged field by field, by "
+            "the rules for their fields or the one for all others; sorted, they come in the order of their identity, "
+            "and what has none comes last, once each."
         )
     if "trust" in names:
         yield from _trust(book)

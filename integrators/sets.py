@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from prefect_dispatch.integrators.values import Order, get, normal, order, silent
+from prefect_dispatch.integrators.normalising import comparable
+from prefect_dispatch.integrators.values import Order, get, order, silent
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -25,7 +26,7 @@ def element_key(value: JsonValue, identity: Sequence[Path]) -> tuple[Order, ...]
         True
         >>> element_key("et al.", [("name",)])
     """
-    named = [normal(get(value, path)) for path in identity]
+    named = [comparable(get(value, path)) for path in identity]
     if any(silent(each) or each in ("", []) for each in named):
         return None
     return tuple(map(order, named))
