@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import yaml
 
+from prefect_dispatch.decisions import Choice, Decisions
 from prefect_dispatch.explain import explain
-from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Ref, Violation
+from prefect_dispatch.ledger import FieldRow, Flag, LedgerRow, Loser, Proposal, Ref, Table, Violation
 from prefect_dispatch.models import Failure, Outcome
 from prefect_dispatch.render import MAX_CHARACTERS, MAX_ROWS, cell, markdown, outcome_rows
-from prefect_dispatch.report import Gap, Report
+from prefect_dispatch.report import Gap, Report, Spending
 from prefect_dispatch.terminal import summary
 
 if TYPE_CHECKING:
@@ -149,3 +152,103 @@ def test_an_item_tells_what_it_gave_and_lost() -> None:
     assert explain(told, "b/two") == 'b/two: overridden b/one: priority: name\n  lost /0/name = "B" by priority'
     assert "timeout: no answer" in explain(told, "three")
     assert explain(told.model_copy(update={"fields": ()})).count("\n") == 2
+
+
+def rich(**changes: object) -> Report:
+    """Return a report that has everything a report can have."""
+    one, two = (Ref(brief="b", item=key) for key in ("one", "two"))
+    said: dict[str, object] = {
+        "status": "gaps",
+        "message": "2 of 2 answered. It fell short.",
+        "value": "# A finding\n\nIt holds [1].\n- so",
+        "ledger": tuple(LedgerRow(brief="b", item=ref.item, disposition="merged") for ref in (one, two)),
+        "rules": "Everything *counts* once.",
+        "shortfalls": ("It fell short.", "And\n# again."),
+        "flags": (Flag(path="", kind="number", text="17", start=3, message="Nobody says 17.", sources=(one,)),),
+        "proposals": (
+            Proposal(
+                left={"name": "MIT"},
+                right={"name": 'MIT: "`\u202e'},
+                score=0.91234,
+                why="Alike.",
+                left_sources=(one,),
+                right_sources=(two,),
+            ),
+            Proposal(left="x", right="y", score=0.5, why="Own.", left_sources=(), right_sources=()),
+        ),
+        "tables": (
+            Table(
+                name="trust", title="Whom to *trust*", rows=({"who": "b|c", "weight": 0.5, "note": None},), note="Read."
+            ),
+            Table(name="empty", title="Nothing"),
+        ),
+        "decided": Decisions(
+            same=(({"name": "A"}, {"name": "B"}),),
+            different=(({"name": "A"}, {"name": "C"}),),
+            fields=(Choice(record={"name": "A"}, field="year", value=1),),
+        ),
+        "usage": Spending(asked=3, requests=3),
+        "integration": Spending(asked=1, requests=2, cost_usd=None),
+    }
+    return Report.model_validate({**said, **changes})
+
+
+def test_a_report_tells_first_what_a_reader_has_to_act_on() -> None:
+    """Problems, then figures, rules, the value, tables, the ledger; each under a heading of its own."""
+    headings = [line.removeprefix("## ") for line in markdown(rich()).splitlines() if line.startswith("## ")]
+    assert headings == [
+        "What could not be done",
+        "Not to be taken on trust",
+        "Decided in this run's review",
+        "To decide: one or two?",
+        "Numbers",
+        "How the answers were merged",
+        "Merged value",
+        "Whom to &#42;trust&#42;",
+        "Nothing",
+        "Ledger",
+    ]
+
+
+def test_prose_is_read_as_prose() -> None:
+    """A text stands there line by line, not as a JSON string, and opens no heading."""
+    text = markdown(rich())
+    assert "> &#35; A finding\n>\n> It holds [1].  \n> &#45; so" in text
+    assert "\\n" not in text
+
+
+def test_a_report_says_how_to_decide() -> None:
+    """The lines for the decisions file can be taken as they stand: they load as the decision on that pair."""
+    text = markdown(rich())
+    (pair,) = [line for line in text.splitlines() if line.startswith('| {"name":"MIT"} | b/one |')]
+    assert pair.endswith("| b/two | 0.912 | Alike. |")
+    lines = text.split("```yaml\n")[1].split("\n```")[0]
+    loaded = Decisions.model_validate(yaml.safe_load(lines))
+    assert loaded.same == (({"name": "MIT"}, {"name": 'MIT: "`\u202e'}),)
+    nothing = rich(proposals=(rich().proposals[1],))
+    assert "```yaml" not in markdown(nothing)
+
+
+def test_the_integrators_share_stands_beside_the_whole() -> None:
+    """A column of its own where it asked anything, and none where it did not."""
+    assert "| asked | unknown | 3 | 1 |" in markdown(rich())
+    assert "| cost in USD | unknown | 0.0 | unknown |" in markdown(rich())
+    assert "of that the integrator" not in markdown(rich(integration=Spending()))
+
+
+def test_a_table_says_how_to_read_it() -> None:
+    """Title, note, columns; a table without rows says so."""
+    text = markdown(rich())
+    assert "Read.\n\n| who | weight | note |\n| --- | --- | --- |\n| b&#124;c | 0.5 |  |" in text
+    assert "## Nothing\n\nNo rows." in text
+
+
+def test_the_summary_names_what_needs_a_look() -> None:
+    """Shortfalls that the message has not, how many flags, pairs and conflicts, the integrator's share, every file."""
+    told = summary(rich(), Path("out")).splitlines()
+    assert told[0] == "Complete with gaps: 2 of 2 answered. It fell short."
+    assert told[1:3] == ["Shortfall: And # again.", "To look at: 1 flag, 2 proposals"]
+    assert told[4] == "of that the integrator: asked 1, from the store 0, requests 2, tokens 0, cost unknown"
+    assert told[5].endswith("out/trust.csv, out/empty.csv")
+    asked = (Outcome(brief="q", item="a", status="succeeded", value=1),)
+    assert summary(rich(asked=asked), Path("out")).endswith("out/questions.jsonl")

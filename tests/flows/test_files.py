@@ -1,0 +1,76 @@
+"""The folder of a report: all of it, and nothing of an earlier one."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from prefect_dispatch.flows.files import write_files
+from prefect_dispatch.ledger import Table
+from prefect_dispatch.models import Outcome
+from prefect_dispatch.report import Report
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OUTCOME = Outcome(brief="b", item="a", status="succeeded", value="x")
+
+
+def report(*names: str, asked: bool = False) -> Report:
+    """Return a report with tables of some names."""
+    tables = tuple(Table(name=name, title=name, rows=({"who": "=1+1", "n": -1},)) for name in names)
+    return Report(
+        status="complete", message="All.", tables=tables, outcomes=(OUTCOME,), asked=(OUTCOME,) if asked else ()
+    )
+
+
+def names(folder: Path) -> list[str]:
+    """Return what lies in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_tables_and_questions_are_files_of_their_own(tmp_path: Path) -> None:
+    """A CSV for each table, in which no text is a formula; the integrator's own questions, a line each."""
+    written = write_files(report("trust", "links", asked=True), tmp_path)
+    assert sorted(path.name for path in written) == names(tmp_path)
+    assert names(tmp_path) == [
+        "links.csv",
+        "outcomes.jsonl",
+        "questions.jsonl",
+        "report.json",
+        "report.md",
+        "trust.csv",
+    ]
+    assert (tmp_path / "trust.csv").read_text() == "who,n\n'=1+1,-1\n"
+    assert json.loads((tmp_path / "questions.jsonl").read_text())["value"] == "x"
+
+
+def test_files_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    """What the earlier report says it wrote is gone; what somebody else put there is not."""
+    write_files(report("trust", "links", asked=True), tmp_path)
+    (tmp_path / "mine.csv").write_text("1")
+    write_files(report("links"), tmp_path)
+    assert names(tmp_path) == ["links.csv", "mine.csv", "outcomes.jsonl", "report.json", "report.md"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param("{}", id="no-report"),
+        pytest.param("[", id="no-json"),
+        pytest.param('{"tables": [{"name": "../mine"}, {"name": 3}]}', id="no-name-of-ours"),
+        pytest.param('{"tables": 3}', id="no-tables"),
+    ],
+)
+def test_nothing_else_is_removed(told: str, tmp_path: Path) -> None:
+    """A report that isn't ours, or names what no table is called, leads to no file of anybody's."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (tmp_path / "mine.csv").write_text("1")
+    (folder / "other.csv").write_text("1")
+    (folder / "report.json").write_text(told)
+    write_files(report(), folder)
+    assert (tmp_path / "mine.csv").exists()
+    assert (folder / "other.csv").exists()
