@@ -19,19 +19,19 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.integrators.auditing.cited import CitedAudit, unruly
+from prefect_dispatch.integrators.auditing.forms import misshapen
+from prefect_dispatch.integrators.auditing.recomputing import miscomputed
+from prefect_dispatch.integrators.auditing.recount import recount
+from prefect_dispatch.integrators.auditing.tracing import Trace
+from prefect_dispatch.integrators.auditing.uncollected import uncollected
 from prefect_dispatch.integrators.base import Integrator, Restating, gaps, unshared
-from prefect_dispatch.integrators.cited import CitedAudit, unruly
-from prefect_dispatch.integrators.coherence import misfits
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.consensus import Consensus
-from prefect_dispatch.integrators.forms import misshapen
 from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.integrators.recomputing import miscomputed
-from prefect_dispatch.integrators.recount import recount
 from prefect_dispatch.integrators.synthesize import Synthesize
-from prefect_dispatch.integrators.tracing import Trace
-from prefect_dispatch.integrators.uncollected import uncollected
 from prefect_dispatch.integrators.values import exact, get
+from prefect_dispatch.integrators.votes.coherence import misfits
 from prefect_dispatch.ledger import Ref, Violation
 from prefect_dispatch.scrub import told
 

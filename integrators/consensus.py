@@ -9,15 +9,15 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.variety import origin
-from prefect_dispatch.integrators.ballots import answers_by_item, assembled, ballots, ledger_rows
 from prefect_dispatch.integrators.base import gaps, restated_gaps
-from prefect_dispatch.integrators.coherence import coherent, common_output
-from prefect_dispatch.integrators.consensus_tables import flags_of, shortfalls_of, tables_of
-from prefect_dispatch.integrators.consensus_words import rules_of
 from prefect_dispatch.integrators.crowd import require_crowd_kit
-from prefect_dispatch.integrators.polling import Counting, Polls, RuleName, poll
 from prefect_dispatch.integrators.promises import require_fields
 from prefect_dispatch.integrators.values import pointer
+from prefect_dispatch.integrators.votes.ballots import answers_by_item, assembled, ballots, ledger_rows
+from prefect_dispatch.integrators.votes.coherence import coherent, common_output
+from prefect_dispatch.integrators.votes.consensus_tables import flags_of, shortfalls_of, tables_of
+from prefect_dispatch.integrators.votes.consensus_words import rules_of
+from prefect_dispatch.integrators.votes.polling import Counting, Polls, RuleName, poll
 from prefect_dispatch.ledger import Merge, Ref
 from prefect_dispatch.models import Outcome
 from prefect_dispatch.strict import Strict, nearest
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from typing_extensions import Self
 
-    from prefect_dispatch.integrators.ballots import Path
-    from prefect_dispatch.integrators.voting import Verdict
+    from prefect_dispatch.integrators.votes.ballots import Path
+    from prefect_dispatch.integrators.votes.voting import Verdict
     from prefect_dispatch.models import Brief
 
 

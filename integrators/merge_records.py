@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from prefect_dispatch.decisions import Decisions, load_decisions
+from prefect_dispatch.integrators.auditing.uncollected import uncollected
 from prefect_dispatch.integrators.base import gaps
 from prefect_dispatch.integrators.crowd import require_crowd_kit
-from prefect_dispatch.integrators.describing import describe
-from prefect_dispatch.integrators.gathering import Gathered
-from prefect_dispatch.integrators.identities import Identities, has_identity
-from prefect_dispatch.integrators.matching import Matching
 from prefect_dispatch.integrators.promises import require_fields
-from prefect_dispatch.integrators.restating import restate
-from prefect_dispatch.integrators.rulebook import Rulebook
-from prefect_dispatch.integrators.rules import Conflicts, FieldPath, OneRule, Rule, Rules
-from prefect_dispatch.integrators.uncollected import uncollected
-from prefect_dispatch.integrators.uniting import unite
-from prefect_dispatch.integrators.weighing import weighed
-from prefect_dispatch.integrators.wording import identity_words, link_table
+from prefect_dispatch.integrators.records.describing import describe
+from prefect_dispatch.integrators.records.gathering import Gathered
+from prefect_dispatch.integrators.records.identities import Identities, has_identity
+from prefect_dispatch.integrators.records.matching import Matching
+from prefect_dispatch.integrators.records.restating import restate
+from prefect_dispatch.integrators.records.rulebook import Rulebook
+from prefect_dispatch.integrators.records.rules import Conflicts, FieldPath, OneRule, Rule, Rules
+from prefect_dispatch.integrators.records.uniting import unite
+from prefect_dispatch.integrators.records.weighing import weighed
+from prefect_dispatch.integrators.records.wording import identity_words, link_table
 from prefect_dispatch.ledger import Merge, Ref
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Strict

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.identities import ITEM_KEY, KEY_FIELD
+from prefect_dispatch.integrators.records.identities import ITEM_KEY, KEY_FIELD
 from prefect_dispatch.integrators.values import find
 from prefect_dispatch.outputs import schema_of
 from prefect_dispatch.references import REFERENCE

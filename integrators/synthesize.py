@@ -11,13 +11,13 @@ from prefect_dispatch.executors.base import Bounded, Countable
 from prefect_dispatch.executors.kinds import AnyExecutor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.base import unanswered
-from prefect_dispatch.integrators.drafts import Prose, Structured
-from prefect_dispatch.integrators.evidence import numbered
-from prefect_dispatch.integrators.judging import judged
-from prefect_dispatch.integrators.reducing import Reducer
-from prefect_dispatch.integrators.synthesis_words import briefs_for, rules_of
-from prefect_dispatch.integrators.writing import Text as Prosaic
-from prefect_dispatch.integrators.writing import Value
+from prefect_dispatch.integrators.prose.drafts import Prose, Structured
+from prefect_dispatch.integrators.prose.evidence import numbered
+from prefect_dispatch.integrators.prose.judging import judged
+from prefect_dispatch.integrators.prose.reducing import Reducer
+from prefect_dispatch.integrators.prose.synthesis_words import briefs_for, rules_of
+from prefect_dispatch.integrators.prose.writing import Text as Prosaic
+from prefect_dispatch.integrators.prose.writing import Value
 from prefect_dispatch.ledger import LedgerRow, Merge, Table
 from prefect_dispatch.models import OutputForm, Text
 from prefect_dispatch.outputs import normalise_output
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.integrators.drafts import Draft
-    from prefect_dispatch.integrators.evidence import Source
-    from prefect_dispatch.integrators.judging import Verdict
-    from prefect_dispatch.integrators.reducing import Reduced
+    from prefect_dispatch.integrators.prose.drafts import Draft
+    from prefect_dispatch.integrators.prose.evidence import Source
+    from prefect_dispatch.integrators.prose.judging import Verdict
+    from prefect_dispatch.integrators.prose.reducing import Reduced
     from prefect_dispatch.models import Brief, Outcome
 
 ASSUMED_CONTEXT = 8192

@@ -21,14 +21,14 @@ from prefect_dispatch.checks import FunctionReference
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.kinds import AnyExecutor
 from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.integrators.contest_rules import judged_rules, metric_rules, results_rules
-from prefect_dispatch.integrators.contests import contests
-from prefect_dispatch.integrators.judged import judged
-from prefect_dispatch.integrators.matches import recorded
-from prefect_dispatch.integrators.measures import Conversions, converted, measured, read_results, strangers
-from prefect_dispatch.integrators.ranking import require_library
-from prefect_dispatch.integrators.rounds import pairs, played
-from prefect_dispatch.integrators.standings import merged
+from prefect_dispatch.integrators.contests.contest_rules import judged_rules, metric_rules, results_rules
+from prefect_dispatch.integrators.contests.contests import contests
+from prefect_dispatch.integrators.contests.judged import judged
+from prefect_dispatch.integrators.contests.matches import recorded
+from prefect_dispatch.integrators.contests.measures import Conversions, converted, measured, read_results, strangers
+from prefect_dispatch.integrators.contests.ranking import require_library
+from prefect_dispatch.integrators.contests.rounds import pairs, played
+from prefect_dispatch.integrators.contests.standings import merged
 from prefect_dispatch.references import REFERENCE, refer
 from prefect_dispatch.strict import Strict
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.integrators.matches import Match
+    from prefect_dispatch.integrators.contests.matches import Match
     from prefect_dispatch.ledger import Merge
     from prefect_dispatch.models import Brief, Item, Outcome
 

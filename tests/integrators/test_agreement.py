@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.integrators.agreement import krippendorff, likeness
+from prefect_dispatch.integrators.votes.agreement import krippendorff, likeness
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.integrators.citations import citations, cited, sentences
+from prefect_dispatch.integrators.prose.citations import citations, cited, sentences
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import unanswered
-from prefect_dispatch.integrators.evidence import numbered
-from prefect_dispatch.integrators.publishing import MARK, published
+from prefect_dispatch.integrators.prose.evidence import numbered
+from prefect_dispatch.integrators.prose.publishing import MARK, published
 from prefect_dispatch.integrators.synthesize import Synthesize
 from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref
 from tests.integrators.said import miss, say

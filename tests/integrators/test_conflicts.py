@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.rules import Claim
+    from prefect_dispatch.integrators.records.rules import Claim
     from prefect_dispatch.ledger import Merge
 
 

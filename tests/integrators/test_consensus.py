@@ -11,7 +11,7 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.variety import sampled
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.consensus import Consensus
-from prefect_dispatch.integrators.voting import median, robust_mean
+from prefect_dispatch.integrators.votes.voting import median, robust_mean
 from prefect_dispatch.ledger import Merge
 from prefect_dispatch.models import Brief
 from tests.integrators.said import miss, say

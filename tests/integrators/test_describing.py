@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 
 from prefect_dispatch.decisions import Choice, Decisions
-from prefect_dispatch.integrators.matching import Matching
 from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.integrators.rules import Conflicts, FieldRule, RuleName, Source
+from prefect_dispatch.integrators.records.matching import Matching
+from prefect_dispatch.integrators.records.rules import Conflicts, FieldRule, RuleName, Source
 from tests.integrators.said import say
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.rules import Claim
+    from prefect_dispatch.integrators.records.rules import Claim
 
 SAID = [
     say("a", {"name": "n", "version": 1, "when": "2024-01-01", "x": [{"id": 1}], "y": 1}),

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.integrators.doubts import findings
-from prefect_dispatch.integrators.evidence import numbered
-from prefect_dispatch.integrators.figures import figures
+from prefect_dispatch.integrators.prose.doubts import findings
+from prefect_dispatch.integrators.prose.evidence import numbered
+from prefect_dispatch.integrators.prose.figures import figures
 from tests.integrators.said import say
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from prefect_dispatch.decisions import Decisions
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import Deciding
-from prefect_dispatch.integrators.blocking import WINDOW, Blocks
-from prefect_dispatch.integrators.likeness import likeness, shape
-from prefect_dispatch.integrators.linkage import link
-from prefect_dispatch.integrators.matching import Matching, Name
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.integrators.readiness import ready
+from prefect_dispatch.integrators.records.blocking import WINDOW, Blocks
+from prefect_dispatch.integrators.records.likeness import likeness, shape
+from prefect_dispatch.integrators.records.linkage import link
+from prefect_dispatch.integrators.records.matching import Matching, Name
 from prefect_dispatch.models import Brief
 from tests.integrators.said import entries, miss, say
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.tracing import Trace
+from prefect_dispatch.integrators.auditing.tracing import Trace
 from prefect_dispatch.integrators.values import exact
 from prefect_dispatch.ledger import FieldRow, Loser, Merge, Ref
 from tests.integrators.links import ANSWERS, linkers
@@ -54,7 +54,7 @@ def test_merging_twice_changes_nothing(integrator: MergeRecords, said: list[Outc
 @given(linkers(), SAID)
 @SURE
 def test_what_must_not_be_one_never_is(integrator: MergeRecords, said: list[Outcome]) -> None:
-    """No two identities that were decided to be different end in one set, not even by way of a third, or are proposed."""
+    """Identities that were decided to differ never end in one set, not even by way of a third, nor are proposed."""
     gathered = integrator.scopes(sorted(said, key=lambda outcome: Ref.of(outcome).order))
     proposed = {frozenset((each.left, each.right)) for each in gathered.linked.proposals}
     for pair in integrator.decisions.different:

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.contests import contests
-from prefect_dispatch.integrators.measures import Conversions, converted
+from prefect_dispatch.integrators.contests.contests import contests
+from prefect_dispatch.integrators.contests.measures import Conversions, converted
 from prefect_dispatch.integrators.readiness import ready
 from prefect_dispatch.integrators.tournament import Tournament
 from prefect_dispatch.models import Brief, Item, Outcome

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.rules import Claim
+    from prefect_dispatch.integrators.records.rules import Claim
 
 
 def merged(outcomes: Sequence[Outcome], **options: object) -> Merge:

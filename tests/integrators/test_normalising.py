@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dispatch.integrators.likeness import Shape, likeness, shape
-from prefect_dispatch.integrators.matching import Matching, Name, match, shape_of
-from prefect_dispatch.integrators.normalising import comparable
+from prefect_dispatch.integrators.records.likeness import Shape, likeness, shape
+from prefect_dispatch.integrators.records.matching import Matching, Name, match, shape_of
+from prefect_dispatch.integrators.records.normalising import comparable
 from prefect_dispatch.integrators.values import order
 
 if TYPE_CHECKING:

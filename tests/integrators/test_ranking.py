@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.ranking import Result, rank, require_library
+from prefect_dispatch.integrators.contests.ranking import Result, rank, require_library
 
 KEYS = ["a", "b", "c", "d", "e", "f"]
 SURE = settings(deadline=None, max_examples=60)

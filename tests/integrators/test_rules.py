@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.rules import Claim, Rule
+from prefect_dispatch.integrators.records.rules import Claim, Rule
 from prefect_dispatch.integrators.values import content
 from prefect_dispatch.ledger import Ref
 

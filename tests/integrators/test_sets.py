@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
+from prefect_dispatch.integrators.auditing.tracing import Trace
 from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.integrators.tracing import Trace
 from prefect_dispatch.models import Brief
 from tests.integrators.said import entries, say
 

@@ -15,11 +15,11 @@ from prefect_dispatch.executors.base import Ask
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import AskingIntegrator
-from prefect_dispatch.integrators.doubts import findings
-from prefect_dispatch.integrators.evidence import numbered
-from prefect_dispatch.integrators.publishing import MARK, taken_apart
-from prefect_dispatch.integrators.reducing import tokens
-from prefect_dispatch.integrators.synthesis_words import described
+from prefect_dispatch.integrators.prose.doubts import findings
+from prefect_dispatch.integrators.prose.evidence import numbered
+from prefect_dispatch.integrators.prose.publishing import MARK, taken_apart
+from prefect_dispatch.integrators.prose.reducing import tokens
+from prefect_dispatch.integrators.prose.synthesis_words import described
 from prefect_dispatch.integrators.synthesize import Synthesize
 from prefect_dispatch.models import Brief
 from prefect_dispatch.testing import ScriptedExecutor

@@ -14,7 +14,7 @@ from prefect_dispatch.integrators import crowd
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.crowd import Vote
 from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.integrators.trust import UNKNOWN, trusted, weights
+from prefect_dispatch.integrators.records.trust import UNKNOWN, trusted, weights
 from prefect_dispatch.models import Brief, Outcome
 from tests.integrators.said import say
 

@@ -1,0 +1,1 @@
+"""What `Tournament` is made of."""

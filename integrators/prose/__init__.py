@@ -1,0 +1,1 @@
+"""What `Synthesize` is made of."""

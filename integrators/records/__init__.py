@@ -1,0 +1,1 @@
+"""What `MergeRecords` is made of."""

@@ -1,0 +1,250 @@
+"""Several records of one identity, folded into one, and who said what of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from prefect_dispatch.integrators.records.picking import elements
+from prefect_dispatch.integrators.records.rules import GATHERING, Claim, Rank, Rule, Source
+from prefect_dispatch.integrators.records.sets import grouped
+from prefect_dispatch.integrators.values import content, silent
+from prefect_dispatch.ledger import FieldRow, Flag, Loser, Ref
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch.integrators.records.rulebook import Path, Rulebook
+
+Said = tuple["Part", "dict[str, JsonValue]"]
+_KEEP = Rule(rule="keep_all")
+
+
+class Part(NamedTuple):
+    """A record (or whatever else an answer says), as one outcome says it."""
+
+    value: JsonValue
+    """The record."""
+    source: Ref
+    """The outcome."""
+    rank: Rank
+    """Its place in the order of preference; the last number is the outcome's place in every list."""
+
+
+class Doubt(NamedTuple):
+    """Why somebody should look at a field."""
+
+    kind: str
+    """The kind of the flag that it becomes."""
+    message: str
+    """What is wrong, in a sentence."""
+
+
+class Decision(NamedTuple):
+    """How one field was decided."""
+
+    path: tuple[str, ...]
+    """The keys, and the places in lists merged as sets, that lead to it from the record."""
+    rule: str
+    """The rule's name."""
+    winner: JsonValue
+    """What stands there."""
+    backers: Sequence[Claim]
+    """The claims that the winner comes from, in order of preference."""
+    losing: Sequence[Claim]
+    """The claims that it removed, in order of preference."""
+    carriers: Sequence[Claim]
+    """The backers without which something of the winner would be missing."""
+    doubts: Sequence[Doubt] = ()
+    """Why somebody should look at it."""
+    of: Source | None = None
+    """What `trust` was told to take for a source."""
+
+    def row(self, path: str) -> FieldRow:
+        """Return the decision as the report shows it, for a JSON Pointer into the merged value."""
+        if not self.losing:  # a row without losers takes half the memory if they aren't set
+            return FieldRow(path=path, winner=self.winner, rule=self.rule, sources=_sources(self.backers))
+        removed: dict[str, list[Claim]] = {}
+        for claim in self.losing:
+            removed.setdefault(claim.text, []).append(claim)
+        return FieldRow(
+            path=path,
+            winner=self.winner,
+            losers=tuple(Loser(value=claims[0].value, sources=_sources(claims)) for claims in removed.values()),
+            rule=self.rule,
+            sources=_sources(self.backers),
+        )
+
+    def flags(self, path: str) -> list[Flag]:
+        """Return the doubts as the report shows them, for a JSON Pointer into the merged value."""
+        if not self.doubts:
+            return []
+        text = self.winner if isinstance(self.winner, str) else content(self.winner)
+        sources = _sources([*self.backers, *self.losing])
+        return [
+            Flag(path=path, kind=doubt.kind, text=text, message=doubt.message, sources=sources) for doubt in self.doubts
+        ]
+
+
+def keep(part: Part) -> Decision:
+    """Return the decision to take a part as it is."""
+    claims = [_claim(part, part.value)]
+    return Decision((), "kept", part.value, claims, (), claims)
+
+
+def fold(
+    parts: Sequence[Part], book: Rulebook, chosen: Mapping[Path, JsonValue] | None = None
+) -> tuple[JsonValue, list[Decision]]:
+    """Return the one record that records of one identity become, and a decision for each of its fields.
+
+    Args:
+        parts: The records, all of them objects, in order of preference.
+        book: The rules.
+        chosen: Values that somebody chose for fields of this record; one counts where some record says it.
+    """
+    said = [(part, cast("dict[str, JsonValue]", part.value)) for part in parts]
+    return _Fold(book, chosen or {}).record(said, (), ())
+
+
+class _Fold:
+    """Records of one identity on their way to being one."""
+
+    def __init__(self, book: Rulebook, chosen: Mapping[Path, JsonValue]) -> None:
+        self.book = book
+        self.chosen = chosen
+
+    def record(self, said: Sequence[Said], keys: Path, path: Path) -> tuple[JsonValue, list[Decision]]:
+        """Return one object for several; keys lead to their rules, the path to where it stands."""
+        merged: dict[str, JsonValue] = {}
+        decisions: list[Decision] = []
+        for name in sorted({name for _, record in said for name in record}):
+            every = [(part, record[name]) for part, record in said if name in record]
+            present = [(part, value) for part, value in every if value is not None] or every
+            merged[name], made = self._field(present, (*keys, name), (*path, name))
+            decisions += made
+        return merged, decisions
+
+    def _field(
+        self, present: Sequence[tuple[Part, JsonValue]], keys: Path, path: Path
+    ) -> tuple[JsonValue, list[Decision]]:
+        claims = [_claim(part, value) for part, value in present]
+        if len(claims) == 1 and not self.chosen and self.book.plain(keys):  # as most are where most records are alone
+            value = claims[0].value
+            carriers = () if value is None else claims
+            return value, [Decision(path, self.book.rule(keys).name, value, claims, (), carriers)]
+        doubts: list[Doubt] = []
+        if keys in self.chosen and keys == path:
+            text = content(self.chosen[keys])
+            if backers := [claim for claim in claims if claim.text == text]:
+                losing = [claim for claim in claims if claim.text != text]
+                made = Decision(path, "decided", backers[0].value, backers, losing, backers[:1])
+                return made.winner, [made]
+            doubts = [Doubt("decision", f"Somebody chose {_short(text)}, which no record says; so the rule decided.")]
+        value, decisions = self._ruled(claims, present, keys, path)
+        first = decisions[0]
+        return value, [first._replace(doubts=[*doubts, *first.doubts]), *decisions[1:]]
+
+    def _ruled(
+        self,
+        claims: Sequence[Claim],
+        present: Sequence[tuple[Part, JsonValue]],
+        keys: Path,
+        path: Path,
+    ) -> tuple[JsonValue, list[Decision]]:
+        if self.book.elements(keys):
+            if any(elements(claim.value) for claim in claims) and claims[0].value is not None:
+                return self._set(claims, present, keys, path)
+        elif self.book.opens(keys):
+            objects = [(part, value) for part, value in present if isinstance(value, dict) and value]
+            if objects and len(objects) == sum(not silent(value) for _, value in present):
+                return self.record(objects, keys, path)
+        decision = self._decide(claims, keys, path)
+        return decision.winner, [decision]
+
+    def _set(
+        self,
+        claims: Sequence[Claim],
+        present: Sequence[tuple[Part, JsonValue]],
+        keys: Path,
+        path: Path,
+    ) -> tuple[JsonValue, list[Decision]]:
+        """Return one list for several: elements of one identity become one, field by field."""
+        rule = self.book.rule(keys)
+        every = [(part, element) for part, value in present for element in elements(value)]
+        groups = grouped([element for _, element in every], self.book.elements(keys), ordered=rule.name == "union")
+        merged: list[JsonValue] = []
+        decisions: list[Decision] = []
+        for at, group in enumerate(groups):
+            members = [every[place] for place in group.members]
+            if group.same:
+                value, made = self.record(cast("list[Said]", members), keys, (*path, str(at)))
+            else:
+                backers = [_claim(part, element) for part, element in members]
+                value, made = (
+                    members[0][1],
+                    [Decision((*path, str(at)), rule.name, members[0][1], backers, (), backers[:1])],
+                )
+            merged.append(value)
+            decisions += made
+        if none := [claim for claim in claims if claim.value == []]:
+            some = [claim for claim in claims if claim.value != []]
+            decisions.insert(0, Decision(path, rule.name, [*merged], some, none, some[:1]))
+        return merged, decisions
+
+    def _decide(self, claims: Sequence[Claim], keys: Path, path: Path) -> Decision:
+        rule, policy = self.book.rule(keys), self.book.policy(keys)
+        if claims[0].value is None:
+            return Decision(path, rule.name, None, claims, (), ())
+        differ = any(claim.text != claims[0].text for claim in claims)
+        if differ and policy == "keep_all" and not rule.gathers:
+            rule = _KEEP
+        if rule.name in GATHERING:
+            return _gather(path, rule, claims)
+        known = self.book.trust.get(rule.of) if rule.rule == "trust" else None
+        winner = known.decide(claims) if known else rule.decide(claims)
+        text = content(winner)
+        backers = [claim for claim in claims if claim.text == text]
+        losing = [claim for claim in claims if claim.text != text]
+        doubts = [Doubt("conflict", _conflict(claims, rule))] if differ and policy == "flag" else ()
+        # A function may compute what nobody said: then it comes from all, and all that they said was replaced.
+        return Decision(path, rule.name, winner, backers or claims, losing, backers[:1] or claims, doubts, rule.of)
+
+
+def _gather(path: Path, rule: Rule, claims: Sequence[Claim]) -> Decision:
+    winner = rule.decide(claims)
+    backers = [claim for claim in claims if elements(claim.value)] or claims
+    carriers: dict[str, Claim] = {}
+    for claim in backers:
+        for element in elements(claim.value):
+            carriers.setdefault(content(element), claim)
+    losing = [claim for claim in claims if not elements(claim.value)] if winner else ()
+    return Decision(path, rule.name, winner, backers, losing, [*carriers.values()] or claims[:1])
+
+
+def _conflict(claims: Sequence[Claim], rule: Rule) -> str:
+    sides: dict[str, list[Claim]] = {}
+    for claim in claims:
+        sides.setdefault(claim.text, []).append(claim)
+    said = [f"{_named(_sources(side))}: {_short(text)}" for text, side in sides.items()]
+    return f"Records disagree, and rule {rule.name!r} decided. {'; '.join(said)}."
+
+
+def _named(sources: Sequence[Ref], most: int = 3) -> str:
+    more = f" and {len(sources) - most} more" if len(sources) > most else ""
+    return ", ".join(map(str, sources[:most])) + more
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _claim(part: Part, value: JsonValue) -> Claim:
+    return Claim(value, content(value), part.source, part.value, part.rank)
+
+
+def _sources(claims: Sequence[Claim]) -> tuple[Ref, ...]:
+    if len(claims) == 1:
+        return (claims[0].source,)
+    places = {claim.rank[-1]: claim.source for claim in claims}
+    return tuple(places[place] for place in sorted(places))

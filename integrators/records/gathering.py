@@ -1,0 +1,182 @@
+"""The records of all answers, gathered by identity."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prefect_dispatch.integrators.records.folding import Part
+from prefect_dispatch.integrators.records.identities import KEY_FIELD, has_identity, no_identity
+from prefect_dispatch.integrators.records.linkage import Linked, link, remembered
+from prefect_dispatch.integrators.records.matching import Name, shape_of
+from prefect_dispatch.integrators.values import exact, get, silent
+from prefect_dispatch.ledger import Proposal, Ref
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch.decisions import Choice, Decisions, Identity
+    from prefect_dispatch.integrators.records.identities import Identities, Piece
+    from prefect_dispatch.integrators.records.likeness import Shape
+    from prefect_dispatch.integrators.records.linkage import Link, Pairs
+    from prefect_dispatch.integrators.records.matching import Matching
+    from prefect_dispatch.integrators.values import Key
+    from prefect_dispatch.models import Outcome
+
+_AHEAD = 1 << 62
+
+
+class Group(NamedTuple):
+    """The parts that one entry of the merged value is made of."""
+
+    key: Key
+    """What they share, or the first of what they share."""
+    parts: list[Part]
+    """In order of preference."""
+
+
+class Gathered:
+    """The records of all answers.
+
+    Attributes:
+        unknown: Decided identities that no record has.
+        linked: Which identities are the same.
+    """
+
+    def __init__(
+        self,
+        outcomes: Sequence[Outcome],
+        identities: Identities,
+        matching: Matching | None = None,
+        decisions: Decisions | None = None,
+    ) -> None:
+        """Gather the records of outcomes, which are in the order of every list."""
+        self._identities = identities
+        self._pieces: dict[Key, list[tuple[int, Outcome, Piece]]] = defaultdict(list)
+        self._by_outcome = {(outcome.brief, outcome.item): identities.pieces(outcome) for outcome in outcomes}
+        for place, outcome in enumerate(outcomes):
+            for piece in self._by_outcome[outcome.brief, outcome.item]:
+                self._pieces[piece.key].append((place, outcome, piece))
+        self.unknown: list[Identity] = []
+        same = self._decided(decisions.same if decisions else ())
+        apart = self._decided(decisions.different if decisions else ())
+        self.linked = self._linked(matching, same, apart) if matching or same else Linked({})
+
+    def groups(self) -> list[Group]:
+        """Return the parts of one record together, and each part without an identity alone; in order of identity."""
+        together: dict[Key, list[Part]] = defaultdict(list)
+        groups: list[Group] = []
+        for key, pieces in self._pieces.items():
+            parts = [part for place, outcome, piece in pieces for part in _parts(place, outcome, piece)]
+            if has_identity(key):
+                together[self.linked.head(key)] += parts
+            else:
+                groups += [Group(key, [part]) for part in parts]
+        groups += [Group(key, sorted(parts, key=lambda part: part.rank)) for key, parts in together.items()]
+        return sorted(groups, key=lambda group: (group.key, group.parts[0].rank[2:]))
+
+    def parts(self, outcome: Outcome) -> list[tuple[Key, JsonValue]]:
+        """Return what an answer says, and to which entry each part of it belongs."""
+        return [
+            (self.linked.head(piece.key), value)
+            for piece in self._by_outcome[outcome.brief, outcome.item]
+            for value in ([piece.value] if piece.lead is None else [piece.lead, piece.value])
+        ]
+
+    def scope(self, entry: JsonValue, *, alone: bool) -> Key:
+        """Return to which parts of answers an entry of a merged value belongs."""
+        return no_identity(entry) if alone else self.linked.head(self._identities.key(entry))
+
+    def own(self, record: JsonValue) -> Key:
+        """Return the identity that a record has."""
+        return self._identities.key(record)
+
+    def chosen(self, choices: Sequence[Choice]) -> dict[Key, dict[tuple[str, ...], JsonValue]]:
+        """Return the values that somebody chose, by record and field.
+
+        None for a field of an identity that is taken from one record as a whole.
+        """
+        found: dict[Key, dict[tuple[str, ...], JsonValue]] = defaultdict(dict)
+        for choice in choices:
+            path = tuple(choice.field.split("."))
+            if (key := self._identities.named(choice.record)) and not self._identities.fixes(path):
+                found[self.linked.head(key)][path] = choice.value
+        return found
+
+    def spelling(self, key: Key) -> Identity:
+        """Return an identity as it is spelt, the same whatever the order of the records."""
+        first, *more = [self._identities.spelt(piece) for _, _, piece in self._pieces[key]]
+        return min((first, *more), key=exact) if more else first
+
+    def sources(self, key: Key) -> tuple[Ref, ...]:
+        """Return the outcomes that name an identity."""
+        places = {place: Ref.of(outcome) for place, outcome, _ in self._pieces[key]}
+        return tuple(places[place] for place in sorted(places))
+
+    def proposals(self) -> tuple[Proposal, ...]:
+        """Return the pairs that somebody should decide on, the most alike first."""
+        return tuple(self._proposal(each) for each in self.linked.proposals)
+
+    def _proposal(self, pair: Link) -> Proposal:
+        return Proposal(
+            left=self.spelling(pair.left),
+            right=self.spelling(pair.right),
+            score=pair.score,
+            why=pair.why,
+            left_sources=self.sources(pair.left),
+            right_sources=self.sources(pair.right),
+        )
+
+    def _decided(self, pairs: Sequence[tuple[Identity, Identity]]) -> Pairs:
+        """Return the pairs that are about records which are there, and keep which are not."""
+        found: set[tuple[Key, Key]] = set()
+        for pair in pairs:
+            left, right = map(self._identities.named, pair)
+            missing = [name for name, key in zip(pair, (left, right), strict=True) if key not in self._pieces]
+            self.unknown += [name for name in missing if name not in self.unknown]
+            if left and right and not missing and left != right:
+                found.add((min(left, right), max(left, right)))
+        return tuple(sorted(found))
+
+    def _linked(self, matching: Matching | None, same: Pairs, apart: Pairs) -> Linked:
+        """Return which identities are the same; what they look like is found out only if nobody asked before."""
+        keys = sorted(key for key in self._pieces if has_identity(key))
+        fields = matching.fields if matching else ()
+        evidence = [self._evidence(key, fields) for key in keys] if fields else []
+        sources = [[[shape.source for shape in each[field]] for field in fields] for each in evidence]
+        options = matching.model_dump(mode="json") if matching else None
+        asked: list[Any] = [self._identities.fields, options, same, apart, keys, sources]
+        return remembered(
+            asked,
+            lambda: link(
+                [self._name(key, evidence[at] if evidence else {}) for at, key in enumerate(keys)],
+                matching,
+                same,
+                apart,
+            ),
+        )
+
+    def _evidence(self, key: Key, fields: Sequence[str]) -> dict[str, tuple[Shape, ...]]:
+        """Return the distinct values of other fields that the records of an identity have."""
+        found: dict[str, dict[str, Shape]] = {field: {} for field in fields}
+        for _, _, piece in self._pieces[key]:
+            for field, shapes in found.items():
+                if not silent(said := get(piece.value, field.split("."))):
+                    shape = shape_of(said)
+                    shapes[shape.source] = shape
+        return {field: tuple(shapes[source] for source in sorted(shapes)) for field, shapes in found.items()}
+
+    def _name(self, key: Key, evidence: Mapping[str, tuple[Shape, ...]]) -> Name:
+        identity = dict(self.spelling(key))
+        within = str(identity.pop(KEY_FIELD)) if self._identities.by_item else ""
+        return Name(key, within, {name: shape_of(value) for name, value in identity.items()}, evidence)
+
+
+def _parts(place: int, outcome: Outcome, piece: Piece) -> list[Part]:
+    """Return a piece as parts of a record; what leads it comes ahead of whatever all the pieces say."""
+    source, first = Ref.of(outcome), (-outcome.item_priority, exact(piece.value), place)
+    part = Part(piece.value, source, (-outcome.brief_priority, *first))
+    lead = Part(piece.lead, source, (-outcome.brief_priority - _AHEAD, *first))
+    return [part] if piece.lead is None else [lead, part]

@@ -1,0 +1,1 @@
+"""What `Consensus` is made of."""
