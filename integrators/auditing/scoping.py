@@ -92,10 +92,12 @@ class Places:
         if self._book is None or self._scopes is None or not path.startswith(start := self._start):
             return WHOLE, False
         index, *tokens = path.removeprefix(start).split("/")
-        entry, whole = find(value, start + index)[0], not tokens
+        whole = not tokens
         if (index, whole) not in self._entries:
-            self._entries[index, whole] = self._scopes.scope(entry, alone=whole)
-        inner, is_set = locate(entry, map(_unescaped, tokens), self._book) if self._sets else ((), False)
+            self._entries[index, whole] = self._scopes.scope(find(value, start + index)[0], alone=whole)
+        inner, is_set = (
+            locate(find(value, start + index)[0], map(_unescaped, tokens), self._book) if self._sets else ((), False)
+        )
         return (self._entries[index, whole], inner), is_set
 
     @property

@@ -212,7 +212,7 @@ def wrapped(schema: Schema) -> Schema:
 
 def _moved(schema: Any) -> Any:  # noqa: ANN401 -- any part of a schema
     if isinstance(schema, list):
-        return [_moved(part) for part in cast("list[Any]", schema)]
+        return [*map(_moved, cast("list[object]", schema))]
     if not isinstance(schema, dict):
         return schema
     parts = cast("Schema", schema)

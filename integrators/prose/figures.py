@@ -102,8 +102,8 @@ def _word(text: str, start: int, word: str) -> Iterator[Figure]:
             yield _counted(text, start, end, Decimal(value), whole=word.isalpha() or word.casefold() in _WORDS)
     elif found := _dates(word):
         yield Figure("date", start, end, dates=found)
-    elif (found := _QUANTITY.fullmatch(word)) and (number := _number(found["number"])) is not None:
-        power = {"k": 3, "K": 3, "M": 6, "B": 9, "bn": 9, "mn": 6}.get(found["unit"] or "", 0)
+    elif (quantity := _QUANTITY.fullmatch(word)) and (number := _number(quantity["number"])) is not None:
+        power = {"k": 3, "K": 3, "M": 6, "B": 9, "bn": 9, "mn": 6}.get(quantity["unit"] or "", 0)
         yield Figure("number", start, end, _signed(text, start, _shifted(number, power)), name=segments(word))
     elif any(character.isalpha() for character in word):
         yield Figure("name", start, end, name=segments(word))

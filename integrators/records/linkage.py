@@ -127,7 +127,7 @@ def link(names: Sequence[Name], matching: Matching | None, same: Pairs = (), apa
 class _Found:
     """What comparing found."""
 
-    pairs: list[tuple[Link, bool]] = field(default_factory=list)
+    pairs: list[tuple[Link, bool]] = field(default_factory=list[tuple[Link, bool]])
     """Pairs that are alike enough, and whether they are the same for sure."""
     compared: int = 0
     passed_over: int = 0

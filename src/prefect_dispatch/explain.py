@@ -103,7 +103,7 @@ def _value(row: FieldRow, report: Report) -> list[str]:
     beside = [other for other in report.fields if tokens(other.path)[:2] == tokens(row.path)[:2]]
     names = {name for found in record_names(beside, report.value).values() for name in found}
     lines += _some(f"  {_proposal(p)}" for p in report.proposals if _is(p.left, names) or _is(p.right, names))
-    sources = {ref for said in (row, *row.losers) for ref in said.sources}
+    sources = {*row.sources, *(ref for loser in row.losers for ref in loser.sources)}
     about = {row.path, dotted(row.path), *tokens(row.path)[-1:], *map(str, sources), *(ref.brief for ref in sources)}
     return [*lines, *_tables(report, about)]
 

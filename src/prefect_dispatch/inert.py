@@ -132,7 +132,8 @@ def sheet(rows: Sequence[dict[str, JsonValue]]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     names = columns(rows)
-    writer.writerows([_entry(part) for part in row] for row in (names, *([row.get(n) for n in names] for row in rows)))
+    writer.writerow(map(_entry, names))
+    writer.writerows([_entry(row.get(name)) for name in names] for row in rows)
     return buffer.getvalue()
 
 

@@ -50,7 +50,7 @@ class Matter(Strict):
     @property
     def name(self) -> str:
         """What it is called in a form: the same for the same question."""
-        decides = {label: decisions.model_dump(mode="json") for label, decisions in self.options.items()}
+        decides: JsonValue = {label: decisions.model_dump(mode="json") for label, decisions in self.options.items()}
         return f"m{digest([self.title, decides])[:16]}"
 
 

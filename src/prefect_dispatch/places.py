@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.inert import shown
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -48,7 +48,7 @@ def named(what: str, fields: Sequence[FieldRow], value: JsonValue) -> list[Field
         value: The merged value.
     """
     path = what.removesuffix("/")
-    readings = (
+    readings: tuple[Callable[[FieldRow], bool], ...] = (
         lambda row: what in (row.path, dotted(row.path)),
         lambda row: path != "" and row.path.startswith(f"{path}/"),
         lambda row: dotted(row.path).startswith(f"{what}."),

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
     from pathlib import Path
 
+    from pydantic import JsonValue
+
     from prefect_dispatch import Report
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -47,7 +49,7 @@ BRIEF = Brief(
         "required": ["name", "year"],
     },
 )
-SAID = {
+SAID: dict[str, JsonValue] = {
     "a": {"name": "MIT", "year": 1987},
     "b": {"name": "MIT", "year": 1988},
     "c": {"name": "MIT License", "year": 1987},
@@ -62,7 +64,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefect_dispatch.flows.pause.POLL_S", 0.1)
 
 
-def run(folder: Path, *, review_s: float = 60, **changes: Any) -> Report:  # noqa: ANN401 -- any parameter of the flow
+def run(folder: Path, *, review_s: float = 60, **changes: Any) -> Any:  # noqa: ANN401 -- any parameter of the flow; a report, or a state
     """Run the job with a review."""
     given: dict[str, Any] = {
         "executor": ScriptedExecutor(SAID),
@@ -161,7 +163,7 @@ def test_what_is_left_open_stays_and_is_asked_again(tmp_path: Path) -> None:
 
 def test_what_a_decision_brings_up_is_asked_next(tmp_path: Path) -> None:
     """Two records made one differ on a year that nobody had to decide on before: a second form asks for it."""
-    said = {"a": {"name": "MIT", "year": 1988}, "b": {"name": "MIT License", "year": 1987}}
+    said: dict[str, JsonValue] = {"a": {"name": "MIT", "year": 1988}, "b": {"name": "MIT License", "year": 1987}}
     with reviewer(
         lambda form: {field(form, "One or two"): "same"},
         lambda form: {field(form, "year of MIT"): "2. 1987 (from licences/b)"},
@@ -187,7 +189,7 @@ def test_where_nobody_decides_the_report_is_published_and_says_so(tmp_path: Path
         state = run(tmp_path, review_s=1, return_state=True)
     finally:
         announce.reset(token)
-    report: Report = state.result()  # type: ignore[attr-defined]
+    report: Report = state.result()
     assert "press Resume at http" in heard[0]
     assert report.status == "gaps"
     assert report.shortfalls == ("Nobody decided within 1 s: 2 open among proposals and conflicts.",)
@@ -294,7 +296,7 @@ def test_without_a_server_of_ones_own_a_review_is_refused(tmp_path: Path) -> Non
 def test_what_agents_say_cannot_act_in_the_form(tmp_path: Path) -> None:
     """Markup, control characters and templates in names stand there as text, and are taken back as what they are."""
     hostile = "MIT<img src=x onerror=alert(1)> {{ 1 + 1 }} [a](http://e.example)\u202e\x1b[31m\n# head"
-    said = {"a": {"name": "MIT", "year": 1}, "b": {"name": hostile, "year": 1}}
+    said: dict[str, JsonValue] = {"a": {"name": "MIT", "year": 1}, "b": {"name": hostile, "year": 1}}
     with reviewer(lambda form: {field(form, "One or two"): "same"}) as forms:
         report = dispatch(
             [BRIEF],

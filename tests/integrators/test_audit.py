@@ -304,7 +304,8 @@ class Odd:
         """Return the outcomes that were given, or raise."""
         if isinstance(self.again, Exception):
             raise self.again
-        return self.again
+        said: list[Outcome] | None = self.again
+        return said
 
 
 @pytest.mark.parametrize(

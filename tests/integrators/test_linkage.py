@@ -243,7 +243,9 @@ def test_the_decisions_file_is_read_before_anything_is_spent(tmp_path: Path) -> 
     """`aliases` is relative to the job's folder; no file yet means no decisions, a broken one is refused."""
     integrator = MergeRecords(identity=("name",), aliases="aliases.yaml")
     assert isinstance(integrator, Deciding)
-    assert ready(integrator, [], [], tmp_path).decisions == Decisions()
+    unread = ready(integrator, [], [], tmp_path)
+    assert isinstance(unread, Deciding)
+    assert unread.decisions == Decisions()
     (tmp_path / "aliases.yaml").write_text("same: [[{name: IBM}, {name: Big Blue}]]\n")
     read = ready(integrator, [], [], tmp_path)
     assert isinstance(read, MergeRecords)
