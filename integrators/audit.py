@@ -140,7 +140,7 @@ def _unsteady(
         yield _changed(f"merged once more, in another order, it raised {told(error)}")
         return
     for name in type(merge).model_fields:
-        if name != "asked" and _text(turned, name) != _text(merge, name):
+        if name != "asked" and not _equal(turned, merge, name):
             yield _changed(f"merged once more, in another order, its {name!r} is another one.")
             return
     del turned  # it may be large, and so may the next one
@@ -162,10 +162,17 @@ def _unsteady(
         yield _changed("the merged value, merged once more, is another one.")
 
 
-def _text(merge: Merge, name: str) -> object:
-    said = getattr(merge, name)
-    rows = sorted(row.model_dump_json() for row in said) if name in ("ledger", "fields") else None
-    return exact(said) if name == "value" else rows if rows is not None else said
+def _equal(one: Merge, other: Merge, name: str) -> bool:
+    """Return whether a field of two merges is the same, of ledger and field rows in whatever order they are."""
+    left, right = getattr(one, name), getattr(other, name)
+    if name == "value":
+        return exact(left) == exact(right)
+    if name not in ("ledger", "fields"):
+        return bool(left == right)
+    texts = zip((row.model_dump_json() for row in left), (row.model_dump_json() for row in right), strict=False)
+    if len(left) == len(right) and all(a == b for a, b in texts):  # as they mostly are
+        return True
+    return sorted(row.model_dump_json() for row in left) == sorted(row.model_dump_json() for row in right)
 
 
 def _place(outcome: Outcome) -> tuple[object, ...]:

@@ -34,7 +34,9 @@ def content(value: JsonValue) -> str:
         >>> content({"b": 1.0, "a": True}) == content({"a": True, "b": 1})
         True
     """
-    return _quoted(value) if isinstance(value, str) else _ENCODER.encode(_plain(value))
+    if isinstance(value, str):
+        return _quoted(value)
+    return repr(value) if type(value) is int else _ENCODER.encode(_plain(value))
 
 
 def exact(value: JsonValue) -> str:
@@ -112,6 +114,9 @@ def pointer(*tokens: str | int) -> str:
         >>> pointer(0, "a/b", "c~d")
         '/0/a~1b/c~0d'
     """
+    path = "".join([f"/{token}" for token in tokens])
+    if "~" not in path and path.count("/") == len(tokens):
+        return path
     return "".join(["/" + str(token).replace("~", "~0").replace("/", "~1") for token in tokens])
 
 
@@ -157,6 +162,8 @@ def nodes(value: JsonValue, name: str | None = None) -> list[Node]:
         >>> [(node.name, node.text) for node in nodes({"a": [1, 2.0]})]
         [('a', '1'), ('a', '2'), ('a', '[1,2]'), (None, '{"a":[1,2]}')]
     """
+    if not isinstance(value, (dict, list)):
+        return [Node(name, content(value), value)]
     found: list[Node] = []
 
     def walk(name: str | None, value: JsonValue) -> str:

@@ -21,7 +21,7 @@ class Pool:
     def __init__(self, values: Iterable[JsonValue] = (), name: str | None = None) -> None:
         """Take in values, and all their parts, that stand in a field of a name."""
         self.named: dict[str | None, set[str]] = defaultdict(set)
-        self.all: set[str] = set()
+        self._all: set[str] | None = None
         self.whole: set[str] = set()
         for value in values:
             self.take(value, name)
@@ -36,7 +36,14 @@ class Pool:
         """Take in parts of values."""
         for node in found:
             self.named[node.name].add(node.text)
-            self.all.add(node.text)
+        self._all = None
+
+    @property
+    def all(self) -> set[str]:
+        """What stands in any field; only where a field's name doesn't tell is it asked for."""
+        if self._all is None:
+            self._all = set[str]().union(*self.named.values())
+        return self._all
 
     def texts(self, name: str | None) -> set[str]:
         """Return what stands in fields of a name; where there is no such field, in all."""

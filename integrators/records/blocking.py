@@ -63,7 +63,7 @@ class Blocks:
                 found.update(block[-WINDOW:])
                 self.passed_over += max(0, len(block) - WINDOW)
                 block.append(at)
-            yield at, sorted(found)
+            yield at, [*found]
 
     def _looked_up(self, parts: list[str]) -> list[object]:
         counts = self._counts

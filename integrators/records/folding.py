@@ -118,6 +118,12 @@ class _Fold:
         """Return one object for several; keys lead to their rules, the path to where it stands."""
         merged: dict[str, JsonValue] = {}
         decisions: list[Decision] = []
+        if len(said) == 1:
+            [(part, alone)] = said
+            for name in sorted(alone):
+                merged[name], made = self._field([(part, alone[name])], (*keys, name), (*path, name))
+                decisions += made
+            return merged, decisions
         for name in sorted({name for _, record in said for name in record}):
             every = [(part, record[name]) for part, record in said if name in record]
             present = [(part, value) for part, value in every if value is not None] or every

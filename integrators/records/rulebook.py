@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.integrators.records.rules import Conflicts, FieldRule, Rule, Source
 
@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 Path = tuple[str, ...]
 """The keys that lead to a field, from the record; those inside the elements of a list have no number between."""
+
+
+class _Ruling(NamedTuple):
+    """What is for one field."""
+
+    rule: Rule
+    policy: Conflicts
+    plain: bool
 
 
 @dataclass(frozen=True)
@@ -38,15 +46,27 @@ class Rulebook:
     trust: Mapping[Source | None, Trust] = field(default_factory=dict["Source | None", "Trust"])
     """How reliable sources are, by what `trust` takes for a source."""
 
-    _known: dict[Path, Rule] = field(default_factory=dict["Path", "Rule"], init=False, repr=False, compare=False)
-
-    _plain: dict[Path, bool] = field(default_factory=dict["Path", bool], init=False, repr=False, compare=False)
+    _made: dict[Path, _Ruling] = field(default_factory=dict["Path", "_Ruling"], init=False, repr=False, compare=False)
 
     def rule(self, path: Path) -> Rule:
         """Return the rule for a field."""
-        if path not in self._known:  # asked for each field of each record
-            self._known[path] = self._rule(path)
-        return self._known[path]
+        return self._ruling(path).rule
+
+    def policy(self, path: Path) -> Conflicts:
+        """Return what is done where records disagree about a field."""
+        return self._ruling(path).policy
+
+    def plain(self, path: Path) -> bool:
+        """Return whether what a single record says of the field stands there as it is, and whole."""
+        return self._ruling(path).plain
+
+    def _ruling(self, path: Path) -> _Ruling:
+        if path not in self._made:  # asked for each field of each record
+            rule = self._rule(path)
+            policy = "resolve" if self.identifies(path) else rule.conflicts or self.conflicts
+            plain = rule.picks and not self.elements(path) and not self.opens(path)
+            self._made[path] = _Ruling(rule, policy, plain)
+        return self._made[path]
 
     def _rule(self, path: Path) -> Rule:
         for length in range(len(path), 0, -1):
@@ -55,18 +75,6 @@ class Rulebook:
                     break  # elements with an identity are records of their own
                 return found
         return Rule() if self.identifies(path) else self.default
-
-    def plain(self, path: Path) -> bool:
-        """Return whether what a single record says of the field stands there as it is, and whole."""
-        if path not in self._plain:
-            self._plain[path] = self.rule(path).picks and not self.elements(path) and not self.opens(path)
-        return self._plain[path]
-
-    def policy(self, path: Path) -> Conflicts:
-        """Return what is done where records disagree about a field."""
-        if self.identifies(path):
-            return "resolve"
-        return self.rule(path).conflicts or self.conflicts
 
     def identifies(self, path: Path) -> bool:
         """Return whether a change of the field could change the identity, of the record or of an element."""

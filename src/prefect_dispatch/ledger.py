@@ -43,12 +43,17 @@ class Ref(Strict):
     @classmethod
     def of(cls, outcome: Outcome | LedgerRow | Gap) -> Ref:
         """Return the name of an outcome, or of the outcome that a row is about."""
-        return cls(brief=outcome.brief, item=outcome.item)
+        return _ref(outcome.brief, outcome.item)
 
     @property
     def order(self) -> tuple[Any, str, str]:
         """The place in every list: by the item's key (numbers inside by their value), then by brief."""
         return (_natural(self.item), self.item, self.brief)
+
+
+@lru_cache(maxsize=1 << 17)
+def _ref(brief: str, item: str) -> Ref:
+    return Ref(brief=brief, item=item)  # frozen, and named again and again: one object will do
 
 
 class LedgerRow(Strict):
