@@ -220,8 +220,8 @@ def test_prose_is_read_as_prose() -> None:
 def test_a_report_says_how_to_decide() -> None:
     """The lines for the decisions file can be taken as they stand: they load as the decision on that pair."""
     text = markdown(rich())
-    (pair,) = [line for line in text.splitlines() if line.startswith('| {"name":"MIT"} | b/one |')]
-    assert pair.endswith("| b/two | 0.912 | Alike. |")
+    (pair,) = [line for line in text.splitlines() if line.startswith('| 0.912 | {"name":"MIT"} |')]
+    assert pair.endswith("| Alike. | b/one | b/two |")
     lines = text.split("```yaml\n")[1].split("\n```")[0]
     loaded = Decisions.model_validate(yaml.safe_load(lines))
     assert loaded.same == (({"name": "MIT"}, {"name": 'MIT: "`\u202e'}),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from prefect_dispatch.decisions import load_decisions
 from tests.openai_server import Behaviour, OpenAIServer, document, openai_server
 from tests.ui import PrefectServer, chromium, prefect_server
 
@@ -30,13 +32,31 @@ limits: {concurrency: 2, retry_delay_s: 0}
 """
 
 
-PARAMETERS = ["briefs", "items", "executor", "integrator", "limits", "folder", "out", "limit", "refresh"]
+HOSTILE = (
+    "L **b** <img src=x onerror=alert(1)> [a](http://e.example) http://e.example www.e.example a@e.example {{1+1}}"
+)
+
+REVIEW = """
+briefs:
+  - name: licences
+    instructions: Name the licence and say since when it has been in force.
+    output: {type: object, properties: {name: {type: string}, year: {type: integer}}, required: [name, year]}
+items: {glob: "texts/*.txt"}
+executor: {model: openai/test, api_base: "%s"}
+integrator:
+  {kind: merge_records, identity: [name], match: {}, rules: {year: max}, conflicts: flag, aliases: decisions.yaml}
+limits: {concurrency: 2, retry_delay_s: 0, review_s: 300}
+review: true
+"""
+
+
+PARAMETERS = ["briefs", "items", "executor", "integrator", "limits", "review", "folder", "out", "limit", "refresh"]
 
 
 def behave(request: dict[str, Any], n: int) -> Behaviour:
-    """Answer with the year that the document has."""
-    year = re.search(r"since (\d{4})", document(request))
-    return Behaviour(content=f'{{"name": "MIT", "year": {year[1]}}}' if year else "Forty-two.")
+    """Answer with the year, and the name, that the document has."""
+    said = re.search(r"(?:The (.*?), i|I)n force since (\d{4})", document(request))
+    return Behaviour(content=json.dumps({"name": said[1] or "MIT", "year": int(said[2])}) if said else "Forty-two.")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +83,7 @@ def browser() -> Generator[Browser]:
 @pytest.fixture
 def page(prefect: PrefectServer, browser: Browser, tmp_path: Path) -> Generator[Page]:
     """A window on Prefect's UI as it greets a new user; how it looked at the end is kept as a picture."""
-    with browser.new_context(viewport={"width": 1100, "height": 4000}) as context:
+    with browser.new_context(viewport={"width": 1400, "height": 4000}) as context:
         page = context.new_page()
         page.set_default_timeout(20_000)
         page.goto(prefect.url)
@@ -147,7 +167,7 @@ def test_a_form_is_filled_from_nothing(prefect: PrefectServer, model: OpenAIServ
         page.get_by_role("button", name="Add Item").last.click()
         page.locator("fieldset", has=page.get_by_role("tab", name="Text")).last.get_by_role("textbox").fill("one")
         page.get_by_role("tab", name="LLM").click()
-        page.get_by_label("Model").fill("openai/test")
+        page.get_by_label("Model").last.fill("openai/test")
         page.get_by_role("tab", name="Address").click()
         page.locator("fieldset", has=page.get_by_role("tab", name="Address")).last.get_by_role("textbox").fill(
             model.url
@@ -172,3 +192,67 @@ def test_a_form_is_filled_from_nothing(prefect: PrefectServer, model: OpenAIServ
     expect(page.get_by_role("row", name="my-brief one merged")).to_be_visible()
     expect(page.get_by_text("Forty-two.").first).to_be_visible()
     assert model.count == asked + 1
+
+
+def test_people_decide_before_a_run_publishes(
+    prefect: PrefectServer, model: OpenAIServer, page: Page, tmp_path: Path
+) -> None:
+    """The run waits for a form; what is chosen there is in the report and in the file; the next run does not ask."""
+    (tmp_path / "texts").mkdir()
+    said = [
+        ("Apache License", 2003),
+        ("Apache License", 2004),
+        ("Apache Licence", 2004),
+        (HOSTILE, 1998),
+        (HOSTILE, 1999),
+        ("Eclipse Public License", 2004),
+        ("Eclipse Public Licence", 2004),
+    ]
+    for at, (name, year) in enumerate(said):
+        (tmp_path / "texts" / f"{at}.txt").write_text(f"The {name}, in force since {year}.", encoding="utf-8")
+    (tmp_path / "job.yaml").write_text(REVIEW % model.url, encoding="utf-8")
+    with prefect.dispatching("run", "job.yaml", "--out", "out", folder=tmp_path) as process:
+        assert process.stderr is not None
+        told = next(found for line in process.stderr if (found := re.search(r"press Resume at (http\S+)", line)))
+        page.goto(told[1])
+        page.get_by_role("button", name="Resume").first.click()
+        expect(page.get_by_text("4 to decide")).to_be_visible()
+        # Pairs stand first, the most alike above all; the second one stays open.
+        for at, option in enumerate(("same", "2. 2003 (from licences/texts/0.txt)")):
+            page.locator(".p-select-button", has_text="leave open").nth(at).dispatch_event("click")
+            page.locator(".p-select-option", has_text=option).click()
+        picture(page, "review-form")
+        harmless(page)
+        page.get_by_role("button", name="Submit").click()
+        summary, _ = process.communicate(timeout=60)
+    assert summary.startswith("Complete: 7 of 7 answered.")
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [(record["name"][:16], record["year"]) for record in report["value"]["records"]] == [
+        ("Apache Licence", 2004),
+        ("Apache License", 2003),
+        ("Eclipse Public L", 2004),
+        (HOSTILE[:16], 1999),
+    ]
+    decided = load_decisions(tmp_path / "decisions.yaml")
+    assert (len(decided.same), [choice.value for choice in decided.fields]) == (1, [2003])
+
+    for version in ("/v2", ""):
+        page.goto(f"{prefect.url}{version}/artifacts/key/licences-report")
+        page.locator("a[href*='/artifacts/artifact/']").first.click()
+        expect(page.get_by_role("heading", name="Decided in this run's review")).to_be_visible()
+        for heading in ("Not to be taken on trust", "To decide: one or two?", "How the answers were merged", "Ledger"):
+            expect(page.get_by_role("heading", name=heading)).to_be_visible()
+        harmless(page)
+        picture(page, f"report-of-a-review{version.replace('/', '-')}")
+
+    for at in (2, 4):  # of which something was left open
+        (tmp_path / "texts" / f"{at}.txt").unlink()
+    asked = model.count
+    prefect.dispatch("run", "job.yaml", folder=tmp_path)
+    assert model.count == asked
+
+
+def harmless(page: Page) -> None:
+    """Check that nothing of what agents said acts in a page."""
+    assert page.locator("a[href*='e.example']").count() == 0
+    assert page.locator("img[src='x']").count() == 0

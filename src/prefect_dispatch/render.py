@@ -111,10 +111,10 @@ def _problems(report: Report) -> Iterator[str]:
 
 def _proposals(proposals: Sequence[Proposal]) -> Iterator[str]:
     rows = [
-        (shown(p.left), refs(p.left_sources), shown(p.right), refs(p.right_sources), f"{p.score:.3f}", p.why)
+        (f"{p.score:.3f}", shown(p.left), shown(p.right), p.why, refs(p.left_sources), refs(p.right_sources))
         for p in proposals
     ]
-    yield table(("this", "from", "and this", "from", "alike", "why"), rows, MAX_PROBLEMS)
+    yield table(("alike", "this", "and this", "why", "this from", "that from"), rows, MAX_PROBLEMS)
     # The identity of a record is an object; what an integrator of the user's own proposes may be anything.
     pairs = [[p.left, p.right] for p in proposals if isinstance(p.left, dict) and isinstance(p.right, dict)]
     if pairs:
