@@ -130,11 +130,12 @@ def find(value: JsonValue, path: str) -> tuple[JsonValue, str | None]:
         >>> find([{"tags": ["x"]}], "/0/tags/0")
         ('x', 'tags')
     """
-    if (path and not path.startswith("/")) or _BAD_ESCAPE.search(path):
+    escaped = "~" in path
+    if (path and not path.startswith("/")) or (escaped and _BAD_ESCAPE.search(path)):
         raise LookupError(path)
     name: str | None = None
     for token in path.split("/")[1:]:
-        key = token.replace("~1", "/").replace("~0", "~")
+        key = token.replace("~1", "/").replace("~0", "~") if escaped else token
         if isinstance(value, dict) and key in value:
             name, value = key, value[key]
         elif isinstance(value, list) and _INDEX.fullmatch(key) and int(key) < len(value):

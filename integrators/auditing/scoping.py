@@ -70,6 +70,7 @@ class Places:
         self._scopes = self._keyed.scopes(sorted(outcomes, key=lambda o: Ref.of(o).order)) if self._keyed else None
         self._book = self._keyed.book if self._keyed else None
         self._sets = self._book is not None and any(rule.identity for rule in self._book.rules.values())
+        self._start = pointer(self._keyed.entries) + "/" if self._keyed else ""
         self._entries: dict[tuple[str, bool], Hashable] = {}
 
     @property
@@ -89,20 +90,18 @@ class Places:
 
     def place(self, value: JsonValue, path: str) -> tuple[Scope, bool]:
         """Return the scope of what stands at a JSON Pointer into a merged value, and whether it is merged as a set."""
-        if self._book is None or self._scopes is None or not path.startswith(start := self._start):
+        if self._book is None or self._scopes is None or not path.startswith(self._start):
             return WHOLE, False
-        index, *tokens = path.removeprefix(start).split("/")
+        index, *tokens = path.removeprefix(self._start).split("/")
         whole = not tokens
         if (index, whole) not in self._entries:
-            self._entries[index, whole] = self._scopes.scope(find(value, start + index)[0], alone=whole)
+            self._entries[index, whole] = self._scopes.scope(find(value, self._start + index)[0], alone=whole)
         inner, is_set = (
-            locate(find(value, start + index)[0], map(_unescaped, tokens), self._book) if self._sets else ((), False)
+            locate(find(value, self._start + index)[0], map(_unescaped, tokens), self._book)
+            if self._sets
+            else ((), False)
         )
         return (self._entries[index, whole], inner), is_set
-
-    @property
-    def _start(self) -> str:
-        return pointer(self._keyed.entries) + "/" if self._keyed else ""
 
 
 def _unescaped(token: str) -> str:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models import Outcome
 
 _AHEAD = 1 << 62
+_Placed = tuple[int, "Outcome", "Piece"]
 
 
 class Group(NamedTuple):
@@ -54,7 +55,7 @@ class Gathered:
     ) -> None:
         """Gather the records of outcomes, which are in the order of every list."""
         self._identities = identities
-        self._pieces: dict[Key, list[tuple[int, Outcome, Piece]]] = defaultdict(list)
+        self._pieces: dict[Key, list[_Placed]] = defaultdict(list)
         self._by_outcome = {(outcome.brief, outcome.item): identities.pieces(outcome) for outcome in outcomes}
         for place, outcome in enumerate(outcomes):
             for piece in self._by_outcome[outcome.brief, outcome.item]:
@@ -66,15 +67,16 @@ class Gathered:
 
     def groups(self) -> list[Group]:
         """Return the parts of one record together, and each part without an identity alone; in order of identity."""
-        together: dict[Key, list[Part]] = defaultdict(list)
+        together: dict[Key, list[_Placed]] = defaultdict(list)
         groups: list[Group] = []
         for key, pieces in self._pieces.items():
-            parts = [part for place, outcome, piece in pieces for part in _parts(place, outcome, piece)]
             if has_identity(key):
-                together[self.linked.head(key)] += parts
+                together[self.linked.head(key)] += pieces
             else:
-                groups += [Group(key, [part]) for part in parts]
-        groups += [Group(key, sorted(parts, key=lambda part: part.rank)) for key, parts in together.items()]
+                groups += [Group(key, parts) for placed in pieces for parts in [_parts(*placed, text=True)]]
+        for key, pieces in together.items():
+            parts = [part for placed in pieces for part in _parts(*placed, text=len(pieces) > 1)]
+            groups.append(Group(key, sorted(parts, key=lambda part: part.rank)))
         return sorted(groups, key=lambda group: (group.key, group.parts[0].rank[2:]))
 
     def parts(self, outcome: Outcome) -> list[tuple[Key, JsonValue]]:
@@ -174,9 +176,12 @@ class Gathered:
         return Name(key, within, {name: shape_of(value) for name, value in identity.items()}, evidence)
 
 
-def _parts(place: int, outcome: Outcome, piece: Piece) -> list[Part]:
-    """Return a piece as parts of a record; what leads it comes ahead of whatever all the pieces say."""
-    source, first = Ref.of(outcome), (-outcome.item_priority, exact(piece.value), place)
+def _parts(place: int, outcome: Outcome, piece: Piece, *, text: bool) -> list[Part]:
+    """Return a piece as parts of a record; what leads it comes ahead of whatever all the pieces say.
+
+    The text of what it says breaks ties: where there is nobody to tie with, it need not be made.
+    """
+    source, first = Ref.of(outcome), (-outcome.item_priority, exact(piece.value) if text else "", place)
     part = Part(piece.value, source, (-outcome.brief_priority, *first))
     lead = Part(piece.lead, source, (-outcome.brief_priority - _AHEAD, *first))
     return [part] if piece.lead is None else [lead, part]
