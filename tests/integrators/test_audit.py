@@ -326,3 +326,23 @@ def test_merging_once_more_changes_nothing(odd: Odd, message: str | None) -> Non
     violations = audit(odd.merge([], said), said, [], odd)
     assert [violation.law for violation in violations] == ["idempotence"] * (message is not None)
     assert all(str(message) in violation.message for violation in violations)
+
+
+@pytest.mark.parametrize(
+    ("change", "messages"),
+    [
+        pytest.param({"sources": [NOBODY]}, ["'terms/nobody' doesn't say", "has no answer", "recall at"], id="nobody"),
+        pytest.param({"winner": "other"}, ['doesn\'t say "other"', "recall at terms/a"], id="another-record"),
+    ],
+)
+def test_a_record_that_nobody_said_is_held_to_no_schema(change: dict[str, Any], messages: list[str]) -> None:
+    """Whose record it isn't, their brief's schema says nothing about it; that nobody said it is what is wrong."""
+    brief = Brief.model_validate({"name": "terms", "instructions": "Read.", "output": {"required": ["missing"]}})
+    said = [say("a", {"name": "n"})]
+    merge = MergeRecords(identity=("name",)).merge([], said)
+    row = FieldRow.model_validate({**merge.fields[0].model_dump(), **change})
+    bent = merge.model_copy(update={"value": {"records": [{"name": row.winner}], "gaps": []}, "fields": (row,)})
+    found = [*map(str, audit(bent, said, [brief], MergeRecords(identity=("name",))))]
+    assert not any("schema" in each for each in found)
+    for message in messages:
+        assert any(message in each for each in found), found

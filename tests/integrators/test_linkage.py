@@ -133,6 +133,15 @@ def test_decisions_that_contradict_one_another_keep_apart() -> None:
     )
 
 
+def test_a_decision_that_follows_from_others_adds_nothing() -> None:
+    """Of three names that are the same, two decisions link all; a third one is no link of its own."""
+    decided = {"same": [({"name": one}, {"name": other}) for one, other in combinations(("a1", "b1", "c1"), 2)]}
+    merge = merged(named("a1", "b1", "c1"), decided, **GATHER)
+    assert sets(merge) == [[0, 1, 2]]
+    assert len(merge.tables[0].rows) == 2
+    assert "2 pairs became one" in merge.rules
+
+
 @pytest.mark.parametrize(
     "name",
     [
