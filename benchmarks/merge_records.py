@@ -1,0 +1,156 @@
+"""How long a merge of many records takes, audit included, and how well it tells which are the same.
+
+Run `python -m benchmarks.merge_records [SIZE …]`; each size is measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.people import people
+from prefect_dispatch.integrators.audit import audit
+from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.integrators.records.matching import Matching
+from prefect_dispatch.models import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+SIZES = (1_000, 3_000, 10_000, 30_000, 100_000)
+PLOT = Path(__file__).with_suffix(".png")
+
+Pair = tuple[int, int]
+
+
+def measure(size: int) -> dict[str, Any]:
+    """Return what merging so many records took, and how right it was."""
+    made = people(size)
+    outcomes = [
+        Outcome(
+            brief="people",
+            item=f"page {at}",
+            status="succeeded",
+            value={"name": each.name, "city": each.city, "pages": [at], "year": 1950 + each.entity % 50},
+        )
+        for at, each in enumerate(made)
+    ]
+    integrator = MergeRecords.model_validate(
+        {"identity": ["name", "city"], "rules": {"pages": "union"}, "match": Matching()}
+    )
+    start, cpu = time.perf_counter(), time.process_time()
+    merge = integrator.merge([], outcomes)
+    merged = time.perf_counter()
+    violations = audit(merge, outcomes, [], integrator)
+    audited, cpu = time.perf_counter(), time.process_time() - cpu
+    if violations:
+        raise SystemExit("\n".join(map(str, violations[:10])))
+    value: Any = merge.value
+    fused = _pairs(record["pages"] for record in value["records"])
+    places = {f"page {at}": at for at in range(size)}
+    proposed = {
+        _pair(places[left.item], places[right.item])
+        for each in merge.proposals
+        for left in each.left_sources
+        for right in each.right_sources
+    }
+    entities: dict[int, list[int]] = defaultdict(list)
+    for at, each in enumerate(made):
+        entities[each.entity].append(at)
+    true = _pairs(entities.values())
+    found, noise = true & fused, [max(made[a].noise, made[b].noise) for a, b in sorted(true)]
+    seen = Counter(max(made[a].noise, made[b].noise) for a, b in found)
+    return {
+        "records": size,
+        "seconds": round(audited - start, 2),
+        "cpu": round(cpu, 2),
+        "merge": round(merged - start, 2),
+        "audit": round(audited - merged, 2),
+        "megabytes": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "precision": round(len(found) / max(1, len(fused)), 4),
+        "recall": round(len(found) / max(1, len(true)), 4),
+        "proposed": len(merge.proposals),
+        "recall_with_proposals": round(len(true & (fused | proposed)) / max(1, len(true)), 4),
+        "recall_by_noise": {name: round(seen[name] / count, 3) for name, count in sorted(Counter(noise).items())},
+    }
+
+
+def exponent(rows: Sequence[dict[str, Any]], clock: str = "cpu") -> float:
+    """Return the power of the number of records by which a time grows: the slope of a line through the logarithms.
+
+    Example:
+        >>> exponent([{"records": 10, "cpu": 1}, {"records": 100, "cpu": 100}])
+        2.0
+    """
+    points = [(math.log(row["records"]), math.log(max(row[clock], 1e-3))) for row in rows]
+    x, y = (math.fsum(axis) / len(points) for axis in zip(*points, strict=True))
+    return round(math.fsum((a - x) * (b - y) for a, b in points) / math.fsum((a - x) ** 2 for a, _ in points), 3)
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw seconds of processor time over records, beside n log n through the first point."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 -- only what draws needs it
+
+    sizes = [row["records"] for row in rows]
+    scale = rows[0]["cpu"] / (sizes[0] * math.log(sizes[0]))
+    figure: Any = Figure(figsize=(6, 4), layout="constrained")
+    axes: Any = figure.subplots()
+    axes.loglog(sizes, [row["cpu"] for row in rows], "o-", label=f"merge and audit (n^{exponent(rows)})")
+    axes.loglog(sizes, [scale * size * math.log(size) for size in sizes], ":", label="n log n")
+    axes.set(xlabel="records", ylabel="seconds of processor time", title="MergeRecords with matching")
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    """Measure each size in a process of its own, print a table, and draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("sizes", nargs="*", type=int, default=SIZES, help="how many records")
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one)))
+        return
+    rows: list[dict[str, Any]] = []
+    names = (
+        "seconds",
+        "cpu",
+        "merge",
+        "audit",
+        "megabytes",
+        "precision",
+        "recall",
+        "recall_with_proposals",
+        "proposed",
+    )
+    print("| records |", " | ".join(names), "|\n|", "---|" * (len(names) + 1))
+    for size in arguments.sizes:
+        command = [sys.executable, "-m", "benchmarks.merge_records", "--one", str(size)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 -- this file
+        rows.append(json.loads(done.stdout))
+        print(f"| {size:,} |", " | ".join(f"{rows[-1][name]:,}" for name in names), "|", flush=True)
+    print("\nRecall by what was done to the name:", json.dumps(rows[-1]["recall_by_noise"]))
+    if len(rows) > 1:
+        print(f"Processor time grows as n^{exponent(rows)}, seconds on the clock as n^{exponent(rows, 'seconds')}.")
+        draw(rows, PLOT)
+
+
+def _pairs(groups: Iterable[Sequence[int]]) -> set[Pair]:
+    return {_pair(*pair) for group in groups for pair in combinations(group, 2)}
+
+
+def _pair(one: int, other: int) -> Pair:
+    return (min(one, other), max(one, other))
+
+
+if __name__ == "__main__":
+    main()
