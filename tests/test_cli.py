@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_dispatch._version import __version__
 from prefect_dispatch.cli import COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
 from prefect_dispatch.models import Usage
-from prefect_dispatch.progress import Progress, listener
+from prefect_dispatch.progress import Progress, announce, listener
 from prefect_dispatch.terminal import shown_progress
 from tests.openai_server import HANG, Behaviour, document, failure, openai_server
 
@@ -100,12 +100,70 @@ def test_a_run_plans_answers_writes_and_explains(job: Path, capsys: pytest.Captu
     assert "Ledger: 1 failed, 4 merged" in capsys.readouterr().out
     assert main(["explain", where, "texts/t3.txt"]) == COMPLETE
     assert "not this one" in capsys.readouterr().out
-    assert main(["explain", where, "/0/value"]) == COMPLETE
-    assert '/0/value = {"size":7} (from sizes/texts/t0.txt)' in capsys.readouterr().out
+    for name in ("/answers/0/value", "answers.0.value", "texts/t0.txt.value"):
+        assert main(["explain", where, name]) == COMPLETE
+        assert '/answers/0/value = {"size":7} (from sizes/texts/t0.txt)' in capsys.readouterr().out
     assert main(["explain", where, "texts/t33.txt"]) == UNUSABLE
     assert "near are 'texts/t3.txt'" in capsys.readouterr().err
     assert main(["explain", str(job)]) == UNUSABLE
     assert main(["explain", str(job.parent / "none.json")]) == UNUSABLE
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("integrator", "told"),
+    [
+        pytest.param("{kind: synthesize, instructions: Sum up.}", "The integrator asks as well, about", id="synthesis"),
+        pytest.param("{kind: collate}", None, id="collation"),
+    ],
+)
+def test_a_plan_names_what_the_integrator_asks(
+    integrator: str, told: str | None, job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An integrator that asks a model itself is named in the plan, and no other."""
+    with openai_server(answer) as server:
+        assert main(["plan", at(job, server.url), "--set", f"integrator={integrator}"]) == COMPLETE
+        assert server.count == 0
+    said = capsys.readouterr().out
+    assert ("The integrator" in said) is (told is not None)
+    assert told is None or told in said
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        pytest.param([], "Collate leaves nothing to decide", id="nothing-to-decide"),
+        pytest.param(
+            ["integrator={kind: merge_records, identity: [size]}"], "integrator.aliases: decisions.yaml", id="no-file"
+        ),
+        pytest.param(
+            ["integrator={kind: merge_records, identity: [size], aliases: d.yaml}"],
+            "no Prefect server is set",
+            id="no-server",
+        ),
+    ],
+)
+def test_a_review_that_nobody_could_answer_is_refused(
+    changes: list[str], told: str, job: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2 with the way out, before Prefect starts a server of its own, which nobody could open in time."""
+    given = [f"--set={change}" for change in ("review=true", *changes)]
+    with temporary_settings({PREFECT_API_URL: None}), openai_server(answer) as server:
+        assert main(["run", at(job, server.url), *given]) == UNUSABLE
+        assert server.count == 0
+    assert told in capsys.readouterr().err
+    planned = main(["plan", str(job), *given])
+    assert planned == (COMPLETE if "no Prefect server" in told else UNUSABLE)
+
+
+def test_what_a_run_waits_for_is_told_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whole, on one line whatever the width, with nothing in it that steers the terminal."""
+    with shown_progress():
+        hear = announce.get()
+        assert hear is not None
+        hear("press Resume at http://127.0.0.1:4200/runs/" + "x" * 200 + "\x1b[31m")
+    assert announce.get() is None
+    assert capsys.readouterr().err == "press Resume at http://127.0.0.1:4200/runs/" + "x" * 200 + " [31m\n"
 
 
 @pytest.mark.usefixtures("store")
