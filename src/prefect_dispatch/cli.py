@@ -62,13 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = _job_command(commands, "run", _run, "run a job")
-    run.add_argument("--out", metavar="DIR", type=Path, help="write report.json, report.md and outcomes.jsonl there")
+    run.add_argument("--out", metavar="DIR", type=Path, help="write the report, every outcome and every table there")
     _job_command(commands, "plan", _plan, "say what a job would take; nothing is asked")
 
-    explain = commands.add_parser("explain", help="tell how a field or an item of a report came about")
+    explain = commands.add_parser("explain", help="tell how a value or an item of a report came about")
     explain.set_defaults(command=_explain)
     explain.add_argument("report", metavar="REPORT", type=Path, help="a report.json")
-    explain.add_argument("what", metavar="FIELD|KEY", nargs="?", help="a field (/0/name or name) or an item's key")
+    explain.add_argument(
+        "what", metavar="FIELD|KEY", nargs="?", help="a value (`records.0.year`, `year`, `MIT.year`) or an item's key"
+    )
 
     serve = commands.add_parser("serve", help="serve the flow, so that it can be run from Prefect's UI")
     serve.set_defaults(command=_serve)

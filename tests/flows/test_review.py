@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from prefect_dispatch import Brief, Collate, Limits, dispatch
+from prefect_dispatch import Brief, Collate, Limits, MergeRecords, dispatch
 from prefect_dispatch.decisions import Choice, Decisions, load_decisions, save_decisions
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.pause import gather
@@ -315,3 +315,49 @@ def test_what_agents_say_cannot_act_in_the_form(tmp_path: Path) -> None:
     assert shown["title"].isprintable()
     assert report.decided.same == (({"name": "MIT"}, {"name": hostile}),)
     assert load_decisions(tmp_path / "decisions.yaml").same == report.decided.same
+
+
+@pytest.mark.slow
+def test_an_answer_in_the_last_moment_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sent before the time was over, though the run looks only after that: it is an answer."""
+    monkeypatch.setattr("prefect_dispatch.flows.pause.POLL_S", 8)
+    with reviewer(lambda form: {field(form, "One or two"): "same"}) as forms:
+        report = run(tmp_path, review_s=5)
+    assert len(forms) == 1
+    assert len(load_decisions(tmp_path / "decisions.yaml").same) == 1
+    assert len(report.decided.same) == 1
+
+
+def test_a_pause_that_prefect_ends_loses_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the run can't be resumed in time, Prefect fails it; what came of it is written all the same."""
+    monkeypatch.setattr("prefect_dispatch.flows.pause.GRACE_S", -4)
+    run(tmp_path, review_s=5, out=str(tmp_path / "out"), return_state=True)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["shortfalls"] == ["Nobody decided within 5 s: 2 open among proposals and conflicts."]
+    assert len(report["ledger"]) == 3
+
+
+def test_what_a_decisions_file_has_no_words_for_is_not_asked(tmp_path: Path) -> None:
+    """A field with a dot in its name, a field of an element of a list: the run goes on without a form."""
+    said: dict[str, JsonValue] = {
+        key: {"name": "MIT", "a.b": at, "authors": [{"id": 1, "born": at}]} for at, key in enumerate(SAID)
+    }
+    integrator = MergeRecords.model_validate(
+        {
+            "identity": ["name"],
+            "rules": {"a.b": "max", "authors": {"rule": "union", "identity": ["id"]}},
+            "aliases": "decisions.yaml",
+        }
+    )
+    anything = Brief(name="licences", instructions="Name it.", output={"type": "object"})
+    report = dispatch(
+        [anything],
+        list(said),
+        executor=ScriptedExecutor(said),
+        integrator=integrator,
+        limits=Limits(review_s=1),
+        review=True,
+        folder=str(tmp_path),
+    )
+    assert report.shortfalls == ()
+    assert {row.path for row in report.fields if row.losers} == {"/records/0/a.b", "/records/0/authors/0/born"}
