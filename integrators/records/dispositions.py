@@ -23,6 +23,7 @@ class _Verdict(NamedTuple):
     reason: str = ""
 
 
+_MERGED = _Verdict("merged")
 _KEPT = _Verdict("merged", None, "kept as it is, for it has no identity")
 
 
@@ -45,7 +46,7 @@ def _verdicts(decisions: Sequence[Decision]) -> dict[int, _Verdict]:
     carrying = {claim.rank[-1] for decision in decisions for claim in decision.carriers}
     if len(carrying) == 1 and all(len(each.backers) == 1 and not each.losing for each in decisions):
         [place] = carrying  # one outcome has it alone: whoever else had a part in it would say its identity, too
-        return {place: _KEPT if decisions[0].rule == "kept" else _Verdict("merged")}
+        return {place: _KEPT if decisions[0].rule == "kept" else _MERGED}
     lost: dict[int, list[Decision]] = defaultdict(list)
     agreed: dict[int, Counter[Ref]] = defaultdict(Counter)
     for decision in decisions:
@@ -56,7 +57,7 @@ def _verdicts(decisions: Sequence[Decision]) -> dict[int, _Verdict]:
     verdicts: dict[int, _Verdict] = {}
     for place in sorted(carrying | agreed.keys() | lost.keys()):
         if place in carrying:
-            verdicts[place] = _KEPT if decisions[0].rule == "kept" else _Verdict("merged")
+            verdicts[place] = _KEPT if decisions[0].rule == "kept" else _MERGED
         elif place in lost:
             first, more = lost[place][0], len({decision.path for decision in lost[place]}) - 1
             field = ".".join(first.path)
@@ -71,6 +72,8 @@ def _verdicts(decisions: Sequence[Decision]) -> dict[int, _Verdict]:
 def _row(outcome: Outcome, verdicts: Sequence[_Verdict]) -> LedgerRow:
     if not verdicts:
         return LedgerRow(brief=outcome.brief, item=outcome.item, disposition="merged", reason="no records")
+    if verdicts == [_MERGED]:  # as most are
+        return LedgerRow(brief=outcome.brief, item=outcome.item, disposition="merged", reason="1 record merged")
     order = ("merged", "duplicate_of", "overridden")
     best = min(verdicts, key=lambda verdict: order.index(verdict.disposition))
     reason = best.reason if len(verdicts) == 1 and best.reason else _counted(verdicts)

@@ -121,6 +121,10 @@ class _Fold:
         if len(said) == 1:
             [(part, alone)] = said
             for name in sorted(alone):
+                if not self.chosen and self.book.plain((*keys, name)):  # as most are where most records are alone
+                    merged[name] = alone[name]
+                    decisions.append(self._plain(_claim(part, alone[name]), (*keys, name), (*path, name)))
+                    continue
                 merged[name], made = self._field([(part, alone[name])], (*keys, name), (*path, name))
                 decisions += made
             return merged, decisions
@@ -135,10 +139,8 @@ class _Fold:
         self, present: Sequence[tuple[Part, JsonValue]], keys: Path, path: Path
     ) -> tuple[JsonValue, list[Decision]]:
         claims = [_claim(part, value) for part, value in present]
-        if len(claims) == 1 and not self.chosen and self.book.plain(keys):  # as most are where most records are alone
-            value = claims[0].value
-            carriers = () if value is None else claims
-            return value, [Decision(path, self.book.rule(keys).name, value, claims, (), carriers)]
+        if len(claims) == 1 and not self.chosen and self.book.plain(keys):
+            return claims[0].value, [self._plain(claims[0], keys, path)]
         doubts: list[Doubt] = []
         if keys in self.chosen and keys == path:
             text = content(self.chosen[keys])
@@ -150,6 +152,11 @@ class _Fold:
         value, decisions = self._ruled(claims, present, keys, path)
         first = decisions[0]
         return value, [first._replace(doubts=[*doubts, *first.doubts]), *decisions[1:]]
+
+    def _plain(self, claim: Claim, keys: Path, path: Path) -> Decision:
+        """Return the decision on what one record alone says."""
+        claims = (claim,)
+        return Decision(path, self.book.name(keys), claim.value, claims, (), () if claim.value is None else claims)
 
     def _ruled(
         self,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from rapidfuzz import process
@@ -155,7 +156,7 @@ def _near(texts: Sequence[str], at: int, others: Sequence[int], matching: Matchi
     """Yield those of others whose text is so alike that a closer look may be worth its while."""
     for _, _, index in process.extract(
         texts[at],
-        [texts[other] for other in others],
+        itemgetter(*others)(texts) if len(others) > 1 else [texts[others[0]]],
         scorer=Indel.normalized_similarity,
         processor=None,
         score_cutoff=max(0.0, matching.propose - _SLACK),

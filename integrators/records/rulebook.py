@@ -20,6 +20,7 @@ class _Ruling(NamedTuple):
     """What is for one field."""
 
     rule: Rule
+    name: str
     policy: Conflicts
     plain: bool
 
@@ -52,6 +53,10 @@ class Rulebook:
         """Return the rule for a field."""
         return self._ruling(path).rule
 
+    def name(self, path: Path) -> str:
+        """Return the name of the rule for a field."""
+        return self._ruling(path).name
+
     def policy(self, path: Path) -> Conflicts:
         """Return what is done where records disagree about a field."""
         return self._ruling(path).policy
@@ -65,7 +70,7 @@ class Rulebook:
             rule = self._rule(path)
             policy = "resolve" if self.identifies(path) else rule.conflicts or self.conflicts
             plain = rule.picks and not self.elements(path) and not self.opens(path)
-            self._made[path] = _Ruling(rule, policy, plain)
+            self._made[path] = _Ruling(rule, rule.name, policy, plain)
         return self._made[path]
 
     def _rule(self, path: Path) -> Rule:
