@@ -18,6 +18,7 @@ from prefect_dispatch.errors import (
     DispatchFailed,
     ExecutorError,
     InvalidOutput,
+    MergeError,
     RejectedError,
     SourceError,
     TerminalError,
@@ -60,6 +61,7 @@ CASES = [
         "Outcomes and work don't match; missing: a/1; unknown: a/1, a/2.",
         id="CoverageError",
     ),
+    pytest.param(MergeError("The integrator raised."), "The integrator raised.", id="MergeError"),
     pytest.param(
         AuditError([VIOLATION], Merge(value=1, ledger=())),
         "The merged value failed its audit: recall at a/1: 'x' is lost.",

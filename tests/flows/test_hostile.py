@@ -127,7 +127,7 @@ def test_a_stored_answer_meets_the_model_of_today() -> None:
     brief = Brief(name="say", instructions="Say it.", output=Size)
     scripted = ScriptedExecutor({"a": {"size": 8}})
     first = dispatch([brief], ["a"], executor=scripted, limits=LIMITS)
-    assert first.value == [{"brief": "say", "item": "a", "value": {"size": 4}}]
+    assert first.value == {"answers": [{"brief": "say", "item": "a", "value": {"size": 4}}], "gaps": []}
     assert dispatch([brief], ["a"], executor=scripted, limits=LIMITS).value == first.value
     factor[0] = 4
     later = dispatch([brief], ["a"], executor=scripted, limits=LIMITS)

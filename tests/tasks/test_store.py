@@ -88,7 +88,7 @@ def test_a_damaged_record_is_asked_again(how: str, store: Path) -> None:
     report = dispatch([BRIEF], ["a"], executor=scripted, limits=limits)
     assert scripted.calls == 2
     assert report.plan["stored"] == 0
-    assert report.value == [{"brief": "say", "item": "a", "value": {"name": "A"}}]
+    assert report.value == {"answers": [{"brief": "say", "item": "a", "value": {"name": "A"}}], "gaps": []}
     assert dispatch([BRIEF], ["a"], executor=scripted, limits=limits).usage.cached == 1
 
 

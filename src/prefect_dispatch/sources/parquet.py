@@ -68,6 +68,7 @@ class Parquet(Columns):
                 self.check_columns(file.schema_arrow.names, where)
                 for batch in file.iter_batches(BATCH_ROWS):  # pyright: ignore[reportUnknownMemberType] -- a bare list in the stubs
                     for row in batch.to_pylist():
+                        _require_microseconds(row)
                         number += 1
                         place = f"{where}, row {number}"
                         yield place, {name: _plain(value, name, place) for name, value in row.items()}
@@ -75,6 +76,12 @@ class Parquet(Columns):
             raise SourceError(f"{where} can't be read after row {number}: {error}.") from error
         except OSError as error:
             raise SourceError(f"{where} can't be read: {error.strerror or error}.") from error
+
+
+def _require_microseconds(row: dict[str, object]) -> None:
+    """Raise ValueError for a time with nanoseconds, which pyarrow does only where pandas isn't installed."""
+    if fine := [name for name, value in row.items() if getattr(value, "nanosecond", 0)]:
+        raise ValueError(f"Nanoseconds in column {fine[0]!r} would be lost")
 
 
 def _plain(value: object, name: str, place: str) -> object:
