@@ -19,6 +19,7 @@ from pydantic import (
 
 from prefect_dispatch.checks import FunctionReference
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.base import Countable
 from prefect_dispatch.executors.kinds import AnyExecutor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.contests.contest_rules import judged_rules, metric_rules, results_rules
@@ -177,13 +178,15 @@ class Tournament(Strict):
         return 2 * pairs(rivals, self.matches) * (work // rivals) if self.criterion else 0
 
     def preflight(self, briefs: Sequence[Brief]) -> None:  # noqa: ARG002 -- the signature of every check
-        """Check that the libraries are there.
+        """Check that the libraries are there, and that it isn't plain beforehand that the judge can't be asked.
 
         Raises:
-            JobError: If they aren't.
+            JobError: If they aren't, or it is.
         """
         if not self.metric:
             require_library()
+        if isinstance(self.judge, Countable):
+            self.judge.require_known()
 
     def merge_asking(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker) -> Merge:  # noqa: ARG002 -- the signature of every asking integrator
         """Return the ranking; nobody is asked unless there is a criterion.

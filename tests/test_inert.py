@@ -97,6 +97,7 @@ def test_a_sheet_computes_nothing_and_loses_nothing(rows: list[dict[str, str | i
     """No text starts like a formula; without the apostrophe in front of such a one, all is there."""
     text = sheet([dict(row) for row in rows])
     names = list(dict.fromkeys(name for row in rows for name in row))
+    assert list(csv.reader(text.splitlines(keepends=True))) == list(csv.reader(io.StringIO(text, newline="")))
     read = list(csv.reader(io.StringIO(text, newline="")))
     if not names:
         return

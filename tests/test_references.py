@@ -65,6 +65,16 @@ def test_other_code_is_out_of_reach(tmp_path: Path, module: str, reference: str)
     assert str(tmp_path) not in str(refused.value)
 
 
+@pytest.mark.parametrize("reference", ["os:system", "builtins:exec", "posix:system", "sys:exit"])
+def test_built_in_modules_are_out_of_reach_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reference: str
+) -> None:
+    """In the job's own folder, too: where they come from is a word, which could pass for a file there."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BriefError, match="is not code of yours: no module"):
+        resolve(reference, tmp_path)
+
+
 def test_a_loaded_module_of_another_folder_is_out_of_reach(tmp_path: Path, module: str) -> None:
     """What was loaded for one job isn't lent to a job in another folder."""
     resolve(f"{module}:Licence", tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from fractions import Fraction
 from importlib import import_module
-from math import isfinite
+from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,19 +50,26 @@ def measured(contest: Contest, metric: Callable[[Any, str], Any]) -> Scored:
     for variant in contest.variants:
         try:
             figure = metric(copy.deepcopy(variant.value), variant.refs[0].item)
+            # Any number, NumPy's and decimals too; one that is too large for a float raises.
+            number = float(figure) if hasattr(figure, "__float__") else nan
         except Exception as error:  # noqa: BLE001 -- the user's function may raise anything
             unranked.append((variant, f"the metric raised {told(error)}"))
             continue
-        if isinstance(figure, (int, float)) and isfinite(figure):
-            figures.append((variant, float(figure)))
+        if isfinite(number):
+            figures.append((variant, number))
         else:
-            unranked.append((variant, f"the metric returned {str(figure)[:80]!r}, which is no finite number"))
+            unranked.append((variant, f"the metric returned {_named(figure)}, which is no finite number"))
     figures.sort(key=lambda pair: (-pair[1], pair[0].key))
     ranked: list[tuple[Variant, Figures]] = [
         (variant, {"rank": 1 + sum(other > figure for _, other in figures), "score": figure})
         for variant, figure in figures
     ]
     return Scored(contest, ranked, unranked)
+
+
+def _named(figure: object) -> str:
+    """Return what a function returned in words that don't change from run to run."""
+    return repr(str(figure)[:80]) if isinstance(figure, (str, float, int, type(None))) else f"a {type(figure).__name__}"
 
 
 def converted(contest: Contest, results: Mapping[str, Conversions]) -> Scored:

@@ -60,8 +60,11 @@ class Blocks:
             found: set[int] = set()
             for name in self._looked_up(parts):
                 block = blocks[name]
-                found.update(block[-WINDOW:])
-                self.passed_over += max(0, len(block) - WINDOW)
+                if len(block) > WINDOW:
+                    self.passed_over += len(block) - WINDOW
+                    found.update(block[-WINDOW:])
+                else:
+                    found.update(block)
                 block.append(at)
             yield at, [*found]
 

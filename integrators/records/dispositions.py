@@ -11,7 +11,7 @@ from prefect_dispatch.ledger import LedgerRow, Ref
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from prefect_dispatch.integrators.records.folding import Decision
+    from prefect_dispatch.integrators.records.decision import Decision
     from prefect_dispatch.models import Outcome
 
 

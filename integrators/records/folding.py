@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
+from prefect_dispatch.integrators.records.decision import Decision, Doubt, Part, sources_of
 from prefect_dispatch.integrators.records.picking import elements
-from prefect_dispatch.integrators.records.rules import GATHERING, Claim, Rank, Rule, Source
+from prefect_dispatch.integrators.records.rules import GATHERING, Claim, Rule
 from prefect_dispatch.integrators.records.sets import grouped
 from prefect_dispatch.integrators.values import content, silent
-from prefect_dispatch.ledger import FieldRow, Flag, Loser, Ref
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,75 +16,10 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.integrators.records.rulebook import Path, Rulebook
+    from prefect_dispatch.ledger import Ref
 
 Said = tuple["Part", "dict[str, JsonValue]"]
 _KEEP = Rule(rule="keep_all")
-
-
-class Part(NamedTuple):
-    """A record (or whatever else an answer says), as one outcome says it."""
-
-    value: JsonValue
-    """The record."""
-    source: Ref
-    """The outcome."""
-    rank: Rank
-    """Its place in the order of preference; the last number is the outcome's place in every list."""
-
-
-class Doubt(NamedTuple):
-    """Why somebody should look at a field."""
-
-    kind: str
-    """The kind of the flag that it becomes."""
-    message: str
-    """What is wrong, in a sentence."""
-
-
-class Decision(NamedTuple):
-    """How one field was decided."""
-
-    path: tuple[str, ...]
-    """The keys, and the places in lists merged as sets, that lead to it from the record."""
-    rule: str
-    """The rule's name."""
-    winner: JsonValue
-    """What stands there."""
-    backers: Sequence[Claim]
-    """The claims that the winner comes from, in order of preference."""
-    losing: Sequence[Claim]
-    """The claims that it removed, in order of preference."""
-    carriers: Sequence[Claim]
-    """The backers without which something of the winner would be missing."""
-    doubts: Sequence[Doubt] = ()
-    """Why somebody should look at it."""
-    of: Source | None = None
-    """What `trust` was told to take for a source."""
-
-    def row(self, path: str) -> FieldRow:
-        """Return the decision as the report shows it, for a JSON Pointer into the merged value."""
-        if not self.losing:  # a row without losers takes half the memory if they aren't set
-            return FieldRow(path=path, winner=self.winner, rule=self.rule, sources=_sources(self.backers))
-        removed: dict[str, list[Claim]] = {}
-        for claim in self.losing:
-            removed.setdefault(claim.text, []).append(claim)
-        return FieldRow(
-            path=path,
-            winner=self.winner,
-            losers=tuple(Loser(value=claims[0].value, sources=_sources(claims)) for claims in removed.values()),
-            rule=self.rule,
-            sources=_sources(self.backers),
-        )
-
-    def flags(self, path: str) -> list[Flag]:
-        """Return the doubts as the report shows them, for a JSON Pointer into the merged value."""
-        if not self.doubts:
-            return []
-        text = self.winner if isinstance(self.winner, str) else content(self.winner)
-        sources = _sources([*self.backers, *self.losing])
-        return [
-            Flag(path=path, kind=doubt.kind, text=text, message=doubt.message, sources=sources) for doubt in self.doubts
-        ]
 
 
 def keep(part: Part) -> Decision:
@@ -239,7 +174,7 @@ def _conflict(claims: Sequence[Claim], rule: Rule) -> str:
     sides: dict[str, list[Claim]] = {}
     for claim in claims:
         sides.setdefault(claim.text, []).append(claim)
-    said = [f"{_named(_sources(side))}: {_short(text)}" for text, side in sides.items()]
+    said = [f"{_named(sources_of(side))}: {_short(text)}" for text, side in sides.items()]
     return f"Records disagree, and rule {rule.name!r} decided. {'; '.join(said)}."
 
 
@@ -254,10 +189,3 @@ def _short(text: str, most: int = 60) -> str:
 
 def _claim(part: Part, value: JsonValue) -> Claim:
     return Claim(value, content(value), part.source, part.value, part.rank)
-
-
-def _sources(claims: Sequence[Claim]) -> tuple[Ref, ...]:
-    if len(claims) == 1:
-        return (claims[0].source,)
-    places = {claim.rank[-1]: claim.source for claim in claims}
-    return tuple(places[place] for place in sorted(places))

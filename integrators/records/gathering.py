@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prefect_dispatch.integrators.records.folding import Part
+from prefect_dispatch.integrators.records.decision import Part
 from prefect_dispatch.integrators.records.identities import KEY_FIELD, has_identity, no_identity
 from prefect_dispatch.integrators.records.linkage import Linked, link, remembered
 from prefect_dispatch.integrators.records.matching import Name, shape_of

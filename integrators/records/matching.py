@@ -96,13 +96,14 @@ def match(one: Name, other: Name, matching: Matching, words: Container[str] = ()
         matching: The thresholds.
         words: Words that are no slips of one another.
     """
-    alike: dict[str, Likeness] = {}
+    found: dict[str, Likeness] = {}
     short = 0.0
-    for name, each in one.shapes.items():
-        alike[name] = likeness(each, other.shapes[name], words)
-        short += 1 - alike[name].score
+    for name in sorted(one.shapes, key=lambda name: len(one.shapes[name].tokens)):  # what takes the least time first
+        found[name] = likeness(one.shapes[name], other.shapes[name], words)
+        short += 1 - found[name].score
         if short > (1 - matching.propose) * (len(one.shapes) + len(one.evidence)) + _ROUNDING:
             return None  # whatever the rest is like
+    alike = {name: found[name] for name in one.shapes}
     beside = {name: _best(each, other.evidence[name], words) for name, each in one.evidence.items()}
     scores = {name: score for name, score in beside.items() if score is not None}
     scores = {**{name: each.score for name, each in alike.items()}, **scores}

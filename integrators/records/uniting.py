@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.records.folding import Decision
+    from prefect_dispatch.integrators.records.decision import Decision
     from prefect_dispatch.integrators.records.gathering import Gathered, Group
     from prefect_dispatch.integrators.records.rulebook import Path, Rulebook
     from prefect_dispatch.integrators.values import Key

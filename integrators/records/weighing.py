@@ -11,7 +11,7 @@ from prefect_dispatch.integrators.records.trust import counts_as, learn, table
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from prefect_dispatch.integrators.records.folding import Part
+    from prefect_dispatch.integrators.records.decision import Part
     from prefect_dispatch.integrators.records.rulebook import Rulebook
     from prefect_dispatch.integrators.records.rules import Claim, Source
     from prefect_dispatch.ledger import Table

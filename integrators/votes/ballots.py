@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.records.folding import Decision
+    from prefect_dispatch.integrators.records.decision import Decision
     from prefect_dispatch.models import Outcome
 
 Path = tuple[str, ...]
@@ -86,7 +86,7 @@ def assembled(decisions: Iterable[Decision]) -> JsonValue:
     """Return the answer that decided fields make up.
 
     Example:
-        >>> from prefect_dispatch.integrators.records.folding import Decision
+        >>> from prefect_dispatch.integrators.records.decision import Decision
         >>> assembled([Decision(("a", "b"), "majority", 1, (), (), ()), Decision(("c",), "majority", 2, (), (), ())])
         {'a': {'b': 1}, 'c': 2}
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, cast
 
-from prefect_dispatch.integrators.records.folding import Decision
+from prefect_dispatch.integrators.records.decision import Decision
 from prefect_dispatch.integrators.values import exact, get
 from prefect_dispatch.integrators.votes.ballots import assembled
 from prefect_dispatch.integrators.votes.voting import Verdict, opinion

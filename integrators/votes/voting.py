@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rapidfuzz import fuzz
 
-from prefect_dispatch.integrators.records.folding import Decision
+from prefect_dispatch.integrators.records.decision import Decision
 from prefect_dispatch.integrators.values import content, normal, order
 
 if TYPE_CHECKING:

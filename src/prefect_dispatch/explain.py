@@ -141,7 +141,7 @@ def _cited(ref: Ref, value: JsonValue) -> list[str]:
     """Return the sentences of a text that cite an outcome, by the number that it has in the text's list of sources."""
     if not isinstance(value, str):
         return []
-    lines = re.compile(rf"^\[(\d+)\] {re.escape(plain(str(ref)))}:? *$", re.MULTILINE)
+    lines = re.compile(rf"^\[([0-9]{{1,9}})\] {re.escape(plain(str(ref)))}:? *$", re.MULTILINE)
     numbers = {int(number) for number in lines.findall(value)}
     sentences = (each.strip() for each in _SENTENCE.split(value.partition("\n## ")[0]))
     return _some(f"  cited: {each}" for each in sentences if numbers.intersection(_citations(each)))

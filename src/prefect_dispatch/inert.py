@@ -126,11 +126,12 @@ def sheet(rows: Sequence[dict[str, JsonValue]]) -> str:
 
     Example:
         >>> print(sheet([{"name": "=1+1", "score": -0.5}]), end="")
-        name,score
-        '=1+1,-0.5
+        "name","score"
+        "'=1+1",-0.5
     """
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    # Everything that isn't a number stands in quotes: a bare carriage return would end a row.
+    writer = csv.writer(buffer, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     names = columns(rows)
     writer.writerow(map(_entry, names))
     writer.writerows([_entry(row.get(name)) for name in names] for row in rows)
@@ -142,9 +143,11 @@ def columns(rows: Sequence[dict[str, JsonValue]]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
-def _entry(value: JsonValue) -> str:
+def _entry(value: JsonValue) -> str | float:
     if value is None:
         return ""
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value
     text = shown(value)
     return "'" + text if isinstance(value, str) and text.startswith(_FORMULA) else text
 

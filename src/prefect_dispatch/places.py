@@ -107,7 +107,7 @@ def _of_record(what: str, row: FieldRow, names: Iterable[str]) -> bool:
 def _step(value: JsonValue, token: str) -> JsonValue:
     if isinstance(value, dict):
         return value.get(token)
-    if isinstance(value, list) and token.isdecimal() and int(token) < len(value):
+    if isinstance(value, list) and token.isdecimal() and len(token) < NAMING and int(token) < len(value):
         return value[int(token)]
     return None
 

@@ -53,7 +53,11 @@ def resolve(reference: str, root: Path) -> Any:  # noqa: ANN401 -- whatever the 
         spec = importlib.util.find_spec(module_name.partition(".")[0])
     except ValueError:  # `__main__`, or whatever was put together by hand
         spec = None
-    homes = [spec.origin] if spec and spec.origin else list(spec.submodule_search_locations or ()) if spec else []
+    homes: list[str] = []  # where `os` and `builtins` come from is a word, and no file
+    if spec and spec.origin:
+        homes = [spec.origin] if spec.has_location else []
+    elif spec:
+        homes = list(spec.submodule_search_locations or ())
     if not homes or not all(_below(home, root) for home in homes):
         raise BriefError(f"{reference!r} is not code of yours: no module {module_name!r} lies below {root.name!r}/.")
     try:

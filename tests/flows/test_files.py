@@ -43,7 +43,7 @@ def test_tables_and_questions_are_files_of_their_own(tmp_path: Path) -> None:
         "report.md",
         "trust.csv",
     ]
-    assert (tmp_path / "trust.csv").read_text() == "who,n\n'=1+1,-1\n"
+    assert (tmp_path / "trust.csv").read_text() == '"who","n"\n"\'=1+1",-1\n'
     assert json.loads((tmp_path / "questions.jsonl").read_text())["value"] == "x"
 
 
