@@ -71,6 +71,7 @@ class Places:
         self._book = self._keyed.book if self._keyed else None
         self._sets = self._book is not None and any(rule.identity for rule in self._book.rules.values())
         self._start = pointer(self._keyed.entries) + "/" if self._keyed else ""
+        self._numbers: dict[Hashable, int] = {}  # scopes are looked up millions of times, and long keys take long
         self._entries: dict[tuple[str, bool], Hashable] = {}
 
     @property
@@ -85,8 +86,9 @@ class Places:
             return
         for scope, part in self._scopes.parts(outcome):
             (_, own), *elements = split(part, self._book) if self._sets else [((), part)]
-            yield Said((scope, ()), own, part)
-            yield from (Said((scope, inner), element, element) for inner, element in elements)
+            number = self._number(scope)
+            yield Said((number, ()), own, part)
+            yield from (Said((number, inner), element, element) for inner, element in elements)
 
     def place(self, value: JsonValue, path: str) -> tuple[Scope, bool]:
         """Return the scope of what stands at a JSON Pointer into a merged value, and whether it is merged as a set."""
@@ -95,13 +97,17 @@ class Places:
         index, *tokens = path.removeprefix(self._start).split("/")
         whole = not tokens
         if (index, whole) not in self._entries:
-            self._entries[index, whole] = self._scopes.scope(find(value, self._start + index)[0], alone=whole)
+            entry = find(value, self._start + index)[0]
+            self._entries[index, whole] = self._number(self._scopes.scope(entry, alone=whole))
         inner, is_set = (
             locate(find(value, self._start + index)[0], map(_unescaped, tokens), self._book)
             if self._sets
             else ((), False)
         )
         return (self._entries[index, whole], inner), is_set
+
+    def _number(self, scope: Hashable) -> int:
+        return self._numbers.setdefault(scope, len(self._numbers))
 
 
 def _unescaped(token: str) -> str:

@@ -74,7 +74,7 @@ class Trace:
             except LookupError:
                 yield _imprecise(row.path, "a field row is about it, but nothing stands there.")
                 continue
-            if content(value) != content(row.winner):
+            if value is not row.winner and content(value) != content(row.winner):
                 yield _imprecise(row.path, f"{_short(value)} stands there, not the winner {_short(row.winner)}.")
             scope, is_set = self._places.place(self._merge.value, row.path)
             traced = _Row(row, name, scope, is_set and row.rule in GATHERING and bool(row.winner))
@@ -111,7 +111,7 @@ class Trace:
 
     def _is_said(self, said: Pool, name: str | None, value: JsonValue) -> bool:
         text = content(value)
-        if text in said.whole or has([said], name, text):
+        if text in said.texts(name) or text in said.whole:
             return True
         # Anybody's integrator may put an object together from what one outcome says in several.
         together = not self._places.keyed and isinstance(value, dict) and value

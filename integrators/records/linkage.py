@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.records.matching import Name
     from prefect_dispatch.integrators.values import Key
 
-_SLACK = 0.1
+_SLACK = 0.07
 """By how much texts may be less alike letter by letter than they are word by word."""
 _KEPT = 4
 """How many results are kept: an audit compares the same identities again, and comparing them takes the longest."""
