@@ -99,6 +99,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise JobError(f"{path.name}: it is nested too deep.") from None
     except JobError as error:
         raise JobError(f"{path.name}: {error}") from None
+    except (ValueError, TypeError) as error:  # a date that there isn't, a list as a key
+        raise JobError(f"{path.name}: a value in it can't be read: {str(error)[:MAX_SHOWN]}.") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
@@ -114,8 +116,8 @@ def _set(data: dict[str, Any], change: str) -> None:
         raise JobError(f"--set {change!r}: write it as key.key=value.")
     try:
         value: object = yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader
-    except yaml.YAMLError:
-        raise JobError(f"--set {change!r}: the value is not YAML.") from None
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
+        raise JobError(f"--set {change[:MAX_SHOWN]!r}: the value is not YAML.") from None
     place: Any = data
     *parents, last = path.split(".")
     for name in parents:

@@ -160,13 +160,19 @@ class MergeRecords(Strict):
         )
 
     def restated(self, merge: Merge) -> list[Outcome] | None:
-        """Return what a merged value says as answers; None where a function decides, or other fields are compared.
+        """Return what a merged value says as answers; None where nothing is promised.
 
-        Where other fields tell what is the same, those of a merged record may say more than any record did.
+        Nothing is where a function decides; where other fields tell what is the same, since those of a merged
+        record may say more than any record did; and where parts of an object are gathered.
         """
         if (self.match and self.match.fields) or any(callable(rule.rule) for rule in (*self.rules, self.default)):
             return None
+        if any("." in each.field and self._gathers(each) for each in self.rules):
+            return None  # where some record has no object there, a part isn't gathered, and would be the next time
         return restate(merge, self.identities, entries=self.entries)
+
+    def _gathers(self, rule: Rule) -> bool:
+        return not rule.picks or (rule.conflicts or self.conflicts) == "keep_all"
 
     def preflight(self, briefs: Sequence[Brief]) -> None:
         """Check that the briefs' schemas have the fields that this integrator names.

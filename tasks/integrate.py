@@ -81,8 +81,8 @@ def merger(
 
     def merge(outcomes: Sequence[Outcome], ask: Desk | Recall | None) -> Merge:
         if ask is not None:
-            return cast("AskingIntegrator", integrator).merge_asking(briefs, outcomes, ask)
-        return cast("Integrator", integrator).merge(briefs, outcomes)
+            return cast("AskingIntegrator", integrator).merge_asking(list(briefs), outcomes, ask)
+        return cast("Integrator", integrator).merge(list(briefs), outcomes)
 
     return merge
 

@@ -13,7 +13,7 @@ from referencing.jsonschema import EMPTY_REGISTRY
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.integrators.records.identities import KEY_FIELD
-from prefect_dispatch.integrators.values import get, pointer
+from prefect_dispatch.integrators.values import exact, get, pointer
 from prefect_dispatch.ledger import Ref, Violation
 from prefect_dispatch.outputs import show_output
 from prefect_dispatch.references import REFERENCE
@@ -63,6 +63,7 @@ class _Shapes:
         self._outcomes = {(o.brief, o.item): o for o in outcomes}
         self._scopes = integrator.scopes(sorted(outcomes, key=lambda outcome: Ref.of(outcome).order))
         self._said: dict[tuple[str, str], set[object]] = {}
+        self._listed: dict[tuple[str, str], set[str] | None] = {}
 
     def around(self, source: Ref, record: JsonValue) -> tuple[JsonValue, tuple[str | int, ...]] | None:
         """Return an answer like the source's that holds the record alone, and the path to it there."""
@@ -70,18 +71,35 @@ class _Shapes:
         if (outcome := self._outcomes.get(name)) is None:
             return None
         if name not in self._said:
-            self._said[name] = {scope for scope, _ in self._scopes.parts(outcome)}
+            self._said[name] = {scope for scope, part in self._scopes.parts(outcome) if self._is_listed(part, outcome)}
         if not {self._scopes.scope(record, alone=alone) for alone in (False, True)} & self._said[name]:
             return None
-        if self.integrator.identities.by_item and isinstance(record, dict):  # no schema asks for the item's key
-            record = {name: part for name, part in record.items() if name != KEY_FIELD}
-        path = self.integrator.records.split(".") if self.integrator.records else []
+        record = self._as_said(record)
+        path = self._path
         if not isinstance(get(outcome.value, path), list):
             return record, ()
         answer: JsonValue = [record]
         for step in reversed(path):
             answer = {step: answer}
         return answer, (*path, 0)
+
+    @property
+    def _path(self) -> list[str]:
+        return self.integrator.records.split(".") if self.integrator.records else []
+
+    def _as_said(self, record: JsonValue) -> JsonValue:
+        if self.integrator.identities.by_item and isinstance(record, dict):  # no schema asks for the item's key
+            return {name: part for name, part in record.items() if name != KEY_FIELD}
+        return record
+
+    def _is_listed(self, part: JsonValue, outcome: Outcome) -> bool:
+        """Return whether a part is an element of the list of records, and not what stands beside it."""
+        name = (outcome.brief, outcome.item)
+        if name not in self._listed:
+            found = get(outcome.value, self._path)
+            self._listed[name] = {exact(each) for each in found} if isinstance(found, list) else None
+        listed = self._listed[name]
+        return listed is None or exact(self._as_said(part)) in listed
 
 
 def _records(

@@ -20,7 +20,7 @@ _PARTS = re.compile(r"(\d+)(?: {0,3}[-–] {0,3}(\d+))?")  # noqa: RUF001 -- see
 _YEARS = range(1000, 3000)
 
 _TRAILING = re.compile(rf"(?:[ \t]?{_CITATION.pattern})+")
-_ENDS = re.compile(r"[.!?…]+[\"'”’»)*_]{0,9}(?=\s|\[|$)|[。！？]+[”’」』]{0,9}|\n\s*")  # noqa: RUF001 -- full stops of Chinese and Japanese
+_ENDS = re.compile(r"(?<![.!?…])[.!?…]+[\"'”’»)*_]{0,9}(?=\s|\[|$)|[。！？]+[”’」』]{0,9}|\n\s*")  # noqa: RUF001 -- full stops of Chinese and Japanese
 # Whoever splits too often flags too much; whoever splits too seldom lends a number to the wrong source.
 _SHORT = re.compile(r"(?i)(?:^|[\s(])(?:approx|ca|cf|dr|e\.g|i\.e|mr|mrs|ms|prof|resp|st|vs|z\.b|bzw)\.$")
 _SHORT_BEFORE_NUMBERS = re.compile(r"(?i)(?:^|[\s(])(?:art|eq|fig|no|nos|nr|p|para|pp|sec|vol)\.$")

@@ -140,7 +140,7 @@ def leaves_of(content: dict[str, Any], total: int) -> Iterator[Leaf]:
     for entry in content["sources"]:
         path = entry["path"].strip().removesuffix("/")
         path = path if path.startswith("/") or not path else "/" + path
-        given.setdefault(path, set()).update(number for number in entry["ids"] if 1 <= number <= total)
+        given.setdefault(path, set()).update(number for number in map(int, entry["ids"]) if 1 <= number <= total)
     todo: list[tuple[str, JsonValue, frozenset[int]]] = [("", content["value"], frozenset())]
     while todo:
         path, value, above = todo.pop()
@@ -179,7 +179,9 @@ def _doubt(text: str, figure: Figure, given: Sequence[int]) -> Finding:
 
 
 def _unknown(content: dict[str, Any], total: int) -> list[int]:
-    return sorted({number for entry in content["sources"] for number in entry["ids"] if not 1 <= number <= total})
+    return sorted(
+        {number for entry in content["sources"] for number in map(int, entry["ids"]) if not 1 <= number <= total}
+    )
 
 
 def wrapped(schema: Schema) -> Schema:
@@ -194,7 +196,8 @@ def wrapped(schema: Schema) -> Schema:
     return {
         "type": "object",
         "properties": {
-            "value": _moved(schema),
+            # What stands inside another schema has no address of its own, and its references start at the top.
+            "value": _moved({name: part for name, part in schema.items() if name != "$id"}),
             "sources": {
                 "type": "array",
                 "items": {

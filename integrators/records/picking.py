@@ -7,6 +7,7 @@ of equals breaks every tie by content, never by arrival.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from typing import NamedTuple
@@ -38,6 +39,8 @@ RuleFunction = Callable[[Sequence[Claim]], JsonValue]
 """A rule: takes one claim or more in order of preference, returns the JSON value that is to stand."""
 
 _WHEN = TypeAdapter(datetime)
+_YEAR = re.compile(r"([0-9]{4})(?:-([0-9]{2}))?")
+MONTHS = 12
 
 
 def priority(claims: Sequence[Claim]) -> JsonValue:
@@ -83,7 +86,7 @@ def newest(by: str) -> RuleFunction:
 
     Args:
         by: Dotted path, in the record, of a date or time (ISO 8601, UTC unless it has an
-            offset) or of a number such as a year. Texts that are neither come before all
+            offset), of a year, of a year and month, or of seconds since 1970. Texts that are neither come before all
             dates, in order; records without it count only where none has it.
     """
 
@@ -122,6 +125,8 @@ def _moment(value: JsonValue) -> tuple[int, datetime, str]:
     never = datetime.min.replace(tzinfo=timezone.utc)
     if value is None or isinstance(value, bool):
         return (0, never, "")
+    if (year := _YEAR.fullmatch(str(value))) and 1 <= int(year[2] or 1) <= MONTHS and int(year[1]):
+        return (2, datetime(int(year[1]), int(year[2] or 1), 1, tzinfo=timezone.utc), "")
     try:
         when = _WHEN.validate_python(value)
     except ValidationError:

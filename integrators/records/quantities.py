@@ -92,8 +92,15 @@ def quantity(text: str) -> str | None:
     return f"{decimal:f} {unit[0]}"
 
 
+_CAPITALS = {"KG": "kg", "KM": "km"}
+SPELT_OUT = 3
+"""Letters from which a unit's name means the same in capitals."""
+
+
 def _unit_named(name: str) -> tuple[str, Fraction] | None:
     if name in _UNITS:
         return _UNITS[name]
+    if len(name) < SPELT_OUT:  # `mm` and `Mm`, `t` and `T` are different units
+        return _UNITS.get(_CAPITALS.get(name, ""))
     meant = _FOLDED.get(name.casefold(), set())
     return next(iter(meant)) if len(meant) == 1 else None

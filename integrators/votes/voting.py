@@ -177,17 +177,24 @@ def _robust_mean(numbers: Sequence[float]) -> float:
     spread = _TO_SIGMA * statistics.median(abs(number - centre) for number in numbers)
     if spread == 0:
         return centre
-    return statistics.fmean(number for number in numbers if abs(number - centre) <= OUTLYING * spread)
+    return statistics.mean(number for number in numbers if abs(number - centre) <= OUTLYING * spread)
 
 
 def _safely(function: Callable[[Sequence[float]], float], numbers: Sequence[float]) -> float:
-    """Return the result at twelve digits; of numbers too large to compute with, the lower one in the middle."""
+    """Return the result: exactly, where it is whole or somebody said it, else at fifteen digits.
+
+    Of numbers too large to compute with, the lower one in the middle.
+    """
     try:
-        result = float(f"{function(numbers):.12g}")
+        result = function(numbers)
+        finite = math.isfinite(result)
     except OverflowError:
-        result = math.inf
-    if not math.isfinite(result):
+        finite = False
+    if not finite:
         return statistics.median_low(numbers)
+    if isinstance(result, int) or result in numbers:
+        return result
+    result = float(f"{result:.15g}")
     whole = all(isinstance(number, int) for number in numbers) and result.is_integer()
     return int(result) if whole else result
 

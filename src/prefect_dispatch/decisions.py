@@ -76,7 +76,7 @@ def load_decisions(path: Path) -> Decisions:
         return Decisions()
     except OSError as error:
         raise JobError(f"The decisions file {str(path)!r} can't be read: {error.strerror}.") from None
-    except (ValidationError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (ValidationError, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         wrong = "; ".join(each["msg"] for each in error.errors()) if isinstance(error, ValidationError) else "not YAML"
         raise JobError(
             f"The decisions file {path.name!r} is no mapping of 'same', 'different' and 'fields': {wrong}."

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from natsort import natsort_keygen
-from pydantic import Field, JsonValue, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints, field_validator
 
 from prefect_dispatch.models import Outcome
 from prefect_dispatch.strict import Strict
@@ -163,6 +163,14 @@ class Merge(Strict):
     """What the integrator could not do, a sentence each; a run that has any completes with gaps."""
     asked: tuple[Outcome, ...] = Field(default=(), exclude=True)
     """What came of the integrator's own questions to an agent; the task that runs it fills this in."""
+
+    @field_validator("tables")
+    @classmethod
+    def _have_names_of_their_own(cls, tables: tuple[Table, ...]) -> tuple[Table, ...]:
+        names = [table.name for table in tables]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"two tables are called {twice[0]!r}; each needs a name of its own")
+        return tables
 
 
 class Violation(Strict):

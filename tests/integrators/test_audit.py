@@ -346,3 +346,26 @@ def test_a_record_that_nobody_said_is_held_to_no_schema(change: dict[str, Any], 
     assert not any("schema" in each for each in found)
     for message in messages:
         assert any(message in each for each in found), found
+
+
+PEOPLE: dict[str, JsonValue] = {
+    "type": "object",
+    "properties": {"people": {"type": "array", "items": RECORD}, "summary": {"type": "string"}},
+}
+
+
+def test_what_stands_beside_the_list_is_no_record_of_its_schema() -> None:
+    """A summary beside the records is kept as it is, and not held to the schema of a record."""
+    said = [say("a", {"people": [{"name": "Ada"}], "summary": "One person."})]
+    integrator = MergeRecords(identity=("name",), records="people")
+    assert audit(integrator.merge([], said), said, [brief(PEOPLE)], integrator) == ()
+    wrong = [say("a", {"people": [{"name": "Ada", "x": "1"}], "summary": "One person."})]
+    [violation] = audit(integrator.merge([], wrong), wrong, [brief(PEOPLE)], integrator)
+    assert violation.where == "/records/0/x"
+
+
+def test_parts_that_are_gathered_promise_nothing_of_their_own_value() -> None:
+    """Where one record has no object, another's parts aren't gathered; taken in again they would be."""
+    said = [say("a", {"name": "n", "to": {"lines": ["b", "a"]}}, brief_first=1), say("b", {"name": "n", "to": "web"})]
+    integrator = MergeRecords.model_validate({"identity": ["name"], "rules": {"to.lines": "union"}})
+    assert audit(integrator.merge([], said), said, [], integrator) == ()
