@@ -54,6 +54,7 @@ def test_a_file_reads_back(tmp_path: Path) -> None:
         pytest.param("same: [[{name: MIT}]]", "no mapping of", id="half-a-pair"),
         pytest.param("sane: []", "no mapping of .*same", id="misspelt"),
         pytest.param("a: [", "not YAML", id="broken"),
+        pytest.param("same: 2024-13-45", "not YAML", id="no-such-date"),
         pytest.param(b"\xff\xfe\xfa", "not YAML", id="binary"),
     ],
 )

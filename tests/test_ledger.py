@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from prefect_dispatch.ledger import LedgerRow, Ref, Violation
+from prefect_dispatch.ledger import LedgerRow, Merge, Ref, Table, Violation
 from prefect_dispatch.models import Attempt, Failure, Outcome, Usage
 from prefect_dispatch.report import Gap, Report, Spending
 
@@ -87,3 +88,9 @@ def test_a_report_reads_back() -> None:
     back = Report.model_validate_json(report.model_dump_json())
     assert back == report.model_copy(update={"outcomes": ()})
     assert str(violation) == "precision at /a: Nobody said so."
+
+
+def test_tables_of_one_name_are_refused() -> None:
+    """One would take the other's place in a folder."""
+    with pytest.raises(ValidationError, match="two tables are called 'trust'; each needs a name of its own"):
+        Merge(value=1, ledger=(), tables=(Table(name="trust", title="a"), Table(name="trust", title="b")))

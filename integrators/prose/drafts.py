@@ -81,7 +81,12 @@ class Prose:
         text = cleaned(str(answer))
         known = cited(citations(text, len(sources)))
         found = findings(text, sources)
-        return Draft(text, known, (*missing(known, wanted), *(_told(text, each) for each in found)), usable=bool(text))
+        return Draft(
+            text,
+            known,
+            (*missing(known, wanted), *(_told(text, each) for each in found)),
+            usable=_says(text, len(sources)),
+        )
 
     def shown(self, draft: Draft) -> str:
         """Return the text."""
@@ -123,6 +128,16 @@ class Structured:
         return json.dumps(draft.content, ensure_ascii=False)
 
 
+def _says(text: str, total: int) -> bool:
+    """Return whether a text has words of its own: citations alone account for nothing."""
+    end = 0
+    for each in citations(text, total):
+        if any(map(str.isalnum, text[end : each.start])):
+            return True
+        end = each.end
+    return any(map(str.isalnum, text[end:]))
+
+
 def missing(known: Sequence[int], wanted: Sequence[int]) -> Iterator[str]:
     """Yield what to say of the answers that were left out, one sentence each."""
     left_out = set(wanted) - set(known)
@@ -138,8 +153,10 @@ def leaves_of(content: dict[str, Any], total: int) -> Iterator[Leaf]:
     """Yield the leaves of a draft's value, each with what the model named for it or for what it is a part of."""
     given: dict[str, set[int]] = {}
     for entry in content["sources"]:
-        path = entry["path"].strip().removesuffix("/")
+        path = entry["path"].strip().removeprefix("#").removesuffix("/")
         path = path if path.startswith("/") or not path else "/" + path
+        if path.startswith("/value/") and isinstance(content["value"], dict) and "value" not in content["value"]:
+            path = path.removeprefix("/value")  # as the answer has it
         given.setdefault(path, set()).update(number for number in map(int, entry["ids"]) if 1 <= number <= total)
     todo: list[tuple[str, JsonValue, frozenset[int]]] = [("", content["value"], frozenset())]
     while todo:

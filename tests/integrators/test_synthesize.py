@@ -196,6 +196,14 @@ def test_a_part_that_fails_is_reported_verbatim() -> None:
     )
 
 
+@pytest.mark.parametrize("text", ["[1-20]", "[1]…[2-20].", "[1-20] * [3]"])
+def test_citations_alone_account_for_nothing(text: str) -> None:
+    """A text without words is none: every answer stands below, word for word, and the run says so."""
+    merge, _ = merged(lambda ask: text)
+    assert all(outcome.value in str(merge.value) for outcome in SAID if isinstance(outcome.value, str))
+    assert merge.shortfalls != ()
+
+
 def test_all_that_fails_leaves_every_answer_verbatim() -> None:
     """No text at all: everything that was said is there all the same."""
     merge, _ = merged(refusing("period"))

@@ -108,6 +108,8 @@ def test_paths_may_be_written_in_several_ways() -> None:
         "sources": [{"path": "title/", "ids": [3]}, {"path": "days", "ids": [1]}],
     }
     assert merged(said)[1]["cited"] == {"/value/days": [1], "/value/title": [3]}
+    said["sources"] = [{"path": "/value/title", "ids": [3.0]}, {"path": "#/days", "ids": [1]}]
+    assert merged(said)[1]["cited"] == {"/value/days": [1], "/value/title": [3]}
 
 
 def test_what_is_missing_is_sent_back() -> None:
@@ -203,7 +205,7 @@ def test_references_inside_a_schema_still_lead_there() -> None:
         "type": "object",
         "properties": {"n": {"$ref": "#/$defs/n"}, "sub": {"$ref": "#"}},
     }
-    output = str(normalise_output(wrapped({**tree, "examples": [{"$ref": 1}]})))
+    output = str(normalise_output(wrapped({**tree, "$id": "https://example.org/tree", "examples": [{"$ref": 1}]})))
     assert problems(output, answer({"n": 1, "sub": {"n": 2}}))[1] == []
     assert problems(output, answer({"n": 1, "sub": {"n": "x"}}))[1] != []
 
