@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from prefect_dispatch.models import Brief, Item, Limits
 from prefect_dispatch.strict import Strict, nearest
@@ -51,6 +51,17 @@ def test_what_is_no_mapping_is_left_to_the_fields() -> None:
     assert Point.model_validate(Point(x=1)) == Point(x=1)
     with pytest.raises(ValidationError, match="valid dictionary"):
         Point.model_validate([1])
+
+
+def test_a_field_goes_by_its_alias() -> None:
+    """A key that is another name of a field is known."""
+
+    class Named(Strict):
+        at: int = Field(alias="where")
+
+    assert Named.model_validate({"where": 1}).at == 1
+    with pytest.raises(ValidationError, match="unknown key 'wher'; did you mean 'where'"):
+        Named.model_validate({"wher": 1})
 
 
 def test_each_field_is_described_in_the_schema() -> None:

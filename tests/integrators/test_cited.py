@@ -15,7 +15,7 @@ from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.integrators.prose.evidence import numbered
 from prefect_dispatch.integrators.prose.publishing import MARK, published
 from prefect_dispatch.integrators.synthesize import Synthesize
-from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref
+from prefect_dispatch.ledger import FieldRow, Flag, LedgerRow, Merge, Ref
 from tests.integrators.said import miss, say
 from tests.integrators.writers import Desk, scripted, sloppy
 
@@ -255,6 +255,14 @@ def test_the_users_own_integrator_is_held_to_it() -> None:
         update={"value": {"summary": "45 days [1]."}, "fields": (row.model_copy(update={"winner": "45 days [1]."}),)}
     )
     assert {found.law for found in audit(bare, said, [])} == {"conservation", "recall"}
+
+
+def test_flags_of_other_places_are_left_alone() -> None:
+    """Whoever flags something else in the same merge breaks nothing."""
+    said = [say("a", "45 days")]
+    other = Flag(path="/count", kind="conflict", text="2", message="Records disagree.")
+    merge = own("45 days [1].", said).model_copy(update={"flags": (other,)})
+    assert audit(merge, said, []) == ()
 
 
 def test_a_cited_field_that_is_no_text() -> None:

@@ -196,6 +196,20 @@ def test_a_part_that_fails_is_reported_verbatim() -> None:
     )
 
 
+def test_a_part_that_stands_alone_goes_up_as_it_is() -> None:
+    """Where parts are merged and one is left over, nobody is asked about that one again."""
+    asked: list[str] = []
+
+    def count(ask: Ask) -> JsonValue:
+        asked.append(str(ask.item.value))
+        return faithful(ask)
+
+    merge, _ = merged(count, by=Synthesize(instructions="Sum up.", context_tokens=460))
+    assert len(asked) == len(set(asked))
+    assert "## Also reported" not in str(merge.value)
+    assert merge.shortfalls == ("The answers were written up in 3 parts that could not be merged into one.",)
+
+
 @pytest.mark.parametrize("text", ["[1-20]", "[1]…[2-20].", "[1-20] * [3]"])
 def test_citations_alone_account_for_nothing(text: str) -> None:
     """A text without words is none: every answer stands below, word for word, and the run says so."""

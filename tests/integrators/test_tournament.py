@@ -436,3 +436,10 @@ def test_a_judge_on_this_machine_is_looked_up_from_the_folder(tmp_path: Path) ->
     (tmp_path / "judge.gguf").write_bytes(b"")
     placed = Tournament(criterion="Good.", judge=LLM(model="local/judge.gguf")).placed(tmp_path)
     assert placed.judge == LLM(model="local/judge.gguf").placed(tmp_path)
+
+
+def test_a_judge_that_nobody_knows_is_refused() -> None:
+    """Before anything is spent."""
+    tournament = Tournament(criterion="The longer one is better.", judge=LLM(model="nosuch/model"))
+    with pytest.raises(JobError, match="Model 'nosuch/model' is unknown to litellm"):
+        tournament.preflight([])
