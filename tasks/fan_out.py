@@ -12,6 +12,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect.runtime import flow_run
+from prefect.transactions import CommitMode, transaction
 
 from prefect_dispatch.errors import ExecutorError, TerminalError
 from prefect_dispatch.models import Answer, Attempt, Failure, Outcome
@@ -75,8 +76,10 @@ class FanOut:
     def run(self) -> list[Outcome]:
         """Return one outcome for each (brief, item), in order of arrival."""
         try:
-            while self._submit():
-                self._settle(self._done.get())
+            # Inside another task, Prefect would store answers when that one ends, and none if one of them failed.
+            with transaction(commit_mode=CommitMode.EAGER):
+                while self._submit():
+                    self._settle(self._done.get())
         except BaseException:
             loop.cancel(str(flow_run.get_id()))
             raise

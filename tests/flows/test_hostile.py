@@ -131,7 +131,7 @@ def test_a_stored_answer_meets_the_model_of_today() -> None:
     assert dispatch([brief], ["a"], executor=scripted, limits=LIMITS).value == first.value
     factor[0] = 4
     later = dispatch([brief], ["a"], executor=scripted, limits=LIMITS)
-    assert later.value == [{"brief": "say", "item": "a", "value": {"size": 2}}]
+    assert later.value == {"answers": [{"brief": "say", "item": "a", "value": {"size": 2}}], "gaps": []}
     assert scripted.calls == 1
 
 

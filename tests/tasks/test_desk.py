@@ -104,6 +104,9 @@ def test_a_failed_question_is_the_integrators_to_tell() -> None:
     assert (report.status, report.gaps) == ("gaps", ())
     assert report.message == "1 of 1 answered. Nothing was written."
     assert [outcome.status for outcome in report.asked] == ["succeeded", "failed"]
+    whole = ScriptedExecutor(shout)
+    again = dispatch([WORDS], ["a"], executor=whole, integrator=Writer(), limits=QUICK)
+    assert (again.status, [ask.item.key for ask in whole.asks]) == ("complete", ["whole"])
 
 
 def test_an_agent_that_cannot_be_asked_fails_the_run() -> None:
@@ -131,6 +134,22 @@ def test_questions_that_depend_on_the_order_are_found_out() -> None:
     [violation] = caught.value.report.violations
     assert violation.law == "idempotence"
     assert len(caught.value.report.asked) == 2
+    with pytest.raises(DispatchFailed):
+        dispatch([WORDS], ["a", "b"], executor=scripted, integrator=Writer(sort=False), limits=QUICK)
+    assert scripted.calls == 4  # what was answered was stored at once, whatever became of the merge
+
+
+class Nothing:
+    """Returns nothing at all."""
+
+    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Any:  # noqa: ANN401 -- a Merge, it should be
+        """Forget to return."""
+
+
+def test_an_integrator_that_returns_nothing_fails_the_run() -> None:
+    """The answers are stored, and the run says what was wrong."""
+    with pytest.raises(DispatchFailed, match="The integrator raised AttributeError"):
+        dispatch([WORDS], ["a"], executor=ScriptedExecutor(shout), integrator=Nothing(), limits=QUICK)
 
 
 class Backwards:
