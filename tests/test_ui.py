@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,7 +185,11 @@ def test_a_form_is_filled_from_nothing(prefect: PrefectServer, model: OpenAIServ
         expect(told.first).to_be_visible()
         picture(page, "form-with-a-wrong-name")
         page.get_by_label("Name", exact=True).fill("my-brief")
-        page.get_by_role("button", name="Submit").click()  # Prefect's form takes a mended value at the second click
+        for _ in range(3):  # Prefect's form takes a mended value at the second click, or at the third on a busy machine
+            page.get_by_role("button", name="Submit").click()
+            with suppress(AssertionError):
+                expect(told).to_have_count(0)
+                break
         expect(told).to_have_count(0)
         submit(page)
     open_report(page, "my-brief")

@@ -67,7 +67,7 @@ def misbehave(request: dict[str, Any], n: int) -> Behaviour:
 def test_two_hundred_items_at_a_server_that_misbehaves() -> None:
     """Each item has one ledger row and its right end, and the report's bill is the server's own."""
     items = [f"word-{n}" for n in range(200)]
-    limits = Limits(concurrency=24, retries=2, retry_delay_s=0.01, reasks=2, timeout_s=2)
+    limits = Limits(concurrency=24, retries=2, retry_delay_s=0.01, reasks=2, timeout_s=5)
     with openai_server(misbehave) as server:
         report = dispatch([SIZES], items, executor=LLM(model="openai/test", api_base=server.url), limits=limits)
         first = server.count
