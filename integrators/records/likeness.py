@@ -8,6 +8,9 @@ texts are not the same for sure if
 - a word stands in one of them alone, is abbreviated in one, or stands elsewhere;
 - two words differ by more than one slip of the pen (a letter more, less, another, or two swapped),
   or are too short, or of a script without an alphabet, to tell a slip from another word.
+
+Where numbers differ, they count as more than their digits, so that a series ("Report 1", "Report 2", …) is
+not proposed pair by pair. Texts of more than 2,000 letters are equal or nothing.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ ABBREVIATED = 0.9
 """How alike a word and its abbreviation are."""
 INITIAL = 0.6
 """How alike a word and its first letter are."""
+_NUMBER = 8  # letters that a number counts as
+_LONGEST = 2_000  # letters; what has more is no name, and would take long to compare
 _MOST = 40  # words that are compared one by one
 _REORDERED = 0.97
 _LATIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "\u0131": "i"})
@@ -91,6 +96,8 @@ def shape(text: str) -> Shape:
         >>> shape("smith-jones, zoë (u.s.a.)").text, shape("sold 1,000 on 1 may 2024").text
         ('zoe usa smith jones', 'sold 1000 on 2024 05 01')
     """
+    if len(text) > _LONGEST:
+        return Shape.whole(text)
     loose = unicodedata.normalize("NFC", _ACCENT.sub("", unicodedata.normalize("NFD", text))).translate(_LATIN)
     if any(map(str.isdigit, loose)):
         loose = _numbers(loose)
@@ -140,13 +147,13 @@ def likeness(one: Shape, other: Shape, words: Container[str] = ()) -> Likeness:
 def _aligned(one: Shape, other: Shape, words: Container[str]) -> tuple[float, str]:
     """Return how alike texts are word by word, and what speaks against their being the same."""
     left, right = list(one.tokens), list(other.tokens)
-    total = sum(map(len, left)) + sum(map(len, right))
+    total = sum(map(_weight, left)) + sum(map(_weight, right))
     common = 0.0
     for token in one.tokens:
         if token in right:
             left.remove(token)
             right.remove(token)
-            common += 2 * len(token)
+            common += 2 * _weight(token)
     pairs = sorted((-_words(a, b), i, j) for i, a in enumerate(left) for j, b in enumerate(right))
     free_left, free_right = set(range(len(left))), set(range(len(right)))
     doubt = ""
@@ -161,6 +168,11 @@ def _aligned(one: Shape, other: Shape, words: Container[str]) -> tuple[float, st
     if alone and not doubt:
         doubt = f"{alone[0]!r} stands in one alone"
     return common / total, doubt or _moved(one, other)
+
+
+def _weight(token: str) -> int:
+    """Return how many letters a token counts as: texts that differ in a number alone are hardly alike."""
+    return max(len(token), _NUMBER) if token[-1:].isdigit() else len(token)
 
 
 def _moved(one: Shape, other: Shape) -> str:

@@ -167,13 +167,24 @@ def test_other_fields_count_as_much_as_the_identity(
 
 def test_what_is_doubtful_scores_below_what_is_sure() -> None:
     """A pair that is not the same for sure can't have a score that says it is, and says why."""
-    found = match(
-        name("Rules of the house, version 2.0"),
-        name("Rules of the house, version 2.1"),
-        Matching(sure=0.8, propose=0.5),
-    )
+    names = ("International Business Machines Corporation", "International Business Machines Corp.")
+    found = match(*map(name, names), Matching())
     assert found is not None
-    assert found == (0.79, "Alike: 'name' 0.88; but '2.0' and '2.1' differ.", False)
+    assert found == (0.94, "Alike: 'name' 0.9795; but 'corporation' may not be 'corp'.", False)
+
+
+def test_a_series_is_not_proposed() -> None:
+    """Texts that differ in a number alone are not worth anybody's time."""
+    assert (
+        match(name("Annual report of the company for 2001"), name("Annual report of the company for 2002"), Matching())
+        is None
+    )
+
+
+def test_what_is_too_long_for_a_name_is_equal_or_nothing() -> None:
+    """A text as long as a book takes no time to compare, though half of it is another's."""
+    book = "a word " * 200_000
+    assert match(name(book), name(book + "more"), Matching(propose=0.01, sure=0.01)) is None
 
 
 TEXTS = st.text(
