@@ -168,7 +168,7 @@ def test_other_fields_count_as_much_as_the_identity(
 def test_what_is_doubtful_scores_below_what_is_sure() -> None:
     """A pair that is not the same for sure can't have a score that says it is, and says why."""
     names = ("International Business Machines Corporation", "International Business Machines Corp.")
-    found = match(*map(name, names), Matching())
+    found = match(name(names[0]), name(names[1]), Matching())
     assert found is not None
     assert found == (0.94, "Alike: 'name' 0.9795; but 'corporation' may not be 'corp'.", False)
 
