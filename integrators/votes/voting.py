@@ -187,10 +187,9 @@ def _safely(function: Callable[[Sequence[float]], float], numbers: Sequence[floa
     """
     try:
         result = function(numbers)
-        finite = math.isfinite(result)
+        if not math.isfinite(result):
+            return statistics.median_low(numbers)
     except OverflowError:
-        finite = False
-    if not finite:
         return statistics.median_low(numbers)
     if isinstance(result, int) or result in numbers:
         return result
