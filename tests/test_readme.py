@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from prefect_dispatch.flows.job import Job
+from prefect_dispatch.integrators.merge_records import MergeRecords
 from tests.openai_server import Behaviour, document, openai_server
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -33,6 +34,12 @@ def test_its_job_is_a_job() -> None:
     job = Job.model_validate(yaml.safe_load(blocks("yaml")[0]))
     assert job.briefs[0].name == "license-terms"
     assert job.integrator is not None
+
+
+def test_its_integrator_is_an_integrator() -> None:
+    """So is the part of a job that shows how records are merged."""
+    job = {"briefs": [{"name": "a", "instructions": "Say it."}], "items": ["a"], **yaml.safe_load(blocks("yaml")[1])}
+    assert isinstance(Job.model_validate(job).integrator, MergeRecords)
 
 
 @pytest.mark.usefixtures("store")
