@@ -17,6 +17,7 @@ from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.ledger import Merge, Ref, Violation
 from prefect_dispatch.report import Gap, Report, Spending
 from prefect_dispatch.scrub import told
+from prefect_dispatch.tasks.apart import apart
 from prefect_dispatch.tasks.integrate import integrate
 from prefect_dispatch.tasks.work import as_is
 
@@ -114,16 +115,17 @@ def _merge(
     if len(rows) == len(outcomes):
         return Merge(value=None, ledger=rows), (), None
     try:
-        merged = integrate(
-            as_is(job.briefs),
-            as_is(job.items),
-            as_is(outcomes),
-            job.integrator,
-            job.executor,
-            job.limits,
-            refresh=refresh,
-            known=as_is(known),
-        )
+        with apart():
+            merged = integrate(
+                as_is(job.briefs),
+                as_is(job.items),
+                as_is(outcomes),
+                job.integrator,
+                job.executor,
+                job.limits,
+                refresh=refresh,
+                known=as_is(known),
+            )
         return merged, (), None  # noqa: TRY300 -- what is returned where nothing is raised
     except AuditError as error:
         return error.merge.model_copy(update={"value": None}), error.violations, str(error)

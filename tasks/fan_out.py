@@ -12,13 +12,13 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect.runtime import flow_run
-from prefect.transactions import CommitMode, transaction
 
 from prefect_dispatch.errors import ExecutorError, TerminalError
 from prefect_dispatch.models import Answer, Attempt, Failure, Outcome
 from prefect_dispatch.progress import Progress
 from prefect_dispatch.scrub import scrub, told
 from prefect_dispatch.tasks import loop
+from prefect_dispatch.tasks.apart import apart
 from prefect_dispatch.tasks.run_brief import within
 from prefect_dispatch.tasks.store import usable
 from prefect_dispatch.tasks.work import Work, as_is, equal_work
@@ -76,8 +76,7 @@ class FanOut:
     def run(self) -> list[Outcome]:
         """Return one outcome for each (brief, item), in order of arrival."""
         try:
-            # Inside another task, Prefect would store answers when that one ends, and none if one of them failed.
-            with transaction(commit_mode=CommitMode.EAGER):
+            with apart():
                 while self._submit():
                     self._settle(self._done.get())
         except BaseException:

@@ -8,6 +8,7 @@ from prefect import task
 from prefect.context import TaskRunContext
 from prefect.results import ResultStore, get_result_store
 from prefect.tasks import exponential_backoff
+from prefect.transactions import CommitMode, get_transaction
 
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, TransientError
@@ -72,9 +73,10 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
         ExecutorError: If there is no valid answer; `.attempts` holds what was spent.
     """
     limits = limits or Limits()
-    context = TaskRunContext.get()
-    if context is None:  # `run_brief.fn`, outside of any run
+    context, own = TaskRunContext.get(), get_transaction()
+    if context is None or own is None:  # `run_brief.fn`, outside of any run
         return loop.run(_attempt(brief, item, executor, limits), group="")
+    own.commit_mode = CommitMode.EAGER  # in a transaction of the caller's, too, the answer is stored at once
     run = context.task_run
     before = _earlier.pop(run.id, ())
     try:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import asyncio
 import threading
 from concurrent.futures import Future
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.futures import PrefectConcurrentFuture
 from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.transactions import Transaction, TransactionState, transaction
 
-from prefect_dispatch import Ask, Brief, Limits, dispatch
+from prefect_dispatch import Ask, Brief, Item, Limits, Merge, dispatch
+from prefect_dispatch.errors import DispatchFailed, RejectedError
 from prefect_dispatch.flows.exclusive import exclusive, limit_name
 from prefect_dispatch.progress import Progress, listener
+from prefect_dispatch.tasks.run_brief import run_brief
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from pydantic import JsonValue
+
+    from prefect_dispatch import Outcome
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -176,3 +182,79 @@ def test_it_runs_inside_an_async_flow() -> None:
         return len(report.ledger)
 
     assert asyncio.run(pipeline()) == 1
+
+
+ROLLED_BACK: list[str] = []
+
+
+@task(persist_result=False)
+def step() -> str:
+    """Do something that a rollback undoes."""
+    return "done"
+
+
+@step.on_rollback
+def undo(transaction: Transaction) -> None:
+    """Keep that it was undone."""
+    ROLLED_BACK.append("step")
+
+
+def refuse_b(ask: Ask) -> JsonValue:
+    """Answer for all items but one."""
+    if ask.item.key == "b":
+        raise RejectedError("no")
+    return "done"
+
+
+def by_dispatch(scripted: ScriptedExecutor) -> None:
+    """Dispatch, with an item that fails."""
+    report = dispatch([BRIEF], ["a", "b", "c"], executor=scripted, limits=Limits(retries=0))
+    assert [gap.item for gap in report.gaps] == ["b"]
+
+
+def by_a_broken_merge(scripted: ScriptedExecutor) -> None:
+    """Dispatch with an integrator that breaks."""
+    with pytest.raises(DispatchFailed, match="by zero"):
+        dispatch([BRIEF], ["a", "c"], executor=scripted, limits=Limits(retries=0), integrator=Broken())
+
+
+def by_task(scripted: ScriptedExecutor) -> None:
+    """Ask for one item after another."""
+    for key in "ac":
+        run_brief(BRIEF, Item(key=key, value=key), scripted)
+
+
+class Broken:
+    """An integrator that breaks."""
+
+    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
+        """Break."""
+        raise ZeroDivisionError("by zero")
+
+
+BRIEF = Brief(name="b", instructions="Do.")
+
+
+@pytest.mark.parametrize("ask", [by_dispatch, by_a_broken_merge, by_task])
+def test_a_transaction_of_the_callers_takes_no_answer_and_ends_by_no_item(
+    ask: Callable[[ScriptedExecutor], None],
+) -> None:
+    """Answers are stored at once and outlive its rollback; an item that fails rolls nothing of the caller's back."""
+    ROLLED_BACK.clear()
+    scripted = ScriptedExecutor(refuse_b)
+    seen: list[TransactionState] = []
+
+    @flow
+    def pipeline() -> None:
+        with suppress(LookupError), transaction() as mine:
+            step()
+            ask(scripted)
+            seen.append(mine.state)
+            raise LookupError
+
+    pipeline()
+    assert seen == [TransactionState.ACTIVE]
+    assert ROLLED_BACK == ["step"]
+    asked = scripted.calls
+    report = dispatch([BRIEF], ["a", "c"], executor=scripted)
+    assert (report.status, scripted.calls) == ("complete", asked)
