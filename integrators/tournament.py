@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from prefect_dispatch.callables import misfit
 from prefect_dispatch.checks import FunctionReference
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import Countable
@@ -49,6 +51,7 @@ Metric = Annotated[
 ]
 
 WAYS = ("criterion", "metric", "results")
+COLUMNS = ("results_key", "results_trials", "results_conversions")
 
 
 class Tournament(Strict):
@@ -63,6 +66,7 @@ class Tournament(Strict):
     strengths of the matches (see `ranking`). A match that isn't judged in both orders doesn't count.
 
     **Function** (`metric`). Takes a variant's value and its item's key; returns a number. More is better.
+    Equal answers to several items are measured for each, and rank apart where the numbers differ.
 
     **Experiment** (`results`). A table with a row for each variant under the key that the table
     `ab-test` of an earlier run gave it: how many were shown it, and how many of them converted.
@@ -116,7 +120,17 @@ class Tournament(Strict):
         if ways != ["criterion"] and (self.judge is not None or self.matches is not None):
             name = "matches" if self.judge is None else "judge"
             raise ValueError(f"{name!r} is for a judge, but {ways[0]!r} ranks without one; remove one of them")
+        # A form fills in every default, which says nothing.
+        named = [name for name in COLUMNS if self._column(name) != type(self).model_fields[name].default]
+        if named and not self.results:
+            raise ValueError(f"{named[0]!r} is for 'results', but {ways[0]!r} ranks without them; remove one of them")
+        for one, other in combinations(COLUMNS, 2):
+            if self._column(one) == self._column(other):
+                raise ValueError(f"{one!r} and {other!r} are both {self._column(one)!r}; name a column for each")
         return self
+
+    def _column(self, name: str) -> str:
+        return str(getattr(self, name))
 
     @field_serializer("judge")
     def _named(self, judge: object) -> JsonValue:
@@ -132,13 +146,12 @@ class Tournament(Strict):
         """Return this integrator with the metric's `module:name` replaced by what `load` returns for it.
 
         Raises:
-            JobError: If that is no function.
+            JobError: If that is no function, or can't be called with a value and a key.
         """
         if not self.references:
             return self
         found = load(self.references[0])
-        if not callable(found):
-            raise JobError(f"The metric {self.metric!r} is no function but {type(found).__name__}.")
+        _require_metric(found, self.references[0])
         return self.model_copy(update={"metric": found})
 
     def placed(self, folder: Path) -> Tournament:
@@ -150,8 +163,7 @@ class Tournament(Strict):
         judge = self.judge.placed(folder) if isinstance(self.judge, LLM) else self.judge
         copy = self.model_copy(update={"judge": judge})
         if self.results:
-            columns = (self.results_key, self.results_trials, self.results_conversions)
-            copy._found = read_results(self.results, folder, *columns)  # noqa: SLF001 -- of its own copy
+            copy._found = read_results(self.results, folder, *map(self._column, COLUMNS))  # noqa: SLF001 -- of its own copy
         return copy
 
     def seeing(self, briefs: Sequence[Brief], items: Sequence[Item]) -> Tournament:
@@ -178,13 +190,15 @@ class Tournament(Strict):
         return 2 * pairs(rivals, self.matches) * (work // rivals) if self.criterion else 0
 
     def preflight(self, briefs: Sequence[Brief]) -> None:  # noqa: ARG002 -- the signature of every check
-        """Check that the libraries are there, and that it isn't plain beforehand that the judge can't be asked.
+        """Check that the libraries are there, and that it isn't plain beforehand that judge or metric won't do.
 
         Raises:
             JobError: If they aren't, or it is.
         """
         if not self.metric:
             require_library()
+        else:
+            _require_metric(self.metric, refer(self.metric))
         if isinstance(self.judge, Countable):
             self.judge.require_known()
 
@@ -210,7 +224,7 @@ class Tournament(Strict):
         return self._judged(outcomes, recorded(merge)) if self.criterion else self._measured(outcomes)
 
     def _judged(self, outcomes: Sequence[Outcome], matches: Sequence[Match]) -> Merge:
-        return judged(outcomes, contests(outcomes), matches, judged_rules(self.criterion, self.matches))
+        return judged(outcomes, contests(outcomes), matches, judged_rules(self.criterion, self.matches, self.judge))
 
     def _measured(self, outcomes: Sequence[Outcome]) -> Merge:
         rivals = contests(outcomes)
@@ -224,6 +238,10 @@ class Tournament(Strict):
             if (strange := strangers(rivals, found))
             else []
         )
-        return merge.model_copy(
-            update={"rules": results_rules(Path(self.results).name), "shortfalls": (*merge.shortfalls, *more)}
-        )
+        rules = results_rules(Path(self.results).name, *map(self._column, COLUMNS))
+        return merge.model_copy(update={"rules": rules, "shortfalls": (*merge.shortfalls, *more)})
+
+
+def _require_metric(metric: object, name: str) -> None:
+    if why := misfit(metric, "value", "key"):
+        raise JobError(f"The metric {name!r} {why}.")

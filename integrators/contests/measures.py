@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from fractions import Fraction
 from importlib import import_module
+from itertools import groupby
 from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -23,9 +24,14 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.integrators.contests.contests import Contest, Variant
     from prefect_dispatch.integrators.contests.standings import Figures
+    from prefect_dispatch.ledger import Ref
     from prefect_dispatch.sources import Source
 
+MOST_TRIALS = 10**9
+"""Up to so many trials of two variants Fisher's test is exact in SciPy, and quick; beyond, it is neither."""
+
 _DIGITS = 6
+_SHOWN = 40
 
 
 class Conversions(NamedTuple):
@@ -43,28 +49,36 @@ def measured(contest: Contest, metric: Callable[[Any, str], Any]) -> Scored:
     Args:
         contest: The variants.
         metric: Takes a variant's value and its item's key; returns a number. A variant for which
-            it raises, or returns something else, is not ranked.
+            it raises, or returns something else, is not ranked. Equal answers to several items are
+            measured for each, and rank apart where the figures differ.
     """
-    figures: list[tuple[Variant, float]] = []
-    unranked: list[tuple[Variant, str]] = []
-    for variant in contest.variants:
-        try:
-            figure = metric(copy.deepcopy(variant.value), variant.refs[0].item)
-            # Any number, NumPy's and decimals too; one that is too large for a float raises.
-            number = float(figure) if hasattr(figure, "__float__") else nan
-        except Exception as error:  # noqa: BLE001 -- the user's function may raise anything
-            unranked.append((variant, f"the metric raised {told(error)}"))
-            continue
-        if isfinite(number):
-            figures.append((variant, number))
-        else:
-            unranked.append((variant, f"the metric returned {_named(figure)}, which is no finite number"))
+    every = [(part, found) for variant in contest.variants for found, part in _parts(variant, metric).items()]
+    figures = [(part, found) for part, found in every if isinstance(found, float)]
+    unranked = [(part, found) for part, found in every if isinstance(found, str)]
     figures.sort(key=lambda pair: (-pair[1], pair[0].key))
     ranked: list[tuple[Variant, Figures]] = [
         (variant, {"rank": 1 + sum(other > figure for _, other in figures), "score": figure})
         for variant, figure in figures
     ]
     return Scored(contest, ranked, unranked)
+
+
+def _parts(variant: Variant, metric: Callable[[Any, str], Any]) -> dict[float | str, Variant]:
+    """Return the outcomes of a variant for which the metric says the same, by the number, or by why there is none."""
+    found: dict[float | str, list[Ref]] = {}
+    for item, refs in groupby(variant.refs, key=lambda ref: ref.item):  # which stand in the order of their items
+        found.setdefault(_figure(metric, variant.value, item), []).extend(refs)
+    return {figure: variant._replace(refs=tuple(refs)) for figure, refs in found.items()}
+
+
+def _figure(metric: Callable[[Any, str], Any], value: JsonValue, item: str) -> float | str:
+    try:
+        figure = metric(copy.deepcopy(value), item)
+        # Any number, NumPy's and decimals too; one that is too large for a float raises.
+        number = float(figure) if hasattr(figure, "__float__") else nan
+    except Exception as error:  # noqa: BLE001 -- the user's function may raise anything
+        return f"the metric raised {told(error)}"
+    return number if isfinite(number) else f"the metric returned {_named(figure)}, which is no finite number"
 
 
 def _named(figure: object) -> str:
@@ -147,9 +161,15 @@ def _count(row: Mapping[str, JsonValue], column: str, where: str) -> int:
     value = row[column]
     whole = int(value) if isinstance(value, float) and value.is_integer() else value
     text = "" if isinstance(whole, bool) else str(whole).strip()
+    shown = said if len(said := repr(value)) <= _SHOWN else f"{said[:_SHOWN]}…"
     if not text.isdecimal() or not text.isascii():
-        raise JobError(f"{where}: {column!r} is {value!r}, not a whole number from 0 on.")
-    return int(text)
+        raise JobError(f"{where}: {column!r} is {shown}, not a whole number from 0 on.")
+    digits = text.lstrip("0") or "0"
+    if len(digits) > len(str(MOST_TRIALS)) or int(digits) > MOST_TRIALS:
+        raise JobError(
+            f"{where}: {column!r} is {shown}, and the comparison is exact up to {MOST_TRIALS} only; give a sample."
+        )
+    return int(digits)
 
 
 def strangers(contests: Sequence[Contest], results: Mapping[str, Conversions]) -> list[str]:

@@ -116,8 +116,10 @@ def _export(scored: Iterable[Scored]) -> Table:
     rows: list[dict[str, JsonValue]] = []
     for each in scored:
         nothing: Figures = {"rank": None, "score": None}
-        every = [*each.ranked, *((variant, nothing) for variant, _ in each.unranked)]
-        for (variant, figures), weight in zip(every, _weights(len(every)), strict=True):
+        every: dict[str, tuple[Variant, Figures]] = {}
+        for variant, figures in [*each.ranked, *((variant, nothing) for variant, _ in each.unranked)]:
+            every.setdefault(variant.key, (variant, figures))  # equal ones are shown as one, by their best rank
+        for (variant, figures), weight in zip(every.values(), _weights(len(every)), strict=True):
             text = variant.value if isinstance(variant.value, str) else canonical(variant.value)
             rows.append(
                 {

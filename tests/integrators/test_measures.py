@@ -83,6 +83,27 @@ def test_a_variant_that_the_function_cannot_measure(figure: object, reason: str)
     assert [gap["brief"] for gap in value["gaps"]] == ["b7"]
 
 
+def test_equal_answers_are_measured_for_each_item() -> None:
+    """What a function makes of the item's key holds for that item alone; equal figures are still one variant."""
+
+    def fit(value: str, key: str) -> float:
+        if key == "none":
+            raise KeyError(key)
+        return float(len(key) == len(value))
+
+    said = [say(key, "abc") for key in ("a", "b", "key", "none")]
+    merge = ranked(Tournament(metric=fit), said)
+    assert [(row["item"], row["rank"], row["score"]) for row in ranking(merge)] == [("key", 1, 1.0), ("a", 2, 0.0)]
+    assert {row.item: (row.disposition, row.by and row.by.item, row.reason) for row in merge.ledger} == {
+        "a": ("merged", None, "rank 2 of 2"),
+        "b": ("duplicate_of", "a", "equal variant, ranked once"),
+        "key": ("merged", None, "rank 1 of 2"),
+        "none": ("merged", None, "not ranked: the metric raised KeyError: 'none'"),
+    }
+    [shown] = table(merge, "ab-test")  # whoever visits sees one text
+    assert (shown["name"], shown["rank"], shown["weight_percent"]) == ("terms/key", 1, 100.0)
+
+
 def test_a_function_cannot_change_an_answer() -> None:
     """What a metric does to the value that it gets is not what the agent said."""
 
@@ -118,8 +139,30 @@ def test_a_function_is_looked_up_below_the_folder(tmp_path: Path) -> None:
     assert isinstance(found, Tournament)
     assert ranking(ranked(found, variants("a", "bb")))[0]["score"] == 2.0
     assert found.resolved(pytest.fail) is found
-    with pytest.raises(JobError, match="The metric 'own_metric:number' is no function but int"):
+    with pytest.raises(JobError, match="The metric 'own_metric:number' must be a function, not int"):
         ready(Tournament(metric="own_metric:number"), briefs, items, tmp_path)
+
+
+class Later:
+    """Scores a variant, some time."""
+
+    async def __call__(self, value: str, key: str) -> float:
+        """Score it."""
+        return 1.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "problem"),
+    [
+        pytest.param(len, r"'builtins:len' must take 2 arguments: value, key\.", id="arity"),
+        pytest.param(Later(), "Later' must return at once: neither be async nor yield", id="async"),
+    ],
+)
+def test_a_function_that_cannot_score_is_refused(metric: object, problem: str, tmp_path: Path) -> None:
+    """What would fail for every variant is noticed before any is written."""
+    briefs = [Brief(name=f"b{at}", instructions="Write.") for at in range(2)]
+    with pytest.raises(JobError, match=problem):
+        ready(Tournament(metric=metric), briefs, [Item(key="mug", value="")], tmp_path)
 
 
 def results(folder: Path, rows: list[dict[str, Any]], name: str = "results.csv") -> Path:
@@ -201,6 +244,10 @@ GOOD = {"key": "v-1", "trials": 10, "conversions": 1}
         pytest.param({"trials": "1,000"}, "'trials' is '1,000', not a whole number", id="separator"),
         pytest.param({"trials": ""}, "'trials' is '', not a whole number", id="empty"),
         pytest.param({"trials": "\u0661\u0660"}, "not a whole number", id="other-digits"),
+        pytest.param({"trials": 10**9 + 1}, "'trials' is .*1000000001.* exact up to 1000000000 only", id="large"),
+        pytest.param({"trials": "9" * 5000}, "'trials' is '9{39}….* exact up to 1000000000 only", id="endless"),
+        pytest.param({"trials": "x" * 5000}, "'trials' is 'x{39}…, not a whole number", id="long"),
+        pytest.param({"trials": 1e300}, r"'trials' is .*1e\+300", id="large-float"),
     ],
 )
 @pytest.mark.parametrize("name", ["results.csv", "results.jsonl"])
@@ -229,6 +276,21 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path, rows: list[dict[str, An
     results(tmp_path, rows, name)
     with pytest.raises(JobError, match=problem):
         Tournament(results=name).placed(tmp_path)
+
+
+def test_the_largest_results_are_compared(tmp_path: Path) -> None:
+    """At the limit the test still tells what can be told apart, as the normal approximation has it there."""
+    said, most = variants("a", "b", "c"), 10**9
+    rows = [
+        {"key": key, "trials": f"000{most}", "conversions": most // 2 + more}
+        for key, more in zip(exported(said), (0, 31_623, 10**6), strict=True)
+    ]
+    results(tmp_path, rows)
+    merge = ranked(Tournament(results="results.csv").placed(tmp_path), said)
+    assert [row["p_vs_best"] for row in ranking(merge)] == [None, 0.0, 0.0]
+    results(tmp_path, rows[:2])
+    merge = ranked(Tournament(results="results.csv").placed(tmp_path), said)
+    assert ranking(merge)[1]["p_vs_best"] == pytest.approx(0.157299, abs=1e-4)  # of z = sqrt(2)
 
 
 def test_results_that_are_not_there(tmp_path: Path) -> None:

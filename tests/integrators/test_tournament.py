@@ -384,6 +384,16 @@ def test_the_export_has_what_an_ab_tool_wants() -> None:
         pytest.param({"criterion": "Good.", "matches": 0}, "greater than or equal to 1", id="no-match"),
         pytest.param({"criterion": "Good.", "judge": 7}, "int is not an executor", id="no-judge"),
         pytest.param({"metric": "no reference"}, "must be a function or 'module:name'", id="no-function"),
+        pytest.param(
+            {"criterion": "Good.", "results_key": "id"}, "'results_key' is for 'results', but 'criterion'", id="key"
+        ),
+        pytest.param({"metric": abs, "results_trials": "n"}, "'results_trials' is for 'results'", id="trials"),
+        pytest.param(
+            {"results": "r.csv", "results_trials": "conversions"},
+            "'results_trials' and 'results_conversions' are both 'conversions'; name a column for each",
+            id="one-column-for-two",
+        ),
+        pytest.param({"results": "r.csv", "results_key": "trials"}, "are both 'trials'", id="counts-for-keys"),
     ],
 )
 def test_a_wrong_configuration_is_refused(given_: dict[str, Any], problem: str) -> None:
@@ -415,9 +425,25 @@ def test_a_missing_extra_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     briefs, items = [Brief(name="b", instructions="Write.")], [Item(key=str(at), value=at) for at in range(2)]
     ready(LARGER, briefs, items, tmp_path)
     monkeypatch.setitem(sys.modules, "choix", None)
-    ready(Tournament(metric=abs), briefs, items, tmp_path)
+    ready(Tournament(metric=max), briefs, items, tmp_path)
     with pytest.raises(JobError, match=r"pip install 'prefect-dispatch\[tournament\]'"):
         ready(LARGER, briefs, items, tmp_path)
+
+
+def test_the_rules_name_the_judge_and_the_columns(tmp_path: Path) -> None:
+    """Whom a reviewer would have to ask, and what to look up, stand in the paragraph."""
+    judge = LLM(model="openai/gpt-5-mini", fallbacks=("openai/gpt-5",))
+    for who, words in (
+        (None, "judged twice by the job's executor, in both orders"),
+        (ScriptedExecutor({}), "judged twice by the executor ScriptedExecutor,"),
+        (judge, "judged twice by the model openai/gpt-5-mini or openai/gpt-5,"),
+    ):
+        assert words in Tournament(criterion="Good.", judge=who).merge_asking([], variants(1, 2), Bench(larger)).rules
+    (tmp_path / "r.csv").write_text("id,n,k\nv,2,1\n")
+    tournament = Tournament(results="r.csv", results_key="id", results_trials="n", results_conversions="k")
+    rules = tournament.placed(tmp_path).merge_asking([], variants(1, 2), Bench(larger)).rules
+    assert "shown the variant (column 'n') who converted (column 'k'), by the row of 'r.csv'" in rules
+    assert "its key in column 'id'" in rules
 
 
 def test_it_can_be_written_down() -> None:
@@ -429,6 +455,7 @@ def test_it_can_be_written_down() -> None:
     )
     assert LARGER.model_dump(mode="json")["judge"] is None
     assert Tournament(metric=abs).model_dump(mode="json")["metric"] == "builtins:abs"
+    assert Tournament.model_validate(LARGER.model_dump(mode="json")) == LARGER  # a default is no option
 
 
 def test_a_judge_on_this_machine_is_looked_up_from_the_folder(tmp_path: Path) -> None:
