@@ -12,12 +12,13 @@ from prefect_dispatch.integrators.base import gaps
 from prefect_dispatch.integrators.crowd import require_crowd_kit
 from prefect_dispatch.integrators.promises import require_fields
 from prefect_dispatch.integrators.records.describing import describe
+from prefect_dispatch.integrators.records.fitting import misfits
 from prefect_dispatch.integrators.records.gathering import Gathered
 from prefect_dispatch.integrators.records.identities import Identities, has_identity
 from prefect_dispatch.integrators.records.matching import Matching
 from prefect_dispatch.integrators.records.restating import restate
 from prefect_dispatch.integrators.records.rulebook import Rulebook
-from prefect_dispatch.integrators.records.rules import Conflicts, FieldPath, OneRule, Rule, Rules
+from prefect_dispatch.integrators.records.rules import Conflicts, FieldPath, OneRule, OptionalPath, Rule, Rules
 from prefect_dispatch.integrators.records.uniting import unite
 from prefect_dispatch.integrators.records.weighing import weighed
 from prefect_dispatch.integrators.records.wording import identity_words, link_table
@@ -68,6 +69,9 @@ class MergeRecords(Strict):
     **Conflicts.** Where records disagree, the rule decides (`resolve`), or decides and flags the field
     (`flag`), or all values stand as a list (`keep_all`); what somebody chose (`aliases`) comes first.
 
+    **Form.** Fields that fit one by one may not fit together (`oneOf`, `maxProperties`, `if`): a record that was
+    merged of several and that its brief's schema refuses stands as it is, and is flagged with what the schema says.
+
     **Preference.** Higher brief priority, then higher item priority, then the record with the
     smaller JSON text, so that what ties is taken from one record throughout.
 
@@ -98,7 +102,7 @@ class MergeRecords(Strict):
     """Tells the integrators apart."""
     identity: Annotated[tuple[FieldPath, ...], Field(min_length=1)]
     """The fields (dotted paths allowed) that make two records the same; `{key}` stands for the item's key."""
-    records: str = ""
+    records: OptionalPath = ""
     """Dotted path of the list of records inside an answer; empty if the answer is a record or a list."""
     rules: Rules = ()
     """How fields are decided. A mapping from field to rule is taken, too."""
@@ -137,7 +141,7 @@ class MergeRecords(Strict):
         return self
 
     @uncollected()
-    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:  # noqa: ARG002 -- the signature of every integrator
+    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
         """Return the merged records, with a row for each field and each outcome.
 
         Raises:
@@ -149,7 +153,7 @@ class MergeRecords(Strict):
         book, trust = weighed([group.parts for group in groups if has_identity(group.key)], self.book, ranked)
         united = unite(ranked, gathered, groups, book, gathered.chosen(self.decisions.fields), at=self.entries)
         words = identity_words(self.identity, self.match, gathered)
-        return Merge(
+        merge = Merge(
             value={self.entries: united.entries, "gaps": gaps(ranked)},
             ledger=united.ledger,
             fields=united.fields,
@@ -158,6 +162,8 @@ class MergeRecords(Strict):
             tables=(*link_table(gathered), *trust),
             rules=describe(book, words, self.records, self.aliases, len(self.decisions.fields)),
         )
+        unfit = [each.flag for each in misfits(merge, ranked, briefs, gathered, book, at=self.entries) if each.merged]
+        return merge.model_copy(update={"flags": (*merge.flags, *unfit)}) if unfit else merge
 
     def restated(self, merge: Merge) -> list[Outcome] | None:
         """Return what a merged value says as answers; None where nothing is promised.

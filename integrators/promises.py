@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
+from jsonschema import Draft202012Validator
+
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.records.identities import ITEM_KEY, KEY_FIELD
 from prefect_dispatch.integrators.values import find
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models import Brief
 
 Schema = dict[str, Any]
+_TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
 
 
 def require_fields(
@@ -94,19 +97,69 @@ def _record(root: Schema, records: str, brief: Brief) -> list[Schema]:
             raise JobError(f"Path {records!r} ('records') is not in the schema of brief {brief.name!r}; {hint}")
         for name in records.split("."):
             here = inside(here, name, root)
-    items = [part["items"] for part in branches(here, root) if isinstance(part.get("items"), dict)]
-    return items or here
+        if not (found := _types(here, root)) & {"array"}:
+            raise JobError(
+                f"Path {records!r} ('records') leads to no list in the schema of brief {brief.name!r}, but to "
+                f"{_named(found)}; name the list of the records, or leave 'records' out."
+            )
+    return _elements(here, root) or here
 
 
 def _missing(schemas: list[Schema], field: str, root: Schema) -> str | None:
     """Return a hint on the first unknown name in a dotted path, or None if all may exist."""
+    way = "it"
     for name in field.split("."):
+        if not (found := _types(schemas, root)) & {"object", "array"}:
+            return f"{way} is {_named(found)}, which has no fields."
         known = [key for part in branches(schemas, root) for key in part.get("properties", {})]
         if known and name not in known:
             return nearest(name, known)
         schemas = inside(schemas, name, root)
-        schemas += [part["items"] for part in branches(schemas, root) if isinstance(part.get("items"), dict)]
+        schemas = _elements(schemas, root) or schemas
+        way = repr(name)
     return None
+
+
+def _elements(schemas: list[Schema], root: Schema) -> list[Schema]:
+    """Return the schemas of the elements of lists."""
+    found = [
+        each
+        for part in branches(schemas, root)
+        for word in ("prefixItems", "items")
+        for each in (part[word] if isinstance(part.get(word), list) else [part.get(word)])
+    ]
+    return [each for each in found if isinstance(each, dict)]
+
+
+def _types(schemas: list[Schema], root: Schema) -> frozenset[str]:
+    """Return the types that a value may have of which a schema each says something in some answer."""
+    return frozenset[str]().union(*(_may_be(schema, root, ()) for schema in schemas)) if schemas else _TYPES
+
+
+def _may_be(schema: object, root: Schema, seen: tuple[int, ...]) -> frozenset[str]:
+    if not isinstance(schema, dict):
+        return _TYPES
+    part = cast("Schema", schema)
+    if id(part) in seen:
+        return _TYPES
+    seen = (*seen, id(part))
+    found = _TYPES
+    if "type" in part:
+        said = {part["type"]} if isinstance(part["type"], str) else {*part["type"]}
+        found &= said | ({"integer"} if "number" in said else set())
+    if "enum" in part or "const" in part:
+        values = part.get("enum", [part.get("const")])
+        found &= {name for name in _TYPES for value in values if Draft202012Validator.TYPE_CHECKER.is_type(value, name)}
+    for word in ("anyOf", "oneOf"):
+        if word in part:
+            found &= frozenset[str]().union(*(_may_be(each, root, seen) for each in part[word]))
+    for each in (*part.get("allOf", ()), _target(part, root)):
+        found &= _may_be(each, root, seen)
+    return found
+
+
+def _named(types: frozenset[str]) -> str:
+    return " or ".join(sorted(types)) or "nothing"
 
 
 def inside(schemas: list[Schema], name: str, root: Schema) -> list[Schema]:
@@ -124,8 +177,12 @@ def branches(schemas: Iterable[Schema], root: Schema) -> Iterator[Schema]:
             continue
         seen.add(id(schema))
         yield schema
-        target = None
-        with suppress(LookupError):  # a reference that is no pointer (an anchor, say) promises anything
-            target, _ = find(root, str(schema["$ref"]).removeprefix("#"))
-        combined = [target, *(part for word in ("anyOf", "oneOf", "allOf") for part in schema.get(word, ()))]
+        combined = [_target(schema, root), *(schema.get(word) for word in ("then", "else"))]
+        combined += [part for word in ("anyOf", "oneOf", "allOf") for part in schema.get(word, ())]
         todo += [cast("Schema", part) for part in combined if isinstance(part, dict)]
+
+
+def _target(schema: Schema, root: Schema) -> object:
+    with suppress(LookupError):  # a reference that is no pointer (an anchor, say) promises anything
+        return find(root, str(schema["$ref"]).removeprefix("#"))[0]
+    return None

@@ -71,6 +71,7 @@ def _fields(book: Rulebook) -> Iterable[str]:
         "then the one with the smaller JSON text; whatever ties falls by that."
     )
     yield "Null never stands against a value."
+    yield "A merged record that is not of the form asked for, though each answer is, stands as it is, and is flagged."
 
 
 def _word(rule: Rule) -> str:

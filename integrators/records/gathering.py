@@ -42,6 +42,7 @@ class Gathered:
     """The records of all answers.
 
     Attributes:
+        identities: What of an answer is a record, and which one.
         unknown: Decided identities that no record has.
         linked: Which identities are the same.
     """
@@ -54,7 +55,7 @@ class Gathered:
         decisions: Decisions | None = None,
     ) -> None:
         """Gather the records of outcomes, which are in the order of every list."""
-        self._identities = identities
+        self.identities = identities
         self._pieces: dict[Key, list[_Placed]] = defaultdict(list)
         self._by_outcome = {(outcome.brief, outcome.item): identities.pieces(outcome) for outcome in outcomes}
         for place, outcome in enumerate(outcomes):
@@ -87,13 +88,17 @@ class Gathered:
             for value in ([piece.value] if piece.lead is None else [piece.lead, piece.value])
         ]
 
+    def pieces(self, outcome: Outcome) -> list[tuple[Key, Piece]]:
+        """Return the records of an answer, and to which entry each belongs."""
+        return [(self.linked.head(piece.key), piece) for piece in self._by_outcome[outcome.brief, outcome.item]]
+
     def scope(self, entry: JsonValue, *, alone: bool) -> Key:
         """Return to which parts of answers an entry of a merged value belongs."""
-        return no_identity(entry) if alone else self.linked.head(self._identities.key(entry))
+        return no_identity(entry) if alone else self.linked.head(self.identities.key(entry))
 
     def own(self, record: JsonValue) -> Key:
         """Return the identity that a record has."""
-        return self._identities.key(record)
+        return self.identities.key(record)
 
     def chosen(self, choices: Sequence[Choice]) -> dict[Key, dict[tuple[str, ...], JsonValue]]:
         """Return the values that somebody chose, by record and field.
@@ -103,13 +108,13 @@ class Gathered:
         found: dict[Key, dict[tuple[str, ...], JsonValue]] = defaultdict(dict)
         for choice in choices:
             path = tuple(choice.field.split("."))
-            if (key := self._identities.named(choice.record)) and not self._identities.fixes(path):
+            if (key := self.identities.named(choice.record)) and not self.identities.fixes(path):
                 found[self.linked.head(key)][path] = choice.value
         return found
 
     def spelling(self, key: Key) -> Identity:
         """Return an identity as it is spelt, the same whatever the order of the records."""
-        first, *more = [self._identities.spelt(piece) for _, _, piece in self._pieces[key]]
+        first, *more = [self.identities.spelt(piece) for _, _, piece in self._pieces[key]]
         return min((first, *more), key=exact) if more else first
 
     def sources(self, key: Key) -> tuple[Ref, ...]:
@@ -135,7 +140,7 @@ class Gathered:
         """Return the pairs that are about records which are there, and keep which are not."""
         found: set[tuple[Key, Key]] = set()
         for pair in pairs:
-            left, right = map(self._identities.named, pair)
+            left, right = map(self.identities.named, pair)
             missing = [name for name, key in zip(pair, (left, right), strict=True) if key not in self._pieces]
             self.unknown += [name for name in missing if name not in self.unknown]
             if left and right and not missing and left != right:
@@ -149,7 +154,7 @@ class Gathered:
         evidence = [self._evidence(key, fields) for key in keys] if fields else []
         sources = [[[shape.source for shape in each[field]] for field in fields] for each in evidence]
         options = matching.model_dump(mode="json") if matching else None
-        asked: list[Any] = [self._identities.fields, options, same, apart, keys, sources]
+        asked: list[Any] = [self.identities.fields, options, same, apart, keys, sources]
         return remembered(
             asked,
             lambda: link(
@@ -172,7 +177,7 @@ class Gathered:
 
     def _name(self, key: Key, evidence: Mapping[str, tuple[Shape, ...]]) -> Name:
         identity = dict(self.spelling(key))
-        within = str(identity.pop(KEY_FIELD)) if self._identities.by_item else ""
+        within = str(identity.pop(KEY_FIELD)) if self.identities.by_item else ""
         return Name(key, within, {name: shape_of(value) for name, value in identity.items()}, evidence)
 
 

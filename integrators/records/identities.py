@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from prefect_dispatch.integrators.records.normalising import comparable
@@ -34,6 +35,8 @@ class Piece(NamedTuple):
     """What the answer says."""
     lead: JsonValue = None
     """What stands ahead of it in the merged record: the item's key, if that is a part of the identity."""
+    at: int | None = None
+    """Its place in the list of records; None if it stands beside it, or is all of the answer."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Identities:
         """Where, in a merged record, its identity stands."""
         return tuple(map(self._path, self.fields))
 
+    @cached_property
+    def list_path(self) -> tuple[str, ...]:
+        """Where, in an answer, the list of records stands; `()` if the answer is the list."""
+        return tuple(self.records.split(".")) if self.records else ()
+
     def _path(self, field: str) -> tuple[str, ...]:
         return (KEY_FIELD,) if field == ITEM_KEY else tuple(field.split("."))
 
@@ -73,8 +81,8 @@ class Identities:
             linking: Whether different identities may turn out to be the same.
             matching: Whether they are compared.
         """
-        if twice := next((field for field in self.fields if self.paths.count(self._path(field)) > 1), None):
-            return f"'identity' has {twice!r} twice, {ITEM_KEY!r} being the field {KEY_FIELD!r}; keep one"
+        if overlap := self._overlap():
+            return overlap
         for field in self.fields:
             if field.startswith("{") and field.endswith("}") and field != ITEM_KEY:
                 return f"'identity' has {field!r}, which stands for nothing; only {ITEM_KEY!r} does, for the item's key"
@@ -92,6 +100,14 @@ class Identities:
                 )
         return None
 
+    def _overlap(self) -> str | None:
+        for outer, inner in permutations(self.fields, 2):
+            if self._path(outer) == self._path(inner):
+                return f"'identity' has {outer!r} twice, {ITEM_KEY!r} being the field {KEY_FIELD!r}; keep one"
+            if self._path(inner)[: len(self._path(outer))] == self._path(outer):
+                return f"'identity' has {outer!r} and {inner!r}, which is a part of it; keep one of the two"
+        return None
+
     def fixes(self, path: tuple[str, ...]) -> bool:
         """Return whether a field is a part of an identity that is taken from one record as a whole."""
         meets = [other for other in self.paths if path[: len(other)] == other[: len(path)]]
@@ -101,15 +117,16 @@ class Identities:
         """Return what an answer says, piece by piece; nothing if there is no answer."""
         parts = self._parts(outcome.value) if outcome.status == "succeeded" else []
         if not self.by_item:
-            return [Piece(self.key(part), part) for part in parts]
+            return [Piece(self.key(part), part, None, at) for at, part in parts]
         lead: JsonValue = {KEY_FIELD: outcome.item}
         # Where only the item's key tells records apart, it tells nothing of several that are about one item.
         if self.fields == (ITEM_KEY,) and len(parts) > 1:
-            return [Piece(no_identity(part), part) for part in parts]
+            return [Piece(no_identity(part), part, None, at) for at, part in parts]
         pieces: list[Piece] = []
-        for part in parts:
+        for at, part in parts:
             key = self.key({**part, KEY_FIELD: outcome.item}) if isinstance(part, dict) else no_identity(part)
-            pieces.append(Piece(key, part, lead) if key[0] == _SAME else Piece(no_identity(part), part))
+            same = key[0] == _SAME
+            pieces.append(Piece(key, part, lead, at) if same else Piece(no_identity(part), part, None, at))
         return pieces
 
     def key(self, record: JsonValue) -> Key:
@@ -149,11 +166,14 @@ class Identities:
             here[path[-1]] = identity[".".join(path)]
         return made
 
-    def _parts(self, value: JsonValue) -> list[JsonValue]:
-        path = self.records.split(".") if self.records else []
-        if path and isinstance(found := get(value, path), list):
-            return [part for part in (*found, _without(value, path)) if not silent(part)]
-        return [part for part in (value if isinstance(value, list) else [value]) if not silent(part)]
+    def _parts(self, value: JsonValue) -> list[tuple[int | None, JsonValue]]:
+        """Return the parts of an answer, each with its place in the list of records."""
+        path = self.list_path if isinstance(get(value, self.list_path), list) else ()
+        found = get(value, path)
+        parts: list[tuple[int | None, JsonValue]] = [*enumerate(found)] if isinstance(found, list) else [(None, value)]
+        if path:
+            parts.append((None, _without(value, path)))
+        return [(at, part) for at, part in parts if not silent(part)]
 
 
 def no_identity(part: JsonValue) -> Key:

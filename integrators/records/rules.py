@@ -7,11 +7,11 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast, get_args
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     JsonValue,
     PlainSerializer,
-    StringConstraints,
     TypeAdapter,
     ValidationError,
     WithJsonSchema,
@@ -33,6 +33,7 @@ __all__ = [
     "FieldPath",
     "FieldRule",
     "OneRule",
+    "OptionalPath",
     "Rank",
     "Rule",
     "RuleFunction",
@@ -48,7 +49,26 @@ Source = Literal["brief", "item", "model"]
 """What `trust` takes for one source."""
 GATHERING = frozenset({"union", "keep_all"})
 """The rules whose result holds what several records say."""
-FieldPath = Annotated[str, StringConstraints(pattern=r"^[^.]+(\.[^.]+)*$")]
+
+
+def _dotted(value: str) -> str:
+    if "" in value.split("."):
+        raise ValueError(
+            f"{value!r} is no path to a field: write names with a dot between each two, as in 'author.name', "
+            "and none at either end"
+        )
+    return value
+
+
+_DOTTED = r"[^.]+(\.[^.]+)*"
+FieldPath = Annotated[str, AfterValidator(_dotted), Field(json_schema_extra={"pattern": f"^{_DOTTED}$"})]
+"""The dotted path of a field."""
+OptionalPath = Annotated[
+    str,
+    AfterValidator(lambda value: value and _dotted(value)),
+    Field(json_schema_extra={"pattern": f"^({_DOTTED})?$"}),
+]
+"""The same, or nothing."""
 
 
 def _known(value: object) -> object:
@@ -83,7 +103,7 @@ class Rule(Strict):
         ),
     ] = "priority"
     """`priority`, `majority`, `trust`, `newest`, `longest`, `max`, `min`, `union`, `keep_all`, or a function."""
-    by: str = ""
+    by: OptionalPath = ""
     """For `newest`: dotted path of the record's field that tells when."""
     of: Source | None = None
     """For `trust`: whose reliability counts. Empty: the item's if there is one brief, else the brief's."""
@@ -144,7 +164,7 @@ class Rule(Strict):
 class FieldRule(Rule):
     """How one field is decided."""
 
-    field: str = Field(json_schema_extra={"position": -1})  # ahead of what is inherited
+    field: FieldPath = Field(json_schema_extra={"position": -1})  # ahead of what is inherited
     """The field's name, or the dotted path of a field inside an object or inside the elements of a list."""
     identity: tuple[FieldPath, ...] = ()
     """For a list of objects under `union` or `keep_all`: the fields that make two of them the same."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +15,7 @@ from prefect_dispatch.integrators.kinds import AnyIntegrator, PluggableIntegrato
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.ledger import Merge
 from prefect_dispatch.models import Brief, Outcome
+from prefect_dispatch.outputs import problems
 from tests.integrators.said import entries, miss, say
 
 if TYPE_CHECKING:
@@ -248,7 +250,23 @@ def test_what_only_an_empty_list_says_is_told() -> None:
     ("options", "message"),
     [
         pytest.param({"identity": []}, "at least 1 item", id="no-identity"),
-        pytest.param({"identity": ["a..b"]}, "match pattern", id="bad-path"),
+        *(
+            pytest.param(options, f"'{re.escape(path)}' is no path to a field.* 'author.name'", id=f"{key}={path}")
+            for path in ("a..b", ".", "a.", ".a")
+            for key, options in {
+                "identity": {"identity": ["name", path]},
+                "records": {"records": path},
+                "rules": {"rules": {path: "max"}},
+                "by": {"default": {"rule": "newest", "by": path}},
+                "elements": {"rules": {"x": {"rule": "union", "identity": [path]}}},
+                "match": {"match": {"fields": [path]}},
+            }.items()
+        ),
+        pytest.param({"identity": [""]}, "'' is no path to a field", id="no-path"),
+        pytest.param({"rules": {"": "max"}}, "'' is no path to a field", id="rule-for-nothing"),
+        pytest.param({"identity": ["a", "a.b"]}, "'a' and 'a.b', which is a part of it; keep one", id="overlap"),
+        pytest.param({"identity": ["a.b", "a"]}, "'a' and 'a.b', which is a part of it; keep one", id="overlap-too"),
+        pytest.param({"identity": ["{key}", "key.x"]}, "'{key}' and 'key.x', which is a part", id="overlap-key"),
         pytest.param({"rules": {"name": "union"}}, "'name' belongs to the identity", id="identity-gathered"),
         pytest.param({"identity": ["a.b"], "rules": {"a": total}}, "'a' belongs to the identity", id="identity-inside"),
         pytest.param({"rules": [{"field": "x"}, {"field": "x"}]}, "'x' has more than one rule", id="two-rules"),
@@ -262,11 +280,45 @@ def test_unusable_options_are_refused(options: dict[str, Any], message: str) -> 
         MergeRecords.model_validate({"identity": ["name"], **options})
 
 
+def closed(*names: str) -> dict[str, Any]:
+    """Return the schema of an object that has these fields and no others."""
+    return {"type": "object", "properties": dict.fromkeys(names, True), "additionalProperties": False}
+
+
+def listed(items: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of an object that holds a list of records, in the field `found`."""
+    return {"type": "object", "properties": {"found": {"type": "array", **items}}}
+
+
+A_OR_B: dict[str, Any] = {"oneOf": [{"required": ["a"]}, {"required": ["b"]}]}
+A: dict[str, JsonValue] = {"name": "n", "a": 1}
+B: dict[str, JsonValue] = {"name": "n", "b": 2}
+KINDS: dict[str, Any] = {
+    "properties": {"kind": {"enum": ["x", "y"]}},
+    "if": {"properties": {"kind": {"const": "x"}}},
+    "then": listed({"items": closed("name", "a")}),
+    "else": listed({"items": closed("name", "b")}),
+}
+
+
 OBJECT: dict[str, Any] = {"type": "object", "properties": {"name": {}, "year": {}}}
 STARS: dict[str, Any] = {"anyOf": [{"type": "null"}, {"properties": {"stars": {}}}, {"$ref": "#/$defs/stars"}]}
 NESTED: dict[str, Any] = {
     "properties": {"name": {}, "year": {}, "meta": {"$ref": "#/$defs/stars"}, "any": True},
     "$defs": {"stars": STARS},
+}
+TYPED: dict[str, Any] = {
+    "properties": {
+        "name": {"type": "string"},
+        "year": {"anyOf": [{"type": "integer"}, {"const": None}]},
+        "kind": {"enum": ["a", "b"]},
+        "size": {"allOf": [{"type": ["number", "string"]}, {"$ref": "#/$defs/number"}]},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "any": {"description": "Anything."},
+        "list": {"type": "array"},
+        "self": {"$ref": "#/properties/self"},
+    },
+    "$defs": {"number": {"type": "number"}},
 }
 
 
@@ -280,6 +332,24 @@ NESTED: dict[str, Any] = {
         pytest.param({"properties": {"list": {"items": OBJECT}}}, {"records": "list"}, None, id="path"),
         pytest.param({"type": "object"}, {"records": "list", "rules": {"x": "max"}}, None, id="open-schema"),
         pytest.param("shapes:Licence", {}, None, id="not-loaded-yet"),
+        pytest.param(KINDS, {"records": "found", "rules": {"a": "max", "b": "min"}}, None, id="if-around-the-list"),
+        pytest.param({"prefixItems": [OBJECT, True]}, {"rules": {"year": "max"}}, None, id="by-place"),
+        pytest.param({"prefixItems": [OBJECT]}, {"identity": ["nme"]}, "did you mean 'name'", id="by-place-unknown"),
+        pytest.param(TYPED, {"rules": {"year.x": "max"}}, "'year' is integer or null, which has no", id="no-object"),
+        pytest.param(TYPED, {"identity": ["name.first"]}, "'name' is string, which has no fields", id="no-object-id"),
+        pytest.param(
+            TYPED, {"default": {"rule": "newest", "by": "kind.x"}}, "'kind' is string, which", id="no-object-by"
+        ),
+        pytest.param(TYPED, {"rules": {"tags.x": "max"}}, "'tags' is string, which has no fields", id="no-objects"),
+        pytest.param(TYPED, {"rules": {"size.x": "max"}}, "'size' is integer or number, which", id="no-object-number"),
+        pytest.param(
+            TYPED, {"rules": {"any.x": "max", "list.x": "max", "self.self": "max"}}, None, id="may-be-objects"
+        ),
+        pytest.param(
+            TYPED, {"records": "name"}, "'name' .'records'. leads to no list .* to string; name", id="no-list"
+        ),
+        pytest.param({"type": "string"}, {}, "'name' is not in .* it is string, which has no fields", id="no-record"),
+        pytest.param({"allOf": [{"type": "string"}, {"type": "null"}]}, {}, "it is nothing, which", id="impossible"),
         pytest.param(NESTED, {"rules": {"any.thing": "max"}}, None, id="any-property"),
         pytest.param({**OBJECT, "allOf": [True]}, {"rules": {"name.first": "max"}}, None, id="anything"),
         pytest.param("text", {}, "Brief 'terms' answers with text", id="text"),
@@ -349,3 +419,104 @@ def test_any_object_with_a_merge_method_is_an_integrator() -> None:
     assert adapter.validate_python({"kind": "collate"}) == Collate()
     with pytest.raises(ValidationError, match="int is not an integrator: it needs a method 'merge'"):
         adapter.validate_python(5)
+
+
+@pytest.mark.parametrize(
+    ("output", "answers", "options", "flagged"),
+    [
+        pytest.param(A_OR_B, [A, B], {}, ["/records/0"], id="one-of"),
+        pytest.param({"anyOf": [closed("name", "a"), closed("name", "b")]}, [A, B], {}, ["/records/0"], id="any-of"),
+        pytest.param({"maxProperties": 2}, [A, B], {}, ["/records/0"], id="max-properties"),
+        pytest.param(
+            {"dependentRequired": {"a": ["c"]}}, [{"name": "n", "a": 1, "c": None}, B], {}, [], id="dependent-fits"
+        ),
+        pytest.param(
+            {"dependentSchemas": {"a": {"properties": {"b": {"type": "null"}}}}},
+            [A, B],
+            {},
+            ["/records/0/b"],
+            id="dependent",
+        ),
+        pytest.param(
+            {"if": {"required": ["a"]}, "then": {"properties": {"b": {"type": "null"}}}},
+            [A, B],
+            {},
+            ["/records/0/b"],
+            id="if",
+        ),
+        pytest.param(A_OR_B, [A, {**A, "name": "m"}], {}, [], id="nothing-to-merge"),
+        pytest.param(A_OR_B, [A, B], {"default": "union"}, [], id="may-have-another-type"),
+        pytest.param({"items": A_OR_B}, [[A, B]], {}, ["/records/0"], id="in-one-answer"),
+        pytest.param(
+            listed({"items": A_OR_B}), [{"found": [A, B]}], {"records": "found"}, ["/records/0"], id="in-list"
+        ),
+        pytest.param(
+            listed({"prefixItems": [closed("name"), closed("name", "a", "b")], "items": False}),
+            [{"found": [{"name": "m"}, A]}, {"found": [{"name": "o"}, B]}],
+            {"records": "found"},
+            [],
+            id="by-place",
+        ),
+        pytest.param(
+            {"prefixItems": [closed("name"), closed("name", "a")]},
+            [[{"name": "n"}, A], [{"name": "m"}, {"name": "n"}]],
+            {},
+            [],
+            id="fits-in-one-place",
+        ),
+        pytest.param(
+            KINDS,
+            [{"kind": "y", "found": [B]}, {"kind": "y", "found": [{**B, "b": 3}]}],
+            {"records": "found"},
+            [],
+            id="if-around-the-list",
+        ),
+        pytest.param(
+            KINDS,
+            [{"kind": "x", "found": [A]}, {"kind": "y", "found": [B]}],
+            {"records": "found"},
+            ["/records/0"],
+            id="if-around-the-list-refuses",
+        ),
+        pytest.param(
+            {**listed({"items": closed("name", "a")}), "required": ["found"]},
+            [{"found": [A], "name": "n", "b": 2}],
+            {"records": "found"},
+            [],
+            id="beside-the-list",
+        ),
+        pytest.param(
+            {"minProperties": 1}, [{"key": 5}, {"key": "other"}], {"identity": ["{key}"]}, [], id="said-its-key"
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_flagged(
+    output: dict[str, Any], answers: list[JsonValue], options: dict[str, Any], flagged: list[str]
+) -> None:
+    """Valid answers never fail a run: a merged record that its schema refuses stands, and is flagged."""
+    brief = Brief.model_validate({"name": "terms", "instructions": "Read.", "output": output})
+    said = [say(str(at), answer) for at, answer in enumerate(answers)]
+    assert [problem for each in said for problem in problems(brief.output, each.value)[1]] == []
+    integrator = MergeRecords.model_validate({"identity": ["name"], **options})
+    merge = integrator.merge([brief], said)
+    assert audit(merge, said, [brief], integrator) == ()
+    assert [flag.path for flag in merge.flags] == flagged
+    assert all(flag.kind == "schema" and "brief 'terms' asks for: " in flag.message for flag in merge.flags)
+
+
+def test_a_record_that_does_not_fit_needs_its_flag() -> None:
+    """The audit asks for the flag: without it, or with it on what nobody merged, the schema is not kept."""
+    brief = Brief.model_validate({"name": "terms", "instructions": "Read.", "output": A_OR_B})
+    said, integrator = [say("a", A), say("b", B)], MergeRecords(identity=("name",))
+    bare = integrator.merge([brief], said).model_copy(update={"flags": ()})
+    assert {found.law for found in audit(bare, said, [brief], integrator)} == {"idempotence", "schema"}
+    alone = [say("a", {**A, **B})]
+    assert [found.law for found in audit(integrator.merge([brief], alone), alone, [brief], integrator)] == ["schema"]
+
+
+def test_a_flag_on_a_large_record_stays_short() -> None:
+    """What a schema says quotes the whole record: the beginning of it will do."""
+    brief = Brief.model_validate({"name": "terms", "instructions": "Read.", "output": {"maxProperties": 2}})
+    said = [say("a", {**A, "a": "x" * 5000}), say("b", B)]
+    [flag] = MergeRecords(identity=("name",)).merge([brief], said).flags
+    assert len(flag.message) < 700
