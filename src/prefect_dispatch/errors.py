@@ -6,9 +6,11 @@ DispatchError
 │   ├── SourceError        the items can't be read, or none are there
 │   └── DependenceError    the work isn't independent: .findings
 ├── ExecutorError          one ask failed: .kind .usage
-│   ├── TransientError     worth a retry (429, 5xx, cut connection, time-out)
+│   ├── TransientError     worth a retry (5xx, cut connection, time-out)
+│   │   └── BusyError      the provider asks to wait (429, overloaded): .retry_after_s
 │   ├── InvalidOutput      no valid answer after the re-asks: .problems
 │   ├── RejectedError      this item is refused, others may pass (400, content policy, too long)
+│   ├── BudgetError        the budget doesn't hold another call: nobody was asked
 │   └── TerminalError      every item would fail alike (401, unknown model): the fan-out stops
 ├── CoverageError          not one outcome for each (brief, item): .missing .repeated .unknown
 ├── MergeError             the integrator raised: .asked
@@ -85,9 +87,31 @@ class ExecutorError(DispatchError):
 
 
 class TransientError(ExecutorError):
-    """Worth a retry: overload, a 5xx, a cut connection, a time-out."""
+    """Worth a retry: a 5xx, a cut connection, a time-out."""
 
     default_kind = "transient"
+
+
+class BusyError(TransientError):
+    """The provider takes no more for now; waiting for it is no attempt.
+
+    Attributes:
+        retry_after_s: Seconds after which it wants to be asked again, where it said so.
+    """
+
+    default_kind = "rate_limit"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        kind: str | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        """Keep the wait beside what every executor error keeps."""
+        super().__init__(message, kind=kind, usage=usage)
+        self.retry_after_s = retry_after_s
 
 
 class InvalidOutput(ExecutorError):  # noqa: N818 -- the design's word
@@ -111,6 +135,12 @@ class RejectedError(ExecutorError):
     """This item was refused by the agent or its provider; others may pass."""
 
     default_kind = "rejected"
+
+
+class BudgetError(ExecutorError):
+    """The budget doesn't hold another call; the call was not sent."""
+
+    default_kind = "budget"
 
 
 class TerminalError(ExecutorError):

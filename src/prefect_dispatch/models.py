@@ -141,11 +141,14 @@ class Usage(Strict):
     """Tokens received, as the provider counted them."""
     cost_usd: float | None = Field(default=0.0, ge=0)
     """US dollars; empty where the price is unknown."""
+    unsettled: int = Field(default=0, ge=0)
+    """Calls whose tokens nobody told: sent, and cut off, timed out or lost. They may have cost something."""
 
     def __add__(self, other: Usage) -> Usage:
         """Return the sum; an unknown price makes the sum unknown."""
         known = self.cost_usd is not None and other.cost_usd is not None
         return Usage(
+            unsettled=self.unsettled + other.unsettled,
             requests=self.requests + other.requests,
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,
             completion_tokens=self.completion_tokens + other.completion_tokens,
@@ -158,6 +161,15 @@ class Usage(Strict):
         return self.prompt_tokens + self.completion_tokens
 
 
+class Failure(Strict):
+    """Why an outcome has no value."""
+
+    kind: str
+    """The class of failure: `transient`, `timeout`, `invalid_output`, `truncated`, `empty`, `refused`, …"""
+    message: str
+    """What happened, in a sentence."""
+
+
 class Attempt(Strict):
     """One attempt at one ask: a request and its re-asks."""
 
@@ -165,8 +177,14 @@ class Attempt(Strict):
     """What this attempt spent."""
     reasks: int = Field(default=0, ge=0)
     """How often an invalid answer was sent back."""
+    waits: int = Field(default=0, ge=0)
+    """How often the provider was too busy, and was waited for."""
+    escalations: tuple[Failure, ...] = ()
+    """Why each model before the last one was given up, in order."""
     seconds: float = Field(default=0.0, ge=0)
-    """How long it took."""
+    """How long it took, waits apart."""
+    waited_s: float = Field(default=0.0, ge=0)
+    """How long it waited: for a busy provider, for the pace, for room in the budget."""
     error: str | None = None
     """What ended the attempt, unless it succeeded: class of failure and message."""
 
@@ -184,15 +202,6 @@ class Answer(Strict):
     """Who answered."""
     attempts: tuple[Attempt, ...] = ()
     """What it took, the last one being the one that succeeded."""
-
-
-class Failure(Strict):
-    """Why an outcome has no value."""
-
-    kind: str
-    """The class of failure: `transient`, `timeout`, `invalid_output`, `truncated`, `empty`, `refused`, …"""
-    message: str
-    """What happened, in a sentence."""
 
 
 class Outcome(Strict):
@@ -240,7 +249,23 @@ class Limits(Strict):
     reasks: int = Field(default=2, ge=0, le=10)
     """How often an invalid answer is sent back within one attempt."""
     timeout_s: float = Field(default=120.0, gt=0, le=86400, title="Time limit in seconds")
-    """Seconds after which one attempt is ended."""
+    """Seconds after which one attempt is ended, waits apart."""
+    wait_s: float = Field(default=900.0, ge=0, le=604_800, title="Time to wait for a busy provider in seconds")
+    """Seconds that one attempt waits in all for a provider that takes no more for now (429, overloaded)."""
+    requests_per_minute: int | None = Field(default=None, ge=1, title="Requests per minute")
+    """What the provider allows for each model. Empty: it is learned from what the provider refuses."""
+    tokens_per_minute: int | None = Field(default=None, ge=1, title="Tokens per minute")
+    """What the provider allows for each model, sent and received. Empty: it is learned."""
+    budget_usd: float | None = Field(default=None, ge=0, title="Budget in US dollars")
+    """What the run may spend, its integrator included; no call is sent that could exceed it. Empty: no cap."""
+    budget_tokens: int | None = Field(default=None, ge=0, title="Budget in tokens")
+    """The same for tokens, sent and received."""
+    budget_requests: int | None = Field(default=None, ge=0, title="Budget in requests")
+    """The same for requests, retries and re-asks included."""
+    circuit: int = Field(default=10, ge=2, le=100_000, title="Equal failures in a row that stop the run")
+    """How many items may fail one after another with the same error; after that the rest is not asked."""
+    grace_s: float = Field(default=5.0, ge=0, le=600, title="Grace in seconds")
+    """Seconds that calls under way get to come to an end when the run is interrupted or cancelled."""
     min_success: float = Field(default=0.0, ge=0, le=1)
     """The share of (brief, item) that must succeed; below it the run fails. None at all always fails."""
     review_s: float = Field(default=3600.0, gt=0, le=2_592_000, title="Time for a review in seconds")

@@ -73,6 +73,41 @@ class Countable(Protocol):
         ...
 
 
+class Ceiling(Strict):
+    """The most that one call can take."""
+
+    prompt_tokens: int
+    """Tokens of the prompt, as counted beforehand."""
+    completion_tokens: int | None = None
+    """Tokens of the longest answer; empty where nothing bounds it."""
+    cost_usd: float | None = None
+    """US dollars; empty where a price is unknown, or the answer unbounded."""
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """An executor whose calls can be bounded beforehand, and so paced by tokens and held to a budget."""
+
+    @property
+    def name(self) -> str:
+        """Who is asked: executors of one name share the pace of one provider's model."""
+        ...
+
+    def ceiling(self, ask: Ask) -> Ceiling:
+        """Return the most that a call can take; nothing is sent for it."""
+        ...
+
+
+@runtime_checkable
+class Tiered(Protocol):
+    """An executor that knows whom to ask in its place where it fails."""
+
+    @property
+    def tiers(self) -> tuple[Executor, ...]:
+        """Itself, asking nobody else, and then each fallback, in order."""
+        ...
+
+
 @runtime_checkable
 class Bounded(Protocol):
     """An executor that knows how much it can take in at once."""
