@@ -116,4 +116,4 @@ async def _attempt(brief: Brief, item: Item, executor: Executor, limits: Limits)
     who = executor_for(brief, executor)
     if isinstance(who, Warmable):
         await who.warm_up()
-    return await attempt(who, brief, item, reasks=limits.reasks, timeout_s=limits.timeout_s)
+    return await attempt(who, brief, item, limits=limits)

@@ -12,7 +12,7 @@ from prefect_dispatch.asking import EMPTY, TRUNCATED, attempt
 from prefect_dispatch.checks import Function, MaxWords
 from prefect_dispatch.errors import ExecutorError, InvalidOutput, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Reply
-from prefect_dispatch.models import Brief, Item, Usage
+from prefect_dispatch.models import Brief, Item, Limits, Usage
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def ask(executor: Any, brief: Brief = TEXT, *, reasks: int = 2, timeout_s: float
     """One attempt, to its end."""
 
     async def run() -> Answer:
-        return await attempt(executor, brief, ITEM, reasks=reasks, timeout_s=timeout_s)
+        return await attempt(executor, brief, ITEM, limits=Limits(reasks=reasks, timeout_s=timeout_s))
 
     return anyio.run(run)
 

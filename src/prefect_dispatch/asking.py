@@ -1,21 +1,33 @@
-"""One attempt: ask, validate, check, and send back what is invalid."""
+"""One attempt: ask, wait for the busy, validate, check, send back what is invalid, and ask somebody else at last."""
 
 from __future__ import annotations
 
 import json
 import time
 from asyncio import CancelledError
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 
-from prefect_dispatch.errors import ExecutorError, InvalidOutput, RejectedError, TerminalError, TransientError
-from prefect_dispatch.executors.base import Ask, Rejection, Reply
-from prefect_dispatch.models import Answer, Attempt, Brief, Item, Usage
+from prefect_dispatch.errors import (
+    BudgetError,
+    BusyError,
+    ExecutorError,
+    InvalidOutput,
+    RejectedError,
+    TerminalError,
+    TransientError,
+)
+from prefect_dispatch.executors.base import Ask, Rejection, Reply, Tiered
+from prefect_dispatch.gate import Gate
+from prefect_dispatch.models import Answer, Attempt, Brief, Failure, Item, Limits, Usage
 from prefect_dispatch.outputs import problems
 from prefect_dispatch.scrub import scrub, told
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
     from pydantic import JsonValue
 
     from prefect_dispatch.checks import Check
@@ -23,48 +35,204 @@ if TYPE_CHECKING:
 
 EMPTY = "The answer was empty."
 TRUNCATED = "The answer was cut off at the length limit; give a shorter one."
+MOST_OVERTAKEN = 5
+"""How often a call may be refused as too many while others pass: then it isn't the provider that is busy."""
 
 
-async def attempt(executor: Executor, brief: Brief, item: Item, *, reasks: int, timeout_s: float) -> Answer:
+class Draft(Protocol):
+    """Keeps every reply of one piece of work from the moment it came, until there is an answer."""
+
+    @property
+    def lost(self) -> int:
+        """Calls that were sent by runs that died before they heard; nobody knows what they cost."""
+        ...
+
+    def heard(self, tier: int) -> Sequence[Reply]:
+        """Return what an executor said to a run that died before it had an answer."""
+        ...
+
+    async def send(self) -> None:
+        """Note that a call is sent now."""
+        ...
+
+    async def hear(self, tier: int, reply: Reply | None) -> None:
+        """Keep a reply, or that the call brought none."""
+        ...
+
+    async def end(self, *, settled: bool) -> None:
+        """Forget what was heard, as the attempt failed and its spending is told; keep the replies if not settled."""
+        ...
+
+
+class _NoDraft:
+    """Keeps nothing."""
+
+    lost = 0
+
+    def heard(self, tier: int) -> Sequence[Reply]:  # noqa: ARG002 -- the protocol's signature
+        return ()
+
+    async def send(self) -> None:
+        pass
+
+    async def hear(self, tier: int, reply: Reply | None) -> None:
+        pass
+
+    async def end(self, *, settled: bool) -> None:
+        pass
+
+
+async def attempt(
+    executor: Executor,
+    brief: Brief,
+    item: Item,
+    *,
+    limits: Limits,
+    gate: Gate | None = None,
+    draft: Draft | None = None,
+) -> Answer:
     """Return a valid answer, from one attempt.
+
+    Whoever is too busy is waited for, and an invalid answer is sent back. Where that doesn't help,
+    or a call fails, the executor's next tier is asked, if it has one.
 
     Args:
         executor: Who is asked.
         brief: What is asked.
         item: What it is asked about.
-        reasks: How often an invalid answer is sent back.
-        timeout_s: Seconds after which the attempt is cancelled, whatever it is doing.
+        limits: Re-asks, the time limit, and how long a busy provider is waited for.
+        gate: What every call of the run has to pass: its budget and its pace.
+        draft: Where replies are kept.
 
     Returns:
         The answer; its one attempt holds the usage of all calls.
 
     Raises:
-        ExecutorError: If there is no valid answer; its attempt holds what was spent.
+        ExecutorError: If there is no valid answer: the failure that leaves most hope; its attempt holds what was spent.
     """
-    said = brief.rendered(item)
-    start = time.monotonic()
-    rejections: list[Rejection] = []
-    spent: list[Usage] = []
+    draft = draft or _NoDraft()
+    asking = _Attempt(brief, item, limits, gate or Gate(limits), draft)
     try:
-        with anyio.fail_after(timeout_s):
-            while True:
-                reply = await _call(executor, Ask(brief=said, item=item, rejections=tuple(rejections)))
-                spent.append(reply.usage)
-                value, wrong = examine(brief, item, reply)
-                if not wrong:
-                    break
-                if len(rejections) == reasks:
-                    raise _invalid(wrong, asked=reasks + 1)
-                rejections.append(Rejection(text=_text(reply.value), problems=tuple(wrong)))
-    except TimeoutError:
-        spent.append(Usage(requests=1))  # the call under way: sent, and never answered
-        error: ExecutorError = TransientError(f"No answer within {timeout_s:g} s.", kind="timeout")
-        raise _ended(error, spent, rejections, start) from None
+        value, reply = await asking.answered(executor)
     except ExecutorError as error:
-        raise _ended(error, [*spent, error.usage or Usage()], rejections, start) from error.__cause__
-    done = Attempt(usage=sum(spent, Usage()), reasks=len(rejections), seconds=_since(start))
+        await draft.end(settled=not isinstance(error, _BrokenCheckError))
+        error.attempts = (asking.account(f"{error.kind}: {error}"),)
+        raise error from error.__cause__
     heard = reply.value if isinstance(brief.output, type) else None
-    return Answer(value=value, said=heard, model=reply.model, attempts=(done,))
+    return Answer(value=value, said=heard, model=reply.model, attempts=(asking.account(),))
+
+
+class _Attempt:
+    """One attempt under way: what it spent, how long it waited, whom it gave up."""
+
+    def __init__(self, brief: Brief, item: Item, limits: Limits, gate: Gate, draft: Draft) -> None:
+        self._brief, self._item, self._said = brief, item, brief.rendered(item)
+        self._limits, self._gate, self._draft = limits, gate, draft
+        self._start = time.monotonic()
+        self._usage = Usage(requests=draft.lost, unsettled=draft.lost)
+        self._reasks = self._waits = 0
+        self._waited_s = 0.0
+        self._given_up: list[Failure] = []
+
+    def account(self, error: str | None = None) -> Attempt:
+        """Return what the attempt took."""
+        return Attempt(
+            usage=self._usage,
+            reasks=self._reasks,
+            waits=self._waits,
+            escalations=tuple(self._given_up),
+            seconds=round(time.monotonic() - self._start - self._waited_s, 3),
+            waited_s=round(self._waited_s, 3),
+            error=error,
+        )
+
+    async def answered(self, executor: Executor) -> tuple[JsonValue, Reply]:
+        """Return the first valid answer of the executor and its fallbacks."""
+        tiers = executor.tiers if isinstance(executor, Tiered) else (executor,)
+        failures: list[ExecutorError] = []
+        for place, tier in enumerate(tiers):
+            try:
+                return await self._valid(place, tier)
+            except (BudgetError, _BrokenCheckError):  # nobody else would do better
+                raise
+            except ExecutorError as error:  # noqa: PERF203 -- a call takes far longer than a try
+                failures.append(error)
+                if place + 1 < len(tiers):
+                    self._given_up.append(Failure(kind=error.kind, message=scrub(str(error))))
+        raise min(failures, key=_hopelessness)
+
+    async def _valid(self, place: int, tier: Executor) -> tuple[JsonValue, Reply]:
+        """Return a tier's first valid answer, invalid ones being sent back."""
+        kept = iter(self._draft.heard(place))
+        rejections: list[Rejection] = []
+        clock = _Clock(self._limits.timeout_s)
+        while True:
+            ask = Ask(brief=self._said, item=self._item, rejections=tuple(rejections))
+            reply = next(kept, None) or await self._passed(place, tier, ask, clock)
+            self._usage += reply.usage
+            value, wrong = examine(self._brief, self._item, reply)
+            if not wrong:
+                return value, reply
+            if len(rejections) >= self._limits.reasks:
+                raise _invalid(wrong, asked=len(rejections) + 1)
+            self._reasks += 1
+            rejections.append(Rejection(text=_text(reply.value), problems=tuple(wrong)))
+
+    async def _passed(self, place: int, tier: Executor, ask: Ask, clock: _Clock) -> Reply:
+        """Return the reply to a call, however often it has to wait."""
+        overtaken = 0
+        while True:
+            passed = self._gate.passed(tier)
+            try:
+                reply = await self._call(tier, ask, clock)
+            except ExecutorError as error:
+                self._usage += error.usage or Usage()
+                await self._draft.hear(place, None)
+                if not isinstance(error, BusyError):
+                    raise
+                overtaken += self._gate.passed(tier) > passed
+                if self._waited_s >= self._limits.wait_s or overtaken > MOST_OVERTAKEN:
+                    raise
+                self._waits += 1
+            else:
+                await self._draft.hear(place, reply)
+                return reply
+
+    async def _call(self, tier: Executor, ask: Ask, clock: _Clock) -> Reply:
+        queued, entered = time.monotonic(), None
+        try:
+            async with self._gate.call(tier, ask) as call:
+                entered = time.monotonic()
+                await self._draft.send()
+                with clock.running():
+                    reply = await _reply(tier, ask)
+                call.usage = reply.usage
+                return reply
+        finally:
+            self._waited_s += (entered or time.monotonic()) - queued
+
+
+class _BrokenCheckError(TerminalError):
+    """A check or a validator of the user's own raised: no other model would do better."""
+
+
+class _Clock:
+    """The time limit of the calls to one executor; waits don't count."""
+
+    def __init__(self, seconds: float) -> None:
+        self._limit = self._left = seconds
+
+    @contextmanager
+    def running(self) -> Generator[None, None, None]:
+        start = time.monotonic()
+        try:
+            with anyio.fail_after(self._left):
+                yield
+        except TimeoutError:  # sent, and never answered
+            lost = Usage(requests=1, unsettled=1)
+            raise TransientError(f"No answer within {self._limit:g} s.", kind="timeout", usage=lost) from None
+        finally:
+            self._left = max(0.0, self._left - (time.monotonic() - start))
 
 
 def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str]]:
@@ -83,7 +251,7 @@ def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str
     try:
         value, wrong = problems(brief.output, reply.value)
     except Exception as error:  # a model may hold validators of the user's; a broken one is broken for every item
-        raise TerminalError(f"The output's validation raised {told(error)}") from error
+        raise _BrokenCheckError(f"The output's validation raised {told(error)}") from error
     if not wrong:
         wrong = [found for check in brief.checks if (found := _checked(check, value, item))]
     return value, list(map(scrub, wrong))
@@ -101,16 +269,16 @@ def recall(brief: Brief, item: Item, answer: Answer) -> tuple[JsonValue, list[st
     return examine(brief, item, Reply(value=answer.value if answer.said is None else answer.said))
 
 
-async def _call(executor: Executor, ask: Ask) -> Reply:
+async def _reply(executor: Executor, ask: Ask) -> Reply:
     try:
         reply = await executor.answer(ask)
     except ExecutorError as error:
-        error.usage = error.usage or Usage(requests=1)
+        error.usage = error.usage or Usage(requests=1, unsettled=int(not isinstance(error, BusyError)))
         raise
     except (CancelledError, GeneratorExit):
         raise
     except BaseException as error:  # an executor may be anybody's code; its failure, an exit included, is this item's
-        raise ExecutorError(told(error), usage=Usage(requests=1)) from error
+        raise ExecutorError(told(error), usage=Usage(requests=1, unsettled=1)) from error
     if not isinstance(reply, Reply):  # pyright: ignore[reportUnnecessaryIsInstance] -- an executor may be untyped
         raise TerminalError(f"The executor returned a {type(reply).__name__} instead of a Reply.")
     return reply
@@ -120,7 +288,7 @@ def _checked(check: Check, value: JsonValue, item: Item) -> str | None:
     try:
         return check.problem(value, item)
     except BaseException as error:  # a check may be the user's function; a broken one is broken for every item
-        raise TerminalError(f"The check {check.kind!r} raised {told(error)}") from error
+        raise _BrokenCheckError(f"The check {check.kind!r} raised {told(error)}") from error
 
 
 def _invalid(wrong: list[str], asked: int) -> InvalidOutput:
@@ -129,20 +297,10 @@ def _invalid(wrong: list[str], asked: int) -> InvalidOutput:
     return InvalidOutput(f"No valid answer in {asked} asks. {shown}", problems=wrong, kind=kind)
 
 
-def _ended(error: ExecutorError, spent: list[Usage], rejections: list[Rejection], start: float) -> ExecutorError:
-    error.attempts = (
-        Attempt(
-            usage=sum(spent, Usage()),
-            reasks=len(rejections),
-            seconds=_since(start),
-            error=f"{error.kind}: {error}",
-        ),
-    )
-    return error
-
-
-def _since(start: float) -> float:
-    return round(time.monotonic() - start, 3)
+def _hopelessness(error: ExecutorError) -> int:
+    """Rank by what may still come of it: a retry, other items, none."""
+    order = (TransientError, InvalidOutput, RejectedError, TerminalError)
+    return next((rank for rank, kind in enumerate(order) if isinstance(error, kind)), 1)
 
 
 def _text(value: JsonValue) -> str:

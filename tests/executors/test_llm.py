@@ -17,7 +17,7 @@ from prefect_dispatch.executors.failures import failure_of
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.provider import reply_of
-from prefect_dispatch.models import Brief, Item, Usage
+from prefect_dispatch.models import Brief, Item, Limits, Usage
 from tests.openai_server import CUT, HANG, HTML_ERROR, MALFORMED, Behaviour, failure, openai_server
 
 KEY = "sk-test-0123456789"
@@ -199,7 +199,9 @@ def test_errors_that_are_not_the_providers(raised: Exception, error: type[Execut
 def test_hanging_up_ends_the_request() -> None:
     """A time-out closes the connection."""
     with openai_server(HANG) as server, pytest.raises(TransientError) as caught:
-        asyncio.run(attempt(LLM(model="openai/x", api_base=server.url), BRIEF, ITEM, reasks=0, timeout_s=0.3))
+        asyncio.run(
+            attempt(LLM(model="openai/x", api_base=server.url), BRIEF, ITEM, limits=Limits(reasks=0, timeout_s=0.3))
+        )
     assert caught.value.kind == "timeout"
     assert server.hung_up == server.count
 

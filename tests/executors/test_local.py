@@ -19,7 +19,7 @@ from prefect_dispatch.executors.base import Ask
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import SMOLLM2, has_smollm2, model_digest, model_file, serve
-from prefect_dispatch.models import Brief, Item
+from prefect_dispatch.models import Brief, Item, Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -103,7 +103,9 @@ def test_answers_keep_to_the_schema() -> None:
 
     async def ask_all() -> list[Any]:
         items = [Item(key=str(n), value=f"You may {verb} it.") for n, verb in enumerate(("use", "sell", "copy"))]
-        return await asyncio.gather(*(attempt(executor, BRIEF, item, reasks=1, timeout_s=100) for item in items))
+        return await asyncio.gather(
+            *(attempt(executor, BRIEF, item, limits=Limits(reasks=1, timeout_s=100)) for item in items)
+        )
 
     for answer in asyncio.run(ask_all()):
         assert answer.value["family"] in {"permissive", "copyleft"}

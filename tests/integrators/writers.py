@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, TerminalError
 from prefect_dispatch.fingerprint import fingerprint
-from prefect_dispatch.models import Failure, Outcome
+from prefect_dispatch.models import Failure, Limits, Outcome
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ class Desk:
     def _asked(self, question: Question, executor: Executor) -> Outcome:
         names: Any = {"brief": question.brief.name, "item": question.item.key}
         try:
-            said = asyncio.run(attempt(executor, question.brief, question.item, reasks=self._reasks, timeout_s=30))
+            said = asyncio.run(
+                attempt(executor, question.brief, question.item, limits=Limits(reasks=self._reasks, timeout_s=30))
+            )
         except TerminalError:
             raise
         except ExecutorError as error:
