@@ -13,7 +13,10 @@
 - `openai_server(behave)`: starts it in a thread, on a free port; `behave` may also be one `Behaviour` for all.
 - `behave(request, n)`: the request's JSON and how often this very document was asked by now, from 1 on.
   It runs in the server's thread, one call at a time, and must not block.
-- `Behaviour`: what one answer is like; `failure(…)`, `HTML_ERROR`, `MALFORMED`, `CUT`, `HANG`: ready ones.
+- `Behaviour`: what one answer is like; `failure(…)`, `HTML_ERROR`, `HTML`, `MALFORMED`, `CUT`, `RESET`, `STALL`,
+  `SHORT`, `LONG`, `DRIP`, `HANG`: ready ones. A request that says `stream` gets server-sent events, broken alike.
+- `RateLimiter(…)`: a `behave` that allows so many per window and answers 429 to the rest; it counts both by second.
+- `revoked(after)`: a `behave` that answers 401 from a certain call on.
 - `document(request)`: the first user message; `share(request)`: a number in [0, 1) that depends on it alone.
 - `server.url` (ends in `/v1`), `.requests` (each with `.body` and `.headers`), `.count`, `.usage` (tokens it
   reported, requests it received), `.peak` (most requests at once), `.hung_up` (requests the client gave up).
@@ -27,15 +30,18 @@ import asyncio
 import hashlib
 import json
 import threading
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 from aiohttp import web
 
 from prefect_dispatch.models import Usage
+from tests.openai_wire import Ending, completion, deliver, events
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +50,12 @@ class Behaviour:
 
     content: str | None = "fine"
     """The assistant's text; None for a message without any."""
-    finish_reason: str = "stop"
-    """`stop`, `length`, `content_filter`, …"""
+    finish_reason: str | None = "stop"
+    """`stop`, `length`, `content_filter`, …; None for an answer that doesn't say."""
     refusal: str | None = None
     """The assistant's `refusal`."""
+    tells_tokens: bool = True
+    """Whether it reports a usage."""
     prompt_tokens: int = 10
     """Tokens that the server claims to have read."""
     completion_tokens: int = 5
@@ -64,24 +72,57 @@ class Behaviour:
     """Seconds before the answer."""
     hang: bool = False
     """Never answer; ends when the client hangs up."""
-    cut: bool = False
-    """Cut the connection in the middle of the body."""
+    ending: Ending = "whole"
+    """How the body ends: `whole`; in its middle `cut`, `reset` (RST) or `stall` (nothing more comes);
+    `short` or `long` by its Content-Length, which is less or more than what comes."""
+    drip_s: float = 0.0
+    """Seconds between the pieces of the body."""
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """What the assistant says."""
+        return {"role": "assistant", "content": self.content, "refusal": self.refusal}
+
+    @property
+    def usage(self) -> dict[str, int] | None:
+        """What it reports as spent."""
+        total = self.prompt_tokens + self.completion_tokens
+        told = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens, "total_tokens": total}
+        return told if self.tells_tokens else None
 
 
 def failure(
-    status: int, message: str = "it failed", *, code: str | None = None, retry_after: int | None = None
+    status: int,
+    message: str = "it failed",
+    *,
+    code: str | None = None,
+    retry_after: float | str | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Behaviour:
-    """Return an error as OpenAI words them."""
+    """Return an error as OpenAI words them; `retry_after` is seconds, fractions too, or an HTTP date."""
     body = json.dumps({"error": {"message": message, "type": code, "param": None, "code": code}})
-    return Behaviour(status=status, body=body, headers={} if retry_after is None else {"Retry-After": str(retry_after)})
+    wait = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    return Behaviour(status=status, body=body, headers={**wait, **(headers or {})})
 
 
 HTML_ERROR = Behaviour(status=502, body="<html><h1>502 Bad Gateway</h1></html>", content_type="text/html")
 """A proxy's error page."""
 MALFORMED = Behaviour(body='{"choices": [{"mess')
 """Status 200, and a body that is not JSON."""
-CUT = Behaviour(cut=True)
+HTML = Behaviour(body="<html><h1>Sign in</h1></html>", content_type="text/html")
+"""Status 200, and a page: a proxy's, or that of a network which wants one to sign in first."""
+CUT = Behaviour(ending="cut")
 """The connection ends in the middle of the body."""
+RESET = Behaviour(ending="reset")
+"""The same, with a reset."""
+STALL = Behaviour(ending="stall")
+"""Half of the body, and then nothing more."""
+SHORT = Behaviour(ending="short")
+"""The Content-Length ends before the body does."""
+LONG = Behaviour(ending="long")
+"""The body ends before its Content-Length."""
+DRIP = Behaviour(drip_s=0.05)
+"""A body that comes little by little, and whole."""
 HANG = Behaviour(hang=True)
 """No answer ever."""
 
@@ -97,6 +138,53 @@ def share(request: Mapping[str, Any], salt: str = "") -> float:
     """Return a number in [0, 1) that depends on the request's document, and the salt, alone."""
     digest = hashlib.sha256(f"{salt}\0{document(request)}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def revoked(after: int, behaviour: Behaviour = Behaviour()) -> Behave:
+    """Return a behave whose key is taken back after so many calls: from then on it answers 401."""
+    calls = count(1)
+    return lambda _request, _n: behaviour if next(calls) <= after else failure(401, "the key was revoked")
+
+
+class RateLimiter:
+    """A behave that allows so many calls per window, and answers 429 to the rest.
+
+    Example:
+        >>> limiter = RateLimiter(2, window_s=1.0, clock=iter([0.0, 0.0, 0.2, 0.6, 0.9, 1.0]).__next__)
+        >>> [limiter({}, 1).status for _ in range(5)]
+        [200, 200, 429, 429, 200]
+    """
+
+    def __init__(
+        self,
+        limit: int,
+        *,
+        window_s: float = 1.0,
+        says_when: bool = True,
+        behaviour: Behaviour = Behaviour(),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start with an empty window; `says_when`: whether a refusal says when to come again."""
+        self._limit, self._window_s, self._says_when, self._behaviour = limit, window_s, says_when, behaviour
+        self._clock, self._start = clock, clock()
+        self._recent: deque[float] = deque()
+        self.accepted: Counter[int] = Counter()
+        """Calls that were allowed, by the second since it was made."""
+        self.refused: Counter[int] = Counter()
+        """Calls that were refused, by the second since it was made."""
+
+    def __call__(self, _request: dict[str, Any], _n: int) -> Behaviour:
+        """Answer, or refuse."""
+        now = self._clock() - self._start
+        while self._recent and self._recent[0] <= now - self._window_s:
+            self._recent.popleft()
+        if len(self._recent) < self._limit:
+            self._recent.append(now)
+            self.accepted[int(now)] += 1
+            return self._behaviour
+        self.refused[int(now)] += 1
+        wait = self._recent[0] + self._window_s - now
+        return failure(429, "slow down", retry_after=f"{wait:.3f}" if self._says_when else None)
 
 
 @dataclass(frozen=True)
@@ -174,39 +262,27 @@ class OpenAIServer:
             await asyncio.Event().wait()
         if behaviour.delay_s:
             await asyncio.sleep(behaviour.delay_s)
-        text = behaviour.body if behaviour.body is not None else _completion(body, behaviour)
-        if behaviour.cut:
-            half = web.StreamResponse(headers={"Content-Length": str(len(text)), "Content-Type": "application/json"})
-            await half.prepare(request)
-            await half.write(text[: len(text) // 2].encode())
-            if request.transport is not None:
-                request.transport.close()
-            return half
-        if behaviour.body is None and behaviour.status == web.HTTPOk.status_code:
+        good = behaviour.body is None and behaviour.status == web.HTTPOk.status_code
+        said = (body, behaviour.message, behaviour.finish_reason, behaviour.usage)
+        content_type = behaviour.content_type
+        if behaviour.body is not None:
+            parts = [behaviour.body]
+        elif body.get("stream"):
+            parts, content_type = list(events(*said)), "text/event-stream"
+        else:
+            parts = [completion(*said)]
+        if good and behaviour.tells_tokens and behaviour.ending == "whole":
             spent = Usage(prompt_tokens=behaviour.prompt_tokens, completion_tokens=behaviour.completion_tokens)
             with self._lock:
                 self._usage += spent
-        return web.Response(
-            text=text, status=behaviour.status, headers=behaviour.headers, content_type=behaviour.content_type
+        return await deliver(
+            request,
+            parts,
+            status=behaviour.status,
+            headers={**behaviour.headers, "Content-Type": content_type},
+            ending=behaviour.ending,
+            drip_s=behaviour.drip_s,
         )
-
-
-def _completion(body: dict[str, Any], behaviour: Behaviour) -> str:
-    message = {"role": "assistant", "content": behaviour.content, "refusal": behaviour.refusal}
-    return json.dumps(
-        {
-            "id": "chatcmpl-1",
-            "object": "chat.completion",
-            "created": 0,
-            "model": body.get("model"),
-            "choices": [{"index": 0, "message": message, "finish_reason": behaviour.finish_reason}],
-            "usage": {
-                "prompt_tokens": behaviour.prompt_tokens,
-                "completion_tokens": behaviour.completion_tokens,
-                "total_tokens": behaviour.prompt_tokens + behaviour.completion_tokens,
-            },
-        }
-    )
 
 
 @contextmanager
