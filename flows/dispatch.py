@@ -25,6 +25,7 @@ from prefect_dispatch.models import Brief, Limits
 from prefect_dispatch.report import Report  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.tasks.fan_out import FanOut
+from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.tasks.store import ReportSerializer
 
 Items = Annotated[Any, GetPydanticSchema(lambda _, handler: handler(ItemsInput))]
@@ -41,7 +42,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     folder: str = ".",
     out: Annotated[str, Field(title="Folder")] | None = None,
     limit: Annotated[int, Field(title="Number", ge=1)] | None = None,
-    refresh: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
+    refresh: Refresh = False,  # noqa: FBT002 -- a box in a form, or a list
 ) -> Report:
     """Run briefs over items, merge the answers, and account for every item.
 
@@ -60,7 +61,9 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         folder: The folder that relative paths and your own code are looked up in.
         out: A folder for report.json, report.md, outcomes.jsonl and a CSV for each table. None: no files are written.
         limit: Take only the first so many items. None: all of them.
-        refresh: Ask again even where an answer is stored.
+        refresh: Ask again even where an answer is stored: all of it, or what some patterns name: a `brief/item`, an
+            item, or a glob of either, such as `terms/*.txt`. Then an integrator's own questions are asked again
+            where what they ask has changed.
 
     Returns:
         The report: merged value, ledger, gaps, usage.
@@ -73,9 +76,9 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     decisions = require_review(integrator, place) if review else decisions_file(integrator, place)
     if decisions is not None:
         gather(decisions)
-    job = prepare(briefs, items, executor, integrator, limits, folder=place, limit=limit)
+    job = prepare(briefs, items, executor, integrator, limits, folder=place, limit=limit, refresh=refresh)
     files = None if out is None else ready_folder(Path(folder, out))
-    expected = planned(job, refresh=refresh)
+    expected = planned(job)
     log.info(
         "%s",
         " ".join(filter(None, [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator])),
@@ -85,12 +88,12 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         job.executor,
         limits,
         independence=job.independence,
-        refresh=refresh,
+        again=job.again,
         tell=LiveProgress(job.briefs, len(job.work)),
     )
     with exclusive(job.resources):
         outcomes = fan_out.run()
-    settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh)
+    settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)
     report = settled(job, outcomes)
     if review and decisions is not None:
         report = reviewed(job, report, decisions, lambda changed, known: settled(changed, outcomes, known=known))

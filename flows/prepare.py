@@ -21,7 +21,8 @@ from prefect_dispatch.sources import read_items, source
 from prefect_dispatch.tasks.independence import Independence, require_independence
 from prefect_dispatch.tasks.plan import Plan, estimate
 from prefect_dispatch.tasks.preflight import preflight
-from prefect_dispatch.tasks.run_brief import answer_store
+from prefect_dispatch.tasks.refresh import asked_again
+from prefect_dispatch.tasks.run_brief import answer_shelf
 from prefect_dispatch.tasks.work import Work, work_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Prepared:
     integrator: AnyMerger
     limits: Limits
     independence: Independence
+    again: frozenset[str] = frozenset()
+    """The fingerprints that are asked again even where an answer is stored."""
 
     @property
     def resources(self) -> set[str]:
@@ -59,6 +62,7 @@ def prepare(
     *,
     folder: Path,
     limit: int | None = None,
+    refresh: bool | str | Sequence[str] = False,
 ) -> Prepared:
     """Return a job with its code bound, its items read and its independence proven.
 
@@ -70,6 +74,7 @@ def prepare(
         limits: How the run is bounded.
         folder: Where relative paths and the user's own code are looked up.
         limit: Take the first so many items only.
+        refresh: What is asked again even where an answer is stored.
 
     Raises:
         JobError: If the job is unusable; the message says what to change.
@@ -87,7 +92,9 @@ def prepare(
     independence = preflight(bound, read)
     require_independence(independence, limits.on_dependence)
     integrator = ready(integrator, bound, read, folder)
-    return Prepared(bound, read, work_of(bound, read, executor), executor, integrator, limits, independence)
+    work = work_of(bound, read, executor)
+    again = asked_again(work, refresh)
+    return Prepared(bound, read, work, executor, integrator, limits, independence, again)
 
 
 def _placed(brief: Brief, folder: Path) -> Brief:
@@ -105,7 +112,7 @@ def plan(
     folder: str | Path = ".",
     limit: int | None = None,
     review: bool = False,
-    refresh: bool = False,
+    refresh: bool | str | Sequence[str] = False,
 ) -> Plan:
     """Return what a job will take; nothing is asked.
 
@@ -118,20 +125,20 @@ def plan(
         folder: Where relative paths and the user's own code are looked up.
         limit: Take the first so many items only.
         review: Whether the run would pause for people to decide.
-        refresh: Whether stored answers are to be ignored.
+        refresh: True to count no answer as stored, or patterns of names: those that are asked again (see `dispatch`).
 
     Raises:
         JobError: If the job is unusable; the message says what to change.
     """
     if review:
         require_deciding(integrator)
-    ready = prepare(briefs, items, executor, integrator, limits, folder=Path(folder).resolve(), limit=limit)
-    return planned(ready, refresh=refresh)
+    place = Path(folder).resolve()
+    return planned(prepare(briefs, items, executor, integrator, limits, folder=place, limit=limit, refresh=refresh))
 
 
-def planned(job: Prepared, *, refresh: bool) -> Plan:
+def planned(job: Prepared) -> Plan:
     """Return the plan of a job that is ready, its integrator's share named."""
-    work = estimate(job.work, job.executor, job.limits, answer_store(), refresh=refresh)
+    work = estimate(job.work, job.executor, job.limits, answer_shelf(), again=job.again)
     return work.model_copy(update={"integrator": _asks(job.integrator, len(job.work))})
 
 

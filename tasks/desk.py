@@ -56,8 +56,9 @@ class Desk:
         work = [Work(each.brief, each.item, fingerprint(each.brief, each.item, who)) for each in questions]
         new = {_name(each): each for each in work if _name(each) not in self._answers}
         if new:
+            again = {work for work, _ in new} if self._refresh else ()
             fan_out = FanOut(
-                list(new.values()), who, self._limits, independence=Independence(), refresh=self._refresh, tell=_silent
+                list(new.values()), who, self._limits, independence=Independence(), again=again, tell=_silent
             )
             for outcome in fan_out.run():
                 self._answers[outcome.fingerprint, Ref.of(outcome)] = outcome

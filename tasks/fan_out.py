@@ -24,7 +24,7 @@ from prefect_dispatch.tasks.store import usable
 from prefect_dispatch.tasks.work import Work, as_is, equal_work
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from prefect.futures import PrefectFuture
 
@@ -45,7 +45,7 @@ class FanOut:
         limits: Limits,
         *,
         independence: Independence,
-        refresh: bool = False,
+        again: Collection[str] = (),
         tell: Callable[[Progress], None],
     ) -> None:
         """Keep what is to be done.
@@ -55,7 +55,7 @@ class FanOut:
             executor: Who is asked.
             limits: Concurrency, retries, re-asks and time limit.
             independence: The locks and stages that the work must keep to.
-            refresh: Ask again even where an answer is stored.
+            again: The fingerprints that are asked again even where an answer is stored.
             tell: Told of every outcome.
         """
         self._groups = equal_work(work)
@@ -63,7 +63,8 @@ class FanOut:
         self._ready = sorted((group[0] for group in self._groups.values()), key=self._stage)
         self._executor = executor
         self._limits = limits
-        self._task = within(limits, refresh=refresh)
+        self._again = again
+        self._task, self._afresh = within(limits), within(limits, refresh=True)
         self._tell = tell
         self._progress = Progress(total=len(work))
         self._under_way: dict[PrefectFuture[Any], Work] = {}
@@ -89,7 +90,7 @@ class FanOut:
     def _submit(self) -> bool:
         """Fill the window; return whether anything is under way."""
         while self.stopped is None and len(self._under_way) < self._limits.concurrency and (work := self._next()):
-            self._begin(work, self._task)
+            self._begin(work, self._afresh if work.fingerprint in self._again else self._task)
         return bool(self._under_way)
 
     def _begin(self, work: Work, task: Any) -> None:  # noqa: ANN401 -- Prefect's overloads leave types unknown
@@ -129,7 +130,7 @@ class FanOut:
         elif isinstance(said, BaseException):
             self._fail(work, said)
         else:  # what stands under the key is no answer to this work
-            self._begin(work, self._task.with_options(refresh_cache=True))
+            self._begin(work, self._afresh)
 
     def _fail(self, work: Work, error: BaseException) -> None:
         failure = _failure(error)

@@ -13,12 +13,11 @@ from prefect_dispatch.tasks.store import stored_answer
 from prefect_dispatch.tasks.work import Work, equal_work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from prefect.results import ResultStore
+    from collections.abc import Collection, Sequence
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models import Answer, Limits
+    from prefect_dispatch.tasks.shelf import Shelf
 
 SAMPLE = 200
 """How many prompts are counted at most; more are projected from these, spread evenly."""
@@ -65,7 +64,7 @@ class Plan(Strict):
 
 
 def estimate(
-    work: Sequence[Work], executor: Executor, limits: Limits, store: ResultStore, *, refresh: bool = False
+    work: Sequence[Work], executor: Executor, limits: Limits, shelf: Shelf, *, again: Collection[str] = ()
 ) -> Plan:
     """Return the plan of some work; nothing is asked.
 
@@ -73,15 +72,15 @@ def estimate(
         work: Every (brief, item), in order.
         executor: Who would answer.
         limits: Its concurrency gives the time in parallel.
-        store: Where answers are looked up.
-        refresh: Whether stored answers are to be ignored.
+        shelf: Where answers are looked up.
+        again: The fingerprints whose stored answers are to be ignored.
     """
     groups = equal_work(work)
-    found = (
-        {}
-        if refresh
-        else {name: answer for name, group in groups.items() if (answer := stored_answer(store, group[0]))}
-    )
+    found = {
+        name: answer
+        for name, group in groups.items()
+        if name not in again and (answer := stored_answer(shelf, group[0]))
+    }
     asked = [group[0] for name, group in groups.items() if name not in found]
     stored = sum(len(group) for name, group in groups.items() if name in found)
     for who in {work.brief.model: executor_for(work.brief, executor) for work in asked}.values():

@@ -93,6 +93,15 @@ def test_a_run_plans_answers_writes_and_explains(job: Path, capsys: pytest.Captu
         assert server.count == 5
         assert main(["run", str(job), "--limit", "1", "--refresh"]) == COMPLETE
         assert server.count == 6
+        capsys.readouterr()
+        assert main(["plan", str(job), "--refresh", "texts/t[012].txt", "*/t0.txt"]) == COMPLETE
+        assert "to ask             4" in capsys.readouterr().out  # the one that was refused, too
+        assert main(["run", str(job), "--limit", "2", "--refresh", "sizes/texts/t1.txt"]) == COMPLETE
+        assert server.count == 7
+        for command in ("plan", "run"):
+            assert main([command, str(job), "--refresh", "t1.txt"]) == UNUSABLE
+            assert "no work is called 't1.txt'; of 5 names near are 'sizes/texts/t1.txt'" in capsys.readouterr().err
+        assert server.count == 7
 
     where = str(job.parent / "out" / "report.json")
     capsys.readouterr()

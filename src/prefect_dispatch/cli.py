@@ -92,7 +92,12 @@ def _job_command(
         "--set", metavar="a.b=c", action="append", default=[], dest="changes", help="change one value of the job"
     )
     parser.add_argument("--limit", metavar="N", type=_positive, help="take the first N items only")
-    parser.add_argument("--refresh", action="store_true", help="ask again even where an answer is stored")
+    parser.add_argument(
+        "--refresh",
+        metavar="PATTERN",
+        nargs="*",
+        help="ask again even where an answer is stored: all of it, or what patterns name (`terms/*.txt`, `mit.txt`)",
+    )
     return parser
 
 
@@ -100,6 +105,11 @@ def _positive(text: str) -> int:
     if text.isdecimal() and int(text) > 0:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+
+
+def _refresh(arguments: argparse.Namespace) -> bool | list[str]:
+    patterns: list[str] | None = arguments.refresh
+    return patterns or patterns is not None
 
 
 def _loaded(arguments: argparse.Namespace) -> Job:
@@ -119,14 +129,13 @@ def _run(arguments: argparse.Namespace) -> int:
     # Refused here, a wrong job needs no server and leaves no run behind.
     if job.review:
         require_review(job.integrator, folder)
-    ready = prepare(**job.parameters(exclude={"review"}), folder=folder, limit=arguments.limit)
+    bounds: dict[str, Any] = {"limit": arguments.limit, "refresh": _refresh(arguments)}
+    ready = prepare(**job.parameters(exclude={"review"}), folder=folder, **bounds)
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
     out = None if arguments.out is None else str(ready_folder(arguments.out.resolve()))
     with shown_progress():
         try:
-            report: Report = cast("Any", dispatch)(
-                **job.parameters(), folder=str(folder), out=out, limit=arguments.limit, refresh=arguments.refresh
-            )
+            report: Report = cast("Any", dispatch)(**job.parameters(), folder=str(folder), out=out, **bounds)
         except DispatchFailed as error:
             report = error.report
     print(summary(report, arguments.out))
@@ -141,7 +150,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         **_loaded(arguments).parameters(),
         folder=arguments.job.resolve().parent,
         limit=arguments.limit,
-        refresh=arguments.refresh,
+        refresh=_refresh(arguments),
     )
     print(plan_table(planned))
     return COMPLETE
