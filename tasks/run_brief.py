@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefect import task
 from prefect.context import TaskRunContext
-from prefect.results import ResultStore, get_result_store
+from prefect.states import Completed
 from prefect.tasks import exponential_backoff
-from prefect.transactions import CommitMode, get_transaction
+from prefect.transactions import get_transaction
 
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, TransientError
@@ -17,13 +17,19 @@ from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.models import Answer, Attempt, Brief, Item, Limits
 from prefect_dispatch.tasks import loop
+from prefect_dispatch.tasks.gates import gate_of
+from prefect_dispatch.tasks.once import Place, once
+from prefect_dispatch.tasks.shelf import Shelf, shelf_of
 from prefect_dispatch.tasks.store import AnswerSerializer, FingerprintPolicy
+from prefect_dispatch.tasks.work import Work
 
 if TYPE_CHECKING:
     from uuid import UUID
 
     from prefect import Task
     from prefect.client.schemas.objects import State, TaskRun
+
+    from prefect_dispatch.asking import Draft
 
 NAME_LENGTH = 120
 JITTER = 0.5
@@ -74,13 +80,21 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
     """
     limits = limits or Limits()
     context, own = TaskRunContext.get(), get_transaction()
-    if context is None or own is None:  # `run_brief.fn`, outside of any run
-        return loop.run(_attempt(brief, item, executor, limits), group="")
-    own.commit_mode = CommitMode.EAGER  # in a transaction of the caller's, too, the answer is stored at once
+    if context is None or own is None or not own.key or not own.write_on_commit:  # outside of runs, or not to be stored
+        group = "" if context is None else str(context.task_run.flow_run_id)
+        return loop.run(_asked(brief, item, executor, limits, group), group=group)
     run = context.task_run
+    group = str(run.flow_run_id)
+    place = Place.of(own, context.task.cache_expiration)
+    work = Work(brief, item, fingerprint(brief, item, executor))
     before = _earlier.pop(run.id, ())
+
+    async def ask(draft: Draft) -> Answer:
+        answer = await _asked(brief, item, executor, limits, group, draft)
+        return answer.model_copy(update={"attempts": (*before, *answer.attempts), "fingerprint": work.fingerprint})
+
     try:
-        answer = loop.run(_attempt(brief, item, executor, limits), group=str(run.flow_run_id))
+        answer, stored = loop.run(once(place, work, ask, call_s=limits.timeout_s, again=own.overwrite), group=group)
     except loop.CancelledError:
         raise ExecutorError("Interrupted.", kind="interrupted") from None
     except ExecutorError as error:
@@ -88,8 +102,8 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
         if isinstance(error, TransientError) and run.run_count <= context.task.retries:
             _earlier[run.id] = error.attempts
         raise
-    work = fingerprint(brief, item, executor)
-    return answer.model_copy(update={"attempts": (*before, *answer.attempts), "fingerprint": work})
+    own.write_on_commit = False  # it is stored, whatever becomes of a transaction of the caller's
+    return cast("Answer", Completed(name="Cached", data=answer)) if stored else answer
 
 
 def within(limits: Limits, *, refresh: bool = False) -> Task[[Brief, Item, Executor, Limits | None], Answer]:
@@ -106,14 +120,15 @@ def within(limits: Limits, *, refresh: bool = False) -> Task[[Brief, Item, Execu
     )
 
 
-def answer_store() -> ResultStore:
-    """Return the store that `run_brief` uses here: the result storage of the flow run, or Prefect's default."""
-    found: ResultStore = cast("Any", get_result_store()).update_for_task(run_brief, _sync=True)
-    return found
+def answer_shelf() -> Shelf:
+    """Return the storage that `run_brief` uses here: the result storage of the flow run, or Prefect's default."""
+    return shelf_of(run_brief)
 
 
-async def _attempt(brief: Brief, item: Item, executor: Executor, limits: Limits) -> Answer:
+async def _asked(
+    brief: Brief, item: Item, executor: Executor, limits: Limits, group: str, draft: Draft | None = None
+) -> Answer:
     who = executor_for(brief, executor)
     if isinstance(who, Warmable):
         await who.warm_up()
-    return await attempt(who, brief, item, limits=limits)
+    return await attempt(who, brief, item, limits=limits, gate=gate_of(group, limits), draft=draft)

@@ -7,12 +7,13 @@ builds an `Answer` or a `Report` from JSON and nothing else.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, cast
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext  # noqa: TC002 -- the signature that is overridden
-from prefect.results import ResultStore  # noqa: TC002 -- see above
 from prefect.serializers import Serializer
+from pydantic import AwareDatetime, BaseModel
 
 from prefect_dispatch.asking import recall
 from prefect_dispatch.errors import TerminalError
@@ -20,9 +21,10 @@ from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.models import Answer
 from prefect_dispatch.report import Report
 from prefect_dispatch.scrub import scrub
+from prefect_dispatch.tasks.shelf import Shelf
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from prefect.filesystems import WritableFileSystem
 
     from prefect_dispatch.tasks.work import Work
 
@@ -90,18 +92,41 @@ def _read(blob: bytes, tag: str) -> object:
     return cast("dict[str, object]", record)[tag]
 
 
+class _Named(BaseModel):
+    type: Literal["prefect-dispatch-answer"]
+
+
+class _Metadata(BaseModel):
+    serializer: _Named
+    expiration: AwareDatetime | None = None
+
+
+class _Record(BaseModel):
+    """A record of Prefect's that holds an answer."""
+
+    metadata: _Metadata
+    result: str
+
+
 class FingerprintPolicy(CachePolicy):
     """Caches a task run's answer under the fingerprint of its work."""
 
     def compute_key(
         self,
-        task_ctx: TaskRunContext,  # noqa: ARG002 -- Prefect's signature
+        task_ctx: TaskRunContext,
         inputs: dict[str, Any],
         flow_parameters: dict[str, Any],  # noqa: ARG002 -- Prefect's signature
         **_: Any,  # noqa: ANN401 -- Prefect's signature
     ) -> str:
-        """Return the storage key of the work that the inputs of a task run describe."""
-        return key_of(fingerprint(inputs["brief"], inputs["item"], inputs["executor"]))
+        """Return the storage key of the work that the inputs of a task run describe.
+
+        What stands there and is no answer is taken away: Prefect would run the serializer that it names.
+        """
+        key = key_of(fingerprint(inputs["brief"], inputs["item"], inputs["executor"]))
+        shelf = Shelf(cast("WritableFileSystem", task_ctx.result_store.result_storage))
+        if (found := shelf.read(key)) is not None and answer_in(found) is None and shelf.read(key) == found:
+            shelf.remove(key)
+        return key
 
 
 def key_of(work: str) -> str:
@@ -109,12 +134,25 @@ def key_of(work: str) -> str:
     return PREFIX + work
 
 
-def stored_answer(store: ResultStore, work: Work) -> Answer | None:
+def stored_answer(shelf: Shelf, work: Work) -> Answer | None:
     """Return the stored answer to some work, or None where there is none that can be used."""
-    key = key_of(work.fingerprint)
     try:
-        return usable(store.read(key).result, work) if store.exists(key) else None
+        return usable(answer_in(shelf.read(key_of(work.fingerprint))), work)
     except TerminalError:  # a check of the user's breaks; the run will say so
+        return None
+
+
+def answer_in(content: bytes | None) -> Answer | None:
+    """Return the answer in a record of Prefect's, or None: cut off, foreign, expired.
+
+    The record is read as JSON and nothing else; Prefect would run the serializer that it names.
+    """
+    try:
+        record = _Record.model_validate_json(content or b"")
+        if record.metadata.expiration and record.metadata.expiration < datetime.now(timezone.utc):
+            return None
+        return AnswerSerializer().loads(record.result.encode())
+    except ValueError:
         return None
 
 

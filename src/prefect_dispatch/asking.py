@@ -153,9 +153,9 @@ class _Attempt:
         for place, tier in enumerate(tiers):
             try:
                 return await self._valid(place, tier)
-            except (BudgetError, _BrokenCheckError):  # nobody else would do better
+            except (BudgetError, _BrokenCheckError):  # noqa: PERF203 -- nobody else would do better; a call takes far longer
                 raise
-            except ExecutorError as error:  # noqa: PERF203 -- a call takes far longer than a try
+            except ExecutorError as error:
                 failures.append(error)
                 if place + 1 < len(tiers):
                     self._given_up.append(Failure(kind=error.kind, message=scrub(str(error))))

@@ -10,7 +10,7 @@ from prefect import flow
 
 from prefect_dispatch import Answer, Brief, Item, Limits, Report, dispatch, run_brief
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.tasks.run_brief import answer_store
+from prefect_dispatch.tasks.run_brief import answer_shelf
 from prefect_dispatch.tasks.store import AnswerSerializer, ReportSerializer, key_of, stored_answer
 from prefect_dispatch.tasks.work import work_of
 from prefect_dispatch.testing import ScriptedExecutor
@@ -104,8 +104,8 @@ def test_the_task_alone_stores_for_the_flow() -> None:
     answer = alone()
     assert answer.value == {"name": "A"}
     same, other = work_of([BRIEF], [Item(key="b", value="a"), Item(key="c", value="c")], scripted)
-    assert stored_answer(answer_store(), same) == answer
-    assert stored_answer(answer_store(), other) is None
+    assert stored_answer(answer_shelf(), same) == answer
+    assert stored_answer(answer_shelf(), other) is None
     assert dispatch([BRIEF], ["a"], executor=scripted).usage.cached == 1
     assert scripted.calls == 1
     assert key_of("f") == "prefect-dispatch-f"

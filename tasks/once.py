@@ -1,0 +1,93 @@
+"""Pay once: an answer is looked for, asked for by nobody else meanwhile, and stored the moment it is there."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, cast
+
+from prefect.logging import get_run_logger
+
+from prefect_dispatch.errors import TransientError
+from prefect_dispatch.tasks.drafts import begun
+from prefect_dispatch.tasks.holds import held
+from prefect_dispatch.tasks.shelf import Shelf
+from prefect_dispatch.tasks.store import answer_in, usable
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from datetime import timedelta
+
+    from prefect.filesystems import WritableFileSystem
+    from prefect.results import ResultStore
+    from prefect.transactions import BaseTransaction
+
+    from prefect_dispatch.asking import Draft
+    from prefect_dispatch.models import Answer
+    from prefect_dispatch.tasks.drafts import KeptDraft
+    from prefect_dispatch.tasks.work import Work
+
+POLL_S = 1.0
+"""How often to look whether a run on another machine has the answer."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the answer of a task run is stored."""
+
+    store: ResultStore
+    key: str
+    lasts: timedelta | None
+    """How long it may be reused."""
+
+    @classmethod
+    def of(cls, transaction: BaseTransaction, lasts: timedelta | None) -> Place:
+        """Return the place that Prefect has for a task run, which looks there before the next."""
+        return cls(cast("ResultStore", transaction.store), cast("str", transaction.key), lasts)
+
+    @property
+    def shelf(self) -> Shelf:
+        """The storage."""
+        return Shelf(cast("WritableFileSystem", self.store.result_storage))
+
+    def record(self, answer: Answer) -> bytes:
+        """Return an answer as Prefect would store it."""
+        expiration = datetime.now(timezone.utc) + self.lasts if self.lasts else None
+        return self.store.create_result_record(answer, self.key, cast("Any", expiration)).serialize()
+
+
+async def once(
+    place: Place, work: Work, ask: Callable[[Draft], Awaitable[Answer]], *, call_s: float, again: bool
+) -> tuple[Answer, bool]:
+    """Return the answer to some work, and whether it was stored before.
+
+    Args:
+        place: Where it is stored.
+        work: What is asked.
+        ask: Asks.
+        call_s: How long a call may take.
+        again: Ask even where an answer is stored.
+    """
+    shelf = place.shelf
+    async with held(place.key, shelf.folder):
+        while True:
+            content = await asyncio.to_thread(shelf.read, place.key)
+            if not again and (found := usable(answer_in(content), work)):
+                return found, True
+            draft = await begun(shelf, place.key, work.fingerprint, answered=content, call_s=call_s)
+            if draft is not None:
+                break
+            await asyncio.sleep(POLL_S)
+        answer = await ask(draft)
+        await asyncio.shield(asyncio.ensure_future(_store(place, answer, draft)))
+    return answer, False
+
+
+async def _store(place: Place, answer: Answer, draft: KeptDraft) -> None:
+    """Store an answer; where that can't be, it is still an answer, and its draft may hold it."""
+    try:
+        await asyncio.to_thread(place.shelf.write, place.key, place.record(answer))
+        await draft.done()
+    except TransientError as error:
+        get_run_logger().warning("An answer could not be stored, so that it may be paid for again. %s", error)
