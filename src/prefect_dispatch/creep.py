@@ -8,12 +8,14 @@ near what was learned, and grows ever faster beyond it, so that a rate learned t
 
 from __future__ import annotations
 
+import math
+
 MINUTE = 60.0
 BELOW = 0.03
 """How far below the learned rate an epoch begins, as a share of it."""
-ALIKE = 0.1
+ALIKE = 0.15
 """Two rates that differ by less than this share confirm one another."""
-SHORTEST_S, LONGEST_S = 30.0, 120.0
+SHORTEST_S, LONGER_S, LONGEST_S = 10.0, 30.0, 120.0
 """How long the rate takes to creep back to what was learned: at first, and once that has been confirmed."""
 
 
@@ -29,7 +31,7 @@ class Creep:
         >>> creep.gap_s(now=0.0)
         0.0
         >>> creep.opened, creep.started, creep.refused = 0.0, 620, 20
-        >>> creep.reopen(60.0, teaches=True)
+        >>> creep.reopen(4.0, 60.0, teaches=True)
         >>> round(1 / creep.gap_s(now=60.0), 2)
         9.7
     """
@@ -47,18 +49,30 @@ class Creep:
         if self.opened is None:
             self.opened = now
 
-    def reopen(self, now: float, *, teaches: bool) -> None:
-        """Begin a new epoch with one call; the one that ends teaches its rate, or leaves the rate as it was."""
+    def reopen(self, blocked: float, shut_s: float, now: float, *, teaches: bool) -> None:
+        """Begin a new epoch with one call; the one that ends teaches its rate, or leaves the rate as it was.
+
+        Args:
+            blocked: When the provider took no more.
+            now: When it took the one call.
+            teaches: Whether to learn from it.
+        """
         if teaches and self.opened is not None:
-            learned = max(self.started - self.refused, 1) / (now - self.opened)
+            whole_s = now - self.opened
+            least = max(self.started - self.refused, 1) / whole_s
+            most = min(self._rate_at(blocked), 2 * least) * (1 - shut_s / whole_s)
+            learned = math.sqrt(least * max(least, most))
             confirmed = self._rate is not None and abs(learned - self._rate) <= ALIKE * self._rate
-            self._calm_s = min(2 * self._calm_s, LONGEST_S) if confirmed else SHORTEST_S
+            self._calm_s = min(2 * self._calm_s, LONGEST_S) if confirmed else min(max(whole_s, SHORTEST_S), LONGER_S)
             self._rate = learned
         self.opened, self.started, self.refused = now, 1, 0
 
     def gap_s(self, now: float) -> float:
         """Return the seconds between one call and the next; 0 while nothing has been learned."""
+        return 1 / self._rate_at(now)
+
+    def _rate_at(self, now: float) -> float:
         if self._rate is None or self.opened is None:
-            return 0.0
+            return float("inf")
         along = (now - self.opened - self._calm_s) / self._calm_s
-        return 1 / (self._rate * (1 + BELOW * along**3))
+        return self._rate * (1 + BELOW * along**3)

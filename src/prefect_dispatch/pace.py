@@ -132,7 +132,7 @@ class Pace:
         if turn.epoch == self._epoch:
             self._creep.refused += 1
         if block is None and (turn.epoch == self._epoch or told_s):
-            block = self._block = _Block(since=now, until=now + (told_s or _pause(0)), teaches=teaches)
+            block = self._block = _Block(since=now, shut=now, until=now + (told_s or _pause(0)), teaches=teaches)
         elif block and turn is block.trying:
             block.trying = None
             block.tries += 1
@@ -140,6 +140,7 @@ class Pace:
         elif block and told_s:
             block.until = max(block.until, now + told_s)
         if block:
+            block.shut = max(block.shut, turn.started, now + told_s - 1)
             block.verdict_s = max(block.verdict_s, 2 * (now - turn.started))
             self._dismiss(block)
         self._end()
@@ -195,7 +196,7 @@ class Pace:
         assert trying  # noqa: S101 -- only a try opens
         if self._creep.refused * 2 >= self._window:
             self._window = max(1.0, self._window / 2)
-        self._creep.reopen(trying.started, teaches=block.teaches)
+        self._creep.reopen(block.since, block.shut - block.since, trying.started, teaches=block.teaches)
         self._requests_from = trying.started + self._request_s(trying.started)
         self._blocked_s = self._blocked()
         self._block = None
@@ -241,6 +242,7 @@ class _Block:
     """A time in which the provider takes no more."""
 
     since: float
+    shut: float
     until: float
     teaches: bool
     tries: int = 0
