@@ -8,18 +8,22 @@ a lock never runs at the same time. The task runner is whatever the flow has.
 
 from __future__ import annotations
 
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal
+import time
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, Literal, cast
+from uuid import UUID
 
 from prefect.runtime import flow_run
 
-from prefect_dispatch.errors import ExecutorError, TerminalError
+from prefect_dispatch.errors import ExecutorError
 from prefect_dispatch.models import Answer, Attempt, Failure, Outcome
 from prefect_dispatch.progress import Progress
-from prefect_dispatch.scrub import scrub, told
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.apart import apart
+from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.run_brief import within
+from prefect_dispatch.tasks.stops import Circuit, Stop, failure_of, require_wanted
 from prefect_dispatch.tasks.store import usable
 from prefect_dispatch.tasks.work import Work, as_is, equal_work
 
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.tasks.independence import Independence
 
 NO_LOCKS: frozenset[str] = frozenset()
+LOOK_S = 5.0
+"""How often to look whether somebody has cancelled the run: in a process of its own, Prefect wouldn't say."""
 
 
 class FanOut:
@@ -71,25 +77,55 @@ class FanOut:
         self._done: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
         self._held: set[str] = set()
         self._outcomes: list[Outcome] = []
-        self.stopped: str | None = None
-        """Why the rest was not asked, if an error stopped the fan-out."""
+        self._looked = time.monotonic()
+        self._circuit = Circuit(limits.circuit)
+        self.stop: Stop | None = None
+        """Why the rest was not asked, if anything stopped the fan-out."""
+
+    @property
+    def told(self) -> str:
+        """How far it came, in words."""
+        answered = sum(outcome.status == "succeeded" for outcome in self._outcomes)
+        return f"{answered} of {self._progress.total} answered"
 
     def run(self) -> list[Outcome]:
         """Return one outcome for each (brief, item), in order of arrival."""
-        try:
-            with apart():
+        with apart():
+            try:
                 while self._submit():
-                    self._settle(self._done.get())
-        except BaseException:
-            loop.cancel(str(flow_run.get_id()))
-            raise
+                    self._settle(self._next_done())
+            except BaseException:
+                self._wind_down()
+                raise
         for work in self._ready:
-            self._record(work, status="skipped", error=Failure(kind="stopped", message=f"Not asked: {self.stopped}"))
+            self._skip(work, cast("Stop", self.stop))
         return self._outcomes
+
+    def _next_done(self) -> PrefectFuture[Any]:
+        """Wait for a task run to end, and look now and then whether the run is still wanted."""
+        while True:
+            if time.monotonic() - self._looked > LOOK_S:
+                require_wanted(UUID(flow_run.get_id()))
+                self._looked = time.monotonic()
+            with suppress(Empty):
+                return self._done.get(timeout=LOOK_S)
+
+    def _wind_down(self) -> None:
+        """Let what is under way come to an end for a moment, then end it: what came back is stored."""
+        group = str(flow_run.get_id())
+        gate_of(group, self._limits).close()
+        last = time.monotonic() + self._limits.grace_s
+        try:
+            while self._under_way:
+                self._settle(self._done.get(timeout=max(0.0, last - time.monotonic())))
+        except Empty:
+            pass
+        finally:
+            loop.cancel(group)
 
     def _submit(self) -> bool:
         """Fill the window; return whether anything is under way."""
-        while self.stopped is None and len(self._under_way) < self._limits.concurrency and (work := self._next()):
+        while self.stop is None and len(self._under_way) < self._limits.concurrency and (work := self._next()):
             self._begin(work, self._afresh if work.fingerprint in self._again else self._task)
         return bool(self._under_way)
 
@@ -126,6 +162,8 @@ class FanOut:
         except Exception as broken:  # noqa: BLE001 -- Prefect's engine failed, or a check did; still an outcome
             said = answer = broken
         if isinstance(answer, Answer):
+            if not stored:
+                self._circuit.passed()
             self._record(work, status="succeeded", answer=answer, stored=stored)
         elif isinstance(said, BaseException):
             self._fail(work, said)
@@ -133,11 +171,16 @@ class FanOut:
             self._begin(work, self._afresh)
 
     def _fail(self, work: Work, error: BaseException) -> None:
-        failure = _failure(error)
+        stop = self._circuit.failed(work, error)
+        self.stop = self.stop or stop
         attempts = error.attempts if isinstance(error, ExecutorError) else ()
-        self._record(work, status="failed", error=failure, attempts=attempts)
-        if isinstance(error, TerminalError) and self.stopped is None:
-            self.stopped = f"{work.ref} met an error that every item would meet: {failure.message}"
+        if stop and stop.kind == "budget" and not any(attempt.usage.requests for attempt in attempts):
+            self._skip(work, stop)
+        else:
+            self._record(work, status="failed", error=failure_of(error), attempts=attempts)
+
+    def _skip(self, work: Work, stop: Stop) -> None:
+        self._record(work, status="skipped", error=Failure(kind=stop.kind, message=f"Not asked: {stop.why}"))
 
     def _record(
         self,
@@ -167,10 +210,3 @@ class FanOut:
             self._outcomes.append(outcome)
             self._progress = self._progress.plus(outcome)
             self._tell(self._progress)
-
-
-def _failure(said: BaseException) -> Failure:
-    """Return why a task run has no answer; its message is free of secrets."""
-    if isinstance(said, ExecutorError):
-        return Failure(kind=said.kind, message=scrub(str(said)))
-    return Failure(kind="crashed", message=told(said))

@@ -6,12 +6,14 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.errors import ExecutorError
 from prefect_dispatch.executors.base import Ask, Executor, Metered
+from prefect_dispatch.models import Usage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from prefect_dispatch.models import Limits, Usage
+    from prefect_dispatch.models import Limits
 
 
 class Call:
@@ -28,6 +30,11 @@ class Gate:
         """Keep the limits."""
         self._limits = limits
         self._passed: Counter[str] = Counter()
+        self._closed = False
+
+    def close(self) -> None:
+        """Let no further call through, as the run is interrupted; from any thread."""
+        self._closed = True
 
     def passed(self, executor: Executor) -> int:
         """Return how many calls to whom this executor asks were answered so far."""
@@ -35,8 +42,14 @@ class Gate:
 
     @asynccontextmanager
     async def call(self, executor: Executor, ask: Ask) -> AsyncGenerator[Call, None]:
-        """Wait until a call may be sent, and account for it when it is over."""
+        """Wait until a call may be sent, and account for it when it is over.
+
+        Raises:
+            ExecutorError: If the run is interrupted.
+        """
         del ask
+        if self._closed:
+            raise ExecutorError("Interrupted.", kind="interrupted", usage=Usage())
         yield Call()
         self._passed[_name(executor)] += 1
 

@@ -1,0 +1,81 @@
+"""When a fan-out stops before its end: what everybody would meet, and what nobody can pay for."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.exceptions import CancelledRun, PrefectException
+
+from prefect_dispatch.errors import BudgetError, ExecutorError, InvalidOutput, RejectedError, TerminalError
+from prefect_dispatch.models import Failure
+from prefect_dispatch.scrub import scrub, told
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect_dispatch.tasks.work import Work
+
+_OF_THE_ITEM = frozenset({"context_length", "content_policy", "too_large", "refused"})
+"""Kinds of a refusal that say something about one item."""
+
+
+class Stop(NamedTuple):
+    """Why the rest is not asked."""
+
+    kind: Literal["circuit", "budget"]
+    why: str
+
+
+class Circuit:
+    """Opens where further items would only fail as those before did."""
+
+    def __init__(self, most: int) -> None:
+        """Keep how many may fail one after another in the same way."""
+        self._most = most
+        self._last: tuple[str, str] | None = None
+        self._times = 0
+
+    def passed(self) -> None:
+        """An item was answered."""
+        self._last = None
+
+    def failed(self, work: Work, error: BaseException) -> Stop | None:
+        """An item failed: return why to stop, if that is one too many."""
+        failure = failure_of(error)
+        if isinstance(error, BudgetError):
+            return Stop("budget", failure.message)
+        if isinstance(error, TerminalError):
+            return Stop("circuit", f"{work.ref} met an error that every item would meet: {failure.message}")
+        if isinstance(error, InvalidOutput) or (isinstance(error, RejectedError) and error.kind in _OF_THE_ITEM):
+            return None
+        alike = failure.kind, re.sub(r"\d+", "0", failure.message)
+        self._times = self._times + 1 if alike == self._last else 1
+        self._last = alike
+        if self._times < self._most:
+            return None
+        return Stop("circuit", f"{self._times} in a row met the same error (limits.circuit): {failure.message}")
+
+
+def require_wanted(run: UUID) -> None:
+    """Check that nobody has cancelled a flow run; a server that doesn't answer has nothing to say.
+
+    Raises:
+        CancelledRun: If somebody has.
+    """
+    try:
+        with get_client(sync_client=True) as client:
+            state = client.read_flow_run(run).state
+    except (httpx.HTTPError, PrefectException):
+        return
+    if state is not None and (state.is_cancelling() or state.is_cancelled()):
+        raise CancelledRun("Somebody cancelled it.")
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Return why a task run has no answer; the message is free of secrets."""
+    if isinstance(error, ExecutorError):
+        return Failure(kind=error.kind, message=scrub(str(error)))
+    return Failure(kind="crashed", message=told(error))
