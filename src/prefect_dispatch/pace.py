@@ -253,7 +253,7 @@ class _Block:
 
 def _pause(tries: int) -> float:
     """Return the pause before the next try: doubling, each time a little different."""
-    return min(2.0**tries, LONGEST_PAUSE_S) * random.uniform(0.75, 1.25)  # noqa: S311 -- not cryptography
+    return min(0.5 * 2.0**tries, LONGEST_PAUSE_S) * random.uniform(0.75, 1.25)  # noqa: S311 -- not cryptography
 
 
 def _now() -> float:
