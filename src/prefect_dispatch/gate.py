@@ -1,58 +1,125 @@
-"""What stands before every call of a run: its budget and its pace."""
+"""The one way to a call: through the budget, and then at the pace of the model that is asked.
+
+```
+async with gate.call(executor, ask) as call:
+    reply = await executor.answer(ask)
+    call.usage = reply.usage
+```
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from contextlib import asynccontextmanager
+import asyncio
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.errors import ExecutorError
-from prefect_dispatch.executors.base import Ask, Executor, Metered
+from prefect_dispatch.bounds import ceiling_of, name_of
+from prefect_dispatch.budget import Budget
+from prefect_dispatch.errors import BusyError, ExecutorError
 from prefect_dispatch.models import Usage
+from prefect_dispatch.pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from types import TracebackType
 
+    from prefect_dispatch.executors.base import Ask, Executor
     from prefect_dispatch.models import Limits
 
 
-class Call:
-    """A call that was let through."""
-
-    usage: Usage | None = None
-    """What it spent; to be set as soon as it is known."""
-
-
 class Gate:
-    """What every call of a run has to pass."""
+    """What all calls of a run go through; used from one event loop.
+
+    Args:
+        limits: What bounds the run.
+
+    Attributes:
+        limits: What bounds the run.
+        budget: What is spent, and what is left.
+        waited_s: Seconds that calls have waited here, in all.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        """Keep the limits."""
-        self._limits = limits
-        self._passed: Counter[str] = Counter()
-        self._closed = False
+        """Start with a full budget, and no pace but the stated one."""
+        self.limits = limits
+        self.budget = Budget(limits)
+        self.waited_s = 0.0
+        self._paces: dict[str, Pace] = {}
 
-    def close(self) -> None:
-        """Let no further call through, as the run is interrupted; from any thread."""
-        self._closed = True
+    def call(self, executor: Executor, ask: Ask, *, wait_s: float | None = None) -> Call:
+        """Return a call, to be made in an `async with`; entering waits until it may be sent.
 
-    def passed(self, executor: Executor) -> int:
-        """Return how many calls to whom this executor asks were answered so far."""
-        return self._passed[_name(executor)]
+        Leaving settles it: with its `usage`, with that of the `ExecutorError` that was raised, or, where
+        neither is known, with all that was reserved for it.
 
-    @asynccontextmanager
-    async def call(self, executor: Executor, ask: Ask) -> AsyncGenerator[Call, None]:
-        """Wait until a call may be sent, and account for it when it is over.
+        Args:
+            executor: Who is asked.
+            ask: What is asked.
+            wait_s: Seconds that it may wait for a provider that takes no more; `limits.wait_s` if empty.
 
         Raises:
-            ExecutorError: If the run is interrupted.
+            BudgetError: On entering, if the budget doesn't hold it.
+            BusyError: On entering, if the provider asks for more patience than it has.
         """
-        del ask
-        if self._closed:
-            raise ExecutorError("Interrupted.", kind="interrupted", usage=Usage())
-        yield Call()
-        self._passed[_name(executor)] += 1
+        return Call(self, executor, ask, self.limits.wait_s if wait_s is None else wait_s)
+
+    def pace(self, name: str) -> Pace:
+        """Return the pace of a model; there is one for each."""
+        if name not in self._paces:
+            self._paces[name] = Pace(name, self.limits)
+        return self._paces[name]
 
 
-def _name(executor: Executor) -> str:
-    return executor.name if isinstance(executor, Metered) else type(executor).__name__
+class Call:
+    """One call, from its place in the queue until it is settled.
+
+    Attributes:
+        usage: What it took; to be set by the caller as soon as that is known.
+        sent: Whether its turn came. A `BusyError` of a call that was never sent is the gate's own: it has no
+            patience left.
+        waited_s: Seconds that it waited, in all.
+        blocked_s: Those in which the provider took no more; they use up its patience.
+    """
+
+    def __init__(self, gate: Gate, executor: Executor, ask: Ask, patience_s: float) -> None:
+        """Prepare to wait."""
+        self.usage: Usage | None = None
+        self.sent = False
+        self.waited_s = self.blocked_s = 0.0
+        self._gate, self._executor, self._ask, self._patience_s = gate, executor, ask, patience_s
+        self._pace = gate.pace(name_of(executor))
+
+    async def __aenter__(self) -> Call:
+        """Wait for room in the budget, then for the turn."""
+        began = asyncio.get_running_loop().time()
+        try:
+            await self._enter()
+        finally:
+            self.waited_s = asyncio.get_running_loop().time() - began
+            self._gate.waited_s += self.waited_s
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Settle the call; nothing is awaited here, so nothing can come between."""
+        usage = self.usage
+        if isinstance(error, ExecutorError):
+            usage = error.usage or usage
+        if isinstance(error, BusyError):
+            usage = usage or Usage(requests=1)  # what is refused isn't billed
+            self._pace.refused(self._turn, error.retry_after_s, teaches=error.kind != "overloaded")
+        elif error is None or isinstance(error, ExecutorError):
+            self._pace.passed(self._turn, usage.tokens if usage and not usage.unsettled else None)
+        else:
+            self._pace.lost(self._turn)
+        self._gate.budget.settle(self._held, usage)
+
+    async def _enter(self) -> None:
+        ceiling = ceiling_of(self._gate.limits, self._executor, self._ask)
+        self._held = await self._gate.budget.reserve(name_of(self._executor), ceiling)
+        try:
+            most = self._held.held.tokens if ceiling else 0
+            self._turn = await self._pace.enter(most, self._patience_s)
+        except BaseException:
+            self._gate.budget.settle(self._held, Usage())  # never sent
+            raise
+        self.sent, self.blocked_s = True, self._turn.blocked_s

@@ -1,0 +1,175 @@
+"""What a run may spend: reserved before each call, settled after it.
+
+No call is sent unless the most that it can take fits into what is neither spent nor reserved, so no order
+of events can exceed a cap. One thing can: a call that takes more than was reserved for it, because its
+provider counts tokens in another way. Some is added beforehand for that; where it wasn't enough, what was
+taken counts in full, and as much more is reserved for every later call of that model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
+from operator import attrgetter
+from typing import TYPE_CHECKING, NamedTuple
+
+from prefect_dispatch.amounts import NANO, Amount, Scale, counted, used
+from prefect_dispatch.bounds import unbounded
+from prefect_dispatch.errors import BudgetError
+from prefect_dispatch.models import Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefect_dispatch.executors.base import Ceiling
+    from prefect_dispatch.models import Limits
+
+
+class Cap(NamedTuple):
+    """One limit of a budget."""
+
+    key: str
+    most: int
+    of: Callable[[Amount], int]
+
+    def show(self, amount: int) -> str:
+        """Return an amount as it is written."""
+        return f"{Decimal(amount) / NANO:f} USD" if self.key == "usd" else f"{amount} {self.key}"
+
+
+@dataclass(eq=False)
+class Reservation:
+    """What is held for one call until it is settled."""
+
+    model: str
+    counted: Amount
+    priced: bool
+    granted: asyncio.Future[None]
+    held: Amount = Amount()
+
+
+class Budget:
+    """Grants calls in the order in which they ask, as long as there is room.
+
+    Args:
+        limits: What bounds the run.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        """Start with nothing spent."""
+        self._limits = limits
+        self._caps = tuple(_caps(limits))
+        self._spent = self._held = Amount()
+        self._priced = True
+        self._unsettled = 0
+        self._scales: dict[str, Scale] = {}
+        self._queue: deque[Reservation] = deque()
+
+    @property
+    def spent(self) -> Usage:
+        """What was spent; a call of which nobody knows counts with what was reserved for it."""
+        return Usage(
+            requests=self._spent.requests,
+            prompt_tokens=self._spent.prompt,
+            completion_tokens=self._spent.completion,
+            cost_usd=self._spent.nano_usd / NANO if self._priced else None,
+            unsettled=self._unsettled,
+        )
+
+    @property
+    def left(self) -> dict[str, float]:
+        """What is neither spent nor reserved, of each cap: `usd`, `tokens`, `requests`."""
+        taken = self._spent + self._held
+        left = {cap.key: max(cap.most - cap.of(taken), 0) for cap in self._caps}
+        return {key: value / NANO if key == "usd" else value for key, value in left.items()}
+
+    async def reserve(self, model: str, ceiling: Ceiling | None) -> Reservation:
+        """Wait until there is room for a call, and hold it.
+
+        Args:
+            model: Who is asked.
+            ceiling: The most that the call can take, where that is known.
+
+        Returns:
+            What is held, to be settled exactly once.
+
+        Raises:
+            BudgetError: If there won't be room, whatever the calls under way leave.
+        """
+        if reason := unbounded(self._limits, model, ceiling):
+            raise BudgetError(reason)
+        priced = ceiling is not None and ceiling.cost_usd is not None
+        call = Reservation(model, counted(ceiling), priced, asyncio.get_running_loop().create_future())
+        self._queue.append(call)
+        self._pump()
+        try:
+            await call.granted
+        except asyncio.CancelledError:
+            if call in self._queue:
+                self._queue.remove(call)
+                self._pump()
+            elif not call.granted.cancelled() and call.granted.exception() is None:
+                self.settle(call, Usage())  # it was granted, and never sent
+            raise
+        return call
+
+    def settle(self, call: Reservation, usage: Usage | None) -> None:
+        """Count what a call took; where nobody knows, what was reserved for it stays spent."""
+        self._held -= call.held
+        self._spent += self._taken(call, usage)
+        self._pump()
+
+    def _taken(self, call: Reservation, usage: Usage | None) -> Amount:
+        if usage is None:
+            self._unsettled += 1
+            self._priced &= call.priced
+            return call.held
+        took = used(usage)
+        self._unsettled += usage.unsettled
+        self._priced &= call.priced or usage.cost_usd is not None
+        self._scales[call.model] = self._scale(call.model).learned(call.counted, took)
+        if usage.unsettled:
+            return Amount(*map(max, took, call.held))
+        return took if usage.cost_usd is not None else took._replace(nano_usd=call.held.nano_usd)
+
+    def _scale(self, model: str) -> Scale:
+        return self._scales.get(model, Scale())
+
+    def _pump(self) -> None:
+        """Grant or refuse from the front of the queue, up to a call that has to wait."""
+        while self._queue:
+            call = self._queue[0]
+            need = self._scale(call.model).applied(call.counted)
+            if short := self._short(self._spent, need):
+                call.granted.set_exception(self._error(short, need))
+            elif self._short(self._spent + self._held, need):
+                return  # what is under way may take less than is held for it
+            else:
+                call.held = need
+                self._held += need
+                call.granted.set_result(None)
+            self._queue.popleft()
+
+    def _short(self, taken: Amount, need: Amount) -> Cap | None:
+        """Return a cap that doesn't hold both."""
+        return next((cap for cap in self._caps if cap.of(taken + need) > cap.most), None)
+
+    def _error(self, cap: Cap, need: Amount) -> BudgetError:
+        spent, most = cap.show(cap.of(self._spent)), cap.show(cap.most)
+        return BudgetError(
+            f"limits.budget_{cap.key} is {most}: {spent} are spent, and this call could take {cap.show(cap.of(need))}. "
+            "Raise it; what was answered is stored, and another run goes on from there."
+        )
+
+
+def _caps(limits: Limits) -> list[Cap]:
+    usd = limits.budget_usd
+    nano_usd = None if usd is None else int((Decimal(str(usd)) * NANO).to_integral_value(ROUND_FLOOR))
+    most = {
+        "usd": (nano_usd, attrgetter("nano_usd")),
+        "tokens": (limits.budget_tokens, attrgetter("tokens")),
+        "requests": (limits.budget_requests, attrgetter("requests")),
+    }
+    return [Cap(key, cap, of) for key, (cap, of) in most.items() if cap is not None]
