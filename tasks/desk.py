@@ -62,8 +62,8 @@ class Desk:
             )
             for outcome in fan_out.run():
                 self._answers[outcome.fingerprint, Ref.of(outcome)] = outcome
-            if fan_out.stop and fan_out.stop.kind == "circuit":
-                raise TerminalError(fan_out.stop.why)
+            if fan_out.stopped:
+                raise TerminalError(fan_out.stopped)
         return [self._answers[_name(each)] for each in work]
 
 

@@ -83,6 +83,11 @@ class FanOut:
         """Why the rest was not asked, if anything stopped the fan-out."""
 
     @property
+    def stopped(self) -> str | None:
+        """What everybody would meet, if that is why the rest was not asked."""
+        return self.stop.why if self.stop and self.stop.kind == "circuit" else None
+
+    @property
     def told(self) -> str:
         """How far it came, in words."""
         answered = sum(outcome.status == "succeeded" for outcome in self._outcomes)

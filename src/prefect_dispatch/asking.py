@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.checks import Check
     from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.gate import Call
 
 EMPTY = "The answer was empty."
 TRUNCATED = "The answer was cut off at the length limit; give a shorter one."
@@ -132,6 +133,7 @@ class _Attempt:
         self._usage = Usage(requests=draft.lost, unsettled=draft.lost)
         self._reasks = self._waits = 0
         self._waited_s = 0.0
+        self._patience_s = limits.wait_s
         self._given_up: list[Failure] = []
 
     def account(self, error: str | None = None) -> Attempt:
@@ -183,33 +185,32 @@ class _Attempt:
         overtaken = 0
         while True:
             passed = self._gate.passed(tier)
+            call = self._gate.call(tier, ask, wait_s=max(0.0, self._patience_s))
             try:
-                reply = await self._call(tier, ask, clock)
+                reply = await self._sent(call, tier, ask, clock)
             except ExecutorError as error:
                 self._usage += error.usage or Usage()
                 await self._draft.hear(place, None)
-                if not isinstance(error, BusyError):
+                if not isinstance(error, BusyError) or not call.sent:
                     raise
                 overtaken += self._gate.passed(tier) > passed
-                if self._waited_s >= self._limits.wait_s or overtaken > MOST_OVERTAKEN:
+                if overtaken > MOST_OVERTAKEN:
                     raise
                 self._waits += 1
             else:
                 await self._draft.hear(place, reply)
                 return reply
+            finally:
+                self._waited_s += call.waited_s
+                self._patience_s -= call.blocked_s
 
-    async def _call(self, tier: Executor, ask: Ask, clock: _Clock) -> Reply:
-        queued, entered = time.monotonic(), None
-        try:
-            async with self._gate.call(tier, ask) as call:
-                entered = time.monotonic()
-                await self._draft.send()
-                with clock.running():
-                    reply = await _reply(tier, ask)
-                call.usage = reply.usage
-                return reply
-        finally:
-            self._waited_s += (entered or time.monotonic()) - queued
+    async def _sent(self, call: Call, tier: Executor, ask: Ask, clock: _Clock) -> Reply:
+        async with call:
+            await self._draft.send()
+            with clock.running():
+                reply = await _reply(tier, ask)
+            call.usage = reply.usage
+            return reply
 
 
 class _BrokenCheckError(TerminalError):

@@ -43,6 +43,20 @@ class Gate:
         self.budget = Budget(limits)
         self.waited_s = 0.0
         self._paces: dict[str, Pace] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Let no further call through, as the run is interrupted; from any thread."""
+        self._closed = True
+
+    def require_open(self) -> None:
+        """Check that calls are still let through.
+
+        Raises:
+            ExecutorError: If the run is interrupted.
+        """
+        if self._closed:
+            raise ExecutorError("Interrupted.", kind="interrupted", usage=Usage())
 
     def call(self, executor: Executor, ask: Ask, *, wait_s: float | None = None) -> Call:
         """Return a call, to be made in an `async with`; entering waits until it may be sent.
@@ -58,8 +72,13 @@ class Gate:
         Raises:
             BudgetError: On entering, if the budget doesn't hold it.
             BusyError: On entering, if the provider asks for more patience than it has.
+            ExecutorError: On entering, if the run is interrupted.
         """
         return Call(self, executor, ask, self.limits.wait_s if wait_s is None else wait_s)
+
+    def passed(self, executor: Executor) -> int:
+        """Return how many calls its provider has taken so far."""
+        return self.pace(name_of(executor)).taken
 
     def pace(self, name: str) -> Pace:
         """Return the pace of a model; there is one for each."""
@@ -114,6 +133,7 @@ class Call:
         self._gate.budget.settle(self._held, usage)
 
     async def _enter(self) -> None:
+        self._gate.require_open()
         ceiling = ceiling_of(self._gate.limits, self._executor, self._ask)
         self._held = await self._gate.budget.reserve(name_of(self._executor), ceiling)
         try:

@@ -54,10 +54,14 @@ class Pace:
     Args:
         name: Who is asked, for messages.
         limits: What bounds the run.
+
+    Attributes:
+        taken: How many calls the provider has taken so far.
     """
 
     def __init__(self, name: str, limits: Limits) -> None:
         """Start without a rate, unless the limits state one."""
+        self.taken = 0
         self._name = name
         self._limits = limits
         self._creep = Creep()
@@ -104,6 +108,7 @@ class Pace:
 
     def passed(self, turn: Turn, tokens: int | None) -> None:
         """End a turn that the provider took; `tokens` is what it really took, where that is known."""
+        self.taken += 1
         if tokens is not None:
             self._correct(turn, tokens)
         self._window = min(self._window + 1 / self._window, self._limits.concurrency)

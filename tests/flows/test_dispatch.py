@@ -221,7 +221,7 @@ def test_an_error_that_every_item_would_meet_stops_the_fan_out() -> None:
     assert len(report.ledger) == 30
     assert report.usage.asked == scripted.calls
     assert {row.disposition for row in report.ledger} == {"failed", "skipped"}
-    assert {gap.error.kind for gap in report.gaps} == {"authentication", "stopped"}
+    assert {gap.error.kind for gap in report.gaps} == {"authentication", "circuit"}
 
 
 def test_a_run_that_was_stopped_keeps_what_it_has() -> None:
