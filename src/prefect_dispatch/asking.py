@@ -190,7 +190,8 @@ class _Attempt:
                 reply = await self._sent(call, tier, ask, clock)
             except ExecutorError as error:
                 self._usage += error.usage or Usage()
-                await self._draft.hear(place, None)
+                if call.sent:
+                    await self._draft.hear(place, None)
                 if not isinstance(error, BusyError) or not call.sent:
                     raise
                 overtaken += self._gate.passed(tier) > passed
