@@ -14,6 +14,7 @@ from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.exclusive import exclusive
 from prefect_dispatch.flows.files import ready_folder, write_files
+from prefect_dispatch.flows.memory import JobMemory
 from prefect_dispatch.flows.parameters import DataFlow
 from prefect_dispatch.flows.pause import gather
 from prefect_dispatch.flows.prepare import planned, prepare
@@ -77,6 +78,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     if decisions is not None:
         gather(decisions)
     job = prepare(briefs, items, executor, integrator, limits, folder=place, limit=limit, refresh=refresh)
+    memory = JobMemory(briefs, items, folder, place, limit)
     files = None if out is None else ready_folder(Path(folder, out))
     expected = planned(job)
     log.info(
@@ -99,9 +101,11 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         report = reviewed(job, report, decisions, lambda changed, known: settled(changed, outcomes, known=known))
     for gap in report.gaps:
         log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
+    report = memory.compared(report)
     if files is not None:
         write_files(report, files)
     publish(report, job.briefs)
+    memory.keep(report)
     if report.status == "failed":
         raise DispatchFailed(report.message, report)
     name = "Completed" if report.status == "complete" else "CompletedWithGaps"

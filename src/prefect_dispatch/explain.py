@@ -66,6 +66,8 @@ def _whole(report: Report) -> Iterator[str]:
         counts[row.disposition] = counts.get(row.disposition, 0) + 1
     yield report.message
     yield "Ledger: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    if report.changes.earlier != "none":
+        yield f"Since the last run: {report.changes}"
     yield from (f"Violation: {violation}" for violation in report.violations)
     yield from (f"Gap: {Ref.of(gap)}: {gap.error.kind}: {gap.error.message}" for gap in report.gaps)
     yield from (f"Shortfall: {shortfall}" for shortfall in report.shortfalls)
@@ -81,6 +83,7 @@ def _item(row: LedgerRow, report: Report) -> list[str]:
     ref = Ref.of(row)
     lines = [f"{ref}: {row.disposition}" + (f" {row.by}" if row.by else "") + (f": {row.reason}" if row.reason else "")]
     lines += [f"  {gap.error.kind}: {gap.error.message}" for gap in report.gaps if Ref.of(gap) == ref]
+    lines += [f"  since the last run: {name}" for name, names in report.changes.lists.items() if ref in names]
     lines += _some(
         f"  gave {field.path or '/'} = {_brief(field.winner)}" for field in report.fields if ref in field.sources
     )

@@ -42,6 +42,8 @@ MAX_CHARACTERS = 200_000
 """A longer report is cut, and says so; Prefect's UI has to show it."""
 MAX_PROBLEMS = 100
 """Rows of a list that stands before the merged value."""
+MAX_NAMES = 20
+"""Names of what changed, for each kind of change."""
 MAX_PAIRS = 20
 """Proposals whose lines for the decisions file are written out."""
 
@@ -52,6 +54,8 @@ TITLES = {"complete": "Complete", "gaps": "Complete with gaps", "failed": "Faile
 def markdown(report: Report) -> str:
     """Return the report as Markdown, at most `MAX_CHARACTERS` long."""
     parts = [f"# {TITLES[report.status]}", paragraph(report.message), *_problems(report)]
+    if report.changes.earlier != "none":
+        parts += ["## Since the last run", *_changes(report)]
     parts += ["## Numbers", _numbers(report)]
     if report.rules:
         parts += ["## How the answers were merged", paragraph(report.rules)]
@@ -123,6 +127,21 @@ def _proposals(proposals: Sequence[Proposal]) -> Iterator[str]:
             "names: the pairs that are one stay under `same`, the others go under `different`."
         )
         yield fenced(yaml.safe_dump({"same": pairs[:MAX_PAIRS]}, allow_unicode=True, sort_keys=False).rstrip(), "yaml")
+
+
+def _changes(report: Report) -> Iterator[str]:
+    """Yield what is otherwise than after the last run: counts, then some names of each kind."""
+    since: Any = report.run.get("since") or {}
+    run = f" {since['flow_run']['name']} of {since['started']}" if since else ""
+    yield paragraph(f"Compared with the run{run}: {report.changes}.")
+    lines = [f"- {name}: {paragraph(_some(names))}" for name, names in report.changes.lists.items()]
+    if lines:
+        yield "\n".join(lines)
+
+
+def _some(names: Sequence[Ref]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more in report.json" if len(names) > MAX_NAMES else ""
+    return refs(names[:MAX_NAMES]) + more
 
 
 def _decided(decisions: Decisions) -> list[tuple[str, ...]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, JsonValue
 
+from prefect_dispatch.changes import Changes
 from prefect_dispatch.decisions import Decisions
 from prefect_dispatch.ledger import FieldRow, Flag, LedgerRow, Proposal, Table, Violation
 from prefect_dispatch.models import Failure, Outcome, Usage
@@ -96,6 +97,8 @@ class Report(Strict):
     """Places in the value that a reader should not take on trust."""
     tables: tuple[Table, ...] = ()
     """Figures beside the value."""
+    changes: Changes = Changes()
+    """What is otherwise than after the last run of the same job; `run.since` says which that was."""
     shortfalls: tuple[str, ...] = ()
     """What the integrator could not do, a sentence each."""
     decided: Decisions = Decisions()

@@ -84,6 +84,8 @@ def summary(report: Report, out: Path | None) -> str:
     message = report.message.removeprefix("Failed: ")
     lines = [f"{TITLES[report.status]}: {plain(message)}"]
     lines += [f"Shortfall: {plain(each)}" for each in report.shortfalls if each not in message]
+    if report.changes.earlier != "none":
+        lines.append(f"Since the last run: {report.changes}")
     if look := _to_look_at(report):
         lines.append(f"To look at: {look}")
     lines.append(", ".join([*_spent(report.usage), f"{report.run.get('seconds')} s"]))
