@@ -98,6 +98,7 @@ def test_a_run_plans_answers_writes_and_explains(job: Path, capsys: pytest.Captu
         assert "to ask             4" in capsys.readouterr().out  # the one that was refused, too
         assert main(["run", str(job), "--limit", "2", "--refresh", "sizes/texts/t1.txt"]) == COMPLETE
         assert server.count == 7
+        assert "\nSince the last run: nothing changed\n" in capsys.readouterr().out
         for command in ("plan", "run"):
             assert main([command, str(job), "--refresh", "t1.txt"]) == UNUSABLE
             assert "no work is called 't1.txt'; of 5 names near are 'sizes/texts/t1.txt'" in capsys.readouterr().err
