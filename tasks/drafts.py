@@ -5,30 +5,31 @@ It holds every reply, and whether a call is under way. A run that dies leaves it
 the next one that does the same work reads the replies there, asks for the rest,
 and counts a call of which nobody knows what became.
 
-Where no lock of the kernel's shows that somebody is at work (see `holds`), the draft does: it names
+Where no lock of the kernel's keeps others out (see `holds`), the draft does: it names
 its owner, and until when to believe it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import os
 import platform
 import sys
 import time
-from functools import cache
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.fingerprint import flaw
 from prefect_dispatch.models import Usage
 from prefect_dispatch.strict import Strict
-from prefect_dispatch.tasks.holds import CAN_LOCK
+from prefect_dispatch.tasks.loop import in_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,6 +39,12 @@ if TYPE_CHECKING:
 SUFFIX = ".draft"
 LEASE_S = 60.0
 """How long a draft names its owner beyond the time limit of the call that it waits for."""
+LONGEST_S = 2 * 86_400.0
+"""How far ahead a draft may name its owner, and be believed."""
+
+
+class TakenError(TransientError):
+    """Somebody else is at the same work by now; nothing was sent."""
 
 
 class _Kept(Strict):
@@ -47,6 +54,15 @@ class _Kept(Strict):
     reply: Reply
 
 
+class _Owner(Strict):
+    """A process."""
+
+    host: str
+    """The machine, and whose processes are counted together on it."""
+    process: int = Field(gt=0, lt=2**31)
+    name: str
+
+
 class _Record(Strict):
     """A draft as it is stored."""
 
@@ -54,12 +70,12 @@ class _Record(Strict):
     """The fingerprint of the work."""
     before: str
     """The digest of what was stored as its answer when the draft was begun; once that changes, the draft is void."""
-    owner: str
+    owner: _Owner
     until: float
     """Seconds since the epoch; until then its owner is at work."""
     pending: bool = False
     """Whether a call is under way."""
-    lost: int = 0
+    lost: int = Field(default=0, ge=0)
     """Calls that were under way when their runs died."""
     replies: tuple[_Kept, ...] = ()
 
@@ -67,9 +83,11 @@ class _Record(Strict):
 class KeptDraft:
     """A draft of this process; see `asking.Draft`."""
 
-    def __init__(self, shelf: Shelf, key: str, record: _Record, call_s: float) -> None:
-        """Keep where it stands, what it holds, and how long a call may take."""
-        self._shelf, self._key, self._record, self._call_s = shelf, key + SUFFIX, record, call_s
+    def __init__(self, shelf: Shelf, key: str, record: _Record, *, alone: bool, call_s: float) -> None:
+        """Keep where it stands, what it holds, whether a lock keeps others out, and how long a call may take."""
+        self._shelf, self._key, self._record = shelf, key + SUFFIX, record
+        self._alone, self._call_s = alone, call_s
+        self._taken = False
 
     @property
     def lost(self) -> int:
@@ -84,43 +102,50 @@ class KeptDraft:
         """Note that a call is sent now.
 
         Raises:
-            TransientError: If that can't be stored, or another run has begun the same meanwhile; nothing was sent.
+            TakenError: If another run has begun the same meanwhile.
+            TransientError: If it can't be noted: then nothing that comes could be kept, either.
         """
-        if _leased(self._shelf) and self._record.until < time.time() and await self._taken():
-            raise TransientError("Another run asks the same at this moment.", kind="taken", usage=Usage())
+        if not self._alone:
+            found = await in_thread(_read, self._shelf, self._key)
+            self._taken = self._taken or (found is not None and _at_work(found))
+        if self._taken:
+            raise TakenError("Another run asks the same at this moment.", kind="taken", usage=Usage())
         await self._write(pending=True)
 
     async def hear(self, tier: int, reply: Reply | None) -> None:
         """Keep a reply, or that the call brought none."""
         kept = self._record.replies if reply is None else (*self._record.replies, _Kept(tier=tier, reply=_plain(reply)))
-        # Cancelled or not: what came is stored.
-        await asyncio.shield(asyncio.ensure_future(self._write(pending=False, replies=kept)))
+        with suppress(TransientError):  # it is still in the memory
+            await self._write(pending=False, replies=kept)
 
     async def end(self, *, settled: bool) -> None:
         """Forget what was heard, as the attempt failed and its spending is told; keep the replies if not settled."""
-        if settled:
-            await asyncio.to_thread(self._shelf.remove, self._key)
-        else:
-            told = tuple(_Kept(tier=each.tier, reply=_free(each.reply)) for each in self._record.replies)
-            await self._write(pending=False, replies=told, lost=0, until=0.0)
+        if self._taken:  # it is another run's
+            return
+        with suppress(TransientError):  # why the attempt failed matters more
+            if settled:
+                await self.done()
+            else:
+                told = tuple(_Kept(tier=each.tier, reply=_free(each.reply)) for each in self._record.replies)
+                await self._write(pending=False, replies=told, lost=0, until=0.0)
 
     async def done(self) -> None:
-        """Take it away, as the answer is stored; void it is already."""
-        if not _leased(self._shelf):
-            await asyncio.to_thread(self._shelf.remove, self._key)
+        """Take it away.
 
-    async def _taken(self) -> bool:
-        found = await asyncio.to_thread(_read, self._shelf, self._key)
-        return found is not None and _at_work(found)
+        Raises:
+            TransientError: If that can't be done.
+        """
+        await in_thread(self._shelf.remove, self._key)
 
     async def _write(self, **changed: object) -> None:
         until = time.time() + self._call_s + LEASE_S
         self._record = self._record.model_copy(update={"until": until, **changed})
-        content = self._record.model_dump_json().encode()
-        await asyncio.to_thread(self._shelf.write, self._key, content)
+        await in_thread(self._shelf.write, self._key, _bytes(self._record))
 
 
-async def begun(shelf: Shelf, key: str, work: str, *, answered: bytes | None, call_s: float) -> KeptDraft | None:
+async def begun(
+    shelf: Shelf, key: str, work: str, *, answered: bytes | None, alone: bool, call_s: float
+) -> KeptDraft | None:
     """Return the draft of some work, its replies by a run that died included; None if another run is at it.
 
     Args:
@@ -128,25 +153,29 @@ async def begun(shelf: Shelf, key: str, work: str, *, answered: bytes | None, ca
         key: The key of the answer.
         work: The fingerprint of the work.
         answered: What stands under the key now.
+        alone: Whether a lock keeps others out.
         call_s: How long a call may take.
+
+    Raises:
+        TransientError: If the storage can't be used.
     """
-    return await asyncio.to_thread(_begun, shelf, key, work, answered, call_s)
+    record = await in_thread(_begun, shelf, key + SUFFIX, work, hashlib.sha256(answered or b"").hexdigest(), alone)
+    return None if record is None else KeptDraft(shelf, key, record, alone=alone, call_s=call_s)
 
 
-def _begun(shelf: Shelf, key: str, work: str, answered: bytes | None, call_s: float) -> KeptDraft | None:
-    before = hashlib.sha256(answered or b"").hexdigest()
-    found = _read(shelf, key + SUFFIX)
-    mine = _Record(draft_of=work, before=before, owner=_owner(), until=time.time() + LEASE_S)
+def _begun(shelf: Shelf, key: str, work: str, before: str, alone: bool) -> _Record | None:  # noqa: FBT001 -- called by `in_thread`
+    mine = _Record(draft_of=work, before=before, owner=_owner(os.getpid()), until=time.time() + LEASE_S)
+    found = _read(shelf, key)
     if found is not None and found.draft_of == work and found.before == before:
-        if _leased(shelf) and _at_work(found):
+        if not alone and _at_work(found):
             return None
         mine = mine.model_copy(update={"replies": found.replies, "lost": found.lost + found.pending})
-    if _leased(shelf):
-        shelf.write(key + SUFFIX, mine.model_dump_json().encode())
-        again = _read(shelf, key + SUFFIX)
-        if again is None or again.owner != _owner():  # both wrote; the other was later
+    if not alone:
+        shelf.write(key, _bytes(mine))
+        found = _read(shelf, key)
+        if found is None or found.owner != mine.owner:  # both wrote; the other was later
             return None
-    return KeptDraft(shelf, key, mine, call_s)
+    return mine
 
 
 def _read(shelf: Shelf, key: str) -> _Record | None:
@@ -156,16 +185,16 @@ def _read(shelf: Shelf, key: str) -> _Record | None:
         return None
 
 
-def _leased(shelf: Shelf) -> bool:
-    return shelf.folder is None or not CAN_LOCK
+def _bytes(record: _Record) -> bytes:
+    return record.model_dump_json().encode()
 
 
 def _at_work(record: _Record) -> bool:
     """Return whether another process is to be believed that it is at work."""
-    if record.owner == _owner() or record.until < time.time():
+    owner, here = record.owner, _owner(os.getpid())
+    if owner == here or not 0 < record.until - time.time() < LONGEST_S:
         return False
-    host, process, _ = record.owner.rsplit("/", 2)
-    return host != platform.node() or (process != str(os.getpid()) and _is_alive(int(process)))
+    return owner.host != here.host or (owner.process != here.process and _is_alive(owner.process))
 
 
 def _is_alive(process: int) -> bool:
@@ -190,10 +219,9 @@ def _free(reply: Reply) -> Reply:
     return reply.model_copy(update={"usage": Usage()})
 
 
-@cache
-def _named(process: int) -> str:
-    return f"{platform.node()}/{process}/{uuid4().hex}"
-
-
-def _owner() -> str:
-    return _named(os.getpid())  # a forked process is somebody else
+@lru_cache(maxsize=1)
+def _owner(process: int) -> _Owner:
+    machine = platform.node()
+    with suppress(OSError):  # containers may share a machine's name, and each count its processes from 1
+        machine += f" {Path('/proc/self/ns/pid').readlink()}"
+    return _Owner(host=machine, process=process, name=uuid4().hex)  # a forked process is somebody else

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
 T = TypeVar("T")
 
@@ -64,4 +64,14 @@ def cancel(group: str) -> int:
     return sum(future.cancel() for future in futures)
 
 
-__all__ = ["CancelledError", "cancel", "run"]
+async def in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """Call a function in another thread; come back when it has ended, even if cancelled meanwhile."""
+    call = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        await asyncio.wait([call])
+        raise
+
+
+__all__ = ["CancelledError", "cancel", "in_thread", "run"]

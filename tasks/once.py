@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 from prefect.logging import get_run_logger
 
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.tasks.drafts import begun
+from prefect_dispatch.tasks.drafts import TakenError, begun
 from prefect_dispatch.tasks.holds import held
+from prefect_dispatch.tasks.loop import in_thread
 from prefect_dispatch.tasks.shelf import Shelf
-from prefect_dispatch.tasks.store import answer_in, usable
+from prefect_dispatch.tasks.store import AnswerSerializer, answer_in, usable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -52,9 +54,10 @@ class Place:
         return Shelf(cast("WritableFileSystem", self.store.result_storage))
 
     def record(self, answer: Answer) -> bytes:
-        """Return an answer as Prefect would store it."""
+        """Return an answer as Prefect would store it, whichever serializer the task run has."""
         expiration = datetime.now(timezone.utc) + self.lasts if self.lasts else None
-        return self.store.create_result_record(answer, self.key, cast("Any", expiration)).serialize()
+        store = self.store.model_copy(update={"serializer": AnswerSerializer()})
+        return store.create_result_record(answer, self.key, cast("Any", expiration)).serialize()
 
 
 async def once(
@@ -68,26 +71,29 @@ async def once(
         ask: Asks.
         call_s: How long a call may take.
         again: Ask even where an answer is stored.
+
+    Raises:
+        ExecutorError: If there is no valid answer, or the storage can't be used: then nobody is asked.
     """
     shelf = place.shelf
-    async with held(place.key, shelf.folder):
+    async with held(place.key, shelf.folder) as alone:
         while True:
-            content = await asyncio.to_thread(shelf.read, place.key)
+            content = await in_thread(shelf.read, place.key)
             if not again and (found := usable(answer_in(content), work)):
                 return found, True
-            draft = await begun(shelf, place.key, work.fingerprint, answered=content, call_s=call_s)
-            if draft is not None:
-                break
+            draft = await begun(shelf, place.key, work.fingerprint, answered=content, alone=alone, call_s=call_s)
+            with suppress(TakenError):
+                if draft is not None:
+                    answer = await ask(draft)
+                    await _store(place, answer, draft)
+                    return answer, False
             await asyncio.sleep(POLL_S)
-        answer = await ask(draft)
-        await asyncio.shield(asyncio.ensure_future(_store(place, answer, draft)))
-    return answer, False
 
 
 async def _store(place: Place, answer: Answer, draft: KeptDraft) -> None:
     """Store an answer; where that can't be, it is still an answer, and its draft may hold it."""
     try:
-        await asyncio.to_thread(place.shelf.write, place.key, place.record(answer))
+        await in_thread(place.shelf.write, place.key, place.record(answer))
         await draft.done()
     except TransientError as error:
         get_run_logger().warning("An answer could not be stored, so that it may be paid for again. %s", error)

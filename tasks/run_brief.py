@@ -8,14 +8,14 @@ from prefect import task
 from prefect.context import TaskRunContext
 from prefect.states import Completed
 from prefect.tasks import exponential_backoff
-from prefect.transactions import get_transaction
+from prefect.transactions import BaseTransaction, get_transaction
 
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, TransientError
 from prefect_dispatch.executors.base import Executor, Warmable
 from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.fingerprint import fingerprint
-from prefect_dispatch.models import Answer, Attempt, Brief, Item, Limits
+from prefect_dispatch.models import Answer, Attempt, Brief, Item, Limits, Usage
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.once import Place, once
@@ -80,13 +80,15 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
     """
     limits = limits or Limits()
     context, own = TaskRunContext.get(), get_transaction()
-    if context is None or own is None or not own.key or not own.write_on_commit:  # outside of runs, or not to be stored
+    if context is None or context.task.fn is not run_brief.fn or own is None or not _is_kept(context, own):
         group = "" if context is None else str(context.task_run.flow_run_id)
         return loop.run(_asked(brief, item, executor, limits, group), group=group)
     run = context.task_run
     group = str(run.flow_run_id)
-    place = Place.of(own, context.task.cache_expiration)
     work = Work(brief, item, fingerprint(brief, item, executor))
+    if own.key is None:  # the log says why; what can't be stored is not paid for
+        raise TransientError("The result storage can't be used, so nobody was asked.", kind="storage", usage=Usage())
+    place = Place.of(own, context.task.cache_expiration)
     before = _earlier.pop(run.id, ())
 
     async def ask(draft: Draft) -> Answer:
@@ -104,6 +106,12 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
         raise
     own.write_on_commit = False  # it is stored, whatever becomes of a transaction of the caller's
     return cast("Answer", Completed(name="Cached", data=answer)) if stored else answer
+
+
+def _is_kept(context: TaskRunContext, own: BaseTransaction) -> bool:
+    """Return whether the answer of a task run is to be stored."""
+    keyed = own.key is not None or isinstance(context.task.cache_policy, FingerprintPolicy)
+    return own.write_on_commit and keyed
 
 
 def within(limits: Limits, *, refresh: bool = False) -> Task[[Brief, Item, Executor, Limits | None], Answer]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import inspect
 import os
-import tempfile
+import re
+import time
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
 
 from prefect.filesystems import LocalFileSystem, WritableFileSystem
 from prefect.results import get_result_store
@@ -19,13 +18,11 @@ from prefect_dispatch.models import Usage
 from prefect_dispatch.scrub import told
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from prefect import Task
 
-WRITES = 3
-"""How often a write is tried: what it holds was paid for."""
-_ABSENT = ("nosuchkey", "not found", "notfound", "404", "does not exist", "no such file")
+PAUSES_S = (0.1, 0.5)
+"""How long to wait before a write is tried again: what it holds was paid for."""
+_ABSENT = re.compile(r"no.?such.?(key|file|object)|not.?found|does not exist|\b404\b", re.IGNORECASE)
 """What storages say of a key that isn't there; most have no error class for it."""
 
 
@@ -34,18 +31,16 @@ class Shelf:
 
     A file on this machine is written beside its place, brought to the disk, and moved there; an
     object store writes whole objects by itself.
+
+    Attributes:
+        folder: The folder of a storage on this machine, else None.
     """
 
     def __init__(self, storage: WritableFileSystem) -> None:
         """Keep the storage."""
-        self._storage = storage
-
-    @property
-    def folder(self) -> Path | None:
-        """The folder of a storage on this machine, else None."""
-        if not isinstance(self._storage, LocalFileSystem):
-            return None
-        return Path(self._storage.basepath or ".").expanduser().resolve()
+        self._storage: Any = storage
+        local = storage.basepath or "." if isinstance(storage, LocalFileSystem) else None
+        self.folder = Path(local).expanduser().resolve() if local else None
 
     def read(self, key: str) -> bytes | None:
         """Return what stands under a key, or None.
@@ -54,11 +49,13 @@ class Shelf:
             TransientError: If the storage can't be read.
         """
         try:
-            if self.folder is not None:
+            if self.folder:
                 return (self.folder / key).read_bytes()
-            return cast("bytes | None", _called(self._storage.read_path, key))
+            return cast("bytes | None", self._storage.read_path(key, _sync=True))
+        except FileNotFoundError:
+            return None
         except Exception as error:
-            if isinstance(error, (FileNotFoundError, KeyError)) or any(word in f"{error}".lower() for word in _ABSENT):
+            if not self.folder and _ABSENT.search(f"{error}".replace(key, "")):
                 return None
             raise _unusable("read", error) from error
 
@@ -68,29 +65,33 @@ class Shelf:
         Raises:
             TransientError: If it can't be written, even in several tries.
         """
-        for again in reversed(range(WRITES)):
-            try:
-                if self.folder is not None:
-                    return _replace(self.folder / key, content)
-                _called(self._storage.write_path, key, content=content)
-            except Exception as error:  # noqa: PERF203 -- a write takes far longer than a try
-                if not again:
-                    raise _unusable("written", error) from error
-            else:
-                return None
-        raise AssertionError  # pragma: no cover -- the last try returns or raises
+        for pause in PAUSES_S:
+            with suppress(Exception):
+                return self._put(key, content)
+            time.sleep(pause)
+        try:
+            self._put(key, content)
+        except Exception as error:
+            raise _unusable("written", error) from error
 
     def remove(self, key: str) -> None:
-        """Take away what stands under a key; where a storage can't, it is left empty there.
+        """Take away what stands under a key; where a storage can't, an empty record is left there.
 
         Raises:
-            TransientError: If it can't be written.
+            TransientError: If that can't be done.
         """
-        if self.folder is not None:
-            with suppress(FileNotFoundError):
-                (self.folder / key).unlink()
+        if not self.folder:
+            return self.write(key, b"{}")
+        try:
+            (self.folder / key).unlink(missing_ok=True)
+        except OSError as error:
+            raise _unusable("written", error) from error
+
+    def _put(self, key: str, content: bytes) -> None:
+        if self.folder:
+            _replace(self.folder / key, content)
         else:
-            self.write(key, b"{}")
+            self._storage.write_path(key, content=content, _sync=True)
 
 
 def shelf_of(task: Task[..., Any]) -> Shelf:
@@ -99,34 +100,25 @@ def shelf_of(task: Task[..., Any]) -> Shelf:
     return Shelf(cast("WritableFileSystem", store.result_storage))
 
 
-def _called(method: Callable[..., Any], *arguments: object, **named: object) -> object:
-    """Call a method of a block, which may be async or not."""
-    found = method(*arguments, **named)
-    return asyncio.run(_awaited(found)) if inspect.isawaitable(found) else found
-
-
-async def _awaited(found: Any) -> object:  # noqa: ANN401 -- an awaitable of anything
-    return await found
-
-
 def _replace(path: Path, content: bytes) -> None:
-    make: Callable[[], Any] = partial(
-        tempfile.NamedTemporaryFile, dir=path.parent, prefix=f".{path.name[:100]}-", delete=False
-    )
+    """Put a file in its place, whole, and so that it outlives a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name[:100]}-{uuid4().hex}")
     try:
-        file = make()
-    except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = make()
-    try:
-        with file:
+        with beside.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(file.name).replace(path)
+        beside.replace(path)
     except BaseException:
-        Path(file.name).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
+    with suppress(OSError):  # a system that can't do that with folders
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _unusable(done: str, error: Exception) -> TransientError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext  # noqa: TC002 -- the signature that is overridden
@@ -120,13 +120,18 @@ class FingerprintPolicy(CachePolicy):
     ) -> str:
         """Return the storage key of the work that the inputs of a task run describe.
 
-        What stands there and is no answer is taken away: Prefect would run the serializer that it names.
+        What stands there and is no answer to that work is taken away: Prefect would believe it, and run the
+        serializer that it names.
+
+        Raises:
+            TransientError: If the storage can't be used; Prefect then goes on without a key.
         """
-        key = key_of(fingerprint(inputs["brief"], inputs["item"], inputs["executor"]))
+        work = fingerprint(inputs["brief"], inputs["item"], inputs["executor"])
         shelf = Shelf(cast("WritableFileSystem", task_ctx.result_store.result_storage))
-        if (found := shelf.read(key)) is not None and answer_in(found) is None and shelf.read(key) == found:
-            shelf.remove(key)
-        return key
+        found = shelf.read(key_of(work))
+        if found is not None and not _is_to(answer_in(found), work) and shelf.read(key_of(work)) == found:
+            shelf.remove(key_of(work))
+        return key_of(work)
 
 
 def key_of(work: str) -> str:
@@ -152,7 +157,7 @@ def answer_in(content: bytes | None) -> Answer | None:
         if record.metadata.expiration and record.metadata.expiration < datetime.now(timezone.utc):
             return None
         return AnswerSerializer().loads(record.result.encode())
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -162,7 +167,11 @@ def usable(found: object, work: Work) -> Answer | None:
     Raises:
         TerminalError: If a check of the user's own breaks.
     """
-    if not isinstance(found, Answer) or found.fingerprint != work.fingerprint:
+    if not _is_to(found, work.fingerprint):
         return None
     value, wrong = recall(work.brief, work.item, found)
     return None if wrong else found.model_copy(update={"value": value})
+
+
+def _is_to(found: object, work: str) -> TypeGuard[Answer]:
+    return isinstance(found, Answer) and found.fingerprint == work
