@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
+from prefect_dispatch.errors import BusyError
 from prefect_dispatch.models import Limits
 from prefect_dispatch.pace import Pace
 from tests.virtual_time import run
@@ -107,7 +108,7 @@ async def simulate(
             if refusal_s is None:
                 pace.passed(turn, None)
             else:
-                pace.refused(turn, hint(refusal_s) if hint else None, teaches=True)
+                pace.refused(turn, BusyError("429", retry_after_s=hint(refusal_s) if hint else None))
 
     callers = [asyncio.create_task(ask_on()) for _ in range(limits.concurrency)]
     await asyncio.sleep(minutes * 60)
