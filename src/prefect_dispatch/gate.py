@@ -10,6 +10,7 @@ async with gate.call(executor, ask) as call:
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.bounds import ceiling_of, name_of
@@ -43,7 +44,12 @@ class Gate:
         self.budget = Budget(limits)
         self.waited_s = 0.0
         self._paces: dict[str, Pace] = {}
+        self._taken: Counter[str] = Counter()
         self._closed = False
+
+    def took(self, executor: Executor) -> None:
+        """Count a call that its provider has taken."""
+        self._taken[name_of(executor)] += 1
 
     def close(self) -> None:
         """Let no further call through, as the run is interrupted; from any thread."""
@@ -78,7 +84,7 @@ class Gate:
 
     def passed(self, executor: Executor) -> int:
         """Return how many calls its provider has taken so far."""
-        return self.pace(name_of(executor)).taken
+        return self._taken[name_of(executor)]
 
     def pace(self, name: str) -> Pace:
         """Return the pace of a model; there is one for each."""
@@ -127,6 +133,7 @@ class Call:
             usage = usage or Usage(requests=1)  # what is refused isn't billed
             self._pace.refused(self._turn, error.retry_after_s, teaches=error.kind != "overloaded")
         elif error is None or isinstance(error, ExecutorError):
+            self._gate.took(self._executor)
             self._pace.passed(self._turn, usage.tokens if usage and not usage.unsettled else None)
         else:
             self._pace.lost(self._turn)
