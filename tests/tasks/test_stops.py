@@ -1,0 +1,121 @@
+"""When a fan-out stops before its end."""
+
+from __future__ import annotations
+
+import pytest
+
+from prefect_dispatch import Brief, Item, Limits, dispatch
+from prefect_dispatch.errors import (
+    BudgetError,
+    DispatchFailed,
+    ExecutorError,
+    InvalidOutput,
+    RejectedError,
+    TerminalError,
+    TransientError,
+)
+from prefect_dispatch.executors.base import Ask, Reply
+from prefect_dispatch.models import Usage
+from prefect_dispatch.tasks.stops import Circuit
+from prefect_dispatch.tasks.work import Work
+from prefect_dispatch.testing import ScriptedExecutor
+
+SAY = Brief(name="say", instructions="Say it.")
+WORK = Work(SAY, Item(key="a", value="a"), "f")
+QUICK = Limits(retries=0, retry_delay_s=0, concurrency=1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TransientError("the proxy is down", kind="connection"),
+        ExecutorError("its code breaks"),
+        RejectedError("unknown field 'x'"),
+        KeyError("x"),
+    ],
+    ids=["a-connection", "a-users-executor", "a-request", "a-crash"],
+)
+def test_equal_failures_in_a_row_open_the_circuit(error: Exception) -> None:
+    """So many of one kind and with one message: the next items would only fail as well."""
+    circuit = Circuit(3)
+    assert [bool(circuit.failed(WORK, error)) for _ in range(3)] == [False, False, True]
+
+
+def test_numbers_in_a_message_make_no_other_message() -> None:
+    """A request's number or a time is no difference."""
+    circuit = Circuit(2)
+    assert circuit.failed(WORK, TransientError("request 17 failed")) is None
+    stop = circuit.failed(WORK, TransientError("request 18 failed"))
+    assert stop is not None
+    assert stop.why == "2 in a row met the same error (limits.circuit): request 18 failed"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        InvalidOutput("no JSON"),
+        RejectedError("too long", kind="context_length"),
+        RejectedError("declined", kind="refused"),
+    ],
+    ids=["an-answer", "a-length", "a-refusal"],
+)
+def test_what_is_said_of_an_item_opens_no_circuit(error: ExecutorError) -> None:
+    """Others may pass, and one that is like them doesn't count either."""
+    circuit = Circuit(2)
+    assert not any(circuit.failed(WORK, error) for _ in range(10))
+
+
+def test_an_answer_between_closes_it() -> None:
+    """Only failures one after another count, and only equal ones."""
+    circuit = Circuit(2)
+    down, other = TransientError("down"), TransientError("cut")
+    assert circuit.failed(WORK, down) is None
+    circuit.passed()
+    assert [circuit.failed(WORK, error) for error in (down, other, down)] == [None, None, None]
+
+
+@pytest.mark.parametrize(("error", "kind"), [(TerminalError("wrong key"), "circuit"), (BudgetError("spent"), "budget")])
+def test_one_is_enough(error: ExecutorError, kind: str) -> None:
+    """An error that everybody would meet, and an empty purse."""
+    stop = Circuit(10).failed(WORK, error)
+    assert stop is not None
+    assert stop.kind == kind
+
+
+def test_a_provider_that_is_down_ends_the_run() -> None:
+    """The rest is not asked, and said to be skipped for the circuit; what came before is merged."""
+
+    def script(ask: Ask) -> str:
+        if ask.item.value in {"0", "1"}:
+            return "fine"
+        raise TransientError("no route", kind="connection")
+
+    scripted = ScriptedExecutor(script)
+    limits = QUICK.model_copy(update={"circuit": 4})
+    with pytest.raises(DispatchFailed, match="4 in a row met the same error") as caught:
+        dispatch([SAY], [Item(key=f"{n:02}", value=str(n)) for n in range(20)], executor=scripted, limits=limits)
+    kinds = [gap.error.kind for gap in caught.value.report.gaps]
+    assert (scripted.calls, kinds.count("connection"), kinds.count("circuit")) == (6, 4, 14)
+    assert caught.value.report.value == {"00": "fine", "01": "fine"}
+
+
+def test_what_the_budget_stops_is_skipped_and_asked_by_the_next_run() -> None:
+    """The run completes with gaps; another one with the same budget goes on where it ended."""
+    limits = QUICK.model_copy(update={"budget_requests": 3})
+    items = [Item(key=f"{n}", value=str(n)) for n in range(5)]
+    scripted = ScriptedExecutor(lambda ask: Reply(value=f"said {ask.item.value}", usage=Usage(requests=1)))
+    report = dispatch([SAY], items, executor=scripted, limits=limits)
+    assert (report.status, scripted.calls, report.usage.requests) == ("gaps", 3, 3)
+    assert [(gap.status, gap.error.kind) for gap in report.gaps] == [("skipped", "budget")] * 2
+    report = dispatch([SAY], items, executor=scripted, limits=limits)
+    assert (report.status, scripted.calls, report.usage.cached) == ("complete", 5, 3)
+
+
+def test_a_re_ask_that_the_budget_stops_is_a_failure_that_was_paid_for() -> None:
+    """It was asked: it counts, and it is no skipped item."""
+    limits = QUICK.model_copy(update={"budget_requests": 1})
+    with pytest.raises(DispatchFailed) as caught:
+        dispatch([SAY], ["a", "b"], executor=ScriptedExecutor(lambda _: ""), limits=limits)
+    report = caught.value.report
+    assert [(gap.status, gap.error.kind) for gap in report.gaps] == [("failed", "budget"), ("skipped", "budget")]
+    assert report.usage.requests == 1
