@@ -214,6 +214,7 @@ def test_what_of_a_brief_counts(field: str, value: object, counts: bool) -> None
         ("params", {"seed": 1}, True),
         ("fallbacks", ["openai/gpt-5"], True),
         ("usd_per_million", (1, 2), False),
+        ("idle_s", 5, False),
     ],
 )
 def test_what_of_a_model_counts(field: str, value: object, counts: bool) -> None:  # noqa: FBT001 -- a column

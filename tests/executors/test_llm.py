@@ -12,13 +12,12 @@ from pydantic import ValidationError
 
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
-from prefect_dispatch.executors.base import Ask, Executor, Reply
-from prefect_dispatch.executors.failures import failure_of
+from prefect_dispatch.executors.base import Ask, Executor, Metered, Rejection, Reply, Tiered
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.provider import reply_of
 from prefect_dispatch.models import Brief, Item, Limits, Usage
-from tests.openai_server import CUT, HANG, HTML_ERROR, MALFORMED, Behaviour, failure, openai_server
+from tests.openai_server import HANG, Behaviour, failure, openai_server
 
 KEY = "sk-test-0123456789"
 BRIEF = Brief(name="sum", instructions="Sum it up.")
@@ -37,8 +36,11 @@ def ask(executor: LLM, brief: Brief = BRIEF) -> Reply:
 
 
 def test_it_is_an_executor() -> None:
-    """The protocol holds without a call."""
-    assert isinstance(LLM(model="openai/x"), Executor)
+    """The protocols hold without a call."""
+    executor = LLM(model="openai/x")
+    assert isinstance(executor, Executor)
+    assert isinstance(executor, Metered)
+    assert isinstance(executor, Tiered)
 
 
 def test_importing_it_does_not_import_litellm() -> None:
@@ -98,104 +100,6 @@ def test_how_an_answer_ended(behaviour: Behaviour, value: str, finish: str) -> N
     assert (reply.value, reply.finish) == (value, finish)
 
 
-@pytest.mark.parametrize(
-    ("behaviour", "error", "kind"),
-    [
-        pytest.param(failure(429, retry_after=1), TransientError, "rate_limit", id="429"),
-        pytest.param(failure(500), TransientError, "server", id="500"),
-        pytest.param(HTML_ERROR, TransientError, "server", id="html-502"),
-        pytest.param(failure(503), TransientError, "overloaded", id="503"),
-        pytest.param(failure(529), TransientError, "overloaded", id="529"),
-        pytest.param(failure(408), TransientError, "timeout", id="408"),
-        pytest.param(failure(409), TransientError, "conflict", id="409"),
-        pytest.param(CUT, TransientError, "connection", id="cut"),
-        pytest.param(MALFORMED, TransientError, "malformed", id="malformed"),
-        pytest.param(Behaviour(body="<html>", content_type="text/html"), TransientError, "malformed", id="html-200"),
-        pytest.param(Behaviour(body='{"id":"1"}'), TransientError, "malformed", id="choices-missing"),
-        pytest.param(failure(400, code="context_length_exceeded"), RejectedError, "context_length", id="too-long"),
-        pytest.param(failure(400, code="content_policy_violation"), RejectedError, "content_policy", id="policy"),
-        pytest.param(failure(400, "what?"), RejectedError, "rejected", id="400"),
-        pytest.param(failure(413), RejectedError, "too_large", id="413"),
-        pytest.param(failure(422), RejectedError, "rejected", id="422"),
-        pytest.param(failure(401, f"bad key {KEY}"), TerminalError, "credentials", id="401"),
-        pytest.param(failure(403), TerminalError, "credentials", id="403"),
-        pytest.param(failure(402), TerminalError, "quota", id="402"),
-        pytest.param(failure(404, code="model_not_found"), TerminalError, "model", id="404"),
-        pytest.param(failure(429, code="insufficient_quota"), TerminalError, "quota", id="quota"),
-        pytest.param(failure(400, code="unsupported_parameter"), TerminalError, "params", id="params"),
-        pytest.param(
-            Behaviour(status=400, body='{"error":{"message":"bad","type":"invalid_request_error","param":"top_p"}}'),
-            TerminalError,
-            "params",
-            id="param-of-the-call",
-        ),
-        pytest.param(
-            failure(
-                400, "your item says: unsupported_parameter, missing credentials, credit balance is too low" + "x" * 400
-            ),
-            RejectedError,
-            "rejected",
-            id="an-item-that-talks-of-errors",
-        ),
-    ],
-)
-def test_one_request_and_what_its_failure_means(behaviour: Behaviour, error: type[ExecutorError], kind: str) -> None:
-    """Nothing is retried behind our back; the message is one short line without the key."""
-    with openai_server(behaviour) as server, pytest.raises(error) as caught:
-        ask(LLM(model="openai/x", api_base=server.url))
-    assert server.count == 1
-    assert (type(caught.value), caught.value.kind) == (error, kind)
-    assert caught.value.usage == Usage(requests=1)
-    assert KEY not in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert len(str(caught.value)) < 400
-
-
-@pytest.mark.parametrize(
-    ("executor", "kind"),
-    [
-        pytest.param(LLM(model="nobody/x"), "model", id="provider"),
-        pytest.param(LLM(model="openai/x"), "credentials", id="no-key"),
-        pytest.param(LLM(model="anthropic/claude-sonnet-4-5", params={"logit_bias": {}}), "params", id="param"),
-    ],
-)
-def test_what_is_wrong_before_anything_is_sent(executor: LLM, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that can't be made counts no request."""
-    monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(TerminalError) as caught:
-        ask(executor)
-    assert caught.value.kind == kind
-    assert caught.value.usage == Usage()
-
-
-def test_a_refused_connection_is_transient() -> None:
-    """Nobody listens: worth a retry."""
-    with openai_server() as server:
-        pass
-    with pytest.raises(TransientError) as caught:
-        ask(LLM(model="openai/x", api_base=server.url))
-    assert caught.value.kind == "connection"
-
-
-def test_a_providers_json_is_read_for_its_message() -> None:
-    """The provider's own sentence is kept, whatever stands around it."""
-    raised = RuntimeError('litellm.BadRequestError: XException - {\n "error": {"message": "Say \'a\'.", "x": 1}}')
-    assert str(failure_of(raised, "m")) == "'m' failed: Say 'a'."
-
-
-@pytest.mark.parametrize(
-    ("raised", "error", "kind"),
-    [
-        pytest.param(ImportError("install boto3"), TerminalError, "package", id="package"),
-        pytest.param(RuntimeError(), ExecutorError, "error", id="anything"),
-    ],
-)
-def test_errors_that_are_not_the_providers(raised: Exception, error: type[ExecutorError], kind: str) -> None:
-    """A missing package stops the run; what nobody foresaw fails the item."""
-    found = failure_of(raised, "m")
-    assert (type(found), found.kind) == (error, kind)
-
-
 def test_hanging_up_ends_the_request() -> None:
     """A time-out closes the connection."""
     with openai_server(HANG) as server, pytest.raises(TransientError) as caught:
@@ -207,15 +111,18 @@ def test_hanging_up_ends_the_request() -> None:
 
 
 def test_the_fallback_answers_and_both_are_counted() -> None:
-    """The reply says who answered, and its usage is that of all calls."""
+    """The answer says who gave it, and its usage is that of all calls."""
 
     def behave(request: dict[str, Any], _n: int) -> Behaviour:
         return failure(500) if request["model"] == "gpt-4o" else Behaviour(content="second")
 
     with openai_server(behave) as server:
-        reply = ask(LLM(model="openai/gpt-4o", fallbacks=("openai/gpt-4o-mini",), api_base=server.url))
-    assert (reply.value, reply.model) == ("second", "openai/gpt-4o-mini")
-    assert reply.usage.requests == server.count == 2
+        executor = LLM(model="openai/gpt-4o", fallbacks=("openai/gpt-4o-mini",), api_base=server.url)
+        answer = asyncio.run(attempt(executor, BRIEF, ITEM, limits=Limits()))
+    assert (answer.value, answer.model) == ("second", "openai/gpt-4o-mini")
+    [done] = answer.attempts
+    assert done.usage.requests == server.count == 2
+    assert [given_up.kind for given_up in done.escalations] == ["server"]
 
 
 @pytest.mark.parametrize(
@@ -231,9 +138,37 @@ def test_when_all_fail_the_most_hopeful_failure_counts(first: int, second: int, 
     with openai_server(lambda request, _: failure(first if request["model"] == "x" else second)) as server:
         executor = LLM(model="openai/x", fallbacks=("openai/y",), api_base=server.url)
         with pytest.raises(error) as caught:
-            ask(executor)
+            asyncio.run(attempt(executor, BRIEF, ITEM, limits=Limits()))
     assert type(caught.value) is error
-    assert caught.value.usage == Usage(requests=2)
+    assert caught.value.attempts[0].usage == Usage(requests=2)
+
+
+def test_alone_it_asks_its_own_model() -> None:
+    """The fallbacks are tiers of their own."""
+    with openai_server(failure(500)) as server, pytest.raises(TransientError):
+        ask(LLM(model="openai/x", fallbacks=("openai/y",), api_base=server.url))
+    assert [request.body["model"] for request in server.requests] == ["x"]
+
+
+def test_what_a_fallback_takes_along() -> None:
+    """Parameters, prices and limits; the address goes to models of the same provider alone."""
+    fields: dict[str, Any] = {"params": {"seed": 1}, "usd_per_million": (1, 2), "idle_s": 9}
+    executor = LLM(
+        model="openai/a", api_base="http://x/v1", fallbacks=("openai/b", "mistral/c", "local/d.gguf"), **fields
+    )
+    assert executor.tiers == (
+        LLM(model="openai/a", api_base="http://x/v1", **fields),
+        LLM(model="openai/b", api_base="http://x/v1", **fields),
+        LLM(model="mistral/c", **fields),
+        LLM(model="local/d.gguf", **fields),
+    )
+    assert [tier.tiers for tier in executor.tiers] == [(tier,) for tier in executor.tiers]
+    assert [tier.name for tier in executor.tiers] == [
+        "openai/a at http://x/v1",
+        "openai/b at http://x/v1",
+        "mistral/c",
+        "local/d.gguf",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +216,7 @@ def test_params_may_be_a_text() -> None:
         pytest.param({"params": {"seed": 1}}, False, id="params"),
         pytest.param({"fallbacks": ("openai/y",)}, False, id="fallbacks"),
         pytest.param({"usd_per_million": (1, 2)}, True, id="usd_per_million"),
+        pytest.param({"idle_s": 5}, True, id="idle_s"),
         pytest.param({"kind": "llm"}, True, id="kind"),
     ],
 )
@@ -292,7 +228,13 @@ def test_what_counts_for_the_fingerprint(change: dict[str, Any], same: bool) -> 
 
 def test_every_field_is_in_the_table_above() -> None:
     """A new field must be put into the fingerprint, or be named as one that doesn't count."""
-    assert set(LLM.model_fields) == {"kind", "model", "api_base", "params", "fallbacks", "usd_per_million"}
+    assert set(LLM.model_fields) == {"kind", "model", "api_base", "params", "fallbacks", "usd_per_million", "idle_s"}
+
+
+def test_answers_of_earlier_releases_are_found() -> None:
+    """The fingerprint is what it has been: answers are stored under it."""
+    executor = LLM(model="openai/x", api_base="http://x/v1", params={"seed": 1}, fallbacks=("openai/y",))
+    assert executor.fingerprint == "318212562e6d74287e8f5931919599e547e4fd94f1ab0b084b3f9bbe28e90bc8"
 
 
 def test_what_a_plan_asks_for() -> None:
@@ -304,10 +246,113 @@ def test_what_a_plan_asks_for() -> None:
     assert LLM(model="openai/x").expected_completion_tokens(BRIEF) == 500
 
 
+SHORT = Ask(brief=BRIEF, item=ITEM)
+
+
+def _long(text: str, times: int) -> Ask:
+    return Ask(brief=BRIEF, item=Item(key="b", value=text * times))
+
+
+@pytest.mark.parametrize(
+    ("fields", "longest"),
+    [
+        pytest.param({"model": "openai/gpt-4o"}, 16384, id="listed"),
+        pytest.param({"model": "openai/gpt-4o", "params": {"max_tokens": 50}}, 50, id="max_tokens"),
+        pytest.param({"model": "openai/mine", "params": {"max_completion_tokens": 60}}, 60, id="max_completion_tokens"),
+        pytest.param(
+            {"model": "openai/mine", "params": {"max_tokens": 5, "max_completion_tokens": 6}}, 6, id="the-larger-one"
+        ),
+        pytest.param({"model": "openai/gpt-4o", "params": {"max_tokens": None}}, 16384, id="no-cap"),
+        pytest.param({"model": "openai/mine"}, None, id="nobody-knows"),
+        pytest.param({"model": "local/smollm2"}, 512, id="local"),
+        pytest.param({"model": "local/smollm2", "params": {"max_tokens": -1}}, 8192, id="local-without-a-cap"),
+    ],
+)
+def test_the_longest_answer(fields: dict[str, Any], longest: int | None) -> None:
+    """By the cap in the parameters, else by the table."""
+    assert LLM(**fields).ceiling(SHORT).completion_tokens == longest
+
+
+@pytest.mark.parametrize(
+    ("fields", "cost"),
+    [
+        pytest.param({"model": "openai/gpt-4o", "params": {"max_tokens": 10}}, (2.5e-6, 1e-5, 10), id="listed"),
+        pytest.param({"model": "openai/gpt-4o"}, (2.5e-6, 1e-5, 16384), id="listed-answer"),
+        pytest.param({"model": "openai/mine", "usd_per_million": (1, 2)}, None, id="unbounded"),
+        pytest.param({"model": "openai/mine", "usd_per_million": (1, 0)}, (1e-6, 0, 0), id="answers-are-free"),
+        pytest.param(
+            {"model": "openai/mine", "usd_per_million": (1, 2), "params": {"max_tokens": 9}},
+            (1e-6, 2e-6, 9),
+            id="given",
+        ),
+        pytest.param({"model": "openai/mine", "params": {"max_tokens": 10}}, None, id="no-price"),
+        pytest.param({"model": "local/smollm2"}, (0, 0, 512), id="local"),
+        pytest.param({"model": "dashscope/qwen-turbo", "params": {"max_tokens": 10}}, (5e-8, 5e-7, 10), id="reasoning"),
+    ],
+)
+def test_what_a_call_costs_at_most(fields: dict[str, Any], cost: tuple[float, float, int] | None) -> None:
+    """The prompt as counted and the longest answer, at the dearest price; nothing is promised where one is unknown."""
+    ceiling = LLM(**fields).ceiling(SHORT)
+    assert ceiling.cost_usd == (cost and pytest.approx(ceiling.prompt_tokens * cost[0] + cost[1] * cost[2]))
+
+
+def test_long_prompts_may_cost_more_per_token() -> None:
+    """Where a model's price depends on the length of the prompt, the dearer one counts."""
+    executor = LLM(model="gemini/gemini-2.5-pro", params={"max_tokens": 1})
+    short, long = executor.ceiling(SHORT), executor.ceiling(_long("word ", 200_000))
+    assert short.cost_usd == pytest.approx(short.prompt_tokens * 1.25e-6 + 1e-5)
+    assert long.cost_usd == pytest.approx(long.prompt_tokens * 2.5e-6 + 1.5e-5)
+
+
+@pytest.mark.parametrize(
+    "text", ["A sentence in English. ", "Straßenverkehrsämter ", "漢字かな", "🙂", "a1B2$", "\n\t{}"]
+)
+def test_more_tokens_than_the_plan_says_and_fewer_than_bytes(text: str) -> None:
+    """The ceiling leaves room for other tokenizers; for a very long prompt it counts bytes."""
+    executor = LLM(model="openai/x")
+    for times in (1, 100, 10_000):
+        asked = _long(text, times)
+        counted, most = executor.count_tokens(BRIEF, asked.item), executor.ceiling(asked).prompt_tokens
+        assert counted < most
+        assert most <= max(1.25 * counted + 21, len(text.encode()) * times + 2000)
+    huge = _long(text, 1 + (1 << 20) // len(text.encode()))
+    assert executor.ceiling(huge).prompt_tokens > 1 << 20
+
+
+def test_re_asks_are_counted() -> None:
+    """What was sent back is sent again."""
+    executor = LLM(model="openai/x")
+    again = SHORT.model_copy(update={"rejections": (Rejection(text="word " * 100, problems=("Too long.",)),)})
+    assert executor.ceiling(again).prompt_tokens > executor.ceiling(SHORT).prompt_tokens + 100
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4o", "openai/mine"])
+def test_a_schema_counts_wherever_it_goes(model: str) -> None:
+    """Providers count it as prompt, in the messages or beside them."""
+    executor = LLM(model=model)
+    plain = executor.ceiling(SHORT).prompt_tokens
+    assert executor.ceiling(Ask(brief=RECORD, item=ITEM)).prompt_tokens > plain
+
+
 def test_a_response_without_anything_is_an_empty_answer() -> None:
-    """Missing usage counts as none."""
+    """What it spent is unknown."""
     hollow: Any = type("Hollow", (), {"choices": []})
-    assert reply_of(hollow, "m", (1, 1)) == Reply(value="", model="m", usage=Usage(requests=1))
+    assert reply_of(hollow, "m", (1, 1)) == Reply(value="", model="m", usage=Usage(requests=1, unsettled=1))
+
+
+@pytest.mark.parametrize(
+    ("fields", "cost"),
+    [
+        pytest.param({"model": "openai/gpt-4o"}, 0.0, id="listed"),
+        pytest.param({"model": "openai/mine", "usd_per_million": (1, 2)}, 0.0, id="given"),
+        pytest.param({"model": "openai/mine"}, None, id="unknown"),
+    ],
+)
+def test_tokens_that_nobody_told(fields: dict[str, Any], cost: float | None) -> None:
+    """The call is unsettled; that it was for nothing is said of no model without a price."""
+    with openai_server(Behaviour(tells_tokens=False)) as server:
+        reply = ask(LLM(api_base=server.url, **fields))
+    assert reply.usage == Usage(requests=1, unsettled=1, cost_usd=cost)
 
 
 def test_the_settings_name_the_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
+from prefect_dispatch.errors import BusyError, ExecutorError, RejectedError, TerminalError, TransientError
+from prefect_dispatch.executors.waits import retry_after_s
 from prefect_dispatch.models import Usage
 from prefect_dispatch.scrub import scrub
 
 if TYPE_CHECKING:
-    from collections.abc import Container
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
 LONGEST = 300
 """Characters of a provider's words that are kept."""
@@ -25,11 +26,32 @@ _MESSAGE = re.compile(r'"message": ?"((?:[^"\\]|\\.)*)"')
 _OF_THE_ITEM = ("messages", "input", "contents", "prompt")
 
 
+_TYPES = frozenset({"insufficient_quota", "overloaded_error", "rate_limit_error"})
+"""Types in a provider's JSON that say more than its code."""
+_TOO_LATE = frozenset({408, 504})
+_UNREACHED = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
+"""Nobody was there to be asked."""
+
+
 class _Fault(NamedTuple):
-    name: str
+    names: frozenset[str]
     status: int
     code: str
     words: str
+    headers: Mapping[str, str] | None
+
+    @property
+    def told(self) -> bool:
+        """Whether its status is a provider's: litellm says 500 where it has none."""
+        return 400 <= self.status < 600 and (self.headers is not None or self.status != 500)  # noqa: PLR2004 -- HTTP
+
+    @property
+    def lost(self) -> bool:
+        """Whether the call may have been worked on: it was sent, and no provider's own refusal came back."""
+        if self.names & _UNREACHED:
+            return False
+        refused = self.headers is not None and not self.words.startswith("<")  # a page is a proxy's
+        return self.status in _TOO_LATE or not (refused or 400 <= self.status < 500)  # noqa: PLR2004 -- HTTP
 
 
 class _Rule(NamedTuple):
@@ -40,12 +62,12 @@ class _Rule(NamedTuple):
     status: Container[int] = ()
     words: str = ""
     codes: Container[str] = ()
-    names: Container[str] = ()
+    names: frozenset[str] | set[str] = frozenset()
     sent: bool = True
 
     def fits(self, fault: _Fault) -> bool:
         return (
-            fault.name in self.names
+            not fault.names.isdisjoint(self.names)
             or fault.code in self.codes
             or (fault.status in self.status and bool(re.search(self.words, fault.words, re.IGNORECASE)))
         )
@@ -69,15 +91,22 @@ _RULES = (
     _Rule(RejectedError, "content_policy", names={"ContentPolicyViolationError"}, codes={"content_policy_violation"}),
     _Rule(RejectedError, "content_policy", {400}, r"content.?(policy|filter|management)"),
     _Rule(RejectedError, "too_large", {413}),
-    _Rule(TransientError, "rate_limit", {429}),
-    _Rule(TransientError, "timeout", {408, 504}, names={"Timeout"}),
-    _Rule(TransientError, "overloaded", {503, 529}),
-    _Rule(TransientError, "connection", {500}, r"\A(connection error|cannot connect)"),
+    _Rule(BusyError, "rate_limit", {429}, codes={"rate_limit_error", "rate_limit_exceeded"}),
+    _Rule(TransientError, "timeout", {408, 504}, names={"Timeout", "ReadTimeout", "ConnectTimeout"}),
+    _Rule(BusyError, "overloaded", {503, 529}, codes={"overloaded_error"}),
+    _Rule(
+        TransientError,
+        "connection",
+        {500},
+        r"\A(connection error|cannot connect)",
+        names={"ConnectError", "ReadError", "WriteError", "RemoteProtocolError"},
+    ),
     _Rule(
         TransientError,
         "malformed",
         {200, 500},
         r"invalid response|choices|\A(unterminated|expecting|unable to get json)",
+        names={"JSONDecodeError"},
     ),
     _Rule(TransientError, "conflict", {409, 425}),
     _Rule(RejectedError, "rejected", range(400, 500)),
@@ -99,25 +128,60 @@ def failure_of(error: Exception, model: str) -> ExecutorError:
         return TerminalError(_message(model, error, f"{error}"), kind="package", usage=Usage())
     fault = _fault(error)
     rule = next((rule for rule in _RULES if rule.fits(fault)), _Rule(ExecutorError, "error"))
-    said = f"HTTP {fault.status}: {fault.words}" if rule.sent and 400 <= fault.status < 600 else fault.words  # noqa: PLR2004 -- HTTP errors
-    return rule.error(_message(model, error, said), kind=rule.kind, usage=Usage(requests=int(rule.sent)))
+    message = _message(model, error, f"HTTP {fault.status}: {fault.words}" if rule.sent and fault.told else fault.words)
+    usage = Usage(requests=int(rule.sent), unsettled=int(rule.sent and fault.lost))
+    if rule.error is BusyError:
+        return BusyError(message, kind=rule.kind, usage=usage, retry_after_s=retry_after_s(fault.headers or {}))
+    return rule.error(message, kind=rule.kind, usage=usage)
+
+
+def timed_out(error: BaseException) -> bool:
+    """Return whether it came to this because nothing came for too long."""
+    return any(type(each).__name__ == "ReadTimeout" for each in _chain(error))
 
 
 def _fault(error: Exception) -> _Fault:
-    body = getattr(error, "body", None)
-    details: dict[str, Any] = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
-    code = str(details.get("code") or getattr(error, "code", None) or "")
-    if details.get("type") == "insufficient_quota":
-        code = "insufficient_quota"
-    param = details.get("param")
+    chain = tuple(_chain(error))
+    details = _details(chain)
+    headers: Mapping[str, str] | None = getattr(error, "litellm_response_headers", None)
+    code = _code(error, details)
     status = getattr(error, "status_code", None)
-    if status == 400 and isinstance(param, str) and not param.startswith(_OF_THE_ITEM) and not code:  # noqa: PLR2004 -- Bad Request
+    status = status if isinstance(status, int) else 0
+    if headers is None and re.fullmatch(r"[45]\d\d", code):  # told in the body of a response that began as a success
+        status = int(code)
+    if status == 400 and not code and _is_of_the_call(details.get("param")):  # noqa: PLR2004 -- Bad Request
         code = "unsupported_value"
-    return _Fault(type(error).__name__, status if isinstance(status, int) else 0, code, _words(error))
+    return _Fault(frozenset(type(each).__name__ for each in chain), status, code, _words(error), headers)
+
+
+def _details(chain: Iterable[BaseException]) -> dict[str, Any]:
+    """Return the provider's own account, if one of the errors holds it."""
+    for error in chain:
+        if isinstance(body := getattr(error, "body", None), dict):
+            return cast("dict[str, Any]", body)
+    return {}
+
+
+def _code(error: Exception, details: Mapping[str, Any]) -> str:
+    kind = details.get("type")
+    return kind if kind in _TYPES else str(details.get("code") or getattr(error, "code", None) or "")
+
+
+def _is_of_the_call(param: object) -> bool:
+    return isinstance(param, str) and not param.startswith(_OF_THE_ITEM)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what it came of."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _words(error: Exception) -> str:
-    text = _PREFIX.sub("", str(error)).partition("\nTraceback")[0].strip()
+    text = _PREFIX.sub("", str(getattr(error, "original_exception", None) or error)).partition("\nTraceback")[0].strip()
     inner = _MESSAGE.search(text) if text.startswith("{") else None
     return " ".join((inner[1] if inner else text).split())
 

@@ -6,18 +6,28 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, NonNegativeFloat, field_validator
+from pydantic import Field, NonNegativeFloat, field_validator
 
-from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
-from prefect_dispatch.executors.base import Ask, Reply
+from prefect_dispatch.errors import ExecutorError, JobError, TerminalError
+from prefect_dispatch.executors.base import Ask, Ceiling, Reply
 from prefect_dispatch.executors.failures import failure_of
 from prefect_dispatch.executors.local import SLOT_TOKENS, is_local, located, model_digest, serve
-from prefect_dispatch.executors.params import Params
-from prefect_dispatch.executors.prompt import PROMPT, messages, response_format
-from prefect_dispatch.executors.provider import Price, is_known, listed_context, listed_price, provider, reply_of
+from prefect_dispatch.executors.params import CAPS, Params
+from prefect_dispatch.executors.prompt import PROMPT, messages
+from prefect_dispatch.executors.provider import (
+    Price,
+    is_known,
+    listed_answer,
+    listed_context,
+    listed_price,
+    most_tokens,
+    provider,
+    reply_of,
+)
+from prefect_dispatch.executors.request import LOCAL_PARAMS, request_for
+from prefect_dispatch.executors.streaming import streamed
 from prefect_dispatch.fingerprint import digest
 from prefect_dispatch.models import Brief, Item, Text, Usage
-from prefect_dispatch.outputs import schema_of
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
@@ -25,9 +35,6 @@ if TYPE_CHECKING:
 
 EXPECTED_COMPLETION_TOKENS = 500
 """A plan's guess at the length of an answer: a page of text, or a middling record."""
-
-LOCAL_PARAMS: dict[str, JsonValue] = {"temperature": 0, "repeat_penalty": 1.15, "max_tokens": 512}
-"""What a model on this machine is asked with unless `params` say otherwise: small ones ramble and repeat."""
 
 
 class LLM(Strict):
@@ -47,11 +54,15 @@ class LLM(Strict):
     params: Params = Field(default={}, json_schema_extra={"default": "{}"})
     """Goes with each call, such as `temperature`, `max_tokens` or `seed`; one that the model refuses is an error."""
     fallbacks: tuple[Text, ...] = ()
-    """Models that are asked in this order, within the same call, when the one before has failed."""
+    """Models that are asked in this order when the one before has failed, or gave no valid answer."""
     usd_per_million: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Field(title="Prices")] | None = Field(
         default=None, title="US dollars per million tokens"
     )
     """US dollars per million tokens sent, and per million received. None: litellm's table."""
+    idle_s: Annotated[float, Field(title="Idle limit", gt=0, le=86400)] | None = Field(
+        default=None, title="Idle limit in seconds"
+    )
+    """Seconds without a new byte after which a call is ended. None: only the time limit ends it."""
 
     @field_validator("api_base")
     @classmethod
@@ -96,15 +107,8 @@ class LLM(Strict):
         """
         if model == self.model and not self.fallbacks:
             return self
-        same = model.partition("/")[0] == self.model.partition("/")[0]
-        return self.model_copy(
-            update={
-                "model": model,
-                "fallbacks": (),
-                "api_base": self.api_base if same else None,
-                "usd_per_million": self.usd_per_million if model == self.model else None,
-            }
-        )
+        price = self.usd_per_million if model == self.model else None
+        return self._alone(model).model_copy(update={"usd_per_million": price})
 
     def placed(self, folder: Path) -> LLM:
         """Return this executor with the files of local models looked up from a folder."""
@@ -118,26 +122,36 @@ class LLM(Strict):
             with suppress(JobError):
                 await asyncio.to_thread(serve, model)
 
+    @property
+    def tiers(self) -> tuple[LLM, ...]:
+        """This model alone, and then each fallback."""
+        return tuple(self._alone(model) for model in self.models) if self.fallbacks else (self,)
+
+    @property
+    def name(self) -> str:
+        """Whose pace its calls share: the model, and its address where one is set."""
+        return f"{self.model} at {self.api_base.rstrip('/')}" if self.api_base else self.model
+
     async def answer(self, ask: Ask) -> Reply:
-        """Ask the model once, and the fallbacks in turn where it fails.
+        """Ask the model once; its `tiers` know the fallbacks.
 
         Raises:
-            ExecutorError: If all of them fail: the failure that leaves most hope, with the usage of all.
+            ExecutorError: If it fails.
         """
         litellm = await asyncio.to_thread(provider)
-        spent = Usage()
-        failures: list[ExecutorError] = []
-        for model in self.models:
-            try:
-                reply = await self._call(litellm, model, ask)
-            except ExecutorError as error:  # noqa: PERF203 -- a call takes far longer than a try
-                failures.append(error)
-                spent += error.usage or Usage()
+        try:
+            request = {**request_for(litellm, ask, self.model, self.params), **await self._target()}
+            if self.idle_s is None:
+                response = await litellm.acompletion(**request)
             else:
-                return reply.model_copy(update={"usage": spent + reply.usage})
-        hope = min(failures, key=_hopelessness)
-        hope.usage = spent
-        raise hope
+                response = await streamed(litellm, self.model, request, self.idle_s)
+        except JobError as error:
+            raise TerminalError(str(error), kind="local_model", usage=Usage()) from None
+        except ExecutorError:
+            raise
+        except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its words need scrubbing
+            raise failure_of(error, self.model) from None
+        return reply_of(response, self.model, self._price())
 
     def require_known(self) -> None:
         """Check that litellm knows the provider of every model.
@@ -160,7 +174,7 @@ class LLM(Strict):
 
     def expected_completion_tokens(self, brief: Brief) -> int:  # noqa: ARG002 -- a better guess may use it
         """Return the assumed length of an answer: 500 tokens, or the cap in `params` if that is less."""
-        caps = [self.params.get(name) for name in ("max_tokens", "max_completion_tokens")]
+        caps = [self.params.get(name) for name in CAPS]
         return min([EXPECTED_COMPLETION_TOKENS, *(cap for cap in caps if isinstance(cap, int))])
 
     def context_tokens(self) -> int | None:
@@ -171,50 +185,39 @@ class LLM(Strict):
 
     def price(self) -> Price | None:
         """Return US dollars per token sent and per token received, by the dearest model; None if one is unknown."""
-        prices = [self._price(model) or listed_price(model) for model in self.models]
+        prices = [tier._price() or listed_price(tier.model) for tier in self.tiers]  # noqa: SLF001 -- its own kind
         known = [price for price in prices if price is not None]
         return (max(sent for sent, _ in known), max(got for _, got in known)) if len(known) == len(prices) else None
 
-    async def _call(self, litellm: Any, model: str, ask: Ask) -> Reply:  # noqa: ANN401 -- a module
-        schema, local = schema_of(ask.brief.output), is_local(model)
-        enforced = schema is not None and (local or bool(litellm.supports_response_schema(model=model)))
-        request: dict[str, Any] = {
-            **(LOCAL_PARAMS if local else {}),
-            **self.params,
-            # llama.cpp keeps to the schema, but doesn't show it to the model.
-            "messages": messages(ask, schema_in_prompt=local or not enforced),
-            "num_retries": 0,
-            "max_retries": 0,
-        }
-        if isinstance(seed := request.get("seed"), int) and ask.brief.sample > 1:
-            request["seed"] = seed + ask.brief.sample - 1  # with one seed, all samples would be one answer
-        if enforced and schema is not None:
-            request["response_format"] = response_format(schema)
-        try:
-            response = await litellm.acompletion(**request, **await self._target(model))
-        except JobError as error:
-            raise TerminalError(str(error), kind="local_model", usage=Usage()) from None
-        except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its words need scrubbing
-            raise failure_of(error, model) from None
-        return reply_of(response, model, self._price(model))
+    def ceiling(self, ask: Ask) -> Ceiling:
+        """Return the most that a call can take: by the prompt as it is, the longest answer, and the dearest price."""
+        sent = most_tokens(self.model, messages(ask, schema_in_prompt=True))
+        got = self._longest_answer()
+        price = self._price() or listed_price(self.model, sent)
+        cost = None if price is None or (got is None and price[1]) else sent * price[0] + (got or 0) * price[1]
+        return Ceiling(prompt_tokens=sent, completion_tokens=got, cost_usd=cost)
 
-    async def _target(self, model: str) -> dict[str, Any]:
-        if is_local(model):
-            served = await asyncio.to_thread(serve, model)
-            return {"model": f"openai/{model}", "api_base": served.api_base, "api_key": served.api_key}
+    def _longest_answer(self) -> int | None:
+        local = is_local(self.model)
+        params = {**(LOCAL_PARAMS if local else {}), **self.params}
+        caps = [cap for name in CAPS if isinstance(cap := params.get(name), int) and cap > 0]
+        return max(caps) if caps else SLOT_TOKENS if local else listed_answer(self.model)
+
+    def _alone(self, model: str) -> LLM:
         same_provider = model.partition("/")[0] == self.model.partition("/")[0]
-        return {"model": model, "api_base": self.api_base if same_provider else None}
+        api_base = self.api_base if same_provider else None
+        return self.model_copy(update={"model": model, "fallbacks": (), "api_base": api_base})
 
-    def _price(self, model: str) -> Price | None:
+    async def _target(self) -> dict[str, Any]:
+        if is_local(self.model):
+            served = await asyncio.to_thread(serve, self.model)
+            return {"model": f"openai/{self.model}", "api_base": served.api_base, "api_key": served.api_key}
+        return {"model": self.model, "api_base": self.api_base}
+
+    def _price(self) -> Price | None:
         """Return the price per token that is known before the call; None leaves it to litellm."""
-        if is_local(model):
+        if is_local(self.model):
             return 0.0, 0.0
         if self.usd_per_million is not None:
             return self.usd_per_million[0] / 1e6, self.usd_per_million[1] / 1e6
         return None
-
-
-def _hopelessness(error: ExecutorError) -> int:
-    """Rank by what may still come of it: a retry, other items, none."""
-    order = (TransientError, RejectedError, TerminalError)
-    return next((rank for rank, kind in enumerate(order) if isinstance(error, kind)), 1)

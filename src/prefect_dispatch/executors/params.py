@@ -18,6 +18,8 @@ RESERVED = frozenset(
     | {"max_retries", "retry_policy", "fallbacks", "caching", "mock_response", "headers", "extra_headers"}
 )
 """Parameters of a call that are set here, or would undo what is promised."""
+CAPS = ("max_tokens", "max_completion_tokens")
+"""Parameters that bound the length of an answer."""
 
 
 def _read(value: object) -> object:
