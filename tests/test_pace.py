@@ -1,99 +1,56 @@
-"""The pace: as fast as a provider takes it, and hardly ever refused."""
+"""The pace: as fast as a provider takes it, hardly ever refused, and fair."""
 
 from __future__ import annotations
 
 import asyncio
 import math
 import random
-from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from prefect_dispatch.errors import BusyError
 from prefect_dispatch.models import Limits
 from prefect_dispatch.pace import Pace
+from tests.providers import ALLOWED, Bucket, FixedWindow, Provider, SlidingWindow
 from tests.virtual_time import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ALLOWED = 600
-"""Requests a minute, at every provider here."""
+    from prefect_dispatch.block import Turn
 
-
-class Provider(Protocol):
-    """How a provider counts."""
-
-    def refusal_s(self, now: float) -> float | None:
-        """Take a request, returning None; or refuse it, returning when the next one would be taken."""
-        ...
-
-
-class FixedWindow:
-    """So many in each minute of its clock, which began before the run."""
-
-    def __init__(self, offset_s: float = 0.0) -> None:
-        self.offset_s, self.minute, self.count = offset_s, -1, 0
-
-    def refusal_s(self, now: float) -> float | None:
-        minute, past_s = divmod(now + self.offset_s, 60)
-        if minute != self.minute:
-            self.minute, self.count = int(minute), 0
-        if self.count < ALLOWED:
-            self.count += 1
-            return None
-        return 60 - past_s
-
-
-class SlidingWindow:
-    """So many in any 60 seconds."""
-
-    def __init__(self) -> None:
-        self.taken: deque[float] = deque()
-
-    def refusal_s(self, now: float) -> float | None:
-        while self.taken and self.taken[0] <= now - 60:
-            self.taken.popleft()
-        if len(self.taken) < ALLOWED:
-            self.taken.append(now)
-            return None
-        return self.taken[0] + 60 - now
-
-
-class Bucket:
-    """Tokens that flow in evenly, up to a burst."""
-
-    def __init__(self, burst: int) -> None:
-        self.burst, self.level, self.seen = burst, float(burst), 0.0
-
-    def refusal_s(self, now: float) -> float | None:
-        self.level = min(self.burst, self.level + (now - self.seen) * ALLOWED / 60)
-        self.seen = now
-        if self.level >= 1:
-            self.level -= 1
-            return None
-        return (1 - self.level) * 60 / ALLOWED
+MINUTES = 10
+PROVIDERS: dict[str, Callable[[], Provider]] = {
+    "fixed-window": FixedWindow,
+    "fixed-window-nearly-over": lambda: FixedWindow(past_s=50),
+    "sliding-window": SlidingWindow,
+    "bucket-of-10": lambda: Bucket(10),
+    "bucket-of-600": lambda: Bucket(600),
+}
+HINTS: dict[str, Callable[[float], float | None]] = {
+    "no-hint": lambda _: None,
+    "exact-hint": lambda refusal_s: refusal_s,
+    "whole-seconds": math.ceil,
+}
 
 
 class Seen:
-    """What a provider saw: when it took a request, and when it refused one."""
+    """When a provider took a request, and when it refused one."""
 
     def __init__(self) -> None:
+        """Start with nothing."""
         self.passed: list[float] = []
         self.refused: list[float] = []
 
-    def passed_within(self, since: float, until: float) -> int:
-        return sum(since <= at < until for at in self.passed)
-
-    def refused_within(self, since: float, until: float) -> int:
-        return sum(since <= at < until for at in self.refused)
-
 
 async def simulate(
-    provider: Provider, limits: Limits, *, latency_s: float, minutes: float, hint: Callable[[float], float] | None
+    provider: Provider, limits: Limits, latency_s: float, hint: Callable[[float], float | None], minutes: int = MINUTES
 ) -> Seen:
-    """Ask a provider as fast as the pace lets `limits.concurrency` callers."""
+    """Ask a provider as fast as the pace lets `limits.concurrency` callers; leave out the first minute."""
     loop = asyncio.get_running_loop()
     pace = Pace("simulated", limits)
     seen = Seen()
@@ -103,12 +60,13 @@ async def simulate(
             turn = await pace.enter()
             await asyncio.sleep(latency_s / 2)
             refusal_s = provider.refusal_s(loop.time())
-            (seen.passed if refusal_s is None else seen.refused).append(loop.time())
+            if loop.time() >= 60:
+                (seen.passed if refusal_s is None else seen.refused).append(loop.time())
             await asyncio.sleep(latency_s / 2)
             if refusal_s is None:
-                pace.passed(turn, None)
+                pace.passed(turn)
             else:
-                pace.refused(turn, BusyError("429", retry_after_s=hint(refusal_s) if hint else None))
+                pace.refused(turn, BusyError("429", retry_after_s=hint(refusal_s)))
 
     callers = [asyncio.create_task(ask_on()) for _ in range(limits.concurrency)]
     await asyncio.sleep(minutes * 60)
@@ -116,3 +74,379 @@ async def simulate(
         caller.cancel()
     await asyncio.gather(*callers, return_exceptions=True)
     return seen
+
+
+def check_learned(provider: str, hint: str, concurrency: int, latency_s: float, seed: int) -> None:
+    """Nine tenths of what is allowed, and fewer than one in fifty refused."""
+    random.seed(seed)
+    seen = run(simulate(PROVIDERS[provider](), Limits(concurrency=concurrency), latency_s, HINTS[hint]))
+    allowed = min(ALLOWED, concurrency / latency_s * 60) * (MINUTES - 1)
+    assert len(seen.passed) >= 0.9 * allowed
+    assert len(seen.refused) < 0.02 * (len(seen.refused) + len(seen.passed))
+
+
+@pytest.mark.parametrize("hint", ["no-hint", "whole-seconds"])
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_rate_that_nobody_stated_is_learned(provider: str, hint: str) -> None:
+    """However a provider counts, and whether or not it says when to come back."""
+    check_learned(provider, hint, concurrency=50, latency_s=1.0, seed=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [2, 3])
+@pytest.mark.parametrize("latency_s", [0.05, 1.0])
+@pytest.mark.parametrize("concurrency", [8, 50, 200])
+@pytest.mark.parametrize("hint", HINTS)
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_rate_is_learned_at_any_speed(
+    provider: str, hint: str, concurrency: int, latency_s: float, seed: int
+) -> None:
+    """Few slow calls or many quick ones."""
+    check_learned(provider, hint, concurrency, latency_s, seed)
+
+
+@pytest.mark.parametrize(("concurrency", "latency_s"), [(8, 0.05), (200, 1.0)])
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_stated_rate_is_used_and_not_exceeded(provider: str, concurrency: int, latency_s: float) -> None:
+    """Nothing is refused, and 95 % are used."""
+    limits = Limits(concurrency=concurrency, requests_per_minute=ALLOWED)
+    seen = run(simulate(PROVIDERS[provider](), limits, latency_s, HINTS["no-hint"], minutes=4))
+    assert not seen.refused
+    assert len(seen.passed) >= 0.95 * ALLOWED * 3
+
+
+def now() -> float:
+    """Return the time of the loop."""
+    return asyncio.get_running_loop().time()
+
+
+async def starts(pace: Pace, calls: int, tokens: Callable[[int], int] = lambda _: 0) -> list[tuple[float, int]]:
+    """Start calls that take no time; return when each started, and which."""
+    started: list[tuple[float, int]] = []
+
+    async def one(number: int) -> None:
+        turn = await pace.enter(tokens(number))
+        started.append((round(now(), 3), number))
+        pace.passed(turn)
+
+    await asyncio.gather(*map(one, range(calls)))
+    return started
+
+
+async def later(seconds: float, pace: Pace, turn: Turn, error: BusyError) -> None:
+    """Refuse a call after some time."""
+    await asyncio.sleep(seconds)
+    pace.refused(turn, error)
+
+
+def test_all_wait_as_long_as_one_was_told_then_one_tries_then_the_rest_go() -> None:
+    """To the second; whoever waits already and whoever comes later."""
+
+    async def story() -> list[float]:
+        pace = Pace("m", Limits(concurrency=3))
+        turns = [await pace.enter() for _ in range(3)]
+        started: list[float] = []
+
+        async def one(at: float) -> None:
+            await asyncio.sleep(at)
+            turn = await pace.enter()
+            started.append(now())
+            await asyncio.sleep(1)
+            pace.passed(turn)
+
+        waiting = [asyncio.create_task(one(at)) for at in (0, 0, 5)]
+        await asyncio.sleep(1)
+        for turn, told_s in zip(turns, (7, 3, 5), strict=True):
+            pace.refused(turn, BusyError("429", retry_after_s=told_s))
+        await asyncio.gather(*waiting)
+        return started
+
+    first, second, third = run(story())
+    assert first == 8
+    assert 9 <= second < third
+
+
+@pytest.mark.parametrize("told_s", [None, 0.0, -1.0, math.nan])
+def test_without_a_usable_hint_the_pauses_double(told_s: float | None) -> None:
+    """Up to eight seconds, a quarter more or less."""
+
+    async def story() -> list[float]:
+        pace = Pace("m", Limits(concurrency=1, wait_s=60))
+        tries: list[float] = []
+        try:
+            while True:
+                turn = await pace.enter(patience_s=60 - now())
+                tries.append(now())
+                pace.refused(turn, BusyError("429", retry_after_s=told_s))
+        except BusyError:
+            return tries
+
+    tries = run(story())
+    for pause, expected in zip(
+        (later - sooner for sooner, later in pairwise(tries)), (0.5, 1, 2, 4, 8, 8), strict=False
+    ):
+        assert 0.75 * expected <= pause <= 1.25 * expected
+    assert 52 < tries[-1] <= 60
+
+
+@pytest.mark.parametrize("told_s", [61.0, 1e9, math.inf])
+def test_who_would_wait_too_long_is_told_at_once(told_s: float) -> None:
+    """Those who wait, those who come, and not those who may wait longer."""
+
+    async def story() -> list[float | str]:
+        pace = Pace("m", Limits(concurrency=1, wait_s=60))
+        turn = await pace.enter()
+        waiting = [asyncio.create_task(pace.enter()) for _ in range(2)]
+        patient = asyncio.create_task(pace.enter(patience_s=61))
+        await asyncio.sleep(1)
+        pace.refused(turn, BusyError("503", retry_after_s=told_s, kind="overloaded"))
+        failed = [*await asyncio.gather(*waiting, return_exceptions=True)]
+        with pytest.raises(BusyError, match=r"'m' takes no more for another .* raise limits\.wait_s") as late:
+            await pace.enter()
+        for error in (*failed, late.value):
+            assert isinstance(error, BusyError)
+            assert (error.kind, error.retry_after_s) == ("overloaded", told_s)
+        at: list[float | str] = [now()]
+        if told_s == 61:
+            await patient
+        at += [now(), "waits" if not patient.done() else "passed"]
+        return at
+
+    assert run(story()) == ([1, 62, "passed"] if told_s == 61 else [1, 1, "passed"])
+
+
+def test_a_provider_that_stays_busy_is_waited_for_so_long_and_no_longer() -> None:
+    """However often it is tried in between; what a call waited stays with its turn."""
+
+    async def story() -> tuple[float, float]:
+        pace = Pace("m", Limits(concurrency=1))
+        turn = await pace.enter()
+        patient = asyncio.create_task(pace.enter(patience_s=1000))
+        impatient = asyncio.create_task(pace.enter(patience_s=10))
+        await asyncio.sleep(1)
+        pace.refused(turn, BusyError("429", retry_after_s=4))
+        trying = await patient
+        assert trying.blocked_s == 4
+        await later(2, pace, trying, BusyError("429", retry_after_s=4))
+        left = asyncio.create_task(pace.enter(patience_s=1000))
+        trying = await left if (await asyncio.wait([impatient], timeout=4))[1] else await impatient
+        assert trying.blocked_s == 10
+        waiting = asyncio.create_task(pace.enter(patience_s=8))
+        await later(1, pace, trying, BusyError("429", retry_after_s=8))
+        with pytest.raises(BusyError):
+            await waiting
+        return now(), (await left).blocked_s
+
+    assert run(story()) == (12, 13)
+
+
+def test_a_stated_pace_is_waited_for_as_long_as_it_takes() -> None:
+    """Patience is for providers that refuse."""
+    pace = Pace("m", Limits(requests_per_minute=1, wait_s=0))
+    assert [round(at) for at, _ in run(starts(pace, 10))] == [round(number * 60 / 0.98) for number in range(10)]
+
+
+def test_calls_start_in_the_order_in_which_they_came() -> None:
+    """No small call passes a big one."""
+    pace = Pace("m", Limits(concurrency=2, tokens_per_minute=1000))
+    started = run(starts(pace, 30, lambda number: 900 if number % 7 == 3 else 10))
+    assert [number for _, number in started] == list(range(30))
+
+
+@pytest.mark.parametrize("tokens", [10, 70, 300, 334, 501, 1000])
+def test_no_minute_takes_more_tokens_than_stated(tokens: int) -> None:
+    """However big the calls are; and as many pass as whole ones fit in."""
+    pace = Pace("m", Limits(tokens_per_minute=1000))
+    fit = 1000 // tokens
+    at = [at for at, _ in run(starts(pace, 3 * fit, lambda _: tokens))]
+    for first in at:
+        assert sum(tokens for other in at if first <= other < first + 60) <= 1000
+    assert at[-1] <= 3 * 60 / 0.98
+
+
+def test_tokens_that_were_not_taken_are_given_back() -> None:
+    """The pace is that of what was used; a call over the stated limit passes alone."""
+
+    async def story() -> list[float]:
+        pace = Pace("m", Limits(tokens_per_minute=1000))
+        at: list[float] = []
+        for used in (500, 100, None, 0):
+            turn = await pace.enter(2000)
+            at.append(round(now() * 0.98, 3))
+            if used == 0:
+                pace.refused(turn, BusyError("429", retry_after_s=1))
+            else:
+                pace.passed(turn, used)
+        await pace.enter(2000)
+        return [*at, round(now() * 0.98, 3)]
+
+    assert run(story()) == [0, 30, 36, 156, pytest.approx(156.98)]
+
+
+def test_a_burst_of_refusals_halves_what_is_under_way_which_then_creeps_back() -> None:
+    """By one whenever all of them have passed; a single refusal halves nothing."""
+
+    async def under_way(pace: Pace) -> list[Turn]:
+        tasks = [asyncio.create_task(pace.enter()) for _ in range(20)]
+        await asyncio.sleep(100)
+        for task in tasks:
+            task.cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        return [turn for turn in done if not isinstance(turn, BaseException)]
+
+    async def story(refused: int) -> list[int]:
+        pace = Pace("m", Limits(concurrency=8))
+        turns = await under_way(pace)
+        counts = [len(turns)]
+        for turn in turns[:refused]:
+            pace.refused(turn, BusyError("429", kind="overloaded"))
+        for turn in turns[refused:]:
+            pace.passed(turn)
+        pace.passed(await pace.enter())
+        for _ in range(8):
+            turns = await under_way(pace)
+            counts.append(len(turns))
+            for turn in turns:
+                pace.passed(turn)
+        return counts
+
+    full, half, *then = run(story(8))
+    assert (full, half, then[-1]) == (8, 4, 8)
+    assert all(one <= other <= one + 1 for one, other in pairwise([half, *then]))
+    assert run(story(1)) == [8] * 9
+
+
+def test_a_provider_that_is_overloaded_teaches_no_rate() -> None:
+    """What passed before says nothing of what it takes later."""
+
+    async def story(kind: str) -> float:
+        pace = Pace("m", Limits())
+        pace.refused(await pace.enter(), BusyError("busy", retry_after_s=60, kind=kind))
+        await starts(pace, 10)
+        return now()
+
+    assert run(story("overloaded")) == 60
+    assert run(story("rate_limit")) > 120
+
+
+def test_a_try_that_takes_long_holds_nobody_back() -> None:
+    """A refusal comes fast: who isn't refused within twice the time that one took is being answered."""
+
+    async def story() -> list[float]:
+        pace = Pace("m", Limits())
+        await later(0.5, pace, await pace.enter(), BusyError("429", retry_after_s=10))
+        trying = await pace.enter()
+        at = [now()]
+        second = await pace.enter()
+        at.append(now())
+        pace.passed(second)
+        pace.refused(trying, BusyError("429", retry_after_s=7))  # it was one after all
+        await pace.enter()
+        return [*at, now()]
+
+    first, second, third = run(story())
+    assert (first, third - second) == (10.5, 7)
+    assert second >= 11.5
+
+
+@pytest.mark.parametrize("end", ["cancelled", "lost"])
+def test_a_try_that_comes_to_nothing_is_followed_by_another(end: str) -> None:
+    """At once: the time to wait is over."""
+
+    async def story() -> float:
+        pace = Pace("m", Limits())
+        pace.refused(await pace.enter(), BusyError("429", retry_after_s=10))
+        trying = asyncio.create_task(pace.enter())
+        await asyncio.sleep(5 if end == "cancelled" else 10.1)
+        if end == "cancelled":
+            trying.cancel()
+        else:
+            pace.lost(await trying)
+        await pace.enter()
+        return now()
+
+    assert run(story()) == (10 if end == "cancelled" else 10.1)
+
+
+def test_a_late_refusal_counts_only_for_what_it_says() -> None:
+    """A call of before the block tells nothing new, unless how long to wait."""
+
+    async def story(told_s: float | None) -> float:
+        pace = Pace("m", Limits())
+        one, two = await pace.enter(), await pace.enter()
+        pace.refused(one, BusyError("429", retry_after_s=1))
+        pace.passed(await pace.enter())
+        began = now()
+        pace.refused(two, BusyError("429", retry_after_s=told_s))
+        pace.passed(await pace.enter())
+        pace.passed(await pace.enter())
+        return now() - began
+
+    assert run(story(None)) < 5
+    assert 30 <= run(story(30)) < 35
+
+
+def test_time_in_which_nobody_asked_teaches_nothing() -> None:
+    """A rest doesn't make a provider slower."""
+
+    async def story(rest_s: float) -> float:
+        pace = Pace("m", Limits())
+        await starts(pace, 50)
+        await asyncio.sleep(rest_s)
+        turn = await pace.enter()
+        await later(5, pace, turn, BusyError("429", retry_after_s=5))
+        began = now()
+        await starts(pace, 10)
+        return now() - began
+
+    assert run(story(3600)) == pytest.approx(run(story(0)))
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 20), st.floats(0, 30), st.sampled_from(["passed", "refused", "lost"])),
+        min_size=1,
+        max_size=40,
+    ),
+    st.integers(1, 5),
+)
+@settings(max_examples=150, deadline=None)
+def test_nobody_who_is_cancelled_takes_a_place_along(calls: list[tuple[float, float, str]], concurrency: int) -> None:
+    """Wherever it is cancelled: in the line, as its turn comes, under way; the limit holds all along."""
+
+    async def story() -> None:
+        pace = Pace("m", Limits(concurrency=concurrency, wait_s=10**5, requests_per_minute=600))
+        under_way = 0
+
+        async def one(end: str) -> None:
+            nonlocal under_way
+            turn = await pace.enter()
+            under_way += 1
+            assert under_way <= concurrency
+            try:
+                await asyncio.sleep(1)
+            except asyncio.CancelledError:
+                end = "lost"
+                raise
+            finally:
+                under_way -= 1
+                ends: dict[str, Callable[[], None]] = {
+                    "passed": lambda: pace.passed(turn),
+                    "refused": lambda: pace.refused(turn, BusyError("429")),
+                    "lost": lambda: pace.lost(turn),
+                }
+                ends[end]()
+
+        async def cancelled(start: float, after: float, end: str) -> None:
+            await asyncio.sleep(start)
+            task = asyncio.create_task(one(end))
+            await asyncio.sleep(after)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        await asyncio.gather(*(cancelled(*call) for call in calls))
+        for _ in range(concurrency * concurrency):  # gets the window back to its full size
+            pace.passed(await pace.enter())
+        await asyncio.gather(*(pace.enter() for _ in range(concurrency)))
+
+    run(story())
