@@ -12,6 +12,7 @@ its owner, and until when to believe it.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import sys
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.executors.base import Reply
@@ -180,13 +181,13 @@ def _begun(shelf: Shelf, key: str, work: str, before: str, alone: bool) -> _Reco
 
 def _read(shelf: Shelf, key: str) -> _Record | None:
     try:
-        return _Record.model_validate_json(shelf.read(key) or b"")
-    except ValidationError:  # cut off, or somebody else's
+        return _Record.model_validate(json.loads(shelf.read(key) or b""))
+    except (ValueError, RecursionError):  # cut off, or somebody else's
         return None
 
 
 def _bytes(record: _Record) -> bytes:
-    return record.model_dump_json().encode()
+    return json.dumps(record.model_dump(mode="json")).encode()  # pydantic's own writer refuses half characters
 
 
 def _at_work(record: _Record) -> bool:
