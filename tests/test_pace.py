@@ -216,28 +216,24 @@ def test_who_would_wait_too_long_is_told_at_once(told_s: float) -> None:
 
 
 def test_a_provider_that_stays_busy_is_waited_for_so_long_and_no_longer() -> None:
-    """However often it is tried in between; what a call waited stays with its turn."""
+    """However often it is tried in between: all the time until one passes counts."""
 
-    async def story() -> tuple[float, float]:
+    async def story() -> list[float]:
         pace = Pace("m", Limits(concurrency=1))
         turn = await pace.enter()
-        patient = asyncio.create_task(pace.enter(patience_s=1000))
-        impatient = asyncio.create_task(pace.enter(patience_s=10))
-        await asyncio.sleep(1)
-        pace.refused(turn, BusyError("429", retry_after_s=4))
-        trying = await patient
-        assert trying.blocked_s == 4
-        await later(2, pace, trying, BusyError("429", retry_after_s=4))
-        left = asyncio.create_task(pace.enter(patience_s=1000))
-        trying = await left if (await asyncio.wait([impatient], timeout=4))[1] else await impatient
-        assert trying.blocked_s == 10
-        waiting = asyncio.create_task(pace.enter(patience_s=8))
-        await later(1, pace, trying, BusyError("429", retry_after_s=8))
+        first, second, third = (asyncio.create_task(pace.enter(patience_s=left_s)) for left_s in (4, 10, 18))
+        await later(1, pace, turn, BusyError("429", retry_after_s=4))
+        turn = await first
+        at = [now(), turn.blocked_s]
+        await later(2, pace, turn, BusyError("429", retry_after_s=4))
+        turn = await second
+        at += [now(), turn.blocked_s]
+        await later(1, pace, turn, BusyError("429", retry_after_s=8))
         with pytest.raises(BusyError):
-            await waiting
-        return now(), (await left).blocked_s
+            await third
+        return [*at, now()]
 
-    assert run(story()) == (12, 13)
+    assert run(story()) == [5, 4, 11, 10, 12]
 
 
 def test_a_stated_pace_is_waited_for_as_long_as_it_takes() -> None:
