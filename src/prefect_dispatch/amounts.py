@@ -44,6 +44,9 @@ class Amount(NamedTuple):
         return Amount(*(one - two for one, two in zip(self, other, strict=True)))
 
 
+NOTHING = Amount()
+
+
 class Scale(NamedTuple):
     """By how much the calls of a model take more than was counted beforehand."""
 

@@ -8,16 +8,15 @@ taken counts in full, and as much more is reserved for every later call of that 
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect_dispatch.amounts import NANO, Amount, Scale, counted, used
+from prefect_dispatch.amounts import NANO, NOTHING, Amount, Scale, counted, used
 from prefect_dispatch.bounds import unbounded
 from prefect_dispatch.errors import BudgetError
+from prefect_dispatch.line import Line
 from prefect_dispatch.models import Usage
 
 if TYPE_CHECKING:
@@ -46,8 +45,7 @@ class Reservation:
     model: str
     counted: Amount
     priced: bool
-    granted: asyncio.Future[None]
-    held: Amount = Amount()
+    held: Amount = NOTHING
 
 
 class Budget:
@@ -61,11 +59,11 @@ class Budget:
         """Start with nothing spent."""
         self._limits = limits
         self._caps = tuple(_caps(limits))
-        self._spent = self._held = Amount()
+        self._spent = self._held = NOTHING
         self._priced = True
         self._unsettled = 0
         self._scales: dict[str, Scale] = {}
-        self._queue: deque[Reservation] = deque()
+        self._line: Line[Reservation] = Line(self._pump, lambda unsent: self.settle(unsent, Usage()))
 
     @property
     def spent(self) -> Usage:
@@ -100,19 +98,8 @@ class Budget:
         """
         if reason := unbounded(self._limits, model, ceiling):
             raise BudgetError(reason)
-        priced = ceiling is not None and ceiling.cost_usd is not None
-        call = Reservation(model, counted(ceiling), priced, asyncio.get_running_loop().create_future())
-        self._queue.append(call)
-        self._pump()
-        try:
-            await call.granted
-        except asyncio.CancelledError:
-            if call in self._queue:
-                self._queue.remove(call)
-                self._pump()
-            elif not call.granted.cancelled() and call.granted.exception() is None:
-                self.settle(call, Usage())  # it was granted, and never sent
-            raise
+        call = Reservation(model, counted(ceiling), priced=ceiling is not None and ceiling.cost_usd is not None)
+        await self._line.wait(call)
         return call
 
     def settle(self, call: Reservation, usage: Usage | None) -> None:
@@ -139,18 +126,16 @@ class Budget:
 
     def _pump(self) -> None:
         """Grant or refuse from the front of the queue, up to a call that has to wait."""
-        while self._queue:
-            call = self._queue[0]
+        while call := self._line.first():
             need = self._scale(call.model).applied(call.counted)
             if short := self._short(self._spent, need):
-                call.granted.set_exception(self._error(short, need))
+                self._line.refuse(call, self._error(short, need))
             elif self._short(self._spent + self._held, need):
                 return  # what is under way may take less than is held for it
             else:
                 call.held = need
                 self._held += need
-                call.granted.set_result(None)
-            self._queue.popleft()
+                self._line.grant()
 
     def _short(self, taken: Amount, need: Amount) -> Cap | None:
         """Return a cap that doesn't hold both."""

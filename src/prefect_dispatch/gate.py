@@ -22,6 +22,8 @@ from prefect_dispatch.pace import Pace
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from typing_extensions import Self
+
     from prefect_dispatch.executors.base import Ask, Executor
     from prefect_dispatch.models import Limits
 
@@ -112,7 +114,7 @@ class Call:
         self._gate, self._executor, self._ask, self._patience_s = gate, executor, ask, patience_s
         self._pace = gate.pace(name_of(executor))
 
-    async def __aenter__(self) -> Call:
+    async def __aenter__(self) -> Self:
         """Wait for room in the budget, then for the turn."""
         began = asyncio.get_running_loop().time()
         try:
@@ -131,7 +133,7 @@ class Call:
             usage = error.usage or usage
         if isinstance(error, BusyError):
             usage = usage or Usage(requests=1)  # what is refused isn't billed
-            self._pace.refused(self._turn, error.retry_after_s, teaches=error.kind != "overloaded")
+            self._pace.refused(self._turn, error)
         elif error is None or isinstance(error, ExecutorError):
             self._gate.took(self._executor)
             self._pace.passed(self._turn, usage.tokens if usage and not usage.unsettled else None)
