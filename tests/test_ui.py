@@ -131,7 +131,7 @@ def open_report(page: Page, brief: str) -> None:
 def test_an_analyst_edits_a_job_and_reads_its_report(
     prefect: PrefectServer, model: OpenAIServer, page: Page, tmp_path: Path
 ) -> None:
-    """The form has the job in its order; merged by another rule, what ran from the terminal is not asked again."""
+    """The form has the job in its order; merged by another rule, only what a pattern names is asked again."""
     (tmp_path / "texts").mkdir()
     for year in range(1990, 1995):
         (tmp_path / "texts" / f"{year}.txt").write_text(f"In force since {year}.", encoding="utf-8")
@@ -144,16 +144,22 @@ def test_an_analyst_edits_a_job_and_reads_its_report(
         assert labels[1:7] == ["briefs", "Name", "Scope", "Instructions", "Constraints", "Output"]
         assert [label for label in labels if label in PARAMETERS] == PARAMETERS
         expect(page.get_by_text('"required": [')).to_be_visible()
-        for tab in ("Files", "LLM", "Merge records", "Built-in"):
+        for tab in ("Files", "LLM", "Merge records", "Built-in", "Everything"):
             expect(page.get_by_role("tab", name=tab, exact=True, selected=True).first).to_be_visible()
         picture(page, "form-of-a-job")
         page.get_by_label("Concurrency").fill("3")
         page.get_by_text("max", exact=True).first.click()
         page.get_by_role("option", name="min", exact=True).click()
+        page.get_by_role("tab", name="By name", exact=True).click()
+        page.get_by_role("button", name="Add Item").last.click()
+        page.locator("fieldset", has=page.get_by_role("tab", name="By name")).last.get_by_role("textbox").fill(
+            "*/1990.*"
+        )
+        picture(page, "form-with-a-pattern")
         submit(page)
     open_report(page, "licence-terms")
     picture(page, "report-of-a-job")
-    assert model.count == 5
+    assert model.count == 6
     expect(page.get_by_text("5 of 5 answered").first).to_be_visible()
     expect(page.get_by_role("row", name="licence-terms texts/1990.txt merged")).to_be_visible()
     expect(

@@ -152,12 +152,12 @@ def test_a_rerun_asks_what_failed_and_patches_the_report(tmp_path: Path) -> None
     assert (str(third.changes), third.changes.earlier) == ("nothing changed", "found")
 
 
-def artifact_keys(report: Report) -> set[str | None]:
-    """Return the keys of the artifacts that a run left."""
+def artifact_keys(report: Report) -> set[str]:
+    """Return the keys of the artifacts that a run left, those of Prefect's own results aside."""
     ran: Any = report.run["flow_run"]
     ids = ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[ran["id"]]))
     with get_client(sync_client=True) as client:
-        return {artifact.key for artifact in client.read_artifacts(artifact_filter=ids)}
+        return {artifact.key for artifact in client.read_artifacts(artifact_filter=ids) if artifact.key}
 
 
 def test_items_that_come_and_go_and_answers_that_change_are_told() -> None:
