@@ -12,6 +12,7 @@ from pydantic import Field, GetPydanticSchema
 
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.flows.cancel import INTERRUPTIONS, cancelled
 from prefect_dispatch.flows.exclusive import exclusive
 from prefect_dispatch.flows.files import ready_folder, write_files
 from prefect_dispatch.flows.memory import JobMemory
@@ -72,6 +73,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     Raises:
         JobError: If the job is unusable; nothing was spent.
         DispatchFailed: If the run failed; `.report` says how each item ended.
+        CancelledRun: If it was cancelled or interrupted; what had come back is stored.
     """
     clock, log, place = Clock(), get_run_logger(), Path(folder).resolve()
     decisions = require_review(integrator, place) if review else decisions_file(integrator, place)
@@ -93,24 +95,27 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         again=job.again,
         tell=LiveProgress(job.briefs, len(job.work)),
     )
-    with exclusive(job.resources):
-        outcomes = fan_out.run()
-    settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)
-    report = settled(job, outcomes)
-    if review and decisions is not None:
-        report = reviewed(job, report, decisions, lambda changed, known: settled(changed, outcomes, known=known))
-    for gap in report.gaps:
-        log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
-    report = memory.compared(report)
-    if files is not None:
-        write_files(report, files)
-    publish(report, job.briefs)
-    memory.keep(report)
-    if report.status == "failed":
-        raise DispatchFailed(report.message, report)
-    name = "Completed" if report.status == "complete" else "CompletedWithGaps"
-    # Prefect hands the caller the data of a returned state.
-    return cast("Report", Completed(name=name, message=report.message, data=report))
+    try:
+        with exclusive(job.resources):
+            outcomes = fan_out.run()
+        settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)
+        report = settled(job, outcomes)
+        if review and decisions is not None:
+            report = reviewed(job, report, decisions, lambda changed, known: settled(changed, outcomes, known=known))
+        for gap in report.gaps:
+            log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
+        report = memory.compared(report)
+        if files is not None:
+            write_files(report, files)
+        publish(report, job.briefs)
+        memory.keep(report)
+        if report.status == "failed":
+            raise DispatchFailed(report.message, report)
+        name = "Completed" if report.status == "complete" else "CompletedWithGaps"
+        # Prefect hands the caller the data of a returned state.
+        return cast("Report", Completed(name=name, message=report.message, data=report))
+    except INTERRUPTIONS as error:
+        return cast("Report", cancelled(fan_out.told, error))
 
 
 # A deployment finds the flow in this module by the name of its function.

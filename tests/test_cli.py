@@ -330,7 +330,7 @@ def test_ctrl_c_says_how_to_go_on(job: Path, capsys: pytest.CaptureFixture[str])
         assert main(["run", at(job, server.url)]) == INTERRUPTED
         thread.join()
     assert server.hung_up == 2
-    assert capsys.readouterr().err.endswith("the same command goes on from there.\n")
+    assert capsys.readouterr().err.endswith("the same job goes on from there.\n")
 
 
 @pytest.mark.usefixtures("store")

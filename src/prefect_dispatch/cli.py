@@ -43,11 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JobError as error:
         print(f"prefect-dispatch: {error}", file=sys.stderr)
         return UNUSABLE
-    except KeyboardInterrupt:
-        print(
-            "\nInterrupted. Every answer that had come is stored: the same command goes on from there.",
-            file=sys.stderr,
-        )
+    except KeyboardInterrupt:  # before the run began, or once more while it ended
+        print("\nInterrupted. What came back is stored: the same command goes on from there.", file=sys.stderr)
         return INTERRUPTED
     return code
 
@@ -119,6 +116,8 @@ def _loaded(arguments: argparse.Namespace) -> Job:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from prefect.exceptions import CancelledRun  # noqa: PLC0415 -- imports Prefect
+
     from prefect_dispatch.flows.dispatch import dispatch  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.files import ready_folder  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.prepare import prepare  # noqa: PLC0415 -- imports Prefect
@@ -138,6 +137,9 @@ def _run(arguments: argparse.Namespace) -> int:
             report: Report = cast("Any", dispatch)(**job.parameters(), folder=str(folder), out=out, **bounds)
         except DispatchFailed as error:
             report = error.report
+        except CancelledRun as error:
+            print(f"\n{error}", file=sys.stderr)
+            return INTERRUPTED
     print(summary(report, arguments.out))
     return {"complete": COMPLETE, "gaps": GAPS, "failed": FAILED}[report.status]
 
