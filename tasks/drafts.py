@@ -199,14 +199,13 @@ def _at_work(record: _Record) -> bool:
 
 
 def _is_alive(process: int) -> bool:
-    if sys.platform == "win32":
-        return True  # to ask would end it
+    if sys.platform == "win32":  # pragma: no cover -- to ask would end it
+        return True
     try:
-        os.kill(process, 0)
+        with suppress(PermissionError):  # another user's
+            os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
     return True
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from prefect.filesystems import WritableFileSystem
 from pydantic import Field, PrivateAttr
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+Watch = Callable[[str], None]
+"""Told of each moment: `to read KEY`, `to write KEY`, `written KEY`; what it raises is the storage's failure."""
 
 
 class Elsewhere(WritableFileSystem):
@@ -19,30 +19,26 @@ class Elsewhere(WritableFileSystem):
 
     content: dict[str, bytes] = Field(default_factory=dict[str, bytes])
     """What stands where."""
-    operations: list[str] = Field(default_factory=list[str])
-    """What was done so far, as `read key` and `write key`."""
-    _fails: Callable[[str], str | None] | None = PrivateAttr(default=None)
-    _lock: Any = PrivateAttr(default_factory=Lock)
+    _watchers: list[Watch] = PrivateAttr(default_factory=list[Watch])
 
-    def failing(self, fails: Callable[[str], str | None]) -> Elsewhere:
-        """Fail where this function of an operation returns words, and with these."""
-        self._fails = fails
+    def watched(self, watch: Watch) -> Elsewhere:
+        """Tell somebody of each moment."""
+        self._watchers.append(watch)
         return self
 
     def read_path(self, path: str, **_: Any) -> bytes:  # type: ignore[override]  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride] -- Prefect's are both sync and async
         """Read, or fail."""
-        self._do(f"read {path}")
+        self._tell(f"to read {path}")
         if path not in self.content:
             raise ValueError(f"Path {path} does not exist.")
         return self.content[path]
 
     def write_path(self, path: str, content: bytes, **_: Any) -> None:  # type: ignore[override]  # noqa: ANN401  # pyright: ignore[reportIncompatibleMethodOverride] -- the same
         """Write, or fail."""
-        self._do(f"write {path}")
+        self._tell(f"to write {path}")
         self.content[path] = content
+        self._tell(f"written {path}")
 
-    def _do(self, operation: str) -> None:
-        with self._lock:
-            self.operations.append(operation)
-        if self._fails and (words := self._fails(operation)):
-            raise RuntimeError(words)
+    def _tell(self, moment: str) -> None:
+        for watch in self._watchers:
+            watch(moment)

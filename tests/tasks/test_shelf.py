@@ -24,8 +24,13 @@ KEY = "prefect-dispatch-404" + "0" * 61
 
 def failing(said: str, times: int = 1) -> Shelf:
     """Return a storage elsewhere that fails so many times, with these words."""
-    left = iter(range(times))
-    return Shelf(Elsewhere().failing(lambda done: None if next(left, None) is None else said.format(path=done[-84:])))
+    left = [said] * times
+
+    def watch(moment: str) -> None:
+        if left:
+            raise RuntimeError(left.pop().format(path=moment.rsplit(maxsplit=1)[-1]))
+
+    return Shelf(Elsewhere().watched(watch))
 
 
 @pytest.fixture(params=["local", "remote"])

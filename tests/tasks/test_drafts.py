@@ -1,0 +1,313 @@
+"""What was paid for outlives whoever paid, is counted once, and is believed only where it can be."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from prefect.results import ResultStore
+
+from prefect_dispatch import Answer, Ask, Brief, Item, Limits
+from prefect_dispatch.asking import attempt
+from prefect_dispatch.checks import Function
+from prefect_dispatch.errors import TerminalError, TransientError
+from prefect_dispatch.executors.base import Reply
+from prefect_dispatch.models import Usage
+from prefect_dispatch.tasks.drafts import SUFFIX, KeptDraft, TakenError, begun
+from prefect_dispatch.tasks.once import Place, once
+from prefect_dispatch.tasks.shelf import Shelf
+from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.testing import ScriptedExecutor
+from tests.tasks.storages import Elsewhere
+
+if TYPE_CHECKING:
+    from prefect_dispatch.asking import Draft
+
+BRIEF = Brief(name="say", instructions="Say it.", output={"type": "object"})
+ITEM = Item(key="a", value="a")
+KEY = "prefect-dispatch-0"
+NEVER = 10**9
+
+
+class DeathError(BaseException):
+    """The process is killed."""
+
+
+@dataclass
+class World:
+    """A storage and a provider, which outlive the processes that use them, one after another."""
+
+    invalid: int
+    """How many answers are invalid before one is valid."""
+    storage: Elsewhere = field(default_factory=Elsewhere)
+    dies: int = NEVER
+    """The moment at which the process dies; after that it does nothing more."""
+    moment: int = 0
+    """The moments of this process: reads, and writes and calls, before and after they have an effect."""
+    calls: int = 0
+    """The calls that reached the provider."""
+
+    def __post_init__(self) -> None:
+        """Watch the storage."""
+        self.storage.watched(self._pass)
+
+    def live(self, dies: int = NEVER) -> tuple[Answer, bool] | None:
+        """Do the work in a process of its own; return the answer and whether it was stored, or None if it died."""
+        self.moment, self.dies = 0, dies
+        executor = ScriptedExecutor(self._answer)
+        (work,) = work_of([BRIEF], [ITEM], executor)
+
+        async def ask(draft: Draft) -> Answer:
+            answer = await attempt(executor, BRIEF, ITEM, limits=Limits(reasks=3), draft=draft)
+            return answer.model_copy(update={"fingerprint": work.fingerprint})
+
+        place = Place(ResultStore(result_storage=self.storage), KEY, None)
+        try:
+            return asyncio.run(once(place, work, ask, call_s=9, again=False))
+        except (DeathError, asyncio.CancelledError):
+            return None
+
+    def _pass(self, what: str) -> None:
+        self.moment += 1
+        if self.moment >= self.dies:
+            raise DeathError(what)
+
+    async def _answer(self, ask: Ask) -> Reply:
+        try:
+            self._pass("to send")
+            self.calls += 1
+            self._pass("sent")
+        except DeathError:  # the one exception that isn't taken for the executor's failure
+            raise asyncio.CancelledError from None
+        value = {"n": self.calls} if len(ask.rejections) >= self.invalid else "no"
+        return Reply(value=value, usage=Usage(requests=1, prompt_tokens=10))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 3), st.lists(st.integers(1, 40), max_size=4))
+@example(0, [])
+@example(3, [11, 11, 11, 11])
+def test_whenever_it_dies_nothing_that_was_heard_is_asked_again(invalid: int, deaths: list[int]) -> None:
+    """Each death loses one call at most; what was lost is counted, and everything else is counted once."""
+    world = World(invalid)
+    ended = [world.live(dies) for dies in deaths]
+    died = ended.count(None)
+    before = world.calls
+    said = world.live()
+    assert said is not None
+    answer, stored = said
+    if stored:
+        assert world.calls == before
+    needed = invalid + 1
+    [spent] = [each.usage for each in answer.attempts]
+    assert needed <= world.calls <= needed + died
+    assert world.calls <= spent.requests <= needed + died
+    assert spent.unsettled == spent.requests - needed
+    assert spent.prompt_tokens == 10 * needed
+    assert world.live() == (answer, True)
+    assert json.loads(world.storage.content.get(KEY + SUFFIX, b"{}")) in ({}, None) or stored
+
+
+def draft_of(shelf: Shelf, *, alone: bool = False, work: str = "w", answered: bytes | None = None) -> KeptDraft | None:
+    """Begin a draft."""
+    return asyncio.run(begun(shelf, KEY, work, answered=answered, alone=alone, call_s=1))
+
+
+def heard(draft: KeptDraft | None) -> tuple[list[Any], int]:
+    """Return what a draft knows: the values of its replies, and how many calls were lost."""
+    assert draft is not None
+    return [reply.value for reply in draft.heard(0)], draft.lost
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    """A storage elsewhere."""
+    return Shelf(Elsewhere())
+
+
+async def left(shelf: Shelf, *replies: Reply, alone: bool = False) -> KeptDraft:
+    """Leave a draft with some replies, and with a call under way."""
+    draft = await begun(shelf, KEY, "w", answered=b"before", alone=alone, call_s=1)
+    assert draft is not None
+    for reply in replies:
+        await draft.send()
+        await draft.hear(0, reply)
+    await draft.send()
+    return draft
+
+
+def changed(shelf: Shelf, **fields: object) -> None:
+    """Change some fields of the draft that is there."""
+    content = shelf.read(KEY + SUFFIX)
+    assert content is not None
+    shelf.write(KEY + SUFFIX, json.dumps({**json.loads(content), **fields}).encode())
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_the_next_one_goes_on_where_one_died(shelf: Shelf, alone: bool) -> None:  # noqa: FBT001
+    """With its replies, by tier, and with the call that it lost; another work, or a new answer, makes them void."""
+    asyncio.run(left(shelf, Reply(value="one"), Reply(value="half \ud800", model="half \ud800"), alone=alone))
+    assert heard(draft_of(shelf, alone=True, answered=b"before")) == (["one", None], 1)
+    assert heard(draft_of(shelf, alone=True, answered=b"after")) == ([], 0)
+    assert heard(draft_of(shelf, alone=True, answered=b"before", work="other")) == ([], 0)
+
+
+def test_an_answer_is_heard_by_its_own_tier_only(shelf: Shelf) -> None:
+    """What a fallback said is the fallback's."""
+
+    async def script() -> KeptDraft:
+        draft = await left(shelf)
+        await draft.hear(1, Reply(value="mine"))
+        return draft
+
+    draft = asyncio.run(script())
+    assert [len(draft.heard(tier)) for tier in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"[]", b"{}", b"\x00" * 50, b"\x80\x04.", b"[" * 100_000, b'{"draft_of": "w"}', b"null", b"9" * 5000],
+)
+def test_what_is_no_draft_is_not_believed(shelf: Shelf, content: bytes) -> None:
+    """Cut off, foreign, hostile: begun anew."""
+    shelf.write(KEY + SUFFIX, content)
+    for alone in (True, False):
+        assert heard(draft_of(shelf, alone=alone)) == ([], 0)
+
+
+def test_a_draft_that_was_cut_off_is_not_believed(shelf: Shelf) -> None:
+    """At whatever byte."""
+    asyncio.run(left(shelf, Reply(value="one")))
+    whole = shelf.read(KEY + SUFFIX)
+    assert whole is not None
+    for length in range(len(whole)):
+        shelf.write(KEY + SUFFIX, whole[:length])
+        assert heard(draft_of(shelf, alone=True, answered=b"before")) == ([], 0)
+
+
+MINE = {"host": "here", "process": 1, "name": "n"}
+
+
+@pytest.mark.parametrize(
+    ("owner", "until", "believed"),
+    [
+        pytest.param({"host": "elsewhere"}, 50, True, id="elsewhere"),
+        pytest.param({"host": "elsewhere"}, -1, False, id="too-long-ago"),
+        pytest.param({"host": "elsewhere"}, 10**9, False, id="for-ever"),
+        pytest.param({"process": os.getppid(), "name": "x"}, 50, True, id="alive-here"),
+        pytest.param({"process": 1, "name": "x"}, 50, True, id="somebody-elses-process"),
+        pytest.param({"process": 2**30, "name": "x"}, 50, False, id="dead-here"),
+        pytest.param({"name": "x"}, 50, False, id="my-number-before-me"),
+        pytest.param({}, 50, False, id="myself"),
+    ],
+)
+def test_an_owner_is_believed_while_it_can_be_at_work(
+    shelf: Shelf,
+    owner: dict[str, object],
+    until: float,
+    believed: bool,  # noqa: FBT001
+) -> None:
+    """Elsewhere for as long as it said, here for as long as it lives; never where a lock says otherwise."""
+    asyncio.run(left(shelf))
+    content = shelf.read(KEY + SUFFIX)
+    assert content is not None
+    changed(shelf, owner={**json.loads(content)["owner"], **owner}, until=time.time() + until)
+    assert draft_of(shelf, alone=True, answered=b"before") is not None
+    assert (draft_of(shelf, answered=b"before") is None) is believed
+
+
+def test_of_two_that_begin_at_once_the_later_one_goes_on() -> None:
+    """Both have looked, and nobody was there; the first finds the other's name in the place of its own."""
+    storage = Elsewhere()
+    moments: list[str] = []
+
+    def watch(moment: str) -> None:
+        moments.append(moment.split(maxsplit=1)[0])
+        if moments == ["to", "to", "written"]:  # read, and wrote
+            storage.content[KEY + SUFFIX] = storage.content[KEY + SUFFIX].replace(b'"name": "', b'"name": "other')
+
+    assert draft_of(Shelf(storage.watched(watch))) is None
+
+
+def test_who_was_overtaken_sends_nothing_and_touches_nothing(shelf: Shelf) -> None:
+    """It waited too long before its call, and another run has begun meanwhile."""
+
+    async def script() -> None:
+        draft = await left(shelf)
+        changed(shelf, owner={"host": "elsewhere", "process": 1, "name": "n"})
+        theirs = shelf.read(KEY + SUFFIX)
+        for _ in range(2):
+            with pytest.raises(TakenError) as caught:
+                await draft.send()
+            assert caught.value.usage == Usage()
+            await draft.end(settled=True)
+            assert shelf.read(KEY + SUFFIX) == theirs
+            shelf.remove(KEY + SUFFIX)
+            theirs = shelf.read(KEY + SUFFIX)
+
+    asyncio.run(script())
+
+
+@pytest.mark.parametrize("settled", [True, False])
+def test_a_failed_attempt_leaves_no_spending_behind(shelf: Shelf, settled: bool) -> None:  # noqa: FBT001
+    """It was told already; replies that a broken check could not judge stay, free of charge."""
+
+    async def script() -> None:
+        draft = await left(shelf, Reply(value="one", usage=Usage(requests=1, prompt_tokens=7)))
+        await draft.end(settled=settled)
+
+    asyncio.run(script())
+    draft = draft_of(shelf, answered=b"before")
+    assert heard(draft) == ([] if settled else ["one"], 0)
+    assert draft is not None
+    assert [reply.usage for reply in draft.heard(0)] == [Usage()] * (not settled)
+
+
+def test_a_check_that_breaks_costs_nothing_twice(shelf: Shelf) -> None:
+    """The attempt fails with its spending; once the check is mended, the reply is there, and free."""
+    broken = [True]
+
+    def script(ask: Ask) -> Reply:
+        return Reply(value={"a": 1}, usage=Usage(requests=1, prompt_tokens=7))
+
+    def check(value: object, item: Item) -> str | None:
+        if broken:
+            raise LookupError("broken")
+        return None
+
+    brief = BRIEF.model_copy(update={"checks": (Function(function=check),)})
+    executor = ScriptedExecutor(script)
+    with pytest.raises(TerminalError) as caught:
+        asyncio.run(attempt(executor, brief, ITEM, limits=Limits(), draft=draft_of(shelf)))
+    broken.clear()
+    answer = asyncio.run(attempt(executor, brief, ITEM, limits=Limits(), draft=draft_of(shelf)))
+    assert executor.calls == 1
+    assert [each.usage.prompt_tokens for each in (*caught.value.attempts, *answer.attempts)] == [7, 0]
+
+
+def test_a_storage_that_cannot_be_written_keeps_nobody_from_hearing() -> None:
+    """Before a call it is an error, as what comes couldn't be kept; after it the reply is still there."""
+    storage, full = Elsewhere(), list[bool]()
+
+    def watch(moment: str) -> None:
+        if full and moment.startswith("to write"):
+            raise OSError("No space left on device")
+
+    async def script() -> None:
+        draft = await left(Shelf(storage.watched(watch)))
+        full.append(True)
+        await draft.hear(0, Reply(value="one"))
+        assert [reply.value for reply in draft.heard(0)] == ["one"]
+        with pytest.raises(TransientError, match="No space left"):
+            await draft.send()
+        await draft.end(settled=True)
+        await draft.end(settled=False)
+
+    asyncio.run(script())
