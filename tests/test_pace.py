@@ -317,12 +317,39 @@ def test_a_provider_that_is_overloaded_teaches_no_rate() -> None:
 
     async def story(kind: str) -> float:
         pace = Pace("m", Limits())
+        await starts(pace, 2)
         pace.refused(await pace.enter(), BusyError("busy", retry_after_s=60, kind=kind))
         await starts(pace, 10)
         return now()
 
     assert run(story("overloaded")) == 60
     assert run(story("rate_limit")) > 120
+
+
+def test_refusals_before_anything_passed_teach_no_rate() -> None:
+    """Others used up what the provider allows: that says nothing of it."""
+
+    async def story() -> float:
+        pace = Pace("m", Limits())
+        for _ in range(3):
+            pace.refused(await pace.enter(), BusyError("429", retry_after_s=20))
+        await starts(pace, 10)
+        return now()
+
+    assert run(story()) == 60
+
+
+def test_a_rate_learned_far_too_low_is_not_kept() -> None:
+    """Three calls passed in a minute that others had used up; a hundred times as many are soon let through."""
+
+    async def story() -> float:
+        pace = Pace("m", Limits(concurrency=100))
+        await starts(pace, 3)
+        pace.refused(await pace.enter(), BusyError("429", retry_after_s=60))
+        await starts(pace, 1000)
+        return now() - 60
+
+    assert 60 < run(story()) < 300
 
 
 def test_a_try_that_takes_long_holds_nobody_back() -> None:

@@ -20,6 +20,8 @@ BELOW = 0.03
 SHORTEST_S, LONGER_S, LONGEST_S = 10.0, 30.0, 120.0
 """How long it takes back to there: as long as the epoch that taught it, between the first two; once it has
 been confirmed twice as long each time, up to the last."""
+FEW = 10
+"""So few calls tell little: others may have used up what the provider allows."""
 ALIKE = 0.15
 """Rates that differ by less than this share confirm each other."""
 
@@ -57,20 +59,22 @@ class Creep:
 
     def reopen(self, block: Block, now: float) -> None:
         """Begin a new epoch with one call, after the one that ended with a block."""
-        if block.teaches and self.opened is not None:
-            self._learn(block, block.until - self.opened)
+        passed = self.started - self.refused
+        if block.teaches and passed and self.opened is not None:
+            self._learn(block, passed, block.until - self.opened)
         self.opened, self.started, self.refused = now, 1, 0
 
     def gap_s(self, now: float) -> float:
         """Return the seconds from one call to the next; 0 while nothing has been learned."""
         return 1 / self._rate_at(now)
 
-    def _learn(self, block: Block, whole_s: float) -> None:
-        least = max(self.started - self.refused, 1) / whole_s
+    def _learn(self, block: Block, passed: int, whole_s: float) -> None:
+        least = passed / whole_s
         most = min(self._rate_at(block.since), 2 * least) * (1 - (block.surely - block.since) / whole_s)
         learned = math.sqrt(least * max(least, most))
         confirmed = abs(learned - self._rate) <= ALIKE * self._rate < math.inf
-        self._calm_s = min(2 * self._calm_s, LONGEST_S) if confirmed else min(max(whole_s, SHORTEST_S), LONGER_S)
+        doubtful_s = min(max(whole_s, SHORTEST_S), LONGER_S if passed > FEW else SHORTEST_S)
+        self._calm_s = min(2 * self._calm_s, LONGEST_S) if confirmed else doubtful_s
         self._rate = learned
 
     def _rate_at(self, now: float) -> float:
