@@ -1,4 +1,4 @@
-"""A real server on 127.0.0.1 that speaks `/v1/chat/completions`, and misbehaves as told.
+"""A real server on 127.0.0.1 that speaks `/v1/chat/completions`, and misbehaves as told; at other paths too.
 
     def behave(request: dict[str, Any], n: int) -> Behaviour:
         if n == 1 and share(request) < 0.1:  # a tenth of the documents fail once, always the same ones
@@ -131,7 +131,7 @@ Behave = Callable[[dict[str, Any], int], Behaviour]
 
 def document(request: Mapping[str, Any]) -> str:
     """Return the first user message of a request: the same for all asks and re-asks of one document."""
-    return next((str(message["content"]) for message in request["messages"] if message["role"] == "user"), "")
+    return next((str(message["content"]) for message in request.get("messages", ()) if message["role"] == "user"), "")
 
 
 def share(request: Mapping[str, Any], salt: str = "") -> float:
@@ -294,7 +294,7 @@ def openai_server(behave: Behave | Behaviour = Behaviour()) -> Generator[OpenAIS
 
     async def serve() -> None:
         app = web.Application(client_max_size=2**26)
-        app.router.add_post("/v1/chat/completions", server.handle)
+        app.router.add_post("/v1/{path:.*}", server.handle)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.2)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()

@@ -48,7 +48,7 @@ def ask(executor: LLM) -> Reply:
 def failed(behaviour: Behaviour, **fields: Any) -> ExecutorError:  # noqa: ANN401 -- an executor's fields
     """Return what one request ends in; its message is one short line without the key."""
     with openai_server(behaviour) as server, pytest.raises(ExecutorError) as caught:
-        ask(LLM(model="openai/x", api_base=server.url, **fields))
+        ask(LLM.model_validate({"model": "openai/x", "api_base": server.url, **fields}))
     assert server.count == 1  # nothing is retried behind our back
     assert KEY not in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -173,6 +173,22 @@ def test_when_to_come_again(behaviour: Behaviour, wait: float | None) -> None:
     found = failed(behaviour)
     assert isinstance(found, BusyError)
     assert found.retry_after_s == wait
+
+
+@pytest.mark.parametrize("model", ["anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "hosted_vllm/x"])
+@pytest.mark.parametrize("fields", [pytest.param({}, id="whole"), pytest.param({"idle_s": 5}, id="streamed")])
+@pytest.mark.parametrize(("status", "kind"), [(429, "rate_limit"), (503, "overloaded"), (529, "overloaded")])
+def test_every_provider_may_be_busy(
+    model: str, fields: dict[str, Any], status: int, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has an error of its own in litellm, which loses the status or the wait of some."""
+    for provider in ("ANTHROPIC", "GEMINI", "HOSTED_VLLM"):
+        monkeypatch.setenv(f"{provider}_API_KEY", KEY)
+    found = failed(failure(status, "come again", retry_after=3), model=model, **fields)
+    assert isinstance(found, BusyError)
+    assert (found.kind, found.retry_after_s) == (kind, 3)
+    assert str(found) == f"{model!r} failed: HTTP {status}: come again"
+    assert found.usage == Usage(requests=1)
 
 
 def test_a_limiter_and_a_revoked_key() -> None:

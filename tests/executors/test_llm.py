@@ -190,6 +190,7 @@ def test_where_the_schema_goes(model: str, enforced: bool) -> None:  # noqa: FBT
         pytest.param({"params": {"api_key": KEY}}, "keys live in the environment", id="key"),
         pytest.param({"params": {"extra_body": [{"client_secret": "x"}]}}, "keys live in the environment", id="nested"),
         pytest.param({"params": {"stream": True}}, "'stream' can't be set here", id="reserved"),
+        pytest.param({"params": {"extra_body": {"n": 2}}}, "'n' can't be set here", id="reserved-in-the-body"),
         pytest.param({"params": "{"}, "params", id="not-json"),
         pytest.param({"api_base": "http://me:pw@host/v1"}, "live in the environment", id="address"),
         pytest.param({"temperatur": 1}, "unknown key", id="unknown"),
@@ -217,6 +218,8 @@ def test_params_may_be_a_text() -> None:
         pytest.param({"fallbacks": ("openai/y",)}, False, id="fallbacks"),
         pytest.param({"usd_per_million": (1, 2)}, True, id="usd_per_million"),
         pytest.param({"idle_s": 5}, True, id="idle_s"),
+        pytest.param({"mode": "batch"}, True, id="mode"),
+        pytest.param({"rounds": 2}, True, id="rounds"),
         pytest.param({"kind": "llm"}, True, id="kind"),
     ],
 )
@@ -228,7 +231,11 @@ def test_what_counts_for_the_fingerprint(change: dict[str, Any], same: bool) -> 
 
 def test_every_field_is_in_the_table_above() -> None:
     """A new field must be put into the fingerprint, or be named as one that doesn't count."""
-    assert set(LLM.model_fields) == {"kind", "model", "api_base", "params", "fallbacks", "usd_per_million", "idle_s"}
+    assert set(LLM.model_fields) == {"kind", "model", "api_base", "params", "fallbacks", "usd_per_million"} | {
+        "idle_s",
+        "mode",
+        "rounds",
+    }
 
 
 def test_answers_of_earlier_releases_are_found() -> None:

@@ -12,7 +12,19 @@ from prefect_dispatch.errors import BusyError, ExecutorError, TerminalError, Tra
 from prefect_dispatch.executors.base import Ask, Reply
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.models import Brief, Item, Usage
-from tests.openai_server import CUT, DRIP, HANG, HTML, LONG, MALFORMED, RESET, STALL, Behaviour, openai_server
+from tests.openai_server import (
+    CUT,
+    DRIP,
+    HANG,
+    HTML,
+    HTML_ERROR,
+    LONG,
+    MALFORMED,
+    RESET,
+    STALL,
+    Behaviour,
+    openai_server,
+)
 
 RECORD: dict[str, Any] = {"type": "object", "required": ["a"]}
 ITEM = Item(key="a", value="One document.")
@@ -73,10 +85,15 @@ def test_the_schema_goes_along() -> None:
 
 
 @pytest.mark.parametrize("behaviour", [pytest.param(HANG, id="never-began"), pytest.param(STALL, id="stalled")])
-def test_silence_ends_the_call(behaviour: Behaviour) -> None:
+@pytest.mark.parametrize(
+    "model", ["openai/gpt-4o", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "hosted_vllm/x"]
+)
+def test_silence_ends_the_call(behaviour: Behaviour, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever says nothing more is left, and the connection closed."""
+    for provider in ("ANTHROPIC", "GEMINI", "HOSTED_VLLM"):
+        monkeypatch.setenv(f"{provider}_API_KEY", "sk-test-0123456789")
     with openai_server(behaviour) as server, pytest.raises(TransientError, match=r"nothing came for 0\.2 s") as caught:
-        ask(server.url, idle_s=0.2)
+        ask(server.url, idle_s=0.2, model=model)
     assert caught.value.kind == "idle"
     assert caught.value.usage == Usage(requests=1, unsettled=1)
     assert server.hung_up == server.count == 1
@@ -104,6 +121,7 @@ def test_given_up_it_is_closed() -> None:
 @pytest.mark.parametrize(
     ("behaviour", "error", "kind"),
     [
+        pytest.param(HTML_ERROR, TransientError, "server", id="html-502"),
         pytest.param(CUT, TransientError, "connection", id="cut"),
         pytest.param(RESET, TransientError, "connection", id="reset"),
         pytest.param(Behaviour(ending="short"), TransientError, "connection", id="length-too-short"),

@@ -143,15 +143,24 @@ def timed_out(error: BaseException) -> bool:
 def _fault(error: Exception) -> _Fault:
     chain = tuple(_chain(error))
     details = _details(chain)
-    headers: Mapping[str, str] | None = getattr(error, "litellm_response_headers", None)
+    headers = next(filter(None, map(_headers, chain)), None)
     code = _code(error, details)
-    status = getattr(error, "status_code", None)
-    status = status if isinstance(status, int) else 0
+    statuses = [status for each in chain if isinstance(status := getattr(each, "status_code", None), int)]
+    status = next(iter(statuses), 0)
+    if status == 500:  # noqa: PLR2004 -- what litellm makes of all that it has no class for
+        status = statuses[-1]
     if headers is None and re.fullmatch(r"[45]\d\d", code):  # told in the body of a response that began as a success
         status = int(code)
     if status == 400 and not code and _is_of_the_call(details.get("param")):  # noqa: PLR2004 -- Bad Request
         code = "unsupported_value"
     return _Fault(frozenset(type(each).__name__ for each in chain), status, code, _words(error), headers)
+
+
+def _headers(error: BaseException) -> Mapping[str, str] | None:
+    """Return a response's headers; litellm's own errors hold made-up responses too."""
+    if type(error).__name__ == "HTTPStatusError":
+        return cast("Any", error).response.headers
+    return getattr(error, "litellm_response_headers", None)
 
 
 def _details(chain: Iterable[BaseException]) -> dict[str, Any]:
@@ -182,7 +191,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _words(error: Exception) -> str:
     text = _PREFIX.sub("", str(getattr(error, "original_exception", None) or error)).partition("\nTraceback")[0].strip()
-    inner = _MESSAGE.search(text) if text.startswith("{") else None
+    inner = _MESSAGE.search(text) if text.startswith(("{", "b'{")) else None
     return " ".join((inner[1] if inner else text).split())
 
 

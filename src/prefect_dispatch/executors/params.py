@@ -37,7 +37,8 @@ def _names(value: JsonValue) -> Iterator[str]:
 
 
 def _allowed(params: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    if reserved := sorted(RESERVED & params.keys()):
+    body = params.get("extra_body")
+    if reserved := sorted(RESERVED & {*params, *(body if isinstance(body, dict) else ())}):
         msg = f"{reserved[0]!r} can't be set here; it follows from the brief, the executor's fields or the limits"
         raise ValueError(msg)
     if secret := next(filter(SECRET_NAME.search, _names(params)), None):

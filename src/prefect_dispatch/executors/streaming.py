@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import aclosing
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from prefect_dispatch.errors import TransientError
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 CONNECT_S = 60.0
 """Seconds for a connection to be made."""
+
+_DEAF = ("gemini/", "vertex_ai/")
+"""Providers whose streams litellm asks for without the time-out of the call, but through a client that is passed in."""
 
 
 async def streamed(litellm: Any, model: str, request: dict[str, Any], idle_s: float) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
@@ -32,9 +36,12 @@ async def streamed(litellm: Any, model: str, request: dict[str, Any], idle_s: fl
     from openai import AsyncStream  # noqa: PLC0415 -- as above
 
     refusals: list[str] = []
-    more = {"stream": True, "stream_options": {"include_usage": True}}
+    timeout = httpx.Timeout(CONNECT_S, read=idle_s)
+    more: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}, "timeout": timeout}
+    if model.startswith(_DEAF):
+        more["client"] = _client(litellm, timeout)
     try:
-        stream = await litellm.acompletion(**request, **more, timeout=httpx.Timeout(CONNECT_S, read=idle_s))
+        stream = await litellm.acompletion(**request, **more)
         raw: object = stream.completion_stream
         if isinstance(raw, AsyncStream):
             stream.completion_stream = _overheard(stream.completion_stream, refusals)
@@ -50,6 +57,11 @@ async def streamed(litellm: Any, model: str, request: dict[str, Any], idle_s: fl
     if not (stream.received_finish_reason or stream.intermittent_finish_reason):
         raise _lost(f"{model!r} failed: the stream ended before the answer did", "connection")
     return _whole(litellm, stream.chunks, refusals)
+
+
+def _client(litellm: Any, timeout: Any) -> Any:  # noqa: ANN401 -- as above
+    handlers = import_module("litellm.llms.custom_httpx.http_handler")
+    return handlers.get_async_httpx_client(litellm.LlmProviders.VERTEX_AI, params={"timeout": timeout})
 
 
 async def _overheard(stream: Any, refusals: list[str]) -> AsyncGenerator[Any, None]:  # noqa: ANN401 -- openai's stream
