@@ -28,6 +28,8 @@ from prefect_dispatch.testing import ScriptedExecutor
 from tests.tasks.storages import Elsewhere
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from prefect_dispatch.asking import Draft
 
 BRIEF = Brief(name="say", instructions="Say it.", output={"type": "object"})
@@ -86,7 +88,7 @@ class World:
             self._pass("sent")
         except DeathError:  # the one exception that isn't taken for the executor's failure
             raise asyncio.CancelledError from None
-        value = {"n": self.calls} if len(ask.rejections) >= self.invalid else "no"
+        value: JsonValue = {"n": self.calls} if len(ask.rejections) >= self.invalid else "no"
         return Reply(value=value, usage=Usage(requests=1, prompt_tokens=10))
 
 
