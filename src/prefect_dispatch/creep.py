@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 BELOW = 0.03
 """How far below what was learned the rate begins, as a share."""
-SHORTEST_S, LONGER_S, LONGEST_S = 10.0, 30.0, 120.0
+SHORTEST_S, LONGER_S, LONGEST_S = 10.0, 45.0, 120.0
 """How long it takes back to there: as long as the epoch that taught it, between the first two; once it has
 been confirmed twice as long each time, up to the last."""
 FEW = 10
