@@ -112,9 +112,10 @@ def run(executor: ScriptedExecutor, *items: str | Item, refresh: bool = False, *
     """Return the report of a job's run, however it ended."""
     given = {"limits": QUICK, **more}
     try:
-        return cast("Any", dispatch)([NAMES], items, executor=executor, refresh=refresh, **given)
+        report: Report = cast("Any", dispatch)([NAMES], items, executor=executor, refresh=refresh, **given)
     except DispatchFailed as error:
-        return error.report
+        report = error.report
+    return report
 
 
 def told(changes: Changes) -> dict[str, str]:
