@@ -12,6 +12,7 @@ from pydantic import Field, GetPydanticSchema
 
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.flows.batch import batched
 from prefect_dispatch.flows.cancel import INTERRUPTIONS, cancelled
 from prefect_dispatch.flows.exclusive import exclusive
 from prefect_dispatch.flows.files import ready_folder, write_files
@@ -93,6 +94,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         limits,
         independence=job.independence,
         again=job.again,
+        batched=batched(job),
         tell=LiveProgress(job.briefs, len(job.work)),
     )
     try:

@@ -12,6 +12,7 @@ from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import located
 from prefect_dispatch.executors.variety import require_variety, sampled
+from prefect_dispatch.flows.batch import require_batches
 from prefect_dispatch.flows.review import require_deciding
 from prefect_dispatch.integrators.base import AskingIntegrator, Expecting
 from prefect_dispatch.integrators.collate import Collate
@@ -88,6 +89,7 @@ def prepare(
     integrator = integrator or Collate()
     bound = [one for brief in briefs for one in sampled(bind(_placed(brief, folder), folder))]
     require_variety(bound, executor)
+    require_batches(bound, executor)
     read = read_items(source(items), folder, limit)
     independence = preflight(bound, read)
     require_independence(independence, limits.on_dependence)

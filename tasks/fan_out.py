@@ -21,6 +21,7 @@ from prefect_dispatch.models import Answer, Attempt, Failure, Outcome
 from prefect_dispatch.progress import Progress
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.apart import apart
+from prefect_dispatch.tasks.batches import Gathered
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.run_brief import within
 from prefect_dispatch.tasks.stops import Circuit, Stop, failure_of, require_wanted
@@ -52,6 +53,7 @@ class FanOut:
         *,
         independence: Independence,
         again: Collection[str] = (),
+        batched: Gathered | None = None,
         tell: Callable[[Progress], None],
     ) -> None:
         """Keep what is to be done.
@@ -62,6 +64,7 @@ class FanOut:
             limits: Concurrency, retries, re-asks and time limit.
             independence: The locks and stages that the work must keep to.
             again: The fingerprints that are asked again even where an answer is stored.
+            batched: What batches have brought beforehand.
             tell: Told of every outcome.
         """
         self._groups = equal_work(work)
@@ -69,7 +72,8 @@ class FanOut:
         self._ready = sorted((group[0] for group in self._groups.values()), key=self._stage)
         self._executor = executor
         self._limits = limits
-        self._again = again
+        self._batched = batched or Gathered()
+        self._again = frozenset(again) - self._batched.answered
         self._task, self._afresh = within(limits), within(limits, refresh=True)
         self._tell = tell
         self._progress = Progress(total=len(work))
@@ -79,7 +83,7 @@ class FanOut:
         self._outcomes: list[Outcome] = []
         self._looked = time.monotonic()
         self._circuit = Circuit(limits.circuit)
-        self.stop: Stop | None = None
+        self.stop: Stop | None = Stop("circuit", self._batched.stopped) if self._batched.stopped else None
         """Why the rest was not asked, if anything stopped the fan-out."""
 
     @property
@@ -95,6 +99,7 @@ class FanOut:
 
     def run(self) -> list[Outcome]:
         """Return one outcome for each (brief, item), in order of arrival."""
+        self._skip_unaffordable()
         with apart():
             try:
                 while self._submit():
@@ -105,6 +110,13 @@ class FanOut:
         for work in self._ready:
             self._skip(work, cast("Stop", self.stop))
         return self._outcomes
+
+    def _skip_unaffordable(self) -> None:
+        """Leave out what the budget did not hold at half the price."""
+        why = self._batched.unaffordable
+        for work in [work for work in self._ready if work.fingerprint in why]:
+            self._ready.remove(work)
+            self._skip(work, Stop("budget", why[work.fingerprint]))
 
     def _next_done(self) -> PrefectFuture[Any]:
         """Wait for a task run to end, and look now and then whether the run is still wanted."""
@@ -185,7 +197,10 @@ class FanOut:
             self._record(work, status="failed", error=failure_of(error), attempts=attempts)
 
     def _skip(self, work: Work, stop: Stop) -> None:
-        self._record(work, status="skipped", error=Failure(kind=stop.kind, message=f"Not asked: {stop.why}"))
+        tried = work.fingerprint in self._batched.attempts
+        again = " again" if tried else ""
+        error = Failure(kind=stop.kind, message=f"Not asked{again}: {stop.why}")
+        self._record(work, status="failed" if tried else "skipped", error=error)
 
     def _record(
         self,
@@ -197,6 +212,10 @@ class FanOut:
         error: Failure | None = None,
         attempts: tuple[Attempt, ...] = (),
     ) -> None:
+        tried = self._batched.attempts.get(work.fingerprint, ())
+        took = answer.attempts if answer else attempts
+        took = tried if tried and stored else (*tried, *took)
+        stored = stored and not tried  # what a batch of this run has stored, this run has asked
         for place, each in enumerate(self._groups[work.fingerprint]):
             origin: Literal["asked", "stored", "shared"] = "stored" if stored else "shared" if place else "asked"
             outcome = Outcome(
@@ -206,7 +225,7 @@ class FanOut:
                 value=answer.value if answer else None,
                 error=error,
                 model=answer.model if answer else "",
-                attempts=answer.attempts if answer else attempts,
+                attempts=took,
                 origin=None if status == "skipped" else origin,
                 fingerprint=each.fingerprint,
                 brief_priority=each.brief.priority,

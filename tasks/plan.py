@@ -130,7 +130,8 @@ def _tokens(asked: Sequence[Work], executor: Executor) -> tuple[int | None, int 
 
 
 def _seconds_each(stored: Sequence[Answer], completion: int | None, asked: int) -> tuple[float, str]:
-    measured = [answer.attempts[-1].seconds for answer in stored if answer.attempts]
+    last = [answer.attempts[-1] for answer in stored if answer.attempts]
+    measured = [attempt.seconds for attempt in last if attempt.seconds]  # a batch has none of its own
     if measured:
         return median(measured), f"time as measured for {len(measured)} stored answers"
     each = (completion or 0) / asked if asked else 0.0

@@ -286,14 +286,17 @@ class OpenAIServer:
 
 
 @contextmanager
-def openai_server(behave: Behave | Behaviour = Behaviour()) -> Generator[OpenAIServer]:
-    """Run a server for as long as the block lasts."""
+def openai_server(
+    behave: Behave | Behaviour = Behaviour(), *, routes: Callable[[web.Application], None] = lambda _app: None
+) -> Generator[OpenAIServer]:
+    """Run a server for as long as the block lasts; `routes` may add more that it answers."""
     server = OpenAIServer((lambda _request, _n: behave) if isinstance(behave, Behaviour) else behave)
     started, loop = threading.Event(), asyncio.new_event_loop()
     ended = asyncio.Event()
 
     async def serve() -> None:
         app = web.Application(client_max_size=2**26)
+        routes(app)
         app.router.add_post("/v1/{path:.*}", server.handle)
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.2)
         await runner.setup()

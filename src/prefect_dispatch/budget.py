@@ -96,10 +96,27 @@ class Budget:
         Raises:
             BudgetError: If there won't be room, whatever the calls under way leave.
         """
-        if reason := unbounded(self._limits, model, ceiling):
-            raise BudgetError(reason)
-        call = Reservation(model, counted(ceiling), priced=ceiling is not None and ceiling.cost_usd is not None)
+        call = self._reservation(model, ceiling)
         await self._line.wait(call)
+        return call
+
+    def hold(self, model: str, ceiling: Ceiling | None, *, sent: bool = False) -> Reservation:
+        """Hold room for a call that may be under way for hours: at once, as nothing else will make room for it.
+
+        Args:
+            model: Who is asked.
+            ceiling: The most that the call can take, where that is known.
+            sent: Whether it was sent before, so that it counts in any case.
+
+        Raises:
+            BudgetError: If there is no room.
+        """
+        call = self._reservation(model, ceiling)
+        call.held = self._scale(model).applied(call.counted)
+        taken = self._spent + self._held
+        if not sent and (short := self._short(taken, call.held)):
+            raise self._error(short, call.held, taken)
+        self._held += call.held
         return call
 
     def settle(self, call: Reservation, usage: Usage | None) -> None:
@@ -107,6 +124,10 @@ class Budget:
         self._held -= call.held
         self._spent += self._taken(call, usage)
         self._pump()
+
+    def charge(self, usage: Usage) -> None:
+        """Count what was taken, and never reserved."""
+        self.settle(Reservation("", NOTHING, priced=False), usage)
 
     def _taken(self, call: Reservation, usage: Usage | None) -> Amount:
         if usage is None:
@@ -121,6 +142,11 @@ class Budget:
             return Amount(*map(max, took, call.held))
         return took if usage.cost_usd is not None else took._replace(nano_usd=call.held.nano_usd)
 
+    def _reservation(self, model: str, ceiling: Ceiling | None) -> Reservation:
+        if reason := unbounded(self._limits, model, ceiling):
+            raise BudgetError(reason)
+        return Reservation(model, counted(ceiling), priced=ceiling is not None and ceiling.cost_usd is not None)
+
     def _scale(self, model: str) -> Scale:
         return self._scales.get(model, Scale())
 
@@ -129,7 +155,7 @@ class Budget:
         while call := self._line.first():
             need = self._scale(call.model).applied(call.counted)
             if short := self._short(self._spent, need):
-                self._line.refuse(call, self._error(short, need))
+                self._line.refuse(call, self._error(short, need, self._spent))
             elif self._short(self._spent + self._held, need):
                 return  # what is under way may take less than is held for it
             else:
@@ -141,8 +167,8 @@ class Budget:
         """Return a cap that doesn't hold both."""
         return next((cap for cap in self._caps if cap.of(taken + need) > cap.most), None)
 
-    def _error(self, cap: Cap, need: Amount) -> BudgetError:
-        spent, most = cap.show(cap.of(self._spent)), cap.show(cap.most)
+    def _error(self, cap: Cap, need: Amount, taken: Amount) -> BudgetError:
+        spent, most = cap.show(cap.of(taken)), cap.show(cap.most)
         return BudgetError(
             f"limits.budget_{cap.key} is {most}: {spent} are spent, and this call could take {cap.show(cap.of(need))}. "
             "Raise it; what was answered is stored, and another run goes on from there."

@@ -18,6 +18,7 @@ from prefect_dispatch.executors.provider import (
     Price,
     is_known,
     listed_answer,
+    listed_batch_price,
     listed_context,
     listed_price,
     most_tokens,
@@ -63,6 +64,10 @@ class LLM(Strict):
         default=None, title="Idle limit in seconds"
     )
     """Seconds without a new byte after which a call is ended. None: only the time limit ends it."""
+    mode: Literal["live", "batch"] = "live"
+    """`batch`: a run first hands its requests to the provider in one file, for about half the price, within a day."""
+    rounds: int = Field(default=1, ge=1, le=10, title="Batches in a row")
+    """How often what has failed goes into another batch, the first one counted, before it is asked live."""
 
     @field_validator("api_base")
     @classmethod
@@ -128,6 +133,13 @@ class LLM(Strict):
         return tuple(self._alone(model) for model in self.models) if self.fallbacks else (self,)
 
     @property
+    def in_batch(self) -> LLM:
+        """This model alone, at the price of a batch: half of what is stated, else by litellm's table."""
+        stated, listed = self.usd_per_million, listed_batch_price(self.model)
+        price = (stated[0] / 2, stated[1] / 2) if stated else listed and (listed[0] * 1e6, listed[1] * 1e6)
+        return self._alone(self.model).model_copy(update={"usd_per_million": price, "mode": "live"})
+
+    @property
     def name(self) -> str:
         """Whose pace its calls share: the model, and its address where one is set."""
         return f"{self.model} at {self.api_base.rstrip('/')}" if self.api_base else self.model
@@ -185,6 +197,8 @@ class LLM(Strict):
 
     def price(self) -> Price | None:
         """Return US dollars per token sent and per token received, by the dearest model; None if one is unknown."""
+        if self.mode == "batch":
+            return self.in_batch.price()
         prices = [tier._price() or listed_price(tier.model) for tier in self.tiers]  # noqa: SLF001 -- its own kind
         known = [price for price in prices if price is not None]
         return (max(sent for sent, _ in known), max(got for _, got in known)) if len(known) == len(prices) else None

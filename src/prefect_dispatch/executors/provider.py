@@ -78,6 +78,15 @@ def _price_of_long(model: str, prompt_tokens: int) -> Price | None:
     return float(sent) / prompt_tokens, max(float(got), float(thought))
 
 
+def listed_batch_price(model: str) -> Price | None:
+    """Return the price of a model in a batch, or None if it isn't in litellm's table: half, where that has no other."""
+    if (listed := listed_price(model)) is None:
+        return None
+    info: dict[str, Any] = provider().get_model_info(model)
+    sent, got = info.get("input_cost_per_token_batches"), info.get("output_cost_per_token_batches")
+    return listed[0] / 2 if sent is None else float(sent), listed[1] / 2 if got is None else float(got)
+
+
 def listed_answer(model: str) -> int | None:
     """Return the most tokens that an answer of a model can have, by litellm's table, or None if it isn't there."""
     return _listed(model, "max_output_tokens")
