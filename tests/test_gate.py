@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 
 import pytest
+from pydantic import ValidationError
 
 from prefect_dispatch.bounds import require_bounded
 from prefect_dispatch.errors import BudgetError, BusyError, ExecutorError, JobError, TransientError
@@ -241,6 +243,22 @@ def test_a_limit_that_cannot_be_held_is_refused_beforehand(
 def test_without_briefs_nothing_is_asked() -> None:
     """And so nothing has to be held."""
     require_bounded(Limits(budget_usd=1), Plain(), [])
+
+
+@pytest.mark.parametrize("broken", [{"cost_usd": math.inf}, {"cost_usd": -0.1}, {"prompt_tokens": -1}])
+def test_a_maximum_that_is_none_is_no_ceiling(broken: dict[str, float]) -> None:
+    """What an executor of the user's says can't make room that isn't there."""
+    with pytest.raises(ValidationError):
+        Ceiling.model_validate({**CEILING.model_dump(), **broken})
+
+
+@pytest.mark.parametrize("usd", [math.inf, math.nan, -1.0])
+def test_money_is_finite(usd: float) -> None:
+    """A budget without an end is none."""
+    with pytest.raises(ValidationError):
+        Limits(budget_usd=usd)
+    with pytest.raises(ValidationError):
+        Usage(cost_usd=usd)
 
 
 async def interleaving(chance: random.Random) -> None:

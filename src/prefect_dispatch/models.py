@@ -139,7 +139,7 @@ class Usage(Strict):
     """Tokens sent, as the provider counted them."""
     completion_tokens: int = Field(default=0, ge=0)
     """Tokens received, as the provider counted them."""
-    cost_usd: float | None = Field(default=0.0, ge=0)
+    cost_usd: float | None = Field(default=0.0, ge=0, allow_inf_nan=False)
     """US dollars; empty where the price is unknown."""
     unsettled: int = Field(default=0, ge=0)
     """Calls whose tokens nobody told: sent, and cut off, timed out or lost. They may have cost something."""
@@ -256,7 +256,7 @@ class Limits(Strict):
     """What the provider allows for each model. Empty: it is learned from what the provider refuses."""
     tokens_per_minute: int | None = Field(default=None, ge=1, title="Tokens per minute")
     """What the provider allows for each model, sent and received. Empty: it is learned."""
-    budget_usd: float | None = Field(default=None, ge=0, title="Budget in US dollars")
+    budget_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False, title="Budget in US dollars")
     """What the run may spend, its integrator included; no call is sent that could exceed it. Empty: no cap."""
     budget_tokens: int | None = Field(default=None, ge=0, title="Budget in tokens")
     """The same for tokens, sent and received."""

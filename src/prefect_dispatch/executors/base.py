@@ -76,11 +76,11 @@ class Countable(Protocol):
 class Ceiling(Strict):
     """The most that one call can take."""
 
-    prompt_tokens: int
+    prompt_tokens: int = Field(ge=0)
     """Tokens of the prompt, as counted beforehand."""
-    completion_tokens: int | None = None
+    completion_tokens: int | None = Field(default=None, ge=0)
     """Tokens of the longest answer; empty where nothing bounds it."""
-    cost_usd: float | None = None
+    cost_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """US dollars; empty where a price is unknown, or the answer unbounded."""
 
 
