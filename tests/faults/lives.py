@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH
 
@@ -38,8 +40,7 @@ def run(job: dict[str, Any]) -> None:
 
 def main() -> None:
     """Fork a process for each job of a line, and tell its number; once all have ended, tell how."""
-    import litellm  # noqa: F401, PLC0415 -- forked processes have it then
-
+    import_module("litellm")
     print("ready", flush=True)  # noqa: T201 -- that is how it talks
     for line in sys.stdin:
         lives = [os.fork() or _live(job) for job in json.loads(line)]
@@ -51,8 +52,8 @@ def main() -> None:
 def _live(job: dict[str, Any]) -> int:
     try:
         run(job)
-    except BaseException:
-        sys.excepthook(*sys.exc_info())
+    except BaseException:  # noqa: BLE001 -- the process ends by it
+        traceback.print_exc()
         os._exit(1)
     os._exit(0)
 
