@@ -339,6 +339,20 @@ def test_refusals_before_anything_passed_teach_no_rate() -> None:
     assert run(story()) == 60
 
 
+@pytest.mark.parametrize("told_s", [5e-324, 1e-9])
+def test_a_hint_of_next_to_nothing_breaks_nothing(told_s: float) -> None:
+    """The next try may come at once."""
+
+    async def story() -> float:
+        pace = Pace("m", Limits())
+        await starts(pace, 2)
+        pace.refused(await pace.enter(), BusyError("429", retry_after_s=told_s))
+        await starts(pace, 10)
+        return now()
+
+    assert run(story()) < 0.1
+
+
 def test_a_rate_learned_far_too_low_is_not_kept() -> None:
     """Three calls passed in a minute that others had used up; a hundred times as many are soon let through."""
 

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from prefect_dispatch.block import Block
 
+TICK_S = 1e-3
+"""The shortest epoch."""
 BELOW = 0.03
 """How far below what was learned the rate begins, as a share."""
 SHORTEST_S, LONGER_S, LONGEST_S = 10.0, 45.0, 120.0
 """How long it takes back to there: as long as the epoch that taught it, between the first two; once it has
 been confirmed twice as long each time, up to the last."""
 FEW = 10
-"""So few calls tell little: others may have used up what the provider allows."""
+"""So few calls tell little, as others may have used up what the provider allows: a known rate is only met halfway."""
 ALIKE = 0.15
 """Rates that differ by less than this share confirm each other."""
 
@@ -61,7 +63,7 @@ class Creep:
         """Begin a new epoch with one call, after the one that ended with a block."""
         passed = self.started - self.refused
         if block.teaches and passed and self.opened is not None:
-            self._learn(block, passed, block.until - self.opened)
+            self._learn(block, passed, max(block.until - self.opened, TICK_S))
         self.opened, self.started, self.refused = now, 1, 0
 
     def gap_s(self, now: float) -> float:
@@ -72,6 +74,8 @@ class Creep:
         least = passed / whole_s
         most = min(self._rate_at(block.since), 2 * least) * (1 - (block.surely - block.since) / whole_s)
         learned = math.sqrt(least * max(least, most))
+        if passed <= FEW and self._rate < math.inf:
+            learned = math.sqrt(learned * self._rate)
         confirmed = abs(learned - self._rate) <= ALIKE * self._rate < math.inf
         doubtful_s = min(max(whole_s, SHORTEST_S), LONGER_S if passed > FEW else SHORTEST_S)
         self._calm_s = min(2 * self._calm_s, LONGEST_S) if confirmed else doubtful_s
