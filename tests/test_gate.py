@@ -207,6 +207,39 @@ def test_tokens_are_paced_by_what_a_call_can_take_and_corrected_by_what_it_took(
     assert run(story()) == pytest.approx(times)
 
 
+def test_a_closed_gate_lets_nobody_through() -> None:
+    """Neither who comes nor who waits; who is under way goes on, and nothing stays reserved."""
+
+    async def story() -> Usage:
+        gate = Gate(CAPPED.model_copy(update={"concurrency": 1}))
+        first, waiting = (asyncio.create_task(asked(gate, Counted())) for _ in range(2))
+        await asyncio.sleep(0.5)
+        gate.close()
+        await first
+        for late in (waiting, asked(gate, Counted())):
+            with pytest.raises(ExecutorError, match="Interrupted") as error:
+                await late
+            assert error.value.kind == "interrupted"
+        assert gate.budget.left == {"usd": 0.99}
+        return gate.budget.spent
+
+    assert run(story()) == TOOK
+
+
+def test_calls_that_a_provider_took_are_counted() -> None:
+    """Answered or failed, but not refused; each model's apart."""
+
+    async def story() -> tuple[int, int]:
+        gate = Gate(Limits())
+        one, other = Counted("one"), Counted("other")
+        for error in (None, TransientError("500"), BusyError("429"), TimeoutError()):
+            await asyncio.gather(asked(gate, one, error), return_exceptions=True)
+        await asked(gate, other)
+        return gate.passed(one), gate.passed(other)
+
+    assert run(story()) == (2, 1)
+
+
 COUNTS = Counted("m")
 UNPRICED = Counted("m", CEILING.model_copy(update={"cost_usd": None}))
 ENDLESS = Counted("m", CEILING.model_copy(update={"completion_tokens": None, "cost_usd": None}))

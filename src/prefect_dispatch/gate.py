@@ -148,7 +148,15 @@ class Call:
         try:
             most = self._held.held.tokens if ceiling else 0
             self._turn = await self._pace.enter(most, self._patience_s)
+            self._require_still_open()
         except BaseException:
             self._gate.budget.settle(self._held, Usage())  # never sent
             raise
         self.sent, self.blocked_s = True, self._turn.blocked_s
+
+    def _require_still_open(self) -> None:
+        try:
+            self._gate.require_open()
+        except ExecutorError:
+            self._pace.lost(self._turn)
+            raise
