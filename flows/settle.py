@@ -16,7 +16,7 @@ from prefect_dispatch.errors import AuditError, MergeError
 from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.ledger import Merge, Ref, Violation
 from prefect_dispatch.report import Gap, Report, Spending
-from prefect_dispatch.scrub import told
+from prefect_dispatch.scrub import scrubbed, told
 from prefect_dispatch.tasks.apart import apart
 from prefect_dispatch.tasks.integrate import integrate
 from prefect_dispatch.tasks.work import as_is
@@ -173,8 +173,8 @@ def _run(job: Prepared, merge: Merge, clock: Clock) -> dict[str, JsonValue]:
         "started": clock.started.isoformat(),
         "seconds": clock.seconds,
         "flow_run": {"id": run_id, "name": flow_run.get_name()},
-        "executor": _described(job.executor),
-        "integrator": _described(job.integrator),
+        "executor": scrubbed(_described(job.executor)),
+        "integrator": scrubbed(_described(job.integrator)),
         "fields_traced": bool(merge.fields),
         "limits": job.limits.model_dump(mode="json"),
         "versions": {

@@ -19,6 +19,7 @@ from prefect_dispatch.ledger import LedgerRow, Merge, Ref
 from prefect_dispatch.models import Brief, Item, Limits, Outcome
 from prefect_dispatch.scrub import told
 from prefect_dispatch.tasks.desk import Desk, Recall
+from prefect_dispatch.withhold import logged, withheld
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,8 +63,10 @@ def integrate(
     given = [unshared(outcome) for outcome in outcomes]
     try:
         merge = merging(sorted(given, key=lambda outcome: Ref.of(outcome).order), desk)
-    except Exception as error:
-        raise MergeError(f"The integrator raised {told(error)}", desk.asked if desk else ()) from error
+    except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code
+        said = withheld(f"The integrator raised {told(error)}", [item.value for item in items])
+        logged(error)
+        raise MergeError(said, desk.asked if desk else ()) from None
     recall = Recall(desk) if desk else None
     violations = audit(merge, outcomes, briefs, integrator, again=lambda once_more: merging(once_more, recall))
     merge = merge.model_copy(

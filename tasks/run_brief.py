@@ -16,6 +16,8 @@ from prefect_dispatch.executors.base import Executor, Warmable
 from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.models import Answer, Attempt, Brief, Item, Limits, Usage
+from prefect_dispatch.scrub import scrub
+from prefect_dispatch.settings import settings
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.once import Place, once
@@ -39,7 +41,7 @@ _earlier: dict[UUID, tuple[Attempt, ...]] = {}
 
 
 def _run_name(parameters: dict[str, Any]) -> str:
-    name = " ".join(f"{parameters['brief'].name}: {parameters['item'].key}".split())
+    name = scrub(" ".join(f"{parameters['brief'].name}: {parameters['item'].key}".split()))
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 
@@ -57,6 +59,7 @@ def _is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool
     cache_policy=FingerprintPolicy(),
     result_serializer=AnswerSerializer(),
     persist_result=True,
+    cache_result_in_memory=False,  # what is asked again would still be the old answer there
 )
 def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | None = None) -> Answer:
     """Return the answer to a brief for an item: the stored one, else a new one.
@@ -77,8 +80,10 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
 
     Raises:
         ExecutorError: If there is no valid answer; `.attempts` holds what was spent.
+        JobError: If a setting can't be used; nobody was asked.
     """
     limits = limits or Limits()
+    settings()  # one that can't be used is told before anything is spent
     context, own = TaskRunContext.get(), get_transaction()
     if context is None or context.task.fn is not run_brief.fn or own is None or not _is_kept(context, own):
         group = "" if context is None else str(context.task_run.flow_run_id)

@@ -24,6 +24,7 @@ from prefect_dispatch.gate import Gate
 from prefect_dispatch.models import Answer, Attempt, Brief, Failure, Item, Limits, Usage
 from prefect_dispatch.outputs import problems
 from prefect_dispatch.scrub import scrub, told
+from prefect_dispatch.withhold import hushed
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -118,7 +119,7 @@ async def attempt(
     except ExecutorError as error:
         await draft.end(settled=not isinstance(error, _BrokenCheckError))
         error.attempts = (asking.account(f"{error.kind}: {error}"),)
-        raise error from error.__cause__
+        raise error from None  # its cause quotes, too
     heard = reply.value if isinstance(brief.output, type) else None
     return Answer(value=value, said=heard, model=reply.model, attempts=(asking.account(),))
 
@@ -155,12 +156,13 @@ class _Attempt:
         for place, tier in enumerate(tiers):
             try:
                 return await self._valid(place, tier)
-            except (BudgetError, _BrokenCheckError):  # noqa: PERF203 -- nobody else would do better; a call takes far longer
-                raise
-            except ExecutorError as error:
+            except ExecutorError as error:  # noqa: PERF203 -- a call takes far longer
+                hushed(error, self._item)
+                if isinstance(error, (BudgetError, _BrokenCheckError)):  # nobody else would do better
+                    raise
                 failures.append(error)
                 if place + 1 < len(tiers):
-                    self._given_up.append(Failure(kind=error.kind, message=scrub(str(error))))
+                    self._given_up.append(Failure(kind=error.kind, message=str(error)))
         raise min(failures, key=_hopelessness)
 
     async def _valid(self, place: int, tier: Executor) -> tuple[JsonValue, Reply]:
@@ -268,7 +270,10 @@ def recall(brief: Brief, item: Item, answer: Answer) -> tuple[JsonValue, list[st
     Raises:
         TerminalError: If a check of the user's own breaks.
     """
-    return examine(brief, item, Reply(value=answer.value if answer.said is None else answer.said))
+    try:
+        return examine(brief, item, Reply(value=answer.value if answer.said is None else answer.said))
+    except ExecutorError as error:
+        raise hushed(error, item) from None
 
 
 async def _reply(executor: Executor, ask: Ask) -> Reply:
@@ -308,4 +313,4 @@ def _hopelessness(error: ExecutorError) -> int:
 def _text(value: JsonValue) -> str:
     """Return an answer as text that can be sent back, whatever is wrong with it."""
     text = value if isinstance(value, str) else json.dumps(value)
-    return text.encode(errors="replace").decode()
+    return scrub(text)

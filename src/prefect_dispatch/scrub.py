@@ -2,23 +2,42 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
+from functools import lru_cache
+from typing import TYPE_CHECKING
+from urllib.parse import quote, quote_plus
+
+import regex
+
+from prefect_dispatch.errors import TerminalError
+from prefect_dispatch.settings import settings
+from prefect_dispatch.shapes import SHAPES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydantic import JsonValue
 
 SECRET_NAME = re.compile(
     r"(?i)(?:^|[_-])(?:api_?key|key|token|secret|pass(?:word|wd|phrase)?|credentials?|auth|authorization|pat)(?:$|[_-])"
 )
 """Names of environment variables, parameters and headers whose values are secrets."""
-
-_SHAPES = re.compile(
-    r"(?i)\b(?:sk|pk|rk|gsk|xai|hf|ghp|gho|ghs|github_pat|glpat|pnu|pnb|AKIA|AIza)[-_A-Za-z0-9*.]{8,}"
-    r"|(?<=bearer )[^\s\"',]+"
-    r"|(?<=://)[^\s/@]+(?=@)"
-)
-"""Texts that look like keys, bearer tokens, or the user and password in an address."""
+MARK = "***"
+"""What stands in place of a secret."""
 
 _SHORTEST = 6
 """Shorter values of variables are words such as `true`; to hide those would garble the message."""
+_SHORTEST_PART = 8
+"""Shorter parts of a value, or of its base64 form, are too common."""
+_DEEPEST = 100
+"""What is nested deeper is never kept."""
+_PASSES = 20
+"""How often a text is gone over, as what is hidden may uncover more."""
+_SECONDS = 1.0
+"""How long one pattern may search one text."""
 
 
 def told(error: BaseException) -> str:
@@ -34,7 +53,11 @@ def scrub(text: str) -> str:
     """Return a text without secrets, and without half characters.
 
     Hidden are the values of environment variables whose names say that they are keys,
-    tokens or passwords, and whatever looks like a key.
+    tokens or passwords, whatever looks like a key, and what the patterns in
+    `PREFECT_DISPATCH_REDACT` match.
+
+    Raises:
+        JobError: If one of those patterns can't be used.
 
     Example:
         >>> scrub("Incorrect API key provided: sk-proj-0123456789.")
@@ -42,8 +65,98 @@ def scrub(text: str) -> str:
         >>> scrub("no route to https://me:pass@example.org/v1")
         'no route to https://***@example.org/v1'
     """
-    text = text.encode("utf-8", "replace").decode()  # half a character could be neither stored nor sent
-    values = {value for name, value in os.environ.items() if len(value) >= _SHORTEST and SECRET_NAME.search(name)}
-    for value in sorted(values, key=len, reverse=True):
-        text = text.replace(value, "***")
-    return _SHAPES.sub("***", text)
+    hide = _hider()
+    try:
+        return hide(text.encode("utf-8", "replace").decode())  # half a character could be neither stored nor sent
+    except TimeoutError:
+        return "(withheld: a pattern of PREFECT_DISPATCH_REDACT took too long on it)"
+
+
+def scrubbed(value: JsonValue) -> JsonValue:
+    """Return a JSON value without secrets, in its texts, its keys and its numbers.
+
+    Raises:
+        TerminalError: If a pattern takes too long: what can't be searched can't be kept.
+        JobError: If a pattern can't be used.
+
+    Example:
+        >>> scrubbed({"api_key": "correct-horse", "n": [1, "key: sk-proj-0123456789"]})
+        {'api_key': '***', 'n': [1, 'key: ***']}
+    """
+    try:
+        return _clean(value, _hider(), 0)
+    except TimeoutError:
+        raise TerminalError(
+            "A pattern of PREFECT_DISPATCH_REDACT took too long on an answer, which therefore could not be kept; "
+            "make it simpler.",
+            kind="redaction",
+        ) from None
+
+
+def _clean(value: JsonValue, hide: Callable[[str], str], depth: int) -> JsonValue:
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return value if hide(str(value)) == str(value) else MARK
+    if depth < _DEEPEST and isinstance(value, list):
+        return [_clean(each, hide, depth + 1) for each in value]
+    if depth < _DEEPEST and isinstance(value, dict):
+        clean: dict[str, JsonValue] = {}
+        for key, part in value.items():
+            named = isinstance(part, str) and hide(f'{key}="{part}"') == f'{hide(key)}="{MARK}"'
+            clean[_free(hide(key), clean)] = MARK if named else _clean(part, hide, depth + 1)
+        return clean
+    return value
+
+
+def _free(key: str, taken: dict[str, JsonValue]) -> str:
+    """Return a key that isn't taken: two that are hidden are still two."""
+    number, free = 1, key
+    while free in taken:
+        number += 1
+        free = f"{key} ({number})"
+    return free
+
+
+def _hider() -> Callable[[str], str]:
+    found = {value for name, value in os.environ.items() if len(value) >= _SHORTEST and SECRET_NAME.search(name)}
+    return _made(frozenset(found), settings().redact)
+
+
+@lru_cache(maxsize=4)
+def _made(secrets: frozenset[str], redact: tuple[str, ...]) -> Callable[[str], str]:
+    """Return what hides some values, whatever looks like a secret, and what some patterns match."""
+    values = sorted({form for secret in secrets for form in _forms(secret)}, key=lambda form: (-len(form), form))
+    # What is hidden already is passed over, unless a match begins before it.
+    patterns = [regex.compile(rf"(?:\*\*\*)(*SKIP)(*FAIL)|(?:{pattern})") for pattern in redact]
+
+    def once(text: str) -> str:
+        for value in values:
+            text = text.replace(value, MARK)
+        for shape in SHAPES:
+            text = shape.sub(rf"\1{MARK}", text)
+        for pattern in patterns:
+            text = pattern.sub(lambda match: MARK if match[0] else "", text, timeout=_SECONDS)
+        return text
+
+    def hide(text: str) -> str:
+        for _ in range(_PASSES):
+            before, text = text, once(text)
+            if text == before:
+                return text
+        raise TimeoutError
+
+    return hide
+
+
+def _forms(secret: str) -> set[str]:
+    """Return how a secret may stand in a text: as it is, escaped, on one line, or encoded."""
+    raw = secret.encode("utf-8", "surrogateescape")
+    whole = {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], " ".join(secret.split())}
+    whole |= {quote(raw, safe=""), quote(raw), quote_plus(raw)}
+    parts = {line.strip() for line in secret.splitlines()}
+    for shift, start in enumerate((0, 2, 3)):  # base64 of a text in which it stands somewhere
+        sure = slice(start, (shift + len(raw)) * 8 // 6)
+        padded = bytes(shift) + raw
+        parts |= {base64.b64encode(padded).decode()[sure], base64.urlsafe_b64encode(padded).decode()[sure]}
+    return {form for form in whole if len(form) >= _SHORTEST} | {form for form in parts if len(form) >= _SHORTEST_PART}

@@ -2,7 +2,59 @@
 
 from __future__ import annotations
 
-from pydantic_settings import BaseSettings, SettingsConfigDict
+import json
+import os
+from functools import lru_cache
+from typing import Annotated, Any, cast
+
+import regex
+from pydantic import AfterValidator, BeforeValidator, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from prefect_dispatch.errors import JobError
+
+PREFIX = "PREFECT_DISPATCH_"
+PROBES = tuple(stem * 4_000 + end for stem in ("a", "1", "ab ", "a1-", "x.", "\\") for end in ("", "!", "\n"))
+"""Texts over which a pattern that backtracks without end usually does so."""
+PROBE_SECONDS = 1.0
+
+
+def _listed(value: Any) -> Any:  # noqa: ANN401 -- whatever is given
+    """Return patterns from their JSON list, or from the text of one."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        if value.replace(" ", "").startswith('["'):
+            msg = f"{value!r} begins like a JSON list, and is none: in JSON a backslash is written twice"
+            raise ValueError(msg) from None
+        return (value,) if value else ()
+    several = cast("list[object]", found if isinstance(found, list) else [...])
+    return several if all(isinstance(each, str) for each in several) else (value,)
+
+
+def _usable(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        if why := _flaw(pattern):
+            msg = f"the pattern {pattern!r} {why}"
+            raise ValueError(msg)
+    return patterns
+
+
+def _flaw(pattern: str) -> str | None:
+    """Return why a pattern can't be used, or None."""
+    try:
+        compiled = regex.compile(pattern)
+        if compiled.search(""):
+            return "matches the empty text, and so everywhere"
+        for text in PROBES:
+            compiled.sub("", text, timeout=PROBE_SECONDS)
+    except regex.error as error:
+        return f"is not a regular expression: {error}"
+    except TimeoutError:
+        return f"takes more than {PROBE_SECONDS:g} s on a short text; avoid repeats within repeats, such as (a+)+"
+    return None
 
 
 class Settings(BaseSettings):
@@ -11,11 +63,34 @@ class Settings(BaseSettings):
     Example:
         >>> Settings(model="openai/gpt-5-mini").model
         'openai/gpt-5-mini'
+        >>> Settings(redact='["ACME-[0-9]+"]').redact
+        ('ACME-[0-9]+',)
     """
 
-    model_config = SettingsConfigDict(
-        env_prefix="PREFECT_DISPATCH_", frozen=True, extra="forbid", use_attribute_docstrings=True
-    )
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     model: str | None = None
     """`PREFECT_DISPATCH_MODEL`: the model that is asked where a job names none."""
+    redact: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_usable)] = ()
+    """`PREFECT_DISPATCH_REDACT`: regular expressions, as a JSON list or a single one. What they match is hidden."""
+
+
+def settings() -> Settings:
+    """Return what the environment says now.
+
+    Raises:
+        JobError: If it says something that can't be used.
+    """
+    return _settings(
+        tuple(sorted((name, text) for name, text in os.environ.items() if name.upper().startswith(PREFIX)))
+    )
+
+
+@lru_cache(maxsize=8)  # probing the patterns takes a moment
+def _settings(_said: tuple[tuple[str, str], ...]) -> Settings:
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = PREFIX + str(first["loc"][0]).upper()
+        raise JobError(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from None

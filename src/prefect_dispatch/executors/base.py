@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 
 from prefect_dispatch.models import Brief, Item, Usage
+from prefect_dispatch.outputs import read_json
+from prefect_dispatch.scrub import scrub, scrubbed
 from prefect_dispatch.strict import Strict
 
 
@@ -30,14 +34,24 @@ class Ask(Strict):
     """What was sent back before, oldest first; empty unless this is a re-ask."""
 
 
-class Reply(Strict):
-    """What an agent said, before anybody checked it."""
+def _without_secrets(value: JsonValue) -> JsonValue:
+    """Return what an agent said without secrets; JSON in a text stays JSON, however a secret in it is escaped."""
+    if isinstance(value, str):
+        with suppress(ValueError):  # it is no JSON
+            inside = read_json(value)
+            clean = scrubbed(inside)
+            value = value if clean == inside else json.dumps(clean, ensure_ascii=False)
+    return scrubbed(value)
 
-    value: JsonValue
+
+class Reply(Strict):
+    """What an agent said, before anybody checked it, and without secrets: nothing else is ever kept or sent back."""
+
+    value: Annotated[JsonValue, AfterValidator(_without_secrets)]
     """Text, or a JSON value where the agent gives one itself."""
     finish: Literal["complete", "truncated", "refused"] = "complete"
     """Whether the agent came to its end, was cut off, or declined."""
-    model: str = ""
+    model: Annotated[str, AfterValidator(scrub)] = ""
     """Who answered."""
     usage: Usage = Usage(requests=1)
     """What the call spent."""

@@ -10,7 +10,7 @@ from pydantic.json_schema import SkipJsonSchema
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import SMOLLM2, has_smollm2
-from prefect_dispatch.settings import Settings
+from prefect_dispatch.settings import settings
 
 
 def _is_executor(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps the Protocol
@@ -34,7 +34,7 @@ def default_executor() -> LLM:
     Raises:
         JobError: If no model is set and the local one isn't installed.
     """
-    if model := Settings().model:
+    if model := settings().model:
         return LLM(model=model)
     if has_smollm2():
         return LLM(model=SMOLLM2)

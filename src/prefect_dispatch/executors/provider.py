@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.executors.local import is_local
 from prefect_dispatch.models import Usage
-from prefect_dispatch.scrub import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -141,8 +140,8 @@ def reply_of(response: Any, model: str, price: Price | None) -> Reply:  # noqa: 
             pass
     if refusal := fields.get("refusal"):
         finish, text = "refused", str(refusal)
-    # JSON can hold half a character, a stored answer can't; and a key that is echoed must not be stored.
-    return Reply(value=scrub(text), finish=finish, model=model, usage=_usage(response, model, price))
+    text = text.encode("utf-8", "replace").decode()  # JSON can hold half a character, a stored answer can't
+    return Reply(value=text, finish=finish, model=model, usage=_usage(response, model, price))
 
 
 def _usage(response: Any, model: str, price: Price | None) -> Usage:  # noqa: ANN401 -- litellm's ModelResponse

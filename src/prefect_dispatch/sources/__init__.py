@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.form import Tabs
 from prefect_dispatch.ledger import Ref
+from prefect_dispatch.scrub import scrub
 from prefect_dispatch.sources.files import Glob
 from prefect_dispatch.sources.listed import Listed, is_listable
 from prefect_dispatch.sources.parquet import Parquet
@@ -42,7 +43,9 @@ def _check_tag(data: object) -> None:
             has = f"has both {' and '.join(map(repr, tags))}" if tags else f"has none of {', '.join(map(repr, _TAGS))}"
             raise PydanticCustomError("source", "a source {has}; {offer}", {"has": has, "offer": _OFFER})
     elif not is_listable(data) and not isinstance(data, Source):
-        raise PydanticCustomError("source", "not a source: {data}; {offer}", {"data": repr(data)[:80], "offer": _OFFER})
+        raise PydanticCustomError(
+            "source", "not a source: {data}; {offer}", {"data": scrub(repr(data)[:1000])[:80], "offer": _OFFER}
+        )
 
 
 def _recognised(data: object) -> object:
@@ -109,7 +112,7 @@ def read_items(source: Source, root: Path, limit: int | None = None) -> list[Ite
         limit: How many to keep, from the start of that order; all of them if there is none.
 
     Raises:
-        SourceError: If there is no item, two have the same key, or something can't be read.
+        SourceError: If there is no item, two have the same key, a key holds a secret, or something can't be read.
 
     Example:
         >>> from pathlib import Path
@@ -121,6 +124,11 @@ def read_items(source: Source, root: Path, limit: int | None = None) -> list[Ite
     numbers: dict[str, int] = {}
     items: list[Item] = []
     for number, item in enumerate(source.stream(root), 1):
+        if scrub(item.key) != item.key:  # keys stand in every list
+            raise SourceError(
+                f"The key of item number {number} of {source.where(root)} holds a secret, or what a pattern of "
+                "PREFECT_DISPATCH_REDACT matches, and keys stand in logs and reports: give it another."
+            )
         first = numbers.setdefault(item.key, number)
         if first != number:
             raise SourceError(
