@@ -94,12 +94,12 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         limits,
         independence=job.independence,
         again=job.again,
-        batched=batched(job),
         tell=LiveProgress(job.briefs, len(job.work)),
     )
     try:
+        brought = batched(job)
         with exclusive(job.resources):
-            outcomes = fan_out.run()
+            outcomes = fan_out.run(brought)
         settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)
         report = settled(job, outcomes)
         if review and decisions is not None:

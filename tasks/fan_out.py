@@ -53,7 +53,6 @@ class FanOut:
         *,
         independence: Independence,
         again: Collection[str] = (),
-        batched: Gathered | None = None,
         tell: Callable[[Progress], None],
     ) -> None:
         """Keep what is to be done.
@@ -64,7 +63,6 @@ class FanOut:
             limits: Concurrency, retries, re-asks and time limit.
             independence: The locks and stages that the work must keep to.
             again: The fingerprints that are asked again even where an answer is stored.
-            batched: What batches have brought beforehand.
             tell: Told of every outcome.
         """
         self._groups = equal_work(work)
@@ -72,8 +70,8 @@ class FanOut:
         self._ready = sorted((group[0] for group in self._groups.values()), key=self._stage)
         self._executor = executor
         self._limits = limits
-        self._batched = batched or Gathered()
-        self._again = frozenset(again) - self._batched.answered
+        self._again = frozenset(again)
+        self._batched = Gathered()
         self._task, self._afresh = within(limits), within(limits, refresh=True)
         self._tell = tell
         self._progress = Progress(total=len(work))
@@ -83,7 +81,7 @@ class FanOut:
         self._outcomes: list[Outcome] = []
         self._looked = time.monotonic()
         self._circuit = Circuit(limits.circuit)
-        self.stop: Stop | None = Stop("circuit", self._batched.stopped) if self._batched.stopped else None
+        self.stop: Stop | None = None
         """Why the rest was not asked, if anything stopped the fan-out."""
 
     @property
@@ -97,9 +95,14 @@ class FanOut:
         answered = sum(outcome.status == "succeeded" for outcome in self._outcomes)
         return f"{answered} of {self._progress.total} answered"
 
-    def run(self) -> list[Outcome]:
-        """Return one outcome for each (brief, item), in order of arrival."""
-        self._skip_unaffordable()
+    def run(self, batched: Gathered | None = None) -> list[Outcome]:
+        """Return one outcome for each (brief, item), in order of arrival.
+
+        Args:
+            batched: What batches have brought beforehand.
+        """
+        if batched:
+            self._take(batched)
         with apart():
             try:
                 while self._submit():
@@ -111,9 +114,11 @@ class FanOut:
             self._skip(work, cast("Stop", self.stop))
         return self._outcomes
 
-    def _skip_unaffordable(self) -> None:
-        """Leave out what the budget did not hold at half the price."""
-        why = self._batched.unaffordable
+    def _take(self, batched: Gathered) -> None:
+        """Reckon with what batches have brought, and leave out what the budget did not hold at half the price."""
+        self._batched, why = batched, batched.unaffordable
+        self._again -= batched.answered
+        self.stop = Stop("circuit", batched.stopped) if batched.stopped else None
         for work in [work for work in self._ready if work.fingerprint in why]:
             self._ready.remove(work)
             self._skip(work, Stop("budget", why[work.fingerprint]))

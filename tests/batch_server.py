@@ -102,7 +102,8 @@ class BatchServer:
         name = request.match_info["name"]
         if name not in self._files:
             return _missing()
-        return web.Response(text=self._files[name], content_type="application/octet-stream")
+        body = self._files[name].encode(errors="surrogateescape")
+        return web.Response(body=body, content_type="application/octet-stream")
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -115,7 +116,7 @@ class BatchServer:
         )
         self.batches.append(batch)
         if self.create == "held":
-            while not self.let_go.is_set():
+            while not self.let_go.is_set():  # noqa: ASYNC110 -- set in another thread
                 await asyncio.sleep(0.05)
         if self.create == "lost":
             self.create = "fine"
@@ -196,7 +197,7 @@ def _missing() -> web.Response:
 
 
 @contextmanager
-def batch_server(behave: Behave | Behaviour = Behaviour(), **how: Any) -> Generator[BatchServer]:  # noqa: ANN401 -- fields of BatchServer
+def batch_server(behave: Behave | Behaviour = Behaviour(), **how: Any) -> Generator[BatchServer]:  # noqa: ANN401, B008 -- fields of BatchServer; frozen
     """Run a server for as long as the block lasts."""
     chosen: Behave = (lambda _request, _n: behave) if isinstance(behave, Behaviour) else behave
     server = BatchServer(chosen, **how)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from prefect.settings import PREFECT_API_URL
 
 from prefect_dispatch import LLM, Brief, Limits, dispatch, plan
+from prefect_dispatch.checks import Function
 from prefect_dispatch.errors import DispatchFailed, JobError
-from prefect_dispatch.flows import batch as phase
 from prefect_dispatch.tasks import batches
 from tests.batch_server import BatchServer, batch_server
 from tests.openai_server import Behaviour, document, failure
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from prefect_dispatch import Report
+    from pydantic import JsonValue
+
+    from prefect_dispatch import Item, Report
 
 pytestmark = pytest.mark.usefixtures("store", "key")
 
@@ -31,6 +40,7 @@ SIZES = Brief(
         "additionalProperties": False,
     },
 )
+ROOT = Path(__file__).parents[2]
 GOOD = Behaviour(content='{"size": 3}')
 
 
@@ -44,10 +54,10 @@ def key(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def run(server: BatchServer, *items: str, brief: Brief = SIZES, **more: Any) -> Report:  # noqa: ANN401 -- of executor, limits, flow
     """Return the report of a run, however it ended."""
-    who = {name: more.pop(name) for name in ("rounds", "usd_per_million", "params", "mode") if name in more}
+    who: Any = {name: more.pop(name) for name in ("rounds", "usd_per_million", "params", "mode") if name in more}
     flow = {name: more.pop(name) for name in ("refresh",) if name in more}
     limits = Limits(retry_delay_s=0, retries=0, reasks=0, timeout_s=20, **more)
-    executor = LLM(**{"model": "openai/test", "api_base": server.url, "mode": "batch", **who})
+    executor = LLM.model_validate({"model": "openai/test", "api_base": server.url, "mode": "batch", **who})
     try:
         return cast("Any", dispatch)([brief], items, executor=executor, limits=limits, **flow)
     except DispatchFailed as error:
@@ -65,3 +75,318 @@ def test_one_batch_answers_everything(store: Path) -> None:
         again = run(server, *"abc")
         assert (again.usage.asked, again.usage.cached, again.usage.requests) == (0, 3, 0)
         assert (len(server.batches), server.live.count) == (1, 0)
+
+
+def test_a_line_asks_what_a_call_would_ask() -> None:
+    """The body of a request in a batch is that of a live call, parameters and schema included."""
+    params = {"temperature": 0.5, "seed": 7, "max_tokens": 50, "extra_body": {"top_k": 3}}
+    with batch_server(GOOD) as server:
+        run(server, "a", params=params)
+        run(server, "a", params=params, mode="live", refresh=True)
+        (line,) = server.batches[0].requests
+        (call,) = server.live.requests
+    assert line["body"] == call.body
+    assert (line["method"], line["url"]) == ("POST", "/v1/chat/completions")
+
+
+def misbehave(request: dict[str, Any], n: int) -> Behaviour:
+    """Fail in a batch, in several ways, and answer when asked again."""
+    fault = {
+        "error": failure(500, "it broke"),
+        "invalid": Behaviour(content='{"size": "three"}'),
+        "refused": Behaviour(content=None, refusal="I won't."),
+        "long": Behaviour(content='{"si', finish_reason="length"),
+    }
+    words = document(request).split()
+    return next((fault[word] for word in words if word in fault and n == 1), GOOD)
+
+
+def lose(answers: list[str], errors: list[str]) -> tuple[list[str], list[str]]:
+    """Lose a line, double one, mix them up, and put rubbish and strangers between."""
+    stranger = json.dumps({**json.loads(answers[0]), "custom_id": "f" * 64})
+    kept = [line for line in answers if "lost-item" not in line]
+    deep = '{"custom_id": ' + "[" * 100_000
+    rubbish = ["", "null", "[]", '{"custom_id": 3}', deep, kept[0][: len(kept[0]) // 2], stranger, "\udcff\udcfe"]
+    return [*rubbish, *kept[::-1], *kept], errors
+
+
+KINDS = {"error": "server", "invalid": "invalid", "refused": "refused", "long": "invalid", "lost": "missing"}
+
+
+def outcomes(report: Report) -> dict[str, Any]:
+    """Return the outcomes of a report by item."""
+    return {outcome.item: outcome for outcome in report.outcomes}
+
+
+def test_every_line_ends_in_one_way_and_goes_on_live() -> None:
+    """Errors, invalid, refused and lost lines are asked live; the report tells both, and the bill is the server's."""
+
+    def drop(answers: list[str], errors: list[str]) -> tuple[list[str], list[str]]:
+        names = {request["custom_id"] for request in server.batches[0].requests if "lost" in json.dumps(request)}
+        kept = [line for line in answers if json.loads(line)["custom_id"] not in names]
+        return lose(kept, errors)
+
+    with batch_server(misbehave, tamper=drop) as server:
+        report = run(server, *KINDS, "good")
+        assert report.status == "complete"
+        assert (len(server.batches), server.live.count) == (1, len(KINDS))
+    told = outcomes(report)
+    assert {item: told[item].attempts[0].error.split(":")[0] for item in KINDS} == KINDS
+    assert [len(outcome.attempts) for outcome in told.values()].count(2) == len(KINDS)
+    assert len(told["good"].attempts) == 1
+    assert {outcome.origin for outcome in told.values()} == {"asked"}
+    assert told["lost"].usage.unsettled == 1
+    assert report.usage.requests == 2 * len(KINDS) + 1
+
+
+def test_what_failed_goes_into_another_batch_by_choice() -> None:
+    """Two rounds: the second batch holds what failed in the first; no call is made."""
+    with batch_server(misbehave) as server:
+        report = run(server, *KINDS, "good", rounds=2)
+        assert [len(batch.requests) for batch in server.batches] == [len(KINDS) + 1, len(KINDS) - 1]
+        assert (report.status, server.live.count) == ("complete", 0)
+        assert report.usage.requests == 2 * len(KINDS)
+
+
+@pytest.mark.parametrize(("end", "kind"), [("expired", "expired"), ("cancelled", "missing")])
+def test_what_a_batch_did_not_come_to(end: str, kind: str) -> None:
+    """What was worked off counts; the rest is told as expired, or as missing, and is asked live."""
+
+    def half(answers: list[str], errors: list[str]) -> tuple[list[str], list[str]]:
+        name = json.loads(answers[1])["custom_id"]
+        late = {"id": "x", "custom_id": name, "response": None, "error": {"code": "batch_expired", "message": "late"}}
+        return answers[:1], [json.dumps(late)] if end == "expired" else []
+
+    with batch_server(GOOD, end=end, tamper=half) as server:
+        report = run(server, "a", "b", "c")
+        assert (report.status, server.live.count) == ("complete", 2)
+    kinds = sorted(str(outcome.attempts[0].error).split(":")[0] for outcome in report.outcomes)
+    assert kinds == ["None", kind, kind]
+
+
+def test_a_batch_that_is_refused_as_a_whole_stops_the_run() -> None:
+    """Nothing was asked, and nothing is asked live at twice the price; the reason is the provider's."""
+    with batch_server(GOOD, end="failed") as server:
+        report = run(server, "a", "b")
+        assert report.status == "failed"
+        assert "refused as a whole: line 1 is no request" in report.message
+        assert server.live.count == report.usage.requests == 0
+        server.end = "completed"
+        assert run(server, "a", "b").status == "complete"
+
+
+def test_what_the_budget_does_not_hold_is_skipped() -> None:
+    """Reserved at the price of a batch, before it is submitted; what doesn't fit is not asked live either."""
+    with batch_server(GOOD) as server:
+        report = run(server, *"abcd", budget_requests=3)
+        assert [len(batch.requests) for batch in server.batches] == [3]
+        assert server.live.count == 0
+        assert [(gap.status, gap.error.kind) for gap in report.gaps] == [("skipped", "budget")]
+        assert run(server, *"abcd", budget_requests=3).status == "complete"
+
+
+def test_half_the_price_fits_into_half_the_budget() -> None:
+    """A cap in dollars that holds so many calls live holds twice as many in a batch."""
+    price = {"usd_per_million": (0.0, 1000.0), "params": {"max_tokens": 10}}
+    with batch_server(GOOD) as server:
+        report = run(server, *"abcd", budget_usd=0.026, **price)
+        assert [len(batch.requests) for batch in server.batches] == [4]
+        assert report.status == "complete"
+        assert report.usage.cost_usd == pytest.approx(4 * 5 * 0.0005)
+
+
+def test_asked_again_although_it_is_stored() -> None:
+    """A refresh goes into a batch, and is not asked a second time live."""
+    with batch_server(GOOD) as server:
+        run(server, "a", "b")
+        report = run(server, "a", "b", refresh=["a"])
+        assert [len(batch.requests) for batch in server.batches] == [2, 1]
+        assert (server.live.count, report.usage.asked, report.usage.cached) == (0, 1, 1)
+
+
+def test_only_what_speaks_the_protocol_has_batches() -> None:
+    """Refused with the way out, by the plan too, before anything is sent."""
+    for executor in (LLM(model="anthropic/claude", mode="batch"), LLM(model="local/smollm2", mode="batch")):
+        with pytest.raises(JobError, match="mode: live"):
+            plan([SIZES], ["a"], executor)
+
+
+def test_a_plan_tells_the_price_of_a_batch() -> None:
+    """Half of what is stated; litellm's table, where it has a price for batches."""
+    live, batch = (plan([SIZES], ["a"], LLM(model="openai/gpt-4o", mode=mode)).cost_usd for mode in ("live", "batch"))
+    assert batch is not None
+    assert live == pytest.approx(2 * batch, abs=1e-5)
+
+
+RUN = """
+import sys
+from prefect_dispatch import LLM, Brief, dispatch
+from prefect_dispatch.tasks import batches
+from tests.flows.test_batch import SIZES
+batches.LEAST_S = 0.05
+dispatch([SIZES], list("abc"), executor=LLM(model="openai/test", api_base=sys.argv[1], mode="batch"))
+"""
+
+
+@pytest.fixture
+def child(store: Path) -> Callable[[BatchServer], subprocess.Popen[bytes]]:
+    """Start a run in a process of its own, on this server and this store."""
+
+    def start(server: BatchServer) -> subprocess.Popen[bytes]:
+        own = {"PREFECT_LOCAL_STORAGE_PATH": str(store), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+        return subprocess.Popen(  # noqa: S603 -- this interpreter, a fixed text
+            [sys.executable, "-c", RUN, server.url],
+            env={**os.environ, **own},
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    return start
+
+
+def killed(process: subprocess.Popen[bytes], come: Callable[[], bool]) -> None:
+    """End a process as a power cut would, once something has come about."""
+    while not come():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_while_it_waits_is_followed_up(child: Callable[..., subprocess.Popen[bytes]]) -> None:
+    """The next run finds the batch, submits only what is new, and counts what it gathers."""
+    with batch_server(GOOD, looks=10**6) as server:
+        killed(child(server), lambda: any(batch.looked for batch in server.batches))
+        server.looks = 0
+        report = run(server, *"abcd")
+        assert [len(batch.requests) for batch in server.batches] == [3, 1]
+        assert (report.status, report.usage.asked, report.usage.requests, server.live.count) == ("complete", 4, 4, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [100, 1])
+def test_a_run_that_is_killed_while_it_submits_is_followed_up(
+    child: Callable[..., subprocess.Popen[bytes]], page: int
+) -> None:
+    """The batch was created, and nobody heard of it: it is found again in the provider's list, by its tag."""
+    with batch_server(GOOD, create="held", page=page) as server:
+        killed(child(server), lambda: bool(server.batches))
+        server.create = "fine"
+        run(server, "z")
+        report = run(server, *"abc")
+        assert [len(batch.requests) for batch in server.batches] == [3, 1]
+        assert (report.status, report.usage.requests, server.live.count) == ("complete", 3, 0)
+
+
+@pytest.mark.slow
+def test_a_provider_that_lists_nothing_may_be_asked_twice(child: Callable[..., subprocess.Popen[bytes]]) -> None:
+    """Killed while submitting: it is submitted again, and the report says for each item that it may have been lost."""
+    with batch_server(GOOD, create="held", lists=False) as server:
+        killed(child(server), lambda: bool(server.batches))
+        server.create = "fine"
+        report = run(server, *"abc")
+        assert [len(batch.requests) for batch in server.batches] == [3, 3]
+    assert report.status == "complete"
+    assert [str(outcome.attempts[0].error).split(":")[0] for outcome in report.outcomes] == ["lost"] * 3
+    assert (report.usage.requests, sum(outcome.usage.unsettled for outcome in report.outcomes)) == (6, 3)
+
+
+def test_a_batch_whose_creation_nobody_confirmed() -> None:
+    """The connection ends after it was created: it is looked for, found, and not created again."""
+    with batch_server(GOOD, create="lost") as server:
+        report = run(server, "a", "b")
+        assert (len(server.batches), server.live.count, report.status) == (1, 0, "complete")
+
+
+def test_what_the_provider_does_not_take() -> None:
+    """A wrong key stops the run; nothing is asked live, and nothing is left that a later run would wait for."""
+    with batch_server(GOOD, create=failure(401, "no such key")) as server:
+        report = run(server, "a", "b")
+        assert (report.status, server.live.count, report.usage.requests) == ("failed", 0, 0)
+        assert "no such key" in report.message
+        server.create = "fine"
+        assert run(server, "a", "b").status == "complete"
+
+
+def test_a_provider_that_is_not_there_for_a_while() -> None:
+    """An overload while submitting is waited for, as long as the limits say."""
+    with batch_server(GOOD, create=failure(503, "too much")) as server:
+        report = run(server, "a", wait_s=0.1)
+        assert (report.status, server.live.count) == ("failed", 0)
+        server.create = "fine"
+        assert run(server, "a").status == "complete"
+        assert len(server.batches) == 1
+
+
+def test_a_batch_of_which_the_provider_knows_nothing_any_more(child: Callable[..., subprocess.Popen[bytes]]) -> None:
+    """All that was in it is told as missing, and asked live."""
+    with batch_server(GOOD, gone={"batch_1"}) as server:
+        report = run(server, "a", "b")
+        assert (report.status, server.live.count) == ("complete", 2)
+    assert {str(outcome.attempts[0].error).split(":")[0] for outcome in report.outcomes} == {"missing"}
+
+
+def test_two_runs_share_a_batch() -> None:
+    """Both wait for it; one gathers it and counts what it took, the other finds the answers stored."""
+    with batch_server(GOOD, looks=60) as server, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(run, server, *"abc")
+        while not server.batches:
+            time.sleep(0.01)
+        reports = [threads.submit(run, server, *"abcd").result(), first.result()]
+        assert sorted(len(batch.requests) for batch in server.batches) == [1, 3]
+    assert [report.status for report in reports] == ["complete", "complete"]
+    assert sum(report.usage.requests for report in reports) == 4
+
+
+def test_each_model_has_a_batch_of_its_own() -> None:
+    """Two briefs with a model each: two batches, each at its provider."""
+    briefs = [SIZES.model_copy(update={"name": name, "model": f"openai/{name}"}) for name in ("one", "two")]
+    with batch_server(GOOD) as server:
+        executor = LLM(model="openai/test", api_base=server.url, mode="batch")
+        report = dispatch(briefs, ["a", "b"], executor=executor)
+        assert [{line["body"]["model"] for line in batch.requests} for batch in server.batches] == [{"one"}, {"two"}]
+        assert (report.status, server.live.count) == ("complete", 0)
+
+
+def test_batches_are_no_larger_than_a_provider_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By lines and by bytes."""
+    with batch_server(GOOD) as server:
+        monkeypatch.setattr(batches, "MOST_LINES", 2)
+        assert run(server, *"abcde").status == "complete"
+        monkeypatch.setattr(batches, "MOST_BYTES", 10)
+        assert run(server, *"xy").status == "complete"
+        assert [len(batch.requests) for batch in server.batches] == [2, 2, 1, 1, 1]
+
+
+def test_work_that_must_be_alone_is_asked_live() -> None:
+    """A batch is worked off in any order and all at once."""
+    brief = SIZES.model_copy(update={"resources": ("db",)})
+    with batch_server(GOOD) as server:
+        executor = LLM(model="openai/test", api_base=server.url, mode="batch")
+        report = dispatch([brief], ["a", "b"], executor=executor, limits=Limits(on_dependence="serialize"))
+        assert (report.status, len(server.batches), server.live.count) == ("complete", 0, 2)
+
+
+def test_a_check_that_breaks_loses_no_answer() -> None:
+    """The run stops; the batch stays known, and once the check is mended its answers are gathered."""
+    broken = SIZES.model_copy(update={"checks": (Function(function=flaky),)})
+    with batch_server(GOOD) as server:
+        FLAKY.append("it broke")
+        report = run(server, "a", brief=broken)
+        assert report.status == "failed"
+        assert "it broke" in report.message
+        FLAKY.clear()
+        assert run(server, "a", brief=broken).status == "complete"
+        assert (len(server.batches), server.live.count) == (1, 0)
+
+
+FLAKY: list[str] = []
+
+
+def flaky(value: JsonValue, item: Item) -> str | None:
+    """Break where a test wants it."""
+    if FLAKY:
+        raise RuntimeError(FLAKY[0])
+    return None
