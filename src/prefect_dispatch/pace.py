@@ -2,8 +2,10 @@
 
 What is stated for a minute is spread evenly over it. What isn't stated is learned: where the provider
 refuses, all calls wait, for as long as it says or for doubling pauses; then one call tries; then the rest
-follow, at the rate that was let through (see `creep`). Limiters in libraries hold a rate that is known
-beforehand, and leave all of that to the caller.
+follow, at the rate that was let through (see `creep`). A provider that bounds how many calls are under way
+at once is served below what it allows; `limits.concurrency` tells its bound.
+
+Limiters in libraries hold a rate that is known beforehand, and leave all of that to the caller.
 """
 
 from __future__ import annotations
