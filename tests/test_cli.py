@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -26,6 +25,7 @@ from prefect_dispatch.models import Usage
 from prefect_dispatch.progress import Progress, announce, listener
 from prefect_dispatch.terminal import shown_progress
 from tests.openai_server import HANG, Behaviour, document, failure, openai_server
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -235,14 +235,6 @@ def started(
         stdout=stdout,
         stderr=stderr,
     )
-
-
-def wait_until(true: Callable[[], bool], what: str) -> None:
-    """Wait for something to become true."""
-    end = time.monotonic() + 90
-    while not true():
-        assert time.monotonic() < end, f"not within 90 s: {what}"
-        time.sleep(0.05)
 
 
 @pytest.mark.slow

@@ -1,0 +1,148 @@
+"""A run that is interrupted: what is under way ends within its grace, what came back is stored, the state says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.exceptions import CancelledRun
+from prefect.states import Cancelling
+
+from prefect_dispatch import LLM, Brief, Limits, dispatch
+from prefect_dispatch.tasks import fan_out
+from tests.openai_server import Behaviour, OpenAIServer, document, openai_server
+from tests.waiting import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefect.client.schemas.objects import FlowRun
+
+pytestmark = pytest.mark.usefixtures("store")
+
+SAY = Brief(name="say", instructions="Say it.")
+LIMITS = Limits(concurrency=2, retries=0)
+ITEMS = ["alpha", "beta", "gamma", "delta"]
+
+
+def is_quick(request: dict[str, Any]) -> bool:
+    """Return whether it is one of the first two items."""
+    return any(word in document(request) for word in ITEMS[:2])
+
+
+def slow(request: dict[str, Any], n: int) -> Behaviour:
+    """Answer the first two; never answer anything else."""
+    del n
+    return Behaviour(hang=not is_quick(request))
+
+
+def the_run(name: str) -> FlowRun:
+    """Return the one run of that name."""
+    with get_client(sync_client=True) as client:
+        (run,) = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[name])))
+    return run
+
+
+def interrupted(server: OpenAIServer, name: str, interrupt: Callable[[], None], grace_s: float = 0.2) -> str:
+    """Interrupt a run whose last two asks hang; return the message of its state."""
+
+    def press() -> None:
+        wait_until(lambda: server.count == 4, "two answered, two under way")
+        interrupt()
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    limits = LIMITS.model_copy(update={"grace_s": grace_s})
+    executor = LLM(model="openai/x", api_base=server.url)
+    with pytest.raises(CancelledRun):
+        dispatch.with_options(flow_run_name=name)([SAY], ITEMS, executor=executor, limits=limits)
+    thread.join()
+    state = the_run(name).state
+    assert state is not None
+    assert state.is_cancelled()
+    return str(state.message)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_cancels_a_run(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C and SIGTERM: calls are given up after the grace, and the state counts what was answered."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    with openai_server(slow) as server:
+        told = interrupted(server, f"by-{number}", lambda: os.kill(os.getpid(), number))
+        assert told.startswith("Cancelled: 2 of 4 answered.")
+        wait_until(lambda: server.hung_up == 2, "both calls are given up")
+
+
+def test_what_was_answered_before_an_interruption_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same job goes on; the calls that were given up are counted as such."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    healthy = threading.Event()
+
+    def behave(request: dict[str, Any], n: int) -> Behaviour:
+        return Behaviour() if healthy.is_set() else slow(request, n)
+
+    with openai_server(behave) as server:
+        interrupted(server, "first", lambda: os.kill(os.getpid(), signal.SIGINT))
+        healthy.set()
+        executor = LLM(model="openai/x", api_base=server.url)
+        report = dispatch([SAY], ITEMS, executor=executor, limits=LIMITS)
+        assert server.count == 6
+    assert (report.status, report.usage.cached) == ("complete", 2)
+    assert sum(outcome.usage.unsettled for outcome in report.outcomes) == 2
+
+
+def test_a_call_that_comes_back_within_the_grace_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is nearly there is not thrown away."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+
+    def behave(request: dict[str, Any], n: int) -> Behaviour:
+        del n
+        return Behaviour(delay_s=0.0 if is_quick(request) else 1.5)
+
+    with openai_server(behave) as server:
+        told = interrupted(server, "grace", lambda: os.kill(os.getpid(), signal.SIGTERM), grace_s=60)
+        assert (told.startswith("Cancelled: 4 of 4 answered."), server.hung_up) == (True, 0)
+
+
+def test_somebody_cancels_a_run_in_the_ui(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run in a process of its own, which no worker would end, looks for itself."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setattr(fan_out, "LOOK_S", 0.2)
+
+    def cancel() -> None:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(the_run("by-hand").id, Cancelling())
+
+    with openai_server(slow) as server:
+        assert interrupted(server, "by-hand", cancel).startswith("Cancelled: 2 of 4 answered.")
+
+
+def test_a_flow_around_it_is_interrupted_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipeline doesn't go on as if nothing had happened."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    went_on: list[float] = []
+
+    @flow
+    def pipeline(url: str) -> None:
+        dispatch([SAY], ITEMS, executor=LLM(model="openai/x", api_base=url), limits=LIMITS)
+        went_on.append(time.monotonic())
+
+    with openai_server(slow) as server:
+
+        def press() -> None:
+            wait_until(lambda: server.count == 4, "two answered, two under way")
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=press)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            pipeline(server.url)
+        thread.join()
+    assert not went_on
