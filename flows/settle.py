@@ -132,7 +132,8 @@ def _merge(
     except MergeError as error:
         return Merge(value=None, ledger=rows, asked=error.asked), (), str(error)
     except Exception as error:  # noqa: BLE001 -- what an integrator returned may be anything; the answers are stored
-        return Merge(value=None, ledger=rows), (), f"The integrator raised {told(error)}"
+        broken = f"The integrator {type(job.integrator).__name__} raised {told(error)}"
+        return Merge(value=None, ledger=rows), (), broken
 
 
 def _verdict(

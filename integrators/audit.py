@@ -29,6 +29,7 @@ from prefect_dispatch.integrators.base import Integrator, Restating, gaps, unsha
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.consensus import Consensus
 from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.integrators.merging import merge_by, written
 from prefect_dispatch.integrators.synthesize import Synthesize
 from prefect_dispatch.integrators.values import exact, get
 from prefect_dispatch.integrators.votes.coherence import misfits
@@ -75,11 +76,12 @@ def audit(
         >>> [str(found) for found in audit(Merge(value=1, ledger=()), said, [])]
         ['conservation at terms/a: it has no ledger row.']
     """
+    sealed = written(merge)
     found = list(_conservation(merge.ledger, outcomes))
-    written = CitedAudit(merge, outcomes)
-    found += written.violations
+    prose = CitedAudit(merge, outcomes)
+    found += prose.violations
     if traced(merge) or isinstance(integrator, (Collate, Consensus, MergeRecords, Synthesize)):
-        found += written.unexplained(Trace(written.merge, outcomes, integrator).violations())
+        found += prose.unexplained(Trace(prose.merge, outcomes, integrator).violations())
         found += misshapen(merge, outcomes, briefs, integrator)
     if isinstance(integrator, (Collate, Consensus, MergeRecords)) and get(merge.value, ["gaps"]) != gaps(outcomes):
         found.append(_unkept("/gaps", "the value's gaps are not the outcomes without an answer."))
@@ -92,9 +94,11 @@ def audit(
         found += misfits(merge, outcomes, briefs)
     found += miscomputed(merge, outcomes, integrator)
     if again is None and isinstance(integrator, Integrator):
-        again = partial(integrator.merge, briefs)
+        again = partial(merge_by, integrator, briefs)
     if again is not None:
         found += _unsteady(merge, outcomes, integrator, again)
+    if written(merge) != sealed:  # by what the integrator itself did while it was looked at
+        found.append(_changed("the integrator changed its merge after it had returned it."))
     return tuple(sorted(found, key=lambda violation: (violation.law, violation.where, violation.message)))
 
 
@@ -137,7 +141,7 @@ def _unsteady(
     try:
         turned = again([unshared(outcome) for outcome in sorted(outcomes, key=_place, reverse=True)])
     except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code
-        yield _changed(f"merged once more, in another order, it raised {told(error)}")
+        yield _changed(f"merged once more, in another order, it raised {told(error.__cause__ or error)}")
         return
     for name in type(merge).model_fields:
         if name != "asked" and not _equal(turned, merge, name):
@@ -154,9 +158,9 @@ def _unsteady(
     if restated is None:
         return
     try:
-        value = again(restated).value
+        value = again([*map(unshared, restated)]).value
     except Exception as error:  # noqa: BLE001 -- see above
-        yield _changed(f"with the merged value taken in again, it raised {told(error)}")
+        yield _changed(f"with the merged value taken in again, it raised {told(error.__cause__ or error)}")
         return
     if exact(value) != exact(merge.value):
         yield _changed("the merged value, merged once more, is another one.")

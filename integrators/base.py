@@ -10,12 +10,12 @@ from prefect_dispatch.models import Brief, Failure, Item, Outcome
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Hashable, Iterable, Sequence
 
     from pydantic import JsonValue
     from typing_extensions import Self
 
-    from prefect_dispatch.decisions import Decisions
+    from prefect_dispatch.decisions import Decisions, Identity
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.ledger import Merge
 
@@ -120,6 +120,15 @@ class Deciding(Protocol):
 
     def decided(self, decisions: Decisions) -> Self:
         """Return this integrator following these decisions, and no others."""
+        ...
+
+
+@runtime_checkable
+class Spelling(Protocol):
+    """An integrator to which identities that are spelt differently may be one."""
+
+    def named(self, identity: Identity) -> Hashable:
+        """Return what an identity is called: the same however it is spelt."""
         ...
 
 
