@@ -7,8 +7,9 @@ that was asked for. Idempotence: merged once more, in another order, nothing cha
 where the merged value itself is taken in again. It holds for any integrator, the user's own
 included, and asks nobody.
 
-A user's own integrator that returns no field rows (it computes a number, say) is held to
-conservation alone: `traced` says whether a merge could be traced. Where it returns rows, a rule
+What an integrator promises beyond that it can tell itself (`Promising`), as the built-in ones do. One
+that doesn't, and returns no field rows (it computes a number, say), is held to conservation and
+idempotence alone: `traced` says whether a merge could be traced. Where it returns rows, a rule
 named `module:name` may compute a winner that nobody said; what it was computed from stands
 among the losers.
 """
@@ -19,20 +20,13 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.integrators.auditing.cited import CitedAudit, unruly
-from prefect_dispatch.integrators.auditing.forms import misshapen
+from prefect_dispatch.integrators.auditing.cited import CitedAudit
 from prefect_dispatch.integrators.auditing.recomputing import miscomputed
-from prefect_dispatch.integrators.auditing.recount import recount
 from prefect_dispatch.integrators.auditing.tracing import Trace
 from prefect_dispatch.integrators.auditing.uncollected import uncollected
-from prefect_dispatch.integrators.base import Integrator, Restating, gaps, unshared
-from prefect_dispatch.integrators.collate import Collate
-from prefect_dispatch.integrators.consensus import Consensus
-from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.integrators.base import Integrator, Promising, Restating, unshared
 from prefect_dispatch.integrators.merging import merge_by, written
-from prefect_dispatch.integrators.synthesize import Synthesize
-from prefect_dispatch.integrators.values import exact, get
-from prefect_dispatch.integrators.votes.coherence import misfits
+from prefect_dispatch.integrators.values import exact
 from prefect_dispatch.ledger import Ref, Violation
 from prefect_dispatch.scrub import told
 
@@ -61,13 +55,14 @@ def audit(
         merge: What the integrator returned.
         outcomes: What it was given, one for each (brief, item), in any order.
         briefs: The briefs that were asked.
-        integrator: Who merged; the built-in ones are held to more than anybody's.
+        integrator: Who merged; one that is `Promising` is held to that, too, as the built-in ones are.
         again: Merges once more, without asking anybody. None: the integrator's own `merge`, if it has one.
 
     Returns:
         The violations, independent of the order of outcomes and rows; empty if all is well.
 
     Example:
+        >>> from prefect_dispatch.integrators.collate import Collate
         >>> from prefect_dispatch.ledger import Merge
         >>> from prefect_dispatch.models import Outcome
         >>> said = [Outcome(brief="terms", item="a", status="succeeded", value="MIT")]
@@ -80,18 +75,10 @@ def audit(
     found = list(_conservation(merge.ledger, outcomes))
     prose = CitedAudit(merge, outcomes)
     found += prose.violations
-    if traced(merge) or isinstance(integrator, (Collate, Consensus, MergeRecords, Synthesize)):
+    if traced(merge) or isinstance(integrator, Promising):
         found += prose.unexplained(Trace(prose.merge, outcomes, integrator).violations())
-        found += misshapen(merge, outcomes, briefs, integrator)
-    if isinstance(integrator, (Collate, Consensus, MergeRecords)) and get(merge.value, ["gaps"]) != gaps(outcomes):
-        found.append(_unkept("/gaps", "the value's gaps are not the outcomes without an answer."))
-    if isinstance(integrator, Synthesize):
-        found += unruly(merge)
-    if isinstance(integrator, Collate):
-        found += _uncollated(merge, outcomes)
-    if isinstance(integrator, Consensus):
-        found += recount(merge, outcomes, integrator)
-        found += misfits(merge, outcomes, briefs)
+    if isinstance(integrator, Promising):
+        found += _broken(integrator, merge, outcomes, briefs)
     found += miscomputed(merge, outcomes, integrator)
     if again is None and isinstance(integrator, Integrator):
         again = partial(merge_by, integrator, briefs)
@@ -132,6 +119,16 @@ def _conservation(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> Ite
     yield from _circles(
         {Ref.of(row): row.by for row in rows if row.by and row.by != Ref.of(row) and row.disposition in _REMOVED}
     )
+
+
+def _broken(
+    integrator: Promising, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]
+) -> Sequence[Violation]:
+    try:
+        return [*integrator.broken(merge, [*map(unshared, outcomes)], briefs)]
+    except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code
+        message = f"what the integrator promises can't be looked at: it raised {told(error)}"
+        return [Violation(law="precision", where="/", message=message)]
 
 
 def _unsteady(
@@ -185,14 +182,6 @@ def _place(outcome: Outcome) -> tuple[object, ...]:
 
 def _changed(message: str) -> Violation:
     return Violation(law="idempotence", where="/", message=message)
-
-
-def _uncollated(merge: Merge, outcomes: Sequence[Outcome]) -> Iterator[Violation]:
-    """Yield the answers that have no entry of their own in a collated value."""
-    sources = Counter(source for row in merge.fields for source in row.sources)
-    for outcome in outcomes:
-        if outcome.status == "succeeded" and sources[Ref.of(outcome)] != 1:
-            yield Violation(law="recall", where=str(Ref.of(outcome)), message="it has no entry, or more than one.")
 
 
 def _circles(by: Mapping[Ref, Ref]) -> Iterator[Violation]:

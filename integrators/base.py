@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.decisions import Decisions, Identity
     from prefect_dispatch.executors.base import Executor
-    from prefect_dispatch.ledger import Merge
+    from prefect_dispatch.ledger import Merge, Violation
 
 NAMED_GAPS = 20
 """How many gaps a sentence names one by one; the rest are counted."""
@@ -101,6 +101,18 @@ class Restating(Protocol):
 
     def restated(self, merge: Merge) -> list[Outcome] | None:
         """Return what a merged value says, as outcomes that can be merged again; None where nothing is promised."""
+        ...
+
+
+@runtime_checkable
+class Promising(Protocol):
+    """An integrator that promises more than the laws that hold for any, and can tell where a merge breaks it.
+
+    All of its value is traced, even where a merge has no field rows.
+    """
+
+    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterable[Violation]:
+        """Yield where a merge, which may have been tampered with, isn't what is promised; nobody may be asked."""
         ...
 
 

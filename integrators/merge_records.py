@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from prefect_dispatch.decisions import Decisions, load_decisions
+from prefect_dispatch.integrators.auditing.forms import unflagged, untold
 from prefect_dispatch.integrators.auditing.uncollected import uncollected
 from prefect_dispatch.integrators.base import gaps
 from prefect_dispatch.integrators.crowd import require_crowd_kit
@@ -27,11 +28,12 @@ from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from typing_extensions import Self
 
+    from prefect_dispatch.ledger import Violation
     from prefect_dispatch.models import Brief, Outcome
 
 
@@ -176,6 +178,12 @@ class MergeRecords(Strict):
         if any("." in each.field and self._gathers(each) for each in self.rules):
             return None  # where some record has no object there, a part isn't gathered, and would be the next time
         return restate(merge, self.identities, entries=self.entries)
+
+    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
+        """Yield what a schema refuses in the records, and no flag tells; and gaps not told."""
+        yield from untold(merge, outcomes)
+        ranked = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+        yield from unflagged(merge, misfits(merge, outcomes, briefs, self.scopes(ranked), self.book, at=self.entries))
 
     def _gathers(self, rule: Rule) -> bool:
         return not rule.picks or (rule.conflicts or self.conflicts) == "keep_all"

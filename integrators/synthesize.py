@@ -10,6 +10,7 @@ from prefect_dispatch.errors import BriefError
 from prefect_dispatch.executors.base import Bounded, Countable
 from prefect_dispatch.executors.kinds import AnyExecutor
 from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.integrators.auditing.cited import unruly
 from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.integrators.prose.drafts import Prose, Structured
 from prefect_dispatch.integrators.prose.evidence import numbered
@@ -25,7 +26,7 @@ from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from prefect_dispatch.executors.base import Executor
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.prose.evidence import Source
     from prefect_dispatch.integrators.prose.judging import Verdict
     from prefect_dispatch.integrators.prose.reducing import Reduced
+    from prefect_dispatch.ledger import Violation
     from prefect_dispatch.models import Brief, Outcome
 
 ASSUMED_CONTEXT = 8192
@@ -93,6 +95,10 @@ class Synthesize(Strict):
         for each in (self.executor, self.judge):
             if isinstance(each, Countable):
                 each.require_known()
+
+    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:  # noqa: ARG002 -- the signature of every promise
+        """Yield the fields that neither a model wrote nor an answer says word for word."""
+        return unruly(merge)
 
     def expected_questions(self, work: int) -> int:
         """Return the fewest questions: one text, and one for each statement where there is a judge."""
@@ -165,7 +171,7 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
             }
             for each in verdicts
         ),
-        note="A label counts only with a sentence that stands, word for word, in one of the answers that are cited; "
+        note="A label counts only with a whole sentence that stands, word for word, in one of the answers that are cited; "
         "the judge is a model, too.",
     )
 

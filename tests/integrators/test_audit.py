@@ -9,12 +9,12 @@ import pytest
 from prefect_dispatch.integrators.audit import audit, traced
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Ref
+from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Ref, Violation
 from prefect_dispatch.models import Brief, Outcome
 from tests.integrators.said import entries, miss, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -324,6 +324,34 @@ def test_merging_once_more_changes_nothing(odd: Odd, message: str | None) -> Non
     violations = audit(odd.merge([], said), said, [], odd)
     assert [violation.law for violation in violations] == ["idempotence"] * (message is not None)
     assert all(str(message) in violation.message for violation in violations)
+
+
+class Keeping(Odd):
+    """An integrator of somebody's that promises more than the laws ask of any."""
+
+    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
+        """Yield a value that isn't small; raise where there is none."""
+        said: Any = outcomes[0].value
+        said["x"] = 0
+        value: Any = merge.value
+        if value["x"] > 1:
+            yield Violation(law="schema", where="/x", message="it is not small.")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param({"x": 1}, {("precision", "/x")}, id="traced-without-rows"),
+        pytest.param({"x": 2}, {("precision", "/x"), ("schema", "/x")}, id="broken"),
+        pytest.param({}, {("precision", "/")}, id="raises"),
+    ],
+)
+def test_anybody_may_promise_more(value: dict[str, JsonValue], expected: set[tuple[str, str]]) -> None:
+    """What an integrator promises itself is looked at, too; nothing that it does to what it is shown is kept."""
+    said, keeping = [say("a", {"x": 1})], Keeping(value, value)
+    found = {(each.law, each.where) for each in audit(keeping.merge([], said), said, [], keeping)}
+    assert found == {("recall", "terms/a"), *expected}
+    assert said[0].value == {"x": 1}
 
 
 @pytest.mark.parametrize(
