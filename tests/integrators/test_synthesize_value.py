@@ -127,8 +127,8 @@ def test_what_is_missing_is_sent_back() -> None:
     assert faults == [
         "    - Answer [2] is not cited.",
         "    - Answer [3] is not cited.",
-        "    - /days: '6' doesn't stand in [1], which it is said to rest on.",
         "    - /title: The sentence cites no answer.",
+        "    - /days: '6' doesn't stand in [1], which it is said to rest on.",
         "    - There is no answer [99].",
     ]
     assert merge.flags == ()
@@ -227,7 +227,9 @@ def test_a_judge_labels_each_claim() -> None:
     """Supported, contradicted, not found: a table of all, a mark where it is not supported."""
     said = [say("a", "It is red, not old."), say("b", "It is blue."), say("c", "It is new."), say("d", "It is flat.")]
     judge = verdict(
-        red=("supported", "red, not old"), blue=("contradicted", "It is blue."), flat=("supported", "It is round.")
+        red=("supported", "It is red, not old"),
+        blue=("contradicted", "It is blue."),
+        flat=("supported", "It is round."),
     )
     by = Synthesize(instructions="Sum up.", judge=judge)
     desk = Desk(scripted(faithful))
@@ -235,12 +237,12 @@ def test_a_judge_labels_each_claim() -> None:
     assert audit(merge, said, [], by, again=lambda again: by.merge_asking([], again, desk)) == ()
     [table] = merge.tables
     assert [(row["cited"], row["label"], row["sentence"]) for row in table.rows] == [
-        ("1", "supported", "red, not old"),
+        ("1", "supported", "It is red, not old"),
         ("2", "contradicted", "It is blue."),
         ("3", "not_found", ""),
         ("4", "not_found", ""),
     ]
-    assert table.rows[3]["note"] == "it said 'supported', by a sentence that doesn't stand in [4]"
+    assert table.rows[3]["note"] == "it said 'supported', by what is no sentence of [4]"
     assert [(flag.kind, flag.text) for flag in merge.flags] == [
         ("contradicted", "It says It is blue. [2]"),
         ("not_found", "It says It is new. [3]"),
