@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from prefect_dispatch.integrators.values import copied
 from prefect_dispatch.ledger import LedgerRow, Ref
@@ -59,6 +59,19 @@ class Question(Strict):
     """What is asked; its output, checks and constraints hold as they do for any brief."""
     item: Item
     """What it is asked about."""
+
+
+class Asks(NamedTuple):
+    """Questions that an integrator is likely to put, told before there is any answer."""
+
+    question: Question
+    """What each of them is like, without the agents' answers that it shows."""
+    answers: int
+    """How many of those it shows."""
+    times: int
+    """How many such questions there are."""
+    executor: Executor | None = None
+    """Who is asked. None: the job's executor."""
 
 
 class Asker(Protocol):
@@ -161,10 +174,10 @@ class Identifying(Protocol):
 
 @runtime_checkable
 class Expecting(Protocol):
-    """An integrator that asks agents itself and can say beforehand how often."""
+    """An integrator that asks agents itself and can say beforehand what and how often."""
 
-    def expected_questions(self, work: int) -> int:
-        """Return how many questions it is likely to put, given that many (brief, item)."""
+    def asks(self, work: int) -> Sequence[Asks]:
+        """Return what it is likely to ask, given that many (brief, item)."""
         ...
 
 

@@ -24,14 +24,16 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import Countable
 from prefect_dispatch.executors.kinds import AnyExecutor
 from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.integrators.base import Asks, Question
 from prefect_dispatch.integrators.contests.contest_rules import judged_rules, metric_rules, results_rules
 from prefect_dispatch.integrators.contests.contests import contests
 from prefect_dispatch.integrators.contests.judged import judged
-from prefect_dispatch.integrators.contests.matches import recorded
+from prefect_dispatch.integrators.contests.matches import judging, recorded
 from prefect_dispatch.integrators.contests.measures import Conversions, converted, measured, read_results, strangers
 from prefect_dispatch.integrators.contests.ranking import require_library
 from prefect_dispatch.integrators.contests.rounds import pairs, played
 from prefect_dispatch.integrators.contests.standings import merged
+from prefect_dispatch.models import Item
 from prefect_dispatch.references import REFERENCE, refer
 from prefect_dispatch.strict import Strict
 
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.base import Asker
     from prefect_dispatch.integrators.contests.matches import Match
     from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Brief, Item, Outcome
+    from prefect_dispatch.models import Brief, Outcome
 
 Metric = Annotated[
     FunctionReference,
@@ -184,10 +186,17 @@ class Tournament(Strict):
         copy._rivals, copy._inputs = rivals, inputs  # noqa: SLF001 -- of its own copy
         return copy
 
-    def expected_questions(self, work: int) -> int:
-        """Return how many questions it puts at most, given that many (brief, item)."""
-        rivals = self._rivals or work
-        return 2 * pairs(rivals, self.matches) * (work // rivals) if self.criterion else 0
+    def asks(self, work: int) -> list[Asks]:
+        """Return the most questions that a judge is put: in each contest, two on each pair."""
+        if not self.criterion:
+            return []
+        times = 2 * pairs(self._rivals or work, self.matches)
+        contests: list[dict[str, JsonValue]] = [{"context": value} for value in self._inputs.values()] or [{}]
+        brief = judging(self.criterion)
+        return [
+            Asks(Question(brief=brief, item=Item(key=f"contest-{at}", value=value)), 2, times, self.judge)
+            for at, value in enumerate(contests, 1)
+        ]
 
     def preflight(self, briefs: Sequence[Brief]) -> None:  # noqa: ARG002 -- the signature of every check
         """Check that the libraries are there, and that it isn't plain beforehand that judge or metric won't do.
