@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.models import Outcome
 
-_MARKS = str.maketrans("“”„‟«»‹›「」『』‘’‚‛", '"' * 12 + "'" * 4, "*")  # noqa: RUF001 -- all forms of quotation marks
+_MARKS = str.maketrans(dict.fromkeys('“”„‟«»‹›「」『』‘’‚‛"', "'") | {"*": None})  # noqa: RUF001 -- all forms of quotation marks
 _LEFT_OUT = re.compile(r"[\[(]?(?:…|\.\.\.)[\])]?")
-_EDGES = " .,;:!?\"'\x00"
+_EDGES = " .,;:!?'\x00"
 
 
 class Evidence:
@@ -83,18 +83,19 @@ class Evidence:
     def says(self, sentence: str) -> bool:
         """Return whether the answer says this, and it holds a whole sentence of it, or a whole entry of a value."""
         words = _even(sentence)
-        return self.quotes(sentence) and any(re.search(unit, words) for unit in self._units)
+        return self.quotes(sentence) and any(
+            unit in words and re.search(rf"(?<!\w){re.escape(unit)}(?!\w)", words) for unit in self._units
+        )
 
     @cached_property
-    def _units(self) -> list[str]:
+    def _units(self) -> set[str]:
         units = [shown(self._value)]
         for _, part in parts(self._value):
             if isinstance(part, str):
                 units += [part[each.start : each.end] for each in sentences(part, 0)]
             elif isinstance(part, dict):
                 units += [f"{_json(name)}: {_json(inside)}" for name, inside in part.items()]
-        bare = {_even(unit).strip(_EDGES) for unit in units}
-        return [rf"(?<!\w){re.escape(unit)}(?!\w)" for unit in sorted(bare - {""})]
+        return {_even(unit).strip(_EDGES) for unit in units} - {""}
 
 
 class Source(NamedTuple):
