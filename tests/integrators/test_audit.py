@@ -267,6 +267,19 @@ def test_records_of_different_schemas_are_not_held_to_either() -> None:
     assert audit(integrator.merge([], said), said, briefs, integrator) == ()
 
 
+def test_an_answer_without_an_entry_of_its_own_is_found() -> None:
+    """That another item has the same answer doesn't make up for it."""
+    said = [say("a", "text"), say("b", "text")]
+    merge = Collate().merge([], said)
+    (first, second), value = merge.fields, {"answers": entries(merge)[:1], "gaps": []}
+    both = first.model_copy(update={"sources": (*first.sources, *second.sources)})
+    for fields, lost in (((first,), ["terms/b"]), ((both,), []), ((both, first), ["terms/a"])):
+        violations = audit(merge.model_copy(update={"value": value, "fields": fields}), said, [], Collate())
+        message = "it has no entry, or more than one."
+        assert [found.where for found in violations if found.message == message] == lost
+        assert {found.law for found in violations} >= {"idempotence"}
+
+
 def test_a_collated_entry_that_is_none_is_found() -> None:
     """An entry that isn't an answer with its name is no part of a collation."""
     said = [say("a", "text")]
