@@ -84,8 +84,8 @@ class Prose:
 
     output = "text"
     rules = (
-        "Write from these answers alone. After each statement put the number of every answer that it rests on, in "
-        "square brackets, such as [3] or [3][7]. Cite every number at least once. Copy numbers, dates and quotations "
+        "Write from these answers alone. After each statement, outside quotations, put the numbers of all answers that "
+        "it rests on, in brackets: [3] or [3][7]. Cite every number at least once. Copy numbers, dates and quotations "
         "exactly as they stand in the answers that you cite. Write no list of sources."
     )
 

@@ -23,6 +23,7 @@ from prefect_dispatch.integrators.prose.numerals import (
     SIGN,
     SPELLED,
     number,
+    plain,
     roman,
     sign,
     spelled,
@@ -154,7 +155,7 @@ def _counted(text: str, start: int, end: int, value: Decimal, *, whole: bool) ->
         if percent or not (after := _AFTER.match(text, last)):
             break
         if after["scale"]:
-            name = after["scale"].casefold()
+            name = plain(after["scale"])
             value = times(value, SCALES.get(name) or SCALES[name.removesuffix("s")])
         else:
             percent = True

@@ -28,8 +28,8 @@ JUDGE = Brief(
     scope="A claim, and the numbered answers that it cites; their lines are indented.",
     instructions=(
         "Say whether the answers support the claim. Label it 'supported' if they say all of it, 'contradicted' if "
-        "they say otherwise, 'not_found' if they don't say. As 'sentence' copy the sentence of the answers that "
-        "decides it, letter by letter; leave it empty for 'not_found'."
+        "they say otherwise, 'not_found' if they don't say. As 'sentence' copy the whole sentence of the answers "
+        "that decides it, letter by letter; leave it empty for 'not_found'."
     ),
     constraints=("Judge by these answers alone, not by what you know.",),
     output=json.dumps(

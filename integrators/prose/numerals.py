@@ -68,7 +68,7 @@ _MOST = 16
 
 _RAISED = "\u2070\u00b9\u00b2\u00b3\u2074-\u2079"
 _VULGAR = "\u00bc-\u00be\u2150-\u215e\u2189"
-_ENCLOSED = "\u2160-\u2188\u2460-\u249b\u24ea-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf"
+_ENCLOSED = "\u2160-\u2182\u2185-\u2188\u2460-\u249b\u24ea-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf"
 SIGN = rf"\d{{0,9}}[ \u2009]?[{_VULGAR}]|[{_ENCLOSED}]|(?<=[\d{_RAISED}])[{_RAISED}]{{1,9}}"
 """A sign that is a number, with the digits before a fraction; raised digits after others."""
 # Greater ones are too often words of their own.
@@ -96,6 +96,11 @@ class _Said(NamedTuple):
     start: int
     end: int
     joint: str
+
+
+def plain(word: str) -> str:
+    """Return a word as the tables here have it; a pattern that ignores case takes a dotless i for one, too."""
+    return word.casefold().replace("\u0131", "i").replace("\u0307", "")
 
 
 def number(text: str) -> Decimal | None:
@@ -127,9 +132,9 @@ def sign(text: str) -> Decimal:
         >>> [str(sign(each)) for each in ("1½", "⑥", "²³")]
         ['1.5', '6', '23']
     """
-    plain = unicodedata.normalize("NFKC", text)
-    if plain.isdecimal():
-        return Decimal(plain)
+    digits = unicodedata.normalize("NFKC", text)
+    if digits.isdecimal():
+        return Decimal(digits)
     return Decimal(text[:-1].strip() or 0) + Decimal(f"{unicodedata.numeric(text[-1]):.16g}")
 
 
@@ -148,7 +153,7 @@ def spelled(run: str) -> Iterator[Spelled]:
         [6, 2, 3]
     """
     words = [
-        _Said(found["word"].casefold(), found.start("word"), found.end(), (found["joint"] or "").casefold())
+        _Said(plain(found["word"]), found.start("word"), found.end(), (found["joint"] or "").casefold())
         for found in _EACH.finditer(run)
     ]
     first = 0

@@ -265,6 +265,36 @@ def test_what_does_not_stand_there(value: JsonValue, text: str) -> None:
     assert found.looked == (1,)
 
 
+STRANGE = [
+    "s\u0131x",
+    "s\u0130x",
+    "\u017fix",
+    "m\u0131llion",
+    "thou\u017fand",
+    "K",
+    "½",
+    "Ↄ",
+    "Ⅵ",
+    "⒍",
+    "⓪",
+    "¹",
+    "²",
+    "٣",
+]
+STRANGE += ["5", "e5", "1e999", ",", ".", "-", "T", ":", "\u0307", "\x00", "XIV", "Mär", "may"]
+
+
+@given(st.lists(st.sampled_from(STRANGE) | st.text(max_size=3), max_size=12), st.sampled_from(["", " "]))
+@settings(deadline=None, max_examples=400)
+def test_any_text_can_be_read(pieces: list[str], between: str) -> None:
+    """Whatever characters there are, figures stand in the text, and a text is evidence for each of its own."""
+    text = between.join(pieces)
+    found = list(figures(text))
+    assert all(0 <= each.start < each.end <= len(text) for each in found)
+    [source] = numbered([say("item", text)])
+    assert [each for each in found if not source.evidence.has(each)] == []
+
+
 @given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6), st.sampled_from(["{}", "{:,}", "{} days", "{:,} %"]))
 @settings(deadline=None)
 def test_a_changed_number_is_never_missed(said: int, told: int, form: str) -> None:
