@@ -15,7 +15,7 @@ from prefect_dispatch.flows.files import ready_folder
 from prefect_dispatch.flows.pause import ask
 from prefect_dispatch.flows.settle import fallen_short
 from prefect_dispatch.integrators.base import Deciding, Identifying, Spelling
-from prefect_dispatch.integrators.values import content, find, get, normal, pointer, silent
+from prefect_dispatch.integrators.values import find, get, pointer, silent
 from prefect_dispatch.matters import form
 from prefect_dispatch.places import tokens
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from prefect_dispatch.decisions import Identity
+    from prefect_dispatch.decisions import Identity, Naming
     from prefect_dispatch.flows.prepare import Prepared
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.ledger import FieldRow
@@ -93,7 +93,7 @@ def reviewed(
     """
     passed: set[str] = set()
     decided = Decisions()
-    while report.status != "failed" and (asked := form(report, _located(job.integrator, report), passed)):
+    while report.status != "failed" and (asked := form(report, _located(job.integrator, report, file.named), passed)):
         try:
             answer = ask(asked, file, job.limits.review_s)
             known = file.load()
@@ -113,9 +113,9 @@ def reviewed(
     return report.model_copy(update={"decided": decided})
 
 
-def _located(integrator: AnyMerger, report: Report) -> Locate:
+def _located(integrator: AnyMerger, report: Report, named: Naming) -> Locate:
     """Return what knows the record and the field of a row, where that can be decided on and isn't yet."""
-    kept = {_place(each.record, each.field): each.value for each in cast("Deciding", integrator).decisions.fields}
+    kept = {(named(each.record), each.field): each.value for each in cast("Deciding", integrator).decisions.fields}
 
     def locate(row: FieldRow) -> tuple[Identity, str] | None:
         if not isinstance(integrator, Identifying) or row.rule == DECIDED or ":" in row.rule:
@@ -130,10 +130,6 @@ def _located(integrator: AnyMerger, report: Report) -> Locate:
         field = ".".join(names)
         if field in identity or any(silent(part) for part in identity.values()):
             return None
-        return None if kept.get(_place(identity, field), ...) == row.winner else (identity, field)
+        return None if kept.get((named(identity), field), ...) == row.winner else (identity, field)
 
     return locate
-
-
-def _place(record: Identity, field: str) -> str:
-    return content([normal(record), field])

@@ -461,6 +461,25 @@ def test_an_answer_in_the_last_moment_counts(tmp_path: Path, monkeypatch: pytest
     assert len(report.decided.same) == 1
 
 
+def test_an_answer_counts_that_comes_while_the_run_stops_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has seen that the time is over, and somebody is faster than what it does then."""
+    first = True
+
+    def resume(run_id: UUID, run_input: dict[str, Any]) -> None:
+        nonlocal first
+        if first:
+            first = False
+            resume_flow_run(run_id, run_input={field(paused()[1]["properties"], "One or two"): "same"})
+        resume_flow_run(run_id, run_input=run_input)
+
+    monkeypatch.setattr("prefect_dispatch.flows.pause.resume_flow_run", resume)
+    report = run(tmp_path, review_s=1)
+    assert len(report.decided.same) == 1
+    assert report.shortfalls == ("Nobody decided within 1 s: 1 open among proposals and conflicts.",)
+
+
 def test_a_pause_that_prefect_ends_loses_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the run can't be resumed in time, Prefect fails it; what came of it is written all the same."""
     monkeypatch.setattr("prefect_dispatch.flows.pause.GRACE_S", -4)
