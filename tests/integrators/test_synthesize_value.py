@@ -10,8 +10,8 @@ from pydantic import BaseModel, field_validator
 
 from prefect_dispatch.errors import BriefError, RejectedError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.prose.drafts import wrapped
 from prefect_dispatch.integrators.prose.judging import JUDGE
+from prefect_dispatch.integrators.prose.wrapping import wrapped
 from prefect_dispatch.integrators.synthesize import Synthesize
 from prefect_dispatch.outputs import normalise_output, problems
 from prefect_dispatch.testing import ScriptedExecutor
