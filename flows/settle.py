@@ -13,7 +13,7 @@ from pydantic import BaseModel, JsonValue
 
 from prefect_dispatch._version import __version__
 from prefect_dispatch.errors import AuditError, MergeError
-from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.integrators.gaps import unanswered
 from prefect_dispatch.ledger import Merge, Ref, Violation
 from prefect_dispatch.report import Gap, Report, Spending
 from prefect_dispatch.scrub import told

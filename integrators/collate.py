@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefect_dispatch.integrators.auditing.forms import unlike, untold
-from prefect_dispatch.integrators.base import gaps, restated_gaps, unanswered
+from prefect_dispatch.integrators.gaps import gaps, restated_gaps, unanswered
 from prefect_dispatch.integrators.values import pointer
 from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref, Violation
 from prefect_dispatch.models import Outcome

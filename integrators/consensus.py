@@ -11,8 +11,8 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.variety import origin
 from prefect_dispatch.integrators.auditing.forms import untold
 from prefect_dispatch.integrators.auditing.recount import recount
-from prefect_dispatch.integrators.base import gaps, restated_gaps
 from prefect_dispatch.integrators.crowd import require_crowd_kit
+from prefect_dispatch.integrators.gaps import gaps, restated_gaps
 from prefect_dispatch.integrators.promises import require_fields
 from prefect_dispatch.integrators.values import pointer
 from prefect_dispatch.integrators.votes.ballots import answers_by_item, assembled, ballots, ledger_rows

@@ -10,8 +10,8 @@ from prefect_dispatch.decisions import Decisions, Identity
 from prefect_dispatch.decisions_file import DecisionsFile, FileName
 from prefect_dispatch.integrators.auditing.forms import unflagged, untold
 from prefect_dispatch.integrators.auditing.uncollected import uncollected
-from prefect_dispatch.integrators.base import gaps
 from prefect_dispatch.integrators.crowd import require_crowd_kit
+from prefect_dispatch.integrators.gaps import gaps
 from prefect_dispatch.integrators.promises import require_fields
 from prefect_dispatch.integrators.records.describing import describe
 from prefect_dispatch.integrators.records.fitting import misfits

@@ -11,7 +11,8 @@ from prefect_dispatch.executors.base import Bounded, Countable
 from prefect_dispatch.executors.kinds import AnyExecutor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.auditing.cited import unruly
-from prefect_dispatch.integrators.base import Asks, Question, unanswered
+from prefect_dispatch.integrators.base import Asks, Question
+from prefect_dispatch.integrators.gaps import unanswered
 from prefect_dispatch.integrators.prose.drafts import Prose, Structured
 from prefect_dispatch.integrators.prose.evidence import numbered
 from prefect_dispatch.integrators.prose.judging import JUDGE, judged

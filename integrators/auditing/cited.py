@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from prefect_dispatch.integrators.base import gaps
+from prefect_dispatch.integrators.gaps import gaps
 from prefect_dispatch.integrators.prose.doubts import findings, known, named
 from prefect_dispatch.integrators.prose.drafts import Leaf, leaf_findings
 from prefect_dispatch.integrators.prose.evidence import numbered

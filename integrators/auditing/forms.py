@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.integrators.base import gaps
+from prefect_dispatch.integrators.gaps import gaps
 from prefect_dispatch.integrators.records.fitting import FORM, faults, schemas_of
 from prefect_dispatch.integrators.values import get, pointer
 from prefect_dispatch.ledger import Violation

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.inert import plain
-from prefect_dispatch.integrators.base import gap_sentence
+from prefect_dispatch.integrators.gaps import gap_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from prefect_dispatch.integrators.base import gaps
+from prefect_dispatch.integrators.gaps import gaps
 from prefect_dispatch.integrators.prose.doubts import Finding, claims, findings, known
 from prefect_dispatch.integrators.prose.drafts import Draft, leaf_findings, leaves_of
 from prefect_dispatch.integrators.prose.judging import Claim

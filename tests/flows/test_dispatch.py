@@ -292,9 +292,7 @@ class Count:
 
 def test_an_integrator_that_loses_an_item_fails_the_run() -> None:
     """The audit names the law and the item, and there is no merged value to use by mistake."""
-    with pytest.raises(
-        DispatchFailed, match="audit: conservation at names/b: it has no ledger row"
-    ) as caught:
+    with pytest.raises(DispatchFailed, match="audit: conservation at names/b: it has no ledger row") as caught:
         dispatch([NAMES], ["a", "b"], executor=ScriptedExecutor(shout), integrator=Lossy(), limits=QUICK)
     report = caught.value.report
     assert report.value is None

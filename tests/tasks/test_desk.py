@@ -9,7 +9,8 @@ from prefect.exceptions import ParameterTypeError
 
 from prefect_dispatch import Brief, Item, Limits, Merge, dispatch, plan
 from prefect_dispatch.errors import DispatchFailed, JobError, TerminalError
-from prefect_dispatch.integrators.base import AskingIntegrator, Integrator, Question, unanswered
+from prefect_dispatch.integrators.base import AskingIntegrator, Integrator, Question
+from prefect_dispatch.integrators.gaps import unanswered
 from prefect_dispatch.ledger import LedgerRow
 from prefect_dispatch.tasks.integrate import integrate
 from prefect_dispatch.testing import ScriptedExecutor
