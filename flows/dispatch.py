@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
 
+from prefect.exceptions import CancelledRun
 from prefect.logging import get_run_logger
-from prefect.states import Completed
+from prefect.states import Cancelled, Completed
 from pydantic import Field, GetPydanticSchema
 
 from prefect_dispatch.errors import DispatchFailed
@@ -73,8 +74,8 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
 
     Raises:
         JobError: If the job is unusable; nothing was spent.
-        DispatchFailed: If the run failed; `.report` says how each item ended.
-        CancelledRun: If it was cancelled or interrupted; what had come back is stored.
+        DispatchFailed: If the run failed, or was cancelled while it was paused; `.report` says how each item ended.
+        CancelledRun: If it was cancelled or interrupted before; what had come back is stored.
     """
     clock, log, place = Clock(), get_run_logger(), Path(folder).resolve()
     decisions = require_review(integrator, place) if review else decisions_file(integrator, place)
@@ -103,7 +104,14 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)
         report = settled(job, outcomes)
         if review and decisions is not None:
-            report = reviewed(job, report, decisions, lambda changed, known: settled(changed, outcomes, known=known))
+            try:
+                report = reviewed(
+                    job, report, decisions, lambda changed, known: settled(changed, outcomes, known=known)
+                )
+            except CancelledRun as stop:  # nothing goes through the gate
+                report = report.model_copy(update={"status": "failed", "message": f"{stop} {report.message}"})
+                failure = DispatchFailed(report.message, report)
+                return cast("Report", Cancelled(message=report.message, data=failure))
         for gap in report.gaps:
             log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
         report = memory.compared(report)

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import os
-import re
 import tempfile
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.inert import sheet
+from prefect_dispatch.models import Outcome
 from prefect_dispatch.render import markdown
+from prefect_dispatch.report import Report
+from prefect_dispatch.whole import write
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-    from prefect_dispatch.models import Outcome
-    from prefect_dispatch.report import Report
+    from pathlib import Path
 
 QUESTIONS = "questions.jsonl"
 """What came of the integrator's own questions."""
-
-_TABLE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def ready_folder(folder: Path) -> Path:
@@ -40,7 +37,7 @@ def ready_folder(folder: Path) -> Path:
 
 
 def write_files(report: Report, folder: Path) -> list[Path]:
-    """Write a report into a folder, each file whole or not at all, and remove what an earlier run left there.
+    """Write a report into a folder, each file whole or not at all, and remove what an earlier run wrote there.
 
     Written are `report.json`, `report.md`, `outcomes.jsonl`, `questions.jsonl` if the integrator
     asked anything itself, and a `<name>.csv` for each table, in which no text is a formula.
@@ -61,27 +58,34 @@ def write_files(report: Report, folder: Path) -> list[Path]:
 
 
 def _earlier(folder: Path) -> set[str]:
-    """Return the files of the run whose report lies in a folder, those aside that every run writes."""
+    """Return the files of the run whose report lies in a folder, those aside that every run writes.
+
+    A report may be anybody's, and name any file: only one that holds what a run writes is a run's.
+    """
     try:
-        told: Any = json.loads((folder / "report.json").read_bytes())
-        names = [str(table["name"]) for table in told["tables"]]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return set()  # no report of ours: what lies there is not ours to remove
-    return {f"{name}.csv" for name in names if _TABLE.fullmatch(name)} | {QUESTIONS}
+        report = Report.model_validate_json((folder / "report.json").read_bytes())
+    except (OSError, ValidationError):
+        return set()
+    files = {f"{table.name}.csv": sheet(table.rows) for table in report.tables}
+    found = {name for name, text in files.items() if _text(folder / name) == text}
+    return found | {QUESTIONS} if _are_outcomes(_text(folder / QUESTIONS)) else found
+
+
+def _text(path: Path) -> str:
+    """Return what stands in a file; nothing if there is no such text."""
+    try:
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _are_outcomes(text: str) -> bool:
+    try:
+        outcomes = [Outcome.model_validate_json(line) for line in text.split("\n")[:-1]]
+    except ValidationError:
+        return False
+    return bool(outcomes) and "".join(_lines(outcomes)) == text
 
 
 def _lines(outcomes: Iterable[Outcome]) -> Iterable[str]:
     return (outcome.model_dump_json() + "\n" for outcome in outcomes)
-
-
-def write(path: Path, parts: Iterable[str]) -> None:
-    """Write a file whole or not at all."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.writelines(parts)
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise

@@ -14,7 +14,7 @@ from prefect_dispatch.executors.local import located
 from prefect_dispatch.executors.variety import require_variety, sampled
 from prefect_dispatch.flows.batch import require_batches
 from prefect_dispatch.flows.review import require_deciding
-from prefect_dispatch.integrators.base import AskingIntegrator, Expecting
+from prefect_dispatch.flows.share import with_share
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.readiness import ready
 from prefect_dispatch.models import Limits
@@ -139,12 +139,6 @@ def plan(
 
 
 def planned(job: Prepared) -> Plan:
-    """Return the plan of a job that is ready, its integrator's share named."""
+    """Return the plan of a job that is ready, its integrator's share included."""
     work = estimate(job.work, job.executor, job.limits, answer_shelf(), again=job.again)
-    return work.model_copy(update={"integrator": _asks(job.integrator, len(job.work))})
-
-
-def _asks(integrator: AnyMerger, work: int) -> str:
-    if isinstance(integrator, Expecting):
-        return f"The integrator asks as well, about {integrator.expected_questions(work)} times; not counted here."
-    return "The integrator asks as well; its share is not counted." if isinstance(integrator, AskingIntegrator) else ""
+    return with_share(work, job.integrator, job.briefs, job.executor)

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, cast
 
 from prefect.settings import PREFECT_API_URL
 
-from prefect_dispatch.decisions import Decisions, load_decisions
+from prefect_dispatch.decisions import Decisions
+from prefect_dispatch.decisions_file import DecisionsFile
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.fingerprint import canonical
 from prefect_dispatch.flows.files import ready_folder
 from prefect_dispatch.flows.pause import ask
 from prefect_dispatch.flows.settle import fallen_short
-from prefect_dispatch.integrators.base import Deciding, Identifying
-from prefect_dispatch.integrators.values import content, find, get, normal, pointer, silent
+from prefect_dispatch.integrators.base import Deciding, Identifying, Spelling
+from prefect_dispatch.integrators.values import find, get, pointer, silent
 from prefect_dispatch.matters import form
 from prefect_dispatch.places import tokens
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from prefect_dispatch.decisions import Identity
+    from prefect_dispatch.decisions import Identity, Naming
     from prefect_dispatch.flows.prepare import Prepared
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.ledger import FieldRow
@@ -33,9 +35,12 @@ DECIDED = "decided"
 """The rule of a field whose value somebody chose."""
 
 
-def decisions_file(integrator: AnyMerger | None, folder: Path) -> Path | None:
+def decisions_file(integrator: AnyMerger | None, folder: Path) -> DecisionsFile | None:
     """Return the file that holds an integrator's decisions, or None if it follows none."""
-    return folder / integrator.aliases if isinstance(integrator, Deciding) and integrator.aliases else None
+    if not isinstance(integrator, Deciding) or not integrator.aliases:
+        return None
+    named = integrator.named if isinstance(integrator, Spelling) else canonical
+    return DecisionsFile(folder / integrator.aliases, named)
 
 
 def require_deciding(integrator: AnyMerger | None) -> None:
@@ -54,7 +59,7 @@ def require_deciding(integrator: AnyMerger | None) -> None:
         )
 
 
-def require_review(integrator: AnyMerger | None, folder: Path) -> Path:
+def require_review(integrator: AnyMerger | None, folder: Path) -> DecisionsFile:
     """Return the file that decisions go to, with everything in place that a review needs.
 
     Raises:
@@ -62,31 +67,39 @@ def require_review(integrator: AnyMerger | None, folder: Path) -> Path:
             the server that a run starts for itself is gone with the run.
     """
     require_deciding(integrator)
-    path = cast("Path", decisions_file(integrator, folder))
+    file = cast("DecisionsFile", decisions_file(integrator, folder))
     if not PREFECT_API_URL.value():
         raise JobError(
             "review: the form stands in Prefect's UI, and no Prefect server is set. Start one (prefect server start) "
-            f"and set PREFECT_API_URL; or run without review and decide in {path.name!r}: report.md has the lines."
+            f"and set PREFECT_API_URL; or run without review and decide in {file.path.name!r}: report.md has the lines."
         )
-    ready_folder(path.parent)
-    return path
+    ready_folder(file.path.parent)
+    return file
 
 
 def reviewed(
-    job: Prepared, report: Report, path: Path, again: Callable[[Prepared, Sequence[Outcome]], Report]
+    job: Prepared, report: Report, file: DecisionsFile, again: Callable[[Prepared, Sequence[Outcome]], Report]
 ) -> Report:
     """Return the report after people have decided, merged again by what they decided.
 
     Args:
         job: What was run.
         report: What came of it.
-        path: The decisions file.
+        file: The decisions file.
         again: Merges once more, by a job whose integrator follows the decisions; what was asked before is given to it.
+
+    Raises:
+        CancelledRun: If the run was cancelled meanwhile.
     """
     passed: set[str] = set()
     decided = Decisions()
-    while report.status != "failed" and (asked := form(report, _located(job.integrator, report), passed)):
-        answer = ask(asked, path, job.limits.review_s)
+    while report.status != "failed" and (asked := form(report, _located(job.integrator, report, file.named), passed)):
+        try:
+            answer = ask(asked, file, job.limits.review_s)
+            known = file.load()
+        except JobError as error:  # somebody broke the file meanwhile: what was decided is taken in by the next run
+            report = fallen_short(report, f"What was decided could not be used: {error}")
+            break
         if answer is None:
             left = f"{len(asked.matters) + asked.more} open among proposals and conflicts"
             report = fallen_short(report, f"Nobody decided within {job.limits.review_s:g} s: {left}.")
@@ -94,16 +107,15 @@ def reviewed(
         if answer == Decisions():
             break
         passed |= {matter.name for matter in asked.matters}
-        decided = decided.plus(answer)
-        integrator = cast("Deciding", job.integrator).decided(load_decisions(path))
-        job = replace(job, integrator=cast("AnyMerger", integrator))
+        decided = decided.plus(answer, named=file.named)
+        job = replace(job, integrator=cast("AnyMerger", cast("Deciding", job.integrator).decided(known)))
         report = again(job, report.asked)
     return report.model_copy(update={"decided": decided})
 
 
-def _located(integrator: AnyMerger, report: Report) -> Locate:
+def _located(integrator: AnyMerger, report: Report, named: Naming) -> Locate:
     """Return what knows the record and the field of a row, where that can be decided on and isn't yet."""
-    kept = {_place(each.record, each.field): each.value for each in cast("Deciding", integrator).decisions.fields}
+    kept = {(named(each.record), each.field): each.value for each in cast("Deciding", integrator).decisions.fields}
 
     def locate(row: FieldRow) -> tuple[Identity, str] | None:
         if not isinstance(integrator, Identifying) or row.rule == DECIDED or ":" in row.rule:
@@ -118,10 +130,6 @@ def _located(integrator: AnyMerger, report: Report) -> Locate:
         field = ".".join(names)
         if field in identity or any(silent(part) for part in identity.values()):
             return None
-        return None if kept.get(_place(identity, field), ...) == row.winner else (identity, field)
+        return None if kept.get((named(identity), field), ...) == row.winner else (identity, field)
 
     return locate
-
-
-def _place(record: Identity, field: str) -> str:
-    return content([normal(record), field])

@@ -13,7 +13,7 @@ from pydantic import BaseModel, JsonValue
 
 from prefect_dispatch._version import __version__
 from prefect_dispatch.errors import AuditError, MergeError
-from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.integrators.gaps import unanswered
 from prefect_dispatch.ledger import Merge, Ref, Violation
 from prefect_dispatch.report import Gap, Report, Spending
 from prefect_dispatch.scrub import scrubbed, told
@@ -132,7 +132,8 @@ def _merge(
     except MergeError as error:
         return Merge(value=None, ledger=rows, asked=error.asked), (), str(error)
     except Exception as error:  # noqa: BLE001 -- what an integrator returned may be anything; the answers are stored
-        return Merge(value=None, ledger=rows), (), f"The integrator raised {told(error)}"
+        broken = f"The integrator {type(job.integrator).__name__} raised {told(error)}"
+        return Merge(value=None, ledger=rows), (), broken
 
 
 def _verdict(

@@ -7,8 +7,9 @@ that was asked for. Idempotence: merged once more, in another order, nothing cha
 where the merged value itself is taken in again. It holds for any integrator, the user's own
 included, and asks nobody.
 
-A user's own integrator that returns no field rows (it computes a number, say) is held to
-conservation alone: `traced` says whether a merge could be traced. Where it returns rows, a rule
+What an integrator promises beyond that it can tell itself (`Promising`), as the built-in ones do. One
+that doesn't, and returns no field rows (it computes a number, say), is held to conservation and
+idempotence alone: `traced` says whether a merge could be traced. Where it returns rows, a rule
 named `module:name` may compute a winner that nobody said; what it was computed from stands
 among the losers.
 """
@@ -19,19 +20,13 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.integrators.auditing.cited import CitedAudit, unruly
-from prefect_dispatch.integrators.auditing.forms import misshapen
+from prefect_dispatch.integrators.auditing.cited import CitedAudit
 from prefect_dispatch.integrators.auditing.recomputing import miscomputed
-from prefect_dispatch.integrators.auditing.recount import recount
 from prefect_dispatch.integrators.auditing.tracing import Trace
 from prefect_dispatch.integrators.auditing.uncollected import uncollected
-from prefect_dispatch.integrators.base import Integrator, Restating, gaps, unshared
-from prefect_dispatch.integrators.collate import Collate
-from prefect_dispatch.integrators.consensus import Consensus
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.integrators.synthesize import Synthesize
-from prefect_dispatch.integrators.values import exact, get
-from prefect_dispatch.integrators.votes.coherence import misfits
+from prefect_dispatch.integrators.base import Integrator, Promising, Restating, unshared
+from prefect_dispatch.integrators.merging import merge_by, written
+from prefect_dispatch.integrators.values import exact
 from prefect_dispatch.ledger import Ref, Violation
 from prefect_dispatch.scrub import told
 
@@ -60,13 +55,14 @@ def audit(
         merge: What the integrator returned.
         outcomes: What it was given, one for each (brief, item), in any order.
         briefs: The briefs that were asked.
-        integrator: Who merged; the built-in ones are held to more than anybody's.
+        integrator: Who merged; one that is `Promising` is held to that, too, as the built-in ones are.
         again: Merges once more, without asking anybody. None: the integrator's own `merge`, if it has one.
 
     Returns:
         The violations, independent of the order of outcomes and rows; empty if all is well.
 
     Example:
+        >>> from prefect_dispatch.integrators.collate import Collate
         >>> from prefect_dispatch.ledger import Merge
         >>> from prefect_dispatch.models import Outcome
         >>> said = [Outcome(brief="terms", item="a", status="succeeded", value="MIT")]
@@ -75,26 +71,21 @@ def audit(
         >>> [str(found) for found in audit(Merge(value=1, ledger=()), said, [])]
         ['conservation at terms/a: it has no ledger row.']
     """
+    sealed = written(merge)
     found = list(_conservation(merge.ledger, outcomes))
-    written = CitedAudit(merge, outcomes)
-    found += written.violations
-    if traced(merge) or isinstance(integrator, (Collate, Consensus, MergeRecords, Synthesize)):
-        found += written.unexplained(Trace(written.merge, outcomes, integrator).violations())
-        found += misshapen(merge, outcomes, briefs, integrator)
-    if isinstance(integrator, (Collate, Consensus, MergeRecords)) and get(merge.value, ["gaps"]) != gaps(outcomes):
-        found.append(_unkept("/gaps", "the value's gaps are not the outcomes without an answer."))
-    if isinstance(integrator, Synthesize):
-        found += unruly(merge)
-    if isinstance(integrator, Collate):
-        found += _uncollated(merge, outcomes)
-    if isinstance(integrator, Consensus):
-        found += recount(merge, outcomes, integrator)
-        found += misfits(merge, outcomes, briefs)
+    prose = CitedAudit(merge, outcomes)
+    found += prose.violations
+    if traced(merge) or isinstance(integrator, Promising):
+        found += prose.unexplained(Trace(prose.merge, outcomes, integrator).violations())
+    if isinstance(integrator, Promising):
+        found += _broken(integrator, merge, outcomes, briefs)
     found += miscomputed(merge, outcomes, integrator)
     if again is None and isinstance(integrator, Integrator):
-        again = partial(integrator.merge, briefs)
+        again = partial(merge_by, integrator, briefs)
     if again is not None:
         found += _unsteady(merge, outcomes, integrator, again)
+    if written(merge) != sealed:  # by what the integrator itself did while it was looked at
+        found.append(_changed("the integrator changed its merge after it had returned it."))
     return tuple(sorted(found, key=lambda violation: (violation.law, violation.where, violation.message)))
 
 
@@ -130,6 +121,16 @@ def _conservation(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> Ite
     )
 
 
+def _broken(
+    integrator: Promising, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]
+) -> Sequence[Violation]:
+    try:
+        return [*integrator.broken(merge, [*map(unshared, outcomes)], briefs)]
+    except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code
+        message = f"what the integrator promises can't be looked at: it raised {told(error)}"
+        return [Violation(law="precision", where="/", message=message)]
+
+
 def _unsteady(
     merge: Merge, outcomes: Sequence[Outcome], integrator: object, again: Callable[[Sequence[Outcome]], Merge]
 ) -> Iterator[Violation]:
@@ -137,7 +138,7 @@ def _unsteady(
     try:
         turned = again([unshared(outcome) for outcome in sorted(outcomes, key=_place, reverse=True)])
     except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code
-        yield _changed(f"merged once more, in another order, it raised {told(error)}")
+        yield _changed(f"merged once more, in another order, it raised {told(error.__cause__ or error)}")
         return
     for name in type(merge).model_fields:
         if name != "asked" and not _equal(turned, merge, name):
@@ -154,9 +155,9 @@ def _unsteady(
     if restated is None:
         return
     try:
-        value = again(restated).value
+        value = again([*map(unshared, restated)]).value
     except Exception as error:  # noqa: BLE001 -- see above
-        yield _changed(f"with the merged value taken in again, it raised {told(error)}")
+        yield _changed(f"with the merged value taken in again, it raised {told(error.__cause__ or error)}")
         return
     if exact(value) != exact(merge.value):
         yield _changed("the merged value, merged once more, is another one.")
@@ -181,14 +182,6 @@ def _place(outcome: Outcome) -> tuple[object, ...]:
 
 def _changed(message: str) -> Violation:
     return Violation(law="idempotence", where="/", message=message)
-
-
-def _uncollated(merge: Merge, outcomes: Sequence[Outcome]) -> Iterator[Violation]:
-    """Yield the answers that have no entry of their own in a collated value."""
-    sources = Counter(source for row in merge.fields for source in row.sources)
-    for outcome in outcomes:
-        if outcome.status == "succeeded" and sources[Ref.of(outcome)] != 1:
-            yield Violation(law="recall", where=str(Ref.of(outcome)), message="it has no entry, or more than one.")
 
 
 def _circles(by: Mapping[Ref, Ref]) -> Iterator[Violation]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from prefect_dispatch.integrators.base import gaps, restated_gaps, unanswered
+from prefect_dispatch.integrators.auditing.forms import unlike, untold
+from prefect_dispatch.integrators.gaps import gaps, restated_gaps, unanswered
 from prefect_dispatch.integrators.values import pointer
-from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref
+from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref, Violation
 from prefect_dispatch.models import Outcome
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -62,3 +64,12 @@ class Collate(Strict):
         value: Any = merge.value
         answers = [Outcome(status="succeeded", **entry) for entry in value[self.entries]]
         return [*answers, *restated_gaps(value)]
+
+    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
+        """Yield each answer without one entry of its own, or in another form than asked for; and gaps not told."""
+        yield from untold(merge, outcomes)
+        yield from unlike(merge, briefs, at=self.entries)
+        sources = Counter(source for row in merge.fields for source in row.sources)
+        for outcome in outcomes:
+            if outcome.status == "succeeded" and sources[Ref.of(outcome)] != 1:
+                yield Violation(law="recall", where=str(Ref.of(outcome)), message="it has no entry, or more than one.")

@@ -9,12 +9,14 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.variety import origin
-from prefect_dispatch.integrators.base import gaps, restated_gaps
+from prefect_dispatch.integrators.auditing.forms import untold
+from prefect_dispatch.integrators.auditing.recount import recount
 from prefect_dispatch.integrators.crowd import require_crowd_kit
+from prefect_dispatch.integrators.gaps import gaps, restated_gaps
 from prefect_dispatch.integrators.promises import require_fields
 from prefect_dispatch.integrators.values import pointer
 from prefect_dispatch.integrators.votes.ballots import answers_by_item, assembled, ballots, ledger_rows
-from prefect_dispatch.integrators.votes.coherence import coherent, common_output
+from prefect_dispatch.integrators.votes.coherence import coherent, common_output, misfits
 from prefect_dispatch.integrators.votes.consensus_tables import flags_of, shortfalls_of, tables_of
 from prefect_dispatch.integrators.votes.consensus_words import rules_of
 from prefect_dispatch.integrators.votes.polling import Counting, Polls, RuleName, poll
@@ -23,13 +25,14 @@ from prefect_dispatch.models import Outcome
 from prefect_dispatch.strict import Strict, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydantic import JsonValue
     from typing_extensions import Self
 
     from prefect_dispatch.integrators.votes.ballots import Path
     from prefect_dispatch.integrators.votes.voting import Verdict
+    from prefect_dispatch.ledger import Violation
     from prefect_dispatch.models import Brief
 
 
@@ -184,6 +187,12 @@ class Consensus(Strict):
             for entry, vote in said
         ]
         return [*votes, *restated_gaps(value)]
+
+    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
+        """Yield where the votes, counted anew, give something else, or what no brief asks for; and gaps not told."""
+        yield from untold(merge, outcomes)
+        yield from recount(merge, outcomes, decided=self.entries, undecided=self.open_entries, min_votes=self.min_votes)
+        yield from misfits(merge, outcomes, briefs)
 
     def preflight(self, briefs: Sequence[Brief]) -> None:
         """Check that the briefs can vote, and that every field and brief named is known to them.

@@ -9,10 +9,10 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from pydantic.json_schema import SkipJsonSchema
 
 from prefect_dispatch.form import Tabs
-from prefect_dispatch.integrators.base import AskingIntegrator, Integrator
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.consensus import Consensus
 from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.integrators.readiness import unfit
 from prefect_dispatch.integrators.synthesize import Synthesize
 from prefect_dispatch.integrators.tournament import Tournament
 
@@ -23,10 +23,9 @@ def _source(value: object) -> str:
 
 
 def _is_integrator(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps the Protocol
-    if isinstance(value, (Integrator, AskingIntegrator)):
-        return value
-    msg = f"{type(value).__name__} is not an integrator: it needs a method 'merge' (or 'merge_asking')"
-    raise ValueError(msg)
+    if wrong := unfit(value):
+        raise ValueError(wrong)
+    return value
 
 
 AnyIntegrator = Annotated[Collate | Consensus | MergeRecords | Synthesize | Tournament, Field(discriminator="kind")]

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
-from prefect_dispatch.decisions import Decisions, load_decisions
+from prefect_dispatch.decisions import Decisions, Identity
+from prefect_dispatch.decisions_file import DecisionsFile, FileName
+from prefect_dispatch.integrators.auditing.forms import unflagged, untold
 from prefect_dispatch.integrators.auditing.uncollected import uncollected
-from prefect_dispatch.integrators.base import gaps
 from prefect_dispatch.integrators.crowd import require_crowd_kit
+from prefect_dispatch.integrators.gaps import gaps
 from prefect_dispatch.integrators.promises import require_fields
 from prefect_dispatch.integrators.records.describing import describe
 from prefect_dispatch.integrators.records.fitting import misfits
@@ -27,11 +29,12 @@ from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Iterator, Sequence
     from pathlib import Path
 
     from typing_extensions import Self
 
+    from prefect_dispatch.ledger import Violation
     from prefect_dispatch.models import Brief, Outcome
 
 
@@ -52,11 +55,10 @@ class MergeRecords(Strict):
     ahead of whatever the answer says there. Where that is all that tells records apart, several of
     one answer are kept as they are.
 
-    **Matching.** With `match`, identities spelt differently are compared, too (`likeness`); `match: {}`
-    takes its thresholds as they are. What is surely the same becomes one, and the table `links` says
-    why; what is likely is proposed and left apart. The file `aliases` says what is the same whatever
-    its likeness, and what is not, be it by way of a third. An identity of several fields is then
-    taken from one record as a whole.
+    **Matching.** With `match`, identities spelt differently are compared, too (`likeness`); `match: {}` takes its
+    thresholds as they are. What is surely the same becomes one, and the table `links` says why; what is likely is
+    proposed and left apart. The file `aliases` says what is the same whatever its likeness, and what is not, be it by
+    way of a third. An identity of several fields is then taken from one record as a whole.
 
     **Fields.** Each field (key of the record) is decided by its rule, or by `default`; fields of
     the identity by `priority` unless a rule says otherwise. Null never competes with a value. A
@@ -112,7 +114,7 @@ class MergeRecords(Strict):
     """Where records disagree: the rule decides; or all values are kept, as a list; or it decides and is flagged."""
     match: Matching | None = Field(default=None, title="Match identities that are spelt differently")
     """Finds records that are the same although spelt differently. Empty: only equal identities are the same."""
-    aliases: str | None = None
+    aliases: FileName | None = None
     """Path of the decisions file, relative to the job file: records that are the same, or not, and chosen values."""
     _decisions: Decisions = PrivateAttr(default_factory=Decisions)
 
@@ -134,9 +136,8 @@ class MergeRecords(Strict):
 
     @model_validator(mode="after")
     def _identity_fits(self) -> Self:
-        linking = self.match is not None or self.aliases is not None
         ruled = [rule.field for rule in self.rules if rule.rule != "priority"]
-        if wrong := self.identities.flaw(ruled, linking=linking, matching=self.match is not None):
+        if wrong := self.identities.flaw(ruled, linking=bool(self.match or self.aliases), matching=bool(self.match)):
             raise ValueError(wrong)
         return self
 
@@ -151,8 +152,8 @@ class MergeRecords(Strict):
         gathered = self.scopes(ranked)
         groups = gathered.groups()
         book, trust = weighed([group.parts for group in groups if has_identity(group.key)], self.book, ranked)
-        united = unite(ranked, gathered, groups, book, gathered.chosen(self.decisions.fields), at=self.entries)
-        words = identity_words(self.identity, self.match, gathered)
+        united = unite(ranked, gathered, groups, book, gathered.chosen(), at=self.entries)
+        words = identity_words(self.identity, self.match, gathered, united.met)
         merge = Merge(
             value={self.entries: united.entries, "gaps": gaps(ranked)},
             ledger=united.ledger,
@@ -173,12 +174,15 @@ class MergeRecords(Strict):
         """
         if (self.match and self.match.fields) or any(callable(rule.rule) for rule in (*self.rules, self.default)):
             return None
-        if any("." in each.field and self._gathers(each) for each in self.rules):
+        if any("." in r.field and (not r.picks or (r.conflicts or self.conflicts) == "keep_all") for r in self.rules):
             return None  # where some record has no object there, a part isn't gathered, and would be the next time
         return restate(merge, self.identities, entries=self.entries)
 
-    def _gathers(self, rule: Rule) -> bool:
-        return not rule.picks or (rule.conflicts or self.conflicts) == "keep_all"
+    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
+        """Yield what a schema refuses in the records, and no flag tells; and gaps not told."""
+        yield from untold(merge, outcomes)
+        ranked = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+        yield from unflagged(merge, misfits(merge, outcomes, briefs, self.scopes(ranked), self.book, at=self.entries))
 
     def preflight(self, briefs: Sequence[Brief]) -> None:
         """Check that the briefs' schemas have the fields that this integrator names.
@@ -226,6 +230,10 @@ class MergeRecords(Strict):
         )
         return self.model_copy(update={"rules": tuple(rules), "default": default})
 
+    def named(self, identity: Identity) -> Hashable:
+        """Return what an identity is called: the same however it is spelt."""
+        return self.identities.called(identity)
+
     @property
     def decisions(self) -> Decisions:
         """What people decided about earlier merges."""
@@ -238,9 +246,5 @@ class MergeRecords(Strict):
         return other
 
     def placed(self, folder: Path) -> Self:
-        """Return this integrator following the decisions in its file, if it names one.
-
-        Raises:
-            JobError: If the file can't be read, or holds something else.
-        """
-        return self if self.aliases is None else self.decided(load_decisions(folder / self.aliases))
+        """Return this integrator following the decisions in its file, if it names one; else a JobError says why not."""
+        return self.decided(DecisionsFile(folder / self.aliases, self.named).load()) if self.aliases else self

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from prefect_dispatch.callables import misfit
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.integrators.base import AskingIntegrator, Integrator
 from prefect_dispatch.references import resolve
 
 if TYPE_CHECKING:
@@ -51,6 +55,28 @@ class Checking(Protocol):
         ...
 
 
+def unfit(integrator: object) -> str | None:
+    """Return why something can't merge, in a sentence with the way out; None if it can.
+
+    Example:
+        >>> from prefect_dispatch import Collate
+        >>> unfit(Collate())
+        >>> unfit(Collate)
+        'Collate is a class, not an integrator: pass an object of it, such as Collate().'
+    """
+    if inspect.isclass(integrator):
+        name = integrator.__name__
+        return f"{name} is a class, not an integrator: pass an object of it, such as {name}()."
+    name = type(integrator).__name__
+    if isinstance(integrator, AskingIntegrator):
+        why = misfit(integrator.merge_asking, "briefs", "outcomes", "ask")
+        return f"{name} is not an integrator: its method 'merge_asking' {why}." if why else None
+    if isinstance(integrator, Integrator):
+        why = misfit(integrator.merge, "briefs", "outcomes")
+        return f"{name} is not an integrator: its method 'merge' {why}." if why else None
+    return f"{name} is not an integrator: it needs a method 'merge' (or 'merge_asking')."
+
+
 def ready(integrator: AnyMerger, briefs: Sequence[Brief], items: Sequence[Item], folder: Path) -> AnyMerger:
     """Return an integrator with everything in place that it asks for.
 
@@ -61,14 +87,32 @@ def ready(integrator: AnyMerger, briefs: Sequence[Brief], items: Sequence[Item],
         folder: Where relative paths and the user's own code are looked up.
 
     Raises:
-        JobError: If something is missing, or the integrator won't do with the job.
+        JobError: If something is missing, it is no integrator, or it won't do with the job.
     """
+    if wrong := unfit(integrator):
+        raise JobError(wrong)
     if isinstance(integrator, Resolving):
-        integrator = integrator.resolved(partial(resolve, root=folder))
+        integrator = _fit(integrator.resolved(partial(resolve, root=folder)), integrator, "resolved")
     if isinstance(integrator, Placing):
-        integrator = integrator.placed(folder)
+        integrator = _fit(integrator.placed(folder), integrator, "placed")
     if isinstance(integrator, Seeing):
-        integrator = integrator.seeing(briefs, items)
+        integrator = seeing(integrator, briefs, items)
     if isinstance(integrator, Checking):
         integrator.preflight(briefs)
     return integrator
+
+
+def seeing(integrator: Seeing, briefs: Sequence[Brief], items: Sequence[Item]) -> AnyMerger:
+    """Return an integrator with the items that it needs to know.
+
+    Raises:
+        JobError: If it won't do with them, or its method returns no integrator.
+    """
+    return _fit(integrator.seeing(briefs, items), integrator, "seeing")
+
+
+def _fit(found: AnyMerger, integrator: object, method: str) -> AnyMerger:
+    if wrong := unfit(found):
+        name = type(integrator).__name__
+        raise JobError(f"The method {method!r} of {name} must return an integrator (self, say), and didn't: {wrong}")
+    return found

@@ -10,30 +10,33 @@ from prefect_dispatch.errors import BriefError
 from prefect_dispatch.executors.base import Bounded, Countable
 from prefect_dispatch.executors.kinds import AnyExecutor
 from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.integrators.auditing.cited import unruly
+from prefect_dispatch.integrators.base import Asks, Question
+from prefect_dispatch.integrators.gaps import unanswered
 from prefect_dispatch.integrators.prose.drafts import Prose, Structured
 from prefect_dispatch.integrators.prose.evidence import numbered
-from prefect_dispatch.integrators.prose.judging import judged
+from prefect_dispatch.integrators.prose.judging import JUDGE, judged
 from prefect_dispatch.integrators.prose.reducing import Reducer
 from prefect_dispatch.integrators.prose.synthesis_words import briefs_for, rules_of
 from prefect_dispatch.integrators.prose.writing import Text as Prosaic
 from prefect_dispatch.integrators.prose.writing import Value
 from prefect_dispatch.ledger import LedgerRow, Merge, Table
-from prefect_dispatch.models import OutputForm, Text
+from prefect_dispatch.models import Item, OutputForm, Text
 from prefect_dispatch.outputs import normalise_output
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.integrators.prose.drafts import Draft
+    from prefect_dispatch.integrators.prose.drafts import Draft, Form
     from prefect_dispatch.integrators.prose.evidence import Source
     from prefect_dispatch.integrators.prose.judging import Verdict
     from prefect_dispatch.integrators.prose.reducing import Reduced
+    from prefect_dispatch.ledger import Violation
     from prefect_dispatch.models import Brief, Outcome
 
 ASSUMED_CONTEXT = 8192
@@ -94,9 +97,16 @@ class Synthesize(Strict):
             if isinstance(each, Countable):
                 each.require_known()
 
-    def expected_questions(self, work: int) -> int:
-        """Return the fewest questions: one text, and one for each statement where there is a judge."""
-        return 1 + work * (self.judge is not None)
+    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:  # noqa: ARG002 -- the signature of every promise
+        """Yield the fields that neither a model wrote nor an answer says word for word."""
+        return unruly(merge)
+
+    def asks(self, work: int) -> list[Asks]:
+        """Return the fewest questions: one text and, for a judge, a statement of each answer."""
+        write = briefs_for(self.instructions, self.constraints, self._form)["write"]
+        text = Asks(Question(brief=write, item=Item(key="answers", value="")), work, 1, self.executor)
+        claims = Asks(Question(brief=JUDGE, item=Item(key="claim", value="")), 1, work, self.judge)
+        return [text, claims] if self.judge is not None else [text]
 
     @field_serializer("executor", "judge", when_used="json")
     def _described(self, executor: object) -> object:
@@ -108,7 +118,7 @@ class Synthesize(Strict):
         """Return what the model wrote, with everything that it left out."""
         writer: Executor = self.executor or ask.executor
         sources = numbered(outcomes)
-        form = Prose() if self.output == "text" else Structured(self.output)
+        form = self._form
         asked = briefs_for(self.instructions, self.constraints, form)
         context = self._context(writer)
         reduced = Reducer(asked, form, sources, ask, writer, context=context, reasks=self.reasks).reduce()
@@ -139,6 +149,10 @@ class Synthesize(Strict):
             shortfalls=(*reduced.shortfalls, *_uncited(drafts, len(sources)), *_unjudged(verdicts)),
         )
 
+    @property
+    def _form(self) -> Form:
+        return Prose() if self.output == "text" else Structured(self.output)
+
     def _context(self, executor: Executor) -> int:
         known = executor.context_tokens() if isinstance(executor, Bounded) else None
         return self.context_tokens or known or ASSUMED_CONTEXT
@@ -165,7 +179,7 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
             }
             for each in verdicts
         ),
-        note="A label counts only with a sentence that stands, word for word, in one of the answers that are cited; "
+        note="A label counts only with a whole sentence of one of the answers that are cited, word for word; "
         "the judge is a model, too.",
     )
 

@@ -18,20 +18,21 @@ from pydantic import (
     model_validator,
 )
 
-from prefect_dispatch.callables import misfit
 from prefect_dispatch.checks import FunctionReference
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import Countable
 from prefect_dispatch.executors.kinds import AnyExecutor
 from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.integrators.base import Asks, Question
+from prefect_dispatch.integrators.contests import measures
 from prefect_dispatch.integrators.contests.contest_rules import judged_rules, metric_rules, results_rules
 from prefect_dispatch.integrators.contests.contests import contests
 from prefect_dispatch.integrators.contests.judged import judged
-from prefect_dispatch.integrators.contests.matches import recorded
-from prefect_dispatch.integrators.contests.measures import Conversions, converted, measured, read_results, strangers
+from prefect_dispatch.integrators.contests.matches import judging, recorded
 from prefect_dispatch.integrators.contests.ranking import require_library
 from prefect_dispatch.integrators.contests.rounds import pairs, played
 from prefect_dispatch.integrators.contests.standings import merged
+from prefect_dispatch.models import Item
 from prefect_dispatch.references import REFERENCE, refer
 from prefect_dispatch.strict import Strict
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.base import Asker
     from prefect_dispatch.integrators.contests.matches import Match
     from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Brief, Item, Outcome
+    from prefect_dispatch.models import Brief, Outcome
 
 Metric = Annotated[
     FunctionReference,
@@ -109,7 +110,7 @@ class Tournament(Strict):
 
     _rivals: int = PrivateAttr(default=0)
     _inputs: dict[str, JsonValue] = PrivateAttr(default_factory=dict)
-    _found: dict[str, Conversions] | None = PrivateAttr(default=None)
+    _found: dict[str, measures.Conversions] | None = PrivateAttr(default=None)
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -151,7 +152,7 @@ class Tournament(Strict):
         if not self.references:
             return self
         found = load(self.references[0])
-        _require_metric(found, self.references[0])
+        measures.require_metric(found, self.references[0])
         return self.model_copy(update={"metric": found})
 
     def placed(self, folder: Path) -> Tournament:
@@ -163,7 +164,7 @@ class Tournament(Strict):
         judge = self.judge.placed(folder) if isinstance(self.judge, LLM) else self.judge
         copy = self.model_copy(update={"judge": judge})
         if self.results:
-            copy._found = read_results(self.results, folder, *map(self._column, COLUMNS))  # noqa: SLF001 -- of its own copy
+            copy._found = measures.read_results(self.results, folder, *map(self._column, COLUMNS))  # noqa: SLF001 -- of its own copy
         return copy
 
     def seeing(self, briefs: Sequence[Brief], items: Sequence[Item]) -> Tournament:
@@ -184,10 +185,17 @@ class Tournament(Strict):
         copy._rivals, copy._inputs = rivals, inputs  # noqa: SLF001 -- of its own copy
         return copy
 
-    def expected_questions(self, work: int) -> int:
-        """Return how many questions it puts at most, given that many (brief, item)."""
-        rivals = self._rivals or work
-        return 2 * pairs(rivals, self.matches) * (work // rivals) if self.criterion else 0
+    def asks(self, work: int) -> list[Asks]:
+        """Return the most questions that a judge is put: in each contest, two on each pair."""
+        if not self.criterion:
+            return []
+        times = 2 * pairs(self._rivals or work, self.matches)
+        contests: list[dict[str, JsonValue]] = [{"context": value} for value in self._inputs.values()] or [{}]
+        brief = judging(self.criterion)
+        return [
+            Asks(Question(brief=brief, item=Item(key=f"contest-{at}", value=value)), 2, times, self.judge)
+            for at, value in enumerate(contests, 1)
+        ]
 
     def preflight(self, briefs: Sequence[Brief]) -> None:  # noqa: ARG002 -- the signature of every check
         """Check that the libraries are there, and that it isn't plain beforehand that judge or metric won't do.
@@ -198,7 +206,7 @@ class Tournament(Strict):
         if not self.metric:
             require_library()
         else:
-            _require_metric(self.metric, refer(self.metric))
+            measures.require_metric(self.metric, refer(self.metric))
         if isinstance(self.judge, Countable):
             self.judge.require_known()
 
@@ -229,19 +237,11 @@ class Tournament(Strict):
     def _measured(self, outcomes: Sequence[Outcome]) -> Merge:
         rivals = contests(outcomes)
         if self.metric:
-            merge = merged(outcomes, [measured(contest, self.metric) for contest in rivals], "metric")
+            merge = merged(outcomes, [measures.measured(contest, self.metric) for contest in rivals], "metric")
             return merge.model_copy(update={"rules": metric_rules(refer(self.metric))})
         found = self._found if self._found is not None else self.placed(Path())._found or {}  # noqa: SLF001 -- its own copy
-        merge = merged(outcomes, [converted(contest, found) for contest in rivals], "results")
-        more = (
-            [f"The results have rows for no variant here: {', '.join(strange)}."]
-            if (strange := strangers(rivals, found))
-            else []
-        )
+        merge = merged(outcomes, [measures.converted(contest, found) for contest in rivals], "results")
+        strange = measures.strangers(rivals, found)
+        more = [f"The results have rows for no variant here: {', '.join(strange)}."] if strange else []
         rules = results_rules(Path(self.results).name, *map(self._column, COLUMNS))
         return merge.model_copy(update={"rules": rules, "shortfalls": (*merge.shortfalls, *more)})
-
-
-def _require_metric(metric: object, name: str) -> None:
-    if why := misfit(metric, "value", "key"):
-        raise JobError(f"The metric {name!r} {why}.")

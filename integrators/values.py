@@ -13,7 +13,7 @@ import unicodedata
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pydantic import JsonValue
 
@@ -179,6 +179,21 @@ def nodes(value: JsonValue, name: str | None = None) -> list[Node]:
 
     walk(name, value)
     return found
+
+
+def parts(value: JsonValue) -> Iterator[tuple[str, JsonValue]]:
+    """Yield every part of a value with its JSON Pointer: the value itself, then its parts in their order.
+
+    Example:
+        >>> list(parts({"a": [1]}))
+        [('', {'a': [1]}), ('/a', [1]), ('/a/0', 1)]
+    """
+    todo: list[tuple[str, JsonValue]] = [("", value)]
+    while todo:
+        path, part = todo.pop()
+        yield path, part
+        inside = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(part, list) else ()
+        todo += reversed([(path + pointer(name), each) for name, each in inside])
 
 
 def is_leaf(value: JsonValue) -> bool:

@@ -121,7 +121,7 @@ class KeptDraft:
 
     async def end(self, *, settled: bool) -> None:
         """Forget what was heard, as the attempt failed and its spending is told; keep the replies if not settled."""
-        if self._taken:  # it is another run's
+        if self._taken:
             return
         with suppress(TransientError):  # why the attempt failed matters more
             if settled:
@@ -139,6 +139,8 @@ class KeptDraft:
         await in_thread(self._shelf.remove, self._key)
 
     async def _write(self, **changed: object) -> None:
+        if self._taken:  # it is another run's
+            return
         until = time.time() + self._call_s + LEASE_S
         self._record = self._record.model_copy(update={"until": until, **changed})
         await in_thread(self._shelf.write, self._key, _bytes(self._record))

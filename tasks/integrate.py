@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: TC003 -- Prefect reads the signature
-from typing import TYPE_CHECKING, cast
+from functools import partial
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from prefect_dispatch.errors import AuditError, MergeError
+from prefect_dispatch.errors import AuditError, JobError, MergeError
 from prefect_dispatch.executors.base import Executor  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, Integrator, unshared
-from prefect_dispatch.integrators.readiness import Seeing
+from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, unshared
+from prefect_dispatch.integrators.merging import merge_by, require_writable
+from prefect_dispatch.integrators.readiness import Seeing, seeing, unfit
 from prefect_dispatch.integrators.reconcile import reconcile
 from prefect_dispatch.ledger import LedgerRow, Merge, Ref
 from prefect_dispatch.models import Brief, Item, Limits, Outcome
-from prefect_dispatch.scrub import told
 from prefect_dispatch.tasks.desk import Desk, Recall
 from prefect_dispatch.withhold import logged, withheld
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 @task(name="integrate", cache_policy=NO_CACHE)
@@ -50,43 +47,34 @@ def integrate(
         known: What came of its questions in an earlier merge of this run; those are not asked again.
 
     Raises:
+        JobError: If what is to merge is no integrator.
         CoverageError: If there isn't exactly one outcome for each (brief, item).
         AuditError: If the merged value isn't what the outcomes say.
-        MergeError: If the integrator raised, or the agent that it asks can't be asked at all.
+        MergeError: If the integrator raised or returned no merge, or the agent that it asks can't be asked at all.
     """
+    if wrong := unfit(integrator):
+        raise JobError(wrong)
     reconcile([Ref(brief=brief.name, item=item.key) for item in items for brief in briefs], outcomes)
     if isinstance(integrator, Seeing):
-        integrator = integrator.seeing(briefs, items)
-    merging, asking = merger(integrator, briefs), isinstance(integrator, AskingIntegrator)
+        integrator = seeing(integrator, briefs, items)
+    asking = isinstance(integrator, AskingIntegrator)
     desk = Desk(executor or default_executor(), limits or Limits(), refresh=refresh, known=known) if asking else None
     # A copy: what the audit compares with is what agents said, whatever an integrator does to its input.
     given = [unshared(outcome) for outcome in outcomes]
     try:
-        merge = merging(sorted(given, key=lambda outcome: Ref.of(outcome).order), desk)
-    except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code
-        said = withheld(f"The integrator raised {told(error)}", [item.value for item in items])
-        logged(error)
+        merge = merge_by(integrator, briefs, sorted(given, key=lambda outcome: Ref.of(outcome).order), desk)
+        require_writable(merge, integrator)
+    except MergeError as error:
+        said = withheld(str(error), [item.value for item in items])
+        logged(error.__cause__ or error)
         raise MergeError(said, desk.asked if desk else ()) from None
     recall = Recall(desk) if desk else None
-    violations = audit(merge, outcomes, briefs, integrator, again=lambda once_more: merging(once_more, recall))
+    violations = audit(merge, outcomes, briefs, integrator, again=partial(merge_by, integrator, briefs, ask=recall))
     merge = merge.model_copy(
         update={"ledger": tuple(sorted(merge.ledger, key=_place)), "asked": desk.asked if desk else ()}
     )
     if violations:
         raise AuditError(violations, merge)
-    return merge
-
-
-def merger(
-    integrator: AnyMerger, briefs: Sequence[Brief]
-) -> Callable[[Sequence[Outcome], Desk | Recall | None], Merge]:
-    """Return one way to merge, whether the integrator asks or not."""
-
-    def merge(outcomes: Sequence[Outcome], ask: Desk | Recall | None) -> Merge:
-        if ask is not None:
-            return cast("AskingIntegrator", integrator).merge_asking(list(briefs), outcomes, ask)
-        return cast("Integrator", integrator).merge(list(briefs), outcomes)
-
     return merge
 
 

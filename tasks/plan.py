@@ -44,7 +44,7 @@ class Plan(Strict):
     to_ask: int
     """How many are put to an agent."""
     prompt_tokens: int | None
-    """Tokens to send, without re-asks and retries; empty where the executor can't count."""
+    """Tokens to send, the integrator's own among them, without re-asks and retries; empty where nobody can count."""
     completion_tokens: int | None
     """Tokens expected back."""
     cost_usd: float | None
@@ -60,7 +60,7 @@ class Plan(Strict):
     advice: str
     """The same in a sentence."""
     integrator: str = ""
-    """What the integrator asks as well, in a sentence; empty where it asks nobody."""
+    """What the integrator asks as well, in a sentence; empty where it asks nobody. No time is planned for it."""
 
 
 def estimate(

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefect import task
 from prefect.context import TaskRunContext
-from prefect.states import Completed
 from prefect.tasks import exponential_backoff
-from prefect.transactions import BaseTransaction, get_transaction
+from prefect.transactions import BaseTransaction, TransactionState, get_transaction
 
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, TransientError
@@ -110,7 +109,9 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
             _earlier[run.id] = error.attempts
         raise
     own.write_on_commit = False  # it is stored, whatever becomes of a transaction of the caller's
-    return cast("Answer", Completed(name="Cached", data=answer)) if stored else answer
+    if stored:
+        own.state = TransactionState.COMMITTED  # so that the task run's state is Cached
+    return answer
 
 
 def _is_kept(context: TaskRunContext, own: BaseTransaction) -> bool:

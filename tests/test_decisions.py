@@ -1,22 +1,24 @@
-"""What people decided: read, put together, written."""
+"""What people decided: put together, and what of it can't be followed."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import ValidationError
 
-from prefect_dispatch.decisions import Choice, Decisions, load_decisions, save_decisions
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.decisions import Choice, Decisions
+from prefect_dispatch.integrators.merge_records import MergeRecords
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from prefect_dispatch.decisions import Identity
 
 MIT: Identity = {"name": "MIT"}
 EXPAT: Identity = {"name": "Expat"}
 ZLIB: Identity = {"name": "zlib"}
+
+BY_NAME = MergeRecords(identity=("name",)).named
+BY_ITEM = MergeRecords(identity=("{key}",)).named
 
 
 def test_the_later_decision_counts() -> None:
@@ -30,43 +32,69 @@ def test_the_later_decision_counts() -> None:
 
 
 def test_decisions_have_one_order() -> None:
-    """The file is the same, in whatever order decisions were taken."""
+    """They are the same, in whatever order they were taken."""
     one, other = Decisions(same=((MIT, EXPAT),)), Decisions(same=((MIT, ZLIB),))
-    assert one.plus(other) == other.plus(one)
+    assert one.plus(other) == other.plus(one) == Decisions().plus(one, other)
 
 
-def test_a_file_reads_back(tmp_path: Path) -> None:
-    """What was written is read again; where there is no file yet, nothing was decided."""
-    path = tmp_path / "decisions.yaml"
-    assert load_decisions(path) == Decisions()
-    made = Decisions(same=((MIT, EXPAT),), fields=(Choice(record=ZLIB, field="a.b", value={"é": [1]}),))
-    save_decisions(path, made)
-    assert load_decisions(path) == made
-    assert [file.name for file in tmp_path.iterdir()] == ["decisions.yaml"]
-    path.write_text("")
-    assert load_decisions(path) == Decisions()
+def test_a_later_decision_on_another_spelling_counts() -> None:
+    """Spelt as the merge takes for the same, it is the same pair and the same field; an item's key is what it is."""
+    early = Decisions(same=((MIT, EXPAT),), fields=(Choice(record=MIT, field="year", value=1987),))
+    other: Identity = {"name": " mit"}
+    late = Decisions(different=(({"name": "EXPAT"}, other),), fields=(Choice(record=other, field="year", value=1988),))
+    assert early.plus(late, named=BY_NAME) == late
+    keys = [Decisions(fields=(Choice(record={"key": key}, field="year", value=1),)) for key in ("a", "A")]
+    assert len(keys[0].plus(keys[1], named=BY_ITEM).fields) == 2
+    # What is no identity of the merge is only equal to itself.
+    unknown = [Decisions(same=(({"nmae": name}, MIT),)) for name in "ab"]
+    assert len(unknown[0].plus(unknown[1], named=BY_NAME).same) == 2
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("decisions", "told"),
     [
-        pytest.param("- 1", "no mapping of 'same', 'different' and 'fields'", id="a-list"),
-        pytest.param("same: [[{name: MIT}]]", "no mapping of", id="half-a-pair"),
-        pytest.param("sane: []", "no mapping of .*same", id="misspelt"),
-        pytest.param("a: [", "not YAML", id="broken"),
-        pytest.param("same: 2024-13-45", "not YAML", id="no-such-date"),
-        pytest.param(b"\xff\xfe\xfa", "not YAML", id="binary"),
+        pytest.param(
+            Decisions(same=((MIT, EXPAT),), different=(({"name": "EXPAT"}, {"name": "mit"}),)),
+            ['{"name":"EXPAT"} and {"name":"mit"} are under \'same\' and under \'different\'; keep one of the two'],
+            id="both",
+        ),
+        pytest.param(
+            Decisions(different=((MIT, {"name": "mit "}),)),
+            [
+                (
+                    '{"name":"MIT"} and {"name":"mit "} are under \'different\', but are spellings of one identity; '
+                    "drop that line, or add a field to the identity that tells them apart"
+                )
+            ],
+            id="one-identity",
+        ),
+        pytest.param(
+            Decisions(
+                fields=(
+                    Choice(record=MIT, field="year", value="1" * 200),
+                    Choice(record={"name": "mit"}, field="year", value=True),
+                )
+            ),
+            [f'two values are chosen for \'year\' of {{"name":"mit"}}, "{"1" * 98}… and true; keep one'],
+            id="two-values",
+        ),
+        pytest.param(
+            Decisions(
+                same=((MIT, EXPAT), (EXPAT, MIT), (MIT, {"name": "mit"})),
+                different=((MIT, ZLIB),),
+                fields=(Choice(record=MIT, field="a", value=1), Choice(record={"name": "mit"}, field="a", value=1)),
+            ),
+            [],
+            id="only-said-twice",
+        ),
     ],
 )
-def test_another_file_is_refused(tmp_path: Path, text: Any, message: str) -> None:  # noqa: ANN401 -- text or bytes
-    """A file that holds something else is named, with what is wrong."""
-    path = tmp_path / "decisions.yaml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(JobError, match=message):
-        load_decisions(path)
+def test_what_cannot_be_followed_is_told_with_the_way_out(decisions: Decisions, told: list[str]) -> None:
+    """Decisions of one time that contradict each other, as the merge sees identities."""
+    assert list(decisions.contradictions(BY_NAME)) == told
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    """What can't be read is refused, with the reason."""
-    with pytest.raises(JobError, match="can't be read: Is a directory"):
-        load_decisions(tmp_path)
+def test_a_value_is_one_that_json_has() -> None:
+    """What no answer can say can't be chosen."""
+    with pytest.raises(ValidationError, match="NaN"):
+        Choice(record=MIT, field="a", value=float("nan"))

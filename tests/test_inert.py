@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from prefect_dispatch.inert import MAX_VALUE, cell, fenced, paragraph, prose, sheet, table
+from prefect_dispatch.inert import MAX_VALUE, cell, code, fenced, paragraph, prose, sheet, table
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 HARMLESS = {"paragraph_open", "paragraph_close", "inline", "blockquote_open", "blockquote_close", "table_open"}
 """Blocks that we open ourselves."""
@@ -22,6 +27,10 @@ RENDER = MarkdownIt("gfm-like", {"linkify": False})
 
 ADDRESS = re.compile(r"(?i)(https?://|www(?=\.))[-.\w]+|[-.\w+]+@[-\w]+(\.[-\w]+)+")
 """What the renderer of Prefect's UI (mdast-util-gfm-autolink-literal) makes a link of, references read."""
+
+BEFORE = ' "\ufeff\x0b'
+"""What a spreadsheet may skip before a formula."""
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # noqa: RUF001 -- wide ones, too
 
 nasty = st.text(alphabet=st.sampled_from("ab1 \n\t[]()<>!*_`~#+-=.:/@&|\\$;x\u202e{}\r"), max_size=60)
 
@@ -92,13 +101,17 @@ def test_a_fence_cannot_be_ended() -> None:
     assert fenced("````\n# head", "yaml").startswith("`````yaml\n")
 
 
-@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.text(max_size=8) | st.integers() | st.none()), max_size=4))
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from("abc"), st.text(max_size=8) | nasty | st.integers() | st.none()), max_size=4
+    )
+)
 def test_a_sheet_computes_nothing_and_loses_nothing(rows: list[dict[str, str | int | None]]) -> None:
-    """No text starts like a formula; without the apostrophe in front of such a one, all is there."""
+    """Wherever a spreadsheet starts a cell, no formula stands; without the apostrophes all is there."""
     text = sheet([dict(row) for row in rows])
     names = list(dict.fromkeys(name for row in rows for name in row))
-    assert list(csv.reader(text.splitlines(keepends=True))) == list(csv.reader(io.StringIO(text, newline="")))
     read = list(csv.reader(io.StringIO(text, newline="")))
+    assert list(csv.reader(text.splitlines(keepends=True))) == read
     if not names:
         return
     assert read[0] == names
@@ -106,7 +119,34 @@ def test_a_sheet_computes_nothing_and_loses_nothing(rows: list[dict[str, str | i
         for name, entry in zip(names, told, strict=True):
             said = row.get(name)
             if isinstance(said, str):
-                assert not entry.startswith(("=", "+", "-", "@"))
-                assert entry in (said, f"'{said}")
+                assert not any(part.strip(BEFORE).startswith(FORMULA) for part in re.split(r"[;\t\r\n]", entry))
+                assert entry.replace("'", "") == said.replace("'", "")
+                assert re.search(r"[=+\-@＝＋－＠]", said) or entry == said  # noqa: RUF001 -- wide ones, too
             else:
                 assert entry == ("" if said is None else str(said))
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        pytest.param("=1+1", "'=1+1", id="start"),
+        pytest.param("  \ufeff-1", "  \ufeff'-1", id="behind-what-is-skipped"),
+        pytest.param('a;"=1+1', "a;\"'=1+1", id="semicolon-and-quotation-mark"),
+        pytest.param("a\n- b\t@c", "a\n'- b\t'@c", id="line-and-tab"),
+        pytest.param("a=b, -1; c", "a=b, -1; c", id="inside"),
+        pytest.param(["a;=1", -1], '["a;\'=1",-1]', id="inside-a-list"),
+        pytest.param("\n" * 100_000, "\n" * 100_000, id="long"),
+    ],
+)
+def test_an_apostrophe_stands_before_what_would_be_computed(said: JsonValue, kept: str) -> None:
+    """There and nowhere else, and the longest text takes a moment."""
+    read = list(csv.reader(io.StringIO(sheet([{"a": said}]), newline="")))
+    assert read == [["a"], [kept]]
+
+
+def test_what_hides_is_shown_in_a_block() -> None:
+    """Characters that turn or hide others stand there as JSON writes them."""
+    hidden = "a\u202eb\u061c\u2066\x85\U000e0041"
+    block = code({"a": hidden})
+    assert "a\\u202eb\\u061c\\u2066\\u0085\\udb40\\udc41" in block
+    assert json.loads(block.removeprefix("```json\n").removesuffix("\n```")) == {"a": hidden}

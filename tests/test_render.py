@@ -223,6 +223,7 @@ def test_a_report_says_how_to_decide() -> None:
     (pair,) = [line for line in text.splitlines() if line.startswith('| 0.912 | {"name":"MIT"} |')]
     assert pair.endswith("| Alike. | b/one | b/two |")
     lines = text.split("```yaml\n")[1].split("\n```")[0]
+    assert all(line.isprintable() for line in lines.split("\n"))
     loaded = Decisions.model_validate(yaml.safe_load(lines))
     assert loaded.same == (({"name": "MIT"}, {"name": 'MIT: "`\u202e'}),)
     nothing = rich(proposals=(rich().proposals[1],))

@@ -1,10 +1,21 @@
-"""Secrets in texts."""
+"""Secrets in texts and in JSON values."""
 
 from __future__ import annotations
 
-import pytest
+import base64
+import json
+import os
+from urllib.parse import quote
 
-from prefect_dispatch.scrub import scrub
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prefect_dispatch.errors import JobError, TerminalError
+from prefect_dispatch.executors.base import Reply
+from prefect_dispatch.scrub import MARK, scrub, scrubbed, told
+
+REDACT = "PREFECT_DISPATCH_REDACT"
 
 
 @pytest.mark.parametrize("name", ["OPENAI_API_KEY", "GITHUB_TOKEN", "db-password", "AWS_SECRET_ACCESS_KEY", "MY_PAT"])
@@ -31,11 +42,251 @@ def test_a_secret_that_holds_another_is_hidden_whole(monkeypatch: pytest.MonkeyP
     assert scrub("secret-and-more") == "***"
 
 
+@pytest.mark.parametrize("before", ["", "a", "ab", "user:", "another user:"])
+@pytest.mark.parametrize("secret", ["p@ss w/rd+é", 'say "so"\\', "-----BEGIN KEY-----\nabcdefghijklmnop\nqrst\n"])
+def test_a_secret_is_hidden_however_it_is_written(before: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Escaped as JSON or by `repr`, percent-encoded, on one line, in base64 at any place."""
+    monkeypatch.setenv("A_KEY", secret)
+    encoded = base64.b64encode((before + secret + " x").encode()).decode()
+    texts = (json.dumps(secret), repr(secret), " ".join(secret.split()), quote(secret, safe=""))
+    assert [scrub(f"<{text}>") for text in texts] == [
+        '<"***">',
+        f"<{repr(secret)[0]}***{repr(secret)[0]}>",
+        "<***>",
+        "<***>",
+    ]
+    left = scrub(encoded)
+    assert MARK in left
+    assert len(left) < 4 * len(before) // 3 + 14
+
+
+@pytest.mark.parametrize(
+    ("text", "hidden"),
+    [
+        pytest.param(text, hidden, id=text[:40].encode("unicode_escape").decode())
+        for text, hidden in (
+            ("sk-ant-REDACTED", "***"),
+            ("key sk-proj-****1234.", "key ***"),
+            ("AIzaSyA0123456789", "***"),
+            ("(AKIAIOSFODNN7EXAMPLE)", "(***)"),
+            ("ghp_0123456789abcdef", "***"),
+            ("https://user:hunter22@example.org", "https://***@example.org"),
+            ("https://example.org/v1?key=abcDEF123&x=1", "https://example.org/v1?key=***&x=1"),
+            ("https://h/o?X-Amz-Signature=5d672d79c15b13", "https://h/o?X-Amz-Signature=***"),
+            ("Authorization: Bearer abc.def", "Authorization: Bearer ***"),
+            ("AUTHORIZATION:Basic dXNlcjpwYXNz, more", "AUTHORIZATION:Basic ***, more"),
+            ("{'authorization': 'Bearer abc.def'}", "{'authorization': 'Bearer ***'}"),
+            ("(b'Authorization', b'Bearer abc.def')", "(b'Authorization', b'Bearer ***')"),
+            (r"{\"Authorization\": \"Bearer abc.def\"}", r"{\"Authorization\": \"Bearer ***\"}"),
+            ("authorization=Bearer%20abc.def", "authorization=Bearer%20***"),
+            ("Authorization: correct-horse-1", "Authorization: ***"),
+            ('Authorization: Digest username="me", response="6629fa"', "Authorization: Digest ***"),
+            (
+                "Authorization: AWS4-HMAC-SHA256 Credential=AK/2015, Signature=5d6",
+                "Authorization: AWS4-HMAC-SHA256 ***",
+            ),
+            ("Proxy-Authorization: Negotiate YIIJvwYGKw==", "Proxy-Authorization: Negotiate ***"),
+            ("was sent bearer 0a1b2c3d4e", "was sent bearer ***"),
+            ("x-api-key: correct-horse", "x-api-key: ***"),
+            ("X-API-KEY=correct-horse", "X-API-KEY=***"),
+            ('{"api_key": "correct-horse"}', '{"api_key": "***"}'),
+            ("apiKey => 'correct-horse'", "apiKey => '***'"),
+            ("api-key=correct-horse;", "api-key=***;"),
+            ("OPENAI_API_KEY='abcdef-123456'", "OPENAI_API_KEY='***'"),
+            ("aws_secret_access_key = wJalrXUtnFEMI/K7MDENG", "aws_secret_access_key = ***"),
+            ("AccountKey=abcDEF0123456789==;Endpoint", "AccountKey=***;Endpoint"),
+            ("password=hunter22", "password=***"),
+            ('"client_secret": "correct_horse"', '"client_secret": "***"'),
+            ("token: 0123456789abcdef0123", "token: ***"),
+            ("eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.abc_DEF-1", "***"),
+            ("Cookie: session=abc; other=def", "Cookie: ***"),
+            ("'Set-Cookie': 'sid=38afes7a8; HttpOnly'", "'Set-Cookie': '***'"),
+            ("-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4\n\nMIIE+/a=\n-----END RSA PRIVATE KEY----- end", "*** end"),
+            (r"-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEF\nMIIEvQIBADANBgkq", "***"),
+        )
+    ],
+)
+def test_what_looks_like_a_key_is_hidden(text: str, hidden: str) -> None:
+    """Keys show their shape even where no variable holds them, in any case and quoting."""
+    assert scrub(text) == hidden
+
+
 @pytest.mark.parametrize(
     "text",
-    ["sk-ant-REDACTED", "AIzaSyA0123456789", "https://user:hunter22@example.org", "Authorization: Bearer abc.def"],
+    [
+        "the key is wrong",
+        "token limit 4096",
+        "max_tokens=4096, key: chapter-01",
+        "The bearer shares of the company; bearer instruments.",
+        "skateboarding, skyscrapers, sk-learn-compatible, pk_customer_order",
+        "Incorrect API key provided: none.",
+        "Missing API key: set OPENAI_API_KEY.",
+        "client = Client(api_key=api_key, password=self.password, secret=get_secret())",
+        "api_key=os.environ['KEY'], api_key=$KEY, api_key=${API_KEY}",
+        "authorization: required; basic authorization: token expired",
+        '{"password": "required", "token": "running", "auth": "OAuth2"}',
+        "Password: Forgotten? A secret: nobody knows. Cookie: chocolate",
+        "https://example.org/?key=overview&token=none",
+        "a -----BEGIN CERTIFICATE----- is public",
+        "mail me@example.org, see http://example.org/a@b",
+    ],
 )
-def test_what_looks_like_a_key_is_hidden(text: str) -> None:
-    """Keys show their shape even where no variable holds them."""
-    assert "***" in scrub(text)
-    assert not any(part in scrub(text) for part in ("0123", "hunter22", "abc.def"))
+def test_words_about_keys_stay(text: str) -> None:
+    """A name of a secret is none, and most words after it aren't, either."""
+    assert scrub(text) == text
+
+
+def test_half_a_character_and_an_error_without_words() -> None:
+    """Whatever is told can be written."""
+
+    class Speechless(Exception):  # noqa: N818 -- it can't even say that it is an error
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert scrub("\ud800!") == "?!"
+    assert told(Speechless()) == "Speechless: (its message can't be read)"
+    assert told(ValueError("sk-proj-0123456789")) == "ValueError: ***"
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "hidden"),
+    [
+        pytest.param("ACME-[0-9]+", "see ACME-17 and ACME-x", "see *** and ACME-x", id="one"),
+        pytest.param('["ACME-\\\\d+", "(?i)zeus"]', "ACME-17, ZEUS", "***, ***", id="list"),
+        pytest.param("[1]", "a 1", "a ***", id="no-list-of-texts"),
+        pytest.param("", "a 1", "a 1", id="empty"),
+        pytest.param(".", "ab", "******", id="anything"),
+        pytest.param(r"\*", "a*b", "a***b", id="the-mark-itself"),
+        pytest.param(r"(?=b)|b", "abc", "a***c", id="nothing-before-something"),
+        pytest.param('["(?<!a)b", "a"]', "ab", "******", id="uncovered-by-another"),
+    ],
+)
+def test_what_the_users_own_patterns_match_is_hidden(
+    setting: str, text: str, hidden: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pattern or a JSON list, and what is hidden stays as it is."""
+    monkeypatch.setenv(REDACT, setting)
+    assert scrub(text) == scrub(scrub(text)) == hidden
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        pytest.param("a(", r"'a\(' is not a regular expression: missing \)", id="no-pattern"),
+        pytest.param('["ok", "b["]', r"'b\[' is not a regular expression", id="in-a-list"),
+        pytest.param("a*", r"'a\*' matches the empty text", id="empty-match"),
+        pytest.param("(a+)+$", r"'\(a\+\)\+\$' takes more than 1 s on a short text", id="endless"),
+        pytest.param(r'["\d+"]', "begins like a JSON list, and is none: in JSON a backslash", id="half-a-list"),
+    ],
+)
+def test_a_pattern_that_cant_be_used_is_refused(setting: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its text and the reason, before it hides too much or nothing."""
+    monkeypatch.setenv(REDACT, setting)
+    with pytest.raises(JobError, match=f"^{REDACT}: .*{why}"):
+        scrub("any")
+
+
+def test_a_pattern_that_takes_too_long_withholds_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be searched is neither told nor kept."""
+    monkeypatch.setenv(REDACT, "(z+)+$")
+    text = "z" * 5_000 + "!"
+    assert scrub(text) == "(withheld: a pattern of PREFECT_DISPATCH_REDACT took too long on it)"
+    with pytest.raises(TerminalError, match="took too long on an answer"):
+        scrubbed([text])
+
+
+def test_a_pattern_that_uncovers_more_each_time_withholds_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is an end to going over it again."""
+    monkeypatch.setenv(REDACT, r"(?<=\*)a|b")
+    assert scrub("b" + "a" * 5) == "***" * 6
+    assert scrub("b" + "a" * 50).startswith("(withheld")
+
+
+@pytest.mark.parametrize(
+    ("value", "clean"),
+    [
+        pytest.param({"a": ["sk-proj-0123456789", 1, None, True]}, {"a": ["***", 1, None, True]}, id="nested"),
+        pytest.param({"api_key": "correct-horse", "b": 1}, {"api_key": "***", "b": 1}, id="by-name"),
+        pytest.param({"password": "required"}, {"password": "required"}, id="a-word"),
+        pytest.param({"ACME-1": 1, "ACME-2": 2, "ACME-3": 3}, {"***": 1, "*** (2)": 2, "*** (3)": 3}, id="keys"),
+        pytest.param([4716, 4716.5, 4715], ["***", "***", 4715], id="numbers"),
+    ],
+)
+def test_json_values(value: object, clean: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Texts, keys and numbers are gone through; two hidden keys are still two."""
+    monkeypatch.setenv(REDACT, r"ACME-\d|4716(\.5)?")
+    assert scrubbed(value) == clean  # type: ignore[arg-type] -- a column
+    assert scrubbed(clean) == clean  # type: ignore[arg-type] -- a column
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        pytest.param(r'{"a": "\u0068unter22-x"}', '{"a": "***"}', id="escaped"),
+        pytest.param('```json\n{"a": "secret stuff"}\n```', '{"a": "***"}', id="greedy"),
+        pytest.param('{"a": 1, "b": "é"}', '{"a": 1, "b": "é"}', id="clean"),
+        pytest.param("It is hunter22-x, secret as it is.", "It is ***, ***", id="text"),
+        pytest.param('{"ssn": 12, "b": 1}', '{***, "b": 1}', id="across-the-json"),
+    ],
+)
+def test_what_an_agent_says_is_hidden_inside_json(said: str, kept: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """JSON in a text stays JSON where it can, and an escape hides nothing from us."""
+    monkeypatch.setenv("A_KEY", "hunter22-x")
+    monkeypatch.setenv(REDACT, '["secret.*", "\\"ssn\\": ?[0-9]+"]')
+    assert Reply(value=said).value == kept
+    assert Reply(value=None, model="m hunter22-x").model == "m ***"
+
+
+def test_what_is_nested_too_deep_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused elsewhere, and nothing breaks here."""
+    value: list[object] = ["sk-proj-0123456789"]
+    for _ in range(3_000):
+        value = [value]
+    assert isinstance(scrubbed(value), list)  # type: ignore[arg-type] -- a list of JSON
+
+
+SECRETS = st.from_regex(r"[A-Za-z][0-9][A-Za-z0-9_-]{14,40}", fullmatch=True)
+FORMS = st.sampled_from(
+    [
+        "Authorization: Bearer {}",
+        "'authorization': 'Basic {}'",
+        "x-api-key: {}",
+        '"api_key": "{}"',
+        "?key={}",
+        "password={}",
+        "Cookie: sid={}",
+        "sk-proj-{}",
+        "https://me:{}@host",
+        "eyJhbGciOiJIUzI1NiJ9.{}.x",
+        "Token: {}",
+    ]
+)
+AROUND = st.text(max_size=30)
+
+
+@given(SECRETS, FORMS, AROUND, AROUND)
+def test_no_secret_survives_in_its_form(secret: str, form: str, before: str, after: str) -> None:
+    """Whatever stands around it; and a second time changes nothing."""
+    text = f"{before} {form.format(secret)} {after}"
+    once = scrub(text)
+    assert secret not in once
+    assert scrub(once) == once
+
+
+@given(st.text(min_size=6, max_size=40).filter(lambda text: "\0" not in text and text.isprintable()), AROUND, AROUND)
+def test_no_value_of_a_secret_variable_survives(secret: str, before: str, after: str) -> None:
+    """Whatever it is, and whatever stands around it, unless the mark itself holds it."""
+    os.environ["CANARY_API_KEY"] = secret
+    try:
+        once = scrub(before + secret + after)
+        assert secret not in once or secret in MARK * 10
+        assert scrub(once) == once
+        assert secret not in json.dumps(scrubbed({before: [secret + after]}), ensure_ascii=False) or secret in MARK * 10
+    finally:
+        del os.environ["CANARY_API_KEY"]
+
+
+@given(st.text(alphabet="aB1 .:=*_-\"'sk?&@/\\{", max_size=60))
+def test_scrubbing_twice_changes_nothing(text: str) -> None:
+    """Also where texts almost look like secrets."""
+    assert scrub(scrub(text)) == scrub(text)

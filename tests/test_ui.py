@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from prefect_dispatch.decisions import load_decisions
+from prefect_dispatch.decisions_file import DecisionsFile
 from tests.openai_server import Behaviour, OpenAIServer, document, openai_server
 from tests.ui import PrefectServer, chromium, prefect_server
 
@@ -243,7 +243,7 @@ def test_people_decide_before_a_run_publishes(
         ("Eclipse Public L", 2004),
         (HOSTILE[:16], 1999),
     ]
-    decided = load_decisions(tmp_path / "decisions.yaml")
+    decided = DecisionsFile(tmp_path / "decisions.yaml").load()
     assert (len(decided.same), [choice.value for choice in decided.fields]) == (1, [2003])
 
     for version in ("/v2", ""):

@@ -118,7 +118,7 @@ def _running(command: list[str], env: Mapping[str, str], folder: Path) -> Genera
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.wait(10)
+            process.wait(PATIENCE_S)
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # whatever it left behind

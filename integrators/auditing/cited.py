@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from prefect_dispatch.integrators.base import gaps
-from prefect_dispatch.integrators.prose.citations import citations, cited
-from prefect_dispatch.integrators.prose.doubts import findings, named
-from prefect_dispatch.integrators.prose.drafts import leaf_findings
+from prefect_dispatch.integrators.gaps import gaps
+from prefect_dispatch.integrators.prose.doubts import findings, known, named
+from prefect_dispatch.integrators.prose.drafts import Leaf, leaf_findings
 from prefect_dispatch.integrators.prose.evidence import numbered
 from prefect_dispatch.integrators.prose.publishing import MARK, placed, taken_apart, unmarked
 from prefect_dispatch.integrators.prose.writing import CITED, VALUE, flagged, leaf_flags, listed, unverified
@@ -55,10 +54,10 @@ class CitedAudit:
         """The parts of the value that follow from the rest of the merge, by their paths, as they must be."""
         if not self._structured:
             return {}
-        known = {row.path: [self._numbers.get(ref, 0) for ref in row.sources] for row in self._rows}
+        refs = {row.path: [self._numbers.get(ref, 0) for ref in row.sources] for row in self._rows}
         return {
             "/sources": listed(self._sources),
-            "/cited": {path: cast("JsonValue", numbers) for path, numbers in known.items() if path in self._known},
+            "/cited": {path: cast("JsonValue", numbers) for path, numbers in refs.items() if path in self._known},
             "/unverified": unverified(self._merge.flags),
         }
 
@@ -98,9 +97,9 @@ class CitedAudit:
         body, also, wrong = taken_apart(text, self._sources, self._outcomes)
         yield from (Violation(law="conservation", where=row.path or "/", message=each) for each in wrong)
         prose, ends = unmarked(body)
-        known = cited(citations(prose, len(self._sources)))
-        yield from self._sourced(row, known)
-        self.vouched |= {self._name(number) for number in (*known, *also)}
+        numbers = known(prose, len(self._sources))
+        yield from self._sourced(row, numbers)
+        self.vouched |= {self._name(number) for number in (*numbers, *also)}
         for mark in placed(prose, ends, findings(prose, self._sources)):
             flag = flagged(row.path, mark.finding, mark.text, mark.start, self._sources)
             if _place(flag) not in self._flags:
@@ -118,10 +117,10 @@ class CitedAudit:
 
     def _leaf(self, row: FieldRow, value: JsonValue) -> Iterator[Violation]:
         """Check a part of a value that stands beside what it rests on."""
-        known = self._known.get(row.path, ())
-        given = tuple(number for number in known if 1 <= number <= len(self._sources))
-        own, found = leaf_findings(value, given, self._sources)
-        if own != known:
+        told = self._known.get(row.path, ())
+        given = [number for number in told if 1 <= number <= len(self._sources)]
+        own, found = leaf_findings(Leaf.at(self._merge.value, row.path, given), self._sources)
+        if own != told:
             yield _unfounded(row.path, f"it rests on {named(own) or 'nothing'}, but other answers are named for it.")
         yield from self._sourced(row, own)
         self.vouched |= {self._name(number) for number in own}
@@ -129,8 +128,8 @@ class CitedAudit:
             if _place(flag) not in self._flags:
                 yield _unflagged(flag)
 
-    def _sourced(self, row: FieldRow, known: Sequence[int]) -> Iterator[Violation]:
-        expected = [self._sources[number - 1].ref for number in known] or [each.ref for each in self._sources]
+    def _sourced(self, row: FieldRow, numbers: Sequence[int]) -> Iterator[Violation]:
+        expected = [self._sources[number - 1].ref for number in numbers] or [each.ref for each in self._sources]
         if list(row.sources) != expected:
             yield _unfounded(row.path, "its sources are not the answers that it cites.")
 

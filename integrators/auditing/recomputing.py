@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from prefect_dispatch.integrators.base import unshared
 from prefect_dispatch.integrators.values import exact, pointer
 from prefect_dispatch.ledger import Violation
 from prefect_dispatch.scrub import told
@@ -31,7 +32,7 @@ def miscomputed(merge: Merge, outcomes: Sequence[Outcome], integrator: object) -
     if not isinstance(integrator, Recomputing):
         return
     try:
-        again = integrator.recomputed(merge, outcomes)
+        again = integrator.recomputed(merge, [*map(unshared, outcomes)])
     except Exception as error:  # noqa: BLE001 -- evidence that was tampered with may be anything
         yield _violation("/", f"nothing follows from its evidence: {told(error)}")
         return

@@ -15,24 +15,33 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.consensus import Consensus
     from prefect_dispatch.ledger import FieldRow, Merge
     from prefect_dispatch.models import Outcome
 
 
-def recount(merge: Merge, outcomes: Sequence[Outcome], consensus: Consensus) -> Iterator[Violation]:
+def recount(
+    merge: Merge, outcomes: Sequence[Outcome], *, decided: str, undecided: str, min_votes: int
+) -> Iterator[Violation]:
     """Yield what differs from a count of the outcomes' own votes.
 
     Each item that was answered has one entry, in the right list. Each field row is about votes on
     that item, and names all agents that voted on its field. What a computed rule gives, what most
     say and what more than half have in their lists are found again.
+
+    Args:
+        merge: What was merged.
+        outcomes: What it was made of.
+        decided: Where, in the merged value, the answers stand.
+        undecided: Where the items with too few answers stand.
+        min_votes: How many answers are enough.
     """
     answered: dict[str, list[Outcome]] = defaultdict(list)
     for outcome in outcomes:
         if outcome.status == "succeeded":
             answered[outcome.item].append(outcome)
-    entries = _entries(merge, consensus)
-    yield from _misplaced(entries, {item: len(said) for item, said in answered.items()}, consensus)
+    entries = _entries(merge, (decided, undecided))
+    votes = {item: len(said) for item, said in answered.items()}
+    yield from _misplaced(entries, votes, {item for item, count in votes.items() if count >= min_votes}, decided)
     for row in merge.fields:
         head = _head(row.path)
         item = entries.get((head.name, head.at)) if head else None
@@ -42,10 +51,10 @@ def recount(merge: Merge, outcomes: Sequence[Outcome], consensus: Consensus) -> 
             yield from _row(row, _votes(answered[item], head.path))
 
 
-def _entries(merge: Merge, consensus: Consensus) -> dict[tuple[str, str], str]:
+def _entries(merge: Merge, names: Sequence[str]) -> dict[tuple[str, str], str]:
     """Return the item of each entry of the merged value, by its list and place."""
     entries: dict[tuple[str, str], str] = {}
-    for name in (consensus.entries, consensus.open_entries):
+    for name in names:
         found = get(merge.value, [name])
         for at, entry in enumerate(found if isinstance(found, list) else []):
             entries[name, str(at)] = str(get(entry, ["item"]))
@@ -53,14 +62,14 @@ def _entries(merge: Merge, consensus: Consensus) -> dict[tuple[str, str], str]:
 
 
 def _misplaced(
-    entries: Mapping[tuple[str, str], str], answers: Mapping[str, int], consensus: Consensus
+    entries: Mapping[tuple[str, str], str], answers: Mapping[str, int], enough: set[str], decided: str
 ) -> Iterator[Violation]:
     listed = Counter(entries.values())
     for item in sorted(answers.keys() | listed.keys()):
         if listed[item] != (item in answers):
             yield _wrong("recall", item, f"it has {answers.get(item, 0)} answers and {listed[item]} entries.")
     for (name, at), item in entries.items():
-        if item in answers and (answers[item] >= consensus.min_votes) != (name == consensus.entries):
+        if item in answers and (item in enough) != (name == decided):
             yield _wrong("precision", f"/{name}/{at}", f"{answers[item]} answers don't put it there.")
 
 

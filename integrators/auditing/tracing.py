@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 from prefect_dispatch.integrators.auditing.pools import Pool, has, leaves
 from prefect_dispatch.integrators.auditing.scoping import Places
-from prefect_dispatch.integrators.base import gaps
+from prefect_dispatch.integrators.gaps import gaps
 from prefect_dispatch.integrators.records.rules import GATHERING
 from prefect_dispatch.integrators.values import Node, content, find, is_leaf, pointer
 from prefect_dispatch.ledger import Violation

@@ -10,6 +10,7 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prefect_dispatch.callables import misfit
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.contests.ranking import SURE
 from prefect_dispatch.integrators.contests.standings import Scored
@@ -41,6 +42,16 @@ class Conversions(NamedTuple):
     """How many were shown it."""
     conversions: int
     """How many of them did what was hoped for."""
+
+
+def require_metric(metric: object, name: str) -> None:
+    """Check that a metric can be called with a value and a key.
+
+    Raises:
+        JobError: If it can't; the message has its name.
+    """
+    if why := misfit(metric, "value", "key"):
+        raise JobError(f"The metric {name!r} {why}.")
 
 
 def measured(contest: Contest, metric: Callable[[Any, str], Any]) -> Scored:

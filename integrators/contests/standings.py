@@ -7,8 +7,8 @@ from math import fsum
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.fingerprint import canonical
-from prefect_dispatch.integrators.base import gaps, unanswered
 from prefect_dispatch.integrators.contests.ranking import SURE
+from prefect_dispatch.integrators.gaps import gaps, unanswered
 from prefect_dispatch.integrators.values import pointer
 from prefect_dispatch.ledger import FieldRow, Flag, LedgerRow, Merge, Ref, Table
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
-from prefect_dispatch.integrators.prose.citations import citations, cited
-from prefect_dispatch.integrators.prose.doubts import Finding, findings, is_founded, named
-from prefect_dispatch.integrators.prose.figures import Figure, figures
+from prefect_dispatch.integrators.prose.doubts import Finding, claims, findings, is_founded, known, named
+from prefect_dispatch.integrators.prose.figures import figures
 from prefect_dispatch.integrators.prose.publishing import cleaned
-from prefect_dispatch.integrators.values import is_leaf, pointer
+from prefect_dispatch.integrators.prose.wrapping import wrapped
+from prefect_dispatch.integrators.values import find, is_leaf, parts
 from prefect_dispatch.outputs import problems, schema_of
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.integrators.prose.evidence import Source
+    from prefect_dispatch.integrators.prose.wrapping import Schema
     from prefect_dispatch.outputs import Output
 
-Schema = dict[str, Any]
 LONGEST = 200
 """Characters of a sentence that a model is reminded of."""
 
@@ -47,6 +48,18 @@ class Leaf(NamedTuple):
     """What stands there."""
     given: tuple[int, ...]
     """The answers that the model named for it."""
+    names: tuple[str, ...] = ()
+    """The keys (not indices) on the way there."""
+
+    @classmethod
+    def at(cls, whole: JsonValue, path: str, given: Sequence[int]) -> Leaf:
+        """Return what stands at a JSON Pointer."""
+        names: list[str] = []
+        value = whole
+        for token in path.split("/")[1:]:
+            value, name = find(value, "/" + token)
+            names += [name] if name is not None else []
+        return cls(path, value, tuple(given), tuple(names))
 
 
 class Form(Protocol):
@@ -71,22 +84,17 @@ class Prose:
 
     output = "text"
     rules = (
-        "Write from these answers alone. After each statement put the number of every answer that it rests on, in "
-        "square brackets, such as [3] or [3][7]. Cite every number at least once. Copy numbers, dates and quotations "
+        "Write from these answers alone. After each statement, outside quotations, put the numbers of all answers that "
+        "it rests on, in brackets: [3] or [3][7]. Cite every number at least once. Copy numbers, dates and quotations "
         "exactly as they stand in the answers that you cite. Write no list of sources."
     )
 
     def read(self, answer: JsonValue, sources: Sequence[Source], wanted: Sequence[int]) -> Draft:
         """Return a text as a draft."""
         text = cleaned(str(answer))
-        known = cited(citations(text, len(sources)))
-        found = findings(text, sources)
-        return Draft(
-            text,
-            known,
-            (*missing(known, wanted), *(_told(text, each) for each in found)),
-            usable=_says(text, len(sources)),
-        )
+        numbers = known(text, len(sources))
+        faults = (*missing(numbers, wanted), *(_told(text, each) for each in findings(text, sources)))
+        return Draft(text, numbers, faults, usable=bool(claims(text, len(sources))))
 
     def shown(self, draft: Draft) -> str:
         """Return the text."""
@@ -113,14 +121,14 @@ class Structured:
         content = cast("dict[str, Any]", answer)
         value, wrong = problems(self._inner, content["value"])
         content = {"value": value, "sources": content["sources"]}
-        known: set[int] = set()
+        named_for: set[int] = set()
         faults: list[str] = []
         for leaf in leaves_of(content, len(sources)):
-            own, found = leaf_findings(leaf.value, leaf.given, sources)
-            known.update(own)
+            own, found = leaf_findings(leaf, sources)
+            named_for.update(own)
             faults += [f"{leaf.path}: {each.message}" for each in found]
         faults += [f"There is no answer [{number}]." for number in _unknown(content, len(sources))]
-        numbers = tuple(sorted(known))
+        numbers = tuple(sorted(named_for))
         return Draft(content, numbers, (*wrong, *missing(numbers, wanted), *faults), usable=not wrong)
 
     def shown(self, draft: Draft) -> str:
@@ -128,19 +136,9 @@ class Structured:
         return json.dumps(draft.content, ensure_ascii=False)
 
 
-def _says(text: str, total: int) -> bool:
-    """Return whether a text has words of its own: citations alone account for nothing."""
-    end = 0
-    for each in citations(text, total):
-        if any(map(str.isalnum, text[end : each.start])):
-            return True
-        end = each.end
-    return any(map(str.isalnum, text[end:]))
-
-
-def missing(known: Sequence[int], wanted: Sequence[int]) -> Iterator[str]:
+def missing(numbers: Sequence[int], wanted: Sequence[int]) -> Iterator[str]:
     """Yield what to say of the answers that were left out, one sentence each."""
-    left_out = set(wanted) - set(known)
+    left_out = set(wanted) - set(numbers)
     yield from (f"Answer {named([number])} is not cited." for number in sorted(left_out))
 
 
@@ -151,94 +149,54 @@ def _told(text: str, found: Finding) -> str:
 
 def leaves_of(content: dict[str, Any], total: int) -> Iterator[Leaf]:
     """Yield the leaves of a draft's value, each with what the model named for it or for what it is a part of."""
+    whole = cast("JsonValue", content["value"])
     given: dict[str, set[int]] = {}
     for entry in content["sources"]:
         path = entry["path"].strip().removeprefix("#").removesuffix("/")
         path = path if path.startswith("/") or not path else "/" + path
-        if path.startswith("/value/") and isinstance(content["value"], dict) and "value" not in content["value"]:
+        if path.startswith("/value/") and isinstance(whole, dict) and "value" not in whole:
             path = path.removeprefix("/value")  # as the answer has it
         given.setdefault(path, set()).update(number for number in map(int, entry["ids"]) if 1 <= number <= total)
-    todo: list[tuple[str, JsonValue, frozenset[int]]] = [("", content["value"], frozenset())]
-    while todo:
-        path, value, above = todo.pop()
-        numbers = above | given.get(path, set())
+    for path, value in parts(whole):
         if is_leaf(value):
-            yield Leaf(path, value, tuple(sorted(numbers)))
-        elif isinstance(value, list):
-            todo.extend((path + pointer(at), part, numbers) for at, part in enumerate(value))
-        else:
-            todo.extend((path + pointer(name), part, numbers) for name, part in cast("Any", value).items())
+            above = accumulate(path.split("/"), lambda place, token: f"{place}/{token}")
+            numbers = {number for place in above for number in given.get(place, ())}
+            yield Leaf.at(whole, path, sorted(numbers))
 
 
-def leaf_findings(
-    value: JsonValue, given: Sequence[int], sources: Sequence[Source]
-) -> tuple[tuple[int, ...], list[Finding]]:
+def leaf_findings(leaf: Leaf, sources: Sequence[Source]) -> tuple[tuple[int, ...], list[Finding]]:
     """Return the answers that a leaf rests on, and what is wrong with it.
 
-    A text with citations of its own is prose; anything else rests on what the model named for it.
+    A text with citations of its own is prose; anything else rests on what the model named for it. What says
+    nothing rests on nothing. A number or a date as a name on the way to the leaf (`/2019/0`, but not `/q1`) must
+    stand there, too, even where the schema has it.
     """
+    value, given = leaf.value, leaf.given
     if value is None or value in ("", [], {}):
-        return tuple(given), []
+        return (), []
+    own = given
     if isinstance(value, str):
-        own = cited(citations(value, len(sources)))
-        return own or tuple(given), findings(value, sources, given)
-    if not given:
-        return (), [Finding("claim", 0, 0, "No answer is named for it.", ())]
+        if not claims(value, len(sources)):
+            return (), findings(value, sources)
+        own = known(value, len(sources)) or given
+        found = findings(value, sources, given)
+    elif given:
+        found = list(_doubts(json.dumps(value), "number", given, sources))
+    else:
+        found = [Finding("claim", 0, 0, "No answer is named for it.", ())]
+    names = leaf.names if own else ()
+    return own, [*found, *(doubt for name in names for doubt in _doubts(name, "key", own, sources))]
+
+
+def _doubts(text: str, kind: str, given: Sequence[int], sources: Sequence[Source]) -> Iterator[Finding]:
     looked = [sources[number - 1] for number in given]
-    text = json.dumps(value)
-    unfounded = [each for each in figures(text) if not is_founded(each, looked)]
-    return tuple(given), [_doubt(text, each, given) for each in unfounded]
-
-
-def _doubt(text: str, figure: Figure, given: Sequence[int]) -> Finding:
-    message = f"{text[figure.start : figure.end]!r} doesn't stand in {named(given)}, which it is said to rest on."
-    return Finding("number", 0, 0, message, tuple(given))
+    for each in figures(text):
+        if each.sure and not (kind == "key" and each.kind == "name") and not is_founded(each, looked):
+            message = f"{text[each.start : each.end]!r} doesn't stand in {named(given)}, which it is said to rest on."
+            yield Finding(kind, 0, 0, message, tuple(given))
 
 
 def _unknown(content: dict[str, Any], total: int) -> list[int]:
     return sorted(
         {number for entry in content["sources"] for number in map(int, entry["ids"]) if not 1 <= number <= total}
     )
-
-
-def wrapped(schema: Schema) -> Schema:
-    """Return the schema of a value together with its sources.
-
-    Example:
-        >>> wrapped({"$ref": "#/$defs/a"})["properties"]["value"]
-        {'$ref': '#/properties/value/$defs/a'}
-    """
-    path: Schema = {"type": "string"}
-    ids: Schema = {"type": "array", "items": {"type": "integer"}}
-    return {
-        "type": "object",
-        "properties": {
-            # What stands inside another schema has no address of its own, and its references start at the top.
-            "value": _moved({name: part for name, part in schema.items() if name != "$id"}),
-            "sources": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "properties": {"path": path, "ids": ids},
-                    "required": ["path", "ids"],
-                    "additionalProperties": False,
-                },
-            },
-        },
-        "required": ["value", "sources"],
-        "additionalProperties": False,
-    }
-
-
-def _moved(schema: Any) -> Any:  # noqa: ANN401 -- any part of a schema
-    if isinstance(schema, list):
-        return [*map(_moved, cast("list[object]", schema))]
-    if not isinstance(schema, dict):
-        return schema
-    parts = cast("Schema", schema)
-    return {
-        name: f"#/properties/value{part[1:]}"
-        if name == "$ref" and isinstance(part, str) and part.startswith("#")
-        else _moved(part)
-        for name, part in parts.items()
-    }

@@ -1,20 +1,26 @@
 """What an answer says, so that figures and quotations of a text can be looked up in it.
 
 Numbers are compared by value, dates by what both tell, quotations letter by letter but for white
-space and the form of quotation marks. The name of an item gives evidence of names alone: that an item
+space, stars, and the form of quotation marks. The name of an item gives evidence of names alone: that an item
 is called `doc-7` doesn't make seven of anything.
 """
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import unicodedata
 from decimal import Decimal
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.inert import plain
-from prefect_dispatch.integrators.prose.figures import Date, Figure, figures
+from prefect_dispatch.integrators.prose.citations import sentences
+from prefect_dispatch.integrators.prose.dates import Date, agrees
+from prefect_dispatch.integrators.prose.figures import Figure, figures
+from prefect_dispatch.integrators.prose.numerals import times
+from prefect_dispatch.integrators.values import parts
 from prefect_dispatch.ledger import Ref
 
 if TYPE_CHECKING:
@@ -24,9 +30,9 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.models import Outcome
 
-_MARKS = str.maketrans("“”„‟«»‘’‚‛", '""""""' + "''''")  # noqa: RUF001 -- all forms of quotation marks
-_LEFT_OUT = re.compile(r"\[?(?:…|\.\.\.)\]?")
-_EDGES = " .,;:!?\x00"
+_MARKS = str.maketrans(dict.fromkeys('“”„‟«»‹›「」『』‘’‚‛"', "'") | {"*": None})  # noqa: RUF001 -- all forms of quotation marks
+_LEFT_OUT = re.compile(r"[\[(]?(?:…|\.\.\.)[\])]?")
+_EDGES = " .,;:!?'\x00"
 
 
 class Evidence:
@@ -34,18 +40,15 @@ class Evidence:
 
     def __init__(self, value: JsonValue, label: str) -> None:
         """Read an answer and the name of what it is about."""
+        self._value = value
         self._numbers: set[Decimal] = set()
         self._percents: set[Decimal] = set()
         self._dates: set[Date] = set()
         self._texts = [_even(label)]
         self._names: list[str] = []
-        for part in _parts(value):
-            if isinstance(part, str):
-                self._texts.append(_even(part))
-                self._read(part)
-            elif isinstance(part, (int, float)) and not isinstance(part, bool):
-                self._numbers.add(Decimal(part) if isinstance(part, int) else Decimal(repr(part)))
-                self._read(json.dumps(part))
+        for text in _texts(value):
+            self._texts.append(_even(text))
+            self._read(text)
         if not isinstance(value, str):
             self._texts.append(_even(shown(value)))
         self._numbers |= {Decimal(year) for year, _, _ in self._dates if year}
@@ -58,26 +61,41 @@ class Evidence:
             self._dates |= set(figure.dates)
             if figure.kind == "number":
                 (self._percents if figure.percent else self._numbers).add(figure.value)
-        if " one " in f" {text.casefold()} ":
-            self._numbers.add(Decimal(1))
 
     def has(self, figure: Figure) -> bool:
         """Return whether a figure stands in the answer."""
         if figure.name and figure.name in self._found:
             return True
         if figure.kind == "date":
-            return any(_agrees(told, known) for told in figure.dates for known in self._dates)
+            return any(agrees(told, known) for told in figure.dates for known in self._dates)
         if figure.kind == "name":
             return False
         if figure.percent:
-            plainly = (figure.value, figure.value / 100)
+            plainly = (figure.value, times(figure.value, 1, -2))
             return figure.value in self._percents or not self._numbers.isdisjoint(plainly)
-        return figure.value in self._numbers or figure.value in self._percents or figure.value * 100 in self._percents
+        return not {figure.value, times(figure.value, 100)}.isdisjoint(self._percents) or figure.value in self._numbers
 
     def quotes(self, quotation: str) -> bool:
         """Return whether the answer says something in these words; what an ellipsis leaves out may be anything."""
         wanted = [part for piece in _LEFT_OUT.split(quotation) if (part := _even(piece).strip(_EDGES))]
         return bool(wanted) and any(_in_turn(wanted, text) for text in self._texts)
+
+    def says(self, sentence: str) -> bool:
+        """Return whether the answer says this, and it holds a whole sentence of it, or a whole entry of a value."""
+        words = _even(sentence)
+        return self.quotes(sentence) and any(
+            unit in words and re.search(rf"(?<!\w){re.escape(unit)}(?!\w)", words) for unit in self._units
+        )
+
+    @cached_property
+    def _units(self) -> set[str]:
+        units = [shown(self._value)]
+        for _, part in parts(self._value):
+            if isinstance(part, str):
+                units += [part[each.start : each.end] for each in sentences(part, 0)]
+            elif isinstance(part, dict):
+                units += [f"{_json(name)}: {_json(inside)}" for name, inside in part.items()]
+        return {_even(unit).strip(_EDGES) for unit in units} - {""}
 
 
 class Source(NamedTuple):
@@ -123,7 +141,11 @@ def _source(number: int, outcome: Outcome) -> Source:
 
 def shown(value: JsonValue) -> str:
     """Return an answer as it is put before a model: text as it is, anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return value if isinstance(value, str) else _json(value)
+
+
+def _json(value: JsonValue) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def indented(text: str) -> str:
@@ -131,24 +153,20 @@ def indented(text: str) -> str:
     return "\n".join("    " + line for line in text.splitlines() or [""])
 
 
-def _parts(value: JsonValue) -> Iterator[JsonValue]:
-    if isinstance(value, dict):
-        for name, part in value.items():
-            yield name
-            yield from _parts(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _parts(part)
-    else:
-        yield value
+def _texts(value: JsonValue) -> Iterator[str]:
+    """Yield what a value says as texts: its strings, its numbers, and the names in it."""
+    for _, part in parts(value):
+        if isinstance(part, dict):
+            yield from part
+        elif isinstance(part, str):
+            yield part
+        elif isinstance(part, (int, float)) and not isinstance(part, bool):
+            yield json.dumps(part)
 
 
 def _even(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text.translate(_MARKS)).replace("\x00", " ").split())
-
-
-def _agrees(told: Date, known: Date) -> bool:
-    return all(part is None or part == other for part, other in zip(told, known, strict=True))
+    even = unicodedata.normalize("NFKC", html.unescape(text).translate(_MARKS))
+    return " ".join(even.replace("\x00", " ").split())
 
 
 def _in_turn(wanted: Sequence[str], text: str) -> bool:

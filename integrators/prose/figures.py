@@ -1,11 +1,10 @@
 """Numbers and dates in prose, read by their value: `1,000` is 1000, `31 January 2024` is 2024-01-31.
 
 A point is a decimal point (unless there are several), a comma before three digits groups thousands.
-`1.2 million` is 1200000, `12 %` is 12 per cent. English number words from two to ninety-nine are read,
-`one` is not: it is mostly a pronoun. A word with digits in it, such as `BSD-3-Clause` or `v1.2`, is a
-name, compared letter by letter. Units are not compared. A date with an unclear order of day and month
-may be either; months are known by their English names, in other languages their days and years are
-read as numbers. Every pattern here takes time in proportion to the text.
+`1.2 million` is 1200000, `5 Mio.` and `50 lakh` are 5000000, `12 %` is 12 per cent, `minus five` is -5. How
+words and signs are read: see `numerals`; dates: see `dates`. A word with digits in it, such as
+`BSD-3-Clause` or `v1.2`, is a name, compared letter by letter. Units are not compared, nor is `am` with
+`pm`. Every pattern here takes time in proportion to the text.
 """
 
 from __future__ import annotations
@@ -14,48 +13,43 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from prefect_dispatch.integrators.prose.dates import NAMED, Date, is_surely_named, named, numeric
+from prefect_dispatch.integrators.prose.numerals import (
+    GAP,
+    GROUPS,
+    LETTERS,
+    ROMAN,
+    SCALES,
+    SIGN,
+    SPELLED,
+    number,
+    plain,
+    roman,
+    sign,
+    spelled,
+    times,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-Date = tuple[int | None, int | None, int | None]
-"""Year, month and day, as far as they are told."""
-
-_LETTERS = "A-Za-zÀ-ɏͰ-ϿЀ-ӿ"
-_GROUPS = "'’\u00a0\u202f\u2009"  # noqa: RUF001 -- what groups thousands besides comma, point and space
-_SMALL = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-_STEMS = ("thir", "four", "fif", "six", "seven", "eigh", "nine")
-_WORDS = {word: at for at, word in enumerate((*_SMALL, *(f"{stem}teen" for stem in _STEMS)))}
-_TENS = {f"{stem}ty": 10 * at for at, stem in enumerate(("twen", "thir", "for", *_STEMS[2:]), 2)}
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-_POWERS = {"hundred": 2, "k": 3, "thousand": 3, "mn": 6, "million": 6, "bn": 9, "billion": 9, "trillion": 12}
-_LONGEST = 60
-"""Digits of a number that is read; a longer one is compared as a word."""
-
-_MONTH = (
-    r"(Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?|"
-    r"Nov(?:ember)?|Dec(?:ember)?)\.?(?![A-Za-z])"
-)
-_NAMED_DATE = (
-    rf"(?<![{_LETTERS}\d])(?:(?P<day>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? {_MONTH}(?:,? (?P<year>\d{{4}})(?!\d))?"
-    rf"|{_MONTH} (?P<day2>\d{{1,2}})(?:st|nd|rd|th)?(?!\d)(?:,? (?P<year2>\d{{4}})(?!\d))?"
-    rf"|{_MONTH},? (?P<year3>\d{{4}})(?!\d))"
-)
 _SPACED = r"(?<![\w.,])\d{1,3}(?: \d{3})+(?![\d\w])"
-_WORD = rf"[{_LETTERS}\d]+(?:(?:[-_./:+]|(?<=\d)[,{_GROUPS}](?=\d))[{_LETTERS}\d]+)*"
-_TOKEN = re.compile(rf"(?P<date>{_NAMED_DATE})|(?P<spaced>{_SPACED})|(?P<word>{_WORD})")
+_WORD = rf"[{LETTERS}\d]+(?:(?:[-_./:+]|(?<=\d)[,{GROUPS}](?=\d))[{LETTERS}\d]+)*"
+_TOKEN = re.compile(
+    rf"(?P<date>{NAMED})|(?P<sign>{SIGN})|(?P<spaced>{_SPACED})|(?P<spelled>{SPELLED})|(?P<roman>{ROMAN})"
+    rf"|(?P<word>{_WORD})"
+)
+_SCALE = "|".join(sorted(SCALES.keys() - {"k"}, key=len, reverse=True))
 _AFTER = re.compile(
-    r"[ \u00a0\u202f]?(?:(?P<percent>%|percent\b|per cent\b)"
-    r"|(?P<power>hundred|thousand|million|billion|trillion|bn|mn)\b)"
+    rf"(?i)(?:{GAP}{{0,9}}|-)(?:(?P<percent>%|‰|(?:percent|per{GAP}{{1,9}}cent|pct|prozent)\b)"
+    rf"|(?P<scale>(?:{_SCALE})(?:s\b|\b|(?<=[千万萬億亿兆]))|(?-i:k)\b))"
 )
-_QUANTITY = re.compile(rf"(?P<number>\d[\d.,{_GROUPS}]*?)(?:-?(?P<unit>[{_LETTERS}]+)|-[{_LETTERS}-]+)")
-_ISO = re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})(?:T[\d:.+-]*Z?)?")
-_TURNED = re.compile(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})")
-_FORMS = (
-    (re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?"), ",", "."),
-    (re.compile(r"\d{1,3}(?:\.\d{3}){2,}(?:,\d+)?"), ".", ","),
-    (re.compile(rf"\d{{1,3}}(?:[{_GROUPS} ]\d{{3}})+(?:[.,]\d+)?"), _GROUPS + " ", ","),
-    (re.compile(r"\d+(?:[.,]\d+)?"), "", ","),
-)
+_QUANTITY = re.compile(rf"(?P<number>\d[\d.,{GROUPS}]*?)(?:-?(?P<unit>[{LETTERS}]+)|-[{LETTERS}-]+)")
+_UNITS = {"K": 3, "M": 6, "B": 9}
+_SCIENTIFIC = re.compile(r"\d{1,40}(?:[.,]\d{1,40})?[eE][-+]?\d{1,3}")
+_STAMP = re.compile(r"([\d/.-]+)T([\d:.+-]+)Z?")
+_MINUS = re.compile(rf"(?:^|[ \t\n(=:\[~\x00])[-−]\Z|(?i:(?<![\w-])(?<!\d )(?:minus|negative){GAP}{{1,9}})\Z")  # noqa: RUF001 -- a minus
+_ENUMERATES = re.compile(r"(?:^|[.!?:;\n])\s*\Z")
 
 
 class Figure(NamedTuple):
@@ -77,6 +71,8 @@ class Figure(NamedTuple):
     """The name as it is compared; a number with letters on it may be found as one, too."""
     counts: bool = False
     """Whether it is a bare whole number, as a count is."""
+    sure: bool = True
+    """Whether it is surely a figure; what isn't gives evidence, but needs none."""
 
 
 def figures(text: str) -> Iterator[Figure]:
@@ -86,25 +82,56 @@ def figures(text: str) -> Iterator[Figure]:
         >>> [(each.kind, str(each.value)) for each in figures("Of 1,000 files, twelve need BSD-3-Clause.")]
         [('number', '1000'), ('number', '12'), ('name', '0')]
     """
-    for match in _TOKEN.finditer(text):
-        if match["date"]:
-            yield Figure("date", match.start(), match.end(), dates=(_named(match),))
-        elif match["spaced"]:
-            yield _counted(text, match.start(), match.end(), _number(match[0]) or Decimal(0), whole=True)
-        else:
-            yield from _word(text, match.start(), match["word"])
+    at = 0
+    while match := _TOKEN.search(text, at):
+        at = match.end()
+        for figure in _read(text, match):
+            at = max(at, figure.end)
+            yield figure
+
+
+def _read(text: str, match: re.Match[str]) -> Iterator[Figure]:
+    start, end = match.span()
+    if match["date"]:
+        yield Figure("date", start, end, dates=(named(match[0]),), sure=is_surely_named(text, start, end))
+    elif match["sign"]:
+        yield _counted(text, start, end, sign(match[0]), whole=False)
+    elif match["spaced"]:
+        yield _counted(text, start, end, number(match[0]) or Decimal(0), whole=True)
+    elif match["spelled"]:
+        yield from _in_words(text, start, match[0])
+    elif match["roman"]:
+        yield Figure("number", start, end, roman(match[0]), name=segments(match[0]))
+    elif any(map(str.isdecimal, match[0])):
+        yield from _word(text, start, match[0])
+
+
+def _in_words(text: str, start: int, run: str) -> Iterator[Figure]:
+    for each in spelled(run):
+        first, last = start + each.start, start + each.end
+        # `Fourth, …` is the place of what is said, not a number in it.
+        enumerates = text[last - 2 : last + 1] == "th," and _ENUMERATES.search(text[max(0, first - 9) : first])
+        figure = _counted(text, first, last, each.value, whole=each.counts)
+        yield figure._replace(sure=not enumerates and (each.sure or figure.end > last))
 
 
 def _word(text: str, start: int, word: str) -> Iterator[Figure]:
     end = start + len(word)
-    if not any(map(str.isdecimal, word)):
-        if (value := _spelled(word)) is not None:
-            yield _counted(text, start, end, Decimal(value), whole=word.isalpha() or word.casefold() in _WORDS)
-    elif found := _dates(word):
+    if found := numeric(word):
         yield Figure("date", start, end, dates=found)
-    elif (quantity := _QUANTITY.fullmatch(word)) and (number := _number(quantity["number"])) is not None:
-        power = {"k": 3, "K": 3, "M": 6, "B": 9, "bn": 9, "mn": 6}.get(quantity["unit"] or "", 0)
-        yield Figure("number", start, end, _signed(text, start, _shifted(number, power)), name=segments(word))
+        # `2010-12` may be a range of years, too.
+        yield from (each._replace(sure=False) for each in _numerals(text, start, word) if found[0][2] is None)
+    elif (stamp := _STAMP.fullmatch(word)) and numeric(stamp[1]):
+        yield from _word(text, start, stamp[1])
+        for each in _numerals(text, start + stamp.start(2), stamp[2]):
+            yield each._replace(sure=each.value != 0)
+    elif _SCIENTIFIC.fullmatch(word):
+        value = Decimal(word.replace(",", "."))
+        yield Figure("number", start, end, _signed(text, start, value), name=segments(word))
+    elif (quantity := _QUANTITY.fullmatch(word)) and (bare := number(quantity["number"])) is not None:
+        last = start + quantity.end("number")
+        said = _counted(text, start, last, times(bare, 1, _UNITS.get(quantity["unit"] or "", 0)), whole=False)
+        yield said if said.end > last else said._replace(end=end, name=segments(word))
     elif any(character.isalpha() for character in word):
         yield Figure("name", start, end, name=segments(word))
     else:
@@ -112,72 +139,33 @@ def _word(text: str, start: int, word: str) -> Iterator[Figure]:
 
 
 def _numerals(text: str, start: int, word: str) -> Iterator[Figure]:
-    """Yield the numbers of a word without letters, such as a range or a ratio."""
+    """Yield the numbers of a word without letters, such as a range, a ratio or a time."""
     for part in re.finditer(r"[^-_/:+]+", word):
         first, last = start + part.start(), start + part.end()
-        if (number := _number(part[0])) is None:
+        if (value := number(part[0])) is None:
             yield Figure("name", first, last, name=segments(part[0]))
         else:
-            yield _counted(text, first, last, number, whole=part[0].isdecimal())
+            yield _counted(text, first, last, value, whole=part[0].isdecimal())
 
 
 def _counted(text: str, start: int, end: int, value: Decimal, *, whole: bool) -> Figure:
-    """Return a number together with the percent sign or the power of ten that follows it."""
-    after = _AFTER.match(text, end)
-    power = _POWERS.get(after["power"] or "", 0) if after else 0
-    percent = bool(after and after["percent"])
-    value = _signed(text, start, _shifted(value, power))
-    return Figure("number", start, after.end() if after else end, value, percent, counts=whole and not after)
+    """Return a number together with the percent sign or the scales that follow it, such as `hundred thousand`."""
+    last, percent = end, False
+    for _ in range(3):
+        if percent or not (after := _AFTER.match(text, last)):
+            break
+        if after["scale"]:
+            name = plain(after["scale"])
+            value = times(value, SCALES.get(name) or SCALES[name.removesuffix("s")])
+        else:
+            percent = True
+            value = times(value, 1, -1) if after["percent"] == "‰" else value
+        last = after.end()
+    return Figure("number", start, last, _signed(text, start, value), percent, counts=whole and last == end)
 
 
 def _signed(text: str, start: int, value: Decimal) -> Decimal:
-    before = text[max(0, start - 2) : start]
-    minus = before[-1:] in ("-", "−") and (len(before) == 1 or before[0] in " \t\n(=:[~\x00")  # noqa: RUF001 -- a minus
-    return value.copy_negate() if minus and value else value
-
-
-def _shifted(value: Decimal, power: int) -> Decimal:
-    """Return a number times a power of ten, exactly, however many digits it has."""
-    sign, digits, exponent = value.as_tuple()
-    return Decimal((sign, digits, int(exponent) + power))
-
-
-def _number(text: str) -> Decimal | None:
-    if len(text) <= _LONGEST:
-        for form, groups, point in _FORMS:
-            if form.fullmatch(text):
-                bare = "".join(character for character in text if character not in groups)
-                return Decimal(bare.replace(point, "."))
-    return None
-
-
-def _spelled(word: str) -> int | None:
-    """Return what a number word says, also with a noun on it (`two-clause`); `one` says nothing by itself."""
-    first, _, rest = word.casefold().partition("-")
-    if first in _TENS:
-        return _TENS[first] + (_WORDS[rest] if rest in _SMALL[1:10] else 0)
-    return _WORDS.get(first) if first != "one" else None
-
-
-def _dates(word: str) -> tuple[Date, ...]:
-    if found := _ISO.fullmatch(word):
-        year, month, day = map(int, found.groups())
-        return _valid((year, month, day))
-    if found := _TURNED.fullmatch(word):
-        one, other, year = map(int, found.groups())
-        return (*_valid((year, other, one)), *_valid((year, one, other)))
-    return ()
-
-
-def _valid(date: tuple[int, int, int]) -> tuple[Date, ...]:
-    return (date,) if 1 <= date[1] <= 12 and 1 <= date[2] <= 31 else ()  # noqa: PLR2004 -- a calendar
-
-
-def _named(match: re.Match[str]) -> Date:
-    year = match["year"] or match["year2"] or match["year3"]
-    day = match["day"] or match["day2"]
-    name = next(part for part in re.findall(r"[A-Za-z]+", match[0]) if part[:3].casefold() in _MONTHS)
-    return (int(year) if year else None, _MONTHS.index(name[:3].casefold()) + 1, int(day) if day else None)
+    return value.copy_negate() if value and _MINUS.search(text[max(0, start - 20) : start]) else value
 
 
 def segments(word: str) -> str:

@@ -28,8 +28,8 @@ JUDGE = Brief(
     scope="A claim, and the numbered answers that it cites; their lines are indented.",
     instructions=(
         "Say whether the answers support the claim. Label it 'supported' if they say all of it, 'contradicted' if "
-        "they say otherwise, 'not_found' if they don't say. As 'sentence' copy the sentence of the answers that "
-        "decides it, letter by letter; leave it empty for 'not_found'."
+        "they say otherwise, 'not_found' if they don't say. As 'sentence' copy the whole sentence of the answers "
+        "that decides it, letter by letter; leave it empty for 'not_found'."
     ),
     constraints=("Judge by these answers alone, not by what you know.",),
     output=json.dumps(
@@ -75,7 +75,7 @@ class Verdict(NamedTuple):
 def judged(
     claims: Sequence[Claim], sources: Sequence[Source], ask: Asker, judge: Executor, context: int
 ) -> list[Verdict]:
-    """Return one verdict for each claim; a label without a sentence that stands in the answers doesn't count."""
+    """Return one verdict for each claim; a label without a whole sentence of the answers doesn't count."""
     questions = [
         Question(brief=JUDGE, item=Item(key=f"claim-{at}", value=_put(claim, sources)))
         for at, claim in enumerate(claims, 1)
@@ -105,8 +105,6 @@ def _verdict(claim: Claim, said: dict[str, Any], sources: Sequence[Source]) -> V
     label, sentence = cast("Label", said["label"]), str(said["sentence"]).strip()
     if label == "not_found":
         return Verdict(claim, label, "")
-    if any(sources[number - 1].evidence.quotes(sentence) for number in claim.cited):
+    if any(sources[number - 1].evidence.says(sentence) for number in claim.cited):
         return Verdict(claim, label, sentence)
-    return Verdict(
-        claim, "not_found", "", f"it said {label!r}, by a sentence that doesn't stand in {named(claim.cited)}"
-    )
+    return Verdict(claim, "not_found", "", f"it said {label!r}, by what is no sentence of {named(claim.cited)}")

@@ -12,7 +12,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.inert import plain
-from prefect_dispatch.integrators.base import gap_sentence
+from prefect_dispatch.integrators.gaps import gap_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -27,6 +27,8 @@ ALSO = "## Also reported\n\nThese answers are not cited above. They stand here a
 SOURCES = "## Sources"
 
 _OURS = re.compile(r"(?im)^[ \t]{0,3}#{1,6}[ \t]*(also reported|sources)\b")
+_HTML = re.compile(r"<(?=[A-Za-z/!?])")
+_FENCE = re.compile(r"(?m)^([ \t>*+.)\d-]{0,20})(`{3}|~{3})")
 _DEFINITION = re.compile(r"(?m)^([ \t>*+-]{0,9}(?:\d{1,3}[.)][ \t]{1,3})?)(\[[^\]\n]{1,999}\]):")
 
 
@@ -44,17 +46,18 @@ class Marked(NamedTuple):
 def cleaned(prose: str) -> str:
     r"""Return what a model wrote without what would pass for a part of ours.
 
-    Marks are taken out, headings of our sections lose their signs, and a definition that would make links
-    of citations is taken apart.
+    Marks lose their brackets, headings of our sections their signs; a definition that would make links of
+    citations is taken apart. What could hide all that follows, HTML and fences of code, is made text.
 
     Example:
-        >>> cleaned("Fine [1]. [unverified]\n## Sources\n[1]: https://example.org")
-        'Fine [1].\nSources\n[1] : https://example.org'
+        >>> cleaned("Fine [1]. [unverified]\n## Sources\n[1]: https://example.org\n<!-- ")
+        'Fine [1]. (unverified)\nSources\n[1] : https://example.org\n&lt;!--'
     """
-    while MARK.strip() in prose:
-        prose = prose.replace(MARK, "").replace(MARK.strip(), "")
-    lines = "\n".join(prose.replace("\x00", " ").splitlines())
-    return _DEFINITION.sub(r"\1\2 :", _OURS.sub(r"\1", lines)).strip()
+    prose = prose.replace("\x00", " ").replace(MARK.strip(), f"({MARK.strip()[1:-1]})")
+    text = _HTML.sub("&lt;", "\n".join(prose.splitlines()))
+    for pattern, harmless in ((_OURS, r"\1"), (_FENCE, r"\1\\\2"), (_DEFINITION, r"\1\2 :")):
+        text = pattern.sub(harmless, text)
+    return text.strip()
 
 
 def marked(prose: str, found: Iterable[Finding]) -> tuple[str, list[Marked]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from prefect_dispatch.integrators.base import gaps
-from prefect_dispatch.integrators.prose.citations import citations, cited
-from prefect_dispatch.integrators.prose.doubts import Finding, claims, findings
+from prefect_dispatch.integrators.gaps import gaps
+from prefect_dispatch.integrators.prose.doubts import Finding, claims, findings, known
 from prefect_dispatch.integrators.prose.drafts import Draft, leaf_findings, leaves_of
 from prefect_dispatch.integrators.prose.judging import Claim
 from prefect_dispatch.integrators.prose.publishing import marked, published
@@ -66,11 +65,11 @@ class Text:
         """Return what is published, with a mark after everything that is doubtful."""
         found = [*findings(self._prose, self._sources), *_contested(verdicts)]
         text, marks = marked(self._prose, found)
-        known = cited(citations(self._prose, len(self._sources)))
-        also = [source.number for source in self._sources if source.number not in known]
+        numbers = known(self._prose, len(self._sources))
+        also = [source.number for source in self._sources if source.number not in numbers]
         value = published(text, self._sources, also, outcomes)
         flags = [flagged("", mark.finding, mark.text, mark.start, self._sources) for mark in marks]
-        return Written(value, (_row("", value, known, self._sources),), tuple(flags))
+        return Written(value, (_row("", value, numbers, self._sources),), tuple(flags))
 
 
 class Value:
@@ -86,7 +85,7 @@ class Value:
         self._value: JsonValue = content["value"]
         leaves = sorted(leaves_of(content, len(sources)), key=lambda leaf: leaf.path)
         self._leaves = [leaf._replace(path=VALUE + leaf.path) for leaf in leaves]
-        self._read = [leaf_findings(leaf.value, leaf.given, sources) for leaf in self._leaves]
+        self._read = [leaf_findings(leaf, sources) for leaf in self._leaves]
         self.places: dict[int, str] = {}
         """Where each answer is cited first."""
         for leaf, (own, _) in zip(self._leaves, self._read, strict=True):
@@ -98,7 +97,7 @@ class Value:
         """The sentences of texts, and the other leaves as `path: value`, with what they cite."""
         found: list[Claim] = []
         for leaf, (own, _) in zip(self._leaves, self._read, strict=True):
-            if not own or leaf.value is None:
+            if not own:
                 continue
             if not isinstance(leaf.value, str):
                 found.append(Claim(leaf.path, None, None, f"{leaf.path}: {json.dumps(leaf.value)}", own))
@@ -150,10 +149,15 @@ class Value:
 
 
 def leaf_flags(path: str, value: JsonValue, found: Iterable[Finding], sources: Sequence[Source]) -> list[Flag]:
-    """Return findings on a leaf as flags: on the words in question, or on the whole of what isn't text."""
-    if isinstance(value, str):
-        return [flagged(path, each, value[each.start : each.end], each.start, sources) for each in found]
-    return [flagged(path, each, json.dumps(value), None, sources) for each in found]
+    """Return findings on a leaf as flags: on the words in question, on its path, or on the whole of what isn't text."""
+    return [
+        flagged(path, each, path, None, sources)
+        if each.kind == "key"
+        else flagged(path, each, value[each.start : each.end], each.start, sources)
+        if isinstance(value, str)
+        else flagged(path, each, json.dumps(value), None, sources)
+        for each in found
+    ]
 
 
 def listed(sources: Sequence[Source]) -> dict[str, JsonValue]:

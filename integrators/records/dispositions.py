@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.integrators.gaps import unanswered
 from prefect_dispatch.ledger import LedgerRow, Ref
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from prefect_dispatch.integrators.values import exact, get, silent
 from prefect_dispatch.ledger import Proposal, Ref
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from pydantic import JsonValue
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.records.likeness import Shape
     from prefect_dispatch.integrators.records.linkage import Link, Pairs
     from prefect_dispatch.integrators.records.matching import Matching
+    from prefect_dispatch.integrators.records.rulebook import Path
     from prefect_dispatch.integrators.values import Key
     from prefect_dispatch.models import Outcome
 
@@ -43,7 +45,7 @@ class Gathered:
 
     Attributes:
         identities: What of an answer is a record, and which one.
-        unknown: Decided identities that no record has.
+        unknown: Identities that somebody decided on, and that no record has.
         linked: Which identities are the same.
     """
 
@@ -64,6 +66,8 @@ class Gathered:
         self.unknown: list[Identity] = []
         same = self._decided(decisions.same if decisions else ())
         apart = self._decided(decisions.different if decisions else ())
+        self._choices = decisions.fields if decisions else ()
+        self._known([each.record for each in self._choices])
         self.linked = self._linked(matching, same, apart) if matching or same else Linked({})
 
     def groups(self) -> list[Group]:
@@ -100,17 +104,29 @@ class Gathered:
         """Return the identity that a record has."""
         return self.identities.key(record)
 
-    def chosen(self, choices: Sequence[Choice]) -> dict[Key, dict[tuple[str, ...], JsonValue]]:
+    def chosen(self) -> dict[Key, dict[Path, JsonValue]]:
         """Return the values that somebody chose, by record and field.
 
         None for a field of an identity that is taken from one record as a whole.
         """
-        found: dict[Key, dict[tuple[str, ...], JsonValue]] = defaultdict(dict)
-        for choice in choices:
-            path = tuple(choice.field.split("."))
-            if (key := self.identities.named(choice.record)) and not self.identities.fixes(path):
-                found[self.linked.head(key)][path] = choice.value
+        found: dict[Key, dict[Path, JsonValue]] = defaultdict(dict)
+        for key, path, choice in self._placed():
+            if not self.identities.fixes(path):
+                found[key][path] = choice.value
         return found
+
+    def unfollowed(self, met: AbstractSet[tuple[Key, Path]]) -> list[Choice]:
+        """Return what was chosen for records that are there, but not for a field that is decided by itself.
+
+        Args:
+            met: Records and fields for which a value that was chosen was looked for.
+        """
+        return [choice for key, path, choice in self._placed() if (key, path) not in met]
+
+    def _placed(self) -> Iterator[tuple[Key, Path, Choice]]:
+        for choice in self._choices:
+            if (key := self.identities.named(choice.record)) in self._pieces:
+                yield self.linked.head(key), tuple(choice.field.split(".")), choice
 
     def spelling(self, key: Key) -> Identity:
         """Return an identity as it is spelt, the same whatever the order of the records."""
@@ -141,11 +157,15 @@ class Gathered:
         found: set[tuple[Key, Key]] = set()
         for pair in pairs:
             left, right = map(self.identities.named, pair)
-            missing = [name for name, key in zip(pair, (left, right), strict=True) if key not in self._pieces]
-            self.unknown += [name for name in missing if name not in self.unknown]
-            if left and right and not missing and left != right:
+            if self._known(pair) and left and right and left != right:
                 found.add((min(left, right), max(left, right)))
         return tuple(sorted(found))
+
+    def _known(self, names: Iterable[Identity]) -> bool:
+        """Return whether there are records of all these identities, and keep those of which there is none."""
+        missing = [name for name in names if self.identities.named(name) not in self._pieces]
+        self.unknown += [name for name in missing if name not in self.unknown]
+        return not missing
 
     def _linked(self, matching: Matching | None, same: Pairs, apart: Pairs) -> Linked:
         """Return which identities are the same; what they look like is found out only if nobody asked before."""

@@ -8,10 +8,10 @@ from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from prefect_dispatch.integrators.records.normalising import comparable
-from prefect_dispatch.integrators.values import get, order, silent
+from prefect_dispatch.integrators.values import content, get, order, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
 
     from pydantic import JsonValue
 
@@ -155,6 +155,10 @@ class Identities:
             return None
         key = self.key(self.record(fields))
         return key if key[0] == _SAME else None
+
+    def called(self, identity: Identity) -> Hashable:
+        """Return what an identity by its fields is called: the same however it is spelt."""
+        return self.named(identity) or content(identity)
 
     def record(self, identity: Identity) -> JsonValue:
         """Return the record that says its identity alone."""

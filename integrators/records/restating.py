@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, cast
 
-from prefect_dispatch.integrators.base import restated_gaps
+from prefect_dispatch.integrators.gaps import restated_gaps
 from prefect_dispatch.integrators.records.identities import KEY_FIELD
 from prefect_dispatch.integrators.records.wording import LINKS
 from prefect_dispatch.integrators.values import exact, pointer

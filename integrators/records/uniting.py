@@ -33,6 +33,8 @@ class United(NamedTuple):
     """How each field was decided."""
     flags: tuple[Flag, ...]
     """What somebody should look at."""
+    met: set[tuple[Key, Path]]
+    """The records and fields for which a value that somebody chose was looked for."""
 
 
 def unite(
@@ -57,6 +59,7 @@ def unite(
     entries: list[JsonValue] = []
     fields: list[FieldRow] = []
     flags: list[Flag] = []
+    met: set[tuple[Key, Path]] = set()
 
     def folded(group: Group) -> tuple[JsonValue, list[Decision]]:
         if has_identity(group.key):
@@ -77,7 +80,10 @@ def unite(
                 path = head + pointer(*decision.path)
                 fields.append(decision.row(path))
                 flags.extend(decision.flags(path))
+            for field in chosen.get(group.key, ()):
+                if any(decision.path[: len(field)] == field for decision in decisions):
+                    met.add((group.key, field))
             yield decisions
 
     ledger = dispositions(outcomes, decided())
-    return United(entries, ledger, tuple(fields), tuple(flags))
+    return United(entries, ledger, tuple(fields), tuple(flags), met)

@@ -10,8 +10,12 @@ from prefect_dispatch.integrators.records.identities import ITEM_KEY
 from prefect_dispatch.ledger import Table
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
+
     from prefect_dispatch.integrators.records.gathering import Gathered
     from prefect_dispatch.integrators.records.matching import Matching
+    from prefect_dispatch.integrators.records.rulebook import Path
+    from prefect_dispatch.integrators.values import Key
 
 LINKS = "links"
 """The table of identities that were taken for the same."""
@@ -34,8 +38,10 @@ _PASSED = (
 )
 
 
-def identity_words(fields: tuple[str, ...], matching: Matching | None, gathered: Gathered) -> str:
-    """Return how records were told from one another."""
+def identity_words(
+    fields: tuple[str, ...], matching: Matching | None, gathered: Gathered, met: AbstractSet[tuple[Key, Path]]
+) -> str:
+    """Return how records were told from one another, and which decisions on them could not be followed."""
     texts = [repr(field) for field in fields if field != ITEM_KEY]
     said = [_SAME.format(named=" and ".join(texts) + (" are" if len(texts) > 1 else " is"))] if texts else []
     if len(texts) < len(fields):
@@ -60,6 +66,8 @@ def identity_words(fields: tuple[str, ...], matching: Matching | None, gathered:
         ]
     if gathered.unknown:
         said += ["Decided on, but named by no record: " + _listed([canonical(dict(name)) for name in gathered.unknown])]
+    if unfollowed := [f"{each.field!r} of {canonical(dict(each.record))}" for each in gathered.unfollowed(met)]:
+        said += ["Chosen for what is no field of that record, or is decided with others: " + _listed(unfollowed)]
     return " ".join(said)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.integrators.gaps import unanswered
 from prefect_dispatch.integrators.records.rules import Claim
 from prefect_dispatch.integrators.values import content, exact
 from prefect_dispatch.ledger import LedgerRow, Ref

@@ -7,7 +7,7 @@ import math
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.integrators.base import NAMED_GAPS
+from prefect_dispatch.integrators.gaps import NAMED_GAPS
 from prefect_dispatch.integrators.values import pointer
 from prefect_dispatch.integrators.votes.agreement import DIGITS, Alpha, krippendorff, likeness
 from prefect_dispatch.integrators.votes.ballots import field_name

@@ -1,26 +1,28 @@
-"""What people decided about a merge, kept in a file and used by every later run."""
+"""What people decided about a merge."""
 
 from __future__ import annotations
 
-import os
-import tempfile
-from pathlib import Path
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Annotated
 
-import yaml
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import Field, JsonValue
 
-from prefect_dispatch.errors import JobError
 from prefect_dispatch.fingerprint import canonical
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import Kept, Strict
+from prefect_dispatch.yaml_text import in_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterator
 
 
 Identity = dict[str, JsonValue]
 """The identity of a record: its fields by name, such as `{"name": "MIT"}`."""
 Pair = tuple[Identity, Identity]
+Naming = Callable[[Identity], Hashable]
+"""Returns what an identity is called: the same however it is spelt."""
+
+MAX_LONG = 100
+"""Characters of a value in such a problem."""
 
 
 class Choice(Strict):
@@ -30,7 +32,7 @@ class Choice(Strict):
     """The record."""
     field: Annotated[str, Field(min_length=1)]
     """The field's name, or the dotted path of a field inside an object."""
-    value: JsonValue
+    value: Kept
     """The value; it counts only where some record says it."""
 
 
@@ -51,53 +53,64 @@ class Decisions(Strict):
     fields: tuple[Choice, ...] = ()
     """Values that were chosen."""
 
-    def plus(self, later: Decisions) -> Decisions:
-        """Return both, the later decision in place of an earlier one on the same pair or field; in one order."""
-        pairs = {_pair(pair): (pair, word) for word, pair in (*_worded(self), *_worded(later))}
-        fields = {canonical([each.record, each.field]): each for each in (*self.fields, *later.fields)}
-        ordered = [pairs[name] for name in sorted(pairs)]
+    def plus(self, *later: Decisions, named: Naming = canonical) -> Decisions:
+        """Return all of them, a later decision in place of an earlier one on the same pair or field; in one order.
+
+        Args:
+            later: What was decided since, in order.
+            named: Says which spellings are one record.
+        """
+        every = (self, *later)
+        pairs = {frozenset(map(named, pair)): (word, pair) for each in every for word, pair in _worded(each)}
+        fields = {(named(each.record), each.field): each for one in every for each in one.fields}
+        ordered = sorted(pairs.values(), key=lambda each: sorted(map(canonical, each[1])))
         return Decisions(
-            same=tuple(pair for pair, word in ordered if word == "same"),
-            different=tuple(pair for pair, word in ordered if word == "different"),
-            fields=tuple(fields[name] for name in sorted(fields)),
+            same=tuple(pair for word, pair in ordered if word == "same"),
+            different=tuple(pair for word, pair in ordered if word == "different"),
+            fields=tuple(sorted(fields.values(), key=lambda each: (canonical(each.record), each.field))),
         )
 
+    def contradictions(self, named: Naming = canonical) -> Iterator[str]:
+        """Yield what can't be followed, in a sentence with the way out.
 
-def load_decisions(path: Path) -> Decisions:
-    """Return the decisions of a file, YAML or JSON; none where there is no file yet.
+        Args:
+            named: Says which spellings are one record.
+        """
+        words: dict[frozenset[Hashable], str] = {}
+        for word, pair in _worded(self):
+            both = f"{_shown(pair[0])} and {_shown(pair[1])}"
+            name = frozenset(map(named, pair))
+            if word == "different" and len(name) == 1:
+                yield (
+                    f"{both} are under 'different', but are spellings of one identity; drop that line, or add a field "
+                    "to the identity that tells them apart"
+                )
+            if words.setdefault(name, word) != word:
+                yield f"{both} are under 'same' and under 'different'; keep one of the two"
+        chosen: dict[tuple[Hashable, str], JsonValue] = {}
+        for each in self.fields:
+            first = chosen.setdefault((named(each.record), each.field), each.value)
+            if canonical(first) != canonical(each.value):
+                where = f"{each.field!r} of {_shown(each.record)}"
+                yield f"two values are chosen for {where}, {_shown(first)} and {_shown(each.value)}; keep one"
 
-    Raises:
-        JobError: If it can't be read, or holds something else.
-    """
-    try:
-        data: object = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-        return Decisions.model_validate({} if data is None else data)
-    except FileNotFoundError:
-        return Decisions()
-    except OSError as error:
-        raise JobError(f"The decisions file {str(path)!r} can't be read: {error.strerror}.") from None
-    except (ValidationError, yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        wrong = "; ".join(each["msg"] for each in error.errors()) if isinstance(error, ValidationError) else "not YAML"
-        raise JobError(
-            f"The decisions file {path.name!r} is no mapping of 'same', 'different' and 'fields': {wrong}."
-        ) from None
+    def text(self) -> str:
+        """Return the decisions as YAML, each in a line.
 
-
-def save_decisions(path: Path, decisions: Decisions) -> None:
-    """Write decisions to a file, whole or not at all."""
-    text = yaml.safe_dump(decisions.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(name).replace(path)
-
-
-def _worded(decisions: Decisions) -> Iterable[tuple[str, Pair]]:
-    return (
-        *(("same", pair) for pair in decisions.same),
-        *(("different", pair) for pair in decisions.different),
-    )
+        Example:
+            >>> print(Decisions(same=(({"name": "MIT"}, {"name": "MIT License"}),)).text(), end="")
+            same:
+            - [{"name": "MIT"}, {"name": "MIT License"}]
+        """
+        parts: dict[str, list[JsonValue]] = self.model_dump(mode="json", exclude_defaults=True)
+        return "".join(f"{name}:\n" + "".join(f"- {in_line(each)}\n" for each in part) for name, part in parts.items())
 
 
-def _pair(pair: Pair) -> str:
-    return "\n".join(sorted(map(canonical, pair)))
+def _worded(decisions: Decisions) -> Iterator[tuple[str, Pair]]:
+    yield from (("same", pair) for pair in decisions.same)
+    yield from (("different", pair) for pair in decisions.different)
+
+
+def _shown(value: JsonValue) -> str:
+    text = canonical(value)
+    return text if len(text) <= MAX_LONG else f"{text[: MAX_LONG - 1]}…"

@@ -26,13 +26,18 @@ MAX_CELL = 200
 MAX_VALUE = 50_000
 CUT = "… cut here; `report.json` has everything."
 
-_HIDDEN = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
+_HIDDEN = re.compile(
+    "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
+)
 # A citation such as [3] or [1-2, 5] stays as it is: without an address behind it, it is no link.
 _ACTIVE = re.compile(r"[\\`*<|~$]|\[(?!\d[\d ,;-]{0,40}\](?![(:\[]))|&(?=#?\w+;)|(?<!\w)_|_(?!\w)")
 _ADDRESS = re.compile(r"(?i)(:(?=//)|@(?=\w)|\bwww(?=\.))")
 _JOINER = "\u2060"
 _START = re.compile(r"^(?:[-=+#>]|\d+[.)])")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")  # noqa: RUF001 -- in some countries, wide ones, too
+# What may stand between the start of a cell and a formula; the run is taken whole, so that no text takes long.
+_FORMULA = re.compile(r"(?<![;\"'\s\0-\x1f\ufeff])[;\"'\s\0-\x1f\ufeff]*(?=[=+\-@＝＋－＠])")  # noqa: RUF001 -- in some countries, wide ones, too
+# Some countries' spreadsheets start a cell behind each of these, even inside a text that is set in quotation marks.
+_PARTING = frozenset(";\t\r\n")
 
 
 def cell(value: object) -> str:
@@ -107,7 +112,7 @@ def prose(text: str) -> str:
 def code(value: JsonValue) -> str:
     """Return a value as JSON in a fence that it cannot end."""
     text, more = _bounded(json.dumps(value, indent=2, ensure_ascii=False))
-    text = _HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+    text = _HIDDEN.sub(lambda match: json.dumps(match[0])[1:-1], text)
     return fenced(text + more.replace("\n\n", "\n"), "json")
 
 
@@ -120,14 +125,16 @@ def fenced(text: str, language: str) -> str:
 def sheet(rows: Sequence[dict[str, JsonValue]]) -> str:
     r"""Return rows as CSV, with nothing in it that a spreadsheet would compute.
 
-    A text that a spreadsheet takes for a formula (it starts with `=`, `+`, `-`, `@`, a tab or a
-    line break) gets an apostrophe in front, as OWASP advises; numbers stay as they are. Read
-    back as data, such a text has one character more than in `report.json`, which is exact.
+    A text that a spreadsheet takes for a formula (it starts with `=`, `+`, `-` or `@`) gets an apostrophe in
+    front of that, as OWASP advises; so does what follows a semicolon, a tab or a line break, where spreadsheets
+    of some countries start a cell. Numbers stay as they are. Read back as data, such a text has more
+    apostrophes than in `report.json`, which is exact.
 
     Example:
-        >>> print(sheet([{"name": "=1+1", "score": -0.5}]), end="")
+        >>> print(sheet([{"name": "=1+1", "score": -0.5}, {"name": "a; =1+1"}]), end="")
         "name","score"
         "'=1+1",-0.5
+        "a; '=1+1",""
     """
     buffer = io.StringIO()
     # Everything that isn't a number stands in quotes: a bare carriage return would end a row.
@@ -148,8 +155,12 @@ def _entry(value: JsonValue) -> str | float:
         return ""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
-    text = shown(value)
-    return "'" + text if isinstance(value, str) and text.startswith(_FORMULA) else text
+    return _FORMULA.sub(_stopped, shown(value))
+
+
+def _stopped(match: re.Match[str]) -> str:
+    starts_a_cell = match.start() == 0 or not _PARTING.isdisjoint(match[0])
+    return f"{match[0]}'" if starts_a_cell else match[0]
 
 
 def _bounded(text: str) -> tuple[str, str]:

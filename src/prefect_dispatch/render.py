@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from prefect_dispatch.decisions import Decisions
 from prefect_dispatch.inert import (
     CUT,
     MAX_ROWS,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.decisions import Decisions
     from prefect_dispatch.ledger import FieldRow, Proposal
     from prefect_dispatch.ledger import Table as Figures
     from prefect_dispatch.report import Report
@@ -120,13 +118,13 @@ def _proposals(proposals: Sequence[Proposal]) -> Iterator[str]:
     ]
     yield table(("alike", "this", "and this", "why", "this from", "that from"), rows, MAX_PROBLEMS)
     # The identity of a record is an object; what an integrator of the user's own proposes may be anything.
-    pairs = [[p.left, p.right] for p in proposals if isinstance(p.left, dict) and isinstance(p.right, dict)]
+    pairs = [(p.left, p.right) for p in proposals if isinstance(p.left, dict) and isinstance(p.right, dict)]
     if pairs:
         yield (
             "They were left apart. Decide with `review` on, or in the decisions file that the integrator's `aliases` "
             "names: the pairs that are one stay under `same`, the others go under `different`."
         )
-        yield fenced(yaml.safe_dump({"same": pairs[:MAX_PAIRS]}, allow_unicode=True, sort_keys=False).rstrip(), "yaml")
+        yield fenced(Decisions(same=tuple(pairs[:MAX_PAIRS])).text().rstrip(), "yaml")
 
 
 def _changes(report: Report) -> Iterator[str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prefect_dispatch.decisions import Decisions, load_decisions
+from prefect_dispatch.decisions import Decisions
+from prefect_dispatch.decisions_file import DecisionsFile
 from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Proposal, Ref
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Linking:
 
     def placed(self, folder: Path) -> Linking:
         """Follow what the file says."""
-        return self.decided(load_decisions(folder / self.aliases)) if self.aliases else self
+        return self.decided(DecisionsFile(folder / self.aliases).load()) if self.aliases else self
 
     def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
         """Merge."""

@@ -291,8 +291,8 @@ class Count:
 
 
 def test_an_integrator_that_loses_an_item_fails_the_run() -> None:
-    """The audit names the item, and there is no merged value to use by mistake."""
-    with pytest.raises(DispatchFailed, match="names/b") as caught:
+    """The audit names the law and the item, and there is no merged value to use by mistake."""
+    with pytest.raises(DispatchFailed, match="audit: conservation at names/b: it has no ledger row") as caught:
         dispatch([NAMES], ["a", "b"], executor=ScriptedExecutor(shout), integrator=Lossy(), limits=QUICK)
     report = caught.value.report
     assert report.value is None
@@ -301,8 +301,23 @@ def test_an_integrator_that_loses_an_item_fails_the_run() -> None:
 
 def test_an_integrator_that_breaks_fails_the_run_and_costs_no_answer() -> None:
     """Its error is the message; the answers are stored and in the outcomes."""
-    with pytest.raises(DispatchFailed, match="The integrator raised ZeroDivisionError: by zero") as caught:
+    with pytest.raises(DispatchFailed, match="The integrator Broken raised ZeroDivisionError: by zero") as caught:
         dispatch([NAMES], ["a"], executor=ScriptedExecutor(shout), integrator=Broken(), limits=QUICK)
+    assert caught.value.report.outcomes[0].value == {"name": "A"}
+
+
+class Unordered(Count):
+    """Puts into its value, once that was validated, what is no JSON."""
+
+    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
+        """Return a set."""
+        return super().merge(briefs, outcomes).model_copy(update={"value": {"all"}})
+
+
+def test_what_an_integrator_makes_impossible_is_told_with_its_name() -> None:
+    """Whatever the audit can't look at fails the run, with the answers stored."""
+    with pytest.raises(DispatchFailed, match=r"The integrator Unordered raised TypeError: .* set ") as caught:
+        dispatch([NAMES], ["a"], executor=ScriptedExecutor(shout), integrator=Unordered(), limits=QUICK)
     assert caught.value.report.outcomes[0].value == {"name": "A"}
 
 

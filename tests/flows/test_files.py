@@ -48,11 +48,22 @@ def test_tables_and_questions_are_files_of_their_own(tmp_path: Path) -> None:
 
 
 def test_files_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
-    """What the earlier report says it wrote is gone; what somebody else put there is not."""
+    """What the earlier run wrote is gone; what somebody else put there is not."""
     write_files(report("trust", "links", asked=True), tmp_path)
     (tmp_path / "mine.csv").write_text("1")
     write_files(report("links"), tmp_path)
     assert names(tmp_path) == ["links.csv", "mine.csv", "outcomes.jsonl", "report.json", "report.md"]
+
+
+def test_what_an_earlier_report_names_but_no_run_wrote_stays(tmp_path: Path) -> None:
+    """A report may be anybody's: a file is removed only if it holds what a run would have written there."""
+    write_files(report("trust", "links", asked=True), tmp_path)
+    for name in ("trust.csv", "questions.jsonl"):
+        (tmp_path / name).write_text("mine\n")
+    (tmp_path / "links.csv").write_bytes(b"\xff")
+    write_files(report(), tmp_path)
+    assert (tmp_path / "trust.csv").read_text() == (tmp_path / "questions.jsonl").read_text() == "mine\n"
+    assert (tmp_path / "links.csv").read_bytes() == b"\xff"
 
 
 @pytest.mark.parametrize(
@@ -60,8 +71,8 @@ def test_files_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
     [
         pytest.param("{}", id="no-report"),
         pytest.param("[", id="no-json"),
-        pytest.param('{"tables": [{"name": "../mine"}, {"name": 3}]}', id="no-name-of-ours"),
-        pytest.param('{"tables": 3}', id="no-tables"),
+        pytest.param('{"status": "failed", "message": "", "tables": [{"name": "../mine", "title": ""}]}', id="name"),
+        pytest.param('{"status": "failed", "message": "", "tables": [{"name": "other", "title": ""}]}', id="forged"),
     ],
 )
 def test_nothing_else_is_removed(told: str, tmp_path: Path) -> None:
@@ -70,7 +81,9 @@ def test_nothing_else_is_removed(told: str, tmp_path: Path) -> None:
     folder.mkdir()
     (tmp_path / "mine.csv").write_text("1")
     (folder / "other.csv").write_text("1")
+    (folder / "questions.jsonl").write_text("")
     (folder / "report.json").write_text(told)
     write_files(report(), folder)
     assert (tmp_path / "mine.csv").exists()
     assert (folder / "other.csv").exists()
+    assert (folder / "questions.jsonl").exists()

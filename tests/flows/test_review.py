@@ -18,12 +18,16 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import StateType
+from prefect.exceptions import ObjectNotFound
 from prefect.flow_runs import resume_flow_run
+from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelled, Cancelling
 
 from prefect_dispatch import Brief, Collate, Limits, MergeRecords, dispatch
-from prefect_dispatch.decisions import Choice, Decisions, load_decisions, save_decisions
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.decisions import Choice, Decisions
+from prefect_dispatch.decisions_file import DecisionsFile
+from prefect_dispatch.errors import DispatchFailed, JobError
 from prefect_dispatch.flows.pause import gather
 from prefect_dispatch.flows.review import require_review
 from prefect_dispatch.progress import announce
@@ -31,12 +35,13 @@ from prefect_dispatch.testing import ScriptedExecutor
 from tests.flows.linking import Linking
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping, Sequence
     from pathlib import Path
 
+    from prefect.client.schemas.objects import State
     from pydantic import JsonValue
 
-    from prefect_dispatch import Report
+    from prefect_dispatch import Merge, Outcome, Report
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -62,6 +67,11 @@ Schema = dict[str, Any]
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often whether a run was resumed."""
     monkeypatch.setattr("prefect_dispatch.flows.pause.POLL_S", 0.1)
+
+
+def decisions(folder: Path) -> DecisionsFile:
+    """Return the decisions file of the job."""
+    return DecisionsFile(folder / "decisions.yaml")
 
 
 def run(folder: Path, *, review_s: float = 60, **changes: Any) -> Any:  # noqa: ANN401 -- any parameter of the flow; a report, or a state
@@ -136,7 +146,7 @@ def test_what_people_decide_is_kept_and_used(tmp_path: Path) -> None:
         same=(({"name": "MIT"}, {"name": "MIT License"}),),
         fields=(Choice(record={"name": "MIT"}, field="year", value=1987),),
     )
-    assert report.decided == load_decisions(tmp_path / "decisions.yaml") == kept
+    assert report.decided == decisions(tmp_path).load() == kept
     assert [row.rule for row in report.fields if row.path == "/records/0/year"] == ["decided"]
 
     again = run(tmp_path, executor=scripted)
@@ -227,8 +237,8 @@ def test_an_answer_to_a_run_that_died_is_not_lost(tmp_path: Path) -> None:
     resume_flow_run(run_id, run_input={field(form["properties"], "One or two"): "same", **open_still})
     report = run(tmp_path)
     assert report.value == {"records": [{"name": "MIT", "year": 1987}]}
-    assert len(load_decisions(tmp_path / "decisions.yaml").same) == 1
-    assert list(tmp_path.glob(".*")) == []
+    assert len(decisions(tmp_path).load().same) == 1
+    assert list(tmp_path.glob(".*.json")) == []
 
 
 @pytest.mark.slow
@@ -241,11 +251,11 @@ def test_a_form_that_nobody_can_send_any_more_is_forgotten(tmp_path: Path) -> No
     elsewhere.write_text(note.read_text().replace(str(PREFECT_API_URL.value()), "http://127.0.0.1:9/api"))
     broken = tmp_path / ".decisions.yaml.review-broken.json"
     broken.write_text("{}")
-    gather(tmp_path / "decisions.yaml")
+    gather(decisions(tmp_path))
     assert note.exists(), "the run is paused, somebody may still decide"
     with get_client(sync_client=True) as client:
         client.delete_flow_run(run_id)
-    gather(tmp_path / "decisions.yaml")
+    gather(decisions(tmp_path))
     assert sorted(tmp_path.glob(".*")) == [broken, elsewhere]
 
 
@@ -277,14 +287,137 @@ def test_a_broken_file_of_decisions_is_refused_first(tmp_path: Path) -> None:
 
 
 def test_decisions_of_others_are_kept(tmp_path: Path) -> None:
-    """What stood in the file still stands there after a review."""
+    """What stood in the file still stands there after a review, what somebody decided meanwhile included."""
     other = Decisions(different=(({"name": "X"}, {"name": "Y"}),))
-    save_decisions(tmp_path / "decisions.yaml", other)
-    with reviewer(lambda form: {field(form, "One or two"): "same"}, lambda _: {}):
+    meanwhile = Decisions(same=(({"name": "V"}, {"name": "W"}),))
+    decisions(tmp_path).add(other)
+
+    def answer(form: Schema) -> dict[str, str]:
+        decisions(tmp_path).add(meanwhile)
+        return {field(form, "One or two"): "same"}
+
+    with reviewer(answer, lambda _: {}):
         run(tmp_path)
-    kept = load_decisions(tmp_path / "decisions.yaml")
+    kept = decisions(tmp_path).load()
     assert kept.different == other.different
-    assert len(kept.same) == 1
+    assert kept.same == (({"name": "MIT"}, {"name": "MIT License"}), *meanwhile.same)
+
+
+def stop(run_id: UUID, state: State[Any]) -> None:
+    """Set the state of a run, as somebody else does."""
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(run_id, state, force=True)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param(Cancelled(), id="cancelled"),
+        pytest.param(Cancelling(), id="in-the-ui-without-a-worker"),
+    ],
+)
+def test_a_run_that_is_cancelled_at_the_gate_ends_as_cancelled(state: State[Any], tmp_path: Path) -> None:
+    """It waits no longer, nothing is published, and nobody is asked for it any more; its answers are stored."""
+    thread = threading.Thread(target=copy_context().run, args=(lambda: stop(paused()[0], state),))
+    thread.start()
+    scripted = ScriptedExecutor(SAID)
+    ended = run(tmp_path, review_s=3600, executor=scripted, out=str(tmp_path / "out"), return_state=True)
+    thread.join()
+    assert ended.is_cancelled()
+    with get_client(sync_client=True) as client:
+        kept = client.read_flow_run(ended.state_details.flow_run_id).state
+    assert kept is not None
+    assert kept.is_cancelled()
+    failure = ended.result(raise_on_failure=False)
+    assert isinstance(failure, DispatchFailed)
+    assert failure.report.status == "failed"
+    assert failure.report.message == "The run was cancelled before people had decided. 3 of 3 answered."
+    assert list((tmp_path / "out").iterdir()) == []
+    assert list(tmp_path.glob(".*.json")) == []
+    run(tmp_path, review_s=1, executor=scripted)
+    assert scripted.calls == len(SAID)
+
+
+class Stopped(Linking):
+    """Merges while somebody ends the run."""
+
+    def decided(self, decisions: Decisions) -> Stopped:
+        """Follow these decisions."""
+        return type(self)(self.aliases, decisions)
+
+    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
+        """Merge."""
+        stop(UUID(flow_run.get_id()), self.ended())
+        return super().merge(briefs, outcomes)
+
+    def ended(self) -> State[Any]:
+        """Return the state that the run gets."""
+        return Cancelled()
+
+
+class Stopping(Stopped):
+    """Merges while somebody begins to end the run."""
+
+    def ended(self) -> State[Any]:
+        """Return the state that the run gets."""
+        return Cancelling()
+
+
+@pytest.mark.parametrize("integrator", [Stopped(), Stopping()])
+def test_a_run_that_is_cancelled_before_the_gate_does_not_pause(integrator: Linking, tmp_path: Path) -> None:
+    """There is nobody to wait for."""
+    with pytest.raises(DispatchFailed, match="cancelled before people had decided"):
+        run(tmp_path, review_s=3600, integrator=integrator)
+    assert list(tmp_path.glob(".*.json")) == []
+
+
+def test_a_run_that_is_deleted_at_the_gate_ends(tmp_path: Path) -> None:
+    """Prefect has no such run any more, and says so; nobody waits."""
+
+    def delete() -> None:
+        run_id, _ = paused()
+        with get_client(sync_client=True) as client:
+            client.delete_flow_run(run_id)
+
+    thread = threading.Thread(target=copy_context().run, args=(delete,))
+    thread.start()
+    with pytest.raises(ObjectNotFound):
+        run(tmp_path, review_s=3600)
+    thread.join()
+    assert list(tmp_path.glob(".*.json")) == []
+
+
+def test_a_retry_asks_again_what_was_left_open(tmp_path: Path) -> None:
+    """The same run comes to the same form once more: it pauses once more."""
+    (tmp_path / "out" / "report.json").mkdir(parents=True)  # so both attempts fail when they write
+    with reviewer(lambda _: {}, lambda _: {}) as forms, pytest.raises(IsADirectoryError):
+        dispatch.with_options(retries=2)(  # Prefect counts a resumption as an attempt
+            [BRIEF],
+            list(SAID),
+            executor=ScriptedExecutor(SAID),
+            integrator=Linking(),
+            limits=Limits(review_s=60),
+            review=True,
+            folder=str(tmp_path),
+            out=str(tmp_path / "out"),
+        )
+    assert len(forms) == 2
+    assert forms[0] == forms[1]
+
+
+def test_a_file_that_breaks_meanwhile_loses_neither_report_nor_decision(tmp_path: Path) -> None:
+    """The report says what is wrong with the file; once that is mended, the next run has the decision."""
+
+    def answer(form: Schema) -> dict[str, str]:
+        decisions(tmp_path).path.write_text("same: 3")
+        return {field(form, "One or two"): "same", field(form, "year"): "2. 1987 (from licences/a)"}
+
+    with reviewer(answer):
+        report = run(tmp_path)
+    assert report.status == "gaps"
+    assert "What was decided could not be used: The decisions file 'decisions.yaml'" in report.message
+    decisions(tmp_path).path.unlink()
+    assert run(tmp_path).value == {"records": [{"name": "MIT", "year": 1987}]}
 
 
 def test_without_a_server_of_ones_own_a_review_is_refused(tmp_path: Path) -> None:
@@ -314,7 +447,7 @@ def test_what_agents_say_cannot_act_in_the_form(tmp_path: Path) -> None:
     (shown,) = forms[0]["properties"].values()
     assert shown["title"].isprintable()
     assert report.decided.same == (({"name": "MIT"}, {"name": hostile}),)
-    assert load_decisions(tmp_path / "decisions.yaml").same == report.decided.same
+    assert decisions(tmp_path).load().same == report.decided.same
 
 
 @pytest.mark.slow
@@ -324,8 +457,27 @@ def test_an_answer_in_the_last_moment_counts(tmp_path: Path, monkeypatch: pytest
     with reviewer(lambda form: {field(form, "One or two"): "same"}) as forms:
         report = run(tmp_path, review_s=5)
     assert len(forms) == 1
-    assert len(load_decisions(tmp_path / "decisions.yaml").same) == 1
+    assert len(decisions(tmp_path).load().same) == 1
     assert len(report.decided.same) == 1
+
+
+def test_an_answer_counts_that_comes_while_the_run_stops_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run has seen that the time is over, and somebody is faster than what it does then."""
+    first = True
+
+    def resume(run_id: UUID, run_input: dict[str, Any]) -> None:
+        nonlocal first
+        if first:
+            first = False
+            resume_flow_run(run_id, run_input={field(paused()[1]["properties"], "One or two"): "same"})
+        resume_flow_run(run_id, run_input=run_input)
+
+    monkeypatch.setattr("prefect_dispatch.flows.pause.resume_flow_run", resume)
+    report = run(tmp_path, review_s=1)
+    assert len(report.decided.same) == 1
+    assert report.shortfalls == ("Nobody decided within 1 s: 1 open among proposals and conflicts.",)
 
 
 def test_a_pause_that_prefect_ends_loses_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,12 +9,12 @@ import pytest
 from prefect_dispatch.integrators.audit import audit, traced
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Ref
+from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Ref, Violation
 from prefect_dispatch.models import Brief, Outcome
 from tests.integrators.said import entries, miss, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -267,6 +267,19 @@ def test_records_of_different_schemas_are_not_held_to_either() -> None:
     assert audit(integrator.merge([], said), said, briefs, integrator) == ()
 
 
+def test_an_answer_without_an_entry_of_its_own_is_found() -> None:
+    """That another item has the same answer doesn't make up for it."""
+    said = [say("a", "text"), say("b", "text")]
+    merge = Collate().merge([], said)
+    (first, second), value = merge.fields, {"answers": entries(merge)[:1], "gaps": []}
+    both = first.model_copy(update={"sources": (*first.sources, *second.sources)})
+    for fields, lost in (((first,), ["terms/b"]), ((both,), []), ((both, first), ["terms/a"])):
+        violations = audit(merge.model_copy(update={"value": value, "fields": fields}), said, [], Collate())
+        message = "it has no entry, or more than one."
+        assert [found.where for found in violations if found.message == message] == lost
+        assert {found.law for found in violations} >= {"idempotence"}
+
+
 def test_a_collated_entry_that_is_none_is_found() -> None:
     """An entry that isn't an answer with its name is no part of a collation."""
     said = [say("a", "text")]
@@ -324,6 +337,34 @@ def test_merging_once_more_changes_nothing(odd: Odd, message: str | None) -> Non
     violations = audit(odd.merge([], said), said, [], odd)
     assert [violation.law for violation in violations] == ["idempotence"] * (message is not None)
     assert all(str(message) in violation.message for violation in violations)
+
+
+class Keeping(Odd):
+    """An integrator of somebody's that promises more than the laws ask of any."""
+
+    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
+        """Yield a value that isn't small; raise where there is none."""
+        said: Any = outcomes[0].value
+        said["x"] = 0
+        value: Any = merge.value
+        if value["x"] > 1:
+            yield Violation(law="schema", where="/x", message="it is not small.")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        pytest.param({"x": 1}, {("precision", "/x")}, id="traced-without-rows"),
+        pytest.param({"x": 2}, {("precision", "/x"), ("schema", "/x")}, id="broken"),
+        pytest.param({}, {("precision", "/")}, id="raises"),
+    ],
+)
+def test_anybody_may_promise_more(value: dict[str, JsonValue], expected: set[tuple[str, str]]) -> None:
+    """What an integrator promises itself is looked at, too; nothing that it does to what it is shown is kept."""
+    said, keeping = [say("a", {"x": 1})], Keeping(value, value)
+    found = {(each.law, each.where) for each in audit(keeping.merge([], said), said, [], keeping)}
+    assert found == {("recall", "terms/a"), *expected}
+    assert said[0].value == {"x": 1}
 
 
 @pytest.mark.parametrize(

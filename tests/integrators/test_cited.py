@@ -11,7 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.integrators.gaps import unanswered
 from prefect_dispatch.integrators.prose.evidence import numbered
 from prefect_dispatch.integrators.prose.publishing import MARK, published
 from prefect_dispatch.integrators.synthesize import Synthesize

@@ -164,18 +164,35 @@ def test_a_choice_that_no_record_says_is_noted() -> None:
     assert flag.message == "Somebody chose 9, which no record says; so the rule decided."
 
 
+UNKNOWN = "Decided on, but named by no record: "
+UNPLACED = "Chosen for what is no field of that record, or is decided with others: "
+
+
 @pytest.mark.parametrize(
-    ("choice", "options"),
+    ("choice", "options", "told"),
     [
-        pytest.param(chosen(1, name="other"), {}, id="another-record"),
-        pytest.param(chosen(1, field="y"), {}, id="another-field"),
-        pytest.param(Choice(record={"title": "n"}, field="x", value=1), {}, id="another-identity"),
+        pytest.param(chosen(1, name="other"), {}, UNKNOWN + '{"name":"other"}.', id="another-record"),
+        pytest.param(
+            Choice(record={"title": "n"}, field="x", value=1), {}, UNKNOWN + '{"title":"n"}.', id="another-identity"
+        ),
+        pytest.param(chosen(1, field="y"), {}, UNPLACED + '\'y\' of {"name":"n"}.', id="another-field"),
+        pytest.param(chosen(1, field="x.y"), {}, UNPLACED + '\'x.y\' of {"name":"n"}.', id="inside-a-whole"),
+        pytest.param(
+            Choice(record={"key": "0", "name": "n"}, field="name", value="N"),
+            {"identity": ["{key}", "name"]},
+            UNPLACED + '\'name\' of {"key":"0","name":"n"}.',
+            id="identity",
+        ),
     ],
 )
-def test_a_choice_about_something_else_changes_nothing(choice: Choice, options: dict[str, Any]) -> None:
-    """A decisions file may know of records and fields that this run has not."""
-    merge = merged(2, 1, choices=[choice], **options)
-    assert (stands(merge), merge.flags) == (2, ())
+def test_a_choice_about_something_else_changes_nothing_and_is_told(
+    choice: Choice, options: dict[str, Any], told: str
+) -> None:
+    """A decisions file may know of records and fields that this run has not; who mistyped one sees it in the rules."""
+    without, merge = merged(2, 1, **options), merged(2, 1, choices=[choice], **options)
+    assert (merge.value, merge.flags) == (without.value, ())
+    assert f" {told} " in merge.rules
+    assert told not in without.rules
 
 
 def test_a_choice_reaches_into_objects_that_are_merged_key_by_key() -> None:

@@ -240,7 +240,9 @@ def test_a_row_or_an_element_that_is_gone_is_missed_by_tracing_alone(path: str) 
         pytest.param({"rules": {"a": {"rule": "max", "identity": ["b"]}}}, "for the rules 'union'", id="picking"),
         pytest.param({"default": BY_NAME}, "unknown key 'identity'", id="default"),
         pytest.param({"rules": {"a": BY_NAME, "a.name": "union"}}, "'a.name' belongs to the identity", id="identity"),
-        pytest.param({"rules": {"a": {**BY_NAME, "identity": ["b..c"]}}}, "'b..c' is no path to a field", id="bad-path"),
+        pytest.param(
+            {"rules": {"a": {**BY_NAME, "identity": ["b..c"]}}}, "'b..c' is no path to a field", id="bad-path"
+        ),
     ],
 )
 def test_unusable_sets_are_refused(options: dict[str, Any], message: str) -> None:

@@ -10,8 +10,8 @@ from pydantic import BaseModel, field_validator
 
 from prefect_dispatch.errors import BriefError, RejectedError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.prose.drafts import wrapped
 from prefect_dispatch.integrators.prose.judging import JUDGE
+from prefect_dispatch.integrators.prose.wrapping import wrapped
 from prefect_dispatch.integrators.synthesize import Synthesize
 from prefect_dispatch.outputs import normalise_output, problems
 from prefect_dispatch.testing import ScriptedExecutor
@@ -87,6 +87,23 @@ def test_each_part_names_what_it_rests_on() -> None:
         pytest.param({"title": "x", "ok": True}, {"": [1, 2, 3]}, [], id="sources-of-the-whole"),
         pytest.param({"title": "x", "ok": {"a/b": [1.5]}}, {"title": [1], "ok": [2]}, [("number", "1.5")], id="deep"),
         pytest.param(
+            {"title": "x", "ok": {"2019": 5}}, {"title": [1], "ok": [1]}, [("key", "/value/ok/2019")], id="a-key"
+        ),
+        pytest.param(
+            {"title": "x", "ok": {"in 5 days": "so"}},
+            {"title": [1], "ok": [2]},
+            [("key", "/value/ok/in 5 days")],
+            id="a-key-of-a-text",
+        ),
+        pytest.param({"title": "x", "ok": ["so", {"5": "so", "q1": "so"}]}, {"": [1]}, [], id="keys-that-are-said"),
+        pytest.param({"title": "x", "ok": {"9": 6}}, {"title": [1]}, [("claim", "6")], id="a-key-without-source"),
+        pytest.param(
+            {"title": "[9]", "days": 10**70},
+            {"days": [1]},
+            [("number", str(10**70)), ("citation", "[9]")],
+            id="no-words",
+        ),
+        pytest.param(
             {"title": "x", "ok": False}, {"title": [1], "ok": [77]}, [("claim", "false")], id="unknown-source"
         ),
     ],
@@ -99,6 +116,14 @@ def test_what_is_doubtful_is_named(
     assert [(flag.kind, flag.text) for flag in merge.flags] == doubts
     assert [entry["text"] for entry in found["unverified"]] == [text for _, text in doubts]
     assert found["value"] == value
+
+
+@pytest.mark.parametrize("nothing", [None, [], {}, "", "[3]", "…"])
+def test_what_says_nothing_accounts_for_nothing(nothing: JsonValue) -> None:
+    """An answer that is named for nothing at all is not cited: it stands beside the value."""
+    _, value = merged(answer({"title": "x", "ok": nothing}, title=[1, 2], ok=[3]))
+    assert "/value/ok" not in value["cited"]
+    assert [entry["item"] for entry in value["also_reported"]] == ["c"]
 
 
 def test_paths_may_be_written_in_several_ways() -> None:
@@ -127,8 +152,8 @@ def test_what_is_missing_is_sent_back() -> None:
     assert faults == [
         "    - Answer [2] is not cited.",
         "    - Answer [3] is not cited.",
-        "    - /days: '6' doesn't stand in [1], which it is said to rest on.",
         "    - /title: The sentence cites no answer.",
+        "    - /days: '6' doesn't stand in [1], which it is said to rest on.",
         "    - There is no answer [99].",
     ]
     assert merge.flags == ()
@@ -210,6 +235,39 @@ def test_references_inside_a_schema_still_lead_there() -> None:
     assert problems(output, answer({"n": 1, "sub": {"n": "x"}}))[1] != []
 
 
+@pytest.mark.parametrize(
+    ("reference", "moved"),
+    [
+        ("#", "#/properties/value"),
+        ("#/$defs/n", "#/properties/value/$defs/n"),
+        ("#node", "#node"),
+        ("https://example.org/tree", "#/properties/value"),
+        ("https://example.org/tree#/$defs/n", "#/properties/value/$defs/n"),
+        ("tree", "#/properties/value"),
+        ("/tree#/$defs/n", "#/properties/value/$defs/n"),
+        ("https://example.org/tree#node", "#node"),
+        ("https://example.org/other", "https://example.org/other"),
+        ("other#/n", "other#/n"),
+    ],
+)
+def test_references_to_the_schemas_own_address(reference: str, moved: str) -> None:
+    """A schema may call itself by its address, in full or in part: where it stands now, it has none."""
+    schema = {"$id": "https://example.org/tree", "properties": {"sub": {"$ref": reference}}}
+    assert wrapped(schema)["properties"]["value"] == {"properties": {"sub": {"$ref": moved}}}
+
+
+def test_a_schema_in_the_schema_keeps_its_own_references() -> None:
+    """What has an address of its own stands by itself, and may refer to what is around it."""
+    inner = {"$id": "leaf", "properties": {"own": {"$ref": "#/x"}, "tree": {"$ref": "tree"}, "$ref": {"type": "null"}}}
+    schema = {"$id": "https://example.org/tree", "$defs": {"leaf": inner}}
+    [found] = wrapped(schema)["properties"]["value"]["$defs"].values()
+    assert found["properties"] == {
+        "own": {"$ref": "#/x"},
+        "tree": {"$ref": "#/properties/value"},
+        "$ref": {"type": "null"},
+    }
+
+
 def verdict(**labels: tuple[str, str]) -> ScriptedExecutor:
     """Return a judge that knows what to say of claims with a word in them."""
 
@@ -227,7 +285,9 @@ def test_a_judge_labels_each_claim() -> None:
     """Supported, contradicted, not found: a table of all, a mark where it is not supported."""
     said = [say("a", "It is red, not old."), say("b", "It is blue."), say("c", "It is new."), say("d", "It is flat.")]
     judge = verdict(
-        red=("supported", "red, not old"), blue=("contradicted", "It is blue."), flat=("supported", "It is round.")
+        red=("supported", "It is red, not old"),
+        blue=("contradicted", "It is blue."),
+        flat=("supported", "It is round."),
     )
     by = Synthesize(instructions="Sum up.", judge=judge)
     desk = Desk(scripted(faithful))
@@ -235,12 +295,12 @@ def test_a_judge_labels_each_claim() -> None:
     assert audit(merge, said, [], by, again=lambda again: by.merge_asking([], again, desk)) == ()
     [table] = merge.tables
     assert [(row["cited"], row["label"], row["sentence"]) for row in table.rows] == [
-        ("1", "supported", "red, not old"),
+        ("1", "supported", "It is red, not old"),
         ("2", "contradicted", "It is blue."),
         ("3", "not_found", ""),
         ("4", "not_found", ""),
     ]
-    assert table.rows[3]["note"] == "it said 'supported', by a sentence that doesn't stand in [4]"
+    assert table.rows[3]["note"] == "it said 'supported', by what is no sentence of [4]"
     assert [(flag.kind, flag.text) for flag in merge.flags] == [
         ("contradicted", "It says It is blue. [2]"),
         ("not_found", "It says It is new. [3]"),

@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prefect.exceptions import ParameterTypeError
 
-from prefect_dispatch import Brief, Item, Limits, Merge, dispatch
-from prefect_dispatch.errors import DispatchFailed, TerminalError
-from prefect_dispatch.integrators.base import AskingIntegrator, Integrator, Question, unanswered
+from prefect_dispatch import Brief, Item, Limits, Merge, dispatch, plan
+from prefect_dispatch.errors import DispatchFailed, JobError, TerminalError
+from prefect_dispatch.integrators.base import AskingIntegrator, Integrator, Question
+from prefect_dispatch.integrators.gaps import unanswered
 from prefect_dispatch.ledger import LedgerRow
+from prefect_dispatch.tasks.integrate import integrate
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -139,17 +142,53 @@ def test_questions_that_depend_on_the_order_are_found_out() -> None:
     assert scripted.calls == 4  # what was answered was stored at once, whatever became of the merge
 
 
-class Nothing:
-    """Returns nothing at all."""
+class Mean:
+    """Asks, and returns a mean of nothing."""
 
-    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Any:  # noqa: ANN401 -- a Merge, it should be
-        """Forget to return."""
+    def merge_asking(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker) -> Merge:
+        """Return a number that JSON has not."""
+        ask([Question(brief=SUM, item=Item(key="1", value="words"))])
+        return Merge(value={"mean": float("nan")}, ledger=ledger(outcomes))
 
 
-def test_an_integrator_that_returns_nothing_fails_the_run() -> None:
-    """The answers are stored, and the run says what was wrong."""
-    with pytest.raises(DispatchFailed, match="The integrator raised AttributeError"):
-        dispatch([WORDS], ["a"], executor=ScriptedExecutor(shout), integrator=Nothing(), limits=QUICK)
+def test_an_integrator_that_returns_what_cannot_be_kept_fails_the_run() -> None:
+    """The run names it, the place and the way out; what was answered is stored, its own questions included."""
+    scripted = ScriptedExecutor(shout)
+    for asked in ((1, 1), (0, 0)):
+        with pytest.raises(
+            DispatchFailed, match="The integrator Mean returned a merge whose 'value' holds NaN"
+        ) as caught:
+            dispatch([WORDS], ["a"], executor=scripted, integrator=Mean(), limits=QUICK)
+        report = caught.value.report
+        assert (report.usage.asked - report.integration.asked, report.integration.asked) == asked
+    assert scripted.calls == 2
+
+
+class Later(Mean):
+    """Merges some time."""
+
+    async def merge_asking(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker) -> Merge:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return a coroutine."""
+        return Merge(value=None, ledger=())
+
+
+@pytest.mark.parametrize(
+    ("integrator", "problem"),
+    [
+        pytest.param(Mean, "Mean is a class, not an integrator: pass an object of it", id="class"),
+        pytest.param(Later(), "Later is not an integrator: its method 'merge_asking' must return at once", id="async"),
+    ],
+)
+def test_what_cannot_merge_is_refused_before_anything_is_spent(integrator: Any, problem: str) -> None:  # noqa: ANN401 -- what a caller passes by mistake
+    """By the flow, by a plan, and by the task that merges."""
+    scripted = ScriptedExecutor(shout)
+    with pytest.raises(ParameterTypeError, match=problem):
+        dispatch([WORDS], ["a"], executor=scripted, integrator=integrator)
+    with pytest.raises(JobError, match=problem):
+        plan([WORDS], ["a"], scripted, integrator=integrator)
+    with pytest.raises(JobError, match=problem):
+        integrate.fn([WORDS], [], [], integrator)
+    assert scripted.calls == 0
 
 
 class Backwards:

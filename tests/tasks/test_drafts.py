@@ -249,7 +249,9 @@ def test_who_was_overtaken_sends_nothing_and_touches_nothing(shelf: Shelf) -> No
             with pytest.raises(TakenError) as caught:
                 await draft.send()
             assert caught.value.usage == Usage()
+            await draft.hear(0, None)
             await draft.end(settled=True)
+            await draft.end(settled=False)
             assert shelf.read(KEY + SUFFIX) == theirs
             shelf.remove(KEY + SUFFIX)
             theirs = shelf.read(KEY + SUFFIX)

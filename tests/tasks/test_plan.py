@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
-from prefect_dispatch import Brief, Item, Limits, dispatch, plan
+from prefect_dispatch import Brief, Item, Limits, Synthesize, Tournament, dispatch, plan
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.integrators.base import Asks, Question
 from prefect_dispatch.tasks.plan import SAMPLE
 from prefect_dispatch.testing import ScriptedExecutor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prefect_dispatch.integrators.base import Asker
+    from prefect_dispatch.ledger import Merge
+    from prefect_dispatch.models import Outcome
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -47,6 +57,82 @@ def test_a_large_job_is_projected_from_a_sample() -> None:
     assert (planned.seconds_in_turn, planned.seconds_in_parallel) == (900.0, 90.0)
     assert "150 of 450 prompts counted" in planned.basis
     assert planned.recommendation == "fan-out"
+
+
+class Free(Priced):
+    """Counts tokens, and has no price."""
+
+    def price(self) -> tuple[float, float] | None:
+        """Tell nothing."""
+        return None
+
+
+class Quiet:
+    """Asks, and doesn't say beforehand what."""
+
+    def merge_asking(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker) -> Merge:
+        """Never be called."""
+        raise NotImplementedError
+
+
+class Loud(Quiet):
+    """Says what it will ask: something else of each answer."""
+
+    def asks(self, work: int) -> list[Asks]:
+        """Return a kind of question for each."""
+        puts = [Question(brief=BRIEF, item=Item(key=str(at), value=None)) for at in range(work)]
+        return [Asks(put, answers=1, times=2) for put in puts]
+
+
+PLAIN = ScriptedExecutor(lambda _: "said")
+PRICED = Priced(lambda _: "said")
+COUNTED, UNCOUNTED = "counted above.", "its share is not counted."
+
+
+def summing(writer: ScriptedExecutor | None = None, judge: ScriptedExecutor | None = None) -> Synthesize:
+    """Return what writes a text of the answers."""
+    return Synthesize(instructions="Sum up.", executor=writer, judge=judge)
+
+
+@pytest.mark.parametrize(
+    ("executor", "integrator", "tokens", "cost", "told"),
+    [
+        # Three asks of 10 tokens in, 50 out; then one that shows the three answers.
+        pytest.param(PRICED, summing(), (30 + 160, 200), 1.9 + 4, COUNTED, id="text"),
+        pytest.param(PRICED, summing(judge=PRICED), (190 + 180, 350), 3.7 + 7, COUNTED, id="judge"),
+        pytest.param(PRICED, summing(judge=Free(lambda _: "said")), (370, 350), None, COUNTED, id="no-price"),
+        pytest.param(PLAIN, summing(PRICED), (None, None), None, "160 prompt and 50 completion", id="its-own-alone"),
+        pytest.param(PRICED, summing(judge=PLAIN), (30, 150), 0.3 + 3, UNCOUNTED, id="not-counted"),
+        # Three pairs, in both orders, of two answers each.
+        pytest.param(PRICED, Tournament(criterion="Short."), (30 + 660, 450), 6.9 + 9, COUNTED, id="matches"),
+        pytest.param(PRICED, Tournament(metric=max), (30, 150), 0.3 + 3, "", id="asks-nothing"),
+        pytest.param(PRICED, Quiet(), (30, 150), 0.3 + 3, UNCOUNTED, id="tells-nothing"),
+        pytest.param(PRICED, Loud(), (30 + 360, 450), 3.9 + 9, COUNTED, id="of-ones-own"),
+        pytest.param(PRICED, None, (30, 150), 0.3 + 3, "", id="collate"),
+    ],
+)
+def test_the_integrators_own_questions_are_counted(
+    executor: ScriptedExecutor,
+    integrator: Any,  # noqa: ANN401 -- anybody's
+    tokens: tuple[int | None, int | None],
+    cost: float | None,
+    told: str,
+) -> None:
+    """Tokens and cost hold what it says that it will ask; what can't be counted is told."""
+    planned = plan([BRIEF], ["a", "b", "c"], executor, integrator=integrator)
+    assert (planned.prompt_tokens, planned.completion_tokens) == tokens
+    assert planned.cost_usd == (None if cost is None else pytest.approx(cost))
+    assert told in planned.integrator
+    assert bool(told) is bool(planned.integrator)
+
+
+def test_many_questions_are_projected_from_some() -> None:
+    """What is counted stays little, whatever an integrator asks."""
+    executor = Priced(lambda _: "said")
+    planned = plan([BRIEF], [f"i{n}" for n in range(450)], executor, integrator=Loud())
+    assert planned.prompt_tokens == 4500 + 900 * 60
+    assert executor.counted <= 2 * SAMPLE
+    assert "about 900 times" in planned.integrator
 
 
 def test_small_jobs_are_not_worth_it() -> None:

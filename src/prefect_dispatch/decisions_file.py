@@ -1,0 +1,109 @@
+"""The file in which decisions are kept, and which every later run follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from filelock import FileLock
+from pydantic import AfterValidator, ValidationError
+
+from prefect_dispatch.decisions import Decisions
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.fingerprint import canonical
+from prefect_dispatch.inert import plain
+from prefect_dispatch.whole import write
+from prefect_dispatch.yaml_text import documents
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from prefect_dispatch.decisions import Naming
+
+LOCK_S = 60
+"""How long to wait for another run that is writing to the file: it takes that a moment."""
+MAX_SHOWN = 5
+"""Problems of a file that are told at once."""
+
+
+def _file_name(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("it holds a NUL character, which no file's name can")
+    return text
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+"""The path of a file."""
+
+
+@dataclass(frozen=True)
+class DecisionsFile:
+    """A file of decisions, YAML or JSON.
+
+    Each of its documents (`---` stands between them) holds decisions of one time: where two documents
+    decide on the same, the later counts. What is added is a document of its own, so whatever
+    people wrote stays as it is, comments included.
+    """
+
+    path: Path
+    """Where it is, or is to be."""
+    named: Naming = canonical
+    """Says which spellings are one record."""
+
+    def load(self) -> Decisions:
+        """Return what was decided; nothing where there is no file yet.
+
+        Raises:
+            JobError: If it can't be read, holds something else, or contradicts itself.
+        """
+        return self._parsed(self._text())
+
+    def add(self, decisions: Decisions) -> None:
+        """Add what was decided since, whole or not at all, whoever else adds to the file meanwhile.
+
+        Raises:
+            JobError: If the file can't be written, or holds something else.
+        """
+        path = self.path.resolve()  # the file itself, where this is a link to it
+        try:
+            with FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_S):
+                text = self._text()
+                known = self._parsed(text)
+                if known.plus(decisions, named=self.named).text() != known.text():
+                    write(path, [*_ended(text), decisions.text()])
+        except OSError as error:
+            raise JobError(
+                f"The decisions file {str(self.path)!r} can't be written: {error.strerror or error}."
+            ) from None
+
+    def _text(self) -> str:
+        try:
+            return self.path.read_bytes().decode("utf-8-sig")
+        except FileNotFoundError:
+            return ""
+        except UnicodeDecodeError:
+            raise JobError(f"The decisions file {str(self.path)!r} can't be read: it is not UTF-8 text.") from None
+        except OSError as error:
+            raise JobError(f"The decisions file {str(self.path)!r} can't be read: {error.strerror}.") from None
+
+    def _parsed(self, text: str) -> Decisions:
+        try:
+            parts = [Decisions.model_validate({} if each is None else each) for each in documents(text)]
+        except ValidationError as error:
+            found = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}".removeprefix(": ") for each in error.errors()]
+            wrong = f"is no mapping of 'same', 'different' and 'fields': {'; '.join(found[:MAX_SHOWN])}"
+        except ValueError as error:
+            wrong = f"can't be used: {error}"
+        else:
+            found = [sentence for each in parts for sentence in each.contradictions(self.named)]
+            if not found:
+                return Decisions().plus(*parts, named=self.named)
+            wrong = f"contradicts itself: {'; '.join(found[:MAX_SHOWN])}"
+        raise JobError(f"The decisions file {self.path.name!r} {plain(wrong)}.")
+
+
+def _ended(text: str) -> Iterator[str]:
+    """Yield what comes before another document."""
+    if text.strip():
+        yield from (text, "---\n" if text.endswith("\n") else "\n---\n")

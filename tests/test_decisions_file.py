@@ -1,0 +1,143 @@
+"""The decisions file: read strictly, added to without loss."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from prefect_dispatch.decisions import Choice, Decisions
+from prefect_dispatch.decisions_file import DecisionsFile, FileName
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.integrators.merge_records import MergeRecords
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prefect_dispatch.decisions import Identity
+
+MIT: Identity = {"name": "MIT"}
+EXPAT: Identity = {"name": "Expat"}
+SAME = Decisions(same=((MIT, EXPAT),))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> DecisionsFile:
+    """A decisions file that isn't there yet, of a merge by name."""
+    return DecisionsFile(tmp_path / "decisions.yaml", MergeRecords(identity=("name",)).named)
+
+
+def test_what_was_added_is_read_back(file: DecisionsFile) -> None:
+    """Where there is no file yet, nothing was decided; what is known already isn't written again."""
+    assert file.load() == Decisions()
+    made = Decisions(same=((MIT, EXPAT),), fields=(Choice(record=MIT, field="a.b", value={"é": [1e20, "\u202e"]}),))
+    file.add(made)
+    assert file.load() == made
+    text = file.path.read_text(encoding="utf-8")
+    assert "\u202e" not in text
+    file.add(SAME)
+    assert file.path.read_text(encoding="utf-8") == text
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("  ", id="blank"),
+        pytest.param("# ours\n", id="comment"),
+        pytest.param("same: # ours\n- [{name: MIT}, {name: Expat}] # checked\r\n", id="comments-and-line-ends"),
+        pytest.param("different: [[{name: a}, {name: b}]]", id="no-line-end"),
+        pytest.param('{"same": []}\n...\n', id="json"),
+        pytest.param("fields:\n- record: {name: a}\n  field: b\n  value: |\n    long\n    text\n", id="block"),
+        pytest.param("\ufeffsame: []\n---\n# nothing\n", id="mark-and-documents"),
+    ],
+)
+def test_what_people_wrote_stays(file: DecisionsFile, before: str) -> None:
+    """Comments, order, line ends: a decision is added below, and what was decided before still is."""
+    file.path.write_bytes(before.encode())
+    known = file.load()
+    late = Decisions(different=(({"name": "mit"}, EXPAT),))
+    file.add(late)
+    assert file.path.read_bytes().decode().startswith(before.strip().removeprefix("\ufeff"))
+    assert file.load() == known.plus(late, named=file.named)
+    assert file.load().same == ()
+    file.add(SAME)
+    assert file.load().same == SAME.same
+
+
+def test_who_may_read_it_and_where_it_is_stay(file: DecisionsFile) -> None:
+    """A file that is shared with a group stays so, and one that is kept elsewhere is added to there."""
+    target = file.path.with_name("kept-elsewhere.yaml")
+    target.write_text("same: []\n")
+    target.chmod(0o660)
+    file.path.symlink_to(target)
+    file.add(SAME)
+    assert file.path.is_symlink()
+    assert target.stat().st_mode & 0o777 == 0o660
+    assert DecisionsFile(target).load() == SAME
+
+
+def test_nobody_who_adds_at_the_same_time_loses_anything(file: DecisionsFile) -> None:
+    """Ten at once: the file holds what all of them decided."""
+    start = threading.Barrier(10)
+
+    def add(at: int) -> None:
+        start.wait()
+        file.add(Decisions(same=((MIT, {"name": str(at)}),)))
+
+    threads = [threading.Thread(target=add, args=(at,)) for at in range(10)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(file.load().same) == 10
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("- 1", "is no mapping of 'same', 'different' and 'fields'", id="a-list"),
+        pytest.param("same: [[{name: MIT}]]", "is no mapping of .*same.0.1: Field required", id="half-a-pair"),
+        pytest.param("sane: []", "unknown key 'sane'; did you mean 'same'", id="misspelt"),
+        pytest.param("a: [", "can't be used: line 1: ", id="broken"),
+        pytest.param(b"\xff\xfe\xfa", "can't be read: it is not UTF-8 text", id="binary"),
+        pytest.param("same: []\nsame: []", "line 2: the key 'same' stands twice; put all of it under one", id="twice"),
+        pytest.param("fields: [{record: {name: .nan}}]", ".nan is no number that JSON has", id="nan"),
+        pytest.param(f"same: {'9' * 5000}", "the number has too many digits", id="5000-digits"),
+        pytest.param(
+            "same: [[{name: MIT}, {name: Expat}]]\ndifferent: [[{name: EXPAT}, {name: mit}]]",
+            "contradicts itself: .* are under 'same' and under 'different'; keep one",
+            id="contradiction",
+        ),
+        pytest.param('same: [[{"\\e[31m\\nx": 1}, 1]]', r"same\.0\.1", id="escapes"),
+    ],
+)
+def test_another_file_is_refused(file: DecisionsFile, text: Any, message: str) -> None:  # noqa: ANN401 -- text or bytes
+    """A file that holds something else is named, with what is wrong and where; nothing is added to it."""
+    file.path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    before = file.path.read_bytes()
+    with pytest.raises(JobError, match=message) as refused:
+        file.load()
+    assert str(refused.value).isprintable()
+    with pytest.raises(JobError, match=message):
+        file.add(SAME)
+    assert file.path.read_bytes() == before
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    """What can't be read, or written to, is refused, with the reason."""
+    with pytest.raises(JobError, match="can't be read: Is a directory"):
+        DecisionsFile(tmp_path).load()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JobError, match="can't be written: "):
+        DecisionsFile(tmp_path / "file" / "decisions.yaml").add(SAME)
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    """It would end in an error of the operating system."""
+    named = TypeAdapter[str](FileName)
+    assert named.validate_python("a/decisions.yaml") == "a/decisions.yaml"
+    with pytest.raises(ValidationError, match="NUL"):
+        named.validate_python("a\0b")
