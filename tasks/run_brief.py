@@ -14,7 +14,8 @@ from prefect_dispatch.errors import ExecutorError, TransientError
 from prefect_dispatch.executors.base import Executor, Warmable
 from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.fingerprint import fingerprint
-from prefect_dispatch.models import Answer, Attempt, Brief, Item, Limits, Usage
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Answer, Attempt, Brief, Item, Usage
 from prefect_dispatch.scrub import scrub
 from prefect_dispatch.settings import settings
 from prefect_dispatch.tasks import loop

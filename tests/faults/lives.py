@@ -82,9 +82,10 @@ class Lives:
         assert self.ended() == [0] * len(jobs), (self.folder / "log").read_text()
         return [Report.model_validate_json(Path(job["out"]).read_text()) for job in jobs]
 
-    def _told(self) -> Any:  # noqa: ANN401 -- a list of numbers
+    def _told(self) -> list[int]:
         assert self.talk.stdout
-        return json.loads(self.talk.stdout.readline())
+        told: list[int] = json.loads(self.talk.stdout.readline())
+        return told
 
 
 @contextmanager
