@@ -25,7 +25,8 @@ from prefect_dispatch.flows.publish import LiveProgress, publish
 from prefect_dispatch.flows.review import decisions_file, require_review, reviewed
 from prefect_dispatch.flows.settle import Clock, settle
 from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.models import Brief, Limits
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Brief  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.report import Report  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.tasks.fan_out import FanOut

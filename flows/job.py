@@ -10,7 +10,8 @@ from pydantic import Field, ValidationError
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.kinds import AnyIntegrator
-from prefect_dispatch.models import Brief, Limits
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Brief
 from prefect_dispatch.scrub import SECRET_NAME, scrub
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.strict import Strict

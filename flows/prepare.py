@@ -17,7 +17,7 @@ from prefect_dispatch.flows.review import require_deciding
 from prefect_dispatch.flows.share import with_share
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.readiness import ready
-from prefect_dispatch.models import Limits
+from prefect_dispatch.limits import Limits
 from prefect_dispatch.sources import read_items, source
 from prefect_dispatch.tasks.independence import Independence, require_independence
 from prefect_dispatch.tasks.plan import Plan, estimate

@@ -15,9 +15,9 @@ from uuid import UUID, uuid4
 from prefect.logging import get_run_logger
 from pydantic import Field
 
-from prefect_dispatch.asking import examine
 from prefect_dispatch.bounds import ceiling_of
 from prefect_dispatch.errors import BudgetError, BusyError, ExecutorError, RejectedError, TerminalError, TransientError
+from prefect_dispatch.examining import examine
 from prefect_dispatch.executors.base import Ask, Reply
 from prefect_dispatch.executors.batch import MOST_BYTES, MOST_LINES, Batch, BatchAPI
 from prefect_dispatch.models import Answer, Attempt, Usage

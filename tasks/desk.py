@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Question
-    from prefect_dispatch.models import Limits, Outcome
+    from prefect_dispatch.limits import Limits
+    from prefect_dispatch.models import Outcome
     from prefect_dispatch.progress import Progress
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
     from prefect_dispatch.executors.base import Executor
-    from prefect_dispatch.models import Limits
+    from prefect_dispatch.limits import Limits
     from prefect_dispatch.tasks.independence import Independence
 
 NO_LOCKS: frozenset[str] = frozenset()

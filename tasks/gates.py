@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.gate import Gate
 
 if TYPE_CHECKING:
-    from prefect_dispatch.models import Limits
+    from prefect_dispatch.limits import Limits
 
 MOST = 1000
 """Flow runs whose gates are kept: nobody says when a user's own flow has ended."""

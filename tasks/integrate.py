@@ -17,7 +17,8 @@ from prefect_dispatch.integrators.merging import merge_by, require_writable
 from prefect_dispatch.integrators.readiness import Seeing, seeing, unfit
 from prefect_dispatch.integrators.reconcile import reconcile
 from prefect_dispatch.ledger import LedgerRow, Merge, Ref
-from prefect_dispatch.models import Brief, Item, Limits, Outcome
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Brief, Item, Outcome  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.tasks.desk import Desk, Recall
 from prefect_dispatch.withhold import logged, withheld
 

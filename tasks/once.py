@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prefect.results import ResultStore
     from prefect.transactions import BaseTransaction
 
-    from prefect_dispatch.asking import Draft
+    from prefect_dispatch.draft import Draft
     from prefect_dispatch.models import Answer
     from prefect_dispatch.tasks.drafts import KeptDraft
     from prefect_dispatch.tasks.work import Work

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from prefect_dispatch.executors.base import Executor
-    from prefect_dispatch.models import Answer, Limits
+    from prefect_dispatch.limits import Limits
+    from prefect_dispatch.models import Answer
     from prefect_dispatch.tasks.shelf import Shelf
 
 SAMPLE = 200

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from prefect import Task
     from prefect.client.schemas.objects import State, TaskRun
 
-    from prefect_dispatch.asking import Draft
+    from prefect_dispatch.draft import Draft
 
 NAME_LENGTH = 120
 JITTER = 0.5

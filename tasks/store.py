@@ -15,8 +15,8 @@ from prefect.context import TaskRunContext  # noqa: TC002 -- the signature that 
 from prefect.serializers import Serializer
 from pydantic import AwareDatetime, BaseModel
 
-from prefect_dispatch.asking import recall
 from prefect_dispatch.errors import TerminalError
+from prefect_dispatch.examining import recall
 from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.models import Answer
 from prefect_dispatch.report import Report

@@ -8,11 +8,13 @@ import anyio
 import pytest
 from pydantic import BaseModel, field_validator
 
-from prefect_dispatch.asking import EMPTY, TRUNCATED, attempt
+from prefect_dispatch.asking import attempt
 from prefect_dispatch.checks import Function, MaxWords
 from prefect_dispatch.errors import ExecutorError, InvalidOutput, RejectedError, TerminalError, TransientError
+from prefect_dispatch.examining import EMPTY, TRUNCATED
 from prefect_dispatch.executors.base import Ask, Reply
-from prefect_dispatch.models import Brief, Item, Limits, Usage
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Brief, Item, Usage
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:

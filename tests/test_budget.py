@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from prefect_dispatch.budget import Budget, Reservation
 from prefect_dispatch.errors import BudgetError
 from prefect_dispatch.executors.base import Ceiling
-from prefect_dispatch.models import Limits, Usage
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Usage
 from tests.virtual_time import VirtualLoop, run
 
 MODEL = "provider/model"

@@ -13,7 +13,8 @@ from prefect_dispatch.bounds import require_bounded
 from prefect_dispatch.errors import BudgetError, BusyError, ExecutorError, JobError, TransientError
 from prefect_dispatch.executors.base import Ask, Ceiling, Executor, Reply
 from prefect_dispatch.gate import Gate
-from prefect_dispatch.models import Brief, Item, Limits, Usage
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Brief, Item, Usage
 from tests.virtual_time import run
 
 BRIEF = Brief(name="label", instructions="Label it.")

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError, field_validator
 
 from prefect_dispatch.checks import Function, MaxWords
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.models import Attempt, Brief, Item, Limits, Outcome, Usage
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Attempt, Brief, Item, Outcome, Usage
 
 ITEM = Item(key="[id].ts", value={"title": "T", "port": 80})
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import BusyError
-from prefect_dispatch.models import Limits
+from prefect_dispatch.limits import Limits
 from prefect_dispatch.pace import Pace
 from tests.providers import ALLOWED, Bucket, FixedWindow, Provider, SlidingWindow
 from tests.virtual_time import run

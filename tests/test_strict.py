@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import Field, ValidationError
 
-from prefect_dispatch.models import Brief, Item, Limits
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Brief, Item
 from prefect_dispatch.strict import Strict, nearest
 
 

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dispatch.asking import attempt, recall
+from prefect_dispatch.asking import attempt
 from prefect_dispatch.checks import Function
 from prefect_dispatch.errors import ExecutorError, TransientError
-from prefect_dispatch.models import Answer, Brief, Item, Limits
+from prefect_dispatch.examining import recall
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Answer, Brief, Item
 from prefect_dispatch.testing import ScriptedExecutor
 from prefect_dispatch.withhold import LONGEST, RUN, withheld
 

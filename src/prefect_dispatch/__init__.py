@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.synthesize import Synthesize
     from prefect_dispatch.integrators.tournament import Tournament
     from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Answer, Brief, Item, Limits, Outcome, Usage
+    from prefect_dispatch.limits import Limits
+    from prefect_dispatch.models import Answer, Brief, Item, Outcome, Usage
     from prefect_dispatch.report import Report
     from prefect_dispatch.tasks.integrate import integrate
     from prefect_dispatch.tasks.plan import Plan
@@ -35,7 +36,7 @@ _HOMES = {
     "Executor": "executors.base",
     "Integrator": "integrators.base",
     "Item": "models",
-    "Limits": "models",
+    "Limits": "limits",
     "Merge": "ledger",
     "MergeRecords": "integrators.merge_records",
     "Outcome": "models",

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from asyncio import CancelledError
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 
+from prefect_dispatch.draft import NoDraft
 from prefect_dispatch.errors import (
     BudgetError,
     BusyError,
@@ -19,69 +19,25 @@ from prefect_dispatch.errors import (
     TerminalError,
     TransientError,
 )
+from prefect_dispatch.examining import BrokenCheckError, examine, invalid, text_of
 from prefect_dispatch.executors.base import Ask, Rejection, Reply, Tiered
 from prefect_dispatch.gate import Gate
-from prefect_dispatch.models import Answer, Attempt, Brief, Failure, Item, Limits, Usage
-from prefect_dispatch.outputs import problems
-from prefect_dispatch.scrub import scrub, told
+from prefect_dispatch.models import Answer, Attempt, Brief, Failure, Item, Usage
+from prefect_dispatch.scrub import told
 from prefect_dispatch.withhold import hushed
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.checks import Check
+    from prefect_dispatch.draft import Draft
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.gate import Call
+    from prefect_dispatch.limits import Limits
 
-EMPTY = "The answer was empty."
-TRUNCATED = "The answer was cut off at the length limit; give a shorter one."
 MOST_OVERTAKEN = 5
 """How often a call may be refused as too many while others pass: then it isn't the provider that is busy."""
-
-
-class Draft(Protocol):
-    """Keeps every reply of one piece of work from the moment it came, until there is an answer."""
-
-    @property
-    def lost(self) -> int:
-        """Calls that were sent by runs that died before they heard; nobody knows what they cost."""
-        ...
-
-    def heard(self, tier: int) -> Sequence[Reply]:
-        """Return what an executor said to a run that died before it had an answer."""
-        ...
-
-    async def send(self) -> None:
-        """Note that a call is sent now."""
-        ...
-
-    async def hear(self, tier: int, reply: Reply | None) -> None:
-        """Keep a reply, or that the call brought none."""
-        ...
-
-    async def end(self, *, settled: bool) -> None:
-        """Forget what was heard, as the attempt failed and its spending is told; keep the replies if not settled."""
-        ...
-
-
-class _NoDraft:
-    """Keeps nothing."""
-
-    lost = 0
-
-    def heard(self, tier: int) -> Sequence[Reply]:  # noqa: ARG002 -- the protocol's signature
-        return ()
-
-    async def send(self) -> None:
-        pass
-
-    async def hear(self, tier: int, reply: Reply | None) -> None:
-        pass
-
-    async def end(self, *, settled: bool) -> None:
-        pass
 
 
 async def attempt(
@@ -112,12 +68,12 @@ async def attempt(
     Raises:
         ExecutorError: If there is no valid answer: the failure that leaves most hope; its attempt holds what was spent.
     """
-    draft = draft or _NoDraft()
+    draft = draft or NoDraft()
     asking = _Attempt(brief, item, limits, gate or Gate(limits), draft)
     try:
         value, reply = await asking.answered(executor)
     except ExecutorError as error:
-        await draft.end(settled=not isinstance(error, _BrokenCheckError))
+        await draft.end(settled=not isinstance(error, BrokenCheckError))
         error.attempts = (asking.account(f"{error.kind}: {error}"),)
         raise error from None  # its cause quotes, too
     heard = reply.value if isinstance(brief.output, type) else None
@@ -158,7 +114,7 @@ class _Attempt:
                 return await self._valid(place, tier)
             except ExecutorError as error:  # noqa: PERF203 -- a call takes far longer
                 hushed(error, self._item)
-                if isinstance(error, (BudgetError, _BrokenCheckError)):  # nobody else would do better
+                if isinstance(error, (BudgetError, BrokenCheckError)):  # nobody else would do better
                     raise
                 failures.append(error)
                 if place + 1 < len(tiers):
@@ -178,9 +134,9 @@ class _Attempt:
             if not wrong:
                 return value, reply
             if len(rejections) >= self._limits.reasks:
-                raise _invalid(wrong, asked=len(rejections) + 1)
+                raise invalid(wrong, asked=len(rejections) + 1)
             self._reasks += 1
-            rejections.append(Rejection(text=_text(reply.value), problems=tuple(wrong)))
+            rejections.append(Rejection(text=text_of(reply.value), problems=tuple(wrong)))
 
     async def _passed(self, place: int, tier: Executor, ask: Ask, clock: _Clock) -> Reply:
         """Return the reply to a call, however often it has to wait."""
@@ -216,10 +172,6 @@ class _Attempt:
             return reply
 
 
-class _BrokenCheckError(TerminalError):
-    """A check or a validator of the user's own raised: no other model would do better."""
-
-
 class _Clock:
     """The time limit of the calls to one executor; waits don't count."""
 
@@ -239,43 +191,6 @@ class _Clock:
             self._left = max(0.0, self._left - (time.monotonic() - start))
 
 
-def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str]]:
-    """Return a reply's value as it would be kept, and what is wrong with it.
-
-    Raises:
-        RejectedError: If the agent declined.
-        TerminalError: If a check or a validator of the user's own breaks.
-    """
-    if reply.finish == "refused":
-        raise RejectedError(f"The agent declined: {_text(reply.value)[:200]!r}.", kind="refused")
-    if reply.finish == "truncated":
-        return reply.value, [TRUNCATED]
-    if (reply.value is None and brief.output == "text") or (isinstance(reply.value, str) and not reply.value.strip()):
-        return reply.value, [EMPTY]
-    try:
-        value, wrong = problems(brief.output, reply.value)
-    except Exception as error:  # a model may hold validators of the user's; a broken one is broken for every item
-        raise _BrokenCheckError(f"The output's validation raised {told(error)}") from error
-    if not wrong:
-        wrong = [found for check in brief.checks if (found := _checked(check, value, item))]
-    return value, list(map(scrub, wrong))
-
-
-def recall(brief: Brief, item: Item, answer: Answer) -> tuple[JsonValue, list[str]]:
-    """Return the value of a stored answer as the brief wants it today, and what is wrong with it.
-
-    A check or a model may call code that no fingerprint sees, and a store may be damaged: what is
-    reused is examined as if it had just come.
-
-    Raises:
-        TerminalError: If a check of the user's own breaks.
-    """
-    try:
-        return examine(brief, item, Reply(value=answer.value if answer.said is None else answer.said))
-    except ExecutorError as error:
-        raise hushed(error, item) from None
-
-
 async def _reply(executor: Executor, ask: Ask) -> Reply:
     try:
         reply = await executor.answer(ask)
@@ -291,26 +206,7 @@ async def _reply(executor: Executor, ask: Ask) -> Reply:
     return reply
 
 
-def _checked(check: Check, value: JsonValue, item: Item) -> str | None:
-    try:
-        return check.problem(value, item)
-    except BaseException as error:  # a check may be the user's function; a broken one is broken for every item
-        raise _BrokenCheckError(f"The check {check.kind!r} raised {told(error)}") from error
-
-
-def _invalid(wrong: list[str], asked: int) -> InvalidOutput:
-    kind = {TRUNCATED: "truncated", EMPTY: "empty"}.get(wrong[0])
-    shown = " ".join(wrong[:5])
-    return InvalidOutput(f"No valid answer in {asked} asks. {shown}", problems=wrong, kind=kind)
-
-
 def _hopelessness(error: ExecutorError) -> int:
     """Rank by what may still come of it: a retry, other items, none."""
     order = (TransientError, InvalidOutput, RejectedError, TerminalError)
     return next((rank for rank, kind in enumerate(order) if isinstance(error, kind)), 1)
-
-
-def _text(value: JsonValue) -> str:
-    """Return an answer as text that can be sent back, whatever is wrong with it."""
-    text = value if isinstance(value, str) else json.dumps(value)
-    return scrub(text)

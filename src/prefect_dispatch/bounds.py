@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prefect_dispatch.executors.base import Ceiling, Executor
-    from prefect_dispatch.models import Brief, Limits
+    from prefect_dispatch.limits import Limits
+    from prefect_dispatch.models import Brief
 
 
 _INSTEAD = {

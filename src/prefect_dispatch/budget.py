@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from prefect_dispatch.executors.base import Ceiling
-    from prefect_dispatch.models import Limits
+    from prefect_dispatch.limits import Limits
 
 
 class Cap(NamedTuple):

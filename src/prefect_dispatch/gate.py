@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from prefect_dispatch.executors.base import Ask, Executor
-    from prefect_dispatch.models import Limits
+    from prefect_dispatch.limits import Limits
 
 
 class Gate:

@@ -19,7 +19,7 @@ from prefect_dispatch.errors import BusyError
 from prefect_dispatch.line import Line
 
 if TYPE_CHECKING:
-    from prefect_dispatch.models import Limits
+    from prefect_dispatch.limits import Limits
 
 MINUTE = 60.0
 MARGIN = 0.98

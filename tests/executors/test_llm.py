@@ -16,7 +16,8 @@ from prefect_dispatch.executors.base import Ask, Executor, Metered, Rejection, R
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.provider import reply_of
-from prefect_dispatch.models import Brief, Item, Limits, Usage
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Brief, Item, Usage
 from tests.openai_server import HANG, Behaviour, failure, openai_server
 
 KEY = "sk-test-0123456789"

@@ -19,7 +19,8 @@ from prefect_dispatch.executors.base import Ask
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import SMOLLM2, has_smollm2, model_digest, model_file, serve
-from prefect_dispatch.models import Brief, Item, Limits
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Brief, Item
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,54 +3,19 @@
 from __future__ import annotations
 
 import random
-import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from prefect_dispatch.tasks.drafts import SUFFIX
 from prefect_dispatch.tasks.store import PREFIX, answer_in
 from tests.faults.lives import CONCURRENCY, kill, lives
-from tests.openai_server import Behaviour, document, openai_server, share
+from tests.faults.words import await_calls, needed, said, sizes
+from tests.openai_server import openai_server
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from prefect_dispatch import Report
-    from tests.openai_server import OpenAIServer
-
-AWKWARD = 0.15
-"""The share of the words whose first answer is invalid."""
-LONGEST_S = 20.0
-"""How long to wait at most for the moment of a kill."""
-
-
-def number(request: dict[str, Any]) -> int:
-    """Return the number that a request is about."""
-    found = re.search(r"word-(\d+)", document(request))
-    assert found
-    return int(found[1])
-
-
-def answer(request: dict[str, Any], n: int) -> Behaviour:
-    """Answer after a moment; for some words an invalid answer comes first, until it was sent back."""
-    first = sum(message["role"] == "user" for message in request["messages"]) == 1
-    content = "Hm." if first and share(request) < AWKWARD else f'{{"size": {number(request)}}}'
-    return Behaviour(content=content, delay_s=0.01 + share(request, "delay") * 0.05)
-
-
-def said(report: Report) -> dict[str, Any]:
-    """Return every item's answer."""
-    value: Any = report.value
-    return {each["item"]: each["value"] for each in value["answers"]}
-
-
-def await_calls(server: OpenAIServer, calls: int) -> None:
-    """Wait for so many more calls, or a good while."""
-    enough, waited = server.count + calls, time.monotonic()
-    while server.count < enough and time.monotonic() - waited < LONGEST_S:
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +32,7 @@ def test_it_goes_on_where_it_was_killed(store: Path, tmp_path: Path, items: int,
     """
     chance = random.Random(seed)
     words = [f"word-{n}" for n in range(items)]
-    with openai_server(answer) as server, lives(tmp_path) as processes:
+    with openai_server(sizes) as server, lives(tmp_path) as processes:
         job = {"url": server.url, "items": words, "out": str(tmp_path / "report.json"), "storage": None}
         for _ in range(kills // 2):
             for life in processes.begin([job, job]):
@@ -88,9 +53,9 @@ def test_it_goes_on_where_it_was_killed(store: Path, tmp_path: Path, items: int,
     left = {path.stem for path in store.glob(f"{PREFIX}*{SUFFIX}")}
     assert left <= answers.keys()  # killed between storing an answer and taking its draft away
 
-    needed = items + len({number(each.body) for each in server.requests if share(each.body) < AWKWARD})
+    heard = needed(server, items)
     spent = [attempt.usage for each in answers.values() if each for attempt in each.attempts]
     lost = sum(usage.unsettled for usage in spent)
-    assert sum(usage.requests for usage in spent) == needed + lost
-    assert sum(usage.prompt_tokens for usage in spent) == 10 * needed
-    assert asked - needed <= lost <= kills * CONCURRENCY
+    assert sum(usage.requests for usage in spent) == heard + lost
+    assert sum(usage.prompt_tokens for usage in spent) == 10 * heard
+    assert asked - heard <= lost <= kills * CONCURRENCY

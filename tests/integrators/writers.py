@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, TerminalError
 from prefect_dispatch.fingerprint import fingerprint
-from prefect_dispatch.models import Failure, Limits, Outcome
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Failure, Outcome
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from tests.tasks.storages import Elsewhere
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from prefect_dispatch.asking import Draft
+    from prefect_dispatch.draft import Draft
 
 BRIEF = Brief(name="say", instructions="Say it.", output={"type": "object"})
 ITEM = Item(key="a", value="a")

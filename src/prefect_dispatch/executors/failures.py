@@ -160,7 +160,7 @@ def _headers(error: BaseException) -> Mapping[str, str] | None:
     """Return a response's headers; litellm's own errors hold made-up responses too."""
     if type(error).__name__ == "HTTPStatusError":
         return cast("Any", error).response.headers
-    return getattr(error, "litellm_response_headers", None)
+    return cast("Mapping[str, str] | None", getattr(error, "litellm_response_headers", None))
 
 
 def _details(chain: Iterable[BaseException]) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""How a run is bounded."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from prefect_dispatch.strict import Strict
+
+
+class Limits(Strict):
+    """How a run is bounded."""
+
+    concurrency: int = Field(default=8, ge=1, le=1000)
+    """How many asks are under way at once."""
+    retries: int = Field(default=2, ge=0, le=20)
+    """New attempts after a transient error."""
+    retry_delay_s: float = Field(default=1.0, ge=0, le=3600, title="Retry delay in seconds")
+    """Seconds before the first retry; each further one waits twice as long, give or take half."""
+    reasks: int = Field(default=2, ge=0, le=10)
+    """How often an invalid answer is sent back within one attempt."""
+    timeout_s: float = Field(default=120.0, gt=0, le=86400, title="Time limit in seconds")
+    """Seconds after which one attempt is ended, waits apart."""
+    wait_s: float = Field(default=900.0, ge=0, le=604_800, title="Time to wait for a busy provider in seconds")
+    """Seconds that one attempt waits in all for a provider that takes no more for now (429, overloaded)."""
+    requests_per_minute: int | None = Field(default=None, ge=1, title="Requests per minute")
+    """What the provider allows for each model. Empty: it is learned from what the provider refuses."""
+    tokens_per_minute: int | None = Field(default=None, ge=1, title="Tokens per minute")
+    """What the provider allows for each model, sent and received. Empty: it is learned."""
+    budget_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False, title="Budget in US dollars")
+    """What the run may spend, its integrator included; no call is sent that could exceed it. Empty: no cap."""
+    budget_tokens: int | None = Field(default=None, ge=0, title="Budget in tokens")
+    """The same for tokens, sent and received."""
+    budget_requests: int | None = Field(default=None, ge=0, title="Budget in requests")
+    """The same for requests, retries and re-asks included."""
+    circuit: int = Field(default=10, ge=2, le=100_000, title="Equal failures in a row that stop the run")
+    """How many items may fail one after another with the same error; after that the rest is not asked."""
+    grace_s: float = Field(default=5.0, ge=0, le=600, title="Grace in seconds")
+    """Seconds that calls under way get to come to an end when the run is interrupted or cancelled."""
+    min_success: float = Field(default=0.0, ge=0, le=1)
+    """The share of (brief, item) that must succeed; below it the run fails. None at all always fails."""
+    review_s: float = Field(default=3600.0, gt=0, le=2_592_000, title="Time for a review in seconds")
+    """Seconds that a run with a review waits for decisions; after that it goes on without them, and says so."""
+    on_dependence: Literal["refuse", "serialize"] = Field(default="refuse")
+    """What happens to work that isn't independent: the job is refused, or that work runs one after another."""
