@@ -45,6 +45,8 @@ PARTS = [WORDS[at : at + 24] for at in range(len(WORDS) - 23)]
 LIMITS = Limits(retries=1, retry_delay_s=0, reasks=1, timeout_s=30, concurrency=2)
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 DONE_S = 30
+PARAMETERS = {"parameters"}
+"""What a job says is kept with the flow run as it stands: it could not be run again otherwise."""
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +115,7 @@ def prefects(state: State[Any]) -> tuple[str, str]:
     assert logs
     assert {"say-report", "say-outcomes", "say-progress"} <= {each.key for each in artifacts}
     shown = "".join(f"{each.key}: {each.description} {each.data}\n" for each in artifacts)
-    return "".join(each.model_dump_json(exclude={"data"}) for each in found), shown
+    return "".join(each.model_dump_json(exclude=PARAMETERS) for each in found), shown
 
 
 def leaked(text: str, parts: Sequence[str]) -> list[str]:
