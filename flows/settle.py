@@ -90,7 +90,7 @@ def settle(
         usage=Spending.of([*ordered, *merge.asked]),
         integration=Spending.of(merge.asked),
         plan=planned.model_dump(mode="json"),
-        run=_run(job, merge, clock),
+        run=_run(job, merge, [*ordered, *merge.asked], clock),
         outcomes=tuple(ordered),
         asked=merge.asked,
     )
@@ -168,11 +168,14 @@ def _without(gaps: Sequence[Outcome]) -> str:
     return f"; no answer for {len(gaps)} ({counted}): {named}{more}"
 
 
-def _run(job: Prepared, merge: Merge, clock: Clock) -> dict[str, JsonValue]:
+def _run(job: Prepared, merge: Merge, outcomes: Sequence[Outcome], clock: Clock) -> dict[str, JsonValue]:
     run_id = flow_run.get_id()
+    attempts = [attempt for outcome in outcomes for attempt in outcome.spent]
     return {
         "started": clock.started.isoformat(),
         "seconds": clock.seconds,
+        "waits": sum(attempt.waits for attempt in attempts),
+        "waited_s": round(sum(attempt.waited_s for attempt in attempts), 3),
         "flow_run": {"id": run_id, "name": flow_run.get_name()},
         "executor": scrubbed(_described(job.executor)),
         "integrator": scrubbed(_described(job.integrator)),

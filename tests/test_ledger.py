@@ -24,6 +24,16 @@ def outcome(origin: Literal["asked", "stored", "shared"] | None, *costs: float |
     return Outcome(brief="a", item=item, status="succeeded" if origin else "skipped", attempts=attempts, origin=origin)
 
 
+def rough(origin: Literal["asked", "stored"]) -> Outcome:
+    """An outcome that came at the third attempt, from the second model."""
+    attempts = (
+        Attempt(error="timeout: No answer within 1 s.", usage=Usage(requests=1, unsettled=1), waits=2, waited_s=0.5),
+        Attempt(error="connection: It broke off.", reasks=1),
+        Attempt(reasks=2, escalations=(Failure(kind="invalid_output", message="No."),)),
+    )
+    return Outcome(brief="a", item="i", status="succeeded", attempts=attempts, origin=origin)
+
+
 def test_numbers_in_keys_count() -> None:
     """Lists go by the item's key as people count, then by brief."""
     refs = [Ref(brief=brief, item=item) for item in ("a10", "a2", "B", "a02") for brief in ("y", "x")]
@@ -67,6 +77,19 @@ def test_names_of_outcomes() -> None:
             id="an-unknown-price-makes-the-sum-unknown",
         ),
         pytest.param([outcome("stored", None)], Spending(cached=1), id="what-is-stored-costs-nothing"),
+        pytest.param(
+            [rough("asked"), rough("stored")],
+            Spending(
+                asked=1,
+                cached=1,
+                requests=1,
+                unsettled=1,
+                reasks=3,
+                retried={"connection": 1, "timeout": 1},
+                escalated={"invalid_output": 1},
+            ),
+            id="what-went-wrong-on-the-way",
+        ),
     ],
 )
 def test_spending(outcomes: list[Outcome], expected: Spending) -> None:

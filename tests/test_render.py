@@ -253,3 +253,21 @@ def test_the_summary_names_what_needs_a_look() -> None:
     assert told[5].endswith("out/trust.csv, out/empty.csv")
     asked = (Outcome(brief="q", item="a", status="succeeded", value=1),)
     assert summary(rich(asked=asked), Path("out")).endswith("out/questions.jsonl")
+
+
+def test_a_report_tells_how_it_went() -> None:
+    """What did not go smoothly is counted by class, most first; a run that went smoothly says nothing of it."""
+    usage = Spending(reasks=2, unsettled=1, retried={"connection": 1, "timeout": 3}, escalated={"invalid_output": 1})
+    rough = rich(usage=usage, run={"seconds": 9, "waits": 4, "waited_s": 12.6})
+    table = markdown(rough).split("## How it went\n\n")[1].split("\n\n")[0].splitlines()
+    assert table[2:] == [
+        "| waits for a busy provider | 4 |  |",
+        "| seconds waited, all calls together | 13 |  |",
+        "| retries | 4 | 3 timeout, 1 connection |",
+        "| re-asks | 2 |  |",
+        "| escalations to the next model | 1 | 1 invalid_output |",
+        "| calls whose cost nobody told | 1 |  |",
+    ]
+    (line,) = [line for line in summary(rough, None).splitlines() if line.startswith("How it went: ")]
+    assert "retries 4 (3 timeout, 1 connection), re-asks 2, " in line
+    assert "How it went" not in markdown(rich()) + summary(rich(), None)

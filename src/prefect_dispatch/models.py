@@ -231,7 +231,11 @@ class Outcome(Strict):
     """The item's priority."""
 
     @property
+    def spent(self) -> tuple[Attempt, ...]:
+        """The attempts of this run: none unless it was asked in this run."""
+        return self.attempts if self.origin == "asked" else ()
+
+    @property
     def usage(self) -> Usage:
-        """What this run spent on it: nothing unless it was asked in this run."""
-        spent = self.attempts if self.origin == "asked" else ()
-        return sum((attempt.usage for attempt in spent), Usage())
+        """What this run spent on it."""
+        return sum((attempt.usage for attempt in self.spent), Usage())

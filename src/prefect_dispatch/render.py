@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from prefect_dispatch.course import course
 from prefect_dispatch.decisions import Decisions
 from prefect_dispatch.inert import (
     CUT,
@@ -55,6 +56,8 @@ def markdown(report: Report) -> str:
     if report.changes.earlier != "none":
         parts += ["## Since the last run", *_changes(report)]
     parts += ["## Numbers", _numbers(report)]
+    if went := course(report):
+        parts += ["## How it went", table(("", "how many", "by class"), went)]
     if report.rules:
         parts += ["## How the answers were merged", paragraph(report.rules)]
     if report.value is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import fsum
 from typing import TYPE_CHECKING, Literal
 
@@ -49,6 +50,14 @@ class Spending(Strict):
     """Both."""
     cost_usd: float | None = 0.0
     """US dollars; empty where a price is unknown."""
+    unsettled: int = 0
+    """Calls whose tokens nobody told, cut off or timed out; they may have cost something."""
+    reasks: int = 0
+    """How often an invalid answer was sent back."""
+    retried: dict[str, int] = Field(default_factory=dict)
+    """How often a new attempt was made, by the class of the failure that ended the one before."""
+    escalated: dict[str, int] = Field(default_factory=dict)
+    """How often the next of the executor's models was asked, by why the one before was given up."""
 
     @classmethod
     def of(cls, outcomes: Iterable[Outcome]) -> Spending:
@@ -56,10 +65,14 @@ class Spending(Strict):
         origins: dict[str | None, int] = {}
         usage = Usage()
         costs: list[float | None] = []
+        retried, escalated, reasks = Counter[str](), Counter[str](), 0
         for outcome in outcomes:
             origins[outcome.origin] = origins.get(outcome.origin, 0) + 1
             usage += outcome.usage
             costs.append(outcome.usage.cost_usd)
+            retried.update(attempt.error.partition(":")[0] for attempt in outcome.spent[:-1] if attempt.error)
+            escalated.update(given_up.kind for attempt in outcome.spent for given_up in attempt.escalations)
+            reasks += sum(attempt.reasks for attempt in outcome.spent)
         return cls(
             asked=origins.get("asked", 0),
             cached=origins.get("stored", 0),
@@ -69,6 +82,10 @@ class Spending(Strict):
             completion_tokens=usage.completion_tokens,
             tokens=usage.tokens,
             cost_usd=None if None in costs else round(fsum(filter(None, costs)), 9),  # in whatever order
+            unsettled=usage.unsettled,
+            reasks=reasks,
+            retried=dict(sorted(retried.items())),
+            escalated=dict(sorted(escalated.items())),
         )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from prefect_dispatch.course import course
 from prefect_dispatch.inert import plain
 from prefect_dispatch.progress import announce, listener
 from prefect_dispatch.render import TITLES
@@ -89,6 +90,8 @@ def summary(report: Report, out: Path | None) -> str:
     if look := _to_look_at(report):
         lines.append(f"To look at: {look}")
     lines.append(", ".join([*_spent(report.usage), f"{report.run.get('seconds')} s"]))
+    if went := course(report):
+        lines.append(f"How it went: {', '.join(map(str, went))}")
     if (own := report.integration).asked + own.cached + own.shared:
         lines.append(f"of that the integrator: {', '.join(_spent(own))}")
     if out is not None:
