@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -24,6 +25,7 @@ from prefect_dispatch.flows.prepare import planned, prepare
 from prefect_dispatch.flows.publish import LiveProgress, publish
 from prefect_dispatch.flows.review import decisions_file, require_review, reviewed
 from prefect_dispatch.flows.settle import Clock, settle
+from prefect_dispatch.flows.sharing import share_of, sharing
 from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief  # noqa: TC001 -- Prefect reads the signature
@@ -83,6 +85,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     if decisions is not None:
         gather(decisions)
     job = prepare(briefs, items, executor, integrator, limits, folder=place, limit=limit, refresh=refresh)
+    job = replace(job, limits=share_of(job.limits))
     memory = JobMemory(briefs, items, folder, place, limit)
     files = None if out is None else ready_folder(Path(folder, out))
     expected = planned(job)
@@ -93,17 +96,18 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     fan_out = FanOut(
         job.work,
         job.executor,
-        limits,
+        job.limits,
         independence=job.independence,
         again=job.again,
         tell=LiveProgress(job.briefs, len(job.work)),
     )
     try:
         brought = batched(job)
-        with exclusive(job.resources):
-            outcomes = fan_out.run(brought)
-        settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)
-        report = settled(job, outcomes)
+        with sharing(job.limits):
+            with exclusive(job.resources):
+                outcomes = fan_out.run(brought)
+            settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)
+            report = settled(job, outcomes)
         if review and decisions is not None:
             try:
                 report = reviewed(

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.binding import bind
+from prefect_dispatch.bounds import require_bounded
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.base import Executor
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import located
@@ -29,7 +31,6 @@ from prefect_dispatch.tasks.work import Work, work_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.models import Brief, Item
 
@@ -90,6 +91,8 @@ def prepare(
     bound = [one for brief in briefs for one in sampled(bind(_placed(brief, folder), folder))]
     require_variety(bound, executor)
     require_batches(bound, executor)
+    for who in (executor, *_own(integrator)):
+        require_bounded(limits, who, bound)
     read = read_items(source(items), folder, limit)
     independence = preflight(bound, read)
     require_independence(independence, limits.on_dependence)
@@ -97,6 +100,11 @@ def prepare(
     work = work_of(bound, read, executor)
     again = asked_again(work, refresh)
     return Prepared(bound, read, work, executor, integrator, limits, independence, again)
+
+
+def _own(integrator: AnyMerger) -> list[Executor]:
+    """Return whom an integrator asks in place of the job's executor: its judge, say."""
+    return [each for each in vars(integrator).values() if isinstance(each, Executor)]
 
 
 def _placed(brief: Brief, folder: Path) -> Brief:

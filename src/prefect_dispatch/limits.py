@@ -28,6 +28,8 @@ class Limits(Strict):
     """What the provider allows for each model. Empty: it is learned from what the provider refuses."""
     tokens_per_minute: int | None = Field(default=None, ge=1, title="Tokens per minute")
     """What the provider allows for each model, sent and received. Empty: it is learned."""
+    pace_limit: str | None = Field(default=None, min_length=1, title="Shared pace")
+    """A Prefect concurrency limit that runs share: each takes `concurrency` of its slots, and so much of the rates."""
     budget_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False, title="Budget in US dollars")
     """What the run may spend, its integrator included; no call is sent that could exceed it. Empty: no cap."""
     budget_tokens: int | None = Field(default=None, ge=0, title="Budget in tokens")
