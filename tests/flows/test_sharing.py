@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from prefect import flow
@@ -112,7 +112,7 @@ def test_an_integrators_judge_is_under_the_same_cap(integrator: Tournament | Syn
 def test_task_runs_in_other_processes_can_hold_no_common_cap() -> None:
     """Each would count by itself."""
 
-    @flow(task_runner=ProcessPoolTaskRunner())
+    @flow(task_runner=cast("Any", ProcessPoolTaskRunner()))
     def elsewhere() -> None:
         share_of(Limits(budget_requests=3))
 
