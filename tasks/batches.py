@@ -187,11 +187,11 @@ class Batches:
 
     async def _groups(self, wanted: Sequence[str]) -> AsyncGenerator[tuple[BatchAPI, dict[str, bytes]], None]:
         """Yield what goes into one batch each: one model's, as much as a provider takes and the budget holds."""
-        for _, names in groupby(sorted(wanted, key=self._who), key=self._who):
+        for _, same in groupby(sorted(wanted, key=self._who), key=self._who):
+            names = list(same)
+            api, size = self._api(names[0]), 0
             group: dict[str, bytes] = {}
-            size = 0
             for name in names:
-                api = self._api(name)
                 line, ceiling = await in_thread(self._line, name, api)
                 if not self._hold(name, api, ceiling):
                     continue

@@ -77,6 +77,11 @@ class BatchServer:
         """Its address."""
         return self.live.url
 
+    def answer(self, request: dict[str, Any]) -> Behaviour:
+        """Return what comes of a request, by how often its document was asked in batches and live."""
+        self._asked[document(request)] += 1
+        return self.behave(request, self._asked[document(request)])
+
     def routes(self, app: web.Application) -> None:
         """Add what it answers."""
         app.router.add_post("/v1/files", self._upload)
@@ -151,8 +156,7 @@ class BatchServer:
         answers: list[str] = []
         errors: list[str] = []
         for number, request in enumerate(batch.requests):
-            self._asked[document(request["body"])] += 1
-            good, line = _line(number, request, self.behave(request["body"], self._asked[document(request["body"])]))
+            good, line = _line(number, request, self.answer(request["body"]))
             (answers if good else errors).append(line)
         answers, errors = self.tamper(answers, errors)
         texts = ["".join(line + "\n" for line in lines) for lines in (answers, errors)]
@@ -201,7 +205,7 @@ def batch_server(behave: Behave | Behaviour = Behaviour(), **how: Any) -> Genera
     """Run a server for as long as the block lasts."""
     chosen: Behave = (lambda _request, _n: behave) if isinstance(behave, Behaviour) else behave
     server = BatchServer(chosen, **how)
-    with openai_server(chosen, routes=server.routes) as live:
+    with openai_server(lambda request, _n: server.answer(request), routes=server.routes) as live:
         server.live = live
         try:
             yield server

@@ -101,15 +101,6 @@ def misbehave(request: dict[str, Any], n: int) -> Behaviour:
     return next((fault[word] for word in words if word in fault and n == 1), GOOD)
 
 
-def lose(answers: list[str], errors: list[str]) -> tuple[list[str], list[str]]:
-    """Lose a line, double one, mix them up, and put rubbish and strangers between."""
-    stranger = json.dumps({**json.loads(answers[0]), "custom_id": "f" * 64})
-    kept = [line for line in answers if "lost-item" not in line]
-    deep = '{"custom_id": ' + "[" * 100_000
-    rubbish = ["", "null", "[]", '{"custom_id": 3}', deep, kept[0][: len(kept[0]) // 2], stranger, "\udcff\udcfe"]
-    return [*rubbish, *kept[::-1], *kept], errors
-
-
 KINDS = {"error": "server", "invalid": "invalid", "refused": "refused", "long": "invalid", "lost": "missing"}
 
 
@@ -121,12 +112,16 @@ def outcomes(report: Report) -> dict[str, Any]:
 def test_every_line_ends_in_one_way_and_goes_on_live() -> None:
     """Errors, invalid, refused and lost lines are asked live; the report tells both, and the bill is the server's."""
 
-    def drop(answers: list[str], errors: list[str]) -> tuple[list[str], list[str]]:
+    def tamper(answers: list[str], errors: list[str]) -> tuple[list[str], list[str]]:
+        """Lose a line, double the others, mix them up, and put rubbish and a stranger between."""
         names = {request["custom_id"] for request in server.batches[0].requests if "lost" in json.dumps(request)}
         kept = [line for line in answers if json.loads(line)["custom_id"] not in names]
-        return lose(kept, errors)
+        stranger = json.dumps({**json.loads(kept[0]), "custom_id": "f" * 64})
+        deep = '{"custom_id": ' + "[" * 100_000
+        rubbish = ["", "null", "[]", '{"custom_id": 3}', deep, kept[0][: len(kept[0]) // 2], "\udcff\udcfe"]
+        return [*rubbish, stranger, *kept[::-1], *kept], errors
 
-    with batch_server(misbehave, tamper=drop) as server:
+    with batch_server(misbehave, tamper=tamper) as server:
         report = run(server, *KINDS, "good")
         assert report.status == "complete"
         assert (len(server.batches), server.live.count) == (1, len(KINDS))
@@ -187,9 +182,9 @@ def test_what_the_budget_does_not_hold_is_skipped() -> None:
 
 def test_half_the_price_fits_into_half_the_budget() -> None:
     """A cap in dollars that holds so many calls live holds twice as many in a batch."""
-    price = {"usd_per_million": (0.0, 1000.0), "params": {"max_tokens": 10}}
+    params, price = {"max_tokens": 10}, (0.0, 1000.0)
     with batch_server(GOOD) as server:
-        report = run(server, *"abcd", budget_usd=0.026, **price)
+        report = run(server, *"abcd", budget_usd=0.026, params=params, usd_per_million=price)
         assert [len(batch.requests) for batch in server.batches] == [4]
         assert report.status == "complete"
         assert report.usage.cost_usd == pytest.approx(4 * 5 * 0.0005)
@@ -330,11 +325,14 @@ def test_a_batch_of_which_the_provider_knows_nothing_any_more(child: Callable[..
 
 def test_two_runs_share_a_batch() -> None:
     """Both wait for it; one gathers it and counts what it took, the other finds the answers stored."""
-    with batch_server(GOOD, looks=60) as server, ThreadPoolExecutor(2) as threads:
-        first = threads.submit(run, server, *"abc")
-        while not server.batches:
-            time.sleep(0.01)
-        reports = [threads.submit(run, server, *"abcd").result(), first.result()]
+    with batch_server(GOOD, looks=10**6) as server, ThreadPoolExecutor(2) as threads:
+        runs = [threads.submit(run, server, *"abc")]
+        for submitted, more in ((1, "abcd"), (2, "")):
+            while len(server.batches) < submitted:
+                time.sleep(0.01)
+            runs += [threads.submit(run, server, *more)] if more else []
+        server.looks = 0
+        reports = [each.result() for each in runs]
         assert sorted(len(batch.requests) for batch in server.batches) == [1, 3]
     assert [report.status for report in reports] == ["complete", "complete"]
     assert sum(report.usage.requests for report in reports) == 4
