@@ -40,6 +40,23 @@ _SECONDS = 1.0
 """How long one pattern may search one text."""
 
 
+def teller() -> Callable[[str], bool]:
+    """Return what tells of many texts whether they hold a secret, by what the environment says now (see `scrub`).
+
+    Raises:
+        JobError: If a pattern of the user's can't be used.
+    """
+    hide = _hider()
+
+    def tells(text: str) -> bool:
+        try:
+            return hide(text) != text
+        except TimeoutError:  # nobody knows
+            return True
+
+    return tells
+
+
 def told(error: BaseException) -> str:
     """Return the class and the message of somebody's error, without secrets, whatever its message does."""
     try:
@@ -119,8 +136,14 @@ def _free(key: str, taken: dict[str, JsonValue]) -> str:
 
 
 def _hider() -> Callable[[str], str]:
-    found = {value for name, value in os.environ.items() if len(value) >= _SHORTEST and SECRET_NAME.search(name)}
+    """Return what hides secrets by what the environment says now, or raises `TimeoutError`."""
+    found = {value for name, value in os.environ.items() if _is_secret(name) and len(value) >= _SHORTEST}
     return _made(frozenset(found), settings().redact)
+
+
+@lru_cache(maxsize=4096)
+def _is_secret(name: str) -> bool:
+    return bool(SECRET_NAME.search(name))
 
 
 @lru_cache(maxsize=4)
@@ -133,8 +156,10 @@ def _made(secrets: frozenset[str], redact: tuple[str, ...]) -> Callable[[str], s
     def once(text: str) -> str:
         for value in values:
             text = text.replace(value, MARK)
-        for shape in SHAPES:
-            text = shape.sub(rf"\1{MARK}", text)
+        small = text.lower()
+        for hints, shape in SHAPES:
+            if any(hint in small for hint in hints):
+                text = shape.sub(rf"\1{MARK}", text)
         for pattern in patterns:
             text = pattern.sub(lambda match: MARK if match[0] else "", text, timeout=_SECONDS)
         return text

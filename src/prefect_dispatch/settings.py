@@ -81,9 +81,12 @@ def settings() -> Settings:
     Raises:
         JobError: If it says something that can't be used.
     """
-    return _settings(
-        tuple(sorted((name, text) for name, text in os.environ.items() if name.upper().startswith(PREFIX)))
-    )
+    return _settings(tuple(sorted(each for each in os.environ.items() if _is_ours(each[0]))))
+
+
+@lru_cache(maxsize=4096)
+def _is_ours(name: str) -> bool:
+    return name.upper().startswith(PREFIX)
 
 
 @lru_cache(maxsize=8)  # probing the patterns takes a moment

@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.form import Tabs
 from prefect_dispatch.ledger import Ref
-from prefect_dispatch.scrub import scrub
+from prefect_dispatch.scrub import scrub, teller
 from prefect_dispatch.sources.files import Glob
 from prefect_dispatch.sources.listed import Listed, is_listable
 from prefect_dispatch.sources.parquet import Parquet
@@ -122,9 +122,10 @@ def read_items(source: Source, root: Path, limit: int | None = None) -> list[Ite
     if limit is not None and limit < 1:
         raise SourceError(f"The limit must be at least 1, not {limit}.")
     numbers: dict[str, int] = {}
+    tells = teller()
     items: list[Item] = []
     for number, item in enumerate(source.stream(root), 1):
-        if scrub(item.key) != item.key:  # keys stand in every list
+        if tells(item.key):  # keys stand in every list
             raise SourceError(
                 f"The key of item number {number} of {source.where(root)} holds a secret, or what a pattern of "
                 "PREFECT_DISPATCH_REDACT matches, and keys stand in logs and reports: give it another."
