@@ -11,6 +11,7 @@ its owner, and until when to believe it.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 SUFFIX = ".draft"
 LEASE_S = 60.0
 """How long a draft names its owner beyond the time limit of the call that it waits for."""
+SETTLES = 3.0
+"""How many times longer than this process another one may take to write its draft after it has looked."""
 LONGEST_S = 2 * 86_400.0
 """How far ahead a draft may name its owner, and be believed."""
 
@@ -86,7 +89,7 @@ class KeptDraft:
 
     def __init__(self, shelf: Shelf, key: str, record: _Record, *, alone: bool, call_s: float) -> None:
         """Keep where it stands, what it holds, whether a lock keeps others out, and how long a call may take."""
-        self._shelf, self._key, self._record = shelf, key + SUFFIX, record
+        self._shelf, self._key, self._record = shelf, key, record
         self._alone, self._call_s = alone, call_s
         self._taken = False
 
@@ -125,18 +128,22 @@ class KeptDraft:
             return
         with suppress(TransientError):  # why the attempt failed matters more
             if settled:
-                await self.done()
+                await in_thread(self._shelf.remove, self._key)
             else:
                 told = tuple(_Kept(tier=each.tier, reply=_free(each.reply)) for each in self._record.replies)
                 await self._write(pending=False, replies=told, lost=0, until=0.0)
 
     async def done(self) -> None:
-        """Take it away.
+        """Take it away, as the answer is stored.
+
+        Where no lock keeps others out, it stays: somebody may have looked for the answer before it was there, and
+        would find neither. It is void already.
 
         Raises:
             TransientError: If that can't be done.
         """
-        await in_thread(self._shelf.remove, self._key)
+        if self._alone:
+            await in_thread(self._shelf.remove, self._key)
 
     async def _write(self, **changed: object) -> None:
         if self._taken:  # it is another run's
@@ -162,23 +169,21 @@ async def begun(
     Raises:
         TransientError: If the storage can't be used.
     """
-    record = await in_thread(_begun, shelf, key + SUFFIX, work, hashlib.sha256(answered or b"").hexdigest(), alone)
-    return None if record is None else KeptDraft(shelf, key, record, alone=alone, call_s=call_s)
-
-
-def _begun(shelf: Shelf, key: str, work: str, before: str, alone: bool) -> _Record | None:  # noqa: FBT001 -- called by `in_thread`
+    key, before = key + SUFFIX, hashlib.sha256(answered or b"").hexdigest()
+    looked = time.monotonic()
+    found = await in_thread(_read, shelf, key)
     mine = _Record(draft_of=work, before=before, owner=_owner(os.getpid()), until=time.time() + LEASE_S)
-    found = _read(shelf, key)
     if found is not None and found.draft_of == work and found.before == before:
         if not alone and _at_work(found):
             return None
         mine = mine.model_copy(update={"replies": found.replies, "lost": found.lost + found.pending})
     if not alone:
-        shelf.write(key, _bytes(mine))
-        found = _read(shelf, key)
-        if found is None or found.owner != mine.owner:  # both wrote; the other was later
+        await in_thread(shelf.write, key, _bytes(mine))
+        await asyncio.sleep(SETTLES * (time.monotonic() - looked))  # whoever looked before this was written, writes now
+        found = await in_thread(_read, shelf, key)
+        if found is None or found.owner != mine.owner:
             return None
-    return mine
+    return KeptDraft(shelf, key, mine, alone=alone, call_s=call_s)
 
 
 def _read(shelf: Shelf, key: str) -> _Record | None:

@@ -8,9 +8,10 @@ limit or an interruption cancels the call itself.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import defaultdict
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,13 +20,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+THREADS = 32
+"""Reads and writes of a storage elsewhere that can be under way at once."""
+
 _lock = threading.Lock()
 _under_way: defaultdict[str, set[Future[Any]]] = defaultdict(set)
 
 
 @lru_cache(maxsize=1)
-def _loop() -> asyncio.AbstractEventLoop:
+def _loop(process: int) -> asyncio.AbstractEventLoop:  # noqa: ARG001 -- a forked process has none of its parent's threads
     loop = asyncio.new_event_loop()
+    loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="prefect-dispatch"))
     threading.Thread(target=loop.run_forever, name="prefect-dispatch", daemon=True).start()
     return loop
 
@@ -44,7 +49,7 @@ def run(coroutine: Coroutine[Any, Any, T], *, group: str) -> T:
         CancelledError: If the group was cancelled meanwhile.
     """
     with _lock:
-        loop = _loop()
+        loop = _loop(os.getpid())
     future = asyncio.run_coroutine_threadsafe(coroutine, loop)
     with _lock:
         _under_way[group].add(future)
