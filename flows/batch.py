@@ -26,7 +26,8 @@ from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.batch_records import BatchRecords
-from prefect_dispatch.tasks.batches import Batches, Gathered, NotYetError, pause_s
+from prefect_dispatch.tasks.batch_run import BatchRun, Gathered, NotYetError, pause_s
+from prefect_dispatch.tasks.batches import gathered
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.once import Place
 from prefect_dispatch.tasks.run_brief import answer_shelf, run_brief
@@ -83,17 +84,10 @@ def batched(job: Prepared) -> Gathered:
         return Gathered()
     run, shelf = str(flow_run.get_id()), answer_shelf()
     deployed = _is_deployed()
-    batches = Batches(
-        work,
-        BatchRecords(shelf),
-        gate_of(run, job.limits),
-        run=run,
-        again=job.again,
-        before=_before(run, shelf) if deployed else None,
-        waits=not deployed,
-    )
+    before = _before(run, shelf) if deployed else None
+    mine = BatchRun(work, BatchRecords(shelf), gate_of(run, job.limits), run=run, again=job.again, before=before)
     try:
-        return loop.run(batches.gathered(), group=run)
+        return loop.run(gathered(mine, shelf.folder, waits=not deployed), group=run)
     except NotYetError as wait:
         _give_back(run, shelf, wait)
     except BaseException:

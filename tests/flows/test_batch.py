@@ -17,7 +17,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect_dispatch import LLM, Brief, Limits, dispatch, plan
 from prefect_dispatch.checks import Function
 from prefect_dispatch.errors import DispatchFailed, JobError
-from prefect_dispatch.tasks import batches
+from prefect_dispatch.tasks import batch_run, batch_submitting
 from tests.batch_server import BatchServer, batch_server
 from tests.openai_server import Behaviour, document, failure
 
@@ -48,7 +48,7 @@ GOOD = Behaviour(content='{"size": 3}')
 def key(monkeypatch: pytest.MonkeyPatch) -> str:
     """A key in the environment, and little patience."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-user-0123456789")
-    monkeypatch.setattr(batches, "LEAST_S", 0.02)
+    monkeypatch.setattr(batch_run, "LEAST_S", 0.02)
     return "sk-of-the-user-0123456789"
 
 
@@ -59,7 +59,7 @@ def run(server: BatchServer, *items: str, brief: Brief = SIZES, **more: Any) -> 
     limits = Limits(retry_delay_s=0, retries=0, reasks=0, timeout_s=20, **more)
     executor = LLM.model_validate({"model": "openai/test", "api_base": server.url, "mode": "batch", **who})
     try:
-        return cast("Any", dispatch)([brief], items, executor=executor, limits=limits, **flow)
+        return cast("Report", cast("Any", dispatch)([brief], items, executor=executor, limits=limits, **flow))
     except DispatchFailed as error:
         return error.report
 
@@ -216,9 +216,9 @@ def test_a_plan_tells_the_price_of_a_batch() -> None:
 RUN = """
 import sys
 from prefect_dispatch import LLM, Brief, dispatch
-from prefect_dispatch.tasks import batches
+from prefect_dispatch.tasks import batch_run
 from tests.flows.test_batch import SIZES
-batches.LEAST_S = 0.05
+batch_run.LEAST_S = 0.05
 dispatch([SIZES], list("abc"), executor=LLM(model="openai/test", api_base=sys.argv[1], mode="batch"))
 """
 
@@ -351,9 +351,9 @@ def test_each_model_has_a_batch_of_its_own() -> None:
 def test_batches_are_no_larger_than_a_provider_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """By lines and by bytes."""
     with batch_server(GOOD) as server:
-        monkeypatch.setattr(batches, "MOST_LINES", 2)
+        monkeypatch.setattr(batch_submitting, "MOST_LINES", 2)
         assert run(server, *"abcde").status == "complete"
-        monkeypatch.setattr(batches, "MOST_BYTES", 10)
+        monkeypatch.setattr(batch_submitting, "MOST_BYTES", 10)
         assert run(server, *"xy").status == "complete"
         assert [len(batch.requests) for batch in server.batches] == [2, 2, 1, 1, 1]
 

@@ -11,11 +11,10 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import BaseModel, Field, JsonValue, ValidationError
-
-from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
+from prefect_dispatch.errors import ExecutorError, RejectedError
+from prefect_dispatch.executors.batch_lines import Line, result_of
 from prefect_dispatch.executors.failures import failure_of
-from prefect_dispatch.executors.provider import provider, reply_of
+from prefect_dispatch.executors.provider import provider
 from prefect_dispatch.executors.request import request_for
 from prefect_dispatch.models import Usage
 from prefect_dispatch.scrub import scrub
@@ -44,7 +43,6 @@ _SETTLING_S = 600.0
 """How long a batch may be complete before its files are named."""
 _CALL_S = 600.0
 _NOT_FOUND = 404
-_OK = 200
 
 
 class Batch(NamedTuple):
@@ -133,7 +131,9 @@ class BatchAPI:
         litellm = await asyncio.to_thread(provider)
         after: dict[str, str] = {}
         for _ in range(_PAGES):
-            page = await self._said(litellm.alist_batches(limit=_PAGE, **after, **self._target()))
+            page = await self._said(litellm.alist_batches(limit=_PAGE, **after, **self._target()), missing=True)
+            if page is None:
+                raise RejectedError(f"{self.who.model!r} lists no batches.", kind="no_list", usage=Usage())
             found: Any = next(
                 (each for each in page.data if (each.metadata or dict[str, str]()).get(_TAG) == tag), None
             )
@@ -155,27 +155,10 @@ class BatchAPI:
         wanted = frozenset(names)
         for file in batch.files:
             async for line in self._lines(file):
-                if (read := _read(line)) and read.custom_id in wanted and read.custom_id not in found:
-                    found[read.custom_id] = self._result(read)
+                read = Line.read(line)
+                if read and read.custom_id in wanted and read.custom_id not in found:
+                    found[read.custom_id] = result_of(read, self.who.model, self.who.price())
         return found
-
-    def _result(self, line: _Line) -> Reply | ExecutorError:
-        """Return the reply in a line, or the error."""
-        response, model = line.response, self.who.model
-        if line.error and line.error.code == "batch_expired":
-            return TransientError(f"{model!r}: the batch expired before this was asked.", kind="expired", usage=Usage())
-        if response is None or response.status_code != _OK:
-            error = _FailedLine.of(line)
-            return failure_of(error, model)
-        try:
-            read = provider().utils.convert_to_model_response_object(
-                response_object=response.body, model_response_object=provider().ModelResponse()
-            )
-            return reply_of(read, model, self.who.price())
-        except Exception as error:  # noqa: BLE001 -- a stranger's data may break litellm anywhere
-            why = scrub(type(error).__name__)
-            usage = Usage(requests=1, unsettled=1)
-            return TransientError(f"{model!r} failed: its answer can't be read ({why})", kind="malformed", usage=usage)
 
     async def _lines(self, file: str) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a file that are not too long; of one that isn't there none."""
@@ -208,49 +191,6 @@ class BatchAPI:
     def _target(self) -> dict[str, Any]:
         at = {"api_base": self.who.api_base} if self.who.api_base else {}
         return {"custom_llm_provider": _PROVIDER, "max_retries": 0, "timeout": _CALL_S, **at}
-
-
-class _Error(BaseModel):
-    code: str | None = None
-    message: str | None = None
-
-
-class _Response(BaseModel):
-    status_code: int
-    body: dict[str, JsonValue] = Field(default_factory=dict)
-
-
-class _Line(BaseModel):
-    """A line of a file of answers or of errors."""
-
-    custom_id: str
-    response: _Response | None = None
-    error: _Error | None = None
-
-
-class _FailedLine(Exception):  # noqa: N818 -- never raised: told as an error of litellm's would be
-    """A request that failed within a batch."""
-
-    litellm_response_headers: dict[str, str]
-
-    def __init__(self, status: int, body: dict[str, JsonValue], message: str) -> None:
-        super().__init__(message)
-        self.status_code, self.body, self.litellm_response_headers = status, body, {}
-
-    @classmethod
-    def of(cls, line: _Line) -> _FailedLine:
-        said: JsonValue = line.response.body.get("error") if line.response else None
-        details = said if isinstance(said, dict) else line.error.model_dump() if line.error else {}
-        message = details.get("message")
-        status = line.response.status_code if line.response else _OK
-        return cls(status, details, message if isinstance(message, str) else "it failed")
-
-
-def _read(line: bytes) -> _Line | None:
-    try:
-        return _Line.model_validate_json(line)
-    except ValidationError:
-        return None
 
 
 def _batch(said: Any) -> Batch:  # noqa: ANN401 -- litellm's
