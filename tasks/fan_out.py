@@ -21,7 +21,7 @@ from prefect_dispatch.models import Answer, Attempt, Failure, Outcome
 from prefect_dispatch.progress import Progress
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.apart import apart
-from prefect_dispatch.tasks.batches import Gathered
+from prefect_dispatch.tasks.batch_run import Gathered
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.run_brief import within
 from prefect_dispatch.tasks.stops import Circuit, Stop, failure_of, require_wanted
