@@ -20,6 +20,7 @@ from prefect_dispatch.tasks.batch_submitting import under_way
 from prefect_dispatch.tasks.holds import held
 from prefect_dispatch.tasks.loop import in_thread
 from prefect_dispatch.tasks.store import PREFIX
+from prefect_dispatch.withhold import hushed, withheld
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -108,15 +109,18 @@ def _kept(
 
 def _tried(run: BatchRun, name: str, said: Reply | ExecutorError) -> Attempt:
     """Store what was said, if it is valid; return what was tried."""
-    if not isinstance(said, Reply):
-        return Attempt(usage=said.usage or Usage(requests=1, unsettled=1), error=f"{said.kind}: {said}")
     work, _, place = run.work[name]
+    if not isinstance(said, Reply):
+        usage = said.usage or Usage(requests=1, unsettled=1)
+        return Attempt(usage=usage, error=f"{said.kind}: {hushed(said, work.item)}")
     try:
         value, wrong = examine(work.brief, work.item, said)
     except RejectedError as error:
-        return Attempt(usage=said.usage, error=f"{error.kind}: {error}")
+        return Attempt(usage=said.usage, error=f"{error.kind}: {hushed(error, work.item)}")
+    except ExecutorError as error:
+        raise hushed(error, work.item) from None
     if wrong:
-        return Attempt(usage=said.usage, error=f"invalid: {' '.join(wrong[:5])}")
+        return Attempt(usage=said.usage, error=f"invalid: {withheld(' '.join(wrong[:5]), work.item.value)}")
     attempt = Attempt(usage=said.usage)
     if name in run.again or not run.is_stored(name):
         heard = said.value if isinstance(work.brief.output, type) else None
