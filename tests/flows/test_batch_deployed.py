@@ -45,7 +45,7 @@ class Deployed:
         brief = {"name": "words", "instructions": "Say it."}
         job = Job.model_validate({"briefs": [brief], "items": ["good", "bad"], "executor": executor})
         made = deployment(job, folder)
-        made.parameters["out"] = "out"
+        made.parameters |= {"briefs": [brief], "out": "out"}
         made.work_pool_name = POOL
         with get_client(sync_client=True) as client:
             client.create_work_pool(WorkPoolCreate(name=POOL, type="process"), overwrite=True)
