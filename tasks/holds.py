@@ -88,7 +88,7 @@ async def held(key: str, folder: Path | None) -> AsyncGenerator[bool, None]:
             del keys[folder, key]
 
 
-if sys.platform != "win32":
+if sys.platform != "win32":  # pragma: no branch -- another system has no such locks
 
     @asynccontextmanager
     async def _byte(folder: Path, key: str) -> AsyncGenerator[bool, None]:
