@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -240,20 +241,23 @@ def child(store: Path) -> Callable[[BatchServer], subprocess.Popen[bytes]]:
     return start
 
 
-def killed(process: subprocess.Popen[bytes], come: Callable[[], bool]) -> None:
-    """End a process as a power cut would, once something has come about."""
+def killed(process: subprocess.Popen[bytes], come: Callable[[], bool], how: int = signal.SIGKILL) -> None:
+    """End a process, as a power cut would or otherwise, once something has come about."""
     while not come():
         assert process.poll() is None
         time.sleep(0.05)
-    process.kill()
-    process.wait()
+    process.send_signal(how)
+    process.wait(60)
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_while_it_waits_is_followed_up(child: Callable[..., subprocess.Popen[bytes]]) -> None:
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_ended_while_it_waits_is_followed_up(
+    child: Callable[..., subprocess.Popen[bytes]], how: int
+) -> None:
     """The next run finds the batch, submits only what is new, and counts what it gathers."""
     with batch_server(GOOD, looks=10**6) as server:
-        killed(child(server), lambda: any(batch.looked for batch in server.batches))
+        killed(child(server), lambda: any(batch.looked for batch in server.batches), how)
         server.looks = 0
         report = run(server, *"abcd")
         assert [len(batch.requests) for batch in server.batches] == [3, 1]

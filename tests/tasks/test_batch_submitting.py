@@ -1,0 +1,129 @@
+"""Two machines that share a storage without locks: whoever is about to submit the same is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
+
+import pytest
+from prefect.logging import disable_run_logger
+from prefect.results import get_result_store
+
+from prefect_dispatch import LLM, Brief, Limits
+from prefect_dispatch.gate import Gate
+from prefect_dispatch.models import Item
+from prefect_dispatch.tasks import batch_run, batch_submitting
+from prefect_dispatch.tasks.batch_records import BatchRecord, BatchRecords
+from prefect_dispatch.tasks.batch_run import BatchRun
+from prefect_dispatch.tasks.once import Place
+from prefect_dispatch.tasks.run_brief import answer_shelf, run_brief
+from prefect_dispatch.tasks.store import key_of
+from prefect_dispatch.tasks.work import work_of
+from tests.batch_server import BatchServer, batch_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = pytest.mark.usefixtures("store")
+
+
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-user-0123456789")
+    monkeypatch.setattr(batch_submitting, "POLL_S", 0.02)
+    monkeypatch.setattr(batch_run, "LEAST_S", 0.02)
+
+
+def run_of(server: BatchServer) -> BatchRun:
+    """Return a run with two items."""
+    executor = LLM(model="openai/test", api_base=server.url, mode="batch")
+    items = [Item(key=key, value=key) for key in "ab"]
+    store = cast("Any", get_result_store()).update_for_task(run_brief, _sync=True)
+    work = {
+        each.fingerprint: (each, executor, Place(store, key_of(each.fingerprint), None))
+        for each in work_of([Brief(name="words", instructions="Say it.")], items, executor)
+    }
+    return BatchRun(work, BatchRecords(answer_shelf()), Gate(Limits()), run=str(uuid4()))
+
+
+def intent(run: BatchRun, begun: float) -> BatchRecord:
+    """Put on the shelf what another machine is about to submit."""
+    record = BatchRecord(tag=uuid4().hex, name="x", work=tuple(run.work), begun=begun, by="another")
+    run.records.begin(record)
+    return record
+
+
+def met(run: BatchRun, then: Callable[[], None] = lambda: None) -> list[BatchRecord]:
+    """Return the batches that hold the run's work, something happening elsewhere while it looks."""
+
+    async def both() -> list[BatchRecord]:
+        looking = asyncio.ensure_future(batch_submitting.under_way(run, alone=False))
+        await asyncio.sleep(0.2)
+        then()
+        return await looking
+
+    with disable_run_logger():
+        return asyncio.run(both())
+
+
+def test_what_another_machine_submits_is_not_submitted_again() -> None:
+    """It is waited for until the other says which batch it is."""
+    with batch_server() as server:
+        run = run_of(server)
+        record = intent(run, time.time())
+        known = record.model_copy(update={"batch": "batch_7"})
+        assert met(run, lambda: run.records.write(known)) == [known]
+        assert server.batches == []
+
+
+def test_what_another_machine_could_not_submit_is_submitted() -> None:
+    """Its record goes, as its provider took nothing."""
+    with batch_server() as server:
+        run = run_of(server)
+        record = intent(run, time.time())
+        (mine,) = met(run, lambda: run.records.end(record, record.work))
+        assert (mine.batch, len(server.batches[0].requests)) == ("batch_1", 2)
+
+
+def test_another_machine_is_not_waited_for_for_ever() -> None:
+    """After a while it has died; its provider knows of no batch, so it is submitted now."""
+    with batch_server() as server:
+        run = run_of(server)
+        record = intent(run, time.time() - batch_submitting.LEASE_S)
+        (mine,) = met(run)
+        assert (mine.batch, len(server.batches), mine.tag == record.tag) == ("batch_1", 1, False)
+        assert run.records.read(record.tag) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b'{"tag": "../../etc/passwd"}', b'{"tag": 3}', b"\xff\xfe"])
+def test_a_foreign_record_leads_nowhere(content: bytes) -> None:
+    """What stands in the place of a note or a record, and is none, is no batch."""
+    with batch_server() as server:
+        run = run_of(server)
+        record = intent(run, time.time())
+        answer_shelf().write(f"{key_of(record.work[0])}.batch", content)
+        assert run.records.under_way(record.work[:1]) == []
+        answer_shelf().write(f"prefect-dispatch-batch-{record.tag}", content)
+        assert run.records.under_way(record.work) == []
+
+
+def test_a_record_under_another_name_is_not_believed() -> None:
+    """A copy of a record is not that batch."""
+    with batch_server() as server:
+        run = run_of(server)
+        record, other = intent(run, 0.0), uuid4().hex
+        answer_shelf().write(f"prefect-dispatch-batch-{other}", record.model_dump_json().encode())
+        assert run.records.read(other) is None
+
+
+def test_what_is_gathered_in_part_stays_for_others() -> None:
+    """A run that has some of the work strikes out that; the rest is still under way."""
+    with batch_server() as server:
+        run = run_of(server)
+        record = intent(run, 0.0)
+        run.records.end(record, record.work[:1])
+        assert [each.work for each in run.records.under_way(record.work)] == [record.work[1:]]
+        run.records.end(record.model_copy(update={"work": record.work[1:]}), record.work[1:])
+        assert run.records.under_way(record.work) == []
