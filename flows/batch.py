@@ -28,6 +28,7 @@ from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.batch_records import BatchRecords
 from prefect_dispatch.tasks.batch_run import BatchRun, Gathered, NotYetError, pause_s
 from prefect_dispatch.tasks.batches import gathered
+from prefect_dispatch.tasks.cutting import in_parts
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.once import Place
 from prefect_dispatch.tasks.run_brief import answer_shelf, run_brief
@@ -66,7 +67,7 @@ def require_batches(briefs: Iterable[Brief], executor: Executor) -> None:
 def batched(job: Prepared) -> Gathered:
     """Return what batches bring to a run, once they have ended; at once if none of its work is for a batch.
 
-    Work that must not run at the same time as other work is left out: it is asked live.
+    Work that must not run at the same time as other work is left out, and what is too long: it is asked live.
 
     Raises:
         Pause: If the run has given its worker back.
@@ -79,6 +80,7 @@ def batched(job: Prepared) -> Gathered:
         and who.mode == "batch"
         and first.ref not in job.independence.locks
         and first.ref not in job.independence.stages
+        and not in_parts(answer_shelf(), first, who)
     }
     if not work:
         return Gathered()

@@ -100,6 +100,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         independence=job.independence,
         again=job.again,
         tell=LiveProgress(job.briefs, len(job.work)),
+        join=job.joins,
     )
     try:
         brought = batched(job)

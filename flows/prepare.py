@@ -15,6 +15,7 @@ from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import located
 from prefect_dispatch.executors.variety import require_variety, sampled
 from prefect_dispatch.flows.batch import require_batches
+from prefect_dispatch.flows.joining import Joins
 from prefect_dispatch.flows.review import require_deciding
 from prefect_dispatch.flows.share import with_share
 from prefect_dispatch.integrators.collate import Collate
@@ -46,6 +47,8 @@ class Prepared:
     integrator: AnyMerger
     limits: Limits
     independence: Independence
+    joins: Joins
+    """What joins the answers to the parts of an item that is too long."""
     again: frozenset[str] = frozenset()
     """The fingerprints that are asked again even where an answer is stored."""
 
@@ -97,9 +100,10 @@ def prepare(
     independence = preflight(bound, read)
     require_independence(independence, limits.on_dependence)
     integrator = ready(integrator, bound, read, folder)
+    joins = Joins(bound, read, folder)
     work = work_of(bound, read, executor)
     again = asked_again(work, refresh)
-    return Prepared(bound, read, work, executor, integrator, limits, independence, again)
+    return Prepared(bound, read, work, executor, integrator, limits, independence, joins, again)
 
 
 def _own(integrator: AnyMerger) -> list[Executor]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, JsonValue
 from prefect_dispatch._version import __version__
 from prefect_dispatch.errors import AuditError, MergeError
 from prefect_dispatch.integrators.gaps import unanswered
-from prefect_dispatch.ledger import Merge, Ref, Violation
+from prefect_dispatch.ledger import LedgerRow, Merge, Ref, Violation
 from prefect_dispatch.report import Gap, Report, Spending
 from prefect_dispatch.scrub import scrubbed, told
 from prefect_dispatch.tasks.apart import apart
@@ -74,7 +74,7 @@ def settle(
         status=status,
         message=message,
         value=merge.value,
-        ledger=merge.ledger,
+        ledger=_with_parts(merge.ledger, ordered),
         fields=merge.fields,
         gaps=tuple(
             Gap(brief=outcome.brief, item=outcome.item, status=outcome.status, error=outcome.error)
@@ -134,6 +134,17 @@ def _merge(
     except Exception as error:  # noqa: BLE001 -- what an integrator returned may be anything; the answers are stored
         broken = f"The integrator {type(job.integrator).__name__} raised {told(error)}"
         return Merge(value=None, ledger=rows), (), broken
+
+
+def _with_parts(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> tuple[LedgerRow, ...]:
+    """Return the ledger with how an answer was made of the answers to parts of its item."""
+    made = {Ref.of(outcome): outcome.joined for outcome in outcomes if outcome.joined}
+    return tuple(
+        row.model_copy(update={"reason": "; ".join(filter(None, (made[Ref.of(row)], row.reason)))})
+        if Ref.of(row) in made
+        else row
+        for row in rows
+    )
 
 
 def _verdict(

@@ -11,18 +11,20 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from prefect.runtime import flow_run
 
 from prefect_dispatch.errors import ExecutorError
-from prefect_dispatch.models import Answer, Attempt, Failure, Outcome
+from prefect_dispatch.models import Answer, Failure
 from prefect_dispatch.progress import Progress
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.apart import apart
 from prefect_dispatch.tasks.batch_run import Gathered
+from prefect_dispatch.tasks.ends import End
 from prefect_dispatch.tasks.gates import gate_of
+from prefect_dispatch.tasks.parts import Parts
 from prefect_dispatch.tasks.run_brief import within
 from prefect_dispatch.tasks.stops import Circuit, Stop, failure_of, require_wanted
 from prefect_dispatch.tasks.store import usable
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.limits import Limits
+    from prefect_dispatch.models import Outcome
     from prefect_dispatch.tasks.independence import Independence
+    from prefect_dispatch.tasks.parts import Join
 
 NO_LOCKS: frozenset[str] = frozenset()
 LOOK_S = 5.0
@@ -54,6 +58,7 @@ class FanOut:
         independence: Independence,
         again: Collection[str] = (),
         tell: Callable[[Progress], None],
+        join: Join | None = None,
     ) -> None:
         """Keep what is to be done.
 
@@ -64,6 +69,7 @@ class FanOut:
             independence: The locks and stages that the work must keep to.
             again: The fingerprints that are asked again even where an answer is stored.
             tell: Told of every outcome.
+            join: Joins the answers to the parts of an item that is too long. None: none is split.
         """
         self._groups = equal_work(work)
         self._locks, self._stages = independence.locks, independence.stages
@@ -72,6 +78,7 @@ class FanOut:
         self._limits = limits
         self._again = frozenset(again)
         self._batched = Gathered()
+        self._parts = Parts(work, executor, join)
         self._task, self._afresh = within(limits), within(limits, refresh=True)
         self._tell = tell
         self._progress = Progress(total=len(work))
@@ -148,7 +155,12 @@ class FanOut:
     def _submit(self) -> bool:
         """Fill the window; return whether anything is under way."""
         while self.stop is None and len(self._under_way) < self._limits.concurrency and (work := self._next()):
-            self._begin(work, self._afresh if work.fingerprint in self._again else self._task)
+            if work.fingerprint in self._again:
+                self._begin(work, self._afresh)
+            elif known := self._parts.known(work):
+                self._record(End(work, "succeeded", known, stored=True))
+            else:
+                self._begin(work, self._task)
         return bool(self._under_way)
 
     def _begin(self, work: Work, task: Any) -> None:  # noqa: ANN401 -- Prefect's overloads leave types unknown
@@ -186,56 +198,43 @@ class FanOut:
         if isinstance(answer, Answer):
             if not stored:
                 self._circuit.passed()
-            self._record(work, status="succeeded", answer=answer, stored=stored)
+            self._record(End(work, "succeeded", answer, stored=stored))
         elif isinstance(said, BaseException):
             self._fail(work, said)
         else:  # what stands under the key is no answer to this work
             self._begin(work, self._afresh)
 
     def _fail(self, work: Work, error: BaseException) -> None:
+        if (parts := self._parts.split(work, error)) is not None:
+            self._again |= {part.fingerprint for part in parts if work.fingerprint in self._again}
+            self._ready[:0] = parts
+            self._end_wholes()
+            return
         stop = self._circuit.failed(work, error)
         self.stop = self.stop or stop
         attempts = error.attempts if isinstance(error, ExecutorError) else ()
         if stop and stop.kind == "budget" and not any(attempt.usage.requests for attempt in attempts):
             self._skip(work, stop)
         else:
-            self._record(work, status="failed", error=failure_of(error), attempts=attempts)
+            self._record(End(work, "failed", error=failure_of(error), attempts=attempts))
 
     def _skip(self, work: Work, stop: Stop) -> None:
         tried = work.fingerprint in self._batched.attempts
         again = " again" if tried else ""
         error = Failure(kind=stop.kind, message=f"Not asked{again}: {stop.why}")
-        self._record(work, status="failed" if tried else "skipped", error=error)
+        self._record(End(work, "failed" if tried else "skipped", error=error))
 
-    def _record(
-        self,
-        work: Work,
-        *,
-        status: Literal["succeeded", "failed", "skipped"],
-        answer: Answer | None = None,
-        stored: bool = False,
-        error: Failure | None = None,
-        attempts: tuple[Attempt, ...] = (),
-    ) -> None:
-        tried = self._batched.attempts.get(work.fingerprint, ())
-        took = answer.attempts if answer else attempts
-        took = tried if tried and stored else (*tried, *took)
-        stored = stored and not tried  # what a batch of this run has stored, this run has asked
-        for place, each in enumerate(self._groups[work.fingerprint]):
-            origin: Literal["asked", "stored", "shared"] = "stored" if stored else "shared" if place else "asked"
-            outcome = Outcome(
-                brief=each.brief.name,
-                item=each.item.key,
-                status=status,
-                value=answer.value if answer else None,
-                error=error,
-                model=answer.model if answer else "",
-                attempts=took,
-                origin=None if status == "skipped" else origin,
-                fingerprint=each.fingerprint,
-                brief_priority=each.brief.priority,
-                item_priority=each.item.priority,
-            )
-            self._outcomes.append(outcome)
-            self._progress = self._progress.plus(outcome)
-            self._tell(self._progress)
+    def _record(self, end: End) -> None:
+        name = end.work.fingerprint
+        equal = self._groups.get(name, [end.work])  # a part of an item stands in none
+        for outcome in end.outcomes(equal, self._batched.attempts.get(name, ())):
+            if not self._parts.take(outcome):
+                self._outcomes.append(outcome)
+                self._progress = self._progress.plus(outcome)
+                self._tell(self._progress)
+        self._end_wholes()
+
+    def _end_wholes(self) -> None:
+        """Record what became of items of which all parts have come."""
+        for end in self._parts.ended():
+            self._record(end)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, cast
 from prefect_dispatch.executors.base import Countable
 from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.strict import Strict
+from prefect_dispatch.tasks.cutting import asks_of, stored_join
 from prefect_dispatch.tasks.store import stored_answer
 from prefect_dispatch.tasks.work import Work, equal_work
 
@@ -43,7 +44,9 @@ class Plan(Strict):
     shared: int
     """How many are equal to another of this job and share its answer."""
     to_ask: int
-    """How many are put to an agent."""
+    """How many are put to an agent; of an item that is too long for it, each part that its brief's rule makes."""
+    parts: int = 0
+    """How many of those are such parts."""
     prompt_tokens: int | None
     """Tokens to send, the integrator's own among them, without re-asks and retries; empty where nobody can count."""
     completion_tokens: int | None
@@ -80,13 +83,14 @@ def estimate(
     found = {
         name: answer
         for name, group in groups.items()
-        if name not in again and (answer := stored_answer(shelf, group[0]))
+        if name not in again and (answer := stored_answer(shelf, group[0]) or stored_join(shelf, group[0]))
     }
-    asked = [group[0] for name, group in groups.items() if name not in found]
+    wholes = [group[0] for name, group in groups.items() if name not in found]
     stored = sum(len(group) for name, group in groups.items() if name in found)
-    for who in {work.brief.model: executor_for(work.brief, executor) for work in asked}.values():
+    for who in {work.brief.model: executor_for(work.brief, executor) for work in wholes}.values():
         if isinstance(who, Countable):
             who.require_known()
+    asked = [ask for each in wholes for ask in asks_of(each, executor, shelf, afresh=each.fingerprint in again)]
     prompt, completion, cost, counted = _tokens(asked, executor)
     seconds, timed = _seconds_each(list(found.values()), completion, len(asked))
     in_turn = round(seconds * len(asked), 1)
@@ -96,8 +100,9 @@ def estimate(
         items=len({each.item.key for each in work}),
         work=len(work),
         stored=stored,
-        shared=len(work) - stored - len(asked),
+        shared=len(work) - stored - len(wholes),
         to_ask=len(asked),
+        parts=sum(each.brief.part for each in asked),
         prompt_tokens=prompt,
         completion_tokens=completion,
         cost_usd=cost,

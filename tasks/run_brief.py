@@ -41,7 +41,9 @@ _earlier: dict[UUID, tuple[Attempt, ...]] = {}
 
 
 def _run_name(parameters: dict[str, Any]) -> str:
-    name = scrub(" ".join(f"{parameters['brief'].name}: {parameters['item'].key}".split()))
+    brief: Brief = parameters["brief"]
+    part = " (part)" if brief.part else ""
+    name = scrub(" ".join(f"{brief.name}: {parameters['item'].key}{part}".split()))
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from asyncio import CancelledError
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from prefect_dispatch.examining import BrokenCheckError, examine, invalid, text_
 from prefect_dispatch.executors.base import Ask, Rejection, Reply, Tiered
 from prefect_dispatch.gate import Gate
 from prefect_dispatch.models import Answer, Attempt, Brief, Failure, Item, Usage
+from prefect_dispatch.room import require_room
 from prefect_dispatch.scrub import told
 from prefect_dispatch.withhold import hushed
 
@@ -140,6 +142,8 @@ class _Attempt:
 
     async def _passed(self, place: int, tier: Executor, ask: Ask, clock: _Clock) -> Reply:
         """Return the reply to a call, however often it has to wait."""
+        if self._brief.split:  # to count tokens takes a while
+            await asyncio.to_thread(require_room, tier, self._brief, self._item)
         overtaken = 0
         while True:
             passed = self._gate.passed(tier)

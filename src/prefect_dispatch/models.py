@@ -11,6 +11,7 @@ from pydantic.json_schema import SkipJsonSchema
 from prefect_dispatch.checks import Check, Function, MustMention, source_digest
 from prefect_dispatch.outputs import Output, has_validators, normalise_output, show_output
 from prefect_dispatch.references import REFERENCE
+from prefect_dispatch.split import Split
 from prefect_dispatch.strict import Kept, Strict
 from prefect_dispatch.template import render
 
@@ -47,8 +48,7 @@ class Brief(Strict):
     Text fields may use fields of the item, such as `{title}` (see `template`).
 
     Example:
-        >>> brief = Brief(name="summary", scope="One text.", instructions="Summarise it in a sentence.")
-        >>> brief.output
+        >>> Brief(name="summary", scope="One text.", instructions="Summarise it in a sentence.").output
         'text'
     """
 
@@ -76,8 +76,12 @@ class Brief(Strict):
     """How many answers of its own each item gets, for a `consensus`: as from briefs `name-1`, `name-2` and so on."""
     model: str = ""
     """Who is asked in place of the executor's model (and its fallbacks); for language models only."""
+    split: Split | None = None
+    """How an item that is too long for the model is cut and asked in parts. Empty: it fails."""
     sample: SkipJsonSchema[int] = Field(default=0, ge=0, le=100)
     """Which of several samples this is; set where a job is prepared, 0 before that and for a single one."""
+    part: SkipJsonSchema[bool] = False
+    """Whether the item is a part of one that was too long; set while a job runs."""
 
     def rendered(self, item: Item) -> Brief:
         """Return the brief as it reads for one item: placeholders filled in.
@@ -116,6 +120,7 @@ class Brief(Strict):
             "key": item.key if own else None,  # a function sees it
             "writes": list(said.writes),  # an effect on files is not shared between equal items
             **({"sample": self.sample} if self.sample > 1 else {}),  # the first is the answer of a single one
+            **({"part": True} if self.part else {}),  # it is told; `split` itself changes no answer
         }
 
     @property
@@ -202,6 +207,8 @@ class Answer(Strict):
     """Who answered."""
     attempts: tuple[Attempt, ...] = ()
     """What it took, the last one being the one that succeeded."""
+    joined: str = ""
+    """How it was made of the answers to parts of the item, where that was too long."""
 
 
 class Outcome(Strict):
@@ -225,6 +232,8 @@ class Outcome(Strict):
     """Asked in this run, found in the store, or shared with an equal item of this run; empty if skipped."""
     fingerprint: str = ""
     """The identity of the work; the answer is stored under it."""
+    joined: str = ""
+    """How it was made of the answers to parts of the item, such as `3 parts, joined by merge_records`."""
     brief_priority: int = 0
     """The brief's priority."""
     item_priority: int = 0

@@ -128,7 +128,7 @@ def plan_table(plan: Plan) -> str:
         ("work", f"{plan.work} ({plan.briefs} briefs x {plan.items} items)"),
         ("stored already", plan.stored),
         ("shared", plan.shared),
-        ("to ask", plan.to_ask),
+        ("to ask", f"{plan.to_ask}, {plan.parts} of them parts of what is too long" if plan.parts else plan.to_ask),
         ("prompt tokens", _or_unknown(plan.prompt_tokens)),
         ("completion tokens", _or_unknown(plan.completion_tokens)),
         ("cost", _dollars(plan.cost_usd)),
