@@ -11,7 +11,7 @@ import pytest
 
 from prefect_dispatch import Limits
 from prefect_dispatch.render import markdown
-from tests.faults.wires import GOOD, Patient, number, require_accounts, run
+from tests.faults.wires import GOOD, NONSENSE, Patient, mixed, number, require_accounts, run
 from tests.openai_server import (
     CUT,
     HANG,
@@ -26,7 +26,6 @@ from tests.openai_server import (
     failure,
     openai_server,
     revoked,
-    share,
 )
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -35,7 +34,6 @@ LIMITS = Limits(concurrency=3, retries=1, retry_delay_s=0, reasks=1, timeout_s=6
 SHORT_S = 3.0
 """A time limit that a healthy call keeps even on a busy machine."""
 WORDS = 6
-NONSENSE = Behaviour(content="About three.")
 
 
 @pytest.fixture(autouse=True)
@@ -186,16 +184,6 @@ def test_whom_a_model_never_satisfies_another_is_asked_for() -> None:
         assert {outcome.model for outcome in report.outcomes} == {"openai/other"}
         assert f"| escalations to the next model | {WORDS} | {WORDS} invalid_output |" in markdown(report)
         assert run(server.url, WORDS, LIMITS, fallbacks=("openai/other",)).usage.requests == 0
-
-
-MIXED: tuple[Behaviour, ...] = (failure(500), CUT, RESET, MALFORMED, HTML, HTML_ERROR, NONSENSE, LONG)
-
-
-def mixed(request: dict[str, Any], n: int) -> Behaviour:
-    """Fail a tenth of all calls, in a way that depends on the word and how often it was asked."""
-    if share(request, f"fails {n}") >= 0.1:
-        return GOOD
-    return MIXED[int(share(request, f"how {n}") * len(MIXED))]
 
 
 @pytest.mark.parametrize("words", [40, pytest.param(400, marks=pytest.mark.slow)])

@@ -9,13 +9,26 @@ from typing import TYPE_CHECKING, Any
 from prefect_dispatch import LLM, Limits, dispatch
 from prefect_dispatch.errors import DispatchFailed
 from tests.faults.lives import SIZES
-from tests.openai_server import Behaviour, document
+from tests.openai_server import (
+    CUT,
+    HTML,
+    HTML_ERROR,
+    LONG,
+    MALFORMED,
+    RESET,
+    Behaviour,
+    document,
+    failure,
+    share,
+)
 
 if TYPE_CHECKING:
     from prefect_dispatch import Report
     from tests.openai_server import Behave
 
 GOOD = Behaviour(content='{"size": 3}')
+NONSENSE = Behaviour(content="About three.")
+MIXED = (failure(500), CUT, RESET, MALFORMED, HTML, HTML_ERROR, NONSENSE, LONG)
 
 
 def number(request: dict[str, Any]) -> int:
@@ -23,6 +36,13 @@ def number(request: dict[str, Any]) -> int:
     found = re.search(r"word-(\d+)", document(request))
     assert found
     return int(found[1])
+
+
+def mixed(request: dict[str, Any], n: int) -> Behaviour:
+    """Fail a tenth of all calls, in a way that depends on the word and how often it was asked."""
+    if share(request, f"fails {n}") >= 0.1:
+        return GOOD
+    return MIXED[int(share(request, f"how {n}") * len(MIXED))]
 
 
 @dataclass
