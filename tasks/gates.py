@@ -19,7 +19,9 @@ _gates: OrderedDict[tuple[str, Limits], Gate] = OrderedDict()
 
 
 def gate_of(flow_run: str, limits: Limits) -> Gate:
-    """Return the gate of a flow run's calls under some limits."""
+    """Return the gate of a flow run's calls under some limits; outside of flows each call has a gate of its own."""
+    if not flow_run:
+        return Gate(limits)
     with _lock:
         gate = _gates.setdefault((flow_run, limits), Gate(limits))
         _gates.move_to_end((flow_run, limits))

@@ -88,10 +88,10 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
     settings()  # one that can't be used is told before anything is spent
     context, own = TaskRunContext.get(), get_transaction()
     if context is None or context.task.fn is not run_brief.fn or own is None or not _is_kept(context, own):
-        group = "" if context is None else str(context.task_run.flow_run_id)
+        group = "" if context is None else str(context.task_run.flow_run_id or "")
         return loop.run(_asked(brief, item, executor, limits, group), group=group)
     run = context.task_run
-    group = str(run.flow_run_id)
+    group = str(run.flow_run_id or "")
     work = Work(brief, item, fingerprint(brief, item, executor))
     if own.key is None:  # the log says why; what can't be stored is not paid for
         raise TransientError("The result storage can't be used, so nobody was asked.", kind="storage", usage=Usage())

@@ -24,3 +24,8 @@ def test_runs_that_ended_long_ago_are_forgotten() -> None:
         gates.gate_of(f"run {number}", limits)
         assert gates.gate_of("kept", limits) is kept
     assert gates.gate_of("forgotten", limits) is not forgotten
+
+
+def test_a_call_outside_of_flows_has_a_budget_of_its_own() -> None:
+    """Nobody could say when a common one ends."""
+    assert gates.gate_of("", Limits()) is not gates.gate_of("", Limits())
