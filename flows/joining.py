@@ -91,7 +91,8 @@ def _joiner(brief: Brief, items: Sequence[Item], folder: Path) -> Joiner | None:
             f"Brief {brief.name!r}: split.join can't use {what}, a change of which no stored answer would notice; "
             "leave that to the job's integrator."
         )
-    return cast("Joiner", ready(joiner, _as_samples(brief, 2), items, folder))
+    fewest = max(2, joiner.min_votes) if isinstance(joiner, Consensus) else 2
+    return cast("Joiner", ready(joiner, _as_samples(brief, fewest), items, folder))
 
 
 def _as_samples(brief: Brief, parts: int) -> list[Brief]:

@@ -37,7 +37,6 @@ class End(NamedTuple):
         """
         took = self.answer.attempts if self.answer else self.attempts
         stored = self.stored and not tried  # what a batch of this run has stored, this run has asked
-        origins: tuple[Literal["asked", "shared"], ...] = ("asked", *("shared" for _ in equal[1:]))
         return [
             Outcome(
                 brief=each.brief.name,
@@ -48,10 +47,10 @@ class End(NamedTuple):
                 model=self.answer.model if self.answer else "",
                 attempts=tried if tried and self.stored else (*tried, *took),
                 joined=self.answer.joined if self.answer else "",
-                origin=None if self.status == "skipped" else "stored" if stored else origin,
+                origin=None if self.status == "skipped" else "stored" if stored else "shared" if place else "asked",
                 fingerprint=each.fingerprint,
                 brief_priority=each.brief.priority,
                 item_priority=each.item.priority,
             )
-            for each, origin in zip(equal, origins, strict=True)
+            for place, each in enumerate(equal)
         ]

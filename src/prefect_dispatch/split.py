@@ -81,7 +81,7 @@ class Split(Strict):
             >>> Split(by="words").cut("a bb ccc", 2), Split(by="words").cut("unbreakable", 2)
             (['a bb ', 'ccc'], ['unbreakable'])
         """
-        ends = self._ends(text)
+        ends = self.ends(text)
         longest = max((end - start for start, end in pairwise((0, *ends))), default=0)
         size = bisect_left(
             range(len(text)),
@@ -91,7 +91,7 @@ class Split(Strict):
         )
         return [text[start:end] for start, end in pairwise(_filled(ends, size))]
 
-    def _ends(self, text: str) -> list[int]:
+    def ends(self, text: str) -> list[int]:
         """Return where the text may be cut, its end included; what is blank stays with what is before it."""
         unit = _UNITS[self.by] if self.separator is None else re.compile(re.escape(self.separator))
         ends: list[int] = []
