@@ -14,7 +14,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from prefect.settings import (
 from prefect.testing.utilities import prefect_test_harness
 
 from prefect_dispatch import LLM, Limits, dispatch
+from prefect_dispatch.executors.provider import provider
 from prefect_dispatch.progress import listener
 from tests.faults.lives import SIZES
 from tests.faults.wires import Patient, mixed, require_accounts
@@ -68,7 +68,7 @@ def measure(items: int) -> tuple[dict[str, Any], Memory]:
     """Return what a run over so many items took, and the memory along the way."""
     memory = Memory()
     with serving() as server, TemporaryDirectory() as folder, quiet(Path(folder)):
-        import_module("litellm")
+        provider()  # takes seconds to load
         token = listener.set(memory)
         report = dispatch(
             [SIZES],
