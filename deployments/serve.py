@@ -27,7 +27,8 @@ def deployment(job: Job | None, folder: Path) -> RunnerDeployment:
     """
     given: dict[str, Any] = {} if job is None else job.model_dump(mode="json", exclude={"flow"}, exclude_none=True)
     for brief in given.get("briefs", ()):
-        del brief["sample"]  # set where a job is prepared; no form has it, and Prefect refuses what no form has
+        for hidden in ("sample", "part"):  # set while a job runs; no form has them, and Prefect refuses what none has
+            del brief[hidden]
         brief["output"] = _legible(brief["output"])
     made: Any = dispatch.to_deployment(
         name="dispatch" if job is None else job.briefs[0].name,
