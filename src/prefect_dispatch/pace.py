@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 MINUTE = 60.0
 MARGIN = 0.98
 """The share of what is stated that is used: two clocks, and the ways between them, are never quite alike."""
-LATE_S = 0.1
-"""How much lateness of a waiting call the next one makes good; more would be a burst."""
+LATE_S = 1.0
+"""How much lateness of a waiting call the next ones make good: a busy machine is often late; more would be a burst."""
 TICK_S = 1e-6
 """What is due within this is due: a fraction of it can be too small for a clock to wait for."""
 
