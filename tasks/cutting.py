@@ -25,13 +25,17 @@ MOST = 1000
 
 
 def parts_of(work: Work, executor: Executor) -> list[Work]:
-    """Return the parts in which an item is asked by its brief's rule: itself alone, or none, if it can't be cut."""
+    """Return the parts in which an item is asked by its brief's rule.
+
+    Itself alone if it can't be cut; none if it has no text, or so much that it would take too many.
+    """
     split = work.brief.split
     text = split.text(work.item) if split else None
-    if split is None or text is None:
+    if split is None or not text:
         return []
     brief = work.brief.model_copy(update={"part": True})
-    most = min(MOST + 1, parts_needed(executor_for(brief, executor), brief, work.item))
+    if (most := parts_needed(executor_for(brief, executor), brief, work.item)) > MOST:
+        return []
     items = [split.part(work.item, piece) for piece in split.cut(text, most)]
     return [Work(brief, item, fingerprint(brief, item, executor)) for item in items]
 
@@ -69,8 +73,8 @@ def why_not(work: Work, cuts: int, parts: int) -> str:
     split = cast("Split", work.brief.split)
     if cuts >= DEEPEST:
         return f"It was cut {cuts} times; is the brief itself too long?"
-    if parts > MOST:
-        return f"It would take more than {MOST} parts."
-    if not parts:
+    if not split.text(work.item):
         return f"It has no text at split.field {split.field!r} that could be cut."
+    if not parts:
+        return f"It would take more than {MOST} parts."
     return f"It is one {split.unit}, which isn't cut; a finer split.by of brief {work.brief.name!r} would cut it."

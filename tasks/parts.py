@@ -17,7 +17,7 @@ from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
 from prefect_dispatch.examining import examine, invalid
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.models import Answer
-from prefect_dispatch.tasks.cutting import DEEPEST, MOST, TOO_LONG, joined, parts_of, stored_join, why_not
+from prefect_dispatch.tasks.cutting import DEEPEST, TOO_LONG, joined, parts_of, stored_join, why_not
 from prefect_dispatch.tasks.ends import End
 from prefect_dispatch.tasks.once import Place
 from prefect_dispatch.tasks.run_brief import run_brief
@@ -81,7 +81,7 @@ class Parts:
             return None
         cuts = self._cuts.get(work.fingerprint, 0)
         parts = parts_of(work, self._executor) if cuts < DEEPEST else []
-        if not 1 < len(parts) <= MOST:
+        if len(parts) < 2:  # noqa: PLR2004 -- no parts
             error.args = (f"{error} {why_not(work, cuts, len(parts))}",)
             return None
         if work.fingerprint not in self._came:

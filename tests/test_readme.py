@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from prefect_dispatch import Item, Outcome
 from prefect_dispatch.flows.job import Job
+from prefect_dispatch.flows.joining import Joins
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from tests.openai_server import Behaviour, document, openai_server
 
@@ -40,6 +42,18 @@ def test_its_integrator_is_an_integrator() -> None:
     """So is the part of a job that shows how records are merged."""
     job = {"briefs": [{"name": "a", "instructions": "Say it."}], "items": ["a"], **yaml.safe_load(blocks("yaml")[1])}
     assert isinstance(Job.model_validate(job).integrator, MergeRecords)
+
+
+def test_its_rule_for_long_items_is_one(tmp_path: Path) -> None:
+    """And so is the brief that shows how an item is cut and its parts' answers are joined."""
+    (text,) = [block for block in blocks("yaml") if "split:" in block]
+    job = Job.model_validate({"items": [{"text": "A contract."}], **yaml.safe_load(text)})
+    items = [Item(key="a", value={"text": "A contract."})]
+    parts = [Outcome(brief="people", item="a", status="succeeded", value=[{"name": name}]) for name in ("Ada", "ada")]
+    assert Joins(job.briefs, items, tmp_path)(job.briefs[0], parts) == (
+        [{"name": "Ada"}],
+        "2 parts, joined by merge_records",
+    )
 
 
 @pytest.mark.usefixtures("store")

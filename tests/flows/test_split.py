@@ -319,6 +319,36 @@ def test_what_is_known_not_to_fit_is_never_sent() -> None:
     assert [in_parts(answer_shelf(), each, scripted) for each in (too_long, fits)] == [True, False]
 
 
+def test_parts_that_are_stored_are_joined_without_asking_anybody(store: Path) -> None:
+    """A run that died before it could join them has lost nothing."""
+    first = run(Counting(short), [TEXT], brief())
+    (work,) = work_of([brief()], numbered([TEXT]), Counting(short))
+    (store / key_of(joined(work).fingerprint)).unlink()
+    assert plan([brief()], numbered([TEXT]), Counting(short)).to_ask == 0
+    scripted = Counting(short)
+    report = run(scripted, [TEXT], brief())
+    assert (scripted.calls, report.value) == (0, first.value)
+    assert (report.usage.cached, report.usage.requests) == (1, 0)
+
+
+def test_parts_that_nobody_could_pay_for_are_skipped() -> None:
+    """Nothing was sent for the item: it is not asked, as any other."""
+    limits = QUICK.model_copy(update={"budget_requests": 1})
+    scripted = Counting(short)
+    report = run(scripted, ["brief", TEXT], brief(), limits)
+    assert scripted.calls == 1
+    assert [(gap.item, gap.status, gap.error.kind) for gap in report.gaps] == [("2", "skipped", "budget")]
+
+
+def test_too_many_parts_are_not_asked() -> None:
+    """A brief that leaves next to no room is told, and not paid for a thousand times."""
+    scripted = Counting(short)
+    with pytest.raises(DispatchFailed) as caught:
+        run(scripted, ["a " * 8000], brief("words"))
+    assert scripted.calls == 0
+    assert "It would take more than 1000 parts." in caught.value.report.gaps[0].error.message
+
+
 @pytest.mark.parametrize("room", [None, 2, 1000])
 def test_where_the_count_is_no_help_the_refusal_is(room: int | None) -> None:
     """A room that nobody knows, that isn't even enough for the brief, or that the provider doesn't grant."""
