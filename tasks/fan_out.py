@@ -20,7 +20,7 @@ from prefect_dispatch.errors import ExecutorError
 from prefect_dispatch.models import Answer, Failure
 from prefect_dispatch.progress import Progress
 from prefect_dispatch.tasks import loop
-from prefect_dispatch.tasks.apart import apart
+from prefect_dispatch.tasks.apart import apart, unlinked
 from prefect_dispatch.tasks.batch_run import Gathered
 from prefect_dispatch.tasks.ends import End
 from prefect_dispatch.tasks.gates import gate_of
@@ -191,6 +191,7 @@ class FanOut:
         try:
             future.wait()
             said: object = future.result(raise_on_failure=False)
+            unlinked(said, future)
             stored = future.state.name == "Cached"
             answer = usable(said, work) if stored else said
         except Exception as broken:  # noqa: BLE001 -- Prefect's engine failed, or a check did; still an outcome
