@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prefect.exceptions import CancelledRun, TerminationSignal
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Cancelled
 
@@ -24,4 +25,6 @@ def cancelled(told: str, error: BaseException) -> State[Any]:
     """
     if flow_run.get_parent_flow_run_id():
         raise error
-    return Cancelled(message=f"Cancelled: {told}. What came back is stored: the same job goes on from there.")
+    message = f"Cancelled: {told}. What came back is stored: the same job goes on from there."
+    get_run_logger().warning(message)  # a worker that cancels a run puts words of its own into the state after this one
+    return Cancelled(message=message)
