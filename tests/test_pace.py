@@ -93,6 +93,7 @@ def test_a_rate_that_nobody_stated_is_learned(provider: str, hint: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [2, 3])
 @pytest.mark.parametrize("latency_s", [0.05, 1.0])
 @pytest.mark.parametrize("concurrency", [8, 50, 200])

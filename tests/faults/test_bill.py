@@ -114,7 +114,7 @@ def job(chance: random.Random) -> Job:
 
 @pytest.mark.parametrize(
     "seed",
-    [*range(5), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(5, 105))],
+    [*range(5), *(pytest.param(seed, marks=[pytest.mark.slow, pytest.mark.long]) for seed in range(5, 105))],
 )
 def test_the_bill_never_exceeds_a_cap(seed: int) -> None:
     """Re-asks, retries, cut answers, an integrator that asks: all of it counts, at the provider's own prices."""

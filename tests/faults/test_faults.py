@@ -186,7 +186,7 @@ def test_whom_a_model_never_satisfies_another_is_asked_for() -> None:
         assert run(server.url, WORDS, LIMITS, fallbacks=("openai/other",)).usage.requests == 0
 
 
-@pytest.mark.parametrize("words", [40, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("words", [40, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_a_tenth_of_all_calls_fails(words: int) -> None:
     """Faults of every kind: all are answered, and each word is asked as often as it failed, and once more."""
     patient = Patient(mixed)

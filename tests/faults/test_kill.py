@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     ("items", "kills", "seed"),
     [
         pytest.param(40, 4, 1, id="quick"),
-        pytest.param(300, 50, 2, id="whole", marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        pytest.param(300, 50, 2, id="whole", marks=[pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]),
     ],
 )
 def test_it_goes_on_where_it_was_killed(store: Path, tmp_path: Path, items: int, kills: int, seed: int) -> None:
