@@ -217,6 +217,8 @@ def test_what_of_a_brief_counts(field: str, value: object, counts: bool) -> None
         ("fallbacks", ["openai/gpt-5"], True),
         ("usd_per_million", (1, 2), False),
         ("idle_s", 5, False),
+        ("mode", "batch", False),
+        ("rounds", 2, False),
     ],
 )
 def test_what_of_a_model_counts(field: str, value: object, counts: bool) -> None:  # noqa: FBT001 -- a column

@@ -26,6 +26,9 @@ FEW = 10
 """So few calls tell little, as others may have used up what the provider allows: a known rate is only met halfway."""
 ALIKE = 0.15
 """Rates that differ by less than this share confirm each other."""
+STRAY, AMONG = 0.015, 250.0
+"""A provider that refuses less than this share of the last calls, about so many, refuses at random: nothing is
+learned from a lone refusal then, or ever fewer calls would be made, and as many of them be refused."""
 
 
 class Creep:
@@ -53,22 +56,36 @@ class Creep:
         self.started = self.refused = 0
         self._rate = math.inf
         self._calm_s = SHORTEST_S
+        self._learned_at = 0.0
+        self._calls = self._refusals = 0.0
 
     def start(self, now: float, *, idle_s: float) -> None:
         """Count a call that starts, and not the time before in which nobody wanted one."""
         self.started += 1
         self.opened = now if self.opened is None else self.opened + idle_s
+        self._learned_at += idle_s
 
     def reopen(self, block: Block, now: float) -> None:
         """Begin a new epoch with one call, after the one that ended with a block."""
         passed = self.started - self.refused
-        if block.teaches and passed and self.opened is not None:
-            self._learn(block, passed, max(block.until - self.opened, TICK_S))
+        if self._is_stray(block):
+            self._learned_at += now - block.since
+        else:
+            if block.teaches and passed and self.opened is not None:
+                self._learn(block, passed, max(block.until - self.opened, TICK_S))
+            self._learned_at = now
         self.opened, self.started, self.refused = now, 1, 0
 
     def gap_s(self, now: float) -> float:
         """Return the seconds from one call to the next; 0 while nothing has been learned."""
         return 1 / self._rate_at(now)
+
+    def _is_stray(self, block: Block) -> bool:
+        """Return whether a block came of a lone refusal by a provider that refuses few."""
+        kept = 0.5 ** (self.started / AMONG)
+        self._calls = kept * self._calls + self.started
+        self._refusals = kept * self._refusals + self.refused
+        return block.is_short and self.refused == 1 and self._refusals < STRAY * self._calls
 
     def _learn(self, block: Block, passed: int, whole_s: float) -> None:
         least = passed / whole_s
@@ -82,5 +99,5 @@ class Creep:
         self._rate = learned
 
     def _rate_at(self, now: float) -> float:
-        along = (now - self._calm_s - (self.opened or 0.0)) / self._calm_s
+        along = (now - self._calm_s - self._learned_at) / self._calm_s
         return self._rate * (1 + BELOW * along**3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from operator import methodcaller
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,8 @@ from tests.openai_server import Behaviour
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from tests.batch_server import Tamper
+
 ASK = Ask(brief=Brief(name="sum", instructions="Sum it up."), item=Item(key="a", value="One document."))
 NAMES = ("a" * 64, "b" * 64)
 
@@ -33,6 +36,16 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 def api_of(server: BatchServer, **fields: Any) -> BatchAPI:  # noqa: ANN401 -- fields of LLM
     """Return the batches of a server."""
     return BatchAPI(LLM(model="openai/test", api_base=server.url, **fields))
+
+
+def handing(*lines: str) -> Tamper:
+    """Return what hands out these lines as the answers, whatever was asked."""
+
+    def tamper(answers: list[str], errors: list[str]) -> tuple[list[str], list[str]]:
+        del answers, errors
+        return [*lines], []
+
+    return tamper
 
 
 async def answers(api: BatchAPI, *names: str) -> dict[str, Reply | ExecutorError]:
@@ -73,7 +86,7 @@ FINE = {"choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "a
 )
 def test_what_a_line_means(text: str, error: type[ExecutorError], kind: str) -> None:
     """Each is an error of a kind that says what to do; no secret is in its words."""
-    with batch_server(tamper=lambda _answers, _errors: ([text], [])) as server:
+    with batch_server(tamper=handing(text)) as server:
         found = asyncio.run(answers(api_of(server), *NAMES))
     assert set(found) == {NAMES[0]}
     said = found[NAMES[0]]
@@ -88,7 +101,7 @@ def test_a_line_that_is_too_long_hides_no_other(monkeypatch: pytest.MonkeyPatch)
     good = line(response={"status_code": 200, "body": FINE})
     other = good.replace(NAMES[0], NAMES[1])
     long = line(response={"status_code": 200, "body": {**FINE, "more": "x" * 6_000_000}})
-    with batch_server(tamper=lambda _answers, _errors: ([long, other, good], [])) as server:
+    with batch_server(tamper=handing(long, other, good)) as server:
         found = asyncio.run(answers(api_of(server), *NAMES))
     assert {name: said.value for name, said in found.items() if isinstance(said, Reply)} == dict.fromkeys(NAMES, "fine")
 
@@ -124,7 +137,7 @@ def looked(server: BatchServer) -> module.Batch:
 
 def test_a_batch_is_not_over_before_its_files_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """A provider may call it complete a moment earlier; after a while none will come."""
-    with batch_server(tamper=lambda _answers, _errors: ([], [])) as server:
+    with batch_server(tamper=handing()) as server:
         assert not looked(server).ended
         monkeypatch.setattr(module, "_SETTLING_S", -10.0)
         assert looked(server).ended
@@ -171,9 +184,9 @@ def test_parameters_that_a_model_does_not_take() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        pytest.param(lambda api: api.upload([b"{}"]), id="upload"),
-        pytest.param(lambda api: api.look("batch_1"), id="look"),
-        pytest.param(lambda api: api.find("x", 0.0), id="find"),
+        pytest.param(methodcaller("upload", [b"{}"]), id="upload"),
+        pytest.param(methodcaller("look", "batch_1"), id="look"),
+        pytest.param(methodcaller("find", "x", 0.0), id="find"),
     ],
 )
 def test_a_provider_that_is_not_there(call: Callable[[BatchAPI], Awaitable[Any]]) -> None:

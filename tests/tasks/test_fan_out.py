@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
+from prefect.exceptions import CancelledRun
 from prefect.futures import PrefectConcurrentFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.transactions import Transaction, TransactionState, transaction
@@ -165,8 +166,10 @@ def test_an_interrupted_run_cancels_what_is_under_way() -> None:
     scripted = ScriptedExecutor(script)
     token = listener.set(hear)
     try:
-        with pytest.raises(KeyboardInterrupt):
-            dispatch([Brief(name="b", instructions="Do.")], ["a", "b", "c"], executor=scripted)
+        with pytest.raises(CancelledRun, match="1 of 3 answered"):
+            dispatch(
+                [Brief(name="b", instructions="Do.")], ["a", "b", "c"], executor=scripted, limits=Limits(grace_s=0.1)
+            )
     finally:
         listener.reset(token)
     assert sorted(cancelled) == ["b", "c"]

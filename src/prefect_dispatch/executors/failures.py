@@ -159,7 +159,7 @@ def _fault(error: Exception) -> _Fault:
 def _headers(error: BaseException) -> Mapping[str, str] | None:
     """Return a response's headers; litellm's own errors hold made-up responses too."""
     if type(error).__name__ == "HTTPStatusError":
-        return cast("Any", error).response.headers
+        return cast("Mapping[str, str]", cast("Any", error).response.headers)
     return cast("Mapping[str, str] | None", getattr(error, "litellm_response_headers", None))
 
 
