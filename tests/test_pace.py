@@ -116,6 +116,24 @@ def test_a_stated_rate_is_used_and_not_exceeded(provider: str, concurrency: int,
     assert len(seen.passed) >= 0.95 * ALLOWED * 3
 
 
+class AtRandom:
+    """Refuses one call in a hundred, whatever the rate."""
+
+    def refusal_s(self, now: float) -> float | None:
+        """Return a moment, now and then."""
+        del now
+        return 0.5 if random.random() < 0.01 else None
+
+
+@pytest.mark.parametrize("hint", ["no-hint", "whole-seconds"])
+def test_refusals_at_random_starve_nobody(hint: str) -> None:
+    """They don't grow fewer with the calls: after a while they are borne."""
+    random.seed(1)
+    seen = run(simulate(AtRandom(), Limits(concurrency=50), 1.0, HINTS[hint]))
+    last = [moment for moment in seen.passed if moment > 60 * (MINUTES - 1)]
+    assert len(last) > 300
+
+
 def now() -> float:
     """Return the time of the loop."""
     return asyncio.get_running_loop().time()

@@ -54,7 +54,7 @@ class Block:
     @property
     def is_short(self) -> bool:
         """Whether the first try passed, and the provider asked for no long wait."""
-        return not self.tries and self.until - self.since < 2 * FIRST_PAUSE_S
+        return not self.tries and self.until - self.since <= FIRST_PAUSE_S + ROUNDED_S
 
     def refused(self, turn: Turn, now: float, told_s: float) -> None:
         """Take in one more refusal: of the first call, of a try, or of a call that was under way."""

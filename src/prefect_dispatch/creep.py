@@ -26,9 +26,13 @@ FEW = 10
 """So few calls tell little, as others may have used up what the provider allows: a known rate is only met halfway."""
 ALIKE = 0.15
 """Rates that differ by less than this share confirm each other."""
-STRAY, AMONG = 0.015, 250.0
+STRAY, AMONG = 0.01, 600.0
 """A provider that refuses less than this share of the last calls, about so many, refuses at random: nothing is
 learned from a lone refusal then, or ever fewer calls would be made, and as many of them be refused."""
+FORGOTTEN = 0.98
+"""How much of the highest rate that was learned is remembered each time that another is learned."""
+STRAY_BELOW, FAR_BELOW = 0.1, 0.5
+"""The same where it refuses less than this share, at this share of the rate that it was learned to allow."""
 
 
 class Creep:
@@ -58,6 +62,7 @@ class Creep:
         self._calm_s = SHORTEST_S
         self._learned_at = 0.0
         self._calls = self._refusals = 0.0
+        self._most = 0.0
 
     def start(self, now: float, *, idle_s: float) -> None:
         """Count a call that starts, and not the time before in which nobody wanted one."""
@@ -85,7 +90,9 @@ class Creep:
         kept = 0.5 ** (self.started / AMONG)
         self._calls = kept * self._calls + self.started
         self._refusals = kept * self._refusals + self.refused
-        return block.is_short and self.refused == 1 and self._refusals < STRAY * self._calls
+        far_below = self._rate_at(block.since) < FAR_BELOW * self._most
+        stray = STRAY_BELOW if far_below else STRAY
+        return block.is_short and self.refused == 1 and self._refusals < stray * self._calls
 
     def _learn(self, block: Block, passed: int, whole_s: float) -> None:
         least = passed / whole_s
@@ -97,6 +104,7 @@ class Creep:
         doubtful_s = min(max(whole_s, SHORTEST_S), LONGER_S if passed > FEW else SHORTEST_S)
         self._calm_s = min(2 * self._calm_s, LONGEST_S) if confirmed else doubtful_s
         self._rate = learned
+        self._most = max(learned if confirmed else 0.0, FORGOTTEN * self._most)
 
     def _rate_at(self, now: float) -> float:
         along = (now - self._calm_s - self._learned_at) / self._calm_s
