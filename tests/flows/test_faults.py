@@ -49,7 +49,7 @@ def misbehave(request: dict[str, Any], n: int) -> Behaviour:
         (0.50, Behaviour(content=""), 1),
         (0.53, Behaviour(content=""), 1000),
         (0.60, failure(500), 2),
-        (0.63, failure(503), 1000),
+        (0.63, failure(500), 1000),
         (0.66, HTML_ERROR, 1),
         (0.69, MALFORMED, 1),
         (0.71, HANG, 1000),
@@ -81,7 +81,7 @@ def test_two_hundred_items_at_a_server_that_misbehaves() -> None:
         assert {gap.error.kind for gap in report.gaps} == {
             "invalid_output",
             "empty",
-            "overloaded",
+            "server",
             "timeout",
             "refused",
             "context_length",

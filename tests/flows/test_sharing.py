@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -68,7 +69,7 @@ def test_runs_that_share_a_pace_wait_for_their_slots() -> None:
     def run(item: str) -> None:
         dispatch([SAY], [Item(key=item, value=item)], executor=ScriptedExecutor(script), limits=limits)
 
-    threads = [threading.Thread(target=run, args=(name,)) for name in ("first", "second")]
+    threads = [threading.Thread(target=copy_context().run, args=(run, name)) for name in ("first", "second")]
     threads[0].start()
     wait_until(lambda: order == ["first"], "the first is under way")
     threads[1].start()
