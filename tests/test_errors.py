@@ -12,6 +12,8 @@ from prefect_dispatch import errors
 from prefect_dispatch.errors import (
     AuditError,
     BriefError,
+    BudgetError,
+    BusyError,
     CoverageError,
     DependenceError,
     DispatchError,
@@ -53,6 +55,8 @@ CASES = [
     ),
     pytest.param(ExecutorError("odd", kind="odd"), "odd", id="ExecutorError"),
     pytest.param(_with_attempts(), "busy", id="TransientError"),
+    pytest.param(BusyError("later", retry_after_s=2.5), "later", id="BusyError"),
+    pytest.param(BudgetError("spent"), "spent", id="BudgetError"),
     pytest.param(InvalidOutput("no", problems=["p"], kind="empty", usage=Usage(requests=3)), "no", id="InvalidOutput"),
     pytest.param(RejectedError("too long"), "too long", id="RejectedError"),
     pytest.param(TerminalError("wrong key"), "wrong key", id="TerminalError"),
@@ -87,6 +91,8 @@ def test_errors_survive_a_trip(error: DispatchError, message: str, dumps: Callab
     [
         (ExecutorError, "error"),
         (TransientError, "transient"),
+        (BusyError, "rate_limit"),
+        (BudgetError, "budget"),
         (InvalidOutput, "invalid_output"),
         (RejectedError, "rejected"),
         (TerminalError, "terminal"),

@@ -68,6 +68,7 @@ refusals = pytest.mark.parametrize(
         pytest.param(failure(400, code="content_policy_violation"), RejectedError, "content_policy", id="policy"),
         pytest.param(failure(400, "what?"), RejectedError, "rejected", id="400"),
         pytest.param(failure(413), RejectedError, "too_large", id="413"),
+        pytest.param(failure(413, "Request too large"), RejectedError, "too_large", id="413-in-words-of-a-429"),
         pytest.param(failure(422), RejectedError, "rejected", id="422"),
         pytest.param(failure(401, f"bad key {KEY}"), TerminalError, "credentials", id="401"),
         pytest.param(failure(403), TerminalError, "credentials", id="403"),

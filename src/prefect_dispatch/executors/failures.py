@@ -147,7 +147,7 @@ def _fault(error: Exception) -> _Fault:
     code = _code(error, details)
     statuses = [status for each in chain if isinstance(status := getattr(each, "status_code", None), int)]
     status = next(iter(statuses), 0)
-    if status == 500:  # noqa: PLR2004 -- what litellm makes of all that it has no class for
+    if status == 500 or 413 in statuses:  # noqa: PLR2004 -- what litellm has no class for, or takes for a rate limit
         status = statuses[-1]
     if headers is None and re.fullmatch(r"[45]\d\d", code):  # told in the body of a response that began as a success
         status = int(code)
