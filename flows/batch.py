@@ -90,9 +90,9 @@ def batched(job: Prepared) -> Gathered:
     mine = BatchRun(work, BatchRecords(shelf), gate_of(run, job.limits), run=run, again=job.again, before=before)
     try:
         return loop.run(gathered(mine, shelf.folder, waits=not deployed), group=run)
-    except NotYetError as wait:
+    except NotYetError as wait:  # pragma: no cover -- in a worker's process
         _give_back(run, shelf, wait)
-    except BaseException:
+    except BaseException:  # pragma: no cover -- in a process that is ended: test_batch
         loop.cancel(run)
         raise
 
@@ -102,7 +102,7 @@ def _is_deployed() -> bool:
     return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None
 
 
-def _give_back(run: str, shelf: Shelf, wait: NotYetError) -> NoReturn:
+def _give_back(run: str, shelf: Shelf, wait: NotYetError) -> NoReturn:  # pragma: no cover -- in a worker's process
     """End this process, and have the run taken up again later."""
     shelf.write(_key(run), wait.gathered.model_dump_json().encode())
     when = datetime.now(timezone.utc) + timedelta(seconds=pause_s(wait.submitted, LEAST_S, MOST_S))
@@ -114,7 +114,7 @@ def _give_back(run: str, shelf: Shelf, wait: NotYetError) -> NoReturn:
     raise Pause(state=said.state)
 
 
-def _before(run: str, shelf: Shelf) -> Gathered | None:
+def _before(run: str, shelf: Shelf) -> Gathered | None:  # pragma: no cover -- in a worker's process
     """Return what a run had gathered when it gave its worker back, if it did.
 
     Raises:
@@ -134,5 +134,5 @@ def _before(run: str, shelf: Shelf) -> Gathered | None:
         ) from None
 
 
-def _key(run: str) -> str:
+def _key(run: str) -> str:  # pragma: no cover -- in a worker's process
     return f"{PREFIX}run-{run}"

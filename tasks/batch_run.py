@@ -54,7 +54,7 @@ class Gathered(Strict):
 class NotYetError(Exception):
     """Batches are under way, and this run doesn't wait for them in its process."""
 
-    def __init__(self, gathered: Gathered, submitted: float) -> None:
+    def __init__(self, gathered: Gathered, submitted: float) -> None:  # pragma: no cover -- in a worker's process
         """Keep what was gathered before, and when the last batch was submitted."""
         super().__init__(gathered, submitted)
         self.gathered, self.submitted = gathered, submitted

@@ -48,7 +48,7 @@ async def gathered(run: BatchRun, folder: Path | None, *, waits: bool = True) ->
     try:
         while batches := await _under_way(run, folder):
             for record in batches:
-                if not await _ended(run, record, waits=waits):
+                if not await _ended(run, record, waits=waits):  # pragma: no cover -- in a worker's process
                     raise NotYetError(run.so_far(), max(each.begun for each in batches))
             for record in batches:
                 async with held(LOCK, folder):
@@ -67,7 +67,7 @@ async def _ended(run: BatchRun, record: BatchRecord, *, waits: bool) -> bool:
     """Wait until nothing more will come of a batch; return whether that is so."""
     done = 0
     while not (batch := await _look(run, record)).ended:
-        if not waits:
+        if not waits:  # pragma: no cover -- in a worker's process
             return False
         if batch.done != done:
             done = batch.done

@@ -326,6 +326,19 @@ def test_ctrl_c_says_how_to_go_on(job: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.endswith("the same job goes on from there.\n")
 
 
+def test_ctrl_c_before_a_run_begins(
+    job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is under way yet: the last line says so in the same words, without a traceback."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("prefect_dispatch.flows.job.load_job", interrupt)
+    assert main(["plan", str(job)]) == INTERRUPTED
+    assert capsys.readouterr().err.endswith("the same command goes on from there.\n")
+
+
 @pytest.mark.usefixtures("store")
 def test_a_job_is_served_until_interrupted(job: Path) -> None:
     """`serve` registers the deployment and waits for runs; Ctrl-C ends it."""

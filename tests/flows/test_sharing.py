@@ -115,6 +115,7 @@ def test_task_runs_in_other_processes_can_hold_no_common_cap() -> None:
 
     @flow(task_runner=cast("Any", ProcessPoolTaskRunner()))
     def elsewhere() -> None:
+        assert share_of(Limits()) == Limits()
         share_of(Limits(budget_requests=3))
 
     with pytest.raises(JobError, match="budget_requests is counted in one process, and ProcessPoolTaskRunner"):
