@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from prefect.context import FlowRunContext
 
 from prefect_dispatch import Brief, Collate, Item, Limits, dispatch
+from prefect_dispatch.tasks.apart import unlinked
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -45,3 +46,10 @@ def test_no_state_of_a_settled_task_run_is_kept(output: Output, answer: JsonValu
         report = dispatch([brief], items, executor=scripted, integrator=integrator, limits=Limits(retries=0))
         assert [gap.item for gap in report.gaps] == ["w0"]
         assert integrator.kept == 0
+
+
+def test_outside_of_flows_there_is_nothing_to_forget() -> None:
+    """A task alone belongs to no flow run that would keep it."""
+    result = object()
+    unlinked(result, cast("Any", None))
+    assert FlowRunContext.get() is None
