@@ -8,11 +8,19 @@ import anyio
 import pytest
 from pydantic import BaseModel, field_validator
 
-from prefect_dispatch.asking import attempt
+from prefect_dispatch.asking import MOST_OVERTAKEN, attempt
 from prefect_dispatch.checks import Function, MaxWords
-from prefect_dispatch.errors import ExecutorError, InvalidOutput, RejectedError, TerminalError, TransientError
+from prefect_dispatch.errors import (
+    BusyError,
+    ExecutorError,
+    InvalidOutput,
+    RejectedError,
+    TerminalError,
+    TransientError,
+)
 from prefect_dispatch.examining import EMPTY, TRUNCATED
 from prefect_dispatch.executors.base import Ask, Reply
+from prefect_dispatch.gate import Gate
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief, Item, Usage
 from prefect_dispatch.testing import ScriptedExecutor
@@ -209,3 +217,34 @@ def test_code_that_breaks_for_every_item(executor: object, brief: Brief, message
     error = fail(executor, brief)
     assert isinstance(error, TerminalError)
     assert str(error).startswith(message)
+
+
+def test_a_call_that_is_refused_while_others_pass_is_given_up() -> None:
+    """It isn't the provider that is busy: the item fails, and holds nobody back for as long as `wait_s` allows."""
+    limits = Limits(concurrency=1)
+
+    def say(ask: Ask) -> str:
+        if ask.item.key == "k":
+            raise BusyError("too many tokens at once", retry_after_s=0.01)
+        return "fine"
+
+    caught: list[ExecutorError] = []
+
+    async def run() -> None:
+        gate, scripted, over = Gate(limits), ScriptedExecutor(say), anyio.Event()
+
+        async def others() -> None:
+            while not over.is_set():
+                await attempt(scripted, TEXT, ITEM.model_copy(update={"key": "other"}), limits=limits, gate=gate)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(others)
+            with pytest.raises(BusyError) as refused:
+                await attempt(scripted, TEXT, ITEM, limits=limits, gate=gate)
+            over.set()
+            caught.append(refused.value)
+
+    anyio.run(run)
+    (only,) = caught[0].attempts
+    assert only.waits >= MOST_OVERTAKEN
+    assert only.usage.requests == only.waits + 1

@@ -53,7 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="prefect-dispatch",
         description="Run explicit briefs over many inputs, merge the answers, and account for every input.",
-        epilog="Exit status: 0 complete, 3 completed with gaps, 1 failed, 2 unusable job (nothing was spent).",
+        epilog="Exit status: 0 complete, 3 completed with gaps, 1 failed, 2 unusable job (nothing was spent), "
+        "130 interrupted.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
