@@ -57,6 +57,8 @@ async def deliver(
         return web.Response(body=whole, status=status, headers=headers)
     length = len(whole) + {"short": len(whole) // 2 - len(whole), "long": 100}.get(ending, 0)
     sized = {} if streamed and length == len(whole) else {"Content-Length": str(length)}
+    if ending == "short":  # nobody else's request goes out on a connection that is about to end
+        sized["Connection"] = "close"
     response = web.StreamResponse(status=status, headers={**headers, **sized})
     await response.prepare(request)
     pieces = [part.encode() for part in parts] if streamed else list(_pieces(whole))
