@@ -99,7 +99,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         job.limits,
         independence=job.independence,
         again=job.again,
-        tell=LiveProgress(job.briefs, len(job.work)),
+        tell=LiveProgress(job.briefs, expected),
         join=job.joins,
     )
     try:

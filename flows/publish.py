@@ -6,14 +6,17 @@ import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+import httpx
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.exceptions import PrefectException
+from prefect.logging import get_run_logger
 
-from prefect_dispatch.progress import listener
+from prefect_dispatch.progress import listener, seconds_left
 from prefect_dispatch.render import markdown, outcome_rows
 
 if TYPE_CHECKING:
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models import Brief
     from prefect_dispatch.progress import Progress
     from prefect_dispatch.report import Report
+    from prefect_dispatch.tasks.plan import Plan
 
 UPDATE_EVERY_S = 1.0
 """An update costs a request to the server, so there is one a second at most, and the last."""
@@ -42,26 +46,39 @@ def artifact_key(briefs: Sequence[Brief], kind: str) -> str:
 class LiveProgress:
     """The progress of a run, as an artifact and to whoever listens."""
 
-    def __init__(self, briefs: Sequence[Brief], total: int) -> None:
-        """Create the artifact at zero."""
+    def __init__(self, briefs: Sequence[Brief], expected: Plan) -> None:
+        """Create the artifact at zero; what is expected to be asked tells the time left."""
+        self._asks = expected.work - expected.stored - expected.shared
         created = create_progress_artifact(
-            progress=0.0, key=artifact_key(briefs, "progress"), description=f"0 of {total} done"
+            progress=0.0, key=artifact_key(briefs, "progress"), description=f"0 of {expected.work} done"
         )
         self._id = created if isinstance(created, UUID) else UUID(str(created))
+        self._began: float | None = None
         self._updated = time.monotonic()
+        self._shown = 0
 
     def __call__(self, progress: Progress) -> None:
-        """Tell of one more outcome."""
+        """Tell of one more outcome, or of what is under way."""
+        now = time.monotonic()
+        self._began = now if self._began is None else self._began
+        left = seconds_left(progress, self._asks, now - self._began)
+        progress = progress.model_copy(update={"seconds_left": left})
         if hear := listener.get():
             hear(progress)
-        if progress.done == progress.total or time.monotonic() - self._updated >= UPDATE_EVERY_S:
-            self._updated = time.monotonic()
+        ended = progress.done == progress.total or (self._shown and not progress.in_flight)
+        if ended or now - self._updated >= UPDATE_EVERY_S:
+            self._updated, self._shown = now, progress.in_flight
+            self._update(progress)
+
+    def _update(self, progress: Progress) -> None:
+        try:
             update_progress_artifact(
                 artifact_id=self._id,
                 progress=100.0 * progress.done / progress.total,
-                description=f"{progress.done} of {progress.total} done, {progress.cached} from the store, "
-                f"{progress.failed} failed, {progress.skipped} skipped",
+                description=f"{progress.done} of {progress.total} done, {progress}",
             )
+        except (httpx.HTTPError, PrefectException) as error:  # a picture of the run is not worth the run
+            get_run_logger().warning("Progress can't be shown: %s", error)
 
 
 def publish(report: Report, briefs: Sequence[Brief]) -> None:

@@ -68,7 +68,7 @@ class FanOut:
             limits: Concurrency, retries, re-asks and time limit.
             independence: The locks and stages that the work must keep to.
             again: The fingerprints that are asked again even where an answer is stored.
-            tell: Told of every outcome.
+            tell: Told of every outcome, and now and then what is under way.
             join: Joins the answers to the parts of an item that is too long. None: none is split.
         """
         self._groups = equal_work(work)
@@ -112,8 +112,11 @@ class FanOut:
             self._take(batched)
         with apart():
             try:
-                while self._submit():
+                goes_on = self._submit()
+                self._show()
+                while goes_on:
                     self._settle(self._next_done())
+                    goes_on = self._submit()
             except BaseException:
                 self._wind_down()
                 raise
@@ -131,10 +134,11 @@ class FanOut:
             self._skip(work, Stop("budget", why[work.fingerprint]))
 
     def _next_done(self) -> PrefectFuture[Any]:
-        """Wait for a task run to end, and look now and then whether the run is still wanted."""
+        """Wait for a task run to end; tell now and then how far it is, and look whether the run is still wanted."""
         while True:
             if time.monotonic() - self._looked > LOOK_S:
                 require_wanted(UUID(flow_run.get_id()))
+                self._show()
                 self._looked = time.monotonic()
             with suppress(Empty):
                 return self._done.get(timeout=LOOK_S)
@@ -232,8 +236,12 @@ class FanOut:
             if not self._parts.take(outcome):
                 self._outcomes.append(outcome)
                 self._progress = self._progress.plus(outcome)
-                self._tell(self._progress)
+                self._show()
         self._end_wholes()
+
+    def _show(self) -> None:
+        self._progress = self._progress.model_copy(update={"in_flight": len(self._under_way)})
+        self._tell(self._progress)
 
     def _end_wholes(self) -> None:
         """Record what became of items of which all parts have come."""

@@ -287,7 +287,7 @@ def test_a_terminal_gets_a_bar(job: Path) -> None:
                     break
         assert process.wait(timeout=60) == COMPLETE
     assert b"5/5" in screen
-    assert b"remaining" in screen
+    assert b"in flight" in screen
     assert b"Complete: 5 of 5 answered." in screen.splitlines()[-2]
 
 
@@ -358,15 +358,16 @@ def test_a_bar_is_drawn_where_there_is_a_terminal(
 ) -> None:
     """How many, what failed, what it costs, how long it takes."""
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "160")
     with shown_progress():
         hear = listener.get()
         assert hear is not None
-        hear(Progress(total=4, done=3, cached=1, failed=1, skipped=1, usage=Usage(prompt_tokens=7, cost_usd=None)))
+        usage = Usage(prompt_tokens=7, cost_usd=None)
+        hear(Progress(total=4, done=3, cached=1, failed=1, skipped=1, in_flight=2, usage=usage, seconds_left=61.0))
     assert listener.get() is None
     drawn = capsys.readouterr().err
     assert "3/4" in drawn
-    assert "1 stored, 1 failed, 1 skipped, 7 tokens, unknown" in drawn
+    assert "1 from the store, 1 failed, 1 skipped, 2 in flight, 7 tokens, cost unknown, about 1 min 1 s left" in drawn
 
 
 def test_the_module_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
 from prefect_dispatch.course import course
 from prefect_dispatch.inert import plain
-from prefect_dispatch.progress import announce, listener
+from prefect_dispatch.progress import announce, dollars, listener
 from prefect_dispatch.render import TITLES
 
 if TYPE_CHECKING:
@@ -46,15 +46,14 @@ def _bar(console: Console) -> Generator[None, None, None]:
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.description}"),
-        TextColumn("remaining"),
-        TimeRemainingColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
     )
     with Bar(*columns, console=console) as bar:
         task = bar.add_task("starting", total=None)
 
         def hear(progress: Progress) -> None:
-            bar.update(task, total=progress.total, completed=progress.done, description=_so_far(progress))
+            bar.update(task, total=progress.total, completed=progress.done, description=str(progress))
 
         token = listener.set(hear)
         try:
@@ -71,7 +70,7 @@ def _lines() -> Generator[None, None, None]:
         nonlocal printed
         if progress.done == progress.total or time.monotonic() - printed >= LINE_EVERY_S:
             printed = time.monotonic()
-            print(f"{progress.done}/{progress.total} {_so_far(progress)}", file=sys.stderr, flush=True)
+            print(f"{progress.done}/{progress.total} {progress}", file=sys.stderr, flush=True)
 
     token = listener.set(hear)
     try:
@@ -118,7 +117,7 @@ def _spent(usage: Spending) -> list[str]:
         *([f"shared {usage.shared}"] if usage.shared else []),
         f"requests {usage.requests}",
         f"tokens {usage.tokens}",
-        f"cost {_dollars(usage.cost_usd)}",
+        f"cost {dollars(usage.cost_usd)}",
     ]
 
 
@@ -131,7 +130,7 @@ def plan_table(plan: Plan) -> str:
         ("to ask", f"{plan.to_ask}, {plan.parts} of them parts of what is too long" if plan.parts else plan.to_ask),
         ("prompt tokens", _or_unknown(plan.prompt_tokens)),
         ("completion tokens", _or_unknown(plan.completion_tokens)),
-        ("cost", _dollars(plan.cost_usd)),
+        ("cost", dollars(plan.cost_usd)),
         ("time in turn", f"{plan.seconds_in_turn:g} s"),
         ("time in parallel", f"{plan.seconds_in_parallel:g} s"),
         ("basis", plan.basis),
@@ -139,17 +138,6 @@ def plan_table(plan: Plan) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {figure}" for name, figure in rows]
     return "\n".join([*lines, plan.advice, *filter(None, [plan.integrator])])
-
-
-def _so_far(progress: Progress) -> str:
-    parts = [f"{progress.cached} stored"] if progress.cached else []
-    parts += [f"{progress.failed} failed"] if progress.failed else []
-    parts += [f"{progress.skipped} skipped"] if progress.skipped else []
-    return ", ".join([*parts, f"{progress.usage.tokens} tokens", _dollars(progress.usage.cost_usd)])
-
-
-def _dollars(cost: float | None) -> str:
-    return "unknown" if cost is None else f"${cost:.4f}"
 
 
 def _or_unknown(figure: int | None) -> str:
