@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from prefect.logging import get_run_logger
 
 from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
-from prefect_dispatch.examining import examine
+from prefect_dispatch.examining import examine, text_of
 from prefect_dispatch.executors.base import Reply
-from prefect_dispatch.models import Answer, Attempt, Usage
+from prefect_dispatch.models import Answer, Attempt, Rejection, Usage
 from prefect_dispatch.tasks.batch_run import NotYetError
 from prefect_dispatch.tasks.batch_submitting import under_way
 from prefect_dispatch.tasks.holds import held
@@ -120,7 +120,9 @@ def _tried(run: BatchRun, name: str, said: Reply | ExecutorError) -> Attempt:
     except ExecutorError as error:
         raise hushed(error, work.item) from None
     if wrong:
-        return Attempt(usage=said.usage, error=f"invalid: {withheld(' '.join(wrong[:5]), work.item.value)}")
+        rejection = Rejection(text=text_of(said.value), problems=tuple(wrong)).short
+        why = f"invalid: {withheld(' '.join(wrong[:5]), work.item.value)}"
+        return Attempt(usage=said.usage, rejections=(rejection,), error=why)
     attempt = Attempt(usage=said.usage)
     if name in run.again or not run.is_stored(name):
         heard = said.value if isinstance(work.brief.output, type) else None

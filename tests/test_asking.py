@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -9,6 +10,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 from prefect_dispatch.asking import MOST_OVERTAKEN, attempt
+from prefect_dispatch.attempts import LONGEST_PROBLEM, LONGEST_TEXT, MOST_PROBLEMS
 from prefect_dispatch.checks import Function, MaxWords
 from prefect_dispatch.errors import (
     BusyError,
@@ -22,7 +24,7 @@ from prefect_dispatch.examining import EMPTY, TRUNCATED
 from prefect_dispatch.executors.base import Ask, Reply
 from prefect_dispatch.gate import Gate
 from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief, Item, Usage
+from prefect_dispatch.models import Attempt, Brief, Item, Rejection, Usage
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -107,6 +109,29 @@ def test_an_invalid_answer_is_sent_back(
     told = scripted.asks[1].rejections
     assert [each.text for each in told] == rejected
     assert all(each.problems[0].startswith(start) for each, start in zip(told, problems, strict=True))
+    assert only.rejections == told
+
+
+def test_what_was_invalid_is_kept_cut() -> None:
+    """An attempt keeps every invalid answer, the last one as well, cut to a length; the agent hears it whole."""
+    brief = NUMBER.model_copy(update={"checks": ()})
+    scripted = script("word " * 1000, "no")
+    (only,) = fail(scripted, brief, reasks=1).attempts
+    assert [len(each.text) for each in only.rejections] == [LONGEST_TEXT, 2]
+    assert len(scripted.asks[1].rejections[0].text) == 5000
+    many = Rejection(text="", problems=("p" * 1000,) * 100).short.problems
+    assert (len(many), {len(each) for each in many}) == (MOST_PROBLEMS, {LONGEST_PROBLEM})
+
+
+def test_an_attempt_says_when_it_started() -> None:
+    """The time has its zone; an attempt that an earlier version stored has none, and is read all the same."""
+    before = datetime.now(timezone.utc)
+    (only,) = ask(script("T")).attempts
+    assert only.started is not None
+    assert before <= only.started <= datetime.now(timezone.utc)
+    stored = '{"usage": {"requests": 1}, "reasks": 0, "seconds": 1.5, "waited_s": 0.0, "error": null}'
+    earlier = Attempt.model_validate_json(stored)
+    assert (earlier.started, earlier.rejections) == (None, ())
 
 
 @pytest.mark.parametrize(

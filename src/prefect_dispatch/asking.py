@@ -6,6 +6,7 @@ import asyncio
 import time
 from asyncio import CancelledError
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import anyio
@@ -21,9 +22,9 @@ from prefect_dispatch.errors import (
     TransientError,
 )
 from prefect_dispatch.examining import BrokenCheckError, examine, invalid, text_of
-from prefect_dispatch.executors.base import Ask, Rejection, Reply, Tiered
+from prefect_dispatch.executors.base import Ask, Reply, Tiered
 from prefect_dispatch.gate import Gate
-from prefect_dispatch.models import Answer, Attempt, Brief, Failure, Item, Usage
+from prefect_dispatch.models import Answer, Attempt, Brief, Failure, Item, Rejection, Usage
 from prefect_dispatch.room import require_room
 from prefect_dispatch.scrub import told
 from prefect_dispatch.withhold import hushed
@@ -88,20 +89,23 @@ class _Attempt:
     def __init__(self, brief: Brief, item: Item, limits: Limits, gate: Gate, draft: Draft) -> None:
         self._brief, self._item, self._said = brief, item, brief.rendered(item)
         self._limits, self._gate, self._draft = limits, gate, draft
-        self._start = time.monotonic()
+        self._start, self._started = time.monotonic(), datetime.now(timezone.utc)
         self._usage = Usage(requests=draft.lost, unsettled=draft.lost)
         self._reasks = self._waits = 0
         self._waited_s = 0.0
         self._patience_s = limits.wait_s
         self._given_up: list[Failure] = []
+        self._invalid: list[Rejection] = []
 
     def account(self, error: str | None = None) -> Attempt:
         """Return what the attempt took."""
         return Attempt(
             usage=self._usage,
             reasks=self._reasks,
+            rejections=tuple(self._invalid),
             waits=self._waits,
             escalations=tuple(self._given_up),
+            started=self._started,
             seconds=round(time.monotonic() - self._start - self._waited_s, 3),
             waited_s=round(self._waited_s, 3),
             error=error,
@@ -135,10 +139,12 @@ class _Attempt:
             value, wrong = examine(self._brief, self._item, reply)
             if not wrong:
                 return value, reply
+            rejection = Rejection(text=text_of(reply.value), problems=tuple(wrong))
+            self._invalid.append(rejection.short)
             if len(rejections) >= self._limits.reasks:
                 raise invalid(wrong, asked=len(rejections) + 1)
             self._reasks += 1
-            rejections.append(Rejection(text=text_of(reply.value), problems=tuple(wrong)))
+            rejections.append(rejection)
 
     async def _passed(self, place: int, tier: Executor, ask: Ask, clock: _Clock) -> Reply:
         """Return the reply to a call, however often it has to wait."""

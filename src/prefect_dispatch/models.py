@@ -8,12 +8,27 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, StringConstraints, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 
+from prefect_dispatch.attempts import Attempt, Failure, Rejection, Usage
 from prefect_dispatch.checks import Check, Function, MustMention, source_digest
 from prefect_dispatch.outputs import Output, has_validators, normalise_output, show_output
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.split import Split
 from prefect_dispatch.strict import Kept, Strict
 from prefect_dispatch.template import render
+
+__all__ = [
+    "Answer",
+    "Attempt",
+    "Brief",
+    "Failure",
+    "Item",
+    "Name",
+    "Outcome",
+    "OutputForm",
+    "Rejection",
+    "Text",
+    "Usage",
+]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
@@ -128,70 +143,6 @@ class Brief(Strict):
         """The `module:name` texts in this brief that stand for code of the user's and aren't loaded yet."""
         found = [self.output, *(check.function for check in self.checks if isinstance(check, Function))]
         return tuple(text for text in found if isinstance(text, str) and REFERENCE.fullmatch(text))
-
-
-class Usage(Strict):
-    """What was spent.
-
-    Example:
-        >>> (Usage(requests=1, prompt_tokens=10, cost_usd=0.5) + Usage(requests=1, cost_usd=None)).cost_usd is None
-        True
-    """
-
-    requests: int = Field(default=0, ge=0)
-    """Calls sent to the agent or its provider, answered or not."""
-    prompt_tokens: int = Field(default=0, ge=0)
-    """Tokens sent, as the provider counted them."""
-    completion_tokens: int = Field(default=0, ge=0)
-    """Tokens received, as the provider counted them."""
-    cost_usd: float | None = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """US dollars; empty where the price is unknown."""
-    unsettled: int = Field(default=0, ge=0)
-    """Calls whose tokens nobody told: sent, and cut off, timed out or lost. They may have cost something."""
-
-    def __add__(self, other: Usage) -> Usage:
-        """Return the sum; an unknown price makes the sum unknown."""
-        known = self.cost_usd is not None and other.cost_usd is not None
-        return Usage(
-            unsettled=self.unsettled + other.unsettled,
-            requests=self.requests + other.requests,
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            cost_usd=(self.cost_usd or 0) + (other.cost_usd or 0) if known else None,
-        )
-
-    @property
-    def tokens(self) -> int:
-        """Tokens sent and received."""
-        return self.prompt_tokens + self.completion_tokens
-
-
-class Failure(Strict):
-    """Why an outcome has no value."""
-
-    kind: str
-    """The class of failure: `transient`, `timeout`, `invalid_output`, `truncated`, `empty`, `refused`, …"""
-    message: str
-    """What happened, in a sentence."""
-
-
-class Attempt(Strict):
-    """One attempt at one ask: a request and its re-asks."""
-
-    usage: Usage = Usage()
-    """What this attempt spent."""
-    reasks: int = Field(default=0, ge=0)
-    """How often an invalid answer was sent back."""
-    waits: int = Field(default=0, ge=0)
-    """How often the provider was too busy, and was waited for."""
-    escalations: tuple[Failure, ...] = ()
-    """Why each model before the last one was given up, in order."""
-    seconds: float = Field(default=0.0, ge=0)
-    """How long it took, waits apart."""
-    waited_s: float = Field(default=0.0, ge=0)
-    """How long it waited: for a busy provider, for the pace, for room in the budget."""
-    error: str | None = None
-    """What ended the attempt, unless it succeeded: class of failure and message."""
 
 
 class Answer(Strict):

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
-from prefect_dispatch.executors.base import Ask, Executor, Metered, Rejection, Reply, Tiered
+from prefect_dispatch.executors.base import Ask, Executor, Metered, Reply, Tiered
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.provider import reply_of
 from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief, Item, Usage
+from prefect_dispatch.models import Brief, Item, Rejection, Usage
 from tests.openai_server import HANG, Behaviour, failure, openai_server
 
 KEY = "sk-test-0123456789"

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, JsonValue
 
-from prefect_dispatch.executors.base import Ask, Rejection
+from prefect_dispatch.executors.base import Ask
 from prefect_dispatch.executors.prompt import messages, response_format
-from prefect_dispatch.models import Brief, Item
+from prefect_dispatch.models import Brief, Item, Rejection
 
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"family": {"type": "string"}}, "required": ["family"]}
 BRIEF = Brief(

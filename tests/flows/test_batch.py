@@ -129,6 +129,7 @@ def test_every_line_ends_in_one_way_and_goes_on_live() -> None:
     told = outcomes(report)
     assert {item: told[item].attempts[0].error.split(":")[0] for item in KINDS} == KINDS
     assert [len(outcome.attempts) for outcome in told.values()].count(2) == len(KINDS)
+    assert [each.text for each in told["invalid"].attempts[0].rejections] == ['{"size": "three"}']
     assert len(told["good"].attempts) == 1
     assert {outcome.origin for outcome in told.values()} == {"asked"}
     assert told["lost"].usage.unsettled == 1

@@ -8,19 +8,10 @@ from typing import Annotated, Literal, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, Field, JsonValue
 
-from prefect_dispatch.models import Brief, Item, Usage
+from prefect_dispatch.models import Brief, Item, Rejection, Usage
 from prefect_dispatch.outputs import read_json
 from prefect_dispatch.scrub import scrub, scrubbed
 from prefect_dispatch.strict import Strict
-
-
-class Rejection(Strict):
-    """An answer that was sent back."""
-
-    text: str
-    """The answer as it came."""
-    problems: tuple[str, ...]
-    """What was wrong with it."""
 
 
 class Ask(Strict):

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.executors.base import Ask, Rejection
-    from prefect_dispatch.models import Brief
+    from prefect_dispatch.executors.base import Ask
+    from prefect_dispatch.models import Brief, Rejection
 
 PROMPT = 1
 """Raised whenever the words below change: the prompt is part of what an answer depends on."""

@@ -1,0 +1,106 @@
+"""What an answer took: attempts, what each spent, and what was not valid."""
+
+from __future__ import annotations
+
+from pydantic import AwareDatetime, Field
+
+from prefect_dispatch.strict import Strict
+
+LONGEST_TEXT = 2_000
+"""Characters of an invalid answer that an attempt keeps."""
+LONGEST_PROBLEM = 500
+"""Characters of what was wrong with it."""
+MOST_PROBLEMS = 20
+"""Of these."""
+
+
+class Usage(Strict):
+    """What was spent.
+
+    Example:
+        >>> (Usage(requests=1, prompt_tokens=10, cost_usd=0.5) + Usage(requests=1, cost_usd=None)).cost_usd is None
+        True
+    """
+
+    requests: int = Field(default=0, ge=0)
+    """Calls sent to the agent or its provider, answered or not."""
+    prompt_tokens: int = Field(default=0, ge=0)
+    """Tokens sent, as the provider counted them."""
+    completion_tokens: int = Field(default=0, ge=0)
+    """Tokens received, as the provider counted them."""
+    cost_usd: float | None = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """US dollars; empty where the price is unknown."""
+    unsettled: int = Field(default=0, ge=0)
+    """Calls whose tokens nobody told: sent, and cut off, timed out or lost. They may have cost something."""
+
+    def __add__(self, other: Usage) -> Usage:
+        """Return the sum; an unknown price makes the sum unknown."""
+        known = self.cost_usd is not None and other.cost_usd is not None
+        return Usage(
+            unsettled=self.unsettled + other.unsettled,
+            requests=self.requests + other.requests,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cost_usd=(self.cost_usd or 0) + (other.cost_usd or 0) if known else None,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sent and received."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+class Failure(Strict):
+    """Why an outcome has no value."""
+
+    kind: str
+    """The class of failure: `transient`, `timeout`, `invalid_output`, `truncated`, `empty`, `refused`, …"""
+    message: str
+    """What happened, in a sentence."""
+
+
+class Rejection(Strict):
+    """An answer that was not valid."""
+
+    text: str
+    """The answer as it came, without secrets."""
+    problems: tuple[str, ...]
+    """What was wrong with it."""
+
+    @property
+    def short(self) -> Rejection:
+        """The same as an attempt keeps it; what is cut ends in `…`.
+
+        Example:
+            >>> len(Rejection(text="word " * 1000, problems=("It is too long.",)).short.text)
+            2000
+        """
+        problems = [_cut(problem, LONGEST_PROBLEM) for problem in self.problems[:MOST_PROBLEMS]]
+        return Rejection(text=_cut(self.text, LONGEST_TEXT), problems=tuple(problems))
+
+
+class Attempt(Strict):
+    """One attempt at one ask: a request and its re-asks."""
+
+    usage: Usage = Usage()
+    """What this attempt spent."""
+    reasks: int = Field(default=0, ge=0)
+    """How often an invalid answer was sent back."""
+    rejections: tuple[Rejection, ...] = ()
+    """Every invalid answer, oldest first: those that were sent back, and the last one where none was valid; cut."""
+    waits: int = Field(default=0, ge=0)
+    """How often the provider was too busy, and was waited for."""
+    escalations: tuple[Failure, ...] = ()
+    """Why each model before the last one was given up, in order."""
+    started: AwareDatetime | None = None
+    """When it started; empty in a batch, and where an earlier version stored it."""
+    seconds: float = Field(default=0.0, ge=0)
+    """How long it took, waits apart."""
+    waited_s: float = Field(default=0.0, ge=0)
+    """How long it waited: for a busy provider, for the pace, for room in the budget."""
+    error: str | None = None
+    """What ended the attempt, unless it succeeded: class of failure and message."""
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
