@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
-from prefect.exceptions import CancelledRun
-from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed
 from pydantic import Field, GetPydanticSchema
 
-from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.flows.batch import batched
-from prefect_dispatch.flows.cancel import INTERRUPTIONS, cancelled
-from prefect_dispatch.flows.exclusive import exclusive
-from prefect_dispatch.flows.files import ready_folder, write_files
-from prefect_dispatch.flows.memory import JobMemory
+from prefect_dispatch.flows.carry_out import Parts, carry_out
 from prefect_dispatch.flows.parameters import DataFlow
-from prefect_dispatch.flows.pause import gather
-from prefect_dispatch.flows.prepare import planned, prepare
-from prefect_dispatch.flows.publish import LiveProgress, publish
-from prefect_dispatch.flows.review import decisions_file, require_review, reviewed
-from prefect_dispatch.flows.settle import Clock, settle
-from prefect_dispatch.flows.sharing import share_of, sharing
 from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.report import Report  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.sources import ItemsInput
-from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.tasks.store import ReportSerializer
 
@@ -80,58 +62,8 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         DispatchFailed: If the run failed, or was cancelled while it was paused; `.report` says how each item ended.
         CancelledRun: If it was cancelled or interrupted before; what had come back is stored.
     """
-    clock, log, place = Clock(), get_run_logger(), Path(folder).resolve()
-    decisions = require_review(integrator, place) if review else decisions_file(integrator, place)
-    if decisions is not None:
-        gather(decisions)
-    job = prepare(briefs, items, executor, integrator, limits, folder=place, limit=limit, refresh=refresh)
-    job = replace(job, limits=share_of(job.limits))
-    memory = JobMemory(briefs, items, folder, place, limit)
-    files = None if out is None else ready_folder(Path(folder, out))
-    expected = planned(job)
-    log.info(
-        "%s",
-        " ".join(filter(None, [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator])),
-    )
-    fan_out = FanOut(
-        job.work,
-        job.executor,
-        job.limits,
-        independence=job.independence,
-        again=job.again,
-        tell=LiveProgress(job.briefs, expected),
-        join=job.joins,
-    )
-    try:
-        brought = batched(job)
-        with sharing(job.limits):
-            with exclusive(job.resources):
-                outcomes = fan_out.run(brought)
-            settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)
-            report = settled(job, outcomes)
-        if review and decisions is not None:
-            try:
-                report = reviewed(
-                    job, report, decisions, lambda changed, known: settled(changed, outcomes, known=known)
-                )
-            except CancelledRun as stop:  # nothing goes through the gate
-                report = report.model_copy(update={"status": "failed", "message": f"{stop} {report.message}"})
-                failure = DispatchFailed(report.message, report)
-                return cast("Report", Cancelled(message=report.message, data=failure))
-        for gap in report.gaps:
-            log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
-        report = memory.compared(report)
-        if files is not None:
-            write_files(report, files)
-        publish(report, job.briefs)
-        memory.keep(report)
-        if report.status == "failed":
-            raise DispatchFailed(report.message, report)
-        name = "Completed" if report.status == "complete" else "CompletedWithGaps"
-        # Prefect hands the caller the data of a returned state.
-        return cast("Report", Completed(name=name, message=report.message, data=report))
-    except INTERRUPTIONS as error:
-        return cast("Report", cancelled(fan_out.told, error))
+    parts = Parts(briefs, items, executor, integrator, limits, review)
+    return carry_out(parts, folder=folder, out=out, limit=limit, refresh=refresh)
 
 
 # A deployment finds the flow in this module by the name of its function.

@@ -1,0 +1,135 @@
+"""One job, carried out within a flow run: the way that every flow goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from prefect.exceptions import CancelledRun
+from prefect.logging import get_run_logger
+from prefect.states import Cancelled, Completed
+
+from prefect_dispatch.errors import DispatchFailed
+from prefect_dispatch.flows.batch import batched
+from prefect_dispatch.flows.cancel import INTERRUPTIONS, cancelled
+from prefect_dispatch.flows.exclusive import exclusive
+from prefect_dispatch.flows.files import ready_folder, write_files
+from prefect_dispatch.flows.memory import JobMemory
+from prefect_dispatch.flows.pause import gather
+from prefect_dispatch.flows.prepare import planned, prepare
+from prefect_dispatch.flows.publish import LiveProgress, publish
+from prefect_dispatch.flows.review import decisions_file, require_review, reviewed
+from prefect_dispatch.flows.settle import Clock, settle
+from prefect_dispatch.flows.sharing import share_of, sharing
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.tasks.fan_out import FanOut
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.integrators.base import AnyMerger
+    from prefect_dispatch.models import Brief
+    from prefect_dispatch.report import Report
+    from prefect_dispatch.sources import Source
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a job consists of, whichever flow's form it was put together in."""
+
+    briefs: Sequence[Brief]
+    """What is asked."""
+    items: Source
+    """Where the items come from."""
+    executor: Executor | None = None
+    """Who is asked."""
+    integrator: AnyMerger | None = None
+    """How the answers are merged."""
+    limits: Limits = Limits()  # noqa: RUF009 -- frozen
+    """How the run is bounded."""
+    review: bool = False
+    """Whether the run pauses for people to decide."""
+
+
+def carry_out(
+    parts: Parts,
+    *,
+    folder: str = ".",
+    out: str | None = None,
+    limit: int | None = None,
+    refresh: bool | str | Sequence[str] = False,
+) -> Report:
+    """Run a job within the flow run that is under way; `dispatch` says what its parts mean.
+
+    Returns:
+        The report; to Prefect the state that the run ends in, which has the report as its data.
+
+    Raises:
+        JobError: If the job is unusable; nothing was spent.
+        DispatchFailed: If the run failed, or was cancelled while it was paused.
+    """
+    clock, log, place = Clock(), get_run_logger(), Path(folder).resolve()
+    deciding = require_review if parts.review else decisions_file
+    decisions = deciding(parts.integrator, place)
+    if decisions is not None:
+        gather(decisions)
+    job = prepare(
+        parts.briefs,
+        parts.items,
+        parts.executor,
+        parts.integrator,
+        parts.limits,
+        folder=place,
+        limit=limit,
+        refresh=refresh,
+    )
+    job = replace(job, limits=share_of(job.limits))
+    memory = JobMemory(parts.briefs, parts.items, folder, place, limit)
+    files = None if out is None else ready_folder(Path(folder, out))
+    expected = planned(job)
+    log.info(
+        "%s",
+        " ".join(filter(None, [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator])),
+    )
+    fan_out = FanOut(
+        job.work,
+        job.executor,
+        job.limits,
+        independence=job.independence,
+        again=job.again,
+        tell=LiveProgress(job.briefs, expected),
+        join=job.joins,
+    )
+    try:
+        brought = batched(job)
+        with sharing(job.limits):
+            with exclusive(job.resources):
+                outcomes = fan_out.run(brought)
+            settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)
+            report = settled(job, outcomes)
+        if parts.review and decisions is not None:
+            try:
+                report = reviewed(
+                    job, report, decisions, lambda changed, known: settled(changed, outcomes, known=known)
+                )
+            except CancelledRun as stop:  # nothing goes through the gate
+                report = report.model_copy(update={"status": "failed", "message": f"{stop} {report.message}"})
+                failure = DispatchFailed(report.message, report)
+                return cast("Report", Cancelled(message=report.message, data=failure))
+        for gap in report.gaps:
+            log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
+        report = memory.compared(report)
+        if files is not None:
+            write_files(report, files)
+        publish(report, job.briefs)
+        memory.keep(report)
+        if report.status == "failed":
+            raise DispatchFailed(report.message, report)
+        name = "Completed" if report.status == "complete" else "CompletedWithGaps"
+        # Prefect hands the caller the data of a returned state.
+        return cast("Report", Completed(name=name, message=report.message, data=report))
+    except INTERRUPTIONS as error:
+        return cast("Report", cancelled(fan_out.told, error))
