@@ -1,16 +1,16 @@
-"""Items from the rows of a Parquet file."""
+"""Items from the rows of Parquet files."""
 
 from __future__ import annotations
 
-import json
-from datetime import date, datetime, time
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, cast
-from uuid import UUID
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from prefect_dispatch.errors import SourceError
+from prefect_dispatch.scrub import scrub
+from prefect_dispatch.sources import lake
+from prefect_dispatch.sources.plain import plain
 from prefect_dispatch.sources.tables import Columns, FilePath
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ BATCH_ROWS = 1024
 
 
 class Parquet(Columns):
-    """The rows of a Parquet file, read in batches.
+    """The rows of a Parquet file, or of all files in a folder, read in batches.
+
+    A URL is opened by fsspec, with the credentials that its file system finds in the environment. Folders
+    named like `day=1` become columns. A column that only some files have is null in the others.
 
     Dates and times become ISO 8601 text; decimals and UUIDs become text. Binary values,
     durations, NaN and infinities are refused.
@@ -32,15 +35,22 @@ class Parquet(Columns):
     Example:
         >>> Parquet(parquet="topics.parquet", key="id").key
         'id'
+        >>> from pathlib import Path
+        >>> Parquet(parquet="s3://lake/topics/", key="id").where(Path())
+        "Parquet 's3://lake/topics/'"
     """
 
-    model_config = ConfigDict(title="Parquet", json_schema_extra={"description": "The rows of a Parquet file."})
+    model_config = ConfigDict(title="Parquet", json_schema_extra={"description": "The rows of Parquet files."})
 
-    parquet: FilePath = Field(title="File", json_schema_extra={"position": 0})
-    """The file, relative to the job's own folder, or absolute."""
+    parquet: Annotated[FilePath, AfterValidator(lake.without_password)] = Field(
+        title="File", json_schema_extra={"position": 0}
+    )
+    """The file or folder, relative to the job's own folder, or absolute; or a URL such as `s3://bucket/folder/`."""
 
     def where(self, root: Path) -> str:
         """Return the words that name this source."""
+        if lake.is_url(self.parquet):
+            return f"Parquet {scrub(self.parquet)!r}"
         return f"Parquet file {str((root / self.parquet).absolute())!r}"
 
     def stream(self, root: Path) -> Iterator[Item]:
@@ -52,51 +62,58 @@ class Parquet(Columns):
         Raises:
             SourceError: If pyarrow isn't there, the file can't be read, or a value has no form in JSON.
         """
-        yield from self.items(self._rows(root / self.parquet, self.where(root)))
-
-    def _rows(self, path: Path, where: str) -> Iterator[tuple[str, dict[str, object]]]:
+        where = self.where(root)
         try:
-            import pyarrow as pa  # noqa: PLC0415 -- optional, and slow to import
-            from pyarrow.parquet import ParquetFile  # noqa: PLC0415 -- the same
+            import_module("pyarrow")  # optional, and slow to import
         except ImportError:
             raise SourceError(
                 f"{where} needs pyarrow, which isn't installed: pip install 'prefect-dispatch[parquet]'."
             ) from None
+        if lake.is_url(self.parquet) or (root / self.parquet).is_dir():
+            yield from self.items(self._lake(root, where))
+        else:
+            yield from self.items(self._rows(root / self.parquet, where))
+
+    def _lake(self, root: Path, where: str) -> Iterator[tuple[str, dict[str, object]]]:
+        with lake.told(where):
+            for path, columns, batches in lake.batches(self.parquet, root, BATCH_ROWS):
+                self.check_columns(columns, where)
+                rows = (row for batch in batches for row in batch.to_pylist())
+                for number, row in enumerate(rows, 1):
+                    yield _placed(row, f"Parquet file {path!r}, row {number}")
+
+    def _rows(self, path: Path, where: str) -> Iterator[tuple[str, dict[str, object]]]:
+        import pyarrow as pa  # noqa: PLC0415 -- optional, and slow to import
+        from pyarrow.parquet import ParquetFile  # noqa: PLC0415 -- the same
+
         number = 0
         try:
             with path.open("rb") as opened, ParquetFile(opened) as file:
                 self.check_columns(file.schema_arrow.names, where)
                 for batch in file.iter_batches(BATCH_ROWS):  # pyright: ignore[reportUnknownMemberType] -- a bare list in the stubs
                     for row in batch.to_pylist():
-                        _require_microseconds(row)
+                        yield _placed(row, f"{where}, row {number + 1}")
                         number += 1
-                        place = f"{where}, row {number}"
-                        yield place, {name: _plain(value, name, place) for name, value in row.items()}
         except (ValueError, pa.ArrowException) as error:
             raise SourceError(f"{where} can't be read after row {number}: {error}.") from error
         except OSError as error:
             raise SourceError(f"{where} can't be read: {error.strerror or error}.") from error
 
 
-def _require_microseconds(row: dict[str, object]) -> None:
-    """Raise ValueError for a time with nanoseconds, which pyarrow does only where pandas isn't installed."""
+def _placed(row: dict[str, object], place: str) -> tuple[str, dict[str, object]]:
+    """Return a row as JSON, with its place.
+
+    Raises:
+        ValueError: If a time has nanoseconds, which pyarrow itself refuses only where pandas isn't installed.
+        SourceError: If a value has no form in JSON.
+    """
     if fine := [name for name, value in row.items() if getattr(value, "nanosecond", 0)]:
         raise ValueError(f"Nanoseconds in column {fine[0]!r} would be lost")
+    return place, {name: _plain(value, name, place) for name, value in row.items()}
 
 
 def _plain(value: object, name: str, place: str) -> object:
-    if value is None or isinstance(value, str | int):
-        return value
     try:
-        return cast("object", json.loads(json.dumps(value, default=_text, allow_nan=False)))
-    except (TypeError, ValueError) as error:
+        return plain(value)
+    except ValueError as error:
         raise SourceError(f"{place}: column {name!r} has no form in JSON: {error}.") from None
-
-
-def _text(value: Any) -> str:  # noqa: ANN401 -- json calls it with whatever it doesn't know
-    if isinstance(value, date | datetime | time):
-        return value.isoformat()
-    if isinstance(value, Decimal | UUID):
-        return str(value)
-    msg = f"{type(value).__name__} is neither text, number, date nor time"
-    raise TypeError(msg)
