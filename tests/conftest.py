@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
 if TYPE_CHECKING:
@@ -24,5 +24,6 @@ def prefect_server() -> Generator[None, None, None]:
 def store(prefect_server: None, tmp_path: Path) -> Generator[Path, None, None]:
     """An empty store of answers, and a server."""
     folder = tmp_path / "store"
-    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: folder}):
+    # At the end of a flow Prefect waits up to a second for the thread of its heartbeats.
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: folder, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
         yield folder
