@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect_dispatch.deployments.serve import deployment
+from prefect_dispatch.deployments.building import deployment
 from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.flows.dispatch import dispatch
 from prefect_dispatch.flows.job import load_job

@@ -36,6 +36,7 @@ ALLOWED = {
 EXCEPTIONS = {
     "prefect_dispatch": {"kernel", "tasks", "integrators", "flows"},  # the public names, each loaded on first use
     "prefect_dispatch.cli": {"kernel", "tasks", "integrators", "flows", "deployments"},  # the other end of the arrow
+    "prefect_dispatch.cli_deploy": {"kernel", "deployments"},  # a part of it
     "prefect_dispatch.terminal": {"kernel", "tasks"},  # how the command line shows a plan
     "prefect_dispatch.tasks.integrate": {"kernel", "tasks", "integrators"},  # the task around any integrator
     "prefect_dispatch.tasks.desk": {"kernel", "tasks", "integrators"},  # what an integrator asks

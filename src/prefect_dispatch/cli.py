@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect_dispatch._version import __version__
-from prefect_dispatch.errors import DispatchFailed, JobError
+from prefect_dispatch.cli_deploy import add_commands
+from prefect_dispatch.errors import DispatchError, DispatchFailed, JobError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except JobError as error:
         print(f"prefect-dispatch: {error}", file=sys.stderr)
         return UNUSABLE
+    except DispatchError as error:  # the result storage, say: the job is a good one
+        print(f"prefect-dispatch: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:  # before the run began, or once more while it ended
         print("\nInterrupted. What came back is stored: the same command goes on from there.", file=sys.stderr)
         return INTERRUPTED
@@ -70,9 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "what", metavar="FIELD|KEY", nargs="?", help="a value (`records.0.year`, `year`, `MIT.year`) or an item's key"
     )
 
-    serve = commands.add_parser("serve", help="serve the flow, so that it can be run from Prefect's UI")
-    serve.set_defaults(command=_serve)
-    serve.add_argument("job", metavar="JOB", nargs="?", type=Path, help="a job file whose content fills in the form")
+    add_commands(commands)
     return parser
 
 
@@ -174,14 +176,4 @@ def _explain(arguments: argparse.Namespace) -> int:
         raise JobError(f"{str(arguments.report)!r} is not a report.json.") from None
     except LookupError as error:
         raise JobError(str(error)) from None
-    return COMPLETE
-
-
-def _serve(arguments: argparse.Namespace) -> int:
-    from prefect_dispatch.deployments.serve import serve  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.flows.job import load_job  # noqa: PLC0415 -- imports Prefect
-
-    os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "NOTSET"
-    job = load_job(arguments.job) if arguments.job else None
-    serve(job, folder=arguments.job.resolve().parent if arguments.job else Path.cwd())
     return COMPLETE

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prefect.flows import load_flow_from_entrypoint
 
-from prefect_dispatch.deployments.serve import deployment
+from prefect_dispatch.deployments.building import deployment
 from prefect_dispatch.flows.dispatch import dispatch
 from prefect_dispatch.flows.job import Job
 from prefect_dispatch.flows.prepare import prepare

@@ -16,7 +16,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Scheduled
 
-from prefect_dispatch.deployments.serve import deployment
+from prefect_dispatch.deployments.building import deployment
 from prefect_dispatch.flows.batch import STATE
 from prefect_dispatch.flows.job import Job
 from tests.batch_server import batch_server

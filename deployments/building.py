@@ -1,0 +1,155 @@
+"""What a deployment is to be: of a ready flow with an empty form, or of a job."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from prefect.settings import get_current_settings
+from prefect.types.entrypoint import EntrypointType
+
+from prefect_dispatch.deployments.ready import ready_flows
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.fingerprint import canonical
+from prefect_dispatch.flows.job import load_job
+from prefect_dispatch.flows.prepare import prepare
+from prefect_dispatch.flows.review import require_review
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from prefect.deployments.runner import RunnerDeployment
+
+    from prefect_dispatch.deployments.ready import Ready
+    from prefect_dispatch.flows.job import Job
+
+_ORIGIN = re.compile(r"\n\nJob file: `(.*)`\Z", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A deployment that is to be registered."""
+
+    ready: Ready
+    """What the package says of its flow."""
+    made: RunnerDeployment
+    """The deployment, as Prefect registers it."""
+    review: bool = False
+    """Whether its runs pause for people."""
+
+    @property
+    def name(self) -> str:
+        """Flow and name, as Prefect's commands take them."""
+        return self.made.full_name
+
+
+def wanted(jobs: Sequence[Path], here: Path, name: str | None = None) -> list[Wanted]:
+    """Return what is to be registered: a deployment of each job, or of each ready flow if there is no job.
+
+    Args:
+        jobs: Job files.
+        here: What relative paths in an empty form are relative to.
+        name: What the deployment of the one job is called; by default like its first brief.
+
+    Raises:
+        JobError: If a job is unusable, or two would have one name.
+    """
+    if name is not None and len(jobs) != 1:
+        raise JobError(f"--name {name!r} names the deployment of one job file; {len(jobs)} are given.")
+    if name is not None and (not name.strip() or re.search(r"[/%&<>\x00-\x1f]", name)):
+        raise JobError(f"--name {name!r}: a name is a text without any of / % & < >.")
+    found = [_of_job(path, name) for path in jobs] if jobs else list(_of_ready(ready_flows().values(), here))
+    for at, each in enumerate(found):
+        if each.name in (other.name for other in found[:at]):
+            raise JobError(
+                f"Two of the job files would be the deployment {each.name!r}, which is named after the first brief: "
+                "rename that brief in one of them, or deploy them one by one with --name."
+            )
+    return found
+
+
+def origin(description: str | None) -> str | None:
+    r"""Return the job file that a deployment is made of, as its description tells.
+
+    Example:
+        >>> origin("Run briefs.\n\nJob file: `/srv/job.yaml`")
+        '/srv/job.yaml'
+    """
+    told = _ORIGIN.search(description or "")
+    return told[1] if told else None
+
+
+def deployment(job: Job | None, folder: Path, name: str | None = None, file: Path | None = None) -> RunnerDeployment:
+    """Return the deployment of a job, with its content as the form's defaults.
+
+    Args:
+        job: The job, or None for the empty form of `dispatch`.
+        folder: What relative paths, and code of the user's own, are looked up in.
+        name: What it is called; by default like the job's first brief.
+        file: The job's file.
+    """
+    ready = ready_flows()["dispatch" if job is None else job.flow]
+    description = ready.description + ("" if file is None else f"\n\nJob file: `{file}`")
+    named = name or (ready.name if job is None else job.briefs[0].name)
+    return _made(ready, named, description, {**(_parameters(job) if job else {}), "folder": str(folder)})
+
+
+def _of_ready(entries: Iterable[Ready], here: Path) -> Iterable[Wanted]:
+    for ready in entries:
+        yield Wanted(ready, _made(ready, ready.name, ready.description, {"folder": str(here)}))
+
+
+def _of_job(path: Path, name: str | None) -> Wanted:
+    job, file = load_job(path), path.resolve()
+    if job.review:
+        require_review(job.integrator, file.parent)
+    prepare(**job.parameters(exclude={"review"}), folder=file.parent)
+    made = deployment(job, file.parent, name, file)
+    _require_room(made, file)
+    return Wanted(ready_flows()[job.flow], made, job.review)
+
+
+def _made(ready: Ready, name: str, description: str, parameters: dict[str, Any]) -> RunnerDeployment:
+    made: Any = ready.flow.to_deployment(
+        name,
+        parameters=parameters,
+        description=description,
+        tags=ready.tags,
+        enforce_parameter_schema=ready.enforce_parameter_schema,
+        concurrency_limit=ready.concurrency_limit,
+        schedules=[each.schedule() for each in ready.schedules],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return cast("RunnerDeployment", made)
+
+
+def _parameters(job: Job) -> dict[str, Any]:
+    given = job.model_dump(mode="json", exclude={"flow"}, exclude_none=True)
+    for brief in given.get("briefs", ()):
+        for hidden in ("sample", "part"):  # set while a job runs; no form has them, and Prefect refuses what none has
+            del brief[hidden]
+        brief["output"] = _legible(brief["output"])
+    return given
+
+
+def _legible(output: str) -> str:
+    """Return a JSON Schema over several lines, as a form shows it; it means the same."""
+    return json.dumps(json.loads(output), indent=2, ensure_ascii=False) if output.startswith("{") else output
+
+
+def _require_room(made: RunnerDeployment, file: Path) -> None:
+    """Check that Prefect can keep a job's parameters.
+
+    Raises:
+        JobError: If not.
+    """
+    most = get_current_settings().server.api.max_parameter_size
+    size = len(canonical(made.parameters).encode())
+    if 0 < most < size:
+        raise JobError(
+            f"{file.name}: as a deployment the job takes {size} bytes, and Prefect keeps {most} at most: "
+            "put the items into a file (items: {jsonl: …} or {glob: …})."
+        )

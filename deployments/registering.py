@@ -1,0 +1,201 @@
+"""Deployments, registered with Prefect: everything is looked at before anything is written."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, cast
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
+from prefect.deployments.runner import DeploymentApplyError
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import get_current_settings
+
+from prefect_dispatch.deployments.building import origin
+from prefect_dispatch.deployments.timing import due
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.inert import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+    from uuid import UUID
+
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+    from prefect_dispatch.deployments.building import Wanted
+    from prefect_dispatch.deployments.timing import Timing
+
+POOL_TYPE = "process"
+MAX_SAID = 300
+"""Characters of what Prefect says that are shown."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A deployment that stands in Prefect."""
+
+    name: str
+    """Flow and name, as Prefect's commands take them."""
+    due: str
+    """When it is due."""
+    url: str | None
+    """Its page in Prefect's UI, where there is one."""
+    paused: bool = False
+    """Whether somebody has paused it: then its schedules make no runs."""
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The work pool that deployments are for."""
+
+    name: str
+    """Its name."""
+    made: bool
+    """Whether it was made just now."""
+    kind: str
+    """Its type."""
+
+
+def register(
+    deployments: Sequence[Wanted], timing: Timing, *, work_pool: str | None = None
+) -> tuple[Pool, list[Registered]]:
+    """Register deployments for the workers of a pool.
+
+    Args:
+        deployments: What is to be registered; what is there already is brought up to date.
+        timing: What is said of their schedules.
+        work_pool: The pool; by default Prefect's default, else one of our own, which is made if it isn't there.
+
+    Raises:
+        JobError: If the pool isn't there, or a name belongs to another job; nothing was registered.
+    """
+    with prefect_client() as client:
+        before = [_before(client, each) for each in deployments]
+        pool = _pool(client, work_pool, deployments[0].ready.work_pool.name)
+        registered: list[Registered] = []
+        for each, was in zip(deployments, before, strict=True):
+            paused = was is not None and was.paused and was.work_pool_name is not None  # a served one pauses as it ends
+            each.made.work_pool_name = pool.name
+            registered.append(_register(each, was, timing, paused=paused))
+        return pool, registered
+
+
+def register_served(deployments: Sequence[Wanted], timing: Timing) -> list[Registered]:
+    """Register deployments that this process will serve.
+
+    Args:
+        deployments: What is to be registered; afterwards each holds the schedules that it has.
+        timing: What is said of their schedules.
+
+    Raises:
+        JobError: If a name belongs to another job; nothing was registered.
+    """
+    with prefect_client() as client:
+        before = [_before(client, each) for each in deployments]
+        registered: list[Registered] = []
+        for each, was in zip(deployments, before, strict=True):
+            each.made.work_pool_name = None  # said, so that it leaves the pool it was in
+            registered.append(_register(each, was, timing, paused=False))
+        return registered
+
+
+def _register(each: Wanted, was: DeploymentResponse | None, timing: Timing, *, paused: bool) -> Registered:
+    example = each.ready.schedules[0].schedule()
+    schedules = timing.over(example, [example] if was is None else was.schedules)
+    each.made.schedules = [
+        DeploymentScheduleCreate.model_validate(one.model_dump(exclude_none=True)) if was is None else one
+        for one in schedules
+    ]
+    each.made.paused = paused
+    made = cast("UUID", each.made.apply())  # a coroutine where a loop runs, and none does here
+    ui = get_current_settings().ui_url
+    return Registered(each.name, due(schedules), f"{ui}/deployments/deployment/{made}" if ui else None, paused)
+
+
+def _before(client: SyncPrefectClient, each: Wanted) -> DeploymentResponse | None:
+    """Return the deployment that has the name already, if one does.
+
+    Raises:
+        JobError: If it is that of another job.
+    """
+    try:
+        was = client.read_deployment_by_name(each.name)
+    except ObjectNotFound:
+        return None
+    if origin(was.description) == (own := origin(each.made.description)):
+        return was
+    theirs = origin(was.description)
+    whose = f"that of another job, {theirs!r}" if theirs else "not made from a job file"
+    way = (
+        "call this one otherwise with --name (one job at a time), or delete the other"
+        if own
+        else "to have the ready flow's in its place, delete it"
+    )
+    raise JobError(
+        f"The deployment {each.name!r} is there already, and {whose}: {way}: prefect deployment delete {each.name!r}"
+    )
+
+
+def _pool(client: SyncPrefectClient, given: str | None, own: str) -> Pool:
+    """Return the pool that is meant; only our own is made where it isn't there, as another may be misspelt.
+
+    Raises:
+        JobError: If there is no such pool.
+    """
+    name = given or get_current_settings().deployments.default_work_pool_name or own
+    try:
+        return Pool(name, made=False, kind=client.read_work_pool(name).type)
+    except ObjectNotFound:
+        if name != own:
+            said = "--work-pool" if given else "PREFECT_DEFAULT_WORK_POOL_NAME"
+            raise JobError(
+                f"{said} {name!r}: there is no such work pool. Make it (prefect work-pool create {name!r} --type "
+                f"{POOL_TYPE}), or leave --work-pool out: {own!r} is made where it isn't there."
+            ) from None
+    client.create_work_pool(WorkPoolCreate(name=name, type=POOL_TYPE))
+    return Pool(name, made=True, kind=POOL_TYPE)
+
+
+@contextmanager
+def prefect_client() -> Generator[SyncPrefectClient]:
+    """Give a client of Prefect's API.
+
+    Raises:
+        JobError: If the API can't be reached, or refuses us.
+    """
+    url = get_current_settings().api.url
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except httpx.TransportError as error:
+        raise JobError(
+            f"Prefect's API at {url} can't be reached ({error}): start it with `prefect server start`, or set "
+            "PREFECT_API_URL."
+        ) from None
+    except PrefectHTTPStatusError as error:
+        raise JobError(_refusal(url, error.response)) from None
+    except DeploymentApplyError as error:
+        raise JobError(f"Prefect refuses the deployment: {_short(str(error))}") from None
+
+
+def _refusal(url: str | None, response: httpx.Response) -> str:
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        return (
+            f"Prefect's API at {url} refuses us: set PREFECT_API_AUTH_STRING to what the server has as "
+            "PREFECT_SERVER_API_AUTH_STRING; for Prefect Cloud, PREFECT_API_KEY."
+        )
+    try:
+        said: dict[str, object] = response.json()
+    except ValueError:
+        said = {}
+    why = said.get("detail") or said.get("exception_detail") or response.reason_phrase
+    return f"Prefect's API at {url} refuses it ({response.status_code}): {_short(why)}"
+
+
+def _short(said: object) -> str:
+    text = plain(str(said))
+    return text if len(text) <= MAX_SAID else f"{text[:MAX_SAID]}…"
