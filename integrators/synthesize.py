@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_serializer
+from pydantic import BaseModel, Field, StringConstraints, field_serializer, model_validator
 
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.executors.base import Bounded, Countable
@@ -13,7 +13,7 @@ from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.integrators.auditing.cited import unruly
 from prefect_dispatch.integrators.base import Asks, Question
 from prefect_dispatch.integrators.gaps import unanswered
-from prefect_dispatch.integrators.prose.drafts import Prose, Structured
+from prefect_dispatch.integrators.prose.drafts import Prose, Structured, without
 from prefect_dispatch.integrators.prose.evidence import numbered
 from prefect_dispatch.integrators.prose.judging import JUDGE, judged
 from prefect_dispatch.integrators.prose.reducing import Reducer
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from typing_extensions import Self
+
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
     from prefect_dispatch.integrators.prose.drafts import Draft, Form
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.ledger import Violation
     from prefect_dispatch.models import Brief, Outcome
 
+Section = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\n#]+$", max_length=100)]
 ASSUMED_CONTEXT = 8192
 """Tokens that a model is taken to have room for where nobody says."""
 
@@ -67,6 +70,8 @@ class Synthesize(Strict):
     """Rules that the text must keep, one each."""
     output: OutputForm = "text"
     """The form of the result: `text`, a JSON Schema, or `module:Name` of a pydantic model."""
+    sections: tuple[Section, ...] = ()
+    """Headings of sections that a text must have, in this order."""
     executor: AnyExecutor | None = Field(default=None, title="Writer")
     """Who writes. None: the job's executor."""
     judge: AnyExecutor | None = None
@@ -75,6 +80,12 @@ class Synthesize(Strict):
     """How often a draft is sent back for what is wrong with it."""
     context_tokens: int | None = Field(default=None, ge=200, title="Context in tokens")
     """Tokens that a question and its answer may have together. None: what the model is known for, else 8192."""
+
+    @model_validator(mode="after")
+    def _sections_are_of_a_text(self) -> Self:
+        if self.sections and self.output != "text":
+            raise ValueError("'sections' are for a text, and 'output' asks for a value; remove one of them")
+        return self
 
     def resolved(self, load: Callable[[str], Any]) -> Synthesize:
         """Return this integrator with the model that `output` names in place of its name."""
@@ -146,12 +157,17 @@ class Synthesize(Strict):
             ),
             flags=written.flags,
             tables=(_table(verdicts),) if self.judge is not None else (),
-            shortfalls=(*reduced.shortfalls, *_uncited(drafts, len(sources)), *_unjudged(verdicts)),
+            shortfalls=(
+                *reduced.shortfalls,
+                *_incomplete(drafts, self.sections),
+                *_uncited(drafts, len(sources)),
+                *_unjudged(verdicts),
+            ),
         )
 
     @property
     def _form(self) -> Form:
-        return Prose() if self.output == "text" else Structured(self.output)
+        return Prose(self.sections) if self.output == "text" else Structured(self.output)
 
     def _context(self, executor: Executor) -> int:
         known = executor.context_tokens() if isinstance(executor, Bounded) else None
@@ -182,6 +198,11 @@ def _table(verdicts: Sequence[Verdict]) -> Table:
         note="A label counts only with a whole sentence of one of the answers that are cited, word for word; "
         "the judge is a model, too.",
     )
+
+
+def _incomplete(drafts: Sequence[Draft], sections: Sequence[str]) -> list[str]:
+    left_out = without("\n\n".join(str(draft.content) for draft in drafts), sections) if drafts else []
+    return [f"The text has no section {name!r}, though it was sent back for it." for name in left_out]
 
 
 def _uncited(drafts: Sequence[Draft], total: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.prose.wrapping import Schema
     from prefect_dispatch.outputs import Output
 
+_HEADINGS = "Give it these sections, in this order, each under its heading as it stands here, on a line of its own:"
 LONGEST = 200
 """Characters of a sentence that a model is reminded of."""
 
@@ -89,16 +91,36 @@ class Prose:
         "exactly as they stand in the answers that you cite. Write no list of sources."
     )
 
+    def __init__(self, sections: Sequence[str] = ()) -> None:
+        """Keep the headings that the text has to have."""
+        self.sections = tuple(sections)
+        if sections:
+            self.rules = f"{Prose.rules} {_HEADINGS} {' '.join(f'## {name}' for name in sections)}"
+
     def read(self, answer: JsonValue, sources: Sequence[Source], wanted: Sequence[int]) -> Draft:
         """Return a text as a draft."""
         text = cleaned(str(answer))
         numbers = known(text, len(sources))
-        faults = (*missing(numbers, wanted), *(_told(text, each) for each in findings(text, sources)))
+        left_out = (f"There is no section '## {name}', or nothing in it." for name in without(text, self.sections))
+        faults = (*left_out, *missing(numbers, wanted), *(_told(text, each) for each in findings(text, sources)))
         return Draft(text, numbers, faults, usable=bool(claims(text, len(sources))))
 
     def shown(self, draft: Draft) -> str:
         """Return the text."""
         return cast("str", draft.content)
+
+
+def without(text: str, sections: Sequence[str]) -> list[str]:
+    r"""Return the sections that a text should have and doesn't: under a heading of that name, some words.
+
+    Example:
+        >>> without("# Finding\n\nAll agree [1].\n\n## Where they differ\n", ["Finding", "Where they differ"])
+        ['Where they differ']
+    """
+    parts = re.split(r"(?m)^[ \t]{0,3}#{1,6}[ \t]+(.*?)[ \t#:]*$", text)
+    under = zip(parts[1::2], parts[2::2], strict=True)
+    written = {" ".join(name.strip("*_ ").split()).casefold() for name, body in under if body.strip()}
+    return [name for name in sections if " ".join(name.split()).casefold() not in written]
 
 
 class Structured:

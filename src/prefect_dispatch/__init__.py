@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 from prefect_dispatch._version import __version__
 
 if TYPE_CHECKING:
+    from prefect_dispatch.blocks import DispatchProfile, LLMCredentials
     from prefect_dispatch.executors.base import Ask, Executor, Reply
     from prefect_dispatch.executors.llm import LLM
+    from prefect_dispatch.flows.analyze_files import analyze_files
+    from prefect_dispatch.flows.content_variants import content_variants
     from prefect_dispatch.flows.dispatch import dispatch
     from prefect_dispatch.flows.prepare import plan
+    from prefect_dispatch.flows.research_topics import research_topics
     from prefect_dispatch.integrators.base import Integrator
     from prefect_dispatch.integrators.collate import Collate
     from prefect_dispatch.integrators.consensus import Consensus
@@ -33,9 +37,11 @@ _HOMES = {
     "Brief": "models",
     "Collate": "integrators.collate",
     "Consensus": "integrators.consensus",
+    "DispatchProfile": "blocks",
     "Executor": "executors.base",
     "Integrator": "integrators.base",
     "Item": "models",
+    "LLMCredentials": "blocks",
     "Limits": "limits",
     "Merge": "ledger",
     "MergeRecords": "integrators.merge_records",
@@ -46,9 +52,12 @@ _HOMES = {
     "Synthesize": "integrators.synthesize",
     "Tournament": "integrators.tournament",
     "Usage": "models",
+    "analyze_files": "flows.analyze_files",
+    "content_variants": "flows.content_variants",
     "dispatch": "flows.dispatch",
     "integrate": "tasks.integrate",
     "plan": "flows.prepare",
+    "research_topics": "flows.research_topics",
     "run_brief": "tasks.run_brief",
 }
 
@@ -59,9 +68,11 @@ __all__ = [
     "Brief",
     "Collate",
     "Consensus",
+    "DispatchProfile",
     "Executor",
     "Integrator",
     "Item",
+    "LLMCredentials",
     "Limits",
     "Merge",
     "MergeRecords",
@@ -73,9 +84,12 @@ __all__ = [
     "Tournament",
     "Usage",
     "__version__",
+    "analyze_files",
+    "content_variants",
     "dispatch",
     "integrate",
     "plan",
+    "research_topics",
     "run_brief",
 ]
 

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import regex
-from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, WithJsonSchema, field_validator
 
+from prefect_dispatch.cited_forms import EXAMPLES, SourceKind, kind_of, same
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.fingerprint import canonical
 from prefect_dispatch.form import Tabs
@@ -124,6 +125,39 @@ class MustMention(_FieldCheck):
         return f"{self.where} must mention {', '.join(map(repr, missing))}." if missing else None
 
 
+class Sources(Strict):
+    """The answer must name sources, each well-formed and no two the same; nobody looks whether they exist."""
+
+    model_config = ConfigDict(title="Sources")
+
+    kind: Literal["sources"] = "sources"
+    """Tells the checks apart."""
+    field: str = "sources"
+    """Dotted path of the list of sources, texts each."""
+    at_least: int = Field(default=1, ge=0, le=100)
+    """How many there must be."""
+    forms: tuple[SourceKind, ...] = Field(default=("url", "doi", "isbn", "title"), min_length=1)
+    """The forms that count: an address, a DOI, an ISBN with a right check digit, a title with a year."""
+
+    def problem(self, value: JsonValue, item: Item) -> str | None:  # noqa: ARG002 -- one signature for all checks
+        """Return what is wrong with an answer, or None."""
+        found = value
+        for name in filter(None, self.field.split(".")):
+            found = found.get(name) if isinstance(found, Mapping) else None
+        sources = found if isinstance(found, list) else []
+        right = [text for text in sources if isinstance(text, str) and kind_of(text) in self.forms]
+        wrong = [text for text in sources if text not in right]
+        offer = "; or ".join(EXAMPLES[form] for form in self.forms)
+        told = f"give each as {offer}."
+        if wrong:
+            return f"field {self.field!r} has {str(wrong[0])[:200]!r}, which is no source of a known form; {told}"
+        if (count := len({same(text) for text in right})) < max(self.at_least, len(right)):
+            much = f"names {count} different source{'s' * (count != 1)}; at least {self.at_least} are asked for"
+            twice = f"names {len(right)} sources, of which only {count} are different"
+            return f"field {self.field!r} {much if count < self.at_least else twice}; {told}"
+        return None
+
+
 class Function(Strict):
     """A function of the user's own must find nothing wrong."""
 
@@ -138,7 +172,7 @@ class Function(Strict):
         return str(found) if found else None
 
 
-Check = Annotated[Annotated[Regex | MaxWords | MustMention | Function, Field(discriminator="kind")], Tabs()]
+Check = Annotated[Annotated[Regex | MaxWords | MustMention | Sources | Function, Field(discriminator="kind")], Tabs()]
 """Any check; `kind` tells which."""
 
 

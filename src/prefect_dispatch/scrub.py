@@ -17,7 +17,7 @@ from prefect_dispatch.settings import settings
 from prefect_dispatch.shapes import SHAPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from pydantic import JsonValue
 
@@ -38,6 +38,16 @@ _PASSES = 20
 """How often a text is gone over, as what is hidden may uncover more."""
 _SECONDS = 1.0
 """How long one pattern may search one text."""
+
+
+_hidden: set[str] = set()
+"""Secrets that came from elsewhere than the environment."""
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Hide some texts from now on, and for as long as the process lives: keys that were loaded from a block."""
+    global _hidden  # noqa: PLW0603 -- replaced whole, as other threads read it meanwhile
+    _hidden = _hidden | {secret for secret in secrets if len(secret) >= _SHORTEST}
 
 
 def teller() -> Callable[[str], bool]:
@@ -138,7 +148,7 @@ def _free(key: str, taken: dict[str, JsonValue]) -> str:
 def _hider() -> Callable[[str], str]:
     """Return what hides secrets by what the environment says now, or raises `TimeoutError`."""
     found = {value for name, value in os.environ.items() if _is_secret(name) and len(value) >= _SHORTEST}
-    return _made(frozenset(found), settings().redact)
+    return _made(frozenset(found | _hidden), settings().redact)
 
 
 @lru_cache(maxsize=4096)

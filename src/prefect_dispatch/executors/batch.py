@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect_dispatch.errors import ExecutorError, RejectedError
 from prefect_dispatch.executors.batch_lines import Line, result_of
 from prefect_dispatch.executors.failures import failure_of
+from prefect_dispatch.executors.keys import key_of, of_block
 from prefect_dispatch.executors.provider import provider
 from prefect_dispatch.executors.request import request_for
 from prefect_dispatch.models import Usage
@@ -94,7 +95,7 @@ class BatchAPI:
         """
         litellm = await asyncio.to_thread(provider)
         file = ("requests.jsonl", b"".join(lines), "application/jsonl")
-        said = await self._said(litellm.acreate_file(file=file, purpose="batch", **self._target()))
+        said = await self._said(litellm.acreate_file(file=file, purpose="batch", **await self._target()))
         return str(said.id)
 
     async def create(self, file: str, tag: str) -> Batch:
@@ -105,7 +106,7 @@ class BatchAPI:
         """
         litellm = await asyncio.to_thread(provider)
         how: dict[str, Any] = {"completion_window": "24h", "endpoint": _ENDPOINT, "metadata": {_TAG: tag}}
-        return _batch(await self._said(litellm.acreate_batch(input_file_id=file, **how, **self._target())))
+        return _batch(await self._said(litellm.acreate_batch(input_file_id=file, **how, **await self._target())))
 
     async def look(self, batch: str) -> Batch:
         """Return how far a batch is.
@@ -115,7 +116,7 @@ class BatchAPI:
         """
         litellm = await asyncio.to_thread(provider)
         quiet = {"litellm_metadata": {"batch_ignore_default_logging": True}}  # or it fetches the files each time
-        said = await self._said(litellm.aretrieve_batch(batch_id=batch, **quiet, **self._target()), missing=True)
+        said = await self._said(litellm.aretrieve_batch(batch_id=batch, **quiet, **await self._target()), missing=True)
         return Batch(batch, "gone", ended=True) if said is None else _batch(said)
 
     async def find(self, tag: str, since: float) -> Batch | None:
@@ -131,7 +132,7 @@ class BatchAPI:
         litellm = await asyncio.to_thread(provider)
         after: dict[str, str] = {}
         for _ in range(_PAGES):
-            page = await self._said(litellm.alist_batches(limit=_PAGE, **after, **self._target()), missing=True)
+            page = await self._said(litellm.alist_batches(limit=_PAGE, **after, **await self._target()), missing=True)
             if page is None:
                 raise RejectedError(f"{self.who.model!r} lists no batches.", kind="no_list", usage=Usage())
             found: Any = next(
@@ -163,7 +164,9 @@ class BatchAPI:
     async def _lines(self, file: str) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a file that are not too long; of one that isn't there none."""
         litellm = await asyncio.to_thread(provider)
-        stream = await self._said(litellm.afile_content(file_id=file, stream=True, **self._target()), missing=True)
+        stream = await self._said(
+            litellm.afile_content(file_id=file, stream=True, **await self._target()), missing=True
+        )
         if stream is None:
             return
         rest, too_long = b"", False
@@ -186,11 +189,17 @@ class BatchAPI:
         except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its words need scrubbing
             if missing and getattr(error, "status_code", None) == _NOT_FOUND:
                 return None
-            raise failure_of(error, self.who.model) from None
+            raise of_block(failure_of(error, self.who.model), self.who.credentials) from None
 
-    def _target(self) -> dict[str, Any]:
+    async def _target(self) -> dict[str, Any]:
         at = {"api_base": self.who.api_base} if self.who.api_base else {}
-        return {"custom_llm_provider": _PROVIDER, "max_retries": 0, "timeout": _CALL_S, **at}
+        return {
+            "custom_llm_provider": _PROVIDER,
+            "max_retries": 0,
+            "timeout": _CALL_S,
+            **at,
+            **await key_of(self.who.credentials),
+        }
 
 
 def _batch(said: Any) -> Batch:  # noqa: ANN401 -- litellm's

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeFloat, field_validator
 from prefect_dispatch.errors import ExecutorError, JobError, TerminalError
 from prefect_dispatch.executors.base import Ask, Ceiling, Reply
 from prefect_dispatch.executors.failures import failure_of
+from prefect_dispatch.executors.keys import Credentials, key_of, of_block, with_block
 from prefect_dispatch.executors.local import SLOT_TOKENS, is_local, located, model_digest, serve
 from prefect_dispatch.executors.params import CAPS, Params
 from prefect_dispatch.executors.prompt import PROMPT, messages
@@ -39,7 +40,7 @@ EXPECTED_COMPLETION_TOKENS = 500
 
 
 class LLM(Strict):
-    """Asks a language model, once per ask; keys come from the environment (`OPENAI_API_KEY`, …).
+    """Asks a language model, once per ask; keys come from a block, or from the environment (`OPENAI_API_KEY`, …).
 
     Example:
         >>> LLM(model="openai/gpt-5-mini", params={"seed": 1}).params
@@ -52,6 +53,8 @@ class LLM(Strict):
     """Any model that litellm knows, such as `openai/gpt-5-mini`; `local/smollm2`, or `local/<path>.gguf`."""
     api_base: Annotated[str, Field(title="Address")] | None = Field(default=None, title="API base")
     """The address of a server of one's own; it serves the fallbacks of the same provider too."""
+    credentials: Credentials | None = None
+    """The name of an LLMCredentials block with the key. None: the key comes from the environment."""
     params: Params = Field(default={}, json_schema_extra={"default": "{}"})
     """Goes with each call, such as `temperature`, `max_tokens` or `seed`; one that the model refuses is an error."""
     fallbacks: tuple[Text, ...] = ()
@@ -116,9 +119,13 @@ class LLM(Strict):
         return self._alone(model).model_copy(update={"usd_per_million": price})
 
     def placed(self, folder: Path) -> LLM:
-        """Return this executor with the files of local models looked up from a folder."""
+        """Return this executor with the files of local models looked up from a folder, and its block on the server.
+
+        Raises:
+            JobError: If there is no such block, or it isn't for this model.
+        """
         placed = [located(model, folder) for model in self.models]
-        return self.model_copy(update={"model": placed[0], "fallbacks": tuple(placed[1:])})
+        return with_block(self.model_copy(update={"model": placed[0], "fallbacks": tuple(placed[1:])}))
 
     async def warm_up(self) -> None:
         """Load litellm and the models of this machine; a model that can't be served is told by the first ask."""
@@ -162,7 +169,7 @@ class LLM(Strict):
         except ExecutorError:
             raise
         except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its words need scrubbing
-            raise failure_of(error, self.model) from None
+            raise of_block(failure_of(error, self.model), self.credentials) from None
         return reply_of(response, self.model, self._price())
 
     def require_known(self) -> None:
@@ -219,14 +226,14 @@ class LLM(Strict):
 
     def _alone(self, model: str) -> LLM:
         same_provider = model.partition("/")[0] == self.model.partition("/")[0]
-        api_base = self.api_base if same_provider else None
-        return self.model_copy(update={"model": model, "fallbacks": (), "api_base": api_base})
+        elsewhere = {} if same_provider else {"api_base": None, "credentials": None}
+        return self.model_copy(update={"model": model, "fallbacks": (), **elsewhere})
 
     async def _target(self) -> dict[str, Any]:
         if is_local(self.model):
             served = await asyncio.to_thread(serve, self.model)
             return {"model": f"openai/{self.model}", "api_base": served.api_base, "api_key": served.api_key}
-        return {"model": self.model, "api_base": self.api_base}
+        return {"model": self.model, "api_base": self.api_base, **await key_of(self.credentials)}
 
     def _price(self) -> Price | None:
         """Return the price per token that is known before the call; None leaves it to litellm."""

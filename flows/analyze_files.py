@@ -1,0 +1,144 @@
+"""The flow that analyses many files in the same way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.flows.answer_fields import LISTED, schema_of_fields
+from prefect_dispatch.flows.carry_out import Parts
+from prefect_dispatch.flows.fields import (
+    Budget,
+    Concurrency,
+    CredentialsField,
+    Fields,
+    Files,
+    First,
+    Line,
+    OutputField,
+    Paths,
+    ProfileField,
+    RulesField,
+    Share,
+    Texts,
+    asked,
+    bounded,
+)
+from prefect_dispatch.flows.form_flow import form_flow
+from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.integrators.records.matching import Matching
+from prefect_dispatch.integrators.records.rules import Conflicts  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.models import Brief, Name, Text
+from prefect_dispatch.sources import Glob
+from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prefect_dispatch.flows.answer_fields import AnswerField
+    from prefect_dispatch.outputs import Output
+
+DECISIONS = "decisions.yaml"
+"""Where a review's decisions go, unless the form names another file."""
+
+
+def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
+    files: Files,
+    instructions: Text,
+    fields: Fields = (),
+    several: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
+    folder: str = ".",  # noqa: ARG001 -- the flow heeds it
+    scope: Line = "The text of one file.",
+    constraints: Texts = (),
+    output: OutputField = "text",
+    merge: Literal["side by side", "merge records"] = "side by side",
+    identity: Paths = (),
+    rules: RulesField = (),
+    conflicts: Conflicts = "resolve",
+    match: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
+    credentials: CredentialsField = None,
+    model: Line = "",
+    profile: ProfileField = None,
+    concurrency: Concurrency = 8,
+    budget_usd: Budget | None = None,
+    min_success: Share = 0.0,
+    name: Name = "analysis",
+    out: Line = "",  # noqa: ARG001 -- the flow heeds it
+    review: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
+    decisions: Line = "",
+    limit: First | None = None,  # noqa: ARG001 -- the flow heeds it
+    refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow heeds it
+) -> Parts:
+    """Ask the same of each of many files, put the answers together, and account for every file.
+
+    Fill in `files`, `instructions` and, unless the server of this deployment has a model of its own, `credentials`.
+    Nothing is asked twice: another run asks only what is new, has changed or has failed.
+
+    Args:
+        files: A glob below the folder, such as `contracts/*.txt` or `**/*.md`; or several.
+        instructions: What to do with each file, as you would tell it to a colleague who sees only that file.
+        fields: What to note of each file, such as its title and year. None: the answer is a text.
+        several: A file may hold several such records, such as the people that a contract names.
+        folder: The folder that the files, and relative paths below, start from, where the flow runs.
+        scope: What the model sees and is to judge by, and what it is not.
+        constraints: Rules that each answer must keep, one each.
+        output: For those who know JSON Schema: the form of an answer, in place of fields.
+        merge: Put the answers side by side, or make one record of those that are about the same.
+        identity: To merge records: the fields that tell two of them apart, such as a name.
+        rules: To merge records: how a field is decided on which they differ; by default the first file's counts.
+        conflicts: To merge records: where they differ, the rule decides, or it decides and is flagged, or all is kept.
+        match: To merge records: also those whose identity is only spelt differently.
+        credentials: The key of the model's provider. None: it comes from the environment of the worker.
+        model: Who is asked, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
+        profile: Settings that were saved for runs like this; what is changed here goes before them.
+        concurrency: How many files are asked about at once.
+        budget_usd: What the run may spend in US dollars. None: no cap.
+        min_success: The share of files that must have an answer, such as 0.9; below it the run fails.
+        name: What the report is called: small letters, digits and hyphens. Runs of one name are compared.
+        out: A folder for the report as files, and a CSV for each table. Empty: only Prefect keeps it.
+        review: Pause before publishing, and let people decide on doubtful records in Prefect's UI.
+        decisions: The file with what people decided about records. Empty: `decisions.yaml` with a review, else none.
+        limit: Take only the first so many files, to try it out. None: all of them.
+        refresh: Ask again even where an answer is stored: everything, or some files by name or glob.
+    """
+    form = _form(cast("Any", fields), cast("Any", output), several=several)
+    ways = {"identity": identity, "rules": rules, "match": match, "review": review, "decisions": decisions}
+    integrator: Collate | MergeRecords = Collate()
+    if merge == "merge records":
+        _require_records(form, identity)
+        integrator = MergeRecords(
+            identity=tuple(identity),
+            records=LISTED if several else "",
+            rules=cast("Any", rules),
+            conflicts=conflicts,
+            match=Matching() if match else None,
+            aliases=decisions or (DECISIONS if review else None),
+        )
+    elif given := next((field for field, value in ways.items() if value), None):
+        raise JobError(f"{given}: it is for records that are merged; set 'merge' to 'merge records', or leave it out.")
+    brief = Brief(name=name, scope=scope, instructions=instructions, constraints=tuple(constraints), output=form)
+    limits = bounded(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
+    source = Glob(glob=files if isinstance(files, str) else tuple(files))
+    return Parts([brief], source, asked(credentials, model, profile), integrator, limits, review)
+
+
+analyze_files = form_flow(_analyze_files, "analyze-files")
+
+
+def _form(fields: Sequence[AnswerField], output: Output, *, several: bool) -> Output:
+    if fields and output != "text":
+        raise JobError("output: the form of an answer is said by 'fields' or by 'output'; leave one of them out.")
+    if several and not fields:
+        raise JobError("several: several records need 'fields' that each of them has.")
+    return schema_of_fields(fields, several=several) if fields else output
+
+
+def _require_records(form: Output, identity: Sequence[str]) -> None:
+    if form == "text":
+        raise JobError("merge: texts can't be merged as records; say under 'fields' what to note of each file.")
+    if not identity:
+        raise JobError(
+            "identity: name the field (or fields) that two records of the same thing share, such as 'name'; "
+            "'{key}' is the file."
+        )

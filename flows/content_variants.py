@@ -1,0 +1,147 @@
+"""The flow that writes variants of one text, and compares them only at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, cast
+
+from pydantic import Field, GetPydanticSchema
+
+from prefect_dispatch.checks import MaxWords
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.flows.carry_out import Parts
+from prefect_dispatch.flows.fields import (
+    Budget,
+    Concurrency,
+    CredentialsField,
+    Line,
+    ProfileField,
+    Share,
+    Texts,
+    asked,
+    bounded,
+    second,
+)
+from prefect_dispatch.flows.form_flow import form_flow
+from prefect_dispatch.integrators.tournament import Tournament
+from prefect_dispatch.models import Brief, Item, Name, Text
+from prefect_dispatch.sources import Listed
+from prefect_dispatch.strict import Strict
+from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.template import literal
+
+CRITERION = "It speaks more to the people it is for, and claims nothing that the description doesn't say."
+
+
+class Variant(Strict):
+    """One way to write it.
+
+    Example:
+        >>> Variant(name="bold", angle="Promise one thing, loudly.").name
+        'bold'
+    """
+
+    name: Name
+    """What it is called everywhere: small letters, digits and single hyphens."""
+    angle: Text
+    """What is particular to it: the angle, the tone, whom it speaks to."""
+
+
+Variants = Annotated[
+    Sequence["Variant | Mapping[str, str]"],
+    GetPydanticSchema(lambda _, handler: handler(Annotated[tuple[Variant, ...], Field(min_length=2)])),
+]
+
+
+def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
+    product: Text,
+    instructions: Text,
+    variants: Variants,
+    constraints: Texts = (),
+    max_words: Annotated[int, Field(title="Words", ge=1)] | None = None,
+    evaluation: Literal["judge", "metric", "results"] = "judge",
+    criterion: Line = CRITERION,
+    judge_model: Line = "",
+    metric: Line = "",
+    results: Line = "",
+    credentials: CredentialsField = None,
+    model: Line = "",
+    profile: ProfileField = None,
+    concurrency: Concurrency = 8,
+    budget_usd: Budget | None = None,
+    min_success: Share = 0.0,
+    name: Name = "product",
+    folder: str = ".",  # noqa: ARG001 -- the flow heeds it
+    out: Line = "",  # noqa: ARG001 -- the flow heeds it
+    refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow heeds it
+) -> Parts:
+    """Write variants of one text, each apart from the others, and rank them.
+
+    Fill in `product`, `instructions` and two or more `variants`. No variant is written with another in sight; they
+    meet in the evaluation. The table `ab-test` of the report has what an A/B tool takes.
+
+    Args:
+        product: The description of the product, and of whom it is for: all that a writer gets to see.
+        instructions: What to write, such as a tagline in one sentence of at most eight words.
+        variants: Two or more ways to write it, each with a name and an angle of its own.
+        constraints: Rules that every variant must keep, one each.
+        max_words: The most words of a variant; a longer one is sent back. None: no limit.
+        evaluation: A judge compares them in pairs, a function of yours measures each, or an experiment has decided.
+        criterion: For a judge: what makes one variant better than another.
+        judge_model: For a judge: the model that judges. Empty: the one that wrote.
+        metric: For a metric: `module:function` in the folder; it takes a text and a key, and returns a number.
+        results: For results: a table in the folder with the columns key, trials and conversions.
+        credentials: The key of the model's provider. None: it comes from the environment of the worker.
+        model: Who writes, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
+        profile: Settings that were saved for runs like this; what is changed here goes before them.
+        concurrency: How many calls are under way at once.
+        budget_usd: What the run may spend in US dollars, the judge included. None: no cap.
+        min_success: The share of variants that must be written, such as 1.0; below it the run fails.
+        name: What the product is called in the report: small letters, digits and hyphens.
+        folder: The folder that relative paths and a function of yours are looked up in, where the flow runs.
+        out: A folder for the report as files, `ab-test.json` among them. Empty: only Prefect keeps it.
+        refresh: Write again even where a variant is stored: everything, or some variants by name.
+    """
+    _require_one_way(evaluation, {"judge": criterion, "metric": metric, "results": results}, judge_model)
+    checks = (MaxWords(words=max_words),) if max_words is not None else ()
+    briefs = [
+        Brief(
+            name=each.name,
+            scope="One product.",
+            instructions=literal(f"{instructions}\n\n{each.angle}"),
+            constraints=tuple(map(literal, constraints)),
+            checks=checks,
+        )
+        for each in cast("tuple[Variant, ...]", variants)
+    ]
+    executor = asked(credentials, model, profile)
+    integrator = Tournament.model_validate(
+        {
+            "criterion": criterion if evaluation == "judge" else "",
+            "metric": metric if evaluation == "metric" else None,
+            "results": results if evaluation == "results" else "",
+            "judge": second(executor, judge_model),
+        }
+    )
+    limits = bounded(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
+    return Parts(briefs, Listed(items=(Item(key=name, value=product),)), executor, integrator, limits)
+
+
+content_variants = form_flow(_content_variants, "content-variants")
+
+
+def _require_one_way(evaluation: str, given: Mapping[str, str], judge_model: str) -> None:
+    """Check that what ranks the variants is said, and nothing else.
+
+    Raises:
+        JobError: If it isn't, or something else is said as well.
+    """
+    fields = {"judge": "criterion", "metric": "metric", "results": "results"}
+    if not given[evaluation]:
+        wants = {"judge": "what makes one variant better", "metric": "a `module:function`", "results": "a table's file"}
+        raise JobError(f"{fields[evaluation]}: evaluation by {evaluation} needs {wants[evaluation]} here.")
+    # A form fills in every default, which says nothing.
+    more = {**given, "judge": judge_model or (given["judge"] if given["judge"] != CRITERION else "")}
+    if other := next((way for way, text in more.items() if text and way != evaluation), None):
+        name = "judge_model" if other == "judge" and judge_model else fields[other]
+        raise JobError(f"{name}: it is for evaluation by {other}, and {evaluation!r} is chosen; change one of them.")

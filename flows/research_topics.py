@@ -1,0 +1,182 @@
+"""The flow that researches topics apart from each other, and makes one finding of what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from prefect_dispatch.checks import Sources
+from prefect_dispatch.cited_forms import EXAMPLES, SourceKind
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.flows.carry_out import Parts
+from prefect_dispatch.flows.fields import (
+    Budget,
+    Concurrency,
+    CredentialsField,
+    First,
+    Forms,
+    Line,
+    ProfileField,
+    Share,
+    Texts,
+    asked,
+    bounded,
+    second,
+)
+from prefect_dispatch.flows.form_flow import form_flow
+from prefect_dispatch.integrators.synthesize import Synthesize
+from prefect_dispatch.models import Brief, Item, Name, Text
+from prefect_dispatch.sources import Csv, JsonLines, Listed, Parquet
+from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prefect_dispatch.sources import Source
+
+DISAGREEMENT = "Where the agents disagree"
+SECTIONS = ("Finding", DISAGREEMENT)
+FINDING = "Make one finding of what was found on all topics, for somebody who has read none of it."
+_RULE = (
+    f"Under '{DISAGREEMENT}' name each point on which answers contradict each other, with every side and the numbers "
+    "of its answers. If none do, say so, and cite the answers that you compared."
+)
+_ANSWER = {
+    "type": "object",
+    "properties": {"finding": {"type": "string"}, "sources": {"type": "array", "items": {"type": "string"}}},
+    "required": ["finding", "sources"],
+    "additionalProperties": False,
+}
+_LONGEST_KEY = 200
+
+
+def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
+    topics: Texts,
+    question: Text,
+    finding: Text = FINDING,
+    topics_file: Line = "",
+    scope: Line = "One topic.",
+    constraints: Texts = (),
+    sources: Annotated[int, Field(ge=0, le=20)] = 2,
+    source_forms: Forms = ("url", "doi", "isbn", "title"),
+    answers: Annotated[int, Field(ge=1, le=20)] = 1,
+    models: Texts = (),
+    writer_model: Line = "",
+    judge_model: Line = "",
+    credentials: CredentialsField = None,
+    model: Line = "",
+    profile: ProfileField = None,
+    concurrency: Concurrency = 8,
+    budget_usd: Budget | None = None,
+    min_success: Share = 0.0,
+    name: Name = "research",
+    folder: str = ".",
+    out: Line = "",  # noqa: ARG001 -- the flow heeds it
+    limit: First | None = None,  # noqa: ARG001 -- the flow heeds it
+    refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow heeds it
+) -> Parts:
+    """Research topics apart from each other, with sources, and make one finding that cites every answer.
+
+    Fill in `topics` and `question`, and `credentials` unless the server of this deployment has a model of its own.
+    The finding has a section on where the agents disagree. Sources are checked for their form; whether they exist,
+    and say what is said of them, is for you to look up.
+
+    Args:
+        topics: What is researched, one entry each. May stay empty if there is a file.
+        question: What to find out on each topic; `{topic}` stands for it.
+        finding: What to make of all answers, and for whom.
+        topics_file: More topics, in the folder: a text with one on each line, or a CSV, JSON Lines or Parquet table
+            with the column `topic`; the question may use its other columns, too.
+        scope: What each agent is to look at, and what not; `{topic}` may stand here, too.
+        constraints: Rules that each answer must keep, one each.
+        sources: How many sources each answer must name at least; with fewer it is sent back.
+        source_forms: What counts as a source.
+        answers: How many answers each topic gets from each model, to see where they disagree.
+        models: Several models that are asked apart from each other. Empty: only the one below.
+        writer_model: The model that writes the finding. Empty: the one below.
+        judge_model: A model that compares each statement of the finding with the answers that it cites. Empty: none.
+        credentials: The key of the model's provider. None: it comes from the environment of the worker.
+        model: Who is asked, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
+        profile: Settings that were saved for runs like this; what is changed here goes before them.
+        concurrency: How many calls are under way at once.
+        budget_usd: What the run may spend in US dollars, the finding included. None: no cap.
+        min_success: The share of topics that must have an answer, such as 0.9; below it the run fails.
+        name: What the report is called: small letters, digits and hyphens. Runs of one name are compared.
+        folder: The folder that relative paths start from, where the flow runs.
+        out: A folder for the report as files. Empty: only Prefect keeps it.
+        limit: Take only the first so many topics, to try it out. None: all of them.
+        refresh: Ask again even where an answer is stored: everything, or some topics by name or glob.
+    """
+    brief = Brief(
+        name=name,
+        scope=scope,
+        instructions="\n\n".join(filter(None, [question, _wanted(sources, source_forms)])),
+        constraints=tuple(constraints),
+        output=_ANSWER,
+        checks=(Sources(at_least=sources, forms=tuple(source_forms)),),
+        samples=answers,
+    )
+    briefs = [brief.model_copy(update={"name": f"{name}-by-{at}", "model": who}) for at, who in enumerate(models, 1)]
+    executor = asked(credentials, model or next(iter(models), ""), profile)
+    integrator = Synthesize(
+        instructions=finding,
+        constraints=(_RULE,),
+        sections=SECTIONS,
+        executor=second(executor, writer_model),
+        judge=second(executor, judge_model),
+    )
+    limits = bounded(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
+    return Parts(briefs or [brief], _source(topics, topics_file, Path(folder)), executor, integrator, limits)
+
+
+research_topics = form_flow(_research_topics, "research-topics")
+
+
+def _wanted(sources: int, forms: Sequence[SourceKind]) -> str:
+    """Return what an answer is told of its sources."""
+    offer = "; or ".join(EXAMPLES[form] for form in forms)
+    least = f"at least {sources} different sources that it rests on" if sources else "the sources that it rests on"
+    return (
+        f"Write what you found as 'finding', and name under 'sources' {least}, each as {offer}. "
+        "Name no source that you do not know to exist."
+    )
+
+
+def _source(topics: Sequence[str], file: str, folder: Path) -> Source:
+    """Return where the topics come from.
+
+    Raises:
+        JobError: If there are none, or they come from two places.
+    """
+    if bool(topics) == bool(file):
+        given = "give them in one place: in the list, or in the file" if file else "name at least one, or a topics_file"
+        raise JobError(f"topics: {given}.")
+    if not file:
+        return Listed(items=tuple(_item(topic) for topic in topics))
+    match Path(file).suffix.lower():
+        case ".csv":
+            return Csv(csv=file, key="topic")
+        case ".jsonl":
+            return JsonLines(jsonl=file, key="topic")
+        case ".parquet":
+            return Parquet(parquet=file, key="topic")
+        case _:
+            return Listed(items=tuple(_item(line) for line in _lines(folder / file, file)))
+
+
+def _item(topic: str) -> Item:
+    return Item(key=" ".join(topic.split())[:_LONGEST_KEY], value={"topic": topic})
+
+
+def _lines(path: Path, name: str) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise JobError(f"topics_file: {name!r} can't be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise JobError(f"topics_file: {name!r} is not UTF-8 text; save it as such, or as a table.") from None
+    if found := [line.strip() for line in lines if line.strip()]:
+        return found
+    raise JobError(f"topics_file: there is nothing in {name!r}; write one topic on each line.")

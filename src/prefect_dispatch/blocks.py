@@ -1,0 +1,237 @@
+"""Prefect blocks: keys for language models, and settings that runs share, each saved on the server under a name.
+
+Prefect loads this module wherever it looks blocks up, so it imports nothing that takes long.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, cast
+
+from prefect.blocks.abstract import CredentialsBlock
+from prefect.blocks.core import Block
+from pydantic import Field, HttpUrl, NonNegativeFloat, SecretStr, field_validator, model_validator
+
+from prefect_dispatch.limits import Limits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from typing_extensions import Self
+
+    from prefect_dispatch.executors.llm import LLM
+
+DOCUMENTATION = HttpUrl("https://pypi.org/project/prefect-dispatch/")
+# Prefect takes no `data:` address for a logo. These are pictures of its own, from where its own blocks have theirs:
+# whoever can see those sees these.
+_LOGOS = (
+    "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos"
+)
+_SET_HERE = frozenset({"api_key", "api_base", "base_url", "model", "messages"})
+"""What a call takes from elsewhere: the fields beside, or the brief."""
+
+
+class LLMCredentials(CredentialsBlock):
+    """The key of a language model's provider, with its address, model and price. The key stays on the server.
+
+    Runs refer to it by its name and load it where they call the model: it is in no parameter,
+    fingerprint, log, stored result or artifact. A new key under the old name changes no stored answer.
+
+    Example:
+        Load stored credentials and ask with them:
+
+        ```python
+        from prefect_dispatch import LLM, LLMCredentials
+
+        credentials = LLMCredentials.load("BLOCK_NAME")
+        executor = LLM(model="openai/gpt-5-mini", credentials=credentials)
+        ```
+    """
+
+    _block_type_name = "LLM Credentials"
+    _block_type_slug = "llm-credentials"
+    _logo_url = HttpUrl(f"{_LOGOS}/secret.png")
+    _documentation_url = DOCUMENTATION
+    _description = (
+        "The key of a language model's provider, with its address, default model and price: any provider that litellm "
+        "knows. Used by prefect-dispatch, which refers to it by name."
+    )
+
+    api_key: SecretStr = Field(default=SecretStr(""), title="API key", description="The provider's key.")
+    extra: SecretStr = Field(
+        default=SecretStr(""),
+        title="More secrets",
+        description='What else litellm needs, as a JSON object, such as {"aws_access_key_id": "…", '
+        '"aws_secret_access_key": "…", "aws_region_name": "…"} or {"api_version": "…"}; all of it is kept secret.',
+        json_schema_extra={"format": "json-string"},
+    )
+    model: str = Field(
+        default="",
+        title="Default model",
+        description="The model that is asked where a run names none, such as openai/gpt-5-mini. "
+        "With it, the key is for models of its provider only.",
+    )
+    api_base: str = Field(
+        default="", title="Address", description="The address of a server of one's own; empty for the provider's."
+    )
+    usd_per_million_sent: NonNegativeFloat | None = Field(
+        default=None,
+        title="US dollars per million tokens sent",
+        description="The price of the default model; empty for the one that litellm lists.",
+    )
+    usd_per_million_received: NonNegativeFloat | None = Field(
+        default=None,
+        title="US dollars per million tokens received",
+        description="The same for what it answers; both or neither.",
+    )
+
+    @field_validator("extra", mode="before")
+    @classmethod
+    def _is_an_object(cls, extra: object) -> object:
+        given = extra.get_secret_value() if isinstance(extra, SecretStr) else extra
+        if isinstance(given, dict):
+            given = json.dumps(given)
+        if not isinstance(given, str) or not given.strip():
+            return "" if given is None or isinstance(given, str) else given
+        try:
+            read = json.loads(given)
+        except ValueError:
+            read = None
+        if not isinstance(read, dict):
+            msg = 'must be a JSON object, such as {"aws_region_name": "…"}'
+            raise ValueError(msg)  # noqa: TRY004 -- pydantic wants it
+        if taken := sorted(_SET_HERE & cast("dict[str, Any]", read).keys()):
+            msg = f"{taken[0]!r} can't be set here; it has a field of its own, or follows from the brief"
+            raise ValueError(msg)
+        return given
+
+    @field_validator("api_base")
+    @classmethod
+    def _holds_no_secret(cls, api_base: str) -> str:
+        if "@" in api_base or "?" in api_base:
+            msg = "must be a plain address; what is secret belongs into the key"
+            raise ValueError(msg)
+        return api_base.strip()
+
+    @model_validator(mode="after")
+    def _has_both_prices(self) -> Self:
+        if (self.usd_per_million_sent is None) != (self.usd_per_million_received is None):
+            msg = "give a price for tokens sent and for tokens received, or neither"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def price(self) -> tuple[float, float] | None:
+        """US dollars per million tokens sent, and per million received; None leaves it to litellm's table."""
+        if self.usd_per_million_sent is None or self.usd_per_million_received is None:
+            return None
+        return self.usd_per_million_sent, self.usd_per_million_received
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What a call of litellm takes of it that is secret."""
+        key = self.api_key.get_secret_value()
+        extra = self.extra.get_secret_value()
+        more: dict[str, Any] = json.loads(extra) if extra else {}
+        return {**more, **({"api_key": key} if key else {})}
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """Every text in it that must not be told."""
+        return frozenset(_secrets(self.arguments))
+
+    def get_client(self) -> Callable[..., Any]:
+        """Return litellm's `completion`, with key, address and model in place."""
+        from functools import partial  # noqa: PLC0415 -- as below
+
+        from prefect_dispatch.executors.provider import provider  # noqa: PLC0415 -- imports litellm
+
+        at = {"api_base": self.api_base} if self.api_base else {}
+        model = {"model": self.model} if self.model else {}
+        return partial(provider().completion, **model, **at, **self.arguments)
+
+
+def _secrets(arguments: Mapping[str, Any], *, inside: bool = False) -> Iterator[str]:
+    """Yield the texts whose names say that they are secret; a region or a version is none."""
+    from prefect_dispatch.scrub import SECRET_NAME  # noqa: PLC0415 -- a server only looks the blocks up
+
+    for name, value in arguments.items():
+        secret = bool(SECRET_NAME.search(name))
+        if isinstance(value, str) and secret:
+            yield value
+            if not inside and value.lstrip().startswith("{"):  # a service account's file, say
+                try:
+                    yield from _secrets(json.loads(value), inside=True)
+                except (ValueError, AttributeError):
+                    continue
+        elif isinstance(value, dict):
+            yield from _secrets(cast("dict[str, Any]", value), inside=True)
+
+
+class DispatchProfile(Block):
+    """Who is asked and how runs are bounded, under a name: an engineer sets it once, and every form offers it.
+
+    Example:
+        Load a stored profile and run with it:
+
+        ```python
+        from prefect_dispatch import DispatchProfile, dispatch
+
+        profile = DispatchProfile.load("BLOCK_NAME")
+        dispatch(briefs, items, executor=profile.executor, limits=profile.limits)
+        ```
+    """
+
+    _block_type_name = "Dispatch Profile"
+    _block_type_slug = "dispatch-profile"
+    _logo_url = HttpUrl(f"{_LOGOS}/webhook.png")
+    _documentation_url = DOCUMENTATION
+    _description = (
+        "Who is asked and how runs are bounded, under a name: model, credentials, concurrency, budget. "
+        "Used by the forms of prefect-dispatch."
+    )
+
+    credentials: LLMCredentials | None = Field(default=None, description="The key of the model's provider.")
+    model: str = Field(
+        default="", description="The model that is asked; empty for the default model of the credentials."
+    )
+    fallbacks: list[str] = Field(
+        default_factory=list, description="Models that are asked, in this order, where the one before fails."
+    )
+    params: str = Field(
+        default="{}",
+        title="Parameters",
+        description="A JSON object that goes with each call, such as temperature or max_tokens.",
+        json_schema_extra={"format": "json-string"},
+    )
+    limits: Limits = Field(default=Limits(), description="How runs are bounded.")
+
+    @property
+    def key(self) -> str | None:
+        """The name of the block with the key; None if there is none."""
+        return self.credentials._block_document_name if self.credentials else None  # noqa: SLF001 -- Prefect has no public way to it
+
+    @property
+    def executor(self) -> LLM | None:
+        """Who is asked; None where the profile names no model.
+
+        Raises:
+            JobError: If its credentials aren't saved, or its parameters are wrong.
+        """
+        from pydantic import ValidationError  # noqa: PLC0415 -- as below
+
+        from prefect_dispatch.errors import JobError  # noqa: PLC0415 -- as below
+        from prefect_dispatch.executors.llm import LLM  # noqa: PLC0415 -- a server only looks the blocks up
+
+        model = self.model or (self.credentials.model if self.credentials else "")
+        if not model:
+            return None
+        given = {"credentials": self.credentials, "fallbacks": self.fallbacks, "params": self.params}
+        try:
+            return LLM.model_validate({"model": model, **given})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            named = f" {self._block_document_name!r}" if self._block_document_name else ""
+            said = first["msg"].removeprefix("Value error, ")
+            raise JobError(f"The profile{named} can't be used: {where}: {said}.") from None
