@@ -50,9 +50,11 @@ PUBLIC = [
     "Brief",
     "Collate",
     "Consensus",
+    "DispatchProfile",
     "Executor",
     "Integrator",
     "Item",
+    "LLMCredentials",
     "Limits",
     "Merge",
     "MergeRecords",
@@ -64,9 +66,12 @@ PUBLIC = [
     "Tournament",
     "Usage",
     "__version__",
+    "analyze_files",
+    "content_variants",
     "dispatch",
     "integrate",
     "plan",
+    "research_topics",
     "run_brief",
 ]
 
@@ -214,6 +219,7 @@ def test_what_of_a_brief_counts(field: str, value: object, counts: bool) -> None
         ("kind", "llm", False),
         ("model", "openai/gpt-5", True),
         ("api_base", "http://127.0.0.1:1/v1", True),
+        ("credentials", "my-openai", False),  # a key; the address that comes with it does
         ("params", {"seed": 1}, True),
         ("fallbacks", ["openai/gpt-5"], True),
         ("usd_per_million", (1, 2), False),
