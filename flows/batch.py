@@ -32,6 +32,7 @@ from prefect_dispatch.tasks.cutting import in_parts
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.once import Place
 from prefect_dispatch.tasks.run_brief import answer_shelf, run_brief
+from prefect_dispatch.tasks.shelf import Lenient
 from prefect_dispatch.tasks.store import PREFIX, key_of
 from prefect_dispatch.tasks.work import equal_work
 
@@ -73,6 +74,8 @@ def batched(job: Prepared) -> Gathered:
         Pause: If the run has given its worker back.
     """
     store = cast("ResultStore", cast("Any", get_result_store()).update_for_task(run_brief, _sync=True))
+    shelf = answer_shelf()
+    lenient = Lenient(shelf)
     work = {
         name: (first, who, Place(store, key_of(name), run_brief.cache_expiration))
         for name, (first, *_) in equal_work(job.work).items()
@@ -80,11 +83,11 @@ def batched(job: Prepared) -> Gathered:
         and who.mode == "batch"
         and first.ref not in job.independence.locks
         and first.ref not in job.independence.stages
-        and not in_parts(answer_shelf(), first, who)
+        and not in_parts(lenient, first, who)
     }
     if not work:
         return Gathered()
-    run, shelf = str(flow_run.get_id()), answer_shelf()
+    run = str(flow_run.get_id())
     deployed = _is_deployed()
     before = _before(run, shelf) if deployed else None
     mine = BatchRun(work, BatchRecords(shelf), gate_of(run, job.limits), run=run, again=job.again, before=before)

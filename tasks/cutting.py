@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
+from pydantic import ValidationError
+
 from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.fingerprint import digest, fingerprint
 from prefect_dispatch.room import is_too_long, parts_needed
-from prefect_dispatch.tasks.store import stored_answer
+from prefect_dispatch.strict import Strict
+from prefect_dispatch.tasks.store import key_of, stored_answer
 from prefect_dispatch.tasks.work import Work
 
 if TYPE_CHECKING:
@@ -22,6 +25,13 @@ DEEPEST = 6
 """How often a part is cut again: where nobody can tell how much a model takes in, each time in two."""
 MOST = 1000
 """Parts of an item, at most."""
+
+
+class _Note(Strict):
+    """Says that a piece of work was refused as too long."""
+
+    too_long: str
+    """Its fingerprint."""
 
 
 def parts_of(work: Work, executor: Executor) -> list[Work]:
@@ -52,20 +62,65 @@ def stored_join(shelf: Shelf, work: Work) -> Answer | None:
     return None if found is None or stored_answer(shelf, work) else found
 
 
+def learn(shelf: Shelf, work: Work) -> None:
+    """Note beside the place of an answer that its work was refused as too long, for every later run.
+
+    It is as true as a stored answer is: the same words to the same model. Asking afresh passes it over.
+
+    Raises:
+        TransientError: If the storage can't be written.
+    """
+    shelf.write(_note(work), _Note(too_long=work.fingerprint).model_dump_json().encode())
+
+
+def is_learned(shelf: Shelf, work: Work) -> bool:
+    """Return whether work was refused as too long before, and not answered since.
+
+    Raises:
+        TransientError: If the storage can't be read.
+    """
+    if not work.brief.split:
+        return False
+    try:
+        note = _Note.model_validate_json(shelf.read(_note(work)) or b"")
+    except ValidationError:  # none, cut off, or somebody else's
+        return False
+    return note.too_long == work.fingerprint and not stored_answer(shelf, work)
+
+
 def in_parts(shelf: Shelf, work: Work, executor: Executor) -> bool:
     """Return whether it is plain beforehand that an item is asked in parts."""
     who = executor_for(work.brief, executor)
     return work.brief.split is not None and (
-        stored_join(shelf, work) is not None or is_too_long(who, work.brief, work.item)
+        stored_join(shelf, work) is not None or is_too_long(who, work.brief, work.item) or is_learned(shelf, work)
     )
 
 
-def asks_of(work: Work, executor: Executor, shelf: Shelf, *, afresh: bool) -> list[Work]:
-    """Return what is asked for some work, as far as that is plain beforehand: itself, or the parts of its item."""
-    if not work.brief.split or not is_too_long(executor_for(work.brief, executor), work.brief, work.item):
+def asks_of(work: Work, executor: Executor, shelf: Shelf, *, afresh: bool, cuts: int = 0) -> list[Work]:
+    """Return what is asked for some work, as far as that is plain beforehand: itself, or the parts of its item.
+
+    Args:
+        work: What is to be done.
+        executor: Who would be asked.
+        shelf: Where answers, and what was learned of lengths, are looked up.
+        afresh: Whether what is stored is to be ignored.
+        cuts: How often it was cut already.
+    """
+    if not work.brief.split or cuts >= DEEPEST:
         return [work]
-    parts = {each.fingerprint: each for each in parts_of(work, executor)}.values()
-    return [each for each in parts if afresh or not stored_answer(shelf, each)]
+    who = executor_for(work.brief, executor)
+    if not is_too_long(who, work.brief, work.item) and (afresh or not is_learned(shelf, work)):
+        return [work]
+    parts = parts_of(work, executor)
+    if len(parts) < 2:  # noqa: PLR2004 -- no parts
+        return [work]
+    missing = [each for each in parts if afresh or not stored_answer(shelf, each)]
+    asks = [ask for each in missing for ask in asks_of(each, executor, shelf, afresh=afresh, cuts=cuts + 1)]
+    return [*{each.fingerprint: each for each in asks}.values()]
+
+
+def _note(work: Work) -> str:
+    return f"{key_of(work.fingerprint)}.long"
 
 
 def why_not(work: Work, cuts: int, parts: int) -> str:

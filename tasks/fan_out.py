@@ -16,7 +16,7 @@ from uuid import UUID
 
 from prefect.runtime import flow_run
 
-from prefect_dispatch.errors import ExecutorError
+from prefect_dispatch.errors import ExecutorError, UnaskedError
 from prefect_dispatch.models import Answer, Failure
 from prefect_dispatch.progress import Progress
 from prefect_dispatch.tasks import loop
@@ -28,6 +28,7 @@ from prefect_dispatch.tasks.parts import Parts
 from prefect_dispatch.tasks.run_brief import within
 from prefect_dispatch.tasks.stops import Circuit, Stop, failure_of, require_wanted
 from prefect_dispatch.tasks.store import usable
+from prefect_dispatch.tasks.turns import Turns
 from prefect_dispatch.tasks.work import Work, as_is, equal_work
 
 if TYPE_CHECKING:
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.tasks.independence import Independence
     from prefect_dispatch.tasks.parts import Join
 
-NO_LOCKS: frozenset[str] = frozenset()
 LOOK_S = 5.0
 """How often to look whether somebody has cancelled the run: in a process of its own, Prefect wouldn't say."""
 
@@ -72,8 +72,7 @@ class FanOut:
             join: Joins the answers to the parts of an item that is too long. None: none is split.
         """
         self._groups = equal_work(work)
-        self._locks, self._stages = independence.locks, independence.stages
-        self._ready = sorted((group[0] for group in self._groups.values()), key=self._stage)
+        self._turns = Turns((group[0] for group in self._groups.values()), independence)
         self._executor = executor
         self._limits = limits
         self._again = frozenset(again)
@@ -84,7 +83,6 @@ class FanOut:
         self._progress = Progress(total=len(work))
         self._under_way: dict[PrefectFuture[Any], Work] = {}
         self._done: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
-        self._held: set[str] = set()
         self._outcomes: list[Outcome] = []
         self._looked = time.monotonic()
         self._circuit = Circuit(limits.circuit)
@@ -120,8 +118,8 @@ class FanOut:
             except BaseException:
                 self._wind_down()
                 raise
-        for work in self._ready:
-            self._skip(work, cast("Stop", self.stop))
+        for work in self._turns.waiting:
+            self._skip(work, *cast("Stop", self.stop))
         return self._outcomes
 
     def _take(self, batched: Gathered) -> None:
@@ -129,9 +127,9 @@ class FanOut:
         self._batched, why = batched, batched.unaffordable
         self._again -= batched.answered
         self.stop = Stop("circuit", batched.stopped) if batched.stopped else None
-        for work in [work for work in self._ready if work.fingerprint in why]:
-            self._ready.remove(work)
-            self._skip(work, Stop("budget", why[work.fingerprint]))
+        for work in [work for work in self._turns.waiting if work.fingerprint in why]:
+            self._turns.waiting.remove(work)
+            self._skip(work, "budget", why[work.fingerprint])
 
     def _next_done(self) -> PrefectFuture[Any]:
         """Wait for a task run to end; tell now and then how far it is, and look whether the run is still wanted."""
@@ -158,39 +156,31 @@ class FanOut:
 
     def _submit(self) -> bool:
         """Fill the window; return whether anything is under way."""
-        while self.stop is None and len(self._under_way) < self._limits.concurrency and (work := self._next()):
+        while (
+            self.stop is None
+            and len(self._under_way) < self._limits.concurrency
+            and (work := self._turns.next(self._under_way.values()))
+        ):
             if work.fingerprint in self._again:
                 self._begin(work, self._afresh)
             elif known := self._parts.known(work):
                 self._record(End(work, "succeeded", known, stored=True))
+            elif (parts := self._parts.learned(work)) is not None:
+                self._replace(work, parts)
             else:
                 self._begin(work, self._task)
         return bool(self._under_way)
 
     def _begin(self, work: Work, task: Any) -> None:  # noqa: ANN401 -- Prefect's overloads leave types unknown
-        self._held |= self._locks.get(work.ref, NO_LOCKS)
+        self._turns.begin(work)
         future: PrefectFuture[Answer] = task.submit(work.brief, as_is(work.item), self._executor, self._limits)
         self._under_way[future] = work
         future.add_done_callback(self._done.put)
 
-    def _next(self) -> Work | None:
-        """Take the first piece of work whose locks are free, of a stage before which nothing is under way."""
-        lowest = min(map(self._stage, self._under_way.values()), default=None)
-        for place, work in enumerate(self._ready):
-            if self._stage(work) != (self._stage(self._ready[0]) if lowest is None else lowest):
-                return None
-            if self._held.isdisjoint(self._locks.get(work.ref, NO_LOCKS)):
-                del self._ready[place]
-                return work
-        return None
-
-    def _stage(self, work: Work) -> int:
-        return self._stages.get(work.ref, 0)
-
     def _settle(self, future: PrefectFuture[Any]) -> None:
         """Turn what came of a task run into outcomes."""
         work = self._under_way.pop(future)
-        self._held -= self._locks.get(work.ref, NO_LOCKS)
+        self._turns.end(work)
         stored = False
         try:
             future.wait()
@@ -211,22 +201,26 @@ class FanOut:
 
     def _fail(self, work: Work, error: BaseException) -> None:
         if (parts := self._parts.split(work, error)) is not None:
-            self._again |= {part.fingerprint for part in parts if work.fingerprint in self._again}
-            self._ready[:0] = parts
-            self._end_wholes()
+            self._replace(work, parts)
             return
         stop = self._circuit.failed(work, error)
         self.stop = self.stop or stop
         attempts = error.attempts if isinstance(error, ExecutorError) else ()
-        if stop and stop.kind == "budget" and not any(attempt.usage.requests for attempt in attempts):
-            self._skip(work, stop)
+        if isinstance(error, UnaskedError) and not any(attempt.usage.requests for attempt in attempts):
+            self._skip(work, error.kind, failure_of(error).message)
         else:
             self._record(End(work, "failed", error=failure_of(error), attempts=attempts))
 
-    def _skip(self, work: Work, stop: Stop) -> None:
+    def _replace(self, work: Work, parts: list[Work]) -> None:
+        """Ask the parts of an item in its place, next."""
+        self._again |= {part.fingerprint for part in parts if work.fingerprint in self._again}
+        self._turns.first(parts)
+        self._end_wholes()
+
+    def _skip(self, work: Work, kind: str, why: str) -> None:
         tried = work.fingerprint in self._batched.attempts
         again = " again" if tried else ""
-        error = Failure(kind=stop.kind, message=f"Not asked{again}: {stop.why}")
+        error = Failure(kind=kind, message=f"Not asked{again}: {why}")
         self._record(End(work, "failed" if tried else "skipped", error=error))
 
     def _record(self, end: End) -> None:

@@ -17,10 +17,20 @@ from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
 from prefect_dispatch.examining import examine, invalid
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.models import Answer
-from prefect_dispatch.tasks.cutting import DEEPEST, TOO_LONG, joined, parts_of, stored_join, why_not
+from prefect_dispatch.tasks.cutting import (
+    DEEPEST,
+    TOO_LONG,
+    is_learned,
+    joined,
+    learn,
+    parts_of,
+    stored_join,
+    why_not,
+)
 from prefect_dispatch.tasks.ends import End
 from prefect_dispatch.tasks.once import Place
 from prefect_dispatch.tasks.run_brief import run_brief
+from prefect_dispatch.tasks.shelf import Lenient
 from prefect_dispatch.tasks.stops import failure_of
 from prefect_dispatch.tasks.store import key_of, stored_answer
 from prefect_dispatch.withhold import hushed
@@ -32,6 +42,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models import Attempt, Brief, Failure, Outcome
+    from prefect_dispatch.tasks.shelf import Shelf
     from prefect_dispatch.tasks.work import Work
 
 _NAMED = 5
@@ -68,7 +79,13 @@ class Parts:
 
     def known(self, work: Work) -> Answer | None:
         """Return the joined answer that is stored, if the item was too long before."""
-        return stored_join(self._place("").shelf, work) if self._join else None
+        return stored_join(self._shelf, work) if self._join else None
+
+    def learned(self, work: Work) -> list[Work] | None:
+        """Return what is to be asked in place of work that an earlier run found too long, or None if none did."""
+        if self._join is None or not is_learned(self._shelf, work):
+            return None
+        return self._into_parts(work, parts_of(work, self._executor), ())
 
     def split(self, work: Work, error: BaseException) -> list[Work] | None:
         """Return what is to be asked in place of work that failed, or None if it isn't to be split.
@@ -84,13 +101,28 @@ class Parts:
         if len(parts) < 2:  # noqa: PLR2004 -- no parts
             error.args = (f"{error} {why_not(work, cuts, len(parts))}",)
             return None
+        if any(attempt.usage.requests for attempt in error.attempts):  # what was counted is counted again for nothing
+            self._learn(work)
+        return self._into_parts(work, parts, error.attempts)
+
+    def _into_parts(self, work: Work, parts: list[Work], tried: tuple[Attempt, ...]) -> list[Work] | None:
+        """Keep what work is cut into; return what of that is to be asked, or None if it can't be cut."""
+        cuts = self._cuts.get(work.fingerprint, 0)
+        if len(parts) < 2 or cuts >= DEEPEST:  # noqa: PLR2004 -- no parts
+            return None
         if work.fingerprint not in self._came:
             self._wholes.append(work)
-        self._into[work.fingerprint], self._tried[work.fingerprint] = parts, error.attempts
+        self._into[work.fingerprint], self._tried[work.fingerprint] = parts, tried
         new = {each.fingerprint: each for each in parts if each.fingerprint not in self._came}
         self._came |= dict.fromkeys(new)
         self._cuts |= dict.fromkeys(new, cuts + 1)
         return list(new.values())
+
+    def _learn(self, work: Work) -> None:
+        try:
+            learn(self._shelf, work)
+        except TransientError as error:
+            get_run_logger().warning("The next run will ask %s as a whole again. %s", work.ref, error)
 
     def take(self, outcome: Outcome) -> bool:
         """Keep what came of a part; return whether it is one."""
@@ -110,13 +142,15 @@ class Parts:
         parts = self._into.get(work.fingerprint)
         return [work] if parts is None else [leaf for part in parts for leaf in self._leaves(part)]
 
-    def _spent(self, work: Work) -> dict[str, tuple[Attempt, ...]]:
-        """Return the attempts at an item, and at each of its parts, equal ones once."""
-        parts = self._into.get(work.fingerprint)
-        if parts is None:
-            return {work.fingerprint: cast("Outcome", self._came[work.fingerprint]).attempts}
-        below = {name: took for part in parts for name, took in self._spent(part).items()}
-        return {work.fingerprint: self._tried[work.fingerprint], **below}
+    def _spent(self, work: Work, place: tuple[int, ...] = ()) -> dict[str, tuple[Attempt, ...]]:
+        """Return the attempts at an item, and at each of its parts, equal ones once; each attempt names its part."""
+        parts, own = self._into.get(work.fingerprint), work.fingerprint
+        took = self._tried[own] if parts else cast("Outcome", self._came[own]).attempts
+        named = ".".join(map(str, place))
+        spent = {own: tuple(attempt.model_copy(update={"part": named}) for attempt in took)}
+        for at, part in enumerate(parts or (), 1):
+            spent |= {name: took for name, took in self._spent(part, (*place, at)).items() if name not in spent}
+        return spent
 
     def _end(self, work: Work) -> End:
         came = [cast("Outcome", self._came[part.fingerprint]) for part in self._leaves(work)]
@@ -166,6 +200,10 @@ class Parts:
                 place.shelf.remove(key_of(work.fingerprint))
         except TransientError as error:
             get_run_logger().warning("A joined answer could not be stored; those to its parts are. %s", error)
+
+    @property
+    def _shelf(self) -> Shelf:
+        return Lenient(self._place("").shelf)
 
     def _place(self, work: str) -> Place:
         return Place(cast("ResultStore", self._store), key_of(work), run_brief.cache_expiration)

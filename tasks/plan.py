@@ -10,6 +10,7 @@ from prefect_dispatch.executors.base import Countable
 from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.strict import Strict
 from prefect_dispatch.tasks.cutting import asks_of, stored_join
+from prefect_dispatch.tasks.shelf import Lenient
 from prefect_dispatch.tasks.store import stored_answer
 from prefect_dispatch.tasks.work import Work, equal_work
 
@@ -26,6 +27,8 @@ SAMPLE = 200
 ASSUMED_LATENCY_S = 1.0
 ASSUMED_TOKENS_PER_S = 50.0
 """Where nothing was measured yet: a second, then fifty tokens a second."""
+MOST_UNREAD = 10
+"""Records that can't be read, at most: where there are more, nobody knows what is stored."""
 WORTHWHILE_S = 20.0
 """Work that takes less than this one after another gains nothing from a fan-out: starting one costs seconds."""
 
@@ -72,14 +75,19 @@ def estimate(
 ) -> Plan:
     """Return the plan of some work; nothing is asked.
 
+    A record that can't be read counts as none, and is told.
+
     Args:
         work: Every (brief, item), in order.
         executor: Who would answer.
         limits: Its concurrency gives the time in parallel.
         shelf: Where answers are looked up.
         again: The fingerprints whose stored answers are to be ignored.
+
+    Raises:
+        TransientError: If the storage can't be read.
     """
-    groups = equal_work(work)
+    groups, shelf = equal_work(work), Lenient(shelf, MOST_UNREAD)
     found = {
         name: answer
         for name, group in groups.items()
@@ -108,7 +116,7 @@ def estimate(
         cost_usd=cost,
         seconds_in_turn=in_turn,
         seconds_in_parallel=round(seconds * math.ceil(len(asked) / limits.concurrency), 1),
-        basis=f"{counted}; {timed}; re-asks and retries not included",
+        basis=f"{counted}; {timed}; re-asks and retries not included" + _unread(shelf),
         recommendation=recommendation,
         advice=advice,
     )
@@ -133,6 +141,11 @@ def _tokens(asked: Sequence[Work], executor: Executor) -> tuple[int | None, int 
     cost = None if cost is None else round(scale * cost, 6)
     counted = "all prompts counted" if len(sample) == len(asked) else f"{len(sample)} of {len(asked)} prompts counted"
     return prompt, completion, cost, counted if cost is not None else f"{counted}, price unknown"
+
+
+def _unread(shelf: Lenient) -> str:
+    """Return how many records can't be read, and why the first of them can't."""
+    return f"; {len(shelf.unread)} looked up in vain: {shelf.unread[0]}" if shelf.unread else ""
 
 
 def _seconds_each(stored: Sequence[Answer], completion: int | None, asked: int) -> tuple[float, str]:

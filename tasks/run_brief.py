@@ -22,7 +22,7 @@ from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.once import Place, once
 from prefect_dispatch.tasks.shelf import Shelf, shelf_of
-from prefect_dispatch.tasks.store import AnswerSerializer, FingerprintPolicy
+from prefect_dispatch.tasks.store import AnswerSerializer, FingerprintPolicy, key_of
 from prefect_dispatch.tasks.work import Work
 
 if TYPE_CHECKING:
@@ -93,9 +93,10 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
     run = context.task_run
     group = str(run.flow_run_id or "")
     work = Work(brief, item, fingerprint(brief, item, executor))
-    if own.key is None:  # the log says why; what can't be stored is not paid for
-        raise TransientError("The result storage can't be used, so nobody was asked.", kind="storage", usage=Usage())
     place = Place.of(own, context.task.cache_expiration)
+    if own.key is None:  # what can't be stored is not paid for
+        place.shelf.read(key_of(work.fingerprint))  # says why, if it still is so
+        raise TransientError("The result storage can't be used, so nobody was asked.", kind="storage", usage=Usage())
     before = _earlier.pop(run.id, ())
 
     async def ask(draft: Draft) -> Answer:

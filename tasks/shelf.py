@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -33,12 +34,13 @@ class Shelf:
     object store writes whole objects by itself.
 
     Attributes:
+        storage: The storage.
         folder: The folder of a storage on this machine, else None.
     """
 
     def __init__(self, storage: WritableFileSystem) -> None:
         """Keep the storage."""
-        self._storage: Any = storage
+        self.storage: Any = storage
         local = storage.basepath or "." if isinstance(storage, LocalFileSystem) else None
         self.folder = Path(local).expanduser().resolve() if local else None
 
@@ -51,7 +53,7 @@ class Shelf:
         try:
             if self.folder:
                 return (self.folder / key).read_bytes()
-            return cast("bytes | None", self._storage.read_path(key, _sync=True))
+            return cast("bytes | None", self.storage.read_path(key, _sync=True))
         except FileNotFoundError:
             return None
         except Exception as error:
@@ -91,7 +93,39 @@ class Shelf:
         if self.folder:
             _replace(self.folder / key, content)
         else:
-            self._storage.write_path(key, content=content, _sync=True)
+            self.storage.write_path(key, content=content, _sync=True)
+
+
+class Lenient(Shelf):
+    """A shelf on which what can't be read counts as nothing: whoever would write there will say so.
+
+    Args:
+        shelf: The shelf.
+        most: How many such records there may be; with more, it's the storage that can't be read.
+
+    Attributes:
+        unread: Why records could not be read.
+    """
+
+    def __init__(self, shelf: Shelf, most: float = math.inf) -> None:
+        """Start with everything believed to be readable."""
+        super().__init__(shelf.storage)
+        self.unread: list[TransientError] = []
+        self._most = most
+
+    def read(self, key: str) -> bytes | None:
+        """Return what stands under a key; None if that can't be read.
+
+        Raises:
+            TransientError: If that was one too many.
+        """
+        try:
+            return super().read(key)
+        except TransientError as error:
+            self.unread.append(error)
+            if len(self.unread) > self._most:
+                raise
+            return None
 
 
 def shelf_of(task: Task[..., Any]) -> Shelf:

@@ -21,10 +21,12 @@ from prefect_dispatch.errors import (
     ExecutorError,
     InvalidOutput,
     MergeError,
+    PatienceError,
     RejectedError,
     SourceError,
     TerminalError,
     TransientError,
+    UnaskedError,
 )
 from prefect_dispatch.ledger import Merge, Ref, Violation
 from prefect_dispatch.models import Attempt, Outcome, Usage
@@ -56,7 +58,9 @@ CASES = [
     pytest.param(ExecutorError("odd", kind="odd"), "odd", id="ExecutorError"),
     pytest.param(_with_attempts(), "busy", id="TransientError"),
     pytest.param(BusyError("later", retry_after_s=2.5), "later", id="BusyError"),
+    pytest.param(UnaskedError("not now"), "not now", id="UnaskedError"),
     pytest.param(BudgetError("spent"), "spent", id="BudgetError"),
+    pytest.param(PatienceError("later"), "later", id="PatienceError"),
     pytest.param(InvalidOutput("no", problems=["p"], kind="empty", usage=Usage(requests=3)), "no", id="InvalidOutput"),
     pytest.param(RejectedError("too long"), "too long", id="RejectedError"),
     pytest.param(TerminalError("wrong key"), "wrong key", id="TerminalError"),
@@ -92,7 +96,9 @@ def test_errors_survive_a_trip(error: DispatchError, message: str, dumps: Callab
         (ExecutorError, "error"),
         (TransientError, "transient"),
         (BusyError, "rate_limit"),
+        (UnaskedError, "unasked"),
         (BudgetError, "budget"),
+        (PatienceError, "rate_limit"),
         (InvalidOutput, "invalid_output"),
         (RejectedError, "rejected"),
         (TerminalError, "terminal"),

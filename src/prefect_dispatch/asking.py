@@ -160,7 +160,7 @@ class _Attempt:
                 self._usage += error.usage or Usage()
                 if call.sent:
                     await self._draft.hear(place, None)
-                if not isinstance(error, BusyError) or not call.sent:
+                if not isinstance(error, BusyError):
                     raise
                 overtaken += self._gate.passed(tier) > passed
                 if overtaken > MOST_OVERTAKEN:

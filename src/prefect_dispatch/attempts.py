@@ -82,6 +82,8 @@ class Rejection(Strict):
 class Attempt(Strict):
     """One attempt at one ask: a request and its re-asks."""
 
+    part: str = ""
+    """Which part of an item that was too long it was at: `2`, or `2.1` where that was cut again; empty: the whole."""
     usage: Usage = Usage()
     """What this attempt spent."""
     reasks: int = Field(default=0, ge=0)

@@ -10,7 +10,9 @@ DispatchError
 │   │   └── BusyError      the provider asks to wait (429, overloaded): .retry_after_s
 │   ├── InvalidOutput      no valid answer after the re-asks: .problems
 │   ├── RejectedError      this item is refused, others may pass (400, content policy, too long)
-│   ├── BudgetError        the budget doesn't hold another call: nobody was asked
+│   ├── UnaskedError       the call was not sent, and to try at once again is pointless
+│   │   ├── BudgetError    the budget doesn't hold it
+│   │   └── PatienceError  the provider takes no more for longer than the call may wait
 │   └── TerminalError      every item would fail alike (401, unknown model): the fan-out stops
 ├── CoverageError          not one outcome for each (brief, item): .missing .repeated .unknown
 ├── MergeError             the integrator raised: .asked
@@ -137,10 +139,22 @@ class RejectedError(ExecutorError):
     default_kind = "rejected"
 
 
-class BudgetError(ExecutorError):
-    """The budget doesn't hold another call; the call was not sent."""
+class UnaskedError(ExecutorError):
+    """The call was not sent, and to try at once again is pointless."""
+
+    default_kind = "unasked"
+
+
+class BudgetError(UnaskedError):
+    """The budget doesn't hold another call."""
 
     default_kind = "budget"
+
+
+class PatienceError(UnaskedError):
+    """The provider takes no more for longer than the call may wait."""
+
+    default_kind = "rate_limit"
 
 
 class TerminalError(ExecutorError):

@@ -79,7 +79,7 @@ class Gate:
 
         Raises:
             BudgetError: On entering, if the budget doesn't hold it.
-            BusyError: On entering, if the provider asks for more patience than it has.
+            PatienceError: On entering, if the provider asks for more patience than it has.
             ExecutorError: On entering, if the run is interrupted.
         """
         return Call(self, executor, ask, self.limits.wait_s if wait_s is None else wait_s)
@@ -100,8 +100,7 @@ class Call:
 
     Attributes:
         usage: What it took; to be set by the caller as soon as that is known.
-        sent: Whether its turn came. A `BusyError` of a call that was never sent is the gate's own: it has no
-            patience left.
+        sent: Whether its turn came.
         waited_s: Seconds that it waited, in all.
         blocked_s: Those in which the provider took no more; they use up its patience.
     """

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.block import Block, Turn, pause_s
 from prefect_dispatch.creep import Creep
-from prefect_dispatch.errors import BusyError
+from prefect_dispatch.errors import PatienceError
 from prefect_dispatch.line import Line
 
 if TYPE_CHECKING:
+    from prefect_dispatch.errors import BusyError
     from prefect_dispatch.limits import Limits
 
 MINUTE = 60.0
@@ -68,7 +69,7 @@ class Pace:
             The turn, now under way.
 
         Raises:
-            BusyError: If the provider asks for more patience than that.
+            PatienceError: If the provider asks for more patience than that.
         """
         now = _now()
         turn = Turn(tokens, self._limits.wait_s if patience_s is None else patience_s, now, self._blocked_s(now))
@@ -166,15 +167,16 @@ class Pace:
         self._block = None
         self._epoch += 1
 
-    def _impatient(self, block: Block, turn: Turn, now: float) -> BusyError | None:
+    def _impatient(self, block: Block, turn: Turn, now: float) -> PatienceError | None:
         """Return the error of a call that would have to wait longer than it may."""
         left_s = max(block.until - now, 0.0)
-        if self._blocked_s(now) - turn.blocked_before_s + left_s <= turn.patience_s:
+        waited_s = self._blocked_s(now) - turn.blocked_before_s
+        if waited_s + left_s <= turn.patience_s:
             return None
-        return BusyError(
+        return PatienceError(
             f"The provider of {self._name!r} takes no more for another {left_s:.1f} s at least, which is more than "
-            f"this call may wait ({turn.patience_s:g} s); raise limits.wait_s, or run again later.",
-            retry_after_s=left_s,
+            f"this call may still wait: {max(turn.patience_s - waited_s, 0.0):.1f} s, of limits.wait_s "
+            f"{self._limits.wait_s:g}; raise it, or run again later.",
             kind=block.kind,
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from math import fsum
 from typing import TYPE_CHECKING, Literal
 
@@ -15,7 +16,9 @@ from prefect_dispatch.models import Failure, Outcome, Usage
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from prefect_dispatch.attempts import Attempt
 
 
 class Gap(Strict):
@@ -70,7 +73,7 @@ class Spending(Strict):
             origins[outcome.origin] = origins.get(outcome.origin, 0) + 1
             usage += outcome.usage
             costs.append(outcome.usage.cost_usd)
-            retried.update(attempt.error.partition(":")[0] for attempt in outcome.spent[:-1] if attempt.error)
+            retried.update(_retried(outcome.spent))
             escalated.update(given_up.kind for attempt in outcome.spent for given_up in attempt.escalations)
             reasks += sum(attempt.reasks for attempt in outcome.spent)
         return cls(
@@ -87,6 +90,13 @@ class Spending(Strict):
             retried=dict(sorted(retried.items())),
             escalated=dict(sorted(escalated.items())),
         )
+
+
+def _retried(attempts: Sequence[Attempt]) -> Iterator[str]:
+    """Yield the class of each failure after which the same was tried again; what was cut instead was not."""
+    for one, following in pairwise(attempts):
+        if one.error and one.part == following.part:
+            yield one.error.partition(":")[0]
 
 
 class Report(Strict):

@@ -132,14 +132,20 @@ def test_a_storm_is_waited_out(status: int, retry_after: float | None) -> None:
 
 
 def test_whom_nobody_serves_in_time_is_a_gap() -> None:
-    """A provider that stays too busy ends the patience of each attempt, and is told as such."""
-    limits = LIMITS.model_copy(update={"wait_s": 0.2, "retries": 0})
+    """A provider that stays too busy ends the patience of all, without a retry; what was never sent is skipped."""
+    limits = LIMITS.model_copy(update={"wait_s": 0.2, "retries": 5})
     patient = Patient(lambda _request, _n: failure(429, "slow down", retry_after=30))
     with openai_server(patient) as server:
         report = run(server.url, WORDS, limits)
         require_accounts(report, WORDS)
         assert {gap.error.kind for gap in report.gaps} == {"rate_limit"}
-        assert server.count == report.usage.requests <= LIMITS.concurrency
+        assert server.count == report.usage.requests == report.usage.asked <= LIMITS.concurrency
+        assert {(gap.status, gap.error.message.startswith("Not asked: ")) for gap in report.gaps} == {
+            ("failed", False),
+            ("skipped", True),
+        }
+        assert Counter(outcome.status for outcome in report.outcomes)["failed"] == report.usage.asked
+        assert report.usage.retried == {}
         patient.cured = True
         assert run(server.url, WORDS, limits).status == "complete"
         assert server.count == report.usage.requests + WORDS

@@ -9,7 +9,7 @@ import pytest
 
 from prefect_dispatch import LLM, Ask, Brief, Item, Limits, Usage, dispatch, plan
 from prefect_dispatch.errors import DispatchFailed, JobError, RejectedError, TransientError
-from prefect_dispatch.tasks.cutting import in_parts, joined
+from prefect_dispatch.tasks.cutting import in_parts, is_learned, joined
 from prefect_dispatch.tasks.run_brief import answer_shelf
 from prefect_dispatch.tasks.store import key_of
 from prefect_dispatch.tasks.work import work_of
@@ -80,7 +80,12 @@ def test_what_is_too_long_is_asked_in_parts_and_joined() -> None:
     assert [text_of(ask) for ask in scripted.asks] == [TEXT, "one\n\ntwo\n\n", "three\n\nfour", "brief"]
     assert [ask.brief.part for ask in scripted.asks] == [False, True, True, False]
     assert (report.usage.requests, report.usage.asked) == (4, 2)
-    assert [attempt.error for attempt in report.outcomes[0].attempts] == ["context_length: too long", None, None]
+    assert [(attempt.part, attempt.error) for attempt in report.outcomes[0].attempts] == [
+        ("", "context_length: too long"),
+        ("1", None),
+        ("2", None),
+    ]
+    assert report.usage.retried == {}  # to cut is not to try again
 
 
 def test_a_rerun_asks_nobody() -> None:
@@ -124,11 +129,13 @@ def test_a_part_that_fails_is_named_and_asked_again_by_the_next_run() -> None:
     assert (outcome.status, outcome.error.kind) == ("failed", "transient")
     assert outcome.error.message == "1 of 2 parts have no answer. Part 2 (transient): down"
     assert outcome.usage.requests == 4  # the whole, a part, and the other one with its retry
+    assert [attempt.part for attempt in outcome.attempts] == ["", "1", "2", "2"]
+    assert caught.value.report.usage.retried == {"transient": 1}
     scripted = ScriptedExecutor(short)
     report = run(scripted, [TEXT], brief())
-    assert [text_of(ask) for ask in scripted.asks] == [TEXT, "three\n\nfour"]
+    assert [text_of(ask) for ask in scripted.asks] == ["three\n\nfour"]
     assert answers(report) == ["ONE\n\nTWO\n\nTHREE\n\nFOUR"]
-    assert report.usage.requests == 2
+    assert report.usage.requests == 1
 
 
 def test_a_part_that_is_still_too_long_is_cut_again() -> None:
@@ -137,6 +144,8 @@ def test_a_part_that_is_still_too_long_is_cut_again() -> None:
     report = run(scripted, ["a b\n\nc d e f\n\n" + TEXT], brief("words"))
     assert answers(report)[0].split() == ["A", "B", "C", "D", "E", "F", "ONE", "TWO", "THREE", "FOUR"]
     assert report.ledger[0].reason == "4 parts, one after another"
+    assert [attempt.part for attempt in report.outcomes[0].attempts] == ["", "1", "1.1", "1.2", "2", "2.1", "2.2"]
+    assert report.usage.retried == {}
 
 
 @pytest.mark.parametrize(
@@ -231,8 +240,62 @@ def test_the_budget_counts_parts_and_a_later_run_goes_on() -> None:
     (gap,) = caught.value.report.gaps
     assert (scripted.calls, gap.status, gap.error.kind) == (2, "failed", "budget")
     assert gap.error.message.startswith("1 of 2 parts have no answer. Part 2 (budget): Not asked: ")
+    assert plan([brief()], numbered([TEXT]), scripted).to_ask == 1
     run(scripted, [TEXT], brief())
-    assert [text_of(ask) for ask in scripted.asks[2:]] == [TEXT, "three\n\nfour"]
+    assert [text_of(ask) for ask in scripted.asks[2:]] == ["three\n\nfour"]
+
+
+def ended(asked: Executor, text: str, limits: Limits) -> Report:
+    """Return the report of a run, however it ended."""
+    try:
+        return run(asked, [text], brief("words"), limits)
+    except DispatchFailed as failed:
+        return failed.report
+
+
+def test_what_was_learned_of_lengths_outlives_the_run() -> None:
+    """One request a run, and each brings the item further: nothing is refused twice, and the plan counts on it."""
+    scripted, one = ScriptedExecutor(short), QUICK.model_copy(update={"budget_requests": 1})
+    text = "a b\n\nc d e f\n\n" + TEXT
+    left: list[int] = []
+    while (told := ended(scripted, text, one)).status == "failed":
+        left.append(plan([brief("words")], numbered([text]), scripted).to_ask)
+        assert (scripted.calls, [gap.error.kind for gap in told.gaps]) == (len(left), ["budget"])
+    assert answers(told)[0].split() == ["A", "B", "C", "D", "E", "F", "ONE", "TWO", "THREE", "FOUR"]
+    asked = [text_of(ask) for ask in scripted.asks]
+    assert len(asked) == len(set(asked)) == 7  # 1 whole, 2 halves, 4 quarters
+    assert left == [2, 3, 2, 1, 2, 1]
+    scripted.asks.clear()
+    run(scripted, [text], brief("words"), refresh=True)
+    assert [text_of(ask) for ask in scripted.asks] == asked
+
+
+def test_what_is_learned_and_can_not_be_kept_is_learned_again(store: Path) -> None:
+    """The run goes on; the note's place, and a foreign note there, are nothing to rely on."""
+    (work,) = work_of([brief()], numbered([TEXT]), ScriptedExecutor(short))
+    place = store / f"{key_of(work.fingerprint)}.long"
+    place.mkdir(parents=True)
+    assert run(ScriptedExecutor(short), [TEXT], brief()).status == "complete"
+    place.rmdir()
+    (store / key_of(joined(work).fingerprint)).unlink()
+    for foreign in ("{", '{"too_long": "another"}'):
+        place.write_text(foreign)
+        assert not is_learned(answer_shelf(), work)
+    scripted = ScriptedExecutor(short)
+    assert run(scripted, [TEXT], brief()).status == "complete"
+    assert [text_of(ask) for ask in scripted.asks] == [TEXT]
+    assert is_learned(answer_shelf(), work)
+    assert in_parts(answer_shelf(), work, scripted)
+
+
+def test_a_rule_that_no_longer_cuts_asks_the_whole() -> None:
+    """What was learned holds for the text, not for the rule: where that cuts nothing, the refusal says so again."""
+    run(ScriptedExecutor(short), [TEXT], brief())
+    coarse = brief({"separator": "---"})
+    assert plan([coarse], numbered([TEXT]), ScriptedExecutor(short)).to_ask == 1
+    with pytest.raises(DispatchFailed) as caught:
+        run(ScriptedExecutor(short), [TEXT], coarse)
+    assert "It is one text between '---', which isn't cut" in caught.value.report.gaps[0].error.message
 
 
 def test_refresh_asks_the_whole_and_its_parts_again() -> None:
@@ -274,7 +337,7 @@ def test_a_joined_answer_that_can_not_be_stored_is_an_answer(store: Path) -> Non
     place.rmdir()
     scripted = ScriptedExecutor(short)
     assert run(scripted, [TEXT], brief()).value == report.value
-    assert [text_of(ask) for ask in scripted.asks] == [TEXT]
+    assert scripted.calls == 0
 
 
 class Counting(ScriptedExecutor):

@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prefect_dispatch import Brief, Item, Limits, Synthesize, Tournament, dispatch, plan
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import JobError, TransientError
 from prefect_dispatch.integrators.base import Asks, Question
-from prefect_dispatch.tasks.plan import SAMPLE
+from prefect_dispatch.tasks.plan import MOST_UNREAD, SAMPLE
+from prefect_dispatch.tasks.store import key_of
+from prefect_dispatch.tasks.work import work_of
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from prefect_dispatch.integrators.base import Asker
     from prefect_dispatch.ledger import Merge
@@ -151,6 +154,28 @@ def test_time_is_taken_from_what_was_measured() -> None:
     assert (planned.stored, planned.to_ask) == (2, 1)
     assert "time as measured for 2 stored answers" in planned.basis
     assert plan([BRIEF], ["a", "b"], executor, refresh=True).to_ask == 2
+
+
+def test_a_record_that_can_not_be_read_is_told(store: Path) -> None:
+    """It counts as none, and the run makes a gap of its item, naming the place; of too many nothing is planned."""
+    items, limits = [Item(key=f"{n}", value=n) for n in range(MOST_UNREAD + 1)], Limits(retries=0)
+    work = work_of([BRIEF], items, PLAIN)
+    for each in work[:1]:
+        (store / key_of(each.fingerprint)).mkdir(parents=True)
+    planned = plan([BRIEF], items[:2], PLAIN)
+    assert (planned.to_ask, planned.stored) == (2, 0)
+    assert "1 looked up in vain: The result storage can't be read: IsADirectoryError" in planned.basis
+    report = dispatch([BRIEF], items[:2], executor=PLAIN, limits=limits)
+    (gap,) = report.gaps
+    assert (gap.item, gap.error.kind) == ("0", "storage")
+    assert str(store / key_of(work[0].fingerprint)) in gap.error.message
+    for each in work[2:]:
+        (store / key_of(each.fingerprint)).mkdir()
+    assert plan([BRIEF], items[:-1], PLAIN).to_ask == MOST_UNREAD - 1
+    (store / key_of(work[1].fingerprint)).unlink()
+    (store / key_of(work[1].fingerprint)).mkdir()
+    with pytest.raises(TransientError, match="can't be read: IsADirectoryError"):
+        plan([BRIEF], items, PLAIN)
 
 
 def test_a_wrong_job_has_no_plan() -> None:
