@@ -66,7 +66,7 @@ class JobMemory:
             return report.model_copy(update={"changes": Changes(earlier="unreadable")})
         if self._last is None:
             return report
-        changes = compare(self._last.work, known(report.outcomes))
+        changes = compare(self._last.work, known(report.outcomes), (self._last.value, _value(report)))
         run = {**report.run, "since": self._last.run.model_dump(mode="json")}
         return report.model_copy(update={"changes": changes, "run": run})
 
@@ -75,11 +75,17 @@ class JobMemory:
         if not self._keeps or not any(outcome.status == "succeeded" for outcome in report.outcomes):
             return
         work = known(report.outcomes, self._last.work if self._last else ())
+        value = _value(report) or (self._last.value if self._last else "")
         run = LastRun.model_validate({name: report.run[name] for name in LastRun.model_fields})
         try:
-            answer_shelf().write(self._key, _written(Memory(run=run, work=work)))
+            answer_shelf().write(self._key, _written(Memory(run=run, work=work, value=value)))
         except TransientError as error:
             get_run_logger().warning("The next run of this job will not know what changed since this one: %s", error)
+
+
+def _value(report: Report) -> str:
+    """Return the digest of a merged value; empty where there is none."""
+    return "" if report.value is None else digest(report.value)
 
 
 def _written(memory: Memory) -> bytes:

@@ -71,6 +71,14 @@ def test_the_same_again_changes_nothing(run: list[Outcome]) -> None:
     assert str(compare(once, known(run, once))) == "nothing changed"
 
 
+@given(values=st.tuples(*[st.sampled_from(["", "0" * 64, "1" * 64])] * 2), run=RUNS)
+def test_a_merged_value_is_compared_where_there_are_two(values: tuple[str, str], run: list[Outcome]) -> None:
+    """The same answers may be merged otherwise; a run that has no value changed none."""
+    found = compare(known(run), known(run), values)
+    assert found.merged == (set(values) == {"0" * 64, "1" * 64})
+    assert str(found) == ("only the merged value changed" if found.merged else "nothing changed")
+
+
 @given(runs=st.lists(RUNS, min_size=1, max_size=6))
 def test_the_last_answer_stays_known_while_its_work_is_there(runs: list[list[Outcome]]) -> None:
     """Through any number of gaps, and no longer than that."""
@@ -89,8 +97,10 @@ def test_the_last_answer_stays_known_while_its_work_is_there(runs: list[list[Out
 def test_what_is_remembered_comes_back(run: list[Outcome]) -> None:
     """As JSON and back."""
     ran = LastRun(started="2026-01-01T00:00:00+00:00", flow_run=FlowRun(id="1", name="calm-fox"))
-    memory = Memory(run=ran, work=known(run))
+    memory = Memory(run=ran, work=known(run), value=digest("merged"))
     assert Memory.model_validate_json(memory.model_dump_json()) == memory
+    of_old = memory.model_dump(mode="json", exclude={"value"})
+    assert Memory.model_validate(of_old) == memory.model_copy(update={"value": ""})
 
 
 def report(changes: Changes) -> Report:

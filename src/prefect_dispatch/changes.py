@@ -64,6 +64,8 @@ class Memory(Strict):
     """Which run it was."""
     work: tuple[Known, ...]
     """Every (brief, item) of it, in order."""
+    value: Digest = ""
+    """The digest of the last merged value, of that run or of one before; empty where there never was one."""
 
 
 class Said(Strict):
@@ -103,6 +105,8 @@ class Changes(Strict):
     """Gaps of that run that have an answer."""
     opened: tuple[Ref, ...] = ()
     """What had an answer in that run and has none."""
+    merged: bool = False
+    """Whether the merged value is another one than the last one known: by other answers, or by how they are merged."""
 
     @property
     def lists(self) -> dict[str, tuple[Ref, ...]]:
@@ -121,7 +125,8 @@ class Changes(Strict):
         """
         if self.earlier == "unreadable":
             return "unknown: what the last run left can't be read"
-        return ", ".join(f"{name} {len(refs)}" for name, refs in self.lists.items()) or "nothing changed"
+        counts = ", ".join(f"{name} {len(refs)}" for name, refs in self.lists.items())
+        return counts or ("only the merged value changed" if self.merged else "nothing changed")
 
 
 def known(outcomes: Iterable[Outcome], before: Sequence[Known] = ()) -> tuple[Known, ...]:
@@ -135,12 +140,13 @@ def known(outcomes: Iterable[Outcome], before: Sequence[Known] = ()) -> tuple[Kn
     return tuple(_known(outcome, earlier.get((outcome.brief, outcome.item))) for outcome in outcomes)
 
 
-def compare(before: Sequence[Known], after: Sequence[Known]) -> Changes:
+def compare(before: Sequence[Known], after: Sequence[Known], values: tuple[Digest, Digest] = ("", "")) -> Changes:
     """Return what is otherwise after a run than before it, each list in order.
 
     Args:
         before: What was known after the run before.
         after: What is known after this one.
+        values: The digests of the merged value before and after; empty where there is none.
     """
     was, now = ({each.name: each for each in rows} for rows in (before, after))
     both = [(was[name], each) for name, each in now.items() if name in was]
@@ -155,6 +161,7 @@ def compare(before: Sequence[Known], after: Sequence[Known]) -> Changes:
         ),
         closed=_named(new.name for old, new in both if new.answered and not old.answered),
         opened=_named(new.name for old, new in both if old.answered and not new.answered),
+        merged=all(values) and values[0] != values[1],
     )
 
 

@@ -12,22 +12,24 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.filesystems import LocalFileSystem
 from prefect.flow_engine import run_flow
 
-from prefect_dispatch import Brief, Item, Limits, dispatch, plan
+from prefect_dispatch import Brief, Item, Limits, Merge, dispatch, plan
 from prefect_dispatch.changes import Changes
 from prefect_dispatch.errors import DispatchFailed, JobError, RejectedError, TerminalError
 from prefect_dispatch.fingerprint import digest
 from prefect_dispatch.flows import memory
+from prefect_dispatch.ledger import LedgerRow
 from prefect_dispatch.render import markdown
 from prefect_dispatch.tasks.shelf import Shelf
 from prefect_dispatch.terminal import summary
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pydantic import JsonValue
 
-    from prefect_dispatch import Ask, Report
+    from prefect_dispatch import Ask, Outcome, Report
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -207,6 +209,34 @@ def test_a_failed_run_with_answers_is_compared_with() -> None:
     assert run(refuses("b"), "a", "b", limits=limits).status == "failed"
     rerun = run(said("some"), "a", "b", limits=limits)
     assert (rerun.status, told(rerun.changes)) == ("complete", {"gaps closed": "b"})
+
+
+def test_another_merge_of_the_same_answers_is_told() -> None:
+    """By another integrator, say; nobody is asked. A run without a value forgets none."""
+    run(said("one"), "a", "b")
+    other = run(said("none"), "a", "b", integrator=Counted())
+    assert (other.usage.asked, told(other.changes), other.changes.merged) == (0, {}, True)
+    assert "Since the last run: only the merged value changed" in summary(other, None)
+    broken = run(said("none"), "a", "b", integrator=Broken())
+    assert (broken.value, broken.changes.merged) == (None, False)
+    assert str(run(said("none"), "a", "b", integrator=Counted()).changes) == "nothing changed"
+
+
+class Counted:
+    """An integrator that counts the answers."""
+
+    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
+        """Count."""
+        rows = (LedgerRow(brief=each.brief, item=each.item, disposition="merged") for each in outcomes)
+        return Merge(value=len(outcomes), ledger=tuple(rows))
+
+
+class Broken:
+    """An integrator that breaks."""
+
+    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
+        """Break."""
+        raise ZeroDivisionError("by zero")
 
 
 def damaged(record: str, how: str) -> str:
