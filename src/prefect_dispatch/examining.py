@@ -33,7 +33,7 @@ def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str
         TerminalError: If a check or a validator of the user's own breaks.
     """
     if reply.finish == "refused":
-        raise RejectedError(f"The agent declined: {text_of(reply.value)[:200]!r}.", kind="refused")
+        raise RejectedError(_declined(text_of(reply.value)), kind="refused")
     if reply.finish == "truncated":
         return reply.value, [TRUNCATED]
     if (reply.value is None and brief.output == "text") or (isinstance(reply.value, str) and not reply.value.strip()):
@@ -73,6 +73,12 @@ def text_of(value: JsonValue) -> str:
     """Return an answer as text that can be sent back, whatever is wrong with it."""
     text = value if isinstance(value, str) else json.dumps(value)
     return scrub(text)
+
+
+def _declined(text: str) -> str:
+    if reply := text.strip():
+        return f"The agent declined: {reply[:200]!r}."
+    return "The agent declined and said nothing, as where its provider's content filter stops it."
 
 
 def _checked(check: Check, value: JsonValue, item: Item) -> str | None:
