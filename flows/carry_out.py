@@ -14,6 +14,7 @@ from prefect.states import Cancelled, Completed
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.flows.batch import batched
 from prefect_dispatch.flows.cancel import INTERRUPTIONS, cancelled
+from prefect_dispatch.flows.events import tell
 from prefect_dispatch.flows.exclusive import exclusive
 from prefect_dispatch.flows.files import ready_folder, write_files
 from prefect_dispatch.flows.memory import JobMemory
@@ -125,6 +126,7 @@ def carry_out(
         if files is not None:
             write_files(report, files)
         publish(report, job.briefs)
+        tell(report, job.briefs)
         memory.keep(report)
         if report.status == "failed":
             raise DispatchFailed(report.message, report)
