@@ -68,7 +68,9 @@ def test_the_key_that_is_there_tells_the_source(data: object, expected: Source) 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        pytest.param({}, "has none of 'glob', 'jsonl', 'csv', 'parquet'; write a list, or one of {glob: …}", id="none"),
+        pytest.param(
+            {}, "has none of 'glob', 'jsonl', 'csv', 'parquet', 'sql'; write a list, or one of {glob: …}", id="none"
+        ),
         pytest.param({"glob": "a", "csv": "b"}, "has both 'glob' and 'csv'", id="two"),
         pytest.param({"csv": "a", "keey": "b"}, "csv: unknown key 'keey'; did you mean 'key'?", id="unknown-key"),
         pytest.param({"glob": "a", "max_byte": 1}, "did you mean 'max_bytes'?", id="unknown-key-of-glob"),

@@ -75,7 +75,7 @@ def test_the_form_has_a_titled_tab_for_each_source() -> None:
     """Every tab and every field in it has a title and a description; items of a list can be typed."""
     schema = parameter_schema(takes_items).model_dump()
     tabs = [schema["definitions"][tab["$ref"].rpartition("/")[2]] for tab in schema["properties"]["items"]["anyOf"]]
-    assert [tab["title"] for tab in tabs] == ["Files", "JSON Lines", "CSV", "Parquet", "List"]
+    assert [tab["title"] for tab in tabs] == ["Files", "JSON Lines", "CSV", "Parquet", "SQL", "List"]
     fields = [field for tab in tabs for field in tab.get("properties", {}).values()]
     assert all(len(part["description"]) > 10 and "\n" not in part["description"] for part in [*tabs, *fields])
     assert {"title": "Text", "type": "string"} in tabs[-1]["items"]["anyOf"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from prefect_dispatch.errors import JobError, SourceError
+from prefect_dispatch.errors import SourceError
 from prefect_dispatch.sources.keys import make_item
 from prefect_dispatch.sources.plain import plain
 from prefect_dispatch.strict import nearest
@@ -135,7 +135,7 @@ def values_of(table: Frame, column: str) -> list[JsonValue]:
 def _cell(value: object, column: str, number: int) -> JsonValue:
     try:
         return plain(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"Column {column!r}, row {number}: {error}.") from None
 
 
@@ -168,12 +168,3 @@ def _is_fine(dtype: object) -> bool:
 def _holds_fine(dtype: Any) -> bool:  # noqa: ANN401 -- narwhals's types know no common base of those that nest
     inner = [getattr(dtype, "inner", None), *(field.dtype for field in getattr(dtype, "fields", ()))]
     return any(_is_fine(each) or _holds_fine(each) for each in inner if each is not None)
-
-
-def require_no_frame(data: object) -> None:
-    """Raise JobError for a DataFrame: as a list of items it would be the names of its columns."""
-    if hasattr(data, "columns") and hasattr(data, "shape"):
-        raise JobError(
-            f"a DataFrame ({type(data).__module__.partition('.')[0]}) doesn't say which column names its items; "
-            "write items_from(frame, key='…')"
-        )

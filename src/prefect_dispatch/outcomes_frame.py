@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.frames import SHOWN, key_texts, opened, require_column, values_of
-from prefect_dispatch.rows import outcomes_of, rows_of
+from prefect_dispatch.rows import COLUMNS, outcomes_of, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,9 +100,8 @@ def columns_of(report: Report) -> dict[str, Column]:
         ('Int64', [1])
     """
     rows, outcomes = rows_of(report), outcomes_of(report)
-    names = list(rows[0]) if rows else []
     columns: dict[str, Column] = {
-        name: cast("Column", (FIXED.get(name, "String"), [row[name] for row in rows])) for name in names
+        name: cast("Column", (FIXED.get(name, "String"), [row[name] for row in rows])) for name in COLUMNS
     }
     said = [outcome.value if isinstance(outcome.value, dict) else {} for outcome in outcomes]
     fields = dict.fromkeys(name for value in said for name in value)  # each once, in the order of the items

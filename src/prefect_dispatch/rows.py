@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.ledger import Ref
+from prefect_dispatch.models import Outcome
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.ledger import LedgerRow
-    from prefect_dispatch.models import Outcome
     from prefect_dispatch.report import Report
 
 Row = dict[str, "JsonValue"]
@@ -74,6 +74,10 @@ def _row(outcome: Outcome, ledger: LedgerRow | None) -> Row:
         "tokens": sum(usage.tokens for usage in used),
         "cost_usd": sum(costs) if len(costs) == len(used) else None,
     }
+
+
+COLUMNS = tuple(_row(Outcome(brief="", item="", status="skipped"), None))
+"""The names of the columns."""
 
 
 def as_text(value: JsonValue) -> str:

@@ -1,14 +1,15 @@
 """Where items come from: a list, files, or the rows of a table.
 
 Which source a mapping means is told by the one key that is there: `glob`,
-`jsonl`, `csv` or `parquet`. What a source reads is data: it is decoded and
+`jsonl`, `csv`, `parquet` or `sql`. What a source reads is data: it is decoded and
 parsed, never evaluated.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, cast
 
 from pydantic import BeforeValidator, Discriminator, Tag, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
@@ -18,22 +19,24 @@ from prefect_dispatch.form import Tabs
 from prefect_dispatch.ledger import Ref
 from prefect_dispatch.scrub import scrub, teller
 from prefect_dispatch.sources.files import Glob
-from prefect_dispatch.sources.listed import Listed, is_listable
+from prefect_dispatch.sources.listed import FRAME, Listed, is_frame, is_listable
 from prefect_dispatch.sources.parquet import Parquet
+from prefect_dispatch.sources.sql import Sql
 from prefect_dispatch.sources.tables import Csv, JsonLines
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from prefect_dispatch.models import Item
 
-__all__ = ["Csv", "Glob", "ItemsInput", "JsonLines", "Listed", "Parquet", "Source", "read_items", "source"]
+__all__ = ["Csv", "Glob", "ItemsInput", "JsonLines", "Listed", "Parquet", "Source", "Sql", "read_items", "source"]
 
-Source = Glob | JsonLines | Csv | Parquet | Listed
+Source = Glob | JsonLines | Csv | Parquet | Sql | Listed
 """Any source."""
 
-_TAGS = {"glob": Glob, "jsonl": JsonLines, "csv": Csv, "parquet": Parquet}
-_OFFER = "write a list, or one of {glob: …}, {jsonl: …}, {csv: …}, {parquet: …}."
+_TAGS = {"glob": Glob, "jsonl": JsonLines, "csv": Csv, "parquet": Parquet, "sql": Sql}
+_OFFER = "write a list, or one of {glob: …}, {jsonl: …}, {csv: …}, {parquet: …}, {sql: …}."
 
 
 def _check_tag(data: object) -> None:
@@ -42,6 +45,8 @@ def _check_tag(data: object) -> None:
         if len(tags) != 1:
             has = f"has both {' and '.join(map(repr, tags))}" if tags else f"has none of {', '.join(map(repr, _TAGS))}"
             raise PydanticCustomError("source", "a source {has}; {offer}", {"has": has, "offer": _OFFER})
+    elif is_frame(data):
+        raise PydanticCustomError("source", "{why}", {"why": FRAME})
     elif not is_listable(data) and not isinstance(data, Source):
         raise PydanticCustomError(
             "source", "not a source: {data}; {offer}", {"data": scrub(repr(data)[:1000])[:80], "offer": _OFFER}
@@ -64,6 +69,7 @@ ItemsInput = Annotated[
     | Annotated[JsonLines, Tag("jsonl")]
     | Annotated[Csv, Tag("csv")]
     | Annotated[Parquet, Tag("parquet")]
+    | Annotated[Sql, Tag("sql")]
     | Annotated[Listed, Tag("list")],
     Discriminator(_tag),
     BeforeValidator(_recognised),
@@ -124,19 +130,20 @@ def read_items(source: Source, root: Path, limit: int | None = None) -> list[Ite
     numbers: dict[str, int] = {}
     tells = teller()
     items: list[Item] = []
-    for number, item in enumerate(source.stream(root), 1):
-        if tells(item.key):  # keys stand in every list
-            raise SourceError(
-                f"The key of item number {number} of {source.where(root)} holds a secret, or what a pattern of "
-                "PREFECT_DISPATCH_REDACT matches, and keys stand in logs and reports: give it another."
-            )
-        first = numbers.setdefault(item.key, number)
-        if first != number:
-            raise SourceError(
-                f"Two items have the key {item.key!r}: numbers {first} and {number} of {source.where(root)}. "
-                "Keys must be unique: remove one, or give each a key of its own."
-            )
-        items.append(item)
+    with closing(cast("Generator[Item, None, None]", source.stream(root))) as stream:  # and what it holds open
+        for number, item in enumerate(stream, 1):
+            if tells(item.key):  # keys stand in every list
+                raise SourceError(
+                    f"The key of item number {number} of {source.where(root)} holds a secret, or what a pattern of "
+                    "PREFECT_DISPATCH_REDACT matches, and keys stand in logs and reports: give it another."
+                )
+            first = numbers.setdefault(item.key, number)
+            if first != number:
+                raise SourceError(
+                    f"Two items have the key {item.key!r}: numbers {first} and {number} of {source.where(root)}. "
+                    "Keys must be unique: remove one, or give each a key of its own."
+                )
+            items.append(item)
     if not items:
         raise SourceError(f"There are no items: {source.where(root)} yields none.")
     return sorted(items, key=lambda item: Ref(brief="", item=item.key).order)[:limit]

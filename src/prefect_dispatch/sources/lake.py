@@ -85,7 +85,8 @@ def opened(url: str) -> tuple[Any, str]:
         '/lake/rows.parquet'
     """
     core: Any = import_module("fsspec.core")  # slow to import, and without types
-    return core.url_to_fs(url)
+    system, path = core.url_to_fs(url)
+    return system, str(path)
 
 
 def batches(path: str, root: Path, rows: int) -> Iterator[tuple[str, list[str], Iterator[Any]]]:

@@ -61,6 +61,21 @@ _SCHEMA: JsonSchemaValue = {
 """What a form can be made of: the value of `Item` itself, any JSON, would render as nothing."""
 
 
+FRAME = "a DataFrame doesn't say which of its columns names the items; write items_from(frame, key='…')"
+"""As a list it would be the names of its columns."""
+
+
+def is_frame(data: object) -> bool:
+    """Return whether data is a DataFrame, of whatever library, lazy ones included.
+
+    Example:
+        >>> is_frame([{"id": 1}])
+        False
+    """
+    kind = type(data)  # a lazy frame would have to read files to tell its columns
+    return hasattr(kind, "columns") and (hasattr(kind, "shape") or hasattr(kind, "collect"))
+
+
 def is_listable(data: object) -> TypeGuard[Iterable[object]]:
     """Return whether data can be taken for a list of items: text, say, can't."""
     return isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping | BaseModel)

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, ConfigDict, Field
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.scrub import scrub
 from prefect_dispatch.sources import lake
-from prefect_dispatch.sources.plain import plain
+from prefect_dispatch.sources.plain import plain_row
 from prefect_dispatch.sources.tables import Columns, FilePath
 
 if TYPE_CHECKING:
@@ -109,11 +109,4 @@ def _placed(row: dict[str, object], place: str) -> tuple[str, dict[str, object]]
     """
     if fine := [name for name, value in row.items() if getattr(value, "nanosecond", 0)]:
         raise ValueError(f"Nanoseconds in column {fine[0]!r} would be lost")
-    return place, {name: _plain(value, name, place) for name, value in row.items()}
-
-
-def _plain(value: object, name: str, place: str) -> object:
-    try:
-        return plain(value)
-    except ValueError as error:
-        raise SourceError(f"{place}: column {name!r} has no form in JSON: {error}.") from None
+    return place, plain_row(row, place)

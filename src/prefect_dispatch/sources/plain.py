@@ -10,6 +10,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from prefect_dispatch.errors import SourceError
+
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
@@ -58,7 +60,9 @@ def _scalar(value: object) -> JsonValue:
         return float(value)
     if isinstance(value, date | time):
         return value.isoformat()  # pandas' Timestamp keeps its nanoseconds there
-    if isinstance(value, str | Decimal | UUID):
+    if isinstance(value, str):
+        return str.__str__(value)  # an Enum of texts has another of its own
+    if isinstance(value, Decimal | UUID):
         return str(value)
     return int(value) if isinstance(value, int) else _of_numpy(value)
 
@@ -69,8 +73,10 @@ def _of_numpy(value: object) -> JsonValue:
         return plain(cast("Any", value).tolist())
     if numpy and isinstance(value, numpy.datetime64):
         return str(value)
-    if numpy and isinstance(value, numpy.number | numpy.bool_) and not isinstance(value, numpy.timedelta64):
-        return plain(cast("Any", value).item())
+    if numpy and isinstance(value, numpy.number | numpy.bool_):
+        inner: object = cast("Any", value).item()
+        if isinstance(inner, bool | int | float) and not isinstance(value, numpy.timedelta64):
+            return plain(inner)
     raise ValueError(f"{type(value).__name__} is neither text, number, date nor time; cast the column to text")
 
 
@@ -85,3 +91,26 @@ def is_missing(value: object) -> bool:
         return True
     pandas: Any = sys.modules.get("pandas")
     return bool(pandas) and (value is pandas.NaT or value is pandas.NA)
+
+
+def plain_row(row: Mapping[str, object], place: str) -> dict[str, object]:
+    """Return a row whose values are JSON.
+
+    Args:
+        row: The row.
+        place: Where it stands, for messages.
+
+    Raises:
+        SourceError: If a value has no form in JSON that keeps all of it; the message names place and column.
+
+    Example:
+        >>> plain_row({"id": 1, "price": Decimal("1.10")}, "row 1")
+        {'id': 1, 'price': '1.10'}
+    """
+    found: dict[str, object] = {}
+    for name, value in row.items():
+        try:
+            found[name] = plain(value)
+        except (ValueError, RecursionError) as error:  # noqa: PERF203 -- the message names the column
+            raise SourceError(f"{place}: column {name!r} has no form in JSON: {error}.") from None
+    return found
