@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import runpy
 from pathlib import Path
 
@@ -13,14 +12,15 @@ from prefect_dispatch import Item, Outcome
 from prefect_dispatch.flows.job import Job
 from prefect_dispatch.flows.joining import Joins
 from prefect_dispatch.integrators.merge_records import MergeRecords
+from tests.fences import fences
 from tests.openai_server import Behaviour, document, openai_server
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+FENCES = fences(Path(__file__).parent.parent / "README.md")
 
 
 def blocks(language: str) -> list[str]:
-    """Return the fenced blocks of a language."""
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    """Return the fenced blocks of a language; `test_docs.py` holds all of them to what any page is held to."""
+    return [fence.text for fence in FENCES if fence.language == language]
 
 
 def test_it_opens_with_two_commands() -> None:

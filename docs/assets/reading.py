@@ -1,0 +1,32 @@
+"""How the reference reads the code where the code alone doesn't say it."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from griffe import Extension, Function
+
+if TYPE_CHECKING:
+    from griffe import Module, Object
+
+_EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
+"""The heading of an example; the plural is what griffe takes for a session at the prompt."""
+
+
+class Reading(Extension):
+    """Shows examples as code, and each flow as the function that it is made of."""
+
+    def on_object(self, *, obj: Object, **_: Any) -> None:  # noqa: ANN401 -- what griffe says beside it
+        """Name examples as griffe knows them."""
+        if obj.docstring:
+            obj.docstring.value = _EXAMPLE.sub("Examples:", obj.docstring.value)
+
+    def on_module_members(self, *, mod: Module, **_: Any) -> None:  # noqa: ANN401 -- what griffe says beside it
+        """Put the function, whose parameters are the flow's, in place of the flow; what it returns is a report."""
+        made_of = mod.members.get(f"_{mod.name}")
+        if mod.name in mod.members and isinstance(made_of, Function):
+            made_of.name = mod.name
+            made_of.returns = "Report"
+            mod.members[mod.name] = made_of
+            del mod.members[f"_{mod.name}"]
