@@ -52,12 +52,17 @@ _PROVIDER = "openai/"
 
 
 def require_batches(briefs: Iterable[Brief], executor: Executor) -> None:
-    """Check that whoever is to be asked in batches has them.
+    """Check that whoever is to be asked in batches has them, and that nothing is said of batches where there are none.
 
     Raises:
         JobError: If not.
     """
     for who in (executor_for(brief, executor) for brief in briefs):
+        if isinstance(who, LLM) and who.mode == "live" and who.rounds > 1:
+            raise JobError(
+                f"executor.rounds is {who.rounds}, which counts batches, and executor.mode is live: set mode: batch, "
+                "or leave rounds out."
+            )
         if isinstance(who, LLM) and who.mode == "batch" and not who.model.startswith(_PROVIDER):
             raise JobError(
                 f"Model {who.model!r} can't be asked with mode: batch, which is for OpenAI and for servers that speak "

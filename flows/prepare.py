@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,12 @@ from prefect_dispatch.flows.batch import require_batches
 from prefect_dispatch.flows.joining import Joins
 from prefect_dispatch.flows.review import require_deciding
 from prefect_dispatch.flows.share import with_share
+from prefect_dispatch.flows.sharing import share_of
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.readiness import ready
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.sources import read_items, source
+from prefect_dispatch.tasks.foreseen import with_notes
 from prefect_dispatch.tasks.independence import Independence, require_independence
 from prefect_dispatch.tasks.plan import Plan, estimate
 from prefect_dispatch.tasks.preflight import preflight
@@ -147,10 +149,12 @@ def plan(
     if review:
         require_deciding(integrator)
     place = Path(folder).resolve()
-    return planned(prepare(briefs, items, executor, integrator, limits, folder=place, limit=limit, refresh=refresh))
+    job = prepare(briefs, items, executor, integrator, limits, folder=place, limit=limit, refresh=refresh)
+    return planned(replace(job, limits=share_of(job.limits)))
 
 
 def planned(job: Prepared) -> Plan:
     """Return the plan of a job that is ready, its integrator's share included."""
     work = estimate(job.work, job.executor, job.limits, answer_shelf(), again=job.again)
-    return with_share(work, job.integrator, job.briefs, job.executor)
+    whole = with_share(work, job.integrator, job.briefs, job.executor)
+    return with_notes(whole, job.executor, job.limits)

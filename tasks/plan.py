@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from statistics import median
 from typing import TYPE_CHECKING, Literal, cast
 
+from prefect_dispatch.bounds import name_of
 from prefect_dispatch.executors.base import Countable
 from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.strict import Strict
@@ -68,6 +70,8 @@ class Plan(Strict):
     """The same in a sentence."""
     integrator: str = ""
     """What the integrator asks as well, in a sentence; empty where it asks nobody. No time is planned for it."""
+    notes: tuple[str, ...] = ()
+    """What the limits will stop, and what else to reckon with, a sentence each."""
 
 
 def estimate(
@@ -101,8 +105,11 @@ def estimate(
     asked = [ask for each in wholes for ask in asks_of(each, executor, shelf, afresh=each.fingerprint in again)]
     prompt, completion, cost, counted = _tokens(asked, executor)
     seconds, timed = _seconds_each(list(found.values()), completion, len(asked))
-    in_turn = round(seconds * len(asked), 1)
+    side_by_side = seconds * math.ceil(len(asked) / limits.concurrency)
+    paced, rate = _paced(asked, executor, limits, None if completion is None else (prompt or 0) + completion)
+    in_turn = round(max(seconds * len(asked), paced), 1)
     recommendation, advice = _advise(len(asked), in_turn)
+    basis = (counted, timed, rate if paced > side_by_side else "", "re-asks and retries not included", _unread(shelf))
     return Plan(
         briefs=len({each.brief.name for each in work}),
         items=len({each.item.key for each in work}),
@@ -115,8 +122,8 @@ def estimate(
         completion_tokens=completion,
         cost_usd=cost,
         seconds_in_turn=in_turn,
-        seconds_in_parallel=round(seconds * math.ceil(len(asked) / limits.concurrency), 1),
-        basis=f"{counted}; {timed}; re-asks and retries not included" + _unread(shelf),
+        seconds_in_parallel=round(max(side_by_side, paced), 1),
+        basis="; ".join(filter(None, basis)),
         recommendation=recommendation,
         advice=advice,
     )
@@ -143,9 +150,22 @@ def _tokens(asked: Sequence[Work], executor: Executor) -> tuple[int | None, int 
     return prompt, completion, cost, counted if cost is not None else f"{counted}, price unknown"
 
 
+def _paced(asked: Sequence[Work], executor: Executor, limits: Limits, tokens: int | None) -> tuple[float, str]:
+    """Return the seconds that the stated rates take for the model that is asked most, and which of them does."""
+    names = {each.brief.model: name_of(executor_for(each.brief, executor)) for each in asked}
+    most = max(Counter(names[each.brief.model] for each in asked).values(), default=0)
+    rates = {
+        "requests_per_minute": (most, limits.requests_per_minute),
+        "tokens_per_minute": ((tokens or 0) * most / max(len(asked), 1), limits.tokens_per_minute),
+    }
+    seconds = {name: 60 * amount / rate for name, (amount, rate) in rates.items() if rate}
+    slowest = max(seconds, key=lambda name: seconds[name], default="")
+    return seconds.get(slowest, 0.0), f"time bound by limits.{slowest}"
+
+
 def _unread(shelf: Lenient) -> str:
     """Return how many records can't be read, and why the first of them can't."""
-    return f"; {len(shelf.unread)} looked up in vain: {shelf.unread[0]}" if shelf.unread else ""
+    return f"{len(shelf.unread)} looked up in vain: {shelf.unread[0]}" if shelf.unread else ""
 
 
 def _seconds_each(stored: Sequence[Answer], completion: int | None, asked: int) -> tuple[float, str]:

@@ -147,3 +147,26 @@ def test_limits_have_limits(given: dict[str, Any]) -> None:
     """A limit outside its bounds is an error, not a surprise."""
     with pytest.raises(ValidationError):
         Limits.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "way_out"),
+    [
+        pytest.param({"budget_requests": True}, "must be a number; true and false are none", id="true"),
+        pytest.param({"min_success": False}, "must be a number; true and false are none", id="false"),
+        pytest.param({"budget_usd": "2,50"}, "must be a number; write 2.50", id="a-comma"),
+        pytest.param({"budget_usd": "5 USD"}, "must be a number; write its digits, without a unit", id="a-unit"),
+    ],
+)
+def test_what_is_no_number_is_refused_with_the_way_out(given: dict[str, Any], way_out: str) -> None:
+    """As YAML reads it."""
+    with pytest.raises(ValidationError, match=way_out):
+        Limits.model_validate(given)
+
+
+def test_a_number_that_yaml_takes_for_a_text_is_one() -> None:
+    """YAML reads 1e6 as a text; everybody else reads a million."""
+    given = {"budget_tokens": "1e6", "budget_usd": "1e6", "budget_requests": "12345678901234567", "pace_limit": "12"}
+    found = Limits.model_validate(given)
+    assert (found.budget_tokens, found.budget_usd) == (1_000_000, 1e6)
+    assert (found.budget_requests, found.pace_limit) == (12345678901234567, "12")

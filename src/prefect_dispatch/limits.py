@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from prefect_dispatch.strict import Strict
+
+_WORDS = frozenset({"pace_limit", "on_dependence"})
+"""Limits that are no numbers."""
 
 
 class Limits(Strict):
@@ -49,3 +54,34 @@ class Limits(Strict):
     """Seconds that a run with a review waits for decisions; after that it goes on without them, and says so."""
     on_dependence: Literal["refuse", "serialize"] = Field(default="refuse")
     """What happens to work that isn't independent: the job is refused, or that work runs one after another."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_number(cls, value: object, info: ValidationInfo) -> object:
+        return value if info.field_name in _WORDS else _number(value)
+
+
+def _number(value: object) -> object:
+    """Return a number that YAML took for a text, such as `1e6`; anything else as it is.
+
+    Raises:
+        PydanticCustomError: If it is true or false, or a text that is no number, with the way out.
+
+    Example:
+        >>> _number("1e6"), _number("12"), _number(2.5)
+        (1000000.0, '12', 2.5)
+    """
+    if isinstance(value, bool):
+        raise _no_number("true and false are none")
+    if not isinstance(value, str) or value.isdecimal():
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        comma = re.fullmatch(r"\s*(\d+),(\d+)\s*", value)
+        way_out = f"write {comma[1]}.{comma[2]}" if comma else "write its digits, without a unit"
+        raise _no_number(way_out) from None
+
+
+def _no_number(way_out: str) -> PydanticCustomError:
+    return PydanticCustomError("number", "must be a number; {way_out}", {"way_out": way_out})

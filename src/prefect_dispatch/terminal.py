@@ -137,7 +137,7 @@ def plan_table(plan: Plan) -> str:
     )
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {figure}" for name, figure in rows]
-    return "\n".join([*lines, plan.advice, *filter(None, [plan.integrator])])
+    return "\n".join([*lines, plan.advice, *filter(None, [plan.integrator]), *plan.notes])
 
 
 def _or_unknown(figure: int | None) -> str:

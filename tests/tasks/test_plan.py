@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch import Brief, Item, Limits, Synthesize, Tournament, dispatch, plan
+from prefect_dispatch import LLM, Ask, Brief, Item, Limits, Synthesize, Tournament, dispatch, plan
 from prefect_dispatch.errors import JobError, TransientError
+from prefect_dispatch.executors.base import Ceiling
 from prefect_dispatch.integrators.base import Asks, Question
 from prefect_dispatch.tasks.plan import MOST_UNREAD, SAMPLE
 from prefect_dispatch.tasks.store import key_of
 from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.terminal import plan_table
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -136,6 +138,77 @@ def test_many_questions_are_projected_from_some() -> None:
     assert planned.prompt_tokens == 4500 + 900 * 60
     assert executor.counted <= 2 * SAMPLE
     assert "about 900 times" in planned.integrator
+
+
+@pytest.mark.parametrize(
+    ("limits", "seconds", "told"),
+    [
+        pytest.param({"requests_per_minute": 45}, 600.0, "time bound by limits.requests_per_minute", id="requests"),
+        pytest.param({"tokens_per_minute": 1000}, 1620.0, "time bound by limits.tokens_per_minute", id="tokens"),
+        pytest.param({"requests_per_minute": 6000}, 90.0, "", id="a-rate-that-bounds-nothing"),
+    ],
+)
+def test_stated_rates_bound_the_time(limits: dict[str, int], seconds: float, told: str) -> None:
+    """However many are under way at once: 450 asks of 60 tokens, ten at once, two seconds each."""
+    given = Limits.model_validate({"concurrency": 10, **limits})
+    planned = plan([BRIEF], [f"i{n}" for n in range(450)], Metered(lambda _: "said"), limits=given)
+    assert planned.seconds_in_parallel == seconds
+    assert planned.seconds_in_turn >= seconds
+    assert told in planned.basis
+    assert bool(told) is ("time bound" in planned.basis)
+
+
+class Metered(Priced):
+    """Says beforehand what a call takes."""
+
+    name = "metered"
+
+    def ceiling(self, ask: Ask) -> Ceiling:
+        """Return what it is counted at."""
+        return Ceiling(prompt_tokens=10, completion_tokens=50, cost_usd=1.1)
+
+
+@pytest.mark.parametrize(
+    ("limits", "notes"),
+    [
+        pytest.param({"budget_requests": 0}, ["limits.budget_requests is 0, so nobody is asked"], id="nothing"),
+        pytest.param({"budget_usd": 0}, ["limits.budget_usd is 0, so nobody is asked"], id="no-money"),
+        pytest.param({"budget_requests": 1}, ["limits.budget_requests is 1, and 2 asks are planned"], id="requests"),
+        pytest.param({"budget_tokens": 119}, ["budget_tokens is 119, and about 120 tokens are planned"], id="tokens"),
+        pytest.param({"budget_usd": 2.19}, ["budget_usd is 2.19, and about 2.2 USD are planned"], id="usd"),
+        pytest.param({"budget_requests": 2, "budget_tokens": 120, "budget_usd": 2.2}, [], id="enough"),
+    ],
+)
+def test_what_a_cap_will_stop_is_told(limits: dict[str, float], notes: list[str]) -> None:
+    """Before anything is spent: two asks of 60 tokens, 1.1 USD each."""
+    planned = plan([BRIEF], ["a", "b"], Metered(lambda _: "said"), limits=Limits.model_validate(limits))
+    assert [wanted in note for wanted, note in zip(notes, planned.notes, strict=True)] == [True] * len(notes)
+    assert all(note in plan_table(planned) for note in planned.notes)
+
+
+def test_a_cap_means_nothing_where_nothing_is_asked_and_is_told_where_nothing_is_counted() -> None:
+    """What is stored costs nothing; requests are counted without tokens."""
+    assert plan([BRIEF], ["a", "b"], PLAIN, limits=Limits(budget_requests=1)).notes != ()
+    dispatch([BRIEF], ["a", "b"], executor=PLAIN)
+    assert plan([BRIEF], ["a", "b"], PLAIN, limits=Limits(budget_requests=0)).notes == ()
+
+
+def test_what_a_batch_leaves_to_be_asked_live_is_told() -> None:
+    """By whom, and under which limit: these hold for no batch."""
+    who = LLM(model="openai/gpt-4o", mode="batch", fallbacks=("openai/gpt-4o-mini",), idle_s=9)
+    (note,) = plan([BRIEF], ["a"], who).notes
+    told = "live. executor.fallbacks (openai/gpt-4o-mini) are asked and executor.idle_s (9) holds only there."
+    assert note.endswith(told)
+    (note,) = plan([BRIEF], ["a"], LLM(model="openai/gpt-4o", mode="batch")).notes
+    assert note.endswith("is asked live.")
+
+
+def test_a_plan_refuses_what_a_run_would() -> None:
+    """Rounds without batches; a shared pace that Prefect doesn't have."""
+    with pytest.raises(JobError, match=r"executor\.rounds is 2.*set mode: batch, or leave rounds out"):
+        plan([BRIEF], ["a"], LLM(model="openai/gpt-4o", rounds=2))
+    with pytest.raises(JobError, match=r"limits\.pace_limit: Prefect has no concurrency limit 'none'.*gcl create none"):
+        plan([BRIEF], ["a"], PLAIN, limits=Limits(pace_limit="none"))
 
 
 def test_small_jobs_are_not_worth_it() -> None:
