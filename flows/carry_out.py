@@ -91,10 +91,8 @@ def carry_out(
     memory = JobMemory(parts.briefs, parts.items, folder, place, limit)
     files = None if out is None else ready_folder(Path(folder, out))
     expected = planned(job)
-    log.info(
-        "%s",
-        " ".join(filter(None, [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator])),
-    )
+    told = [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator, *expected.notes]
+    log.info("%s", " ".join(filter(None, told)))
     fan_out = FanOut(
         job.work,
         job.executor,
