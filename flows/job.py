@@ -2,50 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, cast
+from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.integrators.kinds import AnyIntegrator
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief
+from prefect_dispatch.flows.job_form import FORMS, FormJob, form_model
+from prefect_dispatch.flows.job_kinds import Job
 from prefect_dispatch.scrub import SECRET_NAME, scrub
-from prefect_dispatch.sources import ItemsInput
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
     from pathlib import Path
 
 
+__all__ = ["FormJob", "Job", "load_job", "read_job"]
+
 MAX_SHOWN = 80
 """Characters of a wrong value that are shown."""
-
-
-class Job(Strict):
-    """What a job file says."""
-
-    flow: Literal["dispatch"] = "dispatch"
-    """The flow that runs it."""
-    briefs: Annotated[list[Brief], Field(min_length=1)]
-    """What is asked."""
-    items: ItemsInput
-    """Where the items come from."""
-    executor: LLM | None = None
-    """Who is asked."""
-    integrator: AnyIntegrator | None = None
-    """How the answers are merged."""
-    limits: Limits = Limits()
-    """How the run is bounded."""
-    review: bool = False
-    """Whether the run pauses for people to decide on open pairs and conflicts, in Prefect's UI."""
-
-    def parameters(self, *, exclude: Collection[str] = ()) -> dict[str, Any]:
-        """Return the parameters of the flow, as objects, all but some."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name not in {"flow", *exclude}}
 
 
 class _Loader(yaml.SafeLoader):
@@ -66,7 +42,19 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping
 
 
 def load_job(path: Path, changes: Sequence[str] = (), *, model: str | None = None) -> Job:
-    """Return the job that a file describes.
+    """Return the job for `dispatch` that a file describes; see `read_job`.
+
+    Raises:
+        JobError: If it isn't one.
+    """
+    job = read_job(path, changes, model=model)
+    if not isinstance(job, Job):
+        raise JobError(f"{path.name}: flow: a job for 'dispatch' is wanted here, and this one is for {job.flow!r}.")
+    return job
+
+
+def read_job(path: Path, changes: Sequence[str] = (), *, model: str | None = None) -> Job | FormJob:
+    """Return the job that a file describes, for whichever flow.
 
     Args:
         path: The file.
@@ -79,13 +67,24 @@ def load_job(path: Path, changes: Sequence[str] = (), *, model: str | None = Non
     data = _read(path)
     for change in changes:
         _set(data, change)
+    flow = data.get("flow", "dispatch")
+    if flow not in ("dispatch", *FORMS):
+        raise JobError(f"{path.name}: flow: there is no {flow!r}; {nearest(str(flow), ['dispatch', *FORMS])}")
     if model is not None:
-        executor = data.get("executor")
-        data["executor"] = {**cast("dict[str, Any]", executor if isinstance(executor, dict) else {}), "model": model}
+        _ask(data, model, flow)
     try:
-        return Job.model_validate(data)
+        return Job.model_validate(data) if flow == "dispatch" else FormJob(flow, form_model(flow).model_validate(data))
     except ValidationError as error:
         raise JobError(f"{path.name}: " + " ".join(_sentences(error, data))) from None
+
+
+def _ask(data: dict[str, Any], model: str, flow: str) -> None:
+    """Have a model asked in place of the one that a job names."""
+    executor = data.get("executor")
+    if flow == "dispatch":
+        data["executor"] = {**cast("dict[str, Any]", executor if isinstance(executor, dict) else {}), "model": model}
+    else:
+        data["model"] = model
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from prefect_dispatch._version import __version__
 from prefect_dispatch.cli_deploy import add_commands
@@ -18,8 +18,7 @@ from prefect_dispatch.errors import DispatchError, DispatchFailed, JobError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prefect_dispatch.flows.job import Job
-    from prefect_dispatch.report import Report
+    from prefect_dispatch.flows.job_kinds import AnyJob
     from prefect_dispatch.tasks.plan import Plan
 
 COMPLETE, FAILED, UNUSABLE, GAPS, INTERRUPTED = 0, 1, 2, 3, 130
@@ -112,32 +111,28 @@ def _refresh(arguments: argparse.Namespace) -> bool | list[str]:
     return patterns or patterns is not None
 
 
-def _loaded(arguments: argparse.Namespace) -> Job:
-    from prefect_dispatch.flows.job import load_job  # noqa: PLC0415 -- imports Prefect
+def _loaded(arguments: argparse.Namespace) -> AnyJob:
+    from prefect_dispatch.flows.job import read_job  # noqa: PLC0415 -- imports Prefect
 
-    return load_job(arguments.job, arguments.changes, model=arguments.model)
+    return read_job(arguments.job, arguments.changes, model=arguments.model)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from prefect.exceptions import CancelledRun  # noqa: PLC0415 -- imports Prefect
 
-    from prefect_dispatch.flows.dispatch import dispatch  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.files import ready_folder  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.flows.prepare import prepare  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.flows.review import require_review  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.job_kinds import checked  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.terminal import shown_progress, summary  # noqa: PLC0415 -- imports rich
 
     job, folder = _loaded(arguments), arguments.job.resolve().parent
     # Refused here, a wrong job needs no server and leaves no run behind.
-    if job.review:
-        require_review(job.integrator, folder)
     bounds: dict[str, Any] = {"limit": arguments.limit, "refresh": _refresh(arguments)}
-    ready = prepare(**job.parameters(exclude={"review"}), folder=folder, **bounds)
+    ready = checked(job, folder, **bounds)
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
     out = None if arguments.out is None else str(ready_folder(arguments.out.resolve()))
     with shown_progress():
         try:
-            report: Report = cast("Any", dispatch)(**job.parameters(), folder=str(folder), out=out, **bounds)
+            report = job.run(folder, out=out, **bounds)
         except DispatchFailed as error:
             report = error.report
         except CancelledRun as error:
@@ -148,15 +143,11 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from prefect_dispatch.flows.prepare import plan  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.job_kinds import plan_of  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.terminal import plan_table  # noqa: PLC0415 -- imports rich
 
-    planned: Plan = plan(
-        **_loaded(arguments).parameters(),
-        folder=arguments.job.resolve().parent,
-        limit=arguments.limit,
-        refresh=_refresh(arguments),
-    )
+    folder = arguments.job.resolve().parent
+    planned: Plan = plan_of(_loaded(arguments), folder, limit=arguments.limit, refresh=_refresh(arguments))
     print(plan_table(planned))
     return COMPLETE
 

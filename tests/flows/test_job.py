@@ -124,7 +124,7 @@ BAD = [
         "must be a function",
         id="no-function",
     ),
-    pytest.param("flow: dispach\n" + GOOD, "flow: Input should be 'dispatch' (it is 'dispach')", id="no-such-flow"),
+    pytest.param("flow: dispach\n" + GOOD, "flow: there is no 'dispach'; did you mean 'dispatch'?", id="no-such-flow"),
 ]
 
 
