@@ -334,7 +334,7 @@ def test_ctrl_c_before_a_run_begins(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prefect_dispatch.flows.job.load_job", interrupt)
+    monkeypatch.setattr("prefect_dispatch.flows.job.read_job", interrupt)
     assert main(["plan", str(job)]) == INTERRUPTED
     assert capsys.readouterr().err.endswith("the same command goes on from there.\n")
 
