@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -13,9 +12,8 @@ from prefect.types.entrypoint import EntrypointType
 from prefect_dispatch.deployments.ready import ready_flows
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.fingerprint import canonical
-from prefect_dispatch.flows.job import load_job
-from prefect_dispatch.flows.prepare import prepare
-from prefect_dispatch.flows.review import require_review
+from prefect_dispatch.flows.job import read_job
+from prefect_dispatch.flows.job_kinds import checked
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
     from prefect_dispatch.deployments.ready import Ready
-    from prefect_dispatch.flows.job import Job
+    from prefect_dispatch.flows.job_kinds import AnyJob
 
 _ORIGIN = re.compile(r"\n\nJob file: `(.*)`\Z", re.DOTALL)
 
@@ -37,8 +35,6 @@ class Wanted:
     """What the package says of its flow."""
     made: RunnerDeployment
     """The deployment, as Prefect registers it."""
-    review: bool = False
-    """Whether its runs pause for people."""
 
     @property
     def name(self) -> str:
@@ -65,8 +61,8 @@ def wanted(jobs: Sequence[Path], here: Path, name: str | None = None) -> list[Wa
     for at, each in enumerate(found):
         if each.name in (other.name for other in found[:at]):
             raise JobError(
-                f"Two of the job files would be the deployment {each.name!r}, which is named after the first brief: "
-                "rename that brief in one of them, or deploy them one by one with --name."
+                f"Two of the job files would be the deployment {each.name!r}, which is named after the job: "
+                "rename one of them (the first brief, or `name`), or deploy them one by one with --name."
             )
     return found
 
@@ -82,19 +78,21 @@ def origin(description: str | None) -> str | None:
     return told[1] if told else None
 
 
-def deployment(job: Job | None, folder: Path, name: str | None = None, file: Path | None = None) -> RunnerDeployment:
+def deployment(job: AnyJob, folder: Path, name: str | None = None, file: Path | None = None) -> RunnerDeployment:
     """Return the deployment of a job, with its content as the form's defaults.
 
     Args:
-        job: The job, or None for the empty form of `dispatch`.
+        job: The job.
         folder: What relative paths, and code of the user's own, are looked up in.
-        name: What it is called; by default like the job's first brief.
+        name: What it is called; by default as the job says, such as its first brief.
         file: The job's file.
+
+    Raises:
+        JobError: If it names a block that isn't there.
     """
-    ready = ready_flows()["dispatch" if job is None else job.flow]
+    ready = ready_flows()[job.flow]
     description = ready.description + ("" if file is None else f"\n\nJob file: `{file}`")
-    named = name or (ready.name if job is None else job.briefs[0].name)
-    return _made(ready, named, description, {**(_parameters(job) if job else {}), "folder": str(folder)})
+    return _made(ready, name or job.name, description, job.form_parameters(folder))
 
 
 def _of_ready(entries: Iterable[Ready], here: Path) -> Iterable[Wanted]:
@@ -103,13 +101,11 @@ def _of_ready(entries: Iterable[Ready], here: Path) -> Iterable[Wanted]:
 
 
 def _of_job(path: Path, name: str | None) -> Wanted:
-    job, file = load_job(path), path.resolve()
-    if job.review:
-        require_review(job.integrator, file.parent)
-    prepare(**job.parameters(exclude={"review"}), folder=file.parent)
+    job, file = read_job(path), path.resolve()
+    checked(job, file.parent)
     made = deployment(job, file.parent, name, file)
     _require_room(made, file)
-    return Wanted(ready_flows()[job.flow], made, job.review)
+    return Wanted(ready_flows()[job.flow], made)
 
 
 def _made(ready: Ready, name: str, description: str, parameters: dict[str, Any]) -> RunnerDeployment:
@@ -124,20 +120,6 @@ def _made(ready: Ready, name: str, description: str, parameters: dict[str, Any])
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     return cast("RunnerDeployment", made)
-
-
-def _parameters(job: Job) -> dict[str, Any]:
-    given = job.model_dump(mode="json", exclude={"flow"}, exclude_none=True)
-    for brief in given.get("briefs", ()):
-        for hidden in ("sample", "part"):  # set while a job runs; no form has them, and Prefect refuses what none has
-            del brief[hidden]
-        brief["output"] = _legible(brief["output"])
-    return given
-
-
-def _legible(output: str) -> str:
-    """Return a JSON Schema over several lines, as a form shows it; it means the same."""
-    return json.dumps(json.loads(output), indent=2, ensure_ascii=False) if output.startswith("{") else output
 
 
 def _require_room(made: RunnerDeployment, file: Path) -> None:

@@ -27,9 +27,3 @@ def test_a_job_becomes_the_defaults_of_the_form() -> None:
     assert fingerprint(back["briefs"][0], item, back["executor"]) == fingerprint(job.briefs[0], item, job.executor)
     assert back["limits"] == job.limits
     assert back["integrator"] == job.integrator
-
-
-def test_without_a_job_the_form_is_empty() -> None:
-    """Only the folder is set."""
-    made = deployment(None, Path("/data"))
-    assert (made.name, made.parameters) == ("dispatch", {"folder": "/data"})

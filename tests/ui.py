@@ -76,8 +76,14 @@ class PrefectServer:
 
 
 @contextmanager
-def prefect_server(folder: Path) -> Generator[PrefectServer]:
-    """Run a Prefect server with an empty database for as long as the block lasts."""
+def prefect_server(folder: Path, host: str = "127.0.0.1", **settings: str) -> Generator[PrefectServer]:
+    """Run a Prefect server with an empty database for as long as the block lasts.
+
+    Args:
+        folder: Where it keeps what it knows.
+        host: The address that it listens on.
+        settings: More of its environment, and of that of commands.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -89,8 +95,9 @@ def prefect_server(folder: Path) -> Generator[PrefectServer]:
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",
         "DO_NOT_TRACK": "1",
         "OPENAI_API_KEY": "none-needed",
+        **settings,
     }
-    command = [*PYTHON, "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    command = [*PYTHON, "prefect", "server", "start", "--host", host, "--port", str(port)]
     with _running(command, env, folder):
         _wait(f"{url}/api/health")
         yield PrefectServer(url, env)

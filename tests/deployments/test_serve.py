@@ -70,10 +70,8 @@ def _work(parameters: dict[str, Any], folder: Path) -> list[Work]:
     return prepare(**parts, folder=folder).work
 
 
-@pytest.mark.parametrize("briefs", [pytest.param([BRIEF], id="job"), pytest.param(None, id="empty-form")])
-def test_a_deployment_finds_the_flow(briefs: list[dict[str, Any]] | None, tmp_path: Path) -> None:
+def test_a_deployment_finds_the_flow(tmp_path: Path) -> None:
     """The process of a run loads the flow by the name that the deployment has for it."""
-    job = Job.model_validate({"briefs": briefs, "items": ["a"]}) if briefs else None
-    made = deployment(job, tmp_path)
-    assert made.name == ("terms" if briefs else "dispatch")
+    made = deployment(Job.model_validate({"briefs": [BRIEF], "items": ["a"]}), tmp_path)
+    assert made.name == "terms"
     assert load_flow_from_entrypoint(str(made.entrypoint)) is dispatch

@@ -1,0 +1,149 @@
+"""Deployed with one command, a job is run by a worker whose environment has only the wheel, on its schedule too."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prefect.client.schemas.schedules import IntervalSchedule
+
+from tests.deployments.conftest import ROOT, Place
+from tests.openai_server import Behaviour, document, openai_server
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from tests.openai_server import OpenAIServer
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+UV = (sys.executable, "-m", "uv")
+JOB = """
+briefs:
+  - name: {name}
+    instructions: Say how long it is.
+    output: "own:Length"
+items: {{glob: "texts/*.txt"}}
+executor: {{model: openai/test, api_base: "{url}"}}
+limits: {{retry_delay_s: 0, retries: 0}}
+"""
+OWN = """
+from pydantic import BaseModel
+
+
+class Length(BaseModel):
+    words: int
+"""
+
+
+@pytest.fixture(scope="module")
+def alone(server: Place, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """The same server, and an environment with the wheel and what that asks for, nothing else."""
+    folder = tmp_path_factory.mktemp("alone")
+    for command in (
+        ["build", "--quiet", "--wheel", "--out-dir", str(folder)],
+        ["export", "--quiet", "--frozen", "--no-dev", "--no-emit-project", "-o", str(folder / "locked.txt")],
+        ["venv", "--quiet", "--python", sys.executable, str(folder / "venv")],
+    ):
+        subprocess.run([*UV, *command], cwd=ROOT, check=True)  # noqa: S603 -- our own command
+    python = folder / "venv" / "bin" / "python"
+    wheel = next(folder.glob("*.whl"))
+    install = ["pip", "install", "--quiet", "--python", str(python), "-c", str(folder / "locked.txt"), str(wheel)]
+    subprocess.run([*UV, *install], cwd=folder, check=True)  # noqa: S603 -- our own command
+    env = {name: value for name, value in server.env.items() if name != "PYTHONPATH"}
+    return replace(server, env=env, folder=folder, python=str(python))
+
+
+@pytest.fixture(scope="module")
+def model() -> Generator[OpenAIServer]:
+    """A model that counts words; it takes its time over a text that asks for it."""
+
+    def behave(request: dict[str, Any], n: int) -> Behaviour:
+        text = document(request)
+        return Behaviour(content=json.dumps({"words": len(text.split())}), delay_s=20 if "slowly" in text else 0)
+
+    with openai_server(behave) as server:
+        yield server
+
+
+def project(folder: Path, name: str, model: OpenAIServer, **texts: str) -> Path:
+    """Write a user's project; return its job file."""
+    (folder / "texts").mkdir(parents=True)
+    (folder / "own.py").write_text(OWN)
+    for text, content in texts.items():
+        (folder / "texts" / f"{text}.txt").write_text(content)
+    job = folder / "job.yaml"
+    job.write_text(JOB.format(name=name, url=model.url))
+    return job
+
+
+def test_the_wheel_alone_runs_a_deployed_job(alone: Place, model: OpenAIServer, tmp_path: Path) -> None:
+    """Deployed from one folder, run from another: the job's folder, its files and its own code are found."""
+    job = project(tmp_path / "project", "lengths", model, one="a b", two="a b c", three="a")
+    said = alone.run("prefect_dispatch", "deploy", str(job))
+    assert "dispatch/lengths" in said
+    assert "prefect worker start --pool dispatch" in said
+    assert "prefect deployment run dispatch/lengths" in said
+    with alone.client() as client:
+        deployment = client.read_deployment_by_name("dispatch/lengths")
+    with alone.worker("dispatch"):
+        alone.run("prefect", "deployment", "run", "dispatch/lengths", "--param", "limit=2", "--watch")
+        (run,) = alone.ended(deployment.id)
+    assert run.state is not None
+    assert (run.state.name, run.state.message, set(run.tags)) == ("Completed", "2 of 2 answered.", {"prefect-dispatch"})
+    assert model.count == 2
+    assert "2 of 2 answered" in alone.artifacts("lengths-report")[-1]
+    assert "two.txt" in alone.artifacts("lengths-outcomes")[-1]
+
+
+def test_a_schedule_pays_for_what_is_new(server: Place, model: OpenAIServer, tmp_path: Path) -> None:
+    """The second run asks nothing and says so; after one document changed, exactly that one is told of."""
+    job = project(tmp_path / "project", "nightly", model, one="a b", two="a b c")
+    place = replace(server, folder=tmp_path)
+    place.run("prefect_dispatch", "deploy", str(job), "--cron", "0 6 * * *", "--timezone", "Europe/Berlin", "--active")
+    with place.client() as client:
+        deployment = client.read_deployment_by_name("dispatch/nightly")
+        (schedule,) = deployment.schedules
+        often = IntervalSchedule(interval=timedelta(seconds=15))  # what cron has is too slow for a test
+        client.update_deployment_schedule(deployment.id, schedule.id, schedule=often)
+    before = model.count
+    with place.worker("dispatch"):
+        known = len(place.ended(deployment.id, 2, "Completed"))
+        assert model.count == before + 2
+        (tmp_path / "project" / "texts" / "one.txt").write_text("a b c d")
+        place.ended(deployment.id, known + 2, "Completed")
+        with place.client() as client:
+            client.pause_deployment(deployment.id)
+    assert model.count == before + 3
+    first, second, *later = place.artifacts("nightly-report")
+    assert "Since the last run" not in first
+    assert "nothing changed" in second
+    (changed,) = (report for report in later if "nothing changed" not in report)
+    assert "changed 1" in changed
+    told = changed.partition("## Since the last run")[2].partition("\n## ")[0]
+    assert ("one.txt" in told, "two.txt" in told) == (True, False)
+
+
+def test_a_run_that_is_due_while_another_works_pays_nothing(server: Place, model: OpenAIServer, tmp_path: Path) -> None:
+    """It is cancelled before it asks; the one that is at work ends well."""
+    job = project(tmp_path / "project", "once", model, one="Go slowly.")
+    place = replace(server, folder=tmp_path)
+    place.run("prefect_dispatch", "deploy", str(job))
+    before = model.count
+    with place.client() as client:
+        deployment = client.read_deployment_by_name("dispatch/once")
+        first = client.create_flow_run_from_deployment(deployment.id)
+    with place.worker("dispatch"):
+        place.wait(lambda: model.count == before + 1, "the first run has asked")
+        with place.client() as client:
+            second = client.create_flow_run_from_deployment(deployment.id)
+        (cancelled,) = place.ended(deployment.id, 1, "Cancelled")
+        (completed,) = place.ended(deployment.id, 1, "Completed")
+    assert (cancelled.id, completed.id) == (second.id, first.id)
+    assert model.count == before + 1
