@@ -10,16 +10,25 @@ from pydantic import ValidationError
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.inert import sheet
 from prefect_dispatch.models import Outcome
+from prefect_dispatch.page import MADE_BY, page
 from prefect_dispatch.render import markdown
 from prefect_dispatch.report import Report
+from prefect_dispatch.scrub import told
 from prefect_dispatch.whole import write
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
+
+    from prefect_dispatch.models import Brief, Item
 
 QUESTIONS = "questions.jsonl"
 """What came of the integrator's own questions."""
+PAGE = "report.html"
+"""The report as a page."""
+
+_HEAD = 2_000
+"""Characters within which a page says that it is one."""
 
 
 def ready_folder(folder: Path) -> Path:
@@ -55,6 +64,22 @@ def write_files(report: Report, folder: Path) -> list[Path]:
     for name, parts in texts.items():
         write(folder / name, parts)
     return [folder / name for name in reversed(texts)]
+
+
+def write_page(report: Report, folder: Path, briefs: Sequence[Brief], items: Sequence[Item]) -> str:
+    """Write the page of a report into a folder, whole; where that can't be, that of an earlier run doesn't stay.
+
+    Returns:
+        Why there is none, in a sentence; nothing if it is written.
+    """
+    file = folder / PAGE
+    try:
+        write(file, page(report, briefs, items))
+    except Exception as error:  # noqa: BLE001 -- all that it shows is written already: a run doesn't fail for its picture
+        if MADE_BY in _text(file)[:_HEAD]:
+            file.unlink()
+        return f"{PAGE} was not written; the other files are. {told(error)}"
+    return ""
 
 
 def _earlier(folder: Path) -> set[str]:

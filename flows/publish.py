@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from typing import TYPE_CHECKING
 from uuid import UUID
@@ -16,11 +17,13 @@ from prefect.artifacts import (
 from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
+from prefect_dispatch.inert import fenced, paragraph
 from prefect_dispatch.progress import listener, seconds_left
 from prefect_dispatch.render import markdown, outcome_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from prefect_dispatch.models import Brief
     from prefect_dispatch.progress import Progress
@@ -81,11 +84,27 @@ class LiveProgress:
             get_run_logger().warning("Progress can't be shown: %s", error)
 
 
-def publish(report: Report, briefs: Sequence[Brief]) -> None:
-    """Create the artifacts of a report: the report itself, and the table of outcomes."""
-    create_markdown_artifact(
-        key=artifact_key(briefs, "report"), markdown=markdown(report), description=report.message[:1000]
-    )
+def publish(report: Report, briefs: Sequence[Brief], page: Path | None = None) -> None:
+    """Create the artifacts of a report: the report itself, and the table of outcomes.
+
+    Args:
+        report: The report.
+        briefs: The briefs of the job.
+        page: Where the report is written as a page, if it is.
+    """
+    text = markdown(report)
+    if page is not None:
+        head, _, rest = text.partition("\n\n")
+        text = f"{head}\n\n{_way_to(page)}\n\n{rest}"
+    create_markdown_artifact(key=artifact_key(briefs, "report"), markdown=text, description=report.message[:1000])
     create_table_artifact(
         key=artifact_key(briefs, "outcomes"), table=outcome_rows(report), description="One row for each (brief, item)"
     )
+
+
+def _way_to(page: Path) -> str:
+    """Return where a page lies. No link: browsers follow none from a server's page to a file."""
+    told = (
+        f"The whole report as a page lies on the machine {paragraph(platform.node() or 'of the run')}; open it there:"
+    )
+    return f"{told}\n\n{fenced(str(page), 'text')}"
