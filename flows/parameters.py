@@ -9,10 +9,12 @@ own executor may hold a key: they are validated here, and recorded in short.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from prefect import Flow
+from prefect import Flow, allow_failure
 from prefect.exceptions import ParameterTypeError
+from prefect.futures import PrefectFuture
+from prefect.utilities.collections import visit_collection
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from prefect_dispatch.fingerprint import canonical, digest
@@ -38,6 +40,22 @@ class DataFlow(Flow[P, R]):
         changed.__class__ = type(self)  # Prefect builds a plain Flow, which has the same attributes
         return changed  # type: ignore[return-value]
 
+    if not TYPE_CHECKING:  # the overloads are Prefect's
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 -- Prefect's signature
+            """Run the flow; that a task run failed which its items come from is told as what is wrong with them.
+
+            Prefect would leave a run behind that waits forever, and say that something is not available.
+            """
+            names = list(self.parameters.properties)
+            kwargs = {name: _with_failures(value) if name == "items" else value for name, value in kwargs.items()}
+            given = zip(names, args, strict=False)
+            args = (
+                *(_with_failures(value) if name == "items" else value for name, value in given),
+                *args[len(names) :],
+            )
+            return super().__call__(*args, **kwargs)
+
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters in their types, with the data left as it is.
 
@@ -58,6 +76,8 @@ class DataFlow(Flow[P, R]):
             for name in _OBJECTS
             if not isinstance(parameters.get(name), BaseModel | dict | None)
         }
+        if isinstance(parameters.get("items"), allow_failure):
+            parameters = {**parameters, "items": parameters["items"].unwrap()}
         if isinstance(parameters.get("items"), Iterator):  # to show it would be to use it up
             opaque["items"] = "<iterator>"
         kept = super().serialize_parameters({**parameters, **opaque})
@@ -66,3 +86,17 @@ class DataFlow(Flow[P, R]):
             if size > MAX_RECORDED:
                 kept[name] = f"<{size} characters of JSON, sha256 {digest(kept[name])}>"
         return kept
+
+
+def _with_failures(items: object) -> object:
+    """Return items in which a failed task run stands as its error, if there are futures among them."""
+    found: list[object] = []
+
+    def look(each: Any) -> Any:  # noqa: ANN401 -- whatever is in them
+        if isinstance(each, PrefectFuture):
+            found.append(cast("object", each))
+        return cast("object", each)
+
+    if isinstance(items, PrefectFuture | list | tuple | dict):
+        visit_collection(cast("object", items), visit_fn=look, return_data=False)
+    return allow_failure(items) if found else items  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]

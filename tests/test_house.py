@@ -70,9 +70,14 @@ PUBLIC = [
     "content_variants",
     "dispatch",
     "integrate",
+    "items_from",
+    "outcome_of",
+    "outcomes_frame",
     "plan",
     "research_topics",
     "run_brief",
+    "write_parquet",
+    "write_table",
 ]
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.flows.dispatch import dispatch
     from prefect_dispatch.flows.prepare import plan
     from prefect_dispatch.flows.research_topics import research_topics
+    from prefect_dispatch.frames import items_from
+    from prefect_dispatch.frames_out import outcomes_frame
     from prefect_dispatch.integrators.base import Integrator
     from prefect_dispatch.integrators.collate import Collate
     from prefect_dispatch.integrators.consensus import Consensus
@@ -27,11 +29,12 @@ if TYPE_CHECKING:
     from prefect_dispatch.models import Answer, Brief, Item, Outcome, Usage
     from prefect_dispatch.report import Report
     from prefect_dispatch.tasks.integrate import integrate
+    from prefect_dispatch.tasks.outcomes import outcome_of
     from prefect_dispatch.tasks.plan import Plan
     from prefect_dispatch.tasks.run_brief import run_brief
+    from prefect_dispatch.tasks.tables import write_parquet, write_table
 
 _HOMES = {
-    "LLM": "executors.llm",
     "Answer": "models",
     "Ask": "executors.base",
     "Brief": "models",
@@ -41,6 +44,7 @@ _HOMES = {
     "Executor": "executors.base",
     "Integrator": "integrators.base",
     "Item": "models",
+    "LLM": "executors.llm",
     "LLMCredentials": "blocks",
     "Limits": "limits",
     "Merge": "ledger",
@@ -56,9 +60,14 @@ _HOMES = {
     "content_variants": "flows.content_variants",
     "dispatch": "flows.dispatch",
     "integrate": "tasks.integrate",
+    "items_from": "frames",
+    "outcome_of": "tasks.outcomes",
+    "outcomes_frame": "frames_out",
     "plan": "flows.prepare",
     "research_topics": "flows.research_topics",
     "run_brief": "tasks.run_brief",
+    "write_parquet": "tasks.tables",
+    "write_table": "tasks.tables",
 }
 
 __all__ = [
@@ -88,9 +97,14 @@ __all__ = [
     "content_variants",
     "dispatch",
     "integrate",
+    "items_from",
+    "outcome_of",
+    "outcomes_frame",
     "plan",
     "research_topics",
     "run_brief",
+    "write_parquet",
+    "write_table",
 ]
 
 

@@ -19,7 +19,7 @@ from prefect_dispatch.form import Tabs
 from prefect_dispatch.ledger import Ref
 from prefect_dispatch.scrub import scrub, teller
 from prefect_dispatch.sources.files import Glob
-from prefect_dispatch.sources.listed import FRAME, Listed, is_frame, is_listable
+from prefect_dispatch.sources.listed import FRAME, Listed, is_frame, is_listable, upstream
 from prefect_dispatch.sources.parquet import Parquet
 from prefect_dispatch.sources.sql import Sql
 from prefect_dispatch.sources.tables import Csv, JsonLines
@@ -45,6 +45,8 @@ def _check_tag(data: object) -> None:
         if len(tags) != 1:
             has = f"has both {' and '.join(map(repr, tags))}" if tags else f"has none of {', '.join(map(repr, _TAGS))}"
             raise PydanticCustomError("source", "a source {has}; {offer}", {"has": has, "offer": _OFFER})
+    elif isinstance(data, BaseException):
+        raise PydanticCustomError("source", "{why}; nothing was asked", {"why": upstream(data)})
     elif is_frame(data):
         raise PydanticCustomError("source", "{why}", {"why": FRAME})
     elif not is_listable(data) and not isinstance(data, Source):

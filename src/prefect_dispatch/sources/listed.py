@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_serializer, m
 from pydantic_core import PydanticCustomError
 
 from prefect_dispatch.models import Item
+from prefect_dispatch.scrub import told
 from prefect_dispatch.sources.keys import content_key, make_item
 from prefect_dispatch.strict import Strict, nearest
 
@@ -61,6 +62,8 @@ _SCHEMA: JsonSchemaValue = {
 """What a form can be made of: the value of `Item` itself, any JSON, would render as nothing."""
 
 
+MAX_SAID = 300
+"""Characters of an error that a message repeats."""
 FRAME = "a DataFrame doesn't say which of its columns names the items; write items_from(frame, key='…')"
 """As a list it would be the names of its columns."""
 
@@ -76,6 +79,16 @@ def is_frame(data: object) -> bool:
     return hasattr(kind, "columns") and (hasattr(kind, "shape") or hasattr(kind, "collect"))
 
 
+def upstream(error: BaseException) -> str:
+    """Return what is wrong where an error stands in the place of data: the task that makes it has failed.
+
+    Example:
+        >>> upstream(ValueError("no such page"))
+        'the task run that it comes from failed: ValueError: no such page'
+    """
+    return f"the task run that it comes from failed: {told(error)[:MAX_SAID]}"
+
+
 def is_listable(data: object) -> TypeGuard[Iterable[object]]:
     """Return whether data can be taken for a list of items: text, say, can't."""
     return isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping | BaseModel)
@@ -86,6 +99,8 @@ def _has_key(element: object) -> TypeGuard[Mapping[object, object]]:
 
 
 def _item(element: object) -> Item:
+    if isinstance(element, BaseException):
+        raise ValueError(f"{upstream(element)}; nothing was asked. Mend it, or leave it out.")  # noqa: TRY004 -- pydantic's
     if isinstance(element, Item):
         return make_item(element.key, element.value, element.priority)
     if not _has_key(element):
