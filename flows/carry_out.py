@@ -16,7 +16,7 @@ from prefect_dispatch.flows.batch import batched
 from prefect_dispatch.flows.cancel import INTERRUPTIONS, cancelled
 from prefect_dispatch.flows.events import tell
 from prefect_dispatch.flows.exclusive import exclusive
-from prefect_dispatch.flows.files import ready_folder, write_files
+from prefect_dispatch.flows.files import PAGE, ready_folder, write_files, write_page
 from prefect_dispatch.flows.memory import JobMemory
 from prefect_dispatch.flows.pause import gather
 from prefect_dispatch.flows.prepare import planned, prepare
@@ -123,7 +123,10 @@ def carry_out(
         report = memory.compared(report)
         if files is not None:
             write_files(report, files)
-        publish(report, job.briefs)
+            if lacking := write_page(report, files, job.briefs, job.items):
+                log.warning("%s", lacking)
+                files = None
+        publish(report, job.briefs, files and files / PAGE)
         tell(report, job.briefs)
         memory.keep(report)
         if report.status == "failed":
