@@ -343,10 +343,8 @@ def functions(file: Path) -> set[str]:
 def test_what_a_page_names_is_there(page: Path) -> None:
     """Files, tests and modules that a page names exist."""
     for code in codes(page):
-        if named := re.fullmatch(r"(?:tests/)?((?:\w+/)*test_\w+\.py)(?:::(\w+))?", code):
-            file = ROOT / "tests" / named[1]
-            assert file.exists(), code
-            assert named[2] is None or named[2] in functions(file), code
+        if named := re.fullmatch(r"(?:tests/)?((?:\w+/)*test_\w+\.py)", code):
+            assert (ROOT / "tests" / named[1]).exists(), code
         elif re.fullmatch(r"(examples|benchmarks|docs|deployments|flows|integrators|tasks|src)/[\w./-]+", code):
             assert (ROOT / code).exists(), code
         elif code.startswith("python -m benchmarks."):
@@ -359,7 +357,11 @@ def test_the_laws_name_tests() -> None:
     numbered = [law for law in laws if law[0].isdigit()]
     assert len(numbered) == 8
     for law in numbered:
-        assert len(re.findall(r"^\| `[\w/]+\.py(?:::\w+)?` \|", law, re.MULTILINE)) >= 3, law.splitlines()[0]
+        tests = re.findall(r"^\| `([\w/]+\.py)`(?:<br>`(\w+)`)? \|", law, re.MULTILINE)
+        assert len(tests) == law.count(".py`"), law.splitlines()[0]
+        assert len(tests) >= 3, law.splitlines()[0]
+        for file, name in tests:
+            assert not name or name in functions(ROOT / "tests" / file), f"{file}: {name}"
 
 
 def test_every_public_name_is_in_the_reference() -> None:

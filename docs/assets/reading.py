@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import TYPE_CHECKING, Any
 
-from griffe import Extension, Function
+from griffe import Docstring, ExprCall, ExprKeyword, Extension, Function
 
 if TYPE_CHECKING:
-    from griffe import Module, Object
+    from griffe import Attribute, Module, Object
 
 _EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 """The heading of an example; the plural is what griffe takes for a session at the prompt."""
 
 
 class Reading(Extension):
-    """Shows examples as code, and each flow as the function that it is made of."""
+    """Shows examples as code, a block's fields with their descriptions, and flows as what they are made of."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:  # noqa: ANN401 -- what griffe says beside it
         """Name examples as griffe knows them."""
         if obj.docstring:
             obj.docstring.value = _EXAMPLE.sub("Examples:", obj.docstring.value)
+
+    def on_attribute_instance(self, *, attr: Attribute, **_: Any) -> None:  # noqa: ANN401 -- what griffe says beside it
+        """Take the description of a block's field, which Prefect's forms show, for its docstring."""
+        if attr.docstring is None and isinstance(attr.value, ExprCall) and str(attr.value.function) == "Field":
+            for argument in attr.value.arguments:
+                if isinstance(argument, ExprKeyword) and argument.name == "description":
+                    attr.docstring = Docstring(ast.literal_eval(str(argument.value)), parent=attr)
 
     def on_module_members(self, *, mod: Module, **_: Any) -> None:  # noqa: ANN401 -- what griffe says beside it
         """Put the function, whose parameters are the flow's, in place of the flow; what it returns is a report."""
