@@ -48,7 +48,8 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         limits: How the run is bounded.
         review: Pause before publishing, and let people decide on open pairs and conflicts in Prefect's UI.
         folder: The folder that relative paths and your own code are looked up in.
-        out: A folder for report.json, report.md, outcomes.jsonl and a CSV for each table. None: no files are written.
+        out: A folder for report.html, report.json, report.md, outcomes.jsonl and a CSV for each table. None: no files
+            are written.
         limit: Take only the first so many items. None: all of them.
         refresh: Ask again even where an answer is stored: all of it, or what some patterns name: a `brief/item`, an
             item, or a glob of either, such as `terms/*.txt`. Then an integrator's own questions are asked again

@@ -250,7 +250,8 @@ def test_the_summary_names_what_needs_a_look() -> None:
     assert told[0] == "Complete with gaps: 2 of 2 answered. It fell short."
     assert told[1:3] == ["Shortfall: And # again.", "To look at: 1 flag, 2 proposals"]
     assert told[4] == "of that the integrator: asked 1, from the store 0, requests 2, tokens 0, cost unknown"
-    assert told[5].endswith("out/trust.csv, out/empty.csv")
+    assert told[5] == "No report.html: the log of the run says why."
+    assert told[6].endswith("out/trust.csv, out/empty.csv")
     asked = (Outcome(brief="q", item="a", status="succeeded", value=1),)
     assert summary(rich(asked=asked), Path("out")).endswith("out/questions.jsonl")
 
@@ -271,3 +272,14 @@ def test_a_report_tells_how_it_went() -> None:
     (line,) = [line for line in summary(rough, None).splitlines() if line.startswith("How it went: ")]
     assert "retries 4 (3 timeout, 1 connection), re-asks 2, " in line
     assert "How it went" not in markdown(rich()) + summary(rich(), None)
+
+
+def test_a_summary_names_the_files(tmp_path: Path) -> None:
+    """The page stands first; where there is none, the summary says so."""
+    told = summary(Report(status="complete", message="All."), tmp_path)
+    assert f"Report: {tmp_path / 'report.md'}, " in told
+    assert "No report.html: the log of the run says why." in told
+    (tmp_path / "report.html").touch()
+    told = summary(Report(status="complete", message="All."), tmp_path)
+    assert f"Report: {tmp_path / 'report.html'}, {tmp_path / 'report.md'}, " in told
+    assert "No report.html" not in told

@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 
 from prefect_dispatch.course import course
 from prefect_dispatch.inert import plain
+from prefect_dispatch.page import lacking
 from prefect_dispatch.progress import announce, dollars, listener
 from prefect_dispatch.render import TITLES
 
@@ -95,9 +96,11 @@ def summary(report: Report, out: Path | None) -> str:
         lines.append(f"of that the integrator: {', '.join(_spent(own))}")
     if out is not None:
         more = [f"{table.name}.csv" for table in report.tables] + ["questions.jsonl"] * bool(report.asked)
-        lines.append(
-            "Report: " + ", ".join(str(out / n) for n in ("report.md", "report.json", "outcomes.jsonl", *more))
-        )
+        pages = ["report.html"] * (out / "report.html").exists()
+        names = [*pages, "report.md", "report.json", "outcomes.jsonl", *more]
+        if not pages:
+            lines.append(f"No report.html: {lacking() or 'the log of the run says why.'}")
+        lines.append("Report: " + ", ".join(str(out / name) for name in names))
     return "\n".join(lines)
 
 

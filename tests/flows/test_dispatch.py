@@ -449,7 +449,7 @@ def test_options_keep_what_the_flow_is() -> None:
 
 
 def test_files_are_written_on_request(tmp_path: Path) -> None:
-    """`out` gets the report as JSON and Markdown, and a line for each outcome; a second run replaces them."""
+    """`out` gets the report as JSON, Markdown and a page, and a line for each outcome; a second run replaces them."""
     out = tmp_path / "o"
     dispatch([NAMES], ["a"], executor=ScriptedExecutor(shout), limits=QUICK, out=str(out))
     report = dispatch([NAMES], ["a", "b"], executor=ScriptedExecutor(shout), limits=QUICK, out=str(out))
@@ -459,7 +459,8 @@ def test_files_are_written_on_request(tmp_path: Path) -> None:
     lines = (out / "outcomes.jsonl").read_text().splitlines()
     assert [json.loads(line)["value"] for line in lines] == [{"name": "A"}, {"name": "B"}]
     assert (out / "report.md").read_text().startswith("# Complete\n")
-    assert sorted(path.name for path in out.iterdir()) == ["outcomes.jsonl", "report.json", "report.md"]
+    assert sorted(path.name for path in out.iterdir()) == ["outcomes.jsonl", "report.html", "report.json", "report.md"]
+    assert '"title":"names"' in (out / "report.html").read_text()
 
 
 def test_a_folder_that_cannot_be_written_is_refused_first(tmp_path: Path) -> None:
@@ -480,8 +481,12 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_artifacts_stand_under_keys_that_stay(tmp_path: Path) -> None:
-    """Each run publishes its report, its table and its progress, under the same keys as the run before."""
-    runs = [dispatch([NAMES], [f"{tmp_path}", "b"], executor=ScriptedExecutor(shout), limits=QUICK) for _ in range(2)]
+    """Each run publishes its report, its table and its progress, under the same keys as the run before.
+
+    The report says where its page lies, if there is one.
+    """
+    items, executor = [f"{tmp_path}", "b"], ScriptedExecutor(shout)
+    runs = [dispatch([NAMES], items, executor=executor, limits=QUICK, out=out) for out in (None, str(tmp_path))]
     with get_client(sync_client=True) as client:
         for run in runs:
             flow_run: Any = run.run["flow_run"]
@@ -495,3 +500,6 @@ def test_artifacts_stand_under_keys_that_stay(tmp_path: Path) -> None:
             }
             (progress,) = [artifact for artifact in found if artifact.type == "progress"]
             assert progress.data == 100.0
+            (written,) = [artifact for artifact in found if artifact.type == "markdown"]
+            way = f"open it there:\n\n```text\n{tmp_path / 'report.html'}\n```"
+            assert (way in str(written.data)) is (run is runs[1])

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.flows.files import write_files
+from prefect_dispatch.flows.files import write_files, write_page
 from prefect_dispatch.ledger import Table
-from prefect_dispatch.models import Outcome
+from prefect_dispatch.models import Brief, Item, Outcome
 from prefect_dispatch.report import Report
 
 if TYPE_CHECKING:
@@ -87,3 +87,17 @@ def test_nothing_else_is_removed(told: str, tmp_path: Path) -> None:
     assert (tmp_path / "mine.csv").exists()
     assert (folder / "other.csv").exists()
     assert (folder / "questions.jsonl").exists()
+
+
+def test_a_page_that_cannot_be_made_leaves_the_rest(tmp_path: Path) -> None:
+    """The message says why; the page of an earlier run doesn't stay for this one's, a file of somebody's does."""
+    write_files(report(), tmp_path)
+    assert not write_page(report(), tmp_path, (), ())
+    assert "report.html" in names(tmp_path)
+    brief, item = Brief(name="b", instructions="Read {title}."), Item(key="a", value="no title")
+    told = write_page(report(), tmp_path, [brief], [item])
+    assert told.startswith("report.html was not written; the other files are. BriefError: ")
+    assert names(tmp_path) == ["outcomes.jsonl", "report.json", "report.md"]
+    (tmp_path / "report.html").write_text("mine")
+    assert write_page(report(), tmp_path, [brief], [item])
+    assert (tmp_path / "report.html").read_text() == "mine"
