@@ -315,6 +315,22 @@ def when(true: Callable[[], bool], what: str) -> threading.Thread:
     return thread
 
 
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_storage_that_can_not_be_read_is_told_in_a_line(
+    command: str, job: Path, store: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file stands where the folder should be: exit status 1, no traceback, nobody is asked."""
+    for n in range(5, 12):
+        (job.parent / "texts" / f"t{n}.txt").write_text(f"Text {n}.")
+    store.write_text("")
+    with openai_server(Behaviour(content='{"size": 7}')) as server:
+        assert main([command, at(job, server.url)]) == FAILED
+        assert server.count == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].startswith("prefect-dispatch: The result storage can't be read: NotADirectoryError")
+    assert "Traceback" not in "".join(said)
+
+
 @pytest.mark.usefixtures("store")
 def test_ctrl_c_says_how_to_go_on(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Interrupted while asks hang: they are cancelled, and the last line says what to do."""
