@@ -10,7 +10,7 @@ import sys
 from importlib.metadata import metadata
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import pytest
 import yaml
@@ -23,10 +23,12 @@ from prefect.settings.models.root import Settings as PrefectSettings
 
 import prefect_dispatch
 from prefect_dispatch import cli
+from prefect_dispatch.checks import Check
 from prefect_dispatch.decisions import Decisions
 from prefect_dispatch.flows.job import Job
 from prefect_dispatch.models import Brief
 from prefect_dispatch.settings import PREFIX, Settings
+from prefect_dispatch.sources import Source
 from prefect_dispatch.template import placeholders
 from tests.fences import Fence, fences
 from tests.openai_server import Behaviour, document, openai_server
@@ -204,8 +206,8 @@ def commands(fence: Fence) -> list[list[str]]:
 
 def sketched(words: list[str]) -> list[str]:
     """Return the words of a synopsis as somebody would give them."""
-    plain = " ".join(words).translate(str.maketrans("", "", "[]…")).replace("--limit N", "--limit 1")
-    return plain.split()
+    plain = [word for each in words if (word := each.translate(str.maketrans("", "", "[]…")))]
+    return ["1" if before == "--limit" else word for before, word in zip(["", *plain], plain, strict=False)]
 
 
 def is_dispatch(words: list[str]) -> None:
@@ -367,8 +369,11 @@ def test_the_laws_name_tests() -> None:
 def test_every_public_name_is_in_the_reference() -> None:
     """Whatever users may import from the package, the reference shows."""
     pages = "\n".join(page.read_text(encoding="utf-8") for page in sorted((DOCS / "reference").glob("*.md")))
-    shown = set(re.findall(r"^::: prefect_dispatch\.(\w+)$", pages, re.MULTILINE))
-    assert shown >= set(prefect_dispatch.__all__) - {"__version__"}
+    shown = set(re.findall(r"^::: prefect_dispatch\.([\w.]+)$", pages, re.MULTILINE))
+    sources = {f"sources.{kind.__name__}" for kind in get_args(Source)}
+    checks = {f"checks.{kind.__name__}" for kind in get_args(get_args(Check)[0])}
+    assert len(checks) > 4
+    assert shown >= (set(prefect_dispatch.__all__) - {"__version__"}) | sources | checks
     assert "`prefect_dispatch.__version__`" in pages
 
 

@@ -13,15 +13,18 @@ if TYPE_CHECKING:
 
 _EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 """The heading of an example; the plural is what griffe takes for a session at the prompt."""
+_TREE = re.compile(r"^\S.*(?:\n[├│└].*)+", re.MULTILINE)
+"""A tree in characters, its root included."""
 
 
 class Reading(Extension):
     """Shows examples as code, a block's fields with their descriptions, and flows as what they are made of."""
 
     def on_object(self, *, obj: Object, **_: Any) -> None:  # noqa: ANN401 -- what griffe says beside it
-        """Name examples as griffe knows them."""
+        """Name examples as griffe knows them, and keep the lines of what is drawn as a tree."""
         if obj.docstring:
-            obj.docstring.value = _EXAMPLE.sub("Examples:", obj.docstring.value)
+            text = _EXAMPLE.sub("Examples:", obj.docstring.value)
+            obj.docstring.value = _TREE.sub("```\n\\g<0>\n```", text)
 
     def on_attribute_instance(self, *, attr: Attribute, **_: Any) -> None:  # noqa: ANN401 -- what griffe says beside it
         """Take the description of a block's field, which Prefect's forms show, for its docstring."""
