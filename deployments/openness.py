@@ -33,16 +33,21 @@ def open_address() -> str | None:
         return None
     for host in _hosts(url.host):
         asked = url.copy_with(host=host)
-        if _answers(asked):
+        if answers(asked):
             return str(asked)
     return None
 
 
 def _hosts(host: str) -> Iterator[str]:
     """Yield where the API may be found by others."""
-    if not _is_loopback(host):
+    if _is_loopback(host):
+        yield from own_addresses()
+    else:
         yield host
-        return
+
+
+def own_addresses() -> Iterator[str]:
+    """Yield the addresses at which others reach this machine: those that it would reach others from."""
     for nobody, family in _ELSEWHERE:
         with socket.socket(family, socket.SOCK_DGRAM) as own:
             try:
@@ -61,8 +66,8 @@ def _is_loopback(host: str) -> bool:
     return all(ip_address(each.partition("%")[0]).is_loopback for each in found)
 
 
-def _answers(url: httpx.URL) -> bool:
-    """Say whether Prefect's API tells its version to somebody without credentials: its health it tells anybody."""
+def answers(url: httpx.URL) -> bool:
+    """Say whether Prefect's API tells its version to somebody without credentials (its health is for everybody)."""
     settings = get_current_settings().api
     verify: ssl.SSLContext | bool = not settings.tls_insecure_skip_verify
     if verify and settings.ssl_cert_file:

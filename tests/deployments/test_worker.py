@@ -114,10 +114,10 @@ def test_a_schedule_pays_for_what_is_new(server: Place, model: OpenAIServer, tmp
         client.update_deployment_schedule(deployment.id, schedule.id, schedule=often)
     before = model.count
     with place.worker("dispatch"):
-        known = len(place.ended(deployment.id, 2, "Completed"))
+        place.ended(deployment.id, 2, "Completed")
         assert model.count == before + 2
         (tmp_path / "project" / "texts" / "one.txt").write_text("a b c d")
-        place.ended(deployment.id, known + 2, "Completed")
+        place.wait(lambda: "changed 1" in str(place.artifacts("nightly-report")), "a run has seen the change")
         with place.client() as client:
             client.pause_deployment(deployment.id)
     assert model.count == before + 3
