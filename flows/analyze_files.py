@@ -46,19 +46,20 @@ DECISIONS = "decisions.yaml"
 def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
     files: Files,
     instructions: Text,
+    credentials: CredentialsField = None,
+    model: Line = "",
     fields: Fields = (),
     several: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
-    folder: str = ".",  # noqa: ARG001 -- the flow heeds it
-    scope: Line = "The text of one file.",
-    constraints: Texts = (),
     output: OutputField = "text",
     merge: Literal["side by side", "merge records"] = "side by side",
     identity: Paths = (),
     rules: RulesField = (),
     conflicts: Conflicts = "resolve",
     match: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
-    credentials: CredentialsField = None,
-    model: Line = "",
+    scope: Line = "The text of one file.",
+    constraints: Texts = (),
+    folder: str = ".",  # noqa: ARG001 -- the flow heeds it
+    limit: First | None = None,  # noqa: ARG001 -- the flow heeds it
     profile: ProfileField = None,
     concurrency: Concurrency = 8,
     budget_usd: Budget | None = None,
@@ -67,7 +68,6 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
     out: Line = "",  # noqa: ARG001 -- the flow heeds it
     review: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
     decisions: Line = "",
-    limit: First | None = None,  # noqa: ARG001 -- the flow heeds it
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow heeds it
 ) -> Parts:
     """Ask the same of each of many files, put the answers together, and account for every file.
@@ -78,19 +78,20 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
     Args:
         files: A glob below the folder, such as `contracts/*.txt` or `**/*.md`; or several.
         instructions: What to do with each file, as you would tell it to a colleague who sees only that file.
+        credentials: The key of the model's provider. None: it comes from the environment of the worker.
+        model: Who is asked, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
         fields: What to note of each file, such as its title and year. None: the answer is a text.
         several: A file may hold several such records, such as the people that a contract names.
-        folder: The folder that the files, and relative paths below, start from, where the flow runs.
-        scope: What the model sees and is to judge by, and what it is not.
-        constraints: Rules that each answer must keep, one each.
         output: For those who know JSON Schema: the form of an answer, in place of fields.
         merge: Put the answers side by side, or make one record of those that are about the same.
         identity: To merge records: the fields that tell two of them apart, such as a name.
         rules: To merge records: how a field is decided on which they differ; by default the first file's counts.
         conflicts: To merge records: where they differ, the rule decides, or it decides and is flagged, or all is kept.
         match: To merge records: also those whose identity is only spelt differently.
-        credentials: The key of the model's provider. None: it comes from the environment of the worker.
-        model: Who is asked, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
+        scope: What the model sees and is to judge by, and what it is not.
+        constraints: Rules that each answer must keep, one each.
+        folder: The folder that the files, and relative paths below, start from, where the flow runs.
+        limit: Take only the first so many files, to try it out. None: all of them.
         profile: Settings that were saved for runs like this; what is changed here goes before them.
         concurrency: How many files are asked about at once.
         budget_usd: What the run may spend in US dollars. None: no cap.
@@ -99,11 +100,10 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
         out: A folder for the report as files, and a CSV for each table. Empty: only Prefect keeps it.
         review: Pause before publishing, and let people decide on doubtful records in Prefect's UI.
         decisions: The file with what people decided about records. Empty: `decisions.yaml` with a review, else none.
-        limit: Take only the first so many files, to try it out. None: all of them.
         refresh: Ask again even where an answer is stored: everything, or some files by name or glob.
     """
     form = _form(cast("Any", fields), cast("Any", output), several=several)
-    ways = {"identity": identity, "rules": rules, "match": match, "review": review, "decisions": decisions}
+    ways = {"identity": identity, "rules": rules, "conflicts": conflicts != "resolve", "match": match}
     integrator: Collate | MergeRecords = Collate()
     if merge == "merge records":
         _require_records(form, identity)
@@ -115,7 +115,7 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
             match=Matching() if match else None,
             aliases=decisions or (DECISIONS if review else None),
         )
-    elif given := next((field for field, value in ways.items() if value), None):
+    elif given := next((way for way, said in {**ways, "review": review, "decisions": decisions}.items() if said), None):
         raise JobError(f"{given}: it is for records that are merged; set 'merge' to 'merge records', or leave it out.")
     brief = Brief(name=name, scope=scope, instructions=instructions, constraints=tuple(constraints), output=form)
     limits = bounded(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
+from prefect_dispatch.errors import JobError
 from prefect_dispatch.models import Text
 from prefect_dispatch.strict import Strict
 
@@ -80,7 +81,7 @@ def schema_of_fields(fields: Sequence[AnswerField], *, several: bool = False) ->
         several: Whether an answer is a list of such records.
 
     Raises:
-        ValueError: If two have one name.
+        JobError: If two have one name.
 
     Example:
         >>> schema_of_fields([AnswerField(name="year", kind="whole number", required=True)])["properties"]
@@ -88,7 +89,7 @@ def schema_of_fields(fields: Sequence[AnswerField], *, several: bool = False) ->
     """
     names = [field.name for field in fields]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"fields: {twice[0]!r} stands there twice; give each a name of its own")
+        raise JobError(f"fields: {twice[0]!r} stands there twice; give each a name of its own.")
     record = {
         "type": "object",
         "properties": {field.name: field.schema_of_it for field in fields},

@@ -57,21 +57,21 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
     product: Text,
     instructions: Text,
     variants: Variants,
-    constraints: Texts = (),
-    max_words: Annotated[int, Field(title="Words", ge=1)] | None = None,
+    credentials: CredentialsField = None,
+    model: Line = "",
     evaluation: Literal["judge", "metric", "results"] = "judge",
     criterion: Line = CRITERION,
     judge_model: Line = "",
     metric: Line = "",
     results: Line = "",
-    credentials: CredentialsField = None,
-    model: Line = "",
+    constraints: Texts = (),
+    max_words: Annotated[int, Field(title="Words", ge=1)] | None = None,
+    folder: str = ".",  # noqa: ARG001 -- the flow heeds it
     profile: ProfileField = None,
     concurrency: Concurrency = 8,
     budget_usd: Budget | None = None,
     min_success: Share = 0.0,
     name: Name = "product",
-    folder: str = ".",  # noqa: ARG001 -- the flow heeds it
     out: Line = "",  # noqa: ARG001 -- the flow heeds it
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow heeds it
 ) -> Parts:
@@ -84,21 +84,21 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
         product: The description of the product, and of whom it is for: all that a writer gets to see.
         instructions: What to write, such as a tagline in one sentence of at most eight words.
         variants: Two or more ways to write it, each with a name and an angle of its own.
-        constraints: Rules that every variant must keep, one each.
-        max_words: The most words of a variant; a longer one is sent back. None: no limit.
+        credentials: The key of the model's provider. None: it comes from the environment of the worker.
+        model: Who writes, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
         evaluation: A judge compares them in pairs, a function of yours measures each, or an experiment has decided.
         criterion: For a judge: what makes one variant better than another.
         judge_model: For a judge: the model that judges. Empty: the one that wrote.
         metric: For a metric: `module:function` in the folder; it takes a text and a key, and returns a number.
         results: For results: a table in the folder with the columns key, trials and conversions.
-        credentials: The key of the model's provider. None: it comes from the environment of the worker.
-        model: Who writes, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
+        constraints: Rules that every variant must keep, one each.
+        max_words: The most words of a variant; a longer one is sent back. None: no limit.
+        folder: The folder that relative paths and a function of yours are looked up in, where the flow runs.
         profile: Settings that were saved for runs like this; what is changed here goes before them.
         concurrency: How many calls are under way at once.
         budget_usd: What the run may spend in US dollars, the judge included. None: no cap.
         min_success: The share of variants that must be written, such as 1.0; below it the run fails.
         name: What the product is called in the report: small letters, digits and hyphens.
-        folder: The folder that relative paths and a function of yours are looked up in, where the flow runs.
         out: A folder for the report as files, `ab-test.json` among them. Empty: only Prefect keeps it.
         refresh: Write again even where a variant is stored: everything, or some variants by name.
     """

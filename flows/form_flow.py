@@ -13,7 +13,7 @@ from prefect.blocks.core import Block
 from pydantic import ValidationError
 
 from prefect_dispatch.credentials import SLUGS, named
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import BriefError, JobError, SourceError
 from prefect_dispatch.flows.carry_out import Parts, carry_out
 from prefect_dispatch.report import Report
 from prefect_dispatch.tasks.store import ReportSerializer
@@ -26,6 +26,15 @@ R = TypeVar("R")
 
 _INSIDE = re.compile(r"\b(?:limits|executor|integrator|items|briefs\[0\])\.(?=[a-z])")
 """Where a field stands in a job of `dispatch`; a flat form has no such place."""
+_FIELDS = {"glob": "files", "aliases": "decisions"}
+"""What a form calls the fields of its parts."""
+_WORDS = (
+    ("`root`", "`folder`"),
+    (", or raise `max_bytes`", ""),
+    (", or set `encoding` if it is text", ""),
+    ("; narrow the glob.", "; narrow `files`."),
+)
+"""What is said of fields that a form doesn't have."""
 
 
 class FormFlow(Flow[P, R]):
@@ -111,14 +120,22 @@ def in_its_words(step: Callable[[], R]) -> R:
         return step()
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        where = ".".join(_FIELDS.get(str(part), str(part)) for part in first["loc"])
         said = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise JobError(f"{where}: {said}." if where else f"{said[:1].upper()}{said[1:]}.") from None
+        raise JobError(_flat(f"{where}: {said}." if where else f"{said[:1].upper()}{said[1:]}.")) from None
+    except (BriefError, SourceError) as error:
+        raise type(error)(_flat(str(error))) from None
     except JobError as error:
-        flat = _INSIDE.sub("", str(error))
-        if type(error) is not JobError or flat == str(error):
+        if type(error) is not JobError:
             raise
-        raise JobError(flat) from None
+        raise JobError(_flat(str(error))) from None
+
+
+def _flat(said: str) -> str:
+    said = _INSIDE.sub("", said)
+    for theirs, ours in _WORDS:
+        said = said.replace(theirs, ours)
+    return said
 
 
 def _plain(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -53,60 +53,60 @@ _LONGEST_KEY = 200
 
 
 def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
-    topics: Texts,
     question: Text,
-    finding: Text = FINDING,
+    topics: Texts = (),
     topics_file: Line = "",
-    scope: Line = "One topic.",
-    constraints: Texts = (),
+    credentials: CredentialsField = None,
+    model: Line = "",
     sources: Annotated[int, Field(ge=0, le=20)] = 2,
     source_forms: Forms = ("url", "doi", "isbn", "title"),
     answers: Annotated[int, Field(ge=1, le=20)] = 1,
     models: Texts = (),
+    finding: Text = FINDING,
     writer_model: Line = "",
     judge_model: Line = "",
-    credentials: CredentialsField = None,
-    model: Line = "",
+    scope: Line = "One topic.",
+    constraints: Texts = (),
+    folder: str = ".",
+    limit: First | None = None,  # noqa: ARG001 -- the flow heeds it
     profile: ProfileField = None,
     concurrency: Concurrency = 8,
     budget_usd: Budget | None = None,
     min_success: Share = 0.0,
     name: Name = "research",
-    folder: str = ".",
     out: Line = "",  # noqa: ARG001 -- the flow heeds it
-    limit: First | None = None,  # noqa: ARG001 -- the flow heeds it
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow heeds it
 ) -> Parts:
     """Research topics apart from each other, with sources, and make one finding that cites every answer.
 
-    Fill in `topics` and `question`, and `credentials` unless the server of this deployment has a model of its own.
+    Fill in `question` and `topics`, and `credentials` unless the server of this deployment has a model of its own.
     The finding has a section on where the agents disagree. Sources are checked for their form; whether they exist,
     and say what is said of them, is for you to look up.
 
     Args:
-        topics: What is researched, one entry each. May stay empty if there is a file.
         question: What to find out on each topic; `{topic}` stands for it.
-        finding: What to make of all answers, and for whom.
-        topics_file: More topics, in the folder: a text with one on each line, or a CSV, JSON Lines or Parquet table
-            with the column `topic`; the question may use its other columns, too.
-        scope: What each agent is to look at, and what not; `{topic}` may stand here, too.
-        constraints: Rules that each answer must keep, one each.
+        topics: What is researched, one entry each. Or name a file of them below.
+        topics_file: In place of the list: a file in the folder, either a text with one on each line, or a CSV, JSON
+            Lines or Parquet table with the column `topic`; the question may use its other columns, too.
+        credentials: The key of the model's provider. None: it comes from the environment of the worker.
+        model: Who is asked, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
         sources: How many sources each answer must name at least; with fewer it is sent back.
         source_forms: What counts as a source.
         answers: How many answers each topic gets from each model, to see where they disagree.
         models: Several models that are asked apart from each other. Empty: only the one below.
+        finding: What to make of all answers, and for whom.
         writer_model: The model that writes the finding. Empty: the one below.
         judge_model: A model that compares each statement of the finding with the answers that it cites. Empty: none.
-        credentials: The key of the model's provider. None: it comes from the environment of the worker.
-        model: Who is asked, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
+        scope: What each agent is to look at, and what not; `{topic}` may stand here, too.
+        constraints: Rules that each answer must keep, one each.
+        folder: The folder that relative paths start from, where the flow runs.
+        limit: Take only the first so many topics, to try it out. None: all of them.
         profile: Settings that were saved for runs like this; what is changed here goes before them.
         concurrency: How many calls are under way at once.
         budget_usd: What the run may spend in US dollars, the finding included. None: no cap.
         min_success: The share of topics that must have an answer, such as 0.9; below it the run fails.
         name: What the report is called: small letters, digits and hyphens. Runs of one name are compared.
-        folder: The folder that relative paths start from, where the flow runs.
         out: A folder for the report as files. Empty: only Prefect keeps it.
-        limit: Take only the first so many topics, to try it out. None: all of them.
         refresh: Ask again even where an answer is stored: everything, or some topics by name or glob.
     """
     brief = Brief(

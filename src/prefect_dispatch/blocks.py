@@ -6,7 +6,7 @@ Prefect loads this module wherever it looks blocks up, so it imports nothing tha
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from prefect.blocks.abstract import CredentialsBlock
 from prefect.blocks.core import Block
@@ -27,6 +27,7 @@ DOCUMENTATION = HttpUrl("https://pypi.org/project/prefect-dispatch/")
 _LOGOS = (
     "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos"
 )
+Price = Annotated[NonNegativeFloat, Field(title="US dollars")]
 _SET_HERE = frozenset({"api_key", "api_base", "base_url", "model", "messages"})
 """What a call takes from elsewhere: the fields beside, or the brief."""
 
@@ -41,7 +42,7 @@ class LLMCredentials(CredentialsBlock):
         Load stored credentials and ask with them:
 
         ```python
-        from prefect_dispatch import LLM, LLMCredentials
+        from prefect_dispatch import LLMCredentials, LLM
 
         credentials = LLMCredentials.load("BLOCK_NAME")
         executor = LLM(model="openai/gpt-5-mini", credentials=credentials)
@@ -74,12 +75,12 @@ class LLMCredentials(CredentialsBlock):
     api_base: str = Field(
         default="", title="Address", description="The address of a server of one's own; empty for the provider's."
     )
-    usd_per_million_sent: NonNegativeFloat | None = Field(
+    usd_per_million_sent: Price | None = Field(
         default=None,
         title="US dollars per million tokens sent",
         description="The price of the default model; empty for the one that litellm lists.",
     )
-    usd_per_million_received: NonNegativeFloat | None = Field(
+    usd_per_million_received: Price | None = Field(
         default=None,
         title="US dollars per million tokens received",
         description="The same for what it answers; both or neither.",
@@ -191,7 +192,9 @@ class DispatchProfile(Block):
         "Used by the forms of prefect-dispatch."
     )
 
-    credentials: LLMCredentials | None = Field(default=None, description="The key of the model's provider.")
+    credentials: LLMCredentials | None = Field(
+        default=None, title="Credentials", description="The key of the model's provider."
+    )
     model: str = Field(
         default="", description="The model that is asked; empty for the default model of the credentials."
     )

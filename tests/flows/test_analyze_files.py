@@ -1,0 +1,234 @@
+"""The same of many files, from a form that an analyst fills in."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from prefect import flow
+from prefect.exceptions import ParameterTypeError
+from pydantic import BaseModel
+
+from prefect_dispatch import DispatchProfile, Limits, LLMCredentials, Report, analyze_files
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.flows.analyze_files import DECISIONS
+from prefect_dispatch.flows.answer_fields import AnswerField, schema_of_fields
+from prefect_dispatch.flows.form_flow import in_its_words
+from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.outputs import problems
+from prefect_dispatch.sources import Glob
+from tests.openai_server import Behaviour, OpenAIServer, document, openai_server
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+KEY = "sk-of-the-analyst-0815"
+ORDER = [
+    "files", "instructions", "credentials", "model", "fields", "several", "output", "merge", "identity", "rules",
+    "conflicts", "match", "scope", "constraints", "folder", "limit", "profile", "concurrency", "budget_usd",
+    "min_success", "name", "out", "review", "decisions", "refresh",
+]  # fmt: skip
+
+
+def behave(request: dict[str, Any], n: int) -> Behaviour:
+    """Answer with the name and the year that stand in the document."""
+    name, year = re.findall(r"(\w+) of (\d{4})", document(request))[0]
+    return Behaviour(content=json.dumps({"name": name, "year": int(year)}))
+
+
+@pytest.fixture(scope="module")
+def model() -> Generator[OpenAIServer]:
+    """The model that is asked."""
+    with openai_server(behave) as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Three files, two of them about one thing."""
+    for name, text in {"a": "MIT of 1987.", "b": "MIT of 1988.", "c": "ISC of 1990."}.items():
+        (tmp_path / f"{name}.txt").write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
+    """Return what a form with two fields, and some more, is put together to."""
+    valid = analyze_files.validate_parameters({"files": "*.txt", "instructions": "Note it.", **more})
+    return in_its_words(lambda: analyze_files.build(**valid))
+
+
+def test_the_form_is_flat_and_in_order() -> None:
+    """What an analyst needs comes first, each field says what it is for, and choices are choices."""
+    form = analyze_files.parameters.model_dump()
+    fields = sorted(form["properties"].items(), key=lambda field: field[1]["position"])
+    assert [name for name, _ in fields] == ORDER
+    assert all(field["description"] for _, field in fields)
+    assert form["required"] == ["files", "instructions"]
+    shapes = dict(fields)
+    assert shapes["merge"]["enum"] == ["side by side", "merge records"]
+    assert shapes["output"]["format"] == "json-string"
+    assert shapes["credentials"]["block_type_slug"] == "llm-credentials"
+    assert shapes["profile"]["block_type_slug"] == "dispatch-profile"
+    assert (shapes["concurrency"]["minimum"], shapes["min_success"]["maximum"]) == (1, 1)
+
+
+def test_what_a_form_becomes() -> None:
+    """Two fields are enough; each other one says what it changes."""
+    plain = given()
+    assert plain.items == Glob(glob="*.txt")
+    assert isinstance(plain.integrator, Collate)
+    assert (plain.briefs[0].output, plain.briefs[0].name, plain.executor) == ("text", "analysis", None)
+    assert plain.limits == Limits()
+    rich = given(
+        files=["*.txt", "*.md"],
+        fields=["name", {"name": "people", "kind": "list of texts"}],
+        several=True,
+        merge="merge records",
+        identity=["name"],
+        rules={"people": "union"},
+        match=True,
+        review=True,
+        model="openai/test",
+        concurrency=2,
+    )
+    assert rich.items == Glob(glob=("*.txt", "*.md"))
+    assert isinstance(rich.integrator, MergeRecords)
+    assert (rich.integrator.aliases, rich.integrator.records, bool(rich.integrator.match)) == (
+        DECISIONS,
+        "records",
+        True,
+    )
+    assert (rich.review, rich.executor.model, rich.limits.concurrency) == (True, "openai/test", 2)
+    schema = {"type": "object", "properties": {"a": {"$ref": "#/$defs/A"}}, "$defs": {"A": {"type": "string"}}}
+    assert json.loads(given(output=schema).briefs[0].output) == schema
+
+    class Own(BaseModel):
+        year: int
+
+    assert given(output=Own).briefs[0].output is Own
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        pytest.param({"merge": "merge records"}, "merge: texts can't be merged", id="texts-as-records"),
+        pytest.param({"merge": "merge records", "fields": ["a"]}, "identity: name the field", id="no-identity"),
+        pytest.param({"identity": ["a"]}, "identity: it is for records that are merged", id="identity-for-nothing"),
+        pytest.param({"review": True}, "review: it is for records", id="review-of-nothing"),
+        pytest.param({"conflicts": "flag"}, "conflicts: it is for records", id="conflicts-of-nothing"),
+        pytest.param({"fields": ["a"], "output": "{}"}, "output: .* by 'fields' or by 'output'", id="two-forms"),
+        pytest.param({"several": True}, "several: several records need 'fields'", id="several-of-nothing"),
+        pytest.param({"fields": ["a", "a"]}, "fields: 'a' stands there twice", id="a-field-twice"),
+        pytest.param(
+            {"files": "../x"},
+            "files: '../x' must stay below its folder; name another folder as `folder`",
+            id="files-elsewhere",
+        ),
+        pytest.param(
+            {"merge": "merge records", "fields": ["a"], "identity": ["a"], "rules": {"a": "union"}},
+            "'a' belongs to the identity",
+            id="a-rule-that-does-not-fit",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_told(more: dict[str, Any], told: str) -> None:
+    """The message begins with the field of the form, and says the way out."""
+    with pytest.raises(JobError, match=told):
+        given(**more)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        pytest.param({"fields": [{"name": "a b"}]}, "fields", id="a-name-with-a-blank"),
+        pytest.param({"fields": [{"name": "a", "kind": "number", "choices": ["1"]}]}, "are for texts", id="nr"),
+        pytest.param({"output": '{"type": "objekt"}'}, "output.*not a valid JSON Schema", id="schema"),
+        pytest.param({"credentials": "My Key"}, "credentials.*is not the name of a block", id="credentials"),
+        pytest.param({"instructions": " "}, "instructions", id="nothing-to-do"),
+        pytest.param({"concurrency": 0}, "concurrency", id="nothing-at-once"),
+    ],
+)
+def test_a_wrong_value_names_its_field(more: dict[str, Any], told: str) -> None:
+    """Whatever a form can check by itself is told before the run begins."""
+    with pytest.raises(ParameterTypeError, match=told):
+        given(**more)
+
+
+@pytest.mark.parametrize(
+    ("field", "right", "wrong"),
+    [
+        pytest.param("a", "x", 3, id="text"),
+        pytest.param({"name": "a", "kind": "whole number"}, None, 1.5, id="whole"),
+        pytest.param({"name": "a", "kind": "number", "required": True}, 1.5, None, id="required"),
+        pytest.param({"name": "a", "kind": "yes or no"}, True, "yes", id="yes-or-no"),
+        pytest.param({"name": "a", "kind": "date", "about": "When."}, "2024-02-01", "yesterday", id="date"),
+        pytest.param({"name": "a", "choices": ["x", "y"]}, None, "z", id="choices"),
+        pytest.param({"name": "a", "kind": "list of texts", "choices": ["x"]}, ["x"], ["z"], id="list"),
+    ],
+)
+def test_a_field_takes_what_it_says(field: object, right: Any, wrong: Any) -> None:
+    """Each kind of field becomes a schema that takes the one and refuses the other."""
+    schema = schema_of_fields([AnswerField.model_validate(field)])
+    assert problems(schema, {"a": right})[1] == []
+    assert problems(schema, {"a": wrong})[1] != []
+
+
+@pytest.mark.usefixtures("store")
+def test_an_analysis_from_files_to_records(model: OpenAIServer, folder: Path) -> None:
+    """Called inside another flow it asks each file, merges by the rules, and a second run asks nobody."""
+    block = LLMCredentials.model_validate({"api_key": KEY, "api_base": model.url, "model": "openai/test"})
+    block.save("of-the-analyst", overwrite=True)
+    DispatchProfile(credentials=block, limits=Limits(concurrency=3, retries=0)).save("careful", overwrite=True)
+
+    @flow
+    def pipeline(**more: Any) -> Report:  # noqa: ANN401 -- parameters of the form
+        asked: Report = analyze_files(
+            "*.txt",
+            "Note name and year.",
+            fields=["name", AnswerField(name="year", kind="whole number")],
+            merge="merge records",
+            identity=["name"],
+            rules={"year": "max"},
+            folder=str(folder),
+            **more,
+        )
+        return asked
+
+    report = pipeline(credentials=block, out="report")
+    assert report.status == "complete"
+    assert report.value == {"records": [{"name": "ISC", "year": 1990}, {"name": "MIT", "year": 1988}], "gaps": []}
+    assert (folder / "report" / "report.md").exists()
+    assert model.requests[-1].headers["authorization"] == f"Bearer {KEY}"
+    again = pipeline(profile="careful", concurrency=5)
+    assert (again.usage.cached, model.count) == (3, 3)
+    limits: Any = again.run["limits"]
+    assert (limits["concurrency"], limits["retries"]) == (5, 0)
+    assert KEY not in again.model_dump_json()
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_that_cannot_be_is_told_first(model: OpenAIServer, folder: Path) -> None:
+    """No such block, no model, no file, an unsaved key: a sentence, and nobody was asked."""
+    LLMCredentials.model_validate({"api_base": model.url}).save("without-a-model", overwrite=True)
+    asked, wrong = model.count, cast("Any", analyze_files)
+    for more, told in (
+        ({"credentials": "nobody"}, "credentials: this Prefect server has no LLMCredentials block 'nobody'"),
+        ({"credentials": "without-a-model"}, "model: the credentials 'without-a-model' have no default model"),
+        ({"credentials": LLMCredentials()}, "credentials: this LLMCredentials isn't saved"),
+        ({"files": "*.pdf", "model": "openai/test"}, "There are no items: the glob '\\*.pdf'"),
+        ({"min_success": 0.5, "model": "openai/test", "instructions": "See {x}."}, "{x} has no value"),
+    ):
+        with pytest.raises(JobError, match=told):
+            wrong(**{"files": "*.txt", "instructions": "Note it.", "folder": str(folder), **more})
+    assert model.count == asked
+
+
+def test_options_keep_the_form() -> None:
+    """A flow with another name, say, is still put together in the same way."""
+    other = analyze_files.with_options(name="mine")
+    assert (other.name, other.build) == ("mine", analyze_files.build)
+    assert other.validate_parameters({"files": "x", "instructions": "y", "credentials": ""})["credentials"] is None
