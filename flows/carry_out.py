@@ -12,6 +12,7 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed
 
 from prefect_dispatch.errors import DispatchFailed
+from prefect_dispatch.flows.assets import tell_files
 from prefect_dispatch.flows.batch import batched
 from prefect_dispatch.flows.cancel import INTERRUPTIONS, cancelled
 from prefect_dispatch.flows.events import tell
@@ -122,7 +123,7 @@ def carry_out(
             log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
         report = memory.compared(report)
         if files is not None:
-            write_files(report, files)
+            tell_files(report, write_files(report, files), parts.items, place)
             if lacking := write_page(report, files, job.briefs, job.items):
                 log.warning("%s", lacking)
                 files = None
