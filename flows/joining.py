@@ -8,6 +8,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from prefect_dispatch.errors import InvalidOutput, JobError, MergeError
 from prefect_dispatch.fingerprint import canonical
+from prefect_dispatch.inert import shown
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.consensus import Consensus
 from prefect_dispatch.integrators.kinds import AnyIntegrator
 from prefect_dispatch.integrators.merge_records import MergeRecords
@@ -21,9 +23,14 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from prefect_dispatch.ledger import Merge
     from prefect_dispatch.models import Brief, Item, Outcome
 
 Joiner = Consensus | MergeRecords
+MOST_TOLD = 20
+"""Values that a join removed, at most, that are named."""
+MOST_SHOWN = 200
+"""Characters of one that are shown."""
 _KEY = "{key}"
 _WAY_OUT = (
     "give split.join an integrator, such as {kind: merge_records, identity: [name]}; identity: ['{key}'] makes one "
@@ -61,10 +68,13 @@ class Joins:
         said = [part.model_copy(update={"brief": f"{brief.name}-{n}"}) for n, part in enumerate(parts, 1)]
         briefs = _as_samples(brief, len(parts))
         try:
-            value = cast("dict[str, list[JsonValue]]", merge_by(joiner, briefs, said).value)
+            merge = merge_by(joiner, briefs, said)
         except MergeError as error:
             raise InvalidOutput(f"The answers to its parts can't be joined: {error}", problems=[str(error)]) from None
-        return _answer(joiner, value, values), f"{len(parts)} parts, joined by {joiner.kind}"
+        if wrong := [*map(str, audit(merge, said, briefs, joiner))]:
+            raise InvalidOutput(f"The joined answer failed its audit: {' '.join(wrong[:5])}", problems=wrong)
+        answer = _answer(joiner, cast("dict[str, list[JsonValue]]", merge.value), values)
+        return answer, f"{len(parts)} parts, joined by {joiner.kind}{_removed(merge)}"
 
 
 def _joiner(brief: Brief, items: Sequence[Item], folder: Path) -> Joiner | None:
@@ -93,6 +103,21 @@ def _joiner(brief: Brief, items: Sequence[Item], folder: Path) -> Joiner | None:
         )
     fewest = max(2, joiner.min_votes) if isinstance(joiner, Consensus) else 2
     return cast("Joiner", ready(joiner, _as_samples(brief, fewest), items, folder))
+
+
+def _removed(merge: Merge) -> str:
+    """Return what rules removed of what was said of a part: the report has no other row for it."""
+    lost = [(row, loser) for row in merge.fields for loser in row.losers]
+    if not lost:
+        return ""
+    told = [f"{row.path.rpartition('/')[2] or row.path} {_short(loser.value)} by {row.rule}" for row, loser in lost]
+    more = f" and {len(lost) - MOST_TOLD} more" if len(lost) > MOST_TOLD else ""
+    return f"; removed: {', '.join(told[:MOST_TOLD])}{more}"
+
+
+def _short(value: JsonValue) -> str:
+    text = shown(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 1]}…"
 
 
 def _as_samples(brief: Brief, parts: int) -> list[Brief]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from prefect_dispatch import Brief, Item, Outcome
 from prefect_dispatch.errors import InvalidOutput
-from prefect_dispatch.flows.joining import Joins
+from prefect_dispatch.flows.joining import MOST_SHOWN, MOST_TOLD, Joins
 from prefect_dispatch.integrators.merge_records import MergeRecords
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def joined(output: object, join: object, values: Sequence[JsonValue]) -> tuple[J
             {"kind": "merge_records", "identity": ["name"], "rules": {"year": "max"}},
             [[{"name": "MIT", "year": 1987}], [{"name": "mit", "year": 1988}, {"name": "BSD"}]],
             [{"name": "BSD"}, {"name": "MIT", "year": 1988}],
-            "2 parts, joined by merge_records",
+            "2 parts, joined by merge_records; removed: name mit by priority, year 1987 by max",
             id="records",
         ),
         pytest.param(
@@ -70,7 +70,7 @@ def joined(output: object, join: object, values: Sequence[JsonValue]) -> tuple[J
             {"kind": "merge_records", "identity": ["name"]},
             [{"name": "MIT"}, {"name": "mit", "year": 1988}],
             {"name": "MIT", "year": 1988},
-            "2 parts, joined by merge_records",
+            "2 parts, joined by merge_records; removed: name mit by priority",
             id="one-record-by-name",
         ),
         pytest.param(
@@ -78,7 +78,7 @@ def joined(output: object, join: object, values: Sequence[JsonValue]) -> tuple[J
             {"kind": "merge_records", "identity": ["name"], "records": "all.found"},
             [{"all": {"found": [{"name": "b"}]}}, {"all": {"found": [{"name": "a"}, {"name": "B"}]}}],
             {"all": {"found": [{"name": "a"}, {"name": "B"}]}},
-            "2 parts, joined by merge_records",
+            "2 parts, joined by merge_records; removed: name b by priority",
             id="records-inside",
         ),
         pytest.param(
@@ -86,7 +86,7 @@ def joined(output: object, join: object, values: Sequence[JsonValue]) -> tuple[J
             {"kind": "consensus"},
             [{"free": True}, {"free": False}, {"free": True}],
             {"free": True},
-            "3 parts, joined by consensus",
+            "3 parts, joined by consensus; removed: free false by majority",
             id="consensus",
         ),
     ],
@@ -125,6 +125,31 @@ def test_a_model_is_joined_by_its_schema() -> None:
     """As any object."""
     join = {"kind": "merge_records", "identity": ["{key}"], "rules": {"tags": "union"}}
     assert joined(Tags, join, [{"tags": ["b"]}, {"tags": ["a"]}])[0] == {"tags": ["a", "b"]}
+
+
+def test_what_a_join_removes_is_told() -> None:
+    """Each value, with the rule that removed it: parts have no rows of their own. Of many, and of long ones, some."""
+    parts: list[JsonValue] = [[{"name": f"n{n}", "year": n + at} for n in range(MOST_TOLD + 3)] for at in (0, 1)]
+    how = joined(LIST, {"kind": "merge_records", "identity": ["name"], "rules": {"year": "min"}}, parts)[1]
+    assert how.startswith("2 parts, joined by merge_records; removed: year 1 by min, ")
+    assert how.endswith(" by min and 3 more")
+    record = {"kind": "merge_records", "identity": ["{key}"]}
+    how = joined(RECORD, record, [{"name": "a"}, {"name": "x" * 500}])[1]
+    assert how.endswith(f"removed: name {'x' * (MOST_SHOWN - 1)}… by priority")
+
+
+def test_a_join_that_drops_what_a_part_says_is_a_failed_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is held to the audit, as the merge of a run is."""
+    whole = MergeRecords.merge
+
+    def dropping(self: MergeRecords, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
+        merge = whole(self, briefs, outcomes)
+        value: Any = merge.value
+        return merge.model_copy(update={"value": {**value, "records": value["records"][:1]}})
+
+    monkeypatch.setattr(MergeRecords, "merge", dropping)
+    with pytest.raises(InvalidOutput, match="The joined answer failed its audit: .*recall"):
+        joined(LIST, {"kind": "merge_records", "identity": ["name"]}, [[{"name": "a"}], [{"name": "b"}]])
 
 
 def test_an_integrator_that_breaks_is_a_failed_item(monkeypatch: pytest.MonkeyPatch) -> None:
