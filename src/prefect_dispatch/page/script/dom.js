@@ -119,7 +119,7 @@ function table(header, rows, numeric = []) {
   const cls = (column) => ({ class: numeric.includes(column) ? "num" : null });
   const first = (cell, column) => (column ? el("td", cls(column), cell) : el("th", { scope: "row" }, cell));
   return el("div", { class: "scroll" }, el("table", {},
-    el("thead", {}, el("tr", {}, header.map((name, column) => el("th", { scope: "col", ...cls(column) }, name)))),
+    el("thead", {}, el("tr", {}, header.map((name, column) => (name ? el("th", { scope: "col", ...cls(column) }, name) : el("td"))))),
     el("tbody", {}, rows.map((row) => el("tr", {}, row.map(first)))),
   ));
 }

@@ -32,7 +32,7 @@ function sheetHead(row) {
     if (step && !event.altKey && !event.ctrlKey && !event.metaKey && !(event.target.closest("pre"))) go(step);
   };
   const button = (label, step) => el("button", { class: "button", type: "button", disabled: order[place + step] === undefined, onclick: () => go(step) }, label);
-  return el("header", { class: "sheet-head" },
+  return el("div", { class: "sheet-head" },
     el("div", {}, el("h2", { id: "item-title", tabindex: -1 }, row.item),
       el("div", { class: "pills" }, row.brief ? pill(row.brief) : null, row.disposition ? pill(row.disposition) : null, row.change ? pill(row.change) : null, row.origin ? pill(row.origin, "") : null, row.model ? pill(row.model, "") : null)),
     el("div", { class: "moves" }, button("← Previous", -1), button("Next →", 1),
