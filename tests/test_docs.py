@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import sys
+from functools import cache
 from importlib.metadata import metadata
 from pathlib import Path
 from types import ModuleType
@@ -335,6 +336,7 @@ def codes(page: Path) -> set[str]:
     return {child.content for children in inline for child in children if child.type == "code_inline"}
 
 
+@cache
 def functions(file: Path) -> set[str]:
     """Return the names of the functions of a file."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
