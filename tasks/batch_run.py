@@ -7,15 +7,18 @@ import time
 from typing import TYPE_CHECKING, TypeVar
 from uuid import UUID
 
+from prefect.logging import get_run_logger
 from pydantic import Field
 
 from prefect_dispatch.bounds import ceiling_of
-from prefect_dispatch.errors import BudgetError, BusyError, TransientError
+from prefect_dispatch.errors import BudgetError, TransientError
 from prefect_dispatch.executors.base import Ask
 from prefect_dispatch.executors.batch import BatchAPI
 from prefect_dispatch.models import Attempt, Usage
 from prefect_dispatch.strict import Strict
+from prefect_dispatch.tasks.cutting import is_learned
 from prefect_dispatch.tasks.loop import in_thread
+from prefect_dispatch.tasks.patience import Patience
 from prefect_dispatch.tasks.stops import require_wanted
 from prefect_dispatch.tasks.store import answer_in, usable
 
@@ -110,11 +113,11 @@ class BatchRun:
         """Return what has neither an answer nor had all of its rounds."""
         return [
             name
-            for name, (_, who, _) in self.work.items()
+            for name, (work, who, place) in self.work.items()
             if name not in self.answered
             and name not in self._unaffordable
             and len(self.tried(name)) < who.rounds
-            and (name in self.again or not self.is_stored(name))
+            and (name in self.again or not (self.is_stored(name) or is_learned(place.shelf, work)))
         ]
 
     def is_stored(self, name: str) -> bool:
@@ -170,18 +173,24 @@ class BatchRun:
         """Return what this run has of the work of a batch."""
         return tuple(name for name in record.work if name in self.work)
 
-    async def patiently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Return what a call brings, tried again for as long as a busy provider may be waited for."""
-        began, pause = time.monotonic(), LEAST_S
+    async def patiently(self, call: Callable[[], Awaitable[T]], *, submitted: bool = False) -> T:
+        """Return what a call brings: waited for where the provider is busy, else retried as the limits say.
+
+        Args:
+            call: Makes the call.
+            submitted: Whether it is about a batch that is under way: then whatever is wrong is waited for.
+
+        Raises:
+            ExecutorError: If it brings nothing.
+        """
+        patience = Patience(self._gate.limits, submitted=submitted, least_s=LEAST_S, most_s=MOST_S)
         while True:
             try:
                 return await call()
             except TransientError as error:
-                pause = max(pause, (error.retry_after_s or 0.0) if isinstance(error, BusyError) else 0.0)
-                if time.monotonic() - began + pause > self._gate.limits.wait_s:
-                    raise
-            await self.pause(pause)
-            pause = min(2 * pause, MOST_S)
+                pause_s, left = patience.after(error)
+                get_run_logger().warning("A batch goes on in %.1f s (%s): %s", pause_s, left, error)
+            await self.pause(pause_s)
 
     async def pause(self, seconds: float) -> None:
         """Wait, as long as the run is wanted."""

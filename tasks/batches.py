@@ -17,6 +17,7 @@ from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.models import Answer, Attempt, Rejection, Usage
 from prefect_dispatch.tasks.batch_run import NotYetError
 from prefect_dispatch.tasks.batch_submitting import under_way
+from prefect_dispatch.tasks.cutting import TOO_LONG, learn
 from prefect_dispatch.tasks.holds import held
 from prefect_dispatch.tasks.loop import in_thread
 from prefect_dispatch.tasks.store import PREFIX
@@ -78,7 +79,7 @@ async def _ended(run: BatchRun, record: BatchRecord, *, waits: bool) -> bool:
 
 async def _look(run: BatchRun, record: BatchRecord) -> Batch:
     api = run.api(run.ours(record)[0])
-    return await run.patiently(lambda: api.look(record.batch))
+    return await run.patiently(lambda: api.look(record.batch), submitted=True)
 
 
 async def _gather(run: BatchRun, record: BatchRecord) -> None:
@@ -87,7 +88,7 @@ async def _gather(run: BatchRun, record: BatchRecord) -> None:
     names = run.ours(current) if current else ()
     if current and names:
         api, batch = run.api(names[0]), await _look(run, record)
-        found = await run.patiently(lambda: api.answers(batch, names))
+        found = await run.patiently(lambda: api.answers(batch, names), submitted=True)
         if batch.status == "failed" and not found:
             await in_thread(run.records.end, current, current.work)
             raise TerminalError(f"batch {batch.id} was refused as a whole: {batch.problems}", kind="batch")
@@ -111,6 +112,8 @@ def _tried(run: BatchRun, name: str, said: Reply | ExecutorError) -> Attempt:
     """Store what was said, if it is valid; return what was tried."""
     work, _, place = run.work[name]
     if not isinstance(said, Reply):
+        if work.brief.split and said.kind in TOO_LONG:  # in its parts it is asked live, and not as a whole once more
+            learn(place.shelf, work)
         usage = said.usage or Usage(requests=1, unsettled=1)
         return Attempt(usage=usage, error=f"{said.kind}: {hushed(said, work.item)}")
     try:

@@ -12,7 +12,9 @@
 - `tamper(answers, errors)`: rewrites the lines of both files: lost, doubled, mixed up, broken.
 - `create`: what happens when a batch is created: `fine`; `lost` (it is, and the connection ends); `held` (it is, and
   nothing is said until `server.let_go` is set); or a `Behaviour` with a status, and it isn't created.
+- `upload`: what happens when a file is handed in: `fine`, or a `Behaviour` with a status.
 - `lists`: whether the provider lists its batches.
+- `stumbles`: how often a look at a batch gets a 500 first.
 - `gone`: batches that it knows nothing of any more.
 
 `server.batches` has every batch that was created, each with its `requests`; `server.live` the other requests.
@@ -32,7 +34,7 @@ from typing import Any, Literal
 
 from aiohttp import web
 
-from tests.openai_server import Behave, Behaviour, OpenAIServer, document, openai_server
+from tests.openai_server import Behave, Behaviour, OpenAIServer, document, failure, openai_server
 
 Ended = Literal["completed", "failed", "expired", "cancelled"]
 Tamper = Callable[[list[str], list[str]], tuple[list[str], list[str]]]
@@ -61,11 +63,14 @@ class BatchServer:
     end: Ended | Callable[[int], Ended] = "completed"
     tamper: Tamper = lambda answers, errors: (answers, errors)
     create: Literal["fine", "lost", "held"] | Behaviour = "fine"
+    upload: Literal["fine"] | Behaviour = "fine"
     lists: bool = True
     page: int = 100
+    stumbles: int = 0
     gone: set[str] = field(default_factory=set[str])
     batches: list[Submitted] = field(default_factory=list[Submitted])
     uploads: int = 0
+    creations: int = 0
     let_go: threading.Event = field(default_factory=threading.Event)
     _files: dict[str, str] = field(default_factory=dict[str, str])
     _asked: Counter[str] = field(default_factory=Counter[str])
@@ -99,6 +104,8 @@ class BatchServer:
         form = await request.post()
         file: Any = form["file"]
         self.uploads += 1
+        if isinstance(self.upload, Behaviour):
+            return _failed(self.upload)
         name = self._store(file.file.read().decode())
         about = {"bytes": len(self._files[name]), "created_at": int(time.time()), "filename": "requests.jsonl"}
         return web.json_response({"id": name, "object": "file", "purpose": "batch", "status": "processed", **about})
@@ -112,9 +119,10 @@ class BatchServer:
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        self.creations += 1
         assert body["endpoint"] == "/v1/chat/completions"
         if isinstance(self.create, Behaviour):
-            return web.Response(status=self.create.status, text=self.create.body, content_type="application/json")
+            return _failed(self.create)
         requests = [json.loads(line) for line in self._files[body["input_file_id"]].splitlines()]
         batch = Submitted(
             f"batch_{len(self.batches) + 1}", requests, body["metadata"], body["input_file_id"], int(time.time())
@@ -131,7 +139,7 @@ class BatchServer:
 
     async def _list(self, request: web.Request) -> web.Response:
         if not self.lists:
-            return web.json_response({"error": {"message": "not here", "type": "x", "code": None}}, status=405)
+            return _missing()
         newest = self.batches[::-1]
         after = request.query.get("after")
         start = next((place + 1 for place, batch in enumerate(newest) if batch.name == after), 0)
@@ -144,6 +152,9 @@ class BatchServer:
         batch = next((batch for batch in self.batches if batch.name == name), None)
         if batch is None or name in self.gone:
             return _missing()
+        if self.stumbles:
+            self.stumbles -= 1
+            return _failed(failure(500, "it broke"))
         batch.looked += 1
         if batch.looked > self.looks and batch.status == "in_progress":
             number = self.batches.index(batch) + 1
@@ -165,7 +176,7 @@ class BatchServer:
 
     def _told(self, batch: Submitted) -> dict[str, Any]:
         problems = {"object": "list", "data": [{"code": "x", "message": "line 1 is no request", "line": 1}]}
-        done = len(batch.requests) if batch.status != "in_progress" else batch.looked
+        done = len(batch.requests) if batch.status != "in_progress" else batch.looked // 2
         return {
             "id": batch.name,
             "object": "batch",
@@ -194,6 +205,10 @@ def _line(number: int, request: dict[str, Any], behaviour: Behaviour) -> tuple[b
     response = {"status_code": behaviour.status, "request_id": f"r{number}", "body": body}
     line = {"id": f"batch_req_{number}", "custom_id": request["custom_id"], "response": response, "error": None}
     return good, json.dumps(line)
+
+
+def _failed(how: Behaviour) -> web.Response:
+    return web.Response(status=how.status, text=how.body, content_type="application/json")
 
 
 def _missing() -> web.Response:

@@ -174,6 +174,13 @@ def test_a_list_without_an_end_is_not_searched_for_ever(monkeypatch: pytest.Monk
         asyncio.run(find(server))
 
 
+def test_a_provider_without_a_list_is_told() -> None:
+    """A server of one's own may have batches and no list of them: nobody can be found there."""
+    with batch_server(lists=False) as server, pytest.raises(RejectedError, match="lists no batches") as caught:
+        asyncio.run(api_of(server).find("x", time.time()))
+    assert caught.value.kind == "no_list"
+
+
 def test_parameters_that_a_model_does_not_take() -> None:
     """Told before anything is sent, as of a live call."""
     api = BatchAPI(LLM(model="openai/o3-mini", params={"temperature": 0.3}))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pytest
 from prefect.settings import PREFECT_API_URL
@@ -57,7 +58,8 @@ def run(server: BatchServer, *items: str, brief: Brief = SIZES, **more: Any) -> 
     """Return the report of a run, however it ended."""
     who: Any = {name: more.pop(name) for name in ("rounds", "usd_per_million", "params", "mode") if name in more}
     flow = {name: more.pop(name) for name in ("refresh",) if name in more}
-    limits = Limits(retry_delay_s=0, retries=0, reasks=0, timeout_s=20, **more)
+    given: dict[str, Any] = {"retry_delay_s": 0, "retries": 0, "reasks": 0, "timeout_s": 20, **more}
+    limits = Limits(**given)
     executor = LLM.model_validate({"model": "openai/test", "api_base": server.url, "mode": "batch", **who})
     try:
         return cast("Report", cast("Any", dispatch)([brief], items, executor=executor, limits=limits, **flow))
@@ -65,13 +67,14 @@ def run(server: BatchServer, *items: str, brief: Brief = SIZES, **more: Any) -> 
         return error.report
 
 
-def test_one_batch_answers_everything(store: Path) -> None:
+def test_one_batch_answers_everything(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Half the price, no live call, nothing left of the batch's records; again, nothing is asked."""
-    with batch_server(GOOD, looks=2) as server:
+    with batch_server(GOOD, looks=5) as server:
         report = run(server, *"abc", usd_per_million=(2, 4))
         assert (report.status, report.usage.asked, report.usage.requests) == ("complete", 3, 3)
         assert report.usage.cost_usd == pytest.approx(3 * (10 * 1e-6 + 5 * 2e-6))
         assert [len(batch.requests) for batch in server.batches] == [3]
+        assert re.findall(r"(\d) of 3 worked off", caplog.text) == ["1", "2"]
         assert not [file.name for file in store.iterdir() if "batch" in file.name]
         again = run(server, *"abc")
         assert (again.usage.asked, again.usage.cached, again.usage.requests) == (0, 3, 0)
@@ -143,6 +146,27 @@ def test_what_failed_goes_into_another_batch_by_choice() -> None:
         assert [len(batch.requests) for batch in server.batches] == [len(KINDS) + 1, len(KINDS) - 1]
         assert (report.status, server.live.count) == ("complete", 0)
         assert report.usage.requests == 2 * len(KINDS)
+
+
+def test_what_is_too_long_for_a_batch_is_asked_in_parts() -> None:
+    """Live and at once: neither in another batch nor live is the whole sent again."""
+
+    def short(request: dict[str, Any], n: int) -> Behaviour:
+        too_long = {"alpha", "gamma"} <= set(document(request).split())
+        return failure(400, "too long", code="context_length_exceeded") if too_long else Behaviour(content="fine")
+
+    brief = Brief.model_validate({"name": "say", "instructions": "Say it.", "split": {"by": "words"}})
+    with batch_server(short) as server:
+        report = run(server, "short", "alpha beta gamma", brief=brief, rounds=3)
+        assert [len(batch.requests) for batch in server.batches] == [2]
+        assert (report.status, server.live.count, report.usage.requests) == ("complete", 2, 4)
+        attempts = outcomes(report)["alpha beta gamma"].attempts
+        assert [(each.part, (each.error or "").partition(":")[0]) for each in attempts] == [
+            ("", "context_length"),
+            ("1", ""),
+            ("2", ""),
+        ]
+        assert run(server, "short", "alpha beta gamma", brief=brief).usage.requests == 0
 
 
 @pytest.mark.parametrize(("end", "kind"), [("expired", "expired"), ("cancelled", "missing")])
@@ -217,11 +241,12 @@ def test_a_plan_tells_the_price_of_a_batch() -> None:
 
 RUN = """
 import sys
-from prefect_dispatch import LLM, Brief, dispatch
+from prefect_dispatch import LLM, Brief, Limits, dispatch
 from prefect_dispatch.tasks import batch_run
 from tests.flows.test_batch import SIZES
 batch_run.LEAST_S = 0.05
-dispatch([SIZES], list("abc"), executor=LLM(model="openai/test", api_base=sys.argv[1], mode="batch"))
+who, limits = LLM(model="openai/test", api_base=sys.argv[1], mode="batch"), Limits(retry_delay_s=600)
+dispatch([SIZES], list("abc"), executor=who, limits=limits)
 """
 
 
@@ -229,14 +254,14 @@ dispatch([SIZES], list("abc"), executor=LLM(model="openai/test", api_base=sys.ar
 def child(store: Path) -> Callable[[BatchServer], subprocess.Popen[bytes]]:
     """Start a run in a process of its own, on this server and this store."""
 
-    def start(server: BatchServer) -> subprocess.Popen[bytes]:
+    def start(server: BatchServer, log: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         own = {"PREFECT_LOCAL_STORAGE_PATH": str(store), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
         return subprocess.Popen(  # noqa: S603 -- this interpreter, a fixed text
             [sys.executable, "-c", RUN, server.url],
             env={**os.environ, **own},
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            stderr=log,
         )
 
     return start
@@ -263,6 +288,21 @@ def test_a_run_that_is_ended_while_it_waits_is_followed_up(
         report = run(server, *"abcd")
         assert [len(batch.requests) for batch in server.batches] == [3, 1]
         assert (report.status, report.usage.asked, report.usage.requests, server.live.count) == ("complete", 4, 4, 0)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_ended_before_it_tries_again_says_so(
+    child: Callable[..., subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    """A provider fails, the next try is minutes away, and the process is told to end: Cancelled, with the count."""
+    log = tmp_path / "log"
+    with batch_server(GOOD, create=failure(500, "it broke")) as server:
+        with log.open("wb") as stream:
+            process = child(server, stream.fileno())
+        killed(process, lambda: b"A batch goes on in 600.0 s" in log.read_bytes(), signal.SIGTERM)
+        assert "Cancelled: 0 of 3 answered. What came back is stored" in log.read_text()
+        server.create = "fine"
+        assert (run(server, *"abc").status, len(server.batches), server.live.count) == ("complete", 1, 0)
 
 
 @pytest.mark.slow
@@ -320,6 +360,30 @@ def test_a_provider_that_is_not_there_for_a_while() -> None:
         assert len(server.batches) == 1
 
 
+@pytest.mark.parametrize("step", ["upload", "create"])
+def test_a_provider_that_fails_is_tried_as_often_as_the_limits_say(
+    step: Literal["upload", "create"], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A 5xx is no wait: it is retried, the log says each time, and then the run ends; nothing is asked live."""
+    with batch_server(GOOD, **{step: failure(500, "it broke")}) as server:
+        report = run(server, "a", retries=2)
+        assert (report.status, report.usage.requests, server.live.count) == ("failed", 0, 0)
+        assert "it broke" in report.message
+        assert {"upload": server.uploads, "create": server.creations}[step] == 3
+        assert [f"retry {n} of 2, limits.retries): " in caplog.text for n in (1, 2, 3)] == [True, True, False]
+        setattr(server, step, "fine")
+        assert run(server, "a").status == "complete"
+        assert len(server.batches) == 1
+
+
+def test_a_batch_that_is_under_way_is_looked_at_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever the provider answers meanwhile: it is waited for as a busy one is, and nothing is paid again."""
+    with batch_server(GOOD, stumbles=2) as server:
+        assert run(server, "a").status == "complete"
+        assert (len(server.batches), server.live.count) == (1, 0)
+    assert caplog.text.count("A batch goes on in 0.0 s (") + caplog.text.count("A batch goes on in 0.1 s (") == 2
+
+
 def test_a_batch_of_which_the_provider_knows_nothing_any_more(child: Callable[..., subprocess.Popen[bytes]]) -> None:
     """All that was in it is told as missing, and asked live."""
     with batch_server(GOOD, gone={"batch_1"}) as server:
@@ -341,6 +405,23 @@ def test_two_runs_share_a_batch() -> None:
         assert sorted(len(batch.requests) for batch in server.batches) == [1, 3]
     assert [report.status for report in reports] == ["complete", "complete"]
     assert sum(report.usage.requests for report in reports) == 4
+
+
+def test_an_answer_that_came_live_meanwhile_is_kept() -> None:
+    """A run that doesn't wait for the batch has asked the same: the batch replaces nothing, and is counted."""
+
+    def numbered(request: dict[str, Any], n: int) -> Behaviour:
+        return Behaviour(content=json.dumps({"size": n}))
+
+    with batch_server(numbered, looks=10**6) as server, ThreadPoolExecutor(2) as threads:
+        waiting = threads.submit(run, server, "a", "b")
+        while not server.batches:
+            time.sleep(0.01)
+        threads.submit(run, server, "a", mode="live").result()
+        server.looks = 0
+        report = waiting.result()
+    assert {outcome.item: outcome.value for outcome in report.outcomes} == {"a": {"size": 1}, "b": {"size": 1}}
+    assert (report.usage.requests, server.live.count) == (2, 1)
 
 
 def test_each_model_has_a_batch_of_its_own() -> None:

@@ -148,7 +148,7 @@ def test_a_join_that_drops_what_a_part_says_is_a_failed_item(monkeypatch: pytest
         return merge.model_copy(update={"value": {**value, "records": value["records"][:1]}})
 
     monkeypatch.setattr(MergeRecords, "merge", dropping)
-    with pytest.raises(InvalidOutput, match="The joined answer failed its audit: .*recall"):
+    with pytest.raises(InvalidOutput, match=r"The joined answer failed its audit: .*recall"):
         joined(LIST, {"kind": "merge_records", "identity": ["name"]}, [[{"name": "a"}], [{"name": "b"}]])
 
 

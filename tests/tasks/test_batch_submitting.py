@@ -13,10 +13,10 @@ from prefect.results import get_result_store
 
 from prefect_dispatch import LLM, Brief, Limits
 from prefect_dispatch.gate import Gate
-from prefect_dispatch.models import Item
+from prefect_dispatch.models import Attempt, Item, Usage
 from prefect_dispatch.tasks import batch_run, batch_submitting
 from prefect_dispatch.tasks.batch_records import BatchRecord, BatchRecords
-from prefect_dispatch.tasks.batch_run import BatchRun
+from prefect_dispatch.tasks.batch_run import BatchRun, Gathered
 from prefect_dispatch.tasks.once import Place
 from prefect_dispatch.tasks.run_brief import answer_shelf, run_brief
 from prefect_dispatch.tasks.store import key_of
@@ -36,7 +36,7 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_run, "LEAST_S", 0.02)
 
 
-def run_of(server: BatchServer) -> BatchRun:
+def run_of(server: BatchServer, limits: Limits | None = None, before: Gathered | None = None) -> BatchRun:
     """Return a run with two items."""
     executor = LLM(model="openai/test", api_base=server.url, mode="batch")
     items = [Item(key=key, value=key) for key in "ab"]
@@ -45,7 +45,8 @@ def run_of(server: BatchServer) -> BatchRun:
         each.fingerprint: (each, executor, Place(store, key_of(each.fingerprint), None))
         for each in work_of([Brief(name="words", instructions="Say it.")], items, executor)
     }
-    return BatchRun(work, BatchRecords(answer_shelf()), Gate(Limits()), run=str(uuid4()))
+    gate = Gate(limits or Limits())
+    return BatchRun(work, BatchRecords(answer_shelf()), gate, run=str(uuid4()), before=before)
 
 
 def intent(run: BatchRun, begun: float) -> BatchRecord:
@@ -127,3 +128,35 @@ def test_what_is_gathered_in_part_stays_for_others() -> None:
         assert [each.work for each in run.records.under_way(record.work)] == [record.work[1:]]
         run.records.end(record.model_copy(update={"work": record.work[1:]}), record.work[1:])
         assert run.records.under_way(record.work) == []
+
+
+def test_what_another_batch_has_taken_over_stays_under_way() -> None:
+    """Two machines submitted the same in one moment: who strikes out the first batch leaves the note of the second."""
+    with batch_server() as server:
+        run = run_of(server)
+        first, second = intent(run, 0.0), intent(run, 0.0)
+        run.records.end(first, first.work)
+        assert run.records.read(first.tag) is None
+        assert run.records.under_way(second.work) == [second]
+
+
+@pytest.mark.parametrize(("spent", "sent"), [(1, 1), (2, 0)])
+def test_what_a_run_has_spent_before_it_gave_its_worker_back_counts(spent: int, sent: int) -> None:
+    """Against its budget: two requests in all; where none is left, nothing is submitted."""
+    with batch_server() as server:
+        earlier = Gathered(attempts={"f" * 64: (Attempt(usage=Usage(requests=1)),) * spent})
+        run = run_of(server, Limits(budget_requests=2), earlier)
+        assert len(met(run)) == len(server.batches) == server.uploads == sent
+        assert len(run.so_far().unaffordable) == 2 - sent
+        assert all("limits.budget_requests is 2" in why for why in run.so_far().unaffordable.values())
+
+
+def test_what_another_run_has_gathered_takes_no_room() -> None:
+    """A batch of both counts in the budgets of both while it is under way, and then in that of who gathered it."""
+    with batch_server() as server:
+        run = run_of(server, Limits(budget_requests=2))
+        record = intent(run, 0.0)
+        run.hold_sent(record)
+        assert not run.hold(record.work[0], None)
+        run.free(record)
+        assert run.hold(record.work[0], None)
