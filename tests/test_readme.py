@@ -52,7 +52,7 @@ def test_its_rule_for_long_items_is_one(tmp_path: Path) -> None:
     parts = [Outcome(brief="people", item="a", status="succeeded", value=[{"name": name}]) for name in ("Ada", "ada")]
     assert Joins(job.briefs, items, tmp_path)(job.briefs[0], parts) == (
         [{"name": "Ada"}],
-        "2 parts, joined by merge_records",
+        "2 parts, joined by merge_records; removed: name ada by priority",
     )
 
 
