@@ -272,7 +272,7 @@ def test_findings_lead_to_items(browser: Browser, some: str) -> None:
         window.locator(".side.lost .link").first.click()
         expect(window.get_by_text("was not kept at")).to_be_visible()
         window.keyboard.press("Escape")
-        window.get_by_role("button", name="timeout", exact=True).click()
+        window.locator(".classes").get_by_role("button", name="timeout").click()
         expect(window.get_by_label("Failure")).to_have_value("timeout")
         window.get_by_role("button", name="Clear").click()
         expect(window.locator(".shown")).to_have_text("60 of 60 rows")

@@ -115,17 +115,15 @@ function renderFindings(view) {
 /** Return every item without an answer, after how many there are of each class. */
 function gaps() {
   const entries = ledger.rows.filter((row) => row.status !== "succeeded");
-  const line = (row) => el("div", { class: "entry" },
-    el("p", { class: "where" }, pill(row.kind || row.status, row.status === "skipped" ? "warn" : "bad"), itemLink(row.brief, row.item)),
-    el("p", { class: "said" }, row.error));
+  const line = (row) => el("div", { class: "entry where" },
+    pill(row.kind || row.status, row.status === "skipped" ? "warn" : "bad"), itemLink(row.brief, row.item), el("span", { class: "said note" }, row.error));
   const found = longCard("Gaps", entries, line, report.counts.gaps, (row) => [row.item, row.brief, row.kind, row.error].join(" "));
-  found?.querySelector("h3").after(el("div", { class: "narrow" }, failureTable()));
+  found?.querySelector("h3").after(classes());
   return found;
 }
 
-/** Return failures by class, each with the way to its rows. */
-function failureTable() {
-  const rows = Object.entries(report.failures).map(([kind, count]) => [
-    el("button", { class: "link", type: "button", onclick: () => showLedger({ kind }) }, kind), number(count)]);
-  return table(["class", "items"], rows, [1]);
+/** Return how many failed in each way, each with the way to its rows. */
+function classes() {
+  return el("p", { class: "classes no-print" }, Object.entries(report.failures).map(([kind, count]) =>
+    el("button", { class: "button", type: "button", onclick: () => showLedger({ kind }) }, kind, " ", el("b", {}, number(count)))));
 }

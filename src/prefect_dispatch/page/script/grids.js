@@ -61,20 +61,20 @@ function ledgerColumns() {
   const any = (field) => ledger.rows.some((row) => row[field]);
   return [
     // Rows come in the order of their keys, numbers by value.
-    { field: "item", headerName: "Item", flex: 2, minWidth: 160, comparator: (_a, _b, one, other) => one.data.id - other.data.id },
+    { field: "item", headerName: "Item", flex: 2, minWidth: 140, comparator: (_a, _b, one, other) => one.data.id - other.data.id },
     new Set(ledger.rows.map((row) => row.brief)).size > 1 && { field: "brief", headerName: "Brief", width: 140 },
     pillColumn("disposition", "Ended", 128),
     pillColumn("change", "Change", 112),
     { field: "origin", headerName: "Origin", width: 86 },
-    { field: "model", headerName: "Model", width: 150, tooltipField: "model" },
+    { field: "model", headerName: "Model", width: 132, tooltipField: "model" },
     figureColumn("attempts", "Attempts", number, 88),
     figureColumn("reasks", "Re-asks", number, 84),
     figureColumn("waits", "Waits", number, 78),
-    figureColumn("tokens", "Tokens", number, 90),
+    figureColumn("tokens", "Tokens", number, 84),
     figureColumn("cost", "Cost", usd, 92),
     figureColumn("seconds", "Seconds", (value) => (value ? value.toFixed(2) : ""), 92),
     {
-      colId: "told", headerName: "Answer or reason", flex: 3, minWidth: 220, sortable: true,
+      colId: "told", headerName: "Answer or reason", flex: 3, minWidth: 200, sortable: true,
       valueGetter: ({ data }) => (data.error ? `${data.kind}: ${data.error}` : [data.reason, data.answer].filter(Boolean).join(" · ")),
     },
   ].filter((column) => column && (column.colId || ["item", "disposition"].includes(column.field) || any(column.field)));

@@ -1,7 +1,5 @@
 // The page of one item: what was asked, what came back, what was sent back, and what became of it.
 
-let opened = null;
-
 /** Open the page of an item. */
 function openItem(id) {
   const hash = `#item/${id}`;
@@ -14,7 +12,6 @@ function showItem(id) {
   const row = ledger.rows[id];
   const dialog = byId("item");
   if (!row) return;
-  opened = id;
   const shown = ledger.page(id);
   dialog.replaceChildren(sheetHead(row), el("div", { class: "sheet" }, shown ? sheet(row, shown) : el("p", { class: "note" }, "This item's page is still being read; open it again in a moment.")));
   if (!dialog.open) dialog.showModal();

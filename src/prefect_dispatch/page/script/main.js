@@ -122,7 +122,6 @@ addEventListener("keydown", shortcuts);
 addEventListener("beforeprint", beforePrint);
 addEventListener("afterprint", () => show(current));
 byId("item").addEventListener("close", () => {
-  opened = null;
   if (location.hash.startsWith("#item/")) history.replaceState(null, "", `#${current}`);
 });
 byId("item").addEventListener("click", (event) => { if (event.target === byId("item")) byId("item").close(); });
