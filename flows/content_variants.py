@@ -102,6 +102,8 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
         out: A folder for the report as files, `ab-test.json` among them. Empty: only Prefect keeps it.
         refresh: Write again even where a variant is stored: everything, or some variants by name.
     """
+    each_one = cast("tuple[Variant, ...]", variants)
+    _require_names(each_one)
     _require_one_way(evaluation, {"judge": criterion, "metric": metric, "results": results}, judge_model)
     checks = (MaxWords(words=max_words),) if max_words is not None else ()
     briefs = [
@@ -112,7 +114,7 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
             constraints=tuple(map(literal, constraints)),
             checks=checks,
         )
-        for each in cast("tuple[Variant, ...]", variants)
+        for each in each_one
     ]
     executor = asked(credentials, model, profile)
     integrator = Tournament.model_validate(
@@ -128,6 +130,17 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
 
 
 content_variants = form_flow(_content_variants, "content-variants")
+
+
+def _require_names(variants: Sequence[Variant]) -> None:
+    """Check that each variant has a name of its own.
+
+    Raises:
+        JobError: If two have the same.
+    """
+    names = [each.name for each in variants]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise JobError(f"variants: {twice!r} stands there twice; give each a name of its own.")
 
 
 def _require_one_way(evaluation: str, given: Mapping[str, str], judge_model: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, cast
@@ -12,6 +13,7 @@ import httpx
 import pytest
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
+from prefect.settings import get_current_settings
 from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from pydantic import ValidationError
 
@@ -33,7 +35,8 @@ BRIEF = Brief(name="label", instructions="Label it.")
 class _Suite(BlockStandardTestSuite):
     def test_has_a_valid_image(self, block: type[Block]) -> None:
         """Its logo lies where Prefect's own do, so whoever sees those sees it; that address needs a network."""
-        assert str(block._logo_url).rpartition("/")[0] == str(Secret._logo_url).rpartition("/")[0]  # noqa: SLF001 -- its own name for it
+        ours, theirs = (str(getattr(each, "_logo_url")) for each in (block, Secret))  # noqa: B009 -- Prefect's own name
+        assert ours.rpartition("/")[0] == theirs.rpartition("/")[0]
 
 
 class TestLLMCredentials(_Suite):
@@ -251,6 +254,7 @@ def test_a_profile_says_who_is_asked_and_how() -> None:
 @pytest.mark.usefixtures("store")
 def test_prefect_registers_the_blocks() -> None:
     """`prefect block register -m prefect_dispatch` finds both, and Prefect finds them by itself as a collection."""
+    env = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "prefect", "block", "register", "-m", "prefect_dispatch"],
         capture_output=True,

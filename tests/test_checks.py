@@ -98,7 +98,9 @@ def test_a_function_is_written_down_by_name() -> None:
         pytest.param({"kind": "function", "function": 3}, "must be a function or 'module:name', not 3", id="number"),
         pytest.param({"kind": "max_words", "words": 0}, "greater than or equal to 1", id="no-words"),
         pytest.param({"kind": "must_mention", "terms": []}, "at least 1 item", id="no-terms"),
-        pytest.param({"kind": "max_word", "words": 1}, "'regex', 'max_words', 'must_mention', 'function'", id="kind"),
+        pytest.param(
+            {"kind": "max_word", "words": 1}, "'regex', 'max_words', 'must_mention', 'sources', 'function'", id="kind"
+        ),
         pytest.param({"kind": "max_words", "word": 1}, "did you mean 'words'", id="unknown-key"),
     ],
 )

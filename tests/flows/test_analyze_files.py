@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
+    from pydantic import JsonValue
+
 KEY = "sk-of-the-analyst-0815"
 ORDER = [
     "files", "instructions", "credentials", "model", "fields", "several", "output", "merge", "identity", "rules",
@@ -123,11 +125,7 @@ def test_what_a_form_becomes() -> None:
         pytest.param({"fields": ["a"], "output": "{}"}, "output: .* by 'fields' or by 'output'", id="two-forms"),
         pytest.param({"several": True}, "several: several records need 'fields'", id="several-of-nothing"),
         pytest.param({"fields": ["a", "a"]}, "fields: 'a' stands there twice", id="a-field-twice"),
-        pytest.param(
-            {"files": "../x"},
-            "files: '../x' must stay below its folder; name another folder as `folder`",
-            id="files-elsewhere",
-        ),
+        pytest.param({"files": "../x"}, "files: '../x' must stay below .* another folder as `folder`", id="elsewhere"),
         pytest.param(
             {"merge": "merge records", "fields": ["a"], "identity": ["a"], "rules": {"a": "union"}},
             "'a' belongs to the identity",
@@ -170,7 +168,7 @@ def test_a_wrong_value_names_its_field(more: dict[str, Any], told: str) -> None:
         pytest.param({"name": "a", "kind": "list of texts", "choices": ["x"]}, ["x"], ["z"], id="list"),
     ],
 )
-def test_a_field_takes_what_it_says(field: object, right: Any, wrong: Any) -> None:
+def test_a_field_takes_what_it_says(field: object, right: JsonValue, wrong: JsonValue) -> None:
     """Each kind of field becomes a schema that takes the one and refuses the other."""
     schema = schema_of_fields([AnswerField.model_validate(field)])
     assert problems(schema, {"a": right})[1] == []
@@ -186,7 +184,7 @@ def test_an_analysis_from_files_to_records(model: OpenAIServer, folder: Path) ->
 
     @flow
     def pipeline(**more: Any) -> Report:  # noqa: ANN401 -- parameters of the form
-        asked: Report = analyze_files(
+        asked: Report = cast("Any", analyze_files)(
             "*.txt",
             "Note name and year.",
             fields=["name", AnswerField(name="year", kind="whole number")],

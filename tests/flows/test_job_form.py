@@ -1,0 +1,125 @@
+"""Job files for the flows with a flat form."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from prefect_dispatch import DispatchProfile, LLMCredentials
+from prefect_dispatch.cli import COMPLETE, UNUSABLE, main
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.flows.job import load_job, read_job
+from prefect_dispatch.flows.job_kinds import checked, plan_of
+from tests.openai_server import Behaviour, openai_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ANALYSIS = """
+flow: analyze_files
+files: "*.txt"
+folder: texts
+instructions: Note it.
+fields: [name, {name: year, kind: whole number}]
+merge: merge records
+identity: [name]
+model: openai/test
+credentials: of-the-job
+limit: 1
+"""
+VARIANTS = """
+flow: content_variants
+product: A kettle.
+instructions: Write.
+variants: [{name: a, angle: x}, {name: b, angle: "y"}]
+model: openai/test
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a job, and texts below it."""
+    (tmp_path / "texts").mkdir()
+    for name in "ab":
+        (tmp_path / "texts" / f"{name}.txt").write_text(name, encoding="utf-8")
+    (tmp_path / "job.yaml").write_text(ANALYSIS, encoding="utf-8")
+    (tmp_path / "variants.yaml").write_text(VARIANTS, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("instructions:", "instrctions:", "unknown key 'instrctions'; did you mean 'instructions'?"),
+        ("analyze_files", "analyse_files", "flow: there is no 'analyse_files'; did you mean 'analyze_files'?"),
+        ("kind: whole number", "kind: year", "fields[1].kind: Input should be 'text'"),
+        ("merge records", "merged", "merge: Input should be 'side by side' or 'merge records' (it is 'merged')"),
+        ("identity: [name]", "identity: []", "identity: name the field"),
+        ('files: "*.txt"', 'files: "*.pdf"', "There are no items: the glob '*.pdf'"),
+        ("credentials: of-the-job", "credentials: nobody", "no LLMCredentials block 'nobody'"),
+    ],
+)
+@pytest.mark.usefixtures("store")
+def test_a_wrong_job_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, told: str
+) -> None:
+    """By `run` before there is a run, with the key of the file, its value and the way out."""
+    assert old in ANALYSIS
+    LLMCredentials().save("of-the-job", overwrite=True)
+    (folder / "job.yaml").write_text(ANALYSIS.replace(old, new), encoding="utf-8")
+    assert main(["run", str(folder / "job.yaml")]) == UNUSABLE
+    said = capsys.readouterr()
+    assert told in said.err
+    assert said.out == ""
+
+
+@pytest.mark.usefixtures("store")
+def test_a_job_runs_plans_and_is_deployed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One file for all of it: what is said on the way goes before what the file says."""
+    with openai_server(Behaviour(content='{"name": "x", "year": 1}')) as server:
+        block = LLMCredentials.model_validate({"api_key": "sk-none-needed", "api_base": server.url})
+        block.save("of-the-job", overwrite=True)
+        DispatchProfile().save("empty", overwrite=True)
+        job = read_job(folder / "job.yaml")
+        assert (job.flow, job.name) == ("analyze_files", "analysis")
+        assert len(checked(job, folder).items) == 1
+        assert plan_of(job, folder, limit=2).work == 2
+        assert main(["plan", str(folder / "job.yaml")]) == COMPLETE
+        assert main(["run", str(folder / "job.yaml"), "--limit", "2", "--out", str(folder / "out")]) == COMPLETE
+        assert server.count == 2
+        assert main(["run", str(folder / "job.yaml"), "--set", "profile=empty", "--refresh", "a.txt"]) == COMPLETE
+        assert server.count == 3
+    report = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
+    assert report["value"]["records"] == [{"name": "x", "year": 1}]
+    parameters: dict[str, Any] = job.form_parameters(folder)
+    assert parameters["credentials"].keys() == {"$ref"}
+    assert parameters["folder"] == str(folder / "texts")
+    assert parameters["fields"][0]["name"] == "name"
+    assert "min_success" not in parameters
+    assert "Complete" in capsys.readouterr().out
+
+
+def test_what_a_flow_does_not_take(folder: Path) -> None:
+    """Variants are all compared; a job for one flow is none for another; a review needs somebody to see it."""
+    with pytest.raises(JobError, match="--limit: content_variants has no items"):
+        checked(read_job(folder / "variants.yaml"), folder, limit=1)
+    assert len(checked(read_job(folder / "variants.yaml", model="openai/other"), folder).briefs) == 2
+    with pytest.raises(JobError, match="a job for 'dispatch' is wanted here, and this one is for 'content_variants'"):
+        load_job(folder / "variants.yaml")
+    reviewed = read_job(folder / "job.yaml", ["review=true", "credentials="])
+    assert plan_of(reviewed, folder).work == 1
+    with pytest.raises(JobError, match="review: the form stands in Prefect's UI"):
+        checked(reviewed, folder)
+
+
+def test_a_schema_is_legible_in_a_form(folder: Path) -> None:
+    """What stands on one line in a file stands on several in the editor, and means the same."""
+    text = VARIANTS.replace("flow: content_variants", "flow: analyze_files").partition("product")[0]
+    (folder / "schema.yaml").write_text(
+        f"{text}files: '*'\ninstructions: x\noutput: {{type: object, properties: {{a: {{type: array}}}}}}\n",
+        encoding="utf-8",
+    )
+    parameters = read_job(folder / "schema.yaml").form_parameters(folder)
+    assert parameters["output"] == json.dumps({"type": "object", "properties": {"a": {"type": "array"}}}, indent=2)

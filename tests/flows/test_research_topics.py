@@ -1,0 +1,138 @@
+"""Topics researched apart from each other, with sources, and one finding."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from prefect_dispatch import LLM, LLMCredentials, Report, Synthesize, research_topics
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.flows.form_flow import in_its_words
+from prefect_dispatch.flows.research_topics import DISAGREEMENT
+from prefect_dispatch.sources import Csv, JsonLines, Parquet
+from tests.openai_server import Behaviour, OpenAIServer, openai_server
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+ORDER = [
+    "question", "topics", "topics_file", "credentials", "model", "sources", "source_forms", "answers", "models",
+    "finding", "writer_model", "judge_model", "scope", "constraints", "folder", "limit", "profile", "concurrency",
+    "budget_usd", "min_success", "name", "out", "refresh",
+]  # fmt: skip
+GOOD = ["https://www.rfc-editor.org/rfc/rfc9110", "10.1038/171737a0"]
+TEXT = "# Finding\n\nBoth are old [1][2].\n\n## Where the agents disagree\n\nOn the year: [1] says so, [2] does not."
+
+
+def behave(request: dict[str, Any], n: int) -> Behaviour:
+    """Name one source too few at first, and write the section on disagreement only when reminded of it."""
+    said = json.dumps(request["messages"])
+    if "under its heading as it stands here" in said:
+        return Behaviour(content=TEXT if "There is no section" in said else TEXT.partition("\n\n## ")[0])
+    sources = GOOD if "at least 2 are asked for" in said else [GOOD[0], GOOD[0] + "/"]
+    return Behaviour(content=json.dumps({"finding": "It is old.", "sources": sources}))
+
+
+@pytest.fixture(scope="module")
+def model() -> Generator[OpenAIServer]:
+    """The model that is asked."""
+    with openai_server(behave) as server:
+        yield server
+
+
+def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
+    """Return what a form is put together to."""
+    valid = research_topics.validate_parameters({"question": "How old is {topic}?", **more})
+    return in_its_words(lambda: research_topics.build(**valid))
+
+
+def test_the_form_is_flat_and_in_order() -> None:
+    """What an analyst needs comes first; only the question can't be left out, as topics may come from a file."""
+    form = research_topics.parameters.model_dump()
+    fields = sorted(form["properties"].items(), key=lambda field: field[1]["position"])
+    assert [name for name, _ in fields] == ORDER
+    assert all(field["description"] for _, field in fields)
+    assert form["required"] == ["question"]
+    assert dict(fields)["source_forms"]["items"]["enum"] == ["url", "doi", "isbn", "title"]
+
+
+def test_what_a_form_becomes(tmp_path: Path) -> None:
+    """One brief for all topics, or one for each model; the integrator writes the two sections."""
+    parts = given(topics=["HTTP", "DNA"], answers=2, judge_model="openai/judge", model="openai/test")
+    assert [item.key for item in parts.items.items] == ["HTTP", "DNA"]
+    assert (parts.briefs[0].samples, parts.briefs[0].checks[0].at_least) == (2, 2)
+    assert isinstance(parts.integrator, Synthesize)
+    assert parts.integrator.sections == ("Finding", DISAGREEMENT)
+    assert (parts.integrator.judge, parts.integrator.executor) == (LLM(model="openai/judge"), None)
+    several = given(topics=["HTTP"], models=["openai/a", "openai/b"], sources=0, judge_model="x/y")
+    assert [(brief.name, brief.model) for brief in several.briefs] == [
+        ("research-by-1", "openai/a"),
+        ("research-by-2", "openai/b"),
+    ]
+    assert "the sources that it rests on" in several.briefs[0].instructions
+    assert given(topics=["a"], judge_model="x/y").integrator.judge.model == "x/y"
+    for name, kind in (("t.csv", Csv), ("t.jsonl", JsonLines), ("t.parquet", Parquet)):
+        assert isinstance(given(topics_file=name).items, kind)
+    (tmp_path / "t.txt").write_text("HTTP\n\n DNA \n", encoding="utf-8")
+    assert [item.key for item in given(topics_file="t.txt", folder=str(tmp_path)).items.items] == ["HTTP", "DNA"]
+
+
+def test_topics_that_cannot_be_are_told(tmp_path: Path) -> None:
+    """None, two places, no such file, an empty one, one that is no text: named by the field, with the way out."""
+    (tmp_path / "empty.txt").write_text(" \n", encoding="utf-8")
+    (tmp_path / "latin.txt").write_bytes(b"\xe4\n")
+    for more, told in (
+        ({}, "topics: name at least one, or a topics_file"),
+        ({"topics": ["a"], "topics_file": "b"}, "topics: give them in one place"),
+        ({"topics_file": "none.txt"}, "topics_file: 'none.txt' can't be read: No such file"),
+        ({"topics_file": "empty.txt"}, "topics_file: there is nothing in 'empty.txt'"),
+        ({"topics_file": "latin.txt"}, "topics_file: 'latin.txt' is not UTF-8 text"),
+    ):
+        with pytest.raises(JobError, match=told):
+            given(folder=str(tmp_path), **more)
+
+
+@pytest.mark.usefixtures("store")
+def test_sources_are_asked_for_and_the_finding_says_where_agents_disagree(model: OpenAIServer) -> None:
+    """An answer with too few sources is sent back, and so is a finding without its section."""
+    report: Report = research_topics(
+        "How old is {topic}?", ["HTTP", "DNA"], model="openai/test", credentials=_saved(model), concurrency=1
+    )
+    assert report.status == "complete"
+    assert report.usage.reasks == 2
+    text = str(report.value)
+    assert f"## {DISAGREEMENT}\n\nOn the year" in text
+    assert "## Sources" in text
+    asked = [json.dumps(request.body) for request in model.requests]
+    assert any("How old is HTTP?" in each for each in asked)
+    assert any("which is no source" in each or "at least 2 are asked for" in each for each in asked)
+    assert any("There is no section '## Where the agents disagree'" in each for each in asked)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_finding_without_its_section_is_not_complete(model: OpenAIServer) -> None:
+    """A writer that never writes it leaves a gap that the report names."""
+
+    def stubborn(request: dict[str, Any], n: int) -> Behaviour:
+        said = json.dumps(request["messages"])
+        if "under its heading as it stands here" in said:
+            return Behaviour(content="All is old [1].")
+        return Behaviour(content=json.dumps({"finding": "Old.", "sources": []}))
+
+    with openai_server(stubborn) as server:
+        report: Report = research_topics(
+            "How old?", ["HTTP"], sources=0, model="openai/test", credentials=_saved(server)
+        )
+    assert report.status == "gaps"
+    assert report.shortfalls[:2] == tuple(
+        f"The text has no section {name!r}, though it was sent back for it." for name in ("Finding", DISAGREEMENT)
+    )
+
+
+def _saved(server: OpenAIServer) -> str:
+    block = LLMCredentials.model_validate({"api_key": "sk-none-needed", "api_base": server.url})
+    block.save("of-research", overwrite=True)
+    return "of-research"
