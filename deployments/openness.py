@@ -28,7 +28,7 @@ def open_address() -> str | None:
     settings = get_current_settings()
     if not settings.api.url:
         return None
-    url = httpx.URL(settings.api.url)
+    url = httpx.URL(settings.api.url).copy_with(userinfo=b"")  # which httpx would send as credentials
     if str(url).startswith(settings.cloud.api_url):
         return None
     for host in _hosts(url.host):
@@ -69,10 +69,9 @@ def _is_loopback(host: str) -> bool:
 def answers(url: httpx.URL) -> bool:
     """Say whether Prefect's API tells its version to somebody without credentials (its health is for everybody)."""
     settings = get_current_settings().api
-    verify: ssl.SSLContext | bool = not settings.tls_insecure_skip_verify
-    if verify and settings.ssl_cert_file:
-        verify = ssl.create_default_context(cafile=settings.ssl_cert_file)
     try:
+        trusted = ssl.create_default_context(cafile=settings.ssl_cert_file)
+        verify = not settings.tls_insecure_skip_verify and trusted
         with httpx.Client(timeout=PATIENCE_S, verify=verify) as client:
             told = client.get(f"{str(url).rstrip('/')}/admin/version")
             return told.is_success and isinstance(told.json(), str)

@@ -18,6 +18,7 @@ from prefect_dispatch.deployments.building import origin
 from prefect_dispatch.deployments.timing import due
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.inert import plain
+from prefect_dispatch.scrub import scrub
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -167,7 +168,7 @@ def prefect_client() -> Generator[SyncPrefectClient]:
     Raises:
         JobError: If the API can't be reached, or refuses us.
     """
-    url = get_current_settings().api.url
+    url = scrub(get_current_settings().api.url or "")
     try:
         with get_client(sync_client=True) as client:
             yield client
@@ -182,7 +183,7 @@ def prefect_client() -> Generator[SyncPrefectClient]:
         raise JobError(f"Prefect refuses the deployment: {_short(str(error))}") from None
 
 
-def _refusal(url: str | None, response: httpx.Response) -> str:
+def _refusal(url: str, response: httpx.Response) -> str:
     if response.status_code == HTTPStatus.UNAUTHORIZED:
         return (
             f"Prefect's API at {url} refuses us: set PREFECT_API_AUTH_STRING to what the server has as "

@@ -12,6 +12,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.deployments.building import Wanted
 
 
-def serve(deployments: Sequence[Wanted]) -> None:  # pragma: no cover -- never ends; test_deploy runs it as a process
+def serve(deployments: Sequence[Wanted]) -> None:  # pragma: no cover -- never ends; test_worker runs it as a process
     """Serve deployments, each with one run at a time, until interrupted."""
     serve_deployments(*(each.made for each in deployments), limit=len(deployments))

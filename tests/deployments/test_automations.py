@@ -65,7 +65,7 @@ def _read(file: Path) -> bytes:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(500)
+@pytest.mark.timeout(900)
 def test_a_run_whose_worker_died_is_marked_as_crashed(server: Place, tmp_path: Path) -> None:
     """Worker and run are killed; after three heartbeats that don't come the run has ended, and the next one runs."""
     place = replace(server, folder=tmp_path)
@@ -98,7 +98,7 @@ def test_a_run_whose_worker_died_is_marked_as_crashed(server: Place, tmp_path: P
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_somebody_is_told_of_gaps_of_a_budget_and_of_changes(server: Place, tmp_path: Path) -> None:
     """The automations of the examples, as Prefect's own command takes them, with a block that calls a local server."""
     heard: list[dict[str, Any]] = []
@@ -122,11 +122,12 @@ def test_somebody_is_told_of_gaps_of_a_budget_and_of_changes(server: Place, tmp_
         )
         with temporary_settings({PREFECT_API_URL: place.env["PREFECT_API_URL"]}):
             saved: Any = block.save("local")
-        for name in ("gaps", "budget", "changed"):
-            automation = yaml.safe_load((ROOT / "examples" / "automations" / f"{name}.yaml").read_text())
+        files = [ROOT / "examples" / "automations" / f"{name}.yaml" for name in ("gaps", "budget", "changed")]
+        automations = [yaml.safe_load(file.read_text()) for file in files]
+        for automation in automations:
             automation["actions"][0]["block_document_id"] = str(saved)
-            (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(automation))
-            place.run("prefect", "automation", "create", "--from-file", f"{name}.yaml")
+        (tmp_path / "all.yaml").write_text(yaml.safe_dump(automations))
+        place.run("prefect", "automation", "create", "--from-file", "all.yaml")
         time.sleep(3)  # for the server to take them in, as it says nothing of that
         job = str(project(tmp_path / "project", model.url, one="a", two="b"))
         place.run("prefect_dispatch", "run", job, "--set", "limits.budget_requests=1", code=3)

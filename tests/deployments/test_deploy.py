@@ -11,6 +11,7 @@ import pytest
 import yaml
 from aiohttp import web
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.settings import PREFECT_API_URL, PREFECT_DEFAULT_WORK_POOL_NAME, temporary_settings
@@ -57,6 +58,11 @@ def schedules(name: str) -> list[tuple[str, str | None, bool]]:
         for each in named(name).schedules
         if isinstance(each.schedule, CronSchedule)
     ]
+
+
+def _nine() -> DeploymentScheduleCreate:
+    """Return a schedule that somebody else has made."""
+    return DeploymentScheduleCreate(schedule=CronSchedule(cron="0 9 * * *"), active=True)
 
 
 def test_each_ready_flow_has_a_deployment() -> None:
@@ -118,7 +124,7 @@ def test_schedules_are_changed_only_where_that_is_said(tmp_path: Path, capsys: p
     assert "schedule: '0 5 * * *' (Europe/Berlin)\n" in capsys.readouterr().out
     with get_client(sync_client=True) as client:
         deployment = named(name)
-        client.create_deployment_schedules(deployment.id, [(CronSchedule(cron="0 9 * * *"), True)])
+        client.create_deployment_schedules(deployment.id, [_nine()])
         client.pause_deployment(deployment.id)
     assert main(deploy) == 0
     assert sorted(schedules(name)) == [("0 5 * * *", "Europe/Berlin", True), ("0 9 * * *", None, True)]
@@ -272,9 +278,11 @@ def test_an_api_that_cannot_be_used_is_told(tmp_path: Path, capsys: pytest.Captu
     assert told["422"].endswith("refuses it (422): no such field\n")
     assert told["409"].endswith("refuses it (409): in conflict\n")
     assert told["500"].endswith("refuses it (500): Internal Server Error\n")
-    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+    with temporary_settings({PREFECT_API_URL: "http://admin:secret@127.0.0.1:9/api"}):
         assert main(["deploy", job(tmp_path)]) == 2
-    assert "start it with `prefect server start`, or set PREFECT_API_URL" in capsys.readouterr().err
+    told["none"] = capsys.readouterr().err
+    assert "secret" not in told["none"]
+    assert "start it with `prefect server start`, or set PREFECT_API_URL" in told["none"]
 
 
 def test_what_prefect_finds_wrong_with_a_deployment_is_cut_short() -> None:

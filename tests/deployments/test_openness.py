@@ -45,7 +45,7 @@ def at(place: Place, host: str) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_server_that_anybody_can_use_is_told_of(
     own: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,15 +57,17 @@ def test_a_server_that_anybody_can_use_is_told_of(
                 assert open_address() == at(place, own)
         with temporary_settings({PREFECT_API_URL: at(place, own)}):
             assert main(["deploy"]) == 0
+        with temporary_settings({PREFECT_API_URL: at(place, f"admin:secret@{own}")}):
+            assert open_address() == at(place, own)
     told = capsys.readouterr().err
     (line,) = (line for line in told.splitlines() if line.startswith("Warning"))
-    assert f"Prefect's API at {at(place, own)} answers anybody" in line
+    assert f"Prefect's API at {at(place, own)} lets anybody run these deployments" in line
     assert "PREFECT_SERVER_API_AUTH_STRING" in line
     assert "PREFECT_API_AUTH_STRING" in line
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_what_the_page_says_makes_a_server_safe(own: str, tmp_path: Path) -> None:
     """With credentials set, nobody else gets in; no page of another origin does; a write needs a token."""
     settings = {
@@ -80,7 +82,7 @@ def test_what_the_page_says_makes_a_server_safe(own: str, tmp_path: Path) -> Non
                 assert open_address() is None
         api, auth = at(place, own), httpx.BasicAuth(*AUTH.split(":"))
         assert httpx.get(f"{api}/admin/version").status_code == 401
-        assert httpx.post(f"{api}/deployments/filter", json={}).status_code == 401
+        assert httpx.post(f"{api}/deployments/filter", json={}).status_code == 403  # it has no token either
         assert httpx.get(f"{api}/health").status_code == 200  # this alone is anybody's
         assert httpx.post(f"{api}/deployments/filter", json={}, auth=auth).status_code == 403  # without a token
         for origin, allowed in (("https://prefect.example.org", True), ("https://elsewhere.example.org", False)):
@@ -92,7 +94,7 @@ def test_what_the_page_says_makes_a_server_safe(own: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_server_on_a_loopback_address_is_nobody_elses(server: Place, own: str) -> None:
     """It is open, and can't be reached: no warning. Yet what a page in a browser may do is why the settings matter."""
     with temporary_settings({PREFECT_API_URL: server.env["PREFECT_API_URL"]}):
@@ -123,6 +125,4 @@ def test_what_answers_but_is_no_prefect_is_not_told_of(own: str) -> None:
     with openai_server() as other:
         assert not openness.answers(httpx.URL(other.url))
     with temporary_settings({PREFECT_API_SSL_CERT_FILE: "/no/such/file.pem"}):
-        assert not openness.answers(httpx.URL("http://127.0.0.1:9/api"))
-    with temporary_settings({PREFECT_API_SSL_CERT_FILE: None}):
         assert not openness.answers(httpx.URL("http://127.0.0.1:9/api"))

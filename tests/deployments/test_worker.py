@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prefect.client.schemas.schedules import IntervalSchedule
 
+from prefect_dispatch.deployments.ready import ready_flows
+from prefect_dispatch.deployments.timing import due
 from tests.deployments.conftest import ROOT, Place
 from tests.openai_server import Behaviour, document, openai_server
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
     from tests.openai_server import OpenAIServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 UV = (sys.executable, "-m", "uv")
 JOB = """
@@ -147,3 +149,52 @@ def test_a_run_that_is_due_while_another_works_pays_nothing(server: Place, model
         (completed,) = place.ended(deployment.id, 1, "Completed")
     assert (cancelled.id, completed.id) == (second.id, first.id)
     assert model.count == before + 1
+
+
+def test_several_jobs_are_served_by_one_process(server: Place, model: OpenAIServer, tmp_path: Path) -> None:
+    """Each has a deployment of its own, and runs without a pool."""
+    jobs = [str(project(tmp_path / name, name, model, one=f"{name} has it")) for name in ("first", "second")]
+    place = replace(server, folder=tmp_path)
+    before = model.count
+    with place.running("prefect_dispatch", "serve", *jobs), place.client() as client:
+        place.wait(lambda: "Your deployments are being served" in (tmp_path / "said").read_text(), "it serves")
+        deployments = [client.read_deployment_by_name(f"dispatch/{name}") for name in ("first", "second")]
+        for deployment in deployments:
+            assert deployment.work_pool_name is None
+            client.create_flow_run_from_deployment(deployment.id)
+        for deployment in deployments:
+            place.ended(deployment.id, 1, "Completed")
+    assert model.count == before + 2
+
+
+def test_prefects_own_command_registers_the_same(server: Place, tmp_path: Path) -> None:
+    """`prefect deploy` with the file that comes in the package, and ours, differ in the folder alone."""
+    place = replace(server, folder=tmp_path)
+    place.run("prefect_dispatch", "deploy")
+    ours = ready(place)
+    with place.client() as client:
+        for each in ours.values():
+            client.delete_deployment(each["id"])
+    place.run("prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(ROOT / "deployments" / "prefect.yaml"))
+    theirs = ready(place)
+    assert ours.keys() == theirs.keys() == ready_flows().keys()
+    for key, each in ours.items():
+        assert each.pop("parameters") == {"folder": str(tmp_path)}
+        assert theirs[key].pop("parameters") == {}
+        assert {**each, "id": ""} == {**theirs[key], "id": ""}
+
+
+def ready(place: Place) -> dict[str, dict[str, Any]]:
+    """Return what Prefect has of the ready flows' deployments."""
+    kept = {"id", "name", "description", "tags", "entrypoint", "path", "pull_steps", "parameters", "work_pool_name"}
+    kept |= {"enforce_parameter_schema", "parameter_openapi_schema", "concurrency_options", "paused"}
+    found: dict[str, dict[str, Any]] = {}
+    with place.client() as client:
+        for key, entry in ready_flows().items():
+            made = client.read_deployment_by_name(f"{entry.flow.name}/{entry.name}")
+            limit = made.global_concurrency_limit
+            found[key] = made.model_dump(mode="json", include=kept) | {
+                "limit": limit and limit.limit,
+                "due": due(made.schedules),
+            }
+    return found
