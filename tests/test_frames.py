@@ -266,6 +266,12 @@ def test_answers_are_flattened(library: Any) -> None:  # noqa: ANN401 -- one of 
     assert (table["tokens"], table["cost_usd"]) == ([0, 0, 0, 3], [None, 0.0, 0.0, 0.5])
 
 
+def test_a_number_that_no_column_holds_exactly_is_text() -> None:
+    """Instead of being rounded."""
+    said = [Outcome(brief="b", item=str(n), status="succeeded", value={"n": n}) for n in (2**60, 0.5)]
+    assert sorted(outcomes_frame(report(*said), "polars")["answer.n"].to_list()) == ["0.5", str(2**60)]
+
+
 def test_a_report_of_nothing_is_an_empty_frame() -> None:
     """No outcomes, no rows."""
     assert outcomes_frame(Report(status="failed", message=""), "polars").height == 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentUpdate
 
 from prefect_dispatch.errors import JobError, SourceError
 from prefect_dispatch.flows.job import load_job
@@ -134,3 +137,22 @@ def test_a_job_file_may_name_a_query(tmp_path: Path) -> None:
     job.write_text(said + "}")
     with pytest.raises(JobError, match=r"key: Field required"):
         load_job(job)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_block_that_is_not_valid_any_more_is_told() -> None:
+    """Without what is in it: somebody may have typed a password."""
+    name = saved("sqlite://")
+    with get_client(sync_client=True) as client:
+        found = client.read_block_document_by_name(name, "sqlalchemy-connector")
+        client.update_block_document(found.id, BlockDocumentUpdate(data={"connection_info": "hunter2"}))
+    with pytest.raises(SourceError, match=f"The block '{name}' of type 'sqlalchemy-connector' can't be used") as caught:
+        read(name, "SELECT 1 AS id")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_without_prefect_sqlalchemy_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an extra of this package."""
+    monkeypatch.setitem(sys.modules, "prefect_sqlalchemy", None)
+    with pytest.raises(SourceError, match=r"pip install 'prefect-dispatch\[sql\]'"):
+        read("lake", "SELECT 1 AS id")
