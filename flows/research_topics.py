@@ -90,7 +90,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
             Lines or Parquet table with the column `topic`; the question may use its other columns, too.
         credentials: The key of the model's provider. None: it comes from the environment of the worker.
         model: Who is asked, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
-        sources: How many sources each answer must name at least; with fewer it is sent back.
+        sources: How many sources each answer must name at least; with fewer it is sent back. 0: none is asked for.
         source_forms: What counts as a source.
         answers: How many answers each topic gets from each model, to see where they disagree.
         models: Several models that are asked apart from each other. Empty: only the one below.
@@ -112,10 +112,10 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
     brief = Brief(
         name=name,
         scope=scope,
-        instructions="\n\n".join(filter(None, [question, _wanted(sources, source_forms)])),
+        instructions=f"{question}\n\n{_wanted(sources, source_forms)}" if sources else question,
         constraints=tuple(constraints),
-        output=_ANSWER,
-        checks=(Sources(at_least=sources, forms=tuple(source_forms)),),
+        output=_ANSWER if sources else "text",
+        checks=(Sources(at_least=sources, forms=tuple(source_forms)),) if sources else (),
         samples=answers,
     )
     briefs = [brief.model_copy(update={"name": f"{name}-by-{at}", "model": who}) for at, who in enumerate(models, 1)]
@@ -137,10 +137,9 @@ research_topics = form_flow(_research_topics, "research-topics")
 def _wanted(sources: int, forms: Sequence[SourceKind]) -> str:
     """Return what an answer is told of its sources."""
     offer = "; or ".join(EXAMPLES[form] for form in forms)
-    least = f"at least {sources} different sources that it rests on" if sources else "the sources that it rests on"
     return (
-        f"Write what you found as 'finding', and name under 'sources' {least}, each as {offer}. "
-        "Name no source that you do not know to exist."
+        f"Write what you found as 'finding', and name under 'sources' at least {sources} different sources that it "
+        f"rests on, each as {offer}. Name no source that you do not know to exist."
     )
 
 

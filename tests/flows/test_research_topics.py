@@ -72,7 +72,7 @@ def test_what_a_form_becomes(tmp_path: Path) -> None:
         ("research-by-1", "openai/a"),
         ("research-by-2", "openai/b"),
     ]
-    assert "the sources that it rests on" in several.briefs[0].instructions
+    assert (several.briefs[0].output, several.briefs[0].checks) == ("text", ())
     assert given(topics=["a"], judge_model="x/y").integrator.judge.model == "x/y"
     for name, kind in (("t.csv", Csv), ("t.jsonl", JsonLines), ("t.parquet", Parquet)):
         assert isinstance(given(topics_file=name).items, kind)
@@ -120,7 +120,7 @@ def test_a_finding_without_its_section_is_not_complete(model: OpenAIServer) -> N
         said = json.dumps(request["messages"])
         if "under its heading as it stands here" in said:
             return Behaviour(content="All is old [1].")
-        return Behaviour(content=json.dumps({"finding": "Old.", "sources": []}))
+        return Behaviour(content="Old.")
 
     with openai_server(stubborn) as server:
         report: Report = research_topics(
