@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
 
+from prefect_dispatch.deployments.apart import own_code
 from prefect_dispatch.deployments.ready import ready_flows
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.fingerprint import canonical
@@ -102,7 +103,8 @@ def _of_ready(entries: Iterable[Ready], here: Path) -> Iterable[Wanted]:
 
 def _of_job(path: Path, name: str | None) -> Wanted:
     job, file = read_job(path), path.resolve()
-    checked(job, file.parent)
+    with own_code(file.parent):
+        checked(job, file.parent)
     made = deployment(job, file.parent, name, file)
     _require_room(made, file)
     return Wanted(ready_flows()[job.flow], made)

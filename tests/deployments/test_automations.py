@@ -14,7 +14,6 @@ import pytest
 import yaml
 from aiohttp import web
 from prefect.blocks.notifications import CustomWebhookNotificationBlock
-from prefect.client.orchestration import get_client
 from prefect.events.actions import DoNothing
 from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -146,22 +145,23 @@ def test_somebody_is_told_of_gaps_of_a_budget_and_of_changes(server: Place, tmp_
     assert all("/runs/flow-run/" in body for body in told.values())
 
 
-@pytest.mark.usefixtures("store")
-def test_the_automation_is_brought_up_to_date_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_automation_is_brought_up_to_date_by_its_name(server: Place, capsys: pytest.CaptureFixture[str]) -> None:
     """Again it makes no second one; that it is off, and what others have added to it, stays."""
-    assert main(["automations", "--apply"]) == 0
-    assert f"{NAME!r}: created" in capsys.readouterr().out
-    with get_client(sync_client=True) as client:
+    with server.client() as client:
+        for left in client.read_automations_by_name(NAME):
+            client.delete_automation(left.id)
+        assert main(["automations", "--apply"]) == 0
+        assert f"{NAME!r}: created" in capsys.readouterr().out
         (made,) = client.read_automations_by_name(NAME)
         more = {"name": NAME, "trigger": made.trigger, "actions": [*made.actions, DoNothing()]}
         client.update_automation(made.id, AutomationCore.model_validate(more))
         client.pause_automation(made.id)
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}):
-        assert main(["automations", "--apply"]) == 0
-    assert "up to date, and disabled. Marks a run as Crashed that has sent no heartbeat for 180 s" in (
-        capsys.readouterr().out
-    )
-    with get_client(sync_client=True) as client:
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}):
+            assert main(["automations", "--apply"]) == 0
+        told = capsys.readouterr().out
+        assert "up to date, and disabled. Marks a run as Crashed that has sent no heartbeat for 180 s" in told
         (now,) = client.read_automations_by_name(NAME)
     assert (now.id, now.enabled) == (made.id, False)
     assert [action.type for action in now.actions] == ["change-flow-run-state", "do-nothing"]

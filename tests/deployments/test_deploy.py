@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -307,3 +308,25 @@ def test_a_deployment_says_which_folder_by_its_full_path(tmp_path: Path, monkeyp
     assert made.parameters["folder"] == str(tmp_path)
     assert made.description is not None
     assert made.description.endswith(f"Job file: `{tmp_path}/job.yaml`")
+
+
+def test_two_folders_may_have_modules_of_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each job gets its own; what else was imported meanwhile, from an environment in the folder too, stays."""
+    inside = tmp_path / "one" / "venv"
+    inside.mkdir(parents=True)
+    (inside / "of_the_environment.py").write_text("")
+    monkeypatch.setattr(sys, "path", [str(inside), *sys.path])
+    for name in ("one", "two"):
+        package = tmp_path / name / "shapes_of_a_job"
+        package.mkdir(parents=True)
+        more = "import of_the_environment\n" if name == "one" else ""
+        (package / "made.py").write_text(
+            f"{more}from pydantic import BaseModel\n\n\nclass Made(BaseModel):\n    {name}: int\n"
+        )
+    path = [*sys.path]
+    briefs = [[{**BRIEF, "name": name, "output": "shapes_of_a_job.made:Made"}] for name in ("one", "two")]
+    files = [Path(job(tmp_path / each[0]["name"], briefs=each)) for each in briefs]
+    assert [each.name for each in wanted(files, tmp_path)] == ["dispatch/one", "dispatch/two"]
+    assert not [name for name in sys.modules if name.startswith("shapes_of_a_job")]
+    assert "of_the_environment" in sys.modules
+    assert sys.path == path
