@@ -27,6 +27,7 @@ from prefect_dispatch import cli
 from prefect_dispatch.checks import Check
 from prefect_dispatch.decisions import Decisions
 from prefect_dispatch.flows.job import Job
+from prefect_dispatch.flows.job_form import form_model
 from prefect_dispatch.models import Brief
 from prefect_dispatch.settings import PREFIX, Settings
 from prefect_dispatch.sources import Source
@@ -97,8 +98,11 @@ def _texts(brief: dict[str, Any]) -> list[str]:
 
 
 def is_job(data: dict[str, Any]) -> None:
-    """Check that a block is a job, or a part of one."""
-    Job.model_validate(whole_job(data))
+    """Check that a block is a job, or a part of one; for a flow with a flat form, all of it."""
+    if "flow" in data:
+        form_model(data["flow"]).model_validate(data)
+    else:
+        Job.model_validate(whole_job(data))
 
 
 def is_decisions(data: dict[str, Any]) -> None:
@@ -224,13 +228,20 @@ def is_prefect(words: list[str]) -> None:
     _app.parse_args(words, exit_on_error=False, print_error=False)
 
 
+@cache
+def read_by_tests() -> frozenset[str]:
+    """Return the variables that tests read, such as where to put what they see."""
+    texts = (file.read_text(encoding="utf-8") for file in (ROOT / "tests").glob("*.py"))
+    return frozenset(name for text in texts for name in re.findall(rf'environ\.get\("({PREFIX}\w+)"', text))
+
+
 def is_setting(words: list[str]) -> None:
     """Check that what is exported is read by somebody."""
     known = {f"{PREFIX}{name}".upper() for name in Settings.model_fields}
     for word in words:
         name = word.partition("=")[0]
         if name.startswith(PREFIX):
-            assert name in known
+            assert name in known or name in read_by_tests(), name
         elif name.startswith("PREFECT_"):
             assert name in _get_settings_fields(PrefectSettings)
         else:
@@ -345,7 +356,7 @@ def functions(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in PAGES])
 def test_what_a_page_names_is_there(page: Path) -> None:
-    """Files, tests and modules that a page names exist."""
+    """Files, tests, modules and settings that a page names exist."""
     for code in codes(page):
         if named := re.fullmatch(r"(?:tests/)?((?:\w+/)*test_\w+\.py)", code):
             assert (ROOT / "tests" / named[1]).exists(), code
@@ -353,6 +364,8 @@ def test_what_a_page_names_is_there(page: Path) -> None:
             assert (ROOT / code).exists(), code
         elif code.startswith("python -m benchmarks."):
             is_python(code.split()[1:3])
+        elif re.fullmatch(r"PREFECT_[A-Z_]+(=.*)?", code):
+            is_setting([code])
 
 
 def test_the_laws_name_tests() -> None:
