@@ -84,7 +84,7 @@ def lasting(seconds: float) -> str:
     """Return a length of time, as it is shown.
 
     Example:
-        >>> lasting(4.2), lasting(95), lasting(2 * 3600 + 150)
+        >>> lasting(4.2), lasting(95), lasting(2 * 3600 + 170)
         ('4 s', '1 min 35 s', '2 h 3 min')
     """
     minutes, rest = divmod(round(seconds), 60)
