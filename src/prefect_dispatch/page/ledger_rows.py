@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.page.texts import Texts
     from prefect_dispatch.report import Report
 
-MOST_ROWS = 50_000
+MOST_ROWS = 20_000
 """Rows that a page shows; of more, those that came to nothing go before."""
 COLUMNS = (
     *("brief", "item", "disposition", "by", "reason", "status", "origin", "model", "attempts", "reasks", "waits"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 LENGTHS = (4_000, 2_000, 1_000, 500, 200)
 """Characters that one text of an item's page may have; the most that the texts of all items allow."""
-ALL = 24_000_000
+ALL = 16_000_000
 """Characters that those of all items may have together."""
 
 _WINDOW = 8_000
@@ -38,7 +37,7 @@ def embedded(data: object) -> str:
 
 def text_of(value: JsonValue) -> str:
     """Return a value to be read: a text as it is, anything else as indented JSON."""
-    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    return value if isinstance(value, str) else to_json(value, indent=2).decode()
 
 
 def length_for(sizes: Iterable[int], most: int = ALL) -> int:
@@ -50,7 +49,7 @@ def length_for(sizes: Iterable[int], most: int = ALL) -> int:
 
     Example:
         >>> length_for([100] * 10), length_for([3_000] * 10_000)
-        (4000, 2000)
+        (4000, 1000)
     """
     known = list(sizes)
     return next((length for length in LENGTHS if sum(min(size, length) for size in known) <= most), LENGTHS[-1])

@@ -80,7 +80,7 @@ const KINDS = {
 };
 
 /** Return a word as a coloured label. */
-function pill(word, kind = KINDS[word] ?? "") {
+function pill(word, kind = Object.hasOwn(KINDS, word) ? KINDS[word] : "") {
   return el("span", { class: `pill ${kind}` }, word.replaceAll("_", " "));
 }
 

@@ -1,5 +1,8 @@
 // Tables of many rows by AG Grid: only what is in sight is in the document; rows are walked by arrow keys.
 
+/** Rows up to which a table is as high as they are. */
+const FEW = 12;
+
 /** Return the look of a grid; its colours are those of the page, light or dark. */
 function gridTheme() {
   gridTheme.made ??= agGrid.themeQuartz.withParams({
@@ -27,8 +30,11 @@ function gridTheme() {
  * @param {object} options AG Grid's
  */
 function grid(holder, name, options) {
+  const few = options.rowData.length <= FEW;
+  holder.classList.toggle("few", few);
   const api = agGrid.createGrid(holder, {
     theme: gridTheme(),
+    domLayout: few ? "autoHeight" : "normal",
     styleNonce: document.body.dataset.nonce,
     suppressMovableColumns: true,
     ensureDomOrder: true,

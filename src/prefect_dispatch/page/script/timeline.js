@@ -14,7 +14,10 @@ const timeline = {
       row, start, seconds, waited, attempt, failed, end: start + seconds,
       name: row < 0 ? name : ledger.rows[row].item, brief: row < 0 ? "" : ledger.rows[row].brief,
     })).sort((one, other) => one.start - other.start);
-    const more = report.untimed ? el("p", { class: "note" }, `${counted(report.untimed, "attempt")} in a batch have no times of their own.`) : null;
+    const more = [
+      report.untimed ? el("p", { class: "note" }, `${counted(report.untimed, "attempt")} in a batch have no times of their own.`) : null,
+      report.rows[0] < report.rows[1] ? el("p", { class: "note" }, `Those of the ${number(report.rows[0])} rows that this page shows.`) : null,
+    ].filter(Boolean);
     if (!this.spans.length) {
       view.append(card("When each attempt ran", el("p", { class: "note" }, "Nothing was asked live in this run: every answer was stored."), more));
       return;
@@ -24,7 +27,7 @@ const timeline = {
     this.items = new Set(this.spans.map((span) => JSON.stringify([span.brief, span.name])));
     this.canvas = el("canvas", { role: "img", "aria-label": `When each of ${counted(this.spans.length, "attempt")} ran; the same follows as a table.` });
     this.holder = el("div", { class: "canvas", tabindex: 0, role: "group", "aria-label": "Timeline. Plus and minus zoom, arrow keys move, 0 shows all.", onkeydown: (event) => this.key(event) }, this.canvas);
-    view.append(el("section", { class: "card" }, el("h3", {}, "When each attempt ran ", el("small", {}, this.told())), this.bar(), this.holder, more), this.list());
+    view.append(el("section", { class: "card" }, el("h3", {}, "When each attempt ran ", el("small", {}, this.told())), this.bar(), this.holder, ...more), this.list());
     this.listen();
     this.entry = draw(this.canvas, () => this.config());
     this.fillList();
@@ -174,7 +177,7 @@ const timeline = {
         { field: "name", headerName: "Item", flex: 2, minWidth: 160 },
         { field: "brief", headerName: "Brief", width: 160 },
         figureColumn("attempt", "Attempt", number, 90),
-        { field: "start", headerName: "Started after", width: 120, type: "rightAligned", sort: "asc", valueFormatter: ({ value }) => duration(value) },
+        { field: "start", headerName: "Started after", width: 140, type: "rightAligned", sort: "asc", valueFormatter: ({ value }) => duration(value) },
         { field: "seconds", headerName: "Took", width: 100, type: "rightAligned", sortingOrder: ["desc", "asc", null], valueFormatter: ({ value }) => duration(value) },
         { field: "waited", headerName: "Of it waiting", width: 120, type: "rightAligned", sortingOrder: ["desc", "asc", null], valueFormatter: ({ value }) => (value ? duration(value) : "") },
         { headerName: "Ended", width: 130, valueGetter: ({ data }) => (data.failed ? "failed" : "succeeded"), cellRenderer: ({ value }) => pill(value) },
