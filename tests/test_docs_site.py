@@ -124,6 +124,7 @@ def test_every_field_is_explained(site: Path) -> None:
                     words = plain(info.description or "").split("(see")[0]
                     assert words, f"{name}.{field}"
                     assert words in said, f"{name}.{field}"
+    assert plain("How many asks are under way at once. At least 1, at most 1000.") in said
 
 
 @pytest.fixture(scope="module")

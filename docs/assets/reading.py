@@ -15,6 +15,8 @@ _EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)
 """The heading of an example; the plural is what griffe takes for a session at the prompt."""
 _TREE = re.compile(r"^\S.*(?:\n[├│└].*)+", re.MULTILINE)
 """A tree in characters, its root included."""
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+"""What pydantic calls the bounds of a field, and what people do."""
 
 
 class Reading(Extension):
@@ -27,11 +29,16 @@ class Reading(Extension):
             obj.docstring.value = _TREE.sub("```\n\\g<0>\n```", text)
 
     def on_attribute_instance(self, *, attr: Attribute, **_: Any) -> None:  # noqa: ANN401 -- what griffe says beside it
-        """Take the description of a block's field, which Prefect's forms show, for its docstring."""
-        if attr.docstring is None and isinstance(attr.value, ExprCall) and str(attr.value.function) == "Field":
-            for argument in attr.value.arguments:
-                if isinstance(argument, ExprKeyword) and argument.name == "description":
-                    attr.docstring = Docstring(ast.literal_eval(str(argument.value)), parent=attr)
+        """Say the bounds of a field in words; of a block's, take the description that Prefect's forms show."""
+        if not isinstance(attr.value, ExprCall) or str(attr.value.function) != "Field":
+            return
+        named = {each.name: each.value for each in attr.value.arguments if isinstance(each, ExprKeyword)}
+        if attr.docstring is None and "description" in named:
+            attr.docstring = Docstring(ast.literal_eval(str(named["description"])), parent=attr)
+            attr.value = named.get("default")
+        bounds = [f"{words} {named[name]}" for name, words in _BOUNDS.items() if name in named]
+        if attr.docstring and bounds:
+            attr.docstring.value += f"\n\n{', '.join(bounds).capitalize()}."
 
     def on_module_members(self, *, mod: Module, **_: Any) -> None:  # noqa: ANN401 -- what griffe says beside it
         """Put the function, whose parameters are the flow's, in place of the flow; what it returns is a report."""
