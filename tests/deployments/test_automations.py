@@ -139,9 +139,9 @@ def test_somebody_is_told_of_gaps_of_a_budget_and_of_changes(server: Place, tmp_
         "Budget reached: 1 not asked",
         "Since the last run: gaps closed 1",
     }
-    assert "watched/two.txt (budget)" in told["1 of 2 without an answer"]
+    assert "watched/texts/two.txt (budget)" in told["1 of 2 without an answer"]
     assert "Spent: 1 requests, 15 tokens" in told["Budget reached: 1 not asked"]
-    assert "gaps closed: watched/two.txt" in told["Since the last run: gaps closed 1"]
+    assert "gaps closed: watched/texts/two.txt" in told["Since the last run: gaps closed 1"]
     assert all("/runs/flow-run/" in body for body in told.values())
 
 
