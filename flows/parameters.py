@@ -8,7 +8,9 @@ own executor may hold a key: they are validated here, and recorded in short.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from prefect import Flow, allow_failure
@@ -31,6 +33,19 @@ _DATA: dict[str, TypeAdapter[Any]] = {"briefs": TypeAdapter(list[Brief]), "items
 _OBJECTS = ("executor", "integrator")
 
 
+def at_home(module: str, name: str) -> object:
+    """Return what a module has under a name, or None."""
+    return getattr(sys.modules.get(module) or import_module(module), name, None)
+
+
+def changed(module: str, name: str) -> object:
+    """Return a flow like the one that a module has, to be given other options."""
+    home: Any = at_home(module, name)
+    made: Any = object.__new__(DataFlow)
+    made.__dict__.update(home.__dict__)
+    return cast("object", made)
+
+
 class DataFlow(Flow[P, R]):
     """A flow whose `briefs` and `items` are data, and whose executor and integrator may be any object."""
 
@@ -39,6 +54,17 @@ class DataFlow(Flow[P, R]):
         changed = super().with_options(*args, **kwargs)
         changed.__class__ = type(self)  # Prefect builds a plain Flow, which has the same attributes
         return changed  # type: ignore[return-value]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Be pickled by name: Prefect pickles somebody's flow with all that it calls, to run it in another process.
+
+        A function that stands in its module under the name of its flow would be pickled by value, without what its
+        annotations name.
+        """
+        place = (self.fn.__module__, self.fn.__name__)
+        if at_home(*place) is self:
+            return at_home, place
+        return changed, place, {name: value for name, value in vars(self).items() if value is not self.fn}
 
     if not TYPE_CHECKING:  # the overloads are Prefect's
 

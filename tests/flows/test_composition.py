@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
+import cloudpickle
 import pandas as pd
 import pytest
 from prefect import allow_failure, flow, task, unmapped
@@ -119,7 +121,7 @@ def test_a_task_run_that_failed_before_is_told(items: Callable[[], Any], why: st
     with pytest.raises(Exception, match=why):  # noqa: PT012 -- the state carries it out of the flow
         state, parent = pipeline()
         with get_client(sync_client=True) as client:
-            only = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[parent]))
+            only = FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(parent)]))
             assert [run.state_name for run in client.read_flow_runs(flow_run_filter=only)] == ["Failed"]
         state.result()
     assert executor.calls == 0
@@ -136,6 +138,14 @@ def test_an_async_flow_dispatches() -> None:
         return [alone, *await asyncio.gather(*calls)]
 
     assert [keys(report) for report in asyncio.run(pipeline())] == [["p", "q"], ["x"], ["y"]]
+
+
+def test_a_flow_that_dispatches_travels_to_another_process() -> None:
+    """Prefect pickles somebody's flow with all that it calls: ours goes by its name, with the options that it has."""
+    assert cloudpickle.loads(cloudpickle.dumps(dispatch)) is dispatch
+    again = cloudpickle.loads(cloudpickle.dumps(dispatch.with_options(retries=3)))
+    assert (again.retries, again.fn, type(again)) == (3, dispatch.fn, type(dispatch))
+    assert again.validate_parameters({"briefs": [BRIEF], "items": ["x"]})["briefs"] == [BRIEF]
 
 
 def test_the_parts_alone() -> None:
