@@ -88,6 +88,7 @@ def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
     pages, styles = list(site.rglob("*.html")), list(site.rglob("*.css"))
     assert len(pages) > 10
     assert styles
+    assert not list(site.rglob("*.py*"))
     assert {page.name: found for page in pages if (found := read(page).foreign)} == {}
     assert [sheet.name for sheet in styles if IN_STYLE.search(sheet.read_text(encoding="utf-8"))] == []
 
