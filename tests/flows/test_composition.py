@@ -9,7 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]  # pyright: ignore[reportMissingTypeStubs] -- it has no types
 import pandas as pd
 import pytest
 from prefect import allow_failure, flow, task, unmapped
