@@ -20,7 +20,8 @@ from prefect_dispatch.models import OutputForm, Text
 
 
 def _picker(field: str, title: str) -> Any:  # noqa: ANN401 -- what `Annotated` takes
-    return WithJsonSchema({"title": title, "type": "object", "block_type_slug": SLUGS[field]})
+    # Without a type: a form sends null for what nobody picked.
+    return WithJsonSchema({"title": title, "block_type_slug": SLUGS[field]})
 
 
 def _name_of(field: str) -> BeforeValidator:
