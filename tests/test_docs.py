@@ -356,7 +356,7 @@ def functions(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in PAGES])
 def test_what_a_page_names_is_there(page: Path) -> None:
-    """Files, tests, modules and settings that a page names exist."""
+    """Files, tests, modules, settings and commands that a page names exist."""
     for code in codes(page):
         if named := re.fullmatch(r"(?:tests/)?((?:\w+/)*test_\w+\.py)", code):
             assert (ROOT / "tests" / named[1]).exists(), code
@@ -366,6 +366,9 @@ def test_what_a_page_names_is_there(page: Path) -> None:
             is_python(code.split()[1:3])
         elif re.fullmatch(r"PREFECT_[A-Z_]+(=.*)?", code):
             is_setting([code])
+        elif re.fullmatch(r"prefect-dispatch \S.*", code):
+            with pytest.raises(SystemExit, match=r"^0$"):
+                is_dispatch([code.split()[1], "--help"])
 
 
 def test_the_laws_name_tests() -> None:
