@@ -40,6 +40,7 @@ function grid(holder, name, options) {
     ensureDomOrder: true,
     enableCellTextSelection: true,
     animateRows: false,
+    rowBuffer: 4,
     tooltipShowDelay: 500,
     defaultColDef: { sortable: true, resizable: true, suppressHeaderMenuButton: true, minWidth: 70 },
     ...options,
@@ -89,14 +90,17 @@ function ledgerColumns() {
 /** What the ledger is filtered by. */
 const filter = { text: "", brief: "", disposition: "", origin: "", change: "", kind: "" };
 
+/** The words of the search, in small letters. */
+let searched = [];
+
 /** Return whether a row passes the filter. */
 function passes(row) {
   for (const name of ["brief", "disposition", "origin", "change", "kind"]) {
     if (filter[name] && row[name] !== filter[name]) return false;
   }
-  if (!filter.text) return true;
+  if (!searched.length) return true;
   row.text ??= [row.item, row.brief, row.kind, row.error, row.reason, row.by, row.model, row.answer].join("\n").toLowerCase();
-  return filter.text.toLowerCase().split(/\s+/).every((word) => row.text.includes(word));
+  return searched.every((word) => row.text.includes(word));
 }
 
 /** The ledger's view: what it is filtered by, and its grid. */
@@ -144,12 +148,17 @@ const ledgerView = {
   apply() {
     filter.text = this.search.value.trim();
     for (const [name, { control }] of Object.entries(this.selects)) filter[name] = control.value;
-    this.api.onFilterChanged();
+    this.filtered();
   },
   /** Put the filter into the controls. */
   fill() {
     this.search.value = filter.text;
     for (const [name, { control }] of Object.entries(this.selects)) control.value = filter[name];
+    this.filtered();
+  },
+  /** Show the rows that pass. */
+  filtered() {
+    searched = filter.text.toLowerCase().split(/\s+/).filter(Boolean);
     this.api.onFilterChanged();
   },
   /** Show all rows. */
