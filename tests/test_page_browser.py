@@ -109,7 +109,8 @@ def view(window: Page, name: str) -> None:
 
 def timed(window: Page, *acts: str) -> float:
     """Return the median of the milliseconds that acts take until what they change is on the screen."""
-    return median(window.evaluate(TIMED, act) for act in acts)
+    took: list[float] = [window.evaluate(TIMED, act) for act in acts]
+    return median(took)
 
 
 def often(window: Page, *words: str) -> float:
