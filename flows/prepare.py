@@ -20,6 +20,7 @@ from prefect_dispatch.flows.review import require_deciding
 from prefect_dispatch.flows.share import with_share
 from prefect_dispatch.flows.sharing import share_of
 from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.integrators.promises import require_checked
 from prefect_dispatch.integrators.readiness import ready
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.sources import read_items, source
@@ -94,6 +95,7 @@ def prepare(
         executor = executor.placed(folder)
     integrator = integrator or Collate()
     bound = [one for brief in briefs for one in sampled(bind(_placed(brief, folder), folder))]
+    require_checked(bound)
     require_variety(bound, executor)
     require_batches(bound, executor)
     for who in (executor, *_own(integrator)):

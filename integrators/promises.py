@@ -70,6 +70,29 @@ def require_fields(
             raise JobError(f"Field {field!r} {why}, but no brief's schema has that field; {hints[0]}")
 
 
+def require_checked(briefs: Sequence[Brief]) -> None:
+    """Check that answers may have the fields that their briefs' checks are about.
+
+    Args:
+        briefs: The briefs, with their own models loaded.
+
+    Raises:
+        JobError: If an answer can't have such a field: no answer would ever pass, or none ever fail.
+    """
+    for brief in briefs:
+        root = schema_of(brief.output)
+        for check in brief.checks:
+            if not (field := getattr(check, "field", "")):
+                continue
+            if root is None:
+                raise JobError(
+                    f"Brief {brief.name!r} answers with text, and has a check of field {field!r}; leave 'field' out to "
+                    "check the text, or give the brief an 'output' schema."
+                )
+            if hint := _missing([root], field, root):
+                raise JobError(f"Field {field!r} of a check is not in the schema of brief {brief.name!r}; {hint}")
+
+
 def _require_no_key(record: list[Schema], root: Schema, brief: Brief, *, alone: bool) -> None:
     """Check that records leave room for the key of their item, which an identity has in it.
 
