@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -49,13 +50,9 @@ def _hosts(host: str) -> Iterator[str]:
 def own_addresses() -> Iterator[str]:
     """Yield the addresses at which others reach this machine: those that it would reach others from."""
     for nobody, family in _ELSEWHERE:
-        with socket.socket(family, socket.SOCK_DGRAM) as own:
-            try:
-                own.connect((nobody, 9))  # of a datagram socket: nothing is sent
-            except OSError:
-                continue
-            if not _is_loopback(found := str(own.getsockname()[0])):
-                yield found
+        with socket.socket(family, socket.SOCK_DGRAM) as own, suppress(OSError):  # no way there at all
+            own.connect((nobody, 9))  # of a datagram socket: nothing is sent
+            yield str(own.getsockname()[0])
 
 
 def _is_loopback(host: str) -> bool:

@@ -108,9 +108,8 @@ def _automations(arguments: argparse.Namespace) -> int:
 
 def _tell(registered: Sequence[Registered]) -> None:
     for each in registered:
-        print(f"{each.name}\n  schedule: {each.due}{' (the deployment is paused)' if each.paused else ''}")
-        if each.url:
-            print(f"  {each.url}")
+        paused = " (the deployment is paused)" if each.paused else ""
+        print("\n  ".join(filter(None, [each.name, f"schedule: {each.due}{paused}", each.url])))
 
 
 def _warn() -> None:
