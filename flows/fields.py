@@ -25,7 +25,11 @@ def _picker(field: str, title: str) -> Any:  # noqa: ANN401 -- what `Annotated` 
 
 
 def _name_of(field: str) -> BeforeValidator:
-    return BeforeValidator(lambda value: None if value in {None, ""} else named(field, value))
+    def name(value: object) -> str | None:
+        nothing = value is None or (isinstance(value, str) and not value)
+        return None if nothing else named(field, value)
+
+    return BeforeValidator(name)
 
 
 CredentialsField = Annotated[

@@ -12,6 +12,7 @@ from prefect.exceptions import ParameterTypeError
 from pydantic import BaseModel
 
 from prefect_dispatch import DispatchProfile, Limits, LLMCredentials, Report, analyze_files
+from prefect_dispatch.credentials import reference
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.analyze_files import DECISIONS
 from prefect_dispatch.flows.answer_fields import AnswerField, schema_of_fields
@@ -201,6 +202,9 @@ def test_an_analysis_from_files_to_records(model: OpenAIServer, folder: Path) ->
     assert report.value == {"records": [{"name": "ISC", "year": 1990}, {"name": "MIT", "year": 1988}], "gaps": []}
     assert (folder / "report" / "report.md").exists()
     assert model.requests[-1].headers["authorization"] == f"Bearer {KEY}"
+    picked = {"credentials": reference("credentials", "of-the-analyst"), "profile": reference("profile", "careful")}
+    valid = analyze_files.validate_parameters({"files": "*.txt", "instructions": "x", **picked})
+    assert (valid["credentials"], valid["profile"]) == ("of-the-analyst", "careful")
     again = pipeline(profile="careful", concurrency=5)
     assert (again.usage.cached, model.count) == (3, 3)
     limits: Any = again.run["limits"]

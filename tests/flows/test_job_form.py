@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,7 @@ from prefect_dispatch.flows.job import load_job, read_job
 from prefect_dispatch.flows.job_kinds import checked, plan_of
 from tests.openai_server import Behaviour, openai_server
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "forms"
 ANALYSIS = """
 flow: analyze_files
 files: "*.txt"
@@ -123,3 +122,13 @@ def test_a_schema_is_legible_in_a_form(folder: Path) -> None:
     )
     parameters = read_job(folder / "schema.yaml").form_parameters(folder)
     assert parameters["output"] == json.dumps({"type": "object", "properties": {"a": {"type": "array"}}}, indent=2)
+
+
+@pytest.mark.parametrize("name", ["analyze_files", "research_topics", "content_variants"])
+def test_the_examples_are_jobs(name: str) -> None:
+    """Each example is ready to run as it stands; here with a model that nobody asks."""
+    path = EXAMPLES / f"{name}.yaml"
+    ready = checked(read_job(path, model="openai/test"), path.parent)
+    assert (len(ready.briefs), len(ready.items)) == {"analyze_files": (1, 3), "research_topics": (1, 2)}.get(
+        name, (2, 1)
+    )
