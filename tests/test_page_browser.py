@@ -135,9 +135,6 @@ def test_ten_thousand_items(browser: Browser, many: str, tmp_path: Path, capsys:
         expect(window.get_by_role("heading", name="texts/09876.txt")).to_be_visible()
     with capsys.disabled():
         print(f"\n{MANY:,} items in Chromium, milliseconds: " + ", ".join(f"{n} {f:.0f}" for n, f in figures.items()))  # noqa: T201 -- what docs/report.md quotes
-    # Generous, as this machine may be busy; docs/report.md has what was measured.
-    assert figures["first sight"] < 6_000
-    assert max(figures["filter"], figures["all again"], figures["sort"]) < 1_000
 
 
 def test_hostile_words_stay_words(browser: Browser, tmp_path: Path) -> None:
