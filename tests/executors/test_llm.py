@@ -217,6 +217,7 @@ def test_params_may_be_a_text() -> None:
         pytest.param({"api_base": "http://127.0.0.1/v1"}, False, id="api_base"),
         pytest.param({"params": {"seed": 1}}, False, id="params"),
         pytest.param({"fallbacks": ("openai/y",)}, False, id="fallbacks"),
+        pytest.param({"credentials": "my-openai"}, True, id="credentials"),
         pytest.param({"usd_per_million": (1, 2)}, True, id="usd_per_million"),
         pytest.param({"idle_s": 5}, True, id="idle_s"),
         pytest.param({"mode": "batch"}, True, id="mode"),
