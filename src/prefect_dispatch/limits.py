@@ -29,9 +29,7 @@ class Limits(Strict):
     """Seconds after which one attempt is ended, waits apart."""
     wait_s: float = Field(default=900.0, ge=0, le=604_800, title="Time to wait for a busy provider in seconds")
     """Seconds that one attempt waits in all for a provider that takes no more for now (429, overloaded).
-
-    After that there is no other attempt: the item has failed, or is skipped where nothing was sent for it.
-    """
+    After that there is no other attempt: the item has failed, or is skipped where nothing was sent for it."""
     requests_per_minute: int | None = Field(default=None, ge=1, title="Requests per minute")
     """What the provider allows for each model. Empty: it is learned from what the provider refuses."""
     tokens_per_minute: int | None = Field(default=None, ge=1, title="Tokens per minute")

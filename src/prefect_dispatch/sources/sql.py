@@ -40,11 +40,11 @@ class Sql(Columns):
 
     model_config = ConfigDict(title="SQL", json_schema_extra={"description": "The rows that a query yields."})
 
-    sql: str = Field(min_length=1, title="Query", json_schema_extra={"position": 0})
+    sql: str = Field(min_length=1, title="Query", json_schema_extra={"position": -1})
     r"""One query; `:name` stands for a value of `params`, and `\:` for a colon before a word."""
     key: str = Field(min_length=1, json_schema_extra={"position": 1})
     """The column whose value names the item."""
-    connection: str = Field(min_length=1, json_schema_extra={"position": 2})
+    connection: str = Field(min_length=1, json_schema_extra={"position": 0})
     """The name of a block of type SQLAlchemy Connector."""
     params: dict[str, Value | tuple[Value, ...]] = Field(
         default_factory=dict, title="Parameters", json_schema_extra={"position": 4}
