@@ -91,6 +91,7 @@ def test_a_loaded_module_of_another_folder_is_out_of_reach(tmp_path: Path, modul
         pytest.param("import nowhere_at_all", "ModuleNotFoundError: ", id="its-import-fails"),
         pytest.param("class Licence(:", "SyntaxError: ", id="its-syntax-is-wrong"),
         pytest.param("1 / 0", "ZeroDivisionError: ", id="it-raises"),
+        pytest.param("import sys; sys.exit(3)", "SystemExit: 3", id="it-ends-the-program"),
     ],
 )
 def test_code_that_cannot_be_loaded(tmp_path: Path, module: str, source: str, message: str) -> None:

@@ -63,7 +63,7 @@ def resolve(reference: str, root: Path) -> Any:  # noqa: ANN401 -- whatever the 
     try:
         found: Any = importlib.import_module(module_name)
         return getattr(found, name)
-    except Exception as error:  # the user's module runs here
+    except (Exception, SystemExit) as error:  # the user's module runs here, and may call sys.exit()
         raise BriefError(f"{reference!r} can't be loaded: {type(error).__name__}: {error}.") from error
 
 
