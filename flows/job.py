@@ -83,6 +83,11 @@ def _ask(data: dict[str, Any], model: str, flow: str) -> None:
     executor = data.get("executor")
     if flow == "dispatch":
         data["executor"] = {**cast("dict[str, Any]", executor if isinstance(executor, dict) else {}), "model": model}
+    elif data.get("models") and "models" in form_model(flow).model_fields:
+        raise JobError(
+            f"--model: {_short(model)} would not be asked, as this job names several models under 'models'; change "
+            "those with --set models=[…], or leave --model out."
+        )
     else:
         data["model"] = model
 

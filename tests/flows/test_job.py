@@ -9,7 +9,7 @@ import pytest
 
 from prefect_dispatch.cli import UNUSABLE, main
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.job import load_job
+from prefect_dispatch.flows.job import FormJob, load_job, read_job
 from prefect_dispatch.outputs import schema_of
 from tests.openai_server import Behaviour, openai_server
 
@@ -206,6 +206,17 @@ def test_another_model_can_be_named(folder: Path) -> None:
     assert (executor.model, executor.api_base) == ("openai/other", "URL")
     (folder / "short.yaml").write_text("briefs: [{name: x, instructions: Do.}]\nitems: [a]\n")
     assert load_job(folder / "short.yaml", model="openai/other").executor is not None
+
+
+def test_one_model_in_place_of_several_is_refused(folder: Path) -> None:
+    """`--model` says whom `models` would leave unasked; without them, it counts."""
+    file = folder / "several.yaml"
+    file.write_text("flow: research_topics\nquestion: Why?\ntopics: [a]\nmodels: [openai/a, openai/b]\n")
+    with pytest.raises(JobError, match=r"--model: 'openai/c' would not .* under 'models'; change those with --set"):
+        read_job(file, model="openai/c")
+    found = read_job(file, ["models=[]"], model="openai/c")
+    assert isinstance(found, FormJob)
+    assert found.given["model"] == "openai/c"
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
