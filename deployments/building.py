@@ -58,6 +58,7 @@ def wanted(jobs: Sequence[Path], here: Path, name: str | None = None) -> list[Wa
         raise JobError(f"--name {name!r} names the deployment of one job file; {len(jobs)} are given.")
     if name is not None and (not name.strip() or re.search(r"[/%&<>\x00-\x1f]", name)):
         raise JobError(f"--name {name!r}: a name is a text without any of / % & < >.")
+    name = name.strip() if name else None
     found = [_of_job(path, name) for path in jobs] if jobs else list(_of_ready(ready_flows().values(), here))
     for at, each in enumerate(found):
         if each.name in (other.name for other in found[:at]):

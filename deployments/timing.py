@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     Given = DeploymentSchedule | DeploymentScheduleCreate | DeploymentScheduleUpdate
 
 _SAMPLE = "0 0 * * *"
+_FIELDS = 5
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,12 @@ class Timing:
         Raises:
             JobError: If it is no schedule.
         """
-        if self.cron is not None and not _valid(cron=self.cron):
+        if self.cron is not None and not _is_due(self.cron):
             raise JobError(
-                f"--cron {self.cron!r} is no cron expression: write five fields (minute, hour, day, month, day of the "
-                "week), such as '0 6 * * 1-5'."
+                f"--cron {self.cron!r} is no cron expression, or is never due: write five fields (minute, hour, day, "
+                "month, day of the week), such as '0 6 * * 1-5'."
             )
-        if self.timezone is not None and not _valid(cron=_SAMPLE, timezone=self.timezone):
+        if self.timezone is not None and not (self.timezone and _valid(cron=_SAMPLE, timezone=self.timezone)):
             raise JobError(f"--timezone {self.timezone!r} is no time zone: use an IANA name, such as 'Europe/Berlin'.")
 
     def over(self, example: DeploymentScheduleCreate, before: Sequence[Given]) -> list[DeploymentScheduleUpdate]:
@@ -95,6 +97,19 @@ def _update(each: Given, *, active: bool | None = None) -> DeploymentScheduleUpd
         parameters=each.parameters,
         slug=each.slug,
     )
+
+
+def _is_due(cron: str) -> bool:
+    """Return whether a cron expression has five fields, or a name, and a day that comes."""
+    words = cron.split()
+    if len(words) != _FIELDS and not (len(words) == 1 and cron.startswith("@")):
+        return False
+    from prefect.server.schemas.schedules import CronSchedule as Calendar  # noqa: PLC0415 -- the server's part is slow
+
+    try:
+        return bool(asyncio.run(Calendar(cron=cron).get_dates(1)))
+    except ValueError:  # of pydantic's, or of the parser's, for a day that never comes
+        return False
 
 
 def _valid(**parts: str) -> bool:

@@ -68,7 +68,7 @@ def nightly(executor: Executor | None = None) -> dict[str, int]:
         executor=executor,
         integrator=MergeRecords(identity=("id",)),
     )
-    return {"asked": report.usage.asked, **write_table(report, "triage", CONNECTION, vanished="delete")}
+    return {"asked": report.usage.asked, **write_table(report, "triage", CONNECTION, job="triage", vanished="delete")}
 
 
 def connect(url: str) -> None:

@@ -40,7 +40,7 @@ def write_table(
         table: The table's name.
         connection: The name of a block of type SQLAlchemy Connector (`prefect-sqlalchemy`).
         schema: The schema that the table is in. None: the database's own.
-        job: A name for the rows, where several jobs share a table.
+        job: A name for the rows, where several jobs share a table; needed to delete.
         vanished: What becomes of the job's rows that the report has no outcome for: `keep` them as they are
             (`run` and `written_at` tell them apart), or `delete` them.
 
@@ -54,6 +54,8 @@ def write_table(
         raise JobError("The table has no name.")
     if vanished not in ("keep", "delete"):
         raise JobError(f"vanished: {vanished!r} is neither 'keep' nor 'delete'.")
+    if vanished == "delete" and not job:
+        raise JobError("vanished: 'delete' takes away the rows of one job; say which by 'job', such as job='triage'.")
     with database(connection) as engine:
         done = write_outcomes(engine, report, table, schema=schema, job=job, vanished=vanished)
         key = table_key(engine.url, schema, table)
@@ -79,8 +81,10 @@ def write_parquet(report: Report, path: str) -> str:
         The URL of the file.
 
     Raises:
-        JobError: If it can't be written, or the report has no outcomes.
+        JobError: If it has no name, can't be written, or the report has no outcomes.
     """
+    if not path.strip():
+        raise JobError("path: the Parquet file has no name.")
     url = file_url(path)
     rows = write_file(report, url)
     materialized([asset_key(url)], metadata={"status": report.status, "rows": rows})

@@ -20,7 +20,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_dispatch._version import __version__
-from prefect_dispatch.cli import COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
+from prefect_dispatch.cli import BROKEN_PIPE, COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
 from prefect_dispatch.models import Usage
 from prefect_dispatch.progress import Progress, announce, listener
 from prefect_dispatch.terminal import shown_progress
@@ -174,6 +174,16 @@ def test_what_a_run_waits_for_is_told_on_standard_error(capsys: pytest.CaptureFi
         hear("press Resume at http://127.0.0.1:4200/runs/" + "x" * 200 + "\x1b[31m")
     assert announce.get() is None
     assert capsys.readouterr().err == "press Resume at http://127.0.0.1:4200/runs/" + "x" * 200 + " [31m\n"
+
+
+@pytest.mark.usefixtures("store")
+def test_who_has_read_enough_gets_no_traceback(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`prefect-dispatch plan job.yaml | head -1`."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        assert main(["plan", str(job)]) == BROKEN_PIPE
 
 
 @pytest.mark.usefixtures("store")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import numpy as np
@@ -108,6 +108,9 @@ class Loop(list[object]):
     ("frame", "why"),
     [
         pytest.param(pd.DataFrame({"id": ["a"], "v": [float("inf")]}), "'v', row 1: inf is no number", id="inf"),
+        pytest.param(
+            pd.DataFrame({"id": ["a"], "v": [Decimal("-Infinity")]}), "'v', row 1: .*is no number", id="inf-decimal"
+        ),
         pytest.param(pl.DataFrame({"id": ["a"], "v": [float("nan")]}), "'v', row 1: nan is no number", id="polars-nan"),
         pytest.param(pd.DataFrame({"id": ["a"], "v": [[float("nan")]]}), "'v', row 1: nan is no number", id="nested"),
         pytest.param(pd.DataFrame({"id": ["a"], "v": [b"x"]}), "'v', row 1: bytes is neither", id="bytes"),
@@ -184,6 +187,12 @@ def test_a_frame_without_keys_is_refused(frame: object, why: str) -> None:
     """With the column, the rows and the keys."""
     with pytest.raises(SourceError, match=why):
         items_from(frame, key="id")
+
+
+def test_a_key_that_is_no_name_is_refused() -> None:
+    """None, say, of a setting that nobody made."""
+    with pytest.raises(SourceError, match="no column None"):
+        items_from(pd.DataFrame({"id": [1]}), key=cast("Any", None))
 
 
 @pytest.mark.parametrize("frame", [pd.DataFrame({"a": [1]}), pl.DataFrame({"a": [1]}), pl.LazyFrame({"a": [1]})])

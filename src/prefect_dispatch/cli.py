@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.flows.job_kinds import AnyJob
     from prefect_dispatch.tasks.plan import Plan
 
-COMPLETE, FAILED, UNUSABLE, GAPS, INTERRUPTED = 0, 1, 2, 3, 130
+COMPLETE, FAILED, UNUSABLE, GAPS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,12 +40,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     try:
         code: int = arguments.command(arguments)
+        sys.stdout.flush()
     except JobError as error:
         print(f"prefect-dispatch: {error}", file=sys.stderr)
         return UNUSABLE
     except DispatchError as error:  # the result storage, say: the job is a good one
         print(f"prefect-dispatch: {error}", file=sys.stderr)
         return FAILED
+    except BrokenPipeError:  # whoever read along has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except KeyboardInterrupt:  # before the run began, or once more while it ended
         print("\nInterrupted. What came back is stored: the same command goes on from there.", file=sys.stderr)
         return INTERRUPTED

@@ -107,6 +107,14 @@ def _automations(arguments: argparse.Namespace) -> int:
 
 
 def _tell(registered: Sequence[Registered]) -> None:
+    from prefect.settings import PREFECT_API_URL  # noqa: PLC0415 -- imports Prefect
+
+    if not PREFECT_API_URL.value():
+        print(
+            "Note: PREFECT_API_URL isn't set, so this stands in the database of this machine, where no worker looks "
+            "until a server is started here (prefect server start); for another server, set it and deploy again.",
+            file=sys.stderr,
+        )
     for each in registered:
         paused = " (the deployment is paused)" if each.paused else ""
         print("\n  ".join(filter(None, [each.name, f"schedule: {each.due}{paused}", each.url])))

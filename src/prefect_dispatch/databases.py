@@ -63,7 +63,7 @@ def _loaded(connection: str) -> Any:  # noqa: ANN401 -- a block of prefect-sqlal
         raise JobError(f"Connection {connection!r}: {slug!r} is no {SLUG!r}, the type of block that is needed.")
     try:
         return kind.load(name, _sync=True)  # a coroutine otherwise, where an event loop runs
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # Prefect makes the latter of what pydantic finds
         if "Unable to find block document" not in str(error):
             raise JobError(f"The block {name!r} of type {SLUG!r} can't be used: it isn't valid any more.") from None
         raise JobError(

@@ -41,7 +41,7 @@ def items_from(frame: object, *, key: str, priority: str = "") -> list[Item]:
         [Item(key='7', value={'id': 7, 'text': 'Permission is hereby granted'}, priority=0)]
     """
     table = opened(frame)
-    for column in filter(None, (key, priority)):
+    for column in (key, priority) if priority else (key,):
         require_column(table, column)
     columns = {str(name): values_of(table, str(name)) for name in table.columns}
     keys = key_texts(columns[key], key)
@@ -84,9 +84,9 @@ def require_column(table: Frame, column: str) -> None:
     if column in table.columns:
         return
     index: Any = getattr(table.to_native(), "index", None)
-    if column in getattr(index, "names", ()):
+    if column and column in getattr(index, "names", ()):
         raise SourceError(f"{column!r} is the frame's index, not a column; use frame.reset_index().")
-    raise SourceError(f"The frame has no column {column!r}; {nearest(column, table.columns)}")
+    raise SourceError(f"The frame has no column {column!r}; {nearest(str(column), table.columns)}")
 
 
 def key_texts(values: list[JsonValue], column: str) -> list[str]:

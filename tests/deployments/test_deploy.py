@@ -219,7 +219,10 @@ def test_the_pool_of_ones_choice(tmp_path: Path, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
     [
-        pytest.param(["--cron", "6"], {}, "--cron '6' is no cron expression: write five fields", id="cron"),
+        pytest.param(["--cron", "6"], {}, "--cron '6' is no cron expression, or is never due: write five", id="cron"),
+        pytest.param(["--cron", "* * * * * *"], {}, "is no cron expression", id="a-field-too-many"),
+        pytest.param(["--cron", "0 0 30 2 *"], {}, "is never due", id="a-day-that-never-comes"),
+        pytest.param(["--timezone", ""], {}, "--timezone '' is no time zone", id="no-time-zone"),
         pytest.param(["--timezone", "Mars"], {}, "--timezone 'Mars' is no time zone: use an IANA name", id="zone"),
         pytest.param(["--name", "a/b"], {}, "--name 'a/b': a name is a text without any of", id="name"),
         pytest.param([], {"items": {"glob": "none/*"}}, "none/*", id="no-items"),
@@ -284,6 +287,17 @@ def test_an_api_that_cannot_be_used_is_told(tmp_path: Path, capsys: pytest.Captu
     told["none"] = capsys.readouterr().err
     assert "secret" not in told["none"]
     assert "start it with `prefect server start`, or set PREFECT_API_URL" in told["none"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("store")
+def test_without_an_address_it_says_where_the_deployment_stands(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this machine's database, which a server elsewhere knows nothing of."""
+    with temporary_settings({PREFECT_API_URL: None}):
+        assert main(["deploy", job(tmp_path)]) == 0
+    assert "PREFECT_API_URL isn't set, so this stands in the database of this machine" in capsys.readouterr().err
 
 
 def test_what_prefect_finds_wrong_with_a_deployment_is_cut_short() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_dispatch import DispatchProfile, LLMCredentials
 from prefect_dispatch.cli import COMPLETE, UNUSABLE, main
@@ -109,7 +110,8 @@ def test_what_a_flow_does_not_take(folder: Path) -> None:
         load_job(folder / "variants.yaml")
     reviewed = read_job(folder / "job.yaml", ["review=true", "credentials="])
     assert plan_of(reviewed, folder).work == 1
-    with pytest.raises(JobError, match="review: the form stands in Prefect's UI"):
+    no_server = temporary_settings({PREFECT_API_URL: None})
+    with no_server, pytest.raises(JobError, match="review: the form stands in Prefect's UI"):
         checked(reviewed, folder)
 
 

@@ -184,6 +184,7 @@ def test_the_task_writes_through_a_block(tmp_path: Path) -> None:
     [
         pytest.param("", {}, "The table has no name", id="name"),
         pytest.param("t", {"vanished": "drop"}, "vanished: 'drop' is neither 'keep' nor 'delete'", id="vanished"),
+        pytest.param("t", {"vanished": "delete"}, "takes away the rows of one job; say which by 'job'", id="whose"),
         pytest.param("locked", {}, "^Connection 'db-.*': cannot modify locked because it is a view", id="view"),
         pytest.param("bare", {}, "ON CONFLICT clause does not match any PRIMARY KEY", id="key"),
         pytest.param("t", {"schema": "nowhere"}, "unknown database", id="schema"),

@@ -62,6 +62,8 @@ def _scalar(value: object) -> JsonValue:
         return value.isoformat()  # pandas' Timestamp keeps its nanoseconds there
     if isinstance(value, str):
         return str.__str__(value)  # an Enum of texts has another of its own
+    if isinstance(value, Decimal) and value.is_infinite():
+        raise ValueError(f"{value!r} is no number in JSON")
     if isinstance(value, Decimal | UUID):
         return str(value)
     return int(value) if isinstance(value, int) else _of_numpy(value)
