@@ -251,6 +251,7 @@ def test_a_profile_says_who_is_asked_and_how() -> None:
         _ = DispatchProfile(model="openai/test", credentials=LLMCredentials()).executor
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_prefect_registers_the_blocks() -> None:
     """`prefect block register -m prefect_dispatch` finds both, and Prefect finds them by itself as a collection."""

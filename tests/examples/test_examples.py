@@ -94,6 +94,7 @@ def read(ask: Ask) -> JsonValue:
     return {"id": key, "family": "permissive", "keep_notice": key != "0BSD"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_the_pipeline_loads_records_and_gaps(tmp_path: Path) -> None:
     """A conflict, agreement, a failure: all are loaded, and the brief of the higher priority wins."""

@@ -77,6 +77,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_call_that_fails_is_asked_again_and_no_other(case: Case) -> None:
     """Two words fail once and one always: each is retried, the one is a gap, and a rerun asks for that one alone."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @pytest.mark.parametrize(
     ("items", "kills", "seed"),
     [
-        pytest.param(40, 4, 1, id="quick"),
+        pytest.param(40, 4, 1, marks=pytest.mark.slow, id="quick"),
         pytest.param(300, 50, 2, id="whole", marks=[pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]),
     ],
 )

@@ -124,6 +124,7 @@ def test_somebody_cancels_a_run_in_the_ui(monkeypatch: pytest.MonkeyPatch) -> No
         assert interrupted(server, "by-hand", cancel).startswith("Cancelled: 2 of 4 answered.")
 
 
+@pytest.mark.slow
 def test_a_flow_around_it_is_interrupted_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pipeline doesn't go on as if nothing had happened."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")

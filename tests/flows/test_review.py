@@ -480,6 +480,7 @@ def test_an_answer_counts_that_comes_while_the_run_stops_waiting(
     assert report.shortfalls == ("Nobody decided within 1 s: 1 open among proposals and conflicts.",)
 
 
+@pytest.mark.slow
 def test_a_pause_that_prefect_ends_loses_no_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the run can't be resumed in time, Prefect fails it; what came of it is written all the same."""
     monkeypatch.setattr("prefect_dispatch.flows.pause.GRACE_S", -4)

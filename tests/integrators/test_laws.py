@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -227,6 +228,7 @@ MUTATIONS = [
 ]
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from(MUTATIONS), ANY, outcomes())
 @settings(deadline=None, max_examples=200)
 def test_no_tampering_passes_the_audit(

@@ -294,6 +294,7 @@ def words(count: int, seed: int) -> list[str]:
     return sorted(made | bent)
 
 
+@pytest.mark.slow
 def test_blocking_finds_what_comparing_all_pairs_finds() -> None:
     """Of the pairs that comparing each with each would link or propose, blocking passes over hardly any."""
     names, matching = alphabet(words(600, seed=3)), Matching()

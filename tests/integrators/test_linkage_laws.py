@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -121,6 +122,7 @@ def _also(row: FieldRow, other: FieldRow) -> FieldRow:
     return row.model_copy(update={"losers": (*row.losers, removed, *other.losers)})
 
 
+@pytest.mark.slow
 @given(st.data(), linkers(), SAID)
 @SURE
 def test_a_false_fusion_is_found_by_tracing_alone(
@@ -131,6 +133,7 @@ def test_a_false_fusion_is_found_by_tracing_alone(
     assert [*Trace(fuse_records(data, merge), said, integrator).violations()]
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from([*MUTATIONS, drop_link, drop_proposal, fuse_records]), linkers(), SAID)
 @settings(deadline=None, max_examples=300)
 def test_no_tampering_passes_the_audit(

@@ -307,6 +307,7 @@ MORE = [
 WRITTEN = st.lists(HOSTILE | st.sampled_from(PIECES + MORE), max_size=8).map("\n".join)
 
 
+@pytest.mark.slow
 @given(WRITTEN, st.lists(WRITTEN, min_size=1, max_size=4), st.booleans())
 @settings(deadline=None, max_examples=400)
 def test_no_text_forges_a_section(written: str, answers: list[str], gap: bool) -> None:  # noqa: FBT001 -- drawn

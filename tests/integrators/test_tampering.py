@@ -290,6 +290,7 @@ IN_EVIDENCE = [change_verdict, drop_match, repeat_match, invent_match]
 BEHIND_EVIDENCE = [change_reason, change_half_a_match, bend_all_the_way]
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from([*ANYWHERE, *IN_EVIDENCE]), said())
 @settings(deadline=None, max_examples=400)
 def test_the_evidence_alone_shows_tampering(
@@ -301,6 +302,7 @@ def test_the_evidence_alone_shows_tampering(
     assert audit(tamper(data, merge), outcomes, [], JUDGED)
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from(BEHIND_EVIDENCE), said())
 @settings(deadline=None, max_examples=100)
 def test_the_judges_answers_show_what_the_evidence_cannot(
