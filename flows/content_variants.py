@@ -31,6 +31,8 @@ from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect rea
 from prefect_dispatch.template import literal
 
 CRITERION = "It speaks more to the people it is for, and claims nothing that the description doesn't say."
+_SHOWN = 80
+"""Characters of an angle that are told."""
 
 
 class Variant(Strict):
@@ -103,7 +105,7 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
         refresh: Write again even where a variant is stored: everything, or some variants by name.
     """
     each_one = cast("tuple[Variant, ...]", variants)
-    _require_names(each_one)
+    _require_apart(each_one)
     _require_one_way(evaluation, {"judge": criterion, "metric": metric, "results": results}, judge_model)
     checks = (MaxWords(words=max_words),) if max_words is not None else ()
     briefs = [
@@ -132,15 +134,23 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
 content_variants = form_flow(_content_variants, "content-variants")
 
 
-def _require_names(variants: Sequence[Variant]) -> None:
-    """Check that each variant has a name of its own.
+def _require_apart(variants: Sequence[Variant]) -> None:
+    """Check that each variant has a name and an angle of its own.
 
     Raises:
-        JobError: If two have the same.
+        JobError: If two have the same: of one angle, one text would be asked for, and stand for both.
     """
     names = [each.name for each in variants]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise JobError(f"variants: {twice!r} stands there twice; give each a name of its own.")
+    first: dict[str, str] = {}
+    for each in variants:
+        angle = " ".join(each.angle.split())
+        if (other := first.setdefault(angle, each.name)) != each.name:
+            raise JobError(
+                f"variants: {other!r} and {each.name!r} have the same angle ({angle[:_SHOWN]!r}), so they would be one "
+                "text; give each an angle of its own, or leave one out."
+            )
 
 
 def _require_one_way(evaluation: str, given: Mapping[str, str], judge_model: str) -> None:

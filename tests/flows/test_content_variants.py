@@ -71,6 +71,11 @@ def test_what_a_form_becomes() -> None:
         ),
         pytest.param({"evaluation": "metric", "metric": "no name"}, "metric: must be a function", id="no-function"),
         pytest.param({"variants": [VARIANTS[0], VARIANTS[0]]}, "variants: 'bold' stands there twice", id="twice"),
+        pytest.param(
+            {"variants": [*VARIANTS, {"name": "loud", "angle": " Promise\n{one}  thing."}]},
+            r"variants: 'bold' and 'loud' have the same angle \('Promise \{one\} thing.'\), .* an angle of its own",
+            id="one-angle",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told(more: dict[str, Any], told: str) -> None:
