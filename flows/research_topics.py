@@ -109,6 +109,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         out: A folder for the report as files. Empty: only Prefect keeps it.
         refresh: Ask again even where an answer is stored: everything, or some topics by name or glob.
     """
+    _require_each_once(models)
     brief = Brief(
         name=name,
         scope=scope,
@@ -132,6 +133,19 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
 
 
 research_topics = form_flow(_research_topics, "research-topics")
+
+
+def _require_each_once(models: Sequence[str]) -> None:
+    """Check that no model is named twice.
+
+    Raises:
+        JobError: If one is: its one answer would count as those of two agents.
+    """
+    if twice := next((name for name in models if models.count(name) > 1), None):
+        raise JobError(
+            f"models: {twice!r} stands there {models.count(twice)} times, and one answer of it would count as that "
+            "many; name it once, and set `answers` for several answers of each model."
+        )
 
 
 def _wanted(sources: int, forms: Sequence[SourceKind]) -> str:

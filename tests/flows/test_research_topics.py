@@ -95,6 +95,12 @@ def test_topics_that_cannot_be_are_told(tmp_path: Path) -> None:
             given(folder=str(tmp_path), **more)
 
 
+def test_a_model_is_no_second_agent() -> None:
+    """Named twice, its one answer would count twice; several answers of one model have a field of their own."""
+    with pytest.raises(JobError, match=r"models: 'openai/a' stands there 2 times, .* set `answers` for several"):
+        given(topics=["a"], models=["openai/a", "openai/b", "openai/a"])
+
+
 @pytest.mark.usefixtures("store")
 def test_sources_are_asked_for_and_the_finding_says_where_agents_disagree(model: OpenAIServer) -> None:
     """An answer with too few sources is sent back, and so is a finding without its section."""
