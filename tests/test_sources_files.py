@@ -207,6 +207,27 @@ def test_a_glob_without_a_match_is_refused(tmp_path: Path) -> None:
     assert str(caught.value) == f"There are no items: the glob '*.txt', 'in/*.md' in {str(tmp_path)!r} yields none."
 
 
+@pytest.mark.parametrize(
+    ("globs", "told"),
+    [
+        pytest.param(("a.txt", "nope/*.md", "b.txt"), "'nope/*.md' matches no file in ROOT; mend", id="several"),
+        pytest.param(("*.txt", "x/y/*.txt", "x/*.md"), "'x/*.md' matches no file in ROOT; mend it, or", id="the-last"),
+        pytest.param(("*.txt", "p*"), "'p*' matches no file in ROOT; mend it, or leave it out.", id="only-a-pipe"),
+        pytest.param(("a.txt", "./x/"), "it is a folder: write 'x/*' for the files in it, 'x/**' for", id="folder"),
+        pytest.param("x", "it is a folder: write 'x/*' for the files in it, 'x/**' for", id="only-a-folder"),
+        pytest.param("[v].txt", "brackets stand for one character: write '[[]v].txt'.", id="brackets"),
+        pytest.param("[w]", "it is a folder: write '[[]w]/*' for", id="folder-with-brackets"),
+    ],
+)
+def test_each_glob_must_match(globs: str | tuple[str, ...], told: str, tree: Path) -> None:
+    """One among several that matches nothing is refused by name: somebody expects those files."""
+    write(tree, "[v].txt", "[w]/a.txt")
+    os.mkfifo(tree / "pipe")
+    with pytest.raises(SourceError) as caught:
+        read_items(Glob(glob=globs), tree)
+    assert told.replace("ROOT", repr(str(tree))) in str(caught.value)
+
+
 @pytest.mark.parametrize(("size", "fits"), [(10, True), (11, False)], ids=["just-fits", "one-byte-more"])
 def test_a_file_over_the_size_is_refused_by_name(size: int, fits: bool, tmp_path: Path) -> None:  # noqa: FBT001 -- a table
     """Nothing is cut off."""

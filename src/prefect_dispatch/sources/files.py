@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from fnmatch import fnmatchcase
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,8 @@ class Glob(Strict):
 
     `*`, `?` and `[…]` match within a name, `**` any folders. Names that begin with a dot
     must be asked for with a dot. Capitals count on every system. Folders are passed over;
-    a link that leads out of `root`, a file that is no text or too large is refused by name.
+    a glob that matches no file, a link that leads out of `root`, a file that is no text or
+    too large is refused by name.
 
     Example:
         >>> Glob(glob="licenses/**/*.txt").max_bytes
@@ -68,17 +70,22 @@ class Glob(Strict):
         """
         try:
             base = Path(os.path.realpath(root / self.root, strict=True))
-            for name in sorted({name for glob in _several(self.glob) for name in _matches(base, _parts(glob))}):
-                real = Path(os.path.realpath(base / name, strict=True))
-                if not real.is_relative_to(base):
-                    raise SourceError(
-                        f"File {name!r} is a link that leads out of {str(base)!r}; set `root` to a folder that "
-                        "holds both, or copy the file."
-                    )
-                if real.is_file():
-                    yield self._item(name, real)
+            for name, real in self._files(base):
+                yield self._item(name, real)
         except OSError as error:
             raise SourceError(f"{error.filename!r} can't be read: {error.strerror}.") from error
+
+    def _files(self, base: Path) -> list[tuple[str, Path]]:
+        """Return the files that the globs match, each of them once; a glob that matches none is refused."""
+        matched = {glob: set(_matches(base, _parts(glob))) for glob in _several(self.glob)}
+        names = sorted({name for found in matched.values() for name in found})
+        files = {name: real for name in names if (real := _below(base, name)).is_file()}
+        for glob in (glob for glob, found in matched.items() if not files.keys() & found):
+            hint = _hint(base, "/".join(_parts(glob)))
+            if files or hint:  # where there is none at all, whoever reads the items says so
+                way = hint or "mend it, or leave it out"
+                raise SourceError(f"The glob {glob!r} matches no file in {str(base)!r}; {way}.")
+        return list(files.items())
 
     def _item(self, name: str, path: Path) -> Item:
         with path.open("rb") as file:
@@ -106,6 +113,25 @@ def _several(glob: str | tuple[str, ...]) -> tuple[str, ...]:
 def _parts(glob: str) -> list[str]:
     parts = [part for part in glob.split("/") if part not in ("", ".")]
     return [*parts, "*"] if parts[-1:] == ["**"] else parts
+
+
+def _below(base: Path, name: str) -> Path:
+    real = Path(os.path.realpath(base / name, strict=True))
+    if not real.is_relative_to(base):
+        raise SourceError(
+            f"File {name!r} is a link that leads out of {str(base)!r}; set `root` to a folder that "
+            "holds both, or copy the file."
+        )
+    return real
+
+
+def _hint(base: Path, glob: str) -> str:
+    """Return what to write in place of a glob that matches nothing, where its plain reading tells."""
+    if (base / glob).is_dir():
+        return f"it is a folder: write '{escape(glob)}/*' for the files in it, '{escape(glob)}/**' for all below it"
+    if (base / glob).is_file() and escape(glob) != glob:
+        return f"a file is called that, and brackets stand for one character: write {escape(glob)!r}"
+    return ""
 
 
 def _matches(folder: Path, parts: Sequence[str], prefix: str = "") -> Iterator[str]:
