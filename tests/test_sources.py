@@ -216,6 +216,21 @@ def test_a_limit_below_one_is_refused(limit: int, tmp_path: Path) -> None:
         read_items(source(["a"]), tmp_path, limit)
 
 
+def test_empty_items_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One of them doesn't stop the others, and what is left out by the limit isn't spoken of."""
+    blank = [{"key": f"k{n:02}", "value": "" if n % 2 else " \n"} for n in range(12)]
+    full: list[object] = [{"key": "a", "value": "text"}, {"key": "b", "value": None}]
+    assert len(read_items(source([*full, *blank]), tmp_path)) == 14
+    assert "Items that are empty, of which an answer can say nothing: 12 ('k00', " in caplog.text
+    assert "'k09', …)" in caplog.text
+    caplog.clear()
+    read_items(source([*full, *blank]), tmp_path, 3)
+    assert "nothing: 1 ('k00'); leave them out." in caplog.text
+    caplog.clear()
+    read_items(source([*full, *blank]), tmp_path, 2)
+    assert not caplog.text
+
+
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     """No items are no work, and that is never what was meant."""
     with pytest.raises(SourceError, match=r"There are no items: the list of items yields none\."):

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, cast
 
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_logger, get_run_logger
 from pydantic import BeforeValidator, Discriminator, Tag, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
@@ -25,6 +27,7 @@ from prefect_dispatch.sources.sql import Sql
 from prefect_dispatch.sources.tables import Csv, JsonLines
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Generator
     from pathlib import Path
 
@@ -81,6 +84,9 @@ ItemsInput = Annotated[
 
 Takes a source, the mapping of one, a list, or any iterable of items and JSON values.
 """
+
+SHOWN = 10
+"""How many empty items are named."""
 
 _ADAPTER: TypeAdapter[Source] = TypeAdapter(ItemsInput)
 
@@ -148,4 +154,18 @@ def read_items(source: Source, root: Path, limit: int | None = None) -> list[Ite
             items.append(item)
     if not items:
         raise SourceError(f"There are no items: {source.where(root)} yields none.")
-    return sorted(items, key=lambda item: Ref(brief="", item=item.key).order)[:limit]
+    kept = sorted(items, key=lambda item: Ref(brief="", item=item.key).order)[:limit]
+    _warn_of_blanks([item.key for item in kept if isinstance(item.value, str) and not item.value.strip()])
+    return kept
+
+
+def _warn_of_blanks(keys: list[str]) -> None:
+    """Say which items hold nothing: each is asked about, since one empty file must not stop all others."""
+    if not keys:
+        return
+    try:
+        log: logging.Logger | logging.LoggerAdapter[logging.Logger] = get_run_logger()
+    except MissingContextError:  # a plan, say
+        log = get_logger("prefect_dispatch")
+    named = ", ".join(map(repr, keys[:SHOWN])) + (", …" if len(keys) > SHOWN else "")
+    log.warning("Items that are empty, of which an answer can say nothing: %d (%s); leave them out.", len(keys), named)
