@@ -118,6 +118,9 @@ def test_what_a_call_takes() -> None:
     assert plain.keywords == {}
     odd = LLMCredentials.model_validate({"extra": {"vertex_credentials": "{not json}", "api_version": "2024-02-01"}})
     assert odd.secrets == {"{not json}"}
+    pasted = LLMCredentials.model_validate({"api_key": f" \t{KEY}\r\n"})
+    assert (pasted.arguments, pasted.secrets) == ({"api_key": KEY}, {KEY})
+    assert LLMCredentials.model_validate({"api_key": " \n"}).arguments == {}
 
 
 @pytest.mark.parametrize(

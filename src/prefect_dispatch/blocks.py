@@ -86,6 +86,11 @@ class LLMCredentials(CredentialsBlock):
         description="The same for what it answers; both or neither.",
     )
 
+    @field_validator("api_key")
+    @classmethod
+    def _has_no_space_around(cls, api_key: SecretStr) -> SecretStr:
+        return SecretStr(api_key.get_secret_value().strip())  # a file's last newline can't go into a header
+
     @field_validator("extra", mode="before")
     @classmethod
     def _is_an_object(cls, extra: object) -> object:
