@@ -32,6 +32,7 @@ from prefect_dispatch.integrators.contests.matches import judging, recorded
 from prefect_dispatch.integrators.contests.ranking import require_library
 from prefect_dispatch.integrators.contests.rounds import pairs, played
 from prefect_dispatch.integrators.contests.standings import merged
+from prefect_dispatch.integrators.tournament_equals import with_equals
 from prefect_dispatch.models import Item
 from prefect_dispatch.references import REFERENCE, refer
 from prefect_dispatch.strict import Strict
@@ -232,16 +233,17 @@ class Tournament(Strict):
         return self._judged(outcomes, recorded(merge)) if self.criterion else self._measured(outcomes)
 
     def _judged(self, outcomes: Sequence[Outcome], matches: Sequence[Match]) -> Merge:
-        return judged(outcomes, contests(outcomes), matches, judged_rules(self.criterion, self.matches, self.judge))
+        rivals, rules = contests(outcomes), judged_rules(self.criterion, self.matches, self.judge)
+        return with_equals(judged(outcomes, rivals, matches, rules), rivals)
 
     def _measured(self, outcomes: Sequence[Outcome]) -> Merge:
         rivals = contests(outcomes)
         if self.metric:
             merge = merged(outcomes, [measures.measured(contest, self.metric) for contest in rivals], "metric")
-            return merge.model_copy(update={"rules": metric_rules(refer(self.metric))})
+            return with_equals(merge.model_copy(update={"rules": metric_rules(refer(self.metric))}), rivals)
         found = self._found if self._found is not None else self.placed(Path())._found or {}  # noqa: SLF001 -- its own copy
         merge = merged(outcomes, [measures.converted(contest, found) for contest in rivals], "results")
         strange = measures.strangers(rivals, found)
         more = [f"The results have rows for no variant here: {', '.join(strange)}."] if strange else []
         rules = results_rules(Path(self.results).name, *map(self._column, COLUMNS))
-        return merge.model_copy(update={"rules": rules, "shortfalls": (*merge.shortfalls, *more)})
+        return with_equals(merge.model_copy(update={"rules": rules, "shortfalls": (*merge.shortfalls, *more)}), rivals)

@@ -142,7 +142,28 @@ def test_equal_variants_are_judged_once() -> None:
         "b3": ("merged", None),
         "b4": ("duplicate_of", "b3"),
     }
+    assert merge.shortfalls == (
+        "b0/mug, b2/mug are the same answer, so they count as one variant.",
+        "b3/mug, b4/mug are the same answer, so they count as one variant.",
+    )
     assert sound(LARGER, merge, said, bench)
+
+
+def test_rivals_that_are_all_equal_leave_nothing_to_compare() -> None:
+    """A function ranks what is left, and the run still falls short; long lists of names are cut."""
+
+    def even(value: str, key: str) -> float:
+        return float(len(value) + 0 * len(key))
+
+    by = Tournament(metric=even)
+    [told] = by.merge_asking([], variants(*["same"] * 7), Bench(larger)).shortfalls
+    assert told.startswith("b0/mug, b1/mug, b2/mug, b3/mug, b4/mug and 2 more are the same answer")
+    said = [each for at in range(7) for each in variants("a", "a", item=f"item-{at}")]
+    assert by.merge_asking([], said, Bench(larger)).shortfalls[5:] == (
+        "So are the answers of several briefs to 2 more items.",
+    )
+    alone = [say(item, "same", brief="b") for item in ("mug", "pen")]
+    assert by.merge_asking([], alone, Bench(larger)).shortfalls == ()
 
 
 def test_several_briefs_are_rivals_on_each_item() -> None:
@@ -228,7 +249,10 @@ def test_a_variant_without_a_rival() -> None:
     said, bench = [*variants(1, 1), miss("mug", brief="b2")], Bench(larger)
     merge = LARGER.merge_asking([], said, bench)
     assert (ranking(merge), bench.rounds) == ([], [])
-    assert merge.shortfalls == ("b0/mug is not ranked: there is no other variant to compare it with.",)
+    assert merge.shortfalls == (
+        "b0/mug is not ranked: there is no other variant to compare it with.",
+        "b0/mug, b1/mug are the same answer, so they count as one variant.",
+    )
     assert cast("Any", merge.value)["gaps"][0]["brief"] == "b2"
     assert sound(LARGER, merge, said, bench)
 
