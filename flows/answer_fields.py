@@ -17,12 +17,23 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Kind = Literal["text", "whole number", "number", "yes or no", "date", "list of texts"]
+_YEAR = "([0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)"
+_DAY = "(0[1-9]|1[0-9]|2[0-8])"
+_DAYS = f"({_DAY}|29|30)"
+_MONTHS = f"((0[13578]|1[02])(-({_DAYS}|31))?|(0[469]|11)(-{_DAYS})?|02(-{_DAY})?)"
+_LEAP = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][48]|[2468]0|[13579][26])00)-02-29"
+_DATE = f"^({_YEAR}(-{_MONTHS})?|{_LEAP})$"
+"""The dates of the calendar, by a pattern that every provider can read: no lookaround, and digits are 0 to 9."""
 _SCHEMAS: dict[str, dict[str, Any]] = {
     "text": {"type": "string"},
     "whole number": {"type": "integer"},
     "number": {"type": "number"},
     "yes or no": {"type": "boolean"},
-    "date": {"type": "string", "pattern": r"^\d{4}(-\d{2}(-\d{2})?)?$", "description": "As YYYY-MM-DD."},
+    "date": {
+        "type": "string",
+        "pattern": _DATE,
+        "description": "A date of the calendar, as YYYY-MM-DD; as YYYY-MM or YYYY where no more is said.",
+    },
     "list of texts": {"type": "array", "items": {"type": "string"}},
 }
 LISTED = "records"
@@ -55,6 +66,8 @@ class AnswerField(Strict):
 
     @model_validator(mode="after")
     def _choices_fit(self) -> Self:
+        if twice := [choice for n, choice in enumerate(self.choices) if choice in self.choices[:n]]:
+            raise ValueError(f"'choices' of {self.name!r} has {twice[0]!r} twice; remove one of them")
         if self.choices and self.kind not in {"text", "list of texts"}:
             raise ValueError(f"'choices' are for texts, and {self.name!r} is a {self.kind}; remove one of them")
         return self

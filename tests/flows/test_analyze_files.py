@@ -145,6 +145,7 @@ def test_what_does_not_go_together_is_told(more: dict[str, Any], told: str) -> N
     [
         pytest.param({"fields": [{"name": "a b"}]}, "fields", id="a-name-with-a-blank"),
         pytest.param({"fields": [{"name": "a", "kind": "number", "choices": ["1"]}]}, "are for texts", id="nr"),
+        pytest.param({"fields": [{"name": "a", "choices": ["x", "y", "x"]}]}, "'a' has 'x' twice", id="choices"),
         pytest.param({"output": '{"type": "objekt"}'}, "output.*not a valid JSON Schema", id="schema"),
         pytest.param({"credentials": "My Key"}, "credentials.*is not the name of a block", id="credentials"),
         pytest.param({"instructions": " "}, "instructions", id="nothing-to-do"),
@@ -174,6 +175,33 @@ def test_a_field_takes_what_it_says(field: object, right: JsonValue, wrong: Json
     schema = schema_of_fields([AnswerField.model_validate(field)])
     assert problems(schema, {"a": right})[1] == []
     assert problems(schema, {"a": wrong})[1] != []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        pytest.param("2024-02-29", True, id="leap-day"),
+        pytest.param("2000-02-29", True, id="leap-day-of-a-century"),
+        pytest.param("1900-02-29", False, id="no-leap-day-of-a-century"),
+        pytest.param("2023-02-29", False, id="no-leap-day"),
+        pytest.param("2024-02-30", False, id="february"),
+        pytest.param("2030-04-31", False, id="april"),
+        pytest.param("2030-12-31", True, id="december"),
+        pytest.param("2030-10", True, id="month"),
+        pytest.param("2030-00", False, id="no-month"),
+        pytest.param("1987", True, id="year"),
+        pytest.param("0000", False, id="no-year"),
+        pytest.param("2030-99-99", False, id="nines"),
+        pytest.param("\u0662\u0660\u0663\u0660", False, id="other-digits"),
+        pytest.param("30-01-02", False, id="two-digits"),
+        pytest.param("2030-01-02T00:00", False, id="time"),
+    ],
+)
+def test_a_date_is_one_of_the_calendar(text: str, is_one: bool) -> None:  # noqa: FBT001 -- a table
+    """Else the answer is sent back; a month or a year do where no more is said."""
+    schema = schema_of_fields([AnswerField(name="a", kind="date")])
+    assert "as YYYY-MM or YYYY where no more is said" in schema["properties"]["a"]["description"]
+    assert (problems(schema, {"a": text})[1] == []) is is_one
 
 
 @pytest.mark.usefixtures("store")
