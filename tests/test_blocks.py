@@ -119,7 +119,8 @@ def test_what_a_call_takes() -> None:
     odd = LLMCredentials.model_validate({"extra": {"vertex_credentials": "{not json}", "api_version": "2024-02-01"}})
     assert odd.secrets == {"{not json}"}
     pasted = LLMCredentials.model_validate({"api_key": f" \t{KEY}\r\n"})
-    assert (pasted.arguments, pasted.secrets) == ({"api_key": KEY}, {KEY})
+    assert pasted.arguments == {"api_key": KEY}
+    assert pasted.secrets == {KEY}
     assert LLMCredentials.model_validate({"api_key": " \n"}).arguments == {}
 
 
