@@ -150,6 +150,7 @@ class Synthesize(Strict):
                 writer,
                 self.judge,
                 reduced,
+                verdicts=verdicts,
                 text=self.output == "text",
                 total=len(sources),
                 context=context,

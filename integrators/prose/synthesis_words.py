@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prefect_dispatch.integrators.prose.drafts import Form
+    from prefect_dispatch.integrators.prose.judging import Verdict
     from prefect_dispatch.integrators.prose.reducing import Reduced
 
 _ANSWERS = "Numbered answers that others gave: each with its number and its name, and below them its lines, indented."
@@ -45,14 +46,23 @@ def briefs_for(instructions: str, constraints: Sequence[str], form: Form) -> dic
 
 
 def rules_of(
-    writer: object, judge: object, reduced: Reduced, *, text: bool, total: int, context: int, again: int
+    writer: object,
+    judge: object,
+    reduced: Reduced,
+    *,
+    verdicts: Sequence[Verdict] = (),
+    text: bool,
+    total: int,
+    context: int,
+    again: int,
 ) -> str:
     """Return how it was written and checked, in a paragraph.
 
     Args:
         writer: Who wrote.
-        judge: Who compared statements with what they cite, if anybody did.
+        judge: Who was to compare statements with what they cite, if anybody was.
         reduced: How many steps it took.
+        verdicts: What came of it.
         text: Whether it is text.
         total: Of how many answers it was written.
         context: Tokens of a question and its answer.
@@ -65,7 +75,7 @@ def rules_of(
     )
     who = described(writer)
     kind = "a text" if text else "a value by a schema"
-    opinion = f" Each statement was compared with the answers that it cites by {described(judge)}." if judge else ""
+    opinion = f" {_compared(verdicts, described(judge))}" if judge else ""
     return (
         f"{who[:1].upper()}{who[1:]} wrote {kind} of {_many(total, 'answer')} in {_many(reduced.levels, 'step')}: "
         f"first parts, then parts of parts, each question and its answer within {context} tokens. It had to cite "
@@ -79,6 +89,15 @@ def rules_of(
         f"there are {marks}.{opinion} Not checked is whether what is cited means what the text makes of it: a flag "
         "is a reason to look, and no flag is no proof."
     )
+
+
+def _compared(verdicts: Sequence[Verdict], judge: str) -> str:
+    """Return what a judge did: nothing, where nothing cites anything."""
+    if not verdicts:
+        return f"No statement was compared with the answers: none cites any, so nothing was put to {judge}."
+    told, total = sum(each.label != "not_judged" for each in verdicts), len(verdicts)
+    rest = "; of the others there is no verdict" if told < total else ""
+    return f"{told} of {total} statements with a citation were compared with what they cite, by {judge}{rest}."
 
 
 def described(executor: object) -> str:

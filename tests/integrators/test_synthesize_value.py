@@ -307,7 +307,7 @@ def test_a_judge_labels_each_claim() -> None:
         ("not_found", "It says It is flat. [4]"),
     ]
     assert "It says It is blue. [2] [unverified].\n" in str(merge.value)
-    assert "Each statement was compared with the answers that it cites by the executor ScriptedExecutor." in merge.rules
+    assert "4 of 4 statements with a citation were compared with what they cite, by the executor" in merge.rules
 
 
 def test_a_judge_that_fails_is_a_shortfall() -> None:
@@ -319,6 +319,8 @@ def test_a_judge_that_fails_is_a_shortfall() -> None:
     assert audit(merge, said, [], by, again=lambda again: by.merge_asking([], again, desk)) == ()
     assert [row["label"] for row in merge.tables[0].rows] == ["not_judged", "not_judged"]
     assert merge.shortfalls == ("2 of 2 claims could not be judged (refused, too long for a context of 3300 tokens).",)
+    assert "0 of 2 statements with a citation were compared with what they cite, by the executor" in merge.rules
+    assert "; of the others there is no verdict." in merge.rules
 
 
 def test_a_judge_of_a_value() -> None:
@@ -349,3 +351,4 @@ def test_nothing_to_judge() -> None:
     assert merge.tables[0].rows == ()
     assert merge.shortfalls == ("What was written cites none of the 3 answers; trust nothing in it.",)
     assert JUDGE.name not in {question.brief.name for question in desk.questions}
+    assert "No statement was compared with the answers: none cites any, so nothing was put to the exec" in merge.rules
