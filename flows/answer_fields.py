@@ -52,8 +52,8 @@ class AnswerField(Strict):
     """What it is called: letters, digits and underscores."""
     kind: Kind = "text"
     """What stands there."""
-    choices: tuple[Text, ...] = ()
-    """For a text or a list of texts: the only ones that may stand there."""
+    choices: tuple[Text, ...] | None = None
+    """For a text or a list of texts: the only ones that may stand there. None: any."""
     about: str = Field(default="", title="Description")
     """What is meant by it, for the model."""
     required: bool = False
@@ -66,9 +66,13 @@ class AnswerField(Strict):
 
     @model_validator(mode="after")
     def _choices_fit(self) -> Self:
+        if self.choices is None:
+            return self
+        if not self.choices:
+            raise ValueError(f"'choices' of {self.name!r} is empty, so that none is right; name some, or leave it out")
         if twice := [choice for n, choice in enumerate(self.choices) if choice in self.choices[:n]]:
             raise ValueError(f"'choices' of {self.name!r} has {twice[0]!r} twice; remove one of them")
-        if self.choices and self.kind not in {"text", "list of texts"}:
+        if self.kind not in {"text", "list of texts"}:
             raise ValueError(f"'choices' are for texts, and {self.name!r} is a {self.kind}; remove one of them")
         return self
 

@@ -145,7 +145,8 @@ def test_what_does_not_go_together_is_told(more: dict[str, Any], told: str) -> N
     [
         pytest.param({"fields": [{"name": "a b"}]}, "fields", id="a-name-with-a-blank"),
         pytest.param({"fields": [{"name": "a", "kind": "number", "choices": ["1"]}]}, "are for texts", id="nr"),
-        pytest.param({"fields": [{"name": "a", "choices": ["x", "y", "x"]}]}, "'a' has 'x' twice", id="choices"),
+        pytest.param({"fields": [{"name": "a", "choices": ["x", "y", "x"]}]}, "'a' has 'x' twice", id="twice"),
+        pytest.param({"fields": [{"name": "a", "choices": list[str]()}]}, "'a' is empty.*leave it out", id="no-choice"),
         pytest.param({"output": '{"type": "objekt"}'}, "output.*not a valid JSON Schema", id="schema"),
         pytest.param({"credentials": "My Key"}, "credentials.*is not the name of a block", id="credentials"),
         pytest.param({"instructions": " "}, "instructions", id="nothing-to-do"),
@@ -172,7 +173,9 @@ def test_a_wrong_value_names_its_field(more: dict[str, Any], told: str) -> None:
 )
 def test_a_field_takes_what_it_says(field: object, right: JsonValue, wrong: JsonValue) -> None:
     """Each kind of field becomes a schema that takes the one and refuses the other."""
-    schema = schema_of_fields([AnswerField.model_validate(field)])
+    made = AnswerField.model_validate(field)
+    assert AnswerField.model_validate(made.model_dump()) == made
+    schema = schema_of_fields([made])
     assert problems(schema, {"a": right})[1] == []
     assert problems(schema, {"a": wrong})[1] != []
 
