@@ -124,7 +124,7 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
             "criterion": criterion if evaluation == "judge" else "",
             "metric": metric if evaluation == "metric" else None,
             "results": results if evaluation == "results" else "",
-            "judge": second(executor, judge_model),
+            "judge": second(executor, judge_model, "judge_model"),
         }
     )
     limits = bounded(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)

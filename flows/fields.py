@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+from prefect.context import FlowRunContext
 from pydantic import BaseModel, BeforeValidator, Field, GetPydanticSchema, StringConstraints, WithJsonSchema
 
 from prefect_dispatch.blocks import DispatchProfile, LLMCredentials
 from prefect_dispatch.cited_forms import SourceKind
-from prefect_dispatch.credentials import SLUGS, fresh_credentials, named
+from prefect_dispatch.credentials import SLUGS, fresh_credentials, missing_key, named
 from prefect_dispatch.credentials import profile as saved_profile
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.llm import LLM
@@ -90,11 +91,30 @@ def asked(credentials: LLMCredentials | str | None, model: str, profile: Dispatc
     return LLM.model_validate({"model": name, "credentials": key, **more})
 
 
-def second(executor: LLM | None, model: str) -> LLM | None:
-    """Return who else is asked, with the same key if it is of the same provider; None if nobody is named."""
+def second(executor: LLM | None, model: str, field: str) -> LLM | None:
+    """Return who else is asked, with the same key if it is of the same provider; None if nobody is named.
+
+    Args:
+        executor: Who is asked first.
+        model: The other model.
+        field: What the form calls it.
+
+    Raises:
+        JobError: If this is a run, and there is no key for it: the first one's answers would be paid for nothing.
+    """
     if not model:
         return None
-    return executor.switched(model) if executor else LLM(model=model)
+    other = executor.switched(model) if executor else LLM(model=model)
+    # Where a form is only planned or deployed, the environment is not the one that counts.
+    if FlowRunContext.get() and not other.credentials and not other.api_base and (missing := missing_key(model)):
+        theirs = ""
+        if executor and executor.credentials:
+            theirs = f"; the credentials {executor.credentials!r} are for models of the provider of {executor.model!r}"
+        raise JobError(
+            f"{field}: there is no key for {model!r}: the environment of this run has no {missing}{theirs}. Set it "
+            "there, or name a model whose key is known."
+        )
+    return other
 
 
 def bounded(profile: DispatchProfile | str | None, **given: float | None) -> Limits:

@@ -125,8 +125,8 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         instructions=finding,
         constraints=(_RULE,),
         sections=SECTIONS,
-        executor=second(executor, writer_model),
-        judge=second(executor, judge_model),
+        executor=second(executor, writer_model, "writer_model"),
+        judge=second(executor, judge_model, "judge_model"),
     )
     limits = bounded(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
     return Parts(briefs or [brief], _source(topics, topics_file, Path(folder)), executor, integrator, limits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 
 SLUGS = {"credentials": "llm-credentials", "profile": "dispatch-profile"}
 """What the blocks of a field of that name are called in addresses."""
+_ALSO = {
+    "cohere": "CO_API_KEY",
+    "huggingface": "HF_TOKEN",
+    "openrouter": "OR_API_KEY",
+    "replicate": "REPLICATE_API_TOKEN",
+}
+"""Where litellm takes a key from as well, though its list of what is missing doesn't say so."""
 _NAME = re.compile(r"[a-z0-9]+(?:-[a-z0-9]+)*")
 _lock = threading.Lock()
 _known: dict[str, LLMCredentials] = {}
@@ -88,6 +96,27 @@ def fresh_credentials(name: str, where: str = "credentials") -> LLMCredentials:
     with _lock:
         _known[name] = found
     return found
+
+
+def missing_key(model: str) -> str | None:
+    """Return the names of the variables of which one must hold a model's key, if the environment has none of them.
+
+    None where there is a key, where none is needed, or where a provider has other ways to sign in, such as a role.
+
+    Args:
+        model: Who would be asked without a block, such as `openai/gpt-5-mini`.
+    """
+    from prefect_dispatch.executors.provider import provider  # noqa: PLC0415 -- imports litellm
+
+    litellm = provider()
+    try:
+        _, its, found, _ = litellm.get_llm_provider(model=model)  # what it found under a name of its own, too
+    except Exception:  # noqa: BLE001 -- an unknown provider is told elsewhere
+        return None
+    wanted: list[str] = litellm.validate_environment(model=model)["missing_keys"]
+    if found or os.environ.get(_ALSO.get(its, "")) or not all(each.endswith("_API_KEY") for each in wanted):
+        return None
+    return " or ".join(wanted) or None
 
 
 def forget(name: str) -> None:

@@ -93,6 +93,24 @@ def test_one_variant_is_none() -> None:
 
 
 @pytest.mark.usefixtures("store")
+def test_a_judge_without_a_key_is_refused_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run of which only the writers could be paid is none; a plan elsewhere needs no key."""
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+    saved = {"api_key": "sk-none-needed", "api_base": "http://127.0.0.1:9", "model": "openai/test"}
+    LLMCredentials.model_validate(saved).save("of-writers", overwrite=True)
+    told = (
+        "judge_model: there is no key for 'anthropic/judge': the environment of this run has no ANTHROPIC_API_KEY; "
+        "the credentials 'of-writers' are for models of the provider of 'openai/test'."
+    )
+    with pytest.raises(JobError, match=f"^{told}"):
+        content_variants(
+            "A kettle.", "Write a tagline.", VARIANTS, credentials="of-writers", judge_model="anthropic/judge"
+        )
+    assert given(credentials="of-writers", judge_model="anthropic/judge").integrator.judge.credentials is None
+
+
+@pytest.mark.usefixtures("store")
 def test_variants_meet_only_in_their_evaluation(tmp_path: Path) -> None:
     """No writer sees another's text; the export has each variant with its rank, exactly as it was written."""
 
