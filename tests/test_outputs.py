@@ -24,6 +24,7 @@ class Licence(BaseModel):
     years: list[int] = Field(default=[1])
 
 
+CLOSED: dict[str, Any] = {"type": "object", "properties": {"x": {}}, "additionalProperties": False}
 SCHEMA = '{"properties":{"n":{"type":"integer"}},"required":["n"],"type":"object"}'
 TREE = '{"$defs":{"N":{"properties":{"kids":{"items":{"$ref":"#/$defs/N"},"type":"array"}}}},"$ref":"#/$defs/N"}'
 
@@ -61,12 +62,33 @@ def test_one_form(value: object, expected: object) -> None:
         pytest.param({"$ref": "#/$defs/nope"}, "'/.defs/nope' is not in it, and nothing is fetched", id="no-part"),
         pytest.param({"items": [{"$ref": "http://127.0.0.1/a"}]}, "not a valid JSON Schema", id="items-of-old"),
         pytest.param({"anyOf": [{"$ref": "http://127.0.0.1/a"}]}, "'http://127.0.0.1/a' is not in it", id="elsewhere"),
+        pytest.param(
+            {"type": "object", "required": ["a"], "properties": {"a": {**CLOSED, "required": ["x", "y"]}}},
+            r"no answer can be valid, as \$\.a requires 'y', which is not among .* or take it from 'required'",
+            id="impossible",
+        ),
     ],
 )
 def test_refused(value: object, message: str) -> None:
     """What is no form of an answer is told before anything is spent."""
     with pytest.raises(ValueError, match=message):
         normalise_output(value)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pytest.param({**CLOSED, "required": ["x"]}, id="listed"),
+        pytest.param({**CLOSED, "required": ["y"], "patternProperties": {"^y": True}}, id="by-a-pattern"),
+        pytest.param({"type": "object", "required": ["y"]}, id="open"),
+        pytest.param({"$schema": "http://json-schema.org/draft-03/schema#", **CLOSED, "required": True}, id="old"),
+        pytest.param({**CLOSED, "required": ["y"], "type": ["object", "null"]}, id="or-nothing"),
+        pytest.param({"type": "object", "properties": {"a": {**CLOSED, "required": ["y"]}}}, id="left-out"),
+    ],
+)
+def test_what_some_answer_satisfies_is_taken(schema: dict[str, Any]) -> None:
+    """Only a schema that no answer at all can satisfy is refused."""
+    assert schema_of(str(normalise_output(schema))) == schema
 
 
 def test_a_bottomless_schema() -> None:

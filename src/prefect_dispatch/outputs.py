@@ -175,6 +175,26 @@ def _check_schema(schema: dict[str, Any]) -> None:
     except RecursionError:
         msg = "not a usable JSON Schema: it refers to itself without end"
         raise ValueError(msg) from None
+    for place, name in _impossible(schema, "$"):
+        msg = (
+            f"not a usable JSON Schema: no answer can be valid, as {place} requires {name!r}, which is not among its "
+            "'properties', and its 'additionalProperties' is false; add it to the one, or take it from 'required'"
+        )
+        raise ValueError(msg)
+
+
+def _impossible(schema: dict[str, Any], place: str) -> Iterator[tuple[str, str]]:
+    """Yield what an object that every answer has must hold and may not, each with the object's place."""
+    names = schema.get("required")
+    if schema.get("type") != "object" or not isinstance(names, list):  # an old draft has true or false there
+        return
+    inside: dict[str, Any] = schema.get("properties", {})
+    closed = schema.get("additionalProperties") is False and not schema.get("patternProperties")
+    for name in cast("list[str]", names):
+        if isinstance(part := inside.get(name), dict):
+            yield from _impossible(cast("dict[str, Any]", part), f"{place}.{name}")
+        elif closed and name not in inside:
+            yield place, name
 
 
 def _references(schema: object) -> Iterator[str]:
