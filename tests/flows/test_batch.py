@@ -256,6 +256,7 @@ def child(store: Path) -> Callable[[BatchServer], subprocess.Popen[bytes]]:
 
     def start(server: BatchServer, log: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
         own = {"PREFECT_LOCAL_STORAGE_PATH": str(store), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+        own["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "INFO"  # the command line, called in this process, hides them
         return subprocess.Popen(  # noqa: S603 -- this interpreter, a fixed text
             [sys.executable, "-c", RUN, server.url],
             env={**os.environ, **own},
