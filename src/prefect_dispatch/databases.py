@@ -34,6 +34,8 @@ def database(connection: str) -> Generator[Engine, None, None]:
     block, name = _loaded(connection), connection.removeprefix(f"{SLUG}/")
     secrets = _secrets(block)
     hide(secrets)
+    from sqlite3 import Warning as Unwrapped  # noqa: PLC0415 -- as below; what SQLite raises before Python 3.11
+
     from sqlalchemy.exc import SQLAlchemyError  # noqa: PLC0415 -- only those who have a database need it
     from sqlalchemy.pool import NullPool  # noqa: PLC0415 -- the same
 
@@ -46,7 +48,7 @@ def database(connection: str) -> Generator[Engine, None, None]:
             engine.dispose()
     except ImportError as error:
         raise JobError(f"Connection {name!r}: its driver isn't installed: {_said(error, secrets)}.") from None
-    except (SQLAlchemyError, ValueError, TypeError) as error:
+    except (SQLAlchemyError, Unwrapped, ValueError, TypeError) as error:
         raise JobError(f"Connection {name!r}: {_said(error, secrets)}.") from None
 
 

@@ -127,7 +127,7 @@ def sheet(rows: Sequence[dict[str, JsonValue]]) -> str:
 
     A text that a spreadsheet takes for a formula (it starts with `=`, `+`, `-` or `@`) gets an apostrophe in
     front of that, as OWASP advises; so does what follows a semicolon, a tab or a line break, where spreadsheets
-    of some countries start a cell. Numbers stay as they are. Read back as data, such a text has more
+    of some countries start a cell. Numbers stay as they are, and NUL is written as `␀`. Read back as data, such a text has more
     apostrophes than in `report.json`, which is exact.
 
     Example:
@@ -155,7 +155,7 @@ def _entry(value: JsonValue) -> str | float:
         return ""
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return value
-    return _FORMULA.sub(_stopped, shown(value))
+    return _FORMULA.sub(_stopped, shown(value).replace("\0", "␀"))  # a CSV has no NUL: Python 3.10 refuses it
 
 
 def _stopped(match: re.Match[str]) -> str:
