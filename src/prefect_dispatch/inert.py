@@ -127,8 +127,8 @@ def sheet(rows: Sequence[dict[str, JsonValue]]) -> str:
 
     A text that a spreadsheet takes for a formula (it starts with `=`, `+`, `-` or `@`) gets an apostrophe in
     front of that, as OWASP advises; so does what follows a semicolon, a tab or a line break, where spreadsheets
-    of some countries start a cell. Numbers stay as they are, and NUL is written as `␀`. Read back as data, such a text has more
-    apostrophes than in `report.json`, which is exact.
+    of some countries start a cell. Numbers stay as they are, and NUL is written as `␀`. Read back as data, such a
+    text has more apostrophes than in `report.json`, which is exact.
 
     Example:
         >>> print(sheet([{"name": "=1+1", "score": -0.5}, {"name": "a; =1+1"}]), end="")
