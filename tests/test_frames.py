@@ -119,7 +119,7 @@ class Loop(list[object]):
         ),
         pytest.param(pl.DataFrame({"id": ["a"], "v": [timedelta(1)]}), "'v', row 1: timedelta is neither", id="polars"),
         pytest.param(
-            pd.DataFrame({"id": ["a"], "v": [[np.timedelta64(1)]]}), "timedelta64 is neither", id="timedelta64"
+            pd.DataFrame({"id": ["a"], "v": [[np.timedelta64(1, "ns")]]}), "timedelta64 is neither", id="timedelta64"
         ),
         pytest.param(pd.DataFrame({"id": ["a"], "v": [[np.longdouble(1)]]}), "longdouble is neither", id="longdouble"),
         pytest.param(pd.DataFrame({"id": ["a"], "v": [1j]}), "complex.* is neither", id="complex"),
