@@ -22,6 +22,7 @@ from prefect_dispatch.ledger import LedgerRow, Ref
 from prefect_dispatch.models import Attempt, Failure, Outcome, Usage
 from prefect_dispatch.report import Report
 from prefect_dispatch.sources import source
+from prefect_dispatch.sources.plain import plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -187,6 +188,11 @@ def test_a_frame_without_keys_is_refused(frame: object, why: str) -> None:
     """With the column, the rows and the keys."""
     with pytest.raises(SourceError, match=why):
         items_from(frame, key="id")
+
+
+def test_a_text_of_another_kind_is_a_text() -> None:
+    """NumPy's, or an Enum's."""
+    assert plain([np.str_("a")]) == ["a"]
 
 
 def test_a_key_that_is_no_name_is_refused() -> None:

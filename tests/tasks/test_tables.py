@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -246,6 +247,13 @@ def test_outcomes_are_a_parquet_file(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "lake").iterdir()] == ["outcomes.parquet"]
     memory = write_parquet.fn(report(said("a", "x")), "memory://lake/day=1.parquet")
     assert [item.key for item in read_items(Parquet(parquet=memory, key="item"), tmp_path)] == ["a"]
+
+
+def test_without_pyarrow_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It is an extra of this package."""
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(JobError, match=r"pip install 'prefect-dispatch\[parquet\]'"):
+        write_parquet.fn(report(said("a", 1)), str(tmp_path))
 
 
 @pytest.mark.parametrize(
