@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,7 @@ def report(*outcomes: Outcome, run: str = "run-1") -> Report:
 def server() -> Generator[str, None, None]:
     """The URL of a PostgreSQL server."""
     if INITDB is None:
-        pytest.skip("PostgreSQL isn't installed")
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("PostgreSQL isn't installed: apt-get install postgresql")
     with postgres("hunter2") as url:
         yield url
 
