@@ -15,6 +15,7 @@ from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.flows.assets import tell_files
 from prefect_dispatch.flows.batch import batched
 from prefect_dispatch.flows.cancel import INTERRUPTIONS, cancelled
+from prefect_dispatch.flows.delivering import delivered
 from prefect_dispatch.flows.events import tell
 from prefect_dispatch.flows.exclusive import exclusive
 from prefect_dispatch.flows.files import PAGE, ready_folder, write_files, write_page
@@ -121,7 +122,7 @@ def carry_out(
                 return cast("Report", Cancelled(message=report.message, data=failure))
         for gap in report.gaps:
             log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
-        report = memory.compared(report)
+        report = memory.compared(delivered(report, job.integrator, place))
         if files is not None:
             tell_files(report, write_files(report, files), parts.items, place)
             if lacking := write_page(report, files, job.briefs, job.items):

@@ -52,13 +52,13 @@ def write_files(report: Report, folder: Path) -> list[Path]:
     """Write a report into a folder, each file whole or not at all, and remove what an earlier run wrote there.
 
     Written are `report.json`, `report.md`, `outcomes.jsonl`, `questions.jsonl` if the integrator
-    asked anything itself, and a `<name>.csv` for each table, in which no text is a formula; for `ab-test`,
-    which A/B tools take, a `<name>.json` as well.
+    asked anything itself, each document under its name, and a `<name>.csv` for each table, in which no text is a
+    formula; for `ab-test`, which A/B tools take, a `<name>.json` as well.
 
     Returns:
         The files.
     """
-    texts: dict[str, Iterable[str]] = {name: [text] for name, text in _tables(report).items()}
+    texts: dict[str, Iterable[str]] = {name: [text] for name, text in _beside(report).items()}
     if report.asked:
         texts[QUESTIONS] = _lines(report.asked)
     texts |= {"outcomes.jsonl": _lines(report.outcomes), "report.md": [markdown(report)]}
@@ -95,15 +95,16 @@ def _earlier(folder: Path) -> set[str]:
         report = Report.model_validate_json((folder / "report.json").read_bytes())
     except (OSError, ValidationError):
         return set()
-    found = {name for name, text in _tables(report).items() if _text(folder / name) == text}
+    found = {name for name, text in _beside(report).items() if _text(folder / name) == text}
     return found | {QUESTIONS} if _are_outcomes(_text(folder / QUESTIONS)) else found
 
 
-def _tables(report: Report) -> dict[str, str]:
-    """Return the text of each table's files, by their names."""
+def _beside(report: Report) -> dict[str, str]:
+    """Return the text of each document's and each table's files, by their names."""
     sheets = {f"{table.name}.csv": sheet(table.rows) for table in report.tables}
     exact = [table for table in report.tables if table.name in EXACT]
-    return sheets | {f"{each.name}.json": json.dumps(each.rows, indent=2, ensure_ascii=False) + "\n" for each in exact}
+    sheets |= {f"{each.name}.json": json.dumps(each.rows, indent=2, ensure_ascii=False) + "\n" for each in exact}
+    return {each.name: each.text for each in report.documents} | sheets
 
 
 def _text(path: Path) -> str:

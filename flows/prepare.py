@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.binding import bind
 from prefect_dispatch.bounds import require_bounded
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.base import Executor
+from prefect_dispatch.executors.base import Executor, Placed
+from prefect_dispatch.executors.fitting import require_fit
 from prefect_dispatch.executors.kinds import default_executor
-from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import located
 from prefect_dispatch.executors.variety import require_variety, sampled
 from prefect_dispatch.flows.batch import require_batches
@@ -91,11 +91,12 @@ def prepare(
         raise JobError("There is no brief; give at least one under 'briefs'.")
     limits = limits or Limits()
     executor = executor or default_executor()
-    if isinstance(executor, LLM):
+    if isinstance(executor, Placed):
         executor = executor.placed(folder)
     integrator = integrator or Collate()
     bound = [one for brief in briefs for one in sampled(bind(_placed(brief, folder), folder))]
     require_checked(bound)
+    require_fit(bound, executor)
     require_variety(bound, executor)
     require_batches(bound, executor)
     for who in (executor, *_own(integrator)):

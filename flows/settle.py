@@ -68,7 +68,7 @@ def settle(
     ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
     merge, violations, broken = _merge(job, ordered, refresh=refresh, known=known)
     status, message = _verdict(
-        ordered, job.limits.min_success, stopped=stopped, broken=broken, shortfalls=merge.shortfalls
+        ordered, job.limits.min_success, stopped=stopped, broken=broken or merge.failed, shortfalls=merge.shortfalls
     )
     return Report(
         status=status,
@@ -86,6 +86,7 @@ def settle(
         proposals=merge.proposals,
         flags=merge.flags,
         tables=merge.tables,
+        documents=merge.documents,
         shortfalls=merge.shortfalls,
         usage=Spending.of([*ordered, *merge.asked]),
         integration=Spending.of(merge.asked),
@@ -158,6 +159,8 @@ def _verdict(
     total = len(outcomes)
     gaps = [outcome for outcome in outcomes if outcome.status != "succeeded"]
     answered = f"{total - len(gaps)} of {total} answered{_without(gaps)}"
+    if not total:
+        return "complete", "There were no items, so nobody was asked."
     if broken:
         return "failed", f"{broken} ({answered})"
     if stopped:

@@ -10,7 +10,9 @@ from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
+    from pathlib import Path
 
+    from pydantic import JsonValue
     from typing_extensions import Self
 
     from prefect_dispatch.decisions import Decisions, Identity
@@ -173,6 +175,29 @@ class Expecting(Protocol):
 
     def asks(self, work: int) -> Sequence[Asks]:
         """Return what it is likely to ask, given that many (brief, item)."""
+        ...
+
+
+class Delivery(NamedTuple):
+    """What came of putting a merged value where it is to be."""
+
+    done: str = ""
+    """What was done, in a sentence."""
+    shortfall: str = ""
+    """What could not be done, in a sentence: the run then completes with gaps."""
+
+
+@runtime_checkable
+class Delivering(Protocol):
+    """An integrator whose value is to be put somewhere: once it is audited, and only where the run has not failed."""
+
+    def deliver(self, value: JsonValue, folder: Path) -> Delivery:
+        """Put a merged value where it is to be; doing so again changes nothing.
+
+        Args:
+            value: The merged value.
+            folder: The folder in which relative paths start.
+        """
         ...
 
 

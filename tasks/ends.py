@@ -43,6 +43,7 @@ class End(NamedTuple):
                 item=each.item.key,
                 status=self.status,
                 value=self.answer.value if self.answer else None,
+                change=self.answer.change if self.answer else None,
                 error=self.error,
                 model=self.answer.model if self.answer else "",
                 attempts=tried if tried and self.stored else (*tried, *took),

@@ -17,6 +17,7 @@ from uuid import UUID
 from prefect.runtime import flow_run
 
 from prefect_dispatch.errors import ExecutorError, UnaskedError
+from prefect_dispatch.executors.base import Abrupt
 from prefect_dispatch.models import Answer, Failure
 from prefect_dispatch.progress import Progress
 from prefect_dispatch.tasks import loop
@@ -145,7 +146,8 @@ class FanOut:
         """Let what is under way come to an end for a moment, then end it: what came back is stored."""
         group = str(flow_run.get_id())
         gate_of(group, self._limits).close()
-        last = time.monotonic() + self._limits.grace_s
+        grace_s = 0.0 if isinstance(self._executor, Abrupt) else self._limits.grace_s
+        last = time.monotonic() + grace_s
         try:
             while self._under_way:
                 self._settle(self._done.get(timeout=max(0.0, last - time.monotonic())))

@@ -206,6 +206,7 @@ BRIEF: dict[str, Any] = {"name": "a", "instructions": "Do {x}.", "writes": ["out
         ("resources", ["gpu"], False),
         ("samples", 3, False),  # a sample does
         ("model", "openai/gpt-5", False),  # the fingerprint of who is asked has it
+        ("command", {"run": "true"}, True),
         ("split", {"by": "lines"}, False),  # a part does, and the joined answer is stored apart
         ("sample", 2, True),
         ("part", True, True),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from prefect_dispatch.change import Change
     from prefect_dispatch.draft import Draft
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.gate import Call
@@ -80,7 +81,7 @@ async def attempt(
         error.attempts = (asking.account(f"{error.kind}: {error}"),)
         raise error from None  # its cause quotes, too
     heard = reply.value if isinstance(brief.output, type) else None
-    return Answer(value=value, said=heard, model=reply.model, attempts=(asking.account(),))
+    return Answer(value=value, said=heard, change=reply.change, model=reply.model, attempts=(asking.account(),))
 
 
 class _Attempt:
@@ -131,9 +132,10 @@ class _Attempt:
         """Return a tier's first valid answer, invalid ones being sent back."""
         kept = iter(self._draft.heard(place))
         rejections: list[Rejection] = []
+        change: Change | None = None
         clock = _Clock(self._limits.timeout_s)
         while True:
-            ask = Ask(brief=self._said, item=self._item, rejections=tuple(rejections))
+            ask = Ask(brief=self._said, item=self._item, rejections=tuple(rejections), change=change)
             reply = next(kept, None) or await self._passed(place, tier, ask, clock)
             self._usage += reply.usage
             value, wrong = examine(self._brief, self._item, reply)
@@ -145,6 +147,7 @@ class _Attempt:
                 raise invalid(wrong, asked=len(rejections) + 1)
             self._reasks += 1
             rejections.append(rejection)
+            change = reply.change
 
     async def _passed(self, place: int, tier: Executor, ask: Ask, clock: _Clock) -> Reply:
         """Return the reply to a call, however often it has to wait."""

@@ -30,6 +30,8 @@ class Usage(Strict):
     """Tokens received, as the provider counted them."""
     cost_usd: float | None = Field(default=0.0, ge=0, allow_inf_nan=False)
     """US dollars; empty where the price is unknown."""
+    estimated_usd: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """The part of them that nobody reported: computed from what a coding agent said of its tokens, and a price."""
     unsettled: int = Field(default=0, ge=0)
     """Calls whose tokens nobody told: sent, and cut off, timed out or lost. They may have cost something."""
 
@@ -37,6 +39,7 @@ class Usage(Strict):
         """Return the sum; an unknown price makes the sum unknown."""
         known = self.cost_usd is not None and other.cost_usd is not None
         return Usage(
+            estimated_usd=self.estimated_usd + other.estimated_usd,
             unsettled=self.unsettled + other.unsettled,
             requests=self.requests + other.requests,
             prompt_tokens=self.prompt_tokens + other.prompt_tokens,

@@ -37,13 +37,14 @@ def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str
     if reply.finish == "truncated":
         return reply.value, [TRUNCATED]
     if (reply.value is None and brief.output == "text") or (isinstance(reply.value, str) and not reply.value.strip()):
-        return reply.value, [EMPTY]
+        return reply.value, [EMPTY, *reply.problems]
     try:
         value, wrong = problems(brief.output, reply.value)
     except Exception as error:  # a model may hold validators of the user's; a broken one is broken for every item
         raise BrokenCheckError(f"The output's validation raised {told(error)}") from error
     if not wrong:
         wrong = [found for check in brief.checks if (found := _checked(check, value, item))]
+    wrong += reply.problems
     return value, list(map(scrub, wrong))
 
 

@@ -2,7 +2,8 @@
 
 A fingerprint covers everything that can change an answer and nothing
 that cannot: what the brief says once the item's fields stand in it, the
-item's value, and the executor's own fingerprint. Names, priorities,
+item's value, the executor's own fingerprint, and the files or the commit
+that it starts from. Names, priorities,
 limits, keys of items and credentials are no part of it, so equal work
 is recognised across jobs, runs and machines.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from prefect_dispatch.executors.variety import executor_for
 
@@ -70,6 +71,23 @@ def digest(value: JsonValue) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
+@runtime_checkable
+class Situated(Protocol):
+    """An executor whose answers depend on more than words: on a commit, on the content of files."""
+
+    def situation(self, brief: Brief, item: Item) -> JsonValue:
+        """Return all that an answer depends on beside the brief, the item's value and the executor's fingerprint.
+
+        Args:
+            brief: The brief, with the item's fields in place.
+            item: The item.
+
+        Raises:
+            JobError: If it can't be found out.
+        """
+        ...
+
+
 def fingerprint(brief: Brief, item: Item, executor: Executor) -> str:
     """Return the identity of answering `brief` for `item` with `executor`.
 
@@ -85,4 +103,12 @@ def fingerprint(brief: Brief, item: Item, executor: Executor) -> str:
         BriefError: If the brief uses a field that the item has not, or names a model that can't be asked.
     """
     who = executor_for(brief, executor)
-    return digest({"format": FORMAT, "brief": brief.identity(item), "item": item.value, "executor": who.fingerprint})
+    parts: dict[str, JsonValue] = {
+        "format": FORMAT,
+        "brief": brief.identity(item),
+        "item": item.value,
+        "executor": who.fingerprint,
+    }
+    if isinstance(who, Situated):
+        parts["situation"] = who.situation(brief.rendered(item), item)
+    return digest(parts)

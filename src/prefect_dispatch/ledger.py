@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from natsort import natsort_keygen
-from pydantic import Field, JsonValue, StringConstraints, field_validator
+from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_validator
 
 from prefect_dispatch.models import Outcome
 from prefect_dispatch.strict import Strict
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from prefect_dispatch.report import Gap
 
 _natural = lru_cache(maxsize=1 << 17)(natsort_keygen())  # every list of a merge is sorted by it
+
+RESERVED = frozenset({"report.json", "report.md", "report.html", "outcomes.jsonl", "questions.jsonl", "ab-test.json"})
+"""Names of files that every run may write."""
 
 Disposition = Literal["merged", "duplicate_of", "overridden", "failed", "skipped"]
 
@@ -142,6 +145,27 @@ class Table(Strict):
     """How to read it."""
 
 
+class Document(Strict):
+    """A text that an integrator gives along with its value; a file of that name where a run writes files."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+([-.][a-z0-9]+)*$", max_length=60)]
+    """The name of the file, such as `junit.xml`; unique within a merge."""
+    title: str
+    """What it is, in a few words."""
+    text: str
+    """What stands in it."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_free(cls, name: str) -> str:
+        if name in RESERVED or name.endswith(".csv"):
+            raise ValueError(f"{name!r} is the name of a file that a run writes itself; give the document another")
+        return name
+
+
+_T = TypeVar("_T", Table, Document)
+
+
 class Merge(Strict):
     """What an integrator returns."""
 
@@ -159,18 +183,22 @@ class Merge(Strict):
     """Places that a reader should not take on trust."""
     tables: tuple[Table, ...] = ()
     """Figures beside the value."""
+    documents: tuple[Document, ...] = ()
+    """Texts beside the value."""
+    failed: str = ""
+    """Why the run has failed although agents answered, in a sentence, such as a required test that did not pass."""
     shortfalls: tuple[str, ...] = ()
     """What the integrator could not do, a sentence each; a run that has any completes with gaps."""
     asked: tuple[Outcome, ...] = Field(default=(), exclude=True)
     """What came of the integrator's own questions to an agent; the task that runs it fills this in."""
 
-    @field_validator("tables")
+    @field_validator("tables", "documents")
     @classmethod
-    def _have_names_of_their_own(cls, tables: tuple[Table, ...]) -> tuple[Table, ...]:
-        names = [table.name for table in tables]
+    def _have_names_of_their_own(cls, given: tuple[_T, ...], info: ValidationInfo) -> tuple[_T, ...]:
+        names = [each.name for each in given]
         if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise ValueError(f"two tables are called {twice[0]!r}; each needs a name of its own")
-        return tables
+            raise ValueError(f"two {info.field_name} are called {twice[0]!r}; each needs a name of its own")
+        return given
 
 
 class Violation(Strict):

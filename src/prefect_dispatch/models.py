@@ -9,7 +9,9 @@ from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, StringC
 from pydantic.json_schema import SkipJsonSchema
 
 from prefect_dispatch.attempts import Attempt, Failure, Rejection, Usage
+from prefect_dispatch.change import Change
 from prefect_dispatch.checks import Check, Function, MustMention, source_digest
+from prefect_dispatch.command import Command
 from prefect_dispatch.outputs import Output, has_validators, normalise_output, show_output
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.split import Split
@@ -91,6 +93,8 @@ class Brief(Strict):
     """How many answers of its own each item gets, for a `consensus`: as from briefs `name-1`, `name-2` and so on."""
     model: str = ""
     """Who is asked in place of the executor's model (and its fallbacks); for language models only."""
+    command: Command | None = None
+    """What a `Shell` runs; where a coding agent is asked, what must pass in its workspace afterwards."""
     split: Split | None = None
     """How an item that is too long for the model is cut and asked in parts. Empty: it fails."""
     sample: SkipJsonSchema[int] = Field(default=0, ge=0, le=100)
@@ -135,6 +139,7 @@ class Brief(Strict):
             "key": item.key if own else None,  # a function sees it
             "writes": list(said.writes),  # an effect on files is not shared between equal items
             **({"sample": self.sample} if self.sample > 1 else {}),  # the first is the answer of a single one
+            **({"command": self.command.model_dump(mode="json")} if self.command else {}),
             **({"part": True} if self.part else {}),  # it is told; `split` itself changes no answer
         }
 
@@ -152,6 +157,8 @@ class Answer(Strict):
     """What the agent answered; it satisfies the brief's schema and checks."""
     said: JsonValue = None
     """What it said, where a pydantic model made the value of it."""
+    change: Change | None = None
+    """What it changed in a repository, where it worked in one."""
     fingerprint: str = ""
     """The work that it answers; a record under another name is somebody else's."""
     model: str = ""
@@ -173,6 +180,8 @@ class Outcome(Strict):
     """How it ended; skipped means that nobody was asked."""
     value: JsonValue = None
     """The answer; empty unless it succeeded."""
+    change: Change | None = None
+    """What was changed in a repository, where it worked in one and succeeded."""
     error: Failure | None = None
     """Why there is no answer."""
     model: str = ""

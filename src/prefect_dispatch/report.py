@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue
 
 from prefect_dispatch.changes import Changes
 from prefect_dispatch.decisions import Decisions
-from prefect_dispatch.ledger import FieldRow, Flag, LedgerRow, Proposal, Table, Violation
+from prefect_dispatch.ledger import Document, FieldRow, Flag, LedgerRow, Proposal, Table, Violation
 from prefect_dispatch.models import Failure, Outcome, Usage
 from prefect_dispatch.strict import Strict
 
@@ -53,6 +53,8 @@ class Spending(Strict):
     """Both."""
     cost_usd: float | None = 0.0
     """US dollars; empty where a price is unknown."""
+    estimated_usd: float = 0.0
+    """The part of them that nobody reported: computed from what coding agents said of their tokens."""
     unsettled: int = 0
     """Calls whose tokens nobody told, cut off or timed out; they may have cost something."""
     reasks: int = 0
@@ -85,6 +87,7 @@ class Spending(Strict):
             completion_tokens=usage.completion_tokens,
             tokens=usage.tokens,
             cost_usd=None if None in costs else round(fsum(filter(None, costs)), 9),  # in whatever order
+            estimated_usd=round(usage.estimated_usd, 9),
             unsettled=usage.unsettled,
             reasks=reasks,
             retried=dict(sorted(retried.items())),
@@ -124,6 +127,8 @@ class Report(Strict):
     """Places in the value that a reader should not take on trust."""
     tables: tuple[Table, ...] = ()
     """Figures beside the value."""
+    documents: tuple[Document, ...] = ()
+    """Texts beside the value."""
     changes: Changes = Changes()
     """What is otherwise than after the last run of the same job; `run.since` says which that was."""
     shortfalls: tuple[str, ...] = ()

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, runtime_checkable
 
 from pydantic import AfterValidator, Field, JsonValue
 
+from prefect_dispatch.change import Change
 from prefect_dispatch.models import Brief, Item, Rejection, Usage
 from prefect_dispatch.outputs import read_json
 from prefect_dispatch.scrub import scrub, scrubbed
 from prefect_dispatch.strict import Strict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 
 class Ask(Strict):
@@ -23,6 +28,8 @@ class Ask(Strict):
     """The item; its value is data, whatever it says."""
     rejections: Annotated[tuple[Rejection, ...], Field()] = ()
     """What was sent back before, oldest first; empty unless this is a re-ask."""
+    change: Change | None = None
+    """What the work that was sent back last had changed in a repository, to go on from."""
 
 
 def _without_secrets(value: JsonValue) -> JsonValue:
@@ -44,6 +51,10 @@ class Reply(Strict):
     """Whether the agent came to its end, was cut off, or declined."""
     model: Annotated[str, AfterValidator(scrub)] = ""
     """Who answered."""
+    change: Change | None = None
+    """What was changed in a repository; whoever makes it sees to it that it holds no secret."""
+    problems: tuple[Annotated[str, AfterValidator(scrub)], ...] = ()
+    """What the executor itself found wrong with the work: sent back, as what a check finds."""
     usage: Usage = Usage(requests=1)
     """What the call spent."""
 
@@ -120,6 +131,40 @@ class Bounded(Protocol):
     def context_tokens(self) -> int | None:
         """Return how many tokens prompt and answer of one ask may have together, or None where unknown."""
         ...
+
+
+@runtime_checkable
+class Placed(Protocol):
+    """An executor whose paths, programs, blocks and commits are looked up before it is asked."""
+
+    def placed(self, folder: Path) -> Executor:
+        """Return the executor with all of them found, paths being looked up from a folder.
+
+        Raises:
+            JobError: If one isn't there; the message says what to change.
+        """
+        ...
+
+
+@runtime_checkable
+class Demanding(Protocol):
+    """An executor that can't answer just any brief."""
+
+    def require_fit(self, briefs: Sequence[Brief]) -> None:
+        """Check that it can answer these.
+
+        Raises:
+            JobError: If it can't; the message says what to change.
+        """
+        ...
+
+
+@runtime_checkable
+class Abrupt(Protocol):
+    """An executor whose work is of no use half done: when a run is interrupted, it is ended at once."""
+
+    abrupt: ClassVar[bool]
+    """True."""
 
 
 @runtime_checkable
