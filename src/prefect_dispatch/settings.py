@@ -73,6 +73,8 @@ class Settings(BaseSettings):
     """`PREFECT_DISPATCH_MODEL`: the model that is asked where a job names none."""
     redact: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_usable)] = ()
     """`PREFECT_DISPATCH_REDACT`: regular expressions, as a JSON list or a single one. What they match is hidden."""
+    state: str = ""
+    """`PREFECT_DISPATCH_STATE`: the folder for programs' own folders and logs; by default that of the user's state."""
 
 
 def settings() -> Settings:
