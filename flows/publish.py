@@ -77,7 +77,7 @@ class LiveProgress:
         try:
             update_progress_artifact(
                 artifact_id=self._id,
-                progress=100.0 * progress.done / progress.total,
+                progress=100.0 * progress.done / progress.total if progress.total else 100.0,
                 description=f"{progress.done} of {progress.total} done, {progress}",
             )
         except (httpx.HTTPError, PrefectException) as error:  # a picture of the run is not worth the run
@@ -85,7 +85,7 @@ class LiveProgress:
 
 
 def publish(report: Report, briefs: Sequence[Brief], page: Path | None = None) -> None:
-    """Create the artifacts of a report: the report itself, and the table of outcomes.
+    """Create the artifacts of a report: the report itself, the table of outcomes, and each document in Markdown.
 
     Args:
         report: The report.
@@ -100,6 +100,11 @@ def publish(report: Report, briefs: Sequence[Brief], page: Path | None = None) -
     create_table_artifact(
         key=artifact_key(briefs, "outcomes"), table=outcome_rows(report), description="One row for each (brief, item)"
     )
+    for document in report.documents:
+        name, _, kind = document.name.rpartition(".")
+        if kind == "md":
+            key = artifact_key(briefs, name.replace(".", "-"))
+            create_markdown_artifact(key=key, markdown=document.text, description=document.title)
 
 
 def _way_to(page: Path) -> str:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, field_validator
 
 from prefect_dispatch.asking import MOST_OVERTAKEN, attempt
 from prefect_dispatch.attempts import LONGEST_PROBLEM, LONGEST_TEXT, MOST_PROBLEMS
+from prefect_dispatch.change import Change
 from prefect_dispatch.checks import Function, MaxWords
 from prefect_dispatch.errors import (
     BusyError,
@@ -68,6 +69,24 @@ def fail(executor: Any, brief: Brief = TEXT, *, reasks: int = 2, timeout_s: floa
     (only,) = failed.value.attempts
     assert only.error == f"{failed.value.kind}: {failed.value}"
     return failed.value
+
+
+def test_what_the_executor_itself_found_wrong_is_sent_back_with_its_work() -> None:
+    """The next ask says what was wrong, and has what was changed before; the answer keeps the last change."""
+    first, second = (Change(base="0" * 40, tree=number * 40) for number in "12")
+    scripted = script(
+        Reply(value="one", change=first, problems=("The tests fail.",)), Reply(value="two", change=second)
+    )
+    answer = ask(scripted)
+    assert (answer.value, answer.change) == ("two", second)
+    assert [each.change for each in scripted.asks] == [None, first]
+    assert scripted.asks[1].rejections == (Rejection(text="one", problems=("The tests fail.",)),)
+
+
+def test_what_the_executor_found_wrong_is_told_beside_an_empty_answer() -> None:
+    """Neither hides the other, and no secret is told."""
+    error = fail(script(Reply(value="", problems=("No key sk-proj-0123456789.",))), reasks=0)
+    assert (error.kind, str(error)) == ("empty", f"No valid answer in 1 asks. {EMPTY} No key ***.")
 
 
 def test_a_valid_answer() -> None:

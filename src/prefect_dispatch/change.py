@@ -73,4 +73,4 @@ def written(patch: bytes) -> str:
         text = patch.decode()
     except UnicodeDecodeError:
         return _BASE64 + base64.b64encode(patch).decode()
-    return text
+    return _BASE64 + base64.b64encode(patch).decode() if text.startswith(_BASE64) else text

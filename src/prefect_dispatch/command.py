@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, field_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from prefect_dispatch.strict import Strict
 
@@ -44,8 +44,10 @@ class Command(Strict):
 
     @field_validator("retry")
     @classmethod
-    def _never_retries_success(cls, retry: tuple[int, ...]) -> tuple[int, ...]:
+    def _never_retries_success(cls, retry: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         if 0 in retry:
             msg = "0 means success, and is never tried again"
             raise ValueError(msg)
+        if twice := set(retry) & set(info.data.get("ok", ())):
+            raise ValueError(f"{min(twice)} stands under 'ok' and under 'retry'; take it out of one of them")
         return retry

@@ -165,6 +165,8 @@ def _numbers(report: Report) -> str:
         ("cost in USD", planned.get("cost_usd"), usage.cost_usd, own.cost_usd),
         ("seconds", planned.get("seconds_in_parallel"), report.run.get("seconds"), ""),
     ]
+    if usage.estimated_usd:
+        rows.insert(-1, ("of that estimated", "", usage.estimated_usd, own.estimated_usd))
     rows = [tuple("unknown" if figure is None else figure for figure in row) for row in rows]
     header = ("", "planned", "happened", "of that the integrator's own")
     asks = own.asked + own.cached + own.shared > 0

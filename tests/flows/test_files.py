@@ -6,9 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import ValidationError
 
 from prefect_dispatch.flows.files import write_files, write_page
-from prefect_dispatch.ledger import Table
+from prefect_dispatch.ledger import Document, Table
 from prefect_dispatch.models import Brief, Item, Outcome
 from prefect_dispatch.report import Report
 
@@ -45,6 +46,22 @@ def test_tables_and_questions_are_files_of_their_own(tmp_path: Path) -> None:
     ]
     assert (tmp_path / "trust.csv").read_text() == '"who","n"\n"\'=1+1",-1\n'
     assert json.loads((tmp_path / "questions.jsonl").read_text())["value"] == "x"
+
+
+def test_documents_are_files_of_their_own(tmp_path: Path) -> None:
+    """Each under its name, and gone when a later run has none."""
+    document = Document(name="review.md", title="Review", text="# Review\n")
+    write_files(report().model_copy(update={"documents": (document,)}), tmp_path)
+    assert (tmp_path / "review.md").read_text() == "# Review\n"
+    write_files(report(), tmp_path)
+    assert names(tmp_path) == ["outcomes.jsonl", "report.json", "report.md"]
+
+
+@pytest.mark.parametrize("name", ["report.json", "questions.jsonl", "trust.csv", "../x", "a/b", ".git", "A.md", ""])
+def test_a_document_has_a_name_of_its_own(name: str) -> None:
+    """It takes the place of no other file, in no other folder."""
+    with pytest.raises(ValidationError):
+        Document(name=name, title="x", text="x")
 
 
 def test_files_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
