@@ -85,8 +85,8 @@ def test_what_the_executor_itself_found_wrong_is_sent_back_with_its_work() -> No
 
 def test_what_the_executor_found_wrong_is_told_beside_an_empty_answer() -> None:
     """Neither hides the other, and no secret is told."""
-    error = fail(script(Reply(value="", problems=("No key sk-proj-0123456789.",))), reasks=0)
-    assert (error.kind, str(error)) == ("empty", f"No valid answer in 1 asks. {EMPTY} No key ***.")
+    error = fail(script(Reply(value="", problems=("No key sk-proj-0123456789",))), reasks=0)
+    assert (error.kind, str(error)) == ("empty", f"No valid answer in 1 asks. {EMPTY} No key ***")
 
 
 def test_a_valid_answer() -> None:

@@ -13,7 +13,7 @@ from prefect_dispatch.command import Command
 def test_a_line_is_for_the_shell_and_words_are_for_no_shell() -> None:
     """A line stays one argument of `sh -c`; words are taken as they are."""
     assert Command(run='wc -w < "$ITEM_VALUE"').argv == ("/bin/sh", "-c", 'wc -w < "$ITEM_VALUE"')
-    assert Command(run=["wc", "$HOME"]).argv == ("wc", "$HOME")
+    assert Command(run=("wc", "$HOME")).argv == ("wc", "$HOME")
 
 
 @pytest.mark.parametrize(
