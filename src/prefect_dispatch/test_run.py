@@ -1,0 +1,125 @@
+"""One run of a test suite, as data: its tests, and what came of each of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, model_serializer
+
+from prefect_dispatch.strict import Strict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import SerializerFunctionWrapHandler
+
+Result = Literal["passed", "xfailed", "skipped", "flaky", "failed", "error"]
+"""What came of a test, from good to bad.
+
+`xfailed`: it failed as it was expected to. `flaky`: it passed after it had failed. `error`: it could not be run.
+"""
+Verdict = Literal["passed", "flaky", "skipped", "failed"]
+"""What came of a run. `skipped`: not one test was run. `failed`: a test failed, or the run can't be trusted."""
+
+RESULTS: tuple[Result, ...] = ("passed", "xfailed", "skipped", "flaky", "failed", "error")
+"""Every result, the worst last."""
+RED: frozenset[str] = frozenset({"failed", "error"})
+"""The results that fail a run."""
+RUN = "the run itself"
+"""The suite of the cases that no test suite has: what is wrong with the run, or with its report."""
+
+Key = tuple[str, str, str, str]
+"""What tells a test from others: suite, class, name and file."""
+
+
+class _Brief(Strict):
+    """A model that is stored without the fields that say nothing: there are very many of them."""
+
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        said: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {name: value for name, value in said.items() if value != fields[name].default}
+
+
+class TestCase(_Brief):
+    """What came of one test.
+
+    Example:
+        >>> TestCase(suite="pytest", classname="tests.test_a", name="test_one", result="passed").key
+        ('pytest', 'tests.test_a', 'test_one', '')
+    """
+
+    __test__: ClassVar[bool] = False  # not one of pytest's own
+
+    suite: str = ""
+    """The suite that it stands in, those around it first: `outer > inner`."""
+    classname: str = ""
+    """What the runner calls its class, module or package."""
+    name: str
+    """Its name, parameters included."""
+    file: str = ""
+    """The file that it is in, where the report says so."""
+    result: Result
+    """What came of it."""
+    seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """How long it took, all tries together."""
+    tries: int = Field(default=1, ge=1)
+    """How often the report tells of it: once for each try."""
+    message: str = ""
+    """Why it didn't pass, in a line."""
+    text: str = ""
+    """What the runner says of that at length; of a long one start and end."""
+
+    @property
+    def key(self) -> Key:
+        """What tells it from the other tests of the run; the same in every environment."""
+        return (self.suite, self.classname, self.name, self.file)
+
+
+class TestRun(_Brief):
+    """One run of a test suite: what a command with a JUnit report answers.
+
+    Where report and exit code don't agree, or the report isn't there, `cases` has an error in the suite
+    `the run itself` that says so; so a run is never better than its cases.
+
+    Example:
+        >>> run = TestRun(exit=1, cases=(TestCase(name="a", result="passed"), TestCase(name="b", result="failed")))
+        >>> run.verdict, run.counts["failed"]
+        ('failed', 1)
+        >>> TestRun(exit=0).verdict
+        'failed'
+    """
+
+    __test__: ClassVar[bool] = False  # not one of pytest's own
+
+    exit: int | None = None
+    """The command's exit code; empty if it was ended."""
+    seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """How long the command took; 0 where nobody measured it."""
+    reports: tuple[str, ...] = ()
+    """The report files that were read."""
+    cases: tuple[TestCase, ...] = ()
+    """The tests, each key once, in the order of their keys."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """How many tests came to each result; all results are there."""
+        found = Counter[str](case.result for case in self.cases)
+        return {result: found[result] for result in RESULTS}
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Why the run can't be trusted, a sentence each."""
+        return tuple(case.message for case in self.cases if case.suite == RUN)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What came of the run as a whole; without any test it has failed."""
+        found = {case.result for case in self.cases}
+        if found & RED or not found:
+            return "failed"
+        if "flaky" in found:
+            return "flaky"
+        return "skipped" if found == {"skipped"} else "passed"
