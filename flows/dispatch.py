@@ -9,6 +9,7 @@ from pydantic import Field, GetPydanticSchema
 from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.carry_out import Parts, carry_out
 from prefect_dispatch.flows.parameters import DataFlow
+from prefect_dispatch.flows.written import require_written
 from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief  # noqa: TC001 -- Prefect reads the signature
@@ -63,6 +64,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         DispatchFailed: If the run failed, or was cancelled while it was paused; `.report` says how each item ended.
         CancelledRun: If it was cancelled or interrupted before; what had come back is stored.
     """
+    require_written(items)
     parts = Parts(briefs, items, executor, integrator, limits, review)
     return carry_out(parts, folder=folder, out=out, limit=limit, refresh=refresh)
 

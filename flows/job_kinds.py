@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.flows.carry_out import Parts
@@ -12,6 +12,7 @@ from prefect_dispatch.flows.form_flow import in_its_words
 from prefect_dispatch.flows.job_form import shown
 from prefect_dispatch.flows.prepare import planned, prepare
 from prefect_dispatch.flows.review import require_deciding, require_review
+from prefect_dispatch.flows.written import written
 from prefect_dispatch.integrators.kinds import AnyIntegrator
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief
@@ -87,7 +88,7 @@ class Job(Strict):
     """The flow that runs it."""
     briefs: Annotated[list[Brief], Field(min_length=1)]
     """What is asked."""
-    items: ItemsInput
+    items: Annotated[ItemsInput, AfterValidator(written)]
     """Where the items come from."""
     executor: LLM | None = None
     """Who is asked."""

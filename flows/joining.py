@@ -49,7 +49,7 @@ class Joins:
         """
         self._joiners = {brief.name: _joiner(brief, items, folder) for brief in briefs if brief.split}
         for brief in briefs:
-            if brief.split and not any(brief.split.text(item) is not None for item in items):
+            if brief.split and items and not any(brief.split.text(item) is not None for item in items):
                 raise JobError(_no_text(brief, items[0]))
 
     def __call__(self, brief: Brief, parts: Sequence[Outcome]) -> tuple[JsonValue, str]:

@@ -72,7 +72,8 @@ class JobMemory:
 
     def keep(self, report: Report) -> None:
         """Remember a run that has ended, for the next one; a run without any answer leaves what the last one left."""
-        if not self._keeps or not any(outcome.status == "succeeded" for outcome in report.outcomes):
+        nothing = report.status == "complete" and not report.outcomes  # the source was empty, and that is news, too
+        if not self._keeps or not (nothing or any(outcome.status == "succeeded" for outcome in report.outcomes)):
             return
         work = known(report.outcomes, self._last.work if self._last else ())
         value = _value(report) or (self._last.value if self._last else "")

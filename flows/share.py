@@ -29,6 +29,8 @@ def with_share(plan: Plan, integrator: object, briefs: Sequence[Brief], executor
         briefs: The briefs of the work, whose answers the integrator shows to whom it asks.
         executor: Who answers them, and the integrator where it names nobody.
     """
+    if not plan.work:  # nobody merges nothing
+        return plan
     if not isinstance(integrator, Expecting):
         told = "The integrator asks as well; its share is not counted."
         return plan.model_copy(update={"integrator": told}) if isinstance(integrator, AskingIntegrator) else plan

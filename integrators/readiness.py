@@ -95,7 +95,7 @@ def ready(integrator: AnyMerger, briefs: Sequence[Brief], items: Sequence[Item],
         integrator = _fit(integrator.resolved(partial(resolve, root=folder)), integrator, "resolved")
     if isinstance(integrator, Placing):
         integrator = _fit(integrator.placed(folder), integrator, "placed")
-    if isinstance(integrator, Seeing):
+    if isinstance(integrator, Seeing) and items:  # of none there is nothing to see, and nothing will be merged
         integrator = seeing(integrator, briefs, items)
     if isinstance(integrator, Checking):
         integrator.preflight(briefs)

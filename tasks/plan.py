@@ -34,6 +34,8 @@ MOST_UNREAD = 10
 WORTHWHILE_S = 20.0
 """Work that takes less than this one after another gains nothing from a fan-out: starting one costs seconds."""
 
+NO_ITEMS = "Nothing to ask: there are no items."
+
 
 class Plan(Strict):
     """What a job will take."""
@@ -108,7 +110,7 @@ def estimate(
     side_by_side = seconds * math.ceil(len(asked) / limits.concurrency)
     paced, rate = _paced(asked, executor, limits, None if completion is None else (prompt or 0) + completion)
     in_turn = round(max(seconds * len(asked), paced), 1)
-    recommendation, advice = _advise(len(asked), in_turn)
+    recommendation, advice = _advise(len(asked), in_turn) if work else ("nothing-to-ask", NO_ITEMS)
     basis = (counted, timed, rate if paced > side_by_side else "", "re-asks and retries not included", _unread(shelf))
     return Plan(
         briefs=len({each.brief.name for each in work}),

@@ -50,6 +50,8 @@ def asked_again(work: Sequence[Work], refresh: bool | str | Sequence[str]) -> fr
     if isinstance(refresh, bool):
         return frozenset(each.fingerprint for each in work) if refresh else frozenset()
     patterns = [refresh] if isinstance(refresh, str) else refresh
+    if not work:  # an empty source has nothing that a pattern could mean, today
+        return frozenset()
     return frozenset(found for pattern in patterns for found in _meant(pattern, work))
 
 

@@ -79,6 +79,17 @@ def test_what_cannot_be_opened_is_told(folder: Path, path: str, why: str) -> Non
         read_items(Parquet(parquet=path, key="key"), folder)
 
 
+def test_files_may_be_empty_and_a_folder_may_not(folder: Path) -> None:
+    """Files without a row are there; a folder without a file looks like a misspelt one."""
+    written(folder, "none/day=1/a.parquet", {"id": []})
+    written(folder, "one.parquet", {"id": []})
+    assert read_items(Parquet(parquet="none", key="id"), folder) == []
+    assert read_items(Parquet(parquet="one.parquet", key="id"), folder) == []
+    (folder / "hollow").mkdir()
+    with pytest.raises(SourceError, match=r"There are no items: Parquet file '.*/hollow' has no Parquet file in it\."):
+        read_items(Parquet(parquet="hollow", key="id"), folder)
+
+
 def test_the_row_of_a_folder_is_told(folder: Path) -> None:
     """By its file."""
     written(folder, "lake/day=3/b.parquet", {"id": ["q", "r"], "n": [1, 2], "late": [0.5, float("nan")]})

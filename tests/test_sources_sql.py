@@ -54,8 +54,7 @@ def test_parameters_are_bound_and_never_part_of_the_query(connection: str, path:
     """A hostile value is a value; a list stands for several."""
     query = "SELECT id FROM licence WHERE family = :family"
     assert [key for key, _ in read(connection, query, family="copyleft")] == ["10"]
-    with pytest.raises(SourceError, match="yields none"):
-        read(connection, query, family="x'; DROP TABLE licence; --")
+    assert read(connection, query, family="x'; DROP TABLE licence; --") == []
     assert [key for key, _ in read(connection, "SELECT id FROM licence WHERE id IN :ids", ids=[1, 2])] == ["1", "2"]
     assert read(connection, r"SELECT 1 AS id, ' \:x' AS t") == [("1", {"id": 1, "t": " :x"})]
     assert len(found(path, "SELECT * FROM licence")) == 3

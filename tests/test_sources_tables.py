@@ -162,7 +162,7 @@ def test_csv_dialects(data: bytes, fields: dict[str, str], tmp_path: Path) -> No
         pytest.param("a,b,a\n1,2,3\n", {}, "column 'a' is there twice; rename one.", id="column-twice"),
         pytest.param("id,b\n1,2\n", {"key": "idd"}, "no column 'idd'; did you mean 'id'?", id="no-key-column"),
         pytest.param("id,b\n", {"priority": "rank"}, "no column 'rank'; known are 'id', 'b'.", id="no-priority-column"),
-        pytest.param("", {"key": "id"}, "no column 'id'; known are ", id="no-header"),
+        pytest.param("", {"key": "id"}, "has no header", id="no-header"),
         pytest.param("id,b\n,2\n", {"key": "id"}, "line 2: the key must be text that isn't empty", id="empty-key"),
         pytest.param("id,p\na,high\n", {"priority": "p"}, "line 2: priority: Input should be a valid", id="priority"),
         pytest.param(b"a\n\xe9\n", {}, "is not utf-8; set `encoding`, to cp1252 for instance.", id="latin-1"),
@@ -198,12 +198,22 @@ def test_a_folder_is_no_table(tag: str, name: str, tmp_path: Path) -> None:
         read_items(source({tag: "."}), tmp_path)
 
 
-@pytest.mark.parametrize("data", ["", "\n\n", "a,b\n"], ids=["nothing", "blank-lines", "header"])
-def test_a_table_without_rows_is_refused(data: str, tmp_path: Path) -> None:
-    """No rows are no work; the file is named."""
+@pytest.mark.parametrize("data", ["", "\n\n"], ids=["nothing", "blank-lines"])
+def test_a_csv_without_a_header_is_refused(data: str, tmp_path: Path) -> None:
+    """Nobody can tell such a file from one that was never written; it is named."""
     (tmp_path / "a.csv").write_text(data)
-    with pytest.raises(SourceError, match=r"There are no items: CSV file .*a.csv' yields none\."):
+    with pytest.raises(SourceError, match=r"CSV file .*a.csv' has no header: its first line is to name the columns\."):
         read_items(Csv(csv="a.csv"), tmp_path)
+
+
+def test_a_table_may_be_empty(tmp_path: Path) -> None:
+    """One with a header only, and JSON Lines without a line, hold no items today; a misspelt column is told even so."""
+    (tmp_path / "a.csv").write_text("id,b\n")
+    (tmp_path / "a.jsonl").write_text("\n")
+    assert read_items(Csv(csv="a.csv", key="id"), tmp_path) == []
+    assert read_items(JsonLines(jsonl="a.jsonl", key="id"), tmp_path) == []
+    with pytest.raises(SourceError, match="no column 'ib'"):
+        read_items(Csv(csv="a.csv", key="ib"), tmp_path)
 
 
 @pytest.mark.parametrize("key", ["", "id"], ids=["named-by-content", "named-by-column"])

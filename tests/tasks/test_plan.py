@@ -254,4 +254,4 @@ def test_a_record_that_can_not_be_read_is_told(store: Path) -> None:
 def test_a_wrong_job_has_no_plan() -> None:
     """It is refused as a run would be."""
     with pytest.raises(JobError, match="There are no items"):
-        plan([BRIEF], [], Priced(lambda _: "said"))
+        plan([BRIEF], {"glob": "nope/*"}, Priced(lambda _: "said"))

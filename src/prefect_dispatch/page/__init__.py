@@ -48,7 +48,7 @@ def page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[Item] = (
     outcomes = shown_outcomes(report)
     texts = Texts()
     pages = ItemPages(outcomes, briefs, items, report.fields, texts)
-    names = sorted({outcome.brief for outcome in report.outcomes})
+    names = sorted({outcome.brief for outcome in report.outcomes} or {brief.name for brief in briefs})
     named = ", ".join(names[:NAMED])
     title = f"{named} and {len(names) - NAMED} more" if len(names) > NAMED else named
     told: dict[str, object] = {

@@ -70,7 +70,10 @@ class Glob(Strict):
         """
         try:
             base = Path(os.path.realpath(root / self.root, strict=True))
-            for name, real in self._files(base):
+            files = self._files(base)
+            if not files:  # a misspelt glob looks the same
+                raise SourceError(f"There are no items: {self.where(root)} yields none.")
+            for name, real in files:
                 yield self._item(name, real)
         except OSError as error:
             raise SourceError(f"{error.filename!r} can't be read: {error.strerror}.") from error
@@ -82,7 +85,7 @@ class Glob(Strict):
         files = {name: real for name in names if (real := _below(base, name)).is_file()}
         for glob in (glob for glob, found in matched.items() if not files.keys() & found):
             hint = _hint(base, "/".join(_parts(glob)))
-            if files or hint:  # where there is none at all, whoever reads the items says so
+            if files or hint:
                 way = hint or "mend it, or leave it out"
                 raise SourceError(f"The glob {glob!r} matches no file in {str(base)!r}; {way}.")
         return list(files.items())

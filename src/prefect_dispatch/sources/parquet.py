@@ -75,12 +75,16 @@ class Parquet(Columns):
             yield from self.items(self._rows(root / self.parquet, where))
 
     def _lake(self, root: Path, where: str) -> Iterator[tuple[str, dict[str, object]]]:
+        found = False
         with lake.told(where):
             for path, columns, batches in lake.batches(self.parquet, root, BATCH_ROWS):
+                found = True
                 self.check_columns(columns, where)
                 rows = (row for batch in batches for row in batch.to_pylist())
                 for number, row in enumerate(rows, 1):
                     yield _placed(row, f"Parquet file {path!r}, row {number}")
+        if not found:  # a misspelt folder looks the same
+            raise SourceError(f"There are no items: {where} has no Parquet file in it.")
 
     def _rows(self, path: Path, where: str) -> Iterator[tuple[str, dict[str, object]]]:
         import pyarrow as pa  # noqa: PLC0415 -- optional, and slow to import

@@ -161,6 +161,8 @@ class Csv(Columns):
             with path.open(encoding=marked_file(path) or self.encoding, newline="") as file:
                 reader = csv.reader(file, delimiter=self.delimiter, strict=True)
                 names = next(reader, list[str]())
+                if not names:
+                    raise SourceError(f"{where} has no header: its first line is to name the columns.")
                 self.check_columns(names, where)
                 line = reader.line_num + 1
                 for values in reader:
