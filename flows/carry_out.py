@@ -27,6 +27,7 @@ from prefect_dispatch.flows.review import decisions_file, require_review, review
 from prefect_dispatch.flows.settle import Clock, settle
 from prefect_dispatch.flows.sharing import share_of, sharing
 from prefect_dispatch.limits import Limits
+from prefect_dispatch.sources import sound
 from prefect_dispatch.tasks.fan_out import FanOut
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def carry_out(
         brought = batched(job)
         with sharing(job.limits):
             with exclusive(job.resources):
-                outcomes = fan_out.run(brought)
+                outcomes = [*job.unasked, *fan_out.run(brought)]
             settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)
             report = settled(job, outcomes)
         if parts.review and decisions is not None:
@@ -125,7 +126,7 @@ def carry_out(
         report = memory.compared(delivered(report, job.integrator, place))
         if files is not None:
             tell_files(report, write_files(report, files), parts.items, place)
-            if lacking := write_page(report, files, job.briefs, job.items):
+            if lacking := write_page(report, files, job.briefs, sound(job.items)):
                 log.warning("%s", lacking)
                 files = None
         publish(report, job.briefs, files and files / PAGE)

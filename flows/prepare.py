@@ -19,11 +19,12 @@ from prefect_dispatch.flows.joining import Joins
 from prefect_dispatch.flows.review import require_deciding
 from prefect_dispatch.flows.share import with_share
 from prefect_dispatch.flows.sharing import share_of
+from prefect_dispatch.flows.unasked import unasked
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.promises import require_checked
 from prefect_dispatch.integrators.readiness import ready
 from prefect_dispatch.limits import Limits
-from prefect_dispatch.sources import read_items, source
+from prefect_dispatch.sources import read_items, sound, source
 from prefect_dispatch.tasks.foreseen import with_notes
 from prefect_dispatch.tasks.independence import Independence, require_independence
 from prefect_dispatch.tasks.plan import Plan, estimate
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prefect_dispatch.integrators.base import AnyMerger
-    from prefect_dispatch.models import Brief, Item
+    from prefect_dispatch.models import Brief, Item, Outcome
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Prepared:
     """What joins the answers to the parts of an item that is too long."""
     again: frozenset[str] = frozenset()
     """The fingerprints that are asked again even where an answer is stored."""
+    unasked: tuple[Outcome, ...] = ()
+    """What became of items whose value isn't there; there is no work on them."""
 
     @property
     def resources(self) -> set[str]:
@@ -102,13 +105,15 @@ def prepare(
     for who in (executor, *_own(integrator)):
         require_bounded(limits, who, bound)
     read = read_items(source(items), folder, limit)
-    independence = preflight(bound, read)
+    there = sound(read)
+    independence = preflight(bound, there)
     require_independence(independence, limits.on_dependence)
-    integrator = ready(integrator, bound, read, folder)
-    joins = Joins(bound, read, folder)
-    work = work_of(bound, read, executor)
+    integrator = ready(integrator, bound, there, folder)
+    joins = Joins(bound, there, folder)
+    work = work_of(bound, there, executor)
     again = asked_again(work, refresh)
-    return Prepared(bound, read, work, executor, integrator, limits, independence, joins, again)
+    without = unasked(bound, read)
+    return Prepared(bound, read, work, executor, integrator, limits, independence, joins, again, without)
 
 
 def _own(integrator: AnyMerger) -> list[Executor]:

@@ -19,6 +19,7 @@ from prefect_dispatch.integrators.reconcile import reconcile
 from prefect_dispatch.ledger import LedgerRow, Merge, Ref
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief, Item, Outcome  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.sources import sound
 from prefect_dispatch.tasks.desk import Desk, Recall
 from prefect_dispatch.withhold import logged, withheld
 
@@ -57,7 +58,7 @@ def integrate(
         raise JobError(wrong)
     reconcile([Ref(brief=brief.name, item=item.key) for item in items for brief in briefs], outcomes)
     if isinstance(integrator, Seeing):
-        integrator = seeing(integrator, briefs, items)
+        integrator = seeing(integrator, briefs, sound(items))
     asking = isinstance(integrator, AskingIntegrator)
     desk = Desk(executor or default_executor(), limits or Limits(), refresh=refresh, known=known) if asking else None
     # A copy: what the audit compares with is what agents said, whatever an integrator does to its input.

@@ -11,7 +11,19 @@ from pydantic import BaseModel, JsonValue, ValidationError
 
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.models import Item
-from prefect_dispatch.sources import Csv, Glob, ItemsInput, JsonLines, Listed, Parquet, Source, read_items, source
+from prefect_dispatch.sources import (
+    Csv,
+    Glob,
+    ItemsInput,
+    JsonLines,
+    Listed,
+    Lost,
+    Parquet,
+    Source,
+    read_items,
+    sound,
+    source,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -231,10 +243,35 @@ def test_empty_items_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture)
     assert not caplog.text
 
 
-def test_an_empty_list_is_refused(tmp_path: Path) -> None:
-    """No items are no work, and that is never what was meant."""
-    with pytest.raises(SourceError, match=r"There are no items: the list of items yields none\."):
-        read_items(source([]), tmp_path)
+def test_a_list_that_code_made_may_be_empty(tmp_path: Path) -> None:
+    """A night without a new row is no failure; a list that somebody writes down is a job file's to refuse."""
+    assert read_items(source([]), tmp_path) == []
+    assert read_items(source(iter(())), tmp_path, limit=3) == []
+
+
+def test_an_element_that_failed_upstream_is_lost_and_the_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named by its key if it has one, else by its place; what went wrong is told in short, without secrets."""
+    monkeypatch.setenv("THE_API_KEY", "sk-proj-0123456789abcdef")
+    gone = LookupError("no page for sk-proj-0123456789abcdef " + "x" * 500)
+    given = ["a", gone, {"key": 7, "value": {"page": [gone]}, "priority": 2}, {"key": gone, "value": 1}, {"page": gone}]
+    listed = source(given)
+    items = {item.key: item for item in read_items(listed, tmp_path)}
+    assert list(items) == ["7", "a", "element 2", "element 4", "element 5"]
+    assert [item.key for item in sound(items.values())] == ["a"]
+    lost = items["7"]
+    assert isinstance(lost, Lost)
+    assert (lost.priority, lost.value) == (2, None)
+    assert lost.why.startswith("the task run that it comes from failed: LookupError: no page for *** xxx")
+    assert len(lost.why) < 400
+    assert read_items(source(listed), tmp_path) == [*items.values()]
+
+
+def test_a_failed_element_with_an_impossible_key_is_refused() -> None:
+    """The key is the job's own mistake, whatever failed."""
+    with pytest.raises(SourceError, match="element 1: the key must be text"):
+        source([{"key": None, "value": LookupError("gone")}])
 
 
 def test_equal_keys_are_refused_with_both_places(tmp_path: Path) -> None:

@@ -22,7 +22,9 @@ from prefect.states import Crashed
 from prefect_dispatch import (
     Brief,
     Collate,
+    Consensus,
     Item,
+    Limits,
     MergeRecords,
     Report,
     dispatch,
@@ -103,11 +105,11 @@ def test_futures_are_items() -> None:
     [
         pytest.param(nothing.submit, "the task run that it comes from failed: LookupError: no such list", id="list"),
         pytest.param(
-            lambda: page.map(["x", "gone"]),
-            "element 2: the task run that it comes from failed: LookupError: no such page; nothing was asked",
-            id="one-of-several",
+            lambda: page.map(["gone", "gone"]),
+            "Failed: 0 of 2 answered; no answer for 2 .2 upstream.: shout/element 1 .upstream., shout/element 2",
+            id="each-of-several",
         ),
-        pytest.param(lambda: allow_failure(page.map(["gone"])), "element 1: .*no such page", id="allowed"),
+        pytest.param(lambda: allow_failure(page.map(["gone"])), "0 of 1 answered", id="allowed"),
     ],
 )
 def test_a_task_run_that_failed_before_is_told(items: Callable[[], Any], why: str) -> None:
@@ -125,6 +127,37 @@ def test_a_task_run_that_failed_before_is_told(items: Callable[[], Any], why: st
             assert [run.state_name for run in client.read_flow_runs(flow_run_filter=only)] == ["Failed"]
         state.result()
     assert executor.calls == 0
+
+
+@pytest.mark.parametrize("several", [False, True], ids=["as-it-is", "with-samples"])
+def test_one_upstream_failure_is_a_gap(several: bool, tmp_path: Path) -> None:  # noqa: FBT001 -- a case
+    """Nobody is asked about that item, the others are; it stands in ledger, gaps, report and page, for each brief."""
+    executor = ScriptedExecutor(lambda ask: "yes" if several else ask.item.value)
+    output = "text" if several else {"type": "object"}
+    brief = Brief(name="shout", instructions="Say {key}: {word}.", samples=2 if several else 1, output=output)
+    integrator = Consensus() if several else MergeRecords(identity=("word",))
+
+    @task
+    def row(word: str) -> JsonValue:
+        return {"word": page.fn(word)}
+
+    @flow
+    def pipeline() -> Report:
+        futures: list[Any] = [*row.map(["x", "gone"]), {"key": "last", "value": row.submit("y")}]
+        return dispatch([brief], futures, executor, integrator, Limits(min_success=0.6), out=str(tmp_path))
+
+    report = pipeline()
+    names = ["shout-1", "shout-2"] if several else ["shout"]
+    why = "Not asked: the task run that it comes from failed: LookupError: no such page"
+    assert (report.status, executor.calls) == ("gaps", 2 * len(names))
+    assert [(gap.brief, gap.item, gap.status, gap.error.kind, gap.error.message) for gap in report.gaps] == [
+        (name, "element 2", "skipped", "upstream", why) for name in names
+    ]
+    assert [row.disposition for row in report.ledger if row.item == "element 2"] == ["skipped"] * len(names)
+    assert len(report.ledger) == 3 * len(names)
+    assert "element 2" in str(report.value)
+    assert why in (tmp_path / "report.md").read_text()
+    assert why in (tmp_path / "report.html").read_text()
 
 
 def test_an_async_flow_dispatches() -> None:

@@ -21,7 +21,7 @@ from prefect_dispatch.form import Tabs
 from prefect_dispatch.ledger import Ref
 from prefect_dispatch.scrub import scrub, teller
 from prefect_dispatch.sources.files import Glob
-from prefect_dispatch.sources.listed import FRAME, Listed, is_frame, is_listable, upstream
+from prefect_dispatch.sources.listed import FRAME, Listed, Lost, is_frame, is_listable, sound, upstream
 from prefect_dispatch.sources.parquet import Parquet
 from prefect_dispatch.sources.sql import Sql
 from prefect_dispatch.sources.tables import Csv, JsonLines
@@ -33,7 +33,20 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.models import Item
 
-__all__ = ["Csv", "Glob", "ItemsInput", "JsonLines", "Listed", "Parquet", "Source", "Sql", "read_items", "source"]
+__all__ = [
+    "Csv",
+    "Glob",
+    "ItemsInput",
+    "JsonLines",
+    "Listed",
+    "Lost",
+    "Parquet",
+    "Source",
+    "Sql",
+    "read_items",
+    "sound",
+    "source",
+]
 
 Source = Glob | JsonLines | Csv | Parquet | Sql | Listed
 """Any source."""
@@ -118,7 +131,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def read_items(source: Source, root: Path, limit: int | None = None) -> list[Item]:
-    """Return all items of a source, in the order that every list of them has.
+    """Return all items of a source, in the order that every list of them has; of one that is empty today, none.
 
     Args:
         source: Where they come from.
@@ -126,7 +139,7 @@ def read_items(source: Source, root: Path, limit: int | None = None) -> list[Ite
         limit: How many to keep, from the start of that order; all of them if there is none.
 
     Raises:
-        SourceError: If there is no item, two have the same key, a key holds a secret, or something can't be read.
+        SourceError: If two have the same key, a key holds a secret, something can't be read, or a glob means no file.
 
     Example:
         >>> from pathlib import Path
@@ -152,8 +165,6 @@ def read_items(source: Source, root: Path, limit: int | None = None) -> list[Ite
                     "Keys must be unique: remove one, or give each a key of its own."
                 )
             items.append(item)
-    if not items:
-        raise SourceError(f"There are no items: {source.where(root)} yields none.")
     kept = sorted(items, key=lambda item: Ref(brief="", item=item.key).order)[:limit]
     _warn_of_blanks([item.key for item in kept if isinstance(item.value, str) and not item.value.strip()])
     return kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, TypeGuard
+from typing import TYPE_CHECKING, Annotated, TypeGuard, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
@@ -89,6 +89,23 @@ def upstream(error: BaseException) -> str:
     return f"the task run that it comes from failed: {told(error)[:MAX_SAID]}"
 
 
+class Lost(Item):
+    """An item whose value isn't there: a task run that it comes from has failed. It has outcomes, and nobody is asked.
+
+    Example:
+        >>> [item.key for item in Listed.model_validate(["MIT", ValueError("no such page")]).items]
+        ['MIT', 'element 2']
+    """
+
+    why: str
+    """What is wrong, without secrets."""
+
+
+def sound(items: Iterable[Item]) -> list[Item]:
+    """Return the items that have a value, in their order."""
+    return [item for item in items if not isinstance(item, Lost)]
+
+
 def is_listable(data: object) -> TypeGuard[Iterable[object]]:
     """Return whether data can be taken for a list of items: text, say, can't."""
     return isinstance(data, Iterable) and not isinstance(data, str | bytes | Mapping | BaseModel)
@@ -98,11 +115,20 @@ def _has_key(element: object) -> TypeGuard[Mapping[object, object]]:
     return isinstance(element, Mapping) and "key" in element and "value" in element
 
 
-def _item(element: object) -> Item:
-    if isinstance(element, BaseException):
-        raise ValueError(f"{upstream(element)}; nothing was asked. Mend it, or leave it out.")  # noqa: TRY004 -- pydantic's
+def _item(number: int, element: object) -> Item:
+    if isinstance(element, Lost):
+        return element
     if isinstance(element, Item):
         return make_item(element.key, element.value, element.priority)
+    try:
+        return _given(element)
+    except ValueError:
+        if (failure := _failure_in(element)) is None:
+            raise
+        return _lost(number, element, failure)
+
+
+def _given(element: object) -> Item:
     if not _has_key(element):
         return make_item(content_key(element), element)
     for name in element:
@@ -116,9 +142,37 @@ def _item(element: object) -> Item:
 
 def _numbered_item(number: int, element: object) -> Item:
     try:
-        return _item(element)
+        return _item(number, element)
     except ValueError as error:
         raise PydanticCustomError("element", "element {number}: {why}", {"number": number, "why": str(error)}) from None
+
+
+def _failure_in(data: object) -> BaseException | None:
+    """Return the error that stands in the place of data, of a task run that failed; any of several."""
+    left, seen = [data], set[int]()
+    while left:
+        part = left.pop()
+        if isinstance(part, BaseException):
+            return part
+        if id(part) not in seen:
+            seen.add(id(part))  # nothing stops data of Python's from holding itself
+            left += _parts(part)
+    return None
+
+
+def _parts(data: object) -> Iterable[object]:
+    if isinstance(data, Mapping):
+        return cast("Mapping[object, object]", data).values()
+    return cast("Iterable[object]", data) if isinstance(data, list | tuple) else ()
+
+
+def _lost(number: int, element: object, failure: BaseException) -> Lost:
+    """Return what stands for an item whose value is missing; without a key of its own it is named by its place."""
+    why, key, priority = upstream(failure), f"element {number}", 0
+    if _has_key(element) and _failure_in(element["key"]) is None:
+        named = make_item(element["key"], None, element.get("priority"))
+        key, priority = named.key, named.priority
+    return Lost(key=key, value=None, priority=priority, why=why)
 
 
 def _items(elements: object) -> tuple[Item, ...]:
