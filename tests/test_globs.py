@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.globs import Glob, overlap, overlaps
+from prefect_dispatch.globs import Glob, means, overlap, overlaps
 
 WORDS = ["".join(word) for size in range(5) for word in itertools.product("abcd]-", repeat=size)][1:]
 PART = st.sampled_from(["a", "b", "*", "?", "[ab]", "[!a]", "[a-b]", "[!a-b]", "[]b]", "[!]a]", "[b-]", "[!b-ac]"])
@@ -50,6 +50,13 @@ def meant(pattern: str, root: Path) -> frozenset[str]:
 def test_paths_overlap_if_and_only_if_they_meet_on_a_disk(tree: Path, one: str, other: str) -> None:
     """Two globs overlap if and only if the standard library finds a path that both mean."""
     assert overlap(Glob.parse(one), Glob.parse(other)) == bool(meant(one, tree) & meant(other, tree)), (one, other)
+
+
+@given(pattern=PATH, names=st.lists(st.sampled_from("ab"), min_size=1, max_size=6))
+def test_a_path_is_meant_if_and_only_if_it_is_found_on_a_disk(tree: Path, pattern: str, names: list[str]) -> None:
+    """A glob means a path if and only if the standard library finds it there."""
+    path = "/".join(names)
+    assert means(Glob.parse(pattern), path) == (path in meant(pattern, tree)), (pattern, path)
 
 
 @given(one=NAME, other=NAME)
@@ -127,6 +134,25 @@ def test_overlap(one: str, other: str, expected: bool) -> None:  # noqa: FBT001 
     """The rules of the module, case by case, in both directions."""
     assert overlap(Glob.parse(one), Glob.parse(other)) is expected
     assert overlap(Glob.parse(other), Glob.parse(one)) is expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "expected"),
+    [
+        pytest.param("src", "src/x/a.py", True, id="a-folder-holds-what-is-below"),
+        pytest.param("src/a.py", "src", False, id="and-not-what-is-above"),
+        pytest.param("*.py", "src/a.py", False, id="a-star-stays-within-a-name"),
+        pytest.param("**", ".git*", True, id="everything"),
+        pytest.param("[*].py", "*.py", True, id="a-name-with-a-wildcard"),
+        pytest.param("[*].py", "a.py", False, id="which-means-itself-alone"),
+        pytest.param("README.md", "readme.md", False, id="case-counts"),
+        pytest.param("../a", "a", False, id="above-is-elsewhere"),
+        pytest.param("/a", "a", False, id="the-root-is-elsewhere"),
+    ],
+)
+def test_means(pattern: str, path: str, expected: bool) -> None:  # noqa: FBT001 -- a column of the table
+    """Which files a glob means; the path's own text is no glob."""
+    assert means(Glob.parse(pattern), path) is expected
 
 
 def test_going_up_from_any_folder_is_refused() -> None:

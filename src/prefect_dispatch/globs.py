@@ -95,6 +95,17 @@ def overlap(one: Glob, other: Glob) -> bool:
     return one.start == other.start and _meet(one.names, other.names, _names_meet)
 
 
+def means(glob: Glob, path: str) -> bool:
+    """Return whether a glob means one path below the working folder, which is a file's and so means nothing below it.
+
+    Example:
+        >>> means(Glob.parse("src/"), "src/a.py"), means(Glob.parse("src/a.py"), "src")
+        (True, False)
+    """
+    names: list[_Name | None] = [*path.split("/")]
+    return not glob.start and _meet(glob.names, names, _names_meet)
+
+
 def overlaps(globs: Sequence[Glob]) -> Iterator[tuple[Glob, Glob]]:
     """Yield each pair of different globs that overlap.
 
