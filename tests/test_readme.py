@@ -27,7 +27,7 @@ def test_it_opens_with_two_commands() -> None:
     """The first shell block has exactly two, one for the job and one for the tests, each of them whole."""
     run, test = blocks("sh")[0].splitlines()
     assert run.endswith("prefect-dispatch run examples/licenses/job.yaml --out report")
-    assert test.endswith("pytest")
+    assert test.endswith("pytest -n logical --dist worksteal")
     assert all(command.startswith("python3 -m venv .venv && ") for command in (run, test))
 
 
