@@ -40,7 +40,7 @@ class _Brief(Strict):
     def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         said: dict[str, Any] = handler(self)
         fields = type(self).model_fields
-        return {name: value for name, value in said.items() if value != fields[name].default}
+        return {name: value for name, value in said.items() if value not in (fields[name].default, [])}
 
 
 class TestCase(_Brief):
