@@ -1,0 +1,54 @@
+"""Where the whole output of programs is kept: a file each, for a week, or until there is too much of it."""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+from typing import TYPE_CHECKING
+
+from prefect_dispatch.processes.environment import own_folder
+from prefect_dispatch.processes.leases import state_folder
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+DAYS = 7
+"""Days after which a log is removed."""
+MOST = 1_000_000_000
+"""Bytes of all logs; beyond it the oldest are removed."""
+
+_numbers = count()
+
+
+def new_log() -> Path:
+    """Return the path for a new log. Its name has digits only: errors that tell of different logs may be alike.
+
+    Raises:
+        JobError: If the state folder can't be used.
+    """
+    folder = own_folder(state_folder() / "logs" / time.strftime("%Y%m%d", time.gmtime()))
+    return folder / f"{time.time_ns()}{next(_numbers):06}.log"
+
+
+def prune_logs() -> None:
+    """Remove the logs that are too old, and the oldest of too many.
+
+    Raises:
+        JobError: If the state folder can't be used.
+    """
+    left, oldest = MOST, time.time() - DAYS * 86_400
+    for log, changed, size in sorted(_logs(), key=lambda each: each[1], reverse=True):
+        left -= size
+        if changed < oldest or left < 0:
+            log.unlink(missing_ok=True)
+
+
+def _logs() -> Iterator[tuple[Path, float, int]]:
+    """Yield every log, when it was written last, and its size."""
+    for log in (state_folder() / "logs").glob("*/*.log"):
+        try:
+            found = log.stat()
+        except FileNotFoundError:  # somebody else removes it
+            continue
+        yield log, found.st_mtime, found.st_size
