@@ -20,6 +20,7 @@ from prefect_dispatch.flows.events import tell
 from prefect_dispatch.flows.exclusive import exclusive
 from prefect_dispatch.flows.files import PAGE, ready_folder, write_files, write_page
 from prefect_dispatch.flows.memory import JobMemory
+from prefect_dispatch.flows.own_executors import require_keys
 from prefect_dispatch.flows.pause import gather
 from prefect_dispatch.flows.prepare import planned, prepare
 from prefect_dispatch.flows.publish import LiveProgress, publish
@@ -94,6 +95,8 @@ def carry_out(
     memory = JobMemory(parts.briefs, parts.items, folder, place, limit)
     files = None if out is None else ready_folder(Path(folder, out))
     expected = planned(job)
+    if expected.to_ask:  # else whoever merges may find its own answers stored, too
+        require_keys(job.integrator)
     told = [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator, *expected.notes]
     log.info("%s", " ".join(filter(None, told)))
     fan_out = FanOut(

@@ -16,6 +16,7 @@ from prefect_dispatch.executors.local import located
 from prefect_dispatch.executors.variety import require_variety, sampled
 from prefect_dispatch.flows.batch import require_batches
 from prefect_dispatch.flows.joining import Joins
+from prefect_dispatch.flows.own_executors import own_executors, require_known
 from prefect_dispatch.flows.review import require_deciding
 from prefect_dispatch.flows.share import with_share
 from prefect_dispatch.flows.sharing import share_of
@@ -102,8 +103,9 @@ def prepare(
     require_fit(bound, executor)
     require_variety(bound, executor)
     require_batches(bound, executor)
-    for who in (executor, *_own(integrator)):
+    for who in (executor, *own_executors(integrator).values()):
         require_bounded(limits, who, bound)
+    require_known(integrator, folder)
     read = read_items(source(items), folder, limit)
     there = sound(read)
     independence = preflight(bound, there)
@@ -114,11 +116,6 @@ def prepare(
     again = asked_again(work, refresh)
     without = unasked(bound, read)
     return Prepared(bound, read, work, executor, integrator, limits, independence, joins, again, without)
-
-
-def _own(integrator: AnyMerger) -> list[Executor]:
-    """Return whom an integrator asks in place of the job's executor: its judge, say."""
-    return [each for each in vars(integrator).values() if isinstance(each, Executor)]
 
 
 def _placed(brief: Brief, folder: Path) -> Brief:

@@ -17,9 +17,8 @@ def written(items: Source) -> Source:
         ValueError: If they are an empty list.
 
     Example:
-        >>> written(Listed.model_validate([]))
-        Traceback (most recent call last):
-        ValueError: There are no items: the list is empty; name some, or a source that may be empty, such as a table ...
+        >>> written(Listed.model_validate(["MIT"])).items[0].key
+        'MIT'
     """
     if isinstance(items, Listed) and not items.items:
         raise ValueError(NONE)

@@ -17,14 +17,17 @@ from prefect.settings import get_current_settings
 from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from pydantic import ValidationError
 
-from prefect_dispatch import LLM, Brief, DispatchProfile, Limits, LLMCredentials, Synthesize, dispatch, plan
+from prefect_dispatch import LLM, Brief, DispatchProfile, Limits, LLMCredentials, Synthesize, Tournament, dispatch, plan
 from prefect_dispatch.credentials import SLUGS, credentials, forget, fresh_credentials, named, profile, reference
 from prefect_dispatch.errors import DispatchFailed, JobError
+from prefect_dispatch.flows.own_executors import require_keys
 from prefect_dispatch.scrub import scrub
+from prefect_dispatch.testing import ScriptedExecutor
 from tests.openai_server import Behaviour, OpenAIServer, failure, openai_server
 
 if TYPE_CHECKING:
     from collections.abc import Generator
+    from pathlib import Path
 
     from prefect.blocks.core import Block
 
@@ -179,7 +182,7 @@ def test_a_missing_block_is_refused_before_anything_is_spent(model: OpenAIServer
         plan([BRIEF], ["a"], executor=wrong)
     with pytest.raises(JobError, match="There are 'my-openai'"):
         fresh_credentials("zzzzzz")
-    with pytest.raises(JobError, match=r"executor.credentials: .*prefect block register -m prefect_dispatch"):
+    with pytest.raises(JobError, match=r"^integrator.judge.credentials: .*prefect block register -m prefect_d"):
         dispatch([BRIEF], ["a"], executor=LLM(model="openai/test"), integrator=Synthesize(
             instructions="Sum up.", judge=wrong))  # fmt: skip
     with pytest.raises(JobError, match="no DispatchProfile block 'nobody'"):
@@ -187,6 +190,53 @@ def test_a_missing_block_is_refused_before_anything_is_spent(model: OpenAIServer
     with pytest.raises(JobError, match="no LLMCredentials block"):
         reference("credentials", "nobody-knows")
     assert model.count == asked
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("block", ["", "without-a-key"], ids=["no-block", "a-block-without-a-key"])
+def test_a_judge_without_a_key_is_refused_before_answers_are_paid_for(
+    block: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the run, whose environment counts; where every answer is stored already, the judge's may be, too."""
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+    agent = ScriptedExecutor(lambda ask: str(ask.item.key))
+    judge = LLM(model="anthropic/judge")
+    if block:
+        saved(block, api_key="", model="anthropic/judge")
+        judge = LLM(model="anthropic/judge", credentials=block)
+    integrator = Synthesize(instructions="Sum up.", judge=judge)
+    assert plan([BRIEF], ["a"], agent, integrator=integrator).to_ask == 1
+    neither = f"neither the block '{block}' nor the environment of this run has" if block else "the environment of this"
+    with pytest.raises(JobError, match=f"^integrator.judge: there is no key for 'anthropic/judge': {neither}"):
+        dispatch([BRIEF], ["a"], agent, integrator)
+    assert agent.calls == 0
+    dispatch([BRIEF], ["a"], agent)
+    assert dispatch([BRIEF], ["a"], agent, integrator).status == "gaps"
+    saved("with-a-key", api_key="sk-none-needed-0815", model="anthropic/judge")
+    require_keys(Synthesize(instructions="Sum up.", judge=judge.model_copy(update={"credentials": "with-a-key"})))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-none-needed-0815")
+    require_keys(integrator)
+
+
+@pytest.mark.parametrize(
+    ("judge", "told"),
+    [
+        pytest.param(LLM(model="nosuch/model"), "Model 'nosuch/model' is unknown to litellm", id="unknown"),
+        pytest.param(LLM(model="local/gone.gguf"), "Model 'local//.*gone.gguf' has no file", id="no-file"),
+    ],
+)
+def test_a_judge_that_nobody_can_ask_is_refused(judge: LLM, told: str) -> None:
+    """By the field that names it, in a plan, too."""
+    with pytest.raises(JobError, match=f"^integrator.judge: {told}"):
+        plan([BRIEF], ["a", "b"], ScriptedExecutor({}), integrator=Tournament(criterion="Short.", judge=judge))
+
+
+def test_a_judge_of_ones_own_is_looked_for_in_the_jobs_folder(tmp_path: Path) -> None:
+    """And not where the command was called."""
+    (tmp_path / "judge.gguf").touch()
+    integrator = Tournament(criterion="Short.", judge=LLM(model="local/judge.gguf"))
+    assert plan([BRIEF], ["a", "b"], ScriptedExecutor({}), integrator=integrator, folder=tmp_path).to_ask == 2
 
 
 @pytest.mark.usefixtures("store")

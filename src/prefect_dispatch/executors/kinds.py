@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
 
 from pydantic import AfterValidator, Field
 from pydantic.json_schema import SkipJsonSchema
@@ -12,14 +12,28 @@ from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import SMOLLM2, has_smollm2
 from prefect_dispatch.settings import settings
 
+if TYPE_CHECKING:
+    from prefect_dispatch.executors.base import Executor
+
+
+def is_executor(value: object) -> TypeGuard[Executor]:
+    """Return whether something keeps the `Executor` Protocol.
+
+    The fingerprint is looked for and not read, as `isinstance` may do: it may have to read a model file first.
+
+    Example:
+        >>> is_executor(LLM(model="local/not-there-yet.gguf")), is_executor(LLM)
+        (True, False)
+    """
+    own: dict[str, object] = getattr(value, "__dict__", {})
+    there = hasattr(type(value), "fingerprint") or "fingerprint" in own
+    return there and not isinstance(value, type) and callable(getattr(value, "answer", None))
+
 
 def _is_executor(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps the Protocol
-    kind = type(cast("object", value))
-    own: dict[str, object] = getattr(value, "__dict__", {})
-    # Looked for, not read: a fingerprint may have to read a model file first.
-    if (hasattr(kind, "fingerprint") or "fingerprint" in own) and callable(getattr(value, "answer", None)):
+    if is_executor(value):
         return value
-    msg = f"{kind.__name__} is not an executor: it needs a 'fingerprint' and a method 'answer'"
+    msg = f"{type(value).__name__} is not an executor: it needs a 'fingerprint' and a method 'answer'"
     raise ValueError(msg)
 
 
