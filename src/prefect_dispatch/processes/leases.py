@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 WAIT_S = 30.0
 """How long to wait for the lock of the state folder, which is held for milliseconds."""
-PLAIN = "folder"
-"""The kind of a lease that is nothing but its folder."""
 
 _ABOUT, _KEPT = "lease.json", "kept"
 _lock_of = partial(FileLock, thread_local=False)  # one thread may take it, another let it go
@@ -45,12 +43,10 @@ class Lease:
 
     id: str
     """32 hexadecimal digits; programs that run for it carry them in `PREFECT_DISPATCH_LEASE`."""
-    kind: str
-    """What it is for; whoever knows the kind knows what else belongs to it."""
     path: Path
     """The folder; nobody but the owner's user can look into it."""
     about: Mapping[str, JsonValue] = field(default_factory=dict[str, "JsonValue"])
-    """What has to be known to clear away what belongs to it."""
+    """What it is for, for whoever finds it."""
 
     def keep(self) -> None:
         """Leave the folder where it is for people to look at: neither its end nor a reaper removes it."""
@@ -80,12 +76,11 @@ def state_folder() -> Path:
 
 
 @contextmanager
-def lease(kind: str = PLAIN, about: Mapping[str, JsonValue] | None = None) -> Generator[Lease, None, None]:
+def lease(*, about: Mapping[str, JsonValue] | None = None) -> Generator[Lease, None, None]:
     """Have a new folder; at the end it is removed, whatever is in it.
 
     Args:
-        kind: What it is for, where more than a folder belongs to it; see `clear_abandoned`.
-        about: What has to be known to clear that away, should the owner die.
+        about: What it is for, for whoever finds it.
 
     Raises:
         JobError: If the state folder can't be used.
@@ -103,25 +98,25 @@ def lease(kind: str = PLAIN, about: Mapping[str, JsonValue] | None = None) -> Ge
     """
     root = _root()
     name = uuid4().hex
-    mine = Lease(name, kind, root / name, about or {})
+    mine = Lease(name, root / name, about or {})
     with _alone(root):
         lock = _lock_of(root / f"{name}.lock")
         lock.acquire(timeout=0)
     try:
         mine.path.mkdir(mode=0o700)
-        said = {"kind": kind, "about": mine.about, "pid": os.getpid()}
+        said = {"pid": os.getpid(), **mine.about}
         (mine.path / _ABOUT).write_text(json.dumps(said), encoding="utf-8")
         yield mine
     finally:
         _end(mine, lock)
 
 
-def clear_abandoned(clear: Callable[[Lease], bool]) -> list[Lease]:
-    """Clear away what the dead have left; return what was cleared away.
+def clear_abandoned(clear: Callable[[Lease], None]) -> list[Lease]:
+    """Remove the folders of the dead; return whose they were.
 
     Args:
-        clear: Clears away what else belongs to a lease, and returns whether its folder may go, too. Meanwhile the
-            lease is held, so that nobody else clears the same away.
+        clear: Called before a folder is removed, to end what still runs for it. Meanwhile the lease is held, so that
+            nobody else clears the same away.
 
     Raises:
         JobError: If the state folder can't be used.
@@ -130,14 +125,12 @@ def clear_abandoned(clear: Callable[[Lease], bool]) -> list[Lease]:
     for file in sorted(root.glob("*.lock")):
         with _alone(root):
             lock = _held(file)
-        if lock is None:
-            continue
-        left, gone = _read(root / file.stem), False
-        try:
-            gone = clear(left)
-        finally:
-            _end(left, lock) if gone else lock.release()
-        if gone:
+        if lock is not None:
+            left = _read(root / file.stem)
+            try:
+                clear(left)
+            finally:
+                _end(left, lock)
             cleared.append(left)
     return cleared
 
@@ -173,12 +166,11 @@ def _held(file: Path) -> BaseFileLock | None:
 
 
 def _read(folder: Path) -> Lease:
-    """Return what a folder says of its lease; one whose owner died while it was made says nothing, and is empty."""
-    said: dict[str, Any] = {}
+    """Return what a folder says of its lease; nothing, if its owner died before it said anything."""
+    about: object = None
     with suppress(OSError, ValueError):
-        found: object = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        said = cast("dict[str, Any]", found) if isinstance(found, dict) else {}
-    return Lease(folder.name, str(said.get("kind", PLAIN)), folder, said.get("about", {}))
+        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+    return Lease(folder.name, folder, cast("dict[str, Any]", about) if isinstance(about, dict) else {})
 
 
 def _end(ended: Lease, lock: BaseFileLock) -> None:
