@@ -14,11 +14,12 @@ from prefect_dispatch.integrators.consensus import Consensus
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.integrators.readiness import unfit
 from prefect_dispatch.integrators.synthesize import Synthesize
+from prefect_dispatch.integrators.test_matrix import TestMatrix
 from prefect_dispatch.integrators.tournament import Tournament
 
 
 def _source(value: object) -> str:
-    data = isinstance(value, (Mapping, Collate, Consensus, MergeRecords, Synthesize, Tournament))
+    data = isinstance(value, (Mapping, Collate, Consensus, MergeRecords, Synthesize, TestMatrix, Tournament))
     return "built-in" if data else "own"
 
 
@@ -28,7 +29,9 @@ def _is_integrator(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps 
     return value
 
 
-AnyIntegrator = Annotated[Collate | Consensus | MergeRecords | Synthesize | Tournament, Field(discriminator="kind")]
+AnyIntegrator = Annotated[
+    Collate | Consensus | MergeRecords | Synthesize | TestMatrix | Tournament, Field(discriminator="kind")
+]
 """A built-in integrator; `kind` tells which."""
 
 PluggableIntegrator = Annotated[

@@ -63,6 +63,7 @@ PUBLIC = [
     "Reply",
     "Report",
     "Synthesize",
+    "TestMatrix",
     "Tournament",
     "Usage",
     "__version__",

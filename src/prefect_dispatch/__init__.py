@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.consensus import Consensus
     from prefect_dispatch.integrators.merge_records import MergeRecords
     from prefect_dispatch.integrators.synthesize import Synthesize
+    from prefect_dispatch.integrators.test_matrix import TestMatrix
     from prefect_dispatch.integrators.tournament import Tournament
     from prefect_dispatch.ledger import Merge
     from prefect_dispatch.limits import Limits
@@ -54,6 +55,7 @@ _HOMES = {
     "Reply": "executors.base",
     "Report": "report",
     "Synthesize": "integrators.synthesize",
+    "TestMatrix": "integrators.test_matrix",
     "Tournament": "integrators.tournament",
     "Usage": "models",
     "analyze_files": "flows.analyze_files",
@@ -90,6 +92,7 @@ __all__ = [
     "Reply",
     "Report",
     "Synthesize",
+    "TestMatrix",
     "Tournament",
     "Usage",
     "__version__",

@@ -53,7 +53,12 @@ def legal(text: str) -> str:
         >>> legal("\x1b[31mred &#27; &#9;")
         '�[31mred � &#9;'
     """
-    return _REFERENCE.sub(_referred, _ILLEGAL.sub(_REPLACEMENT, text))
+    return _REFERENCE.sub(_referred, legal_characters(text))
+
+
+def legal_characters(text: str) -> str:
+    """Return a text with the characters replaced that XML does not allow, however they are written."""
+    return _ILLEGAL.sub(_REPLACEMENT, text)
 
 
 def _referred(found: re.Match[str]) -> str:

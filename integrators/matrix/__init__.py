@@ -1,0 +1,1 @@
+"""Test runs in several environments, compared test by test."""
