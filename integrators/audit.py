@@ -24,7 +24,7 @@ from prefect_dispatch.integrators.auditing.cited import CitedAudit
 from prefect_dispatch.integrators.auditing.recomputing import miscomputed
 from prefect_dispatch.integrators.auditing.tracing import Trace
 from prefect_dispatch.integrators.auditing.uncollected import uncollected
-from prefect_dispatch.integrators.base import Integrator, Promising, Restating, unshared
+from prefect_dispatch.integrators.base import Integrator, Promising, Refusing, Restating, unshared
 from prefect_dispatch.integrators.merging import merge_by, written
 from prefect_dispatch.integrators.values import exact
 from prefect_dispatch.ledger import Ref, Violation
@@ -72,7 +72,8 @@ def audit(
         ['conservation at terms/a: it has no ledger row.']
     """
     sealed = written(merge)
-    found = list(_conservation(merge.ledger, outcomes))
+    refused = frozenset(integrator.refused(merge)) if isinstance(integrator, Refusing) else frozenset[Ref]()
+    found = list(_conservation(merge.ledger, outcomes, refused))
     prose = CitedAudit(merge, outcomes)
     found += prose.violations
     if traced(merge) or isinstance(integrator, Promising):
@@ -94,7 +95,9 @@ def traced(merge: Merge) -> bool:
     return bool(merge.fields)
 
 
-def _conservation(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> Iterator[Violation]:
+def _conservation(
+    rows: Sequence[LedgerRow], outcomes: Sequence[Outcome], refused: frozenset[Ref]
+) -> Iterator[Violation]:
     known = {Ref.of(outcome): outcome for outcome in outcomes}
     counts = Counter(map(Ref.of, rows))
     for ref in known.keys() - counts.keys():
@@ -109,7 +112,7 @@ def _conservation(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> Ite
         outcome = known.get(ref)
         if outcome and row.disposition not in (_ANSWERED if outcome.status == "succeeded" else (outcome.status,)):
             yield _unkept(ref, f"it {outcome.status}, but its ledger row says {row.disposition!r}.")
-        if row.disposition in _REMOVED:
+        if row.disposition in _REMOVED and not (row.by is None and ref in refused):
             by = known.get(row.by) if row.by else None
             if by is None or by.status != "succeeded" or row.by == ref:
                 named = repr(str(row.by)) if row.by else "nothing"

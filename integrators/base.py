@@ -9,7 +9,7 @@ from prefect_dispatch.models import Brief, Item, Outcome
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable, Sequence
+    from collections.abc import Collection, Hashable, Iterable, Sequence
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.decisions import Decisions, Identity
     from prefect_dispatch.executors.base import Executor
-    from prefect_dispatch.ledger import Merge, Violation
+    from prefect_dispatch.ledger import Merge, Ref, Violation
 
 
 @runtime_checkable
@@ -123,6 +123,24 @@ class Promising(Protocol):
 
     def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterable[Violation]:
         """Yield where a merge, which may have been tampered with, isn't what is promised; nobody may be asked."""
+        ...
+
+
+@runtime_checkable
+class Telling(Protocol):
+    """An integrator to which an outcome says more than its value does: what it changed in a repository, say."""
+
+    def tells(self, outcome: Outcome) -> JsonValue:
+        """Return what an outcome says beside its value; the merged value may hold it, and need not."""
+        ...
+
+
+@runtime_checkable
+class Refusing(Protocol):
+    """An integrator that leaves outcomes out for what they do to the whole, not for another outcome's sake."""
+
+    def refused(self, merge: Merge) -> Collection[Ref]:
+        """Return those outcomes of whose refusal a merge has evidence: they are `overridden` by no other one."""
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+from prefect_dispatch.integrators.base import Telling
 from prefect_dispatch.integrators.records.sets import locate, split
 from prefect_dispatch.integrators.values import find, pointer
 from prefect_dispatch.ledger import Ref
@@ -67,6 +68,7 @@ class Places:
     def __init__(self, integrator: object, outcomes: Sequence[Outcome]) -> None:
         """Find it out from the outcomes, in whatever order they are."""
         self._keyed = integrator if isinstance(integrator, Keyed) else None
+        self._telling = integrator if isinstance(integrator, Telling) else None
         self._scopes = self._keyed.scopes(sorted(outcomes, key=lambda o: Ref.of(o).order)) if self._keyed else None
         self._book = self._keyed.book if self._keyed else None
         self._sets = self._book is not None and any(rule.identity for rule in self._book.rules.values())
@@ -82,7 +84,8 @@ class Places:
     def said(self, outcome: Outcome) -> Iterator[Said]:
         """Yield what an answer says, scope by scope."""
         if self._scopes is None or self._book is None:
-            yield Said(WHOLE, outcome.value, outcome.value)
+            more = self._telling.tells(outcome) if self._telling else None
+            yield Said(WHOLE, outcome.value, [outcome.value, more] if self._telling else outcome.value)
             return
         for scope, part in self._scopes.parts(outcome):
             (_, own), *elements = split(part, self._book) if self._sets else [((), part)]

@@ -1,0 +1,92 @@
+"""Small repositories, and changes of them, made by git itself without a checkout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from prefect_dispatch.change import Change, written
+from prefect_dispatch.models import Failure, Outcome
+from prefect_dispatch.workspaces.difference import between, files_of
+from prefect_dispatch.workspaces.git import Git
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.integrators.base import Question
+
+Files = dict[str, "bytes | str | tuple[str, bytes]"]
+"""Files by path; a mode goes before the content where it isn't that of a plain file."""
+WHO = {
+    f"GIT_{role}_{field}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for field, value in (("NAME", "somebody"), ("EMAIL", "somebody@example.org"), ("DATE", "@1700000000 +0000"))
+}
+"""Who made the repository, and when."""
+PATCH = (
+    *("diff-tree", "-r", "-p", "--unified=0", "--binary", "--full-index", "--no-renames", "--no-ext-diff"),
+    *("--no-textconv", "--no-color", "--src-prefix=a/", "--dst-prefix=b/"),
+)
+
+
+def repository(folder: Path, files: Mapping[str, bytes | str | tuple[str, bytes]]) -> tuple[Git, str]:
+    """Return a new repository with one commit on `main`, which is checked out, and that commit."""
+    git = Git(folder)
+    git.out("init", "--quiet", "--initial-branch=main")
+    commit = git.out("commit-tree", tree(git, files), stdin=b"The base\n", env=WHO)
+    git.out("update-ref", "refs/heads/main", commit)
+    git.out("reset", "--hard", "--quiet")
+    return git, commit
+
+
+def tree(git: Git, files: Mapping[str, bytes | str | tuple[str, bytes]]) -> str:
+    """Return the tree of some files."""
+    lines = ""
+    for path, found in files.items():
+        mode, content = found if isinstance(found, tuple) else ("100644", found)
+        data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+        lines += f"{mode} {git.out('hash-object', '-w', '--stdin', stdin=data)}\t{path}\0"
+    with TemporaryDirectory() as folder:
+        index = {"GIT_INDEX_FILE": os.fspath(Path(folder, "index"))}
+        git.raw("update-index", "-z", "--index-info", stdin=lines.encode("utf-8", "surrogateescape"), env=index)
+        return git.out("write-tree", env=index)
+
+
+def change_of(git: Git, base: str, files: Mapping[str, bytes | str | tuple[str, bytes]]) -> Change:
+    """Return the change that makes some files of a base: these and no others."""
+    made = tree(git, files)
+    patch = written(git.raw(*PATCH, base, made))
+    return Change(base=base, tree=made, patch=patch, files=files_of(between(git, base, made)))
+
+
+def done(name: str, change: Change | None, *, item: str = "repo", priority: int = 0, value: str = "") -> Outcome:
+    """Return the outcome of a brief that made a change."""
+    said = value or f"{name} is done."
+    return Outcome(brief=name, item=item, status="succeeded", value=said, change=change, brief_priority=priority)
+
+
+def lost(name: str, item: str = "repo") -> Outcome:
+    """Return the outcome of a brief that failed."""
+    return Outcome(brief=name, item=item, status="failed", error=Failure(kind="timeout", message="Too late."))
+
+
+def files_at(git: Git, commit: str) -> dict[str, bytes]:
+    """Return the files of a commit."""
+    names = git.raw("ls-tree", "-r", "-z", "--name-only", commit).decode("utf-8", "surrogateescape").split("\0")[:-1]
+    return {name: git.raw("cat-file", "blob", f"{commit}:{name}") for name in names}
+
+
+class Nobody:
+    """Has no answer: a merge that asks it is wrong."""
+
+    @property
+    def executor(self) -> Executor:
+        """Who is asked: nobody."""
+        raise NotImplementedError
+
+    def __call__(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Outcome]:
+        """Refuse to be asked."""
+        raise AssertionError(questions)
