@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.formats import PARTIAL_DATE
 from prefect_dispatch.models import Text
 from prefect_dispatch.strict import Strict
 
@@ -17,13 +18,6 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 Kind = Literal["text", "whole number", "number", "yes or no", "date", "list of texts"]
-_YEAR = "([0-9]{3}[1-9]|[0-9]{2}[1-9]0|[0-9][1-9]00|[1-9]000)"
-_DAY = "(0[1-9]|1[0-9]|2[0-8])"
-_DAYS = f"({_DAY}|29|30)"
-_MONTHS = f"((0[13578]|1[02])(-({_DAYS}|31))?|(0[469]|11)(-{_DAYS})?|02(-{_DAY})?)"
-_LEAP = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][48]|[2468]0|[13579][26])00)-02-29"
-_DATE = f"^({_YEAR}(-{_MONTHS})?|{_LEAP})$"
-"""The dates of the calendar, by a pattern that every provider can read: no lookaround, and digits are 0 to 9."""
 _SCHEMAS: dict[str, dict[str, Any]] = {
     "text": {"type": "string"},
     "whole number": {"type": "integer"},
@@ -31,7 +25,7 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
     "yes or no": {"type": "boolean"},
     "date": {
         "type": "string",
-        "pattern": _DATE,
+        "format": PARTIAL_DATE,
         "description": "A date of the calendar, as YYYY-MM-DD; as YYYY-MM or YYYY where no more is said.",
     },
     "list of texts": {"type": "array", "items": {"type": "string"}},

@@ -163,3 +163,33 @@ def test_keys_keep_the_order_in_which_they_were_written() -> None:
     briefs = [Brief(name="b", instructions="Judge.", output=form) for form in (reason_first, verdict_first)]
     assert str(briefs[0].output).index("why") < str(briefs[0].output).index("family")
     assert briefs[0].identity(item) != briefs[1].identity(item)
+
+
+@pytest.mark.parametrize(
+    ("form", "right", "wrong", "told"),
+    [
+        ("date", "2026-02-28", "2026-02-29", "no date of the calendar; write it like 2026-11-25"),
+        ("date", "2026-11-25", "25.11.2026", "no date of the calendar; write it like 2026-11-25"),
+        ("email", "a@example.org", "a at example.org", "no e-mail address; write it like name@example.org"),
+        ("ipv4", "192.0.2.1", "192.0.2.256", "no IPv4 address; write it like 192.0.2.1"),
+        ("ipv6", "2001:db8::1", "2001:db8", "no IPv6 address; write it like 2001:db8::1"),
+        ("uuid", "123e4567-e89b-42d3-a456-426614174000", "123e4567", "no UUID; write it like 123e4567-e89b-42d3"),
+    ],
+)
+@pytest.mark.parametrize("draft", ["", "http://json-schema.org/draft-07/schema#"], ids=["newest", "draft-7"])
+def test_a_text_has_the_format_that_its_schema_names(form: str, right: str, wrong: str, told: str, draft: str) -> None:
+    """What is wrong is told in a few words, with how to write it."""
+    schema = {
+        **({"$schema": draft} if draft else {}),
+        "properties": {"x": {"type": ["string", "null"], "format": form}},
+    }
+    assert problems(schema, {"x": right})[1] == []
+    assert problems(schema, {"x": None})[1] == []
+    (problem,) = problems(schema, {"x": wrong})[1]
+    assert problem.startswith(f"$.x: {wrong!r} is {told}")
+    assert len(problems(schema, {"x": "z" * 9999})[1][0]) < 200
+
+
+def test_a_format_that_nobody_can_tell_is_a_remark() -> None:
+    """As JSON Schema has it."""
+    assert problems({"format": "uri"}, '"no address"')[1] == []

@@ -16,6 +16,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
 from prefect_dispatch.fingerprint import flaw
+from prefect_dispatch.formats import misformed
 from prefect_dispatch.references import REFERENCE
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def _validator(text: str) -> Validator:
 @lru_cache(maxsize=8)
 def _timed(base: type[Validator]) -> Any:  # noqa: ANN401 -- extend() has no types
     """Return a validator whose patterns are searched for a limited time: an answer must not stop the run."""
-    return cast("Any", extend)(base, {"pattern": _pattern})
+    return cast("Any", extend)(base, {"pattern": _pattern, "format": _format})
 
 
 def _pattern(_validator: object, pattern: str, instance: object, _schema: object) -> Iterator[JsonSchemaError]:
@@ -230,3 +231,8 @@ def _pattern(_validator: object, pattern: str, instance: object, _schema: object
             yield JsonSchemaError(f"{instance!r} does not match {pattern!r}")
     except TimeoutError:
         yield JsonSchemaError(f"it could not be searched for {pattern!r} within {SEARCH_SECONDS:g} s")
+
+
+def _format(_validator: object, form: str, instance: object, _schema: object) -> Iterator[JsonSchemaError]:
+    if isinstance(instance, str) and (wrong := misformed(instance, form)):
+        yield JsonSchemaError(wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 from prefect_dispatch.executors.base import Ask
 from prefect_dispatch.executors.prompt import messages, response_format
+from prefect_dispatch.formats import PARTIAL_DATE
 from prefect_dispatch.models import Brief, Item, Rejection
 
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"family": {"type": "string"}}, "required": ["family"]}
@@ -123,3 +125,24 @@ def test_a_reask_shows_the_answer_and_each_problem() -> None:
 def test_strict_only_where_the_schema_qualifies(schema: dict[str, Any], strict: bool) -> None:  # noqa: FBT001 -- a table's column
     """A schema beyond OpenAI's strict mode is sent without it instead of being refused."""
     assert response_format(schema)["json_schema"] == {"name": "answer", "schema": schema, "strict": strict}
+
+
+def test_a_format_of_our_own_is_sent_as_a_pattern() -> None:
+    """No provider knows it, and some refuse what they don't know; a format that JSON Schema has goes as it is."""
+    day: dict[str, Any] = {"type": ["string", "null"], "format": PARTIAL_DATE, "description": "When."}
+    named: dict[str, Any] = {"format": {"type": "string", "format": "date", "const": {"format": PARTIAL_DATE}}}
+    closed: dict[str, Any] = {"type": "object", "additionalProperties": False}
+    schema = {**closed, "properties": {"day": day, **named}, "required": ["day", "format"]}
+    given = json.dumps(schema)
+    sent = response_format(schema)["json_schema"]
+    pattern = sent["schema"]["properties"]["day"].pop("pattern")
+    assert sent == {
+        "name": "answer",
+        "strict": True,
+        "schema": {**schema, "properties": {"day": {"type": ["string", "null"], "description": "When."}, **named}},
+    }
+    assert json.dumps(schema) == given
+    for text, fits in (("2026", True), ("2026-11", True), ("2026-11-25", True), ("2026-13", False), ("soon", False)):
+        assert bool(re.search(pattern, text)) is fits
+    listed = response_format({"type": "array", "items": {**day, "pattern": "^2"}})["json_schema"]["schema"]
+    assert listed["items"] == {"type": ["string", "null"], "pattern": "^2", "description": "When."}

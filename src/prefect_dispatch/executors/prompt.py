@@ -12,6 +12,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
+from prefect_dispatch.formats import sendable
 from prefect_dispatch.outputs import schema_of, show_output
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def messages(ask: Ask, *, schema_in_prompt: bool) -> list[Message]:
     """
     chat: list[Message] = [
         {"role": "system", "content": _system(ask.brief, schema_in_prompt=schema_in_prompt)},
-        {"role": "user", "content": _item(ask.item.value)},
+        {"role": "user", "content": fenced(ask.item.value)},
     ]
     for rejection in ask.rejections:
         chat.append({"role": "assistant", "content": rejection.text or "(nothing)"})
@@ -77,9 +78,10 @@ def response_format(schema: dict[str, Any]) -> dict[str, Any]:
         >>> response_format({"type": "object"})["json_schema"]["strict"]
         False
     """
+    sent = sendable(schema)
     return {
         "type": "json_schema",
-        "json_schema": {"name": "answer", "schema": schema, "strict": all(map(_strict, _subschemas(schema)))},
+        "json_schema": {"name": "answer", "schema": sent, "strict": all(map(_strict, _subschemas(sent)))},
     }
 
 
@@ -99,7 +101,8 @@ def _system(brief: Brief, *, schema_in_prompt: bool) -> str:
     return "\n\n".join(f"# {title}\n{text}" if title else text for title, text in parts if text)
 
 
-def _item(value: JsonValue) -> str:
+def fenced(value: JsonValue) -> str:
+    """Return a value between tags that its text cannot forge."""
     content = value if isinstance(value, str) else json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False)
     full = hashlib.sha256(content.encode()).hexdigest()
     # The shortest part of its digest that a text doesn't hold: no text can close its own tag.
