@@ -52,7 +52,7 @@ def _why(each: Environment) -> str:
         return each.error
     bad = [case for case in each.run.cases if case.result in RED]
     if not bad:
-        return "every test was skipped"
+        return "every test was skipped" if each.run.cases else "no test ran"
     ordered = sorted(bad, key=lambda case: case.suite == RUN)  # tests first
     named = ", ".join(case.message.rstrip(".") if case.suite == RUN else label(case.key) for case in ordered[:CELLS])
     more = f" and {len(bad) - CELLS} more" if len(bad) > CELLS else ""
