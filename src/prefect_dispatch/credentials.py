@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rapidfuzz import process
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     B = TypeVar("B", bound=Block)
 
-SLUGS = {"credentials": "llm-credentials", "profile": "dispatch-profile"}
+SLUGS = {"credentials": "llm-credentials", "profile": "dispatch-profile", "operation": "shell-operation"}
 """What the blocks of a field of that name are called in addresses."""
 _ALSO = {
     "cohere": "CO_API_KEY",
@@ -37,7 +38,7 @@ def named(field: str, value: object) -> str:
     """Return the name of the block that a field stands for: its name already, or the block itself.
 
     Args:
-        field: `credentials` or `profile`.
+        field: `credentials`, `profile` or `operation`.
         value: What was given.
 
     Raises:
@@ -91,7 +92,7 @@ def fresh_credentials(name: str, where: str = "credentials") -> LLMCredentials:
     """
     from prefect_dispatch.blocks import LLMCredentials  # noqa: PLC0415 -- imports Prefect
 
-    found = _loaded(LLMCredentials, name, where)
+    found = loaded(LLMCredentials, name, where)
     hide(found.secrets)
     with _lock:
         _known[name] = found
@@ -133,7 +134,7 @@ def profile(name: str) -> DispatchProfile:
     """
     from prefect_dispatch.blocks import DispatchProfile  # noqa: PLC0415 -- imports Prefect
 
-    found = _loaded(DispatchProfile, name, "profile")
+    found = loaded(DispatchProfile, name, "profile")
     if found.credentials is not None:
         hide(found.credentials.secrets)
     return found
@@ -147,11 +148,28 @@ def reference(field: str, name: str) -> dict[str, Any]:
     """
     from prefect_dispatch.blocks import DispatchProfile, LLMCredentials  # noqa: PLC0415 -- imports Prefect
 
-    block = LLMCredentials if field == "credentials" else DispatchProfile
+    kinds: dict[str, type[Block]] = {"credentials": LLMCredentials, "profile": DispatchProfile}
+    block = kinds.get(field) or shell_operation()
     return {"$ref": {"block_document_id": str(_document(block, name, field, secrets=False).id)}}
 
 
-def _loaded(kind: type[B], name: str, where: str) -> B:
+def shell_operation() -> type[Block]:
+    """Return the class of the blocks that hold commands."""
+    found: type[Block] = import_module("prefect_shell").ShellOperation  # it has no types
+    return found
+
+
+def loaded(kind: type[B], name: str, where: str) -> B:
+    """Return the block of a name, as the server has it now.
+
+    Args:
+        kind: Its class.
+        name: Its name.
+        where: What the user's file or form calls the field that names it.
+
+    Raises:
+        JobError: If there is no such block, or it can't be read.
+    """
     from pydantic import ValidationError  # noqa: PLC0415 -- where Prefect is
 
     document = _document(kind, name, where, secrets=True)
@@ -187,5 +205,6 @@ def _document(kind: type[Block], name: str, where: str, *, secrets: bool) -> Any
     hint = f" Did you mean {near[0]!r}?" if near else listed
     raise JobError(
         f"{where}: this Prefect server has no {kind.__name__} block {name!r}.{hint} Make it in Prefect's UI under "
-        f"Blocks (after `prefect block register -m prefect_dispatch`), or with {kind.__name__}(…).save({name!r})."
+        f"Blocks (after `prefect block register -m {kind.__module__.partition('.')[0]}`), or with "
+        f"{kind.__name__}(…).save({name!r})."
     )

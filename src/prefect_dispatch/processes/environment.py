@@ -40,8 +40,10 @@ PASSED = (
 whose addresses may hold a password, and no keys."""
 LEASE = "PREFECT_DISPATCH_LEASE"
 """The variable by which a reaper knows the processes of a lease."""
-RESERVED = re.compile(r"HOME|TMPDIR|TMP|TEMP|PREFECT_DISPATCH_.*|ITEM_.*")
-"""Names of variables that are set here, and so can't be passed."""
+MARKED = re.compile(r"PREFECT_DISPATCH_.*|ITEM_.*|REPORT_DIR")
+"""Names of variables that are set for each program anew, and nowhere else."""
+RESERVED = re.compile(rf"{MARKED.pattern}|HOME|TMPDIR|TMP|TEMP")
+"""Names of variables that can't be passed."""
 
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 """The name of an environment variable."""

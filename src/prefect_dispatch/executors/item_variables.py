@@ -1,0 +1,74 @@
+"""How a command gets to see its item: by variables or on standard input, and never in its own text."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING
+
+from prefect_dispatch.errors import RejectedError
+from prefect_dispatch.models import Usage
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from prefect_dispatch.models import Item
+
+MOST = 100_000
+"""Bytes of one variable; the system takes no more than 128 KiB."""
+KEY, VALUE = "ITEM_KEY", "ITEM_VALUE"
+
+_NO_LETTER = re.compile(r"[^A-Z0-9]")
+_STDIN = "set the command's stdin: true and read the value from standard input"
+
+
+def on_stdin(item: Item) -> bytes:
+    """Return an item's value as a command reads it: a text as it is, anything else as JSON."""
+    return _text(item.value).encode()
+
+
+def variables(item: Item, *, stdin: bool) -> dict[str, str]:
+    """Return the variables that stand for an item.
+
+    `ITEM_KEY` is its key. Unless the value is on standard input, `ITEM_VALUE` is its value, a text as it is and
+    anything else as JSON; and where it is an object, each of its texts, numbers and truth values stands in a variable
+    of its own, such as `ITEM_UNIT_PRICE` for `unit-price`.
+
+    Args:
+        item: The item.
+        stdin: Whether the value is on standard input.
+
+    Raises:
+        RejectedError: If a variable can't hold what it has to, or would have to hold two things.
+
+    Example:
+        >>> from prefect_dispatch.models import Item
+        >>> item = Item(key="a", value={"unit-price": 2.5, "ok": True, "tags": []})
+        >>> list(variables(item, stdin=False).items())[2:]
+        [('ITEM_UNIT_PRICE', '2.5'), ('ITEM_OK', 'true')]
+    """
+    given = {KEY: item.key} if stdin else {KEY: item.key, VALUE: _text(item.value)}
+    meant = {KEY: "the key", VALUE: "the whole value"}
+    if not stdin and isinstance(item.value, dict):
+        for field, value in item.value.items():
+            if value is None or isinstance(value, (list, dict)):
+                continue
+            name = "ITEM_" + _NO_LETTER.sub("_", field.upper())
+            if name in meant:
+                raise _refusal("fields", f"{name} would be {meant[name]} and the field {field!r}")
+            meant[name], given[name] = f"the field {field!r}", _text(value)
+    for name, text in given.items():
+        if "\0" in text:
+            raise _refusal("nul", f"{name} can't hold a NUL character")
+        if len(text.encode()) > MOST:
+            raise _refusal("too_large", f"{name} would take {len(text.encode()):,} bytes, and holds {MOST:,}")
+    return given
+
+
+def _text(value: JsonValue) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _refusal(kind: str, why: str) -> RejectedError:
+    message = f"The item doesn't fit into a command's environment: {why}; {_STDIN}."
+    return RejectedError(message, kind=kind, usage=Usage())
