@@ -81,6 +81,11 @@ def read_job(path: Path, changes: Sequence[str] = (), *, model: str | None = Non
 def _ask(data: dict[str, Any], model: str, flow: str) -> None:
     """Have a model asked in place of the one that a job names."""
     executor = data.get("executor")
+    if flow == "dispatch" and _is_mapping(executor) and executor.get("kind") == "shell":
+        raise JobError(
+            f"--model: {_short(model)} would not be asked, as this job's executor is a shell, which runs commands; "
+            "leave --model out, or set executor.kind to 'llm'."
+        )
     if flow == "dispatch":
         data["executor"] = {**cast("dict[str, Any]", executor if isinstance(executor, dict) else {}), "model": model}
     elif data.get("models") and "models" in form_model(flow).model_fields:
@@ -163,7 +168,7 @@ def _locate(data: object, location: Sequence[int | str]) -> tuple[str, object]:
     for part in location:
         if _holds(data, part):
             data = cast("Any", data)[part]
-        elif part is not location[-1] or _is_list(data):
+        elif part is not location[-1] or _is_list(data) or (_is_mapping(data) and part == data.get("kind", "llm")):
             continue  # the tag of a union, which the file doesn't have
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path or "the job", data

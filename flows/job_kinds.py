@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
 
 from pydantic import AfterValidator, Field
 
-from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.executors.kinds import BuiltInExecutor
 from prefect_dispatch.flows.carry_out import Parts
 from prefect_dispatch.flows.form_flow import in_its_words
 from prefect_dispatch.flows.job_form import shown
@@ -90,7 +90,7 @@ class Job(Strict):
     """What is asked."""
     items: Annotated[ItemsInput, AfterValidator(written)]
     """Where the items come from."""
-    executor: LLM | None = None
+    executor: BuiltInExecutor | None = None
     """Who is asked."""
     integrator: AnyIntegrator | None = None
     """How the answers are merged."""

@@ -22,7 +22,7 @@ from prefect_dispatch.errors import (
     TransientError,
 )
 from prefect_dispatch.examining import BrokenCheckError, examine, invalid, text_of
-from prefect_dispatch.executors.base import Ask, Reply, Tiered
+from prefect_dispatch.executors.base import Ask, Deaf, Reply, Tiered
 from prefect_dispatch.gate import Gate
 from prefect_dispatch.models import Answer, Attempt, Brief, Failure, Item, Rejection, Usage
 from prefect_dispatch.room import require_room
@@ -143,7 +143,7 @@ class _Attempt:
                 return value, reply
             rejection = Rejection(text=text_of(reply.value), problems=tuple(wrong))
             self._invalid.append(rejection.short)
-            if len(rejections) >= self._limits.reasks:
+            if len(rejections) >= (0 if isinstance(tier, Deaf) else self._limits.reasks):
                 raise invalid(wrong, asked=len(rejections) + 1)
             self._reasks += 1
             rejections.append(rejection)

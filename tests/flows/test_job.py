@@ -94,7 +94,11 @@ BAD = [
     pytest.param(changed("concurrency: 2", "concurrency: many"), "(it is 'many')", id="a-number-in-words"),
     pytest.param(changed("{concurrency: 2}", "{retrys: 2}"), "did you mean 'retries'?", id="misspelt-limit"),
     pytest.param(changed("{concurrency: 2}", "{min_success: 90}"), "limits.min_success", id="a-percentage"),
-    pytest.param(changed("kind: llm", "kind: llama"), "executor.kind: Input should be 'llm'", id="an-unknown-executor"),
+    pytest.param(
+        changed("kind: llm", "kind: llama"),
+        "no executor of the kind 'llama'; did you mean 'llm'?",
+        id="an-unknown-executor",
+    ),
     pytest.param(changed("model: openai/test, ", ""), "executor.model: Field required", id="no-model"),
     pytest.param(changed("model:", "api_key: sk-1, model:"), "executor: unknown key 'api_key'", id="a-key-in-the-job"),
     pytest.param(

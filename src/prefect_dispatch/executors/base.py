@@ -98,6 +98,8 @@ class Ceiling(Strict):
     """Tokens of the longest answer; empty where nothing bounds it."""
     cost_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """US dollars; empty where a price is unknown, or the answer unbounded."""
+    instead: str = ""
+    """What to set so that its cost is bounded, where a call is the run of a program; empty for a model's."""
 
 
 @runtime_checkable
@@ -164,6 +166,14 @@ class Abrupt(Protocol):
     """An executor whose work is of no use half done: when a run is interrupted, it is ended at once."""
 
     abrupt: ClassVar[bool]
+    """True."""
+
+
+@runtime_checkable
+class Deaf(Protocol):
+    """An executor that reads nothing of what was wrong with an answer: to send one back brings the same again."""
+
+    deaf: ClassVar[bool]
     """True."""
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeGuard
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, cast
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag
 from pydantic.json_schema import SkipJsonSchema
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import SMOLLM2, has_smollm2
+from prefect_dispatch.executors.shell import Shell
+from prefect_dispatch.form import Tabs
 from prefect_dispatch.settings import settings
+from prefect_dispatch.strict import nearest
 
 if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
@@ -37,8 +41,36 @@ def _is_executor(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps th
     raise ValueError(msg)
 
 
-_Plugged = Annotated[Any, AfterValidator(_is_executor)]
-AnyExecutor = Annotated[LLM | SkipJsonSchema[_Plugged], Field(union_mode="left_to_right")]
+_KINDS = {"llm": LLM, "shell": Shell}
+
+
+def _kind(value: object) -> str:
+    """Return the kind of an executor in whatever form: a mapping that names none is a language model."""
+    if isinstance(value, Mapping):
+        return str(cast("Mapping[str, object]", value).get("kind", "llm"))
+    return next((kind for kind, built_in in _KINDS.items() if isinstance(value, built_in)), "own")
+
+
+def _known(value: Any) -> Any:  # noqa: ANN401 -- whatever is given
+    if isinstance(value, Mapping) and _kind(cast("object", value)) not in _KINDS:
+        kind = _kind(cast("object", value))
+        msg = f"there is no executor of the kind {kind!r}; {nearest(kind, [*_KINDS])}"
+        raise ValueError(msg)
+    return cast("object", value)
+
+
+BuiltInExecutor = Annotated[
+    Annotated[LLM, Tag("llm")] | Annotated[Shell, Tag("shell")], Discriminator(_kind), BeforeValidator(_known), Tabs()
+]
+"""A built-in executor; `kind` tells which, and is a language model where it isn't said."""
+AnyExecutor = Annotated[
+    Annotated[LLM, Tag("llm")]
+    | Annotated[Shell, Tag("shell")]
+    | Annotated[SkipJsonSchema[Annotated[Any, AfterValidator(_is_executor)]], Tag("own")],
+    Discriminator(_kind),
+    BeforeValidator(_known),
+    Tabs(),
+]
 """A built-in executor, or an object of the user's own that keeps the `Executor` Protocol."""
 
 
