@@ -9,8 +9,10 @@ from prefect_dispatch._version import __version__
 
 if TYPE_CHECKING:
     from prefect_dispatch.blocks import DispatchProfile, LLMCredentials
+    from prefect_dispatch.command import Command
     from prefect_dispatch.executors.base import Ask, Executor, Reply
     from prefect_dispatch.executors.llm import LLM
+    from prefect_dispatch.executors.shell import Shell
     from prefect_dispatch.flows.analyze_files import analyze_files
     from prefect_dispatch.flows.content_variants import content_variants
     from prefect_dispatch.flows.dispatch import dispatch
@@ -40,6 +42,7 @@ _HOMES = {
     "Ask": "executors.base",
     "Brief": "models",
     "Collate": "integrators.collate",
+    "Command": "command",
     "Consensus": "integrators.consensus",
     "DispatchProfile": "blocks",
     "Executor": "executors.base",
@@ -54,6 +57,7 @@ _HOMES = {
     "Plan": "tasks.plan",
     "Reply": "executors.base",
     "Report": "report",
+    "Shell": "executors.shell",
     "Synthesize": "integrators.synthesize",
     "TestMatrix": "integrators.test_matrix",
     "Tournament": "integrators.tournament",
@@ -78,6 +82,7 @@ __all__ = [
     "Ask",
     "Brief",
     "Collate",
+    "Command",
     "Consensus",
     "DispatchProfile",
     "Executor",
@@ -91,6 +96,7 @@ __all__ = [
     "Plan",
     "Reply",
     "Report",
+    "Shell",
     "Synthesize",
     "TestMatrix",
     "Tournament",
