@@ -11,6 +11,7 @@ from pydantic.json_schema import SkipJsonSchema
 from prefect_dispatch.form import Tabs
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.consensus import Consensus
+from prefect_dispatch.integrators.merge_branches import MergeBranches
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.integrators.readiness import unfit
 from prefect_dispatch.integrators.synthesize import Synthesize
@@ -19,7 +20,8 @@ from prefect_dispatch.integrators.tournament import Tournament
 
 
 def _source(value: object) -> str:
-    data = isinstance(value, (Mapping, Collate, Consensus, MergeRecords, Synthesize, TestMatrix, Tournament))
+    kinds = (Collate, Consensus, MergeBranches, MergeRecords, Synthesize, TestMatrix, Tournament)
+    data = isinstance(value, (Mapping, *kinds))
     return "built-in" if data else "own"
 
 
@@ -30,7 +32,8 @@ def _is_integrator(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps 
 
 
 AnyIntegrator = Annotated[
-    Collate | Consensus | MergeRecords | Synthesize | TestMatrix | Tournament, Field(discriminator="kind")
+    Collate | Consensus | MergeBranches | MergeRecords | Synthesize | TestMatrix | Tournament,
+    Field(discriminator="kind"),
 ]
 """A built-in integrator; `kind` tells which."""
 

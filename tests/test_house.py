@@ -58,6 +58,7 @@ PUBLIC = [
     "LLMCredentials",
     "Limits",
     "Merge",
+    "MergeBranches",
     "MergeRecords",
     "Outcome",
     "Plan",
@@ -79,6 +80,7 @@ PUBLIC = [
     "plan",
     "research_topics",
     "run_brief",
+    "test_matrix",
     "write_parquet",
     "write_table",
 ]

@@ -56,8 +56,8 @@ def _pairs(ground: Ground, branches: Sequence[Branch]) -> Iterator[tuple[str, Br
             yield path, one, other, _how(one, other, path, lines)
         for branch in several:
             if branch.files[path].after:
-                inside = {each.commit: each for each in folders[path] if each is not branch}
-                yield from ((path, branch, other, "file and folder") for other in inside.values())
+                for other in {each.commit: each for each in folders[path] if each is not branch}.values():
+                    yield path, branch, other, "file and folder"
 
 
 def _how(one: Branch, other: Branch, path: str, lines: dict[str, list[tuple[int, int]] | None]) -> How:

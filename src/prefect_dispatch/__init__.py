@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from prefect_dispatch.flows.dispatch import dispatch
     from prefect_dispatch.flows.prepare import plan
     from prefect_dispatch.flows.research_topics import research_topics
+    from prefect_dispatch.flows.test_matrix import test_matrix
     from prefect_dispatch.frames import items_from
     from prefect_dispatch.frames_out import outcomes_frame
     from prefect_dispatch.integrators.base import Integrator
     from prefect_dispatch.integrators.collate import Collate
     from prefect_dispatch.integrators.consensus import Consensus
+    from prefect_dispatch.integrators.merge_branches import MergeBranches
     from prefect_dispatch.integrators.merge_records import MergeRecords
     from prefect_dispatch.integrators.synthesize import Synthesize
     from prefect_dispatch.integrators.test_matrix import TestMatrix
@@ -52,6 +54,7 @@ _HOMES = {
     "LLMCredentials": "blocks",
     "Limits": "limits",
     "Merge": "ledger",
+    "MergeBranches": "integrators.merge_branches",
     "MergeRecords": "integrators.merge_records",
     "Outcome": "models",
     "Plan": "tasks.plan",
@@ -72,6 +75,7 @@ _HOMES = {
     "plan": "flows.prepare",
     "research_topics": "flows.research_topics",
     "run_brief": "tasks.run_brief",
+    "test_matrix": "flows.test_matrix",
     "write_parquet": "tasks.tables",
     "write_table": "tasks.tables",
 }
@@ -91,6 +95,7 @@ __all__ = [
     "LLMCredentials",
     "Limits",
     "Merge",
+    "MergeBranches",
     "MergeRecords",
     "Outcome",
     "Plan",
@@ -112,6 +117,7 @@ __all__ = [
     "plan",
     "research_topics",
     "run_brief",
+    "test_matrix",
     "write_parquet",
     "write_table",
 ]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from prefect_dispatch import MergeBranches
 from prefect_dispatch.change import Change, written
 from prefect_dispatch.models import Failure, Outcome
+from prefect_dispatch.testing import ScriptedExecutor
 from prefect_dispatch.workspaces.difference import between, files_of
 from prefect_dispatch.workspaces.git import Git
 
@@ -17,9 +19,12 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Question
+    from prefect_dispatch.ledger import Merge
 
 Files = dict[str, "bytes | str | tuple[str, bytes]"]
 """Files by path; a mode goes before the content where it isn't that of a plain file."""
+Edits = dict[str, "bytes | str | tuple[str, bytes] | None"]
+"""What becomes of files by path; None: they go."""
 WHO = {
     f"GIT_{role}_{field}": value
     for role in ("AUTHOR", "COMMITTER")
@@ -84,9 +89,30 @@ class Nobody:
 
     @property
     def executor(self) -> Executor:
-        """Who is asked: nobody."""
-        raise NotImplementedError
+        """Somebody without any answer, and without a repository."""
+        return ScriptedExecutor({})
 
     def __call__(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Outcome]:
         """Refuse to be asked."""
         raise AssertionError(questions)
+
+
+def merging(git: Git, **more: Any) -> MergeBranches:  # noqa: ANN401 -- fields of the integrator
+    """Return an integrator of changes of a repository, as it is before a run."""
+    return MergeBranches.model_validate({"workspace": {"repo": str(git.repo)}, **more}).placed(git.repo)
+
+
+def value(merge: Merge) -> dict[str, Any]:
+    """Return the value of a merge."""
+    found: Any = merge.value
+    return dict(found)
+
+
+def ends(merge: Merge) -> dict[str, tuple[str, str | None]]:
+    """Return where each brief ended, and for whose sake."""
+    return {row.brief: (row.disposition, row.by.brief if row.by else None) for row in merge.ledger}
+
+
+def rows(merge: Merge, name: str) -> list[dict[str, Any]]:
+    """Return the rows of a table."""
+    return [row for table in merge.tables if table.name == name for row in table.rows]
