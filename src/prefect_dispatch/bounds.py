@@ -62,6 +62,8 @@ def unbounded(limits: Limits, name: str, ceiling: Ceiling | None) -> str | None:
     caps = [key for key in held if key.startswith("budget")]
     if ceiling is None and held:
         why = f"{name!r} doesn't say beforehand what a call takes; set limits.{_INSTEAD[held[0]]} in its place"
+    elif ceiling and ceiling.instead:
+        return _unbounded_run(held, name, ceiling)
     elif ceiling and ceiling.completion_tokens is None and caps:
         why = f"nothing bounds the answers of {name!r}; set max_tokens among its params"
     elif ceiling and ceiling.cost_usd is None and limits.budget_usd is not None:
@@ -69,3 +71,18 @@ def unbounded(limits: Limits, name: str, ceiling: Ceiling | None) -> str | None:
     else:
         return None
     return f"limits.{(caps or held)[0]} can't be held: {why}."
+
+
+def _unbounded_run(held: Sequence[str], name: str, ceiling: Ceiling) -> str | None:
+    """Return the same for a call that is a whole run of a program: only what it costs can be bounded."""
+    if tokens := next((key for key in held if key != "budget_usd"), None):
+        return (
+            f"limits.{tokens} can't be held: {name!r} doesn't say beforehand how many tokens a run takes; "
+            f"set limits.{_INSTEAD[tokens]} in its place."
+        )
+    if held and ceiling.cost_usd is None:
+        return (
+            f"limits.budget_usd can't be held: nothing bounds what a run of {name!r} costs; {ceiling.instead}, or "
+            "limits.budget_requests in place of the budget."
+        )
+    return None

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag
 from pydantic.json_schema import SkipJsonSchema
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.coding.executor import CodingAgent
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import SMOLLM2, has_smollm2
 from prefect_dispatch.executors.shell import Shell
@@ -41,7 +42,7 @@ def _is_executor(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps th
     raise ValueError(msg)
 
 
-_KINDS = {"llm": LLM, "shell": Shell}
+_KINDS = {"llm": LLM, "shell": Shell, "coding": CodingAgent}
 
 
 def _kind(value: object) -> str:
@@ -60,12 +61,16 @@ def _known(value: Any) -> Any:  # noqa: ANN401 -- whatever is given
 
 
 BuiltInExecutor = Annotated[
-    Annotated[LLM, Tag("llm")] | Annotated[Shell, Tag("shell")], Discriminator(_kind), BeforeValidator(_known), Tabs()
+    Annotated[LLM, Tag("llm")] | Annotated[Shell, Tag("shell")] | Annotated[CodingAgent, Tag("coding")],
+    Discriminator(_kind),
+    BeforeValidator(_known),
+    Tabs(),
 ]
 """A built-in executor; `kind` tells which, and is a language model where it isn't said."""
 AnyExecutor = Annotated[
     Annotated[LLM, Tag("llm")]
     | Annotated[Shell, Tag("shell")]
+    | Annotated[CodingAgent, Tag("coding")]
     | Annotated[SkipJsonSchema[Annotated[Any, AfterValidator(_is_executor)]], Tag("own")],
     Discriminator(_kind),
     BeforeValidator(_known),

@@ -1,0 +1,115 @@
+"""One run of an agent in an open workspace, and of what must pass there afterwards."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect_dispatch.errors import TransientError
+from prefect_dispatch.executors.coding.adapter import Printed
+from prefect_dispatch.executors.item_variables import on_stdin, variables
+from prefect_dispatch.processes.logs import new_log
+from prefect_dispatch.processes.runner import Program, Ran, run
+from prefect_dispatch.workspaces.rooms import finished
+
+if TYPE_CHECKING:
+    from prefect_dispatch.command import Command
+    from prefect_dispatch.executors.coding.adapter import Adapter, Launch
+    from prefect_dispatch.models import Item
+    from prefect_dispatch.workspaces.rooms import Room
+
+KEEP = 4 * 1024 * 1024
+"""Bytes of the beginning and of the end of what an agent prints that are read."""
+LARGEST = 64 * 1024 * 1024
+"""Bytes of a file that is read from an agent's HOME."""
+TAIL = 2_000
+"""Bytes of the end of what an acceptance command says that are sent back."""
+
+
+async def work(adapter: Adapter, launch: Launch, room: Room, idle_s: float | None, log: Path) -> tuple[Ran, Printed]:
+    """Run an agent; return how it ended, and what it left behind.
+
+    Args:
+        adapter: The agent's.
+        launch: How it is started; the files that are written for it are gone afterwards.
+        room: The workspace.
+        idle_s: Seconds without any output after which it is ended.
+        log: Where all that it prints goes.
+
+    Raises:
+        ExecutorError: If it can't be started.
+    """
+    await finished(_write, launch)
+    program = Program(
+        argv=launch.argv,
+        env={**room.env, **launch.env},
+        cwd=launch.cwd,
+        stdin=launch.stdin.encode("utf-8", "replace"),
+        idle_s=idle_s,
+        keep=KEEP,
+    )
+    try:
+        ran = await run(program, log=log)
+    finally:  # what runs in the workspace afterwards finds no key
+        for path in launch.files:
+            path.unlink(missing_ok=True)
+    files = await finished(_read, Path(room.env["HOME"]), adapter.reads)
+    return ran, Printed(ran.stdout.text, ran.stderr.text, files, ran.exit)
+
+
+async def accepted(command: Command, item: Item, room: Room) -> str:
+    """Run what must pass in a workspace; return what is wrong, or nothing.
+
+    It gets the workspace's environment, in which there is no key of the agent's.
+
+    Args:
+        command: The brief's.
+        item: The item; the command gets to see it as one that a `Shell` runs does.
+        room: The workspace, with all that the agent left.
+
+    Raises:
+        ExecutorError: If it can't be started, or see the item.
+        TransientError: If its exit code means that it should be tried again later.
+    """
+    log = new_log()
+    given = variables(item, stdin=command.stdin)
+    program = Program(
+        argv=command.argv,
+        env={**room.env, **command.env, **given},
+        cwd=room.path,
+        stdin=on_stdin(item) if command.stdin else b"",
+    )
+    ran = await run(program, log=log)
+    if ran.exit in command.ok:
+        return ""
+    ended = f"exit code {ran.exit}" if ran.signal is None else f"signal {ran.signal}"
+    said = "\n".join(text for each in (ran.stdout, ran.stderr) if (text := each.last(TAIL).strip()))
+    told = f"The acceptance command ended with {ended}, and said at last:\n{said or '(nothing)'}"
+    if ran.exit in command.retry:
+        raise TransientError(f"{told}\nIts log: {log}", kind="acceptance")
+    return told
+
+
+def _write(launch: Launch) -> None:
+    for path, text in launch.files.items():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(number, "wb") as file:
+            file.write(text.encode("utf-8", "replace"))
+
+
+def _read(home: Path, names: tuple[str, ...]) -> dict[str, str]:
+    """Return the text of files in an agent's HOME; what it has put there in their place is passed over."""
+    found: dict[str, str] = {}
+    for name in names:
+        try:
+            number = os.open(home / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError:
+            continue
+        with os.fdopen(number, "rb") as file:
+            known = os.fstat(number)
+            if stat.S_ISREG(known.st_mode) and known.st_size <= LARGEST:
+                found[name] = file.read().decode("utf-8", "replace")
+    return found
