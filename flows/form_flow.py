@@ -33,6 +33,8 @@ _WORDS = (
     (", or raise `max_bytes`", ""),
     (", or set `encoding` if it is text", ""),
     ("; narrow the glob.", "; narrow `files`."),
+    ("workspace.repo: ", "repo: "),
+    ("workspace.base: ", "base: "),
 )
 """What is said of fields that a form doesn't have."""
 

@@ -93,6 +93,8 @@ def _ask(data: dict[str, Any], model: str, flow: str) -> None:
             f"--model: {_short(model)} would not be asked, as this job names several models under 'models'; change "
             "those with --set models=[…], or leave --model out."
         )
+    elif "model" not in form_model(flow).model_fields:
+        raise JobError(f"--model: {_short(model)} would not be asked, as {flow} asks no model; leave --model out.")
     else:
         data["model"] = model
 

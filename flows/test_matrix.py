@@ -1,0 +1,108 @@
+"""The flow that runs a test suite in many environments, each in a checkout of its own, and compares the results."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal, cast
+
+from pydantic import Field
+
+from prefect_dispatch.command import Command
+from prefect_dispatch.executors.shell import Shell
+from prefect_dispatch.flows.axes import Axes, Axis, Cells, cells
+from prefect_dispatch.flows.carry_out import Parts
+from prefect_dispatch.flows.fields import Concurrency, Line, Texts  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.flows.form_flow import form_flow
+from prefect_dispatch.integrators.test_matrix import TestMatrix
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Brief, Name, Text
+from prefect_dispatch.sources import Listed
+from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.test_run import TestRun
+from prefect_dispatch.workspaces.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+AGAIN = 75
+"""The exit code that means `try again later` (EX_TEMPFAIL); that of a set-up that fails."""
+_BOTH = """\
+/bin/sh -c "$1" || { echo "The set-up failed with exit code $?." >&2; exit 75; }
+exec /bin/sh -c "$2"
+"""
+Codes = Annotated[tuple[Annotated[int, Field(ge=1, le=255)], ...], Field()]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+def _test_matrix(  # noqa: PLR0913, PLR0917 -- the fields of a form
+    command: Text,
+    axes: Axes,
+    repo: Line = ".",
+    base: Line = "HEAD",
+    setup: Line = "",
+    report: Texts = ("junit.xml",),
+    exclude: Cells = (),
+    include: Cells = (),
+    required: Texts = (),
+    on_red: Literal["fail", "report"] = "fail",
+    retry: Codes = (),
+    time_limit_s: Seconds = 3600.0,
+    concurrency: Concurrency = 4,
+    pass_env: Texts = (),
+    keep: Literal["never", "failed"] = "never",
+    folder: str = ".",  # noqa: ARG001 -- the flow heeds it
+    name: Name = "tests",
+    out: Line = "",  # noqa: ARG001 -- the flow heeds it
+    refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow heeds it
+) -> Parts:
+    """Run a test suite in many environments, and tell which test passes where.
+
+    Fill in `command` and `axes`. Every value of one axis with every value of the others is an environment: a checkout
+    of its own of one commit, in which the command runs with the values in variables, such as ITEM_PYTHON for an axis
+    `python`. It passes if its JUnit report and its exit code agree that it does. A result is stored: run again on
+    the same commit, only what has none is run, unless `refresh` says so.
+
+    Args:
+        command: A line for /bin/sh that runs the tests and writes a JUnit report, in the checkout or in $REPORT_DIR.
+        axes: What differs between environments: names, each with its values.
+        repo: A folder in the git repository, from the folder of the job.
+        base: The commit that is tested: a branch, a tag, or whatever else git takes for one.
+        setup: A line for /bin/sh that is run first in each environment, such as one that installs. Empty: none.
+        report: Globs of the report's files, in the checkout and in $REPORT_DIR.
+        exclude: Environments that are left out, such as python=3.10 or python=3.*,attrs=main.
+        include: Environments that are added, each with a value for every axis.
+        required: Globs of the environments that have to pass, such as python=3.13,*. Empty: all.
+        on_red: What the run does if one of them doesn't pass: it fails, or it completes and reports it.
+        retry: Exit codes of the command that mean: try again. A set-up that fails is tried again anyway.
+        time_limit_s: Seconds after which an environment is ended, set-up included.
+        concurrency: How many environments run at once.
+        pass_env: Variables of the worker that commands get to see, such as UV_CACHE_DIR.
+        keep: Whether the checkout of an environment without a result stays to be looked at.
+        folder: The folder that relative paths are looked up in, where the flow runs.
+        name: What the tests are called in the report: small letters, digits and hyphens.
+        out: A folder for the report as files, `junit.xml` among them. Empty: only Prefect keeps it.
+        refresh: Run again what has a result: everything, or some environments by name.
+    """
+    environments = cells(cast("Sequence[Axis]", axes), cast("Sequence[str]", exclude), cast("Sequence[str]", include))
+    brief = Brief(
+        name=name,
+        scope="One environment.",
+        instructions="Run the tests in a checkout of its own, and tell what came of each of them.",
+        output=TestRun,
+        command=_command(command, setup, tuple(report), tuple(retry)),
+    )
+    workspace = Workspace(repo=repo or ".", base=base or "HEAD", keep=keep)
+    limits = Limits(concurrency=concurrency, timeout_s=time_limit_s)
+    integrator = TestMatrix(required=tuple(required) or "all", on_red=on_red)
+    executor = Shell(workspace=workspace, pass_env=tuple(pass_env))
+    return Parts([brief], Listed(items=tuple(environments)), executor, integrator, limits)
+
+
+test_matrix = form_flow(_test_matrix, "test-matrix")
+
+
+def _command(command: str, setup: str, report: tuple[str, ...], retry: tuple[int, ...]) -> Command:
+    """Return what is run in each environment: the two lines are arguments, so neither can end the other."""
+    if not setup:
+        return Command(run=command, report=report, retry=retry)
+    both = ("/bin/sh", "-c", _BOTH, "test_matrix", setup, command)
+    return Command(run=both, report=report, retry=tuple(dict.fromkeys((*retry, AGAIN))))
