@@ -143,6 +143,8 @@ class Collected:
         found = sorted((files - gone) | more)
         self._require_small(found, tracked)
         self._git.out("update-index", "--add", "--remove", "-z", "--stdin", stdin=_lines(found))
+        if refused := {*found} - {path for path, _ in self._tracked()}:
+            raise _refusal(f"git takes no files that are called {named(sorted(refused))}")
 
     def _tracked(self) -> Iterator[tuple[bytes, Entry]]:
         for line in self._git.raw("ls-files", "-z", "--stage").split(b"\0"):
@@ -153,8 +155,11 @@ class Collected:
 
     def _ignored(self, paths: Iterable[bytes]) -> set[bytes]:
         """Return which of some paths are ignored."""
-        _, said = self._git.tried("check-ignore", "-z", "--stdin", stdin=_lines(paths), most=1)
-        return {*said.split(b"\0")}
+        asked = _lines(b"./" + path for path in paths)  # so that none of them looks like a pattern
+        _, said = self._git.tried(
+            "check-ignore", "-z", "--stdin", stdin=asked, env={"GIT_LITERAL_PATHSPECS": "0"}, most=1
+        )
+        return {path.removeprefix(b"./") for path in said.split(b"\0")}
 
     def _put(self, entries: Iterable[tuple[bytes, Entry]]) -> None:
         """Put entries into the index; those of mode 0 are taken out."""

@@ -1,8 +1,9 @@
 """git, run for one repository: without anybody's configuration, hooks, filters, prompts, or network.
 
-What a repository says of itself may come from an agent. So nothing in it may have a program run: every setting that
-names one is overridden, no transport is allowed, and settings of the user and of the system don't count, but for
-`safe.directory`, without which git refuses a repository of somebody else.
+What a repository says of itself may come from an agent. So nothing in it may have a program run: settings that name
+one are overridden, no transport is allowed, and settings of the user and of the system don't count, but for
+`safe.directory`, without which git refuses a repository of somebody else. Filters, drivers and conversions have names
+that somebody made up, and can't be overridden: files of a checkout are only read by repositories of ours (`sharing`).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 OLDEST = (2, 38)
 """The first version that has all that is used."""
 LIMIT_S = 600.0
-"""How long one call may take: a named pipe in place of a `.gitignore` would hold it for ever."""
+"""How long one call may take, unless somebody says otherwise."""
 
 _QUOTED = 2_000
 """Characters of what git said that an error quotes."""
@@ -47,7 +48,6 @@ _SETTINGS = {
     "core.symlinks": "true",
     "core.untrackedCache": "false",
     "credential.helper": "",
-    "diff.external": "",
     "diff.ignoreSubmodules": "all",
     "gc.auto": "0",
     "maintenance.auto": "false",
@@ -73,6 +73,8 @@ _ENVIRONMENT = {
     "GIT_TERMINAL_PROMPT": "0",
     "SSH_ASKPASS": "",
 }
+_SHOWING, _PLAIN = frozenset({"diff", "log", "show"}), ("--no-ext-diff", "--no-textconv")
+"""What is added to commands that would else have programs of the repository's settings show a difference."""
 
 
 class GitError(TransientError):
@@ -110,6 +112,8 @@ class Git:
     """The folder in which it runs: that of a repository, bare or not, or one inside of it."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     """More variables for each call."""
+    limit_s: float = LIMIT_S
+    """Seconds after which a call is ended: git waits for ever on a pipe that is called like a file it reads."""
 
     def out(self, *args: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> str:
         """Return what git writes, without the line break at its end; bytes that are no UTF-8 as half characters.
@@ -145,22 +149,22 @@ class Git:
             most: The highest exit code that is no error.
 
         Raises:
-            GitError: If its exit code is higher, or a signal ended it, or it took longer than `LIMIT_S`.
+            GitError: If its exit code is higher, or a signal ended it, or it took longer than `limit_s`.
             JobError: If there is no git.
         """
         try:
             done = subprocess.run(  # noqa: S603 -- no shell, and what git is told is ours
-                [program(), *args],
+                [program(), args[0], *(_PLAIN if args[0] in _SHOWING else ()), *args[1:]],
                 cwd=self.repo,
                 input=stdin,
                 capture_output=True,
                 env=_environment({**self.env, **(env or {})}),
                 check=False,
-                timeout=LIMIT_S,
+                timeout=self.limit_s,
                 start_new_session=True,  # Ctrl-C is for us: what is being cleared away is cleared away
             )
         except subprocess.TimeoutExpired:
-            raise GitError(f"git {args[0]} took more than {LIMIT_S:g} s in {str(self.repo)!r}.") from None
+            raise GitError(f"git {args[0]} took more than {self.limit_s:g} s in {str(self.repo)!r}.") from None
         except OSError as error:
             raise GitError(f"git can't run in {str(self.repo)!r}: {error.strerror or error}.") from None
         if 0 <= done.returncode <= most:

@@ -20,7 +20,7 @@ from prefect_dispatch.processes.runner import Program, run
 from prefect_dispatch.workspaces.collecting import NOTHING_LEFT, Collected, Left
 from prefect_dispatch.workspaces.git import Git
 from prefect_dispatch.workspaces.ports import block
-from prefect_dispatch.workspaces.sharing import Objects, checked_out, sharing
+from prefect_dispatch.workspaces.sharing import MAIL, NAME, Objects, checked_out, sharing
 from prefect_dispatch.workspaces.workspace import resolved
 from prefect_dispatch.workspaces.writing import write_change
 
@@ -38,6 +38,7 @@ _TAIL = 2_000
 """Characters of what a set-up said that its error quotes."""
 _AGENTS_GIT = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_EDITOR": "true", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0"}
 """So that a git that is called in a workspace waits for nobody."""
+_AGENTS_SETTINGS = f"[user]\n\tname = {NAME}\n\temail = {MAIL}\n[gc]\n\tauto = 0\n"
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,9 @@ def _made(stack: ExitStack, workspace: Workspace, pass_env: Sequence[str]) -> Ro
         raise TransientError(f"A workspace can't be made: {error.strerror or error}.", kind="workspace") from None
     numbers = [str(port) for port in ports]
     more = {**_AGENTS_GIT, **({"PORT": numbers[0], "PORTS": " ".join(numbers)} if numbers else {})}
-    return Room(path, environment(mine, pass_env=pass_env, more=more), base, mine, objects, workspace.keep == "failed")
+    env = environment(mine, pass_env=pass_env, more=more)
+    Path(env["HOME"], ".gitconfig").write_text(_AGENTS_SETTINGS, encoding="utf-8")
+    return Room(path, env, base, mine, objects, workspace.keep == "failed")
 
 
 async def _set_up(room: Room, command: Command) -> None:

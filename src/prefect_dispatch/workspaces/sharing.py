@@ -79,8 +79,6 @@ def checked_out(source: Git, objects: Objects, base: str, folder: Path) -> Git:
         folder: Where it is made.
     """
     made = sharing(objects, folder, checkout=True)
-    for setting, value in {"user.name": NAME, "user.email": MAIL, "gc.auto": "0"}.items():
-        made.out("config", setting, value)
     listed = source.raw("for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags", "refs/remotes")
     _put(folder / ".git" / "packed-refs", listed)
     made.out("checkout", "--quiet", "--force", "--detach", base)

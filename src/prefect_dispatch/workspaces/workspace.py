@@ -150,11 +150,13 @@ def _require_space(git: Git, base: str) -> None:
     """Check that the base is there as a whole, and that a checkout of it has room in the state folder."""
     try:
         sizes = [line.split()[3] for line in git.raw("ls-tree", "-r", "-l", "-z", base).split(b"\0") if line]
-    except GitError as error:
+    except GitError:
+        sizes = [b"BAD"]
+    if b"BAD" in sizes:
         raise JobError(
             f"workspace.base: files of {base[:12]} are missing in {str(git.repo)!r}, as in a partial clone; fetch them "
-            f"first: git fetch --refetch --no-filter ({error.said})"
-        ) from None
+            "first: git fetch --refetch --no-filter"
+        )
     needed, state = sum(int(size) for size in sizes if size != b"-"), state_folder()
     if (free := shutil.disk_usage(state).free) < needed:
         raise JobError(

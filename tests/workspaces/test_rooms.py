@@ -1,0 +1,250 @@
+"""A workspace while it is open, and what is left of it afterwards: nothing, unless that was asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from prefect_dispatch.command import Command
+from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TransientError
+from prefect_dispatch.processes.leases import clear_abandoned
+from prefect_dispatch.workspaces.rooms import Room, opened
+from prefect_dispatch.workspaces.workspace import Workspace
+from tests.workspaces.inside import leases, sh, within
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from prefect_dispatch.change import Change
+    from tests.workspaces.repositories import Repository
+
+
+def test_what_is_in_it(repository: Repository, state: Path, sprung: Path) -> None:
+    """The base, byte for byte, whatever attributes and the user's settings say; git works, and waits for nobody."""
+    workspace = Workspace().placed(repository.path)
+    repository.git("tag", "v1")
+    repository.git("update-ref", "refs/remotes/origin/main", "HEAD~1")
+
+    async def look(room: Room) -> None:
+        assert sh(room, "git rev-parse --show-toplevel HEAD --abbrev-ref HEAD").split() == [
+            str(room.path),
+            repository.head,
+            "HEAD",
+        ]
+        assert sh(room, "git status --porcelain") == ""
+        assert sh(room, "git log --oneline --format=%s v1 -- README.md") == "Begin"
+        assert sh(room, "git diff --stat origin/main main -- bin") != ""
+        assert (room.path / "crlf.txt").read_bytes() == b"one\r\ntwo\r\n"
+        assert (room.path / "bytes.bin").read_bytes() == bytes(range(256)) * 8
+        assert (room.path / 'names/é\nnew line "q" \\ *.txt').read_text() == "odd\n"
+        assert (room.path / "names/link").readlink() == Path("../src/a.py")
+        assert os.access(room.path / "bin/run", os.X_OK)
+        sh(room, "echo >> src/a.py && git commit -qam 'As somebody'")
+        sh(room, "git rebase -q --interactive HEAD~1")
+        assert sh(room, "git remote") == ""
+
+    within(workspace, look)
+    assert leases(state) == []
+    assert not sprung.exists()
+
+
+def test_its_environment(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HOME, TMPDIR and ports are its own, nothing else is inherited, and what is passed is passed."""
+    monkeypatch.setenv("PASSED_ON", "yes")
+    monkeypatch.setenv("KEPT_BACK", "no")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+
+    async def look(room: Room) -> None:
+        for folder in (Path(room.env[name]) for name in ("HOME", "TMPDIR")):
+            assert folder.is_dir()
+            assert folder.is_relative_to(room.lease.path)
+            assert not folder.is_relative_to(room.path)
+        assert room.env["PASSED_ON"] == "yes"
+        assert not {"KEPT_BACK", "GIT_DIR"} & {*room.env}
+        assert room.env["PORT"] == room.env["PORTS"].split()[0]
+        assert [int(port) - int(room.env["PORT"]) for port in room.env["PORTS"].split()] == [0, 1, 2]
+
+    within(Workspace(ports=3).placed(repository.path), look, pass_env=("PASSED_ON",))
+
+
+def test_without_ports(repository: Repository) -> None:
+    """Where no ports are asked for, no variable says that there are."""
+
+    async def look(room: Room) -> None:
+        assert not {"PORT", "PORTS"} & {*room.env}
+
+    within(Workspace().placed(repository.path), look)
+
+
+def test_the_set_up_is_no_part_of_the_change(repository: Repository) -> None:
+    """What the set-up wrote isn't the agent's, unless the agent changed it."""
+    script = (
+        "echo locked > lock.json; echo both > both.txt; echo set-up >> README.md; rm bin/run; mkdir build; >build/x"
+    )
+    workspace = Workspace(setup=Command(run=script, env={"UNUSED": ""})).placed(repository.path)
+
+    async def work(room: Room) -> None:
+        assert (await room.change(())).files == ()
+        (room.path / "both.txt").write_text("agent")
+        (room.path / "README.md").unlink()
+        (room.path / "src" / "c.py").write_text("c = 3\n")
+        change = await room.change((".",))
+        assert [(each.path, each.change) for each in change.files] == [
+            ("README.md", "deleted"),
+            ("both.txt", "added"),
+            ("src/c.py", "added"),
+        ]
+        assert "set-up" not in change.patch
+
+    within(workspace, work)
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "message"),
+    [
+        pytest.param(
+            {"run": "echo out; echo err >&2; exit 3"}, RejectedError, "set-up failed (exit code 3): out\nerr", id="exit"
+        ),
+        pytest.param({"run": "exit 1"}, RejectedError, "set-up failed (exit code 1): it said nothing", id="silent"),
+        pytest.param({"run": "kill -9 $$"}, RejectedError, "set-up failed (signal 9)", id="signal"),
+        pytest.param({"run": "exit 75", "retry": [75]}, TransientError, "set-up failed (exit code 75)", id="retry"),
+        pytest.param({"run": "seq 3000; exit 1"}, RejectedError, "\n2999\n3000", id="long"),
+    ],
+)
+def test_a_set_up_that_fails(
+    command: dict[str, object], error: type[ExecutorError], message: str, repository: Repository, state: Path
+) -> None:
+    """It fails the item, or is worth a retry if its exit code says so; the end of what it said is in the error."""
+    workspace = Workspace(setup=Command.model_validate(command)).placed(repository.path)
+    with pytest.raises(error) as caught:
+        within(workspace, _never)
+    assert caught.value.kind == "setup"
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 2_200
+    assert leases(state) == []
+
+
+def test_a_set_up_that_succeeds_by_another_code(repository: Repository) -> None:
+    """The brief's author says which codes are success."""
+
+    async def nothing(room: Room) -> str:
+        return "done"
+
+    assert within(Workspace(setup=Command(run="exit 4", ok=(4,))).placed(repository.path), nothing) == "done"
+
+
+async def _never(room: Room) -> None:
+    raise AssertionError
+
+
+async def _fails(room: Room) -> None:
+    raise RejectedError("It didn't work.", kind="exit")
+
+
+async def _breaks(room: Room) -> None:
+    raise ValueError(room.path)
+
+
+async def _is_cancelled(room: Room) -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.parametrize("do", [_fails, _breaks, _is_cancelled])
+def test_what_fails_is_kept_if_asked_for(
+    do: Callable[[Room], Awaitable[None]], repository: Repository, state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error says where it is, or the log does; what clears away after the dead leaves it."""
+    caplog.set_level(logging.WARNING, "prefect_dispatch")
+    with pytest.raises((ExecutorError, ValueError, asyncio.CancelledError)) as caught:
+        within(Workspace(keep="failed").placed(repository.path), do)
+    clear_abandoned(lambda lease: None)
+    (kept,) = (path for path in (state / "leases").iterdir() if path.is_dir())
+    said = f"The workspace was kept: {kept / 'work'}"
+    assert (str(caught.value) == f"It didn't work. {said}") if do is _fails else (said in caplog.text)
+    assert (kept / "work" / "README.md").read_text() == "Read me.\n"
+
+
+@pytest.mark.parametrize("do", [_fails, _breaks, _is_cancelled])
+def test_else_nothing_is_kept(
+    do: Callable[[Room], Awaitable[None]], repository: Repository, state: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it comes, a workspace is removed however it ended, and success removes it in any case."""
+    with suppress(ExecutorError, ValueError, asyncio.CancelledError):
+        within(Workspace().placed(repository.path), do)
+
+    async def nothing(room: Room) -> None: ...
+
+    within(Workspace(keep="failed").placed(repository.path), nothing)
+    assert leases(state) == []
+    assert caplog.text == ""
+
+
+def test_what_cannot_be_made(repository: Repository, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base that is gone, a variable that isn't set, a disk that fails: told, and nothing is left."""
+    with pytest.raises(JobError, match="isn't there; fetch it first"):
+        within(Workspace(repo=str(repository.path), base="1" * 40), _never)
+    placed = Workspace().placed(repository.path)
+    with pytest.raises(JobError, match="'NOT_THERE' is not set"):
+        within(placed, _never, pass_env=("NOT_THERE",))
+    assert leases(state) == []
+    (state / "leases").rmdir()
+    (state / "leases").write_text("in the way")
+    with pytest.raises(TransientError, match=r"A workspace can't be made: File exists\.") as caught:
+        within(placed, _never)
+    assert caught.value.kind == "workspace"
+
+
+def test_cancelled_at_any_moment_nothing_is_left(repository: Repository, state: Path) -> None:
+    """However early or often it is cancelled, what was made is cleared away before the cancellation goes on."""
+    workspace = Workspace(setup=Command(run="sleep 60")).placed(repository.path)
+
+    async def open_and_wait() -> None:
+        async with opened(workspace):
+            raise AssertionError
+
+    async def cancelled_after(wait_s: float) -> None:
+        task = asyncio.create_task(open_and_wait())
+        await asyncio.sleep(wait_s)
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0.001)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert leases(state) == []
+
+    for wait_s in (0.0, 0.005, 0.02, 0.05, 0.1, 0.5):
+        asyncio.run(cancelled_after(wait_s))
+
+
+def test_work_goes_on_where_it_ended(repository: Repository) -> None:
+    """A change that is applied to a new workspace is the same change, and whatever is added belongs to it."""
+    workspace = Workspace(setup=Command(run="echo set-up >> README.md; mkdir -p made; echo x > made/x")).placed(
+        repository.path
+    )
+
+    async def first(room: Room) -> Change:
+        sh(
+            room,
+            "rm -r bin names/link; mkdir names/link; echo x > names/link/y; ln -sfn .. src/b.py; chmod +x src/a.py",
+        )
+        sh(room, "printf '\\0\\1' > bytes.bin; echo more >> crlf.txt; rm -r made; echo file > made")
+        return await room.change((".",))
+
+    async def second(room: Room) -> None:
+        await room.apply(change)
+        assert await room.change((".",)) == change
+        assert not (room.path / "bin").exists()
+        assert (room.path / "README.md").read_text() == "Read me.\nset-up\n"
+        with pytest.raises(RejectedError, match="can't go on in a workspace of"):
+            await room.apply(change.model_copy(update={"base": "1" * 40}))
+        with pytest.raises(RejectedError, match="its patch makes the tree"):
+            await room.apply(change.model_copy(update={"tree": "1" * 40}))
+
+    change = within(workspace, first)
+    within(workspace, second)
