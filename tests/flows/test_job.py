@@ -9,6 +9,7 @@ import pytest
 
 from prefect_dispatch.cli import UNUSABLE, main
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.flows.job import FormJob, load_job, read_job
 from prefect_dispatch.outputs import schema_of
 from tests.openai_server import Behaviour, openai_server
@@ -206,7 +207,7 @@ def test_another_model_can_be_named(folder: Path) -> None:
     """`--model` replaces the model, and keeps the rest of the executor."""
     (folder / "job.yaml").write_text(GOOD)
     executor = load_job(folder / "job.yaml", model="openai/other").executor
-    assert executor is not None
+    assert isinstance(executor, LLM)
     assert (executor.model, executor.api_base) == ("openai/other", "URL")
     (folder / "short.yaml").write_text("briefs: [{name: x, instructions: Do.}]\nitems: [a]\n")
     assert load_job(folder / "short.yaml", model="openai/other").executor is not None
