@@ -22,7 +22,7 @@ from prefect_dispatch.integrators.branches.lining import base_of
 from prefect_dispatch.integrators.branches.places import has_workspace, workspace_at
 from prefect_dispatch.integrators.branches.resolving import Agent
 from prefect_dispatch.integrators.branches.trees import differences
-from prefect_dispatch.integrators.branches.trying import Trials, question
+from prefect_dispatch.integrators.branches.trying import BASE, Trials, question
 from prefect_dispatch.ledger import Ref
 from prefect_dispatch.strict import Strict
 from prefect_dispatch.workspaces.git import Git
@@ -110,7 +110,7 @@ class MergeBranches(Strict):
     def preflight(self, briefs: Sequence[Brief]) -> None:  # noqa: ARG002 -- the signature of every check
         """Raise `JobError` if it is plain beforehand that the command can't be run, or the agent can't be asked."""
         if self.accept:
-            self._trying(self.workspace.base).require_fit([question(self.accept, "", "").brief])
+            self._trying(self.workspace.base).require_fit([question(self.accept, BASE, "").brief])
         if isinstance(self.agent, Countable):
             self.agent.require_known()
 
@@ -119,7 +119,7 @@ class MergeBranches(Strict):
         if self.accept is None:
             return []
         times = work + 1 if self.check == "each" else 1
-        return [Asks(question(self.accept, "", ""), 0, times, self._trying(self.workspace.base))]
+        return [Asks(question(self.accept, BASE, ""), 0, times, self._trying(self.workspace.base))]
 
     def merge_asking(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker) -> Merge:
         """Return what was merged; nobody is asked unless there is a command, or an agent is to decide.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 ACCEPTANCE = "acceptance"
 """What the brief is called that runs the command."""
-_BASE = "the base"
+BASE = "the base"
 _LONGEST = 1024
 _TAIL = 2_000
 """Characters that are kept of what a command said."""
@@ -81,7 +81,7 @@ class Trials:
         if self._command is None:
             return None
         if standing.tree not in self._known:
-            after = str(standing.by[-1].ref) if standing.by else _BASE
+            after = str(standing.by[-1].ref) if standing.by else BASE
             # A commit that depends on the tree alone: what was tried once is stored, by whatever way it came about.
             commit = self._ground.commit(standing.tree, (self._ground.base,), "Merged so far")
             asked = question(self._command, after, standing.tree)
@@ -112,8 +112,9 @@ def end_tried(ground: Ground, branches: Sequence[Branch], fold: Fold, trials: Tr
     Where that fails, the first change after which it does is looked for by halves and left out; and so on.
     """
     active, refused, passing = list(branches), dict[str, Verdict](), 0
+    steps = list[Step]()
     while True:
-        steps = _folded(start(ground), active, fold)
+        steps = _folded(start(ground), steps[:passing], active[passing:], fold)
         last = steps[-1].after if steps else start(ground)
         if not _says(trials.of(last), "red") or not _says(trials.of(start(ground)), "green"):
             break
@@ -128,12 +129,12 @@ def end_tried(ground: Ground, branches: Sequence[Branch], fold: Fold, trials: Tr
     return _with_refused(ground, branches, {step.branch.commit: step for step in steps}, refused)
 
 
-def _folded(standing: Standing, branches: Sequence[Branch], fold: Fold) -> list[Step]:
-    steps: list[Step] = []
+def _folded(first: Standing, steps: Sequence[Step], branches: Sequence[Branch], fold: Fold) -> list[Step]:
+    """Return some steps, followed by those of more changes."""
+    every = list(steps)
     for branch in branches:
-        steps.append(fold(standing, branch))
-        standing = steps[-1].after
-    return steps
+        every.append(fold(every[-1].after if every else first, branch))
+    return every
 
 
 def _with_refused(
