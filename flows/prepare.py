@@ -11,6 +11,7 @@ from prefect_dispatch.bounds import require_bounded
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import Executor, Placed
 from prefect_dispatch.executors.fitting import require_fit
+from prefect_dispatch.executors.item_mentions import require_seen
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.local import located
 from prefect_dispatch.executors.variety import require_variety, sampled
@@ -108,6 +109,7 @@ def prepare(
     require_known(integrator, folder)
     read = read_items(source(items), folder, limit)
     there = sound(read)
+    require_seen(bound, there)
     independence = preflight(bound, there)
     require_independence(independence, limits.on_dependence)
     integrator = ready(integrator, bound, there, folder)

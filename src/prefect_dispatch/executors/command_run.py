@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 REPORTS = "REPORT_DIR"
 """The variable that names the folder for reports: each run has one of its own."""
+SILENT = "(printed nothing)"
+"""The answer of a command that has ended well and printed nothing: for many, that is all they have to say."""
 
 _log = logging.getLogger("prefect_dispatch")
 
@@ -89,7 +91,9 @@ async def carried_out(shell: Shell, ask: Ask) -> Reply:
         else:
             value = printed(ran, log)
         change = await place.room.change(ask.brief.writes) if place.room and ask.brief.writes else None
-        return Reply(value=value or _told(change), model=shell.name, change=change)
+        if isinstance(value, str) and not value.strip() and (change or ask.brief.output == "text"):
+            value = _told(change)
+        return Reply(value=value, model=shell.name, change=change)
 
 
 @asynccontextmanager
@@ -116,5 +120,5 @@ def _made(stack: ExitStack, shell: Shell, folder: Path) -> _Place:
 def _told(change: Change | None) -> str:
     """Return what a command that printed nothing has done all the same."""
     if change is None:
-        return ""
+        return SILENT
     return "\n".join(f"{file.change} {file.path}" for file in change.files) or "nothing changed"

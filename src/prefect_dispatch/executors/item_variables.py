@@ -49,20 +49,33 @@ def variables(item: Item, *, stdin: bool) -> dict[str, str]:
     """
     given = {KEY: item.key} if stdin else {KEY: item.key, VALUE: _text(item.value)}
     meant = {KEY: "the key", VALUE: "the whole value"}
-    if not stdin and isinstance(item.value, dict):
-        for field, value in item.value.items():
-            if value is None or isinstance(value, (list, dict)):
-                continue
-            name = "ITEM_" + _NO_LETTER.sub("_", field.upper())
-            if name in meant:
-                raise _refusal("fields", f"{name} would be {meant[name]} and the field {field!r}")
-            meant[name], given[name] = f"the field {field!r}", _text(value)
+    for field, value in {} if stdin else plain_fields(item).items():
+        name = variable_of(field)
+        if name in meant:
+            raise _refusal("fields", f"{name} would be {meant[name]} and the field {field!r}")
+        meant[name], given[name] = f"the field {field!r}", _text(value)
     for name, text in given.items():
         if "\0" in text:
             raise _refusal("nul", f"{name} can't hold a NUL character")
         if len(text.encode()) > MOST:
             raise _refusal("too_large", f"{name} would take {len(text.encode()):,} bytes, and holds {MOST:,}")
     return given
+
+
+def plain_fields(item: Item) -> dict[str, JsonValue]:
+    """Return the fields of an item that have variables of their own: its texts, numbers and truth values."""
+    fields = item.value if isinstance(item.value, dict) else {}
+    return {name: value for name, value in fields.items() if value is not None and not isinstance(value, (list, dict))}
+
+
+def variable_of(field: str) -> str:
+    """Return the variable that stands for a field of an item.
+
+    Example:
+        >>> variable_of("unit-price")
+        'ITEM_UNIT_PRICE'
+    """
+    return "ITEM_" + _NO_LETTER.sub("_", field.upper())
 
 
 def _text(value: JsonValue) -> str:
