@@ -49,7 +49,8 @@ def variables(item: Item, *, stdin: bool) -> dict[str, str]:
     """
     given = {KEY: item.key} if stdin else {KEY: item.key, VALUE: _text(item.value)}
     meant = {KEY: "the key", VALUE: "the whole value"}
-    for field, value in {} if stdin else plain_fields(item).items():
+    fields = {} if stdin else plain_fields(item)
+    for field, value in fields.items():
         name = variable_of(field)
         if name in meant:
             raise _refusal("fields", f"{name} would be {meant[name]} and the field {field!r}")
@@ -64,8 +65,10 @@ def variables(item: Item, *, stdin: bool) -> dict[str, str]:
 
 def plain_fields(item: Item) -> dict[str, JsonValue]:
     """Return the fields of an item that have variables of their own: its texts, numbers and truth values."""
-    fields = item.value if isinstance(item.value, dict) else {}
-    return {name: value for name, value in fields.items() if value is not None and not isinstance(value, (list, dict))}
+    if not isinstance(item.value, dict):
+        return {}
+    fields = item.value.items()
+    return {name: value for name, value in fields if value is not None and not isinstance(value, (list, dict))}
 
 
 def variable_of(field: str) -> str:
