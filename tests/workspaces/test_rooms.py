@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from prefect_dispatch.attempts import Usage
 from prefect_dispatch.command import Command
-from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TransientError
+from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.processes.leases import clear_abandoned
 from prefect_dispatch.workspaces.rooms import Room, opened
 from prefect_dispatch.workspaces.workspace import Workspace
@@ -124,7 +125,7 @@ def test_a_set_up_that_fails(
     workspace = Workspace(setup=Command.model_validate(command)).placed(repository.path)
     with pytest.raises(error) as caught:
         within(workspace, _never)
-    assert caught.value.kind == "setup"
+    assert (caught.value.kind, caught.value.usage) == ("setup", Usage())
     assert message in str(caught.value)
     assert len(str(caught.value)) < 2_200
     assert leases(state) == []
@@ -187,17 +188,18 @@ def test_else_nothing_is_kept(
 
 def test_what_cannot_be_made(repository: Repository, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A base that is gone, a variable that isn't set, a disk that fails: told, and nothing is left."""
-    with pytest.raises(JobError, match="isn't there; fetch it first"):
+    with pytest.raises(TerminalError, match="isn't there; fetch it first"):
         within(Workspace(repo=str(repository.path), base="1" * 40), _never)
     placed = Workspace().placed(repository.path)
-    with pytest.raises(JobError, match="'NOT_THERE' is not set"):
+    with pytest.raises(TerminalError, match="'NOT_THERE' is not set") as refused:
         within(placed, _never, pass_env=("NOT_THERE",))
+    assert (refused.value.kind, refused.value.usage) == ("workspace", Usage())
     assert leases(state) == []
     (state / "leases").rmdir()
     (state / "leases").write_text("in the way")
     with pytest.raises(TransientError, match=r"A workspace can't be made: File exists\.") as caught:
         within(placed, _never)
-    assert caught.value.kind == "workspace"
+    assert (caught.value.kind, caught.value.usage) == ("workspace", Usage())
 
 
 def test_cancelled_at_any_moment_nothing_is_left(repository: Repository, state: Path) -> None:

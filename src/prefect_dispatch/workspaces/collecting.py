@@ -82,7 +82,7 @@ class Collected:
             self._git.out("read-tree", base)
             self._stage(_plain(writes))
         except GitError as error:
-            raise _refusal(error.said or str(error)) from None
+            raise _refusal(self._gone() or error.said or str(error)) from None
 
     @property
     def left(self) -> Left:
@@ -113,6 +113,12 @@ class Collected:
         patch = self._patch(tree)
         require_no_secrets(self._git, files, patch)
         return Change(base=self._base, tree=tree, patch=written(patch), files=files)
+
+    def _gone(self) -> str:
+        """Return the sentence that says that the base isn't there any more, or nothing."""
+        if not self._git.tried("cat-file", "-e", self._base)[0]:
+            return ""
+        return f"its base {self._base[:12]} is gone: the repository was moved, or pruned of what no branch has"
 
     def _patch(self, tree: str) -> bytes:
         file = self._own / "patch"

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import anyio
 
-from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
+from prefect_dispatch.attempts import Usage
+from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.processes.environment import environment
 from prefect_dispatch.processes.leases import Lease, lease
 from prefect_dispatch.processes.runner import Program, run
@@ -126,15 +127,17 @@ async def opened(workspace: Workspace, *, pass_env: Sequence[str] = ()) -> Async
     Raises:
         TransientError: If it can't be made, or its set-up says that it is worth another try.
         RejectedError: If its set-up fails (`setup`).
-        JobError: If the base or a variable isn't there.
+        TerminalError: If the base or a variable isn't there any more.
     """
     stack = ExitStack()
     try:
-        room = await finished(_made, stack, workspace, tuple(pass_env))
+        with _nothing_spent():
+            room = await finished(_made, stack, workspace, tuple(pass_env))
         try:
             if workspace.setup:
-                await _set_up(room, workspace.setup)
-                room = replace(room, left=await finished(room.so_far))
+                with _nothing_spent():
+                    await _set_up(room, workspace.setup)
+                    room = replace(room, left=await finished(room.so_far))
             yield room
         except BaseException as error:
             _tell(error, room.failed())
@@ -155,6 +158,18 @@ async def finished(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwar
                     await asyncio.wait([task])
         if not task.cancelled():
             task.exception()  # nobody else looks at it
+        raise
+
+
+@contextmanager
+def _nothing_spent() -> Generator[None, None, None]:
+    """Have errors say so: nobody was asked yet."""
+    try:
+        yield
+    except JobError as error:  # what was there when the job was looked at
+        raise TerminalError(str(error), kind="workspace", usage=Usage()) from None
+    except ExecutorError as error:
+        error.usage = Usage()
         raise
 
 
