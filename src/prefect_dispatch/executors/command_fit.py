@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.attempts import Usage
+from prefect_dispatch.errors import JobError, TerminalError
 from prefect_dispatch.processes.environment import MARKED
 from prefect_dispatch.scrub import SECRET_NAME, scrub
 from prefect_dispatch.test_run import TestRun
@@ -74,6 +75,26 @@ def within(cwd: str, folder: Path | None) -> str:
     if folder is not None and not Path(folder, inside).resolve().is_relative_to(folder.resolve()):
         raise JobError(f"executor.cwd: {cwd!r} is a link that leads out of the job's folder; name a folder in it.")
     return inside.as_posix()
+
+
+def inside(room: Path, cwd: str) -> Path:
+    """Return a folder of an open workspace.
+
+    Args:
+        room: The workspace; its path leads through no link.
+        cwd: The folder's plain name.
+
+    Raises:
+        TerminalError: If it isn't there, or a link leads out.
+    """
+    folder = room / cwd
+    if folder.is_dir() and folder.resolve().is_relative_to(room):
+        return folder
+    raise TerminalError(
+        f"executor.cwd: {cwd!r} is no folder of the workspace, or a link that leads out of it, once it is set up.",
+        kind="folder",
+        usage=Usage(),
+    )
 
 
 def require_program(brief: str, command: Command, folder: Path | None) -> None:

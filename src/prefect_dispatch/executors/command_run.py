@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import TerminalError
 from prefect_dispatch.executors.base import Reply
+from prefect_dispatch.executors.command_fit import inside
 from prefect_dispatch.executors.command_reply import KEEP, Seen, printed, reported, require_success, seen
 from prefect_dispatch.executors.item_variables import on_stdin, variables
 from prefect_dispatch.executors.operation import operation
@@ -102,7 +103,8 @@ async def _place(shell: Shell, cwd: Path | None) -> AsyncGenerator[_Place, None]
     if shell.workspace:
         async with opened(shell.workspace, pass_env=shell.pass_env) as room:
             reports = own_folder(room.lease.path / "reports")
-            yield _Place(room.path / shell.cwd, {**room.env, REPORTS: str(reports)}, reports, room)
+            folder = await finished(inside, room.path, shell.cwd)
+            yield _Place(folder, {**room.env, REPORTS: str(reports)}, reports, room)
         return
     stack = ExitStack()
     try:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue, PrivateAttr
 
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import ExecutorError, JobError
 from prefect_dispatch.executors.base import Ask, Ceiling, Reply
 from prefect_dispatch.executors.command_fit import require_command, require_program, within
 from prefect_dispatch.executors.command_run import carried_out
 from prefect_dispatch.executors.operation import OperationName, fresh_operation, operation
 from prefect_dispatch.executors.read_files import digests
 from prefect_dispatch.fingerprint import digest
-from prefect_dispatch.models import Brief, Item, Text
+from prefect_dispatch.models import Brief, Item, Text, Usage
 from prefect_dispatch.processes.environment import Variable, require_set
 from prefect_dispatch.processes.guard import guard_here
 from prefect_dispatch.processes.leases import state_folder
@@ -109,6 +109,10 @@ class Shell(Strict):
             )
         cwd = within(self.cwd, None if self.workspace else folder)
         workspace = self.workspace.placed(folder) if self.workspace else None
+        if workspace and not workspace.setup and not workspace.has_folder(cwd):
+            raise JobError(
+                f"executor.cwd: the commit {workspace.base[:12]} has no folder {cwd!r}; name one that it has."
+            )
         placed = self.model_copy(update={"workspace": workspace, "cwd": cwd})
         placed._home, placed._digests = folder.resolve(), {}  # noqa: SLF001 -- its own copy
         return placed
@@ -156,7 +160,11 @@ class Shell(Strict):
             JobError: If its folder, its block, its workspace or a variable isn't there.
         """
         here = self if self._home else self.placed(Path())
-        return await carried_out(here, ask)
+        try:
+            return await carried_out(here, ask)
+        except ExecutorError as error:
+            error.usage = error.usage or Usage(requests=1)  # however it ended, it cost nothing
+            raise
 
     def require_known(self) -> None:
         """Check nothing: `placed` has."""

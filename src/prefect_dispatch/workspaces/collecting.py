@@ -15,7 +15,7 @@ from prefect_dispatch.change import Change, written
 from prefect_dispatch.errors import RejectedError
 from prefect_dispatch.globs import Glob
 from prefect_dispatch.workspaces.difference import SUBMODULE, Entry, files_of, named, staged
-from prefect_dispatch.workspaces.git import GitError
+from prefect_dispatch.workspaces.git import Git, GitError
 from prefect_dispatch.workspaces.scope import require_declared, require_no_secrets
 from prefect_dispatch.workspaces.sharing import reading, sharing
 from prefect_dispatch.workspaces.standing import Standing
@@ -76,7 +76,7 @@ class Collected:
         self._standing = Standing(os.fsencode(files))
         self._modules: dict[bytes, bool | None] = {}
         try:
-            if os.path.realpath(files) != str(files):
+            if not files.is_dir() or os.path.realpath(files) != str(files):
                 raise _refusal(f"its folder {str(files)!r} is gone, or has become a link")
             self._require_readable()
             self._git.out("read-tree", base)
@@ -116,7 +116,7 @@ class Collected:
 
     def _gone(self) -> str:
         """Return the sentence that says that the base isn't there any more, or nothing."""
-        if not self._git.tried("cat-file", "-e", self._base)[0]:
+        if not Git(self._own).tried("cat-file", "-e", self._base)[0]:
             return ""
         return f"its base {self._base[:12]} is gone: the repository was moved, or pruned of what no branch has"
 

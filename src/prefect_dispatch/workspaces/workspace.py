@@ -80,6 +80,15 @@ class Workspace(Strict):
         _require_space(git, base)
         return self.model_copy(update={"repo": str(repo), "base": base})
 
+    def has_folder(self, path: str) -> bool:
+        """Return whether its base has a folder, by that name and no link; it has to be placed.
+
+        Args:
+            path: The folder's plain path, from the top of the repository; `.` is the top.
+        """
+        code, said = Git(Path(self.repo)).tried("cat-file", "-t", f"{self.base}:{'' if path == '.' else path}")
+        return not code and said == b"tree\n"
+
 
 def resolved(git: Git, base: str) -> str:
     """Return the object id of a commit.
