@@ -149,6 +149,12 @@ def test_what_no_variable_holds_is_refused_with_the_way_out(value: JsonValue, ki
     assert answer(brief("wc -c", stdin=True), item)
 
 
+def test_a_key_that_no_variable_holds() -> None:
+    """It is a variable whatever is on standard input: another key is the way out."""
+    error = failure(brief("cat", stdin=True), Item(key="a\0b", value="x"))
+    assert (error.kind, "give it a key without one" in str(error)) == ("nul", True)
+
+
 def test_many_long_fields_do_not_fit() -> None:
     """What the system refuses for its size is this item's failure, and nobody else's."""
     error = failure(brief("true"), Item(key="k", value={f"f{n}": "x" * 90_000 for n in range(60)}))

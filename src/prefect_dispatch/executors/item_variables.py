@@ -19,7 +19,7 @@ MOST = 100_000
 KEY, VALUE = "ITEM_KEY", "ITEM_VALUE"
 
 _NO_LETTER = re.compile(r"[^A-Z0-9]")
-_STDIN = "set the command's stdin: true and read the value from standard input"
+_STDIN = "set the command's stdin: true, so that the value is on standard input, read or not"
 
 
 def on_stdin(item: Item) -> bytes:
@@ -57,7 +57,8 @@ def variables(item: Item, *, stdin: bool) -> dict[str, str]:
         meant[name], given[name] = f"the field {field!r}", _text(value)
     for name, text in given.items():
         if "\0" in text:
-            raise _refusal("nul", f"{name} can't hold a NUL character")
+            way_out = "give it a key without one" if name == KEY else _STDIN
+            raise _refusal("nul", f"{name} can't hold a NUL character", way_out)
         if len(text.encode()) > MOST:
             raise _refusal("too_large", f"{name} would take {len(text.encode()):,} bytes, and holds {MOST:,}")
     return given
@@ -85,6 +86,6 @@ def _text(value: JsonValue) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _refusal(kind: str, why: str) -> RejectedError:
-    message = f"The item doesn't fit into a command's environment: {why}; {_STDIN}."
+def _refusal(kind: str, why: str, way_out: str = _STDIN) -> RejectedError:
+    message = f"The item doesn't fit into a command's environment: {why}; {way_out}."
     return RejectedError(message, kind=kind, usage=Usage())
