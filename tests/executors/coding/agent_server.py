@@ -260,7 +260,15 @@ def _responses(request: Request, turn: Turn, calls: list[tuple[str, dict[str, An
 
     yield event("response.created", response={**head, "status": "in_progress", "output": []})
     for n, item in enumerate(items):
-        yield event("response.output_item.added", output_index=n, item=item)
+        if item["type"] == "message":
+            place = {"item_id": item["id"], "output_index": n, "content_index": 0}
+            nothing: dict[str, Any] = {"type": "output_text", "text": "", "annotations": []}
+            yield event("response.output_item.added", output_index=n, item={**item, "content": []})
+            yield event("response.content_part.added", **place, part=nothing)
+            yield event("response.output_text.delta", **place, delta=turn.text)
+            yield event("response.output_text.done", **place, text=turn.text)
+        else:
+            yield event("response.output_item.added", output_index=n, item=item)
         yield event("response.output_item.done", output_index=n, item=item)
     whole = {**head, "status": "completed", "output": items, "usage": usage}
     yield event("response.completed", response=whole)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,8 @@ async def work(adapter: Adapter, launch: Launch, room: Room, idle_s: float | Non
         ran = await run(program, log=log)
     finally:  # what runs in the workspace afterwards finds no key
         for path in launch.files:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # the agent has removed it, or put something else in its place
+                path.unlink()
     files = await finished(_read, Path(room.env["HOME"]), adapter.reads)
     return ran, Printed(ran.stdout.text, ran.stderr.text, files, ran.exit)
 
@@ -102,14 +104,19 @@ def _write(launch: Launch) -> None:
 
 def _read(home: Path, names: tuple[str, ...]) -> dict[str, str]:
     """Return the text of files in an agent's HOME; what it has put there in their place is passed over."""
-    found: dict[str, str] = {}
-    for name in names:
-        try:
-            number = os.open(home / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError:
-            continue
-        with os.fdopen(number, "rb") as file:
-            known = os.fstat(number)
-            if stat.S_ISREG(known.st_mode) and known.st_size <= LARGEST:
-                found[name] = file.read().decode("utf-8", "replace")
-    return found
+    return {name: text for name in names if (text := _text(home / name)) is not None}
+
+
+def _text(path: Path) -> str | None:
+    try:
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        known = os.fstat(number)
+        if not stat.S_ISREG(known.st_mode) or known.st_size > LARGEST:
+            return None
+        with os.fdopen(number, "rb", closefd=False) as file:
+            return file.read(LARGEST).decode("utf-8", "replace")
+    finally:
+        os.close(number)
