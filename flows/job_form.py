@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.flows.carry_out import Parts
     from prefect_dispatch.report import Report
 
-FORMS = ("analyze_files", "research_topics", "content_variants", "test_matrix")
+FORMS = ("analyze_files", "research_topics", "content_variants", "build_modules", "test_matrix")
 """The flows with a flat form, as job files name them; each stands in a module of its name."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.executors.coding.executor import CodingAgent
 from prefect_dispatch.executors.llm import LLM
 
 if TYPE_CHECKING:
@@ -24,7 +25,23 @@ def with_notes(plan: Plan, executor: Executor, limits: Limits) -> Plan:
         executor: Who answers.
         limits: How the run is bounded.
     """
-    return plan.model_copy(update={"notes": (*_caps(plan, limits), *_batches(plan, executor))})
+    notes = (*_agents(plan, executor, limits), *_caps(plan, limits), *_batches(plan, executor))
+    return plan.model_copy(update={"notes": notes})
+
+
+def _agents(plan: Plan, executor: Executor, limits: Limits) -> Iterator[str]:
+    """Yield who works, and the most that it may cost: of an agent's run nothing else is known beforehand."""
+    if not isinstance(executor, CodingAgent) or not plan.to_ask:
+        return
+    runs = "1 run" if plan.to_ask == 1 else f"{plan.to_ask} runs, {limits.concurrency} at once"
+    told = f"{executor.name}: {runs} of {limits.timeout_s:g} s at most"
+    if executor.max_usd is None:
+        yield f"{told}; nothing bounds what a run costs: set max_usd."
+        return
+    most = executor.max_usd * plan.to_ask
+    yield f"{told}, and of {executor.max_usd:g} USD: {most:g} USD in all, retries and re-asks apart."
+    if limits.budget_usd and limits.budget_usd < most:
+        yield f"limits.budget_usd is {limits.budget_usd:g}, which may be less than that takes: {_REST}."
 
 
 def _caps(plan: Plan, limits: Limits) -> Iterator[str]:

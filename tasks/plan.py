@@ -8,7 +8,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal, cast
 
 from prefect_dispatch.bounds import name_of
-from prefect_dispatch.executors.base import Countable
+from prefect_dispatch.executors.base import Abrupt, Countable
 from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.strict import Strict
 from prefect_dispatch.tasks.cutting import asks_of, stored_join
@@ -106,7 +106,8 @@ def estimate(
             who.require_known()
     asked = [ask for each in wholes for ask in asks_of(each, executor, shelf, afresh=each.fingerprint in again)]
     prompt, completion, cost, counted = _tokens(asked, executor)
-    seconds, timed = _seconds_each(list(found.values()), completion, len(asked))
+    most_s = limits.timeout_s if isinstance(executor, Abrupt) else None
+    seconds, timed = _seconds_each(list(found.values()), completion, len(asked), most_s)
     side_by_side = seconds * math.ceil(len(asked) / limits.concurrency)
     paced, rate = _paced(asked, executor, limits, None if completion is None else (prompt or 0) + completion)
     in_turn = round(max(seconds * len(asked), paced), 1)
@@ -170,11 +171,16 @@ def _unread(shelf: Lenient) -> str:
     return f"{len(shelf.unread)} looked up in vain: {shelf.unread[0]}" if shelf.unread else ""
 
 
-def _seconds_each(stored: Sequence[Answer], completion: int | None, asked: int) -> tuple[float, str]:
+def _seconds_each(
+    stored: Sequence[Answer], completion: int | None, asked: int, most_s: float | None
+) -> tuple[float, str]:
+    """Return the seconds that an ask takes; of the run of a program nobody knows more than that it will be ended."""
     last = [answer.attempts[-1] for answer in stored if answer.attempts]
     measured = [attempt.seconds for attempt in last if attempt.seconds]  # a batch has none of its own
     if measured:
         return median(measured), f"time as measured for {len(measured)} stored answers"
+    if most_s is not None:
+        return most_s, f"time at most: {most_s:g} s a run, by its time limit"
     each = (completion or 0) / asked if asked else 0.0
     return ASSUMED_LATENCY_S + each / ASSUMED_TOKENS_PER_S, (
         f"time assumed: {ASSUMED_LATENCY_S:g} s a call and {ASSUMED_TOKENS_PER_S:g} tokens a second"

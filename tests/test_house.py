@@ -71,6 +71,7 @@ PUBLIC = [
     "Usage",
     "__version__",
     "analyze_files",
+    "build_modules",
     "content_variants",
     "dispatch",
     "integrate",

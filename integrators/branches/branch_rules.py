@@ -35,7 +35,7 @@ def rules_of(rule: Rule, accept: Command | None, check: str) -> str:
     """Return the rules.
 
     Example:
-        >>> rules_of("skip", None, "end")[-58:]
+        >>> rules_of("skip", None, "end")[-59:]
         'A change that contradicts an earlier one is left out whole.'
     """
     tried = "" if accept is None else _EACH if check == "each" else _END

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.llm import LLM
     from prefect_dispatch.executors.shell import Shell
     from prefect_dispatch.flows.analyze_files import analyze_files
+    from prefect_dispatch.flows.build_modules import build_modules
     from prefect_dispatch.flows.content_variants import content_variants
     from prefect_dispatch.flows.dispatch import dispatch
     from prefect_dispatch.flows.prepare import plan
@@ -66,6 +67,7 @@ _HOMES = {
     "Tournament": "integrators.tournament",
     "Usage": "models",
     "analyze_files": "flows.analyze_files",
+    "build_modules": "flows.build_modules",
     "content_variants": "flows.content_variants",
     "dispatch": "flows.dispatch",
     "integrate": "tasks.integrate",
@@ -108,6 +110,7 @@ __all__ = [
     "Usage",
     "__version__",
     "analyze_files",
+    "build_modules",
     "content_variants",
     "dispatch",
     "integrate",

@@ -36,11 +36,12 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.coding.adapter import Adapter
 
-_Agent = Annotated[
+AnyAgent = Annotated[
     Annotated[Known, Tag("known")] | Annotated[Generic, Tag("described")],
     Discriminator(lambda agent: "known" if isinstance(agent, str) else "described"),
     Tabs(),
 ]
+"""A coding agent: one that is known by its name, or any other, described by data."""
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -56,7 +57,7 @@ class CodingAgent(Strict):
 
     kind: Literal["coding"] = "coding"
     """Tells the executors apart."""
-    agent: _Agent = "claude"
+    agent: AnyAgent = "claude"
     """Who works: an agent that is known by its name, or any other one, described by data."""
     model: Text
     """The model that it asks, such as `claude-sonnet-4-5`; for `opencode` and `mini` as `provider/model`."""
@@ -138,7 +139,9 @@ class CodingAgent(Strict):
         """
         require_set(self.pass_env)
         names, block = self.key_names, self.credentials
-        api_base = require_access(self.asked, block, self.pass_env, self.api_base, names)
+        api_base = self.api_base
+        if block is not None or not isinstance(self.agent, Generic) or self.agent.key is not None:
+            api_base = require_access(self.asked, block, self.pass_env, api_base, names)
         program = found(self.adapter, self.executable, folder)
         workspace = self.workspace.placed(folder)
         return self.model_copy(update={"api_base": api_base.rstrip("/"), "program": program, "workspace": workspace})

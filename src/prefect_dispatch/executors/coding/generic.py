@@ -76,13 +76,18 @@ class Generic(Strict):
     env: dict[Variable, str] = Field(default_factory=dict[str, str])
     """More variables; no keys."""
     key: Variable | None = None
-    """The variable in which it looks for its provider's key."""
+    """The variable in which it looks for its provider's key. None: it needs none that would have to be given to it."""
     done: Done = Done()
     """When its work is done."""
     text: Literal["stdout", "file"] | Pointer = "stdout"
     """Where its answer is: all that it prints, the file `{answer_file}`, or a place in its last JSON object."""
     usage: Spent = Spent()
     """Where it says what it spent."""
+
+    @property
+    def names_model(self) -> bool:
+        """Whether it is told which model to ask."""
+        return any("{model}" in word for word in (*self.argv, *self.env.values()))
 
 
 class GenericAdapter:
