@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path, None, None]:
+    """A state folder of the tests' own: nothing is looked for, or left, in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("state")
+        patch.setenv("PREFECT_DISPATCH_STATE", str(folder))
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Generator[None, None, None]:
     """A Prefect server with an empty database, for the whole session: it takes seconds to start."""

@@ -88,14 +88,16 @@ def _deploy(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:  # pragma: no cover -- never ends; test_worker runs it as a process
-    from prefect_dispatch.deployments.registering import register_served  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.deployments.serve import serve  # noqa: PLC0415 -- imports Prefect
 
     os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "NOTSET"
     deployments, timing = _wanted(arguments)
-    _tell(register_served(deployments, timing))
-    _warn()
-    serve(deployments)
+
+    def tell(registered: Sequence[Registered]) -> None:
+        _tell(registered)
+        _warn()
+
+    serve(deployments, timing, tell)
     return 0
 
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from prefect.flows import load_flow_from_entrypoint
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidStatus
+from websockets.http11 import Response
 
 from prefect_dispatch.deployments.building import deployment
+from prefect_dispatch.deployments.serve import FIRST_S, OUTAGE_S, Outage, is_outage
+from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.flows.dispatch import dispatch
 from prefect_dispatch.flows.job import Job
 from prefect_dispatch.flows.prepare import prepare
@@ -75,3 +81,36 @@ def test_a_deployment_finds_the_flow(tmp_path: Path) -> None:
     made = deployment(Job.model_validate({"briefs": [BRIEF], "items": ["a"]}), tmp_path)
     assert made.name == "terms"
     assert load_flow_from_entrypoint(str(made.entrypoint)) is dispatch
+
+
+@pytest.mark.parametrize(
+    ("status", "passes"), [(503, True), (500, True), (429, True), (404, False), (401, False)], ids=str
+)
+def test_an_outage_is_told_from_a_refusal(status: int, passes: bool) -> None:  # noqa: FBT001 -- a table
+    """However deep in groups and causes the answer of the server is, and whatever was made of it."""
+    response = httpx.Response(status, request=httpx.Request("GET", "http://127.0.0.1:9"))
+    with pytest.raises(JobError) as told:  # noqa: PT012 -- one error made of another
+        try:
+            response.raise_for_status()
+        except httpx.HTTPStatusError:
+            raise JobError("Prefect's API refuses it.") from None
+    group = RuntimeError("of a task group")
+    group.exceptions = (ValueError("no"), told.value)  # type: ignore[attr-defined]
+    group.__cause__ = group  # a circle
+    assert is_outage(told.value) is passes
+    assert is_outage(group) is passes
+    closed = InvalidStatus(Response(status, "", Headers()))  # of Prefect's events, which go by a websocket
+    assert is_outage(closed) is passes
+    assert is_outage(httpx.ConnectError("refused"))
+    assert is_outage(ConnectionRefusedError())
+
+
+def test_an_outage_is_waited_out_for_an_hour() -> None:
+    """From its own beginning: serving for a while in between makes it another one."""
+    outage, refused = Outage(), httpx.ConnectError("refused")
+    assert outage.pause(refused, 0, 100_000) == FIRST_S
+    assert outage.pause(refused, 100_005, 100_005 + OUTAGE_S - 5) == FIRST_S
+    for _ in range(5):
+        outage.pause(refused, 104_000, 104_000)
+    with pytest.raises(DispatchError, match=r"out of order for 61 min .*ConnectError: refused.*: see to the server"):
+        outage.pause(refused, 107_200, 100_000 + OUTAGE_S - 5 + OUTAGE_S + 70)

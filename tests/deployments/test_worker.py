@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+import threading
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from prefect.client.schemas.schedules import IntervalSchedule
 
@@ -166,6 +170,81 @@ def test_several_jobs_are_served_by_one_process(server: Place, model: OpenAIServ
         for deployment in deployments:
             place.ended(deployment.id, 1, "Completed")
     assert model.count == before + 2
+
+
+class Gateway:
+    """What stands between a process and Prefect's API, whole bytes at a time, and can be away for a while."""
+
+    def __init__(self, api: str) -> None:
+        """Be there, at an address of its own."""
+        self._there = (str(httpx.URL(api).host), httpx.URL(api).port)
+        self._open: set[socket.socket] = set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}/api"
+        self._listen()
+
+    def leave(self) -> None:
+        """Refuse whoever comes, and cut off whoever is there."""
+        for each in (self._listener, *self._open):
+            with suppress(OSError):  # it has ended by itself
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        self._open.clear()
+
+    def come_back(self) -> None:
+        """Be there again."""
+        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self._listen()
+
+    def _listen(self) -> None:
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with suppress(OSError):  # closed
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(self._there)
+                self._open |= {near, far}
+                for ends in ((near, far), (far, near)):
+                    threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    @staticmethod
+    def _pump(here: socket.socket, there: socket.socket) -> None:
+        with suppress(OSError):  # cut off
+            while data := here.recv(65536):
+                there.sendall(data)
+            there.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def gateway(server: Place) -> Generator[Gateway]:
+    """A gateway to the server."""
+    made = Gateway(server.env["PREFECT_API_URL"])
+    yield made
+    made.leave()
+
+
+def test_serving_outlasts_an_outage(server: Place, gateway: Gateway, model: OpenAIServer, tmp_path: Path) -> None:
+    """It says so, tries again, and runs what is asked for then; schedules are as somebody has set them meanwhile."""
+    job = project(tmp_path / "project", "patient", model, one="a b")
+    env = {**server.env, "PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_API_URL": gateway.url}
+    place = replace(server, folder=tmp_path, env=env)
+    said = tmp_path / "said"
+    with server.client() as client, place.running("prefect_dispatch", "serve", str(job)) as process:
+        place.wait(lambda: "Your deployments are being served" in said.read_text(), "it serves")
+        deployment = client.read_deployment_by_name("dispatch/patient")
+        (schedule,) = deployment.schedules
+        client.update_deployment_schedule(deployment.id, schedule.id, active=True)
+        gateway.leave()
+        place.wait(lambda: "Prefect's API is out of order (" in said.read_text(), "it tells of the outage")
+        gateway.come_back()
+        place.wait(lambda: said.read_text().count("Your deployments are being served") == 2, "it serves again")
+        run = client.create_flow_run_from_deployment(deployment.id)
+        assert [each.id for each in place.ended(deployment.id, 1, "Completed")] == [run.id]
+        again = client.read_deployment(deployment.id)
+        assert ([each.active for each in again.schedules], again.paused) == ([True], False)
+        assert process.poll() is None
 
 
 def test_prefects_own_command_registers_the_same(server: Place, tmp_path: Path) -> None:
