@@ -21,7 +21,7 @@ from prefect_dispatch.workspaces.sharing import reading, sharing
 from prefect_dispatch.workspaces.standing import Standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from prefect_dispatch.workspaces.difference import Difference
@@ -159,8 +159,10 @@ class Collected:
                 mode, name, _ = head.decode().split(" ")
                 yield path, Entry(mode, name)
 
-    def _ignored(self, paths: Iterable[bytes]) -> set[bytes]:
+    def _ignored(self, paths: Collection[bytes]) -> set[bytes]:
         """Return which of some paths are ignored."""
+        if not paths:
+            return set()
         asked = _lines(b"./" + path for path in paths)  # so that none of them looks like a pattern
         _, said = self._git.tried(
             "check-ignore", "-z", "--stdin", stdin=asked, env={"GIT_LITERAL_PATHSPECS": "0"}, most=1
@@ -169,8 +171,8 @@ class Collected:
 
     def _put(self, entries: Iterable[tuple[bytes, Entry]]) -> None:
         """Put entries into the index; those of mode 0 are taken out."""
-        lines = (f"{mode} {name}\t".encode() + path for path, (mode, name) in entries)
-        self._git.out("update-index", "-z", "--index-info", stdin=_lines(lines))
+        if lines := _lines(f"{mode} {name}\t".encode() + path for path, (mode, name) in entries):
+            self._git.out("update-index", "-z", "--index-info", stdin=lines)
 
     def _require_small(self, paths: Iterable[bytes], tracked: dict[bytes, Entry]) -> None:
         """Check the sizes of files; one that has the size that it has in the base may be as large as that."""

@@ -41,10 +41,11 @@ class Objects:
     @classmethod
     def of(cls, git: Git) -> Objects:
         """Return what has to be known of a repository; the folder may be any worktree, or a folder in one."""
-        common = git.out("rev-parse", "--path-format=absolute", "--git-common-dir")
+        said = git.out("rev-parse", "--path-format=absolute", "--git-common-dir", "--show-object-format")
+        common, _, kind = said.rpartition("\n")
         counted = git.out("count-objects", "-v").split("\n")
         elsewhere = tuple(line.removeprefix("alternate: ") for line in counted if line.startswith("alternate: "))
-        return cls(Path(common), git.out("rev-parse", "--show-object-format"), elsewhere)
+        return cls(Path(common), kind, elsewhere)
 
 
 def sharing(objects: Objects, folder: Path, *, checkout: bool) -> Git:
