@@ -33,9 +33,10 @@ class TestMatrix(Strict):
     failing ones and make no environment red.
 
     **Value.** `{"environments": […], "tests": […], "passed": […], "gaps": […]}`. `environments`: verdict, counts,
-    seconds and problems of each that has a result. `tests`: each test that didn't pass everywhere, with its
-    `results` by environment, and whether it is the `same`: `everywhere`, it `differs`, or it is `absent` from
-    some. `passed`: each test that passed everywhere, with its seconds in the order of the environments.
+    seconds and problems of each that has a result. `tests`: each test that came to something else than a pass
+    somewhere, with its `results` by environment, and whether it is the `same`: `everywhere`, it `differs`, or it is
+    `absent` from some. `passed`: each test that passed wherever it is, with its seconds in the order of the
+    environments, null where it is absent.
     `gaps`: environments without a result.
 
     **Beside it.** The document `junit.xml`, with a suite for each environment, errors of the runs themselves

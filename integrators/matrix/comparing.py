@@ -9,7 +9,7 @@ from natsort import natsort_keygen
 from pydantic import ValidationError
 
 from prefect_dispatch.ledger import Ref
-from prefect_dispatch.test_run import RED, RESULTS, RUN, Key, TestCase, TestRun
+from prefect_dispatch.test_run import RED, RESULTS, RUN, Key, TestCase, TestRun, label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,9 +71,9 @@ class Row(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether it passed everywhere, and there is no more to say of it."""
+        """Whether it passed wherever it is, and there is no more to say of it."""
         return all(
-            case is not None and case.result == "passed" and case.tries == 1 and not case.message and not case.text
+            case is None or (case.result == "passed" and case.tries == 1 and not case.message and not case.text)
             for case in self.cases
         )
 
@@ -108,19 +108,6 @@ class Matrix(NamedTuple):
     def ranked(self) -> list[Row]:
         """The tests, those first that need a look."""
         return sorted(self.rows, key=lambda row: row.trouble)
-
-
-def label(key: Key) -> str:
-    """Return a test as people call it.
-
-    Example:
-        >>> label(("pytest", "tests.test_a", "test_one", "")), label(("jest", "adds", "adds", "sum.js"))
-        ('tests.test_a::test_one', 'adds (sum.js)')
-    """
-    suite, classname, name, file = key
-    inside = f"{classname}::{name}" if classname not in ("", name) else name
-    inside = f"{RUN}: {name}" if suite == RUN else inside
-    return f"{inside} ({file})" if file else inside
 
 
 def is_meant(pattern: str, ref: Ref) -> bool:

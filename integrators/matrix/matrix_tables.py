@@ -5,9 +5,8 @@ from __future__ import annotations
 from math import fsum
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.integrators.matrix.comparing import label
 from prefect_dispatch.ledger import Table
-from prefect_dispatch.test_run import RED, RUN
+from prefect_dispatch.test_run import RED, RUN, label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,11 +16,13 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.matrix.comparing import Environment, Matrix, Row
 
 MOST_ROWS = 2_000
-"""With more tests than this, the table leaves out those that passed everywhere."""
+"""With more tests than this, the table leaves out those that passed wherever they are."""
 SLOWEST = 20
 """How many tests the table of durations has."""
 NAMED, CELLS = 5, 3
 """How many environments a sentence names, and how many tests of each."""
+LISTED = 20
+"""How many environments a cell of a table names."""
 NO_RESULT = "no result"
 
 _TAKEN = ("test", "suite", "same")
@@ -63,7 +64,9 @@ def _tests(matrix: Matrix) -> Table:
     ranked = matrix.ranked
     shown = ranked if len(ranked) <= MOST_ROWS else [row for row in ranked if not row.plain]
     hidden = len(ranked) - len(shown)
-    left_out = f" {hidden} tests that passed everywhere are left out; `passed` in the value has them." if hidden else ""
+    left_out = (
+        f" {hidden} tests that passed wherever they exist are left out; see `passed` in the value." if hidden else ""
+    )
     return Table(
         name="test-matrix",
         title="Tests and environments",
@@ -118,10 +121,8 @@ def _differences(matrix: Matrix) -> Table:
         groups: dict[str, list[str]] = {}
         for name, result in zip(names, row.results, strict=True):
             groups.setdefault(result, []).append(name)
-        told = {
-            result: ", ".join(groups.get(result, ())) for result in ("failed", "error", "flaky", "passed", "absent")
-        }
-        other = ", ".join(f"{name} ({result})" for result in ("skipped", "xfailed") for name in groups.get(result, ()))
+        told = {result: _listed(groups.get(result, ())) for result in ("failed", "error", "flaky", "passed", "absent")}
+        other = _listed([f"{name} ({result})" for result in ("skipped", "xfailed") for name in groups.get(result, ())])
         rows.append({"test": row.label, "suite": row.key[0], "same": row.same, **told, "not_run": other})
     return Table(
         name="differences",
@@ -129,6 +130,11 @@ def _differences(matrix: Matrix) -> Table:
         rows=tuple(rows),
         note="In which environments each of them came to what. `not_run`: skipped, or expected to fail.",
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more
 
 
 def _slowest(matrix: Matrix) -> Table:

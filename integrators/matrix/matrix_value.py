@@ -37,8 +37,8 @@ def value_of(matrix: Matrix, outcomes: Sequence[Outcome]) -> tuple[JsonValue, tu
         environments.append(told)
     for row in matrix.rows:
         if row.plain:
-            seconds: list[JsonValue] = [case.seconds for case in row.cases if case]
-            passed.append({**_named(row), "result": "passed", "seconds": seconds})
+            seconds: list[JsonValue] = [case.seconds if case else None for case in row.cases]
+            passed.append({**_named(row), "same": row.same, "result": "passed", "seconds": seconds})
             continue
         path = ("tests", len(tests))
         more: Entry = {"same": row.same, "results": _results(row, names)}

@@ -33,6 +33,19 @@ Key = tuple[str, str, str, str]
 """What tells a test from others: suite, class, name and file."""
 
 
+def label(key: Key) -> str:
+    """Return a test as people call it.
+
+    Example:
+        >>> label(("pytest", "tests.test_a", "test_one", "")), label(("jest", "adds", "adds", "sum.js"))
+        ('tests.test_a::test_one', 'adds (sum.js)')
+    """
+    suite, classname, name, file = key
+    inside = f"{classname}::{name}" if classname not in ("", name) else name
+    inside = f"{RUN}: {name}" if suite == RUN else inside
+    return f"{inside} ({file})" if file else inside
+
+
 class _Brief(Strict):
     """A model that is stored without the fields that say nothing: there are very many of them."""
 

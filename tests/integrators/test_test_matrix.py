@@ -68,7 +68,7 @@ MIXED = [
 
 
 def test_each_test_in_each_environment() -> None:
-    """A test is the same everywhere, differs, or is absent somewhere; what passed everywhere is apart."""
+    """A test is the same everywhere, differs, or is absent somewhere; what passed wherever it is is apart."""
     found = value(merged(MIXED))
     assert [each["key"] for each in found["environments"]] == ["python=3.9", "python=3.10", "python=3.13"]
     assert [each["verdict"] for each in found["environments"]] == ["failed", "passed", "failed"]
@@ -77,15 +77,18 @@ def test_each_test_in_each_environment() -> None:
         "off": "everywhere",
         "old": "differs",
         "shaky": "differs",
-        "slow": "absent",
     }
     assert found["tests"][2]["results"] == {
         "python=3.9": {"result": "failed", "seconds": 0.0, "message": "old failed", "text": "At length."},
         "python=3.10": {"result": "passed", "seconds": 0.0},
         "python=3.13": {"result": "error", "seconds": 0.0, "message": "old error", "text": "At length."},
     }
-    passed = {"suite": "s", "classname": "c", "name": "good", "result": "passed", "seconds": [0.0, 0.0, 0.0]}
-    assert (found["passed"], found["gaps"]) == ([passed], [])
+    named = {"suite": "s", "classname": "c", "result": "passed"}
+    assert found["passed"] == [
+        {**named, "name": "good", "same": "everywhere", "seconds": [0.0, 0.0, 0.0]},
+        {**named, "name": "slow", "same": "absent", "seconds": [0.0, 0.0, None]},
+    ]
+    assert found["gaps"] == []
 
 
 def test_the_tables() -> None:
@@ -235,12 +238,21 @@ def test_durations() -> None:
 
 
 def test_many_tests_that_pass_everywhere() -> None:
-    """Of very many tests, the table leaves out those that passed everywhere, and says so; the value has all."""
+    """Of very many tests, the table leaves out those that passed wherever they are, and says so; the value has all."""
     names = {f"t{at}": "passed" for at in range(matrix_tables.MOST_ROWS)}
     merge = merged([ran("a", bad="failed", **names)], required=[])
     assert [row["test"] for row in table(merge, "test-matrix")] == ["c::bad"]
-    assert "2000 tests that passed everywhere are left out" in merge.tables[0].note
+    assert "2000 tests that passed wherever they exist are left out" in merge.tables[0].note
     assert len(value(merge)["passed"]) == 2000
+
+
+def test_many_environments_in_a_cell() -> None:
+    """A cell of a table names the first environments, and counts the others."""
+    merge = merged([ran(f"e{at}", x="failed" if at else "passed") for at in range(matrix_tables.LISTED + 3)])
+    [row] = table(merge, "differences")
+    assert row["passed"] == "e0"
+    assert row["failed"].startswith("e1, e2, ")
+    assert row["failed"].endswith("e20 and 2 more")
 
 
 def test_long_messages_are_cut() -> None:

@@ -6,6 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.page.document import FOLDER, MADE_BY, MissingLibraryError, document, parts
+from prefect_dispatch.page.heat import PASSED, heat_map
 from prefect_dispatch.page.items import BLOCK, ItemPages
 from prefect_dispatch.page.ledger_rows import COLUMNS, rows, shown_outcomes, spans, untimed
 from prefect_dispatch.page.summary import summary
@@ -51,9 +52,11 @@ def page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[Item] = (
     names = sorted({outcome.brief for outcome in report.outcomes} or {brief.name for brief in briefs})
     named = ", ".join(names[:NAMED])
     title = f"{named} and {len(names) - NAMED} more" if len(names) > NAMED else named
+    matrix = heat_map(report, texts)
     told: dict[str, object] = {
         "report": {
             **summary(report, texts),
+            "matrix": matrix and {"red": sum(each["verdict"] not in PASSED for each in matrix["environments"])},
             "title": title,
             "briefs": pages.briefs(),
             "columns": COLUMNS,
@@ -65,5 +68,6 @@ def page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[Item] = (
         },
         "rows": list(rows(report, outcomes, texts)),
         "spans": list(spans(report, outcomes)),
+        **({"heat": matrix} if matrix else {}),
     }
     return document(given, f"{title}: {report.status}", told, pages.blocks())

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("dom", "charts", "grids", "timeline", "findings", "item", "summary", "views", "main")
+SCRIPTS = ("dom", "charts", "grids", "heat", "timeline", "findings", "item", "summary", "views", "main")
 """The page's own scripts, in order; together they are one."""
 MADE_BY = "prefect-dispatch report page"
 """What the file says of itself, so that the next run knows it."""

@@ -2,6 +2,7 @@
 
 const VIEWS = {
   summary: ["Summary", renderSummary],
+  ...(report.matrix ? { matrix: ["Matrix", (view) => heatView.render(view)] } : {}),
   ledger: ["Ledger", (view) => ledgerView.render(view)],
   timeline: ["Timeline", (view) => timeline.render(view)],
   findings: ["Findings", renderFindings],
@@ -61,7 +62,8 @@ function renderHead() {
   byId("title").append(report.title || "Report", pill(word, kind));
   byId("subtitle").append([run.flow_run?.name, run.started ? moment(run.started) : null, duration(run.seconds)].filter(Boolean).join(" · "));
   const open = counts.violations + report.shortfalls.length + counts.gaps + counts.conflicts + counts.proposals + counts.flags;
-  const badges = { ledger: [report.rows[1], ""], findings: [open, open ? "warn" : ""] };
+  const { red } = report.matrix ?? {};
+  const badges = { matrix: [red, red ? "warn" : ""], ledger: [report.rows[1], ""], findings: [open, open ? "warn" : ""] };
   byId("nav").append(...Object.entries(VIEWS).map(([name, [label]]) => el("a", { href: `#${name}` }, label,
     badges[name] ? el("span", { class: `count ${badges[name][1]}` }, short.format(badges[name][0])) : null)));
 }
@@ -109,9 +111,9 @@ function shortcuts(event) {
   if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || byId("item").open) return;
   if (event.target.closest?.("input, select, textarea")) return;
   event.preventDefault();
-  location.hash = "#ledger";
+  if (current !== "matrix") location.hash = "#ledger";
   route();
-  whenReady(() => ledgerView.search.focus());
+  whenReady(() => (current === "matrix" ? heatView : ledgerView).search.focus());
 }
 
 prepareTheme();

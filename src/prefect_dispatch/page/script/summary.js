@@ -37,6 +37,7 @@ function sum(counts) {
 function todo() {
   const { counts } = report;
   const entries = [
+    [report.matrix?.red, "environment that did not pass", "environments that did not pass", "bad", "#matrix"],
     [counts.violations, "difference that the audit found", "differences that the audit found", "bad"],
     [report.shortfalls.length, "thing that could not be done", "things that could not be done", "warn"],
     [counts.gaps, "item without an answer", "items without an answer", "bad"],
@@ -45,8 +46,8 @@ function todo() {
     [counts.flags, "place not to be taken on trust", "places not to be taken on trust", "warn"],
   ].filter(([count]) => count);
   if (!entries.length) return card("", el("p", {}, pill("✓", "good"), " Nothing needs a look: no gaps, no conflicts, nothing open, nothing doubtful."));
-  return card("To look at", el("ul", { class: "todo" }, entries.map(([count, one, many, kind]) =>
-    el("li", {}, el("a", { href: "#findings" }, el("b", { class: kind }, number(count)), el("span", {}, count === 1 ? one : many))))));
+  return card("To look at", el("ul", { class: "todo" }, entries.map(([count, one, many, kind, href = "#findings"]) =>
+    el("li", {}, el("a", { href }, el("b", { class: kind }, number(count)), el("span", {}, count === 1 ? one : many))))));
 }
 
 /** Return cost and tokens by brief and model. */
