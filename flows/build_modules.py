@@ -24,7 +24,7 @@ from prefect_dispatch.flows.fields import (  # noqa: TC001 -- Prefect reads the 
     Texts,
 )
 from prefect_dispatch.flows.form_flow import form_flow
-from prefect_dispatch.flows.modules import Module, Modules, require_apart
+from prefect_dispatch.flows.modules import Module, Modules, Shell, require_apart
 from prefect_dispatch.integrators.branches.folding import Rule  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.integrators.merge_branches import MergeBranches
 from prefect_dispatch.limits import Limits
@@ -54,8 +54,8 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     credentials: CredentialsField = None,
     model: Line = "",
     about: Line = "",
-    setup: Line = "",
-    accept: Line = "",
+    setup: Shell = "",
+    accept: Shell = "",
     branch: Line = "",
     on_conflict: Rule = "priority",
     check: Literal["each", "end"] = "end",
@@ -169,6 +169,4 @@ def _model_of(agent: Known | Generic, credentials: str | None) -> str:
             return agent.name
         raise JobError(f"model: the agent {agent.name!r} is told a model; name one.")
     such_as = _SUCH_AS.get(agent, "anthropic/claude-sonnet-4-5")
-    raise JobError(
-        f"model: name the model that {agent} is to ask, such as {such_as}, or give credentials that have one."
-    )
+    raise JobError(f"model: name the model that {agent} asks, such as {such_as}, or credentials with a default model.")

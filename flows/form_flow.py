@@ -26,6 +26,7 @@ R = TypeVar("R")
 
 _INSIDE = re.compile(r"\b(?:limits|executor|integrator|items|briefs\[0\])\.(?=[a-z])")
 """Where a field stands in a job of `dispatch`; a flat form has no such place."""
+_NAMED = re.compile(r"[a-z_]+(?:\.\w+)*: ")
 _FIELDS = {"glob": "files", "aliases": "decisions"}
 """What a form calls the fields of its parts."""
 _WORDS = (
@@ -124,13 +125,18 @@ def in_its_words(step: Callable[[], R]) -> R:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(_FIELDS.get(str(part), str(part)) for part in first["loc"])
         said = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise JobError(_flat(f"{where}: {said}." if where else f"{said[:1].upper()}{said[1:]}.")) from None
+        raise JobError(_flat(f"{where}: {said}." if where else f"{_sentence(said)}.")) from None
     except (BriefError, SourceError) as error:
         raise type(error)(_flat(str(error))) from None
     except JobError as error:
         if type(error) is not JobError:
             raise
         raise JobError(_flat(str(error))) from None
+
+
+def _sentence(said: str) -> str:
+    """Return what is said with a capital, unless it begins with the name of a field."""
+    return said if _NAMED.match(said) else f"{said[:1].upper()}{said[1:]}"
 
 
 def _flat(said: str) -> str:

@@ -36,9 +36,7 @@ def _owned(pattern: str) -> str:
     except BriefError as error:
         raise ValueError(str(error)) from None
     if glob.start:
-        raise ValueError(
-            f"{pattern!r} leads out of the repository; write it from the repository's top, such as 'src/a.py'"
-        )
+        raise ValueError(f"{pattern!r} leads out of the repository; write it from its top, such as 'src/a.py'")
     if glob.text.split("/")[0].lower() == ".git":
         raise ValueError(f"{pattern!r} is git's own; name files of the repository")
     return pattern
@@ -49,7 +47,8 @@ _Glob = Annotated[
     StringConstraints(strip_whitespace=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$"),
     AfterValidator(_owned),
 ]
-_Line = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00]*$")]
+Shell = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00]*$")]
+"""A line for /bin/sh, or nothing."""
 
 
 class Module(Strict):
@@ -66,9 +65,9 @@ class Module(Strict):
     """What it is to do, as you would tell a colleague who sees only the repository."""
     owns: Annotated[tuple[_Glob, ...], Field(min_length=1)]
     """Globs of the files that its agent may write, from the repository's top; those of no two modules may meet."""
-    interface: _Line = ""
+    interface: str = ""
     """What others rely on: names, signatures, formats, errors. Empty: the goal says it."""
-    accept: _Line = ""
+    accept: Shell = ""
     """A line for /bin/sh that must pass when its agent has ended; if it fails, that is sent back. Empty: none."""
     priority: int = 0
     """A higher one is merged first, and wins where changes contradict each other."""

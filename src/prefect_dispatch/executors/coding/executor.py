@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.coding.adapter import Adapter
 
 AnyAgent = Annotated[
-    Annotated[Known, Tag("known")] | Annotated[Generic, Tag("described")],
+    Annotated[Known, Tag("known"), Field(title="Known")] | Annotated[Generic, Tag("described")],
     Discriminator(lambda agent: "known" if isinstance(agent, str) else "described"),
     Tabs(),
 ]
