@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from pydantic import JsonValue
 
@@ -220,6 +220,16 @@ def dollars(value: object) -> float | None:
     return float(value)
 
 
+def listed(value: object) -> list[Any]:
+    """Return a list as it is, and an empty one for whatever is none.
+
+    Example:
+        >>> listed([1]), listed({"a": 1}), listed(None)
+        ([1], [], [])
+    """
+    return value if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType] -- of whatever
+
+
 def texts(values: object) -> tuple[str, ...]:
     """Return the texts of a list, or nothing for whatever is none."""
-    return tuple(map(str, cast("Sequence[object]", values))) if isinstance(values, list) else ()
+    return tuple(map(str, listed(values)))

@@ -17,6 +17,7 @@ from prefect_dispatch.executors.coding.adapter import (
     count,
     dollars,
     events,
+    listed,
     texts,
 )
 from prefect_dispatch.models import Text
@@ -105,7 +106,7 @@ class Claude:
             tokens=_tokens(end),
             cost_usd=dollars(end.get("total_cost_usd")),
             errors=() if formless else wrong,
-            denials=tuple(map(_denied, cast("list[object]", end.get("permission_denials") or ()))),
+            denials=tuple(map(_denied, listed(end.get("permission_denials")))),
             status=status if isinstance(status, int) else None,
             limit=_LIMITS.get(kind, ""),
             may_pass=kind == "error_during_execution" or (not end and bool(version)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, Field
 
@@ -13,15 +13,15 @@ from prefect_dispatch.executors.coding.adapter import Launch, Printed, Said, Tok
 from prefect_dispatch.executors.prompt import response_format
 from prefect_dispatch.strict import Strict
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 KEY = "CODEX_PROVIDER_KEY"
 """The variable that has its provider's key, and that the commands which it runs don't get to see."""
 RETRIES = 3
 """How often it asks its provider again, of each kind of failure."""
 _OPENAI = "https://api.openai.com/v1"
-_OURS = ("model_provider", "shell_environment_policy", "sandbox_mode", "approval_policy", "notify", "mcp_servers")
+_OURS = (
+    *("model_provider", "model_providers", "shell_environment_policy", "sandbox_mode", "approval_policy", "notify"),
+    "mcp_servers",
+)
 _STATUS = re.compile(r"\b(?:unexpected|last) status:? (\d{3})\b")
 _CONNECTION = re.compile(
     r"stream disconnected|high demand|network error|error sending request|timed? ?out", re.IGNORECASE
@@ -29,7 +29,7 @@ _CONNECTION = re.compile(
 
 
 def _not_ours(config: dict[str, _Setting]) -> dict[str, _Setting]:
-    if found := next((key for key in config if key.partition(".")[0].removesuffix("s") in _OURS), None):
+    if found := next((key for key in config if key.partition(".")[0] in _OURS), None):
         msg = f"{found!r} can't be set here; it follows from the executor's fields"
         raise ValueError(msg)
     if found := next((key for key in config if not re.fullmatch(r"[A-Za-z0-9_.-]+", key)), None):
@@ -121,7 +121,7 @@ class Codex:
         )
 
 
-def _tokens(usage: Mapping[str, object] | None) -> Tokens | None:
-    if usage is None:
+def _tokens(usage: object) -> Tokens | None:
+    if at(usage, "input_tokens") is None:
         return None
     return Tokens(*(count(at(usage, f"{each}_tokens")) for each in ("input", "output", "cached_input")))

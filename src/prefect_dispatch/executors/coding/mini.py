@@ -16,6 +16,7 @@ from prefect_dispatch.executors.coding.adapter import (
     at,
     count,
     dollars,
+    listed,
     loaded,
 )
 from prefect_dispatch.executors.params import Params
@@ -96,7 +97,7 @@ class Mini:
         """Return what it said: by its trajectory, as it exits with 0 when a limit ended it."""
         path = loaded(printed.files.get(self.reads[0], ""))
         status, words = str(at(path, "info", "exit_status") or ""), str(at(path, "info", "submission") or "").strip()
-        messages = cast("list[Any]", at(path, "messages") or [])
+        messages = listed(at(path, "messages"))
         error = at(messages[-1], "extra", "exception_str") if messages else None
         answer = printed.files.get(self.reads[1], "").strip()
         calls = list(_calls(messages))
