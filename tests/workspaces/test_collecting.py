@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -200,25 +199,27 @@ def test_a_submodule_that_the_set_up_brings(with_module: Repository) -> None:
     within(workspace.placed(with_module.path), work)
 
 
-def test_too_large(repository: Repository) -> None:
+def test_too_large(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file, or a patch, that can't be kept is refused before it is read, or kept."""
+    monkeypatch.setattr(collecting, "LARGEST_FILE", 3_000)
     with pytest.raises(
-        RejectedError, match=r"'huge' has 100,000,001 bytes, and 100,000,000 can be collected.*\.gitignore"
+        RejectedError, match=r"'huge' has 3,001 bytes, and 3,000 can be collected.*\.gitignore"
     ) as caught:
-        changed_by(repository, f"truncate -s {collecting.LARGEST_FILE + 1} huge")
+        changed_by(repository, "truncate -s 3001 huge")
     assert caught.value.kind == "size"
-    with pytest.raises(RejectedError, match=r"a patch of [0-9,]+ bytes, and 32,000,000 can be kept"):
-        changed_by(repository, "head -c 30000000 /dev/urandom > random")
+    monkeypatch.setattr(collecting, "LARGEST_PATCH", 1_000)
+    with pytest.raises(RejectedError, match=r"a patch of [0-9,]+ bytes, and 1,000 can be kept"):
+        changed_by(repository, "head -c 3000 /dev/urandom > random")
 
 
-def test_what_was_large_before(tmp_path: Path, state: Path) -> None:
+def test_what_was_large_before(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large file of the base is no change as long as it is as large."""
+    monkeypatch.setattr(collecting, "LARGEST_FILE", 3_000)
     made = Repository.init(tmp_path / "large")
-    made.put("huge", b"")
-    os.truncate(made.path / "huge", collecting.LARGEST_FILE + 1)
+    made.put("huge", b"x" * 3_001)
     made.commit("Huge")
     assert told(changed_by(made, "echo > x")) == [("x", "added", "100644")]
-    with pytest.raises(RejectedError, match="'huge' has 100,000,002 bytes"):
+    with pytest.raises(RejectedError, match="'huge' has 3,002 bytes"):
         changed_by(made, "printf x >> huge")
 
 

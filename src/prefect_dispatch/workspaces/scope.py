@@ -9,7 +9,7 @@ from prefect_dispatch.errors import RejectedError
 from prefect_dispatch.globs import Glob, means
 from prefect_dispatch.inert import plain
 from prefect_dispatch.scrub import scrubber, teller
-from prefect_dispatch.workspaces.difference import named, shown
+from prefect_dispatch.workspaces.difference import named
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
@@ -48,7 +48,7 @@ def require_declared(files: Iterable[ChangedFile], writes: Sequence[str]) -> Non
         )
 
 
-def require_no_secrets(git: Git, files: Iterable[ChangedFile], patch: bytes) -> None:
+def require_no_secrets(git: Git, files: Sequence[ChangedFile], patch: bytes) -> None:
     """Check that nothing that was written, and no name of a file, holds a secret.
 
     What was taken out may, and so may what stood in the repository before, and was only moved.
@@ -64,12 +64,14 @@ def require_no_secrets(git: Git, files: Iterable[ChangedFile], patch: bytes) -> 
     tells = teller()
     for each in files:
         if tells(each.path):
-            raise _refusal(scrubber()(plain(each.path)), "its name")
+            raise _refusal(scrubber()(each.path), "its name")
     removed = {line.strip() for line in _REMOVED.findall(patch)}
-    for section in _SECTION.split(patch)[1:]:
+    # what became of another type is taken out in one section, and added in the next
+    paths = [each.path for each in files for _ in range(1 + (each.change == "typechange"))]
+    for path, section in zip(paths, _SECTION.split(patch)[1:], strict=True):
         for text in _pieces(_written(git, section, removed)):
             if tells(text):
-                raise _refusal(_name(section), _where(text))
+                raise _refusal(path, _where(text))
 
 
 def _written(git: Git, section: bytes, removed: Container[bytes]) -> Iterator[str]:
@@ -94,12 +96,6 @@ def _pieces(lines: Iterable[str]) -> Iterator[str]:
     yield "\n".join(piece)
 
 
-def _name(section: bytes) -> str:
-    """Return the path of a section, from a first line such as `diff --git a/x b/x`, in which it stands twice."""
-    twice = section.split(b"\n", 1)[0].removeprefix(b"diff --git ")
-    return shown(twice[: len(twice) // 2]).strip('"').removeprefix("a/")
-
-
 def _where(text: str) -> str:
     clean, tells = scrubber(), teller()
     for line in text.split("\n"):
@@ -110,7 +106,7 @@ def _where(text: str) -> str:
 
 def _refusal(path: str, where: str) -> RejectedError:
     return RejectedError(
-        f"{path!r} holds what looks like a secret: {where}. Nothing of the change is kept; tell the brief to read "
-        "secrets from the environment, and to make up none that look like one.",
+        f"{named([path])} holds what looks like a secret: {where}. Nothing of the change is kept; tell the brief to "
+        "read secrets from the environment, and to make up none that look like one.",
         kind="secret",
     )

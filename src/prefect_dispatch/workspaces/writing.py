@@ -42,7 +42,7 @@ def _remove(files: Path, path: bytes) -> None:
     """Remove a file, and the folders that are empty then."""
     file = files / os.fsdecode(path)
     file.unlink()
-    for folder in file.parents:
-        if folder == files or any(folder.iterdir()):
-            return
+    folder = file.parent
+    while folder != files and not any(folder.iterdir()):
         folder.rmdir()
+        folder = folder.parent
