@@ -62,6 +62,7 @@ PUBLIC = [
     "MergeRecords",
     "Outcome",
     "Plan",
+    "PythonCallable",
     "Reply",
     "Report",
     "Shell",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.blocks import DispatchProfile, LLMCredentials
     from prefect_dispatch.command import Command
     from prefect_dispatch.executors.base import Ask, Executor, Reply
+    from prefect_dispatch.executors.callable import PythonCallable
     from prefect_dispatch.executors.llm import LLM
     from prefect_dispatch.executors.shell import Shell
     from prefect_dispatch.flows.analyze_files import analyze_files
@@ -59,6 +60,7 @@ _HOMES = {
     "MergeRecords": "integrators.merge_records",
     "Outcome": "models",
     "Plan": "tasks.plan",
+    "PythonCallable": "executors.callable",
     "Reply": "executors.base",
     "Report": "report",
     "Shell": "executors.shell",
@@ -101,6 +103,7 @@ __all__ = [
     "MergeRecords",
     "Outcome",
     "Plan",
+    "PythonCallable",
     "Reply",
     "Report",
     "Shell",

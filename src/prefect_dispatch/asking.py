@@ -143,7 +143,7 @@ class _Attempt:
                 return value, reply
             rejection = Rejection(text=text_of(reply.value), problems=tuple(wrong))
             self._invalid.append(rejection.short)
-            if len(rejections) >= (0 if isinstance(tier, Deaf) else self._limits.reasks):
+            if len(rejections) >= (0 if isinstance(tier, Deaf) and tier.deaf else self._limits.reasks):
                 raise invalid(wrong, asked=len(rejections) + 1)
             self._reasks += 1
             rejections.append(rejection)

@@ -171,10 +171,12 @@ class Abrupt(Protocol):
 
 @runtime_checkable
 class Deaf(Protocol):
-    """An executor that reads nothing of what was wrong with an answer: to send one back brings the same again."""
+    """An executor that may read nothing of what was wrong with an answer: to send one back brings the same again."""
 
-    deaf: ClassVar[bool]
-    """True."""
+    @property
+    def deaf(self) -> bool:
+        """Whether it does so."""
+        ...
 
 
 @runtime_checkable

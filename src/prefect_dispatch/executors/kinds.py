@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Tag
 from pydantic.json_schema import SkipJsonSchema
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.callable import PythonCallable
 from prefect_dispatch.executors.coding.executor import CodingAgent
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import SMOLLM2, has_smollm2
@@ -42,7 +43,7 @@ def _is_executor(value: Any) -> Any:  # noqa: ANN401 -- any object that keeps th
     raise ValueError(msg)
 
 
-_KINDS = {"llm": LLM, "shell": Shell, "coding": CodingAgent}
+_KINDS = {"llm": LLM, "shell": Shell, "coding": CodingAgent, "python": PythonCallable}
 
 
 def _kind(value: object) -> str:
@@ -61,7 +62,10 @@ def _known(value: Any) -> Any:  # noqa: ANN401 -- whatever is given
 
 
 BuiltInExecutor = Annotated[
-    Annotated[LLM, Tag("llm")] | Annotated[Shell, Tag("shell")] | Annotated[CodingAgent, Tag("coding")],
+    Annotated[LLM, Tag("llm")]
+    | Annotated[Shell, Tag("shell")]
+    | Annotated[CodingAgent, Tag("coding")]
+    | Annotated[PythonCallable, Tag("python")],
     Discriminator(_kind),
     BeforeValidator(_known),
     Tabs(),
@@ -71,6 +75,7 @@ AnyExecutor = Annotated[
     Annotated[LLM, Tag("llm")]
     | Annotated[Shell, Tag("shell")]
     | Annotated[CodingAgent, Tag("coding")]
+    | Annotated[PythonCallable, Tag("python")]
     | Annotated[SkipJsonSchema[Annotated[Any, AfterValidator(_is_executor)]], Tag("own")],
     Discriminator(_kind),
     BeforeValidator(_known),
