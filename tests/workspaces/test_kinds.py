@@ -178,6 +178,19 @@ def test_the_user_throws_the_base_away_meanwhile(repository: Repository) -> None
         workspace.placed(repository.path)
 
 
+def test_the_repository_is_damaged_meanwhile(repository: Repository) -> None:
+    """What git says of it is told."""
+    tree = repository.git("rev-parse", "HEAD:src")
+
+    async def work(room: Room) -> None:
+        (repository.path / ".git/objects" / tree[:2] / tree[2:]).unlink()
+        await room.change(["src/"])
+
+    with pytest.raises(RejectedError, match=r"can't be collected: fatal: .* tree .*") as caught:
+        within(Workspace().placed(repository.path), work)
+    assert caught.value.kind == "workspace"
+
+
 def test_names_that_mean_something_elsewhere(tmp_path: Path, state: Path) -> None:
     """A file may be called like an option, a pattern or a command, in any bytes."""
     names = ["-rf", "--all", ":(top)x", "*", "a b", "é", "\\", '"', "$(id)", "a\tb\n", "\udce9", "#", "!x", "[", "a->b"]

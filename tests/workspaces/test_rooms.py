@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from prefect_dispatch.attempts import Usage
 from prefect_dispatch.command import Command
 from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.processes.leases import clear_abandoned
-from prefect_dispatch.workspaces.rooms import Room, opened
+from prefect_dispatch.workspaces.rooms import Room, finished, opened
 from prefect_dispatch.workspaces.workspace import Workspace
 from tests.workspaces.inside import leases, sh, within
 
@@ -222,6 +223,17 @@ def test_cancelled_at_any_moment_nothing_is_left(repository: Repository, state: 
 
     for wait_s in (0.0, 0.005, 0.02, 0.05, 0.1, 0.5):
         asyncio.run(cancelled_after(wait_s))
+
+
+def test_a_loop_that_ends_waits_for_nobody() -> None:
+    """Where the event loop itself ends, what it had begun is cancelled with it."""
+
+    async def leave() -> asyncio.Task[None]:
+        task = asyncio.create_task(finished(time.sleep, 0.2))
+        await asyncio.sleep(0.05)
+        return task
+
+    assert asyncio.run(leave()).cancelled()
 
 
 def test_work_goes_on_where_it_ended(repository: Repository) -> None:

@@ -120,6 +120,13 @@ def test_a_secret_over_two_lines(repository: Repository) -> None:
     assert "MIIE" not in str(caught.value)
 
 
+def test_a_secret_of_the_environment_over_short_lines(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No line of it tells, and all together do."""
+    monkeypatch.setenv("SIGNING_KEY", "one\ntwo\nsix")
+    with pytest.raises(RejectedError, match=r"'x' holds what looks like a secret: some lines of it\."):
+        changed_by(repository, "printf 'zero\none\ntwo\nsix\n' > x")
+
+
 def test_what_stood_there_before_may_stay(repository: Repository) -> None:
     """A secret that was in the repository may be removed, moved, or stand beside what was changed."""
     repository.put("old.py", f"one = 1\nkey = '{SECRET}'\ntwo = 2\n")

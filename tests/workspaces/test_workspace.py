@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -175,6 +177,22 @@ def test_a_repository_of_somebody_else_is_refused_with_the_way_out(repository: R
     for path in (repository.path, repository.path / ".git"):
         os.chown(path, 65534, 65534)
     with pytest.raises(JobError, match=r"belongs to another user.*: git config --global --add safe.directory '/.*é'$"):
+        Workspace().placed(repository.path)
+
+
+def test_a_disk_without_room(repository: Repository, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout that wouldn't fit, or a folder that can't be written to, is told before anything is done."""
+    there = shutil.disk_usage(repository.path)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: there._replace(free=100))
+        with pytest.raises(JobError, match=r"A workspace takes 2,\d{3} bytes, and the state folder .* has 100 left: "):
+            Workspace().placed(repository.path)
+
+    def read_only(**more: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(JobError, match=r"can't be written to \(Read-only file system\): set PREFECT_DISPATCH_STATE"):
         Workspace().placed(repository.path)
 
 
