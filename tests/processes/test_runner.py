@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -16,10 +18,12 @@ import anyio
 import psutil
 import pytest
 
-from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError
+from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.processes import log_file
+from prefect_dispatch.processes.ending import Ending, how_it_ended
 from prefect_dispatch.processes.guard import guard_here
 from prefect_dispatch.processes.runner import run
+from prefect_dispatch.processes.stream import Stream
 from prefect_dispatch.tasks import loop
 from tests.processes.programs import ENV, Crowd, done, log_of, program, said_by
 from tests.waiting import wait_until
@@ -231,6 +235,49 @@ def test_the_system_has_no_room(tmp_path: Path) -> None:
     assert said == "resources\n"
 
 
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
+def test_what_may_pass_is_no_fault_of_the_program(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No process, no memory: another try may do."""
+    guard_here()
+
+    def scarce(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(subprocess, "Popen", scarce)
+    with pytest.raises(TransientError, match="can't be started now") as caught:
+        done(program("true", tmp_path))
+    assert caught.value.kind == "resources"
+
+
+def test_what_goes_wrong_meanwhile_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of our own ends the program, too."""
+    crowd = Crowd()
+
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(log_file.LogFile, "write", fail)
+    with pytest.raises(ZeroDivisionError):
+        done(program(f"echo x; {crowd.waits}", tmp_path))
+    assert crowd.alive == []
+
+
+def test_a_stream_on_which_nothing_has_come() -> None:
+    """It is looked at without waiting, and stays open."""
+    ours, theirs = os.pipe()
+    with os.fdopen(ours, "rb") as pipe, os.fdopen(theirs, "wb"):
+        stream = Stream(pipe, 10)
+        assert (stream.read(), stream.is_open, stream.kept.text) == (b"", True, "")
+
+
+def test_an_end_that_somebody_else_has_seen() -> None:
+    """Neither an exit code nor a signal is made up."""
+    process = subprocess.Popen(["true"])  # noqa: S607 -- whichever is installed
+    os.waitpid(process.pid, 0)
+    assert how_it_ended(process) == Ending()
+    process.wait()
+
+
 def test_many_at_once_in_the_shared_loop(tmp_path: Path) -> None:
     """Sixteen threads run a program each in one event loop; no file, process or thread is left open."""
     guard_here()
@@ -293,3 +340,21 @@ def test_a_log_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         asyncio.run(run(program("true", tmp_path), log=tmp_path / "no" / "log"))
     assert asyncio.run(run(program("echo x", tmp_path), log=Path("/dev/full"))).exit == 0
+
+
+HALF_DEAD = (
+    "import ctypes, platform, threading, time\n"
+    "threading.Thread(target=time.sleep, args=(1000,)).start()\n"
+    "print('here', flush=True)\n"
+    "ctypes.CDLL(None).syscall({'x86_64': 60, 'aarch64': 93}[platform.machine()], 0)\n"
+)
+"""A program whose first thread ends, and whose second one goes on: it looks dead, and is not."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process ends with its first thread")
+def test_a_program_that_only_looks_dead(tmp_path: Path) -> None:
+    """It is ended all the same, and waited for."""
+    crowd = Crowd()
+    ran = done(program([sys.executable, "-c", HALF_DEAD, crowd.word], tmp_path, idle_s=0.3))
+    assert (ran.stdout.text, ran.stopped) == ("here\n", "idle")
+    assert not [each for each in psutil.Process().children() if each.status() == psutil.STATUS_ZOMBIE]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import selectors
 import socket
+import subprocess
 import time
 from contextlib import suppress
 from functools import partial
@@ -18,11 +19,9 @@ from typing import IO, TYPE_CHECKING, Literal, cast
 from prefect_dispatch.processes.ending import Ending, exit_handle, how_it_ended
 from prefect_dispatch.processes.program import Ran
 from prefect_dispatch.processes.stream import CHUNK, Stream
-from prefect_dispatch.processes.sweep import end
+from prefect_dispatch.processes.sweep import LAST_S, end
 
 if TYPE_CHECKING:
-    import subprocess
-
     from prefect_dispatch.processes.log_file import LogFile
     from prefect_dispatch.processes.program import Program
     from prefect_dispatch.processes.sweep import Mark
@@ -102,7 +101,7 @@ class Pump:
                     key.data()
             for stream in (self._stdout, self._stderr):  # whoever could write is gone
                 while stream.is_open and self._drain(stream):
-                    pass
+                    pass  # pragma: no cover -- what was printed in the very last moment
             seconds = round(time.monotonic() - self._began, 3)
             code, number = self._ending or Ending()
             return Ran(code, number, self._stdout.kept, self._stderr.kept, seconds, self._stopped)
@@ -182,4 +181,5 @@ class Pump:
                 pipe.close()
         if self._handle is not None:
             os.close(self._handle)
-        self._process.poll()  # from here on its number is anybody's
+        with suppress(subprocess.TimeoutExpired):  # its threads may still be dying when it looks dead
+            self._process.wait(LAST_S)  # from here on its number is anybody's

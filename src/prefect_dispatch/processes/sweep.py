@@ -43,8 +43,8 @@ def found(mark: Mark, roots: Collection[int] = ()) -> list[psutil.Process]:
         with suppress(psutil.Error, OSError):  # it has ended meanwhile
             process = psutil.Process(pid)
             with process.oneshot():
-                if process.status() == psutil.STATUS_ZOMBIE:
-                    continue
+                if process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1:
+                    continue  # with more, its first thread has ended, and the others go on
                 everybody[pid], parents[pid] = process, process.ppid()
                 if os.getsid(pid) in roots or process.environ().get(mark.variable) == mark.value:
                     ours.add(pid)
@@ -53,7 +53,7 @@ def found(mark: Mark, roots: Collection[int] = ()) -> list[psutil.Process]:
     return [everybody[pid] for pid in sorted(ours)]
 
 
-def end(mark: Mark, roots: Collection[int] = (), *, grace_s: float = 0.0) -> int:
+def end(mark: Mark, roots: Collection[int] = (), *, grace_s: float) -> int:
     """End all processes that `found` finds; return how many there were at first.
 
     Args:
@@ -62,8 +62,7 @@ def end(mark: Mark, roots: Collection[int] = (), *, grace_s: float = 0.0) -> int
         grace_s: Seconds that they have for ending themselves, once they have been asked to.
     """
     first = left = found(mark, roots)
-    if grace_s:
-        _signal(first, "terminate")
+    _signal(first, "terminate")
     last = time.monotonic() + grace_s
     while left and time.monotonic() < last:  # not `psutil.wait_procs`, which takes away a child's exit code
         time.sleep(PAUSE_S)
