@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.command import Command
     from prefect_dispatch.executors.base import Ask, Executor, Reply
     from prefect_dispatch.executors.callable import PythonCallable
+    from prefect_dispatch.executors.coding.executor import CodingAgent
     from prefect_dispatch.executors.llm import LLM
     from prefect_dispatch.executors.shell import Shell
     from prefect_dispatch.flows.analyze_files import analyze_files
@@ -40,11 +41,13 @@ if TYPE_CHECKING:
     from prefect_dispatch.tasks.plan import Plan
     from prefect_dispatch.tasks.run_brief import run_brief
     from prefect_dispatch.tasks.tables import write_parquet, write_table
+    from prefect_dispatch.workspaces.workspace import Workspace
 
 _HOMES = {
     "Answer": "models",
     "Ask": "executors.base",
     "Brief": "models",
+    "CodingAgent": "executors.coding.executor",
     "Collate": "integrators.collate",
     "Command": "command",
     "Consensus": "integrators.consensus",
@@ -68,6 +71,7 @@ _HOMES = {
     "TestMatrix": "integrators.test_matrix",
     "Tournament": "integrators.tournament",
     "Usage": "models",
+    "Workspace": "workspaces.workspace",
     "analyze_files": "flows.analyze_files",
     "build_modules": "flows.build_modules",
     "content_variants": "flows.content_variants",
@@ -89,6 +93,7 @@ __all__ = [
     "Answer",
     "Ask",
     "Brief",
+    "CodingAgent",
     "Collate",
     "Command",
     "Consensus",
@@ -111,6 +116,7 @@ __all__ = [
     "TestMatrix",
     "Tournament",
     "Usage",
+    "Workspace",
     "__version__",
     "analyze_files",
     "build_modules",
