@@ -32,7 +32,7 @@ def test_a_calculator_is_built(tmp_path: Path) -> None:
     assert said["parser"] == "calc/parser.py is written, with what binds closer minded."
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", "--branch", "agents/merged", str(repo), str(clone)], check=True)  # noqa: S603, S607 -- git
-    done = subprocess.run(  # noqa: S603 -- the interpreter of the tests
+    done = subprocess.run(
         [sys.executable, "-c", "from calc import calculate; print(calculate('1 + 2*(3 - 4) / 4'))"],
         cwd=clone,
         check=True,
