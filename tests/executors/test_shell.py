@@ -298,6 +298,7 @@ def test_a_command_with_a_place_for_an_item_is_refused(run: str | list[str], tol
         "for key in 1 2; do echo ${key} {a,b}; done",
         "awk '{print $1; n += {}}' | docker ps --format '{{.Names}}' && find . -exec wc {} +",
         'echo "$ITEM_KEY ${ITEM_VALUE} ${ITEM_PATH}"',
+        "echo {other} {{ other }}",
         "echo ${ITEM_OTHER:-none} ${ITEM_MORE:+x}",
         "ITEM_N=1; for ITEM_I in 1; do echo $ITEM_N$ITEM_I; done; read -r ITEM_A ITEM_B; echo $ITEM_B",
         'echo "$ITEM_MINE"',

@@ -104,7 +104,7 @@ class Guard:
             self._say(f"+{root}\n")
 
     def _say(self, line: str) -> None:
-        with suppress(OSError):  # somebody has ended it: the next program starts it anew
+        with suppress(OSError, ValueError):  # somebody has ended it: the next program starts it anew
             self._pipe.write(line.encode())
 
 
@@ -124,12 +124,12 @@ def guard_here() -> Guard:
         return here
 
 
-def _leave(pid: int) -> None:
+def _leave(pid: int) -> None:  # pragma: no cover -- when a process ends, nobody counts any more
     if pid == os.getpid():
         _here.pop(pid).close()
 
 
-def main(value: str) -> None:
+def main(value: str) -> None:  # pragma: no cover -- in a process of its own
     """Be a guard: wait until whoever started this process is gone, and end what they left.
 
     Args:

@@ -7,6 +7,7 @@ processes there is no moment in which a folder that is about to be used looks ab
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -34,6 +35,8 @@ WAIT_S = 30.0
 """How long to wait for the lock of the state folder, which is held for milliseconds."""
 
 _ABOUT, _KEPT = "lease.json", "kept"
+_mine: dict[str, tuple[int, Lease, BaseFileLock]] = {}
+"""The leases of this process, each with its number: a forked child sees its parent's, too."""
 _lock_of = partial(FileLock, thread_local=False)  # one thread may take it, another let it go
 
 
@@ -102,13 +105,23 @@ def lease(*, about: Mapping[str, JsonValue] | None = None) -> Generator[Lease, N
     with _alone(root):
         lock = _lock_of(root / f"{name}.lock")
         lock.acquire(timeout=0)
+    _mine[name] = os.getpid(), mine, lock
     try:
         mine.path.mkdir(mode=0o700)
         said = {"pid": os.getpid(), **mine.about}
         (mine.path / _ABOUT).write_text(json.dumps(said), encoding="utf-8")
         yield mine
     finally:
-        _end(mine, lock)
+        if _mine.pop(name, None):
+            _end(mine, lock)
+
+
+@atexit.register  # here, so that it is done after a guard has ended what runs
+def end_all() -> None:
+    """End every lease of this process: it ends, and nobody comes to the end of what those were for."""
+    for name, (pid, mine, lock) in [*_mine.items()]:
+        if pid == os.getpid() and _mine.pop(name, None):
+            _end(mine, lock)
 
 
 def clear_abandoned(clear: Callable[[Lease], None]) -> list[Lease]:

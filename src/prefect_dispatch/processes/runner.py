@@ -95,4 +95,4 @@ def _run(program: Program, log: Path, bell: Bell) -> Ran:
             with guard.watching(process.pid):
                 ran = Pump(process, program, cookie, written, bell, selector).run()
             written.end(ran)
-            return ran
+    return ran

@@ -1,0 +1,302 @@
+"""Folders of the living and of the dead, the logs of programs, and what clears them away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.processes import leases, logs, reaper
+from prefect_dispatch.processes.environment import LEASE, environment, require_set
+from prefect_dispatch.processes.leases import clear_abandoned, end_all, lease, remove_tree, state_folder
+from prefect_dispatch.processes.logs import new_log, prune_logs
+from prefect_dispatch.processes.reaper import reap, reap_now_and_then
+from prefect_dispatch.scrub import scrub
+from tests.processes.programs import Crowd, said_by
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from prefect_dispatch.processes.leases import Lease
+
+DIES = (
+    "import os, subprocess, time\n"
+    "from prefect_dispatch.processes.leases import lease\n"
+    "with lease(about={'folder': '/somewhere'}) as mine:\n"
+    "    (mine.path / 'work').mkdir()\n"
+    "    (mine.path / 'work' / 'a').write_text('x')\n"
+    "    (mine.path / 'work').chmod(0o500)\n"
+    "    env = {'PREFECT_DISPATCH_LEASE': mine.id, 'PATH': '/usr/bin:/bin'}\n"
+    "    what = ['sh', '-c', os.environ['RUNS']]\n"
+    "    subprocess.Popen(what, env=env, start_new_session=True, stdout=subprocess.DEVNULL)\n"
+    "    print(mine.id, flush=True)\n"
+    "    time.sleep(1000)\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty state folder."""
+    monkeypatch.setenv("PREFECT_DISPATCH_STATE", str(tmp_path / "state"))
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def living() -> Generator[list[subprocess.Popen[str]]]:
+    """Processes that are ended after the test."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        with process:
+            process.kill()
+
+
+def owner(living: list[subprocess.Popen[str]], runs: str = "true") -> tuple[subprocess.Popen[str], str]:
+    """Start a process with a lease; return both."""
+    env = {**os.environ, "RUNS": runs}
+    process = subprocess.Popen([sys.executable, "-c", DIES], stdout=subprocess.PIPE, text=True, env=env)  # noqa: S603 -- this interpreter, a fixed text
+    living.append(process)
+    assert process.stdout
+    return process, process.stdout.readline().strip()
+
+
+def left(state: Path) -> list[str]:
+    """Return what there is of leases."""
+    return sorted(path.name for path in (state / "leases").iterdir())
+
+
+def test_a_lease_ends_with_its_block(state: Path) -> None:
+    """Nobody else can look into it; whatever is in it goes, links are not followed."""
+    outside = state.parent / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("x")
+    with lease(about={"for": "a test"}) as mine, lease() as other:
+        assert mine.path != other.path
+        assert mine.path.stat().st_mode & 0o777 == 0o700
+        assert state.stat().st_mode & 0o777 == 0o700
+        (mine.path / "closed").mkdir(mode=0o700)
+        (mine.path / "closed" / "file").write_text("x")
+        (mine.path / "closed").chmod(0)
+        (mine.path / "link").symlink_to(outside)
+        assert clear_abandoned(lambda _: None) == []
+    assert left(state) == []
+    assert (outside / "kept").read_text() == "x"
+
+
+def test_the_end_of_a_process_ends_its_leases(state: Path) -> None:
+    """A run that is cancelled doesn't wait for what it was doing; those of a parent stay."""
+    script = (
+        "import os, threading, time\n"
+        "from prefect_dispatch.processes.leases import lease\n"
+        "def hold():\n"
+        "    with lease() as mine:\n"
+        "        there.set()\n"
+        "        time.sleep(1000)\n"
+        "there = threading.Event()\n"
+        "threading.Thread(target=hold, daemon=True).start()\n"
+        "there.wait()\n"
+        "if os.fork() == 0:\n"
+        "    raise SystemExit\n"
+        "os.wait()\n"
+        "print(len(os.listdir(os.environ['PREFECT_DISPATCH_STATE'] + '/leases')))\n"
+    )
+    assert said_by(script) == "2\n"
+    assert left(state) == []
+    with lease() as mine:
+        end_all()
+        assert not mine.path.exists()
+    assert left(state) == []
+
+
+def test_what_is_kept_stays(state: Path) -> None:
+    """Neither its end nor a reaper takes it away."""
+    with lease() as mine:
+        mine.keep()
+    assert clear_abandoned(lambda _: None) == []
+    assert left(state) == [mine.id]
+
+
+def test_what_the_dead_have_left_is_cleared_away(state: Path, living: list[subprocess.Popen[str]]) -> None:
+    """Killed without a word: the next process ends what still runs for it, and takes its folder away."""
+    crowd = Crowd()
+    dead, name = owner(living, f"exec {crowd.waits}")
+    _, alive = owner(living)
+    crowd.require(1)
+    assert reap() == []
+    os.kill(dead.pid, signal.SIGKILL)
+    dead.wait()
+    found = reap()
+    assert [each.id for each in found] == [name]
+    assert found[0].about["folder"] == "/somewhere"
+    assert crowd.alive == []
+    assert left(state) == [alive, f"{alive}.lock"]
+
+
+def test_two_reapers_at_once(state: Path, living: list[subprocess.Popen[str]]) -> None:
+    """Each lease is cleared away by one of them."""
+    for _ in range(3):
+        dead, _ = owner(living)
+        dead.kill()
+        dead.wait()
+    cleared: list[str] = []
+
+    def clear(found: Lease) -> None:
+        time.sleep(0.05)
+        cleared.append(found.id)
+
+    threads = [threading.Thread(target=clear_abandoned, args=(clear,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(cleared)) == len(cleared) == 3
+    assert left(state) == []
+
+
+def test_a_reaper_that_fails_leaves_it_to_the_next(state: Path, living: list[subprocess.Popen[str]]) -> None:
+    """The folder of the dead is gone all the same; a lock without a folder is taken away, a damaged note is no note."""
+    dead, name = owner(living)
+    dead.kill()
+    dead.wait()
+    (state / "leases" / name / "lease.json").write_text("[")
+    notes: list[object] = []
+
+    def fail(found: Lease) -> None:
+        notes.append(found.about)
+        raise OSError(5, "Input/output error")
+
+    with pytest.raises(OSError, match="Input/output"):
+        clear_abandoned(fail)
+    assert notes == [{}]
+    (state / "leases" / "empty.lock").touch()
+    assert [each.id for each in clear_abandoned(lambda _: None)] == ["empty"]
+    assert left(state) == []
+
+
+def test_a_folder_that_cannot_be_removed_is_tried_again(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lock stays beside it, without an owner, so that a reaper finds it."""
+
+    def nothing(folder: Path) -> None:
+        del folder
+
+    with monkeypatch.context() as patch:
+        patch.setattr(leases, "remove_tree", nothing)
+        with lease() as mine:
+            pass
+        assert left(state) == [mine.id, f"{mine.id}.lock"]
+    assert [each.id for each in clear_abandoned(lambda _: None)] == [mine.id]
+    assert left(state) == []
+
+
+def test_a_lease_that_cannot_begin_leaves_nothing(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that fails in the middle of it: no lock, no folder."""
+    monkeypatch.setattr(leases, "_ABOUT", "no/such/folder")
+    with pytest.raises(FileNotFoundError), lease():
+        raise AssertionError
+    assert left(state) == []
+
+
+def test_now_and_then(state: Path, living: list[subprocess.Popen[str]], caplog: pytest.LogCaptureFixture) -> None:
+    """A process looks when it runs its first program, and then once a minute."""
+    caplog.set_level("INFO", "prefect_dispatch")
+    reap_now_and_then()
+    dead, name = owner(living)
+    dead.kill()
+    dead.wait()
+    reap_now_and_then()
+    assert name in left(state)
+    reaper._next.clear()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- a minute passes
+    reap_now_and_then()
+    assert left(state) == []
+    assert f"had left: {state / 'leases' / name}" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("state_is", "told"),
+    [
+        ("a-file", "can't be used (File exists)"),
+        ("in-a-repository", "is in the repository"),
+        ("nowhere", "can't be used ("),
+    ],
+)
+def test_a_state_folder_that_cannot_be_used(state_is: str, told: str, state: Path) -> None:
+    """Told with the way out."""
+    if state_is == "a-file":
+        state.write_text("in the way")
+    elif state_is == "in-a-repository":
+        (state / ".git").mkdir(parents=True)
+    else:
+        state.symlink_to("/proc/nowhere/at/all")
+    with pytest.raises(JobError) as caught:
+        state_folder()
+    assert told in str(caught.value)
+    assert "set PREFECT_DISPATCH_STATE to a folder of your own" in str(caught.value)
+
+
+def test_a_state_folder_that_others_may_look_into_is_closed(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be there already; without a home it has to be named."""
+    state.mkdir(mode=0o755)
+    state.chmod(0o755)
+    assert state_folder().stat().st_mode & 0o777 == 0o700
+    monkeypatch.setenv("PREFECT_DISPATCH_STATE", "~nobody-of-that-name/state")
+    with pytest.raises(JobError, match="can't be used"):
+        state_folder()
+
+
+def test_logs_have_names_of_their_own_and_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a week they go, and the oldest go where there are too many; what isn't a log stays."""
+    made = [new_log() for _ in range(4)]
+    assert len(set(made)) == 4
+    assert all(log.stem.isdecimal() for log in made)
+    for age, log in enumerate(made):
+        log.write_text("x" * 100)
+        os.utime(log, (time.time() - age, time.time() - age))
+    note = made[0].parent / "note.txt"
+    note.write_text("mine")
+    os.utime(made[3], (0, 0))
+    prune_logs()
+    assert [log.exists() for log in made] == [True, True, True, False]
+    monkeypatch.setattr(logs, "MOST", 250)
+    prune_logs()
+    assert [log.exists() for log in made] == [True, True, False, False]
+    dangling = made[0].parent / "1.log"
+    dangling.symlink_to("gone")  # as where somebody else removes it meanwhile
+    prune_logs()
+    assert note.read_text() == "mine"
+
+
+def test_an_environment_is_what_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what is named beside it; PATH is never missing, what is set wins, and a secret is hidden from then on."""
+    monkeypatch.setenv("SOME_TOKEN", "correct-horse-battery")
+    monkeypatch.setenv("OTHER", "x")
+    monkeypatch.delenv("PATH")
+    with lease() as mine:
+        given = environment(mine, pass_env=("SOME_TOKEN",), more={"LANG": "de", "HOME": "/there"})
+        assert (given["PATH"], given["LANG"], given["HOME"]) == (os.defpath, "de", "/there")
+        assert (given["SOME_TOKEN"], given[LEASE]) == ("correct-horse-battery", mine.id)
+        assert "OTHER" not in given
+        assert Path(given["TMPDIR"]).stat().st_mode & 0o777 == 0o700
+    monkeypatch.delenv("SOME_TOKEN")
+    assert scrub("a correct-horse-battery") == "a ***"
+    for name, told in (("TMPDIR", "can't be passed"), ("ITEM_X", "can't be passed"), ("GONE_4711", "is not set here")):
+        with pytest.raises(JobError, match=told):
+            require_set([name])
+
+
+def test_trees_are_removed_whatever_is_in_them(tmp_path: Path) -> None:
+    """One that isn't there is none."""
+    remove_tree(tmp_path / "none")
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("x")
+    deep.chmod(0o500)
+    remove_tree(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
