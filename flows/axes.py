@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import product
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BeforeValidator, Field, GetPydanticSchema, StringConstraints
+from pydantic import AfterValidator, BeforeValidator, GetPydanticSchema, StringConstraints
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.models import Item
 from prefect_dispatch.strict import Strict, nearest
+
+_T = TypeVar("_T")
 
 MOST = 1_000
 """How many cells a matrix may have."""
@@ -27,10 +29,22 @@ def _value(value: object) -> object:
     Raises:
         ValueError: If YAML has read it as something else than what was written.
     """
-    if isinstance(value, (bool, float)) or value is None:
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
         msg = f"{value!r} may not be what was written, as 3.10 without quotes is 3.1; put the value in quotes"
+        raise ValueError(msg)  # noqa: TRY004 -- what pydantic takes for a wrong value
+    return str(value)
+
+
+def _some(values: tuple[_T, ...]) -> tuple[_T, ...]:
+    """Return what there has to be one of; told apart from one that is wrong.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if not values:
+        msg = "there is none; give it at least one"
         raise ValueError(msg)
-    return str(value) if isinstance(value, int) else value
+    return values
 
 
 AxisName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
@@ -50,7 +64,7 @@ class Axis(Strict):
 
     name: AxisName
     """What it is called: a letter, then letters, digits, `-` and `_`."""
-    values: Annotated[tuple[AxisValue, ...], Field(min_length=1)]
+    values: Annotated[tuple[AxisValue, ...], AfterValidator(_some)]
     """Its values, as text without commas: versions, names, whatever the commands make of it."""
 
     @property
@@ -76,7 +90,7 @@ def _cell(given: object) -> object:
     return ",".join(f"{name}={_value(value)}" for name, value in cast("Mapping[str, object]", given).items())
 
 
-_Axes = Annotated[tuple[Axis, ...], BeforeValidator(_axes), Field(min_length=1)]
+_Axes = Annotated[tuple[Axis, ...], BeforeValidator(_axes), AfterValidator(_some)]
 Axes = Annotated[
     Mapping[str, Sequence[str | int]] | Sequence[Axis | Mapping[str, Any]],
     GetPydanticSchema(lambda _, make: make(_Axes)),
@@ -114,10 +128,11 @@ def cells(axes: Sequence[Axis], exclude: Sequence[str], include: Sequence[str]) 
         count *= len(axis.values)
     if count > MOST:
         raise JobError(f"axes: they make {count:,} cells, and a matrix has {MOST:,} at most; leave some values out.")
+    of = {axis.name: axis.values for axis in axes}
     every = [dict(zip(names, values, strict=True)) for values in product(*(axis.values for axis in axes))]
     for text in exclude:
         part = _read(text, names, "exclude")
-        left = [cell for cell in every if not all(fnmatchcase(cell[name], value) for name, value in part.items())]
+        left = [cell for cell in every if not all(_means(value, cell[name], of[name]) for name, value in part.items())]
         if len(left) == len(every):
             raise JobError(f"exclude: {text!r} means no cell that is there; correct it, or leave it out.")
         every = left
@@ -132,6 +147,11 @@ def cells(axes: Sequence[Axis], exclude: Sequence[str], include: Sequence[str]) 
     if not every:
         raise JobError("exclude: no cell is left; leave some of it out.")
     return [Item(key=",".join(f"{name}={value}" for name, value in cell.items()), value={**cell}) for cell in every]
+
+
+def _means(written: str, value: str, values: Sequence[str]) -> bool:
+    """Return whether what is left out means a value: itself, if it is one of the axis', or else as a glob."""
+    return value == written if written in values else fnmatchcase(value, written)
 
 
 def _require_apart(axes: Sequence[Axis]) -> None:

@@ -36,6 +36,7 @@ _WORDS = (
     ("; narrow the glob.", "; narrow `files`."),
     ("workspace.repo: ", "repo: "),
     ("workspace.base: ", "base: "),
+    (", or set stdin: true and read it there", ""),
 )
 """What is said of fields that a form doesn't have."""
 

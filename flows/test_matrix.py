@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 from pydantic import Field
 
 from prefect_dispatch.command import Command
+from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.shell import Shell
 from prefect_dispatch.flows.axes import Axes, Axis, Cells, cells
 from prefect_dispatch.flows.carry_out import Parts
@@ -82,6 +83,8 @@ def _test_matrix(  # noqa: PLR0913, PLR0917 -- the fields of a form
         out: A folder for the report as files, `junit.xml` among them. Empty: only Prefect keeps it.
         refresh: Run again what has a result: everything, or some environments by name.
     """
+    if not report:
+        raise JobError("report: there is none; name at least one file that the command writes, such as junit.xml.")
     environments = cells(cast("Sequence[Axis]", axes), cast("Sequence[str]", exclude), cast("Sequence[str]", include))
     brief = Brief(
         name=name,
@@ -102,7 +105,7 @@ test_matrix = form_flow(_test_matrix, "test-matrix")
 
 def _command(command: str, setup: str, report: tuple[str, ...], retry: tuple[int, ...]) -> Command:
     """Return what is run in each environment: the two lines are arguments, so neither can end the other."""
-    if not setup:
+    if not setup.strip():
         return Command(run=command, report=report, retry=retry)
     both = ("/bin/sh", "-c", _BOTH, "test_matrix", setup, command)
     return Command(run=both, report=report, retry=tuple(dict.fromkeys((*retry, AGAIN))))

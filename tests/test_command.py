@@ -28,6 +28,10 @@ def test_a_line_is_for_the_shell_and_words_are_for_no_shell() -> None:
         ({"run": "true", "ok": [0, 3], "retry": [3]}, "3 stands under 'ok' and under 'retry'"),
         ({"run": "true", "env": {"a b": "1"}}, "pattern"),
         ({"run": "true", "env": {"A": "1\0"}}, "pattern"),
+        ({"run": "true", "report": ["../junit.xml"]}, "'../junit.xml' leads out of where the command runs"),
+        ({"run": "true", "report": ["out/../../x"]}, "leads out of where"),
+        ({"run": "true", "report": ["/out/*.xml"]}, "leads out of where"),
+        ({"run": "true", "report": ["**/../x"]}, "goes up from"),
         ({"run": "true", "exit": [0]}, "unknown key 'exit'"),
     ],
 )

@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
+from prefect_dispatch.errors import BriefError
+from prefect_dispatch.globs import Glob
 from prefect_dispatch.strict import Strict
 
 _Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]+$")]
@@ -41,6 +43,21 @@ class Command(Strict):
     def argv(self) -> tuple[str, ...]:
         """The program and its arguments."""
         return ("/bin/sh", "-c", self.run) if isinstance(self.run, str) else self.run
+
+    @field_validator("report")
+    @classmethod
+    def _stays_where_it_runs(cls, report: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in report:
+            try:
+                leads_to = Glob.parse(pattern).text
+            except BriefError as error:
+                raise ValueError(str(error)) from None
+            if leads_to.startswith(("/", "../")):
+                raise ValueError(
+                    f"{pattern!r} leads out of where the command runs; write a glob from there, and have the report "
+                    "written there, or into $REPORT_DIR"
+                )
+        return report
 
     @field_validator("retry")
     @classmethod

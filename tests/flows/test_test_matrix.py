@@ -84,6 +84,7 @@ def test_cells() -> None:
     assert keys(["python=3.1?"], **two) == ["python=3.9,os=linux"]
     assert keys(["python=3.13,os=linux"], ["os=mac, python=3.13"], **two)[-1] == "python=3.13,os=mac"
     assert keys(django=["django>=4", "django==5.0"]) == ["django=django>=4", "django=django==5.0"]
+    assert keys(["x=a[b]"], x=["a[b]", "ab"]) == ["x=ab"]  # an extra of a package is no glob
     assert keys(["django=django==5*"], django=["django>=4", "django==5.0"]) == ["django=django>=4"]
 
 
@@ -114,11 +115,45 @@ def test_axes_that_are_no_matrix(
         keys(exclude, include, **axes)
 
 
-@pytest.mark.parametrize("value", [3.1, True, None, "3.9,3.10", "", "a\nb"])
+@pytest.mark.parametrize("value", [3.1, True, None, ["a"], "3.9,3.10", "", "a\nb"])
 def test_values_that_are_none(value: object) -> None:
     """YAML reads 3.10 as 3.1, and `on` as true: such a value is refused, not guessed. A comma is between axes."""
     with pytest.raises(ParameterTypeError, match="axes"):
         given(axes={"python": [value]})
+
+
+@pytest.mark.parametrize(
+    ("axes", "told"),
+    [
+        ("{python: [3.10]}", "axes[0][0]: 3.1 may not be what was written, as 3.10 without quotes is 3.1; put the"),
+        ("{day: [2026-01-01]}", "datetime.date(2026, 1, 1) may not be what was written"),
+        ("{python: []}", "axes.values: there is none; give it at least one"),
+        ("{}", "axes: there is none; give it at least one"),
+    ],
+)
+def test_axes_of_a_job_file(axes: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What YAML makes of a version is told, and nothing else with it."""
+    job = tmp_path / "job.yaml"
+    job.write_text(f"flow: test_matrix\ncommand: pytest\naxes: {axes}\n", encoding="utf-8")
+    assert main(["plan", str(job)]) == UNUSABLE
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("axes") == 1
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"report": []}, "report: there is none; name at least one file"),
+        ({"report": ["../junit.xml"]}, "'../junit.xml' leads out of where the command runs"),
+        ({"report": ["/out/junit.xml"]}, "'/out/junit.xml' leads out of where the command runs"),
+    ],
+)
+def test_reports_that_can_not_be(fields: dict[str, Any], told: str) -> None:
+    """A report has a place, and it is inside; a set-up of blanks is none."""
+    with pytest.raises(JobError, match=told):
+        given(**fields)
+    assert given(setup=" ").briefs[0].command.run == "pytest"
 
 
 def test_axes_as_lists() -> None:

@@ -79,12 +79,19 @@ def reported(ran: Ran, command: Command, places: dict[Path, Seen], root: str) ->
         command: What was run.
         places: The folders in which its globs begin, and what was there before: that is no report of this run.
         root: The folder that it ran in.
+
+    Raises:
+        RejectedError: If its files are too large: what is in the rest would not be known.
     """
     files: dict[str, bytes] = {}
     left = MOST_REPORTED
     for folder, before in places.items():
         for name, found in _matching(command.report, folder):
-            if before.get(name) != _stamp(found) and (left := left - found.st_size) >= 0:
+            if before.get(name) != _stamp(found):
+                left -= found.st_size
+                if left < 0:
+                    why = f"The reports of the command have more than {MOST_REPORTED:,} bytes together."
+                    raise RejectedError(why, kind="too_large")
                 files.setdefault(name, (folder / name).read_bytes())
     return read_report(files, ran.exit, ok=command.ok, seconds=ran.seconds, root=root)
 
