@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, JsonValue, StringConstraints, field_serializer, model_validator
 
 from prefect_dispatch.command import Command
-from prefect_dispatch.executors.base import Countable, Placed
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.base import Placed
 from prefect_dispatch.executors.kinds import AnyExecutor
 from prefect_dispatch.executors.shell import Shell
 from prefect_dispatch.integrators.base import Asks, Delivery
@@ -19,7 +20,7 @@ from prefect_dispatch.integrators.branches.course import told
 from prefect_dispatch.integrators.branches.folding import Rule
 from prefect_dispatch.integrators.branches.ground import Ground
 from prefect_dispatch.integrators.branches.lining import base_of
-from prefect_dispatch.integrators.branches.places import has_workspace, workspace_at
+from prefect_dispatch.integrators.branches.places import works_in_files, workspace_at
 from prefect_dispatch.integrators.branches.resolving import Agent
 from prefect_dispatch.integrators.branches.trees import differences
 from prefect_dispatch.integrators.branches.trying import BASE, Trials, question
@@ -111,8 +112,11 @@ class MergeBranches(Strict):
         """Raise `JobError` if it is plain beforehand that the command can't be run, or the agent can't be asked."""
         if self.accept:
             self._trying(self.workspace.base).require_fit([question(self.accept, BASE, "").brief])
-        if isinstance(self.agent, Countable):
-            self.agent.require_known()
+        if self.agent is not None and not works_in_files(self.agent):
+            raise JobError(
+                f"integrator.agent: {type(self.agent).__name__} writes no files as it is told to; name a coding "
+                "agent, or leave it out where the job's executor is one."
+            )
 
     def asks(self, work: int) -> list[Asks]:
         """Return the fewest questions: one at the end, or one for each change and the base."""
@@ -130,7 +134,7 @@ class MergeBranches(Strict):
         ground = Ground.of(self._git, base_of(outcomes))
         trials = Trials(ground, self.accept, self._trying, ask)
         agent = self.agent or ask.executor
-        who = partial(workspace_at, agent, self._git.repo) if has_workspace(agent) else None
+        who = partial(workspace_at, agent, self._git.repo) if works_in_files(agent) else None
         return merging.merged(
             ground,
             outcomes,
@@ -165,7 +169,7 @@ class MergeBranches(Strict):
         commit = str(value["commit"])
         if not self.branch:
             return publishing.left(commit)
-        if value["accepted"] is False:
+        if self.accept and value["accepted"] is not True:
             return publishing.unaccepted(self.branch)
         return publishing.published(self._git, self.branch, commit)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel
 
 from prefect_dispatch.executors.base import Placed
+from prefect_dispatch.executors.shell import Shell
 from prefect_dispatch.workspaces.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
 
 
-def has_workspace(executor: object) -> bool:
-    """Return whether somebody works in a repository."""
-    return isinstance(executor, BaseModel) and isinstance(getattr(executor, "workspace", None), Workspace)
+def works_in_files(executor: object) -> bool:
+    """Return whether somebody writes files of a repository as a brief says; a `Shell` runs commands."""
+    is_agent = isinstance(executor, BaseModel) and not isinstance(executor, Shell)
+    return is_agent and isinstance(getattr(executor, "workspace", None), Workspace)
 
 
 def workspace_at(executor: Executor, repo: Path, commit: str) -> Executor:

@@ -34,8 +34,8 @@ def unproven(
         elif all(each.files[path].after != after for each in touching) and shown(path) not in contested:
             yield from _invented(ground, path, after, touching)
     for branch in branches:
-        for path, (_, after) in branch.files.items():
-            now = made[path].after if path in made else None
+        for path, (before, after) in branch.files.items():
+            now = made[path].after if path in made else before
             if now == after or str(branch.ref) in contested.get(shown(path), frozenset()):
                 continue
             others = [each for each in branches if each is not branch and path in each.files]
