@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -73,6 +74,28 @@ def test_its_environment(repository: Repository, monkeypatch: pytest.MonkeyPatch
         assert [int(port) - int(room.env["PORT"]) for port in room.env["PORTS"].split()] == [0, 1, 2]
 
     within(Workspace(ports=3).placed(repository.path), look, pass_env=("PASSED_ON",))
+
+
+def test_sockets_in_its_temporary_folder(repository: Repository, state: Path) -> None:
+    """The path of a socket has 107 bytes: in the usual state folder those that Python's multiprocessing makes fit."""
+
+    async def look(room: Room) -> str:
+        return room.env["TMPDIR"].replace(str(state), "/home/somebody/.local/state/prefect-dispatch")
+
+    folder = within(Workspace().placed(repository.path), look)
+    assert len(f"{folder}/pymp-12345678/listener-12345678") <= 107
+
+
+def test_containers_are_its_own(repository: Repository) -> None:
+    """Docker Compose names what it starts by the project, and as it comes that is the folder's name."""
+
+    async def look(room: Room) -> str:
+        return room.env["COMPOSE_PROJECT_NAME"]
+
+    workspace = Workspace().placed(repository.path)
+    names = {within(workspace, look) for _ in range(2)}
+    assert len(names) == 2
+    assert all(re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name) for name in names)
 
 
 def test_without_ports(repository: Repository) -> None:

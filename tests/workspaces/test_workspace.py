@@ -183,8 +183,12 @@ def test_a_repository_of_somebody_else_is_refused_with_the_way_out(repository: R
 def test_a_disk_without_room(repository: Repository, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkout that wouldn't fit, or a folder that can't be written to, is told before anything is done."""
     there = shutil.disk_usage(repository.path)
+
+    def nearly_full(folder: Path) -> object:
+        return there._replace(free=100)
+
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda folder: there._replace(free=100))
+        patch.setattr(shutil, "disk_usage", nearly_full)
         with pytest.raises(JobError, match=r"A workspace takes 2,\d{3} bytes, and the state folder .* has 100 left: "):
             Workspace().placed(repository.path)
 

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, cast
-from uuid import uuid4
 
 from filelock import FileLock, Timeout
 from platformdirs import user_state_path
@@ -45,7 +45,7 @@ class Lease:
     """A folder that somebody has for as long as they live."""
 
     id: str
-    """32 hexadecimal digits; programs that run for it carry them in `PREFECT_DISPATCH_LEASE`."""
+    """12 hexadecimal digits; programs that run for it carry them in `PREFECT_DISPATCH_LEASE`."""
     path: Path
     """The folder; nobody but the owner's user can look into it."""
     about: Mapping[str, JsonValue] = field(default_factory=dict[str, "JsonValue"])
@@ -100,7 +100,7 @@ def lease(*, about: Mapping[str, JsonValue] | None = None) -> Generator[Lease, N
         False
     """
     root = _root()
-    name = uuid4().hex
+    name = token_hex(6)  # no longer: the path of a socket in its TMPDIR has room for 107 bytes in all
     mine = Lease(name, root / name, about or {})
     with _alone(root):
         lock = _lock_of(root / f"{name}.lock")
@@ -120,7 +120,7 @@ def lease(*, about: Mapping[str, JsonValue] | None = None) -> Generator[Lease, N
 def end_all() -> None:
     """End every lease of this process: it ends, and nobody comes to the end of what those were for."""
     for name, (pid, mine, lock) in [*_mine.items()]:
-        if pid == os.getpid() and _mine.pop(name, None):
+        if pid == os.getpid() and _mine.pop(name, None) is not None:
             _end(mine, lock)
 
 

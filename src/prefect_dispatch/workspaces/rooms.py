@@ -184,7 +184,8 @@ def _made(stack: ExitStack, workspace: Workspace, pass_env: Sequence[str]) -> Ro
     except OSError as error:
         raise TransientError(f"A workspace can't be made: {error.strerror or error}.", kind="workspace") from None
     numbers = [str(port) for port in ports]
-    more = {**_AGENTS_GIT, **({"PORT": numbers[0], "PORTS": " ".join(numbers)} if numbers else {})}
+    own = {"COMPOSE_PROJECT_NAME": f"work-{mine.id}"}  # else it goes by the folder's name, which all share
+    more = {**_AGENTS_GIT, **own, **({"PORT": numbers[0], "PORTS": " ".join(numbers)} if numbers else {})}
     env = environment(mine, pass_env=pass_env, more=more)
     Path(env["HOME"], ".gitconfig").write_text(_AGENTS_SETTINGS, encoding="utf-8")
     return Room(path, env, base, mine, objects, workspace.keep == "failed")
