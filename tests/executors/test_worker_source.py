@@ -189,6 +189,14 @@ def test_where_a_module_lies_and_what_it_is_called_does_not_count(tmp_path: Path
     assert identity(tmp_path / "a") == identity(tmp_path / "b", name="other")
 
 
+def test_a_script_that_a_worker_loads_goes_by_its_file(tmp_path: Path) -> None:
+    """There its module has a name of its own."""
+    function = module(tmp_path, "working", "def same(text):\n    return text\n").same
+    before = PythonCallable(function, version="1").fingerprint
+    function.__module__ = "__loaded_by_a_worker__"
+    assert PythonCallable(function, version="1").fingerprint == before
+
+
 def test_a_secret_of_the_environment_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However a constant came to hold it."""
     change = 'PROMPT = "Count."', 'PROMPT = "Count " + os.environ["WORD_TOKEN"]'

@@ -80,7 +80,7 @@ class PythonCallable(Strict):
     @property
     def name(self) -> str:
         """What it is called: the name of its function, or else the class of its agent."""
-        return refer(self.function).rpartition(":")[2]
+        return refer(self.function).rpartition(":")[2].rpartition("<locals>.")[2]
 
     @property
     def deaf(self) -> bool:

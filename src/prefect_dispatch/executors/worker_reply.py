@@ -134,7 +134,7 @@ def _has(value: object, *names: str) -> bool:
 
 
 def _of_pydantic_ai(result: Any, name: str) -> Reply:  # noqa: ANN401 -- a library's that needn't be there
-    usage: Any = result.usage() if callable(result.usage) else result.usage
+    usage: Any = result.usage if hasattr(result.usage, "requests") else result.usage()  # a method before version 2
     cost = getattr(usage, "cost", None)
     spent = Usage(
         requests=usage.requests,

@@ -44,6 +44,8 @@ async def in_thread(call: Callable[[], object]) -> object:
             came = context.run(call), None
         except BaseException as error:  # noqa: BLE001 -- an exit in a function is that item's failure, too
             came = None, error
+        with suppress(RuntimeError):  # most have none; what an agent runs in when called so leaves its own behind
+            asyncio.get_event_loop().close()
         with suppress(RuntimeError):  # the loop is gone, and nobody waits
             loop.call_soon_threadsafe(settle, came)
 

@@ -58,7 +58,7 @@ def worker_of(thing: object) -> Worker:
     if _is_agent(thing):
         return _Agent(thing)
     if not isinstance(thing, type) and callable(getattr(thing, "ainvoke", None)):
-        talks = "messages" in cast("Any", thing).get_input_jsonschema().get("properties", {})
+        talks = "messages" in getattr(thing, "channels", ())  # of its state
         return _Graph(thing, "prompt" if talks else "value")
     if not callable(thing):
         raise JobError(f"must be a function or an agent, not {type(thing).__name__}")
