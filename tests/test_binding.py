@@ -9,6 +9,7 @@ import pytest
 from prefect_dispatch.binding import bind
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.models import Brief
+from prefect_dispatch.test_run import TestRun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,3 +76,11 @@ def test_the_wrong_kind_of_thing_is_refused(changed: dict[str, object], folder: 
     brief = Brief.model_validate({"name": "b", "instructions": "Do.", **changed})
     with pytest.raises(BriefError):
         bind(brief, folder)
+
+
+def test_the_answer_of_a_test_suite_can_be_named(folder: Path) -> None:
+    """It is of this package; nothing else of it is taken for code of the user's."""
+    brief = Brief(name="b", instructions="Do.", output="prefect_dispatch.test_run:TestRun")
+    assert bind(brief, folder).output is TestRun
+    with pytest.raises(BriefError, match="is not code of yours"):
+        bind(Brief(name="b", instructions="Do.", output="prefect_dispatch.models:Brief"), folder)

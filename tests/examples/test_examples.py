@@ -189,3 +189,17 @@ def test_the_job_runs_with_a_real_model(tmp_path: Path) -> None:
     assert [row["disposition"] for row in report["ledger"]] == ["merged"] * 3
     assert {entry["value"]["family"] for entry in report["value"]["answers"]} <= {row["family"] for row in facts()}
     assert next(score.answered for score in scores(tmp_path / "report.json")) == 3
+
+
+@pytest.mark.usefixtures("store")
+def test_scripts_are_checked_by_a_command(tmp_path: Path) -> None:
+    """The job of commands runs as it is: two scripts parse, the one that doesn't is a gap with the shell's words."""
+    assert main(["run", str(EXAMPLES / "scripts" / "job.yaml"), "--out", str(tmp_path)]) == 3
+    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    assert {each["item"]: each["value"] for each in report["value"]["answers"]} == {
+        "bin/backup.sh": {"lines": 7, "executable": True},
+        "bin/greet.sh": {"lines": 2, "executable": True},
+    }
+    [gap] = report["gaps"]
+    assert (gap["item"], gap["error"]["kind"]) == ("bin/unfinished.sh", "exit")
+    assert "yntax error" in gap["error"]["message"]

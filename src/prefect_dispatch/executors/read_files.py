@@ -54,7 +54,7 @@ def _files(glob: Glob, folder: Path) -> Iterator[tuple[str, Path]]:
             path = Path(parent, file)
             below = path.relative_to(top).as_posix()
             if means(rest, below) and _is_file(path):
-                yield "/".join((glob.start.rstrip("/"), *map(str, fixed), below)), path
+                yield glob.start + "/".join((*map(str, fixed), below)), path
 
 
 def _is_file(path: Path) -> bool:
