@@ -34,6 +34,7 @@ _WORDS = (
     (", or raise `max_bytes`", ""),
     (", or set `encoding` if it is text", ""),
     ("; narrow the glob.", "; narrow `files`."),
+    ("executor: the agent has no key", "credentials: the agent has no key"),
     ("workspace.repo: ", "repo: "),
     ("workspace.base: ", "base: "),
     (", or set stdin: true and read it there", ""),
