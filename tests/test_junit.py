@@ -217,11 +217,20 @@ def test_a_report_that_is_too_large() -> None:
     assert run.problems == (f"The report is larger than {junit.MOST_BYTES} bytes.",)
 
 
-@pytest.mark.slow
-def test_a_report_with_too_many_cases() -> None:
+def test_a_report_with_too_many_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report with more cases than a report can have is not read to its end; so the run is red."""
-    run = read_report({"r": b"<testsuite>" + b"<testcase/>" * (junit_events.MOST_CASES + 1)}, 0)
-    assert run.problems == (f"r can't be read: it has more than {junit_events.MOST_CASES} cases.",)
+    monkeypatch.setattr(junit_events, "MOST_CASES", 5)
+    run = read_report({"r": b"<testsuite>" + b"<testcase/>" * 6}, 0)
+    assert run.problems == ("r can't be read: it has more than 5 cases.",)
+
+
+def test_tests_that_only_differ_in_case() -> None:
+    """Capitals count, and so does whatever else a runner makes of parameters: no two tests become one."""
+    names = ["test_a[X]", "test_a[x]", "test_a[\u00e9]", "test_a[e\u0301]", "test_a[/]", "test_a[]", "test_a[ ]"]
+    cases = "".join(f"<testcase classname='c' name='{name}'/>" for name in names)
+    run = read_report({"r": f"<testsuite name='s'>{cases}</testsuite>".encode()}, 0)
+    assert sorted(case.name for case in run.cases) == sorted(names)
+    assert {case.tries for case in run.cases} == {1}
 
 
 def test_long_texts() -> None:

@@ -160,6 +160,8 @@ def test_axes_as_lists() -> None:
     """A form has a list of axes; a job file may have one value for a list, and whole numbers."""
     as_list = given(axes=[{"name": "node", "values": ["18", "20"]}], exclude=[{"node": 18}])
     assert [item.key for item in as_list.items.items] == ["node=20"]
+    as_text = given(axes={"node": [18, 20]}, exclude=["node=20"])
+    assert [item.key for item in as_text.items.items] == ["node=18"]
     assert [item.key for item in given(axes={"node": 18, "os": "linux"}).items.items] == ["node=18,os=linux"]
 
 
