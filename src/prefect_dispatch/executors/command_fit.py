@@ -41,20 +41,33 @@ def require_command(brief: Brief, operation: str | None) -> Command | None:
             f"Brief {brief.name!r} has no command, and a shell runs one: give it a command, such as "
             "{run: 'wc -w'}, or name a ShellOperation block under executor.operation."
         )
-    for name, value in command.env.items():
-        if MARKED.fullmatch(name):
-            raise JobError(f"Brief {brief.name!r}: command.env: {name!r} is set for each item; call it something else.")
-        if SECRET_NAME.search(name) or scrub(value) != value:
-            raise JobError(
-                f"Brief {brief.name!r}: command.env: {name!r} looks like a secret, and a job holds none: set it in the "
-                "environment of the run, and name it under executor.pass_env."
-            )
+    require_plain(brief.name, command)
     if command.report and brief.output is not TestRun:
         raise JobError(
             f"Brief {brief.name!r}: its command has a report, so that the answer is what that says: set output: "
             "prefect_dispatch.test_run:TestRun, or leave the report out."
         )
     return command
+
+
+def require_plain(brief: str, command: Command) -> None:
+    """Check that the variables which a command sets hold no secret, and are none that are set for it anyway.
+
+    Args:
+        brief: The brief's name.
+        command: Its command.
+
+    Raises:
+        JobError: If they don't.
+    """
+    for name, value in command.env.items():
+        if MARKED.fullmatch(name):
+            raise JobError(f"Brief {brief!r}: command.env: {name!r} is set for each item; call it something else.")
+        if SECRET_NAME.search(name) or scrub(value) != value:
+            raise JobError(
+                f"Brief {brief!r}: command.env: {name!r} looks like a secret, and a job holds none: set it in the "
+                "environment of the run, and name it under executor.pass_env."
+            )
 
 
 def within(cwd: str, folder: Path | None) -> str:

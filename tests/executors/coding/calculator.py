@@ -34,7 +34,7 @@ def tokenize(text):
     while text[place:].strip():
         part = _PART.match(text, place)
         if part is None:
-            raise CalcError(f"what is {text[place:]!r}?")
+            raise CalcError(f"what is {text[place:].strip()!r}?")
         found.append(Token(part.lastgroup, part[part.lastgroup]))
         place = part.end()
     return found

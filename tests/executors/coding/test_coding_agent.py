@@ -60,6 +60,9 @@ def test_what_it_is() -> None:
         ({"agent": "gemini"}, "'claude', 'codex', 'opencode' or 'mini'"),
         ({"agent": {"name": "mine", "argv": []}}, "agent.described.argv"),
         ({"agent": {**DESCRIBED, "argv": ["a\0b"]}}, "String should match pattern"),
+        ({"agent": {**DESCRIBED, "argv": ["mine", "--key=sk-proj-0123456789"]}}, "'--key=***' looks like a secret"),
+        ({"agent": {**DESCRIBED, "env": {"MY_TOKEN": "x"}}}, "'MY_TOKEN' looks like a secret; name the variable"),
+        ({"agent": {**DESCRIBED, "env": {"PREFECT_DISPATCH_LEASE": "x"}}}, "is set for each run anew"),
         ({"agent": {**DESCRIBED, "text": "answer"}}, "agent.described.text"),
         ({"agent": {**DESCRIBED, "done": {"exit": []}}}, "agent.described.done.exit"),
         ({"agent": "mini"}, "mini takes a model as provider/model, and not 'claude-sonnet-4-5'"),
@@ -155,13 +158,15 @@ def test_what_bounds_a_run_of_it() -> None:
     [
         ({"command": Command(run="pytest", report=("*.xml",))}, "command.report is for a Shell"),
         ({"split": {"by": "lines"}}, "'split' is for language models"),
+        ({"command": Command(run="true", env={"ITEM_KEY": "x"})}, "command.env: 'ITEM_KEY' is set for each item"),
+        ({"command": Command(run="true", env={"MY_KEY": "x"})}, "command.env: 'MY_KEY' looks like a secret"),
     ],
 )
 def test_a_brief_that_it_can_t_answer(change: dict[str, object], message: str) -> None:
     """It is named, before anything is spent."""
     with pytest.raises(JobError, match=f"Brief 'a': {message}"):
         made().require_fit([BRIEF, type(BRIEF).model_validate({**BRIEF.model_dump(), **change})])
-    made().require_fit([BRIEF])
+    made().require_fit([BRIEF, BRIEF.model_copy(update={"command": Command(run="true", env={"A": "1"})})])
 
 
 @pytest.mark.parametrize("name", sorted(VERSIONS))

@@ -16,6 +16,7 @@ from prefect_dispatch.executors.coding.agents import Known, adapter_of, found
 from prefect_dispatch.executors.coding.answering import carried_out
 from prefect_dispatch.executors.coding.generic import Generic
 from prefect_dispatch.executors.coding.prompt import PROMPT
+from prefect_dispatch.executors.command_fit import require_plain
 from prefect_dispatch.executors.keys import Credentials
 from prefect_dispatch.executors.params import Params
 from prefect_dispatch.executors.provider import provider
@@ -158,6 +159,8 @@ class CodingAgent(Strict):
                     f"Brief {brief.name!r}: command.report is for a Shell; what must pass after a coding agent is told "
                     "by its exit code alone."
                 )
+            if brief.command:
+                require_plain(brief.name, brief.command)
             if brief.split:
                 raise JobError(f"Brief {brief.name!r}: 'split' is for language models; leave it out.")
 

@@ -6,11 +6,12 @@ import json
 import re
 from typing import Annotated, Literal, cast
 
-from pydantic import Field, JsonValue, StringConstraints
+from pydantic import Field, JsonValue, StringConstraints, field_validator
 
 from prefect_dispatch.executors.coding.adapter import Launch, Printed, Said, Tokens, Told, at, count, dollars, loaded
 from prefect_dispatch.models import Name
-from prefect_dispatch.processes.environment import Variable
+from prefect_dispatch.processes.environment import RESERVED, Variable
+from prefect_dispatch.scrub import SECRET_NAME, scrub
 from prefect_dispatch.strict import Strict
 
 ANSWER, PROMPT, SCHEMA = "answer.txt", "prompt.txt", "schema.json"
@@ -83,6 +84,19 @@ class Generic(Strict):
     """Where its answer is: all that it prints, the file `{answer_file}`, or a place in its last JSON object."""
     usage: Spent = Spent()
     """Where it says what it spent."""
+
+    @field_validator("argv", "env")
+    @classmethod
+    def _holds_no_secret(cls, told: tuple[str, ...] | dict[str, str]) -> tuple[str, ...] | dict[str, str]:
+        named = told if isinstance(told, dict) else dict.fromkeys(told, "")
+        for name, value in named.items():
+            if scrub(name) != name or scrub(value) != value or (isinstance(told, dict) and SECRET_NAME.search(name)):
+                msg = f"{scrub(name)!r} looks like a secret; name the variable with the agent's key under 'key'"
+                raise ValueError(msg)
+            if isinstance(told, dict) and RESERVED.fullmatch(name):
+                msg = f"{name!r} is set for each run anew"
+                raise ValueError(msg)
+        return told
 
     @property
     def names_model(self) -> bool:
