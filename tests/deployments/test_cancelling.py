@@ -95,7 +95,7 @@ def told(place: Place, run: UUID) -> str:
 @pytest.mark.parametrize(
     ("kind", "executor"), [pytest.param("shell", SHELL, id="shell"), pytest.param("coding", AGENT, id="agents")]
 )
-@pytest.mark.parametrize("by", ["worker", "served"])
+@pytest.mark.parametrize("by", ["worker", pytest.param("served", marks=pytest.mark.long)])
 def test_cancelled_in_the_ui(
     kind: str, executor: str, by: str, server: Place, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -106,7 +106,7 @@ def test_cancelled_in_the_ui(
     place = replace(server, folder=tmp_path, env={**server.env, "PREFECT_DISPATCH_STATE": str(state)})
     if by == "worker":
         place.run("prefect_dispatch", "deploy", str(job))
-        command = ("prefect", "worker", "start", "--pool", "dispatch")
+        command: tuple[str, ...] = ("prefect", "worker", "start", "--pool", "dispatch")
     else:
         command = ("prefect_dispatch", "serve", str(job))
     with place.running(*command) as process, place.client() as client:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prefect.exceptions import CancelledRun
-from prefect_shell import ShellOperation  # pyright: ignore[reportMissingTypeStubs] -- it has none
 
 from prefect_dispatch import Brief, Command, Limits, Shell, dispatch
 from prefect_dispatch.cli import main
+from prefect_dispatch.credentials import shell_operation
 from prefect_dispatch.errors import DispatchFailed, JobError
 from prefect_dispatch.processes.leases import state_folder
 from prefect_dispatch.testing import ScriptedExecutor
@@ -50,9 +50,10 @@ def brief(run: str = "true", **more: Any) -> Brief:  # noqa: ANN401 -- fields of
 def report_of(*given: Any, **more: Any) -> Report:  # noqa: ANN401 -- the parameters of `dispatch`
     """Run a job; return its report, whether or not the run failed."""
     try:
-        return dispatch(*given, **{"limits": QUICK, **more})
+        report: Report = dispatch(*given, **{"limits": QUICK, **more})
     except DispatchFailed as failed:
         return failed.report
+    return report
 
 
 def values(report: Report) -> dict[str, Any]:
@@ -211,7 +212,7 @@ def test_what_is_read_counts(folder: Path) -> None:
 
 def test_a_saved_operation(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The commands of a ShellOperation block are run by our runner: up to the first that fails, with its variables."""
-    operation: Any = ShellOperation
+    operation: Any = shell_operation()
     (folder / "sub").mkdir()
     operation(
         commands=["pwd", 'echo "$ITEM_KEY $GREETING $SOME_TOKEN"', 'test "$ITEM_VALUE" = good', "echo done"],
@@ -234,7 +235,7 @@ def test_a_saved_operation(folder: Path, capfd: pytest.CaptureFixture[str]) -> N
 
 def test_an_operation_that_cannot_be_used(folder: Path) -> None:
     """Refused in a sentence: with a command beside it, with a shell of another kind, in a workspace of its own."""
-    operation: Any = ShellOperation
+    operation: Any = shell_operation()
     operation(commands=["dir"], shell="powershell").save("of-another-kind", overwrite=True)  # noqa: S604 -- its field
     operation(commands=["ls"], working_dir=folder).save("at-home", overwrite=True)
     what = Brief(name="do", instructions="Do.")
