@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FormJob", "Job", "load_job", "read_job"]
 
+_WITHOUT_MODEL = {"shell": "a shell, which runs commands", "python": "a Python function, which asks whom it likes"}
 MAX_SHOWN = 80
 """Characters of a wrong value that are shown."""
 
@@ -81,9 +82,10 @@ def read_job(path: Path, changes: Sequence[str] = (), *, model: str | None = Non
 def _ask(data: dict[str, Any], model: str, flow: str) -> None:
     """Have a model asked in place of the one that a job names."""
     executor = data.get("executor")
-    if flow == "dispatch" and _is_mapping(executor) and executor.get("kind") == "shell":
+    kind = str(executor.get("kind")) if flow == "dispatch" and _is_mapping(executor) else ""
+    if kind in _WITHOUT_MODEL:
         raise JobError(
-            f"--model: {_short(model)} would not be asked, as this job's executor is a shell, which runs commands; "
+            f"--model: {_short(model)} would not be asked, as this job's executor is {_WITHOUT_MODEL[kind]}; "
             "leave --model out, or set executor.kind to 'llm'."
         )
     if flow == "dispatch":

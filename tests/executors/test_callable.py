@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import threading
 import time
 from concurrent.futures import CancelledError as FutureCancelledError
@@ -29,6 +30,7 @@ from prefect_dispatch.errors import (
 from prefect_dispatch.executors.base import Deaf, Demanding, Executor, Placed
 from prefect_dispatch.executors.fitting import require_fit
 from prefect_dispatch.fingerprint import Situated, fingerprint
+from prefect_dispatch.flows.job import read_job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -554,3 +556,13 @@ def test_the_content_of_files_that_a_brief_reads_counts(tmp_path: Path) -> None:
     file.write_text("two")
     assert fingerprint(brief, ITEM, executor) == before
     assert fingerprint(brief, ITEM, executor.placed(tmp_path)) != before
+
+
+def test_a_model_named_on_the_way_would_not_be_asked(tmp_path: Path) -> None:
+    """That is refused, as for a shell."""
+    job = {"briefs": [{"name": "a", "instructions": "b"}], "items": ["a"], "executor": {"kind": "python"}}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    with pytest.raises(
+        JobError, match="--model: 'openai/x' would not be asked, as this job's executor is a Python fun"
+    ):
+        read_job(tmp_path / "job.json", model="openai/x")
