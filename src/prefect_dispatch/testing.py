@@ -30,7 +30,13 @@ class ScriptedExecutor:
     """
 
     def __init__(self, script: Mapping[str, JsonValue] | Script, *, fingerprint: str = "scripted") -> None:
-        """Keep the script; the fingerprint stands for what would change answers."""
+        """Keep the script.
+
+        Args:
+            script: What is answered.
+            fingerprint: Stands for what would change answers. All that keep the default are one executor: in one
+                store, what one of them was asked, another isn't asked again.
+        """
         self._script = script
         self._lock = Lock()
         self.fingerprint = fingerprint
