@@ -41,17 +41,13 @@ REAL = {
     "opencode": Real("openai/gpt-5-mini", "OPENAI_API_KEY"),
     "mini": Real("openai/gpt-5-mini", "OPENAI_API_KEY"),
 }
-need_agents = pytest.mark.skipif(
-    not AGENTS and "CI" not in os.environ,
-    reason="the real agents aren't installed: export PREFECT_DISPATCH_AGENTS=$(.ci/agents)",
-)
 every_agent = pytest.mark.parametrize("name", list(REAL))
 
 
 def program(name: str) -> Path:
     """Return the program of an agent, which has to be there."""
     path = Path(AGENTS, name)
-    assert AGENTS, "PREFECT_DISPATCH_AGENTS names no folder"
+    assert AGENTS, "export PREFECT_DISPATCH_AGENTS=$(.ci/agents)"
     assert path.exists(), f"{path} isn't there; run .ci/agents"
     return path
 

@@ -10,14 +10,14 @@ from prefect_dispatch.errors import BusyError, ExecutorError, RejectedError, Ter
 from prefect_dispatch.executors.coding import answering
 from tests.executors.coding.agent_server import Request, Turn
 from tests.executors.coding.fake_agents import BRIEF, KEY, asked, failed
-from tests.executors.coding.real_agents import below, ending, every_agent, need_agents, real_agent
+from tests.executors.coding.real_agents import below, ending, every_agent, real_agent
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.workspaces.repositories import Repository
 
-pytestmark = [pytest.mark.slow, need_agents, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.agents, pytest.mark.timeout(300)]
 WRITES = BRIEF.model_copy(update={"writes": ("new/b.py",)})
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 

@@ -13,7 +13,7 @@ from prefect_dispatch import LLMCredentials, build_modules
 from tests.executors.coding.agent_server import agent_server
 from tests.executors.coding.calculator import ACCEPT, MODULES, begun, building, modules
 from tests.executors.coding.fake_agents import KEY
-from tests.executors.coding.real_agents import REAL, below, need_agents, program
+from tests.executors.coding.real_agents import REAL, below, program
 from tests.workspaces.inside import leases
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prefect_dispatch import Report
     from prefect_dispatch.executors.coding.agents import Known
 
-pytestmark = [pytest.mark.slow, need_agents, pytest.mark.timeout(600), pytest.mark.usefixtures("store")]
+pytestmark = [pytest.mark.agents, pytest.mark.timeout(600), pytest.mark.usefixtures("store")]
 
 
 @pytest.mark.parametrize("name", ["claude", "codex", "mini"])
