@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from prefect.client.schemas.objects import State
 from prefect.exceptions import CancelledRun
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled, Completed
@@ -22,7 +23,7 @@ from prefect_dispatch.flows.files import PAGE, ready_folder, write_files, write_
 from prefect_dispatch.flows.memory import JobMemory
 from prefect_dispatch.flows.own_executors import require_keys
 from prefect_dispatch.flows.pause import gather
-from prefect_dispatch.flows.prepare import planned, prepare
+from prefect_dispatch.flows.prepare import looked_up, planned, prepare
 from prefect_dispatch.flows.publish import LiveProgress, publish
 from prefect_dispatch.flows.review import decisions_file, require_review, reviewed
 from prefect_dispatch.flows.settle import Clock, settle
@@ -32,13 +33,21 @@ from prefect_dispatch.sources import sound
 from prefect_dispatch.tasks.fan_out import FanOut
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.models import Brief
     from prefect_dispatch.report import Report
     from prefect_dispatch.sources import Source
+
+
+class _Ended(State["Report"]):
+    """A state in whose report Prefect looks for no futures: that took longer than all the rest of a stored run."""
+
+    def __iter__(self) -> Generator[tuple[str, Any]]:
+        """Yield the fields but for the data."""
+        return (field for field in super().__iter__() if field[0] != "data")
 
 
 @dataclass(frozen=True)
@@ -94,7 +103,8 @@ def carry_out(
     job = replace(job, limits=share_of(job.limits))
     memory = JobMemory(parts.briefs, parts.items, folder, place, limit)
     files = None if out is None else ready_folder(Path(folder, out))
-    expected = planned(job)
+    stored = looked_up(job)
+    expected = planned(job, stored)
     if expected.to_ask:  # else whoever merges may find its own answers stored, too
         require_keys(job.integrator)
     told = [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator, *expected.notes]
@@ -107,6 +117,7 @@ def carry_out(
         again=job.again,
         tell=LiveProgress(job.briefs, expected),
         join=job.joins,
+        stored=stored.answers,
     )
     try:
         brought = batched(job)
@@ -139,6 +150,6 @@ def carry_out(
             raise DispatchFailed(report.message, report)
         name = "Completed" if report.status == "complete" else "CompletedWithGaps"
         # Prefect hands the caller the data of a returned state.
-        return cast("Report", Completed(name=name, message=report.message, data=report))
+        return cast("Report", Completed(cls=_Ended, name=name, message=report.message, data=report))
     except INTERRUPTIONS as error:
         return cast("Report", cancelled(fan_out.told, error))

@@ -10,7 +10,7 @@ from prefect_dispatch.executors.kinds import BuiltInExecutor
 from prefect_dispatch.flows.carry_out import Parts
 from prefect_dispatch.flows.form_flow import in_its_words
 from prefect_dispatch.flows.job_form import shown
-from prefect_dispatch.flows.prepare import planned, prepare
+from prefect_dispatch.flows.prepare import looked_up, planned, prepare
 from prefect_dispatch.flows.review import require_deciding, require_review
 from prefect_dispatch.flows.written import written
 from prefect_dispatch.integrators.kinds import AnyIntegrator
@@ -164,7 +164,8 @@ def plan_of(job: AnyJob, folder: Path, *, limit: int | None = None, refresh: Aga
     parts = job.parts(folder)
     if parts.review:
         require_deciding(parts.integrator)
-    return planned(_prepared(job, parts, job.place(folder), job.bounds(limit, refresh)))
+    prepared = _prepared(job, parts, job.place(folder), job.bounds(limit, refresh))
+    return planned(prepared, looked_up(prepared))
 
 
 def _prepared(job: AnyJob, parts: Parts, place: Path, bounds: Bounds) -> Prepared:

@@ -29,7 +29,7 @@ from prefect_dispatch.limits import Limits
 from prefect_dispatch.sources import read_items, sound, source
 from prefect_dispatch.tasks.foreseen import with_notes
 from prefect_dispatch.tasks.independence import Independence, require_independence
-from prefect_dispatch.tasks.plan import Plan, estimate
+from prefect_dispatch.tasks.plan import Found, Plan, estimate
 from prefect_dispatch.tasks.preflight import preflight
 from prefect_dispatch.tasks.refresh import asked_again
 from prefect_dispatch.tasks.run_brief import answer_shelf
@@ -157,11 +157,25 @@ def plan(
         require_deciding(integrator)
     place = Path(folder).resolve()
     job = prepare(briefs, items, executor, integrator, limits, folder=place, limit=limit, refresh=refresh)
-    return planned(replace(job, limits=share_of(job.limits)))
+    return planned(replace(job, limits=share_of(job.limits)), looked_up(job))
 
 
-def planned(job: Prepared) -> Plan:
-    """Return the plan of a job that is ready, its integrator's share included."""
-    work = estimate(job.work, job.executor, job.limits, answer_shelf(), again=job.again)
+def looked_up(job: Prepared) -> Found:
+    """Return the answers that are stored for a job.
+
+    Raises:
+        TransientError: If the storage can't be read.
+    """
+    return Found(job.work, answer_shelf(), job.again)
+
+
+def planned(job: Prepared, stored: Found) -> Plan:
+    """Return the plan of a job that is ready, its integrator's share included.
+
+    Args:
+        job: The job.
+        stored: The answers that are stored for it.
+    """
+    work = estimate(job.work, job.executor, job.limits, stored, again=job.again)
     whole = with_share(work, job.integrator, job.briefs, job.executor)
     return with_notes(whole, job.executor, job.limits)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, cast
+from queue import Empty
+from typing import TYPE_CHECKING, cast
 from uuid import UUID
 
 from prefect.runtime import flow_run
@@ -21,27 +21,25 @@ from prefect_dispatch.executors.base import Abrupt
 from prefect_dispatch.models import Answer, Failure
 from prefect_dispatch.progress import Progress
 from prefect_dispatch.tasks import loop
-from prefect_dispatch.tasks.apart import apart, unlinked
+from prefect_dispatch.tasks.apart import apart
 from prefect_dispatch.tasks.batch_run import Gathered
 from prefect_dispatch.tasks.ends import End
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.parts import Parts
-from prefect_dispatch.tasks.run_brief import within
 from prefect_dispatch.tasks.stops import Circuit, Stop, failure_of, require_wanted
-from prefect_dispatch.tasks.store import usable
 from prefect_dispatch.tasks.turns import Turns
-from prefect_dispatch.tasks.work import Work, as_is, equal_work
+from prefect_dispatch.tasks.under_way import UnderWay
+from prefect_dispatch.tasks.work import Work, equal_work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
-
-    from prefect.futures import PrefectFuture
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.limits import Limits
     from prefect_dispatch.models import Outcome
     from prefect_dispatch.tasks.independence import Independence
     from prefect_dispatch.tasks.parts import Join
+    from prefect_dispatch.tasks.shards import Came
 
 LOOK_S = 5.0
 """How often to look whether somebody has cancelled the run: in a process of its own, Prefect wouldn't say."""
@@ -60,6 +58,7 @@ class FanOut:
         again: Collection[str] = (),
         tell: Callable[[Progress], None],
         join: Join | None = None,
+        stored: dict[str, Answer] | None = None,
     ) -> None:
         """Keep what is to be done.
 
@@ -71,6 +70,7 @@ class FanOut:
             again: The fingerprints that are asked again even where an answer is stored.
             tell: Told of every outcome, and now and then what is under way.
             join: Joins the answers to the parts of an item that is too long. None: none is split.
+            stored: Answers that were looked up, by fingerprint; they take no task run, and are taken out.
         """
         self._groups = equal_work(work)
         self._turns = Turns((group[0] for group in self._groups.values()), independence)
@@ -79,11 +79,10 @@ class FanOut:
         self._again = frozenset(again)
         self._batched = Gathered()
         self._parts = Parts(work, executor, join)
-        self._task, self._afresh = within(limits), within(limits, refresh=True)
         self._tell = tell
         self._progress = Progress(total=len(work))
-        self._under_way: dict[PrefectFuture[Any], Work] = {}
-        self._done: SimpleQueue[PrefectFuture[Any]] = SimpleQueue()
+        self._under_way = UnderWay(executor, limits)
+        self._stored = stored or {}
         self._outcomes: list[Outcome] = []
         self._looked = time.monotonic()
         self._circuit = Circuit(limits.circuit)
@@ -109,12 +108,13 @@ class FanOut:
         """
         if batched:
             self._take(batched)
-        with apart():
+        with apart(), self._under_way:
             try:
+                self._recall()
                 goes_on = self._submit()
                 self._show()
                 while goes_on:
-                    self._settle(self._next_done())
+                    self._settle(self._next())
                     goes_on = self._submit()
             except BaseException:
                 self._wind_down()
@@ -128,19 +128,24 @@ class FanOut:
         self._batched, why = batched, batched.unaffordable
         self._again -= batched.answered
         self.stop = Stop("circuit", batched.stopped) if batched.stopped else None
-        for work in [work for work in self._turns.waiting if work.fingerprint in why]:
-            self._turns.waiting.remove(work)
+        for work in self._turns.take(lambda work: work.fingerprint in why):
             self._skip(work, "budget", why[work.fingerprint])
 
-    def _next_done(self) -> PrefectFuture[Any]:
-        """Wait for a task run to end; tell now and then how far it is, and look whether the run is still wanted."""
+    def _recall(self) -> None:
+        """End what is stored, before anything is asked."""
+        for work in self._turns.take(lambda work: work.fingerprint in self._stored):
+            self._record(End(work, "succeeded", self._stored.pop(work.fingerprint), stored=True))
+        self._under_way.expect(len(self._turns.waiting))
+
+    def _next(self) -> list[Came]:
+        """Wait for something to come; tell now and then how far it is, and look whether the run is still wanted."""
         while True:
             if time.monotonic() - self._looked > LOOK_S:
                 require_wanted(UUID(flow_run.get_id()))
                 self._show()
                 self._looked = time.monotonic()
             with suppress(Empty):
-                return self._done.get(timeout=LOOK_S)
+                return self._under_way.next(LOOK_S)
 
     def _wind_down(self) -> None:
         """Let what is under way come to an end for a moment, then end it: what came back is stored."""
@@ -150,56 +155,49 @@ class FanOut:
         last = time.monotonic() + grace_s
         try:
             while self._under_way:
-                self._settle(self._done.get(timeout=max(0.0, last - time.monotonic())))
+                self._settle(self._under_way.next(last - time.monotonic()))
         except Empty:
             pass
         finally:
             loop.cancel(group)
 
     def _submit(self) -> bool:
-        """Fill the window; return whether anything is under way."""
-        while (
-            self.stop is None
-            and len(self._under_way) < self._limits.concurrency
-            and (work := self._turns.next(self._under_way.values()))
-        ):
-            if work.fingerprint in self._again:
-                self._begin(work, self._afresh)
-            elif known := self._parts.known(work):
-                self._record(End(work, "succeeded", known, stored=True))
-            elif (parts := self._parts.learned(work)) is not None:
-                self._replace(work, parts)
-            else:
-                self._begin(work, self._task)
+        """Keep as much under way as there may be; return whether anything is."""
+        while self.stop is None and self._under_way.takes_more and (work := self._gathered()):
+            self._under_way.begin(work, self._again)
+        self._under_way.stopped |= self.stop is not None
         return bool(self._under_way)
 
-    def _begin(self, work: Work, task: Any) -> None:  # noqa: ANN401 -- Prefect's overloads leave types unknown
-        self._turns.begin(work)
-        future: PrefectFuture[Answer] = task.submit(work.brief, as_is(work.item), self._executor, self._limits)
-        self._under_way[future] = work
-        future.add_done_callback(self._done.put)
+    def _gathered(self) -> list[Work]:
+        """Return the work of the next task run, its locks taken; none if nothing may be begun."""
+        gathered: list[Work] = []
+        while len(gathered) < self._under_way.size and (work := self._turns.next()):
+            if work.fingerprint in self._again:
+                gathered.append(work)
+            elif known := self._parts.known(work):
+                self._turns.end(work)
+                self._record(End(work, "succeeded", known, stored=True))
+            elif (parts := self._parts.learned(work)) is not None:
+                self._turns.end(work)
+                self._replace(work, parts)
+            else:
+                gathered.append(work)
+        return gathered
 
-    def _settle(self, future: PrefectFuture[Any]) -> None:
-        """Turn what came of a task run into outcomes."""
-        work = self._under_way.pop(future)
-        self._turns.end(work)
-        stored = False
-        try:
-            future.wait()
-            said: object = future.result(raise_on_failure=False)
-            unlinked(said, future)
-            stored = future.state.name == "Cached"
-            answer = usable(said, work) if stored else said
-        except Exception as broken:  # noqa: BLE001 -- Prefect's engine failed, or a check did; still an outcome
-            said = answer = broken
-        if isinstance(answer, Answer):
-            if not stored:
-                self._circuit.passed()
-            self._record(End(work, "succeeded", answer, stored=stored))
-        elif isinstance(said, BaseException):
-            self._fail(work, said)
-        else:  # what stands under the key is no answer to this work
-            self._begin(work, self._afresh)
+    def _settle(self, come: list[Came]) -> None:
+        """Turn what came into outcomes."""
+        for work, said, stored in come:
+            self._turns.end(work)
+            if isinstance(said, Answer):
+                if not stored:
+                    self._circuit.passed()
+                self._record(End(work, "succeeded", said, stored=stored))
+            elif isinstance(said, BaseException):
+                self._fail(work, said)
+            else:
+                self._turns.first([work])
+                if stored:  # what stands under its key is no answer to it
+                    self._again |= {work.fingerprint}
 
     def _fail(self, work: Work, error: BaseException) -> None:
         if (parts := self._parts.split(work, error)) is not None:
@@ -236,7 +234,9 @@ class FanOut:
         self._end_wholes()
 
     def _show(self) -> None:
-        self._progress = self._progress.model_copy(update={"in_flight": len(self._under_way)})
+        self._progress = self._progress.model_copy(
+            update={"in_flight": min(len(self._under_way), self._limits.concurrency)}
+        )
         self._tell(self._progress)
 
     def _end_wholes(self) -> None:

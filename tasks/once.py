@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, cast
 
+from prefect.filesystems import LocalFileSystem
 from prefect.logging import get_run_logger
+from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]  # no public way
 
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.tasks.drafts import TakenError, begun
@@ -20,6 +22,7 @@ from prefect_dispatch.tasks.store import AnswerSerializer, answer_in, usable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from datetime import timedelta
+    from pathlib import Path
 
     from prefect.filesystems import WritableFileSystem
     from prefect.results import ResultStore
@@ -55,9 +58,17 @@ class Place:
 
     def record(self, answer: Answer) -> bytes:
         """Return an answer as Prefect would store it, whichever serializer the task run has."""
-        expiration = datetime.now(timezone.utc) + self.lasts if self.lasts else None
-        store = self.store.model_copy(update={"serializer": AnswerSerializer()})
-        return store.create_result_record(answer, self.key, cast("Any", expiration)).serialize()
+        # What `ResultStore.create_result_record` makes, without its looks at each folder above the key's.
+        storage, key = self.store.result_storage, self.key
+        if isinstance(storage, LocalFileSystem) and self.store.result_storage_block_id is None:
+            key = str(cast("Path", self.shelf.folder) / key)
+        metadata = ResultRecordMetadata(
+            serializer=AnswerSerializer(),
+            expiration=cast("Any", datetime.now(timezone.utc) + self.lasts if self.lasts else None),
+            storage_key=key,
+            storage_block_id=self.store.result_storage_block_id,
+        )
+        return ResultRecord(result=answer, metadata=metadata).serialize()
 
 
 async def once(

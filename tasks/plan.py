@@ -76,31 +76,49 @@ class Plan(Strict):
     """What the limits will stop, and what else to reckon with, a sentence each."""
 
 
+class Found:
+    """The stored answers to the work of a job.
+
+    Attributes:
+        answers: By the fingerprint of what they answer.
+        shelf: Where they were looked up; a record that can't be read counts as none, and is told.
+    """
+
+    def __init__(self, work: Sequence[Work], shelf: Shelf, again: Collection[str] = ()) -> None:
+        """Look them up.
+
+        Args:
+            work: Every (brief, item).
+            shelf: Where answers are stored.
+            again: The fingerprints whose stored answers are to be ignored.
+
+        Raises:
+            TransientError: If the storage can't be read.
+        """
+        self.shelf = Lenient(shelf, MOST_UNREAD)
+        self.answers: dict[str, Answer] = {}
+        for each in work:
+            if each.fingerprint in again or each.fingerprint in self.answers:
+                continue
+            if answer := stored_answer(self.shelf, each) or stored_join(self.shelf, each):
+                self.answers[each.fingerprint] = answer
+
+
 def estimate(
-    work: Sequence[Work], executor: Executor, limits: Limits, shelf: Shelf, *, again: Collection[str] = ()
+    work: Sequence[Work], executor: Executor, limits: Limits, stored: Found, *, again: Collection[str] = ()
 ) -> Plan:
     """Return the plan of some work; nothing is asked.
-
-    A record that can't be read counts as none, and is told.
 
     Args:
         work: Every (brief, item), in order.
         executor: Who would answer.
         limits: Its concurrency gives the time in parallel.
-        shelf: Where answers are looked up.
+        stored: The answers that are stored.
         again: The fingerprints whose stored answers are to be ignored.
-
-    Raises:
-        TransientError: If the storage can't be read.
     """
-    groups, shelf = equal_work(work), Lenient(shelf, MOST_UNREAD)
-    found = {
-        name: answer
-        for name, group in groups.items()
-        if name not in again and (answer := stored_answer(shelf, group[0]) or stored_join(shelf, group[0]))
-    }
+    groups, found, shelf = equal_work(work), stored.answers, stored.shelf
     wholes = [group[0] for name, group in groups.items() if name not in found]
-    stored = sum(len(group) for name, group in groups.items() if name in found)
+    known = sum(len(group) for name, group in groups.items() if name in found)
     for who in {work.brief.model: executor_for(work.brief, executor) for work in wholes}.values():
         if isinstance(who, Countable):
             who.require_known()
@@ -117,8 +135,8 @@ def estimate(
         briefs=len({each.brief.name for each in work}),
         items=len({each.item.key for each in work}),
         work=len(work),
-        stored=stored,
-        shared=len(work) - stored - len(wholes),
+        stored=known,
+        shared=len(work) - known - len(wholes),
         to_ask=len(asked),
         parts=sum(each.brief.part for each in asked),
         prompt_tokens=prompt,

@@ -40,24 +40,26 @@ _earlier: dict[UUID, tuple[Attempt, ...]] = {}
 """Attempts of task runs that wait for a retry; Prefect retries in the same process."""
 
 
-def _run_name(parameters: dict[str, Any]) -> str:
+def run_name(parameters: dict[str, Any]) -> str:
+    """Return the name of the task run for a brief and an item, without secrets."""
     brief: Brief = parameters["brief"]
     part = " (part)" if brief.part else ""
     name = scrub(" ".join(f"{brief.name}: {parameters['item'].key}{part}".split()))
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 
-def _is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 -- Prefect's signature
+def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 -- Prefect's signature
+    """Return whether a task run failed in passing, so that Prefect tries it again."""
     return isinstance(state.data, TransientError)
 
 
 @task(
     name="run-brief",
-    task_run_name=cast("Any", _run_name),  # a name from parameters, which the type leaves out
+    task_run_name=cast("Any", run_name),  # a name from parameters, which the type leaves out
     retries=Limits().retries,
     retry_delay_seconds=exponential_backoff(Limits().retry_delay_s),
     retry_jitter_factor=JITTER,
-    retry_condition_fn=_is_transient,
+    retry_condition_fn=is_transient,
     cache_policy=FingerprintPolicy(),
     result_serializer=AnswerSerializer(),
     persist_result=True,
@@ -89,7 +91,7 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
     context, own = TaskRunContext.get(), get_transaction()
     if context is None or context.task.fn is not run_brief.fn or own is None or not _is_kept(context, own):
         group = "" if context is None else str(context.task_run.flow_run_id or "")
-        return loop.run(_asked(brief, item, executor, limits, group), group=group)
+        return loop.run(asked(brief, item, executor, limits, group), group=group)
     run = context.task_run
     group = str(run.flow_run_id or "")
     work = Work(brief, item, fingerprint(brief, item, executor))
@@ -100,7 +102,7 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
     before = _earlier.pop(run.id, ())
 
     async def ask(draft: Draft) -> Answer:
-        answer = await _asked(brief, item, executor, limits, group, draft)
+        answer = await asked(brief, item, executor, limits, group, draft)
         return answer.model_copy(update={"attempts": (*before, *answer.attempts), "fingerprint": work.fingerprint})
 
     try:
@@ -143,9 +145,10 @@ def answer_shelf() -> Shelf:
     return shelf_of(run_brief)
 
 
-async def _asked(
+async def asked(
     brief: Brief, item: Item, executor: Executor, limits: Limits, group: str, draft: Draft | None = None
 ) -> Answer:
+    """Return the answer to a brief for an item, from one attempt through the gate of a flow run."""
     who = executor_for(brief, executor)
     if isinstance(who, Warmable):
         await who.warm_up()

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
@@ -41,8 +42,7 @@ class Shelf:
     def __init__(self, storage: WritableFileSystem) -> None:
         """Keep the storage."""
         self.storage: Any = storage
-        local = storage.basepath or "." if isinstance(storage, LocalFileSystem) else None
-        self.folder = Path(local).expanduser().resolve() if local else None
+        self.folder = _folder(storage.basepath or ".") if isinstance(storage, LocalFileSystem) else None
 
     def read(self, key: str) -> bytes | None:
         """Return what stands under a key, or None.
@@ -132,6 +132,15 @@ def shelf_of(task: Task[..., Any]) -> Shelf:
     """Return the result storage that a task uses here: that of the flow run, or Prefect's default."""
     store = cast("Any", get_result_store()).update_for_task(task, _sync=True)
     return Shelf(cast("WritableFileSystem", store.result_storage))
+
+
+def _folder(path: str) -> Path:
+    return _resolved(path) if Path(path).is_absolute() else Path(path).expanduser().resolve()
+
+
+@lru_cache(maxsize=64)  # a look at each folder above it, for each read and write
+def _resolved(path: str) -> Path:
+    return Path(path).resolve()
 
 
 def _replace(path: Path, content: bytes) -> None:

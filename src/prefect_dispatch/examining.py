@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import ExecutorError, InvalidOutput, RejectedError, TerminalError
-from prefect_dispatch.executors.base import Reply
+from prefect_dispatch.executors.base import without_secrets
 from prefect_dispatch.outputs import problems
 from prefect_dispatch.scrub import scrub, told
 from prefect_dispatch.withhold import hushed
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.checks import Check
+    from prefect_dispatch.executors.base import Reply
     from prefect_dispatch.models import Answer, Brief, Item
 
 EMPTY = "The answer was empty."
@@ -36,16 +37,18 @@ def examine(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str
         raise RejectedError(_declined(text_of(reply.value)), kind="refused")
     if reply.finish == "truncated":
         return reply.value, [TRUNCATED]
-    if (reply.value is None and brief.output == "text") or (isinstance(reply.value, str) and not reply.value.strip()):
-        return reply.value, [EMPTY, *reply.problems]
+    value, wrong = _examined(brief, item, reply.value)
+    return value, list(map(scrub, [*wrong, *reply.problems]))
+
+
+def _examined(brief: Brief, item: Item, said: JsonValue) -> tuple[JsonValue, list[str]]:
+    if (said is None and brief.output == "text") or (isinstance(said, str) and not said.strip()):
+        return said, [EMPTY]
     try:
-        value, wrong = problems(brief.output, reply.value)
+        value, wrong = problems(brief.output, said)
     except Exception as error:  # a model may hold validators of the user's; a broken one is broken for every item
         raise BrokenCheckError(f"The output's validation raised {told(error)}") from error
-    if not wrong:
-        wrong = [found for check in brief.checks if (found := _checked(check, value, item))]
-    wrong += reply.problems
-    return value, list(map(scrub, wrong))
+    return value, wrong or [found for check in brief.checks if (found := _checked(check, value, item))]
 
 
 def recall(brief: Brief, item: Item, answer: Answer) -> tuple[JsonValue, list[str]]:
@@ -58,7 +61,7 @@ def recall(brief: Brief, item: Item, answer: Answer) -> tuple[JsonValue, list[st
         TerminalError: If a check of the user's own breaks.
     """
     try:
-        return examine(brief, item, Reply(value=answer.value if answer.said is None else answer.said))
+        return _examined(brief, item, without_secrets(answer.value if answer.said is None else answer.said))
     except ExecutorError as error:
         raise hushed(error, item) from None
 

@@ -38,6 +38,7 @@ class Gate:
         limits: What bounds the run.
         budget: What is spent, and what is left.
         waited_s: Seconds that calls have waited here, in all.
+        places: One for each item that may be under way; for those who don't have a task run each.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -45,6 +46,7 @@ class Gate:
         self.limits = limits
         self.budget = Budget(limits)
         self.waited_s = 0.0
+        self.places = asyncio.Semaphore(limits.concurrency)
         self._paces: dict[str, Pace] = {}
         self._taken: Counter[str] = Counter()
         self._closed = False

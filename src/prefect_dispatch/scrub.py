@@ -12,12 +12,13 @@ from urllib.parse import quote, quote_plus
 
 import regex
 
+from prefect_dispatch.environment import environment
 from prefect_dispatch.errors import TerminalError
 from prefect_dispatch.settings import settings
 from prefect_dispatch.shapes import SHAPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Hashable, Iterable
 
     from pydantic import JsonValue
 
@@ -160,13 +161,15 @@ def _free(key: str, taken: dict[str, JsonValue]) -> str:
 
 def _hider() -> Callable[[str], str]:
     """Return what hides secrets by what the environment says now, or raises `TimeoutError`."""
-    found = {value for name, value in os.environ.items() if _is_secret(name) and len(value) >= _SHORTEST}
-    return _made(frozenset(found | _hidden), settings().redact)
+    return _made(_secrets(environment()) | _hidden, settings().redact)
 
 
-@lru_cache(maxsize=4096)
-def _is_secret(name: str) -> bool:
-    return bool(SECRET_NAME.search(name))
+@lru_cache(maxsize=2)
+def _secrets(_said: Hashable) -> frozenset[str]:
+    """Return the secrets in the environment, which is the one that is said."""
+    return frozenset(
+        value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= _SHORTEST
+    )
 
 
 @lru_cache(maxsize=4)

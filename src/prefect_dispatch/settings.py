@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 from functools import lru_cache
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import regex
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from prefect_dispatch.environment import environment
 from prefect_dispatch.errors import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
 
 PREFIX = "PREFECT_DISPATCH_"
 PROBES = tuple(stem * 4_000 + end for stem in ("a", "1", "ab ", "a1-", "x.", "\\") for end in ("", "!", "\n"))
@@ -83,12 +87,13 @@ def settings() -> Settings:
     Raises:
         JobError: If it says something that can't be used.
     """
-    return _settings(tuple(sorted(each for each in os.environ.items() if _is_ours(each[0]))))
+    return _settings(_ours(environment()))
 
 
-@lru_cache(maxsize=4096)
-def _is_ours(name: str) -> bool:
-    return name.upper().startswith(PREFIX)
+@lru_cache(maxsize=2)
+def _ours(_said: Hashable) -> tuple[tuple[str, str], ...]:
+    """Return what the environment, which is the one that is said, says to us."""
+    return tuple(sorted(each for each in os.environ.items() if each[0].upper().startswith(PREFIX)))
 
 
 @lru_cache(maxsize=8)  # probing the patterns takes a moment

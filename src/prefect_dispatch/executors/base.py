@@ -32,7 +32,7 @@ class Ask(Strict):
     """What the work that was sent back last had changed in a repository, to go on from."""
 
 
-def _without_secrets(value: JsonValue) -> JsonValue:
+def without_secrets(value: JsonValue) -> JsonValue:
     """Return what an agent said without secrets; JSON in a text stays JSON, however a secret in it is escaped."""
     if isinstance(value, str):
         with suppress(ValueError):  # it is no JSON
@@ -45,7 +45,7 @@ def _without_secrets(value: JsonValue) -> JsonValue:
 class Reply(Strict):
     """What an agent said, before anybody checked it, and without secrets: nothing else is ever kept or sent back."""
 
-    value: Annotated[JsonValue, AfterValidator(_without_secrets)]
+    value: Annotated[JsonValue, AfterValidator(without_secrets)]
     """Text, or a JSON value where the agent gives one itself."""
     finish: Literal["complete", "truncated", "refused"] = "complete"
     """Whether the agent came to its end, was cut off, or declined."""

@@ -28,6 +28,7 @@ from prefect_dispatch.executors.provider import (
 )
 from prefect_dispatch.executors.request import LOCAL_PARAMS, request_for
 from prefect_dispatch.executors.streaming import streamed
+from prefect_dispatch.executors.wire import asked, is_plain
 from prefect_dispatch.fingerprint import digest
 from prefect_dispatch.models import Brief, Item, Text, Usage
 from prefect_dispatch.strict import Strict
@@ -160,10 +161,12 @@ class LLM(Strict):
         litellm = await asyncio.to_thread(provider)
         try:
             request = {**request_for(litellm, ask, self.model, self.params), **await self._target()}
-            if self.idle_s is None:
-                response = await litellm.acompletion(**request)
-            else:
+            if self.idle_s is not None:
                 response = await streamed(litellm, self.model, request, self.idle_s)
+            elif is_plain(litellm, request):
+                response = await asked(litellm, request)
+            else:
+                response = await litellm.acompletion(**request)
         except JobError as error:
             raise TerminalError(str(error), kind="local_model", usage=Usage()) from None
         except ExecutorError:

@@ -1,0 +1,175 @@
+"""OpenAI's chat protocol, spoken to a server of one's own without what litellm does around each call.
+
+That takes several times as long as all the rest of a call, and so bounds how many a second there can be. litellm still
+says what goes out (`get_optional_params`) and what came back (`convert_to_model_response_object`); only the sending is
+done here. Whatever isn't plain is left to litellm: another provider, parameters of its own, callbacks of the user's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import json
+import os
+import weakref
+from contextlib import suppress
+from functools import lru_cache
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, cast
+
+from prefect_dispatch.environment import environment
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    import aiohttp
+
+_PROVIDERS = ("openai/", "hosted_vllm/")
+_ADDRESSED = frozenset({"model", "messages", "api_base", "api_key", "num_retries", "max_retries"})
+_PLAIN = _ADDRESSED | {
+    "frequency_penalty",
+    "logit_bias",
+    "max_completion_tokens",
+    "max_tokens",
+    "presence_penalty",
+    "reasoning_effort",
+    "response_format",
+    "seed",
+    "stop",
+    "temperature",
+    "top_p",
+    "user",
+}
+"""What a request may hold: what litellm hands on or translates, and does nothing else with."""
+_ELSEWISE = ("SSL_VERIFY", "SSL_CERTIFICATE", "SSL_SECURITY_LEVEL", "OPENAI_ORG_ID", "OPENAI_ORGANIZATION")
+_CALLBACKS = ("callbacks", "success_callback", "failure_callback", "_async_success_callback", "_async_failure_callback")
+"""litellm's lists of who wants to be told of calls."""
+_KEPT_S = 4.0
+"""How long a connection is kept for the next call: less than the five seconds after which uvicorn closes one."""
+_CONNECT_S = 60.0
+
+
+def is_plain(litellm: Any, request: Mapping[str, Any]) -> bool:  # noqa: ANN401 -- a module
+    """Return whether a request can be sent from here.
+
+    Args:
+        litellm: The module.
+        request: What `acompletion` takes.
+    """
+    return (
+        str(request["model"]).startswith(_PROVIDERS)
+        and bool(request.get("api_base"))
+        and request.keys() <= _PLAIN
+        and not any(getattr(litellm, name, None) for name in _CALLBACKS)
+        and not _sends_elsewise(environment())
+        and bool(_key(litellm, request))
+    )
+
+
+async def asked(litellm: Any, request: Mapping[str, Any]) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
+    """Return the response to a request, as litellm would.
+
+    Args:
+        litellm: The module.
+        request: What `acompletion` takes, and `is_plain`.
+
+    Raises:
+        ConnectError: If nobody was there.
+        ReadError: If the connection failed later.
+        HTTPError: If the server refused.
+    """
+    import aiohttp  # noqa: PLC0415 -- comes with litellm, and is loaded with it
+
+    params = {name: value for name, value in request.items() if name not in _ADDRESSED}
+    model, more = _translated(str(request["model"]), json.dumps(params))
+    url = f"{str(request['api_base']).rstrip('/')}/chat/completions"
+    body = {"messages": request["messages"], "model": model, **more}
+    headers = {"Authorization": f"Bearer {_key(litellm, request)}"}
+    try:
+        async with _session().post(url, json=body, headers=headers) as response:
+            content = await response.read()
+    except aiohttp.ClientConnectorError as error:
+        raise ConnectError(str(error)) from None
+    except aiohttp.ClientError as error:
+        raise ReadError(str(error) or type(error).__name__) from None
+    if response.status != HTTPStatus.OK:
+        raise HTTPError(response.status, response.headers, content)
+    said = json.loads(content)
+    convert = litellm.utils.convert_to_model_response_object
+    return convert(response_object=said, model_response_object=litellm.ModelResponse())
+
+
+class ConnectError(Exception):
+    """Nobody was there to be asked; `failure_of` knows it by this name."""
+
+
+class ReadError(Exception):
+    """The connection failed after that; known in the same way."""
+
+
+class HTTPError(Exception):
+    """A server's refusal, with what `failure_of` looks for."""
+
+    def __init__(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
+        """Keep what came."""
+        text = content.decode("utf-8", "replace")
+        self.status_code, self.litellm_response_headers = status, headers
+        self.body: dict[str, Any] = {}
+        try:
+            said: Any = json.loads(text)
+        except ValueError:
+            said = None
+        if isinstance(said, dict):
+            error: Any = cast("dict[str, Any]", said).get("error", said)
+            self.body = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": str(error)}
+        super().__init__(str(self.body.get("message") or text))
+
+
+@lru_cache(maxsize=64)
+def _translated(model: str, params: str) -> tuple[str, dict[str, Any]]:
+    """Return the model's own name, and parameters as its provider takes them."""
+    from prefect_dispatch.executors.provider import provider  # noqa: PLC0415 -- would be a circle
+
+    name, kind, _, _ = provider().get_llm_provider(model=model)
+    out: dict[str, Any] = provider().get_optional_params(model=name, custom_llm_provider=kind, **json.loads(params))
+    extra: dict[str, Any] = out.pop("extra_body", None) or {}
+    return name, {key: value for key, value in {**out, **extra}.items() if key not in ("stream", "max_retries")}
+
+
+def _key(litellm: Any, request: Mapping[str, Any]) -> str | None:  # noqa: ANN401 -- a module
+    if given := request.get("api_key"):
+        return str(given)
+    if str(request["model"]).startswith("hosted_vllm/"):
+        return os.environ.get("HOSTED_VLLM_API_KEY") or "none"
+    return litellm.api_key or litellm.openai_key or os.environ.get("OPENAI_API_KEY")
+
+
+@lru_cache(maxsize=2)
+def _sends_elsewise(_said: Hashable) -> bool:
+    """Return whether the environment, which is the one that is said, has litellm send otherwise."""
+    return any(os.environ.get(name) for name in _ELSEWISE)
+
+
+_sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = weakref.WeakKeyDictionary()
+
+
+def _session() -> aiohttp.ClientSession:
+    """Return the connections of the event loop: as many as are called at once, which the limits of a run bound."""
+    import aiohttp  # noqa: PLC0415 -- as above
+
+    loop = asyncio.get_running_loop()
+    if loop not in _sessions:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_S)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)  # the rest has the call's own limit
+        _sessions[loop] = session = aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=True)
+        weakref.finalize(loop, session.detach).atexit = False  # its connections went with it
+    return _sessions[loop]
+
+
+@atexit.register
+def _close() -> None:
+    """Close the connections of loops that run in other threads to the end."""
+    for loop, session in list(_sessions.items()):
+        if loop.is_running():
+            with suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(session.close(), loop).result(1.0)

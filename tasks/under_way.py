@@ -1,0 +1,151 @@
+"""What is under way: each piece of work in a task run of its own, or many in one."""
+
+from __future__ import annotations
+
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
+
+from prefect.context import FlowRunContext
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from prefect_dispatch.errors import BudgetError, TerminalError
+from prefect_dispatch.tasks import shards
+from prefect_dispatch.tasks.apart import unlinked
+from prefect_dispatch.tasks.run_brief import within
+from prefect_dispatch.tasks.shards import Came, Shard, shard_size, sharded
+from prefect_dispatch.tasks.store import usable
+from prefect_dispatch.tasks.work import Work, as_is
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from prefect.futures import PrefectFuture
+    from typing_extensions import Self
+
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.limits import Limits
+
+
+AHEAD = 2
+"""How many times the concurrency may be under way, where its places are shared."""
+
+
+class UnderWay:
+    """The task runs of a fan-out.
+
+    Attributes:
+        size: How many items a task run takes.
+        stopped: Whether nothing more is to be asked, where a shard has still to begin with it.
+    """
+
+    def __init__(self, executor: Executor, limits: Limits) -> None:
+        """Keep who is asked."""
+        self._executor, self._limits = executor, limits
+        self._one, self._afresh, self._many = within(limits), within(limits, refresh=True), sharded(limits)
+        self._runs: dict[PrefectFuture[Any], dict[str, Work]] = {}
+        self._of: dict[str, dict[str, Work]] = {}
+        self._come: SimpleQueue[PrefectFuture[Any] | Came] = SimpleQueue()
+        self._name = uuid4().hex
+        context = FlowRunContext.get()
+        self._here = context is not None and isinstance(context.task_runner, ThreadPoolTaskRunner)
+        self.size = 1
+        self.stopped = False
+
+    def __len__(self) -> int:
+        """Return how much work is under way."""
+        return len(self._of)
+
+    def __enter__(self) -> Self:
+        """Hear of what comes in this process."""
+        shards.follow(self._name, self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Hear no more."""
+        shards.unfollow(self._name)
+
+    def expect(self, asks: int) -> None:
+        """Choose the size for so many asks; in other processes it is one, unless something else was said."""
+        self.size = shard_size(asks if self._here else 1, self._limits)
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether another task run may begin.
+
+        Here the items of all share the places of the run, so that twice as many may wait for one: none is free while
+        a task run comes to its end. Other processes have places of their own.
+        """
+        most = self._limits.concurrency
+        if self._here and self.size > 1:
+            return len(self) < AHEAD * most
+        return len(self) + self.size <= max(most, self.size)
+
+    def begin(self, work: Sequence[Work], again: Collection[str] = ()) -> None:
+        """Submit a task run for some work.
+
+        Args:
+            work: One piece of work, or those of a shard.
+            again: The fingerprints that are asked again even where an answer is stored.
+        """
+        future: PrefectFuture[Any]
+        if self.size == 1:
+            (one,) = work
+            task = self._afresh if one.fingerprint in again else self._one
+            future = task.submit(one.brief, as_is(one.item), self._executor, self._limits)
+        else:
+            anew = frozenset(each.fingerprint for each in work if each.fingerprint in again)
+            future = self._many.submit(as_is(Shard(tuple(work), anew, self._name)), self._executor, self._limits)
+        mine = {each.fingerprint: each for each in work}
+        self._runs[future] = mine
+        self._of |= dict.fromkeys(mine, mine)
+        future.add_done_callback(self._come.put)
+
+    def came(self, came: Came) -> None:
+        """Take what came of a piece of work of a shard; from any thread."""
+        self.stopped = self.stopped or isinstance(came.said, (TerminalError, BudgetError))
+        self._come.put(came)
+
+    def next(self, timeout: float) -> list[Came]:
+        """Return what has come, at least of one piece of work; of no error is anything raised.
+
+        Args:
+            timeout: Seconds to wait for it.
+
+        Raises:
+            Empty: If nothing came.
+        """
+        while True:
+            got = self._come.get(timeout=max(0.0, timeout))
+            come = [got] if isinstance(got, Came) else self._ended(got)
+            for each in come:
+                self._of.pop(each.work.fingerprint).pop(each.work.fingerprint)
+            if come:
+                return come
+
+    def _ended(self, future: PrefectFuture[Any]) -> list[Came]:
+        """Return what a task run has brought, as far as nobody was told of it before."""
+        mine = self._runs.pop(future)
+        if not mine:
+            return []
+        try:
+            future.wait()
+            said: object = future.result(raise_on_failure=False)
+            unlinked(said, future)
+            stored = future.state.name == "Cached"
+        except Exception as broken:  # noqa: BLE001 -- Prefect's engine failed: still an outcome
+            said, stored = broken, False
+        if isinstance(said, list):
+            told = {each.work.fingerprint: each for each in cast("list[Came]", said)}
+            return [told.get(name, Came(work, None))._replace(work=work) for name, work in mine.items()]
+        return [_as_answer(Came(work, said, stored=stored)) for work in mine.values()]
+
+
+def _as_answer(came: Came) -> Came:
+    """Return what came of a task run; what Prefect has found in the store may be no answer to it any more."""
+    if not came.stored:
+        return came
+    try:
+        return came._replace(said=usable(came.said, came.work))
+    except TerminalError as broken:  # a check of the user's
+        return came._replace(said=broken, stored=False)

@@ -1,0 +1,267 @@
+"""Many items in one task run: as many places as without, each item stored, retried, stopped and told by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.exceptions import CancelledRun
+
+from prefect_dispatch import Ask, Brief, Item, Limits, dispatch
+from prefect_dispatch.errors import DispatchFailed, RejectedError, TerminalError, TransientError
+from prefect_dispatch.models import Answer
+from prefect_dispatch.progress import Progress, listener
+from prefect_dispatch.tasks.shards import Came, Shard, sharded
+from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.testing import ScriptedExecutor
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+    from prefect_dispatch import Report
+
+pytestmark = pytest.mark.usefixtures("store")
+
+BRIEF = Brief(name="b", instructions="Shout.")
+KEYS = [f"k{at:02}" for at in range(12)]
+QUICK = Limits(retry_delay_s=0.01, retries=2)
+
+
+def shout(ask: Ask) -> JsonValue:
+    """Answer with what was given, in capitals."""
+    return str(ask.item.value).upper()
+
+
+def limits(shard: int, **more: object) -> Limits:
+    """Return limits with shards of a size."""
+    return QUICK.model_copy(update={"shard": shard, **more})
+
+
+def comparable(report: Report) -> dict[str, object]:
+    """Return what of a report depends on neither what was stored nor the clock."""
+    return report.model_dump(mode="json", include={"status", "value", "ledger", "fields", "gaps", "violations"})
+
+
+def task_runs(report: Report) -> list[str]:
+    """Return the names of a run's task runs that ask."""
+    run = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(cast("dict[str, Any]", report.run["flow_run"])["id"])]))
+    with get_client(sync_client=True) as client:
+        return [each.name for each in client.read_task_runs(flow_run_filter=run) if "integrate" not in each.name]
+
+
+@pytest.mark.parametrize(("first", "then"), [(1, 5), (5, 1), (5, 3)])
+def test_an_answer_is_stored_alike_whatever_the_shard(first: int, then: int) -> None:
+    """A run in shards of one size uses what a run in another has stored, and both say the same."""
+    one, other = ScriptedExecutor(shout), ScriptedExecutor(shout)
+    before = dispatch([BRIEF], KEYS[:8], executor=one, limits=limits(first))
+    after = dispatch([BRIEF], KEYS, executor=other, limits=limits(then))
+    assert [sorted(ask.item.key for ask in each.asks) for each in (one, other)] == [KEYS[:8], KEYS[8:]]
+    assert before.status == after.status == "complete"
+    fresh = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(first), refresh=True)
+    assert comparable(fresh) == comparable(after)
+
+
+def test_items_share_task_runs() -> None:
+    """Twelve items in shards of five: three task runs, named by the first and the last of their items."""
+    report = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(5))
+    assert sorted(task_runs(report)) == [
+        "2 items, b: k10 to b: k11",
+        "5 items, b: k00 to b: k04",
+        "5 items, b: k05 to b: k09",
+    ]
+
+
+def test_what_is_stored_takes_no_task_run() -> None:
+    """A second run asks nobody, and leaves one task run: the integrator's."""
+    for _ in range(2):
+        report = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(1))
+    assert task_runs(report) == []
+    assert report.usage.cached == len(KEYS)
+
+
+def test_many_items_share_task_runs_unasked() -> None:
+    """Beyond two hundred, at least fifty share one."""
+    report = dispatch([BRIEF], [f"i{at}" for at in range(201)], executor=ScriptedExecutor(shout))
+    assert len(task_runs(report)) == 5
+
+
+def test_no_more_are_under_way_than_there_are_places() -> None:
+    """Two shards at once share the places of one run."""
+    now = most = 0
+
+    async def script(ask: Ask) -> JsonValue:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.005)
+        now -= 1
+        return shout(ask)
+
+    dispatch([BRIEF], KEYS, executor=ScriptedExecutor(script), limits=limits(4, concurrency=3))
+    assert most == 3
+
+
+def test_a_straggler_holds_up_nobody() -> None:
+    """The first item of the first shard waits for the last of the last: in fixed windows it would wait for ever."""
+    last = asyncio.Event()
+
+    async def script(ask: Ask) -> JsonValue:
+        if ask.item.key == KEYS[0]:
+            await last.wait()
+        if ask.item.key == KEYS[-1]:
+            last.set()
+        return shout(ask)
+
+    report = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(script), limits=limits(3, concurrency=2))
+    assert report.status == "complete"
+
+
+def test_only_what_failed_in_passing_is_asked_again() -> None:
+    """A retry of the task run leaves its other items alone, and each keeps its own attempts."""
+    tries: dict[str, int] = {}
+
+    def script(ask: Ask) -> JsonValue:
+        key = ask.item.key
+        tries[key] = tries.get(key, 0) + 1
+        if key == "k01" and tries[key] == 1:
+            raise TransientError("busy elsewhere")
+        if key == "k02":
+            raise TransientError("never there")
+        if key == "k03":
+            raise RejectedError("no")
+        return shout(ask)
+
+    report = dispatch([BRIEF], KEYS[:5], executor=ScriptedExecutor(script), limits=limits(5))
+    assert tries == {"k00": 1, "k01": 2, "k02": 3, "k03": 1, "k04": 1}
+    assert {(gap.item, gap.error.message) for gap in report.gaps} == {("k02", "never there"), ("k03", "no")}
+    assert {each.item: len(each.attempts) for each in report.outcomes} == {
+        "k00": 1,
+        "k01": 2,
+        "k02": 3,
+        "k03": 1,
+        "k04": 1,
+    }
+
+
+def test_what_everybody_would_meet_stops_a_shard_at_once() -> None:
+    """A key that expires: nothing after it is asked, in no shard; what failed in passing before is not forgotten."""
+
+    def script(ask: Ask) -> JsonValue:
+        if ask.item.key == "k01":
+            raise TransientError("busy")
+        if ask.item.key == "k02":
+            raise TerminalError("the key expired")
+        return shout(ask)
+
+    scripted = ScriptedExecutor(script)
+    with pytest.raises(DispatchFailed, match="the key expired") as caught:
+        dispatch([BRIEF], KEYS, executor=scripted, limits=limits(5, concurrency=1))
+    assert [ask.item.key for ask in scripted.asks] == KEYS[:3]
+    outcomes = {each.item: each.status for each in caught.value.report.outcomes}
+    assert outcomes == {
+        "k00": "succeeded",
+        "k01": "failed",
+        "k02": "failed",
+        **dict.fromkeys(KEYS[3:], "skipped"),
+    }
+    (tried,) = (each for each in caught.value.report.outcomes if each.item == "k01")
+    assert len(tried.attempts) == 1
+
+
+def test_a_budget_stops_within_a_shard() -> None:
+    """What it doesn't hold is skipped, and a rerun goes on there."""
+    report = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(12, budget_requests=5))
+    assert report.usage.requests == 5
+    assert sum(each.status == "skipped" for each in report.outcomes) == 7
+    again = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(12))
+    assert again.usage.requests == 7
+
+
+def test_a_check_that_breaks_is_an_outcome_too() -> None:
+    """Whatever an executor raises is its item's."""
+
+    def script(ask: Ask) -> JsonValue:
+        if ask.item.key == "k01":
+            raise SystemExit("gone")
+        return shout(ask)
+
+    report = dispatch([BRIEF], KEYS[:4], executor=ScriptedExecutor(script), limits=limits(4))
+    assert [(gap.item, gap.error.message) for gap in report.gaps] == [("k01", "SystemExit: gone")]
+
+
+def test_work_that_shares_a_resource_stands_in_no_shard_together() -> None:
+    """Serialised work keeps its turns."""
+    alone = Brief(name="b", instructions="Shout {key}.", resources=("db",))
+    now: set[str] = set()
+
+    async def script(ask: Ask) -> JsonValue:
+        assert not now
+        now.add(ask.item.key)
+        await asyncio.sleep(0.01)
+        now.clear()
+        return shout(ask)
+
+    bounds = limits(5, on_dependence="serialize")
+    report = dispatch([alone], KEYS[:4], executor=ScriptedExecutor(script), limits=bounds)
+    assert report.status == "complete"
+
+
+def test_each_item_is_told_as_it_comes() -> None:
+    """Progress counts items, not task runs, and no more under way than there are places."""
+    seen: list[Progress] = []
+    token = listener.set(seen.append)
+    dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(12, concurrency=2))
+    listener.reset(token)
+    assert {each.done for each in seen} == set(range(len(KEYS) + 1))
+    assert max(each.in_flight for each in seen) == 2
+
+
+def test_an_interrupted_shard_keeps_what_it_has() -> None:
+    """Ctrl-C: what was answered is stored, what was under way is cancelled."""
+    here = asyncio.Event()
+
+    async def script(ask: Ask) -> JsonValue:
+        if ask.item.key == "k03":
+            await here.wait()
+        return shout(ask)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.done == 3:
+            raise KeyboardInterrupt
+
+    scripted = ScriptedExecutor(script)
+    token = listener.set(interrupt)
+    with pytest.raises(CancelledRun, match="3 of 12 answered"):
+        dispatch([BRIEF], KEYS, executor=scripted, limits=limits(12, concurrency=1, grace_s=0.0))
+    listener.reset(token)
+    again = ScriptedExecutor(shout)
+    dispatch([BRIEF], KEYS, executor=again, limits=limits(1))
+    assert sorted(ask.item.key for ask in again.asks) == KEYS[3:]
+
+
+def test_a_shard_that_nobody_follows_says_all_at_its_end() -> None:
+    """As in another process: the task run's result holds what came of each piece of work."""
+
+    def script(ask: Ask) -> JsonValue:
+        if ask.item.key == "k01":
+            raise RejectedError("no")
+        if ask.item.key == "k02":
+            raise TerminalError("the key expired")
+        return shout(ask)
+
+    scripted = ScriptedExecutor(script)
+    work = tuple(work_of([BRIEF], [Item(key=key, value=key) for key in KEYS[:4]], scripted))
+
+    @flow
+    def ours() -> list[Came]:
+        return sharded(QUICK)(Shard(work), scripted, limits(1, concurrency=1))
+
+    came = ours()
+    assert [each.work.item.key for each in came] == KEYS[:4]
+    assert isinstance(came[0].said, Answer)
+    assert [str(each.said) for each in came[1:]] == ["no", "the key expired", "None"]
