@@ -25,6 +25,19 @@ KEY = "sk-typed-into-the-form-4711"
 NAME = "my-openai"
 FILES = ["files", "instructions", "credentials", "model", "fields", "output", "merge", "concurrency", "refresh"]
 TOPICS = ["question", "topics", "topics_file", "credentials", "model", "sources", "finding", "concurrency", "refresh"]
+MODULES = [
+    "modules",
+    "repo",
+    "base",
+    "agent",
+    "credentials",
+    "model",
+    "about",
+    "accept",
+    "branch",
+    "concurrency",
+    "refresh",
+]
 VARIANTS = ["product", "instructions", "variants", "credentials", "model", "evaluation", "concurrency", "refresh"]
 
 
@@ -94,8 +107,13 @@ def make_key(page: Page, prefect: PrefectServer, address: str) -> None:
 
 def open_form(page: Page, prefect: PrefectServer, name: str) -> list[str]:
     """Go to the form of a deployment, and return its labels in their order."""
-    page.goto(f"{prefect.url}/v2/deployments")
-    page.get_by_role("link", name=name, exact=True).first.click()
+    link = page.get_by_role("link", name=name, exact=True).first
+    for _ in range(6):  # deployments are registered one after another
+        page.goto(f"{prefect.url}/v2/deployments")
+        with suppress(AssertionError):
+            expect(link).to_be_visible(timeout=20_000)
+            break
+    link.click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Custom run").click()
     expect(page.get_by_label("concurrency")).to_be_visible()
@@ -152,6 +170,28 @@ def test_an_analyst_starts_each_job_from_its_form(prefect: PrefectServer, model:
     assert model.count == asked
     research(served, prefect)
     vary(served, prefect)
+
+
+def test_modules_are_said_in_a_form(prefect: PrefectServer, served: Page) -> None:
+    """One module is enough; what is a choice is one; without a key the run says so first, and nobody was asked."""
+    labels = open_form(served, prefect, "build-modules")
+    assert [label for label in labels if label in MODULES] == MODULES
+    served.get_by_role("button", name="Add Item").first.click()
+    for label, text in (("Name", "lexer"), ("Goal", "Split a text into tokens.")):
+        served.get_by_label(label, exact=True).first.fill(text)
+    owns = served.locator("fieldset", has_text="Globs of the files that its agent may write").last
+    owns.get_by_role("button", name="Add Item").first.click()
+    owns.get_by_role("textbox").nth(2).fill("calc/lexer.py")  # the name and the goal come before it
+    served.get_by_label("model").first.fill("claude-sonnet-4-5")
+    served.get_by_text("priority", exact=True).first.click()
+    served.get_by_role("option", name="skip", exact=True).click()
+    picture(served, "form-build-modules")
+    submit(served, "Failed")
+    served.get_by_role("tab", name="Details").click()
+    expect(
+        served.get_by_text("credentials: the agent has no key for 'anthropic/claude-sonnet-4-5'").first
+    ).to_be_visible()
+    picture(served, "form-build-modules-without-a-key")
 
 
 def analyse(page: Page, prefect: PrefectServer) -> None:
