@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from benchmarks.latency_server import latency_server
 
@@ -107,7 +107,9 @@ def prefect_map(load: Workload, url: str) -> int:
         chat = [{"role": "user", "content": f"{PROMPT} {at}"}]
         return str(litellm.completion(model="openai/test", api_base=url, messages=chat).choices[0].message.content)
 
-    @flow(task_runner=ThreadPoolTaskRunner(max_workers=load.concurrency))
+    runner = cast("Any", ThreadPoolTaskRunner)(max_workers=load.concurrency)
+
+    @flow(task_runner=runner)
     def all_of_them() -> int:
         return len(ask.map(range(load.items)).result())
 

@@ -42,7 +42,8 @@ class UnderWay:
     def __init__(self, executor: Executor, limits: Limits) -> None:
         """Keep who is asked."""
         self._executor, self._limits = executor, limits
-        self._one, self._afresh, self._many = within(limits), within(limits, refresh=True), sharded(limits)
+        self._one, self._afresh = within(limits), within(limits, refresh=True)
+        self._many: Any = sharded(limits)
         self._runs: dict[PrefectFuture[Any], dict[str, Work]] = {}
         self._of: dict[str, dict[str, Work]] = {}
         self._come: SimpleQueue[PrefectFuture[Any] | Came] = SimpleQueue()
@@ -91,7 +92,7 @@ class UnderWay:
         future: PrefectFuture[Any]
         if self.size == 1:
             (one,) = work
-            task = self._afresh if one.fingerprint in again else self._one
+            task: Any = self._afresh if one.fingerprint in again else self._one
             future = task.submit(one.brief, as_is(one.item), self._executor, self._limits)
         else:
             anew = frozenset(each.fingerprint for each in work if each.fingerprint in again)
