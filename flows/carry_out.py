@@ -15,8 +15,8 @@ from prefect.states import Cancelled, Completed
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.flows.assets import tell_files
 from prefect_dispatch.flows.batch import batched
-from prefect_dispatch.flows.cancel import INTERRUPTIONS, cancelled
 from prefect_dispatch.flows.delivering import delivered
+from prefect_dispatch.flows.ending import INTERRUPTIONS, cancelled
 from prefect_dispatch.flows.events import tell
 from prefect_dispatch.flows.exclusive import exclusive
 from prefect_dispatch.flows.files import PAGE, ready_folder, write_files, write_page

@@ -8,6 +8,7 @@ from pydantic import Field, GetPydanticSchema
 
 from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.carry_out import Parts, carry_out
+from prefect_dispatch.flows.ending import told
 from prefect_dispatch.flows.parameters import DataFlow
 from prefect_dispatch.flows.written import require_written
 from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
@@ -64,9 +65,13 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         DispatchFailed: If the run failed, or was cancelled while it was paused; `.report` says how each item ended.
         CancelledRun: If it was cancelled or interrupted before; what had come back is stored.
     """
-    require_written(items)
-    parts = Parts(briefs, items, executor, integrator, limits, review)
-    return carry_out(parts, folder=folder, out=out, limit=limit, refresh=refresh)
+
+    def carry() -> Report:
+        require_written(items)
+        parts = Parts(briefs, items, executor, integrator, limits, review)
+        return carry_out(parts, folder=folder, out=out, limit=limit, refresh=refresh)
+
+    return told(carry)
 
 
 # A deployment finds the flow in this module by the name of its function.

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from prefect_dispatch.credentials import SLUGS, named
 from prefect_dispatch.errors import BriefError, JobError, SourceError
 from prefect_dispatch.flows.carry_out import Parts, carry_out
+from prefect_dispatch.flows.ending import told
 from prefect_dispatch.report import Report
 from prefect_dispatch.tasks.store import ReportSerializer
 
@@ -89,15 +90,17 @@ def form_flow(build: Callable[P, Parts], name: str) -> FormFlow[P, Report]:
         bound = form.bind(*args, **kwargs)
         bound.apply_defaults()
         given = bound.arguments
-        return in_its_words(
-            lambda: carry_out(
+
+        def carry() -> Report:
+            return carry_out(
                 build(*args, **kwargs),
                 folder=given["folder"],
                 out=given["out"] or None,
                 limit=given.get("limit"),
                 refresh=given["refresh"],
             )
-        )
+
+        return told(lambda: in_its_words(carry))
 
     # A deployment finds the flow in this module by the name of its function.
     cast("Any", carried).__signature__ = form  # Prefect would look up the names of types in this module

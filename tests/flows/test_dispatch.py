@@ -15,6 +15,7 @@ from prefect.exceptions import ParameterTypeError
 
 from prefect_dispatch import Ask, Brief, Collate, Item, Limits, Merge, MergeRecords, Reply, dispatch
 from prefect_dispatch.errors import (
+    BriefError,
     DispatchFailed,
     JobError,
     RejectedError,
@@ -503,3 +504,13 @@ def test_artifacts_stand_under_keys_that_stay(tmp_path: Path) -> None:
             (written,) = [artifact for artifact in found if artifact.type == "markdown"]
             way = f"open it there:\n\n```text\n{tmp_path / 'report.html'}\n```"
             assert (way in str(written.data)) is (run is runs[1])
+
+
+def test_a_refused_job_is_told_in_a_sentence(caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever reads the log of the run in the UI finds the reason, and no traceback around it."""
+    wrong = NAMES.model_copy(update={"instructions": "Read {nothing}."})
+    with pytest.raises(BriefError, match=r"Placeholder \{nothing\} has no value"):
+        dispatch([wrong], ["a"], executor=ScriptedExecutor(shout))
+    state = dispatch([wrong], ["a"], executor=ScriptedExecutor(shout), return_state=True)
+    assert str(state.message).startswith("Brief 'names': Placeholder {nothing} has no value in item 'a'")
+    assert not any(record.exc_info for record in caplog.records)
