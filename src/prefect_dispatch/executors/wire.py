@@ -77,11 +77,12 @@ async def asked(litellm: Any, request: Mapping[str, Any]) -> Any:  # noqa: ANN40
         ConnectError: If nobody was there.
         ReadError: If the connection failed later.
         HTTPError: If the server refused.
+        JSONDecodeError: If what came is no JSON object.
     """
     import aiohttp  # noqa: PLC0415 -- comes with litellm, and is loaded with it
 
     params = {name: value for name, value in request.items() if name not in _ADDRESSED}
-    model, more = _translated(str(request["model"]), json.dumps(params))
+    model, more = _translated(litellm, str(request["model"]), json.dumps(params))
     url = f"{str(request['api_base']).rstrip('/')}/chat/completions"
     body = {"messages": request["messages"], "model": model, **more}
     headers = {"Authorization": f"Bearer {_key(litellm, request)}"}
@@ -95,6 +96,8 @@ async def asked(litellm: Any, request: Mapping[str, Any]) -> Any:  # noqa: ANN40
     if response.status != HTTPStatus.OK:
         raise HTTPError(response.status, response.headers, content)
     said = json.loads(content)
+    if not isinstance(said, dict):
+        raise json.JSONDecodeError("It is no object", "", 0)
     convert = litellm.utils.convert_to_model_response_object
     return convert(response_object=said, model_response_object=litellm.ModelResponse())
 
@@ -126,12 +129,10 @@ class HTTPError(Exception):
 
 
 @lru_cache(maxsize=64)
-def _translated(model: str, params: str) -> tuple[str, dict[str, Any]]:
+def _translated(litellm: Any, model: str, params: str) -> tuple[str, dict[str, Any]]:  # noqa: ANN401 -- a module
     """Return the model's own name, and parameters as its provider takes them."""
-    from prefect_dispatch.executors.provider import provider  # noqa: PLC0415 -- would be a circle
-
-    name, kind, _, _ = provider().get_llm_provider(model=model)
-    out: dict[str, Any] = provider().get_optional_params(model=name, custom_llm_provider=kind, **json.loads(params))
+    name, kind, _, _ = litellm.get_llm_provider(model=model)
+    out: dict[str, Any] = litellm.get_optional_params(model=name, custom_llm_provider=kind, **json.loads(params))
     extra: dict[str, Any] = out.pop("extra_body", None) or {}
     return name, {key: value for key, value in {**out, **extra}.items() if key not in ("stream", "max_retries")}
 

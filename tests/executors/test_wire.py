@@ -1,0 +1,150 @@
+"""A server of one's own is asked what litellm would ask it, and what it says means the same."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from prefect_dispatch.asking import attempt
+from prefect_dispatch.errors import ExecutorError
+from prefect_dispatch.executors.base import Ask, Reply
+from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.executors.provider import provider
+from prefect_dispatch.executors.wire import is_plain
+from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Brief, Item
+from prefect_dispatch.tasks import loop
+from tests.openai_server import Behaviour, failure, openai_server
+
+BRIEF = Brief(name="sum", instructions="Sum it up.", constraints=("Be short.",))
+RECORD = Brief(
+    name="rec",
+    instructions="Give it.",
+    output={"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]},
+)
+ITEM = Item(key="a", value="One document, déjà vu.")
+BY_LITELLM = ("SSL_VERIFY", "true")
+"""A variable with which litellm sends otherwise, so that it is asked, and which changes nothing here."""
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
+
+
+def ask(executor: LLM, brief: Brief = BRIEF) -> Reply:
+    """Ask once."""
+    return asyncio.run(executor.answer(Ask(brief=brief, item=ITEM)))
+
+
+@pytest.mark.parametrize("brief", [BRIEF, RECORD], ids=["text", "schema"])
+@pytest.mark.parametrize(
+    ("model", "params"),
+    [
+        ("openai/test", {}),
+        ("openai/test", {"temperature": 0.2, "max_tokens": 50, "seed": 3, "stop": ["END"], "top_p": 0.5}),
+        ("openai/gpt-4o-mini", {"frequency_penalty": 0.5, "presence_penalty": 0.1, "user": "me"}),
+        ("openai/gpt-5-mini", {"max_tokens": 50, "reasoning_effort": "low"}),
+        ("hosted_vllm/org/model", {"temperature": 0, "logit_bias": {"7": 1}}),
+    ],
+)
+def test_it_asks_what_litellm_would(
+    model: str, params: dict[str, Any], brief: Brief, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same body and key reach the server, and the same reply comes back, cost included."""
+    with openai_server(Behaviour(content='{"a": 1}')) as server:
+        executor = LLM(model=model, api_base=server.url, params=params)
+        here = ask(executor, brief)
+        monkeypatch.setenv(*BY_LITELLM)
+        there = ask(executor, brief)
+    ours, theirs = server.requests
+    assert ours.body == {name: value for name, value in theirs.body.items() if name != "stream"}
+    assert "litellm" in theirs.headers["user-agent"] or "OpenAI" in theirs.headers["user-agent"]
+    assert "aiohttp" in ours.headers["user-agent"]
+    assert here == there
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        Behaviour(content="<think>Well.</think>Fine."),
+        Behaviour(content=None),
+        Behaviour(content="cut", finish_reason="length"),
+        Behaviour(content="", finish_reason="content_filter"),
+        Behaviour(content=None, refusal="I won't."),
+        Behaviour(content="fine", tells_tokens=False),
+    ],
+    ids=["thought", "nothing", "cut", "filtered", "refusal", "untold"],
+)
+def test_what_is_said_means_the_same(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thoughts, refusals, ends of all kinds."""
+    with openai_server(behaviour) as server:
+        executor = LLM(model="openai/test", api_base=server.url)
+        here = ask(executor)
+        monkeypatch.setenv(*BY_LITELLM)
+        assert here == ask(executor)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        failure(401, "wrong key", code="invalid_api_key"),
+        failure(429, "slow down", retry_after=1),
+        failure(500, "broken"),
+        Behaviour(status=400, body='{"error": "just words"}'),
+        Behaviour(status=404, body='["no object"]'),
+        Behaviour(status=422, body='{"detail": "not like this"}'),
+        Behaviour(status=503, body="<html>busy</html>", content_type="text/html"),
+        Behaviour(body="[]"),
+        Behaviour(body="{}"),
+        Behaviour(body='"text"'),
+        Behaviour(body="null"),
+        Behaviour(body="<html>fine</html>", content_type="text/html"),
+    ],
+    ids=["401", "429", "500", "words", "list", "detail", "page", "a-list", "empty", "a-text", "null", "fine-page"],
+)
+def test_what_goes_wrong_means_the_same(behaviour: Behaviour, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same class and kind of error, the same account of what was spent, whoever sends."""
+
+    def failed() -> tuple[type, str, Any]:
+        with pytest.raises(ExecutorError) as caught:
+            ask(executor)
+        return type(caught.value), caught.value.kind, caught.value.usage
+
+    with openai_server(behaviour) as server:
+        executor = LLM(model="openai/test", api_base=server.url)
+        here = failed()
+        monkeypatch.setenv(*BY_LITELLM)
+        assert here == failed()
+
+
+def test_what_is_not_plain_is_left_to_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other providers, no address, parameters of litellm's own, callbacks, no key."""
+    litellm = provider()
+    plain: dict[str, Any] = {"model": "openai/x", "messages": [], "api_base": "http://127.0.0.1:1/v1"}
+    assert is_plain(litellm, plain)
+    assert not is_plain(litellm, {**plain, "model": "anthropic/x"})
+    assert not is_plain(litellm, {**plain, "api_base": None})
+    assert not is_plain(litellm, {**plain, "extra_headers": {}})
+    with monkeypatch.context() as patch:
+        patch.setattr(litellm, "success_callback", ["langfuse"])
+        assert not is_plain(litellm, plain)
+    with monkeypatch.context() as patch:
+        patch.setenv("SSL_CERTIFICATE", "/somewhere")
+        assert not is_plain(litellm, plain)
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert not is_plain(litellm, plain)
+    assert is_plain(litellm, {**plain, "api_key": "mine"})
+    assert is_plain(litellm, {**plain, "model": "hosted_vllm/x"})
+
+
+def test_a_connection_is_used_again() -> None:
+    """Calls of one event loop, one after another, take one connection; an event loop that ends takes its own along."""
+    with openai_server() as server:
+        executor = LLM(model="openai/test", api_base=server.url)
+        for _ in range(3):
+            loop.run(attempt(executor, BRIEF, ITEM, limits=Limits()), group="test")
+            asyncio.run(attempt(executor, BRIEF, ITEM, limits=Limits()))
+    assert server.count == 6
