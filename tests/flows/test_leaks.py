@@ -18,6 +18,8 @@ from prefect.client.schemas.filters import (
     FlowRunFilterId,
     LogFilter,
     LogFilterFlowRunId,
+    TaskRunFilter,
+    TaskRunFilterId,
 )
 from prefect.logging.handlers import APILogHandler
 
@@ -29,6 +31,7 @@ from prefect_dispatch.tasks import batch_run
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.batch_server import batch_server
 from tests.openai_server import Behaviour, document, failure, openai_server
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -281,7 +284,9 @@ def test_a_task_of_its_own_is_named_without_secrets() -> None:
     state = alone()
     assert state.is_completed()
     assert state.state_details.task_run_id is not None
+    only = TaskRunFilter(id=TaskRunFilterId(any_=[state.state_details.task_run_id]))
     with get_client(sync_client=True) as client:
+        wait_until(lambda: bool(client.read_task_runs(task_run_filter=only)), "the server records the task run")
         assert client.read_task_run(state.state_details.task_run_id).name == "say: a ***"
 
 

@@ -13,7 +13,7 @@ from prefect_dispatch.integrators.base import unshared
 from prefect_dispatch.integrators.merging import merge_by, require_writable
 from prefect_dispatch.integrators.readiness import ready, unfit
 from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Ref, Table
-from prefect_dispatch.models import Outcome
+from prefect_dispatch.models import Item, Outcome
 from tests.integrators.said import say
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Forgetful(Own):
 def test_what_makes_no_integrator_ready_is_refused_beforehand(integrator: Any, message: str) -> None:  # noqa: ANN401 -- what a caller passes by mistake
     """Whatever an integrator makes of itself must merge, too."""
     with pytest.raises(JobError, match=message):
-        ready(integrator, [], [], Path())
+        ready(integrator, [], [Item(key="a", value=1)], Path())
 
 
 NO_NUMBER = "NaN or an infinity, which JSON has not, at"

@@ -19,6 +19,7 @@ from prefect_dispatch.progress import Progress, listener
 from prefect_dispatch.tasks.shards import Came, Shard, sharded
 from prefect_dispatch.tasks.work import work_of
 from prefect_dispatch.testing import ScriptedExecutor
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -47,10 +48,11 @@ def comparable(report: Report) -> dict[str, object]:
     return report.model_dump(mode="json", include={"status", "value", "ledger", "fields", "gaps", "violations"})
 
 
-def task_runs(report: Report) -> list[str]:
-    """Return the names of a run's task runs that ask."""
+def task_runs(report: Report, wanted: int) -> list[str]:
+    """Return the names of a run's task runs that ask, once the server has recorded as many as are wanted."""
     run = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(cast("dict[str, Any]", report.run["flow_run"])["id"])]))
     with get_client(sync_client=True) as client:
+        wait_until(lambda: len(client.read_task_runs(flow_run_filter=run)) > wanted, "the server records task runs")
         return [each.name for each in client.read_task_runs(flow_run_filter=run) if "integrate" not in each.name]
 
 
@@ -69,7 +71,7 @@ def test_an_answer_is_stored_alike_whatever_the_shard(first: int, then: int) -> 
 def test_items_share_task_runs() -> None:
     """Twelve items in shards of five: three task runs, named by the first and the last of their items."""
     report = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(5))
-    assert sorted(task_runs(report)) == [
+    assert sorted(task_runs(report, 3)) == [
         "2 items, b: k10 to b: k11",
         "5 items, b: k00 to b: k04",
         "5 items, b: k05 to b: k09",
@@ -80,14 +82,14 @@ def test_what_is_stored_takes_no_task_run() -> None:
     """A second run asks nobody, and leaves one task run: the integrator's."""
     dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(1))
     report = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(1))
-    assert task_runs(report) == []
+    assert task_runs(report, 0) == []
     assert report.usage.cached == len(KEYS)
 
 
 def test_many_items_share_task_runs_unasked() -> None:
     """Beyond two hundred, at least fifty share one."""
     report = dispatch([BRIEF], [f"i{at}" for at in range(201)], executor=ScriptedExecutor(shout))
-    assert len(task_runs(report)) == 5
+    assert len(task_runs(report, 5)) == 5
 
 
 def test_no_more_are_under_way_than_there_are_places() -> None:
