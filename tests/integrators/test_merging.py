@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.models import Brief, Item
+    from prefect_dispatch.models import Brief
 
 SAID = [say("a", {"x": [1]}), say("b", {"x": [2]})]
 LEDGER = tuple(LedgerRow(brief="terms", item=key, disposition="merged") for key in "ab")
