@@ -129,7 +129,12 @@ def test_what_is_not_plain_is_left_to_litellm(monkeypatch: pytest.MonkeyPatch) -
     assert not is_plain(litellm, {**plain, "api_base": None})
     assert not is_plain(litellm, {**plain, "extra_headers": {}})
     with monkeypatch.context() as patch:
-        patch.setattr(litellm, "success_callback", ["langfuse"])
+        patch.setattr(litellm, "success_callback", ["cache"])
+        assert is_plain(litellm, plain)
+        patch.setattr(litellm, "success_callback", ["cache", "langfuse"])
+        assert not is_plain(litellm, plain)
+    with monkeypatch.context() as patch:
+        patch.setattr(litellm, "cache", object())
         assert not is_plain(litellm, plain)
     with monkeypatch.context() as patch:
         patch.setenv("SSL_CERTIFICATE", "/somewhere")

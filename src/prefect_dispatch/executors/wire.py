@@ -43,7 +43,7 @@ _PLAIN = _ADDRESSED | {
 """What a request may hold: what litellm hands on or translates, and does nothing else with."""
 _ELSEWISE = ("SSL_VERIFY", "SSL_CERTIFICATE", "SSL_SECURITY_LEVEL", "OPENAI_ORG_ID", "OPENAI_ORGANIZATION")
 _CALLBACKS = ("callbacks", "success_callback", "failure_callback", "_async_success_callback", "_async_failure_callback")
-"""litellm's lists of who wants to be told of calls."""
+"""litellm's lists of who wants to be told of calls; it puts its own cache there by itself, be there one or not."""
 _KEPT_S = 4.0
 """How long a connection is kept for the next call: less than the five seconds after which uvicorn closes one."""
 _CONNECT_S = 60.0
@@ -60,7 +60,8 @@ def is_plain(litellm: Any, request: Mapping[str, Any]) -> bool:  # noqa: ANN401 
         str(request["model"]).startswith(_PROVIDERS)
         and bool(request.get("api_base"))
         and request.keys() <= _PLAIN
-        and not any(getattr(litellm, name, None) for name in _CALLBACKS)
+        and litellm.cache is None
+        and not any(each != "cache" for name in _CALLBACKS for each in getattr(litellm, name, None) or ())
         and not _sends_elsewise(environment())
         and bool(_key(litellm, request))
     )
