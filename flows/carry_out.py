@@ -33,7 +33,7 @@ from prefect_dispatch.sources import sound
 from prefect_dispatch.tasks.fan_out import FanOut
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import AnyMerger
@@ -135,8 +135,8 @@ def carry_out(
                 report = report.model_copy(update={"status": "failed", "message": f"{stop} {report.message}"})
                 failure = DispatchFailed(report.message, report)
                 return cast("Report", Cancelled(message=report.message, data=failure))
-        for gap in report.gaps:
-            log.warning("No answer for %s/%s: %s: %s", gap.brief, gap.item, gap.error.kind, gap.error.message)
+        for sentence in _unanswered(report):
+            log.warning("%s", sentence)
         report = memory.compared(delivered(report, job.integrator, place))
         if files is not None:
             tell_files(report, write_files(report, files), parts.items, place)
@@ -153,3 +153,12 @@ def carry_out(
         return cast("Report", Completed(cls=_Ended, name=name, message=report.message, data=report))
     except INTERRUPTIONS as error:
         return cast("Report", cancelled(fan_out.told, error))
+
+
+def _unanswered(report: Report) -> Iterator[str]:
+    """Yield a sentence for each gap; it says where more of it stands, which a report that can be compared doesn't."""
+    last = {(each.brief, each.item): each.attempts[-1].error or "" for each in report.outcomes if each.attempts}
+    for gap in report.gaps:
+        said = f"{gap.error.kind}: {gap.error.message}"
+        tried = last.get((gap.brief, gap.item), "")
+        yield f"No answer for {gap.brief}/{gap.item}: {tried if tried.startswith(said) else said}"

@@ -102,7 +102,10 @@ class MergeBranches(Strict):
         Raises:
             JobError: If there is none, the branch can't be published to, or the agent can't be asked.
         """
-        workspace = self.workspace.placed(folder)
+        try:
+            workspace = self.workspace.placed(folder)
+        except JobError as error:  # the executor has a workspace, too
+            raise JobError(f"integrator.{error}") from None
         if self.branch:
             publishing.require_branch(Git(Path(workspace.repo)), self.branch)
         agent = self.agent.placed(folder) if isinstance(self.agent, Placed) else self.agent

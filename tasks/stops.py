@@ -77,5 +77,5 @@ def require_wanted(run: UUID) -> None:
 def failure_of(error: BaseException) -> Failure:
     """Return why a task run has no answer; the message is free of secrets."""
     if isinstance(error, ExecutorError):
-        return Failure(kind=error.kind, message=scrub(str(error)))
+        return Failure(kind=error.kind, message=scrub(str(error).removesuffix(error.trace)))
     return Failure(kind="crashed", message=told(error))

@@ -352,6 +352,35 @@ def test_ctrl_c_says_how_to_go_on(job: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err.endswith("the same job goes on from there.\n")
 
 
+@pytest.mark.slow
+def test_ctrl_c_at_a_terminal_reaches_every_process(tmp_path: Path) -> None:
+    """Prefect's own server is among them; the run still tells it how it ended, and doesn't wait for a dead one."""
+    (tmp_path / "job.yaml").write_text(
+        "briefs:\n  - {name: wait, instructions: Wait., command: {run: 'cat > seen; sleep 600', stdin: true}}\n"
+        "items: [a]\nexecutor: {kind: shell}\n"
+    )
+    without = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    command = [sys.executable, "-m", "prefect_dispatch", "run", "job.yaml"]
+    with subprocess.Popen(  # noqa: S603 -- our own command
+        command,
+        cwd=tmp_path,
+        env={
+            **without,
+            "PREFECT_HOME": str(tmp_path / "home"),
+            "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "100",
+        },
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_until((tmp_path / "seen").exists, "the command runs")
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == INTERRUPTED
+    assert said.endswith("the same job goes on from there.\n")
+    assert "Error" not in said
+
+
 def test_ctrl_c_before_a_run_begins(
     job: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

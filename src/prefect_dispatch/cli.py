@@ -126,6 +126,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from prefect_dispatch.flows.files import ready_folder  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.job_kinds import checked  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.own_server import start_if_needed  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.terminal import shown_progress, summary  # noqa: PLC0415 -- imports rich
 
     job, folder = _loaded(arguments), arguments.job.resolve().parent
@@ -134,6 +135,7 @@ def _run(arguments: argparse.Namespace) -> int:
     ready = checked(job, folder, **bounds)
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
     out = None if arguments.out is None else str(ready_folder(arguments.out.resolve()))
+    start_if_needed()
     with shown_progress():
         try:
             report = job.run(folder, out=out, **bounds)

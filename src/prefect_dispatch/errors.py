@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from typing_extensions import Self
+
     from prefect_dispatch.ledger import Merge, Ref, Violation
     from prefect_dispatch.models import Attempt, Outcome, Usage
     from prefect_dispatch.report import Report
@@ -76,6 +78,7 @@ class ExecutorError(DispatchError):
         kind: The class of failure, as it stands in outcomes and reports.
         usage: What was spent on the ask all the same.
         attempts: Every attempt at this piece of work so far, this one included.
+        trace: The end of the message that names a log, say: it is another in each run, and told of the attempt alone.
     """
 
     default_kind: ClassVar[str] = "error"
@@ -86,6 +89,13 @@ class ExecutorError(DispatchError):
         self.kind = kind or self.default_kind
         self.usage = usage
         self.attempts: tuple[Attempt, ...] = ()
+        self.trace = ""
+
+    def traced(self, trace: str) -> Self:
+        """Add where more of it stands to the message; return this error."""
+        self.args = (f"{self} {trace}",)
+        self.trace = f"{self.trace} {trace}"
+        return self
 
 
 class TransientError(ExecutorError):

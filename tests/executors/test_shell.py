@@ -126,6 +126,8 @@ def test_keys_and_fields_have_variables() -> None:
         'ITEM_VALUE={"unit-price": 2.5, "ok": false, "név": "é", "none": null, "tags": ["x"]}',
     ]
     assert answer(brief("env | grep ^ITEM_", stdin=True), item) == "ITEM_KEY=k;1"
+    row = Item(key="k", value={"key": "k", "n": 1})
+    assert answer(brief('echo "$ITEM_KEY $ITEM_N"'), row) == "k 1"
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,12 @@ def printed(ran: Ran, log: Path) -> str:
     """
     if not ran.stdout.is_whole:
         why = f"printed {ran.stdout.size:,} bytes, and an answer has {2 * KEEP:,} at most"
-        raise RejectedError(f"The command {why}. {_where(log)}", kind="too_large")
+        raise RejectedError(f"The command {why}.", kind="too_large").traced(_where(log))
     try:
         return (ran.stdout.head + ran.stdout.tail).decode().rstrip("\r\n")
     except UnicodeDecodeError as error:
         why = f"printed no UTF-8 text (at byte {error.start:,})"
-        raise RejectedError(f"The command {why}. {_where(log)}", kind="not_text") from None
+        raise RejectedError(f"The command {why}.", kind="not_text").traced(_where(log)) from None
 
 
 def seen(patterns: Iterable[str], folder: Path) -> Seen:
@@ -115,7 +115,7 @@ def _stamp(found: os.stat_result) -> tuple[int, int, int]:
 
 def _ended(kind: type[ExecutorError], what: str, how: str, ran: Ran, log: Path) -> ExecutorError:
     said = next((text for kept in (ran.stderr, ran.stdout) if (text := _quoted(kept))), "it printed nothing")
-    return kind(f"The command {how}: {said} {_where(log)}", kind=what)
+    return kind(f"The command {how}: {said}", kind=what).traced(_where(log))
 
 
 def _quoted(kept: Kept) -> str:

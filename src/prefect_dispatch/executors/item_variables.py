@@ -52,6 +52,8 @@ def variables(item: Item, *, stdin: bool) -> dict[str, str]:
     fields = {} if stdin else plain_fields(item)
     for field, value in fields.items():
         name = variable_of(field)
+        if given.get(name) == _text(value):  # a column that is the key
+            continue
         if name in meant:
             raise _refusal("fields", f"{name} would be {meant[name]} and the field {field!r}")
         meant[name], given[name] = f"the field {field!r}", _text(value)

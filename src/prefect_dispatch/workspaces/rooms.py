@@ -204,6 +204,6 @@ async def _set_up(room: Room, command: Command) -> None:
 
 def _tell(error: BaseException, kept: str) -> None:
     if kept and isinstance(error, ExecutorError):
-        error.args = (f"{error} {kept}",)
+        error.traced(kept)
     elif kept:
         _log.warning("%s", kept)

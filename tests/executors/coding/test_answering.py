@@ -478,7 +478,7 @@ def test_an_acceptance_command_that_asks_for_another_time(executor: CodingAgent)
     command = Command(run="echo no room >&2; exit 75", retry=(75,))
     found = failed(executor, TransientError, BRIEF.model_copy(update={"command": command}))
     assert found.kind == "acceptance"
-    assert "exit code 75, and said at last:\nno room\nIts log: " in str(found)
+    assert "exit code 75, and said at last:\nno room Its log: " in str(found)
     assert found.usage == REPORTED
 
 

@@ -78,8 +78,7 @@ async def _worked(agent: CodingAgent, room: Room, ask: Ask, key: str) -> tuple[S
     said = adapter.parse(printed)
     usage = usage_of(said, agent.asked)
     if error := failure(adapter.name, ran, said, usage):
-        error.args = (f"{error} Its log: {log}",)
-        raise error
+        raise error.traced(f"Its log: {log}")
     return said, usage
 
 

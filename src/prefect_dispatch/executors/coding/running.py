@@ -90,7 +90,7 @@ async def accepted(command: Command, item: Item, room: Room) -> str:
     said = "\n".join(text for each in (ran.stdout, ran.stderr) if (text := each.last(TAIL).strip()))
     told = f"The acceptance command ended with {ended}, and said at last:\n{said or '(nothing)'}"
     if ran.exit in command.retry:
-        raise TransientError(f"{told}\nIts log: {log}", kind="acceptance")
+        raise TransientError(told, kind="acceptance").traced(f"Its log: {log}")
     return told
 
 
