@@ -60,6 +60,7 @@ def shown(window: Page) -> Any:  # noqa: ANN401 -- an assertion of Playwright's
     return expect(window.locator("#view-matrix .shown"))
 
 
+@pytest.mark.long
 def test_a_large_matrix(browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A million cells open, filter, sort and scroll quickly; only those in sight are in the document."""
     with opened(browser, written(tmp_path, ENVIRONMENTS, TESTS).partition("#")[0]) as window:
