@@ -14,7 +14,7 @@ def start_if_needed() -> None:
     """Have Prefect start its server, if it needs one of its own, deaf to Ctrl-C.
 
     A terminal sends that to every process of a command. The server would end at once, and the run wait for minutes to
-    tell it how it ended. Prefect ends it with the process of the run.
+    tell it how it ended. Prefect ends it with the process of the run, but where that is killed.
     """
     thread = Thread(target=copy_context().run, args=(_start,), daemon=True)
     thread.start()
