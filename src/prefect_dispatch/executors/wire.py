@@ -80,7 +80,7 @@ async def asked(litellm: Any, request: Mapping[str, Any]) -> Any:  # noqa: ANN40
         HTTPError: If the server refused.
         JSONDecodeError: If what came is no JSON object.
     """
-    import aiohttp  # noqa: PLC0415 -- comes with litellm, and is loaded with it
+    import aiohttp  # noqa: PLC0415 -- is loaded where it is called
 
     params = {name: value for name, value in request.items() if name not in _ADDRESSED}
     model, more = _translated(litellm, str(request["model"]), json.dumps(params))
@@ -90,7 +90,7 @@ async def asked(litellm: Any, request: Mapping[str, Any]) -> Any:  # noqa: ANN40
     try:
         async with _session().post(url, json=body, headers=headers) as response:
             content = await response.read()
-    except aiohttp.ClientConnectorError as error:
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise ConnectError(str(error)) from None
     except aiohttp.ClientError as error:
         raise ReadError(str(error) or type(error).__name__) from None
