@@ -50,7 +50,7 @@ def test_a_job_file_names_a_function(
     (gap,) = report["gaps"]
     assert (gap["item"], gap["error"]["message"]) == ("c", "ValueError: *** is no word")
     assert main(["run", str(job)]) == 3
-    assert calls.read_text().split("\n") == ["one", "two words", ""]
+    assert sorted(calls.read_text().splitlines()) == ["one", "two words"]
     capsys.readouterr()
     for name, told in (("counting:tally", "can't be loaded"), ("os:getcwd", "is not code of yours")):
         assert main(["run", str(job), "--set", f"executor.function={name}"]) == 2

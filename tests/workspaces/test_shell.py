@@ -225,7 +225,7 @@ def test_the_users_checkout_stays_as_it_is(
 
 @pytest.mark.usefixtures("store")
 def test_a_run_says_what_was_kept_and_goes_on(repository: Repository, state: Path) -> None:
-    """A report names each workspace that was kept, and another run does only what failed."""
+    """A report names each workspace that was kept, at its attempt; another run does only what failed."""
     repository.put("../fail", "")
     run = f'echo "$ITEM_KEY" >> "{repository.path.parent}/ran"; echo x > "out-$ITEM_KEY"; '
     run += f'test "$ITEM_KEY" = good || ! test -e "{repository.path.parent}/fail"'
@@ -236,8 +236,8 @@ def test_a_run_says_what_was_kept_and_goes_on(repository: Repository, state: Pat
 
     first = report()
     assert (first.status, [gap.item for gap in first.gaps]) == ("gaps", ["bad"])
-    assert first.gaps[0].error
-    (kept,) = (Path(name) for name in first.gaps[0].error.message.split() if name.endswith("/work"))
+    (failed,) = (outcome.attempts[-1].error or "" for outcome in first.outcomes if outcome.item == "bad")
+    (kept,) = (Path(name) for name in failed.split() if name.endswith("/work"))
     assert (kept / "out-bad").read_text() == "x\n"
     assert (first.usage.requests, first.usage.unsettled, first.usage.cost_usd) == (2, 0, 0)
     clear_abandoned(lambda lease: None)
