@@ -153,8 +153,14 @@ def test_what_a_failure_says() -> None:
         pytest.param({"r": GREEN.replace(b'"2"', b'"5"')}, 0, "r isn't whole: 's' counts 5 tests, and holds 2", id="5"),
         pytest.param({"r": GREEN.replace(b'"2"', b'"many"')}, 0, "with something that is no number", id="many"),
         pytest.param({"r": GREEN.replace(b'"2"', b'"-1"')}, 0, "with something that is no number", id="negative"),
-        pytest.param({"r": suite("<testcase/>", said='failures="1"')}, 0, "counts 1 failures, and holds 0", id="lost"),
-        pytest.param({"r": suite("<testcase/>", said='errors="1"')}, 0, "counts 1 failures, and holds 0", id="error"),
+        pytest.param({"r": suite("<testcase/>", said='failures="1"')}, 0, "counts 1 failure, and holds 0", id="lost"),
+        pytest.param({"r": suite("<testcase/>", said='errors="1"')}, 0, "counts 1 error, and holds 0", id="error"),
+        pytest.param(
+            {"r": suite("<testcase><error/></testcase>", said='failures="2" errors="1"')},
+            1,
+            "counts 2 failures and 1 error, and holds 1",
+            id="both",
+        ),
         pytest.param(
             {"r": b'<testsuites tests="3"><testsuite/><testsuite/><testsuite/><testcase/></testsuites>'},
             0,

@@ -55,13 +55,14 @@ class Suite:
     def miscounted(self) -> str:
         """Why it can't be whole: it counts more than it holds; empty if it doesn't."""
         named = repr(self.name[:80]) if self.name else "the report"
-        tests, red = self._declared("tests"), self._declared("failures", "errors")
-        if tests is None or red is None:
+        tests, failures, errors = map(self._declared, ("tests", "failures", "errors"))
+        if tests is None or failures is None or errors is None:
             return f"{named} counts its tests with something that is no number"
         if tests > self._tests + self._suites:
-            return f"{named} counts {tests} tests, and holds {self._tests + self._suites}"
-        if red > self._red:
-            return f"{named} counts {red} failures, and holds {self._red}"
+            return f"{named} counts {_counted(tests, 'test')}, and holds {self._tests + self._suites}"
+        if failures + errors > self._red:  # some runners take one for the other
+            said = " and ".join(_counted(n, what) for n, what in ((failures, "failure"), (errors, "error")) if n)
+            return f"{named} counts {said}, and holds {self._red}"
         return ""
 
     @property
@@ -70,12 +71,14 @@ class Suite:
         counted = self._declared("tests") if "tests" in self._said and "hostname" in self._said else None
         return counted is not None and not self._suites and counted < self._tests
 
-    def _declared(self, *names: str) -> int | None:
-        """Return the sum of what attributes count, 0 where they aren't there, or None if one is no number."""
-        said = [self._said[name].strip() or "0" for name in names if name in self._said]
-        if not all(text.isascii() and text.isdigit() and len(text) < 10 for text in said):  # noqa: PLR2004 -- digits
-            return None
-        return sum(map(int, said))
+    def _declared(self, name: str) -> int | None:
+        """Return what an attribute counts, 0 where it isn't there, or None if it is no number."""
+        said = self._said.get(name, "").strip() or "0"
+        return int(said) if said.isascii() and said.isdigit() and len(said) < 10 else None  # noqa: PLR2004 -- digits
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 class Case:
