@@ -256,6 +256,21 @@ def test_the_summary_names_what_needs_a_look() -> None:
     assert summary(rich(asked=asked), Path("out")).endswith("out/questions.jsonl")
 
 
+def test_each_conflict_is_counted_once() -> None:
+    """As the tables list them: several in one file, one whose file is gone, and one that nobody was to see."""
+    refs = tuple(Ref(brief="b", item=key) for key in ("one", "two"))
+    fields = [
+        FieldRow(path=f"/files/{at}", winner=1, losers=(Loser(value=2, sources=refs[1:]),), rule="r", sources=refs[:1])
+        for at in (0, 1)
+    ]
+    flags = [
+        Flag(path=path, kind="conflict", text="a", message="m", sources=refs)
+        for path in ("/files/0", "/files/0", "/files")
+    ]
+    told = summary(rich(fields=fields, flags=(*rich().flags, *flags)), Path("out")).splitlines()
+    assert "To look at: 1 flag, 2 proposals, 4 conflicts" in told
+
+
 def test_a_report_tells_how_it_went() -> None:
     """What did not go smoothly is counted by class, most first; a run that went smoothly says nothing of it."""
     usage = Spending(reasks=2, unsettled=1, retried={"connection": 1, "timeout": 3}, escalated={"invalid_output": 1})

@@ -50,7 +50,7 @@ def branches_table(course: Course) -> Table:
 def conflicts_table(course: Course) -> Table:
     """Return what contradicts what."""
     rows = tuple(_conflict(course, step, each) for step, each in course.conflicts)
-    return Table(name=CONFLICTS, title="Conflicts", rows=rows, note=_CONFLICTS_NOTE)
+    return Table(name=CONFLICTS, title="What changes contradict each other on", rows=rows, note=_CONFLICTS_NOTE)
 
 
 def acceptance_table(course: Course) -> Table:

@@ -105,10 +105,12 @@ def summary(report: Report, out: Path | None) -> str:
 
 
 def _to_look_at(report: Report) -> str:
+    met = [flag.path for flag in report.flags if flag.kind == "conflict"]  # in one file, there may be several
+    told = frozenset(met)
     counts = {
-        "flag": len(report.flags),
+        "flag": len(report.flags) - len(met),
         "proposal": len(report.proposals),
-        "conflict": sum(1 for row in report.fields if row.losers),
+        "conflict": len(met) + sum(1 for row in report.fields if row.losers and row.path not in told),
     }
     return ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count)
 
