@@ -6,15 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from itertools import product
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BeforeValidator, GetPydanticSchema, StringConstraints
+from pydantic import BeforeValidator, GetPydanticSchema, StringConstraints
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.models import Item
-from prefect_dispatch.strict import Strict, nearest
-
-_T = TypeVar("_T")
+from prefect_dispatch.strict import SOME, Strict, nearest
 
 MOST = 1_000
 """How many cells a matrix may have."""
@@ -29,22 +27,20 @@ def _value(value: object) -> object:
     Raises:
         ValueError: If YAML has read it as something else than what was written.
     """
-    if isinstance(value, bool) or not isinstance(value, (str, int)):
-        msg = f"{value!r} may not be what was written, as 3.10 without quotes is 3.1; put the value in quotes"
-        raise ValueError(msg)  # noqa: TRY004 -- what pydantic takes for a wrong value
-    return str(value)
+    if isinstance(value, (str, int)) and not isinstance(value, bool):
+        return str(value)
+    raise ValueError(f"{value!r} {_misread(value)}")
 
 
-def _some(values: tuple[_T, ...]) -> tuple[_T, ...]:
-    """Return what there has to be one of; told apart from one that is wrong.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    if not values:
-        msg = "there is none; give it at least one"
-        raise ValueError(msg)
-    return values
+def _misread(value: object) -> str:
+    """Return what is wrong with a value that is neither text nor a whole number."""
+    if value is None:
+        return "is what YAML reads where nothing is written, or null without quotes; write a value, in quotes"
+    if isinstance(value, bool):
+        return "may not be what was written, as on, yes and true without quotes are all True; put the value in quotes"
+    if isinstance(value, (Mapping, Sequence)):
+        return "is no text; write one value after the other, in quotes"
+    return "may not be what was written, as 3.10 without quotes is 3.1; put the value in quotes"
 
 
 AxisName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
@@ -64,7 +60,7 @@ class Axis(Strict):
 
     name: AxisName
     """What it is called: a letter, then letters, digits, `-` and `_`."""
-    values: Annotated[tuple[AxisValue, ...], AfterValidator(_some)]
+    values: Annotated[tuple[AxisValue, ...], SOME]
     """Its values, as text without commas: versions, names, whatever the commands make of it."""
 
     @property
@@ -90,7 +86,7 @@ def _cell(given: object) -> object:
     return ",".join(f"{name}={_value(value)}" for name, value in cast("Mapping[str, object]", given).items())
 
 
-_Axes = Annotated[tuple[Axis, ...], BeforeValidator(_axes), AfterValidator(_some)]
+_Axes = Annotated[tuple[Axis, ...], BeforeValidator(_axes), SOME]
 Axes = Annotated[
     Mapping[str, Sequence[str | int]] | Sequence[Axis | Mapping[str, Any]],
     GetPydanticSchema(lambda _, make: make(_Axes)),

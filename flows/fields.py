@@ -18,6 +18,7 @@ from prefect_dispatch.flows.answer_fields import AnswerField
 from prefect_dispatch.integrators.records.rules import FieldPath, FieldRule, Rules
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import OutputForm, Text
+from prefect_dispatch.strict import SOME
 
 
 def _picker(field: str, title: str) -> Any:  # noqa: ANN401 -- what `Annotated` takes
@@ -53,7 +54,7 @@ Texts = Annotated[Sequence[str], GetPydanticSchema(lambda _, handler: handler(tu
 """Texts, none of them empty."""
 Paths = Annotated[Sequence[str], GetPydanticSchema(lambda _, handler: handler(tuple[FieldPath, ...]))]
 """Dotted paths of fields."""
-_Forms = Annotated[tuple[SourceKind, ...], Field(min_length=1)]
+_Forms = Annotated[tuple[SourceKind, ...], SOME]
 Forms = Annotated[Sequence[SourceKind], GetPydanticSchema(lambda _, handler: handler(_Forms))]
 """Forms of a source."""
 Line = Annotated[str, StringConstraints(strip_whitespace=True)]

@@ -159,6 +159,8 @@ def _sentences(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
     sentences: list[str] = []
     for each in error.errors(include_url=False):
         where, value = _locate(data, each["loc"])
+        if each["type"] == "element" and _is_list(value):
+            value = value[each.get("ctx", {})["number"] - 1]
         message = each["msg"].removeprefix("Value error, ").rstrip(".")
         telling = each["type"] not in ("missing", "unknown_key") and not _secret(repr(value))
         shown = f" (it is {_short(value)})" if telling else ""
@@ -169,13 +171,20 @@ def _sentences(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
 def _locate(data: object, location: Sequence[int | str]) -> tuple[str, object]:
     """Return the path in the user's own file that an error is about, and what stands there."""
     path = ""
-    for part in location:
+    for place, part in enumerate(location, 1):
+        if isinstance(part, int) and _is_mapping(data) and part < len(data):
+            part = [*data][part]  # noqa: PLW2901 -- a mapping that is taken for a list of what it names
         if _holds(data, part):
             data = cast("Any", data)[part]
-        elif part is not location[-1] or _is_list(data) or (_is_mapping(data) and part == data.get("kind", "llm")):
-            continue  # the tag of a union, which the file doesn't have
+        elif place < len(location) or isinstance(part, int) or _is_list(data) or _is_tag(data, part):
+            continue  # what the file doesn't have
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
     return path or "the job", data
+
+
+def _is_tag(data: object, part: str) -> bool:
+    """Return whether a part of a place is the tag of a union."""
+    return _is_mapping(data) and part == data.get("kind", "llm")
 
 
 def _holds(data: object, part: int | str) -> bool:

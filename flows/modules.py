@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, GetPydanticSchema, StringConstraints
+from pydantic import AfterValidator, GetPydanticSchema, StringConstraints
 
 from prefect_dispatch.command import Command
 from prefect_dispatch.errors import BriefError, JobError
 from prefect_dispatch.globs import Glob, overlaps
 from prefect_dispatch.models import Brief, Name, Text
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import SOME, Strict
 from prefect_dispatch.template import literal
 
 _SCOPE = (
@@ -63,7 +63,7 @@ class Module(Strict):
     """What it is called everywhere: small letters, digits and single hyphens."""
     goal: Text
     """What it is to do, as you would tell a colleague who sees only the repository."""
-    owns: Annotated[tuple[_Glob, ...], Field(min_length=1)]
+    owns: Annotated[tuple[_Glob, ...], SOME]
     """Globs of the files that its agent may write, from the repository's top; those of no two modules may meet."""
     interface: str = ""
     """What others rely on: names, signatures, formats, errors. Empty: the goal says it."""
@@ -86,7 +86,7 @@ class Module(Strict):
         )
 
 
-_Modules = Annotated[tuple[Module, ...], Field(min_length=1)]
+_Modules = Annotated[tuple[Module, ...], SOME]
 Modules = Annotated[
     Sequence[Module | Mapping[str, Any]],
     GetPydanticSchema(lambda _, make: make(_Modules)),

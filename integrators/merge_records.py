@@ -26,7 +26,7 @@ from prefect_dispatch.integrators.records.weighing import weighed
 from prefect_dispatch.integrators.records.wording import identity_words, link_table
 from prefect_dispatch.ledger import Merge, Ref
 from prefect_dispatch.references import REFERENCE
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import SOME, Strict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -102,7 +102,7 @@ class MergeRecords(Strict):
 
     kind: Literal["merge_records"] = "merge_records"
     """Tells the integrators apart."""
-    identity: Annotated[tuple[FieldPath, ...], Field(min_length=1)]
+    identity: Annotated[tuple[FieldPath, ...], SOME]
     """The fields (dotted paths allowed) that make two records the same; `{key}` stands for the item's key."""
     records: OptionalPath = ""
     """Dotted path of the list of records inside an answer; empty if the answer is a record or a list."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import pytest
 from pydantic import Field, ValidationError
 
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief, Item
-from prefect_dispatch.strict import Strict, nearest
+from prefect_dispatch.strict import SOME, Strict, nearest
 
 
 class Point(Strict):
@@ -52,6 +54,23 @@ def test_what_is_no_mapping_is_left_to_the_fields() -> None:
     assert Point.model_validate(Point(x=1)) == Point(x=1)
     with pytest.raises(ValidationError, match="valid dictionary"):
         Point.model_validate([1])
+
+
+class Some(Strict):
+    """A model that has at least one number."""
+
+    numbers: Annotated[tuple[int, ...], SOME]
+    """What it has."""
+
+
+def test_a_wrong_one_of_several_is_not_called_too_few() -> None:
+    """Only what is wrong is told; that there has to be one is told where there is none, and in the schema."""
+    with pytest.raises(ValidationError) as wrong:
+        Some.model_validate({"numbers": ["x"]})
+    assert [error["loc"] for error in wrong.value.errors()] == [("numbers", 0)]
+    with pytest.raises(ValidationError, match="should have at least 1 item, and has none"):
+        Some(numbers=())
+    assert Some.model_json_schema()["properties"]["numbers"]["minItems"] == 1
 
 
 def test_a_field_goes_by_its_alias() -> None:

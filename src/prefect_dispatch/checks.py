@@ -20,7 +20,7 @@ from prefect_dispatch.fingerprint import canonical
 from prefect_dispatch.form import Tabs
 from prefect_dispatch.outputs import SEARCH_SECONDS
 from prefect_dispatch.references import REFERENCE, refer
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import SOME, Strict
 from prefect_dispatch.template import render
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class MustMention(_FieldCheck):
 
     kind: Literal["must_mention"] = "must_mention"
     """Tells the checks apart."""
-    terms: tuple[str, ...] = Field(min_length=1)
+    terms: Annotated[tuple[str, ...], SOME]
     """The terms; each may use fields of the item, such as `{title}`."""
 
     def problem(self, value: JsonValue, item: Item) -> str | None:
@@ -136,7 +136,7 @@ class Sources(Strict):
     """Dotted path of the list of sources, texts each."""
     at_least: int = Field(default=1, ge=0, le=100)
     """How many there must be."""
-    forms: tuple[SourceKind, ...] = Field(default=("url", "doi", "isbn", "title"), min_length=1)
+    forms: Annotated[tuple[SourceKind, ...], SOME] = ("url", "doi", "isbn", "title")
     """The forms that count: an address, a DOI, an ISBN with a right check digit, a title with a year."""
 
     def problem(self, value: JsonValue, item: Item) -> str | None:  # noqa: ARG002 -- one signature for all checks

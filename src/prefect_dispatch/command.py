@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.globs import Glob
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import SOME, Strict
 
 _Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00]+$")]
 _Code = Annotated[int, Field(ge=0, le=255)]
@@ -26,11 +26,11 @@ class Command(Strict):
         (75,)
     """
 
-    run: _Line | Annotated[tuple[_Line, ...], Field(min_length=1, title="Words")]
+    run: _Line | Annotated[tuple[_Line, ...], SOME, Field(title="Words")]
     """A line for `/bin/sh`, or a program and its arguments, for which no shell is run. Never a template."""
     stdin: bool = False
     """Whether the item's value is on standard input: text as it is, else as JSON."""
-    ok: tuple[_Code, ...] = Field(default=(0,), min_length=1)
+    ok: Annotated[tuple[_Code, ...], SOME] = (0,)
     """The exit codes that mean success."""
     retry: tuple[_Code, ...] = ()
     """The exit codes that mean: try again later."""

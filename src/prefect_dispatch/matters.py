@@ -7,14 +7,12 @@ and is taken back as one of the options that were offered, never as a value.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Annotated
 
 from prefect_dispatch.decisions import Choice, Decisions, Identity
 from prefect_dispatch.fingerprint import digest
 from prefect_dispatch.inert import plain, refs, shown
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import SOME, Strict
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -57,7 +55,7 @@ class Matter(Strict):
 class Form(Strict):
     """The matters that are asked together."""
 
-    matters: tuple[Matter, ...] = Field(min_length=1)
+    matters: Annotated[tuple[Matter, ...], SOME]
     """What is asked."""
     more: int = 0
     """How many others are open."""

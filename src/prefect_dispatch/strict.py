@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
+from pydantic_core.core_schema import no_info_after_validator_function
 from rapidfuzz import fuzz, process
 
 from prefect_dispatch.fingerprint import flaw
 from prefect_dispatch.form import laid_out
 
 if TYPE_CHECKING:
-    from pydantic import GetJsonSchemaHandler
+    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
+
+_T = TypeVar("_T")
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -37,6 +40,26 @@ def _kept(value: JsonValue) -> JsonValue:
     return value
 
 
+class _Some:
+    """Asks for one of something at least; a length that pydantic asks for is that of what is valid."""
+
+    @staticmethod
+    def __get_pydantic_core_schema__(source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return no_info_after_validator_function(_some, handler(source))
+
+    @staticmethod
+    def __get_pydantic_json_schema__(schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {**handler(schema), "minItems": 1}
+
+
+def _some(values: tuple[_T, ...]) -> tuple[_T, ...]:
+    if not values:
+        raise PydanticCustomError("too_short", "should have at least 1 item, and has none")
+    return values
+
+
+SOME = _Some()
+"""Of a tuple: that there is something in it. Where one is wrong, nothing else is said to be."""
 Kept = Annotated[JsonValue, AfterValidator(_kept)]
 """A JSON value that can be stored as it is: no NaN, no half characters, no bottomless nesting."""
 

@@ -114,8 +114,9 @@ def test_what_a_form_becomes() -> None:
 )
 def test_files_that_nobody_can_own(owns: list[str], told: str) -> None:
     """A module owns files of the repository, some at least."""
-    with pytest.raises(ParameterTypeError, match=told):
+    with pytest.raises(ParameterTypeError, match=told) as wrong:
         given(modules=[{**LEXER, "owns": owns}])
+    assert str(wrong.value).count("modules") == 1
 
 
 @pytest.mark.parametrize(
@@ -176,7 +177,9 @@ def test_many_that_meet_are_counted() -> None:
             "^model: the agent 'own' is told a model; name one",
             id="model-of-another",
         ),
-        pytest.param({"params": {"colour": "red"}}, "^params: unknown key 'colour'; known are", id="params"),
+        pytest.param(
+            {"params": {"colour": "red"}}, "^params: for 'claude': unknown key 'colour'; known are", id="params"
+        ),
         pytest.param({"params": {"api_key": "sk-1"}}, "looks like a secret", id="secret"),
         pytest.param({"setup": "a\0b"}, "setup", id="setup"),
     ],

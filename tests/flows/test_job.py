@@ -112,6 +112,11 @@ BAD = [
     pytest.param(changed("texts/*.txt", "../*"), "items", id="out-of-the-folder"),
     pytest.param(changed("{glob:", "{globb:"), "items", id="an-unknown-source"),
     pytest.param(changed('{glob: "texts/*.txt"}', "[]"), "There are no items", id="an-empty-list"),
+    pytest.param(
+        changed('{glob: "texts/*.txt"}', '[fine, {key: b, value: "x\\ud800"}]'),
+        r"element 2: half of a surrogate pair is no text and can't be written as UTF-8 (it is {'key': 'b', 'value'",
+        id="half-a-character",
+    ),
     pytest.param(changed('{glob: "texts/*.txt"}', "[a, a]"), "Two items have the key 'a'", id="a-key-of-two-items"),
     pytest.param(changed('{glob: "texts/*.txt"}', "{csv: none.csv}"), "none.csv", id="no-such-table"),
     pytest.param(

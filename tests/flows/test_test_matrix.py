@@ -125,10 +125,14 @@ def test_values_that_are_none(value: object) -> None:
 @pytest.mark.parametrize(
     ("axes", "told"),
     [
-        ("{python: [3.10]}", "axes[0][0]: 3.1 may not be what was written, as 3.10 without quotes is 3.1; put the"),
+        ("{python: [3.10]}", "axes.python[0]: 3.1 may not be what was written, as 3.10 without quotes is 3.1; put the"),
+        ("{a: ['1'], b: ['2', on]}", "axes.b[1]: True may not be what was written, as on, yes and true without quotes"),
+        ("{a: [null]}", "axes.a[0]: None is what YAML reads where nothing is written, or null without quotes; write a"),
+        ("{a: }", "axes.a: None is what YAML reads"),
+        ("{a: [[x]]}", "axes.a[0]: ['x'] is no text; write one value after the other"),
         ("{day: [2026-01-01]}", "datetime.date(2026, 1, 1) may not be what was written"),
-        ("{python: []}", "axes.values: there is none; give it at least one"),
-        ("{}", "axes: there is none; give it at least one"),
+        ("{python: []}", "axes.python: should have at least 1 item, and has none (it is [])."),
+        ("{}", "axes: should have at least 1 item, and has none (it is {})."),
     ],
 )
 def test_axes_of_a_job_file(axes: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

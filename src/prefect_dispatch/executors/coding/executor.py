@@ -99,7 +99,7 @@ class CodingAgent(Strict):
         except ValidationError as error:
             wrong = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(("params", *map(str, wrong["loc"])))
-            msg = f"{place}: {wrong['msg'].removeprefix('Value error, ')} (for {adapter.name!r})"
+            msg = f"{place}: for {adapter.name!r}: {wrong['msg'].removeprefix('Value error, ')}"
             raise ValueError(msg) from None
         if self.agent in ("opencode", "mini") and "/" not in self.model:
             msg = f"model: {self.agent} takes a model as provider/model, and not {self.model!r}"

@@ -12,7 +12,7 @@ from prefect_dispatch.executors.coding.adapter import Launch, Printed, Said, Tok
 from prefect_dispatch.models import Name
 from prefect_dispatch.processes.environment import RESERVED, Variable
 from prefect_dispatch.scrub import SECRET_NAME, scrub
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import SOME, Strict
 
 ANSWER, PROMPT, SCHEMA = "answer.txt", "prompt.txt", "schema.json"
 _WORD = re.compile(r"\{(model|workspace|home|prompt_file|answer_file|schema_file|api_base|max_usd|max_turns)\}")
@@ -27,7 +27,7 @@ _Code = Annotated[int, Field(ge=0, le=255)]
 class Done(Strict):
     """What has to be so for the work to be done; all of it."""
 
-    exit: tuple[_Code, ...] = Field(default=(0,), min_length=1)
+    exit: Annotated[tuple[_Code, ...], SOME] = (0,)
     """The exit codes that mean success."""
     json_last: dict[Pointer, JsonValue] = Field(default_factory=dict[str, JsonValue])
     """What must stand where in the last JSON object that it prints."""
@@ -70,7 +70,7 @@ class Generic(Strict):
 
     name: Name
     """What it is called in reports."""
-    argv: tuple[Word, ...] = Field(min_length=1)
+    argv: Annotated[tuple[Word, ...], SOME]
     """Its program and arguments."""
     stdin: Literal["prompt", "nothing"] = "prompt"
     """What it reads on standard input; without the prompt there, it needs `{prompt_file}`."""
