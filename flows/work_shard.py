@@ -1,0 +1,212 @@
+"""The flow that works on one shard of another run, wherever a deployment of it has its workers.
+
+It is told a key and nothing else. What stands there in the result storage says what is asked, of whom, and how it is
+bounded; answers go into the store one by one, as everywhere, and beside the shard what came of it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+from uuid import UUID, uuid4
+
+import httpx
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.exceptions import CancelledRun, PrefectException
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Crashed, Failed
+from pydantic import Field
+
+from prefect_dispatch.binding import bind
+from prefect_dispatch.errors import BriefError, JobError, TransientError
+from prefect_dispatch.executors.base import Abrupt, Executor
+from prefect_dispatch.fingerprint import fingerprint
+from prefect_dispatch.flows.ending import INTERRUPTIONS
+from prefect_dispatch.scrub import scrub
+from prefect_dispatch.tasks import loop, shards
+from prefect_dispatch.tasks.gates import gate_of
+from prefect_dispatch.tasks.run_brief import answer_shelf
+from prefect_dispatch.tasks.shard_places import KEY, ShardPlaces
+from prefect_dispatch.tasks.shard_records import digest_of
+from prefect_dispatch.tasks.shard_results import WrittenResult
+from prefect_dispatch.tasks.shards import Came, Shard, sharded
+from prefect_dispatch.tasks.stops import require_wanted
+from prefect_dispatch.tasks.store import key_of
+from prefect_dispatch.tasks.work import Work, as_is
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.futures import PrefectFuture
+
+    from prefect_dispatch.tasks.shard_records import WrittenShard
+    from prefect_dispatch.tasks.shelf import Shelf
+
+CANCEL_S = 5.0
+"""Seconds that what was cancelled may take to end."""
+REFUSED = "Refused"
+"""The name of the state of a run that could not begin: every other one of this deployment would end so."""
+
+
+@flow(name="work-shard", persist_result=False)
+def work_shard(
+    shard: Annotated[str, Field(pattern=KEY)],
+    folder: Annotated[str, Field(title="Folder")] | None = None,
+) -> State[Any]:
+    """Work on a shard of a run of dispatch, which starts runs of this flow by itself.
+
+    Args:
+        shard: The key under which the shard stands in the result storage.
+        folder: The folder that relative paths and your own code are looked up in, where the workers run. Empty: the
+            folder of the job.
+    """
+    shelf = answer_shelf()
+    places = ShardPlaces(shelf)
+    try:
+        given = places.shard(shard)
+        work = _Work(given, shelf, _folder(folder or given.folder))
+    except JobError as error:
+        return Failed(name=REFUSED, message=scrub(str(error)))
+    except TransientError as error:
+        return Failed(message=scrub(str(error)))
+    told = _Told()
+    with _alive(given.beat_s):
+        try:
+            work.carried_out(told)
+        except INTERRUPTIONS as error:
+            state = _interrupted(error)
+        else:
+            state = Completed()
+        finally:
+            places.answer(shard, WrittenResult.of(shard.rpartition("/")[2], told.come))
+    answered = sum(each.said is not None and not isinstance(each.said, BaseException) for each in told.come)
+    state.message = f"{state.message or ''} {answered} of {len(given.work)} answered.".strip()
+    if state.is_completed() and answered < len(given.work):
+        state.name = "CompletedWithGaps"
+    return state
+
+
+def _folder(said: str) -> Path:
+    """Return the folder of the job, as far as the worker has it: a model that is asked needs none."""
+    folder = Path(said)
+    return folder if folder.is_dir() else Path.cwd()
+
+
+class _Told:
+    """What has come so far of a shard that is worked on here."""
+
+    def __init__(self) -> None:
+        self.come: list[Came] = []
+        self.stopped = False
+
+    def came(self, came: Came) -> None:
+        """Take what came of a piece of work."""
+        self.come.append(came)
+
+
+class _Work:
+    """A shard that was read, made into what can be asked."""
+
+    def __init__(self, given: WrittenShard, shelf: Shelf, folder: Path) -> None:
+        """Look up the user's own code, and what the executor needs, in a folder.
+
+        Args:
+            given: The shard as it was read.
+            shelf: Where answers are stored.
+            folder: Where to look.
+
+        Raises:
+            JobError: If something isn't there, or isn't the same as where the shard was written.
+        """
+        executor: Executor = given.executor.placed(folder)
+        try:
+            briefs = [bind(brief, folder) for brief in given.briefs]
+        except BriefError as error:
+            raise JobError(
+                f"{error} The worker looks in {str(folder)!r}: have the code there, or set the parameter 'folder' of "
+                "the deployment of work-shard."
+            ) from None
+        work = [Work(briefs[each.brief], given.items[each.item], each.fingerprint) for each in given.work]
+        for each in work:
+            if fingerprint(each.brief, each.item, executor) != each.fingerprint:
+                raise JobError(
+                    f"For {each.ref} the worker finds other work than the run that gave it: code, a file, a folder or "
+                    f"a model that it uses is another one there (it looks in {str(folder)!r}), or the versions of "
+                    "prefect-dispatch differ. Bring the worker to what the run has."
+                )
+        again = frozenset(
+            each.fingerprint
+            for each in given.work
+            if each.again is not None and digest_of(shelf.read(key_of(each.fingerprint))) == each.again
+        )
+        self._shard = Shard(tuple(work), again, uuid4().hex)
+        self._executor, self._limits = executor, given.limits
+
+    def carried_out(self, told: _Told) -> None:
+        """Do the work, and tell what comes of each piece at once.
+
+        Raises:
+            Exception: What interrupted it; what was under way has ended by then.
+        """
+        shards.follow(self._shard.told, told)
+        try:
+            future: PrefectFuture[Any] = cast("Any", sharded(self._limits)).submit(
+                as_is(self._shard), self._executor, self._limits
+            )
+            try:
+                future.wait()
+            except BaseException:
+                self._wind_down(told, future)
+                raise
+        finally:
+            shards.unfollow(self._shard.told)
+        failed = future.result(raise_on_failure=False)
+        if isinstance(failed, BaseException):  # the engine failed, or a retry
+            come = {each.work.fingerprint for each in told.come}
+            told.come += [Came(work, failed) for work in self._shard.work if work.fingerprint not in come]
+
+    def _wind_down(self, told: _Told, future: PrefectFuture[Any]) -> None:
+        """Let what is under way come to an end for a moment, then end it."""
+        told.stopped = True
+        group = str(flow_run.get_id())
+        gate_of(group, self._limits).close()
+        with suppress(BaseException):
+            future.wait(0.0 if isinstance(self._executor, Abrupt) else self._limits.grace_s)
+        loop.cancel(group)
+        with suppress(BaseException):
+            future.wait(CANCEL_S)
+
+
+def _interrupted(error: BaseException) -> State[Any]:
+    """Return the state of a run that was interrupted: cancelled if somebody wants that, else begun again elsewhere."""
+    try:
+        require_wanted(UUID(flow_run.get_id()))
+    except CancelledRun:
+        return Cancelled(message="Somebody cancelled it.")
+    return Crashed(message=f"Its worker ended it ({type(error).__name__}).")
+
+
+@contextmanager
+def _alive(beat_s: float) -> Generator[None]:
+    """Have Prefect's server know that the run is alive, so that whoever waits for it can see that."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        run = UUID(flow_run.get_id())
+        while not ended.wait(beat_s):
+            with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
+                found: FlowRun = client.read_flow_run(run)
+                client.update_flow_run(run, name=found.name)  # changes nothing but when it was changed
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(beat,), name="shard-beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
