@@ -135,7 +135,10 @@ def carry_out(
                 report = report.model_copy(update={"status": "failed", "message": f"{stop} {report.message}"})
                 failure = DispatchFailed(report.message, report)
                 return cast("Report", Cancelled(message=report.message, data=failure))
-        for sentence in _unanswered(report):
+        recorded = fan_out.records.told()
+        known = recorded.model_dump(exclude_defaults=True)
+        report = report.model_copy(update={"run": {**report.run, "task_runs": known}})
+        for sentence in filter(None, (*_unanswered(report), recorded.note)):
             log.warning("%s", sentence)
         report = memory.compared(delivered(report, job.integrator, place))
         if files is not None:

@@ -88,6 +88,7 @@ class FanOut:
         self._circuit = Circuit(limits.circuit)
         self.stop: Stop | None = None
         """Why the rest was not asked, if anything stopped the fan-out."""
+        self.records = self._under_way.records
 
     @property
     def stopped(self) -> str | None:

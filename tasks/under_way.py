@@ -12,6 +12,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect_dispatch.errors import BudgetError, TerminalError
 from prefect_dispatch.tasks import shards
 from prefect_dispatch.tasks.apart import unlinked
+from prefect_dispatch.tasks.records import Records
 from prefect_dispatch.tasks.run_brief import within
 from prefect_dispatch.tasks.shards import Came, Shard, shard_size, sharded
 from prefect_dispatch.tasks.store import usable
@@ -37,6 +38,7 @@ class UnderWay:
     Attributes:
         size: How many items a task run takes.
         stopped: Whether nothing more is to be asked, where a shard has still to begin with it.
+        records: What Prefect's server has of them.
     """
 
     def __init__(self, executor: Executor, limits: Limits) -> None:
@@ -52,6 +54,7 @@ class UnderWay:
         self._here = context is not None and isinstance(context.task_runner, ThreadPoolTaskRunner)
         self.size = 1
         self.stopped = False
+        self.records = Records()
 
     def __len__(self) -> int:
         """Return how much work is under way."""
@@ -64,6 +67,7 @@ class UnderWay:
 
     def __exit__(self, *_: object) -> None:
         """Hear no more."""
+        self.records.end()
         shards.unfollow(self._name)
 
     def expect(self, asks: int) -> None:
@@ -101,6 +105,7 @@ class UnderWay:
         self._runs[future] = mine
         self._of |= dict.fromkeys(mine, mine)
         future.add_done_callback(self._come.put)
+        self.records.begun(len(self._runs))
 
     def came(self, came: Came) -> None:
         """Take what came of a piece of work of a shard; from any thread."""
