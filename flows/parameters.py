@@ -20,6 +20,7 @@ from prefect.utilities.collections import visit_collection
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from prefect_dispatch.fingerprint import canonical, digest
+from prefect_dispatch.inert import nowhere_nul
 from prefect_dispatch.models import Brief
 from prefect_dispatch.sources import ItemsInput
 
@@ -97,7 +98,7 @@ class DataFlow(Flow[P, R]):
             raise ParameterTypeError.from_validation_error(error) from None
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Return the parameters as they are kept with the run."""
+        """Return the parameters as they are kept with the run; PostgreSQL has no NUL."""
         opaque = {
             name: f"<{type(parameters[name]).__name__}>"
             for name in _OBJECTS
@@ -112,7 +113,7 @@ class DataFlow(Flow[P, R]):
             size = len(canonical(kept.get(name)))
             if size > MAX_RECORDED:
                 kept[name] = f"<{size} characters of JSON, sha256 {digest(kept[name])}>"
-        return kept
+        return {name: nowhere_nul(value) for name, value in kept.items()}
 
 
 def _with_failures(items: object) -> object:

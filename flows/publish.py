@@ -96,7 +96,9 @@ def publish(report: Report, briefs: Sequence[Brief], page: Path | None = None) -
     if page is not None:
         head, _, rest = text.partition("\n\n")
         text = f"{head}\n\n{_way_to(page)}\n\n{rest}"
-    create_markdown_artifact(key=artifact_key(briefs, "report"), markdown=text, description=report.message[:1000])
+    create_markdown_artifact(
+        key=artifact_key(briefs, "report"), markdown=text, description=paragraph(report.message[:1000])
+    )
     create_table_artifact(
         key=artifact_key(briefs, "outcomes"), table=outcome_rows(report), description="One row for each (brief, item)"
     )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, JsonValue
 
 from prefect_dispatch._version import __version__
 from prefect_dispatch.errors import AuditError, MergeError
+from prefect_dispatch.inert import plain
 from prefect_dispatch.integrators.gaps import unanswered
 from prefect_dispatch.ledger import LedgerRow, Merge, Ref, Violation
 from prefect_dispatch.report import Gap, Report, Spending
@@ -72,7 +73,7 @@ def settle(
     )
     return Report(
         status=status,
-        message=message,
+        message=plain(message),
         value=merge.value,
         ledger=_with_parts(merge.ledger, ordered),
         fields=merge.fields,
@@ -102,7 +103,7 @@ def fallen_short(report: Report, shortfall: str) -> Report:
     return report.model_copy(
         update={
             "status": "gaps" if report.status == "complete" else report.status,
-            "message": f"{report.message} {shortfall}",
+            "message": plain(f"{report.message} {shortfall}"),
             "shortfalls": (*report.shortfalls, shortfall),
         }
     )

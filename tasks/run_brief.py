@@ -14,6 +14,7 @@ from prefect_dispatch.errors import ExecutorError, TransientError
 from prefect_dispatch.executors.base import Executor, Warmable
 from prefect_dispatch.executors.variety import executor_for
 from prefect_dispatch.fingerprint import fingerprint
+from prefect_dispatch.inert import plain
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Answer, Attempt, Brief, Item, Usage
 from prefect_dispatch.scrub import scrub
@@ -44,7 +45,7 @@ def run_name(parameters: dict[str, Any]) -> str:
     """Return the name of the task run for a brief and an item, without secrets."""
     brief: Brief = parameters["brief"]
     part = " (part)" if brief.part else ""
-    name = scrub(" ".join(f"{brief.name}: {parameters['item'].key}{part}".split()))
+    name = scrub(" ".join(plain(f"{brief.name}: {parameters['item'].key}{part}").split()))
     return name if len(name) <= NAME_LENGTH else name[: NAME_LENGTH - 1] + "…"
 
 

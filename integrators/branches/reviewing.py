@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.inert import cell, fenced, paragraph, plain, table
+from prefect_dispatch.inert import cell, fenced, legible, paragraph, plain, table
 from prefect_dispatch.integrators.branches.accounting import DECIDED, shortfalls
 from prefect_dispatch.integrators.branches.course import changed_files
 from prefect_dispatch.integrators.branches.excerpts import excerpts
@@ -78,13 +78,17 @@ def _unmerged(course: Course) -> Iterator[str]:
 def _files(course: Course) -> Iterator[tuple[str, str, str]]:
     for file in changed_files(course):
         how = "" if file.kept else "put together"
-        yield shown(file.path), how if file.after else "deleted", ", ".join(str(each.ref) for each in file.sources)
+        yield (
+            legible(shown(file.path)),
+            how if file.after else "deleted",
+            ", ".join(str(each.ref) for each in file.sources),
+        )
 
 
 def _overlaps(found: Table) -> str:
     if not found.rows:
         return "No two changes touch one file."
-    return table(("file", "one", "other", "how"), [[str(each) for each in row.values()] for row in found.rows])
+    return table(("file", "one", "other", "how"), [[legible(str(each)) for each in row.values()] for row in found.rows])
 
 
 def _conflicts(course: Course) -> Iterator[str]:
@@ -99,7 +103,7 @@ def _conflicts(course: Course) -> Iterator[str]:
 
 def _conflict(course: Course, step: Step, each: Settled) -> Iterator[str]:
     conflict = each.conflict
-    yield f"### {cell(shown(conflict.path))}"
+    yield f"### {cell(legible(shown(conflict.path)))}"
     against = ", ".join(map(str, each.against))
     yield paragraph(f"{step.branch.ref} contradicts {against} ({conflict.kind}): {DECIDED[each.rule]}.")
     sides = zip(("Base", against, str(step.branch.ref)), excerpts(course.ground.git, conflict), strict=True)

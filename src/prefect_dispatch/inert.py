@@ -61,6 +61,32 @@ def plain(text: str) -> str:
     return "".join(character if character.isprintable() else " " for character in text)
 
 
+def nowhere_nul(value: JsonValue) -> JsonValue:
+    r"""Return a value in which each NUL is `␀`: PostgreSQL, where Prefect may keep it, refuses any other.
+
+    Example:
+        >>> nowhere_nul({"a\0": ["b\0", 1]})
+        {'a␀': ['b␀', 1]}
+    """
+    if isinstance(value, str):
+        return value.replace("\0", "␀")
+    if isinstance(value, dict):
+        return {name.replace("\0", "␀"): nowhere_nul(part) for name, part in value.items()}
+    return [nowhere_nul(part) for part in value] if isinstance(value, list) else value
+
+
+def legible(name: str) -> str:
+    r"""Return a name, such as that of a file, with what can't be seen of it written out.
+
+    Example:
+        >>> print(legible("a\nb\u202e.py"))
+        a\nb\u202e.py
+    """
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode() for each in name
+    )
+
+
 def shown(value: JsonValue) -> str:
     """Return a value as a cell has it: a text as it is, anything else as JSON."""
     if isinstance(value, str):

@@ -13,6 +13,7 @@ import re
 import traceback
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.inert import nowhere_nul
 from prefect_dispatch.scrub import scrub
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ _UNEVEN = re.compile(
 
 
 def hushed(error: ExecutorError, item: Item) -> ExecutorError:
-    """Return an error whose message quotes nothing of an item; at debug level the log has it all."""
+    """Return an error whose message quotes nothing of an item, and can be kept; at debug level the log has it all."""
     logged(error)
-    error.args = (withheld(scrub(str(error)), item.value),)
+    error.args = (nowhere_nul(withheld(scrub(str(error)), item.value)),)
     return error
 
 

@@ -6,12 +6,14 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pytest
+from prefect.client.orchestration import get_client
 from pydantic import AfterValidator, BaseModel
 
 from prefect_dispatch import Ask, Brief, Collate, Item, Limits, Merge, dispatch
 from prefect_dispatch.checks import Function
 from prefect_dispatch.cli import UNUSABLE, main
 from prefect_dispatch.errors import DispatchFailed
+from prefect_dispatch.tasks.run_brief import run_name
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -196,6 +198,30 @@ def test_nobody_edits_what_an_agent_said() -> None:
     assert report.outcomes[0].value == {"name": "A"}
     with pytest.raises(DispatchFailed, match="audit"):
         dispatch([brief], ["a"], executor=ScriptedExecutor({"a": {"name": "A"}}), integrator=Editor(), limits=LIMITS)
+
+
+def test_control_characters_of_a_key_go_no_further() -> None:
+    """PostgreSQL, where Prefect's server may keep all that it is told, refuses NUL; a line break would forge a line."""
+    hostile = Item(key="a\0\n\x1b[31m\u202eb", value={"v\0": "\0"})
+
+    def script(ask: Ask) -> JsonValue:
+        if ask.item.key == hostile.key:
+            raise ValueError(f"no\0 {ask.item.key}")
+        return {}
+
+    report = dispatch([SAY], [hostile, "c"], executor=ScriptedExecutor(script), limits=LIMITS)
+    [gap] = report.gaps
+    assert gap.item == hostile.key
+    assert "\0" not in gap.error.message
+    with get_client(sync_client=True) as client:
+        flow: Any = report.run["flow_run"]
+        run = client.read_flow_run(flow["id"])
+    assert run.parameters["items"][0]["value"] == {"v␀": "␀"}
+    assert "\0" not in json.dumps(run.parameters, ensure_ascii=False)
+    assert run.state is not None
+    assert run.state.message == report.message
+    assert report.message.isprintable()
+    assert run_name({"brief": SAY, "item": hostile}) == "say: a [31m b"
 
 
 def test_items_may_come_from_a_generator() -> None:

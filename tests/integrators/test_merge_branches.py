@@ -280,6 +280,17 @@ def test_a_reviewer_reads_text_and_nothing_else(repo: tuple[Git, str]) -> None:
     assert [token.info for token in tokens if token.type == "fence"] == ["text", "text"]
 
 
+def test_a_file_name_is_shown_with_all_that_cannot_be_seen_of_it(repo: tuple[Git, str]) -> None:
+    """One with a line break in it forges no line, and does not look like one with a blank."""
+    git, base = repo
+    names = ["x\n\n# Accepted.py", "x # Accepted.py", "x\u202eyp.py"]
+    changes = [done(who, change_of(git, base, {**BASE, **dict.fromkeys(names, f"{who}\n")})) for who in ("one", "two")]
+    text = next(each.text for each in merged(git, changes).documents if each.name == "review.md")
+    shown = [RENDER.renderInline(line.removeprefix("### ")) for line in text.splitlines() if line.startswith("### ")]
+    assert shown == [r"x\n\n# Accepted.py", "x # Accepted.py", r"x\u202eyp.py"]
+    assert all(line.isprintable() for line in text.splitlines())
+
+
 def test_secrets_and_control_characters_do_not_get_into_titles(
     repo: tuple[Git, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
