@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models import Brief
     from prefect_dispatch.report import Report
     from prefect_dispatch.sources import Source
+    from prefect_dispatch.tasks.elsewhere import Elsewhere
 
 
 class _Ended(State["Report"]):
@@ -66,6 +67,8 @@ class Parts:
     """How the run is bounded."""
     review: bool = False
     """Whether the run pauses for people to decide."""
+    runner: Elsewhere | None = None
+    """Where shards run; in this process, or where the flow's own task runner has its task runs, if it isn't said."""
 
 
 def carry_out(
@@ -118,6 +121,7 @@ def carry_out(
         tell=LiveProgress(job.briefs, expected),
         join=job.joins,
         stored=stored.answers,
+        where=parts.runner,
     )
     try:
         brought = batched(job)

@@ -22,13 +22,13 @@ from prefect_dispatch.models import Answer, Failure
 from prefect_dispatch.progress import Progress
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.apart import apart
+from prefect_dispatch.tasks.away import under_way
 from prefect_dispatch.tasks.batch_run import Gathered
+from prefect_dispatch.tasks.elsewhere import elsewhere
 from prefect_dispatch.tasks.ends import End
-from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.parts import Parts
 from prefect_dispatch.tasks.stops import Circuit, Stop, failure_of, require_wanted
 from prefect_dispatch.tasks.turns import Turns
-from prefect_dispatch.tasks.under_way import UnderWay
 from prefect_dispatch.tasks.work import Work, equal_work
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.limits import Limits
     from prefect_dispatch.models import Outcome
+    from prefect_dispatch.tasks.elsewhere import Elsewhere
     from prefect_dispatch.tasks.independence import Independence
     from prefect_dispatch.tasks.parts import Join
     from prefect_dispatch.tasks.shards import Came
@@ -59,6 +60,7 @@ class FanOut:
         tell: Callable[[Progress], None],
         join: Join | None = None,
         stored: dict[str, Answer] | None = None,
+        where: Elsewhere | None = None,
     ) -> None:
         """Keep what is to be done.
 
@@ -71,6 +73,7 @@ class FanOut:
             tell: Told of every outcome, and now and then what is under way.
             join: Joins the answers to the parts of an item that is too long. None: none is split.
             stored: Answers that were looked up, by fingerprint; they take no task run, and are taken out.
+            where: Where task runs are. None: where the flow's task runner has them.
         """
         self._groups = equal_work(work)
         self._turns = Turns((group[0] for group in self._groups.values()), independence)
@@ -81,7 +84,7 @@ class FanOut:
         self._parts = Parts(work, executor, join)
         self._tell = tell
         self._progress = Progress(total=len(work))
-        self._under_way = UnderWay(executor, limits)
+        self._under_way = under_way(executor, limits, where or elsewhere())
         self._stored = stored or {}
         self._outcomes: list[Outcome] = []
         self._looked = time.monotonic()
@@ -150,23 +153,22 @@ class FanOut:
 
     def _wind_down(self) -> None:
         """Let what is under way come to an end for a moment, then end it: what came back is stored."""
-        group = str(flow_run.get_id())
-        gate_of(group, self._limits).close()
         grace_s = 0.0 if isinstance(self._executor, Abrupt) else self._limits.grace_s
-        last = time.monotonic() + grace_s
+        last = time.monotonic() + self._under_way.close(grace_s)
         try:
             while self._under_way:
                 self._settle(self._under_way.next(last - time.monotonic()))
         except Empty:
             pass
         finally:
-            loop.cancel(group)
+            loop.cancel(str(flow_run.get_id()))
 
     def _submit(self) -> bool:
         """Keep as much under way as there may be; return whether anything is."""
         while self.stop is None and self._under_way.takes_more and (work := self._gathered()):
             self._under_way.begin(work, self._again)
-        self._under_way.stopped |= self.stop is not None
+        if self.stop:
+            self._under_way.halt()
         return bool(self._under_way)
 
     def _gathered(self) -> list[Work]:

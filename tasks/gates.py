@@ -6,6 +6,7 @@ from collections import OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.budget import BUDGETS
 from prefect_dispatch.gate import Gate
 
 if TYPE_CHECKING:
@@ -28,3 +29,23 @@ def gate_of(flow_run: str, limits: Limits) -> Gate:
         while len(_gates) > MOST:
             _gates.popitem(last=False)
         return gate
+
+
+def gate_beside(name: str, flow_run: str, limits: Limits) -> Gate:
+    """Return a gate with a budget of its own, which shares places and pace with all others of a flow run here.
+
+    Args:
+        name: What it is found by, in place of a flow run.
+        flow_run: The flow run.
+        limits: The limits; the others' are the same, but for the budget.
+    """
+    unspent = limits.model_copy(update=dict.fromkeys(BUDGETS))
+    gate = Gate(limits, beside=gate_of(flow_run, unspent))
+    with _lock:
+        return _gates.setdefault((name, limits), gate)
+
+
+def forget(name: str, limits: Limits) -> None:
+    """Keep a gate no longer."""
+    with _lock:
+        _gates.pop((name, limits), None)

@@ -17,9 +17,11 @@ from prefect.results import get_result_store
 from prefect.tasks import exponential_backoff
 
 from prefect_dispatch.errors import BudgetError, ExecutorError, TerminalError, TransientError
+from prefect_dispatch.inert import plain
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.scrub import scrub
 from prefect_dispatch.tasks import loop
+from prefect_dispatch.tasks.errands import Ended, Errand, Sent, Told
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.once import Place, once
 from prefect_dispatch.tasks.run_brief import JITTER, NAME_LENGTH, asked, is_transient, run_brief, run_name
@@ -35,13 +37,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models import Answer
     from prefect_dispatch.tasks.work import Work
-
-SINGLE = 200
-"""Asks up to which each has a task run of its own, for all to see."""
-LEAST = 50
-"""Items of a shard at least: fewer would share a task run's cost among too few."""
-MOST_RUNS = 400
-"""Task runs that a fan-out makes at most."""
 
 
 class Came(NamedTuple):
@@ -74,6 +69,8 @@ class Shard:
     """The fingerprints that are asked again even where an answer is stored."""
     told: str = ""
     """The name of who follows it in this process."""
+    sent: Sent | None = None
+    """What it is told where it goes to another process."""
 
 
 @dataclass
@@ -81,6 +78,9 @@ class _Under:
     """A shard under way, over all attempts of its task run."""
 
     shard: Shard
+    listener: Listener | None = None
+    errand: Errand | None = None
+    """Its listener, where it was sent to this process."""
     settled: dict[str, Came] = field(default_factory=dict[str, Came])
     """What came of work that no further attempt would change."""
     passing: dict[str, TransientError] = field(default_factory=dict[str, TransientError])
@@ -90,24 +90,6 @@ class _Under:
 _listeners: dict[str, Listener] = {}
 _earlier: dict[UUID, _Under] = {}
 """Shards that wait for a retry; Prefect retries in the same process."""
-
-
-def shard_size(asks: int, limits: Limits) -> int:
-    """Return how many items a task run takes.
-
-    Args:
-        asks: How many are to be asked.
-        limits: What was said of it.
-
-    Example:
-        >>> [shard_size(asks, Limits()) for asks in (20, 200, 1000, 100_000)]
-        [1, 1, 50, 250]
-        >>> shard_size(20, Limits(shard=5))
-        5
-    """
-    if limits.shard is not None:
-        return limits.shard
-    return 1 if asks <= SINGLE else max(LEAST, -(-asks // MOST_RUNS))
 
 
 def follow(name: str, listener: Listener) -> None:
@@ -124,7 +106,7 @@ def _run_name(parameters: dict[str, Any]) -> str:
     work = cast("Shard", parameters["shard"]).work
     if len(work) == 1:
         return run_name({"brief": work[0].brief, "item": work[0].item})
-    names = [scrub(" ".join(f"{each.brief.name}: {each.item.key}".split())) for each in (work[0], work[-1])]
+    names = [scrub(" ".join(plain(f"{each.brief.name}: {each.item.key}").split())) for each in (work[0], work[-1])]
     each = (NAME_LENGTH - 30) // 2
     first, last = (name if len(name) <= each else name[: each - 1] + "…" for name in names)
     return f"{len(work)} items, {first} to {last}"
@@ -140,7 +122,7 @@ def _run_name(parameters: dict[str, Any]) -> str:
     cache_policy=NO_CACHE,  # each answer is stored by itself
     persist_result=False,
 )
-def run_shard(shard: Shard, executor: Executor, limits: Limits) -> list[Came]:
+def run_shard(shard: Shard, executor: Executor, limits: Limits) -> list[Came] | Ended:
     """Return what came of each piece of work that nobody in this process was told of.
 
     Each answer is stored under its own fingerprint, as by `run_brief`, and reused the same way. A retry of
@@ -155,24 +137,34 @@ def run_shard(shard: Shard, executor: Executor, limits: Limits) -> list[Came]:
         TransientError: If some failed in passing and a retry is left.
         ExecutorError: If it was interrupted.
     """
-    context = TaskRunContext.get()
-    run = cast("TaskRunContext", context).task_run
-    under = _earlier.pop(run.id, None) or _Under(shard)
+    context = cast("TaskRunContext", TaskRunContext.get())
+    run = context.task_run
     group = str(run.flow_run_id or "")
-    doing = _Doing(under, executor, limits, group)
+    under = _earlier.pop(run.id, None)
+    if under is None:
+        errand = Errand(shard.sent, executor, limits, group) if shard.sent else None
+        under = _Under(shard, cast("Listener | None", errand) or _listeners.get(shard.told), errand)
+        try:
+            if errand and not errand.begin():
+                return errand.ended(begun_before=True)
+        except TerminalError as error:  # all others would meet it
+            return Ended([Told(shard.work[0].fingerprint, error)])
+    errand = under.errand
+    doing = _Doing(under, executor, limits, errand.group if errand else group)
     try:
-        loop.run(doing.all(), group=group)
+        loop.run(errand.attend(doing.all()) if errand else doing.all(), group=group)
     except loop.CancelledError:
         raise ExecutorError("Interrupted.", kind="interrupted") from None
-    if under.passing and not doing.stopped and run.run_count <= cast("TaskRunContext", context).task.retries:
+    if under.passing and not doing.stopped and run.run_count <= context.task.retries:
         _earlier[run.id] = under
         raise TransientError(
             f"{len(under.passing)} of {len(shard.work)} items failed in passing; they are asked again."
         )
-    return doing.ended()
+    came = doing.ended()
+    return errand.ended() if errand else came
 
 
-def sharded(limits: Limits) -> Task[[Shard, Executor, Limits], list[Came]]:
+def sharded(limits: Limits) -> Task[[Shard, Executor, Limits], list[Came] | Ended]:
     """Return `run_shard` with the retries of some limits."""
     return run_shard.with_options(retries=limits.retries, retry_delay_seconds=exponential_backoff(limits.retry_delay_s))
 
@@ -183,7 +175,7 @@ class _Doing:
     def __init__(self, under: _Under, executor: Executor, limits: Limits, group: str) -> None:
         self._under, self._executor, self._limits, self._group = under, executor, limits, group
         self._store = get_result_store()
-        self._listener = _listeners.get(under.shard.told)
+        self._listener = under.listener
         self._met_by_all = False
 
     @property

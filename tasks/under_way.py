@@ -6,15 +6,16 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-from prefect.context import FlowRunContext
-from prefect.task_runners import ThreadPoolTaskRunner
+from prefect.runtime import flow_run
 
 from prefect_dispatch.errors import BudgetError, TerminalError
 from prefect_dispatch.tasks import shards
 from prefect_dispatch.tasks.apart import unlinked
+from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.records import Records
 from prefect_dispatch.tasks.run_brief import within
-from prefect_dispatch.tasks.shards import Came, Shard, shard_size, sharded
+from prefect_dispatch.tasks.shards import Came, Shard, sharded
+from prefect_dispatch.tasks.sizes import shard_size
 from prefect_dispatch.tasks.store import usable
 from prefect_dispatch.tasks.work import Work, as_is
 
@@ -50,8 +51,6 @@ class UnderWay:
         self._of: dict[str, dict[str, Work]] = {}
         self._come: SimpleQueue[PrefectFuture[Any] | Came] = SimpleQueue()
         self._name = uuid4().hex
-        context = FlowRunContext.get()
-        self._here = context is not None and isinstance(context.task_runner, ThreadPoolTaskRunner)
         self.size = 1
         self.stopped = False
         self.records = Records()
@@ -71,20 +70,17 @@ class UnderWay:
         shards.unfollow(self._name)
 
     def expect(self, asks: int) -> None:
-        """Choose the size for so many asks; in other processes it is one, unless something else was said."""
-        self.size = shard_size(asks if self._here else 1, self._limits)
+        """Choose the size for so many asks."""
+        self.size = shard_size(asks, self._limits)
 
     @property
     def takes_more(self) -> bool:
         """Whether another task run may begin.
 
-        Here the items of all share the places of the run, so that twice as many may wait for one: none is free while
-        a task run comes to its end. Other processes have places of their own.
+        Items of shards share the places of the run, so that twice as many may wait for one: none is free while a task
+        run comes to its end.
         """
-        most = self._limits.concurrency
-        if self._here and self.size > 1:
-            return len(self) < AHEAD * most
-        return len(self) + self.size <= max(most, self.size)
+        return len(self) < (AHEAD if self.size > 1 else 1) * self._limits.concurrency
 
     def begin(self, work: Sequence[Work], again: Collection[str] = ()) -> None:
         """Submit a task run for some work.
@@ -128,6 +124,19 @@ class UnderWay:
                 self._of.pop(each.work.fingerprint).pop(each.work.fingerprint)
             if come:
                 return come
+
+    def halt(self) -> None:
+        """Have shards begin nothing more."""
+        self.stopped = True
+
+    def close(self, grace_s: float) -> float:
+        """Ask nobody any more, as the run is interrupted; return how many seconds to wait for what is under way.
+
+        Args:
+            grace_s: Seconds that calls under way get to come to an end.
+        """
+        gate_of(str(flow_run.get_id()), self._limits).close()
+        return grace_s
 
     def _ended(self, future: PrefectFuture[Any]) -> list[Came]:
         """Return what a task run has brought, as far as nobody was told of it before."""

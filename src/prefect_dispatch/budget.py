@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from prefect_dispatch.limits import Limits
 
 
+BUDGETS = ("budget_usd", "budget_tokens", "budget_requests")
+"""The limits that a budget holds."""
+_SPENT = " are spent, and this call could take "
+
+
 class Cap(NamedTuple):
     """One limit of a budget."""
 
@@ -36,6 +41,15 @@ class Cap(NamedTuple):
     def show(self, amount: int) -> str:
         """Return an amount as it is written."""
         return f"{Decimal(amount) / NANO:f} USD" if self.key == "usd" else f"{amount} {self.key}"
+
+
+class Share(NamedTuple):
+    """What another process may spend."""
+
+    held: Amount
+    """What is held for it until it is settled."""
+    limits: Limits
+    """The limits, with so much as their budget."""
 
 
 @dataclass(eq=False)
@@ -53,16 +67,20 @@ class Budget:
 
     Args:
         limits: What bounds the run.
+        beside: A budget that learns with it.
+
+    Attributes:
+        scales: How much more than estimated the calls of each model take.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, beside: Budget | None = None) -> None:
         """Start with nothing spent."""
         self._limits = limits
         self._caps = tuple(_caps(limits))
         self._spent = self._held = NOTHING
         self._priced = True
         self._unsettled = 0
-        self._scales: dict[str, Scale] = {}
+        self.scales: dict[str, Scale] = beside.scales if beside else {}
         self._line: Line[Reservation] = Line(self._pump, lambda unsent: self.settle(unsent, Usage()))
 
     @property
@@ -75,6 +93,11 @@ class Budget:
             cost_usd=self._spent.nano_usd / NANO if self._priced else None,
             unsettled=self._unsettled,
         )
+
+    @property
+    def took(self) -> Amount:
+        """What was spent, in whole units."""
+        return self._spent
 
     @property
     def left(self) -> dict[str, float]:
@@ -125,6 +148,42 @@ class Budget:
         self._spent += self._taken(call, usage)
         self._pump()
 
+    def divides(self, parts: int) -> bool:
+        """Return whether there is something of everything that is left where it is divided into so many parts."""
+        return all(self._part(cap, parts) for cap in self._caps)
+
+    def share(self, parts: int) -> Share:
+        """Hold a share of what is left for another process; no sum of shares and calls exceeds a cap.
+
+        Args:
+            parts: Into how many what is left is to be divided.
+
+        Returns:
+            The share, to be settled exactly once.
+        """
+        part = {cap.key: self._part(cap, parts) for cap in self._caps}
+        held = Amount(part.get("requests", 0), part.get("tokens", 0), nano_usd=part.get("usd", 0))
+        own = {f"budget_{key}": value / NANO if key == "usd" else value for key, value in part.items()}
+        self._held += held
+        return Share(held, self._limits.model_copy(update=own))
+
+    def settle_share(self, share: Share, took: Amount | None) -> None:
+        """Count what another process took of its share; where nobody knows, all of it."""
+        self._held -= share.held
+        self._spent += share.held if took is None else took
+
+    def in_all(self, error: BudgetError) -> BudgetError:
+        """Return the refusal of a call by a share as one by all of the budget."""
+        said, taken, need = str(error).partition(_SPENT)
+        for cap in self._caps:
+            if taken and said.startswith(f"limits.budget_{cap.key} is "):
+                found = f"limits.budget_{cap.key} is {cap.show(cap.most)}: {cap.show(cap.of(self._spent))}"
+                error.args = (f"{found}{taken}{need}",)
+        return error
+
+    def _part(self, cap: Cap, parts: int) -> int:
+        return max(cap.most - cap.of(self._spent + self._held), 0) // parts
+
     def charge(self, usage: Usage) -> None:
         """Count what was taken, and never reserved."""
         self.settle(Reservation("", NOTHING, priced=False), usage)
@@ -137,7 +196,7 @@ class Budget:
         took = used(usage)
         self._unsettled += usage.unsettled
         self._priced &= call.priced or usage.cost_usd is not None
-        self._scales[call.model] = self._scale(call.model).learned(call.counted, took)
+        self.scales[call.model] = self._scale(call.model).learned(call.counted, took)
         if usage.unsettled:
             return Amount(*map(max, took, call.held))
         return took if usage.cost_usd is not None else took._replace(nano_usd=call.held.nano_usd)
@@ -148,7 +207,7 @@ class Budget:
         return Reservation(model, counted(ceiling), priced=ceiling is not None and ceiling.cost_usd is not None)
 
     def _scale(self, model: str) -> Scale:
-        return self._scales.get(model, Scale())
+        return self.scales.get(model, Scale())
 
     def _pump(self) -> None:
         """Grant or refuse from the front of the queue, up to a call that has to wait."""
@@ -170,7 +229,7 @@ class Budget:
     def _error(self, cap: Cap, need: Amount, taken: Amount) -> BudgetError:
         spent, most = cap.show(cap.of(taken)), cap.show(cap.most)
         return BudgetError(
-            f"limits.budget_{cap.key} is {most}: {spent} are spent, and this call could take {cap.show(cap.of(need))}. "
+            f"limits.budget_{cap.key} is {most}: {spent}{_SPENT}{cap.show(cap.of(need))}. "
             "Raise it; what was answered is stored, and another run goes on from there."
         )
 

@@ -33,27 +33,30 @@ class Gate:
 
     Args:
         limits: What bounds the run.
+        beside: A gate whose places and paces it shares; with a budget of its own.
 
     Attributes:
         limits: What bounds the run.
         budget: What is spent, and what is left.
         waited_s: Seconds that calls have waited here, in all.
         places: One for each item that may be under way; for those who don't have a task run each.
+        paces: The pace of each model.
+        taken: How many calls the provider of each model has taken.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, beside: Gate | None = None) -> None:
         """Start with a full budget, and no pace but the stated one."""
         self.limits = limits
-        self.budget = Budget(limits)
+        self.budget: Budget = Budget(limits, beside.budget if beside else None)
         self.waited_s = 0.0
-        self.places = asyncio.Semaphore(limits.concurrency)
-        self._paces: dict[str, Pace] = {}
-        self._taken: Counter[str] = Counter()
+        self.places: asyncio.Semaphore = beside.places if beside else asyncio.Semaphore(limits.concurrency)
+        self.paces: dict[str, Pace] = beside.paces if beside else {}
+        self.taken: Counter[str] = beside.taken if beside else Counter()
         self._closed = False
 
     def took(self, executor: Executor) -> None:
         """Count a call that its provider has taken."""
-        self._taken[name_of(executor)] += 1
+        self.taken[name_of(executor)] += 1
 
     def close(self) -> None:
         """Let no further call through, as the run is interrupted; from any thread."""
@@ -88,13 +91,13 @@ class Gate:
 
     def passed(self, executor: Executor) -> int:
         """Return how many calls its provider has taken so far."""
-        return self._taken[name_of(executor)]
+        return self.taken[name_of(executor)]
 
     def pace(self, name: str) -> Pace:
         """Return the pace of a model; there is one for each."""
-        if name not in self._paces:
-            self._paces[name] = Pace(name, self.limits)
-        return self._paces[name]
+        if name not in self.paces:
+            self.paces[name] = Pace(name, self.limits)
+        return self.paces[name]
 
 
 class Call:

@@ -261,7 +261,7 @@ def test_a_shard_that_nobody_follows_says_all_at_its_end() -> None:
 
     @flow
     def ours() -> list[Came]:
-        return sharded(QUICK)(Shard(work), scripted, limits(1, concurrency=1))
+        return cast("list[Came]", sharded(QUICK)(Shard(work), scripted, limits(1, concurrency=1)))
 
     came = ours()
     assert [each.work.item.key for each in came] == KEYS[:4]
