@@ -112,17 +112,7 @@ def _run_name(parameters: dict[str, Any]) -> str:
     return f"{len(work)} items, {first} to {last}"
 
 
-@task(
-    name="run-shard",
-    task_run_name=cast("Any", _run_name),  # a name from parameters, which the type leaves out
-    retries=Limits().retries,
-    retry_delay_seconds=exponential_backoff(Limits().retry_delay_s),
-    retry_jitter_factor=JITTER,
-    retry_condition_fn=is_transient,
-    cache_policy=NO_CACHE,  # each answer is stored by itself
-    persist_result=False,
-)
-def run_shard(shard: Shard, executor: Executor, limits: Limits) -> list[Came] | Ended:
+def _run_shard(shard: Shard, executor: Executor, limits: Limits) -> list[Came] | Ended:
     """Return what came of each piece of work that nobody in this process was told of.
 
     Each answer is stored under its own fingerprint, as by `run_brief`, and reused the same way. A retry of
@@ -162,6 +152,18 @@ def run_shard(shard: Shard, executor: Executor, limits: Limits) -> list[Came] | 
         )
     came = doing.ended()
     return errand.ended() if errand else came
+
+
+run_shard = task(  # of a function under a name of its own: so it is pickled by name, not with what its module holds
+    name="run-shard",
+    task_run_name=cast("Any", _run_name),  # a name from parameters, which the type leaves out
+    retries=Limits().retries,
+    retry_delay_seconds=exponential_backoff(Limits().retry_delay_s),
+    retry_jitter_factor=JITTER,
+    retry_condition_fn=is_transient,
+    cache_policy=NO_CACHE,  # each answer is stored by itself
+    persist_result=False,
+)(_run_shard)
 
 
 def sharded(limits: Limits) -> Task[[Shard, Executor, Limits], list[Came] | Ended]:
