@@ -112,7 +112,7 @@ def prepare(
     require_seen(bound, there)
     independence = preflight(bound, there)
     require_independence(independence, limits.on_dependence)
-    integrator = ready(integrator, bound, there, folder)
+    integrator = ready(integrator, bound, there, folder, executor)
     joins = Joins(bound, there, folder)
     work = work_of(bound, there, executor)
     again = asked_again(work, refresh)

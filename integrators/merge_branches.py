@@ -20,7 +20,7 @@ from prefect_dispatch.integrators.branches.course import told
 from prefect_dispatch.integrators.branches.folding import Rule
 from prefect_dispatch.integrators.branches.ground import Ground
 from prefect_dispatch.integrators.branches.lining import base_of
-from prefect_dispatch.integrators.branches.places import works_in_files, workspace_at
+from prefect_dispatch.integrators.branches.places import require_base, works_in_files, workspace_at
 from prefect_dispatch.integrators.branches.resolving import Agent
 from prefect_dispatch.integrators.branches.trees import differences
 from prefect_dispatch.integrators.branches.trying import BASE, Trials, question
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
     from prefect_dispatch.ledger import Merge, Violation
     from prefect_dispatch.models import Brief, Outcome
@@ -67,8 +68,9 @@ class MergeBranches(Strict):
 
     kind: Literal["merge_branches"] = "merge_branches"
     """Tells the integrators apart."""
-    workspace: Workspace = Workspace()
-    """The repository, and the set-up of what the acceptance command runs in; the base is the one of the changes."""
+    workspace: Workspace | None = None
+    """The repository, and the set-up of what the acceptance command runs in; the base is the one of the changes.
+    None: as the executor has it."""
     on_conflict: Rule = "priority"
     """What decides where changes contradict each other."""
     accept: Command | None = None
@@ -96,6 +98,20 @@ class MergeBranches(Strict):
         known = agent is None or isinstance(agent, BaseModel)
         return agent if known else type(agent).__name__
 
+    def following(self, executor: Executor, folder: Path) -> MergeBranches:
+        """Return this integrator with the executor's workspace, unless it has one of its own.
+
+        Raises:
+            JobError: If its own repository can't have changes merged that begin from the executor's base.
+        """
+        theirs = getattr(executor, "workspace", None)
+        if not isinstance(theirs, Workspace):
+            return self
+        if self.workspace is None:
+            return self.model_copy(update={"workspace": theirs})
+        require_base(Path(folder, self.workspace.repo), theirs)
+        return self
+
     def placed(self, folder: Path) -> MergeBranches:
         """Return this integrator with the repository found, relative paths starting at a folder.
 
@@ -103,7 +119,7 @@ class MergeBranches(Strict):
             JobError: If there is none, the branch can't be published to, or the agent can't be asked.
         """
         try:
-            workspace = self.workspace.placed(folder)
+            workspace = self._where.placed(folder)
         except JobError as error:  # the executor has a workspace, too
             raise JobError(f"integrator.{error}") from None
         if self.branch:
@@ -114,7 +130,7 @@ class MergeBranches(Strict):
     def preflight(self, briefs: Sequence[Brief]) -> None:  # noqa: ARG002 -- the signature of every check
         """Raise `JobError` if it is plain beforehand that the command can't be run, or the agent can't be asked."""
         if self.accept:
-            self._trying(self.workspace.base).require_fit([question(self.accept, BASE, "").brief])
+            self._trying(self._where.base).require_fit([question(self.accept, BASE, "").brief])
         if self.agent is not None and not works_in_files(self.agent):
             raise JobError(
                 f"integrator.agent: {type(self.agent).__name__} writes no files as it is told to; name a coding "
@@ -126,7 +142,7 @@ class MergeBranches(Strict):
         if self.accept is None:
             return []
         times = work + 1 if self.check == "each" else 1
-        return [Asks(question(self.accept, BASE, ""), 0, times, self._trying(self.workspace.base))]
+        return [Asks(question(self.accept, BASE, ""), 0, times, self._trying(self._where.base))]
 
     def merge_asking(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker) -> Merge:
         """Return what was merged; nobody is asked unless there is a command, or an agent is to decide.
@@ -177,9 +193,13 @@ class MergeBranches(Strict):
         return publishing.published(self._git, self.branch, commit)
 
     @property
+    def _where(self) -> Workspace:
+        return self.workspace or Workspace()
+
+    @property
     def _git(self) -> Git:
-        return Git(Path(self.workspace.repo))
+        return Git(Path(self._where.repo))
 
     def _trying(self, commit: str) -> Shell:
-        workspace = self.workspace.model_copy(update={"base": commit})
-        return Shell(workspace=workspace, pass_env=self.pass_env).placed(Path(self.workspace.repo))
+        workspace = self._where.model_copy(update={"base": commit})
+        return Shell(workspace=workspace, pass_env=self.pass_env).placed(Path(workspace.repo))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.models import Brief, Item
 
@@ -25,6 +26,15 @@ class Resolving(Protocol):
 
     def resolved(self, load: Callable[[str], Any]) -> AnyMerger:
         """Return this integrator with every `module:name` replaced by what `load` returns for it."""
+        ...
+
+
+@runtime_checkable
+class Following(Protocol):
+    """An integrator that works where the executor does."""
+
+    def following(self, executor: Executor, folder: Path) -> AnyMerger:
+        """Return this integrator with what it takes over; raise `JobError` if it doesn't go with the executor."""
         ...
 
 
@@ -77,7 +87,13 @@ def unfit(integrator: object) -> str | None:
     return f"{name} is not an integrator: it needs a method 'merge' (or 'merge_asking')."
 
 
-def ready(integrator: AnyMerger, briefs: Sequence[Brief], items: Sequence[Item], folder: Path) -> AnyMerger:
+def ready(
+    integrator: AnyMerger,
+    briefs: Sequence[Brief],
+    items: Sequence[Item],
+    folder: Path,
+    executor: Executor | None = None,
+) -> AnyMerger:
     """Return an integrator with everything in place that it asks for.
 
     Args:
@@ -85,6 +101,7 @@ def ready(integrator: AnyMerger, briefs: Sequence[Brief], items: Sequence[Item],
         briefs: The briefs of the job.
         items: The items of the job.
         folder: Where relative paths and the user's own code are looked up.
+        executor: Who answers, with all that it needs found.
 
     Raises:
         JobError: If something is missing, it is no integrator, or it won't do with the job.
@@ -93,6 +110,8 @@ def ready(integrator: AnyMerger, briefs: Sequence[Brief], items: Sequence[Item],
         raise JobError(wrong)
     if isinstance(integrator, Resolving):
         integrator = _fit(integrator.resolved(partial(resolve, root=folder)), integrator, "resolved")
+    if isinstance(integrator, Following) and executor is not None:
+        integrator = _fit(integrator.following(executor, folder), integrator, "following")
     if isinstance(integrator, Placing):
         integrator = _fit(integrator.placed(folder), integrator, "placed")
     if isinstance(integrator, Seeing) and items:  # of none there is nothing to see, and nothing will be merged

@@ -322,6 +322,17 @@ def test_on_standard_input_there_is_no_variable_for_the_value() -> None:
         require_seen([brief("wc {key}", stdin=True)], [ITEM])
 
 
+def test_a_field_without_a_variable_of_its_own_is_refused_beforehand() -> None:
+    """Item, variable and both fields are named; on standard input, or where both say the same, nothing is in doubt."""
+    clashing = Item(key="it", value={"a-b": 1, "a_b": 2})
+    with pytest.raises(JobError, match="Item 'it': ITEM_A_B would be the field 'a-b' and the field 'a_b': call one"):
+        require_seen([brief("true", stdin=True), brief("true")], [ITEM, clashing])
+    with pytest.raises(JobError, match="Item 'it': ITEM_VALUE would be the whole value and the field 'value'"):
+        require_seen([brief("true")], [Item(key="it", value={"value": "x"})])
+    require_seen([brief("true", stdin=True)], [clashing])
+    require_seen([brief("true")], [Item(key="it", value={"a-b": 1, "a_b": 1, "key": "it"})])
+
+
 def test_where_there_is_no_item_nothing_can_be_wrong() -> None:
     """An empty folder is no reason to refuse a job; a field that has no variable of its own is one."""
     require_seen([brief("wc $ITEM_NAME {name}")], [])

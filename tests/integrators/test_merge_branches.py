@@ -15,10 +15,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from pydantic import ValidationError
 
-from prefect_dispatch import MergeBranches
-from prefect_dispatch.errors import MergeError
+from prefect_dispatch import Command, MergeBranches, Shell, Workspace
+from prefect_dispatch.errors import JobError, MergeError
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.merging import merge_by, written
+from prefect_dispatch.integrators.readiness import ready
+from prefect_dispatch.testing import ScriptedExecutor
+from prefect_dispatch.workspaces.git import Git
 from tests.integrators.repos import (
     WHO,
     Edits,
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.ledger import Merge
     from prefect_dispatch.models import Outcome
-    from prefect_dispatch.workspaces.git import Git
 
 TEXT = "1\n2\n3\n4\n5\n6\n7\n8\n9\n"
 BASE: Files = {"a.py": TEXT, "b.py": "x\n", "logo.png": b"\0base"}
@@ -310,6 +312,30 @@ def test_what_does_not_go_together_is_refused() -> None:
     for more in ({"stdin": True}, {"report": ["*.xml"]}):
         with pytest.raises(ValidationError, match=f"leave out '{next(iter(more))}'"):
             MergeBranches.model_validate({"accept": {"run": "true", **more}})
+
+
+def test_changes_are_merged_where_they_are_made(
+    repo: tuple[Git, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """In the executor's repository, set up as it sets up; in another only if that has the commit they begin from."""
+    git, base = repo
+    folder = git.repo.parent
+    shell = Shell(workspace=Workspace(repo=git.repo.name, setup=Command(run="make"))).placed(folder)
+    taken = ready(MergeBranches(accept=Command(run="true")), [], [], folder, shell)
+    assert isinstance(taken, MergeBranches)
+    assert taken.workspace == shell.workspace
+    bare = Git(tmp_path_factory.mktemp("bare"))
+    bare.out("init", "--quiet", "--bare")
+    other = MergeBranches(workspace=Workspace(repo=str(bare.repo), base=base))
+    with pytest.raises(JobError, match=r"^integrator\.workspace\.repo: '.*' has no commit .*leave it out"):
+        ready(other, [], [], folder, shell)
+    (bare.repo / "objects" / "info" / "alternates").write_text(f"{git.repo / '.git' / 'objects'}\n", encoding="utf-8")
+    found = ready(other, [], [], folder, shell)
+    assert isinstance(found, MergeBranches)
+    assert found.workspace == Workspace(repo=str(bare.repo), base=base)
+    assert ready(other, [], [], folder, ScriptedExecutor({})) == found
+    with pytest.raises(JobError, match=r"^integrator\.workspace\.repo: there is no folder"):
+        ready(MergeBranches(workspace=Workspace(repo="none")), [], [], folder, shell)
 
 
 PATHS = ("a.py", "b.py", "lib/c.py")

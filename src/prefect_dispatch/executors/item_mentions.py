@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.item_variables import KEY, VALUE, plain_fields, variable_of
+from prefect_dispatch.executors.item_variables import KEY, VALUE, plain_fields, require_variables, variable_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ def require_seen(briefs: Sequence[Brief], items: Sequence[Item]) -> None:
         items: All items.
 
     Raises:
-        JobError: If one does; the message says what to write.
+        JobError: If one does, or a variable would be two things; the message says what to write.
 
     Example:
         >>> from prefect_dispatch import Brief, Command, Item
@@ -47,6 +47,8 @@ def require_seen(briefs: Sequence[Brief], items: Sequence[Item]) -> None:
     told = [(brief.name, brief.command) for brief in briefs if brief.command]
     if not told or not items:
         return
+    if not all(command.stdin for _, command in told):
+        require_variables(items)
     fields = {field for item in items for field in plain_fields(item)}
     for brief, command in told:
         _check(brief, command, fields)

@@ -6,10 +6,12 @@ import json
 import re
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.errors import RejectedError
+from prefect_dispatch.errors import JobError, RejectedError
 from prefect_dispatch.models import Usage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pydantic import JsonValue
 
     from prefect_dispatch.models import Item
@@ -47,16 +49,9 @@ def variables(item: Item, *, stdin: bool) -> dict[str, str]:
         >>> list(variables(item, stdin=False).items())[2:]
         [('ITEM_UNIT_PRICE', '2.5'), ('ITEM_OK', 'true')]
     """
-    given = {KEY: item.key} if stdin else {KEY: item.key, VALUE: _text(item.value)}
-    meant = {KEY: "the key", VALUE: "the whole value"}
-    fields = {} if stdin else plain_fields(item)
-    for field, value in fields.items():
-        name = variable_of(field)
-        if given.get(name) == _text(value):  # a column that is the key
-            continue
-        if name in meant:
-            raise _refusal("fields", f"{name} would be {meant[name]} and the field {field!r}")
-        meant[name], given[name] = f"the field {field!r}", _text(value)
+    given, clash = _given(item, stdin=stdin)
+    if clash:
+        raise _refusal("fields", clash)
     for name, text in given.items():
         if "\0" in text:
             way_out = "give it a key without one" if name == KEY else _STDIN
@@ -64,6 +59,33 @@ def variables(item: Item, *, stdin: bool) -> dict[str, str]:
         if len(text.encode()) > MOST:
             raise _refusal("too_large", f"{name} would take {len(text.encode()):,} bytes, and holds {MOST:,}")
     return given
+
+
+def require_variables(items: Iterable[Item]) -> None:
+    """Check that each field of each item has a variable of its own, for a command that doesn't read standard input.
+
+    Raises:
+        JobError: If not: it names the item, the variable and both that it would be.
+    """
+    for item in items:
+        if clash := _given(item, stdin=False)[1]:
+            raise JobError(f"Item {item.key!r}: {clash}: call one of them something else, or {_STDIN}.")
+
+
+def _given(item: Item, *, stdin: bool) -> tuple[dict[str, str], str]:
+    """Return the variables of an item, and what one of them would have to be as well; nothing if there is none."""
+    if stdin:
+        return {KEY: item.key}, ""
+    given = {KEY: item.key, VALUE: _text(item.value)}
+    meant = {KEY: "the key", VALUE: "the whole value"}
+    for field, value in plain_fields(item).items():
+        name = variable_of(field)
+        if given.get(name) == _text(value):  # a column that is the key
+            continue
+        if name in meant:
+            return given, f"{name} would be {meant[name]} and the field {field!r}"
+        meant[name], given[name] = f"the field {field!r}", _text(value)
+    return given, ""
 
 
 def plain_fields(item: Item) -> dict[str, JsonValue]:
