@@ -99,7 +99,8 @@ def deployment(job: AnyJob, folder: Path, name: str | None = None, file: Path | 
 
 def _of_ready(entries: Iterable[Ready], here: Path) -> Iterable[Wanted]:
     for ready in entries:
-        yield Wanted(ready, _made(ready, ready.name, ready.description, {"folder": str(here)}))
+        parameters = {} if ready.is_inner else {"folder": str(here)}
+        yield Wanted(ready, _made(ready, ready.name, ready.description, parameters))
 
 
 def _of_job(path: Path, name: str | None) -> Wanted:

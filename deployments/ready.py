@@ -59,12 +59,12 @@ class Ready(Strict):
     """Its tags, and those of its runs."""
     enforce_parameter_schema: bool
     """Whether a run with wrong parameters is refused before it is made."""
-    concurrency_limit: ConcurrencyLimitConfig
-    """How many of its runs work at once, and what becomes of one more."""
+    concurrency_limit: ConcurrencyLimitConfig | None = None
+    """How many of its runs work at once, and what becomes of one more; None: as many as there are workers for."""
     work_pool: WorkPool
     """Where its runs are worked on, unless somebody says otherwise."""
-    schedules: Annotated[list[Timed], Field(min_length=1, max_length=1)]
-    """An example, not active."""
+    schedules: Annotated[tuple[Timed, ...], Field(max_length=1)] = ()
+    """An example, not active; none where other runs start its runs."""
 
     @property
     def key(self) -> str:
@@ -75,6 +75,11 @@ class Ready(Strict):
             'dispatch'
         """
         return self.entrypoint.rpartition(".")[2]
+
+    @property
+    def is_inner(self) -> bool:
+        """Whether other runs start its runs: then it has no schedule, and is told no folder."""
+        return not self.schedules
 
     @property
     def flow(self) -> Flow[..., Any]:

@@ -47,6 +47,8 @@ class Registered:
     """Its page in Prefect's UI, where there is one."""
     paused: bool = False
     """Whether somebody has paused it: then its schedules make no runs."""
+    is_inner: bool = False
+    """Whether other runs start its runs, and people don't."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,9 @@ def register_served(deployments: Sequence[Wanted], timing: Timing) -> list[Regis
 
 
 def _register(each: Wanted, was: DeploymentResponse | None, timing: Timing, *, paused: bool) -> Registered:
-    example = each.ready.schedules[0].schedule()
-    schedules = timing.over(example, [example] if was is None else was.schedules)
+    example = next((timed.schedule() for timed in each.ready.schedules), None)
+    before = [example] if was is None and example else was.schedules if was else []
+    schedules = timing.over(example, before)
     each.made.schedules = [
         DeploymentScheduleCreate.model_validate(one.model_dump(exclude_none=True)) if was is None else one
         for one in schedules
@@ -114,7 +117,8 @@ def _register(each: Wanted, was: DeploymentResponse | None, timing: Timing, *, p
     each.made.paused = paused
     made = cast("UUID", each.made.apply())  # a coroutine where a loop runs, and none does here
     ui = get_current_settings().ui_url
-    return Registered(each.name, due(schedules), f"{ui}/deployments/deployment/{made}" if ui else None, paused)
+    url = f"{ui}/deployments/deployment/{made}" if ui else None
+    return Registered(each.name, due(schedules), url, paused, each.ready.is_inner)
 
 
 def _before(client: SyncPrefectClient, each: Wanted) -> DeploymentResponse | None:

@@ -49,13 +49,15 @@ class Timing:
         if self.timezone is not None and not (self.timezone and _valid(cron=_SAMPLE, timezone=self.timezone)):
             raise JobError(f"--timezone {self.timezone!r} is no time zone: use an IANA name, such as 'Europe/Berlin'.")
 
-    def over(self, example: DeploymentScheduleCreate, before: Sequence[Given]) -> list[DeploymentScheduleUpdate]:
+    def over(self, example: DeploymentScheduleCreate | None, before: Sequence[Given]) -> list[DeploymentScheduleUpdate]:
         """Return the schedules that a deployment is to have.
 
         Args:
-            example: That of its flow.
+            example: That of its flow; None where other runs start its runs.
             before: Those that it has; whatever this doesn't change stays.
         """
+        if example is None:
+            return [_update(each) for each in before]
         own = next((each for each in before if each.slug == example.slug), None)
         kept = [_update(each) for each in before if each is not own]
         if own is None and self == Timing():

@@ -15,6 +15,7 @@ from prefect.states import Cancelled, Completed
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.flows.assets import tell_files
 from prefect_dispatch.flows.batch import batched
+from prefect_dispatch.flows.by_deployment import way_to
 from prefect_dispatch.flows.delivering import delivered
 from prefect_dispatch.flows.ending import INTERRUPTIONS, cancelled
 from prefect_dispatch.flows.events import tell
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
     from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.flows.by_deployment import ByDeployment
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.models import Brief
     from prefect_dispatch.report import Report
@@ -67,6 +69,8 @@ class Parts:
     """How the run is bounded."""
     review: bool = False
     """Whether the run pauses for people to decide."""
+    fan_out: ByDeployment | None = None
+    """The deployment whose runs work on shards; in this process, if it isn't said."""
     runner: Elsewhere | None = None
     """Where shards run; in this process, or where the flow's own task runner has its task runs, if it isn't said."""
 
@@ -110,6 +114,9 @@ def carry_out(
     expected = planned(job, stored)
     if expected.to_ask:  # else whoever merges may find its own answers stored, too
         require_keys(job.integrator)
+    way = way_to(parts.fan_out, job.work, job.executor, place)
+    for note in way.notes:
+        log.warning("%s", note)
     told = [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator, *expected.notes]
     log.info("%s", " ".join(filter(None, told)))
     fan_out = FanOut(
@@ -121,7 +128,7 @@ def carry_out(
         tell=LiveProgress(job.briefs, expected),
         join=job.joins,
         stored=stored.answers,
-        where=parts.runner,
+        where=way.where or parts.runner,
     )
     try:
         brought = batched(job)

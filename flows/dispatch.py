@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field, GetPydanticSchema
 
 from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.flows.by_deployment import FanOutTo  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.carry_out import Parts, carry_out
 from prefect_dispatch.flows.ending import told
 from prefect_dispatch.flows.parameters import DataFlow
@@ -34,6 +35,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     out: Annotated[str, Field(title="Folder")] | None = None,
     limit: Annotated[int, Field(title="Number", ge=1)] | None = None,
     refresh: Refresh = False,  # noqa: FBT002 -- a box in a form, or a list
+    fan_out: FanOutTo | None = None,
 ) -> Report:
     """Run briefs over items, merge the answers, and account for every item.
 
@@ -56,6 +58,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         refresh: Ask again even where an answer is stored: all of it, or what some patterns name: a `brief/item`, an
             item, or a glob of either, such as `terms/*.txt`. Then an integrator's own questions are asked again
             where what they ask has changed.
+        fan_out: Where shards run: by `deployment`, as runs of one on any work pool. None: in the run's own process.
 
     Returns:
         The report: merged value, ledger, gaps, usage.
@@ -68,7 +71,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
 
     def carry() -> Report:
         require_written(items)
-        parts = Parts(briefs, items, executor, integrator, limits, review)
+        parts = Parts(briefs, items, executor, integrator, limits, review, fan_out)
         return carry_out(parts, folder=folder, out=out, limit=limit, refresh=refresh)
 
     return told(carry)

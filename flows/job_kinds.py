@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
 from pydantic import AfterValidator, Field
 
 from prefect_dispatch.executors.kinds import BuiltInExecutor
+from prefect_dispatch.flows.by_deployment import FanOutTo, way_to
 from prefect_dispatch.flows.carry_out import Parts
 from prefect_dispatch.flows.form_flow import in_its_words
 from prefect_dispatch.flows.job_form import shown
@@ -98,6 +99,8 @@ class Job(Strict):
     """How the run is bounded."""
     review: bool = False
     """Whether the run pauses for people to decide on open pairs and conflicts, in Prefect's UI."""
+    fan_out: FanOutTo | None = None
+    """Where shards run: by `deployment`, as runs of one on any work pool. None: in the run's own process."""
 
     @property
     def name(self) -> str:
@@ -165,7 +168,9 @@ def plan_of(job: AnyJob, folder: Path, *, limit: int | None = None, refresh: Aga
     if parts.review:
         require_deciding(parts.integrator)
     prepared = _prepared(job, parts, job.place(folder), job.bounds(limit, refresh))
-    return planned(prepared, looked_up(prepared))
+    plan = planned(prepared, looked_up(prepared))
+    way = way_to(parts.fan_out, prepared.work, prepared.executor, job.place(folder).resolve())
+    return plan.model_copy(update={"notes": (*plan.notes, *way.notes)})
 
 
 def _prepared(job: AnyJob, parts: Parts, place: Path, bounds: Bounds) -> Prepared:

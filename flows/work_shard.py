@@ -11,7 +11,7 @@ import threading
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import httpx
 from prefect import flow
@@ -26,16 +26,17 @@ from prefect_dispatch.errors import BriefError, JobError, TransientError
 from prefect_dispatch.executors.base import Abrupt, Executor
 from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.flows.ending import INTERRUPTIONS
+from prefect_dispatch.models import Answer
 from prefect_dispatch.scrub import scrub
-from prefect_dispatch.tasks import loop, shards
-from prefect_dispatch.tasks.gates import gate_of
+from prefect_dispatch.tasks import loop
+from prefect_dispatch.tasks.child_runs import REFUSED
+from prefect_dispatch.tasks.errands import Ended, Sent
+from prefect_dispatch.tasks.gates import gate_beside
 from prefect_dispatch.tasks.run_brief import answer_shelf
 from prefect_dispatch.tasks.shard_places import KEY, ShardPlaces
-from prefect_dispatch.tasks.shard_records import digest_of
 from prefect_dispatch.tasks.shard_results import WrittenResult
-from prefect_dispatch.tasks.shards import Came, Shard, sharded
+from prefect_dispatch.tasks.shards import Shard, sharded
 from prefect_dispatch.tasks.stops import require_wanted
-from prefect_dispatch.tasks.store import key_of
 from prefect_dispatch.tasks.work import Work, as_is
 
 if TYPE_CHECKING:
@@ -45,12 +46,9 @@ if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
     from prefect_dispatch.tasks.shard_records import WrittenShard
-    from prefect_dispatch.tasks.shelf import Shelf
 
 CANCEL_S = 5.0
 """Seconds that what was cancelled may take to end."""
-REFUSED = "Refused"
-"""The name of the state of a run that could not begin: every other one of this deployment would end so."""
 
 
 @flow(name="work-shard", persist_result=False)
@@ -65,30 +63,25 @@ def work_shard(
         folder: The folder that relative paths and your own code are looked up in, where the workers run. Empty: the
             folder of the job.
     """
-    shelf = answer_shelf()
-    places = ShardPlaces(shelf)
+    places = ShardPlaces(answer_shelf())
     try:
         given = places.shard(shard)
-        work = _Work(given, shelf, _folder(folder or given.folder))
+        work = _Work(given, _folder(folder or given.folder))
     except JobError as error:
         return Failed(name=REFUSED, message=scrub(str(error)))
     except TransientError as error:
         return Failed(message=scrub(str(error)))
-    told = _Told()
     with _alive(given.beat_s):
         try:
-            work.carried_out(told)
+            ended = work.carried_out()
         except INTERRUPTIONS as error:
-            state = _interrupted(error)
-        else:
-            state = Completed()
-        finally:
-            places.answer(shard, WrittenResult.of(shard.rpartition("/")[2], told.come))
-    answered = sum(each.said is not None and not isinstance(each.said, BaseException) for each in told.come)
-    state.message = f"{state.message or ''} {answered} of {len(given.work)} answered.".strip()
-    if state.is_completed() and answered < len(given.work):
-        state.name = "CompletedWithGaps"
-    return state
+            return _interrupted(error)
+    if ended is None:
+        return Crashed(message="Its task run was interrupted.")
+    places.answer(shard, WrittenResult.of(shard.rpartition("/")[2], ended))
+    answered = sum(isinstance(each.said, Answer) for each in ended.told)
+    name = "Completed" if answered == len(given.work) else "CompletedWithGaps"
+    return Completed(name=name, message=f"{answered} of {len(given.work)} answered.")
 
 
 def _folder(said: str) -> Path:
@@ -97,27 +90,14 @@ def _folder(said: str) -> Path:
     return folder if folder.is_dir() else Path.cwd()
 
 
-class _Told:
-    """What has come so far of a shard that is worked on here."""
-
-    def __init__(self) -> None:
-        self.come: list[Came] = []
-        self.stopped = False
-
-    def came(self, came: Came) -> None:
-        """Take what came of a piece of work."""
-        self.come.append(came)
-
-
 class _Work:
     """A shard that was read, made into what can be asked."""
 
-    def __init__(self, given: WrittenShard, shelf: Shelf, folder: Path) -> None:
+    def __init__(self, given: WrittenShard, folder: Path) -> None:
         """Look up the user's own code, and what the executor needs, in a folder.
 
         Args:
             given: The shard as it was read.
-            shelf: Where answers are stored.
             folder: Where to look.
 
         Raises:
@@ -139,42 +119,28 @@ class _Work:
                     f"a model that it uses is another one there (it looks in {str(folder)!r}), or the versions of "
                     "prefect-dispatch differ. Bring the worker to what the run has."
                 )
-        again = frozenset(
-            each.fingerprint
-            for each in given.work
-            if each.again is not None and digest_of(shelf.read(key_of(each.fingerprint))) == each.again
-        )
-        self._shard = Shard(tuple(work), again, uuid4().hex)
+        again = frozenset(each.fingerprint for each in given.work if each.again)
+        self._sent = Sent(given.sent.name, given.sent.note)
+        self._shard = Shard(tuple(work), again, sent=self._sent)
         self._executor, self._limits = executor, given.limits
 
-    def carried_out(self, told: _Told) -> None:
-        """Do the work, and tell what comes of each piece at once.
-
-        Raises:
-            Exception: What interrupted it; what was under way has ended by then.
-        """
-        shards.follow(self._shard.told, told)
+    def carried_out(self) -> Ended | None:
+        """Do the work; return what came of it, or None where the task run didn't come to its end."""
+        future: PrefectFuture[Any] = cast("Any", sharded(self._limits)).submit(
+            as_is(self._shard), self._executor, self._limits
+        )
         try:
-            future: PrefectFuture[Any] = cast("Any", sharded(self._limits)).submit(
-                as_is(self._shard), self._executor, self._limits
-            )
-            try:
-                future.wait()
-            except BaseException:
-                self._wind_down(told, future)
-                raise
-        finally:
-            shards.unfollow(self._shard.told)
-        failed = future.result(raise_on_failure=False)
-        if isinstance(failed, BaseException):  # the engine failed, or a retry
-            come = {each.work.fingerprint for each in told.come}
-            told.come += [Came(work, failed) for work in self._shard.work if work.fingerprint not in come]
+            future.wait()
+        except BaseException:
+            self._wind_down(future)
+            raise
+        said: object = future.result(raise_on_failure=False)
+        return said if isinstance(said, Ended) else None
 
-    def _wind_down(self, told: _Told, future: PrefectFuture[Any]) -> None:
-        """Let what is under way come to an end for a moment, then end it."""
-        told.stopped = True
+    def _wind_down(self, future: PrefectFuture[Any]) -> None:
+        """Let what is under way come to an end for a moment, then end it: what came back is stored."""
         group = str(flow_run.get_id())
-        gate_of(group, self._limits).close()
+        gate_beside(f"{group} {self._sent.name}", group, self._limits).close()
         with suppress(BaseException):
             future.wait(0.0 if isinstance(self._executor, Abrupt) else self._limits.grace_s)
         loop.cancel(group)

@@ -12,14 +12,18 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
+from prefect_dispatch.executors.callable import PythonCallable
+from prefect_dispatch.executors.coding.executor import CodingAgent
 from prefect_dispatch.executors.kinds import BuiltInExecutor
+from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.executors.shell import Shell
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief, Item
 from prefect_dispatch.references import refer
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
     from typing_extensions import Self
 
@@ -29,6 +33,8 @@ M = TypeVar("M", bound=BaseModel)
 
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in hexadecimal."""
+Hex = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+"""The name of something, in hexadecimal."""
 
 
 class Asked(Strict):
@@ -40,8 +46,17 @@ class Asked(Strict):
     """Its place among the items."""
     fingerprint: Digest
     """What it is known by: who finds another has other code, or other files."""
-    again: Digest | None = None
-    """The digest of the stored answer that is not to be used: it is asked again while that stands there."""
+    again: bool = False
+    """Whether it is asked even where an answer is stored."""
+
+
+class Sent(Strict):
+    """What a shard is told that goes to another process."""
+
+    name: Hex
+    """Its name; no other has it."""
+    note: Hex
+    """The name of the note that says whether it is still wanted."""
 
 
 class WrittenShard(Strict):
@@ -61,6 +76,8 @@ class WrittenShard(Strict):
     """Who is asked."""
     limits: Limits
     """How it is bounded: its share of what the whole run has."""
+    sent: Sent
+    """Its name, and that of the note that says whether it is still wanted."""
     beat_s: float = Field(gt=0, le=3600)
     """Every how many seconds the run that works on it says that it is alive."""
 
@@ -75,14 +92,19 @@ class WrittenShard(Strict):
         return self
 
 
+WRITABLE = (LLM, Shell, CodingAgent, PythonCallable)
+"""The executors that a job file can say."""
+
+
 def written(
     work: Iterable[Work],
     executor: BuiltInExecutor,
     limits: Limits,
     *,
+    sent: Sent,
     folder: str,
     beat_s: float,
-    again: Mapping[str, str],
+    again: Collection[str],
 ) -> WrittenShard:
     """Return some work as it travels.
 
@@ -90,9 +112,10 @@ def written(
         work: The work.
         executor: Who is asked.
         limits: How it is bounded.
+        sent: What the shard is told.
         folder: The job's folder.
         beat_s: Every how many seconds its run is to say that it is alive.
-        again: The fingerprints that are asked again, with the digests of the answers that are stored.
+        again: The fingerprints that are asked even where an answer is stored.
     """
     briefs: dict[int, tuple[int, Brief]] = {}
     items: dict[int, tuple[int, Item]] = {}
@@ -100,7 +123,7 @@ def written(
     for each in work:  # one brief is the same object in all work that it is asked in, and so is one item
         brief, _ = briefs.setdefault(id(each.brief), (len(briefs), each.brief))
         item, _ = items.setdefault(id(each.item), (len(items), each.item))
-        asked.append(Asked(brief=brief, item=item, fingerprint=each.fingerprint, again=again.get(each.fingerprint)))
+        asked.append(Asked(brief=brief, item=item, fingerprint=each.fingerprint, again=each.fingerprint in again))
     return WrittenShard(
         folder=folder,
         briefs=tuple(in_words(brief) for _, brief in briefs.values()),
@@ -108,6 +131,7 @@ def written(
         work=tuple(asked),
         executor=in_words(executor),
         limits=limits,
+        sent=sent,
         beat_s=beat_s,
     )
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import StringConstraints
+from pydantic import AfterValidator, StringConstraints
 
+from prefect_dispatch.amounts import NOTHING, Amount
 from prefect_dispatch.attempts import Attempt, Usage
 from prefect_dispatch.errors import (
     BudgetError,
@@ -26,9 +27,7 @@ from prefect_dispatch.strict import Strict
 from prefect_dispatch.tasks.shard_records import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from prefect_dispatch.tasks.shards import Came
+    from prefect_dispatch.tasks.errands import Ended
 
 ErrorName = Literal[
     "ExecutorError",
@@ -56,6 +55,13 @@ _ERRORS: dict[str, type[ExecutorError]] = {
     )
 }
 """The errors that can come back; one of a class below one of these comes back as that."""
+
+
+def _taken(amount: Amount) -> Amount:
+    if min(amount) < 0:
+        msg = "nothing gives back what was spent"
+        raise ValueError(msg)
+    return amount
 
 
 class WrittenError(Strict):
@@ -120,18 +126,21 @@ class WrittenResult(Strict):
     shard: Digest
     """The shard, by the digest of what was written of it."""
     done: tuple[Done, ...] = ()
-    """What came."""
+    """What came, in order of arrival."""
+    spent: Annotated[Amount, AfterValidator(_taken)] = NOTHING
+    """What it took of its share of the budget."""
+    begun_before: bool = False
+    """Whether it was begun before, by a process that is gone: then it did nothing."""
 
     @classmethod
-    def of(cls, shard: str, came: Iterable[Came]) -> WrittenResult:
+    def of(cls, shard: str, ended: Ended) -> WrittenResult:
         """Return what came of a shard as it travels; answers are in the store, and don't."""
         done = [
             Done(
-                fingerprint=each.work.fingerprint,
+                fingerprint=each.work,
                 stored=each.stored,
                 error=WrittenError.of(each.said) if isinstance(each.said, BaseException) else None,
             )
-            for each in came
-            if each.said is not None
+            for each in ended.told
         ]
-        return cls(shard=shard, done=tuple(done))
+        return cls(shard=shard, done=tuple(done), spent=ended.spent, begun_before=ended.begun_before)

@@ -79,7 +79,7 @@ def _deploy(arguments: argparse.Namespace) -> int:
     print("\nStart a worker where the folders are, with the models' keys in its environment:")
     print(f"  prefect worker start --pool {shlex.quote(pool.name)}")
     print("Run it:")
-    for each in registered:
+    for each in (each for each in registered if not each.is_inner):
         needs = "" if arguments.jobs else " --params '{…}'"
         print(f"  prefect deployment run {shlex.quote(each.name)}{needs}")
     print("Once for each server, so that a run whose worker died is marked as Crashed:")

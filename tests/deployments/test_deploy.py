@@ -46,6 +46,18 @@ def named(name: str) -> DeploymentResponse:
         return client.read_deployment_by_name(name)
 
 
+ONE = {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+def limit_of(made: DeploymentResponse) -> dict[str, object] | None:
+    """Return how many runs of a deployment work at once, as the file says it."""
+    if made.global_concurrency_limit is None:
+        return None
+    assert made.concurrency_options is not None
+    strategy = made.concurrency_options.collision_strategy.value
+    return {"limit": made.global_concurrency_limit.limit, "collision_strategy": strategy}
+
+
 def number() -> int:
     """Return how many deployments there are."""
     with get_client(sync_client=True) as client:
@@ -68,11 +80,11 @@ def _nine() -> DeploymentScheduleCreate:
 
 def test_each_ready_flow_has_a_deployment() -> None:
     """A job file can name no flow that has none; the next ready flow is one more entry of the file."""
-    assert set(ready_flows()) == {"dispatch", *FORMS}
+    assert set(ready_flows()) == {"dispatch", *FORMS, "work_shard"}
     for key, ready in ready_flows().items():
         assert ready.entrypoint == f"prefect_dispatch.flows.{key}.{key}"
         assert ready.flow.name == ready.name
-        assert not ready.schedules[0].active
+        assert [each.active for each in ready.schedules] == ([] if key == "work_shard" else [False])
 
 
 @pytest.mark.usefixtures("store")
@@ -92,19 +104,18 @@ def test_the_ready_flows_are_registered_as_the_file_says(
         assert made.description == entry["description"]
         assert made.tags == entry["tags"]
         assert made.enforce_parameter_schema is entry["enforce_parameter_schema"] is True
-        assert made.global_concurrency_limit is not None
-        assert made.concurrency_options is not None
-        strategy = made.concurrency_options.collision_strategy.value
-        limit = {"limit": made.global_concurrency_limit.limit, "collision_strategy": strategy}
-        assert limit == entry["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+        assert limit_of(made) == entry.get("concurrency_limit")
+        assert limit_of(made) == (None if entry["name"] == "work-shard" else ONE)
         assert made.work_pool_name == entry["work_pool"]["name"]
         assert schedules(f"{entry['name']}/{entry['name']}") == [
-            (each["cron"], each["timezone"], each["active"]) for each in entry["schedules"]
+            (each["cron"], each["timezone"], each["active"]) for each in entry.get("schedules", ())
         ]
-        assert (made.parameters, made.path, made.pull_steps) == ({"folder": str(tmp_path)}, None, [])
+        folder = {} if entry["name"] == "work-shard" else {"folder": str(tmp_path)}
+        assert (made.parameters, made.path, made.pull_steps) == (folder, None, [])
     said = capsys.readouterr().out
     assert "prefect worker start --pool dispatch" in said
     assert "prefect deployment run analyze-files/analyze-files --params" in said
+    assert "prefect deployment run work-shard/work-shard" not in said  # other runs start its runs
     before = number()
     assert main(["deploy"]) == 0
     assert "made just now" not in capsys.readouterr().out
