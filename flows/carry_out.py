@@ -29,6 +29,7 @@ from prefect_dispatch.flows.publish import LiveProgress, publish
 from prefect_dispatch.flows.review import decisions_file, require_review, reviewed
 from prefect_dispatch.flows.settle import Clock, settle
 from prefect_dispatch.flows.sharing import share_of, sharing
+from prefect_dispatch.flows.task_runners import shards_of
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.sources import sound
 from prefect_dispatch.tasks.fan_out import FanOut
@@ -38,11 +39,11 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.flows.by_deployment import ByDeployment
+    from prefect_dispatch.flows.task_runners import Dask, Processes, Ray, Threads
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.models import Brief
     from prefect_dispatch.report import Report
     from prefect_dispatch.sources import Source
-    from prefect_dispatch.tasks.elsewhere import Elsewhere
 
 
 class _Ended(State["Report"]):
@@ -71,8 +72,8 @@ class Parts:
     """Whether the run pauses for people to decide."""
     fan_out: ByDeployment | None = None
     """The deployment whose runs work on shards; in this process, if it isn't said."""
-    runner: Elsewhere | None = None
-    """Where shards run; in this process, or where the flow's own task runner has its task runs, if it isn't said."""
+    task_runner: Threads | Processes | Dask | Ray | None = None
+    """The task runner that runs shards; the flow's own, if it isn't said."""
 
 
 def carry_out(
@@ -128,7 +129,7 @@ def carry_out(
         tell=LiveProgress(job.briefs, expected),
         join=job.joins,
         stored=stored.answers,
-        where=way.where or parts.runner,
+        where=shards_of(parts.task_runner, job.executor, way.where),
     )
     try:
         brought = batched(job)

@@ -11,6 +11,7 @@ from prefect_dispatch.flows.by_deployment import FanOutTo  # noqa: TC001 -- Pref
 from prefect_dispatch.flows.carry_out import Parts, carry_out
 from prefect_dispatch.flows.ending import told
 from prefect_dispatch.flows.parameters import DataFlow
+from prefect_dispatch.flows.task_runners import TaskRunnerInput  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.written import require_written
 from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.limits import Limits
@@ -36,6 +37,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     limit: Annotated[int, Field(title="Number", ge=1)] | None = None,
     refresh: Refresh = False,  # noqa: FBT002 -- a box in a form, or a list
     fan_out: FanOutTo | None = None,
+    task_runner: TaskRunnerInput | None = None,
 ) -> Report:
     """Run briefs over items, merge the answers, and account for every item.
 
@@ -59,6 +61,8 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
             item, or a glob of either, such as `terms/*.txt`. Then an integrator's own questions are asked again
             where what they ask has changed.
         fan_out: Where shards run: by `deployment`, as runs of one on any work pool. None: in the run's own process.
+        task_runner: Which of Prefect's task runners runs shards: `threads`, `processes`, `dask` or `ray`. None: the
+            flow's own.
 
     Returns:
         The report: merged value, ledger, gaps, usage.
@@ -71,7 +75,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
 
     def carry() -> Report:
         require_written(items)
-        parts = Parts(briefs, items, executor, integrator, limits, review, fan_out)
+        parts = Parts(briefs, items, executor, integrator, limits, review, fan_out, task_runner)
         return carry_out(parts, folder=folder, out=out, limit=limit, refresh=refresh)
 
     return told(carry)

@@ -13,6 +13,7 @@ from prefect_dispatch.flows.form_flow import in_its_words
 from prefect_dispatch.flows.job_form import shown
 from prefect_dispatch.flows.prepare import looked_up, planned, prepare
 from prefect_dispatch.flows.review import require_deciding, require_review
+from prefect_dispatch.flows.task_runners import TaskRunnerInput, shards_of
 from prefect_dispatch.flows.written import written
 from prefect_dispatch.integrators.kinds import AnyIntegrator
 from prefect_dispatch.limits import Limits
@@ -101,6 +102,8 @@ class Job(Strict):
     """Whether the run pauses for people to decide on open pairs and conflicts, in Prefect's UI."""
     fan_out: FanOutTo | None = None
     """Where shards run: by `deployment`, as runs of one on any work pool. None: in the run's own process."""
+    task_runner: TaskRunnerInput | None = None
+    """Which of Prefect's task runners runs shards: `threads`, `processes`, `dask` or `ray`. None: the flow's own."""
 
     @property
     def name(self) -> str:
@@ -170,6 +173,7 @@ def plan_of(job: AnyJob, folder: Path, *, limit: int | None = None, refresh: Aga
     prepared = _prepared(job, parts, job.place(folder), job.bounds(limit, refresh))
     plan = planned(prepared, looked_up(prepared))
     way = way_to(parts.fan_out, prepared.work, prepared.executor, job.place(folder).resolve())
+    shards_of(parts.task_runner, prepared.executor, way.where)
     return plan.model_copy(update={"notes": (*plan.notes, *way.notes)})
 
 

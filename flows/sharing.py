@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING
 
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
-from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
-from prefect.task_runners import ThreadPoolTaskRunner
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.exclusive import LEASE_S
@@ -19,18 +17,13 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.limits import Limits
 
-_HELD_BY_ONE = ("budget_usd", "budget_tokens", "budget_requests", "requests_per_minute", "tokens_per_minute")
-"""Limits that a process counts by itself."""
-
 
 def share_of(limits: Limits) -> Limits:
     """Return what a run may take of a pace that it shares: of rates as much as of the slots.
 
     Raises:
-        JobError: If there is no such limit, if the run wants more slots than it has, or if its task
-            runs are in other processes, which would count by themselves.
+        JobError: If there is no such limit, or if the run wants more slots than it has.
     """
-    _require_one_process(limits)
     if limits.pace_limit is None:
         return limits
     with get_client(sync_client=True) as client:
@@ -68,14 +61,3 @@ def sharing(limits: Limits) -> Generator[None, None, None]:
         raise_on_lease_renewal_failure=False,
     ):
         yield
-
-
-def _require_one_process(limits: Limits) -> None:
-    context = FlowRunContext.get()
-    if context is None or isinstance(context.task_runner, ThreadPoolTaskRunner):
-        return
-    if held := [name for name in _HELD_BY_ONE if getattr(limits, name) is not None]:
-        raise JobError(
-            f"limits.{held[0]} is counted in one process, and {type(context.task_runner).__name__} starts task runs in "
-            "others; leave it out, or use Prefect's ThreadPoolTaskRunner."
-        )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import BrokenExecutor
 from contextlib import ExitStack, suppress
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uuid import uuid4
 
 from prefect.runtime import flow_run
 
-from prefect_dispatch.errors import BudgetError, ExecutorError, JobError, TransientError
+from prefect_dispatch.errors import BudgetError, ExecutorError, TransientError
 from prefect_dispatch.models import Answer
-from prefect_dispatch.scrub import told
-from prefect_dispatch.tasks.elsewhere import Room
+from prefect_dispatch.tasks.elsewhere import Room, require_sent
 from prefect_dispatch.tasks.errands import GO, HALT, Ended, Sent, Told, begun_key, note_key
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.losses import Losses, spent_on
@@ -103,20 +101,11 @@ class Away(UnderWay):
             super().__exit__(*error)
 
     def expect(self, asks: int) -> None:
-        """Start the runner, and choose the size for so many asks.
-
-        Raises:
-            JobError: If the executor can't be sent there.
-        """
+        """Start the runner, and choose the size for so many asks."""
         if not asks:
             return
-        try:
-            import_module("cloudpickle").dumps(self._executor)  # which has no types
-        except Exception as error:  # noqa: BLE001 -- whatever it holds
-            raise JobError(
-                f"The executor {type(self._executor).__name__} can't be sent to another process ({told(error)}); leave "
-                "out what can't be pickled, or run the job with task_runner 'threads'."
-            ) from None
+        if self._where.entered:  # else it was seen to before
+            require_sent(self._executor)
         self._shelf.write(note_key(self._name), GO)
         self._runner = self._where.make()
         if not self._where.entered:

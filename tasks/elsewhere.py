@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect.context import FlowRunContext
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.scrub import told
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from prefect.task_runners import TaskRunner
+
+    from prefect_dispatch.executors.base import Executor
 
 
 class Room(NamedTuple):
@@ -51,6 +56,21 @@ def elsewhere() -> Elsewhere | None:
         return None
     runner: Any = context.task_runner
     return Elsewhere(lambda: runner, room_of, entered=True)
+
+
+def require_sent(executor: Executor) -> None:
+    """Check that an executor can be sent to another process.
+
+    Raises:
+        JobError: If it can't.
+    """
+    try:
+        import_module("cloudpickle").dumps(executor)  # which has no types
+    except Exception as error:  # noqa: BLE001 -- whatever it holds
+        raise JobError(
+            f"The executor {type(executor).__name__} can't be sent to another process ({told(error)}); leave out what "
+            "can't be pickled, or run the job in this process (task_runner: threads)."
+        ) from None
 
 
 def room_of(runner: object) -> Room:

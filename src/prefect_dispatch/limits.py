@@ -20,8 +20,8 @@ class Limits(Strict):
     concurrency: int = Field(default=8, ge=1, le=1000)
     """How many asks are under way at once."""
     shard: int | None = Field(default=None, ge=1, le=10_000, title="Items per task run")
-    """How many items one task run takes. Empty: one each for up to 200 asks, and in other processes; beyond that so
-    many, at least 50, that there are no more than 400 task runs."""
+    """How many items one task run takes. Empty: one each for up to 200 asks; beyond that so many, at least 50, that
+    there are no more than 400 task runs. In other processes so many that each has work, and its places are in use."""
     retries: int = Field(default=2, ge=0, le=20)
     """New attempts after a transient error."""
     retry_delay_s: float = Field(default=1.0, ge=0, le=3600, title="Retry delay in seconds")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 from contextvars import copy_context
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import pytest
-from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from prefect.task_runners import ProcessPoolTaskRunner
 
 from prefect_dispatch import LLM, Brief, Item, Limits, Synthesize, Tournament, dispatch, plan
 from prefect_dispatch.errors import JobError
@@ -107,16 +105,3 @@ def test_an_integrators_judge_is_under_the_same_cap(integrator: Tournament | Syn
     """Its calls count, so they have to be countable."""
     with pytest.raises(JobError, match="price of 'openai/nobody-knows-it' is unknown"):
         plan([SAY], ["a", "b"], executor=PRICED, integrator=integrator, limits=Limits(budget_usd=1))
-
-
-@pytest.mark.usefixtures("store")
-def test_task_runs_in_other_processes_can_hold_no_common_cap() -> None:
-    """Each would count by itself."""
-
-    @flow(task_runner=cast("Any", ProcessPoolTaskRunner()))
-    def elsewhere() -> None:
-        assert share_of(Limits()) == Limits()
-        share_of(Limits(budget_requests=3))
-
-    with pytest.raises(JobError, match="budget_requests is counted in one process, and ProcessPoolTaskRunner"):
-        elsewhere()
