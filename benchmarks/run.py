@@ -1,228 +1,76 @@
-"""The throughput of one brief over many items, beside the loops that people write by hand.
+"""Every table of docs/performance.md, measured by one command.
 
-Run `python -m benchmarks.run [--quick]`: each way to ask has a process of its own, all ask one local server of a set
-latency that none of them can exhaust, and Prefect's server is one of its own. Prints a table, and JSON with `--json`.
+Run `python -m benchmarks.run [--quick] [--sections …] [--peers] [--missing] [--repeat N] [--json FOLDER]`. Each cell
+has processes of its own and a time limit; what fails or takes too long is a row that says so. All ask one local server
+of a set latency that none of them can exhaust. A row is kept as soon as it is measured, in `benchmarks/results`, so
+that `--missing` goes on where a run was ended. `python -m benchmarks.table` makes the page of it.
 The ideal is what a machine without any cost of its own would take: ceil(N / C) times L.
-Imports are not counted: each way has loaded what it takes before its clock starts.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import math
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING
 
-from benchmarks.latency_server import latency_server
+from benchmarks.measuring import Cell, Lab
+from benchmarks.results import FOLDER, Results
+from benchmarks.sections import ALWAYS, SECTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from benchmarks.results import Row
 
-PROMPT = "Say fine."
-
-
-class Workload(NamedTuple):
-    """What is asked."""
-
-    items: int
-    concurrency: int
-    median_s: float
-    sigma: float = 0.0
-
-    @property
-    def ideal_s(self) -> float:
-        """Seconds without any cost but the latency."""
-        return math.ceil(self.items / self.concurrency) * self.median_s
-
-    def __str__(self) -> str:
-        """Return its figures."""
-        spread = f", lognormal {self.sigma:g}" if self.sigma else ""
-        return f"N {self.items:,}, C {self.concurrency}, L {self.median_s:g} s{spread}"
+SHOWN = ("done", "seconds", "ratio", "cpu_ms", "server_cpu_ms", "rss_mb", "made", "recorded", "lag_s", "busy", "failed")
 
 
-WORKLOADS = (Workload(1000, 100, 1.0), Workload(5000, 500, 1.0), Workload(2000, 100, 1.0, 0.4))
-QUICK = (Workload(300, 50, 0.5),)
+def chosen(lab: Lab, names: list[str], *, quick: bool) -> list[Cell]:
+    """Return the cells of some sections, in order."""
+    return [cell for name in names for cell in SECTIONS[name](lab, quick=quick)]
 
 
-def aiohttp_loop(load: Workload, url: str) -> int:
-    """Ask in a loop of one's own, without any client: the least that it can cost."""
-    import aiohttp  # noqa: PLC0415 -- each way loads what it takes, and nothing else
-
-    async def all_of_them() -> int:
-        places = asyncio.Semaphore(load.concurrency)
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-
-            async def ask(at: int) -> str:
-                body = {"model": "test", "messages": [{"role": "user", "content": f"{PROMPT} {at}"}]}
-                async with places, session.post(f"{url}/chat/completions", json=body) as response:
-                    said: Any = await response.json()
-                    return str(said["choices"][0]["message"]["content"])
-
-            return len(await asyncio.gather(*map(ask, range(load.items))))
-
-    return asyncio.run(all_of_them())
+def best(cell: Cell, repeat: int) -> Row:
+    """Return the quickest of some runs of a cell; how many there were, if more than one."""
+    rows = [cell.row() for _ in range(repeat)]
+    quickest = min(rows, key=lambda row: row.get("seconds", float("inf")))
+    return {**quickest, "runs": repeat} if repeat > 1 else quickest
 
 
-def litellm_loop(load: Workload, url: str) -> int:
-    """Ask in a loop of one's own, through litellm."""
-    litellm = _litellm()
-
-    async def all_of_them() -> int:
-        places = asyncio.Semaphore(load.concurrency)
-
-        async def ask(at: int) -> str:
-            chat = [{"role": "user", "content": f"{PROMPT} {at}"}]
-            async with places:
-                response = await litellm.acompletion(model="openai/test", api_base=url, messages=chat)
-            return str(response.choices[0].message.content)
-
-        return len(await asyncio.gather(*map(ask, range(load.items))))
-
-    return asyncio.run(all_of_them())
-
-
-def litellm_batch(load: Workload, url: str) -> int:
-    """Ask by `litellm.batch_completion`."""
-    chats = [[{"role": "user", "content": f"{PROMPT} {at}"}] for at in range(load.items)]
-    said = _litellm().batch_completion(model="openai/test", api_base=url, messages=chats, max_workers=load.concurrency)
-    return sum(hasattr(each, "choices") for each in said)
-
-
-def prefect_map(load: Workload, url: str) -> int:
-    """Ask by `.map` of a task, on as many threads as may be under way, through litellm."""
-    from prefect import flow, task  # noqa: PLC0415 -- as above
-    from prefect.task_runners import ThreadPoolTaskRunner  # noqa: PLC0415 -- as above
-
-    litellm = _litellm()
-
-    @task
-    def ask(at: int) -> str:
-        chat = [{"role": "user", "content": f"{PROMPT} {at}"}]
-        return str(litellm.completion(model="openai/test", api_base=url, messages=chat).choices[0].message.content)
-
-    runner = cast("Any", ThreadPoolTaskRunner)(max_workers=load.concurrency)
-
-    @flow(task_runner=runner)
-    def all_of_them() -> int:
-        return len(ask.map(range(load.items)).result())
-
-    return all_of_them()
-
-
-def ours(load: Workload, url: str) -> int:
-    """Ask by `dispatch`: every item stored, audited and in the ledger."""
-    from prefect_dispatch import LLM, Brief, Limits, dispatch  # noqa: PLC0415 -- as above
-    from prefect_dispatch.executors.provider import provider  # noqa: PLC0415 -- as above
-
-    provider()
-    report = dispatch(
-        [Brief(name="say", instructions=PROMPT)],
-        [f"item {at}" for at in range(load.items)],
-        executor=LLM(model="openai/test", api_base=url),
-        limits=Limits(concurrency=load.concurrency),
-    )
-    assert len(report.ledger) == load.items  # noqa: S101 -- a benchmark that loses items measures nothing
-    return sum(outcome.status == "succeeded" for outcome in report.outcomes)
-
-
-def again(load: Workload, url: str) -> int:
-    """Ask by `dispatch` what is stored already."""
-    return ours(load, url)
-
-
-WAYS: dict[str, Callable[[Workload, str], int]] = {
-    way.__name__: way for way in (aiohttp_loop, litellm_loop, litellm_batch, prefect_map, ours, again)
-}
-IN_PREFECT = {"prefect_map", "ours", "again"}
-
-
-def _litellm() -> Any:  # noqa: ANN401 -- a module
-    from prefect_dispatch.executors.provider import provider  # noqa: PLC0415 -- as above
-
-    return provider()  # loaded as we load it, so that no way pays for its import
-
-
-def measure(way: str, load: Workload, url: str) -> dict[str, Any]:
-    """Return what one way takes for one workload, in this process."""
-    if way != "aiohttp_loop":
-        _litellm()
-    if way not in IN_PREFECT:
-        return _timed(WAYS[way], load, url)
-    from benchmarks.soak import quiet  # noqa: PLC0415 -- as above
-
-    with TemporaryDirectory() as folder, quiet(Path(folder)):
-        if way == "again":
-            ours(load, url)
-        return _timed(WAYS[way], load, url)
-
-
-def _timed(way: Callable[[Workload, str], int], load: Workload, url: str) -> dict[str, Any]:
-    start, cpu = time.perf_counter(), time.process_time()
-    done = way(load, url)
-    seconds, spent = time.perf_counter() - start, time.process_time() - cpu
-    return {
-        "way": way.__name__,
-        "workload": str(load),
-        "done": done,
-        "seconds": round(seconds, 2),
-        "ratio": round(seconds / load.ideal_s, 2),
-        "cpu_ms_per_item": round(1000 * spent / load.items, 2),
-        "rss_mb": round(_peak_mb()),
-    }
-
-
-def _peak_mb() -> float:
-    import resource  # noqa: PLC0415 -- not on every system
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def line(cell: Cell, row: Row) -> str:
+    """Return a row in a line of text."""
+    shown = {name: row[name] for name in SHOWN if name in row}
+    return f"{cell.section}: {cell.way}, {cell.load}: {json.dumps(shown, ensure_ascii=False)}"
 
 
 def main() -> None:
-    """Measure every way, each in a process of its own, and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one small workload")
-    parser.add_argument("--json", action="store_true", help="print JSON in place of a table")
-    parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
-    parser.add_argument("--one", nargs=6, help=argparse.SUPPRESS)
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small workloads: whether everything runs; kept apart")
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, metavar="SECTION", help=f"of {', '.join(SECTIONS)}")
+    parser.add_argument("--peers", action="store_true", help="the sections that take long, too")
+    parser.add_argument("--missing", action="store_true", help="only what was not measured yet, or failed")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run each cell N times, keep the quickest")
+    parser.add_argument("--json", type=Path, metavar="FOLDER", help="where rows are kept")
     arguments = parser.parse_args()
-    if arguments.one:
-        way, items, concurrency, median_s, sigma, url = arguments.one
-        load = Workload(int(items), int(concurrency), float(median_s), float(sigma))
-        print(json.dumps(measure(way, load, url)))
-        return
-    rows: list[dict[str, Any]] = []
-    for load in QUICK if arguments.quick else WORKLOADS:
-        for way in arguments.ways:
-            with latency_server(load.median_s, load.sigma) as server:
-                rows.append({**_apart(way, load, server.url), "requests": server.count})
-            print(json.dumps(rows[-1]) if arguments.json else _row(rows[-1]), flush=True)
-
-
-def _apart(way: str, load: Workload, url: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.run", "--one", way, *map(str, load), url]
-    environment = {**os.environ, "OPENAI_API_KEY": "none", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
-    ended = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)  # noqa: S603 -- this file
-    lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]
-    if ended.returncode or not lines:
-        return {"way": way, "workload": str(load), "failed": ended.stderr[-500:]}
-    result: dict[str, Any] = json.loads(lines[-1])
-    return result
-
-
-def _row(row: dict[str, Any]) -> str:
-    if "failed" in row:
-        return f"| {row['workload']} | {row['way']} | failed: {row['failed']} |"
-    return (
-        f"| {row['workload']} | {row['way']} | {row['done']} | {row['seconds']} | {row['ratio']} | "
-        f"{row['cpu_ms_per_item']} | {row['rss_mb']} | {row['requests']} |"
-    )
+    names = arguments.sections or [name for name in SECTIONS if name in ALWAYS or arguments.peers]
+    results = Results(arguments.json or (Path(mkdtemp(prefix="quick-")) if arguments.quick else FOLDER))
+    lab = Lab()
+    cells = chosen(lab, names, quick=arguments.quick)
+    if arguments.missing:
+        cells = [cell for cell in cells if not results.has(cell.section, cell.way, cell.load)]
+    left = sum(cell.about_s for cell in cells) * arguments.repeat
+    print(f"{len(cells)} cells, about {left / 60:.0f} minutes; rows are kept in {results.folder}", flush=True)
+    start = time.monotonic()
+    try:
+        for cell in cells:
+            row = best(cell, arguments.repeat)
+            results.put(cell.section, row)
+            print(line(cell, row), flush=True)
+    finally:
+        lab.servers.drop()
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes", flush=True)
 
 
 if __name__ == "__main__":

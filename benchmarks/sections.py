@@ -1,0 +1,141 @@
+"""What is measured: every table, cell by cell."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import startup
+from benchmarks.loads import FIVE_THOUSAND, QUICK, THOUSAND, VARIED, Workload
+from benchmarks.measuring import Cell, Lab
+from benchmarks.rooms import PEERS, python_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+STARTING_S = 20.0
+"""Seconds that a cell takes before its clock starts, about."""
+SINGLE_S = 40.0
+"""Task runs that Prefect's server records in a second, about."""
+SAMPLES = 60
+"""Points that are kept of a curve."""
+
+OVERHEAD = Workload(5000, 100, 0.0)
+TASKS = Workload(1000, 100, 0.0)
+CALLS = Workload(2000, 100, 0.0)
+STORED = Workload(10_000, 100, 0.0)
+RECORDED = Workload(5000, 100, 0.01)
+FLOOD = Workload(20_000, 100, 0.0)
+SCALES = tuple(Workload(items, 100, 0.01) for items in (10_000, 30_000, 100_000))
+MILLION = Workload(1_000_000, 100, 0.01)
+
+
+def throughput(lab: Lab, *, quick: bool) -> Iterator[Cell]:
+    """The time of a whole run beside loops by hand and Prefect's own `.map`."""
+    if quick:
+        yield from _asked(lab, "throughput", QUICK, "aiohttp_loop", "litellm_loop", "prefect_map", "ours")
+        return
+    ways = ("aiohttp_loop", "litellm_loop", "litellm_batch", "prefect_map", "ours_alone", "ours")
+    yield from _asked(lab, "throughput", THOUSAND, *ways)
+    yield from _asked(lab, "throughput", FIVE_THOUSAND, "aiohttp_loop", "litellm_loop", "ours")
+    yield from _asked(lab, "throughput", VARIED, "aiohttp_loop", "litellm_loop", "ours")
+
+
+def overhead(lab: Lab, *, quick: bool) -> Iterator[Cell]:
+    """What an item costs on top of the model's call, here and at Prefect's server; and what a call costs."""
+    yield from _asked(lab, "overhead", _fewer(OVERHEAD, quick=quick), "ours_nobody")
+    yield from _asked(lab, "overhead", _fewer(TASKS, quick=quick), "ours_nobody_alone", "prefect_map_nothing")
+    yield from _asked(lab, "overhead", _fewer(CALLS, quick=quick), "aiohttp_loop", "litellm_loop", "ours")
+
+
+def start(lab: Lab, *, quick: bool) -> Iterator[Cell]:
+    """What it takes to begin: imports, help, a plan."""
+    del lab
+    runs = 1 if quick else startup.RUNS
+    for name, about_s in startup.COMMANDS.items():
+        yield Cell("start", name, f"best of {runs}", about_s * runs, partial(startup.measured, name, runs))
+
+
+def stored(lab: Lab, *, quick: bool) -> Iterator[Cell]:
+    """A second run, of which all is stored."""
+    yield from _asked(lab, "stored", _fewer(STORED, quick=quick), "ours_again")
+
+
+def scale(lab: Lab, *, quick: bool) -> Iterator[Cell]:
+    """Many items in shards, with the memory along the way; and a million planned."""
+    for load in [_fewer(each, quick=quick) for each in SCALES[:1]] if quick else SCALES:
+        about = STARTING_S + load.items * 0.004
+        yield Cell("scale", "ours_nobody", str(load), about, partial(_with_memory, lab, "ours_nobody", load))
+    yield from _asked(lab, "scale", _fewer(MILLION, quick=quick), "ours_planned", about_s=120)
+
+
+def records(lab: Lab, *, quick: bool) -> Iterator[Cell]:
+    """What Prefect's server has of the task runs: all of them, how late, at what cost, on which database."""
+    load = _fewer(RECORDED, quick=quick)
+    for name, way, database, tuned in (
+        ("in shards, SQLite", "ours_nobody", "sqlite", False),
+        ("in shards, PostgreSQL", "ours_nobody", "postgres", False),
+        ("one each, SQLite", "ours_nobody_alone", "sqlite", False),
+        ("one each, PostgreSQL", "ours_nobody_alone", "postgres", False),
+        ("one each, SQLite, in batches", "ours_nobody_alone", "sqlite", True),
+        ("one each, PostgreSQL, in batches", "ours_nobody_alone", "postgres", True),
+        ("Prefect's `.map`, SQLite", "prefect_map_nothing", "sqlite", False),
+    ):
+        about = STARTING_S + (load.items / SINGLE_S if "shards" not in name and not tuned else 30)
+        measure = partial(lab.asked, way, load, database=database, tuned=tuned)
+        yield Cell("records", name, str(load), about, measure)
+
+
+def flood(lab: Lab, *, quick: bool) -> Iterator[Cell]:
+    """A task run for each of more items than the server's queue has room for, none of which takes any time."""
+    load = _fewer(FLOOD, quick=quick)
+    for name, way in (("ours, one each", "ours_nobody_alone"), ("Prefect's `.map`", "prefect_map_nothing")):
+        about = STARTING_S + load.items / SINGLE_S
+        yield Cell("records", name, str(load), about, partial(lab.asked, way, load, limit_s=1200))
+
+
+def peers(lab: Lab, *, quick: bool) -> Iterator[Cell]:
+    """Others: what takes minutes here, and libraries in environments of their own."""
+    loads = (QUICK,) if quick else (THOUSAND, FIVE_THOUSAND, VARIED)
+    for load in loads:
+        here = ("prefect_gathered", "prefect_async_map") if load.concurrency <= 100 else ("prefect_gathered",)
+        yield from _asked(lab, "throughput", load, *here, about_s=120)
+        if load == FIVE_THOUSAND:
+            yield from _asked(lab, "throughput", load, "litellm_batch", "prefect_map", about_s=300)
+        for name, peer in PEERS.items():
+            if load.concurrency <= peer.most_at_once:
+                measure = partial(_of_peer, lab, name, load)
+                yield Cell("throughput", name, str(load), STARTING_S + 5 * load.ideal_s, measure)
+    if not quick:
+        yield Cell("stored", "curator_again", str(STORED), 120, partial(_of_peer, lab, "curator_again", STORED))
+
+
+SECTIONS: dict[str, Callable[..., Iterator[Cell]]] = {
+    each.__name__: each for each in (throughput, overhead, start, stored, scale, records, flood, peers)
+}
+ALWAYS = ("throughput", "overhead", "start", "stored", "scale", "records")
+"""What is measured if nothing else is said; the rest takes long."""
+
+
+def _asked(lab: Lab, section: str, load: Workload, *ways: str, about_s: float | None = None) -> Iterator[Cell]:
+    about = (
+        about_s if about_s is not None else STARTING_S + max(10.0, 2 * load.items / load.concurrency * load.median_s)
+    )
+    for way in ways:
+        yield Cell(section, way, str(load), about, partial(lab.asked, way, load))
+
+
+def _fewer(load: Workload, *, quick: bool) -> Workload:
+    return load._replace(items=load.items // 50) if quick else load
+
+
+def _with_memory(lab: Lab, way: str, load: Workload) -> dict[str, Any]:
+    memory: list[tuple[float, float]] = []
+    found = lab.asked(way, load, limit_s=900, memory=memory)
+    return {**found, "memory": memory[:: max(1, len(memory) // SAMPLES)]}
+
+
+def _of_peer(lab: Lab, name: str, load: Workload) -> dict[str, Any]:
+    python = python_of(name)
+    command = [str(python), "-W", "ignore", "-m", f"benchmarks.peers.{PEERS[name].module}"]
+    return lab.asked(name, load, command=command)

@@ -1,0 +1,166 @@
+"""Prefect's server as users run it: a process of its own, on SQLite or PostgreSQL; its costs are read from outside."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal
+
+import httpx
+import psutil
+
+from benchmarks.apart import CALM, end
+from tests.postgres import postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+Database = Literal["sqlite", "postgres"]
+PASSWORD = "benchmark"  # noqa: S105 -- of a database that lives as long as a cell
+STARTING_S = 180
+TUNED = {
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+}
+"""What lets the server record in batches: by default it writes each state of a task run by itself."""
+ENDED = {"task_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}}}
+GROWING_S = 20.0
+"""Seconds without a new record after which those that lack are given up."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """What the server has recorded of a run's task runs."""
+
+    recorded: int
+    lag_s: float
+    """Seconds from the end of the run to the last record that came."""
+
+
+class PrefectServer:
+    """A server.
+
+    Attributes:
+        env: What lets a process talk to it.
+    """
+
+    def __init__(self, url: str, env: Mapping[str, str], process: psutil.Process) -> None:
+        """Keep where it is."""
+        self.env = dict(env)
+        self._api = httpx.Client(base_url=f"{url}/api", timeout=60)
+        self._process = process
+
+    def cpu_s(self) -> float:
+        """Return the seconds of processor that it has taken, its own processes included."""
+        every = [self._process, *self._process.children(recursive=True)]
+        return sum(sum(each.cpu_times()[:2]) for each in every)
+
+    def count(self) -> int:
+        """Return how many task runs have ended, as far as it knows."""
+        found = self._api.post("/task_runs/count", json=ENDED)
+        found.raise_for_status()
+        return int(found.json())
+
+    def settled(self, before: int, made: int, ended: float, limit_s: float) -> Records:
+        """Wait until all that a run made is recorded, or no more is coming.
+
+        Args:
+            before: How many had been recorded before the run.
+            made: How many it made.
+            ended: When it ended.
+            limit_s: Seconds to wait at most.
+        """
+        last, seen = time.time(), -1
+        while True:
+            now, recorded = time.time(), self.count() - before
+            if recorded != seen:
+                last, seen = now, recorded
+            if recorded >= made or now - last > GROWING_S or now - ended > limit_s:
+                return Records(recorded, round(max(0.0, last - ended), 1))
+            time.sleep(0.5)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._api.close()
+
+
+@contextmanager
+def prefect_server(database: Database = "sqlite", *, tuned: bool = False) -> Generator[PrefectServer]:
+    """Run a server with an empty database.
+
+    Args:
+        database: Where it keeps what it knows; PostgreSQL is Debian's, started here.
+        tuned: Whether it records in batches.
+    """
+    with ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="prefect-"))
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        here = {"PREFECT_HOME": folder, "PREFECT_API_URL": f"{url}/api"}
+        if database == "postgres":
+            address = stack.enter_context(postgres(PASSWORD)).replace("psycopg2", "asyncpg")
+            here["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = address
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        env = {**kept, **CALM, **here, **(TUNED if tuned else {})}
+        process = subprocess.Popen(  # noqa: S603 -- our own command
+            [sys.executable, "-W", "ignore", "-m", "prefect", "server", "start", "--port", str(port)],
+            env=env,
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        stack.callback(end, process)
+        _wait(f"{url}/api/health", process)
+        server = PrefectServer(url, here, psutil.Process(process.pid))
+        stack.callback(server.close)
+        yield server
+
+
+class Servers:
+    """A Prefect server that several cells use one after another, since it takes seconds to start."""
+
+    def __init__(self) -> None:
+        """Start none yet."""
+        self._kind: tuple[Database, bool] | None = None
+        self._running = ExitStack()
+        self._server: PrefectServer | None = None
+
+    def get(self, database: Database = "sqlite", *, tuned: bool = False) -> PrefectServer:
+        """Return one of a kind; it is started, and one of another kind ended, if need be."""
+        if self._server is None or self._kind != (database, tuned):
+            self.drop()
+            self._server = self._running.enter_context(prefect_server(database, tuned=tuned))
+            self._kind = database, tuned
+        return self._server
+
+    def drop(self) -> None:
+        """End it: what comes next is to meet no backlog."""
+        self._server = None
+        self._running.close()
+
+
+def _wait(url: str, process: subprocess.Popen[Any]) -> None:
+    """Wait until it answers.
+
+    Raises:
+        TimeoutError: If it doesn't.
+    """
+    last = time.monotonic() + STARTING_S
+    while time.monotonic() < last and process.poll() is None:
+        try:
+            if httpx.get(url).is_success:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    raise TimeoutError(f"Prefect's server didn't start within {STARTING_S} s.")

@@ -1,0 +1,67 @@
+"""What it takes to begin: imports, the command's help, the plan of a job, each in a fresh process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks.apart import CALM, ROOT
+
+RUNS = 5
+_MODEL = {
+    "briefs": [{"name": "say", "instructions": "Say fine."}],
+    "items": ["a", "b", "c"],
+    "executor": {"model": "openai/gpt-5-mini"},
+}
+_SHELL = {
+    "briefs": [{"name": "say", "instructions": "Say fine.", "command": {"run": "true"}}],
+    "items": ["a", "b", "c"],
+    "executor": {"kind": "shell"},
+}
+_JOBS = {"model.yaml": _MODEL, "shell.yaml": _SHELL}  # JSON is YAML
+_PYTHON = (sys.executable, "-W", "ignore")
+_COMMAND = str(Path(sys.executable).with_name("prefect-dispatch"))
+_FLOW = "from prefect import flow, task"
+_WITH: dict[str, tuple[str, ...]] = {
+    "import prefect": (*_PYTHON, "-c", "import prefect"),
+    "import prefect_dispatch": (*_PYTHON, "-c", "import prefect_dispatch"),
+    "import prefect's flow and task": (*_PYTHON, "-c", "from prefect import flow, task"),
+    "the same, and prefect_dispatch": (*_PYTHON, "-c", "from prefect import flow, task; import prefect_dispatch"),
+    "the same, and its dispatch": (
+        *_PYTHON,
+        "-c",
+        "from prefect import flow, task; from prefect_dispatch import dispatch",
+    ),
+    "import litellm": (*_PYTHON, "-c", "import litellm"),
+    "prefect-dispatch --help": (_COMMAND, "--help"),
+    "prefect-dispatch plan, a model's price": (_COMMAND, "plan", "model.yaml"),
+    "prefect-dispatch plan, a command": (_COMMAND, "plan", "shell.yaml"),
+}
+COMMANDS = dict.fromkeys(_WITH, 5.0)
+"""What is timed, and how many seconds it takes, about."""
+
+
+def measured(name: str, runs: int) -> dict[str, Any]:
+    """Return the seconds of the quickest of some runs: what delays one has nothing to do with it.
+
+    Raises:
+        CalledProcessError: If it fails.
+    """
+    with TemporaryDirectory(prefix="start-") as folder:
+        for file, job in _JOBS.items():
+            Path(folder, file).write_text(json.dumps(job), encoding="utf-8")
+        taken: list[tuple[float, float]] = []
+        env = {**os.environ, **CALM, "PREFECT_HOME": folder, "PYTHONPATH": str(ROOT / "src")}
+        for _ in range(runs):
+            start, before = time.perf_counter(), os.times()
+            subprocess.run(_WITH[name], cwd=folder, env=env, check=True, capture_output=True, timeout=120)  # noqa: S603 -- our own commands
+            after = os.times()
+            cpu = after.children_user + after.children_system - before.children_user - before.children_system
+            taken.append((time.perf_counter() - start, cpu))
+    return {"seconds": round(min(each[0] for each in taken), 3), "cpu_s": round(min(each[1] for each in taken), 3)}

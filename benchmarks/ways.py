@@ -1,0 +1,247 @@
+"""The ways to ask that run in this project's own environment: loops by hand, litellm, Prefect's tasks, and ours.
+
+Run one by `python -m benchmarks.ways WAY LOAD URL`, as `benchmarks.run` does, with a Prefect server where it needs one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, cast
+
+from benchmarks.cell import timed, told
+from benchmarks.loads import PROMPT, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefect_dispatch import Executor, Report
+    from prefect_dispatch.executors.base import Ask, Reply
+
+
+def aiohttp_loop(load: Workload, url: str) -> int:
+    """Ask in a loop of one's own, without any client: the least that it can cost."""
+    import aiohttp  # noqa: PLC0415 -- each way loads what it takes, and nothing else
+
+    async def all_of_them() -> int:
+        places = asyncio.Semaphore(load.concurrency)
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+            async def ask(at: int) -> str:
+                body = {"model": "test", "messages": [{"role": "user", "content": f"{PROMPT} {at}"}]}
+                async with places, session.post(f"{url}/chat/completions", json=body) as response:
+                    said: Any = await response.json()
+                    return str(said["choices"][0]["message"]["content"])
+
+            return len(await asyncio.gather(*map(ask, range(load.items))))
+
+    return asyncio.run(all_of_them())
+
+
+def litellm_loop(load: Workload, url: str) -> int:
+    """Ask in a loop of one's own, through litellm."""
+    ask = _asking(url)
+
+    async def all_of_them() -> int:
+        places = asyncio.Semaphore(load.concurrency)
+
+        async def one(at: int) -> str:
+            async with places:
+                return await ask(at)
+
+        return len(await asyncio.gather(*map(one, range(load.items))))
+
+    return asyncio.run(all_of_them())
+
+
+def litellm_batch(load: Workload, url: str) -> int:
+    """Ask by `litellm.batch_completion`."""
+    chats = [[{"role": "user", "content": f"{PROMPT} {at}"}] for at in range(load.items)]
+    said = _litellm().batch_completion(model="openai/test", api_base=url, messages=chats, max_workers=load.concurrency)
+    return sum(hasattr(each, "choices") for each in said)
+
+
+def prefect_map(load: Workload, url: str) -> dict[str, Any]:
+    """Ask by `.map` of a task, on as many threads as may be under way, through litellm."""
+    litellm = _litellm()
+
+    def ask(at: int) -> str:
+        chat = [{"role": "user", "content": f"{PROMPT} {at}"}]
+        return str(litellm.completion(model="openai/test", api_base=url, messages=chat).choices[0].message.content)
+
+    return _mapped(load, ask)
+
+
+def prefect_async_map(load: Workload, url: str) -> dict[str, Any]:
+    """Ask by `.map` of a coroutine task, through litellm."""
+    return _mapped(load, _asking(url))
+
+
+def prefect_map_nothing(load: Workload, _url: str) -> dict[str, Any]:
+    """Ask nobody by `.map` of an empty task: what Prefect itself costs."""
+
+    def ask(at: int) -> str:
+        return f"fine {at}"
+
+    return _mapped(load, ask)
+
+
+def prefect_gathered(load: Workload, url: str) -> dict[str, Any]:
+    """Ask by coroutine tasks that an async flow gathers, the semaphore around each task."""
+    from prefect import flow, task  # noqa: PLC0415 -- as above
+
+    one = task(_asking(url))
+
+    @flow
+    async def all_of_them() -> int:
+        places = asyncio.Semaphore(load.concurrency)
+
+        async def placed(at: int) -> str:
+            async with places:
+                return await one(at)
+
+        return len(await asyncio.gather(*map(placed, range(load.items))))
+
+    return {"done": asyncio.run(all_of_them()), "made": load.items}
+
+
+def ours(load: Workload, url: str) -> dict[str, Any]:
+    """Ask by `dispatch`: every item stored, audited and in the ledger."""
+    from prefect_dispatch import LLM  # noqa: PLC0415 -- as above
+
+    return _dispatched(load, LLM(model="openai/test", api_base=url))
+
+
+def ours_alone(load: Workload, url: str) -> dict[str, Any]:
+    """Ask by `dispatch`, a task run for each item."""
+    from prefect_dispatch import LLM  # noqa: PLC0415 -- as above
+
+    return _dispatched(load, LLM(model="openai/test", api_base=url), shard=1)
+
+
+def ours_nobody(load: Workload, _url: str) -> dict[str, Any]:
+    """Ask nobody by `dispatch`, in shards: an executor of one's own that waits as long as the model would."""
+    return _dispatched(load, _nobody(load.median_s))
+
+
+def ours_nobody_alone(load: Workload, _url: str) -> dict[str, Any]:
+    """Ask nobody by `dispatch`, a task run for each item."""
+    return _dispatched(load, _nobody(load.median_s), shard=1)
+
+
+def ours_again(load: Workload, url: str) -> dict[str, Any]:
+    """Ask by `dispatch` what is stored already."""
+    before = ours_nobody(load, url)
+    again = timed(ours_nobody, load, url)
+    return {**again, "made": before["made"] + again["made"]}
+
+
+def ours_planned(load: Workload, _url: str) -> dict[str, Any]:
+    """Plan without asking: what is stored, what it will take."""
+    from prefect_dispatch import Brief, Limits, plan  # noqa: PLC0415 -- as above
+
+    items = [f"item {at} of {load.items}" for at in range(load.items)]
+    limits = Limits(concurrency=load.concurrency)
+    planned = plan([Brief(name="say", instructions=PROMPT)], items, _nobody(load.median_s), limits=limits)
+    return {"done": planned.to_ask, "made": 0}
+
+
+WAYS: dict[str, Callable[[Workload, str], int | dict[str, Any]]] = {
+    way.__name__: way
+    for way in (
+        aiohttp_loop,
+        litellm_loop,
+        litellm_batch,
+        prefect_map,
+        prefect_async_map,
+        prefect_map_nothing,
+        prefect_gathered,
+        ours,
+        ours_alone,
+        ours_nobody,
+        ours_nobody_alone,
+        ours_again,
+        ours_planned,
+    )
+}
+
+
+def _litellm() -> Any:  # noqa: ANN401 -- a module
+    from prefect_dispatch.executors.provider import provider  # noqa: PLC0415 -- as above
+
+    return provider()  # loaded as we load it, so that no way pays for its import
+
+
+def _asking(url: str) -> Callable[[int], Any]:
+    litellm = _litellm()
+
+    async def ask(at: int) -> str:
+        chat = [{"role": "user", "content": f"{PROMPT} {at}"}]
+        response = await litellm.acompletion(model="openai/test", api_base=url, messages=chat)
+        return str(response.choices[0].message.content)
+
+    return ask
+
+
+def _mapped(load: Workload, ask: Callable[[int], Any]) -> dict[str, Any]:
+    from prefect import flow, task  # noqa: PLC0415 -- as above
+    from prefect.task_runners import ThreadPoolTaskRunner  # noqa: PLC0415 -- as above
+
+    runner = cast("Any", ThreadPoolTaskRunner)(max_workers=load.concurrency)
+    each = task(ask)
+
+    @flow(task_runner=runner)
+    def all_of_them() -> int:
+        return len(each.map(range(load.items)).result())
+
+    return {"done": all_of_them(), "made": load.items}
+
+
+def _nobody(wait_s: float) -> Executor:
+    from prefect_dispatch import Reply, Usage  # noqa: PLC0415 -- as above
+
+    class Nobody:
+        """Says fine after a while."""
+
+        fingerprint = "nobody"
+
+        async def answer(self, ask: Ask) -> Reply:
+            """Say it."""
+            if wait_s:
+                await asyncio.sleep(wait_s)
+            return Reply(value=f"fine {ask.item.key}", model="nobody", usage=Usage())
+
+    return Nobody()
+
+
+def _dispatched(load: Workload, executor: Executor, shard: int | None = None) -> dict[str, Any]:
+    from prefect_dispatch import Brief, Limits, dispatch  # noqa: PLC0415 -- as above
+
+    report: Report = dispatch(
+        [Brief(name="say", instructions=PROMPT)],
+        [f"item {at} of {load.items}" for at in range(load.items)],
+        executor=executor,
+        limits=Limits(concurrency=load.concurrency, shard=shard),
+    )
+    assert len(report.ledger) == load.items  # noqa: S101 -- a benchmark that loses items measures nothing
+    runs: Any = report.run["task_runs"]
+    done = sum(outcome.status == "succeeded" for outcome in report.outcomes)
+    return {"done": done, "made": runs["made"] + 1, "task_runs": runs}  # one more is the integrator's
+
+
+def loaded(way: str) -> Callable[[Workload, str], int | dict[str, Any]]:
+    """Return a way, with what it takes loaded, so that no clock counts it."""
+    if way == "aiohttp_loop":
+        import_module("aiohttp")
+    elif "nobody" not in way and "nothing" not in way and "again" not in way:
+        _litellm()
+    if way.startswith(("prefect", "ours")):
+        import_module("prefect").flow  # noqa: B018 -- loaded on first use
+    if way.startswith("ours"):
+        import_module("prefect_dispatch").dispatch  # noqa: B018 -- the same
+    return WAYS[way]
+
+
+if __name__ == "__main__":
+    told(loaded(sys.argv.pop(1)))
