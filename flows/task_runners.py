@@ -120,7 +120,7 @@ _KINDS = {"threads": Threads, "processes": Processes, "dask": Dask, "ray": Ray}
 
 def _kind(value: object) -> str:
     if isinstance(value, Mapping):
-        return str(cast("Mapping[str, object]", value).get("kind"))
+        return str(cast("Mapping[str, object]", value).get("kind", ""))
     return next((kind for kind, model in _KINDS.items() if isinstance(value, model)), "")
 
 
@@ -129,7 +129,7 @@ def _known(value: Any) -> Any:  # noqa: ANN401 -- whatever is given
         value = {"kind": value}
     kind = _kind(value)
     if kind not in _KINDS:
-        msg = f"there is no {kind!r}; {nearest(kind, [*_KINDS])}" if kind else f"it is one of {', '.join(_KINDS)}"
+        msg = f"there is no {kind!r}; {nearest(kind, [*_KINDS])}" if kind else f"name its kind: {', '.join(_KINDS)}"
         raise ValueError(msg)
     return value
 
