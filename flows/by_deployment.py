@@ -21,7 +21,7 @@ from prefect_dispatch.tasks.elsewhere import Elsewhere, Room
 from prefect_dispatch.tasks.shard_records import WRITABLE, in_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from prefect.client.orchestration import SyncPrefectClient
@@ -167,7 +167,8 @@ def _found(client: SyncPrefectClient, by: ByDeployment) -> DeploymentResponse:
 
 def _room(client: SyncPrefectClient, by: ByDeployment, found: DeploymentResponse) -> tuple[int, tuple[str, ...]]:
     """Return how many runs may be under way at once, and what there is to say of it."""
-    limits = {"the deployment": found.global_concurrency_limit and found.global_concurrency_limit.limit}
+    limit = found.global_concurrency_limit
+    limits: dict[str, int | None] = {"the deployment": limit.limit if limit else None}
     notes: list[str] = []
     if found.work_pool_name:
         pool = client.read_work_pool(found.work_pool_name)
@@ -177,21 +178,18 @@ def _room(client: SyncPrefectClient, by: ByDeployment, found: DeploymentResponse
                 raise JobError(
                     f"fan_out.deployment: the {what} of {by.name!r} is paused, so that no run would begin: resume it."
                 )
-        limits |= {f"its work pool {pool.name!r}": pool.concurrency_limit, "its work queue": queue.concurrency_limit}
-        notes += _without_worker(client, pool.name, pushes=pool.is_push_pool or pool.is_managed_pool)
-    for what, limit in limits.items():
-        if limit == 0:
+            limits[f"its {what}"] = each.concurrency_limit
+        online = any(each.status == _ONLINE for each in client.read_workers_for_work_pool(pool.name))
+        if not (online or pool.is_push_pool or pool.is_managed_pool):
+            start = f"prefect worker start --pool {pool.name}"
+            notes.append(f"No worker of the work pool {pool.name!r} is online; the run waits for one: {start}")
+    for what, most in limits.items():
+        if most == 0:
             raise JobError(f"fan_out.deployment: {what} has a concurrency limit of 0, so that no run would begin.")
-    least = min((limit for limit in limits.values() if limit is not None), default=by.runs)
+    least = min([most for most in limits.values() if most is not None], default=by.runs)
     if least < by.runs:
         notes.append(f"At most {least} runs of {by.name} are under way at once, and not {by.runs} (fan_out.runs).")
     return min(by.runs, least), tuple(notes)
-
-
-def _without_worker(client: SyncPrefectClient, pool: str, *, pushes: bool) -> Iterator[str]:
-    if pushes or any(each.status == _ONLINE for each in client.read_workers_for_work_pool(pool)):
-        return
-    yield f"No worker of the work pool {pool!r} is online; the run waits for one: prefect worker start --pool {pool}"
 
 
 def _named(executor: object) -> str:

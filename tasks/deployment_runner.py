@@ -85,7 +85,7 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
 
     def __init__(self, target: Target) -> None:
         """Keep where shards go."""
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # Prefect's
         self._target = target
 
     def duplicate(self) -> DeploymentRunner:
