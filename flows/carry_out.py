@@ -116,9 +116,8 @@ def carry_out(
     if expected.to_ask:  # else whoever merges may find its own answers stored, too
         require_keys(job.integrator)
     way = way_to(parts.fan_out, job.work, job.executor, place)
-    for note in way.notes:
-        log.warning("%s", note)
-    told = [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator, *expected.notes]
+    told = [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator]
+    told += [*expected.notes, *way.notes]
     log.info("%s", " ".join(filter(None, told)))
     fan_out = FanOut(
         job.work,
