@@ -65,6 +65,7 @@ class Lab:
         database: Database = "sqlite",
         tuned: bool = False,
         memory: list[tuple[float, float]] | None = None,
+        store: str | None = None,
     ) -> dict[str, Any]:
         """Return what one way took for one workload.
 
@@ -76,12 +77,13 @@ class Lab:
             database: Where Prefect's server, if it needs one, keeps what it knows.
             tuned: Whether that records in batches.
             memory: Is filled with (seconds, megabytes) along the way.
+            store: Where answers are stored; by default nothing is stored yet.
         """
         with latency_server(load.median_s, load.sigma) as model:
             whole = [*(command or module("ways", way)), load.text, model.url]
             if way.startswith(("prefect", "ours")):
                 server = self.servers.get(database, tuned=tuned)
-                found = self._recorded(server, whole, load, limit_s, memory)
+                found = self._recorded(server, whole, load, limit_s, memory, store)
             else:
                 found = run(whole, limit_s=limit_s, memory=memory)
             if load.ideal_s and "seconds" in found:
@@ -95,11 +97,12 @@ class Lab:
         load: Workload,
         limit_s: float,
         memory: list[tuple[float, float]] | None,
+        store: str | None,
     ) -> dict[str, Any]:
         """Return what it took, and what of it Prefect's server has recorded, at what cost."""
         before, cpu = server.count(), server.cpu_s()
-        with TemporaryDirectory(prefix="store-") as store:  # nothing is stored yet
-            env = {**server.env, "PREFECT_LOCAL_STORAGE_PATH": store}
+        with TemporaryDirectory(prefix="store-") as empty:
+            env = {**server.env, "PREFECT_LOCAL_STORAGE_PATH": store or empty}
             found = run(command, limit_s=limit_s, env=env, memory=memory)
         if "failed" in found:
             self.servers.drop()

@@ -10,11 +10,11 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from benchmarks.cell import timed, told
+from benchmarks.cell import told
 from benchmarks.loads import PROMPT, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from prefect_dispatch import Executor, Report
     from prefect_dispatch.executors.base import Ask, Reply
@@ -130,13 +130,6 @@ def ours_nobody_alone(load: Workload, _url: str) -> dict[str, Any]:
     return _dispatched(load, _nobody(load.median_s), shard=1)
 
 
-def ours_again(load: Workload, url: str) -> dict[str, Any]:
-    """Ask by `dispatch` what is stored already."""
-    before = ours_nobody(load, url)
-    again = timed(ours_nobody, load, url)
-    return {**again, "made": before["made"] + again["made"]}
-
-
 def ours_planned(load: Workload, _url: str) -> dict[str, Any]:
     """Plan without asking: what is stored, what it will take."""
     from prefect_dispatch import Brief, Limits, plan  # noqa: PLC0415 -- as above
@@ -161,7 +154,6 @@ WAYS: dict[str, Callable[[Workload, str], int | dict[str, Any]]] = {
         ours_alone,
         ours_nobody,
         ours_nobody_alone,
-        ours_again,
         ours_planned,
     )
 }
@@ -173,7 +165,7 @@ def _litellm() -> Any:  # noqa: ANN401 -- a module
     return provider()  # loaded as we load it, so that no way pays for its import
 
 
-def _asking(url: str) -> Callable[[int], Any]:
+def _asking(url: str) -> Callable[[int], Coroutine[Any, Any, str]]:
     litellm = _litellm()
 
     async def ask(at: int) -> str:
@@ -234,7 +226,7 @@ def loaded(way: str) -> Callable[[Workload, str], int | dict[str, Any]]:
     """Return a way, with what it takes loaded, so that no clock counts it."""
     if way == "aiohttp_loop":
         import_module("aiohttp")
-    elif "nobody" not in way and "nothing" not in way and "again" not in way:
+    elif "nobody" not in way and "nothing" not in way:
         _litellm()
     if way.startswith(("prefect", "ours")):
         import_module("prefect").flow  # noqa: B018 -- loaded on first use

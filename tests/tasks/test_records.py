@@ -122,7 +122,7 @@ def test_who_cancels_is_heard_while_the_server_catches_up() -> None:
     @flow
     def waits() -> None:
         with get_client(sync_client=True) as client:
-            client.set_flow_run_state(flow_run.get_id(), Cancelling(), force=True)
+            client.set_flow_run_state(str(flow_run.get_id()), Cancelling(), force=True)
         made = Records(lambda _: 0)
         for _ in range(3):
             made.begun(0)
@@ -147,7 +147,11 @@ def test_a_run_says_what_the_server_has_of_it(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.usefixtures("store")
 def test_a_gap_in_the_records_is_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """The run is complete all the same; its log and its report say what the server lacks."""
-    monkeypatch.setattr(Records, "_counted", lambda *_: 6)
+
+    def counted(*_: object) -> int:
+        return 6
+
+    monkeypatch.setattr(Records, "_counted", counted)
     with caplog.at_level(logging.WARNING):
         report = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(lambda ask: ask.item.key), limits=Limits(shard=1))
     assert report.status == "complete"
