@@ -22,9 +22,10 @@ from prefect_dispatch.errors import (
     TransientError,
 )
 from prefect_dispatch.examining import BrokenCheckError, examine, invalid, text_of
-from prefect_dispatch.executors.base import Ask, Deaf, Reply, Tiered
+from prefect_dispatch.executors.base import Ask, Ceiling, Deaf, Metered, Reply, Tiered
 from prefect_dispatch.gate import Gate
 from prefect_dispatch.models import Answer, Attempt, Brief, Failure, Item, Rejection, Usage
+from prefect_dispatch.processes.logs import begun
 from prefect_dispatch.room import require_room
 from prefect_dispatch.scrub import told
 from prefect_dispatch.withhold import hushed
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.gate import Call
     from prefect_dispatch.limits import Limits
 
+_NOTHING = Ceiling(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
 MOST_OVERTAKEN = 5
 """How often a call may be refused as too many while others pass: then it isn't the provider that is busy."""
 
@@ -91,7 +93,7 @@ class _Attempt:
         self._brief, self._item, self._said = brief, item, brief.rendered(item)
         self._limits, self._gate, self._draft = limits, gate, draft
         self._start, self._started = time.monotonic(), datetime.now(timezone.utc)
-        self._usage = Usage(requests=draft.lost, unsettled=draft.lost)
+        self._usage = Usage()
         self._reasks = self._waits = 0
         self._waited_s = 0.0
         self._patience_s = limits.wait_s
@@ -114,6 +116,7 @@ class _Attempt:
 
     async def answered(self, executor: Executor) -> tuple[JsonValue, Reply]:
         """Return the first valid answer of the executor and its fallbacks."""
+        self._usage = _lost(executor, Ask(brief=self._said, item=self._item), self._draft.lost)
         tiers = executor.tiers if isinstance(executor, Tiered) else (executor,)
         failures: list[ExecutorError] = []
         for place, tier in enumerate(tiers):
@@ -179,8 +182,13 @@ class _Attempt:
     async def _sent(self, call: Call, tier: Executor, ask: Ask, clock: _Clock) -> Reply:
         async with call:
             await self._draft.send()
-            with clock.running():
-                reply = await _reply(tier, ask)
+            with begun() as logs:
+                try:
+                    with clock.running():
+                        reply = await _reply(tier, ask)
+                except TimeoutError:
+                    late = TransientError(clock.said, kind="timeout", usage=_lost(tier, ask))
+                    raise (late.traced(f"(all of it: {', '.join(map(str, logs))})") if logs else late) from None
             call.usage = reply.usage
             return reply
 
@@ -189,7 +197,8 @@ class _Clock:
     """The time limit of the calls to one executor; waits don't count."""
 
     def __init__(self, seconds: float) -> None:
-        self._limit = self._left = seconds
+        self.said = f"No answer within {seconds:g} s."
+        self._left = seconds
 
     @contextmanager
     def running(self) -> Generator[None, None, None]:
@@ -197,9 +206,6 @@ class _Clock:
         try:
             with anyio.fail_after(self._left):
                 yield
-        except TimeoutError:  # sent, and never answered
-            lost = Usage(requests=1, unsettled=1)
-            raise TransientError(f"No answer within {self._limit:g} s.", kind="timeout", usage=lost) from None
         finally:
             self._left = max(0.0, self._left - (time.monotonic() - start))
 
@@ -213,10 +219,16 @@ async def _reply(executor: Executor, ask: Ask) -> Reply:
     except (CancelledError, GeneratorExit):
         raise
     except BaseException as error:  # an executor may be anybody's code; its failure, an exit included, is this item's
-        raise ExecutorError(told(error), usage=Usage(requests=1, unsettled=1)) from error
+        raise ExecutorError(told(error), usage=_lost(executor, ask)) from error
     if not isinstance(reply, Reply):  # pyright: ignore[reportUnnecessaryIsInstance] -- an executor may be untyped
         raise TerminalError(f"The executor returned a {type(reply).__name__} instead of a Reply.")
     return reply
+
+
+def _lost(executor: Executor, ask: Ask, calls: int = 1) -> Usage:
+    """Return what calls took that were sent and never answered: nobody knows, unless they can't take anything."""
+    free = calls and isinstance(executor, Metered) and executor.ceiling(ask) == _NOTHING
+    return Usage(requests=calls, unsettled=0 if free else calls)
 
 
 def _hopelessness(error: ExecutorError) -> int:

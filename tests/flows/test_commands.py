@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,8 +22,6 @@ from prefect_dispatch.testing import ScriptedExecutor
 from tests.processes.programs import Crowd
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from prefect_dispatch import Report
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -149,7 +148,7 @@ def test_each_end_is_an_outcome(folder: Path) -> None:
         "  retry) if [ -e once ]; then echo at last; else touch once; exit 75; fi;;\n"
         "  busy) exit 75;;\n"
         '  bad) echo "it is bad" >&2; exit 1;;\n'
-        "  slow) sleep 1000;;\n"
+        "  slow) echo at it; sleep 1000;;\n"
         '  *) echo "$ITEM_VALUE";;\n'
         "esac"
     )
@@ -168,6 +167,12 @@ def test_each_end_is_an_outcome(folder: Path) -> None:
     assert told["bad"].message == "The command failed (exit code 1): it is bad"
     tries = {outcome.item: len(outcome.attempts) for outcome in report.outcomes}
     assert tries == {"fine": 1, "retry": 2, "busy": 2, "bad": 1, "slow": 2, "zero": 1}
+    assert told["slow"].message == "No answer within 1 s."
+    last = next(outcome for outcome in report.outcomes if outcome.item == "slow").attempts[-1]
+    found = re.fullmatch(r"timeout: No answer within 1 s\. \(all of it: (.*\.log)\)", last.error or "")
+    assert found is not None
+    assert "at it" in Path(found[1]).read_text(encoding="utf-8")
+    assert (report.usage.unsettled, report.usage.cost_usd) == (0, 0.0)
 
 
 def test_an_answer_that_is_none_is_not_sent_back(folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ from prefect_dispatch.processes.environment import own_folder
 from prefect_dispatch.processes.leases import state_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
 DAYS = 7
@@ -19,6 +21,7 @@ MOST = 1_000_000_000
 """Bytes of all logs; beyond it the oldest are removed."""
 
 _numbers = count()
+_begun: ContextVar[list[Path] | None] = ContextVar("prefect-dispatch-logs", default=None)
 
 
 def new_log() -> Path:
@@ -28,7 +31,27 @@ def new_log() -> Path:
         JobError: If the state folder can't be used.
     """
     folder = own_folder(state_folder() / "logs" / time.strftime("%Y%m%d", time.gmtime()))
-    return folder / f"{time.time_ns()}{next(_numbers):06}.log"
+    log = folder / f"{time.time_ns()}{next(_numbers):06}.log"
+    if (logs := _begun.get()) is not None:
+        logs.append(log)
+    return log
+
+
+@contextmanager
+def begun() -> Generator[list[Path], None, None]:
+    """Have a list to which each new log is added; whoever ends what is run inside can tell where its output is.
+
+    Example:
+        >>> with begun() as logs:
+        ...     logs == [new_log()]
+        True
+    """
+    logs: list[Path] = []
+    token = _begun.set(logs)
+    try:
+        yield logs
+    finally:
+        _begun.reset(token)
 
 
 def prune_logs() -> None:
