@@ -1,0 +1,313 @@
+"""A shard as it travels: what is written comes back the same, and what somebody else has written is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.filesystems import LocalFileSystem
+from pydantic import BaseModel, ValidationError
+
+from prefect_dispatch import LLM, Brief, Item, Limits, PythonCallable, Shell, Usage
+from prefect_dispatch.amounts import Amount
+from prefect_dispatch.attempts import Attempt, Rejection
+from prefect_dispatch.checks import Function, MaxWords
+from prefect_dispatch.errors import (
+    BudgetError,
+    BusyError,
+    ExecutorError,
+    InvalidOutput,
+    JobError,
+    PatienceError,
+    RejectedError,
+    TerminalError,
+    TransientError,
+    UnaskedError,
+)
+from prefect_dispatch.executors.coding.executor import CodingAgent
+from prefect_dispatch.models import Answer
+from prefect_dispatch.tasks.drafts import TakenError
+from prefect_dispatch.tasks.errands import Ended, Told
+from prefect_dispatch.tasks.shard_places import CAME, FOLDER, OLD_S, ShardPlaces
+from prefect_dispatch.tasks.shard_records import Sent, WrittenShard, in_words, packed, unpacked, written
+from prefect_dispatch.tasks.shard_results import WrittenError, WrittenResult
+from prefect_dispatch.tasks.shelf import Shelf
+from prefect_dispatch.tasks.stops import failure_of
+from prefect_dispatch.tasks.work import Work
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch.executors.kinds import BuiltInExecutor
+
+SENT = Sent(name="a" * 32, note="b" * 32)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=10,
+)
+items = st.builds(Item, key=texts.filter(bool), value=values, priority=st.integers(-5, 5))
+briefs = st.builds(
+    Brief,
+    name=st.from_regex(r"\A[a-z0-9]{1,10}\Z"),
+    instructions=texts.filter(str.strip),
+    scope=texts,
+    output=st.sampled_from(["text", {"type": "object", "properties": {"$ref": {"type": "string"}}}, "shapes:Shape"]),
+    checks=st.sampled_from([(), (MaxWords(words=3),), (Function(function="shapes:fine"),)]),
+    sample=st.integers(0, 3),
+    part=st.booleans(),
+)
+executors = st.one_of(
+    st.builds(LLM, model=st.just("openai/test"), params=st.dictionaries(st.just("seed"), st.integers(), max_size=1)),
+    st.builds(Shell, pass_env=st.sampled_from([(), ("HTTPS_PROXY",)])),
+    st.builds(CodingAgent, model=st.just("claude-sonnet-4-5"), max_usd=st.none() | st.floats(0.1, 9)),
+    st.builds(PythonCallable, function=st.just("own:answer"), version=st.just("1")),
+)
+usages = st.builds(Usage, requests=st.integers(0, 9), cost_usd=st.none() | st.floats(0, 9), unsettled=st.integers(0, 2))
+attempts = st.builds(
+    Attempt,
+    usage=usages,
+    rejections=st.lists(st.builds(Rejection, text=texts, problems=st.just(("No.",))), max_size=1).map(tuple),
+    error=st.none() | texts,
+)
+
+
+def shard(work: list[Work], executor: BuiltInExecutor, again: frozenset[str] = frozenset()) -> WrittenShard:
+    """Return some work as it travels."""
+    return written(work, executor, Limits(), sent=SENT, folder="/srv/job", beat_s=3, again=again)
+
+
+@given(st.lists(briefs, min_size=1, max_size=3), st.lists(items, min_size=1, max_size=3), executors, st.data())
+def test_a_shard_comes_back_as_it_was(
+    asked: list[Brief], about: list[Item], executor: BuiltInExecutor, data: st.DataObject
+) -> None:
+    """Every brief, item and executor that a job file can say is the same afterwards, and each stands there once."""
+    work = [
+        Work(brief, item, f"{at:064x}") for at, (brief, item) in enumerate((one, two) for one in asked for two in about)
+    ]
+    again = frozenset(each.fingerprint for each in work if data.draw(st.booleans()))
+    before = shard(work, executor, again)
+    after = unpacked(packed(before), WrittenShard)
+    assert after is not None
+    assert after == before
+    assert (len(after.briefs), len(after.items)) == (len(asked), len(about))
+    assert after.executor == executor
+    assert [(after.briefs[each.brief], after.items[each.item]) for each in after.work] == [
+        (each.brief, each.item) for each in work
+    ]
+    assert {each.fingerprint for each in after.work if each.again} == again
+
+
+class Shape(BaseModel):
+    """An output of the user's own."""
+
+    sides: int
+
+
+def test_code_of_the_users_own_travels_by_its_name() -> None:
+    """A model that a brief was bound to is its name again; one that has none can't go."""
+    brief = Brief(name="a", instructions="Say it.", output=Shape)
+    assert in_words(brief).output == f"{__name__}:Shape"
+
+    class Inside(BaseModel):
+        sides: int
+
+    with pytest.raises(ValidationError, match="must be 'text', a JSON Schema"):
+        in_words(Brief(name="a", instructions="Say it.", output=Inside))
+
+
+def hostile() -> list[Any]:
+    """Return what somebody else might write where a shard is to stand."""
+    brief, item = Brief(name="a", instructions="Say it."), Item(key="k", value=1)
+    good: dict[str, Any] = json.loads(packed(shard([Work(brief, item, "0" * 64)], LLM(model="openai/test"))))
+    work = good["work"][0]
+    return [
+        {**good, "format": 2},
+        {**good, "more": 1},
+        {**good, "executor": {"kind": "subprocess", "model": "a"}},
+        {**good, "executor": {"__class__": "subprocess.getoutput", "data": {"cmd": "true"}}},
+        {**good, "work": []},
+        {**good, "work": [work, work]},
+        {**good, "work": [{**work, "brief": 1}]},
+        {**good, "work": [{**work, "item": -1}]},
+        {**good, "work": [{**work, "fingerprint": "../../x"}]},
+        {**good, "sent": {"name": "../../x", "note": "b" * 32}},
+        {**good, "limits": {"concurrency": 10**9}},
+        {**good, "beat_s": 0},
+        {**good, "briefs": [{"name": "a", "instructions": "b", "output": "os.system"}]},
+        [good],
+        None,
+    ]
+
+
+@pytest.mark.parametrize("record", [*hostile(), b"", b"{", b"[" * 100_000, b"\xff\xfe"])
+def test_what_is_no_shard_is_refused(record: object) -> None:
+    """Cut off, foreign, of another version, pointing elsewhere, nested without end: it is nothing."""
+    content = record if isinstance(record, bytes) else json.dumps(record).encode()
+    assert unpacked(content, WrittenShard) is None
+
+
+ERRORS: list[ExecutorError] = [
+    ExecutorError("It failed."),
+    TransientError("cut off", kind="timeout"),
+    TakenError("Somebody else.", kind="taken"),  # of a class that only one module knows
+    BusyError("later", retry_after_s=3),
+    InvalidOutput("no", problems=["$: not a number"]),
+    RejectedError("too long", kind="context_length"),
+    UnaskedError("not sent"),
+    BudgetError("The budget is spent."),
+    PatienceError("busy"),
+    TerminalError("wrong key", kind="credentials"),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@given(tried=st.lists(attempts, max_size=2).map(tuple), usage=st.none() | usages)
+def test_an_error_means_the_same_afterwards(
+    error: ExecutorError, tried: tuple[Attempt, ...], usage: Usage | None
+) -> None:
+    """Its class, as far as a run goes by it, its kind, message and attempts; whatever it was before."""
+    error.attempts, error.usage = tried, usage
+    came = WrittenResult.of("c" * 64, Ended([Told("0" * 64, error)], Amount(1, 2, 3, 4)))
+    after = unpacked(packed(came), WrittenResult)
+    assert after is not None
+    assert (after.spent, after.begun_before) == (Amount(1, 2, 3, 4), False)
+    assert after.done[0].error is not None
+    back = after.done[0].error.error
+    assert isinstance(error, type(back))
+    for kind in (TransientError, InvalidOutput, RejectedError, BudgetError, UnaskedError, TerminalError):
+        assert isinstance(back, kind) == isinstance(error, kind)
+    assert (failure_of(back), back.attempts, back.usage) == (failure_of(error), error.attempts, error.usage)
+    assert getattr(back, "problems", ()) == getattr(error, "problems", ())
+
+
+def test_where_more_stands_is_told_apart() -> None:
+    """The end of a message that names a log is another in each run."""
+    error = ExecutorError("It failed.").traced("See /tmp/1.log.")
+    back = WrittenError.of(error).error
+    assert (str(back), failure_of(back)) == (str(error), failure_of(error))
+    assert failure_of(back).message == "It failed."
+
+
+def test_any_error_can_travel() -> None:
+    """One of the user's own code comes back as what a report would say of it."""
+    error = ValueError("Their check broke.")
+    assert failure_of(WrittenError.of(error).error) == failure_of(error)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"shard": "nobody's"},
+        {"done": [{"fingerprint": "0" * 64, "error": {"name": "SystemExit", "kind": "a", "message": ""}}]},
+        {"done": [{"fingerprint": "0" * 64, "error": {"name": "ExecutorError", "kind": "", "message": ""}}]},
+        {"spent": [0, -1, 0, 0]},
+        {"spent": 0},
+        {"spent": [0, 0, 0, float("inf")]},
+        {"answers": []},
+    ],
+)
+def test_what_is_no_result_is_refused(changed: dict[str, Any]) -> None:
+    """No other class is made of a name, and nothing gives back what was spent."""
+    good: dict[str, Any] = json.loads(packed(WrittenResult(shard="c" * 64)))
+    assert unpacked(json.dumps({**good, **changed}).encode(), WrittenResult) is None
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> ShardPlaces:
+    """A storage on this machine."""
+    return ShardPlaces(Shelf(LocalFileSystem(basepath=str(tmp_path))))
+
+
+RUN: Any = "01234567-89ab-cdef-0123-456789abcdef"
+
+
+def one() -> WrittenShard:
+    """Return a shard."""
+    return shard([Work(Brief(name="a", instructions="b"), Item(key="k", value=1), "0" * 64)], LLM(model="openai/test"))
+
+
+def test_a_shard_stands_under_a_key_of_its_own(places: ShardPlaces, tmp_path: Path) -> None:
+    """It is found there, with what came of it, until both are taken away."""
+    key = places.put(RUN, one())
+    assert key.startswith(f"{FOLDER}/{RUN}/")
+    assert places.shard(key) == one()
+    assert places.result(key) is None
+    answer: JsonValue = "yes"
+    result = WrittenResult.of(key.rpartition("/")[2], Ended([Told("0" * 64, Answer(value=answer))]))
+    places.answer(key, result)
+    assert places.result(key) == result
+    places.remove(key)
+    assert list(tmp_path.rglob("*")) == [tmp_path / FOLDER]
+
+
+def test_one_shard_of_two_is_taken_away(places: ShardPlaces) -> None:
+    """The other is still there."""
+    keys = [places.put(RUN, one().model_copy(update={"folder": folder})) for folder in ("/a", "/b")]
+    places.remove(keys[0])
+    assert places.shard(keys[1]).folder == "/b"
+
+
+def test_what_somebody_has_changed_is_not_done(places: ShardPlaces, tmp_path: Path) -> None:
+    """The key says what is to stand there: a writer into the storage can have no worker do anything else."""
+    key = places.put(RUN, one())
+    evil = one().model_copy(update={"executor": Shell()})
+    (tmp_path / key).write_bytes(packed(evil))
+    with pytest.raises(JobError, match="the result storage of this deployment's runs"):
+        places.shard(key)
+    (tmp_path / f"{key}{CAME}").write_bytes(packed(WrittenResult(shard="c" * 64)))
+    assert places.result(key) is None
+
+
+def test_a_shard_of_another_version(places: ShardPlaces, tmp_path: Path) -> None:
+    """It is said what is wrong."""
+
+    class Later(BaseModel):
+        format: int = 2
+
+    key = places.put(RUN, Later())  # type: ignore[arg-type]  # what a later version might write
+    with pytest.raises(JobError, match="another version of prefect-dispatch than the worker"):
+        places.shard(key)
+
+
+@pytest.mark.parametrize(
+    "key", ["", "x", f"{FOLDER}/../../etc/passwd", f"{FOLDER}/{RUN}/{'0' * 64}\n", f"/{FOLDER}/{RUN}/{'0' * 64}"]
+)
+def test_what_is_no_key_is_not_read(places: ShardPlaces, key: str) -> None:
+    """Nothing else of the storage is read."""
+    with pytest.raises(JobError, match="is no key of a shard"):
+        places.shard(key)
+
+
+def test_what_died_runs_have_left_is_tidied_up(places: ShardPlaces, tmp_path: Path) -> None:
+    """Only what is old, and only here: elsewhere nothing can be listed."""
+    import os  # noqa: PLC0415 -- for this alone
+
+    key = places.put(RUN, one())
+    places.tidy()
+    assert places.shard(key) == one()
+    old = (tmp_path / key).stat().st_mtime - OLD_S - 60
+    os.utime((tmp_path / key).parent, (old, old))
+    places.tidy()
+    assert not list((tmp_path / FOLDER).iterdir())
+
+
+def test_a_storage_elsewhere_is_named_without_its_address() -> None:
+    """An address may hold a secret."""
+    from prefect.filesystems import RemoteFileSystem  # noqa: PLC0415 -- for this alone
+
+    storage = RemoteFileSystem(basepath="memory://user:password@bucket")
+    there = ShardPlaces(Shelf(storage))
+    there.tidy()
+    assert there.named == "a RemoteFileSystem"
+    key = there.put(RUN, one())
+    assert there.shard(key) == one()
+    there.remove(key)
+    with pytest.raises(JobError, match="There is no such shard in a RemoteFileSystem"):
+        there.shard(key)
