@@ -1,6 +1,6 @@
 """A model's server on 127.0.0.1 that answers after a set time and costs next to nothing itself.
 
-Run as `python -m benchmarks.latency_server MEDIAN_S SIGMA`: it prints its address, then, for each line on its standard
+Run as `python -m benchmarks.latency_server MEDIAN_S SIGMA SAID`: it prints its address, then, for each line on its standard
 input, how many requests have come; it ends when that is closed. Latencies are lognormal, and depend on nothing but the
 number of the request, so that every way to ask meets the same ones.
 """
@@ -18,17 +18,21 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-_BODY = json.dumps(
-    {
-        "id": "chatcmpl-1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "test",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "fine"}, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-    }
-).encode()
-_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(_BODY), _BODY)
+SAID = "fine"
+
+
+def _answer(said: str) -> bytes:
+    body = json.dumps(
+        {
+            "id": "chatcmpl-1",
+            "object": "chat.completion",
+            "created": 1,
+            "model": "test",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+        }
+    ).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
 class _Latencies:
@@ -49,8 +53,8 @@ class _Latencies:
 class _Connection(asyncio.Protocol):
     """One connection; requests on it are answered in turn."""
 
-    def __init__(self, latencies: _Latencies) -> None:
-        self._latencies, self._loop = latencies, asyncio.get_running_loop()
+    def __init__(self, latencies: _Latencies, said: bytes) -> None:
+        self._latencies, self._loop, self._said = latencies, asyncio.get_running_loop(), said
         self._come = b""
         self._transport: asyncio.Transport | None = None
 
@@ -70,7 +74,7 @@ class _Connection(asyncio.Protocol):
 
     def _answer(self) -> None:
         if self._transport:
-            self._transport.write(_ANSWER)
+            self._transport.write(self._said)
 
 
 def _length(head: bytes) -> int:
@@ -78,10 +82,10 @@ def _length(head: bytes) -> int:
     return next((int(value) for name, _, value in fields if name.lower() == b"content-length"), 0)
 
 
-async def _serve(median_s: float, sigma: float) -> None:
-    latencies = _Latencies(median_s, sigma)
+async def _serve(median_s: float, sigma: float, said: str) -> None:
+    latencies, answer = _Latencies(median_s, sigma), _answer(said)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(latencies), "127.0.0.1", 0, backlog=4096)
+    server = await loop.create_server(lambda: _Connection(latencies, answer), "127.0.0.1", 0, backlog=4096)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     while await loop.run_in_executor(None, sys.stdin.readline):
         print(latencies.count, flush=True)
@@ -113,14 +117,15 @@ class LatencyServer:
 
 
 @contextmanager
-def latency_server(median_s: float, sigma: float = 0.0) -> Generator[LatencyServer]:
+def latency_server(median_s: float, sigma: float = 0.0, said: str = SAID) -> Generator[LatencyServer]:
     """Run the server.
 
     Args:
         median_s: Seconds from a request to its answer.
         sigma: The spread of their logarithm; 0 for equal ones.
+        said: What every answer says.
     """
-    command = [sys.executable, "-m", "benchmarks.latency_server", str(median_s), str(sigma)]
+    command = [sys.executable, "-m", "benchmarks.latency_server", str(median_s), str(sigma), said]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 -- this file
         try:
             yield LatencyServer(process)
@@ -130,4 +135,4 @@ def latency_server(median_s: float, sigma: float = 0.0) -> Generator[LatencyServ
 
 if __name__ == "__main__":
     with suppress(KeyboardInterrupt):
-        asyncio.run(_serve(float(sys.argv[1]), float(sys.argv[2])))
+        asyncio.run(_serve(float(sys.argv[1]), float(sys.argv[2]), sys.argv[3]))

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.apart import LIMIT_S, module, run
-from benchmarks.latency_server import latency_server
+from benchmarks.latency_server import SAID, latency_server
 from benchmarks.results import circumstances
 from benchmarks.servers import Servers
 
@@ -66,6 +66,7 @@ class Lab:
         tuned: bool = False,
         memory: list[tuple[float, float]] | None = None,
         store: str | None = None,
+        said: str = SAID,
     ) -> dict[str, Any]:
         """Return what one way took for one workload.
 
@@ -78,8 +79,9 @@ class Lab:
             tuned: Whether that records in batches.
             memory: Is filled with (seconds, megabytes) along the way.
             store: Where answers are stored; by default nothing is stored yet.
+            said: What the model says.
         """
-        with latency_server(load.median_s, load.sigma) as model:
+        with latency_server(load.median_s, load.sigma, said) as model:
             whole = [*(command or module("ways", way)), load.text, model.url]
             if way.startswith(("prefect", "ours")):
                 server = self.servers.get(database, tuned=tuned)

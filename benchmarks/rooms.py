@@ -36,15 +36,23 @@ class Peer:
     """What is installed."""
     most_at_once: int = 100
     """How many calls at once it is measured with at most; beyond that it has failed or taken many minutes."""
+    said: str = "fine"
+    """What the model says to it."""
 
 
 _CURATOR = ("bespokelabs-curator==0.1.31",)
-_PYDANTIC_AI = ("pydantic-ai-slim[openai,prefect]==1.63.0", "prefect==3.8.8", "fastapi<0.151", "sqlalchemy<2.1")
+_PYDANTIC_AI = (
+    "pydantic-ai-slim[openai,prefect]==2.59.0",  # the last that takes our Prefect
+    "prefect==3.8.8",
+    "fastapi==0.150.0",
+    "sqlalchemy==2.0.58",
+)
 PEERS = {
     "curator": Peer("curator", _CURATOR, 500),
+    "curator_again": Peer("curator_again", _CURATOR, 0),
     "pydantic_ai": Peer("pydantic_ai_gathered", _PYDANTIC_AI),
     "pydantic_ai_prefect": Peer("pydantic_ai_prefect", _PYDANTIC_AI),
-    "docetl": Peer("docetl", ("docetl==0.3.0",)),
+    "docetl": Peer("docetl", ("docetl==0.3.0",), said='{"said": "fine"}'),
     "lotus": Peer("lotus", ("lotus-ai==1.2.4",)),
 }
 

@@ -151,4 +151,4 @@ def _with_memory(lab: Lab, way: str, load: Workload) -> dict[str, Any]:
 def _of_peer(lab: Lab, name: str, load: Workload) -> dict[str, Any]:
     python = python_of(name)
     command = [str(python), "-W", "ignore", "-m", f"benchmarks.peers.{PEERS[name].module}"]
-    return lab.asked(name, load, command=command)
+    return lab.asked(name, load, command=command, said=PEERS[name].said)
