@@ -7,12 +7,16 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import pytest
 
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.workspaces import ports
 from prefect_dispatch.workspaces.ports import FIRST, SLOT, block
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 HOLDS = """
 from prefect_dispatch.workspaces.ports import block
@@ -52,14 +56,36 @@ def test_no_ports() -> None:
         assert mine == ()
 
 
-def test_what_somebody_listens_on_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def by_the_new_protocol(port: int) -> socket.socket:
+    """Return a server on IPv6 alone."""
+    return socket.create_server(("::1", port), family=socket.AF_INET6)
+
+
+def by_the_old_protocol(port: int) -> socket.socket:
+    """Return a server on IPv4 alone."""
+    return socket.create_server(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize(
+    "listening",
+    [
+        by_the_old_protocol,
+        pytest.param(
+            by_the_new_protocol,
+            marks=pytest.mark.skipif(socket.AF_INET6 not in ports.FAMILIES, reason="This machine has no IPv6."),
+        ),
+    ],
+)
+def test_what_somebody_listens_on_is_passed_over(
+    listening: Callable[[int], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A server that was there before keeps its port; where all are taken, another try may find one."""
     with block(1) as (port,):
         pass
     monkeypatch.setattr(ports, "FIRST", port - port % SLOT)
     monkeypatch.setattr(ports, "FIRST_HOLDER", ports.FIRST_HOLDER + (port - FIRST) // SLOT)
     monkeypatch.setattr(ports, "SLOTS", 2)
-    with socket.create_server(("127.0.0.1", port)):
+    with listening(port):
         with block(1) as (mine,):
             assert mine == port + SLOT
         with pytest.raises(TransientError, match=f"No 11 ports in a row are free between {port} and ") as caught:

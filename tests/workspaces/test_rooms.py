@@ -17,6 +17,7 @@ from prefect_dispatch.attempts import Usage
 from prefect_dispatch.command import Command
 from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.processes.leases import clear_abandoned
+from prefect_dispatch.workspaces.git import Git, program
 from prefect_dispatch.workspaces.rooms import Room, finished, opened
 from prefect_dispatch.workspaces.workspace import Workspace
 from tests.workspaces.inside import leases, sh, within
@@ -246,6 +247,63 @@ def test_cancelled_at_any_moment_nothing_is_left(repository: Repository, state: 
 
     for wait_s in (0.0, 0.005, 0.02, 0.05, 0.1, 0.5):
         asyncio.run(cancelled_after(wait_s))
+
+
+def test_a_checkout_is_not_waited_for_once_nobody_wants_it(
+    repository: Repository, state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long git would still take: it is ended, nothing of it is left, and the cancellation goes on."""
+    workspace = Workspace().placed(repository.path)
+    real, there = program(), tmp_path / "there"
+    fake = tmp_path / "bin" / "git"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\n[ "$1" = checkout ] && touch "{there}" && exec sleep 1000\nexec {real} "$@"\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+
+    async def cancel() -> None:
+        task = asyncio.create_task(_enter(workspace))
+        while not there.exists():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    assert leases(state) == []
+
+
+async def _enter(workspace: Workspace) -> None:
+    async with opened(workspace):
+        raise AssertionError
+
+
+def test_a_commit_that_has_no_place_on_this_disk(repository: Repository, state: Path) -> None:
+    """A name that is too long is so tomorrow as well: no retry; a full disk may not be full then."""
+    blob = repository.git("rev-parse", "HEAD:README.md")
+    tree = Git(repository.path).out("mktree", stdin=f"100644 blob {blob}\t{'x' * 300}\n".encode())
+    commit = repository.git("commit-tree", tree, "-m", "Long")
+    with pytest.raises(
+        RejectedError, match=f"The commit {commit[:12]} can't be checked out here: .*too long"
+    ) as caught:
+        within(Workspace(base=commit).placed(repository.path), _never)
+    assert (caught.value.kind, caught.value.usage) == ("workspace", Usage())
+    assert leases(state) == []
+
+
+def test_a_disk_that_is_full_may_have_room_later(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So it is worth another try."""
+    workspace = Workspace().placed(repository.path)
+    real, fake = program(), tmp_path / "bin" / "git"
+    fake.parent.mkdir()
+    full = "echo 'error: unable to write file a: No space left on device' >&2; exit 128"
+    fake.write_text(f'#!/bin/sh\nif [ "$1" = checkout ]; then {full}; fi\nexec {real} "$@"\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    with pytest.raises(TransientError, match="No space left on device"):
+        within(workspace, _never)
 
 
 def test_a_loop_that_ends_waits_for_nobody() -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import JobError, TransientError
 from prefect_dispatch.scrub import scrub
+from prefect_dispatch.workspaces.leash import held
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,25 +153,37 @@ class Git:
             GitError: If its exit code is higher, or a signal ended it, or it took longer than `limit_s`.
             JobError: If there is no git.
         """
+        command = [program(), args[0], *(_PLAIN if args[0] in _SHOWING else ()), *args[1:]]
         try:
-            done = subprocess.run(  # noqa: S603 -- no shell, and what git is told is ours
-                [program(), args[0], *(_PLAIN if args[0] in _SHOWING else ()), *args[1:]],
-                cwd=self.repo,
-                input=stdin,
-                capture_output=True,
-                env=_environment({**self.env, **(env or {})}),
-                check=False,
-                timeout=self.limit_s,
-                start_new_session=True,  # Ctrl-C is for us: what is being cleared away is cleared away
-            )
+            exit_code, out, err = self._ran(command, stdin, _environment({**self.env, **(env or {})}))
         except subprocess.TimeoutExpired:
             raise GitError(f"git {args[0]} took more than {self.limit_s:g} s in {str(self.repo)!r}.") from None
         except OSError as error:
             raise GitError(f"git can't run in {str(self.repo)!r}: {error.strerror or error}.") from None
-        if 0 <= done.returncode <= most:
-            return done.returncode, done.stdout
-        said = scrub(done.stderr[-_QUOTED:].decode("utf-8", "replace").strip())
-        raise GitError(f"git {args[0]} failed ({done.returncode}): {said}", exit=done.returncode, said=said)
+        if 0 <= exit_code <= most:
+            return exit_code, out
+        said = scrub(err[-_QUOTED:].decode("utf-8", "replace").strip())
+        raise GitError(f"git {args[0]} failed ({exit_code}): {said}", exit=exit_code, said=said)
+
+    def _ran(self, command: list[str], stdin: bytes, env: dict[str, str]) -> tuple[int, bytes, bytes]:
+        with (
+            subprocess.Popen(  # noqa: S603 -- no shell, and what git is told is ours
+                command,
+                cwd=self.repo,
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for us: what is being cleared away is cleared away
+            ) as process,
+            held(process),
+        ):
+            try:
+                out, err = process.communicate(stdin, self.limit_s)
+            except BaseException:
+                process.kill()
+                raise
+        return process.returncode, out, err
 
 
 def program() -> str:

@@ -29,6 +29,20 @@ MOST = 100
 _HOST = "127.0.0.1"
 
 
+def _families() -> tuple[socket.AddressFamily, ...]:
+    """Return the protocols that this machine has; it may know IPv6 and have it switched off."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError:  # pragma: no cover -- by machine
+        return (socket.AF_INET,)
+    return socket.AF_INET, socket.AF_INET6
+
+
+FAMILIES = _families()
+"""The protocols by which a server can listen here."""
+
+
 @contextmanager
 def block(size: int) -> Generator[tuple[int, ...], None, None]:
     """Have some ports in a row, on which nobody listens and which no other block holds.
@@ -73,12 +87,17 @@ def _held(number: int, holding: ExitStack) -> bool:
 
 
 def _are_free(ports: Sequence[int]) -> bool:
-    """Return whether nobody listens on any of some ports."""
-    for port in ports:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what was closed a moment ago is free
-            try:
-                probe.bind(("", port))
-            except OSError:
-                return False
+    """Return whether nobody listens on any of some ports, by whichever protocol."""
+    return all(_is_free(family, port) for port in ports for family in FAMILIES)
+
+
+def _is_free(family: socket.AddressFamily, port: int) -> bool:
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what was closed a moment ago is free
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
     return True

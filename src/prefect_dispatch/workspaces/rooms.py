@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import tempfile
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,7 +20,8 @@ from prefect_dispatch.processes.environment import environment
 from prefect_dispatch.processes.leases import Lease, lease
 from prefect_dispatch.processes.runner import Program, run
 from prefect_dispatch.workspaces.collecting import NOTHING_LEFT, Collected, Left
-from prefect_dispatch.workspaces.git import Git
+from prefect_dispatch.workspaces.git import Git, GitError
+from prefect_dispatch.workspaces.leash import leashed, pull
 from prefect_dispatch.workspaces.ports import block
 from prefect_dispatch.workspaces.sharing import MAIL, NAME, Objects, checked_out, sharing
 from prefect_dispatch.workspaces.workspace import resolved
@@ -37,6 +39,11 @@ _T = TypeVar("_T")
 _log = logging.getLogger("prefect_dispatch")
 _TAIL = 2_000
 """Characters of what a set-up said that its error quotes."""
+_PASSING = re.compile(
+    r"(?i)no space left|quota exceeded|too many open files|cannot allocate|out of memory|temporarily unavailable|"
+    r"input/output error|interrupted system call"
+)
+"""What git says of a machine that may do better later."""
 _AGENTS_GIT = {"GIT_CONFIG_NOSYSTEM": "1", "GIT_EDITOR": "true", "GIT_PAGER": "cat", "GIT_TERMINAL_PROMPT": "0"}
 """So that a git that is called in a workspace waits for nobody."""
 _AGENTS_SETTINGS = f"[user]\n\tname = {NAME}\n\temail = {MAIL}\n[gc]\n\tauto = 0\n"
@@ -71,7 +78,7 @@ class Room:
             raise RejectedError(
                 f"A change of {change.base[:12]} can't go on in a workspace of {self.base[:12]}.", kind="change"
             )
-        await finished(self._apply, change)
+        await _cut_short(self._apply, change)
 
     async def change(self, writes: Sequence[str]) -> Change:
         """Return what was changed, however it was done: content is compared with the base.
@@ -84,7 +91,7 @@ class Room:
                 what can't be collected (`submodule`, `workspace`).
             BriefError: If a glob can't be used.
         """
-        return await finished(self._change, writes)
+        return await _cut_short(self._change, writes)
 
     def failed(self) -> str:
         """Keep it, if that was asked for; return the sentence that says so, or nothing."""
@@ -132,12 +139,12 @@ async def opened(workspace: Workspace, *, pass_env: Sequence[str] = ()) -> Async
     stack = ExitStack()
     try:
         with _nothing_spent():
-            room = await finished(_made, stack, workspace, tuple(pass_env))
+            room = await _cut_short(_made, stack, workspace, tuple(pass_env))
         try:
             if workspace.setup:
                 with _nothing_spent():
                     await _set_up(room, workspace.setup)
-                    room = replace(room, left=await finished(room.so_far))
+                    room = replace(room, left=await _cut_short(room.so_far))
             yield room
         except BaseException as error:
             _tell(error, room.failed())
@@ -152,6 +159,7 @@ async def finished(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwar
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
+        pull()
         with anyio.CancelScope(shield=True):
             while not task.done():
                 with suppress(asyncio.CancelledError):
@@ -159,6 +167,12 @@ async def finished(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwar
         if not task.cancelled():
             task.exception()  # nobody else looks at it
         raise
+
+
+async def _cut_short(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Return what a function returns in a thread; if this is cancelled, the git that it runs is ended."""
+    with leashed():
+        return await finished(function, *args, **kwargs)
 
 
 @contextmanager
@@ -180,7 +194,7 @@ def _made(stack: ExitStack, workspace: Workspace, pass_env: Sequence[str]) -> Ro
         ports = stack.enter_context(block(workspace.ports))
         path, objects = Path(os.path.realpath(mine.path), "work"), Objects.of(git)
         base = resolved(git, workspace.base)
-        checked_out(git, objects, base, path)
+        _check_out(git, objects, base, path)
     except OSError as error:
         raise TransientError(f"A workspace can't be made: {error.strerror or error}.", kind="workspace") from None
     numbers = [str(port) for port in ports]
@@ -189,6 +203,23 @@ def _made(stack: ExitStack, workspace: Workspace, pass_env: Sequence[str]) -> Ro
     env = environment(mine, pass_env=pass_env, more=more)
     Path(env["HOME"], ".gitconfig").write_text(_AGENTS_SETTINGS, encoding="utf-8")
     return Room(path, env, base, mine, objects, workspace.keep == "failed")
+
+
+def _check_out(git: Git, objects: Objects, base: str, path: Path) -> None:
+    """Check a commit out.
+
+    Raises:
+        GitError: If it can't be for now: the disk is full, say.
+        RejectedError: If it can't be here: a name is too long, say, or is none that the system takes.
+    """
+    try:
+        checked_out(git, objects, base, path)
+    except GitError as error:
+        if error.exit is None or _PASSING.search(error.said):
+            raise
+        raise RejectedError(
+            f"The commit {base[:12]} can't be checked out here: {error.said}", kind="workspace"
+        ) from None
 
 
 async def _set_up(room: Room, command: Command) -> None:

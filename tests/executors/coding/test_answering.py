@@ -473,13 +473,21 @@ def test_how_an_acceptance_command_fails(command: Command, problem: str, executo
     assert problem in found
 
 
-def test_an_acceptance_command_that_asks_for_another_time(executor: CodingAgent) -> None:
-    """Its exit code may say that it is worth a retry; what the agent spent is told."""
-    command = Command(run="echo no room >&2; exit 75", retry=(75,))
-    found = failed(executor, TransientError, BRIEF.model_copy(update={"command": command}))
-    assert found.kind == "acceptance"
-    assert "exit code 75, and said at last:\nno room Its log: " in str(found)
-    assert found.usage == REPORTED
+@pytest.mark.parametrize("passes_at", [3, 9])
+def test_an_acceptance_command_that_asks_for_another_time(
+    passes_at: int, executor: CodingAgent, claude: FakeAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It alone is tried again, some times; the agent's work stands, and is sent back if it never comes to a verdict."""
+    monkeypatch.setattr(running, "PAUSES_S", (0.0, 0.0, 0.0))
+    tries = tmp_path / "tries"
+    run = f"echo >> {tries}; [ $(wc -l < {tries}) -ge {passes_at} ] || {{ echo no room >&2; exit 75; }}"
+    reply = asked(executor, BRIEF.model_copy(update={"command": Command(run=run, retry=(75,))}))
+    assert len(claude.calls) == 1
+    assert len(tries.read_text().splitlines()) == min(passes_at, 4)
+    assert reply.usage == REPORTED
+    assert [*reply.problems] == (
+        [] if passes_at == 3 else ["The acceptance command ended with exit code 75, and said at last:\nno room"]
+    )
 
 
 def test_what_acceptance_leaves_is_no_part_of_the_change(executor: CodingAgent) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.errors import TransientError
 from prefect_dispatch.executors.coding.adapter import Printed
 from prefect_dispatch.executors.item_variables import on_stdin, variables
 from prefect_dispatch.processes.logs import new_log
@@ -25,6 +25,8 @@ KEEP = 4 * 1024 * 1024
 """Bytes of the beginning and of the end of what an agent prints that are read."""
 LARGEST = 64 * 1024 * 1024
 """Bytes of a file that is read from an agent's HOME."""
+PAUSES_S = (2.0, 8.0, 30.0)
+"""How long to wait before an acceptance command is tried again that says so."""
 TAIL = 2_000
 """Bytes of the end of what an acceptance command says that are sent back."""
 
@@ -71,11 +73,12 @@ async def accepted(command: Command, item: Item, room: Room) -> str:
         item: The item; the command gets to see it as one that a `Shell` runs does.
         room: The workspace, with all that the agent left.
 
+    Where its exit code means that it should be tried again later, it is, after each of `PAUSES_S`: the work that was
+    paid for stands.
+
     Raises:
         ExecutorError: If it can't be started, or see the item.
-        TransientError: If its exit code means that it should be tried again later.
     """
-    log = new_log()
     given = variables(item, stdin=command.stdin)
     program = Program(
         argv=command.argv,
@@ -83,15 +86,17 @@ async def accepted(command: Command, item: Item, room: Room) -> str:
         cwd=room.path,
         stdin=on_stdin(item) if command.stdin else b"",
     )
-    ran = await run(program, log=log)
+    ran = await run(program, log=new_log())
+    for pause_s in PAUSES_S:
+        if ran.exit not in command.retry or ran.exit in command.ok:
+            break
+        await asyncio.sleep(pause_s)
+        ran = await run(program, log=new_log())
     if ran.exit in command.ok:
         return ""
     ended = f"exit code {ran.exit}" if ran.signal is None else f"signal {ran.signal}"
     said = "\n".join(text for each in (ran.stdout, ran.stderr) if (text := each.last(TAIL).strip()))
-    told = f"The acceptance command ended with {ended}, and said at last:\n{said or '(nothing)'}"
-    if ran.exit in command.retry:
-        raise TransientError(told, kind="acceptance").traced(f"Its log: {log}")
-    return told
+    return f"The acceptance command ended with {ended}, and said at last:\n{said or '(nothing)'}"
 
 
 def _write(launch: Launch) -> None:
