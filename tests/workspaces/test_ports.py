@@ -56,6 +56,9 @@ def test_no_ports() -> None:
         assert mine == ()
 
 
+WITHOUT_THE_NEW = pytest.mark.skipif(socket.AF_INET6 not in ports.FAMILIES, reason="This machine has no IPv6.")
+
+
 def by_the_new_protocol(port: int) -> socket.socket:
     """Return a server on IPv6 alone."""
     return socket.create_server(("::1", port), family=socket.AF_INET6)
@@ -66,16 +69,7 @@ def by_the_old_protocol(port: int) -> socket.socket:
     return socket.create_server(("127.0.0.1", port))
 
 
-@pytest.mark.parametrize(
-    "listening",
-    [
-        by_the_old_protocol,
-        pytest.param(
-            by_the_new_protocol,
-            marks=pytest.mark.skipif(socket.AF_INET6 not in ports.FAMILIES, reason="This machine has no IPv6."),
-        ),
-    ],
-)
+@pytest.mark.parametrize("listening", [by_the_old_protocol, pytest.param(by_the_new_protocol, marks=WITHOUT_THE_NEW)])
 def test_what_somebody_listens_on_is_passed_over(
     listening: Callable[[int], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
