@@ -30,6 +30,7 @@ from prefect_dispatch.flows.review import decisions_file, require_review, review
 from prefect_dispatch.flows.settle import Clock, settle
 from prefect_dispatch.flows.sharing import share_of, sharing
 from prefect_dispatch.flows.task_runners import shards_of
+from prefect_dispatch.heap import at_rest
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.sources import sound
 from prefect_dispatch.tasks.fan_out import FanOut
@@ -132,7 +133,7 @@ def carry_out(
     )
     try:
         brought = batched(job)
-        with sharing(job.limits):
+        with sharing(job.limits), at_rest():
             with exclusive(job.resources):
                 outcomes = [*job.unasked, *fan_out.run(brought)]
             settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)

@@ -14,15 +14,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import os
-import platform
-import sys
 import time
 from contextlib import suppress
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING
-from uuid import uuid4
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
@@ -32,6 +26,7 @@ from prefect_dispatch.fingerprint import flaw
 from prefect_dispatch.models import Usage
 from prefect_dispatch.strict import Strict
 from prefect_dispatch.tasks.loop import in_thread
+from prefect_dispatch.tasks.owners import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +38,6 @@ LEASE_S = 60.0
 """How long a draft names its owner beyond the time limit of the call that it waits for."""
 SETTLES = 3.0
 """How many times longer than this process another one may take to write its draft after it has looked."""
-LONGEST_S = 2 * 86_400.0
-"""How far ahead a draft may name its owner, and be believed."""
 
 
 class TakenError(TransientError):
@@ -58,23 +51,14 @@ class _Kept(Strict):
     reply: Reply
 
 
-class _Owner(Strict):
-    """A process."""
-
-    host: str
-    """The machine, and whose processes are counted together on it."""
-    process: int = Field(gt=0, lt=2**31)
-    name: str
-
-
-class _Record(Strict):
+class Left(Strict):
     """A draft as it is stored."""
 
     draft_of: str
     """The fingerprint of the work."""
     before: str
     """The digest of what was stored as its answer when the draft was begun; once that changes, the draft is void."""
-    owner: _Owner
+    owner: Owner
     until: float
     """Seconds since the epoch; until then its owner is at work."""
     pending: bool = False
@@ -87,11 +71,11 @@ class _Record(Strict):
 class KeptDraft:
     """A draft of this process; see `asking.Draft`."""
 
-    def __init__(self, shelf: Shelf, key: str, record: _Record, *, alone: bool, call_s: float) -> None:
+    def __init__(self, shelf: Shelf, key: str, record: Left, *, alone: bool, call_s: float) -> None:
         """Keep where it stands, what it holds, whether a lock keeps others out, and how long a call may take."""
         self._shelf, self._key, self._record = shelf, key, record
         self._alone, self._call_s = alone, call_s
-        self._taken = False
+        self._taken = self._unkept = False
 
     @property
     def lost(self) -> int:
@@ -111,16 +95,24 @@ class KeptDraft:
         """
         if not self._alone:
             found = await in_thread(_read, self._shelf, self._key)
-            self._taken = self._taken or (found is not None and _at_work(found))
+            self._taken = self._taken or (found is not None and found.owner.at_work(found.until))
         if self._taken:
             raise TakenError("Another run asks the same at this moment.", kind="taken", usage=Usage())
         await self._write(pending=True)
 
-    async def hear(self, tier: int, reply: Reply | None) -> None:
-        """Keep a reply, or that the call brought none."""
+    async def hear(self, tier: int, reply: Reply | None, *, at_once: bool = True) -> None:
+        """Take a reply, or that the call brought none; keep it at once, or with whatever is kept next."""
         kept = self._record.replies if reply is None else (*self._record.replies, _Kept(tier=tier, reply=_plain(reply)))
-        with suppress(TransientError):  # it is still in the memory
-            await self._write(pending=False, replies=kept)
+        self._record = self._record.model_copy(update={"pending": False, "replies": kept})
+        self._unkept = True
+        if at_once:
+            await self.keep()
+
+    async def keep(self) -> None:
+        """Keep what was heard and isn't kept yet."""
+        if self._unkept:
+            with suppress(TransientError):  # it is still in the memory
+                await self._write()
 
     async def end(self, *, settled: bool) -> None:
         """Forget what was heard, as the attempt failed and its spending is told; keep the replies if not settled."""
@@ -133,7 +125,7 @@ class KeptDraft:
                 told = tuple(_Kept(tier=each.tier, reply=_free(each.reply)) for each in self._record.replies)
                 await self._write(pending=False, replies=told, lost=0, until=0.0)
 
-    async def done(self) -> None:
+    def done(self) -> None:
         """Take it away, as the answer is stored.
 
         Where no lock keeps others out, it stays: somebody may have looked for the answer before it was there, and
@@ -143,77 +135,78 @@ class KeptDraft:
             TransientError: If that can't be done.
         """
         if self._alone:
-            await in_thread(self._shelf.remove, self._key)
+            self._shelf.remove(self._key)
 
     async def _write(self, **changed: object) -> None:
         if self._taken:  # it is another run's
             return
         until = time.time() + self._call_s + LEASE_S
         self._record = self._record.model_copy(update={"until": until, **changed})
-        await in_thread(self._shelf.write, self._key, _bytes(self._record))
+        lasting = bool(self._record.replies)  # that a call is under way may be forgotten where the power fails
+        await in_thread(self._shelf.write, self._key, _bytes(self._record), lasting=lasting)
+        self._unkept = False
 
 
-async def begun(
-    shelf: Shelf, key: str, work: str, *, answered: bytes | None, alone: bool, call_s: float
-) -> KeptDraft | None:
+class Look(NamedTuple):
+    """What stood in the place of an answer at some time."""
+
+    at: float
+    """When, by the monotonic clock."""
+    answer: bytes | None
+    """What stood under its key."""
+    draft: Left | None
+    """The draft beside it."""
+
+    @classmethod
+    def now(cls, shelf: Shelf, key: str) -> Look:
+        """Look.
+
+        Raises:
+            TransientError: If the storage can't be used.
+        """
+        return cls(time.monotonic(), shelf.read(key), _read(shelf, key + SUFFIX))
+
+
+async def begun(shelf: Shelf, key: str, work: str, look: Look, *, alone: bool, call_s: float) -> KeptDraft | None:
     """Return the draft of some work, its replies by a run that died included; None if another run is at it.
 
     Args:
         shelf: Where answers are stored.
         key: The key of the answer.
         work: The fingerprint of the work.
-        answered: What stands under the key now.
+        look: What stands in its place.
         alone: Whether a lock keeps others out.
         call_s: How long a call may take.
 
     Raises:
         TransientError: If the storage can't be used.
     """
-    key, before = key + SUFFIX, hashlib.sha256(answered or b"").hexdigest()
-    looked = time.monotonic()
-    found = await in_thread(_read, shelf, key)
-    mine = _Record(draft_of=work, before=before, owner=_owner(os.getpid()), until=time.time() + LEASE_S)
+    key, before = key + SUFFIX, hashlib.sha256(look.answer or b"").hexdigest()
+    found = look.draft
+    mine = Left(draft_of=work, before=before, owner=Owner.here(), until=time.time() + LEASE_S)
     if found is not None and found.draft_of == work and found.before == before:
-        if not alone and _at_work(found):
+        if not alone and found.owner.at_work(found.until):
             return None
         mine = mine.model_copy(update={"replies": found.replies, "lost": found.lost + found.pending})
     if not alone:
         await in_thread(shelf.write, key, _bytes(mine))
-        await asyncio.sleep(SETTLES * (time.monotonic() - looked))  # whoever looked before this was written, writes now
+        # Whoever looked before this was written, writes now.
+        await asyncio.sleep(SETTLES * (time.monotonic() - look.at))
         found = await in_thread(_read, shelf, key)
         if found is None or found.owner != mine.owner:
             return None
     return KeptDraft(shelf, key, mine, alone=alone, call_s=call_s)
 
 
-def _read(shelf: Shelf, key: str) -> _Record | None:
+def _read(shelf: Shelf, key: str) -> Left | None:
     try:
-        return _Record.model_validate(json.loads(shelf.read(key) or b""))
+        return Left.model_validate(json.loads(shelf.read(key) or b""))
     except (ValueError, RecursionError):  # cut off, or somebody else's
         return None
 
 
-def _bytes(record: _Record) -> bytes:
+def _bytes(record: Left) -> bytes:
     return json.dumps(record.model_dump(mode="json")).encode()  # pydantic's own writer refuses half characters
-
-
-def _at_work(record: _Record) -> bool:
-    """Return whether another process is to be believed that it is at work."""
-    owner, here = record.owner, _owner(os.getpid())
-    if owner == here or not 0 < record.until - time.time() < LONGEST_S:
-        return False
-    return owner.host != here.host or (owner.process != here.process and _is_alive(owner.process))
-
-
-def _is_alive(process: int) -> bool:
-    if sys.platform == "win32":  # pragma: no cover -- to ask would end it
-        return True
-    try:
-        with suppress(PermissionError):  # another user's
-            os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _plain(reply: Reply) -> Reply:
@@ -224,11 +217,3 @@ def _plain(reply: Reply) -> Reply:
 def _free(reply: Reply) -> Reply:
     """Return a reply whose spending is told elsewhere."""
     return reply.model_copy(update={"usage": Usage()})
-
-
-@lru_cache(maxsize=1)
-def _owner(process: int) -> _Owner:
-    machine = platform.node()
-    with suppress(OSError):  # containers may share a machine's name, and each count its processes from 1
-        machine += f" {Path('/proc/self/ns/pid').readlink()}"
-    return _Owner(host=machine, process=process, name=uuid4().hex)  # a forked process is somebody else

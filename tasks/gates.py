@@ -24,7 +24,8 @@ def gate_of(flow_run: str, limits: Limits) -> Gate:
     if not flow_run:
         return Gate(limits)
     with _lock:
-        gate = _gates.setdefault((flow_run, limits), Gate(limits))
+        if (gate := _gates.get((flow_run, limits))) is None:
+            gate = _gates[flow_run, limits] = Gate(limits)
         _gates.move_to_end((flow_run, limits))
         while len(_gates) > MOST:
             _gates.popitem(last=False)

@@ -10,10 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections import defaultdict
+import time
+from collections import defaultdict, deque
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from contextlib import suppress
+from contextvars import copy_context
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -21,7 +24,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 THREADS = 32
-"""Reads and writes of a storage elsewhere that can be under way at once."""
+"""Reads and writes of a storage that can be under way at once."""
+EACH = 4
+"""For how many of them that wait a thread is woken."""
+TOLD_S = 0.002
+"""How long the first of a few calls that a thread has made may wait until they are told of together."""
 
 _lock = threading.Lock()
 _under_way: defaultdict[str, set[Future[Any]]] = defaultdict(set)
@@ -69,14 +76,73 @@ def cancel(group: str) -> int:
     return sum(future.cancel() for future in futures)
 
 
-async def in_thread(function: Callable[..., T], *arguments: object) -> T:
+async def in_thread(function: Callable[..., T], *arguments: object, **named: object) -> T:
     """Call a function in another thread; come back when it has ended, even if cancelled meanwhile."""
-    call = asyncio.ensure_future(asyncio.to_thread(function, *arguments))
+    call = _hands(asyncio.get_running_loop()).take(partial(copy_context().run, function, *arguments, **named))
     try:
-        return await asyncio.shield(call)
+        return cast("T", await asyncio.shield(call))
     except asyncio.CancelledError:
         await asyncio.wait([call])
         raise
+
+
+class _Hands:
+    """Threads that take several calls each: to wake one, and the loop again, costs more than most calls do."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="prefect-dispatch-hands")
+        self._waiting: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
+        self._coming = False
+        self._at_work = 0
+
+    def take(self, call: Callable[[], object]) -> asyncio.Future[object]:
+        """Return the future of a call that some thread will make."""
+        future = self._loop.create_future()
+        self._waiting.append((call, future))
+        if not self._coming:
+            self._coming = True
+            self._loop.call_soon(self._send)  # once for all calls of this moment
+        return future
+
+    def _send(self) -> None:
+        self._coming = False
+        for _ in range(min(-(-len(self._waiting) // EACH), THREADS - self._at_work)):
+            self._at_work += 1
+            self._threads.submit(self._work)
+
+    def _work(self) -> None:
+        ended: list[tuple[asyncio.Future[object], object, BaseException | None]] = []
+        told = time.monotonic()
+        with suppress(IndexError):
+            while True:
+                call, future = self._waiting.popleft()
+                try:
+                    ended.append((future, call(), None))
+                except BaseException as error:  # noqa: BLE001 -- raised where it is awaited
+                    ended.append((future, None, error))
+                if time.monotonic() - told > TOLD_S:
+                    self._loop.call_soon_threadsafe(self._tell, ended)
+                    ended, told = [], time.monotonic()
+        self._loop.call_soon_threadsafe(self._left, ended)
+
+    def _tell(self, ended: list[tuple[asyncio.Future[object], object, BaseException | None]]) -> None:
+        for future, said, error in ended:
+            if error is None:
+                future.set_result(said)
+            else:
+                future.set_exception(error)
+
+    def _left(self, ended: list[tuple[asyncio.Future[object], object, BaseException | None]]) -> None:
+        self._at_work -= 1
+        self._tell(ended)
+        if self._waiting:  # they came as the last thread looked
+            self._send()
+
+
+@lru_cache(maxsize=8)
+def _hands(loop: asyncio.AbstractEventLoop) -> _Hands:
+    return _Hands(loop)
 
 
 __all__ = ["CancelledError", "cancel", "in_thread", "run"]

@@ -13,7 +13,7 @@ from prefect.logging import get_run_logger
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]  # no public way
 
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.tasks.drafts import TakenError, begun
+from prefect_dispatch.tasks.drafts import Look, TakenError, begun
 from prefect_dispatch.tasks.holds import held
 from prefect_dispatch.tasks.loop import in_thread
 from prefect_dispatch.tasks.shelf import Shelf
@@ -89,10 +89,10 @@ async def once(
     shelf = place.shelf
     async with held(place.key, shelf.folder) as alone:
         while True:
-            content = await in_thread(shelf.read, place.key)
-            if not again and (found := usable(answer_in(content), work)):
+            look = await in_thread(Look.now, shelf, place.key)
+            if not again and (found := usable(answer_in(look.answer), work)):
                 return found, True
-            draft = await begun(shelf, place.key, work.fingerprint, answered=content, alone=alone, call_s=call_s)
+            draft = await begun(shelf, place.key, work.fingerprint, look, alone=alone, call_s=call_s)
             with suppress(TakenError):
                 if draft is not None:
                     answer = await ask(draft)
@@ -103,8 +103,13 @@ async def once(
 
 async def _store(place: Place, answer: Answer, draft: KeptDraft) -> None:
     """Store an answer; where that can't be, it is still an answer, and its draft may hold it."""
+
+    def store() -> None:
+        place.shelf.write(place.key, place.record(answer))
+        draft.done()
+
     try:
-        await in_thread(place.shelf.write, place.key, place.record(answer))
-        await draft.done()
+        await in_thread(store)
     except TransientError as error:
         get_run_logger().warning("An answer could not be stored, so that it may be paid for again. %s", error)
+        await draft.keep()

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from uuid import uuid4
 
 from prefect.filesystems import LocalFileSystem, WritableFileSystem
@@ -61,18 +61,23 @@ class Shelf:
                 return None
             raise _unusable("read", error) from error
 
-    def write(self, key: str, content: bytes) -> None:
+    def write(self, key: str, content: bytes, *, lasting: bool = True) -> None:
         """Put something under a key.
+
+        Args:
+            key: The key.
+            content: What to put there.
+            lasting: Whether it has to outlive a power cut, and not only this process.
 
         Raises:
             TransientError: If it can't be written, even in several tries.
         """
         for pause in PAUSES_S:
             with suppress(Exception):
-                return self._put(key, content)
+                return self._put(key, content, lasting=lasting)
             time.sleep(pause)
         try:
-            self._put(key, content)
+            self._put(key, content, lasting=lasting)
         except Exception as error:
             raise _unusable("written", error) from error
 
@@ -89,9 +94,9 @@ class Shelf:
         except OSError as error:
             raise _unusable("written", error) from error
 
-    def _put(self, key: str, content: bytes) -> None:
+    def _put(self, key: str, content: bytes, *, lasting: bool) -> None:
         if self.folder:
-            _replace(self.folder / key, content)
+            _replace(self.folder / key, content, lasting=lasting)
         else:
             self.storage.write_path(key, content=content, _sync=True)
 
@@ -143,25 +148,35 @@ def _resolved(path: str) -> Path:
     return Path(path).resolve()
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Put a file in its place, whole, and so that it outlives a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _replace(path: Path, content: bytes, *, lasting: bool) -> None:
+    """Put a file in its place, whole; and so that it outlives a power cut, if it is to last."""
     beside = path.with_name(f".{path.name[:100]}-{uuid4().hex}")
     try:
-        with beside.open("xb") as file:
+        with _created(beside) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                file.flush()
+                os.fsync(file.fileno())
         beside.replace(path)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+    if not lasting:
+        return
     with suppress(OSError):  # a system that can't do that with folders
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _created(path: Path) -> BinaryIO:
+    try:
+        return path.open("xb")
+    except FileNotFoundError:  # the folder is missing
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("xb")
 
 
 def _unusable(done: str, error: Exception) -> TransientError:

@@ -97,6 +97,8 @@ class _Attempt:
         self._reasks = self._waits = 0
         self._waited_s = 0.0
         self._patience_s = limits.wait_s
+        # It may take its time, or end the process; without any, an answer is stored as soon as its draft would be.
+        self._runs_code = bool(brief.checks) or isinstance(brief.output, type)
         self._given_up: list[Failure] = []
         self._invalid: list[Rejection] = []
 
@@ -139,11 +141,15 @@ class _Attempt:
         clock = _Clock(self._limits.timeout_s)
         while True:
             ask = Ask(brief=self._said, item=self._item, rejections=tuple(rejections), change=change)
-            reply = next(kept, None) or await self._passed(place, tier, ask, clock)
+            heard = next(kept, None)
+            reply = heard or await self._passed(place, tier, ask, clock)
             self._usage += reply.usage
+            if not heard:
+                await self._draft.hear(place, reply, at_once=self._runs_code)
             value, wrong = examine(self._brief, self._item, reply)
             if not wrong:
                 return value, reply
+            await self._draft.keep()
             rejection = Rejection(text=text_of(reply.value), problems=tuple(wrong))
             self._invalid.append(rejection.short)
             if len(rejections) >= (0 if isinstance(tier, Deaf) and tier.deaf else self._limits.reasks):
@@ -173,7 +179,6 @@ class _Attempt:
                     raise
                 self._waits += 1
             else:
-                await self._draft.hear(place, reply)
                 return reply
             finally:
                 self._waited_s += call.waited_s

@@ -51,7 +51,7 @@ def name_of(executor: Executor) -> str:
 
 def ceiling_of(limits: Limits, executor: Executor, ask: Ask) -> Ceiling | None:
     """Return the most that a call can take; None if nobody can say, or no limit needs it."""
-    if isinstance(executor, Metered) and any(getattr(limits, key) is not None for key in _INSTEAD):
+    if any(getattr(limits, key) is not None for key in _INSTEAD) and isinstance(executor, Metered):
         return executor.ceiling(ask)
     return None
 

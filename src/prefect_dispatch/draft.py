@@ -26,8 +26,12 @@ class Draft(Protocol):
         """Note that a call is sent now."""
         ...
 
-    async def hear(self, tier: int, reply: Reply | None) -> None:
-        """Keep a reply, or that the call brought none."""
+    async def hear(self, tier: int, reply: Reply | None, *, at_once: bool = True) -> None:
+        """Take a reply, or that the call brought none; keep it at once, or with whatever is kept next."""
+        ...
+
+    async def keep(self) -> None:
+        """Keep what was heard and isn't kept yet."""
         ...
 
     async def end(self, *, settled: bool) -> None:
@@ -48,7 +52,10 @@ class NoDraft:
     async def send(self) -> None:
         """Note nothing."""
 
-    async def hear(self, tier: int, reply: Reply | None) -> None:
+    async def hear(self, tier: int, reply: Reply | None, *, at_once: bool = True) -> None:
+        """Keep nothing."""
+
+    async def keep(self) -> None:
         """Keep nothing."""
 
     async def end(self, *, settled: bool) -> None:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from prefect_dispatch.limits import Limits
 
 
+MOST_NAMES = 64
+"""Executors whose names are kept."""
+
+
 class Gate:
     """What all calls of a run go through; used from one event loop.
 
@@ -52,11 +56,12 @@ class Gate:
         self.places: asyncio.Semaphore = beside.places if beside else asyncio.Semaphore(limits.concurrency)
         self.paces: dict[str, Pace] = beside.paces if beside else {}
         self.taken: Counter[str] = beside.taken if beside else Counter()
+        self._names: dict[int, tuple[Executor, str]] = {}
         self._closed = False
 
     def took(self, executor: Executor) -> None:
         """Count a call that its provider has taken."""
-        self.taken[name_of(executor)] += 1
+        self.taken[self.name(executor)] += 1
 
     def close(self) -> None:
         """Let no further call through, as the run is interrupted; from any thread."""
@@ -91,7 +96,15 @@ class Gate:
 
     def passed(self, executor: Executor) -> int:
         """Return how many calls its provider has taken so far."""
-        return self.taken[name_of(executor)]
+        return self.taken[self.name(executor)]
+
+    def name(self, executor: Executor) -> str:
+        """Return who is asked, which takes a while to find out before Python 3.12."""
+        if self._names.get(id(executor), (None, ""))[0] is not executor:
+            if len(self._names) >= MOST_NAMES:  # an executor may be another one for each attempt
+                self._names.clear()
+            self._names[id(executor)] = executor, name_of(executor)
+        return self._names[id(executor)][1]
 
     def pace(self, name: str) -> Pace:
         """Return the pace of a model; there is one for each."""
@@ -116,7 +129,8 @@ class Call:
         self.sent = False
         self.waited_s = self.blocked_s = 0.0
         self._gate, self._executor, self._ask, self._patience_s = gate, executor, ask, patience_s
-        self._pace = gate.pace(name_of(executor))
+        self._name = gate.name(executor)
+        self._pace = gate.pace(self._name)
 
     async def __aenter__(self) -> Self:
         """Wait for room in the budget, then for the turn."""
@@ -148,7 +162,7 @@ class Call:
     async def _enter(self) -> None:
         self._gate.require_open()
         ceiling = ceiling_of(self._gate.limits, self._executor, self._ask)
-        self._held = await self._gate.budget.reserve(name_of(self._executor), ceiling)
+        self._held = await self._gate.budget.reserve(self._name, ceiling)
         try:
             most = self._held.held.tokens if ceiling else 0
             self._turn = await self._pace.enter(most, self._patience_s)

@@ -153,3 +153,17 @@ def test_a_connection_is_used_again() -> None:
             loop.run(attempt(executor, BRIEF, ITEM, limits=Limits()), group="test")
             asyncio.run(attempt(executor, BRIEF, ITEM, limits=Limits()))
     assert server.count == 6
+
+
+def test_a_proxy_of_the_environment_is_gone_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless the address is one that is reached without it."""
+    with (
+        openai_server(Behaviour(content="by the proxy")) as proxy,
+        openai_server(Behaviour(content="itself")) as server,
+    ):
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1").removeprefix("http://"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert ask(LLM(model="openai/test", api_base=server.url)).value == "itself"
+        assert ask(LLM(model="openai/test", api_base="http://nowhere.invalid/v1")).value == "by the proxy"
+        monkeypatch.setenv("no_proxy", "")
+        assert ask(LLM(model="openai/test", api_base=server.url)).value == "by the proxy"

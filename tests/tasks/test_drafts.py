@@ -20,7 +20,7 @@ from prefect_dispatch.checks import Function
 from prefect_dispatch.errors import TerminalError, TransientError
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.models import Usage
-from prefect_dispatch.tasks.drafts import SUFFIX, KeptDraft, TakenError, begun
+from prefect_dispatch.tasks.drafts import SUFFIX, KeptDraft, Look, TakenError, begun
 from prefect_dispatch.tasks.once import Place, once
 from prefect_dispatch.tasks.shelf import Shelf
 from prefect_dispatch.tasks.work import work_of
@@ -118,7 +118,7 @@ def test_whenever_it_dies_nothing_that_was_heard_is_asked_again(invalid: int, de
 
 def draft_of(shelf: Shelf, *, alone: bool = False, work: str = "w", answered: bytes | None = None) -> KeptDraft | None:
     """Begin a draft."""
-    return asyncio.run(begun(shelf, KEY, work, answered=answered, alone=alone, call_s=1))
+    return asyncio.run(begun(shelf, KEY, work, Look.now(shelf, KEY)._replace(answer=answered), alone=alone, call_s=1))
 
 
 def heard(draft: KeptDraft | None) -> tuple[list[Any], int]:
@@ -135,7 +135,7 @@ def shelf() -> Shelf:
 
 async def left(shelf: Shelf, *replies: Reply, alone: bool = False) -> KeptDraft:
     """Leave a draft with some replies, and with a call under way."""
-    draft = await begun(shelf, KEY, "w", answered=b"before", alone=alone, call_s=1)
+    draft = await begun(shelf, KEY, "w", Look.now(shelf, KEY)._replace(answer=b"before"), alone=alone, call_s=1)
     assert draft is not None
     for reply in replies:
         await draft.send()
@@ -231,7 +231,7 @@ def test_of_two_that_begin_at_once_the_later_one_goes_on() -> None:
 
     def watch(moment: str) -> None:
         moments.append(moment.split(maxsplit=1)[0])
-        if moments == ["to", "to", "written"]:  # it has read and written
+        if moments == ["to", "to", "to", "written"]:  # it has read and written
             storage.content[KEY + SUFFIX] = storage.content[KEY + SUFFIX].replace(b'"name": "', b'"name": "other')
 
     assert draft_of(Shelf(storage.watched(watch))) is None
@@ -263,7 +263,7 @@ def test_a_draft_goes_when_the_answer_is_there(shelf: Shelf, alone: bool) -> Non
     """Unless somebody may still look there for who is at work; it is void all the same."""
 
     async def script() -> None:
-        await (await left(shelf, Reply(value="one"), alone=alone)).done()
+        (await left(shelf, Reply(value="one"), alone=alone)).done()
 
     asyncio.run(script())
     assert (shelf.read(KEY + SUFFIX) == b"{}") is alone

@@ -30,3 +30,40 @@ def test_a_call_in_a_thread_ends_before_its_cancelled_caller() -> None:
         assert ended.is_set()
 
     asyncio.run(interrupt())
+
+
+def test_calls_of_one_moment_share_threads_and_each_has_its_own_end() -> None:
+    """Whatever another one returns, raises, or how long it takes."""
+    slow = threading.Event()
+
+    def call(number: int) -> int:
+        if number % 7 == 0:
+            raise ValueError(str(number))
+        if number == 1:
+            slow.wait(60)
+        return number * 2
+
+    async def all_of_them() -> list[int | BaseException]:
+        calls = [asyncio.ensure_future(in_thread(call, number)) for number in range(300)]
+        await asyncio.wait(calls[4:])  # the first few may share the thread of the slow one
+        slow.set()
+        return await asyncio.gather(*calls, return_exceptions=True)
+
+    for number, said in enumerate(asyncio.run(all_of_them())):
+        if number % 7:
+            assert said == number * 2
+        else:
+            assert isinstance(said, ValueError)
+            assert str(said) == str(number)
+
+
+def test_calls_come_back_while_more_are_made() -> None:
+    """No thread has to have looked at the right moment."""
+
+    async def one_after_another(first: int) -> list[int]:
+        return [await in_thread(int, number) for number in range(first, first + 200)]
+
+    async def all_of_them() -> list[list[int]]:
+        return await asyncio.gather(*(one_after_another(first) for first in range(0, 4000, 200)))
+
+    assert [each for several in asyncio.run(all_of_them()) for each in several] == list(range(4000))

@@ -22,6 +22,7 @@ from prefect_dispatch.executors.provider import (
     listed_batch_price,
     listed_context,
     listed_price,
+    loaded,
     most_tokens,
     provider,
     reply_of,
@@ -130,7 +131,7 @@ class LLM(Strict):
 
     async def warm_up(self) -> None:
         """Load litellm and the models of this machine; a model that can't be served is told by the first ask."""
-        await asyncio.to_thread(provider)
+        await loaded()
         for model in filter(is_local, self.models):
             with suppress(JobError):
                 await asyncio.to_thread(serve, model)
@@ -158,7 +159,7 @@ class LLM(Strict):
         Raises:
             ExecutorError: If it fails.
         """
-        litellm = await asyncio.to_thread(provider)
+        litellm = await loaded()
         try:
             request = {**request_for(litellm, ask, self.model, self.params), **await self._target()}
             if self.idle_s is not None:

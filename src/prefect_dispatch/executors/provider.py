@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import warnings
 from functools import cache, lru_cache
@@ -24,6 +25,10 @@ _STEP = 1 << 16
 """Tokens by which prompts are told apart where the price depends on their length."""
 _LONG = 1 << 19
 """Bytes of a chat whose tokens aren't counted, as that would hold up every other call."""
+MOST_UNLISTED = 256
+"""Models without a price that are remembered: litellm takes most of a millisecond to find none."""
+_unlisted: set[tuple[str, str]] = set()
+"""Who was asked, and what the server calls itself."""
 _MARKUP = 20
 """Tokens that a provider may put around a message."""
 
@@ -47,6 +52,11 @@ def provider() -> Any:  # noqa: ANN401 -- a module, whose own types are partly u
     litellm.suppress_debug_info = True
     litellm.disable_hf_tokenizer_download = True
     return litellm
+
+
+async def loaded() -> Any:  # noqa: ANN401 -- as above
+    """Return litellm, which a thread imports where nobody has yet."""
+    return provider() if provider.cache_info().currsize else await asyncio.to_thread(provider)
 
 
 def is_known(model: str) -> bool:
@@ -154,7 +164,12 @@ def _usage(response: Any, model: str, price: Price | None) -> Usage:  # noqa: AN
 
 
 def _listed_cost(response: Any, model: str) -> float | None:  # noqa: ANN401 -- litellm's ModelResponse
+    names = model, str(getattr(response, "model", ""))
+    if names in _unlisted:
+        return None
     try:
         return float(provider().completion_cost(completion_response=response, model=model))
     except Exception:  # noqa: BLE001 -- what is raised for an unknown model is a plain one
+        if listed_price(model) is None and len(_unlisted) < MOST_UNLISTED:  # a server's name may change each time
+            _unlisted.add(names)
         return None

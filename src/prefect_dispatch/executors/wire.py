@@ -16,6 +16,8 @@ from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from prefect_dispatch.environment import environment
 
@@ -85,10 +87,10 @@ async def asked(litellm: Any, request: Mapping[str, Any]) -> Any:  # noqa: ANN40
     params = {name: value for name, value in request.items() if name not in _ADDRESSED}
     model, more = _translated(litellm, str(request["model"]), json.dumps(params))
     url = f"{str(request['api_base']).rstrip('/')}/chat/completions"
-    body = {"messages": request["messages"], "model": model, **more}
-    headers = {"Authorization": f"Bearer {_key(litellm, request)}"}
+    body = json.dumps({"messages": request["messages"], "model": model, **more}).encode()
+    headers = {"Authorization": f"Bearer {_key(litellm, request)}", "Content-Type": "application/json"}
     try:
-        async with _session().post(url, json=body, headers=headers) as response:
+        async with _session().post(url, data=body, headers=headers, proxy=_proxy(url, environment())) as response:
             content = await response.read()
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         raise ConnectError(str(error)) from None
@@ -152,6 +154,19 @@ def _sends_elsewise(_said: Hashable) -> bool:
     return any(os.environ.get(name) for name in _ELSEWISE)
 
 
+@lru_cache(maxsize=64)
+def _proxy(url: str, _said: Hashable) -> str | None:
+    """Return by which proxy an address is reached, as the environment, which is the one that is said, has it.
+
+    aiohttp would look, and for a `.netrc`, before each request.
+    """
+    parts, proxies = urlsplit(url), getproxies()
+    found = proxies.get(parts.scheme) or proxies.get("all")
+    if not found or proxy_bypass(parts.hostname or ""):
+        return None
+    return found if "://" in found else f"http://{found}"
+
+
 _sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = weakref.WeakKeyDictionary()
 
 
@@ -163,7 +178,7 @@ def _session() -> aiohttp.ClientSession:
     if loop not in _sessions:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_S)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)  # the rest has the call's own limit
-        _sessions[loop] = session = aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=True)
+        _sessions[loop] = session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         weakref.finalize(loop, session.detach).atexit = False  # its connections went with it
     return _sessions[loop]
 

@@ -1,0 +1,46 @@
+"""What was in memory before a run is left out of the collections of garbage meanwhile."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from prefect_dispatch.heap import at_rest
+
+
+class Ring:
+    """Garbage that only a collection finds."""
+
+    def __init__(self) -> None:
+        """Refer to itself."""
+        self.me = self
+
+
+def test_what_comes_meanwhile_is_collected_and_all_of_it_afterwards() -> None:
+    """Runs may lie within each other, and side by side."""
+    before = Ring()
+    old = weakref.ref(before)
+    del before
+    with at_rest():
+        assert gc.get_freeze_count()
+        with at_rest():
+            new = weakref.ref(Ring())
+            gc.collect()
+            assert new() is None
+        assert gc.get_freeze_count()
+    assert not gc.get_freeze_count()
+    gc.collect()
+    assert old() is None
+
+
+def test_what_somebody_else_has_frozen_stays_so() -> None:
+    """It is theirs to say."""
+    gc.freeze()
+    try:
+        with pytest.raises(ValueError, match="broken"), at_rest():
+            raise ValueError("broken")
+        assert gc.get_freeze_count()
+    finally:
+        gc.unfreeze()
