@@ -40,14 +40,19 @@ def test_a_report_of_before(tmp_path: Path) -> None:
 
 
 def test_links_are_no_reports(tmp_path: Path) -> None:
-    """A link could lead to any file of the machine: neither a file nor a folder is followed."""
+    """A link could lead to any file of the machine: none is followed, and one that may be red leaves no result."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "junit.xml").write_text(GREEN, encoding="utf-8")
     room = tmp_path / "room"
     room.mkdir()
-    (room / "junit.xml").symlink_to("../elsewhere/junit.xml")
     (room / "reports").symlink_to("../elsewhere")
     assert run_of(room).problems == ("There is no report.",)
+    (room / "junit.xml").write_text(GREEN, encoding="utf-8")
+    (room / "junit-red.xml").symlink_to("../elsewhere/junit.xml")
+    with pytest.raises(RejectedError, match=r"The report 'junit-red\.xml' is no plain file") as caught:
+        run_of(room)
+    assert caught.value.kind == "report"
+    assert run_of(room, seen(COMMAND.report, room)).problems == ("There is no report.",)
 
 
 def test_several_reports(tmp_path: Path) -> None:

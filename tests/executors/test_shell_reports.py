@@ -64,7 +64,8 @@ def test_a_report_in_a_folder_of_its_own(tmp_path: Path) -> None:
     assert verdict(red, tmp_path)[0] == "failed"
     assert verdict("exit 0", tmp_path)[0] == "failed"
     assert verdict("exit 4", tmp_path)[0] == "failed"
-    assert verdict('ln -s "$PWD/old.xml" "$REPORT_DIR/x.xml"', tmp_path)[0] == "failed"
+    with pytest.raises(RejectedError, match=r"'x\.xml' is no plain file, and a link is not followed"):
+        verdict('ln -s "$PWD/old.xml" "$REPORT_DIR/x.xml"', tmp_path)
     assert verdict('mkdir "$REPORT_DIR/x.xml"', tmp_path)[0] == "failed"
 
 
@@ -76,6 +77,10 @@ def test_a_report_in_a_workspace(repository: Repository) -> None:
     assert verdict("true", here, workspace=workspace)[0] == "failed"
     assert verdict(f"echo '{GREEN}' > junit.xml", here, workspace=workspace) == ("passed", [("one", "passed")])
     assert verdict(f"echo '{GREEN}' > new.xml", here, workspace=workspace)[0] == "passed"
+    both = f"echo '{GREEN}' > \"$REPORT_DIR/new.xml\"; echo '{{}}' > new.xml"
+    assert verdict(both.format(GREEN), here, workspace=workspace)[0] == "passed"
+    assert verdict(both.format(RED), here, workspace=workspace)[0] == "failed"
+    assert verdict(both.format(GREEN[:-5]), here, workspace=workspace)[0] == "failed"
     assert picture(repository.path) == before
 
 

@@ -81,32 +81,33 @@ def reported(ran: Ran, command: Command, places: dict[Path, Seen], root: str) ->
         root: The folder that it ran in.
 
     Raises:
-        RejectedError: If its files are too large: what is in the rest would not be known.
+        RejectedError: If its files are too large, or one is a link: what is in the rest would not be known.
     """
     files: dict[str, bytes] = {}
     left = MOST_REPORTED
     for folder, before in places.items():
         for name, found in _matching(command.report, folder):
             if before.get(name) != _stamp(found):
+                if not stat.S_ISREG(found.st_mode):
+                    why = f"The report {name!r} is no plain file, and a link is not followed: have it written there."
+                    raise RejectedError(why, kind="report")
                 left -= found.st_size
                 if left < 0:
                     why = f"The reports of the command have more than {MOST_REPORTED:,} bytes together."
                     raise RejectedError(why, kind="too_large")
-                files.setdefault(name, (folder / name).read_bytes())
+                files[f"./{name}" if name in files else name] = (folder / name).read_bytes()
     return read_report(files, ran.exit, ok=command.ok, seconds=ran.seconds, root=root)
 
 
 def _matching(patterns: Iterable[str], folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the plain files in a folder that globs mean; links are not followed, as whoever made them is not known."""
+    """Yield the files in a folder that globs mean; links are not followed, as whoever made them is not known."""
     globs = [Glob.parse(pattern) for pattern in patterns]
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(set(folders) - {".git"})
         for file in sorted(files):
             name = os.path.relpath(os.path.join(parent, file), folder)  # noqa: PTH118 -- thousands of them
             if any(means(glob, name) for glob in globs):
-                found = os.lstat(os.path.join(folder, name))  # noqa: PTH118 -- the same
-                if stat.S_ISREG(found.st_mode):
-                    yield name, found
+                yield name, os.lstat(os.path.join(folder, name))  # noqa: PTH118 -- the same
 
 
 def _stamp(found: os.stat_result) -> tuple[int, int, int]:
