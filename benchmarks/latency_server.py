@@ -1,8 +1,8 @@
 """A model's server on 127.0.0.1 that answers after a set time and costs next to nothing itself.
 
-Run as `python -m benchmarks.latency_server MEDIAN_S SIGMA SAID`: it prints its address, then, for each line on its standard
-input, how many requests have come; it ends when that is closed. Latencies are lognormal, and depend on nothing but the
-number of the request, so that every way to ask meets the same ones.
+Run as `python -m benchmarks.latency_server MEDIAN_S SIGMA SAID`: it prints its address, then, for each line on its
+standard input, how many requests have come; it ends when that is closed. Latencies are lognormal, and depend on nothing
+but the number of the request, so that every way to ask meets the same ones.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -139,7 +140,8 @@ def _again(lab: Lab, load: Workload) -> dict[str, Any]:
     with TemporaryDirectory(prefix="stored-") as store:
         first = lab.asked("ours_nobody", load, store=store)
         again = lab.asked("ours_nobody", load, store=store)
-    return {**again, "first_s": first.get("seconds")}
+        files = [path.stat().st_size for path in Path(store).rglob("*") if path.is_file()]
+    return {**again, "first_s": first.get("seconds"), "files": len(files), "bytes": sum(files)}
 
 
 def _with_memory(lab: Lab, way: str, load: Workload) -> dict[str, Any]:

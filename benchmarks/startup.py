@@ -40,8 +40,8 @@ _WITH: dict[str, tuple[str, ...]] = {
     ),
     "import litellm": (*_PYTHON, "-c", "import litellm"),
     "prefect-dispatch --help": (_COMMAND, "--help"),
-    "prefect-dispatch plan, a model's price": (_COMMAND, "plan", "model.yaml"),
-    "prefect-dispatch plan, a command": (_COMMAND, "plan", "shell.yaml"),
+    "plan, a model to ask and to price": (_COMMAND, "plan", "model.yaml"),
+    "plan, a command to run": (_COMMAND, "plan", "shell.yaml"),
 }
 COMMANDS = dict.fromkeys(_WITH, 5.0)
 """What is timed, and how many seconds it takes, about."""

@@ -1,0 +1,155 @@
+"""Ten million items on paper: what the measured costs make of them, and where it breaks first.
+
+Run `python -m benchmarks.simulate` to print it; `python -m benchmarks.table` puts it on the page. A closed form: every
+stage takes so much of an item, a stage's use is that times the rate, and the stage that is used most breaks first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.figures import found, table
+from benchmarks.results import Results
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ITEMS = 10_000_000
+RUN = 100_000
+"""Items of one run: as many as were measured."""
+SHARD = 250
+"""Items of a task run at that size (`tasks/shards.py`: at most 400 task runs)."""
+LATENCY_S = 2.0
+"""Seconds of a call."""
+CORES = 4
+"""Of a worker; a process for each."""
+USED = 0.7
+"""The share of a core that is planned for: the rest is for waves and stragglers."""
+HOURS = (24, 8, 1)
+S3 = {"put": 5.0e-6, "get": 4.0e-7, "gb_month": 0.023}
+"""US dollars: the list prices of S3 Standard in us-east-1, 2025, for a PUT, a GET and a GB in a month."""
+PUTS_PER_S = 3500
+"""PUTs in a second that S3 promises under one prefix."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What was measured."""
+
+    item_ms: float
+    """Processor of a worker for an item: the call and all around it."""
+    item_server_ms: float
+    """Processor of Prefect's server for an item in shards."""
+    run_server_ms: float
+    """The same for a task run."""
+    item_kb: float
+    """Memory of a run that an item takes until its end."""
+    base_mb: float
+    """Memory of a run without items."""
+    record_bytes: float
+    """A stored answer."""
+
+
+def costs(results: Results) -> Costs | None:
+    """Return them; None where one was not measured."""
+    call = found(results, "overhead", "ours")
+    shards = found(results, "records", "in shards, SQLite")
+    alone = found(results, "records", "one each, SQLite")
+    stored = found(results, "stored", "ours_again")
+    scale = [row for row in results.rows("scale") if row["way"] == "ours_nobody" and "failed" not in row]
+    if not (call and shards and alone and stored and len(scale) > 1):
+        return None
+    small, large = min(scale, key=_done), max(scale, key=_done)
+    item_mb = (large["rss_mb"] - small["rss_mb"]) / (large["done"] - small["done"])
+    return Costs(
+        item_ms=call["cpu_ms"],
+        item_server_ms=shards["server_cpu_ms"],
+        run_server_ms=alone["server_cpu_ms"],
+        item_kb=1024 * item_mb,
+        base_mb=small["rss_mb"] - item_mb * small["done"],
+        record_bytes=stored["bytes"] / stored["files"],
+    )
+
+
+def _done(row: dict[str, int]) -> int:
+    return row["done"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Something that an item passes through."""
+
+    name: str
+    """What it is."""
+    seen: str
+    """What comes there in a second."""
+    use: float
+    """The share of what it can take."""
+
+
+def stages(measured: Costs, rate: float, workers: int) -> Iterator[Stage]:
+    """Yield what is used how much at a rate of items in a second."""
+    runs = rate / SHARD
+    cores = rate * measured.item_ms / 1000
+    yield Stage("workers' cores", f"{cores:,.1f} cores of work", cores / (workers * CORES))
+    server = rate * measured.item_server_ms / 1000
+    yield Stage("Prefect's server, one core", f"{runs:,.2f} task runs", server)
+    yield Stage("its database", f"{4 * runs:,.1f} rows and {3 * runs:,.1f} events", server / 2)
+    alone = rate * measured.run_server_ms / 1000
+    yield Stage("the same, were each item a task run", f"{rate:,.0f} task runs", alone)
+    written = f"{rate:,.0f} PUTs, {rate * measured.record_bytes / 2**20:,.2f} MB"
+    yield Stage("S3, one prefix", written, rate / PUTS_PER_S)
+    held = (measured.base_mb + RUN * measured.item_kb / 1024) / 1024
+    yield Stage("memory of a run, of 4 GB a core", f"{held:,.2f} GB", held / 4)
+
+
+def tables(results: Results) -> str:
+    """Return the model as Markdown."""
+    measured = costs(results)
+    if measured is None:
+        return "Not measured yet."
+    plans: list[list[str]] = []
+    for hours in HOURS:
+        rate = ITEMS / hours / 3600
+        workers = _workers(measured, rate)
+        planned = [each for each in stages(measured, rate, workers) if "were each" not in each.name]
+        first = max(planned, key=lambda stage: stage.use)
+        calls = rate * LATENCY_S
+        plans.append(
+            [f"{hours} h", f"{rate:,.0f}", f"{calls:,.0f}", str(workers), f"{first.name} ({100 * first.use:.0f} %)"]
+        )
+    rate = ITEMS / 8 / 3600
+    workers = _workers(measured, rate)
+    return "\n\n".join(
+        [
+            table(("in", "items a second", "calls under way", f"workers of {CORES} cores", "used most"), plans),
+            "In 8 hours, every second:",
+            table(
+                ("stage", "sees", "used"),
+                ([stage.name, stage.seen, f"{100 * stage.use:,.0f} %"] for stage in stages(measured, rate, workers)),
+            ),
+            "Money for the store, all told, beside the model's:",
+            table(("store", "requests", "US dollars"), _money(measured)),
+        ]
+    )
+
+
+def _workers(measured: Costs, rate: float) -> int:
+    return math.ceil(rate * measured.item_ms / 1000 / USED / CORES)
+
+
+def _money(measured: Costs) -> Iterator[list[str]]:
+    size_gb = ITEMS * measured.record_bytes / 2**30
+    put, look = ITEMS * S3["put"], ITEMS * S3["get"]
+    yield ["look-up before the first run", f"{ITEMS:,} GETs", f"{look:,.2f}"]
+    yield ["a file for each answer", f"{ITEMS:,} PUTs", f"{put:,.2f}"]
+    yield ["each further run, all stored", f"{ITEMS:,} GETs", f"{look:,.2f}"]
+    yield ["a month of it", f"{size_gb:,.1f} GB", f"{size_gb * S3['gb_month']:,.2f}"]
+    segments = ITEMS // SHARD
+    yield [f"were {SHARD} answers one file", f"{segments:,} PUTs", f"{segments * S3['put']:,.2f}"]
+
+
+if __name__ == "__main__":
+    print(tables(Results()))

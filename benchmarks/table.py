@@ -1,0 +1,244 @@
+"""The page docs/performance.md, made of what was measured: run `python -m benchmarks.table` after `benchmarks.run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+from benchmarks import simulate
+from benchmarks.apart import ROOT
+from benchmarks.figures import NOTHING, figure, found, ratio, table
+from benchmarks.loads import FIVE_THOUSAND, THOUSAND, VARIED
+from benchmarks.results import Results
+from benchmarks.rooms import PEERS
+from benchmarks.sections import MILLION, SCALES, SECTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.results import Row
+
+TIMES = "\u00d7"
+NAMES = {
+    "aiohttp_loop": "aiohttp, a loop by hand, nothing kept",
+    "litellm_loop": "litellm, a loop by hand, nothing kept",
+    "litellm_batch": "`litellm.batch_completion`",
+    "prefect_map": "Prefect `.map`, litellm in it",
+    "prefect_async_map": "Prefect `.map` of coroutines",
+    "prefect_gathered": "Prefect coroutine tasks, gathered",
+    "prefect_map_nothing": "Prefect `.map`, empty task",
+    "ours": "**prefect-dispatch**",
+    "ours_alone": "prefect-dispatch, `shard: 1`",
+    "ours_nobody": "prefect-dispatch, nobody asked",
+    "ours_nobody_alone": "prefect-dispatch, nobody asked, `shard: 1`",
+    "ours_again": "**prefect-dispatch**, second run",
+    "ours_planned": "`plan`",
+    "curator": "Curator",
+    "curator_again": "Curator, second run: one fingerprint for all",
+    "pydantic_ai": "pydantic-ai agents, gathered",
+    "pydantic_ai_prefect": "pydantic-ai on Prefect",
+    "docetl": "DocETL `map`",
+    "lotus": "LOTUS `sem_map`",
+}
+"""What a way is called in a table; one that isn't here goes by its own name."""
+
+PAGE = Template(Path(__file__).with_name("page.md").read_text(encoding="utf-8"))
+"""The words around the tables."""
+FILE = ROOT / "docs" / "performance.md"
+PLOT = ROOT / "docs" / "assets" / "scale.svg"
+
+
+def page(results: Results) -> str:
+    """Return the page."""
+    parts = {
+        "machine": _machines(results),
+        "reached": _reached(results),
+        "throughput": "\n\n".join(_throughput(results, str(load)) for load in (THOUSAND, FIVE_THOUSAND, VARIED)),
+        "overhead": _rows(results, "overhead"),
+        "start": _start(results),
+        "stored": _stored(results),
+        "scale": _rows(results, "scale"),
+        "records": _rows(results, "records"),
+        "model": simulate.tables(results),
+        "pins": ", ".join(sorted({f"`{peer.pins[0]}`" for peer in PEERS.values()})),
+    }
+    return PAGE.substitute(parts)
+
+
+def _name(row: Row) -> str:
+    way: str = row["way"]
+    return NAMES.get(way, way)
+
+
+def _machines(results: Results) -> str:
+    every = [results.machine(section) for section in SECTIONS if results.rows(section)]
+    days = sorted({row["day"] for section in SECTIONS for row in results.rows(section)})
+    if not every:
+        return "Not measured yet."
+    return f"{'; '.join(dict.fromkeys(every))}; measured {' to '.join(dict.fromkeys((days[0], days[-1])))}."
+
+
+def _throughput(results: Results, load: str) -> str:
+    rows = [row for row in results.rows("throughput") if row["load"] == load]
+    rows.sort(key=lambda row: row.get("seconds", float("inf")))
+    return f"### {load}\n\n{_listed(results, rows, _measure(load))}"
+
+
+def _measure(load: str) -> str:
+    return f"{TIMES} aiohttp loop" if load == str(VARIED) else f"{TIMES} ideal"
+
+
+def _rows(results: Results, section: str) -> str:
+    return _listed(results, results.rows(section))
+
+
+def _listed(results: Results, rows: list[Row], measure: str = "") -> str:
+    """Return rows as a table; without a measure, with the workload."""
+    heads = ["way", measure or "workload", "s", "client ms/item", "server ms/item"]
+    heads += ["task runs made", "recorded", "complete after s", "MB", "load before"]
+
+    def line(row: Row) -> Iterator[str]:
+        yield _name(row)
+        times = ratio(results, row)
+        yield row["load"] if not measure else NOTHING if times is None else f"{times:.2f}"
+        if "failed" in row:
+            yield row["failed"]
+            yield from [""] * 6
+        else:
+            yield figure(row, "seconds")
+            yield figure(row, "cpu_ms")
+            yield figure(row, "server_cpu_ms")
+            yield figure(row, "made", 0)
+            yield figure(row, "recorded", 0)
+            yield figure(row, "lag_s", 1)
+            yield figure(row, "rss_mb", 0)
+        yield figure(row, "busy", 1)
+
+    return table(heads, map(line, rows)) if rows else "Not measured yet."
+
+
+def _start(results: Results) -> str:
+    rows = results.rows("start")
+    return table(
+        ("command", "s", "processor s", "load before"),
+        ([row["way"], figure(row, "seconds"), figure(row, "cpu_s"), figure(row, "busy", 1)] for row in rows),
+    )
+
+
+def _stored(results: Results) -> str:
+    rows = results.rows("stored")
+    return table(
+        (
+            "way",
+            "workload",
+            "first run, s",
+            "second run, s",
+            "client ms/item",
+            "MB",
+            "files",
+            "MB stored",
+            "load before",
+        ),
+        (
+            [
+                _name(row),
+                row["load"],
+                figure(row, "first_s"),
+                figure(row, "seconds"),
+                figure(row, "cpu_ms"),
+                figure(row, "rss_mb", 0),
+                figure(row, "files", 0),
+                f"{row['bytes'] / 2**20:,.1f}" if "bytes" in row else NOTHING,
+                figure(row, "busy", 1),
+            ]
+            for row in rows
+        ),
+    )
+
+
+def _reached(results: Results) -> str:
+    """Return what was to be reached beside what was."""
+
+    def of(section: str, way: str, load: object = None, name: str = "seconds") -> str:
+        return figure(found(results, section, way, None if load is None else str(load)), name)
+
+    def times(way: str, load: object) -> str:
+        row = found(results, "throughput", way, str(load))
+        got = ratio(results, row) if row else None
+        return NOTHING if got is None else f"{got:.2f}"
+
+    largest = found(results, "scale", "ours_nobody", str(SCALES[-1]))
+    rows = [
+        [
+            str(load),
+            f"{TIMES} aiohttp loop" if load == VARIED else f"{TIMES} ideal",
+            goal,
+            times("ours", load),
+            _others(times, load),
+        ]
+        for load, goal in ((THOUSAND, "1.10"), (FIVE_THOUSAND, "1.5"), (VARIED, "1.10"))
+    ]
+    rows += [
+        ["overhead of an item, here", "ms", "1", of("overhead", "ours_nobody", None, "cpu_ms"), _prefect(of, "cpu_ms")],
+        [
+            "the same, at the server",
+            "ms",
+            "1",
+            of("overhead", "ours_nobody", None, "server_cpu_ms"),
+            _prefect(of, "server_cpu_ms"),
+        ],
+        ["second run, 10,000 stored", "s", "2", of("stored", "ours_again"), f"Curator {of('stored', 'curator_again')}"],
+        [
+            f"{SCALES[-1]}",
+            "recorded of made; MB",
+            "all; 1,000",
+            f"{figure(largest, 'recorded', 0)} of {figure(largest, 'made', 0)}; {figure(largest, 'rss_mb', 0)}",
+            "",
+        ],
+        [f"{MILLION.items:,} planned", "s; MB", "", f"{of('scale', 'ours_planned')}; {_million(results)}", ""],
+        [
+            "`import prefect_dispatch` on top of Prefect",
+            "ms",
+            "50",
+            _difference(results, "the same, and prefect_dispatch", "import prefect's flow and task"),
+            "",
+        ],
+        ["`prefect-dispatch --help`", "s", "0.5", of("start", "prefect-dispatch --help"), ""],
+    ]
+    return table(("what", "in", "to reach, at most", "ours", "others"), rows)
+
+
+def _million(results: Results) -> str:
+    return figure(found(results, "scale", "ours_planned", str(MILLION)), "rss_mb", 0)
+
+
+def _others(times: object, load: object) -> str:
+    assert callable(times)  # noqa: S101 -- the function beside it
+    named = (("Curator", "curator"), ("litellm loop", "litellm_loop"), ("`.map`", "prefect_map"))
+    said = [f"{name} {times(way, load)}" for name, way in named]
+    return ", ".join(each for each in said if NOTHING not in each)
+
+
+def _prefect(of: object, name: str) -> str:
+    assert callable(of)  # noqa: S101 -- the function beside it
+    return f"Prefect's task run {of('overhead', 'prefect_map_nothing', None, name)}"
+
+
+def _difference(results: Results, more: str, less: str) -> str:
+    one, other = found(results, "start", more), found(results, "start", less)
+    return NOTHING if one is None or other is None else f"{1000 * (one['cpu_s'] - other['cpu_s']):,.0f}"
+
+
+def main() -> None:
+    """Write the page and its plot."""
+    from benchmarks import plots  # noqa: PLC0415 -- only what draws needs matplotlib
+
+    results = Results()
+    FILE.write_text(page(results), encoding="utf-8")
+    plots.scale(results, PLOT)
+    print(f"written: {FILE.relative_to(ROOT)}, {PLOT.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

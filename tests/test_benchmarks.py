@@ -1,0 +1,205 @@
+"""The benchmarks: their page says what was measured, nothing of this machine is in it, and every way answers."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import re
+import subprocess
+import sys
+import time
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from benchmarks import figures, loads, simulate
+from benchmarks.apart import ROOT, module, run
+from benchmarks.figures import NOTHING
+from benchmarks.loads import FIVE_THOUSAND, THOUSAND, VARIED, Workload
+from benchmarks.measuring import Cell, Lab
+from benchmarks.results import FOLDER, Results
+from benchmarks.rooms import PEERS, MissingError, python_of
+from benchmarks.run import best, chosen
+from benchmarks.sections import ALWAYS, SECTIONS
+from benchmarks.table import FILE, NAMES, page
+from benchmarks.ways import WAYS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from benchmarks.results import Row
+
+PYTHON = [sys.executable, "-c"]
+QUICK = Workload(4, 2, 0.01)
+ROWS: dict[str, list[Row]] = {
+    "throughput": [
+        {"way": "aiohttp_loop", "load": str(VARIED), "seconds": 20.0, "done": 2000},
+        {"way": "ours", "load": str(VARIED), "seconds": 22.0, "done": 2000},
+        {"way": "ours", "load": str(THOUSAND), "seconds": 10.9, "ratio": 1.09, "done": 1000},
+        {"way": "prefect_map", "load": str(FIVE_THOUSAND), "failed": "timed out after 300 s"},
+    ],
+    "overhead": [{"way": "ours", "load": "N 2,000", "seconds": 9.0, "cpu_ms": 4.0}],
+    "records": [
+        {"way": "in shards, SQLite", "load": "N 5,000", "seconds": 4.0, "server_cpu_ms": 0.5},
+        {"way": "one each, SQLite", "load": "N 5,000", "seconds": 90.0, "server_cpu_ms": 25.0},
+    ],
+    "stored": [{"way": "ours_again", "load": "N 10,000", "seconds": 1.5, "files": 10_000, "bytes": 5_000_000}],
+    "scale": [
+        {"way": "ours_nobody", "load": "N 10,000", "seconds": 9.0, "done": 10_000, "rss_mb": 200},
+        {"way": "ours_nobody", "load": "N 100,000", "seconds": 88.0, "done": 100_000, "rss_mb": 650},
+    ],
+}
+
+
+@pytest.fixture
+def measured(tmp_path: Path) -> Results:
+    """Rows as a run leaves them."""
+    results = Results(tmp_path)
+    for section, rows in ROWS.items():
+        for row in rows:
+            results.put(section, {"day": "2026-01-01", "busy": 0.1, **row})
+    return results
+
+
+def test_the_page_is_what_was_measured() -> None:
+    """docs/performance.md is what the committed rows make: `python -m benchmarks.table` writes it."""
+    assert FILE.read_text(encoding="utf-8") == page(Results())
+
+
+def test_rows_name_no_machine() -> None:
+    """What is committed has neither a path nor an address in it."""
+    for file in FOLDER.glob("*.json"):
+        text = file.read_text(encoding="utf-8")
+        assert set(json.loads(text)) == {"machine", "rows"}
+        assert not re.search(r"/(home|root|work|tmp|usr)/|https?://|@", text), file.name
+
+
+def test_a_page_tells_ratios_and_failures(measured: Results) -> None:
+    """Where latencies vary the loop with aiohttp is the measure; what failed says of what; the rest is a dash."""
+    text = page(measured)
+    assert "| N 1,000, C 100, L 1 s | \u00d7 ideal | 1.10 | 1.09 |" in text
+    assert "| \u00d7 aiohttp loop | 1.10 | 1.10 |" in text
+    assert "timed out after 300 s" in text
+    assert f"| N 5,000, C 500, L 1 s | \u00d7 ideal | 1.5 | {NOTHING} |" in text
+
+
+def test_a_row_takes_the_place_of_an_earlier_one(measured: Results) -> None:
+    """The last measurement of a cell counts; one that failed is measured anew where only the missing are."""
+    before = len(measured.rows("throughput"))
+    load = str(FIVE_THOUSAND)
+    assert not measured.has("throughput", "prefect_map", load)
+    measured.put("throughput", {"way": "prefect_map", "load": load, "seconds": 99.0})
+    assert measured.has("throughput", "prefect_map", load)
+    assert len(measured.rows("throughput")) == before
+    assert not measured.has("flood", "ours", load)
+
+
+def test_the_model_follows_what_was_measured(measured: Results) -> None:
+    """Twice the processor for an item takes twice the workers; nothing is claimed of what was not measured."""
+    costs = simulate.costs(measured)
+    assert costs is not None
+    assert costs.item_kb == pytest.approx(1024 * 450 / 90_000)
+    assert costs.base_mb == pytest.approx(150)
+    rate = simulate.ITEMS / 3600
+    cores = next(iter(simulate.stages(costs, rate, 10)))
+    assert cores.use == pytest.approx(rate * 0.004 / 40)
+    assert "| 1 h | 2,778 | 5,556 | 4 |" in simulate.tables(measured)
+    assert "| a file for each answer | 10,000,000 PUTs | 50.00 |" in simulate.tables(measured)
+    assert simulate.tables(Results(measured.folder / "none")) == "Not measured yet."
+
+
+def test_examples_run() -> None:
+    """Every example in a docstring gives what it says."""
+    for name in (loads.__name__, figures.__name__):
+        assert doctest.testmod(import_module(name)).failed == 0
+
+
+def test_every_way_is_measured_and_named() -> None:
+    """No way is forgotten, and none goes by a function's name on the page."""
+    lab = Lab()
+    cells = chosen(lab, list(SECTIONS), quick=False)
+    ways = {cell.way for cell in cells}
+    assert set(ALWAYS) < set(SECTIONS)
+    assert PEERS.keys() <= ways
+    assert (WAYS.keys() | PEERS.keys()) - {"ours_nobody", "ours_nobody_alone"} <= ways
+    assert WAYS.keys() | PEERS.keys() | {"ours_again"} == NAMES.keys()
+    keys = [(cell.section, cell.way, cell.load) for cell in cells]
+    assert len(keys) == len(set(keys))
+
+
+def test_a_cell_that_fails_is_a_row() -> None:
+    """What goes wrong is told in its row, and the next cell comes; of several runs the quickest is kept."""
+    seconds = iter([2.0, 1.0, 3.0])
+
+    def broken() -> Row:
+        raise MissingError("not installed")
+
+    failed = Cell("s", "w", "l", 1, broken).row()
+    assert failed["failed"] == "MissingError: not installed"
+    quickest = best(Cell("s", "w", "l", 1, lambda: {"seconds": next(seconds), "ended": 1.0}), 3)
+    assert (quickest["seconds"], quickest["runs"], "ended" in quickest) == (1.0, 3, False)
+
+
+def test_a_command_that_takes_too_long_is_ended_with_all_it_started() -> None:
+    """Nothing is left of it."""
+    child = "import subprocess, sys, time; subprocess.run([sys.executable, '-c', 'import time; time.sleep(98)'])"
+    start = time.monotonic()
+    assert run([*PYTHON, child], limit_s=0.5) == {"failed": "timed out after 0.5 s"}
+    assert time.monotonic() - start < 60
+    assert not [each for each in psutil.process_iter(["cmdline"]) if "import time; time.sleep(98)" in _words(each)]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    return process.info["cmdline"] or []
+
+
+def test_what_a_command_says_and_of_what_it_failed() -> None:
+    """The last line of JSON is what it says; without one, or with an exit status, the last line of its errors."""
+    memory: list[tuple[float, float]] = []
+    said = run([*PYTHON, "import time; time.sleep(0.3); print('{}'); print('{\"done\": 1}')"], memory=memory)
+    assert said == {"done": 1}
+    assert memory
+    failed = run([*PYTHON, f"raise SystemExit('in {ROOT}: no')"])
+    assert failed == {"failed": "in …: no"}
+    assert run([*PYTHON, ""]) == {"failed": "exit status 0"}
+
+
+def test_a_peer_that_does_not_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so."""
+    monkeypatch.setenv("PREFECT_DISPATCH_PEERS", str(tmp_path))
+    monkeypatch.setattr("benchmarks.rooms.UV", (sys.executable, "-c", "raise SystemExit('no such version')"))
+    with pytest.raises(MissingError, match="not installed: no such version"):
+        python_of("curator")
+
+
+@pytest.mark.parametrize("way", ["aiohttp_loop", "litellm_loop", "litellm_batch"])
+@pytest.mark.slow
+def test_ways_without_prefect(way: str) -> None:
+    """Each asks every item once, and one beforehand."""
+    found = Lab().asked(way, QUICK)
+    assert (found["done"], found["requests"]) == (4, 4), found
+
+
+@pytest.mark.slow
+def test_ways_with_prefect() -> None:
+    """Each answers all, and the server has every task run of it."""
+    lab = Lab()
+    try:
+        for way in [way for way in WAYS if "prefect" in way or way.startswith("ours")]:
+            found = lab.asked(way, QUICK)
+            assert (found.get("done"), found.get("recorded")) == (4, found.get("made")), (way, found)
+    finally:
+        lab.servers.drop()
+
+
+@pytest.mark.slow
+def test_the_command(tmp_path: Path) -> None:
+    """It measures a section, keeps its rows, and measures none of them again where only the missing are."""
+    command = module("run", "--quick", "--sections", "start", "--json", str(tmp_path))
+    for cells in (9, 0):
+        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)  # noqa: S603 -- our own command
+        assert done.stdout.startswith(f"{cells} cells"), done.stdout
+        command.append("--missing")
+    assert all(row["seconds"] > 0 for row in Results(tmp_path).rows("start"))
