@@ -88,7 +88,7 @@ def records(lab: Lab, *, quick: bool) -> Iterator[Cell]:
     )
     for name, way, database, tuned in kinds:
         about = STARTING_S + (load.items / SINGLE_S if "shards" not in name and not tuned else 30)
-        measure = partial(lab.asked, way, load, database=database, tuned=tuned)
+        measure = partial(lab.asked, way, load, limit_s=600, database=database, tuned=tuned)
         yield Cell("records", name, str(load), about, measure)
 
 

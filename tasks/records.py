@@ -29,8 +29,10 @@ LOOK = 250
 BEHIND = 1000
 """How many ended task runs the server may lack before no more are begun: a third of what it has room for."""
 POLL_S = 0.5
-STALLED_S = 20.0
+STALLED_S = 30.0
 """Seconds without a new record after which no more are expected."""
+STALLS = 3
+"""How often in a row that may be before nothing is waited for any more: a server may be busy, or record nothing."""
 PATIENCE_S = 60.0
 """Seconds that a run waits for its last records, while some come."""
 _ENDED = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}
@@ -64,7 +66,7 @@ class Records:
         self._run = UUID(flow_run.get_id())
         self._count = count or self._counted
         self._ended: datetime | None = None
-        self._stalled = False
+        self._stalls = 0
 
     def begun(self, under_way: int) -> None:
         """Reckon with one more task run; wait where the server lags too far behind.
@@ -76,9 +78,10 @@ class Records:
             CancelledRun: If somebody cancelled the run meanwhile.
         """
         self.made += 1
-        if self.made % LOOK or self._stalled:
+        if self.made % LOOK or self._stalls == STALLS:
             return
-        self._stalled = not self._wait(self.made - under_way - BEHIND, 10 * PATIENCE_S, wanted=True)[1]
+        _, coming = self._wait(self.made - under_way - BEHIND, 10 * PATIENCE_S, wanted=True)
+        self._stalls = 0 if coming else self._stalls + 1
 
     def end(self) -> None:
         """Make no more; task runs that begin from now on are somebody else's."""
