@@ -48,6 +48,18 @@ def test_the_form_is_flat_and_in_order() -> None:
     ]
     assert fields["agent"]["anyOf"][0]["enum"] == ["claude", "codex", "opencode", "mini"]
     assert [each["title"] for each in fields["agent"]["anyOf"] if "title" in each] == ["Known"]
+    described = form["definitions"]["Generic"]
+    assert described["title"] == "Any other"
+    assert [field.get("title") for field in described["properties"].values()] == [
+        "Name",
+        "Program and arguments",
+        "Standard input",
+        "Variables",
+        "Variable of its key",
+        "When it is done",
+        "Where its answer is",
+        "Where it says what it spent",
+    ]
     assert (fields["params"]["format"], fields["params"]["default"]) == ("json-string", "{}")
     assert fields["credentials"]["block_type_slug"] == "llm-credentials"
     assert fields["time_limit_s"]["default"] == 1800

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Annotated, Literal, cast
 
-from pydantic import Field, JsonValue, StringConstraints, field_validator
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, field_validator
 
 from prefect_dispatch.executors.coding.adapter import Launch, Printed, Said, Tokens, Told, at, count, dollars, loaded
 from prefect_dispatch.models import Name
@@ -20,6 +20,7 @@ _WORD = re.compile(r"\{(model|workspace|home|prompt_file|answer_file|schema_file
 Word = Annotated[str, StringConstraints(min_length=1, max_length=10_000, pattern=r"^[^\x00]+$")]
 Pointer = Annotated[str, StringConstraints(pattern=r"^(/[^/]*)+$", max_length=200)]
 """A JSON Pointer, such as `/usage/input_tokens`."""
+_Place = Annotated[Pointer, Field(title="Place")]
 _DIGITS = 9
 _Code = Annotated[int, Field(ge=0, le=255)]
 
@@ -27,23 +28,23 @@ _Code = Annotated[int, Field(ge=0, le=255)]
 class Done(Strict):
     """What has to be so for the work to be done; all of it."""
 
-    exit: Annotated[tuple[_Code, ...], SOME] = (0,)
+    exit: Annotated[tuple[_Code, ...], SOME] = Field(default=(0,), title="Exit codes of success")
     """The exit codes that mean success."""
-    json_last: dict[Pointer, JsonValue] = Field(default_factory=dict[str, JsonValue])
-    """What must stand where in the last JSON object that it prints."""
-    retry: tuple[_Code, ...] = ()
+    json_last: dict[Pointer, JsonValue] = Field(default_factory=dict[str, JsonValue], title="In its last JSON object")
+    """What must stand where in the last JSON object that it prints: {"/status": "done"}."""
+    retry: tuple[_Code, ...] = Field(default=(), title="Exit codes of another try")
     """The exit codes that mean: try again later."""
 
 
 class Spent(Strict):
     """Where the last JSON object that it prints says what was spent."""
 
-    prompt_tokens: Pointer | None = None
-    """Tokens sent."""
-    completion_tokens: Pointer | None = None
-    """Tokens received."""
-    cost_usd: Pointer | None = None
-    """US dollars."""
+    prompt_tokens: _Place | None = Field(default=None, title="Tokens sent")
+    """Tokens sent: a place such as /usage/input_tokens. None: it doesn't say."""
+    completion_tokens: _Place | None = Field(default=None, title="Tokens received")
+    """Tokens received: a place such as /usage/output_tokens. None: it doesn't say."""
+    cost_usd: _Place | None = Field(default=None, title="US dollars")
+    """US dollars: a place such as /total_cost_usd. None: it doesn't say."""
 
 
 class NoParams(Strict):
@@ -68,21 +69,25 @@ class Generic(Strict):
         (0,)
     """
 
+    model_config = ConfigDict(title="Any other")
+
     name: Name
-    """What it is called in reports."""
-    argv: Annotated[tuple[Word, ...], SOME]
-    """Its program and arguments."""
-    stdin: Literal["prompt", "nothing"] = "prompt"
+    """What it is called in reports: small letters, digits and hyphens."""
+    argv: Annotated[tuple[Word, ...], SOME] = Field(title="Program and arguments")
+    """Its program and arguments, a word each, such as gemini, -m and {model}."""
+    stdin: Literal["prompt", "nothing"] = Field(default="prompt", title="Standard input")
     """What it reads on standard input; without the prompt there, it needs `{prompt_file}`."""
-    env: dict[Variable, str] = Field(default_factory=dict[str, str])
-    """More variables; no keys."""
-    key: Variable | None = None
+    env: dict[Variable, str] = Field(default_factory=dict[str, str], title="Variables")
+    """More variables that it gets, and their values; no keys."""
+    key: Annotated[Variable, Field(title="Variable")] | None = Field(default=None, title="Variable of its key")
     """The variable in which it looks for its provider's key. None: it needs none that would have to be given to it."""
-    done: Done = Done()
+    done: Done = Field(default=Done(), title="When it is done")
     """When its work is done."""
-    text: Literal["stdout", "file"] | Pointer = "stdout"
+    text: Annotated[Literal["stdout", "file"], Field(title="All of it")] | _Place = Field(
+        default="stdout", title="Where its answer is"
+    )
     """Where its answer is: all that it prints, the file `{answer_file}`, or a place in its last JSON object."""
-    usage: Spent = Spent()
+    usage: Spent = Field(default=Spent(), title="Where it says what it spent")
     """Where it says what it spent."""
 
     @field_validator("argv", "env")
