@@ -108,7 +108,7 @@ class Errand:
         if said not in {GO, HALT}:
             raise TerminalError(
                 "The run is over, or its result storage isn't that of the process which was to ask for it; have all "
-                "use one storage, such as a bucket (PREFECT_DEFAULT_STORAGE_BLOCK), or folder "
+                "use one storage, such as a bucket (PREFECT_DEFAULT_RESULT_STORAGE_BLOCK), or folder "
                 "(PREFECT_LOCAL_STORAGE_PATH).",
                 kind="storage",
                 usage=Usage(),

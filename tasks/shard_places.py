@@ -63,7 +63,7 @@ class ShardPlaces:
             raise JobError(
                 f"There is no such shard in {self.named}, the result storage of this deployment's runs. Either the run "
                 "that wrote it has ended, or it has another result storage: have both use one storage that both can "
-                "reach, such as a bucket: PREFECT_DEFAULT_STORAGE_BLOCK of the worker (or of its work pool's "
+                "reach, such as a bucket: PREFECT_DEFAULT_RESULT_STORAGE_BLOCK of the worker (or of its work pool's "
                 "environment) names it as that of the run does."
             )
         if (found := unpacked(content, WrittenShard)) is None:
