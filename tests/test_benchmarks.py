@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import json
 import re
-import subprocess
 import sys
 import time
 from importlib import import_module
@@ -14,19 +13,20 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from benchmarks import figures, loads, simulate
-from benchmarks.apart import ROOT, module, run
+from benchmarks import figures, loads, simulate, startup
+from benchmarks.apart import ROOT, run
 from benchmarks.figures import NOTHING
 from benchmarks.loads import FIVE_THOUSAND, THOUSAND, VARIED, Workload
 from benchmarks.measuring import Cell, Lab
 from benchmarks.results import FOLDER, Results
 from benchmarks.rooms import PEERS, MissingError, python_of
-from benchmarks.run import best, chosen
+from benchmarks.run import best, chosen, main
 from benchmarks.sections import ALWAYS, SECTIONS
 from benchmarks.table import FILE, NAMES, page
 from benchmarks.ways import WAYS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from benchmarks.results import Row
@@ -183,23 +183,37 @@ def test_ways_without_prefect(way: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_ways_with_prefect() -> None:
-    """Each answers all, and the server has every task run of it."""
+    """Each answers all, and the server has every task run of it, the integrator's among them."""
     lab = Lab()
     try:
-        for way in [way for way in WAYS if "prefect" in way or way.startswith("ours")]:
-            found = lab.asked(way, QUICK)
+        for way in ("ours", "ours_nobody_alone", "prefect_map", "prefect_gathered", "ours_planned"):
+            found = lab.asked(way, QUICK, tuned=True)
             assert (found.get("done"), found.get("recorded")) == (4, found.get("made")), (way, found)
     finally:
         lab.servers.drop()
 
 
-@pytest.mark.slow
-def test_the_command(tmp_path: Path) -> None:
-    """It measures a section, keeps its rows, and measures none of them again where only the missing are."""
-    command = module("run", "--quick", "--sections", "start", "--json", str(tmp_path))
-    for cells in (9, 0):
-        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)  # noqa: S603 -- our own command
-        assert done.stdout.startswith(f"{cells} cells"), done.stdout
-        command.append("--missing")
-    assert all(row["seconds"] > 0 for row in Results(tmp_path).rows("start"))
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It keeps each row at once, and where only the missing are measured, only what failed is measured again."""
+    times: list[str] = []
+
+    def cells(_: Lab, *, quick: bool) -> Iterator[Cell]:
+        for way, said in (("good", {"seconds": 1.0}), ("bad", {"failed": "no"})):
+            yield Cell("start", way, f"quick {quick}", 60, lambda way=way, said=said: times.append(way) or dict(said))
+
+    monkeypatch.setattr("benchmarks.run.SECTIONS", {"start": cells})
+    for more in ([], ["--missing"]):
+        monkeypatch.setattr(sys, "argv", ["run", "--quick", "--sections", "start", "--json", str(tmp_path), *more])
+        main()
+    assert times == ["good", "bad", "bad"]
+    assert "2 cells, about 2 minutes" in capsys.readouterr().out
+    assert [row["way"] for row in Results(tmp_path).rows("start")] == ["good", "bad"]
+
+
+def test_what_it_takes_to_begin() -> None:
+    """A command is timed in a fresh process, on the clock and by its processor."""
+    found = startup.measured("import prefect_dispatch", 1)
+    assert found["seconds"] > 0
+    assert found["cpu_s"] > 0
