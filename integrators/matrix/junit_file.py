@@ -22,13 +22,14 @@ _BREAKS = str.maketrans({"\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
 
 def junit_file(matrix: Matrix) -> str:
     """Return the file. An environment without a result is a suite with one error that says why."""
+    known: dict[tuple[Key, bool], str] = {}  # a test is called the same in every environment
     suites = [(each, _cases(each)) for each in matrix.environments]
     every = [case for _, cases in suites for case in cases]
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', f"<testsuites{_counted(every)}>"]
     for each, cases in suites:
         seconds = each.run.seconds if each.run else 0.0
         lines.append(f'  <testsuite name="{_attribute(each.name)}"{_counted(cases, seconds)}>')
-        lines += _lines(cases)
+        lines += _lines(cases, known)
         lines.append("  </testsuite>")
     return "\n".join([*lines, "</testsuites>", ""])
 
@@ -40,12 +41,15 @@ def _cases(each: Environment) -> Sequence[TestCase]:
     return [TestCase(suite=RUN, name="there is a result", result="error", message=message)]
 
 
-def _lines(cases: Sequence[TestCase]) -> Iterator[str]:
+def _lines(cases: Sequence[TestCase], known: dict[tuple[Key, bool], str]) -> Iterator[str]:
     """Yield the cases; suites inside are in the class where it doesn't tell tests apart by itself."""
-    names = Counter((case.classname, case.name, case.file) for case in cases)
+    names = Counter(case.key[1:] for case in cases)
     for case in cases:
         key = case.key
-        start = f'    <testcase{_attributes(_place(key, names))} time="{case.seconds:.6f}"'
+        called = key, names[key[1:]] > 1
+        if called not in known:
+            known[called] = _attributes(_place(*called))
+        start = f'    <testcase{known[called]} time="{case.seconds:.6f}"'
         if (element := _ELEMENTS.get(case.result)) is None:
             yield f"{start}/>"
             continue
@@ -55,9 +59,9 @@ def _lines(cases: Sequence[TestCase]) -> Iterator[str]:
         yield f"{start}><{element}{kind}{message}>{text}</{element}></testcase>"
 
 
-def _place(key: Key, names: Mapping[tuple[str, str, str], int]) -> dict[str, str]:
+def _place(key: Key, is_twice: bool) -> dict[str, str]:  # noqa: FBT001 -- a part of what it is known by
     suite, classname, name, file = key
-    if suite and suite != classname and (not classname or names[classname, name, file] > 1):
+    if suite and suite != classname and (not classname or is_twice):
         classname = f"{suite} > {classname}" if classname else suite
     return {"classname": classname, "name": name, **({"file": file} if file else {})}
 

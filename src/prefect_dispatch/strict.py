@@ -79,7 +79,7 @@ class Strict(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _name_unknown_keys(cls, data: object) -> object:
-        if not isinstance(data, Mapping):
+        if type(data) is not dict and not isinstance(data, Mapping):  # the latter alone takes ten times as long
             return data
         keys = cast("Mapping[str, object]", data)
         if keys.keys() <= cls.__pydantic_fields__.keys():
