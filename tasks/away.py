@@ -189,7 +189,7 @@ class Away(UnderWay):
             come = cast("list[Came]", said)
             said = Ended([Told(each.work.fingerprint, each.said, each.stored) for each in come], spent_on(come))
         if not isinstance(said, Ended) or said.begun_before:
-            return self._lost(lent, said)
+            return self._lost(lent, said, sent=not isinstance(future, _Unsent))
         self._budget.settle_share(lent.share, said.spent)
         come = [self._came_of(lent, each) for each in said.told]
         there = {each.work.fingerprint for each in come}
@@ -213,10 +213,10 @@ class Away(UnderWay):
             said = said.model_copy(update={"attempts": (*before, *said.attempts)})
         return Came(work, said, each.stored)
 
-    def _lost(self, lent: _Lent, why: object) -> list[Came]:
+    def _lost(self, lent: _Lent, why: object, *, sent: bool) -> list[Came]:
         """Return what came of a shard whose process died; its share is spent, unless all of its answers are stored."""
         come = self._losses.of(lent.work.values(), why)
-        known = all(isinstance(each.said, Answer) for each in come)
+        known = not sent or all(isinstance(each.said, Answer) for each in come)
         self._budget.settle_share(lent.share, spent_on(come) if known else None)
         for each in come:
             if isinstance(each.said, ExecutorError):
