@@ -64,8 +64,7 @@ class Arrivals:
         """
         said = scrub(state.message or "")
         if state.name == REFUSED:
-            refusal = TerminalError(f"{self._named}: {said}", kind="worker", usage=Usage())
-            return Completed(data=Ended([Told(work[0].fingerprint, refusal)]))
+            return refused(work, f"{self._named}: {said}")
         result = self._places.result(key)
         if result is not None:
             return Completed(data=self._ended({each.fingerprint: each for each in work}, result))
@@ -103,6 +102,11 @@ def _usable(content: bytes | None, work: Work) -> Answer | ExecutorError | None:
         return usable(answer_in(content), work)
     except TerminalError as broken:  # a check of the user's
         return broken
+
+
+def refused(work: Sequence[Work], why: str) -> State[Any]:
+    """Return the state of a shard that no run of its deployment could begin, nor that of any other."""
+    return Completed(data=Ended([Told(work[0].fingerprint, TerminalError(why, kind="worker", usage=Usage()))]))
 
 
 def crashed(why: str, kind: str = "crashed") -> State[Any]:

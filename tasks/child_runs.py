@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import Task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectException, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed, Pending, Scheduled
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 AT_ONCE = 200
 """Runs that are asked of in one request: as many as Prefect's server tells at once."""
 TAG = "prefect-dispatch"
+_BUSY = frozenset({408, 429})
 REFUSED = "Refused"
 """The name of the state of a run that could not begin: every other one of its deployment would end so."""
 
@@ -98,8 +99,20 @@ class ChildRuns:
 
     def give_up(self, run: UUID, why: str) -> None:
         """Mark a run as crashed of which nothing is heard."""
-        with get_client(sync_client=True) as client:
+        with get_client(sync_client=True) as client, suppress(ObjectNotFound):
             client.set_flow_run_state(run, Crashed(message=why), force=True)
+
+
+def is_passing(error: Exception) -> bool:
+    """Return whether it may be otherwise in a while: nobody was reached, or somebody was too busy.
+
+    Example:
+        >>> is_passing(ObjectNotFound(OSError())), is_passing(TimeoutError())
+        (False, True)
+    """
+    if isinstance(error, PrefectHTTPStatusError):
+        return error.response.status_code in _BUSY or error.response.is_server_error
+    return not isinstance(error, PrefectException)
 
 
 def _begun(run: FlowRun) -> bool:

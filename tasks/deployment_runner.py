@@ -24,8 +24,8 @@ from prefect.task_runners import TaskRunner
 
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.scrub import told
-from prefect_dispatch.tasks.arrivals import Arrivals, crashed
-from prefect_dispatch.tasks.child_runs import ChildRuns
+from prefect_dispatch.tasks.arrivals import Arrivals, crashed, refused
+from prefect_dispatch.tasks.child_runs import ChildRuns, is_passing
 from prefect_dispatch.tasks.run_brief import answer_shelf
 from prefect_dispatch.tasks.shard_places import ShardPlaces
 from prefect_dispatch.tasks.shard_records import Sent, written
@@ -101,6 +101,7 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
         self._parent = UUID(flow_run.get_id())
         self._runs = ChildRuns(self._parent, self._target.id, self._target.name)
         self._children: list[_Child] = []
+        self._broken = ""
         self._lock, self._leaving = threading.Lock(), threading.Event()
         self._well = time.monotonic()
         self._log = get_run_logger()
@@ -136,17 +137,22 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
         """
         child = _Child(task.task_run_name(parameters), **parameters)
         with self._lock:
-            self._children.append(child)
+            if not self._broken:
+                self._children.append(child)
+        if self._broken:
+            child.future.set_result(self._refused(child))
         return PrefectConcurrentFuture(task_run_id=uuid4(), wrapped_future=child.future)
 
     def _watched(self) -> None:
-        """Watch until the end; what goes wrong here goes to whoever waits."""
+        """Watch until the end; what nobody can wait for ends all that is here, and all that comes."""
         try:
             while not self._leaving.wait(POLL_S):
                 self._patiently()
         except Exception as error:  # noqa: BLE001 -- nobody else hears of it
+            with self._lock:
+                self._broken = f"Its runs can't be watched: {told(error)}"
             for child in self._taken():
-                self._end(child, crashed(told(error)))
+                self._end(child, self._refused(child))
 
     def _patiently(self) -> None:
         """Look after what is under way; Prefect's API and the storage may be away for a while."""
@@ -154,11 +160,14 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
             self._look()
             self._well = time.monotonic()
         except (httpx.HTTPError, PrefectException, TransientError) as error:
-            if time.monotonic() - self._well > OUTAGE_S:
+            if not is_passing(error) or time.monotonic() - self._well > OUTAGE_S:
                 raise
             self._log.warning("Runs of %s can't be watched for now: %s", self._target.name, told(error))
             for child in self._taken():
                 child.heard = time.monotonic()  # nobody could be heard
+
+    def _refused(self, child: _Child) -> Any:  # noqa: ANN401 -- a state
+        return refused(child.shard.work, f"{self._target.name}: {self._broken}")
 
     def _taken(self) -> list[_Child]:
         with self._lock:
