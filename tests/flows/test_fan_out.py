@@ -1,0 +1,442 @@
+"""`fan_out: deployment`, with a worker in a thread: the runs, their documents and their ends are the real ones."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import linecache
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+from prefect import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions, StateType
+from prefect.flow_engine import run_flow
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    PREFECT_LOCAL_STORAGE_PATH,
+    temporary_settings,
+)
+from prefect.states import Cancelled, Crashed, Running
+from pydantic import BaseModel
+
+from prefect_dispatch import LLM, Ask, Brief, Item, Limits, PythonCallable, Reply, dispatch
+from prefect_dispatch.checks import Function
+from prefect_dispatch.cli import main
+from prefect_dispatch.errors import DispatchFailed, JobError
+from prefect_dispatch.flows.by_deployment import ByDeployment, way_to
+from prefect_dispatch.flows.work_shard import work_shard
+from prefect_dispatch.tasks import deployment_runner
+from prefect_dispatch.tasks.shard_places import CAME, FOLDER
+from prefect_dispatch.tasks.store import PREFIX
+from prefect_dispatch.tasks.work import work_of
+from tests.openai_server import Behaviour, document, failure, openai_server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from uuid import UUID
+
+    from prefect.client.schemas.objects import FlowRun
+
+    from prefect_dispatch import Report
+    from tests.openai_server import OpenAIServer
+
+pytestmark = pytest.mark.usefixtures("store")
+
+BRIEF = Brief(name="b", instructions="Shout.")
+KEYS = [f"k{at}" for at in range(6)]
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at runs often."""
+    monkeypatch.setattr(deployment_runner, "POLL_S", 0.1)
+
+
+def behave(request: dict[str, Any], n: int) -> Behaviour:
+    """Say it in capitals; refuse what says so."""
+    text = document(request)
+    if "refused" in text:
+        return failure(400, "no", code="content_policy_violation")
+    return Behaviour(content=text.upper())
+
+
+@pytest.fixture
+def model() -> Generator[OpenAIServer]:
+    """A model."""
+    with openai_server(behave) as server:
+        yield server
+
+
+@pytest.fixture
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key for it."""
+    monkeypatch.setenv("OPENAI_API_KEY", "none-needed")
+
+
+class Worker:
+    """Takes the runs of a deployment, one after another, as a worker would; in this process."""
+
+    def __init__(self, name: str, ways: list[Callable[[FlowRun], object]]) -> None:
+        """Keep what is to become of the first runs; the others are worked on."""
+        self.name = f"work-shard/{name}"
+        with get_client(sync_client=True) as client:
+            flow = client.create_flow_from_name("work-shard")
+            self.id: UUID = client.create_deployment(flow, name)
+        self.runs: list[FlowRun] = []
+        self._ways = ways
+        self._ended = threading.Event()
+
+    def work(self) -> None:
+        """Work until the end."""
+        due = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
+        while not self._ended.wait(0.1):
+            with get_client(sync_client=True) as client:
+                for run in client.read_flow_runs(
+                    deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self.id])),
+                    flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=due)),
+                ):
+                    self._take(run)
+
+    def _take(self, run: FlowRun) -> None:
+        self.runs.append(run)
+        if self._ways:
+            self._ways.pop(0)(run)
+        else:
+            run_flow(work_shard, flow_run=run, parameters=run.parameters, return_type="state")
+
+    @contextmanager
+    def working(self) -> Generator[Worker]:
+        """Work beside the block."""
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(self.work,))
+        thread.start()
+        try:
+            yield self
+        finally:
+            self._ended.set()
+            thread.join()
+
+
+def set_state(state: Any) -> Callable[[FlowRun], object]:  # noqa: ANN401 -- a state
+    """Return what puts a run into a state and leaves it there."""
+
+    def put(run: FlowRun) -> None:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(run.id, state, force=True)
+
+    return put
+
+
+def delete(run: FlowRun) -> None:
+    """Delete a run."""
+    with get_client(sync_client=True) as client:
+        client.delete_flow_run(run.id)
+
+
+def ran(
+    model: OpenAIServer,
+    *ways: Callable[[FlowRun], object],
+    items: Sequence[str] = KEYS,
+    silent_s: float = 60,
+    brief: Brief = BRIEF,
+) -> tuple[Report, Worker]:
+    """Run a job by a deployment of its own, whose first runs go certain ways."""
+    worker = Worker(f"w-{uuid4().hex}", [*ways])
+    with worker.working():
+        report = dispatch(
+            [brief],
+            items,
+            executor=LLM(model="openai/test", api_base=model.url),
+            limits=Limits(shard=3, retry_delay_s=0),
+            fan_out=ByDeployment(deployment=worker.name, runs=2).model_copy(update={"silent_s": silent_s}),
+        )
+    return report, worker
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("key")
+def test_shards_are_runs_of_a_deployment(model: OpenAIServer, store: Path) -> None:
+    """Each knows a key and no more; all that they were told is gone afterwards."""
+    report, worker = ran(model, items=[*KEYS, "refused"])
+    assert (report.status, len(report.gaps), model.count) == ("gaps", 1, 7)
+    assert [list(run.parameters) for run in worker.runs] == [["shard"]] * 3
+    assert {run.name for run in worker.runs} == {"3 items, b: k0 to b: k2", "3 items, b: k3 to b: k5", "b: refused"}
+    assert not list((store / FOLDER).iterdir())
+    again, idle = ran(model, items=[*KEYS, "refused"])
+    assert (again.usage.cached, len(idle.runs), model.count) == (6, 1, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("key")
+@pytest.mark.parametrize(
+    "lost",
+    [
+        pytest.param(set_state(Crashed(message="Its machine is gone.")), id="crashed"),
+        pytest.param(delete, id="deleted"),
+        pytest.param(set_state(Running()), id="silent"),
+    ],
+)
+def test_what_a_run_that_died_did_not_answer_is_asked_again(
+    lost: Callable[[FlowRun], object], model: OpenAIServer
+) -> None:
+    """Whichever way it died."""
+    report, worker = ran(model, lost, silent_s=1)
+    assert (report.status, model.count) == ("complete", 6)
+    assert len(worker.runs) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("key")
+def test_what_somebody_cancels_is_a_gap(model: OpenAIServer) -> None:
+    """One of the runs, in the UI: its items are not asked."""
+    report, _ = ran(model, set_state(Cancelled()))
+    assert {gap.error.kind for gap in report.gaps} == {"cancelled"}
+    assert (len(report.gaps), model.count) == (3, 3)
+
+
+def spoilt(run: FlowRun) -> None:
+    """Work on a shard, and spoil what it wrote."""
+    run_flow(work_shard, flow_run=run, parameters=run.parameters, return_type="state")
+    folder = PREFECT_LOCAL_STORAGE_PATH.value()
+    (folder / f"{run.parameters['shard']}{CAME}").write_text("{")
+
+
+def emptied(run: FlowRun) -> None:
+    """Work on a shard, and take its answers away."""
+    run_flow(work_shard, flow_run=run, parameters=run.parameters, return_type="state")
+    for answer in PREFECT_LOCAL_STORAGE_PATH.value().glob(f"{PREFIX}{'[0-9a-f]' * 64}"):
+        answer.unlink()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("key")
+def test_what_is_spoilt_on_its_way_is_found_in_the_store(model: OpenAIServer) -> None:
+    """What a run wrote of its shard can't be read: its answers are stored, and nothing is paid for twice."""
+    report, _ = ran(model, spoilt)
+    assert (report.status, model.count) == ("complete", 6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("key")
+def test_an_answer_that_is_nowhere_is_asked_again_but_not_for_ever(model: OpenAIServer) -> None:
+    """A storage that forgets: three times, and then it is a gap."""
+    with pytest.raises(DispatchFailed) as failed:
+        ran(model, emptied, emptied, emptied, items=KEYS[:1])
+    assert ([gap.error.kind for gap in failed.value.report.gaps], model.count) == (["storage"], 3)
+
+
+@pytest.mark.slow
+def test_a_worker_without_the_storage_is_told_of(
+    model: OpenAIServer, key: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first run says so; no other is begun, and nobody is asked."""
+
+    def elsewhere(run: FlowRun) -> None:
+        with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path / "another"}):
+            run_flow(work_shard, flow_run=run, parameters=run.parameters, return_type="state")
+
+    with pytest.raises(DispatchFailed, match=r"There is no such shard in .*PREFECT_DEFAULT_RESULT_STORAGE_BLOCK"):
+        ran(model, elsewhere, elsewhere)
+    assert model.count == 0
+
+
+OWN = """
+from pydantic import BaseModel, field_validator
+
+
+class Shout(BaseModel):
+    text: str
+
+    @field_validator("text")
+    @classmethod
+    def _loud(cls, text: str) -> str:
+        return text.upper()
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_with_other_code_is_told_of(model: OpenAIServer, key: None, own_code: Path) -> None:
+    """It finds by the fingerprints that it would do other work."""
+
+    def changed(run: FlowRun) -> None:
+        (own_code / "own_shout.py").write_text(OWN.replace("upper", "lower"))
+        sys.modules.pop("own_shout", None)
+        linecache.clearcache()
+        run_flow(work_shard, flow_run=run, parameters={**run.parameters, "folder": str(own_code)}, return_type="state")
+
+    brief = BRIEF.model_copy(update={"output": "own_shout:Shout"})
+    with pytest.raises(DispatchFailed, match="the worker finds other work than the run that gave it"):
+        ran(model, changed, changed, brief=brief)
+    assert model.count == 0
+
+
+@pytest.fixture
+def own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """A folder of a job with code of its own."""
+    (tmp_path / "own_shout.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield tmp_path
+    sys.modules.pop("own_shout", None)
+
+
+@pytest.mark.slow
+def test_a_worker_without_the_code_is_told_of(model: OpenAIServer, key: None, own_code: Path, tmp_path: Path) -> None:
+    """It says where it has looked."""
+    there = tmp_path / "there"
+    there.mkdir()
+
+    def without(run: FlowRun) -> None:
+        sys.modules.pop("own_shout", None)
+        sys.path[:] = [each for each in sys.path if each != str(own_code)]
+        run_flow(work_shard, flow_run=run, parameters={**run.parameters, "folder": str(there)}, return_type="state")
+
+    brief = BRIEF.model_copy(update={"output": "own_shout:Shout"})
+    with pytest.raises(DispatchFailed, match=r"The worker looks in .*there"):
+        ran(model, without, without, brief=brief)
+
+
+class Mine:
+    """An executor of the user's own."""
+
+    fingerprint = "mine"
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Answer nothing."""
+        return Reply(value="")
+
+
+def answered(text: str) -> str:
+    """Answer as a function that no module of a job has."""
+    return text
+
+
+def _made() -> Callable[[object, object], None]:
+    def fine(_value: object, _item: object) -> None:
+        """Find nothing wrong."""
+
+    return fine
+
+
+nameless = _made()
+"""A check that can't be found by its name."""
+
+
+class Local(BaseModel):
+    """A model that no module of a job has."""
+
+    text: str
+
+
+ANY = LLM(model="openai/test", api_base="http://127.0.0.1:1")
+
+
+@pytest.mark.parametrize(
+    ("brief", "executor", "said"),
+    [
+        (BRIEF, Mine(), "executor: a Mine can't go to another process by fan_out: .* leave fan_out out"),
+        (
+            BRIEF,
+            PythonCallable(answered, version="1"),
+            "executor: PythonCallable.answered. can't go .* by its name",
+        ),
+        (BRIEF.model_copy(update={"output": Local}), ANY, "Brief 'b' can't go to another process .* JSON Schema"),
+        (
+            BRIEF.model_copy(update={"checks": (Function(function=answered),)}),
+            ANY,
+            "Brief 'b' can't go to another process .* 'tests.flows.test_fan_out:answered' is not code of yours",
+        ),
+        (
+            BRIEF.model_copy(update={"checks": (Function(function=nameless),)}),
+            ANY,
+            "Brief 'b' can't go to another process .* leave fan_out out",
+        ),
+    ],
+)
+def test_what_no_job_file_can_say_is_refused(brief: Brief, executor: Any, said: str, own_code: Path) -> None:  # noqa: ANN401 -- any executor
+    """Before anything is spent, with the way out."""
+    with pytest.raises(JobError, match=said):
+        dispatch([brief], ["a"], executor=executor, fan_out=ByDeployment(deployment="nowhere"))
+
+
+def made(name: str, **more: Any) -> None:  # noqa: ANN401 -- fields of a deployment
+    """Make a deployment."""
+    with get_client(sync_client=True) as client:
+        client.create_deployment(client.create_flow_from_name("work-shard"), name, **more)
+
+
+def pool(name: str, **more: Any) -> None:  # noqa: ANN401 -- fields of a work pool
+    """Make a work pool."""
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=name, type="process", **more))
+
+
+def refusal(**said: Any) -> str:  # noqa: ANN401 -- fields of the form
+    """Return why a job is refused that goes by some deployment."""
+    with pytest.raises(JobError) as refused:
+        dispatch([BRIEF], ["a"], executor=ANY, fan_out=ByDeployment.model_validate(said))
+    return str(refused.value)
+
+
+def test_where_no_run_could_begin_is_refused() -> None:
+    """A deployment that isn't there, or isn't one of shards; a pool that is paused, or has no room."""
+    made("gpu-pool")
+    assert refusal(deployment="gpu-pol") == (
+        "fan_out.deployment: Prefect has no deployment 'work-shard/gpu-pol'; did you mean 'work-shard/gpu-pool'?"
+    )
+    with get_client(sync_client=True) as client:
+        client.create_deployment(client.create_flow_from_name("other"), "x")
+    assert "is a deployment of another flow than 'work-shard'" in refusal(deployment="other/x")
+    options = ConcurrencyOptions(collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+    made("cancels", concurrency_limit=1, concurrency_options=options)
+    assert "cancels runs beyond its concurrency limit" in refusal(deployment="cancels")
+    pool("paused", is_paused=True)
+    made("paused", work_pool_name="paused")
+    assert "the work pool 'paused' of 'work-shard/paused' is paused" in refusal(deployment="paused")
+    pool("full", concurrency_limit=0)
+    made("full", work_pool_name="full")
+    assert "its work pool 'full' has a concurrency limit of 0" in refusal(deployment="full")
+
+
+def test_what_a_run_will_wait_for_is_told_by_its_plan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No worker, and fewer runs at once than are wanted; nothing is refused."""
+    pool("narrow", concurrency_limit=2)
+    made("narrow", work_pool_name="narrow")
+    job = {"briefs": [{"name": "b", "instructions": "Shout."}], "items": ["a"], "executor": {"model": "openai/test"}}
+    (tmp_path / "job.yaml").write_text(json.dumps({**job, "fan_out": {"deployment": "narrow"}}))
+    assert main(["plan", str(tmp_path / "job.yaml")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "No worker of the work pool 'narrow' is online; the run waits for one" in said
+    assert "At most 2 runs of work-shard/narrow are under way at once, and not 4 (fan_out.runs)." in said
+    (tmp_path / "job.yaml").write_text(json.dumps({**job, "fan_out": "deploymnt"}))
+    assert main(["plan", str(tmp_path / "job.yaml")]) == 2
+    assert "fan_out: there is no 'deploymnt'; did you mean 'deployment'?" in capsys.readouterr().err
+
+
+def test_an_api_that_is_away_is_told_of() -> None:
+    """Before anything is spent."""
+    work = work_of([BRIEF], [Item(key="a", value="a")], ANY)
+    away = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0})
+    with away, pytest.raises(JobError, match="fan_out: Prefect's API can't be reached"):
+        way_to(ByDeployment(), work, ANY, Path.cwd())
+
+
+def test_what_is_no_key_is_no_shard() -> None:
+    """A run that somebody starts by hand says so."""
+    state = work_shard(shard="x", return_state=True)
+    assert state.is_failed()
