@@ -221,4 +221,6 @@ class Delivering(Protocol):
 
 def unshared(outcome: Outcome) -> Outcome:
     """Return an outcome that shares nothing that can be changed with the one given: for whoever may change it."""
+    if not isinstance(outcome.value, (dict, list)):  # the rest is frozen
+        return outcome
     return outcome.model_copy(update={"value": copied(outcome.value)})

@@ -8,7 +8,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief, Item
+from prefect_dispatch.models import Brief, Item, Outcome
 from prefect_dispatch.strict import SOME, Strict, nearest
 
 
@@ -103,3 +103,13 @@ def test_an_item_that_cannot_be_kept(value: object, problem: str) -> None:
     """An item's value is one that JSON has, or an error before the run."""
     with pytest.raises(ValidationError, match=problem):
         Item.model_validate({"key": "a", "value": value})
+
+
+def test_what_was_given_is_kept_once_for_all() -> None:
+    """A copy with more says so of itself alone."""
+    one, other = (Outcome(brief="b", item=key, status="skipped") for key in "ab")
+    assert one.model_fields_set is other.model_fields_set
+    changed = one.model_copy(update={"value": 1})
+    assert changed.model_fields_set == {"brief", "item", "status", "value"}
+    assert other.model_fields_set == {"brief", "item", "status"}
+    assert Outcome(brief="b", item="a", status="skipped", value=1) == changed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import AwareDatetime, Field
 
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import Numerous, Strict
 
 LONGEST_TEXT = 2_000
 """Characters of an invalid answer that an attempt keeps."""
@@ -82,7 +82,7 @@ class Rejection(Strict):
         return Rejection(text=_cut(self.text, LONGEST_TEXT), problems=tuple(problems))
 
 
-class Attempt(Strict):
+class Attempt(Numerous):
     """One attempt at one ask: a request and its re-asks."""
 
     part: str = ""

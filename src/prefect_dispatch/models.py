@@ -15,7 +15,7 @@ from prefect_dispatch.command import Command
 from prefect_dispatch.outputs import Output, has_validators, normalise_output, show_output
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.split import Split
-from prefect_dispatch.strict import Kept, Strict
+from prefect_dispatch.strict import Kept, Numerous, Strict
 from prefect_dispatch.template import render
 
 __all__ = [
@@ -169,7 +169,7 @@ class Answer(Strict):
     """How it was made of the answers to parts of the item, where that was too long."""
 
 
-class Outcome(Strict):
+class Outcome(Numerous):
     """What one brief yielded for one item."""
 
     brief: str

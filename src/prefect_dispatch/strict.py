@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, model_val
 from pydantic_core import PydanticCustomError
 from pydantic_core.core_schema import no_info_after_validator_function
 from rapidfuzz import fuzz, process
+from typing_extensions import override
 
 from prefect_dispatch.fingerprint import flaw
 from prefect_dispatch.form import laid_out
@@ -91,3 +92,21 @@ class Strict(BaseModel):
                     "unknown_key", "unknown key {key}; {hint}", {"key": repr(key), "hint": nearest(str(key), known)}
                 )
         return keys
+
+
+class Numerous(Strict):
+    """A model of which a run holds as many as it has items: equal sets of names are one set.
+
+    pydantic keeps with each model which of its fields were given, in a set of its own: a third of what an outcome
+    took. Nothing changes such a set, as the model is frozen, and a copy has its own.
+    """
+
+    @override
+    def model_post_init(self, context: object, /) -> None:
+        """Take the set that others have."""
+        given = frozenset(self.__pydantic_fields_set__)
+        object.__setattr__(self, "__pydantic_fields_set__", _given.setdefault(given, self.__pydantic_fields_set__))
+
+
+_given: dict[frozenset[str], set[str]] = {}
+"""Few: who makes such models gives the same fields each time."""
