@@ -7,6 +7,7 @@ import json
 import re
 import sys
 import time
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -174,7 +175,7 @@ def test_a_peer_that_does_not_install(tmp_path: Path, monkeypatch: pytest.Monkey
         python_of("curator")
 
 
-@pytest.mark.parametrize("way", ["aiohttp_loop", "litellm_loop", "litellm_batch"])
+@pytest.mark.parametrize("way", ["aiohttp_loop", "litellm_loop"])
 @pytest.mark.slow
 def test_ways_without_prefect(way: str) -> None:
     """Each asks every item once, and one beforehand."""
@@ -182,13 +183,23 @@ def test_ways_without_prefect(way: str) -> None:
     assert (found["done"], found["requests"]) == (4, 4), found
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_ways_with_prefect() -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    "ways",
+    [
+        pytest.param(("ours", "prefect_map"), marks=pytest.mark.slow, id="main"),
+        pytest.param(
+            ("ours_alone", "ours_nobody", "ours_nobody_alone", "ours_planned", "prefect_gathered", "prefect_async_map"),
+            marks=pytest.mark.long,
+            id="others",
+        ),
+    ],
+)
+def test_ways_with_prefect(ways: tuple[str, ...]) -> None:
     """Each answers all, and the server has every task run of it, the integrator's among them."""
     lab = Lab()
     try:
-        for way in ("ours", "ours_nobody_alone", "prefect_map", "prefect_gathered", "ours_planned"):
+        for way in ways:
             found = lab.asked(way, QUICK, tuned=True)
             assert (found.get("done"), found.get("recorded")) == (4, found.get("made")), (way, found)
     finally:
@@ -199,9 +210,13 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     """It keeps each row at once, and where only the missing are measured, only what failed is measured again."""
     times: list[str] = []
 
+    def measured(way: str) -> Row:
+        times.append(way)
+        return {"seconds": 1.0} if way == "good" else {"failed": "no"}
+
     def cells(_: Lab, *, quick: bool) -> Iterator[Cell]:
-        for way, said in (("good", {"seconds": 1.0}), ("bad", {"failed": "no"})):
-            yield Cell("start", way, f"quick {quick}", 60, lambda way=way, said=said: times.append(way) or dict(said))
+        for way in ("good", "bad"):
+            yield Cell("start", way, f"quick {quick}", 60, partial(measured, way))
 
     monkeypatch.setattr("benchmarks.run.SECTIONS", {"start": cells})
     for more in ([], ["--missing"]):
