@@ -12,7 +12,7 @@ import yaml
 
 from prefect_dispatch.decisions import Choice, Decisions
 from prefect_dispatch.explain import explain
-from prefect_dispatch.ledger import FieldRow, Flag, LedgerRow, Loser, Proposal, Ref, Table, Violation
+from prefect_dispatch.ledger import Document, FieldRow, Flag, LedgerRow, Loser, Proposal, Ref, Table, Violation
 from prefect_dispatch.models import Failure, Outcome
 from prefect_dispatch.render import MAX_CHARACTERS, MAX_ROWS, cell, markdown, outcome_rows
 from prefect_dispatch.report import Gap, Report, Spending
@@ -252,6 +252,8 @@ def test_the_summary_names_what_needs_a_look() -> None:
     assert told[4] == "of that the integrator: asked 1, from the store 0, requests 2, tokens 0, cost unknown"
     assert told[5] == "No report.html: the log of the run says why."
     assert told[6].endswith("out/trust.csv, out/empty.csv")
+    beside = (Document(name="junit.xml", title="All", text="<testsuites/>"),)
+    assert "out/report.md, out/junit.xml, out/report.json" in summary(rich(documents=beside), Path("out"))
     asked = (Outcome(brief="q", item="a", status="succeeded", value=1),)
     assert summary(rich(asked=asked), Path("out")).endswith("out/questions.jsonl")
 

@@ -97,7 +97,8 @@ def summary(report: Report, out: Path | None) -> str:
     if out is not None:
         more = [f"{table.name}.csv" for table in report.tables] + ["questions.jsonl"] * bool(report.asked)
         pages = ["report.html"] * (out / "report.html").exists()
-        names = [*pages, "report.md", "report.json", "outcomes.jsonl", *more]
+        beside = [each.name for each in report.documents]
+        names = [*pages, "report.md", *beside, "report.json", "outcomes.jsonl", *more]
         if not pages:
             lines.append(f"No report.html: {lacking() or 'the log of the run says why.'}")
         lines.append("Report: " + ", ".join(str(out / name) for name in names))
