@@ -102,7 +102,7 @@ class Lab:
         store: str | None,
     ) -> dict[str, Any]:
         """Return what it took, and what of it Prefect's server has recorded, at what cost."""
-        before, cpu = server.count(), server.cpu_s()
+        before, cpu, database = server.count(), server.cpu_s(), server.database_cpu_s()
         with TemporaryDirectory(prefix="store-") as empty:
             env = {**server.env, "PREFECT_LOCAL_STORAGE_PATH": store or empty}
             found = run(command, limit_s=limit_s, env=env, memory=memory)
@@ -110,7 +110,7 @@ class Lab:
             self.servers.drop()
             return found
         records = server.settled(before, found["made"], found["ended"], RECORDING_S)
-        spent = server.cpu_s() - cpu
+        spent, of_database = server.cpu_s() - cpu, server.database_cpu_s()
         if records.recorded < found["made"]:
             self.servers.drop()
         return {
@@ -118,4 +118,9 @@ class Lab:
             "recorded": records.recorded,
             "lag_s": records.lag_s,
             "server_cpu_ms": round(1000 * spent / load.items, 3),
+            **(
+                {}
+                if database is None or of_database is None
+                else {"database_cpu_ms": round(1000 * (of_database - database) / load.items, 3)}
+            ),
         }

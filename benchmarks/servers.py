@@ -51,16 +51,22 @@ class PrefectServer:
         env: What lets a process talk to it.
     """
 
-    def __init__(self, url: str, env: Mapping[str, str], process: psutil.Process) -> None:
+    def __init__(
+        self, url: str, env: Mapping[str, str], process: psutil.Process, database: psutil.Process | None
+    ) -> None:
         """Keep where it is."""
         self.env = dict(env)
+        self._database = database
         self._api = httpx.Client(base_url=f"{url}/api", timeout=60)
         self._process = process
 
     def cpu_s(self) -> float:
         """Return the seconds of processor that it has taken, its own processes included."""
-        every = [self._process, *self._process.children(recursive=True)]
-        return sum(sum(each.cpu_times()[:2]) for each in every)
+        return _cpu_s(self._process)
+
+    def database_cpu_s(self) -> float | None:
+        """Return the same of its database, if that has a process of its own."""
+        return None if self._database is None else _cpu_s(self._database)
 
     def count(self) -> int:
         """Return how many task runs have ended, as far as it knows."""
@@ -105,10 +111,12 @@ def prefect_server(database: Database = "sqlite", *, tuned: bool = False) -> Gen
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         url = f"http://127.0.0.1:{port}"
+        database_process = None
         here = {"PREFECT_HOME": folder, "PREFECT_API_URL": f"{url}/api"}
         if database == "postgres":
             address = stack.enter_context(postgres(PASSWORD)).replace("psycopg2", "asyncpg")
             here["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = address
+            database_process = _postmaster(str(httpx.URL(address).port))
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
         env = {**kept, **CALM, **here, **(TUNED if tuned else {})}
         process = subprocess.Popen(  # noqa: S603 -- our own command
@@ -121,9 +129,21 @@ def prefect_server(database: Database = "sqlite", *, tuned: bool = False) -> Gen
         )
         stack.callback(end, process)
         _wait(f"{url}/api/health", process)
-        server = PrefectServer(url, here, psutil.Process(process.pid))
+        server = PrefectServer(url, here, psutil.Process(process.pid), database_process)
         stack.callback(server.close)
         yield server
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    return sum(sum(each.cpu_times()[:2]) for each in (process, *process.children(recursive=True)))
+
+
+def _postmaster(port: str) -> psutil.Process | None:
+    """Return the process of PostgreSQL that listens on a port."""
+    for process in psutil.process_iter(["name", "cmdline"]):
+        if process.info["name"] == "postgres" and port in (process.info["cmdline"] or ()):
+            return process
+    return None
 
 
 class Servers:

@@ -30,6 +30,9 @@ USED = 0.7
 HOURS = (24, 8, 1)
 S3 = {"put": 5.0e-6, "get": 4.0e-7, "gb_month": 0.023}
 """US dollars: the list prices of S3 Standard in us-east-1, 2025, for a PUT, a GET and a GB in a month."""
+UNSHARDED = "Prefect's server, were each item a task run"
+MOST_CALLS = 1000
+"""Calls that one run has under way at most (`limits.concurrency`)."""
 PUTS_PER_S = 3500
 """PUTs in a second that S3 promises under one prefix."""
 
@@ -41,9 +44,11 @@ class Costs:
     item_ms: float
     """Processor of a worker for an item: the call and all around it."""
     item_server_ms: float
-    """Processor of Prefect's server for an item in shards."""
+    """Processor of Prefect's server for an item in shards, in the largest run."""
     run_server_ms: float
     """The same for a task run."""
+    item_database_ms: float
+    """Processor of PostgreSQL for an item in shards."""
     item_kb: float
     """Memory of a run that an item takes until its end."""
     base_mb: float
@@ -55,7 +60,7 @@ class Costs:
 def costs(results: Results) -> Costs | None:
     """Return them; None where one was not measured."""
     call = found(results, "overhead", "ours")
-    shards = found(results, "records", "in shards, SQLite")
+    shards = found(results, "records", "in shards, PostgreSQL")
     alone = found(results, "records", "one each, SQLite")
     stored = found(results, "stored", "ours_again")
     scale = [row for row in results.rows("scale") if row["way"] == "ours_nobody" and "failed" not in row]
@@ -65,8 +70,9 @@ def costs(results: Results) -> Costs | None:
     item_mb = (large["rss_mb"] - small["rss_mb"]) / (large["done"] - small["done"])
     return Costs(
         item_ms=call["cpu_ms"],
-        item_server_ms=shards["server_cpu_ms"],
+        item_server_ms=large["server_cpu_ms"],
         run_server_ms=alone["server_cpu_ms"],
+        item_database_ms=shards["database_cpu_ms"],
         item_kb=1024 * item_mb,
         base_mb=small["rss_mb"] - item_mb * small["done"],
         record_bytes=stored["bytes"] / stored["files"],
@@ -96,13 +102,12 @@ def stages(measured: Costs, rate: float, workers: int) -> Iterator[Stage]:
     yield Stage("workers' cores", f"{cores:,.1f} cores of work", cores / (workers * CORES))
     server = rate * measured.item_server_ms / 1000
     yield Stage("Prefect's server, one core", f"{runs:,.2f} task runs", server)
-    yield Stage("its database", f"{4 * runs:,.1f} rows and {3 * runs:,.1f} events", server / 2)
-    alone = rate * measured.run_server_ms / 1000
-    yield Stage("the same, were each item a task run", f"{rate:,.0f} task runs", alone)
+    database = rate * measured.item_database_ms / 1000
+    yield Stage("its database, one core", f"{4 * runs:,.1f} rows and {3 * runs:,.1f} events of them", database)
     written = f"{rate:,.0f} PUTs, {rate * measured.record_bytes / 2**20:,.2f} MB"
     yield Stage("S3, one prefix", written, rate / PUTS_PER_S)
-    held = (measured.base_mb + RUN * measured.item_kb / 1024) / 1024
-    yield Stage("memory of a run, of 4 GB a core", f"{held:,.2f} GB", held / 4)
+    alone = rate * measured.run_server_ms / 1000
+    yield Stage(UNSHARDED, f"{rate:,.0f} task runs", alone)
 
 
 def tables(results: Results) -> str:
@@ -110,30 +115,37 @@ def tables(results: Results) -> str:
     measured = costs(results)
     if measured is None:
         return "Not measured yet."
-    plans: list[list[str]] = []
-    for hours in HOURS:
-        rate = ITEMS / hours / 3600
-        workers = _workers(measured, rate)
-        planned = [each for each in stages(measured, rate, workers) if "were each" not in each.name]
-        first = max(planned, key=lambda stage: stage.use)
-        calls = rate * LATENCY_S
-        plans.append(
-            [f"{hours} h", f"{rate:,.0f}", f"{calls:,.0f}", str(workers), f"{first.name} ({100 * first.use:.0f} %)"]
-        )
-    rate = ITEMS / 8 / 3600
-    workers = _workers(measured, rate)
     return "\n\n".join(
         [
-            table(("in", "items a second", "calls under way", f"workers of {CORES} cores", "used most"), plans),
-            "In 8 hours, every second:",
             table(
-                ("stage", "sees", "used"),
-                ([stage.name, stage.seen, f"{100 * stage.use:,.0f} %"] for stage in stages(measured, rate, workers)),
+                ("in", "items a second", "calls under way", "runs at once", f"workers of {CORES} cores", "used most"),
+                (_planned(measured, hours) for hours in HOURS),
             ),
-            "Money for the store, all told, beside the model's:",
+            f"In {HOURS[1]} hours, every second:",
+            table(("stage", "sees", "used", "full at items a second"), _seen(measured, ITEMS / HOURS[1] / 3600)),
+            f"A run of {RUN:,} items holds {_held_gb(measured):,.2f} GB at its end. Money for the store:",
             table(("store", "requests", "US dollars"), _money(measured)),
         ]
     )
+
+
+def _planned(measured: Costs, hours: float) -> list[str]:
+    rate = ITEMS / hours / 3600
+    workers, calls = _workers(measured, rate), rate * LATENCY_S
+    runs = max(math.ceil(calls / MOST_CALLS), math.ceil(rate * measured.item_ms / 1000 / USED))
+    planned = [each for each in stages(measured, rate, workers) if each.name != UNSHARDED]
+    first = max(planned, key=lambda stage: stage.use)
+    used = f"{first.name}, {100 * first.use:,.0f} %"
+    return [f"{hours} h", f"{rate:,.0f}", f"{calls:,.0f}", f"{runs}", f"{workers}", used]
+
+
+def _seen(measured: Costs, rate: float) -> Iterator[list[str]]:
+    for stage in stages(measured, rate, _workers(measured, rate)):
+        yield [stage.name, stage.seen, f"{100 * stage.use:,.0f} %", f"{rate / stage.use:,.0f}"]
+
+
+def _held_gb(measured: Costs) -> float:
+    return (measured.base_mb + RUN * measured.item_kb / 1024) / 1024
 
 
 def _workers(measured: Costs, rate: float) -> int:
