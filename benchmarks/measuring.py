@@ -85,7 +85,11 @@ class Lab:
             whole = [*(command or module("ways", way)), load.text, model.url]
             if "prefect" in way or way.startswith("ours"):
                 server = self.servers.get(database, tuned=tuned)
-                found = self._recorded(server, whole, load, limit_s, memory, store)
+                try:
+                    found = self._recorded(server, whole, load, limit_s, memory, store)
+                except BaseException:
+                    self.servers.drop()
+                    raise
             else:
                 found = run(whole, limit_s=limit_s, memory=memory)
             if load.ideal_s and "seconds" in found:

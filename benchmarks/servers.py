@@ -57,8 +57,13 @@ class PrefectServer:
         """Keep where it is."""
         self.env = dict(env)
         self._database = database
-        self._api = httpx.Client(base_url=f"{url}/api", timeout=60)
+        self._api = httpx.Client(base_url=f"{url}/api", timeout=180)
         self._process = process
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is still there."""
+        return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
 
     def cpu_s(self) -> float:
         """Return the seconds of processor that it has taken, its own processes included."""
@@ -157,7 +162,7 @@ class Servers:
 
     def get(self, database: Database = "sqlite", *, tuned: bool = False) -> PrefectServer:
         """Return one of a kind; it is started, and one of another kind ended, if need be."""
-        if self._server is None or self._kind != (database, tuned):
+        if self._server is None or self._kind != (database, tuned) or not self._server.runs:
             self.drop()
             self._server = self._running.enter_context(prefect_server(database, tuned=tuned))
             self._kind = database, tuned
