@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from concurrent.futures import BrokenExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 import pytest
@@ -14,16 +14,18 @@ from hypothesis import strategies as st
 from prefect import flow
 from prefect.exceptions import CancelledRun
 
-from prefect_dispatch import Brief, Limits, Outcome, Reply, Usage
-from prefect_dispatch.errors import RejectedError, TerminalError, TransientError
+from prefect_dispatch import Brief, Limits, Outcome, Reply, Usage, dispatch
+from prefect_dispatch.errors import JobError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.models import Item
 from prefect_dispatch.tasks import away, errands
 from prefect_dispatch.tasks.elsewhere import Elsewhere, Room
 from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.independence import Independence
 from prefect_dispatch.tasks.run_brief import answer_shelf
+from prefect_dispatch.tasks.shelf import Shelf
 from prefect_dispatch.tasks.work import work_of
-from tests.tasks.beside import WORLDS, Shout, World, beside
+from prefect_dispatch.testing import ScriptedExecutor
+from tests.tasks.beside import WORLDS, Beside, Shout, World, beside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -413,4 +415,53 @@ def test_room_that_can_not_be_told_is_as_it_was(world: World) -> None:
     """A cluster that doesn't answer for a moment has what it had."""
     told = iter([Room(2, 2)])
     outcomes, _ = ran(world, Elsewhere(beside(world).make, lambda _: next(told)))
+    assert {each.status for each in outcomes.values()} == {"succeeded"}
+
+
+def test_what_comes_as_a_list_counts_by_its_attempts(world: World) -> None:
+    """As from runs of a deployment: what they spent is what their attempts say."""
+    world.plainly = True
+    outcomes, fan_out = ran(world, limits=QUICK.model_copy(update={"budget_requests": 13}))
+    assert {each.status for each in outcomes.values()} == {"succeeded"}
+    assert fan_out.stop is None
+    assert sorted(world.asks) == KEYS
+
+
+def test_the_task_runner_of_the_flow_is_taken(world: World) -> None:
+    """One that somebody has given the flow has shards as one that the job names."""
+    name = next(name for name, each in WORLDS.items() if each is world)
+    ours = dispatch.with_options(task_runner=cast("Any", Beside(world)))
+    report = ours([BRIEF], KEYS, executor=Shout(name), limits=QUICK.model_copy(update={"budget_requests": 12}))
+    assert (report.status, report.usage.requests) == ("complete", 12)
+    assert sum(world.sizes) >= 12
+    assert sorted(world.asks) == KEYS
+
+
+def test_an_executor_that_can_not_be_sent_is_refused(world: World) -> None:
+    """Before anything is begun."""
+    ours = dispatch.with_options(task_runner=cast("Any", Beside(world)))
+    with pytest.raises(JobError, match="ScriptedExecutor can't be sent to another process"):
+        ours([BRIEF], KEYS, executor=ScriptedExecutor({}), limits=QUICK)
+    assert world.sizes == []
+
+
+def test_a_storage_that_fails_now_and_then_ends_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shard that can't see for a moment whether it is wanted goes on."""
+    reads: list[str] = []
+
+    class Failing(Shelf):
+        def read(self, key: str) -> bytes | None:
+            if "wanted" in key:
+                reads.append(key)
+                if len(reads) % 3 == 0:
+                    raise TransientError("away for a moment")
+            return super().read(key)
+
+    async def script(ask: Ask) -> str:
+        await asyncio.sleep(0.05)
+        return ask.item.key
+
+    world.script = script
+    monkeypatch.setattr(errands, "Shelf", Failing)
+    outcomes, _ = ran(world, keys=KEYS[:2], limits=QUICK.model_copy(update={"shard": 2, "concurrency": 1}))
     assert {each.status for each in outcomes.values()} == {"succeeded"}
