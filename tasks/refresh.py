@@ -37,8 +37,8 @@ def asked_again(work: Sequence[Work], refresh: bool | str | Sequence[str]) -> fr
     """Return the fingerprints of the work that is to be asked again whether or not an answer is stored.
 
     A pattern means the work whose name `brief/item`, or whose item's key, it is or matches as a
-    glob: `*` and `?` match `/`, too. Equal work has one answer: it is asked again for all of
-    it where a pattern means any of it.
+    glob: `*` and `?` match `/`, too. Where no item is called so, the name of a brief means all of its work. Equal
+    work has one answer: it is asked again for all of it where a pattern means any of it.
 
     Args:
         work: Every (brief, item).
@@ -58,6 +58,7 @@ def asked_again(work: Sequence[Work], refresh: bool | str | Sequence[str]) -> fr
 def _meant(pattern: str, work: Sequence[Work]) -> set[str]:
     """Return the fingerprints of the work that a pattern means."""
     found = {each.fingerprint for each in work if _means(pattern, each.item.key) or _means(pattern, str(each.ref))}
+    found = found or {each.fingerprint for each in work if each.brief.name == pattern}
     if not found:
         names = [str(each.ref) for each in work[:SEARCHED]]
         near = ", ".join(repr(match[0]) for match in process.extract(pattern, names, limit=NEAREST))

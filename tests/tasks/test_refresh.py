@@ -34,6 +34,7 @@ def meant(refresh: bool | str | list[str]) -> set[str]:  # noqa: FBT001 -- the f
         pytest.param("terms/mit.txt", {"terms/mit.txt"}, id="a-name"),
         pytest.param(["*/mit.txt"], {"terms/mit.txt", "year/mit.txt"}, id="any-brief"),
         pytest.param(["year/*"], {f"year/{key}" for key in KEYS}, id="a-brief"),
+        pytest.param("year", {f"year/{key}" for key in KEYS}, id="the-name-of-a-brief"),
         pytest.param(["notes/a.txt"], {"terms/notes/a.txt", "year/notes/a.txt"}, id="a-key-with-a-slash"),
         pytest.param(["notes/*.t?t", "terms/*.md"], {"terms/notes/a.txt", "year/notes/a.txt", "terms/notes/b.md"}),
         pytest.param(["year/app/[id].ts"], {"year/app/[id].ts"}, id="brackets-for-themselves"),
@@ -44,6 +45,15 @@ def meant(refresh: bool | str | list[str]) -> set[str]:  # noqa: FBT001 -- the f
 def test_a_pattern_means_names_and_keys(refresh: bool | str | list[str], names: set[str]) -> None:  # noqa: FBT001 -- see above
     """By its item, by brief and item, or as a glob of either."""
     assert meant(refresh) == names
+
+
+def test_an_item_is_meant_before_a_brief() -> None:
+    """Where an item has the name of a brief, no more is asked than is sure to be meant; nor does a glob mean briefs."""
+    work = work_of(BRIEFS, [Item(key=key, value=key) for key in ("year", "a")], ScriptedExecutor({}))
+    again = asked_again(work, "year")
+    assert [str(each.ref) for each in work if each.fingerprint in again] == ["terms/year", "year/year"]
+    with pytest.raises(JobError, match="no work is called 'term\\?'"):
+        asked_again(work, "term?")
 
 
 def test_everything_is_everything() -> None:
