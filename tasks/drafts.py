@@ -114,6 +114,12 @@ class KeptDraft:
             with suppress(TransientError):  # it is still in the memory
                 await self._write()
 
+    async def leave(self) -> None:
+        """Leave the work to others, as nothing was sent."""
+        if not self._alone:
+            with suppress(TransientError):
+                await self._write(until=0.0)
+
     async def end(self, *, settled: bool) -> None:
         """Forget what was heard, as the attempt failed and its spending is told; keep the replies if not settled."""
         if self._taken:

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect.filesystems import LocalFileSystem
@@ -51,7 +52,7 @@ class Place:
         """Return the place that Prefect has for a task run, which looks there before the next."""
         return cls(cast("ResultStore", transaction.store), cast("str", transaction.key), lasts)
 
-    @property
+    @cached_property
     def shelf(self) -> Shelf:
         """The storage."""
         return Shelf(cast("WritableFileSystem", self.store.result_storage))
@@ -71,6 +72,10 @@ class Place:
         return ResultRecord(result=answer, metadata=metadata).serialize()
 
 
+class UnwantedError(Exception):
+    """Nobody is to be asked any more; nothing was sent."""
+
+
 async def once(
     place: Place, work: Work, ask: Callable[[Draft], Awaitable[Answer]], *, call_s: float, again: bool
 ) -> tuple[Answer, bool]:
@@ -85,6 +90,7 @@ async def once(
 
     Raises:
         ExecutorError: If there is no valid answer, or the storage can't be used: then nobody is asked.
+        UnwantedError: If `ask` raises it before it has sent anything.
     """
     shelf = place.shelf
     async with held(place.key, shelf.folder) as alone:
@@ -95,10 +101,18 @@ async def once(
             draft = await begun(shelf, place.key, work.fingerprint, look, alone=alone, call_s=call_s)
             with suppress(TakenError):
                 if draft is not None:
-                    answer = await ask(draft)
+                    answer = await _asked(ask, draft)
                     await _store(place, answer, draft)
                     return answer, False
             await asyncio.sleep(POLL_S)
+
+
+async def _asked(ask: Callable[[Draft], Awaitable[Answer]], draft: KeptDraft) -> Answer:
+    try:
+        return await ask(draft)
+    except UnwantedError:
+        await draft.leave()
+        raise
 
 
 async def _store(place: Place, answer: Answer, draft: KeptDraft) -> None:

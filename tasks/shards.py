@@ -23,7 +23,7 @@ from prefect_dispatch.scrub import scrub
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.errands import Ended, Errand, Sent, Told
 from prefect_dispatch.tasks.gates import gate_of
-from prefect_dispatch.tasks.once import Place, once
+from prefect_dispatch.tasks.once import Place, UnwantedError, once
 from prefect_dispatch.tasks.run_brief import JITTER, NAME_LENGTH, asked, is_transient, run_brief, run_name
 from prefect_dispatch.tasks.store import key_of
 
@@ -177,6 +177,7 @@ class _Doing:
     def __init__(self, under: _Under, executor: Executor, limits: Limits, group: str) -> None:
         self._under, self._executor, self._limits, self._group = under, executor, limits, group
         self._store = get_result_store()
+        self._places = gate_of(group, limits).places
         self._listener = under.listener
         self._met_by_all = False
 
@@ -186,32 +187,33 @@ class _Doing:
         return self._met_by_all or (self._listener is not None and self._listener.stopped)
 
     async def all(self) -> None:
-        """Do what is left, as many at once as there are places."""
+        """Do what is left: as much at once as there are places, though all are begun before there is one for them."""
         waiting = iter([work for work in self._under.shard.work if work.fingerprint not in self._under.settled])
         at_once = min(self._limits.concurrency, len(self._under.shard.work))
         await asyncio.gather(*(self._some(waiting) for _ in range(at_once)))
 
     async def _some(self, waiting: Iterator[Work]) -> None:
-        places = gate_of(self._group, self._limits).places
-        while True:
-            async with places:
-                work = next(waiting, None)
-                if work is None or self.stopped:
-                    return
-                await self._one(work)
+        while not self.stopped and (work := next(waiting, None)):
+            await self._one(work)
 
     async def _one(self, work: Work) -> None:
         failed = self._under.passing.pop(work.fingerprint, None)
         before = failed.attempts if failed else ()
 
         async def ask(draft: Draft) -> Answer:
-            answer = await asked(work.brief, work.item, self._executor, self._limits, self._group, draft)
+            async with self._places:  # not before: what is looked up and stored meanwhile holds up no call
+                if self.stopped:
+                    raise UnwantedError
+                answer = await asked(work.brief, work.item, self._executor, self._limits, self._group, draft)
             return answer.model_copy(update={"attempts": (*before, *answer.attempts), "fingerprint": work.fingerprint})
 
         place = Place(self._store, key_of(work.fingerprint), run_brief.cache_expiration)
         again = work.fingerprint in self._under.shard.again
         try:
             answer, stored = await once(place, work, ask, call_s=self._limits.timeout_s, again=again)
+        except UnwantedError:
+            if failed:
+                self._under.passing[work.fingerprint] = failed
         except ExecutorError as error:
             error.attempts = (*before, *error.attempts)
             if isinstance(error, TransientError):

@@ -37,11 +37,21 @@ class Amount(NamedTuple):
 
     def __add__(self, other: Amount) -> Amount:  # type: ignore[override]  # no tuple is appended to an amount
         """Return the sum."""
-        return Amount(*map(sum, zip(self, other, strict=True)))
+        return Amount(
+            self.requests + other.requests,
+            self.prompt + other.prompt,
+            self.completion + other.completion,
+            self.nano_usd + other.nano_usd,
+        )
 
     def __sub__(self, other: Amount) -> Amount:
         """Return the difference."""
-        return Amount(*(one - two for one, two in zip(self, other, strict=True)))
+        return Amount(
+            self.requests - other.requests,
+            self.prompt - other.prompt,
+            self.completion - other.completion,
+            self.nano_usd - other.nano_usd,
+        )
 
 
 NOTHING = Amount()
@@ -56,10 +66,14 @@ class Scale(NamedTuple):
 
     def applied(self, counted: Amount) -> Amount:
         """Return what to reserve for a call."""
+        if not any(counted[1:]):  # nothing was counted, as nothing is bounded
+            return counted
         return Amount(counted.requests, *(math.ceil(one * by) for one, by in zip(counted[1:], self, strict=True)))
 
     def learned(self, counted: Amount, used: Amount) -> Scale:
         """Return the scale that would have been enough for this call too."""
+        if not any(counted[1:]):
+            return self
         seen = zip(self, counted[1:], used[1:], strict=True)
         return Scale(*(max(by, Fraction(took, said)) if said else by for by, said, took in seen))
 
