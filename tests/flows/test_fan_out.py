@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import json
 import linecache
+import os
 import sys
 import threading
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -30,28 +32,36 @@ from prefect.settings import (
     PREFECT_LOCAL_STORAGE_PATH,
     temporary_settings,
 )
-from prefect.states import Cancelled, Crashed, Running
+from prefect.states import Cancelled, Completed, Crashed, Running
 from pydantic import BaseModel
 
 from prefect_dispatch import LLM, Ask, Brief, Item, Limits, PythonCallable, Reply, dispatch
 from prefect_dispatch.checks import Function
 from prefect_dispatch.cli import main
 from prefect_dispatch.errors import DispatchFailed, JobError
+from prefect_dispatch.flows import by_deployment
 from prefect_dispatch.flows.by_deployment import ByDeployment, way_to
 from prefect_dispatch.flows.work_shard import work_shard
+from prefect_dispatch.progress import Progress, listener
 from prefect_dispatch.tasks import deployment_runner
-from prefect_dispatch.tasks.shard_places import CAME, FOLDER
-from prefect_dispatch.tasks.store import PREFIX
+from prefect_dispatch.tasks.child_runs import ChildRuns
+from prefect_dispatch.tasks.run_brief import answer_shelf
+from prefect_dispatch.tasks.shard_places import CAME, FOLDER, ShardPlaces
+from prefect_dispatch.tasks.shard_results import Done, WrittenResult
 from prefect_dispatch.tasks.work import work_of
 from tests.openai_server import Behaviour, document, failure, openai_server
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
     from uuid import UUID
 
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.responses import DeploymentResponse
 
     from prefect_dispatch import Report
+    from prefect_dispatch.tasks.child_runs import Seen
     from tests.openai_server import OpenAIServer
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -102,14 +112,19 @@ class Worker:
 
     def work(self) -> None:
         """Work until the end."""
-        due = FlowRunFilterStateType(any_=[StateType.SCHEDULED])
         while not self._ended.wait(0.1):
-            with get_client(sync_client=True) as client:
-                for run in client.read_flow_runs(
-                    deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self.id])),
-                    flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=due)),
-                ):
-                    self._take(run)
+            for run in self.due():
+                self._take(run)
+
+    def due(self) -> list[FlowRun]:
+        """Return the runs that wait for a worker."""
+        with get_client(sync_client=True) as client:
+            return client.read_flow_runs(
+                deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self.id])),
+                flow_run_filter=FlowRunFilter(
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.SCHEDULED]))
+                ),
+            )
 
     def _take(self, run: FlowRun) -> None:
         self.runs.append(run)
@@ -208,17 +223,18 @@ def test_what_somebody_cancels_is_a_gap(model: OpenAIServer) -> None:
 
 
 def spoilt(run: FlowRun) -> None:
-    """Work on a shard, and spoil what it wrote."""
-    run_flow(work_shard, flow_run=run, parameters=run.parameters, return_type="state")
-    folder = PREFECT_LOCAL_STORAGE_PATH.value()
-    (folder / f"{run.parameters['shard']}{CAME}").write_text("{")
+    """Work on a shard, spoil what that has written, and only then say that it has ended."""
+    work_shard(shard=run.parameters["shard"], return_state=True)
+    (PREFECT_LOCAL_STORAGE_PATH.value() / f"{run.parameters['shard']}{CAME}").write_text("{")
+    set_state(Completed())(run)
 
 
-def emptied(run: FlowRun) -> None:
-    """Work on a shard, and take its answers away."""
-    run_flow(work_shard, flow_run=run, parameters=run.parameters, return_type="state")
-    for answer in PREFECT_LOCAL_STORAGE_PATH.value().glob(f"{PREFIX}{'[0-9a-f]' * 64}"):
-        answer.unlink()
+def boasts(run: FlowRun) -> None:
+    """Say that all is answered, and store nothing."""
+    key, places = run.parameters["shard"], ShardPlaces(answer_shelf())
+    done = tuple(Done(fingerprint=each.fingerprint) for each in places.shard(key).work)
+    places.answer(key, WrittenResult(shard=key.rpartition("/")[2], done=done))
+    set_state(Completed())(run)
 
 
 @pytest.mark.slow
@@ -234,8 +250,8 @@ def test_what_is_spoilt_on_its_way_is_found_in_the_store(model: OpenAIServer) ->
 def test_an_answer_that_is_nowhere_is_asked_again_but_not_for_ever(model: OpenAIServer) -> None:
     """A storage that forgets: three times, and then it is a gap."""
     with pytest.raises(DispatchFailed) as failed:
-        ran(model, emptied, emptied, emptied, items=KEYS[:1])
-    assert ([gap.error.kind for gap in failed.value.report.gaps], model.count) == (["storage"], 3)
+        ran(model, boasts, boasts, boasts, items=KEYS[:1])
+    assert ([gap.error.kind for gap in failed.value.report.gaps], model.count) == (["storage"], 0)
 
 
 @pytest.mark.slow
@@ -440,3 +456,84 @@ def test_what_is_no_key_is_no_shard() -> None:
     """A run that somebody starts by hand says so."""
     state = work_shard(shard="x", return_state=True)
     assert state.is_failed()
+
+
+@pytest.mark.slow
+def test_an_api_that_refuses_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A deployment that is gone in the middle of a run: nobody waits for it."""
+
+    def gone(_: FlowRun) -> None:
+        """Never called."""
+
+    worker = Worker(f"w-{uuid4().hex}", [gone])
+    by = ByDeployment(deployment=worker.name)
+    found = by_deployment._found  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- between the look and the first run
+
+    def last_seen(client: SyncPrefectClient, by: ByDeployment) -> DeploymentResponse:
+        seen = found(client, by)
+        client.delete_deployment(seen.id)
+        return seen
+
+    monkeypatch.setattr(by_deployment, "_found", last_seen)
+    with pytest.raises(DispatchFailed, match="Its runs can't be watched") as failed:
+        dispatch([BRIEF], KEYS, executor=ANY, limits=Limits(shard=3), fan_out=by)
+    assert {gap.error.kind for gap in failed.value.report.gaps} == {"worker", "circuit"}
+
+
+@pytest.mark.slow
+def test_an_outage_of_the_api_is_waited_for(model: OpenAIServer, key: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first looks fail; nothing is given up for that."""
+    looks = iter([httpx.ConnectError("refused"), httpx.ReadTimeout("late")])
+    look = ChildRuns.look
+
+    def away(self: ChildRuns, runs: Sequence[UUID]) -> dict[UUID, Seen]:
+        if error := next(looks, None):
+            raise error
+        return look(self, runs)
+
+    monkeypatch.setattr(ChildRuns, "look", away)
+    report, _ = ran(model)
+    assert report.status == "complete"
+    assert next(looks, None) is None
+
+
+@pytest.mark.slow
+def test_a_check_that_breaks_here_is_told_of(model: OpenAIServer, key: None, own_code: Path) -> None:
+    """Where the answer of a run elsewhere is looked at, as anywhere."""
+    (own_code / "own_shout.py").write_text(
+        "def check(value, item):\n    if __import__('os').environ.get('BROKEN'): raise OSError('here')\n"
+    )
+    brief = BRIEF.model_copy(update={"checks": (Function(function="own_shout:check"),)})
+
+    def broken_here(run: FlowRun) -> None:
+        work_shard(shard=run.parameters["shard"], return_state=True)
+        os.environ["BROKEN"] = "1"
+        set_state(Completed())(run)
+
+    try:
+        with pytest.raises(DispatchFailed, match="OSError: here"):
+            ran(model, broken_here, items=KEYS[:1], brief=brief)
+    finally:
+        os.environ.pop("BROKEN", None)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_interrupted_leaves_no_child(model: OpenAIServer, key: None, store: Path) -> None:
+    """Nobody has begun its runs: they are cancelled, and what was written for them is gone."""
+    worker = Worker(f"w-{uuid4().hex}", [])
+
+    def stop(progress: Progress) -> None:
+        if progress.in_flight:
+            wait_until(lambda: len(worker.due()) == 2, "two runs wait")
+            raise KeyboardInterrupt
+
+    by = ByDeployment(deployment=worker.name)
+    token = listener.set(stop)
+    try:
+        limits = Limits(shard=3, grace_s=0)
+        state = dispatch([BRIEF], KEYS, executor=ANY, limits=limits, fan_out=by, return_state=True)
+    finally:
+        listener.reset(token)
+    assert state.is_cancelled()
+    assert worker.due() == []
+    assert not list((store / FOLDER).glob("*/*"))
