@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from prefect_dispatch.errors import DependenceError
 from prefect_dispatch.ledger import Ref
 from prefect_dispatch.strict import Strict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 SHOWN = 20
 """How many findings are kept; the rest is counted."""
@@ -70,4 +74,11 @@ def require_independence(independence: Independence, on_dependence: Literal["ref
     ]
     if counted:
         more = [f"And {independence.more:,} more."] if independence.more else []
-        raise DependenceError([*(finding.message for finding in counted), *more])
+        raise DependenceError([*_told(counted), *more])
+
+
+def _told(findings: Sequence[Finding]) -> Iterator[str]:
+    """Yield the sentence of each finding; a way out that the next one has, too, is told there."""
+    parts = [finding.message.rpartition("; ") for finding in findings]
+    for (pair, _, way_out), (_, _, following) in zip_longest(parts, parts[1:], fillvalue=("", "", "")):
+        yield f"{pair}." if pair and way_out == following else f"{pair}; {way_out}" if pair else way_out

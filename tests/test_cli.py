@@ -205,6 +205,7 @@ def test_a_failed_run_says_so(job: Path, capsys: pytest.CaptureFixture[str]) -> 
         pytest.param(["run"], id="no-job"),
         pytest.param(["run", "job.yaml", "--limit", "0"], id="no-items"),
         pytest.param(["run", "job.yaml", "--limit", "some"], id="not-a-number"),
+        pytest.param(["run", "job.yaml", "--out", ""], id="no-folder"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

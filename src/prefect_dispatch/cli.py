@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = _job_command(commands, "run", _run, "run a job")
-    run.add_argument("--out", metavar="DIR", type=Path, help="write the report, every outcome and every table there")
+    run.add_argument("--out", metavar="DIR", type=_folder, help="write the report, every outcome and every table there")
     _job_command(commands, "plan", _plan, "say what a job would take; nothing is asked")
 
     explain = commands.add_parser("explain", help="tell how a value or an item of a report came about")
@@ -102,6 +102,12 @@ def _job_command(
         help="ask again even where an answer is stored: all of it, or what patterns name (`terms/*.txt`, `mit.txt`)",
     )
     return parser
+
+
+def _folder(text: str) -> Path:
+    if text.strip():
+        return Path(text)
+    raise argparse.ArgumentTypeError("it is empty; name a folder, such as report, or leave it out")
 
 
 def _positive(text: str) -> int:

@@ -336,3 +336,21 @@ def test_a_refusal_says_how_many_more() -> None:
     with pytest.raises(DependenceError, match=r"And 1,029 more\.$") as refused:
         require_independence(found, "refuse")
     assert len(refused.value.findings) == SHOWN + 1
+
+
+def test_what_mends_several_pairs_is_told_once() -> None:
+    """Every pair is named, and behind the last of a kind the way out of all of them."""
+    briefs = [
+        brief("one", writes=["a; b"]),
+        brief("two", writes=["a; b"], resources=["db"]),
+        brief("three", resources=["db"]),
+    ]
+    found = preflight([*briefs, brief("four", writes=["a; b"])], [Item(key="k", value="v")])
+    with pytest.raises(DependenceError) as refused:
+        require_independence(found, "refuse")
+    told = str(refused.value)
+    assert told.count("both write 'a; b'.") == 1
+    assert told.count("both write 'a; b'; give each a path of its own") == 1
+    assert told.count("give each") == 2
+    assert told.count("'three/k' and 'two/k' both need 'db' for themselves; give each its own, or set") == 1
+    assert all("; " in finding.message for finding in found.findings)
