@@ -9,13 +9,14 @@ import os
 import sys
 import threading
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import httpx
 import pytest
-from prefect import get_client
+from prefect import flow, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
     DeploymentFilter,
@@ -33,21 +34,24 @@ from prefect.settings import (
     temporary_settings,
 )
 from prefect.states import Cancelled, Completed, Crashed, Running
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from prefect_dispatch import LLM, Ask, Brief, Item, Limits, PythonCallable, Reply, dispatch
 from prefect_dispatch.checks import Function
 from prefect_dispatch.cli import main
 from prefect_dispatch.errors import DispatchFailed, JobError
 from prefect_dispatch.flows import by_deployment
-from prefect_dispatch.flows.by_deployment import ByDeployment, way_to
+from prefect_dispatch.flows.by_deployment import ByDeployment, FanOutTo, way_to
 from prefect_dispatch.flows.work_shard import work_shard
 from prefect_dispatch.progress import Progress, listener
 from prefect_dispatch.tasks import deployment_runner
 from prefect_dispatch.tasks.child_runs import ChildRuns
+from prefect_dispatch.tasks.deployment_runner import DeploymentRunner, Target
+from prefect_dispatch.tasks.errands import Ended, Sent
 from prefect_dispatch.tasks.run_brief import answer_shelf
 from prefect_dispatch.tasks.shard_places import CAME, FOLDER, ShardPlaces
 from prefect_dispatch.tasks.shard_results import Done, WrittenResult
+from prefect_dispatch.tasks.shards import Shard, sharded
 from prefect_dispatch.tasks.work import work_of
 from tests.openai_server import Behaviour, document, failure, openai_server
 from tests.waiting import wait_until
@@ -450,6 +454,62 @@ def test_an_api_that_is_away_is_told_of() -> None:
     away = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0})
     with away, pytest.raises(JobError, match="fan_out: Prefect's API can't be reached"):
         way_to(ByDeployment(), work, ANY, Path.cwd())
+
+
+class Forbidding(BaseHTTPRequestHandler):
+    """An API that refuses us."""
+
+    def do_GET(self) -> None:
+        """Refuse."""
+        self.send_response(403)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 -- the signature
+        """Say nothing."""
+
+
+def test_an_api_that_forbids_is_told_of() -> None:
+    """A token that may not read deployments."""
+    work = work_of([BRIEF], [Item(key="a", value="a")], ANY)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Forbidding) as server:
+        threading.Thread(target=server.serve_forever).start()
+        there = temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{server.server_port}/api"})
+        with there, pytest.raises(JobError, match="fan_out: Prefect's API refuses to tell of 'work-shard/work-shard'"):
+            way_to(ByDeployment.model_validate({}), work, ANY, Path.cwd())
+        server.shutdown()
+
+
+def test_a_pool_that_needs_no_worker_is_not_waited_for() -> None:
+    """One that pushes runs to a cloud; and `fan_out: deployment` goes to a deployment of its own."""
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name="pushes", type="cloud-run:push"))
+    made("work-shard", work_pool_name="pushes")
+    work = work_of([BRIEF], [Item(key="a", value="a")], ANY)
+    way = way_to(TypeAdapter[ByDeployment](FanOutTo).validate_python("deployment"), work, ANY, Path.cwd())
+    assert way.notes == ()
+    assert way.where is not None
+    assert way.where.room(None) == (4, 4)
+    assert way_to(None, work, ANY, Path.cwd()) == (None, ())
+
+
+@pytest.mark.slow
+def test_a_runner_that_can_not_go_on_takes_nothing_more() -> None:
+    """What is submitted after that is refused at once, and whoever waits is told why."""
+
+    @flow
+    def asks() -> list[object]:
+        runner: Any = DeploymentRunner(Target(uuid4(), "work-shard/gone", "/")).duplicate()
+        sent = Sent(uuid4().hex, uuid4().hex)
+        shard = Shard(tuple(work_of([BRIEF], [Item(key="a", value="a")], ANY)), sent=sent)
+        with runner:
+            task = sharded(Limits())
+            parameters = {"shard": shard, "executor": ANY, "limits": Limits()}
+            said: list[object] = [runner.submit(task=task, parameters=parameters).result() for _ in range(2)]
+            return said
+
+    for ended in asks():
+        assert isinstance(ended, Ended)
+        assert "Deployment not found" in str(ended.told[0].said)
 
 
 def test_what_is_no_key_is_no_shard() -> None:
