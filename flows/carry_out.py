@@ -31,6 +31,7 @@ from prefect_dispatch.flows.settle import Clock, settle
 from prefect_dispatch.flows.sharing import share_of, sharing
 from prefect_dispatch.flows.task_runners import shards_of
 from prefect_dispatch.heap import at_rest
+from prefect_dispatch.inert import plain
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.sources import sound
 from prefect_dispatch.tasks.fan_out import FanOut
@@ -151,7 +152,7 @@ def carry_out(
         known = recorded.model_dump(exclude_defaults=True)
         report = report.model_copy(update={"run": {**report.run, "task_runs": known}})
         for sentence in filter(None, (*_unanswered(report), recorded.note)):
-            log.warning("%s", sentence)
+            log.warning("%s", plain(sentence))
         report = memory.compared(delivered(report, job.integrator, place))
         if files is not None:
             tell_files(report, write_files(report, files), parts.items, place)

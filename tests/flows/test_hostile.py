@@ -200,7 +200,7 @@ def test_nobody_edits_what_an_agent_said() -> None:
         dispatch([brief], ["a"], executor=ScriptedExecutor({"a": {"name": "A"}}), integrator=Editor(), limits=LIMITS)
 
 
-def test_control_characters_of_a_key_go_no_further() -> None:
+def test_control_characters_of_a_key_go_no_further(caplog: pytest.LogCaptureFixture) -> None:
     """PostgreSQL, where Prefect's server may keep all that it is told, refuses NUL; a line break would forge a line."""
     hostile = Item(key="a\0\n\x1b[31m\u202eb", value={"v\0": "\0"})
 
@@ -221,6 +221,8 @@ def test_control_characters_of_a_key_go_no_further() -> None:
     assert run.state is not None
     assert run.state.message == report.message
     assert report.message.isprintable()
+    [told] = [each.getMessage() for each in caplog.records if each.getMessage().startswith("No answer for say/a")]
+    assert told.isprintable()
     assert run_name({"brief": SAY, "item": hostile}) == "say: a [31m b"
 
 
