@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import _thread
+import os
+import signal
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,7 @@ def test_a_run_that_is_interrupted(model: OpenAIServer, store: Path, wanted: boo
         if not wanted:
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(running()[0].id, Cancelling(), force=True)
-        _thread.interrupt_main()
+        os.kill(os.getpid(), signal.SIGINT)  # wakes whoever waits, as that from a terminal does
 
     with beside(interrupt):
         state = work_shard(shard=key, return_state=True)
