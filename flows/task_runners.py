@@ -33,6 +33,7 @@ class Threads(Strict):
     """This process, or where the flow's own task runner has its task runs."""
 
     kind: Literal["threads"] = "threads"
+    """Tells the task runners apart."""
 
     def where(self) -> Elsewhere | None:
         """Return where shards run: None, as nothing is said of it."""
@@ -43,6 +44,7 @@ class Processes(Strict):
     """Processes of this machine, one task run each at once."""
 
     kind: Literal["processes"] = "processes"
+    """Tells the task runners apart."""
     workers: Workers = None
     """How many processes. Empty: as many as there are cores."""
 
@@ -74,6 +76,7 @@ class Dask(_Cluster):
     """Workers of a Dask cluster; needs the extra `dask`."""
 
     kind: Literal["dask"] = "dask"
+    """Tells the task runners apart."""
 
     def where(self) -> Elsewhere:
         """Return where shards run.
@@ -96,6 +99,7 @@ class Ray(_Cluster):
     """Workers of a Ray cluster; needs the extra `ray`."""
 
     kind: Literal["ray"] = "ray"
+    """Tells the task runners apart."""
 
     def where(self) -> Elsewhere:
         """Return where shards run.
