@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 import time
 from pathlib import Path
 from tempfile import mkdtemp
@@ -63,6 +65,7 @@ def main() -> None:
     left = sum(cell.about_s for cell in cells) * arguments.repeat
     print(f"{len(cells)} cells, about {left / 60:.0f} minutes; rows are kept in {results.folder}", flush=True)
     start = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are ended, too
     try:
         for cell in cells:
             row = best(cell, arguments.repeat)

@@ -22,8 +22,8 @@ from prefect_dispatch.tasks.stops import require_wanted
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FEW = 500
-"""Task runs up to which nothing is counted: any server has room for them."""
+FEW = 3000
+"""Task runs up to which nothing is counted: the server's queue has room for all of them."""
 LOOK = 250
 """Task runs after which the server is asked again how many it has."""
 BEHIND = 1000
