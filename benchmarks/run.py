@@ -46,6 +46,11 @@ def line(cell: Cell, row: Row) -> str:
     return f"{cell.section}: {cell.way}, {cell.load}: {json.dumps(shown, ensure_ascii=False)}"
 
 
+def _ended(number: int, _: object) -> None:
+    """End as by an exception, so that the servers are ended, too."""
+    sys.exit(128 + number)
+
+
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,7 +70,7 @@ def main() -> None:
     left = sum(cell.about_s for cell in cells) * arguments.repeat
     print(f"{len(cells)} cells, about {left / 60:.0f} minutes; rows are kept in {results.folder}", flush=True)
     start = time.monotonic()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are ended, too
+    signal.signal(signal.SIGTERM, _ended)
     try:
         for cell in cells:
             row = best(cell, arguments.repeat)
