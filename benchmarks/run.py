@@ -70,7 +70,7 @@ def main() -> None:
     left = sum(cell.about_s for cell in cells) * arguments.repeat
     print(f"{len(cells)} cells, about {left / 60:.0f} minutes; rows are kept in {results.folder}", flush=True)
     start = time.monotonic()
-    signal.signal(signal.SIGTERM, _ended)
+    before = signal.signal(signal.SIGTERM, _ended)
     try:
         for cell in cells:
             row = best(cell, arguments.repeat)
@@ -78,6 +78,7 @@ def main() -> None:
             print(line(cell, row), flush=True)
     finally:
         lab.servers.drop()
+        signal.signal(signal.SIGTERM, before)
     print(f"{(time.monotonic() - start) / 60:.1f} minutes", flush=True)
 
 
