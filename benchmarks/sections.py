@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import startup
+from benchmarks import startup, stores
 from benchmarks.loads import FIVE_THOUSAND, QUICK, THOUSAND, VARIED, Workload
 from benchmarks.measuring import Cell, Lab
 from benchmarks.rooms import PEERS, python_of
@@ -66,6 +66,14 @@ def stored(lab: Lab, *, quick: bool) -> Iterator[Cell]:
     yield Cell("stored", "ours_again", str(load), 60, partial(_again, lab, load))
 
 
+def kept(lab: Lab, *, quick: bool) -> Iterator[Cell]:
+    """What it takes to keep an answer: a file each beside databases and segments."""
+    del lab
+    items = stores.ITEMS // 50 if quick else stores.ITEMS
+    for name in stores.WAYS:
+        yield Cell("kept", name, f"N {items:,}", 30, partial(stores.measured, name, items))
+
+
 def scale(lab: Lab, *, quick: bool) -> Iterator[Cell]:
     """Many items in shards, with the memory along the way; and a million planned."""
     for load in [_fewer(each, quick=quick) for each in SCALES[:1]] if quick else SCALES:
@@ -117,9 +125,9 @@ def peers(lab: Lab, *, quick: bool) -> Iterator[Cell]:
 
 
 SECTIONS: dict[str, Callable[..., Iterator[Cell]]] = {
-    each.__name__: each for each in (throughput, overhead, start, stored, scale, records, flood, peers)
+    each.__name__: each for each in (throughput, overhead, start, stored, kept, scale, records, flood, peers)
 }
-ALWAYS = ("throughput", "overhead", "start", "stored", "scale", "records")
+ALWAYS = ("throughput", "overhead", "start", "stored", "kept", "scale", "records")
 """What is measured if nothing else is said; the rest takes long."""
 
 

@@ -38,6 +38,12 @@ NAMES = {
     "curator_again": "Curator, second run: one fingerprint for all",
     "pydantic_ai": "pydantic-ai agents, gathered",
     "pydantic_ai_prefect": "pydantic-ai on Prefect",
+    "files": "**a file each**",
+    "sqlite_each": "SQLite, a transaction each",
+    "sqlite_together": "SQLite, a transaction for 100",
+    "lmdb_each": "LMDB, a transaction each",
+    "lmdb_together": "LMDB, a transaction for 100",
+    "parquet_segments": "Parquet, a file for 1,000, read into memory",
     "docetl": "DocETL `map`",
     "lotus": "LOTUS `sem_map`",
 }
@@ -58,6 +64,7 @@ def page(results: Results) -> str:
         "overhead": _rows(results, "overhead"),
         "start": _start(results),
         "stored": _stored(results),
+        "kept": _kept(results),
         "scale": _rows(results, "scale"),
         "records": _rows(results, "records"),
         "model": simulate.tables(results),
@@ -155,6 +162,13 @@ def _stored(results: Results) -> str:
             for row in rows
         ),
     )
+
+
+def _kept(results: Results) -> str:
+    rows = results.rows("kept")
+    heads = ("way", "ms to write one", "of processor", "ms to look one up", "MB on the disk", "files", "load before")
+    parts = (("write_ms", 2), ("write_cpu_ms", 2), ("read_ms", 3), ("disk_mb", 1), ("files", 0), ("busy", 1))
+    return table(heads, ([_name(row), *(figure(row, *part) for part in parts)] for row in rows))
 
 
 def _reached(results: Results) -> str:
