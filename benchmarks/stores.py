@@ -63,14 +63,14 @@ def lmdb_together(folder: Path, records: Sequence[Record]) -> Callable[[str], by
 def parquet_segments(folder: Path, records: Sequence[Record]) -> Callable[[str], bytes | None]:
     """Keep a Parquet file for a thousand; an index in memory is made when they are read."""
     import pyarrow as pa  # noqa: PLC0415 -- as above
-    import pyarrow.parquet as pq  # noqa: PLC0415 -- as above
 
+    parquet: Any = import_module("pyarrow.parquet")  # whose types are partly unknown
     for at, part in enumerate(_parts(records, SEGMENT)):
         table = pa.table({"key": [key for key, _ in part], "content": [content for _, content in part]})
-        pq.write_table(table, folder / f"{at}.parquet", compression="zstd")
+        parquet.write_table(table, folder / f"{at}.parquet", compression="zstd")
     found: dict[str, bytes] = {}
     for segment in folder.glob("*.parquet"):
-        columns: dict[str, list[Any]] = pq.read_table(segment).to_pydict()
+        columns: dict[str, list[Any]] = parquet.read_table(segment).to_pydict()
         found.update(zip(columns["key"], columns["content"], strict=True))
     return found.get
 
