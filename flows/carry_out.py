@@ -78,6 +78,7 @@ class Parts:
     """The task runner that runs shards; the flow's own, if it isn't said."""
 
 
+@at_rest()
 def carry_out(
     parts: Parts,
     *,
@@ -134,7 +135,7 @@ def carry_out(
     )
     try:
         brought = batched(job)
-        with sharing(job.limits), at_rest():
+        with sharing(job.limits):
             with exclusive(job.resources):
                 outcomes = [*job.unasked, *fan_out.run(brought)]
             settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)

@@ -20,6 +20,7 @@ from prefect.utilities.collections import visit_collection
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from prefect_dispatch.fingerprint import canonical, digest
+from prefect_dispatch.heap import at_rest
 from prefect_dispatch.inert import nowhere_nul
 from prefect_dispatch.models import Brief
 from prefect_dispatch.sources import ItemsInput
@@ -82,7 +83,8 @@ class DataFlow(Flow[P, R]):
                 *(_with_failures(value) if name == "items" else value for name, value in given),
                 *args[len(names) :],
             )
-            return super().__call__(*args, **kwargs)
+            with at_rest():  # to read the items begins it
+                return super().__call__(*args, **kwargs)
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters in their types, with the data left as it is.
