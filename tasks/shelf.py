@@ -8,6 +8,7 @@ import re
 import time
 from contextlib import suppress
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from uuid import uuid4
@@ -43,6 +44,7 @@ class Shelf:
         """Keep the storage."""
         self.storage: Any = storage
         self.folder = _folder(storage.basepath or ".") if isinstance(storage, LocalFileSystem) else None
+        self._at = str(self.folder)
 
     def read(self, key: str) -> bytes | None:
         """Return what stands under a key, or None.
@@ -52,7 +54,8 @@ class Shelf:
         """
         try:
             if self.folder:
-                return (self.folder / key).read_bytes()
+                with open(f"{self._at}/{key}", "rb") as file:  # noqa: PTH123 -- as below
+                    return file.read()
             return cast("bytes | None", self.storage.read_path(key, _sync=True))
         except FileNotFoundError:
             return None
@@ -90,13 +93,14 @@ class Shelf:
         if not self.folder:
             return self.write(key, b"{}")
         try:
-            (self.folder / key).unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._at}/{key}")  # noqa: PTH108 -- as below
         except OSError as error:
             raise _unusable("written", error) from error
 
     def _put(self, key: str, content: bytes, *, lasting: bool) -> None:
         if self.folder:
-            _replace(self.folder / key, content, lasting=lasting)
+            _replace(f"{self._at}/{key}", content, lasting=lasting)
         else:
             self.storage.write_path(key, content=content, _sync=True)
 
@@ -148,35 +152,49 @@ def _resolved(path: str) -> Path:
     return Path(path).resolve()
 
 
-def _replace(path: Path, content: bytes, *, lasting: bool) -> None:
+# pathlib takes several times as long as the system does for all of this.
+
+
+def _replace(path: str, content: bytes, *, lasting: bool) -> None:
     """Put a file in its place, whole; and so that it outlives a power cut, if it is to last."""
-    beside = path.with_name(f".{path.name[:100]}-{uuid4().hex}")
+    folder, _, name = path.rpartition("/")
+    beside = f"{folder}/.{name[:100]}-{_mine(os.getpid())}-{next(_numbers)}"
     try:
         with _created(beside) as file:
             file.write(content)
             if lasting:
                 file.flush()
                 os.fsync(file.fileno())
-        beside.replace(path)
+        os.replace(beside, path)  # noqa: PTH105 -- see above
     except BaseException:
-        beside.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(beside)  # noqa: PTH108 -- see above
         raise
     if not lasting:
         return
     with suppress(OSError):  # a system that can't do that with folders
-        folder = os.open(path.parent, os.O_RDONLY)
+        handle = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(handle)
         finally:
-            os.close(folder)
+            os.close(handle)
 
 
-def _created(path: Path) -> BinaryIO:
+_numbers = count()
+
+
+@lru_cache(maxsize=1)
+def _mine(process: int) -> str:  # noqa: ARG001 -- a forked process is another one
+    """Return what no other process has, on whichever machine."""
+    return uuid4().hex
+
+
+def _created(path: str) -> BinaryIO:
     try:
-        return path.open("xb")
+        return open(path, "xb")  # noqa: PTH123 -- see above; whoever called closes it
     except FileNotFoundError:  # the folder is missing
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("xb")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "xb")  # noqa: PTH123 -- see above
 
 
 def _unusable(done: str, error: Exception) -> TransientError:

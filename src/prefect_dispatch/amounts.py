@@ -85,7 +85,7 @@ def nano(usd: float) -> int:
         >>> nano(0.1), nano(1e-12)
         (100000000, 1)
     """
-    return math.ceil(Decimal(str(usd)) * NANO)
+    return math.ceil(Decimal(str(usd)) * NANO) if usd else 0
 
 
 def counted(ceiling: Ceiling | None) -> Amount:

@@ -120,7 +120,11 @@ class Budget:
             BudgetError: If there won't be room, whatever the calls under way leave.
         """
         call = self._reservation(model, ceiling)
-        await self._line.wait(call)
+        if self._caps:
+            await self._line.wait(call)
+        else:
+            call.held = call.counted
+            self._held += call.held
         return call
 
     def hold(self, model: str, ceiling: Ceiling | None, *, sent: bool = False) -> Reservation:
