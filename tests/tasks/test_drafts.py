@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from prefect.filesystems import LocalFileSystem
 from prefect.results import ResultStore
 
 from prefect_dispatch import Answer, Ask, Brief, Item, Limits
@@ -21,13 +22,15 @@ from prefect_dispatch.errors import TerminalError, TransientError
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.models import Usage
 from prefect_dispatch.tasks.drafts import SUFFIX, KeptDraft, Look, TakenError, begun
-from prefect_dispatch.tasks.once import Place, once
+from prefect_dispatch.tasks.once import Place, UnwantedError, once
 from prefect_dispatch.tasks.shelf import Shelf
 from prefect_dispatch.tasks.work import work_of
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.tasks.storages import Elsewhere
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import JsonValue
 
     from prefect_dispatch.draft import Draft
@@ -326,3 +329,34 @@ def test_a_storage_that_cannot_be_written_keeps_nobody_from_hearing() -> None:
         await draft.end(settled=False)
 
     asyncio.run(script())
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["alone", "elsewhere"])
+def test_whoever_is_not_to_ask_any_more_leaves_the_work_as_it_was(*, alone: bool, tmp_path: Path) -> None:
+    """What another run has heard before it died is still there, and the next one needn't wait."""
+    storage = LocalFileSystem(basepath=str(tmp_path)) if alone else Elsewhere()
+    executor = ScriptedExecutor(lambda _: {"n": 1})
+    (work,) = work_of([BRIEF], [ITEM], executor)
+    place = Place(ResultStore(result_storage=storage), KEY, None)
+
+    async def script() -> None:
+        look = Look.now(place.shelf, KEY)
+        died = await begun(place.shelf, KEY, work.fingerprint, look, alone=alone, call_s=1)
+        assert died is not None
+        await died.send()
+        await died.hear(0, Reply(value="no"))
+
+        async def ask(draft: Draft) -> Answer:
+            assert [reply.value for reply in draft.heard(0)] == ["no"]
+            raise UnwantedError
+
+        with pytest.raises(UnwantedError):
+            await once(place, work, ask, call_s=1, again=False)
+
+    asyncio.run(script())
+    left_behind = Look.now(place.shelf, KEY).draft
+    assert left_behind is not None
+    assert [kept.reply.value for kept in left_behind.replies] == ["no"]
+    assert not left_behind.owner.at_work(0.0)
+    if not alone:
+        assert left_behind.until == 0
