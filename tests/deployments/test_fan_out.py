@@ -156,6 +156,7 @@ def test_a_run_elsewhere_says_what_one_in_threads_does(
     assert there == here_too
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("worker")
 def test_an_error_that_all_would_meet_stops_all(place: Place, model: OpenAIServer, tmp_path: Path) -> None:
     """A wrong key costs as much as is under way, and the run fails."""
@@ -164,6 +165,7 @@ def test_an_error_that_all_would_meet_stops_all(place: Place, model: OpenAIServe
     assert model.count <= 2
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("worker")
 def test_a_budget_holds_over_all_runs(place: Place, model: OpenAIServer, tmp_path: Path) -> None:
     """Two runs share what there is; what it doesn't hold is skipped, and the next run goes on there."""
@@ -209,6 +211,7 @@ def test_a_worker_that_is_killed_loses_nothing(
     assert "Crashed" in states(children(place, began))
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_goes_on(place: Place, model: OpenAIServer, tmp_path: Path, began: datetime) -> None:
     """Killed while its children work, and started again: they go on, and nothing is paid for twice."""
     items = {key: f"{key} is two" for key in KEYS} | {"k04": "k04 goes slowly"}
@@ -221,6 +224,7 @@ def test_a_run_that_is_killed_goes_on(place: Place, model: OpenAIServer, tmp_pat
     assert [row["disposition"] for row in report(tmp_path / "out")["ledger"]] == ["merged"] * len(KEYS)
 
 
+@pytest.mark.long
 def test_a_run_that_is_cancelled_cancels_its_children(
     place: Place, model: OpenAIServer, tmp_path: Path, began: datetime
 ) -> None:
