@@ -196,7 +196,7 @@ def test_ways_without_prefect(way: str) -> None:
 @pytest.mark.parametrize(
     "ways",
     [
-        pytest.param(("ours", "prefect_map"), marks=pytest.mark.slow, id="main"),
+        pytest.param(("ours", "prefect_map"), marks=pytest.mark.long, id="main"),
         pytest.param(
             ("ours_alone", "ours_nobody", "ours_nobody_alone", "ours_planned", "prefect_gathered", "prefect_async_map"),
             marks=pytest.mark.long,

@@ -67,8 +67,10 @@ def where(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 -- a job's tas
     return {"kind": "processes", "workers": 2} if kind == "processes" else request.getfixturevalue(kind)
 
 
-everywhere = pytest.mark.parametrize("where", ["processes", "dask", "ray"], indirect=True)
-on_clusters = pytest.mark.parametrize("where", ["dask", "ray"], indirect=True)
+_RAY, _PROCESSES = (pytest.param(kind, marks=pytest.mark.long) for kind in ("ray", "processes"))
+on_each = pytest.mark.parametrize("where", ["processes", "dask", "ray"], indirect=True)
+everywhere = pytest.mark.parametrize("where", [_PROCESSES, "dask", _RAY], indirect=True)
+on_clusters = pytest.mark.parametrize("where", ["dask", _RAY], indirect=True)
 
 
 def ran(where: Any, who: Noting, items: list[Item] | None = None, **more: Any) -> Report:  # noqa: ANN401 -- the job's
@@ -84,7 +86,7 @@ def comparable(report: Report) -> dict[str, Any]:
     return report.model_dump(mode="json", include={"status", "value", "ledger", "fields", "gaps", "violations"})
 
 
-@everywhere
+@on_each
 def test_the_report_is_the_same(where: Any, tmp_path: Path) -> None:  # noqa: ANN401 -- a job's
     """Shuffled, in shards of other sizes, some refused: what is answered there is used here, and reads the same."""
     items = [Item(key=key, value=f"{key} refused" if key in {"k03", "k07"} else key) for key in KEYS]
