@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from prefect_dispatch.bounds import require_bounded
 from prefect_dispatch.errors import BudgetError, BusyError, ExecutorError, JobError, PatienceError, TransientError
 from prefect_dispatch.executors.base import Ask, Ceiling, Executor, Reply
-from prefect_dispatch.gate import Gate
+from prefect_dispatch.gate import MOST_NAMES, Gate
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief, Item, Usage
 from tests.virtual_time import run
@@ -239,6 +239,18 @@ def test_calls_that_a_provider_took_are_counted() -> None:
         return gate.passed(one), gate.passed(other)
 
     assert run(story()) == (2, 1)
+
+
+def test_executors_may_be_other_ones_each_time() -> None:
+    """They share what their names share, however many there are."""
+
+    async def story() -> int:
+        gate = Gate(Limits())
+        for _ in range(3 * MOST_NAMES):
+            await asked(gate, Counted("one"))
+        return gate.passed(Counted("one"))
+
+    assert run(story()) == 3 * MOST_NAMES
 
 
 COUNTS = Counted("m")

@@ -175,6 +175,29 @@ def test_what_everybody_would_meet_stops_a_shard_at_once() -> None:
     assert len(tried.attempts) == 1
 
 
+def test_what_waits_for_a_place_is_not_asked_after_a_stop() -> None:
+    """It was looked up and begun already; it is skipped, and another run asks it."""
+    going = asyncio.Event()
+
+    async def script(ask: Ask) -> JsonValue:
+        if scripted.calls == 1:
+            await going.wait()
+            raise TerminalError("the key expired")
+        await asyncio.sleep(0.2)  # the others wait for their places
+        going.set()
+        await asyncio.sleep(0.2)
+        return shout(ask)
+
+    scripted = ScriptedExecutor(script)
+    with pytest.raises(DispatchFailed, match="the key expired") as caught:
+        dispatch([BRIEF], KEYS, executor=scripted, limits=limits(2, concurrency=2))
+    wrong, right = (ask.item.key for ask in scripted.asks)
+    outcomes = {each.item: each.status for each in caught.value.report.outcomes}
+    assert outcomes == {**dict.fromkeys(KEYS, "skipped"), wrong: "failed", right: "succeeded"}
+    again = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(2))
+    assert (again.status, again.usage.requests, again.usage.cached) == ("complete", 11, 1)
+
+
 def test_a_budget_stops_within_a_shard() -> None:
     """What it doesn't hold is skipped, and a rerun goes on there."""
     report = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(12, budget_requests=5))
