@@ -276,5 +276,6 @@ def ready(place: Place) -> dict[str, dict[str, Any]]:
             found[key] = made.model_dump(mode="json", include=kept) | {
                 "limit": limit and limit.limit,
                 "due": due(made.schedules),
+                "pull_steps": made.pull_steps or [],  # none in either way, as Prefect has it after an update
             }
     return found

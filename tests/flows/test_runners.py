@@ -168,7 +168,7 @@ def test_a_run_that_is_cancelled_ends_there_too(where: Any, tmp_path: Path, stor
     canceller.start()
     who = Noting(str(tmp_path), uuid4().hex)
     named = cast("Any", dispatch.with_options(flow_run_name=name))
-    limits = LIMITS.model_copy(update={"grace_s": 0.2, "shard": 2})
+    limits = LIMITS.model_copy(update={"grace_s": 5.0, "shard": 2})
     with pytest.raises(CancelledRun):
         named([BRIEF], items, executor=who, limits=limits, task_runner=where)
     canceller.join()
