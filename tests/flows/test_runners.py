@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, cast
@@ -45,7 +46,7 @@ def _importable() -> Generator[None, None, None]:
 @pytest.fixture(scope="module")
 def dask(_importable: None) -> Generator[dict[str, Any], None, None]:
     """A Dask cluster of two workers."""
-    distributed = pytest.importorskip("distributed")
+    distributed: Any = import_module("distributed")
     with distributed.LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=None) as cluster:
         yield {"kind": "dask", "address": cluster.scheduler_address}
 
@@ -53,7 +54,7 @@ def dask(_importable: None) -> Generator[dict[str, Any], None, None]:
 @pytest.fixture(scope="module")
 def ray(_importable: None) -> Generator[dict[str, Any], None, None]:
     """A Ray cluster of two processors, which every run of this process uses."""
-    cluster = pytest.importorskip("ray")
+    cluster: Any = import_module("ray")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     cluster.init(num_cpus=2, include_dashboard=False, namespace="prefect")
     yield {"kind": "ray"}
