@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -78,13 +78,27 @@ def browser() -> Generator[Browser]:
         yield browser
 
 
+@contextmanager
+def window(browser: Browser, prefect: PrefectServer) -> Generator[Page]:
+    """Open a window on Prefect's UI for as long as the block lasts."""
+    with browser.new_context(viewport={"width": 1400, "height": 3600}) as context:
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.goto(prefect.url)
+        yield page
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _key(prefect: PrefectServer, browser: Browser, model: OpenAIServer) -> None:
+    """A key in a block, made once: a second of its name is refused."""
+    with window(browser, prefect) as page:
+        make_key(page, prefect, model.url)
+
+
 @pytest.fixture
 def page(prefect: PrefectServer, browser: Browser, tmp_path: Path) -> Generator[Page]:
     """A window on Prefect's UI; how it looked at the end is kept as a picture."""
-    with browser.new_context(viewport={"width": 1400, "height": 3600}) as context:
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.goto(prefect.url)
+    with window(browser, prefect) as page:
         yield page
         picture(page, "end-of-forms", tmp_path)
 
@@ -151,12 +165,11 @@ def report_of(page: Page) -> str:
 
 
 @pytest.fixture
-def served(prefect: PrefectServer, model: OpenAIServer, page: Page, tmp_path: Path) -> Generator[Page]:
-    """All forms, served in a folder with two texts, and a key to pick."""
+def served(prefect: PrefectServer, page: Page, tmp_path: Path) -> Generator[Page]:
+    """All forms, served in a folder with two texts."""
     (tmp_path / "texts").mkdir()
     for year in (1990, 1991):
         (tmp_path / "texts" / f"{year}.txt").write_text(f"In force since {year}.", encoding="utf-8")
-    make_key(page, prefect, model.url)
     with prefect.serving(folder=tmp_path, deployment="dispatch"):
         yield page
 
