@@ -32,8 +32,9 @@ CALM = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_LOGGING_LEVEL": "ERROR",
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
+    "PYTHONDONTWRITEBYTECODE": "",
 }
-"""What every cell finds in its environment: no key, no network beyond this machine, no line for each task run."""
+"""What every cell finds in its environment: no key, no network, no line for each task run, modules compiled once."""
 
 
 def run(

@@ -19,6 +19,7 @@ from prefect.results import get_result_store
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.models import Usage
 from prefect_dispatch.scrub import told
+from prefect_dispatch.tasks.default_storage import default_folder
 
 if TYPE_CHECKING:
     from prefect import Task
@@ -139,8 +140,10 @@ class Lenient(Shelf):
 
 def shelf_of(task: Task[..., Any]) -> Shelf:
     """Return the result storage that a task uses here: that of the flow run, or Prefect's default."""
-    store = cast("Any", get_result_store()).update_for_task(task, _sync=True)
-    return Shelf(cast("WritableFileSystem", store.result_storage))
+    store = cast("Any", get_result_store())
+    if store.result_storage is None and task.result_storage is None and (folder := default_folder()):
+        return Shelf(folder)
+    return Shelf(cast("WritableFileSystem", store.update_for_task(task, _sync=True).result_storage))
 
 
 def _folder(path: str) -> Path:
