@@ -76,8 +76,7 @@ def test_what_only_a_server_knows_is_left_to_it(tmp_path: Path) -> None:
 def test_a_storage_chosen_on_a_real_server_is_found_after_its_end(tmp_path: Path) -> None:
     """Prefect keeps the choice where it is looked for."""
     with prefect_server(tmp_path) as server:
-        block = {PREFECT_API_URL: f"{server.url}/api"}
-        with temporary_settings(block):
+        with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}):
             assert default_folder() is None
             made = LocalFileSystem(basepath=str(tmp_path / "chosen"))
             _choose(cast("Any", made).save("chosen", _sync=True))
