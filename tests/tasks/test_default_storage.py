@@ -75,11 +75,10 @@ def test_what_only_a_server_knows_is_left_to_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_storage_chosen_on_a_real_server_is_found_after_its_end(tmp_path: Path) -> None:
     """Prefect keeps the choice where it is looked for."""
-    with prefect_server(tmp_path) as server:
-        with temporary_settings({PREFECT_API_URL: f"{server.url}/api"}):
-            assert default_folder() is None
-            made = LocalFileSystem(basepath=str(tmp_path / "chosen"))
-            _choose(cast("Any", made).save("chosen", _sync=True))
+    with prefect_server(tmp_path) as server, temporary_settings({PREFECT_API_URL: f"{server.url}/api"}):
+        assert default_folder() is None
+        made = LocalFileSystem(basepath=str(tmp_path / "chosen"))
+        _choose(cast("Any", made).save("chosen", _sync=True))
     database = f"sqlite+aiosqlite:///{server.env['PREFECT_HOME']}/prefect.db"
     with temporary_settings({PREFECT_SERVER_DATABASE_CONNECTION_URL: database}, restore_defaults={PREFECT_API_URL}):
         assert default_folder() is None
