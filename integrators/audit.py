@@ -20,6 +20,8 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING
 
+from pydantic_core import to_json
+
 from prefect_dispatch.integrators.auditing.cited import CitedAudit
 from prefect_dispatch.integrators.auditing.recomputing import miscomputed
 from prefect_dispatch.integrators.auditing.tracing import Trace
@@ -173,8 +175,7 @@ def _equal(one: Merge, other: Merge, name: str) -> bool:
         return exact(left) == exact(right)
     if name not in ("ledger", "fields"):
         return bool(left == right)
-    texts = zip((row.model_dump_json() for row in left), (row.model_dump_json() for row in right), strict=False)
-    if len(left) == len(right) and all(a == b for a, b in texts):  # as they mostly are
+    if to_json(left) == to_json(right):  # as they mostly are
         return True
     return sorted(row.model_dump_json() for row in left) == sorted(row.model_dump_json() for row in right)
 

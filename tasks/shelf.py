@@ -147,7 +147,7 @@ def shelf_of(task: Task[..., Any]) -> Shelf:
 
 
 def _folder(path: str) -> Path:
-    return _resolved(path) if Path(path).is_absolute() else Path(path).expanduser().resolve()
+    return _resolved(path) if path.startswith("/") else Path(path).expanduser().resolve()
 
 
 @lru_cache(maxsize=64)  # a look at each folder above it, for each read and write

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 SINGLE = 200
 """Asks up to which each has a task run of its own, for all to see."""
-LEAST = 50
+LEAST = 100
 """Items of a shard at least: fewer would share a task run's cost among too few."""
 MOST_RUNS = 400
 """Task runs that a fan-out makes at most."""
@@ -28,7 +28,7 @@ def shard_size(asks: int, limits: Limits) -> int:
     Example:
         >>> from prefect_dispatch.limits import Limits
         >>> [shard_size(asks, Limits()) for asks in (20, 200, 1000, 100_000)]
-        [1, 1, 50, 250]
+        [1, 1, 100, 250]
         >>> shard_size(20, Limits(shard=5))
         5
     """

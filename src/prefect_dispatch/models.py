@@ -207,4 +207,5 @@ class Outcome(Numerous):
     @property
     def usage(self) -> Usage:
         """What this run spent on it."""
-        return sum((attempt.usage for attempt in self.spent), Usage())
+        spent = self.spent
+        return spent[0].usage if len(spent) == 1 else sum((attempt.usage for attempt in spent), Usage())

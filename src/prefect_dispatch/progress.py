@@ -40,7 +40,7 @@ class Progress(Strict):
                 "failed": self.failed + (outcome.status == "failed"),
                 "skipped": self.skipped + (outcome.status == "skipped"),
                 "asked": self.asked + (outcome.origin == "asked"),
-                "usage": self.usage + outcome.usage,
+                "usage": self.usage + outcome.usage if outcome.spent else self.usage,
             }
         )
 

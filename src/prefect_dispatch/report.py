@@ -68,27 +68,29 @@ class Spending(Strict):
     def of(cls, outcomes: Iterable[Outcome]) -> Spending:
         """Return the sum over the outcomes of a run."""
         origins: dict[str | None, int] = {}
-        usage = Usage()
-        costs: list[float | None] = []
+        usages: list[Usage] = []
         retried, escalated, reasks = Counter[str](), Counter[str](), 0
         for outcome in outcomes:
             origins[outcome.origin] = origins.get(outcome.origin, 0) + 1
-            usage += outcome.usage
-            costs.append(outcome.usage.cost_usd)
             retried.update(_retried(outcome.spent))
-            escalated.update(given_up.kind for attempt in outcome.spent for given_up in attempt.escalations)
-            reasks += sum(attempt.reasks for attempt in outcome.spent)
+            for attempt in outcome.spent:
+                usages.append(attempt.usage)
+                escalated.update(given_up.kind for given_up in attempt.escalations)
+                reasks += attempt.reasks
+        costs = [usage.cost_usd for usage in usages]
+        prompt = sum(usage.prompt_tokens for usage in usages)
+        completion = sum(usage.completion_tokens for usage in usages)
         return cls(
             asked=origins.get("asked", 0),
             cached=origins.get("stored", 0),
             shared=origins.get("shared", 0),
-            requests=usage.requests,
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            tokens=usage.tokens,
+            requests=sum(usage.requests for usage in usages),
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            tokens=prompt + completion,
             cost_usd=None if None in costs else round(fsum(filter(None, costs)), 9),  # in whatever order
-            estimated_usd=round(usage.estimated_usd, 9),
-            unsettled=usage.unsettled,
+            estimated_usd=round(fsum(usage.estimated_usd for usage in usages), 9),
+            unsettled=sum(usage.unsettled for usage in usages),
             reasks=reasks,
             retried=dict(sorted(retried.items())),
             escalated=dict(sorted(escalated.items())),

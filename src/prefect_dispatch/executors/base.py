@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
+from typing_extensions import Protocol, runtime_checkable  # to look whether an executor is one is thirty times as fast
 
 from prefect_dispatch.change import Change
 from prefect_dispatch.models import Brief, Item, Rejection, Usage
