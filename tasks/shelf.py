@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 from prefect.filesystems import LocalFileSystem, WritableFileSystem
@@ -22,6 +22,8 @@ from prefect_dispatch.scrub import told
 from prefect_dispatch.tasks.default_storage import default_folder
 
 if TYPE_CHECKING:
+    from io import FileIO
+
     from prefect import Task
 
 PAUSES_S = (0.1, 0.5)
@@ -55,7 +57,7 @@ class Shelf:
         """
         try:
             if self.folder:
-                with open(f"{self._at}/{key}", "rb") as file:  # noqa: PTH123 -- as below
+                with open(f"{self._at}/{key}", "rb", buffering=0) as file:  # noqa: PTH123 -- as below
                     return file.read()
             return cast("bytes | None", self.storage.read_path(key, _sync=True))
         except FileNotFoundError:
@@ -164,9 +166,10 @@ def _replace(path: str, content: bytes, *, lasting: bool) -> None:
     beside = f"{folder}/.{name[:100]}-{_mine(os.getpid())}-{next(_numbers)}"
     try:
         with _created(beside) as file:
-            file.write(content)
+            left = memoryview(content)
+            while left:
+                left = left[file.write(left) :]
             if lasting:
-                file.flush()
                 os.fsync(file.fileno())
         os.replace(beside, path)  # noqa: PTH105 -- see above
     except BaseException:
@@ -192,12 +195,12 @@ def _mine(process: int) -> str:  # noqa: ARG001 -- a forked process is another o
     return uuid4().hex
 
 
-def _created(path: str) -> BinaryIO:
+def _created(path: str) -> FileIO:
     try:
-        return open(path, "xb")  # noqa: PTH123 -- see above; whoever called closes it
+        return open(path, "xb", buffering=0)  # noqa: PTH123 -- see above; whoever called closes it
     except FileNotFoundError:  # the folder is missing
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "xb")  # noqa: PTH123 -- see above
+        return open(path, "xb", buffering=0)  # noqa: PTH123 -- see above
 
 
 def _unusable(done: str, error: Exception) -> TransientError:
