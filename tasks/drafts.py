@@ -24,7 +24,7 @@ from prefect_dispatch.errors import TransientError
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.fingerprint import flaw
 from prefect_dispatch.models import Usage
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import Frozen
 from prefect_dispatch.tasks.loop import in_thread
 from prefect_dispatch.tasks.owners import Owner
 
@@ -44,14 +44,14 @@ class TakenError(TransientError):
     """Somebody else is at the same work by now; nothing was sent."""
 
 
-class _Kept(Strict):
+class _Kept(Frozen):
     """A reply, and which of the executor's tiers gave it."""
 
     tier: int
     reply: Reply
 
 
-class Left(Strict):
+class Left(Frozen):
     """A draft as it is stored."""
 
     draft_of: str

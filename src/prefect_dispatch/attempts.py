@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import AwareDatetime, Field
 
-from prefect_dispatch.strict import Numerous, Strict
+from prefect_dispatch.strict import Frozen, Numerous
 
 LONGEST_TEXT = 2_000
 """Characters of an invalid answer that an attempt keeps."""
@@ -14,7 +14,7 @@ MOST_PROBLEMS = 20
 """Of these."""
 
 
-class Usage(Strict):
+class Usage(Frozen):
     """What was spent.
 
     Example:
@@ -53,7 +53,7 @@ class Usage(Strict):
         return self.prompt_tokens + self.completion_tokens
 
 
-class Failure(Strict):
+class Failure(Frozen):
     """Why an outcome has no value."""
 
     kind: str
@@ -62,7 +62,7 @@ class Failure(Strict):
     """What happened, in a sentence."""
 
 
-class Rejection(Strict):
+class Rejection(Frozen):
     """An answer that was not valid."""
 
     text: str

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
+
+from typing_extensions import Protocol, runtime_checkable  # see executors.base
 
 from prefect_dispatch.executors.variety import executor_for
 

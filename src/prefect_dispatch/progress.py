@@ -6,10 +6,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 
 from prefect_dispatch.models import Outcome, Usage
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import Frozen
 
 
-class Progress(Strict):
+class Progress(Frozen):
     """How far a run is."""
 
     total: int

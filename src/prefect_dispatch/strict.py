@@ -1,4 +1,4 @@
-"""The base of every model: frozen, documented, and strict about unknown keys."""
+"""The bases of every model: frozen, documented, and strict about unknown keys."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ Kept = Annotated[JsonValue, AfterValidator(_kept)]
 """A JSON value that can be stored as it is: no NaN, no half characters, no bottomless nesting."""
 
 
-class Strict(BaseModel):
-    """A frozen model that answers an unknown key with the nearest known one."""
+class Frozen(BaseModel):
+    """A frozen model that refuses unknown keys: of what a run makes several of for each item."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -77,6 +77,10 @@ class Strict(BaseModel):
         laid_out(handler.resolve_ref_schema(described))
         return described
 
+
+class Strict(Frozen):
+    """A frozen model that answers an unknown key with the nearest known one: of what people write."""
+
     @model_validator(mode="before")
     @classmethod
     def _name_unknown_keys(cls, data: object) -> object:
@@ -84,7 +88,7 @@ class Strict(BaseModel):
             return data
         keys = cast("Mapping[str, object]", data)
         if keys.keys() <= cls.__pydantic_fields__.keys():
-            return keys  # a merge makes hundreds of thousands of these
+            return keys
         known = [field.alias or name for name, field in cls.model_fields.items()]
         for key in keys:
             if str(key) not in (*known, *cls.model_fields):
@@ -94,7 +98,7 @@ class Strict(BaseModel):
         return keys
 
 
-class Numerous(Strict):
+class Numerous(Frozen):
     """A model of which a run holds as many as it has items: equal sets of names are one set.
 
     pydantic keeps with each model which of its fields were given, in a set of its own: a third of what an outcome

@@ -13,14 +13,14 @@ from prefect_dispatch.change import Change
 from prefect_dispatch.models import Brief, Item, Rejection, Usage
 from prefect_dispatch.outputs import read_json
 from prefect_dispatch.scrub import scrub, scrubbed
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.strict import Frozen, Strict
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
 
-class Ask(Strict):
+class Ask(Frozen):
     """One call of an executor."""
 
     brief: Brief
@@ -33,9 +33,13 @@ class Ask(Strict):
     """What the work that was sent back last had changed in a repository, to go on from."""
 
 
+_ESCAPING = tuple('{["`')
+"""What JSON that can escape a text begins with, or the fence around it."""
+
+
 def without_secrets(value: JsonValue) -> JsonValue:
     """Return what an agent said without secrets; JSON in a text stays JSON, however a secret in it is escaped."""
-    if isinstance(value, str):
+    if isinstance(value, str) and value.lstrip()[:1] in _ESCAPING:
         with suppress(ValueError):  # it is no JSON
             inside = read_json(value)
             clean = scrubbed(inside)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING
+
+from typing_extensions import Protocol, runtime_checkable  # see executors.base
 
 from prefect_dispatch.errors import BriefError, JobError
 
