@@ -9,8 +9,9 @@ from uuid import uuid4
 
 from prefect.runtime import flow_run
 
-from prefect_dispatch.errors import BudgetError, ExecutorError, TransientError
+from prefect_dispatch.errors import BudgetError, ExecutorError, JobError, TransientError
 from prefect_dispatch.models import Answer
+from prefect_dispatch.scrub import told
 from prefect_dispatch.tasks.elsewhere import Room, require_sent
 from prefect_dispatch.tasks.errands import GO, HALT, Ended, Sent, Told, begun_key, note_key
 from prefect_dispatch.tasks.gates import gate_of
@@ -108,8 +109,8 @@ class Away(UnderWay):
             require_sent(self._executor)
         self._shelf.write(note_key(self._name), GO)
         self._runner = self._where.make()
-        if not self._where.entered:
-            self._stack.enter_context(self._runner)
+        if why := self._unstarted():
+            raise JobError(why)
         self._room = self._measured()
         self._whole_size = self.size = size_elsewhere(
             asks, divided(self._limits, self._room.processes), self._room.shards
@@ -156,6 +157,22 @@ class Away(UnderWay):
         with suppress(TransientError):
             self._shelf.remove(note_key(self._name))
         return grace_s + SLACK_S
+
+    def _unstarted(self) -> str | None:
+        """Enter the runner, if that is to be done here; return why it runs nothing, if it doesn't.
+
+        Some reach their cluster only when they are asked something.
+        """
+        try:
+            if not self._where.entered:
+                self._stack.enter_context(self._runner)
+            self._where.room(self._runner)
+        except Exception as error:  # noqa: BLE001 -- whatever a cluster of somebody's meets
+            return (
+                f"task_runner: {type(self._runner).__name__} can't be started ({told(error)}); see to its cluster and "
+                "that 'address' is the cluster's, or leave task_runner out: then the job runs in this process."
+            )
+        return None  # and not raised where it was caught: that would keep a client of Dask, which hangs at the end
 
     def _measured(self) -> Room:
         """Return how much runs at once, as far as the limits can be divided."""

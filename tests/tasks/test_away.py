@@ -123,6 +123,24 @@ def test_rates_are_divided(world: World) -> None:
     assert world.limits[-1].requests_per_minute == 1
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_cluster_that_is_not_there(world: World, store: Path, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
+    """Refused before anything is asked, whether its runner says so when entered or, as Dask's, when asked something."""
+
+    def gone(*_: object) -> Room:
+        raise OSError("Timed out trying to connect to tcp://127.0.0.1:1 after 30 s")
+
+    where = beside(world)
+    if late:
+        where = Elsewhere(where.make, gone)
+    else:
+        monkeypatch.setattr(Beside, "__enter__", gone)
+    refusal = "task_runner: Beside can't be started .OSError: Timed out .*127.0.0.1:1 .*leave task_runner out"
+    with pytest.raises(JobError, match=refusal):
+        ran(world, where)
+    assert (world.sizes, world.asks, left(store)) == ([], [], [])
+
+
 def test_many_items_make_few_task_runs(world: World) -> None:
     """Each process has work, and no place of it is idle for long."""
     ran(world, keys=[f"i{at}" for at in range(90)], limits=QUICK.model_copy(update={"shard": None}))
