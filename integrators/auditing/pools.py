@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 class Pool:
     """The content of values and of their parts, by the name of the field."""
 
+    __slots__ = ("_all", "named", "whole")  # an audit holds two for each outcome
+
     def __init__(self, values: Iterable[JsonValue] = (), name: str | None = None) -> None:
         """Take in values, and all their parts, that stand in a field of a name."""
         self.named: dict[str | None, set[str]] = defaultdict(set)
@@ -42,7 +44,8 @@ class Pool:
     def all(self) -> set[str]:
         """What stands in any field; only where a field's name doesn't tell is it asked for."""
         if self._all is None:
-            self._all = set[str]().union(*self.named.values())
+            first, *more = self.named.values() or (set[str](),)
+            self._all = first.union(*more) if more else first
         return self._all
 
     def texts(self, name: str | None) -> set[str]:

@@ -9,7 +9,7 @@ from natsort import natsort_keygen
 from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_validator
 
 from prefect_dispatch.models import Outcome
-from prefect_dispatch.strict import Frozen, Strict
+from prefect_dispatch.strict import Numerous, Strict
 
 if TYPE_CHECKING:
     from prefect_dispatch.report import Gap
@@ -22,7 +22,7 @@ RESERVED = frozenset({"report.json", "report.md", "report.html", "outcomes.jsonl
 Disposition = Literal["merged", "duplicate_of", "overridden", "failed", "skipped"]
 
 
-class Ref(Frozen):
+class Ref(Numerous):
     """Names one outcome.
 
     Example:
@@ -59,7 +59,7 @@ def _ref(brief: str, item: str) -> Ref:
     return Ref(brief=brief, item=item)  # frozen, and named again and again: one object will do
 
 
-class LedgerRow(Frozen):
+class LedgerRow(Numerous):
     """Where one outcome ended in the merged value."""
 
     brief: str
@@ -74,7 +74,7 @@ class LedgerRow(Frozen):
     """The rule that decided, or what went wrong."""
 
 
-class Loser(Frozen):
+class Loser(Numerous):
     """A value that a rule removed from a merged field."""
 
     value: JsonValue
@@ -83,7 +83,7 @@ class Loser(Frozen):
     """The outcomes that said so."""
 
 
-class FieldRow(Frozen):
+class FieldRow(Numerous):
     """How one field of the merged value came about."""
 
     path: str
