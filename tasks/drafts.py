@@ -204,6 +204,16 @@ async def begun(shelf: Shelf, key: str, work: str, look: Look, *, alone: bool, c
     return KeptDraft(shelf, key, mine, alone=alone, call_s=call_s)
 
 
+def was_sent(shelf: Shelf, key: str) -> bool:
+    """Return whether the draft beside an answer's place tells of a call.
+
+    Raises:
+        TransientError: If the storage can't be used.
+    """
+    found = _read(shelf, key + SUFFIX)
+    return found is not None and (found.pending or bool(found.replies))
+
+
 def _read(shelf: Shelf, key: str) -> Left | None:
     try:
         return Left.model_validate(json.loads(shelf.read(key) or b""))

@@ -1,4 +1,8 @@
-"""Work that a process was to do which died: looked for in the store, and asked again with ever fewer neighbours."""
+"""Work that a process was to do which died: looked for in the store, and asked again.
+
+What was under way is suspected to have killed its process, and has ever fewer neighbours each time. The rest goes on as
+if nothing had happened.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,9 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.amounts import NOTHING, used
 from prefect_dispatch.errors import ExecutorError
 from prefect_dispatch.scrub import told
+from prefect_dispatch.tasks.drafts import was_sent
 from prefect_dispatch.tasks.shards import Came
-from prefect_dispatch.tasks.store import stored_answer
+from prefect_dispatch.tasks.store import key_of, stored_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,8 +50,17 @@ class Losses:
         return max(1, whole // SMALLER**times) if times < MANY else 1
 
     def of(self, work: Iterable[Work], why: object) -> list[Came]:
-        """Return what came of work whose process died: what this fan-out has stored, or nothing yet, or an error."""
-        return [self._of(each, why) for each in work]
+        """Return what came of work whose process died: what this fan-out has stored, or nothing yet, or an error.
+
+        What is suspected comes last: so it is asked first, and soon no longer makes shards small.
+        """
+        come = [Came(each, self._stored(each)) for each in work]
+        lost: list[Work] = [each.work for each in come if each.said is None]
+        sent = [each for each in lost if was_sent(self._shelf, key_of(each.fingerprint))]
+        suspects = sent or lost  # where nothing was under way, any of them may keep its process from beginning
+        names: set[str] = {each.fingerprint for each in suspects}
+        rest = [each for each in come if each.work.fingerprint not in names]
+        return rest + [self._suspected(each, why) for each in suspects]
 
     def over(self, come: Iterable[Came]) -> None:
         """Forget what came to its end."""
@@ -54,10 +68,7 @@ class Losses:
             if each.said is not None:
                 self._died.pop(each.work.fingerprint, None)
 
-    def _of(self, work: Work, why: object) -> Came:
-        answer = stored_answer(self._shelf, work)
-        if answer and self._is_ours(answer):
-            return Came(work, answer)
+    def _suspected(self, work: Work, why: object) -> Came:
         times = self._died[work.fingerprint] = self._died.get(work.fingerprint, 0) + 1
         if times <= self._most:
             return Came(work, None)
@@ -65,10 +76,11 @@ class Losses:
         said = f"The process that was to ask has died{reason}; that was the {_ordinal(times)} time (limits.retries)."
         return Came(work, ExecutorError(said, kind="crashed"))
 
-    def _is_ours(self, answer: Answer) -> bool:
-        """Return whether an answer was asked for since the fan-out began."""
-        began = answer.attempts[-1].started if answer.attempts else None
-        return began is not None and began >= self._since
+    def _stored(self, work: Work) -> Answer | None:
+        """Return the stored answer to some work, if it was asked for since the fan-out began."""
+        answer = stored_answer(self._shelf, work)
+        began = answer.attempts[-1].started if answer and answer.attempts else None
+        return answer if began is not None and began >= self._since else None
 
 
 def _ordinal(number: int) -> str:
