@@ -159,10 +159,7 @@ class Away(UnderWay):
         return grace_s + SLACK_S
 
     def _unstarted(self) -> str | None:
-        """Enter the runner, if that is to be done here; return why it runs nothing, if it doesn't.
-
-        Some reach their cluster only when they are asked something.
-        """
+        """Enter the runner, unless it is; return why it runs nothing: some know only when they are asked something."""
         try:
             if not self._where.entered:
                 self._stack.enter_context(self._runner)
