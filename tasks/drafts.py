@@ -25,7 +25,7 @@ from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.fingerprint import flaw
 from prefect_dispatch.models import Usage
 from prefect_dispatch.strict import Frozen
-from prefect_dispatch.tasks.loop import in_thread
+from prefect_dispatch.tasks.loop import first_in_thread, in_thread
 from prefect_dispatch.tasks.owners import Owner
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class KeptDraft:
             self._taken = self._taken or (found is not None and found.owner.at_work(found.until))
         if self._taken:
             raise TakenError("Another run asks the same at this moment.", kind="taken", usage=Usage())
-        await self._write(pending=True)
+        await self._write(first=True, pending=True)
 
     async def hear(self, tier: int, reply: Reply | None, *, at_once: bool = True) -> None:
         """Take a reply, or that the call brought none; keep it at once, or with whatever is kept next."""
@@ -143,13 +143,14 @@ class KeptDraft:
         if self._alone:
             self._shelf.remove(self._key)
 
-    async def _write(self, **changed: object) -> None:
+    async def _write(self, *, first: bool = False, **changed: object) -> None:
         if self._taken:  # it is another run's
             return
         until = time.time() + self._call_s + LEASE_S
         self._record = self._record.model_copy(update={"until": until, **changed})
         lasting = bool(self._record.replies)  # that a call is under way may be forgotten where the power fails
-        await in_thread(self._shelf.write, self._key, _bytes(self._record), lasting=lasting)
+        thread = first_in_thread if first else in_thread
+        await thread(self._shelf.write, self._key, _bytes(self._record), lasting=lasting)
         self._unkept = False
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -78,12 +78,41 @@ def cancel(group: str) -> int:
 
 async def in_thread(function: Callable[..., T], *arguments: object, **named: object) -> T:
     """Call a function in another thread; come back when it has ended, even if cancelled meanwhile."""
-    call = _hands(asyncio.get_running_loop()).take(partial(copy_context().run, function, *arguments, **named))
+    return await _in_thread(partial(function, *arguments, **named), first=False)
+
+
+async def first_in_thread(function: Callable[..., T], *arguments: object, **named: object) -> T:
+    """Do the same before all that waits for a thread: for whoever holds a place meanwhile.
+
+    To bring an answer to the disk takes long, and many are there at once.
+    """
+    return await _in_thread(partial(function, *arguments, **named), first=True)
+
+
+async def _in_thread(function: Callable[[], T], *, first: bool) -> T:
+    call = _hands(asyncio.get_running_loop()).take(partial(copy_context().run, function), first=first)
     try:
         return cast("T", await asyncio.shield(call))
     except asyncio.CancelledError:
         await asyncio.wait([call])
         raise
+
+
+class _Call(NamedTuple):
+    """What a thread is to call."""
+
+    function: Callable[[], object]
+    future: asyncio.Future[object]
+    first: bool
+    """Whether somebody holds a place meanwhile."""
+
+
+class _Ended(NamedTuple):
+    """What came of a call."""
+
+    future: asyncio.Future[object]
+    said: object
+    error: BaseException | None
 
 
 class _Hands:
@@ -92,14 +121,14 @@ class _Hands:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="prefect-dispatch-hands")
-        self._waiting: deque[tuple[Callable[[], object], asyncio.Future[object]]] = deque()
+        self._first, self._waiting = deque[_Call](), deque[_Call]()
         self._coming = False
         self._at_work = 0
 
-    def take(self, call: Callable[[], object]) -> asyncio.Future[object]:
-        """Return the future of a call that some thread will make."""
+    def take(self, function: Callable[[], object], *, first: bool) -> asyncio.Future[object]:
+        """Return the future of a call that some thread will make, before all others or after them."""
         future = self._loop.create_future()
-        self._waiting.append((call, future))
+        (self._first if first else self._waiting).append(_Call(function, future, first))
         if not self._coming:
             self._coming = True
             self._loop.call_soon(self._send)  # once for all calls of this moment
@@ -107,36 +136,41 @@ class _Hands:
 
     def _send(self) -> None:
         self._coming = False
-        for _ in range(min(-(-len(self._waiting) // EACH), THREADS - self._at_work)):
+        for _ in range(min(-(-(len(self._first) + len(self._waiting)) // EACH), THREADS - self._at_work)):
             self._at_work += 1
             self._threads.submit(self._work)
 
+    def _next(self) -> _Call | None:
+        for waiting in (self._first, self._waiting):
+            with suppress(IndexError):
+                return waiting.popleft()
+        return None
+
     def _work(self) -> None:
-        ended: list[tuple[asyncio.Future[object], object, BaseException | None]] = []
-        told = time.monotonic()
-        with suppress(IndexError):
-            while True:
-                call, future = self._waiting.popleft()
-                try:
-                    ended.append((future, call(), None))
-                except BaseException as error:  # noqa: BLE001 -- raised where it is awaited
-                    ended.append((future, None, error))
-                if time.monotonic() - told > TOLD_S:
-                    self._loop.call_soon_threadsafe(self._tell, ended)
-                    ended, told = [], time.monotonic()
+        ended: list[_Ended] = []
+        told, awaited = time.monotonic(), False
+        while call := self._next():
+            if (awaited and not call.first) or time.monotonic() - told > TOLD_S:
+                self._loop.call_soon_threadsafe(self._tell, ended)
+                ended, told, awaited = [], time.monotonic(), False
+            try:
+                ended.append(_Ended(call.future, call.function(), None))
+            except BaseException as error:  # noqa: BLE001 -- raised where it is awaited
+                ended.append(_Ended(call.future, None, error))
+            awaited |= call.first
         self._loop.call_soon_threadsafe(self._left, ended)
 
-    def _tell(self, ended: list[tuple[asyncio.Future[object], object, BaseException | None]]) -> None:
+    def _tell(self, ended: list[_Ended]) -> None:
         for future, said, error in ended:
             if error is None:
                 future.set_result(said)
             else:
                 future.set_exception(error)
 
-    def _left(self, ended: list[tuple[asyncio.Future[object], object, BaseException | None]]) -> None:
+    def _left(self, ended: list[_Ended]) -> None:
         self._at_work -= 1
         self._tell(ended)
-        if self._waiting:  # they came as the last thread looked
+        if self._first or self._waiting:  # they came as the last thread looked
             self._send()
 
 
@@ -145,4 +179,4 @@ def _hands(loop: asyncio.AbstractEventLoop) -> _Hands:
     return _Hands(loop)
 
 
-__all__ = ["CancelledError", "cancel", "in_thread", "run"]
+__all__ = ["CancelledError", "cancel", "first_in_thread", "in_thread", "run"]
