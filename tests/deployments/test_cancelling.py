@@ -124,9 +124,10 @@ def test_cancelled_in_the_ui(
         assert ended.state is not None
         assert ended.state.name == "Cancelled"
         place.wait(lambda: "Cancelled: 2 of 10 answered. What came back is stored" in told(place, run.id), "it is told")
+        leases = state / "leases"
+        place.wait(lambda: not any(path.is_dir() for path in leases.glob("*")), "no folder of it is left")
         assert process.poll() is None
     assert seconds < PROMISED_S
-    assert [path for path in (state / "leases").glob("*") if path.is_dir()] == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
