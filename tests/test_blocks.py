@@ -181,7 +181,7 @@ def test_a_missing_block_is_refused_before_anything_is_spent(model: OpenAIServer
     wrong = LLM(model="openai/test", credentials="my-opnai")
     with pytest.raises(JobError, match=r"no LLMCredentials block 'my-opnai'. Did you mean 'my-openai'\?"):
         plan([BRIEF], ["a"], executor=wrong)
-    with pytest.raises(JobError, match="There are (.*, )?'my-openai'"):
+    with pytest.raises(JobError, match=r"There are (.*, )?'my-openai'"):
         fresh_credentials("zzzzzz")
     with pytest.raises(JobError, match=r"^integrator.judge.credentials: .*prefect block register -m prefect_d"):
         dispatch([BRIEF], ["a"], executor=LLM(model="openai/test"), integrator=Synthesize(

@@ -1,4 +1,4 @@
-"""A report's page in Chromium: from the disk, quick at 100,000 items, by keyboard, light and dark, whatever is in it."""
+"""A report's page in Chromium: from the disk, quick with 100,000 items, by keys, light and dark, whatever is in it."""
 
 from __future__ import annotations
 
