@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext  # noqa: TC002 -- the signature that is overridden
 from prefect.serializers import Serializer
-from pydantic import AwareDatetime, BaseModel
+from pydantic import AwareDatetime, BaseModel, Field, Json
 
 from prefect_dispatch.errors import TerminalError
 from prefect_dispatch.examining import recall
@@ -51,7 +51,7 @@ class AnswerSerializer(Serializer):
         Raises:
             ValueError: If it is another record.
         """
-        return Answer.model_validate(_read(blob, self.type))
+        return _Kept.model_validate_json(blob).answer
 
 
 class ReportSerializer(Serializer):
@@ -92,6 +92,12 @@ def _read(blob: bytes, tag: str) -> object:
     return cast("dict[str, object]", record)[tag]
 
 
+class _Kept(BaseModel):
+    """An answer as our serializer writes it."""
+
+    answer: Answer = Field(alias="prefect-dispatch-answer")
+
+
 class _Named(BaseModel):
     type: Literal["prefect-dispatch-answer"]
 
@@ -105,7 +111,7 @@ class _Record(BaseModel):
     """A record of Prefect's that holds an answer."""
 
     metadata: _Metadata
-    result: str
+    result: Json[_Kept]
 
 
 class FingerprintPolicy(CachePolicy):
@@ -156,9 +162,9 @@ def answer_in(content: bytes | None) -> Answer | None:
         record = _Record.model_validate_json(content or b"")
         if record.metadata.expiration and record.metadata.expiration < datetime.now(timezone.utc):
             return None
-        return AnswerSerializer().loads(record.result.encode())
     except (ValueError, RecursionError):
         return None
+    return record.result.answer
 
 
 def usable(found: object, work: Work) -> Answer | None:
@@ -170,7 +176,9 @@ def usable(found: object, work: Work) -> Answer | None:
     if not _is_to(found, work.fingerprint):
         return None
     value, wrong = recall(work.brief, work.item, found)
-    return None if wrong else found.model_copy(update={"value": value})
+    if wrong:
+        return None
+    return found if value is found.value else found.model_copy(update={"value": value})
 
 
 def _is_to(found: object, work: str) -> TypeGuard[Answer]:

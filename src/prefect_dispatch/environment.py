@@ -23,5 +23,15 @@ def environment() -> Hashable:
         >>> before == environment()
         False
     """
+    global _last  # noqa: PLW0603 -- replaced whole, as other threads read it meanwhile
     inside: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
-    return frozenset(inside.items())
+    known, said = _last
+    if known != inside:  # to compare takes a quarter of what it takes to make a set of it
+        known = dict(inside)
+        said = frozenset(known.items())
+        _last = known, said
+    return said
+
+
+_last: tuple[dict[Any, Any], Hashable] = {}, frozenset[Any]()
+"""What the environment held when it was last looked at, and what was returned for it."""

@@ -44,7 +44,7 @@ _SHORT = 2000
 _HINT = re.compile("|".join(re.escape(hint) for shape in SHAPES for hint in shape.hints))
 
 
-_hidden: set[str] = set()
+_hidden: frozenset[str] = frozenset()
 """Secrets that came from elsewhere than the environment."""
 
 
@@ -164,7 +164,7 @@ def _free(key: str, taken: dict[str, JsonValue]) -> str:
 
 def _hider() -> Callable[[str], str]:
     """Return what hides secrets by what the environment says now, or raises `TimeoutError`."""
-    return _made(_secrets(environment()) | _hidden, settings().redact)
+    return _made(_secrets(environment()), _hidden, settings().redact)
 
 
 @lru_cache(maxsize=2)
@@ -176,9 +176,11 @@ def _secrets(_said: Hashable) -> frozenset[str]:
 
 
 @lru_cache(maxsize=4)
-def _made(secrets: frozenset[str], redact: tuple[str, ...]) -> Callable[[str], str]:
+def _made(secrets: frozenset[str], hidden: frozenset[str], redact: tuple[str, ...]) -> Callable[[str], str]:
     """Return what hides some values, whatever looks like a secret, and what some patterns match."""
-    values = sorted({form for secret in secrets for form in _forms(secret)}, key=lambda form: (-len(form), form))
+    values = sorted(
+        {form for secret in secrets | hidden for form in _forms(secret)}, key=lambda form: (-len(form), form)
+    )
     # What is hidden already is passed over, unless a match begins before it.
     patterns = [regex.compile(rf"(?:\*\*\*)(*SKIP)(*FAIL)|(?:{pattern})") for pattern in redact]
 
