@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.models import Brief, Item, Outcome
+    from prefect_dispatch.sources import Source
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,13 @@ class Prepared:
     @property
     def resources(self) -> set[str]:
         """Every exclusive resource that some of the work declares."""
-        return {name for work in self.work for name in work.brief.rendered(work.item).resources}
+        wanting = (work for work in self.work if work.brief.resources)
+        return {name for work in wanting for name in work.brief.rendered(work.item).resources}
 
 
 def prepare(
     briefs: Sequence[Brief],
-    items: object,
+    items: Source,
     executor: Executor | None,
     integrator: AnyMerger | None,
     limits: Limits | None,
@@ -81,7 +83,7 @@ def prepare(
 
     Args:
         briefs: What is asked.
-        items: Where the items come from: a source, its mapping, or an iterable of items and JSON values.
+        items: Where the items come from.
         executor: Who is asked; by default the model of the settings, else the local one.
         integrator: How outcomes are merged; by default they are collated.
         limits: How the run is bounded.
@@ -107,7 +109,7 @@ def prepare(
     for who in (executor, *own_executors(integrator).values()):
         require_bounded(limits, who, bound)
     require_known(integrator, folder)
-    read = read_items(source(items), folder, limit)
+    read = read_items(items, folder, limit)
     there = sound(read)
     require_seen(bound, there)
     independence = preflight(bound, there)
@@ -156,7 +158,7 @@ def plan(
     if review:
         require_deciding(integrator)
     place = Path(folder).resolve()
-    job = prepare(briefs, items, executor, integrator, limits, folder=place, limit=limit, refresh=refresh)
+    job = prepare(briefs, source(items), executor, integrator, limits, folder=place, limit=limit, refresh=refresh)
     return planned(replace(job, limits=share_of(job.limits)), looked_up(job))
 
 

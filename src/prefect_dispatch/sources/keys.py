@@ -57,10 +57,10 @@ def make_item(key: object, value: object, priority: object = 0) -> Item:
         key = str(key)
     if not isinstance(key, str) or not key:
         raise ValueError(f"the key must be text that isn't empty, or a whole number, not {key!r}.")
-    check_json([key, value])
     try:
         return Item.model_validate({"key": key, "value": value, "priority": 0 if priority in (None, "") else priority})
     except ValidationError as error:
+        check_json([key, value])  # which says it in its own words
         first = error.errors(include_url=False, include_input=False)[0]
         raise ValueError(f"{first['loc'][0]}: {first['msg']}.") from None
 
