@@ -10,12 +10,12 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, get_args
 
-from prefect_dispatch.checks import MustMention
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.ledger import Ref
+from prefect_dispatch.ledger import Ref, place_of
 from prefect_dispatch.tasks.claims import Claims, Contest
 from prefect_dispatch.tasks.independence import SHOWN, Finding, Independence, Kind
-from prefect_dispatch.template import lookup, placeholders
+from prefect_dispatch.tasks.work import fields_of
+from prefect_dispatch.template import lookup
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ def preflight(briefs: Sequence[Brief], items: Sequence[Item]) -> Independence:
     if repeated := list(_repeated(briefs, items)):
         return _independence(repeated)
     briefs = sorted(briefs, key=lambda brief: brief.name)
-    items = sorted(items, key=lambda item: Ref(brief="", item=item.key).order)
+    items = sorted(items, key=lambda item: place_of("", item.key))
     used = {brief.name: _used(brief) for brief in briefs}
     ties: dict[tuple[str, str, str], Contest] = {}
     claims = Claims()
@@ -94,9 +94,7 @@ def _used(brief: Brief) -> list[str]:
     for pattern in (*brief.reads, *brief.writes):
         if _ALTERNATIVES.search(pattern):
             raise BriefError(f"Brief {brief.name!r}: the glob {pattern!r} uses {{a,b}}; write one glob for each.")
-    terms = [term for check in brief.checks if isinstance(check, MustMention) for term in check.terms]
-    texts = (brief.scope, brief.instructions, *brief.constraints, *brief.reads, *brief.writes, *brief.resources)
-    return list(dict.fromkeys(path for text in (*texts, *terms) for path in placeholders(text)))
+    return fields_of(brief)
 
 
 def _is_foreign(brief: Brief, item: Item, path: str, names: Iterable[str]) -> bool:

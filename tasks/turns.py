@@ -59,4 +59,4 @@ class Turns:
         self._under_way -= Counter({self._stage(work): 1})
 
     def _stage(self, work: Work) -> int:
-        return self._stages.get(work.ref, 0)
+        return self._stages.get(work.ref, 0) if self._stages else 0

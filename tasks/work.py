@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from prefect.utilities.annotations import quote
 
-from prefect_dispatch.fingerprint import fingerprint
-from prefect_dispatch.ledger import Ref
+from prefect_dispatch.checks import Function, MustMention
+from prefect_dispatch.fingerprint import fingerprints
+from prefect_dispatch.ledger import Ref, place_of
+from prefect_dispatch.template import placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,8 +41,21 @@ def work_of(briefs: Sequence[Brief], items: Sequence[Item], executor: Executor) 
     Raises:
         BriefError: If a brief uses a field that an item has not.
     """
-    work = [Work(brief, item, fingerprint(brief, item, executor)) for item in items for brief in briefs]
-    return sorted(work, key=lambda each: each.ref.order)
+    asked = [(brief, fingerprints(brief, executor, alike=_is_alike(brief))) for brief in briefs]
+    work = [Work(brief, item, fingerprint(item)) for item in items for brief, fingerprint in asked]
+    return sorted(work, key=lambda each: place_of(each.brief.name, each.item.key))
+
+
+def fields_of(brief: Brief) -> list[str]:
+    """Return the fields of items that a brief uses anywhere."""
+    terms = [term for check in brief.checks if isinstance(check, MustMention) for term in check.terms]
+    texts = (brief.scope, brief.instructions, *brief.constraints, *brief.reads, *brief.writes, *brief.resources)
+    return list(dict.fromkeys(path for text in (*texts, *terms) for path in placeholders(text)))
+
+
+def _is_alike(brief: Brief) -> bool:
+    """Return whether a brief is the same for every item: it uses no field, and no function that sees the key."""
+    return not fields_of(brief) and not any(isinstance(check, Function) for check in brief.checks)
 
 
 def equal_work(work: Sequence[Work]) -> dict[str, list[Work]]:

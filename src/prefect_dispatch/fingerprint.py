@@ -19,6 +19,8 @@ from typing_extensions import Protocol, runtime_checkable  # see executors.base
 from prefect_dispatch.executors.variety import executor_for
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydantic import JsonValue
 
     from prefect_dispatch.executors.base import Executor
@@ -29,6 +31,9 @@ FORMAT = 1
 
 DEEPEST = 100
 """How deep lists and mappings may be nested: enough for any answer, and far from every parser's limit."""
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+_PLAIN = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 
 def canonical(value: JsonValue) -> str:
@@ -41,7 +46,7 @@ def canonical(value: JsonValue) -> str:
         >>> canonical({"b": [1, 2.0], "a": "é"})
         '{"a":"\\u00e9","b":[1,2.0]}'
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return _CANONICAL.encode(value)
 
 
 def flaw(value: JsonValue) -> str | None:
@@ -60,7 +65,7 @@ def flaw(value: JsonValue) -> str | None:
         layer = [child for each in insides for child in (each.values() if isinstance(each, dict) else each)]
         depth += 1
     try:
-        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+        _PLAIN.encode(value).encode()
     except UnicodeEncodeError:
         return "holds half of a character (a lone surrogate)"
     except ValueError:
@@ -104,13 +109,33 @@ def fingerprint(brief: Brief, item: Item, executor: Executor) -> str:
     Raises:
         BriefError: If the brief uses a field that the item has not, or names a model that can't be asked.
     """
+    return fingerprints(brief, executor)(item)
+
+
+def fingerprints(brief: Brief, executor: Executor, *, alike: bool = False) -> Callable[[Item], str]:
+    """Return what gives items their fingerprints, many of them for one brief.
+
+    Args:
+        brief: The brief.
+        executor: The executor that would answer.
+        alike: Whether the brief is the same for every item, and so is looked at once.
+
+    Raises:
+        BriefError: If the brief names a model that can't be asked.
+    """
     who = executor_for(brief, executor)
-    parts: dict[str, JsonValue] = {
-        "format": FORMAT,
-        "brief": brief.identity(item),
-        "item": item.value,
-        "executor": who.fingerprint,
-    }
-    if isinstance(who, Situated):
-        parts["situation"] = who.situation(brief.rendered(item), item)
-    return digest(parts)
+    situated = who if isinstance(who, Situated) else None
+    said = asked = ""
+
+    def of(item: Item) -> str:
+        nonlocal said, asked
+        asked = asked or canonical(who.fingerprint)
+        if not (alike and said):
+            said = canonical(brief.identity(item))
+        # The canonical text of an object, put together of those of its parts.
+        text = f'{{"brief":{said},"executor":{asked},"format":{FORMAT},"item":{canonical(item.value)}'
+        if situated:
+            text += f',"situation":{canonical(situated.situation(brief.rendered(item), item))}'
+        return hashlib.sha256(f"{text}}}".encode()).hexdigest()
+
+    return of

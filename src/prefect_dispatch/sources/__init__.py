@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.form import Tabs
-from prefect_dispatch.ledger import Ref
+from prefect_dispatch.ledger import place_of
 from prefect_dispatch.scrub import scrub, teller
 from prefect_dispatch.sources.files import Glob
 from prefect_dispatch.sources.listed import FRAME, Listed, Lost, is_frame, is_listable, sound, upstream
@@ -165,7 +165,7 @@ def read_items(source: Source, root: Path, limit: int | None = None) -> list[Ite
                     "Keys must be unique: remove one, or give each a key of its own."
                 )
             items.append(item)
-    kept = sorted(items, key=lambda item: Ref(brief="", item=item.key).order)[:limit]
+    kept = sorted(items, key=lambda item: place_of("", item.key))[:limit]
     _warn_of_blanks([item.key for item in kept if isinstance(item.value, str) and not item.value.strip()])
     return kept
 
