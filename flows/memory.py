@@ -7,12 +7,11 @@ changes between two runs of a schedule, or of a job file, is a change of the sam
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prefect.logging import get_run_logger
 from prefect.runtime import deployment
-from pydantic import JsonValue, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from prefect_dispatch.changes import Changes, LastRun, Memory, compare, known
 from prefect_dispatch.errors import TransientError
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from prefect_dispatch.changes import Known
     from prefect_dispatch.models import Brief
     from prefect_dispatch.report import Report
     from prefect_dispatch.sources import Source
@@ -54,43 +54,49 @@ class JobMemory:
         ]
         self._key = KEY + digest(job)
         self._last: Memory | None = None
+        self._work: tuple[Known, ...] = ()
+        self._value = ""
         self._keeps = True
 
     def compared(self, report: Report) -> Report:
-        """Return a report that says what is otherwise than after the last run."""
+        """Return a report that says what is otherwise than after the last run, and know what it says."""
+        self._value = "" if report.value is None else digest(report.value)
         try:
             self._last = _read(answer_shelf().read(self._key))
         except (TransientError, ValueError) as error:
             self._keeps = isinstance(error, ValueError)  # else what stands there may be whole
             get_run_logger().warning("What the last run of this job left can't be read: %s", error)
+            self._work = known(report.outcomes)
             return report.model_copy(update={"changes": Changes(earlier="unreadable")})
+        self._work = known(report.outcomes, self._last.work if self._last else ())
         if self._last is None:
             return report
-        changes = compare(self._last.work, known(report.outcomes), (self._last.value, _value(report)))
+        changes = compare(self._last.work, self._work, (self._last.value, self._value))
         run = {**report.run, "since": self._last.run.model_dump(mode="json")}
         return report.model_copy(update={"changes": changes, "run": run})
 
     def keep(self, report: Report) -> None:
-        """Remember a run that has ended, for the next one; a run without any answer leaves what the last one left."""
+        """Remember a run that was compared and has ended, for the next one.
+
+        A run without any answer leaves what the last one left.
+        """
         nothing = report.status == "complete" and not report.outcomes  # the source was empty, and that is news, too
         if not self._keeps or not (nothing or any(outcome.status == "succeeded" for outcome in report.outcomes)):
             return
-        work = known(report.outcomes, self._last.work if self._last else ())
-        value = _value(report) or (self._last.value if self._last else "")
+        value = self._value or (self._last.value if self._last else "")
         run = LastRun.model_validate({name: report.run[name] for name in LastRun.model_fields})
         try:
-            answer_shelf().write(self._key, _written(Memory(run=run, work=work, value=value)))
+            answer_shelf().write(self._key, _written(Memory(run=run, work=self._work, value=value)))
         except TransientError as error:
             get_run_logger().warning("The next run of this job will not know what changed since this one: %s", error)
 
 
-def _value(report: Report) -> str:
-    """Return the digest of a merged value; empty where there is none."""
-    return "" if report.value is None else digest(report.value)
+class _Record(BaseModel):
+    memory: Memory = Field(alias=TAG)
 
 
 def _written(memory: Memory) -> bytes:
-    return json.dumps({TAG: memory.model_dump(mode="json")}, separators=(",", ":")).encode()
+    return _Record.model_construct(memory=memory).model_dump_json(by_alias=True).encode()
 
 
 def _read(blob: bytes | None) -> Memory | None:
@@ -102,7 +108,6 @@ def _read(blob: bytes | None) -> Memory | None:
     if blob is None:
         return None
     try:
-        record: Any = json.loads(blob)
-        return Memory.model_validate(record[TAG])
-    except (ValueError, TypeError, LookupError, RecursionError, ValidationError):
+        return _Record.model_validate_json(blob).memory
+    except ValidationError:
         raise ValueError("it is damaged, or another record") from None

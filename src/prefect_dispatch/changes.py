@@ -166,10 +166,9 @@ def compare(before: Sequence[Known], after: Sequence[Known], values: tuple[Diges
 
 
 def _known(outcome: Outcome, before: Known | None) -> Known:
-    row = Known(brief=outcome.brief, item=outcome.item, answered=outcome.status == "succeeded")
-    if row.answered:
-        return row._replace(fingerprint=outcome.fingerprint, digest=digest(outcome.value))
-    return before._replace(answered=False) if before else row
+    if outcome.status == "succeeded":
+        return Known(outcome.brief, outcome.item, True, outcome.fingerprint, digest(outcome.value))  # noqa: FBT003 -- a row
+    return before._replace(answered=False) if before else Known(outcome.brief, outcome.item, answered=False)
 
 
 def _named(names: Iterable[tuple[str, str]]) -> tuple[Ref, ...]:
