@@ -64,12 +64,15 @@ class LiveProgress:
         """Tell of one more outcome, or of what is under way."""
         now = time.monotonic()
         self._began = now if self._began is None else self._began
+        ended = progress.done == progress.total or (self._shown and not progress.in_flight)
+        due, hear = ended or now - self._updated >= UPDATE_EVERY_S, listener.get()
+        if not due and not hear:
+            return
         left = seconds_left(progress, self._asks, now - self._began)
         progress = progress.model_copy(update={"seconds_left": left})
-        if hear := listener.get():
+        if hear:
             hear(progress)
-        ended = progress.done == progress.total or (self._shown and not progress.in_flight)
-        if ended or now - self._updated >= UPDATE_EVERY_S:
+        if due:
             self._updated, self._shown = now, progress.in_flight
             self._update(progress)
 

@@ -141,6 +141,8 @@ def _merge(
 def _with_parts(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> tuple[LedgerRow, ...]:
     """Return the ledger with how an answer was made of the answers to parts of its item."""
     made = {Ref.of(outcome): outcome.joined for outcome in outcomes if outcome.joined}
+    if not made:
+        return tuple(rows)
     return tuple(
         row.model_copy(update={"reason": "; ".join(filter(None, (made[Ref.of(row)], row.reason)))})
         if Ref.of(row) in made

@@ -237,9 +237,9 @@ class FanOut:
         self._end_wholes()
 
     def _show(self) -> None:
-        self._progress = self._progress.model_copy(
-            update={"in_flight": min(len(self._under_way), self._limits.concurrency)}
-        )
+        in_flight = min(len(self._under_way), self._limits.concurrency)
+        if in_flight != self._progress.in_flight:
+            self._progress = self._progress.model_copy(update={"in_flight": in_flight})
         self._tell(self._progress)
 
     def _end_wholes(self) -> None:

@@ -137,7 +137,7 @@ def prose(text: str) -> str:
 
 def code(value: JsonValue) -> str:
     """Return a value as JSON in a fence that it cannot end."""
-    text, more = _bounded(json.dumps(value, indent=2, ensure_ascii=False))
+    text, more = _bounded(_indented(value))
     text = _HIDDEN.sub(lambda match: json.dumps(match[0])[1:-1], text)
     return fenced(text + more.replace("\n\n", "\n"), "json")
 
@@ -187,6 +187,17 @@ def _entry(value: JsonValue) -> str | float:
 def _stopped(match: re.Match[str]) -> str:
     starts_a_cell = match.start() == 0 or not _PARTING.isdisjoint(match[0])
     return f"{match[0]}'" if starts_a_cell else match[0]
+
+
+def _indented(value: JsonValue) -> str:
+    """Return a value as JSON, or a little more than is shown of it: to indent it all may take long."""
+    parts, size = list[str](), 0
+    for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value):
+        parts.append(part)
+        size += len(part)
+        if size > MAX_VALUE:
+            break
+    return "".join(parts)
 
 
 def _bounded(text: str) -> tuple[str, str]:

@@ -24,14 +24,14 @@ from prefect_dispatch.inert import (
     shown,
     table,
 )
-from prefect_dispatch.ledger import Ref
+from prefect_dispatch.ledger import place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import FieldRow, Proposal
+    from prefect_dispatch.ledger import FieldRow, Proposal, Ref
     from prefect_dispatch.ledger import Table as Figures
     from prefect_dispatch.report import Report
 
@@ -74,14 +74,14 @@ def markdown(report: Report) -> str:
 
 def outcome_rows(report: Report) -> list[dict[str, Any]]:
     """Return one row for each outcome, at most `MAX_ROWS`, failures first."""
-    ledger = {Ref.of(row): row for row in report.ledger}
-    ordered = sorted(report.outcomes, key=lambda o: (o.status == "succeeded", Ref.of(o).order))
+    ledger = {(row.brief, row.item): row for row in report.ledger}
+    ordered = sorted(report.outcomes, key=lambda o: (o.status == "succeeded", place_of(o.brief, o.item)))
     return [
         {
             "brief": outcome.brief,
             "item": cell(outcome.item),
             "status": outcome.status,
-            "disposition": row.disposition if (row := ledger.get(Ref.of(outcome))) else "",
+            "disposition": row.disposition if (row := ledger.get((outcome.brief, outcome.item))) else "",
             "origin": outcome.origin or "",
             "attempts": len(outcome.attempts),
             "tokens": sum(attempt.usage.tokens for attempt in outcome.attempts),
