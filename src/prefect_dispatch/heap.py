@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+YOUNG = 10_000
+"""Objects after which garbage is looked for: after 700, as Python does, what each item leaves is looked at twice."""
+
 _lock = threading.Lock()
 _users: list[object] = []
+_before = gc.get_threshold()
 
 
 @contextmanager
@@ -21,9 +25,13 @@ def at_rest() -> Generator[None]:
     Prefect and litellm bring some 600,000 objects, which Python else walks through each time that items have brought
     a quarter as many. Whoever has frozen their own is left alone.
     """
+    global _before  # noqa: PLW0603 -- of the process, as what it says is
     mine = object()
     with _lock:
         if _users or not gc.get_freeze_count():
+            if not _users:
+                _before = gc.get_threshold()
+                gc.set_threshold(_before[0] and max(_before[0], YOUNG), *_before[1:])
             _users.append(mine)
             gc.freeze()
     try:
@@ -34,3 +42,4 @@ def at_rest() -> Generator[None]:
                 _users.remove(mine)
                 if not _users:
                     gc.unfreeze()
+                    gc.set_threshold(*_before)
