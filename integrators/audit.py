@@ -29,7 +29,7 @@ from prefect_dispatch.integrators.auditing.uncollected import uncollected
 from prefect_dispatch.integrators.base import Integrator, Promising, Refusing, Restating, unshared
 from prefect_dispatch.integrators.merging import merge_by, written
 from prefect_dispatch.integrators.values import exact
-from prefect_dispatch.ledger import Ref, Violation
+from prefect_dispatch.ledger import Ref, Violation, place_of
 from prefect_dispatch.scrub import told
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def _equal(one: Merge, other: Merge, name: str) -> bool:
 
 
 def _place(outcome: Outcome) -> tuple[object, ...]:
-    return Ref.of(outcome).order
+    return place_of(outcome.brief, outcome.item)
 
 
 def _changed(message: str) -> Violation:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from prefect_dispatch.integrators.auditing.forms import unlike, untold
 from prefect_dispatch.integrators.gaps import gaps, restated_gaps, unanswered
 from prefect_dispatch.integrators.values import pointer
-from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref, Violation
+from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref, Violation, place_of
 from prefect_dispatch.models import Outcome
 from prefect_dispatch.strict import Strict
 
@@ -42,7 +42,7 @@ class Collate(Strict):
 
     def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:  # noqa: ARG002 -- the signature of every integrator
         """Return every answer, with a field row and a ledger row for each."""
-        ranked = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+        ranked = sorted(outcomes, key=lambda outcome: place_of(outcome.brief, outcome.item))
         answered = [outcome for outcome in ranked if outcome.status == "succeeded"]
         answers: list[JsonValue] = [{"brief": o.brief, "item": o.item, "value": o.value} for o in answered]
         return Merge(

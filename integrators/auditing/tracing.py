@@ -135,7 +135,7 @@ class Trace:
         accounted = self._accounted()
         named = {
             ((source.brief, source.item), traced.scope)
-            for traced in self._rows
+            for traced in (self._rows if self._places.keyed else ())  # nobody else is held to it
             for sources in (traced.row.sources, *(loser.sources for loser in traced.row.losers))
             for source in sources
         }
@@ -207,14 +207,13 @@ def _uncovered(merge: Merge, rows: Mapping[str, FieldRow], told: list[JsonValue]
         if is_leaf(value):
             yield _imprecise(path, f"{_short(value)} stands there without a field row.")
         elif isinstance(value, list):
-            todo.extend((path + pointer(at), part) for at, part in enumerate(value))
+            todo += [(f"{path}/{at}", part) for at, part in enumerate(value)]
         else:
             entry = cast("dict[str, JsonValue]", value)
             # Beside an answer, the names of the outcome, or of the item, that it comes from need no row of their own.
-            named = {key: entry[key] for key in ("brief", "item") if key in entry}
-            cited = any(all(named[key] == getattr(ref, key) for key in named) for ref in answered.get(path, ()))
-            names = [name for name in entry if not (cited and name in named)]
-            todo.extend((path + pointer(name), entry[name]) for name in names)
+            named = [key for key in ("brief", "item") if key in entry]
+            cited = any(all(entry[key] == getattr(ref, key) for key in named) for ref in answered.get(path, ()))
+            todo += [(path + pointer(key), entry[key]) for key in entry if not (cited and key in named)]
 
 
 def _imprecise(path: str, message: str) -> Violation:
