@@ -15,7 +15,7 @@ from prefect_dispatch._version import __version__
 from prefect_dispatch.errors import AuditError, MergeError
 from prefect_dispatch.inert import plain
 from prefect_dispatch.integrators.gaps import unanswered
-from prefect_dispatch.ledger import LedgerRow, Merge, Ref, Violation
+from prefect_dispatch.ledger import LedgerRow, Merge, Ref, Violation, place_of
 from prefect_dispatch.report import Gap, Report, Spending
 from prefect_dispatch.scrub import scrubbed, told
 from prefect_dispatch.tasks.apart import apart
@@ -66,7 +66,7 @@ def settle(
         refresh: Whether the integrator's own questions are asked even where an answer is stored.
         known: What came of the integrator's own questions so far.
     """
-    ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+    ordered = sorted(outcomes, key=lambda outcome: place_of(outcome.brief, outcome.item))
     merge, violations, broken = _merge(job, ordered, refresh=refresh, known=known)
     status, message = _verdict(
         ordered, job.limits.min_success, stopped=stopped, broken=broken or merge.failed, shortfalls=merge.shortfalls

@@ -16,7 +16,7 @@ from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, unsha
 from prefect_dispatch.integrators.merging import merge_by, require_writable
 from prefect_dispatch.integrators.readiness import Seeing, seeing, unfit
 from prefect_dispatch.integrators.reconcile import reconcile
-from prefect_dispatch.ledger import LedgerRow, Merge, Ref
+from prefect_dispatch.ledger import LedgerRow, Merge, Ref, place_of
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief, Item, Outcome  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.sources import sound
@@ -64,7 +64,7 @@ def integrate(
     # A copy: what the audit compares with is what agents said, whatever an integrator does to its input.
     given = [unshared(outcome) for outcome in outcomes]
     try:
-        merge = merge_by(integrator, briefs, sorted(given, key=lambda outcome: Ref.of(outcome).order), desk)
+        merge = merge_by(integrator, briefs, sorted(given, key=_place), desk)
         require_writable(merge, integrator)
     except MergeError as error:
         said = withheld(str(error), [item.value for item in items])
@@ -80,5 +80,5 @@ def integrate(
     return merge
 
 
-def _place(row: LedgerRow) -> tuple[object, ...]:
-    return Ref.of(row).order
+def _place(row: LedgerRow | Outcome) -> tuple[object, ...]:
+    return place_of(row.brief, row.item)
