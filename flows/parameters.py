@@ -127,6 +127,12 @@ def _with_failures(items: object) -> object:
             found.append(cast("object", each))
         return cast("object", each)
 
-    if isinstance(items, PrefectFuture | list | tuple | dict):
+    if isinstance(items, list):  # texts are nothing to look into, and there may be very many
+        visit_collection(
+            [each for each in cast("list[object]", items) if not isinstance(each, str)],
+            visit_fn=look,
+            return_data=False,
+        )
+    elif isinstance(items, PrefectFuture | tuple | dict):
         visit_collection(cast("object", items), visit_fn=look, return_data=False)
     return allow_failure(items) if found else items  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]

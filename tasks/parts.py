@@ -133,6 +133,8 @@ class Parts:
 
     def ended(self) -> list[End]:
         """Return the items of which every part has come, and forget them."""
+        if not self._wholes:
+            return []
         over = [whole for whole in self._wholes if all(self._came[part.fingerprint] for part in self._leaves(whole))]
         self._wholes = [whole for whole in self._wholes if whole not in over]
         return [self._end(whole) for whole in over]
