@@ -61,7 +61,7 @@ class LiveProgress:
         self._shown = 0
 
     def __call__(self, progress: Progress) -> None:
-        """Tell of one more outcome, or of what is under way."""
+        """Tell of more outcomes, or of what is under way."""
         now = time.monotonic()
         self._began = now if self._began is None else self._began
         ended = progress.done == progress.total or (self._shown and not progress.in_flight)

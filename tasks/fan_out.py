@@ -70,7 +70,7 @@ class FanOut:
             limits: Concurrency, retries, re-asks and time limit.
             independence: The locks and stages that the work must keep to.
             again: The fingerprints that are asked again even where an answer is stored.
-            tell: Told of every outcome, and now and then what is under way.
+            tell: Told whenever outcomes come, and now and then what is under way.
             join: Joins the answers to the parts of an item that is too long. None: none is split.
             stored: Answers that were looked up, by fingerprint; they take no task run, and are taken out.
             where: Where task runs are. None: where the flow's task runner has them.
@@ -137,8 +137,8 @@ class FanOut:
 
     def _recall(self) -> None:
         """End what is stored, before anything is asked."""
-        for work in self._turns.take(lambda work: work.fingerprint in self._stored):
-            self._record(End(work, "succeeded", self._stored.pop(work.fingerprint), stored=True))
+        stored = self._turns.take(lambda work: work.fingerprint in self._stored)
+        self._record(*(End(work, "succeeded", self._stored.pop(work.fingerprint), stored=True) for work in stored))
         self._under_way.expect(len(self._turns.waiting))
 
     def _next(self) -> list[Came]:
@@ -226,14 +226,16 @@ class FanOut:
         error = Failure(kind=kind, message=f"Not asked{again}: {why}")
         self._record(End(work, "failed" if tried else "skipped", error=error))
 
-    def _record(self, end: End) -> None:
-        name = end.work.fingerprint
-        equal = self._groups.get(name, [end.work])  # a part of an item stands in none
-        for outcome in end.outcomes(equal, self._batched.attempts.get(name, ())):
-            if not self._parts.take(outcome):
-                self._outcomes.append(outcome)
-                self._progress = self._progress.plus(outcome)
-                self._show()
+    def _record(self, *ends: End) -> None:
+        recorded = len(self._outcomes)
+        for end in ends:
+            name = end.work.fingerprint
+            equal = self._groups.get(name, [end.work])  # a part of an item stands in none
+            came = end.outcomes(equal, self._batched.attempts.get(name, ()))
+            self._outcomes += [outcome for outcome in came if not self._parts.take(outcome)]
+        if len(self._outcomes) > recorded:
+            self._progress = self._progress.plus(*self._outcomes[recorded:])
+            self._show()
         self._end_wholes()
 
     def _show(self) -> None:

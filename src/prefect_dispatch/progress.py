@@ -31,16 +31,16 @@ class Progress(Frozen):
     seconds_left: float | None = None
     """Seconds until all have an outcome, at the speed so far; empty until something can be said."""
 
-    def plus(self, outcome: Outcome) -> Progress:
-        """Return the progress after one more outcome."""
+    def plus(self, *outcomes: Outcome) -> Progress:
+        """Return the progress after some more outcomes."""
         return self.model_copy(
             update={
-                "done": self.done + 1,
-                "cached": self.cached + (outcome.origin == "stored"),
-                "failed": self.failed + (outcome.status == "failed"),
-                "skipped": self.skipped + (outcome.status == "skipped"),
-                "asked": self.asked + (outcome.origin == "asked"),
-                "usage": self.usage + outcome.usage if outcome.spent else self.usage,
+                "done": self.done + len(outcomes),
+                "cached": self.cached + sum(outcome.origin == "stored" for outcome in outcomes),
+                "failed": self.failed + sum(outcome.status == "failed" for outcome in outcomes),
+                "skipped": self.skipped + sum(outcome.status == "skipped" for outcome in outcomes),
+                "asked": self.asked + sum(outcome.origin == "asked" for outcome in outcomes),
+                "usage": sum((outcome.usage for outcome in outcomes if outcome.spent), self.usage),
             }
         )
 
@@ -98,7 +98,7 @@ def lasting(seconds: float) -> str:
 Listener = Callable[[Progress], None]
 
 listener: ContextVar[Listener | None] = ContextVar("prefect-dispatch-progress", default=None)
-"""Set it before a flow is called, and it is told of every outcome."""
+"""Set it before a flow is called, and it is told whenever outcomes come; what is stored comes at once."""
 
 announce: ContextVar[Callable[[str], None] | None] = ContextVar("prefect-dispatch-announce", default=None)
 """Set it before a flow is called, and it is told, in a sentence, what the run waits for."""
