@@ -16,7 +16,7 @@ from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, unsha
 from prefect_dispatch.integrators.merging import merge_by, require_writable
 from prefect_dispatch.integrators.readiness import Seeing, seeing, unfit
 from prefect_dispatch.integrators.reconcile import reconcile
-from prefect_dispatch.ledger import LedgerRow, Merge, Ref, place_of
+from prefect_dispatch.ledger import LedgerRow, Merge, named, place_of
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief, Item, Outcome  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.sources import sound
@@ -56,7 +56,7 @@ def integrate(
     """
     if wrong := unfit(integrator):
         raise JobError(wrong)
-    reconcile([Ref(brief=brief.name, item=item.key) for item in items for brief in briefs], outcomes)
+    reconcile([named(brief.name, item.key) for item in items for brief in briefs], outcomes)
     if isinstance(integrator, Seeing):
         integrator = seeing(integrator, briefs, sound(items))
     asking = isinstance(integrator, AskingIntegrator)

@@ -9,13 +9,14 @@ from prefect.utilities.annotations import quote
 
 from prefect_dispatch.checks import Function, MustMention
 from prefect_dispatch.fingerprint import fingerprints
-from prefect_dispatch.ledger import Ref, place_of
+from prefect_dispatch.ledger import named, place_of
 from prefect_dispatch.template import placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.ledger import Ref
     from prefect_dispatch.models import Brief, Item
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ class Work:
     @property
     def ref(self) -> Ref:
         """The name under which it stands in every list."""
-        return Ref(brief=self.brief.name, item=self.item.key)
+        return named(self.brief.name, self.item.key)
 
 
 def work_of(briefs: Sequence[Brief], items: Sequence[Item], executor: Executor) -> list[Work]:

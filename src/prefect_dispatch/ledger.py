@@ -50,7 +50,7 @@ class Ref(Numerous):
     @classmethod
     def of(cls, outcome: Outcome | LedgerRow | Gap) -> Ref:
         """Return the name of an outcome, or of the outcome that a row is about."""
-        return _ref(outcome.brief, outcome.item)
+        return named(outcome.brief, outcome.item)
 
     @property
     def order(self) -> tuple[Any, str, str]:
@@ -64,8 +64,9 @@ def place_of(brief: str, item: str) -> tuple[Any, str, str]:
 
 
 @lru_cache(maxsize=1 << 17)
-def _ref(brief: str, item: str) -> Ref:
-    return Ref(brief=brief, item=item)  # frozen, and named again and again: one object will do
+def named(brief: str, item: str) -> Ref:
+    """Return the name of the outcome of a brief for an item: frozen, and wanted often, so one object will do."""
+    return Ref(brief=brief, item=item)
 
 
 class LedgerRow(Numerous):
