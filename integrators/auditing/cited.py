@@ -72,6 +72,8 @@ class CitedAudit:
 
     def unexplained(self, found: Iterable[Violation]) -> Iterator[Violation]:
         """Yield the violations that whoever compares words finds, but for those that are none here."""
+        if not (found := list(found)):
+            return
         rows = {row.path for row in self._merge.fields}
         told = [path for path, value in self.told.items() if get(self._merge.value, [path[1:]]) == value]
         for each in found:
