@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_dispatch.checks import Function, MustMention, Regex
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.fingerprint import DEEPEST, canonical, digest, fingerprint, flaw
+from prefect_dispatch.fingerprint import DEEPEST, FORMAT, canonical, digest, fingerprint, flaw
 from prefect_dispatch.models import Brief, Item
+from prefect_dispatch.tasks.work import work_of
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -112,3 +114,38 @@ def test_canonical_json_has_no_infinity() -> None:
     """No two values that JSON lacks can share a fingerprint."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical(float("inf"))
+
+
+def of_a_key(value: object, item: Item) -> str | None:
+    """A check that sees the item."""
+    return None if value else item.key
+
+
+ALIKE = Brief(
+    name="plain", instructions="Judge it as {{title}}.", output={"type": "object"}, checks=(Regex(pattern="a"),)
+)
+OTHERWISE: tuple[dict[str, Any], ...] = (
+    {"scope": "One {title}."},
+    {"instructions": "Judge {title}."},
+    {"constraints": ("Name {title}.",)},
+    {"writes": ("{key}.md",)},
+    {"checks": (MustMention(terms=("{title}",)),)},
+    {"checks": (Function(function=of_a_key),)},
+)
+BRIEFS = [ALIKE, *(ALIKE.model_copy(update={"name": f"b-{at}", **said}) for at, said in enumerate(OTHERWISE))]
+
+
+@given(st.lists(JSON, min_size=1, max_size=4))
+def test_work_has_the_fingerprints_of_its_pieces(values: list[JsonValue]) -> None:
+    """What is the same for every item is looked at once, and what a brief takes of an item for each."""
+    items = [Item(key=f"k{at}", value={"title": f"T{at % 2}", "more": value}) for at, value in enumerate(values)]
+    executor = ScriptedExecutor({}, fingerprint="scripted")
+    work = work_of(BRIEFS, items, executor)
+    assert [each.fingerprint for each in work] == [fingerprint(each.brief, each.item, executor) for each in work]
+    parts: dict[str, JsonValue] = {
+        "brief": ALIKE.identity(items[0]),
+        "item": items[0].value,
+        "executor": "scripted",
+        "format": FORMAT,
+    }
+    assert digest(parts) in {each.fingerprint for each in work}

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from prefect_dispatch.heap import at_rest
+from prefect_dispatch.heap import YOUNG, at_rest
 
 
 class Ring:
@@ -44,3 +44,16 @@ def test_what_somebody_else_has_frozen_stays_so() -> None:
         assert gc.get_freeze_count()
     finally:
         gc.unfreeze()
+
+
+@pytest.mark.parametrize(("set_to", "meanwhile"), [(700, YOUNG), (2 * YOUNG, 2 * YOUNG), (0, 0)])
+def test_garbage_is_looked_for_less_often_meanwhile(set_to: int, meanwhile: int) -> None:
+    """Whoever has it looked for even less often, or never, is left alone; afterwards it is as before."""
+    before = gc.get_threshold()
+    gc.set_threshold(set_to, *before[1:])
+    try:
+        with at_rest(), at_rest():
+            assert gc.get_threshold() == (meanwhile, *before[1:])
+        assert gc.get_threshold() == (set_to, *before[1:])
+    finally:
+        gc.set_threshold(*before)
