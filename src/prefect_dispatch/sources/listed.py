@@ -119,7 +119,9 @@ def _item(number: int, element: object) -> Item:
     if isinstance(element, Lost):
         return element
     if isinstance(element, Item):
-        return make_item(element.key, element.value, element.priority)
+        made = make_item(element.key, element.value, element.priority)
+        # A run has its items validated twice; of those in which nobody can change anything, it holds one.
+        return made if isinstance(made.value, list | dict) or made != element else element
     try:
         return _given(element)
     except ValueError:
