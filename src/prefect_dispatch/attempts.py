@@ -14,7 +14,7 @@ MOST_PROBLEMS = 20
 """Of these."""
 
 
-class Usage(Frozen):
+class Usage(Numerous):
     """What was spent.
 
     Example:

@@ -15,7 +15,7 @@ from prefect_dispatch.command import Command
 from prefect_dispatch.outputs import Output, has_validators, normalise_output, show_output
 from prefect_dispatch.references import REFERENCE
 from prefect_dispatch.split import Split
-from prefect_dispatch.strict import Frozen, Kept, Numerous, Strict
+from prefect_dispatch.strict import Kept, Numerous, Strict
 from prefect_dispatch.template import render
 
 __all__ = [
@@ -43,7 +43,7 @@ OutputForm = Annotated[
 """The form of an answer, however it is written down."""
 
 
-class Item(Strict):
+class Item(Strict, Numerous):
     """One input.
 
     Example:
@@ -150,7 +150,7 @@ class Brief(Strict):
         return tuple(text for text in found if isinstance(text, str) and REFERENCE.fullmatch(text))
 
 
-class Answer(Frozen):
+class Answer(Numerous):
     """A valid answer, as it is stored: whatever item or job asks again gets this."""
 
     value: JsonValue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
+    from typing_extensions import Self
 
 _T = TypeVar("_T")
 
@@ -102,7 +103,7 @@ class Numerous(Frozen):
     """A model of which a run holds as many as it has items: equal sets of names are one set.
 
     pydantic keeps with each model which of its fields were given, in a set of its own: a third of what an outcome
-    took. Nothing changes such a set, as the model is frozen, and a copy has its own.
+    took. Nothing changes such a set, as the model is frozen.
     """
 
     @override
@@ -110,6 +111,13 @@ class Numerous(Frozen):
         """Take the set that others have."""
         given = frozenset(self.__pydantic_fields_set__)
         object.__setattr__(self, "__pydantic_fields_set__", _given.setdefault(given, self.__pydantic_fields_set__))
+
+    @override
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy, which takes the set that others have as well: pydantic gives it one of its own."""
+        copy = super().model_copy(update=update, deep=deep)
+        copy.model_post_init(None)
+        return copy
 
 
 _given: dict[frozenset[str], set[str]] = {}
