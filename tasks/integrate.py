@@ -70,6 +70,7 @@ def integrate(
         said = withheld(str(error), [item.value for item in items])
         logged(error.__cause__ or error)
         raise MergeError(said, desk.asked if desk else ()) from None
+    del given  # the audit has copies of its own
     recall = Recall(desk) if desk else None
     violations = audit(merge, outcomes, briefs, integrator, again=partial(merge_by, integrator, briefs, ask=recall))
     merge = merge.model_copy(

@@ -10,104 +10,124 @@ value that it belongs to.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING
 
+from prefect_dispatch.integrators.auditing.claims import by_element, claims_of, cut, imprecise, short, uncovered
 from prefect_dispatch.integrators.auditing.pools import Pool, has, leaves
 from prefect_dispatch.integrators.auditing.scoping import Places
 from prefect_dispatch.integrators.gaps import gaps
-from prefect_dispatch.integrators.records.rules import GATHERING
-from prefect_dispatch.integrators.values import Node, content, find, is_leaf, pointer
+from prefect_dispatch.integrators.values import Node, content, find
 from prefect_dispatch.ledger import Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pydantic import JsonValue
 
+    from prefect_dispatch.integrators.auditing.claims import Claim
     from prefect_dispatch.integrators.auditing.scoping import Scope
-    from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref
+    from prefect_dispatch.ledger import Merge
     from prefect_dispatch.models import Outcome
 
 Name = tuple[str, str]
 """Brief and item of an outcome."""
 
 
-class _Row(NamedTuple):
-    """A field row whose path leads somewhere."""
-
-    row: FieldRow
-    name: str | None
-    scope: Scope
-    by_element: bool
-    """Whether its elements have rows of their own."""
-
-
 class Trace:
-    """What outcomes say, what a merge holds, and where the two differ."""
+    """What outcomes say, what a merge holds, and where the two differ.
+
+    One outcome is looked into after another: what all of them say, indexed, takes more room than a whole run.
+    """
 
     def __init__(self, merge: Merge, outcomes: Sequence[Outcome], integrator: object = None) -> None:
-        """Index what the outcomes say."""
+        """Keep what is compared."""
         self._merge = merge
         self._outcomes = {(o.brief, o.item): o for o in outcomes}
         self._places = Places(integrator, outcomes)
-        self._parts: dict[tuple[Name, Scope], list[JsonValue]] = defaultdict(list)
-        self._said: dict[tuple[Name, Scope], Pool] = defaultdict(Pool)
-        for name, outcome in self._outcomes.items():
-            for said in self._places.said(outcome) if outcome.status == "succeeded" else ():
-                self._parts[name, said.scope].append(said.own)
-                self._said[name, said.scope].take(said.whole)
-        self._rows: list[_Row] = []
+        self._twins = {
+            (row.brief, row.item): (row.by.brief, row.by.item)
+            for row in merge.ledger
+            if row.by and row.disposition == "duplicate_of"
+        }
+        self._originals: dict[Name, Mapping[Scope, Pool]] = {}
 
     def violations(self) -> Iterator[Violation]:
-        """Yield what is in the merge and was not said, then what was said and is not in the merge."""
-        yield from self._precision()
-        yield from self._recall()
+        """Yield what is in the merge and was not said, and what was said and is not in the merge."""
+        claims: dict[Name, list[Claim]] = {name: [] for name in self._outcomes}
+        lists: list[Claim] = []
+        yield from self._located(claims, lists)
+        for name in [*claims]:
+            yield from self._looked_into(name, claims.pop(name))
+        for claim in lists:
+            for element in claim.gathered.left.values() if claim.gathered else ():
+                yield imprecise(claim.row.path, f"none of its sources says {short(element)}.")
 
-    def _precision(self) -> Iterator[Violation]:
-        paths: set[str] = set()
+    def _located(self, claims: dict[Name, list[Claim]], lists: list[Claim]) -> Iterator[Violation]:
+        """Sort what the field rows claim by whom they name for it; yield what is wrong with the rows by themselves."""
+        paths, apart = set[str](), set[str]()
         for row in self._merge.fields:
             if row.path in paths:
-                yield _imprecise(row.path, "two field rows are about it.")
+                yield imprecise(row.path, "two field rows are about it.")
             paths.add(row.path)
             try:
                 value, name = find(self._merge.value, row.path)
             except LookupError:
-                yield _imprecise(row.path, "a field row is about it, but nothing stands there.")
+                yield imprecise(row.path, "a field row is about it, but nothing stands there.")
                 continue
             if value is not row.winner and content(value) != content(row.winner):
-                yield _imprecise(row.path, f"{_short(value)} stands there, not the winner {_short(row.winner)}.")
+                yield imprecise(row.path, f"{short(value)} stands there, not the winner {short(row.winner)}.")
             scope, is_set = self._places.place(self._merge.value, row.path)
-            traced = _Row(row, name, scope, is_set and row.rule in GATHERING and bool(row.winner))
-            self._rows.append(traced)
-            yield from self._unsaid(traced)
-        told = gaps(self._outcomes.values())
-        by_element = {traced.row.path for traced in self._rows if traced.by_element}
-        rows = {row.path: row for row in self._merge.fields if row.path not in by_element}
-        yield from _uncovered(self._merge, rows, told)
+            if by_element(row, is_set=is_set):
+                apart.add(row.path)
+            for claim, sources in claims_of(row, name, scope, is_set=is_set):
+                if claim.gathered:
+                    lists.append(claim)
+                if not sources:
+                    yield imprecise(row.path, "a value there has no source.")
+                for source in sources:
+                    claims.setdefault((source.brief, source.item), []).append(claim)
+        rows = {row.path: row for row in self._merge.fields if row.path not in apart}
+        yield from uncovered(self._merge, rows, gaps(self._outcomes.values()))
 
-    def _unsaid(self, traced: _Row) -> Iterator[Violation]:
-        """Yield what a row claims of its sources that they don't say."""
-        row = traced.row
-        for sources in (row.sources, *(loser.sources for loser in row.losers)):
-            if not sources:
-                yield _imprecise(row.path, "a value there has no source.")
-            for source in sources:
-                if (
-                    outcome := self._outcomes.get((source.brief, source.item))
-                ) is None or outcome.status != "succeeded":
-                    yield _imprecise(row.path, f"its source {str(source)!r} has no answer.")
-        if row.rule in GATHERING and isinstance(row.winner, list) and row.winner:
-            yield from self._ungathered(traced, row.winner) if not traced.by_element else ()
-        elif ":" not in row.rule:  # a function of the user's may compute what nobody said
-            yield from self._unsaid_by(traced, row.winner, row.sources)
-        for loser in row.losers:
-            yield from self._unsaid_by(traced, loser.value, loser.sources)
+    def _looked_into(self, name: Name, claims: Sequence[Claim]) -> Iterator[Violation]:
+        """Yield what an outcome is claimed to say and doesn't, and what it says and no row accounts for."""
+        parts, said = self._said(name)
+        own: dict[Scope, Pool] = defaultdict(Pool)
+        pools: dict[Scope, list[Pool]] = defaultdict(list)
+        for claim in claims:
+            if self._answered(name) is None:
+                yield imprecise(claim.row.path, f"its source {'/'.join(name)!r} has no answer.")
+            yield from self._unsaid(claim, said.get(claim.scope), name)
+            if claim.pool:
+                pools[claim.scope].append(claim.pool)
+            own[claim.scope].add(claim.own)
+        for scope, pool in own.items():
+            pools[scope].append(pool)
+        yield from self._lost(name, parts, pools)
 
-    def _unsaid_by(self, traced: _Row, value: JsonValue, sources: Iterable[Ref]) -> Iterator[Violation]:
-        for source in sources:
-            said = self._said.get(((source.brief, source.item), traced.scope))
-            if said is None or not self._is_said(said, traced.name, value):
-                yield _imprecise(traced.row.path, f"its source {str(source)!r} doesn't say {_short(value)}.")
+    def _said(self, name: Name) -> tuple[Mapping[Scope, list[JsonValue]], Mapping[Scope, Pool]]:
+        """Return what an outcome says in each scope: what is to be found again, and all of it; nothing if it failed."""
+        parts: dict[Scope, list[JsonValue]] = defaultdict(list)
+        pools: dict[Scope, Pool] = defaultdict(Pool)
+        outcome = self._answered(name)
+        for said in self._places.said(outcome) if outcome else ():
+            parts[said.scope].append(said.own)
+            pools[said.scope].take(said.whole)
+        return parts, pools
+
+    def _answered(self, name: Name) -> Outcome | None:
+        outcome = self._outcomes.get(name)
+        return outcome if outcome and outcome.status == "succeeded" else None
+
+    def _unsaid(self, claim: Claim, said: Pool | None, name: Name) -> Iterator[Violation]:
+        if claim.gathered:
+            texts = said.texts(claim.name) & claim.gathered.wanted if said else set[str]()
+            if not texts:
+                yield imprecise(claim.row.path, f"its source {'/'.join(name)!r} says nothing of what stands there.")
+            for text in texts:
+                claim.gathered.left.pop(text, None)
+        elif claim.says and (said is None or not self._is_said(said, claim.name, claim.value)):
+            yield imprecise(claim.row.path, f"its source {'/'.join(name)!r} doesn't say {short(claim.value)}.")
 
     def _is_said(self, said: Pool, name: str | None, value: JsonValue) -> bool:
         text = content(value)
@@ -117,112 +137,37 @@ class Trace:
         together = not self._places.keyed and isinstance(value, dict) and value
         return isinstance(together, dict) and all(self._is_said(said, key, part) for key, part in together.items())
 
-    def _ungathered(self, traced: _Row, winner: list[JsonValue]) -> Iterator[Violation]:
-        left = {content(element): element for element in winner}
-        wanted = frozenset(left)
-        for source in traced.row.sources:
-            said = self._said.get(((source.brief, source.item), traced.scope))
-            texts = said.texts(traced.name) & wanted if said else set[str]()
-            if not texts:
-                yield _imprecise(traced.row.path, f"its source {str(source)!r} says nothing of what stands there.")
-            for text in texts:
-                left.pop(text, None)
-        for element in left.values():
-            yield _imprecise(traced.row.path, f"none of its sources says {_short(element)}.")
-
-    def _recall(self) -> Iterator[Violation]:
-        rows = {(row.brief, row.item): row for row in self._merge.ledger}
-        accounted = self._accounted()
-        named = {
-            ((source.brief, source.item), traced.scope)
-            for traced in (self._rows if self._places.keyed else ())  # nobody else is held to it
-            for sources in (traced.row.sources, *(loser.sources for loser in traced.row.losers))
-            for source in sources
-        }
-        for where, parts in self._parts.items():
-            record = (where[0], (where[1][0], ()))  # a row about the record may be about the element, too
-            pools = [pool for place in dict.fromkeys((where, record)) for pool in accounted.get(place, [])]
+    def _lost(
+        self, name: Name, parts: Mapping[Scope, list[JsonValue]], accounted: Mapping[Scope, list[Pool]]
+    ) -> Iterator[Violation]:
+        """Yield what an outcome says, scope by scope, that neither a row nor the outcome it is equal to accounts for."""
+        for scope, own in parts.items():
+            record = (scope[0], ())  # a row about the record may be about the element, too
+            pools = [pool for place in dict.fromkeys((scope, record)) for pool in accounted.get(place, [])]
             lost = [
                 leaf
-                for leaf in leaves(parts)
+                for leaf in leaves(own)
                 if not has(pools, leaf.name, leaf.text) and (leaf.value != [] or self._places.keyed)
             ]
-            if twin := self._twin(rows.get(where[0]), where[1]):
+            if lost and (twin := self._twin(name, scope)):
                 lost = [leaf for leaf in lost if not has([twin], leaf.name, leaf.text)]
-            if not lost and self._places.keyed and where == record and where not in named:
-                lost = [Node(None, content(part), part) for part in parts]
+            if not lost and self._places.keyed and scope == record and scope not in accounted:
+                lost = [Node(None, content(part), part) for part in own]
             if lost:
                 field = "" if lost[0].name is None else f" in {lost[0].name!r}"
                 more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
                 yield Violation(
                     law="recall",
-                    where="/".join(where[0]),
-                    message=f"it says {_cut(lost[0].text)}{field}{more}, which neither stands in the merged value "
+                    where="/".join(name),
+                    message=f"it says {cut(lost[0].text)}{field}{more}, which neither stands in the merged value "
                     "nor among what a rule removed.",
                 )
 
-    def _twin(self, row: LedgerRow | None, scope: Scope) -> Pool | None:
+    def _twin(self, name: Name, scope: Scope) -> Pool | None:
         """Return what is said by the outcome that an outcome is a duplicate of."""
-        if row is None or row.by is None or row.disposition != "duplicate_of":
+        original = self._twins.get(name)
+        if original is None:
             return None
-        return self._said.get(((row.by.brief, row.by.item), scope))
-
-    def _accounted(self) -> Mapping[tuple[Name, Scope], list[Pool]]:
-        """Return, for each outcome and scope, what the field rows say that it says."""
-        own: dict[tuple[Name, Scope], Pool] = defaultdict(Pool)
-        pools: dict[tuple[Name, Scope], list[Pool]] = defaultdict(list)
-        for row, name, scope, by_element in self._rows:
-            if row.rule in GATHERING and not by_element:  # many sources of many values: one pool for all of them
-                shared = Pool([row.winner], name)
-                for source in row.sources:
-                    pools[(source.brief, source.item), scope].append(shared)
-            for value, sources in (
-                *(() if row.rule in GATHERING else ((row.winner, row.sources),)),
-                *((loser.value, loser.sources) for loser in row.losers),
-            ):
-                found = leaves([value], name)
-                for source in sources:
-                    own[(source.brief, source.item), scope].add(found)
-        for where, pool in own.items():
-            pools[where].append(pool)
-        return pools
-
-
-def _uncovered(merge: Merge, rows: Mapping[str, FieldRow], told: list[JsonValue]) -> Iterator[Violation]:
-    """Yield the leaves of the merged value that no field row covers.
-
-    A field that is an empty list needs none, nor do gaps that are told as they are.
-    """
-    if merge.value in (None, [], {}):
-        return
-    answered: dict[str, list[Ref]] = defaultdict(list)
-    for path, row in rows.items():
-        start, around, _ = (path + "/").partition("/value/")
-        answered[start if around else ""] += row.sources
-    todo: list[tuple[str, JsonValue]] = [("", merge.value)]
-    while todo:
-        path, value = todo.pop()
-        if path in rows or (path == "/gaps" and value == told) or (path.count("/") == 1 and value == []):
-            continue
-        if is_leaf(value):
-            yield _imprecise(path, f"{_short(value)} stands there without a field row.")
-        elif isinstance(value, list):
-            todo += [(f"{path}/{at}", part) for at, part in enumerate(value)]
-        else:
-            entry = cast("dict[str, JsonValue]", value)
-            # Beside an answer, the names of the outcome, or of the item, that it comes from need no row of their own.
-            named = [key for key in ("brief", "item") if key in entry]
-            cited = any(all(entry[key] == getattr(ref, key) for key in named) for ref in answered.get(path, ()))
-            todo += [(path + pointer(key), entry[key]) for key in entry if not (cited and key in named)]
-
-
-def _imprecise(path: str, message: str) -> Violation:
-    return Violation(law="precision", where=path, message=message)
-
-
-def _short(value: JsonValue) -> str:
-    return _cut(content(value))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= 80 else text[:79] + "…"  # noqa: PLR2004 -- what fits a line
+        if original not in self._originals:
+            self._originals[original] = self._said(original)[1]
+        return self._originals[original].get(scope)
