@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 from pydantic import StringConstraints
 
 from prefect_dispatch.fingerprint import digest
-from prefect_dispatch.ledger import Ref
+from prefect_dispatch.ledger import Ref, named, place_of
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def compare(before: Sequence[Known], after: Sequence[Known], values: tuple[Diges
         gone=_named(was.keys() - now.keys()),
         changed=tuple(
             Change(brief=new.brief, item=new.item, before=_said(old), after=_said(new))
-            for old, new in sorted(changed, key=lambda pair: _ref(pair[1].name).order)
+            for old, new in sorted(changed, key=lambda pair: place_of(*pair[1].name))
         ),
         closed=_named(new.name for old, new in both if new.answered and not old.answered),
         opened=_named(new.name for old, new in both if old.answered and not new.answered),
@@ -172,11 +172,7 @@ def _known(outcome: Outcome, before: Known | None) -> Known:
 
 
 def _named(names: Iterable[tuple[str, str]]) -> tuple[Ref, ...]:
-    return tuple(sorted(map(_ref, names), key=lambda ref: ref.order))
-
-
-def _ref(name: tuple[str, str]) -> Ref:
-    return Ref(brief=name[0], item=name[1])
+    return tuple(named(*name) for name in sorted(names, key=lambda name: place_of(*name)))
 
 
 def _said(row: Known) -> Said:

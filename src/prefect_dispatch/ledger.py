@@ -14,7 +14,14 @@ from prefect_dispatch.strict import Numerous, Strict
 if TYPE_CHECKING:
     from prefect_dispatch.report import Gap
 
-_natural = lru_cache(maxsize=1 << 17)(natsort_keygen())  # every list of a merge is sorted by it
+_split = natsort_keygen()
+_once = lru_cache(maxsize=1 << 10)(str)  # the words between the numbers are mostly the same
+
+
+@lru_cache(maxsize=1 << 17)  # every list of a merge is sorted by it
+def _natural(key: str) -> tuple[Any, ...]:
+    return tuple([_once(part) if isinstance(part, str) else part for part in _split(key)])
+
 
 RESERVED = frozenset({"report.json", "report.md", "report.html", "outcomes.jsonl", "questions.jsonl", "ab-test.json"})
 """Names of files that every run may write."""
