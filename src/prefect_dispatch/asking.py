@@ -7,6 +7,7 @@ import time
 from asyncio import CancelledError
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from sys import intern
 from typing import TYPE_CHECKING
 
 import anyio
@@ -83,7 +84,8 @@ async def attempt(
         error.attempts = (asking.account(f"{error.kind}: {error}"),)
         raise error from None  # its cause quotes, too
     heard = reply.value if isinstance(brief.output, type) else None
-    return Answer(value=value, said=heard, change=reply.change, model=reply.model, attempts=(asking.account(),))
+    who = intern(reply.model)  # most answers of a run have the same
+    return Answer(value=value, said=heard, change=reply.change, model=who, attempts=(asking.account(),))
 
 
 class _Attempt:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from pydantic import AwareDatetime, Field
 
 from prefect_dispatch.strict import Frozen, Numerous
@@ -38,19 +40,38 @@ class Usage(Numerous):
     def __add__(self, other: Usage) -> Usage:
         """Return the sum; an unknown price makes the sum unknown."""
         known = self.cost_usd is not None and other.cost_usd is not None
-        return Usage(
-            estimated_usd=self.estimated_usd + other.estimated_usd,
-            unsettled=self.unsettled + other.unsettled,
-            requests=self.requests + other.requests,
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            cost_usd=(self.cost_usd or 0) + (other.cost_usd or 0) if known else None,
+        return _usage(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            (self.cost_usd or 0) + (other.cost_usd or 0) if known else None,
+            self.estimated_usd + other.estimated_usd,
+            self.unsettled + other.unsettled,
         )
 
     @property
     def tokens(self) -> int:
         """Tokens sent and received."""
         return self.prompt_tokens + self.completion_tokens
+
+
+@lru_cache(maxsize=1 << 12)
+def _usage(
+    requests: int,
+    prompt_tokens: int,
+    completion_tokens: int,
+    cost_usd: float | None,
+    estimated_usd: float,
+    unsettled: int,
+) -> Usage:
+    return Usage(  # frozen, and most calls take what others took: one object will do
+        requests=requests,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        cost_usd=cost_usd,
+        estimated_usd=estimated_usd,
+        unsettled=unsettled,
+    )
 
 
 class Failure(Frozen):
