@@ -14,6 +14,7 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext  # noqa: TC002 -- the signature that is overridden
 from prefect.serializers import Serializer
 from pydantic import AwareDatetime, BaseModel, Field, Json
+from pydantic_core import to_json
 
 from prefect_dispatch.errors import TerminalError
 from prefect_dispatch.examining import recall
@@ -66,6 +67,8 @@ class ReportSerializer(Serializer):
         Raises:
             TypeError: If it is anything else.
         """
+        if isinstance(obj, Report):  # there may be 100,000 rows in it, which as objects of Python's take much more
+            return b'{"%b": %b}' % (self.type.encode(), to_json(obj, by_alias=False))
         return _written(obj, Report, self.type)
 
     def loads(self, blob: bytes) -> Report:
