@@ -230,7 +230,7 @@ class FanOut:
         recorded = len(self._outcomes)
         for end in ends:
             name = end.work.fingerprint
-            equal = self._groups.get(name, [end.work])  # a part of an item stands in none
+            equal = self._groups.pop(name, [end.work])  # a part of an item stands in none
             came = end.outcomes(equal, self._batched.attempts.get(name, ()))
             self._outcomes += [outcome for outcome in came if not self._parts.take(outcome)]
         if len(self._outcomes) > recorded:
