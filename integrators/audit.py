@@ -163,7 +163,8 @@ def _unsteady(
     if restated is None:
         return
     try:
-        value = again([*map(unshared, restated)]).value
+        restated = [*map(unshared, restated)]
+        value = again(restated).value
     except Exception as error:  # noqa: BLE001 -- see above
         yield _changed(f"with the merged value taken in again, it raised {told(error.__cause__ or error)}")
         return

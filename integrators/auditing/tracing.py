@@ -140,7 +140,7 @@ class Trace:
     def _lost(
         self, name: Name, parts: Mapping[Scope, list[JsonValue]], accounted: Mapping[Scope, list[Pool]]
     ) -> Iterator[Violation]:
-        """Yield what an outcome says, scope by scope, that neither a row nor the outcome it is equal to accounts for."""
+        """Yield what an outcome says, scope by scope, that no row accounts for, nor what it is a duplicate of."""
         for scope, own in parts.items():
             record = (scope[0], ())  # a row about the record may be about the element, too
             pools = [pool for place in dict.fromkeys((scope, record)) for pool in accounted.get(place, [])]
