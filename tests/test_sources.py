@@ -169,6 +169,16 @@ def test_an_item_in_a_list_may_be_written_as_a_mapping() -> None:
     ]
 
 
+def test_an_item_is_held_once_where_nobody_can_change_it() -> None:
+    """A run validates its items twice; what whoever gave it may still change is copied."""
+    text, parts = Item(key="a", value="MIT"), Item(key="b", value=["MIT"])
+    listed = source([text, parts]).stream(cast("Path", None))
+    assert next(listed) is text
+    copied = next(listed)
+    assert copied == parts
+    assert copied.value is not parts.value
+
+
 def test_a_list_of_items_is_not_made_of_text() -> None:
     """Text is no list of its characters."""
     with pytest.raises(ValidationError, match="must be a list of items"):

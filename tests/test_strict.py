@@ -112,4 +112,6 @@ def test_what_was_given_is_kept_once_for_all() -> None:
     changed = one.model_copy(update={"value": 1})
     assert changed.model_fields_set == {"brief", "item", "status", "value"}
     assert other.model_fields_set == {"brief", "item", "status"}
-    assert Outcome(brief="b", item="a", status="skipped", value=1) == changed
+    again = Outcome(brief="b", item="a", status="skipped", value=1)
+    assert again == changed
+    assert again.model_fields_set is changed.model_fields_set

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from prefect_dispatch.integrators.audit import audit, traced
+from prefect_dispatch.integrators.auditing.tracing import Trace
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Ref, Violation
@@ -37,6 +39,22 @@ FIELDS = [
 def found(merge: Merge, said: list[Outcome] = SAID) -> list[str]:
     """Return what the audit finds, as it is shown."""
     return [*map(str, audit(merge, said, []))]
+
+
+@pytest.mark.parametrize("copies", [1, 20])
+def test_an_audit_takes_less_room_than_what_it_audits(copies: int) -> None:
+    """It looks into one outcome after another: what all of them say, indexed, took more than a whole run."""
+    said = [say(f"item {at}", [f"answer {at} {copy}" for copy in range(copies)]) for at in range(2000)]
+    tracemalloc.start()
+    try:
+        merge = Collate().merge([], said)
+        held, _ = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        assert not list(Trace(merge, said, Collate()).violations())
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most - held < held
 
 
 def test_a_traced_merge_of_anybody_passes() -> None:
