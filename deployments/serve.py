@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 from prefect import serve as serve_deployments
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
 from prefect_dispatch.deployments.registering import register_served
 from prefect_dispatch.deployments.timing import Timing
@@ -113,7 +115,7 @@ class Outage:
 
 
 def is_outage(error: BaseException) -> bool:
-    """Return whether an error says that Prefect's API is out of order for now: unreachable, too busy, or broken.
+    """Return whether an error says that Prefect's API is out of order for now: unreachable, gone, too busy, or broken.
 
     Example:
         >>> is_outage(RuntimeError("Service exceeded error threshold.")), is_outage(RuntimeError("No such flow."))
@@ -123,12 +125,18 @@ def is_outage(error: BaseException) -> bool:
         isinstance(each, (httpx.TransportError, ConnectionError, TimeoutError))
         or (isinstance(each, RuntimeError) and str(each) == "Service exceeded error threshold.")
         or _is_passing(getattr(getattr(each, "response", None), "status_code", None))  # of httpx, and of websockets
+        or (isinstance(each, ConnectionClosed) and not _is_refused(each))
         for each in _all(error)
     )
 
 
 def _is_passing(code: object) -> bool:
     return isinstance(code, int) and (code >= HTTPStatus.INTERNAL_SERVER_ERROR or code == HTTPStatus.TOO_MANY_REQUESTS)
+
+
+def _is_refused(closed: ConnectionClosed) -> bool:
+    """Return whether the server has closed a connection as it doesn't want it; else it went away, or the way to it."""
+    return closed.rcvd is not None and closed.rcvd.code in (CloseCode.PROTOCOL_ERROR, CloseCode.POLICY_VIOLATION)
 
 
 def _all(error: BaseException) -> Iterator[BaseException]:

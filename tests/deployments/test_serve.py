@@ -9,7 +9,8 @@ import httpx
 import pytest
 from prefect.flows import load_flow_from_entrypoint
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.frames import Close, CloseCode
 from websockets.http11 import Response
 
 from prefect_dispatch.deployments.building import deployment
@@ -103,6 +104,22 @@ def test_an_outage_is_told_from_a_refusal(status: int, passes: bool) -> None:  #
     assert is_outage(closed) is passes
     assert is_outage(httpx.ConnectError("refused"))
     assert is_outage(ConnectionRefusedError())
+
+
+@pytest.mark.parametrize(
+    ("closed", "passes"),
+    [
+        pytest.param(None, True, id="cut-off"),
+        pytest.param(Close(CloseCode.SERVICE_RESTART, ""), True, id="restarting"),
+        pytest.param(Close(CloseCode.POLICY_VIOLATION, "wrong token"), False, id="refused"),
+    ],
+)
+def test_events_that_are_cut_off_are_an_outage(closed: Close | None, passes: bool) -> None:  # noqa: FBT001 -- a table
+    """Prefect says of each that the token may be wrong, and of what it arose only in the cause."""
+    told = RuntimeError("Runner failed to start: event_emitter — Unable to authenticate to the event stream.")
+    told.__cause__ = Exception("Unable to authenticate to the event stream.")
+    told.__cause__.__cause__ = ConnectionClosedError(closed, None)
+    assert is_outage(told) is passes
 
 
 def test_an_outage_is_waited_out_for_an_hour() -> None:
