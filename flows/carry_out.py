@@ -15,6 +15,7 @@ from prefect.states import Cancelled, Completed
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.flows.assets import tell_files
 from prefect_dispatch.flows.batch import batched
+from prefect_dispatch.flows.beats import beating
 from prefect_dispatch.flows.by_deployment import way_to
 from prefect_dispatch.flows.delivering import delivered
 from prefect_dispatch.flows.ending import INTERRUPTIONS, cancelled
@@ -79,6 +80,7 @@ class Parts:
 
 
 @at_rest()
+@beating()
 def carry_out(
     parts: Parts,
     *,

@@ -20,6 +20,7 @@ from prefect.utilities.collections import visit_collection
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from prefect_dispatch.fingerprint import canonical, digest
+from prefect_dispatch.flows.beats import without_prefects
 from prefect_dispatch.heap import at_rest
 from prefect_dispatch.inert import nowhere_nul
 from prefect_dispatch.models import Brief
@@ -83,7 +84,7 @@ class DataFlow(Flow[P, R]):
                 *(_with_failures(value) if name == "items" else value for name, value in given),
                 *args[len(names) :],
             )
-            with at_rest():  # to read the items begins it
+            with at_rest(), without_prefects():  # to read the items begins it
                 return super().__call__(*args, **kwargs)
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
