@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from benchmarks.results import Results, Row
 
+TIMES = "\u00d7"
 NOTHING = "—"
 """What stands where nothing was measured."""
 

@@ -3,7 +3,8 @@
 Run `python -m benchmarks.run [--quick] [--sections …] [--peers] [--missing] [--repeat N] [--json FOLDER]`. Each cell
 has processes of its own and a time limit; what fails or takes too long is a row that says so. All ask one local server
 of a set latency that none of them can exhaust. A row is kept as soon as it is measured, in `benchmarks/results`, so
-that `--missing` goes on where a run was ended. `python -m benchmarks.table` makes the page of it.
+that `--missing` goes on where a run was ended; what was to be reached comes last, beside all that is kept there.
+`python -m benchmarks.table` makes the page of it.
 The ideal is what a machine without any cost of its own would take: ceil(N / C) times L.
 """
 
@@ -18,6 +19,10 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
+if not __package__:  # run as a file: `python benchmarks/run.py`
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from benchmarks.goals import reached
 from benchmarks.measuring import Cell, Lab
 from benchmarks.results import FOLDER, Results
 from benchmarks.sections import ALWAYS, SECTIONS
@@ -79,7 +84,7 @@ def main() -> None:
     finally:
         lab.servers.drop()
         signal.signal(signal.SIGTERM, before)
-    print(f"{(time.monotonic() - start) / 60:.1f} minutes", flush=True)
+    print(f"{(time.monotonic() - start) / 60:.1f} minutes\n\n{reached(results)}", flush=True)
 
 
 if __name__ == "__main__":

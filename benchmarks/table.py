@@ -6,20 +6,19 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from benchmarks import simulate
+from benchmarks import goals, simulate
 from benchmarks.apart import ROOT
-from benchmarks.figures import NOTHING, figure, found, ratio, table
+from benchmarks.figures import NOTHING, TIMES, figure, ratio, table
 from benchmarks.loads import FIVE_THOUSAND, THOUSAND, VARIED
 from benchmarks.results import Results
 from benchmarks.rooms import PEERS
-from benchmarks.sections import MILLION, SCALES, SECTIONS
+from benchmarks.sections import SECTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from benchmarks.results import Row
 
-TIMES = "\u00d7"
 NAMES = {
     "aiohttp_loop": "aiohttp, a loop by hand, nothing kept",
     "litellm_loop": "litellm, a loop by hand, nothing kept",
@@ -59,7 +58,7 @@ def page(results: Results) -> str:
     """Return the page."""
     parts = {
         "machine": _machines(results),
-        "reached": _reached(results),
+        "reached": goals.reached(results),
         "throughput": "\n\n".join(_throughput(results, str(load)) for load in (THOUSAND, FIVE_THOUSAND, VARIED)),
         "overhead": _rows(results, "overhead"),
         "start": _start(results),
@@ -169,79 +168,6 @@ def _kept(results: Results) -> str:
     heads = ("way", "ms to write one", "of processor", "ms to look one up", "MB on the disk", "files", "load before")
     parts = (("write_ms", 2), ("write_cpu_ms", 2), ("read_ms", 3), ("disk_mb", 1), ("files", 0), ("busy", 1))
     return table(heads, ([_name(row), *(figure(row, *part) for part in parts)] for row in rows))
-
-
-def _reached(results: Results) -> str:
-    """Return what was to be reached beside what was."""
-
-    def of(section: str, way: str, load: object = None, name: str = "seconds") -> str:
-        return figure(found(results, section, way, None if load is None else str(load)), name)
-
-    def times(way: str, load: object) -> str:
-        row = found(results, "throughput", way, str(load))
-        got = ratio(results, row) if row else None
-        return NOTHING if got is None else f"{got:.2f}"
-
-    largest = found(results, "scale", "ours_nobody", str(SCALES[-1]))
-    rows = [
-        [
-            str(load),
-            f"{TIMES} aiohttp loop" if load == VARIED else f"{TIMES} ideal",
-            goal,
-            times("ours", load),
-            _others(times, load),
-        ]
-        for load, goal in ((THOUSAND, "1.10"), (FIVE_THOUSAND, "1.5"), (VARIED, "1.10"))
-    ]
-    rows += [
-        ["overhead of an item, here", "ms", "1", of("overhead", "ours_nobody", None, "cpu_ms"), _prefect(of, "cpu_ms")],
-        [
-            "the same, at the server",
-            "ms",
-            "1",
-            of("overhead", "ours_nobody", None, "server_cpu_ms"),
-            _prefect(of, "server_cpu_ms"),
-        ],
-        ["second run, 10,000 stored", "s", "2", of("stored", "ours_again"), f"Curator {of('stored', 'curator_again')}"],
-        [
-            f"{SCALES[-1]}",
-            "recorded of made; MB",
-            "all; 1,000",
-            f"{figure(largest, 'recorded', 0)} of {figure(largest, 'made', 0)}; {figure(largest, 'rss_mb', 0)}",
-            "",
-        ],
-        [f"{MILLION.items:,} planned", "s; MB", "", f"{of('scale', 'ours_planned')}; {_million(results)}", ""],
-        [
-            "`import prefect_dispatch` on top of Prefect",
-            "ms",
-            "50",
-            _difference(results, "the same, and prefect_dispatch", "import prefect's flow and task"),
-            "",
-        ],
-        ["`prefect-dispatch --help`", "s", "0.5", of("start", "prefect-dispatch --help"), ""],
-    ]
-    return table(("what", "in", "to reach, at most", "ours", "others"), rows)
-
-
-def _million(results: Results) -> str:
-    return figure(found(results, "scale", "ours_planned", str(MILLION)), "rss_mb", 0)
-
-
-def _others(times: object, load: object) -> str:
-    assert callable(times)  # noqa: S101 -- the function beside it
-    named = (("Curator", "curator"), ("litellm loop", "litellm_loop"), ("`.map`", "prefect_map"))
-    said = [f"{name} {times(way, load)}" for name, way in named]
-    return ", ".join(each for each in said if NOTHING not in each)
-
-
-def _prefect(of: object, name: str) -> str:
-    assert callable(of)  # noqa: S101 -- the function beside it
-    return f"Prefect's task run {of('overhead', 'prefect_map_nothing', None, name)}"
-
-
-def _difference(results: Results, more: str, less: str) -> str:
-    one, other = found(results, "start", more), found(results, "start", less)
-    return NOTHING if one is None or other is None else f"{1000 * (one['cpu_s'] - other['cpu_s']):,.0f}"
 
 
 def main() -> None:

@@ -1,0 +1,90 @@
+"""What was to be reached beside what was measured: what `benchmarks.run` ends with, and what the page begins with."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from benchmarks.figures import NOTHING, TIMES, figure, found, ratio, table
+from benchmarks.loads import FIVE_THOUSAND, THOUSAND, VARIED
+from benchmarks.sections import MILLION, SCALES
+
+if TYPE_CHECKING:
+    from benchmarks.results import Results, Row
+
+
+def reached(results: Results) -> str:
+    """Return what was to be reached beside what was, and what others have reached, as a table."""
+
+    def of(section: str, way: str, load: object = None, name: str = "seconds") -> str:
+        return figure(found(results, section, way, None if load is None else str(load)), name)
+
+    def times(way: str, load: object) -> str:
+        row = found(results, "throughput", way, str(load))
+        got = ratio(results, row) if row else None
+        return NOTHING if got is None else f"{got:.2f}"
+
+    largest = found(results, "scale", "ours_nobody", str(SCALES[-1]))
+    rows = [
+        [
+            str(load),
+            f"{TIMES} aiohttp loop" if load == VARIED else f"{TIMES} ideal",
+            goal,
+            times("ours", load),
+            _others(times, load),
+        ]
+        for load, goal in ((THOUSAND, "1.10"), (FIVE_THOUSAND, "1.5"), (VARIED, "1.10"))
+    ]
+    rows += [
+        ["overhead of an item, here", "ms", "1", of("overhead", "ours_nobody", None, "cpu_ms"), _prefect(of, "cpu_ms")],
+        [
+            "the same, at the server",
+            "ms",
+            "1",
+            of("overhead", "ours_nobody", None, "server_cpu_ms"),
+            _prefect(of, "server_cpu_ms"),
+        ],
+        ["second run, 10,000 stored", "s", "2", of("stored", "ours_again"), f"Curator {of('stored', 'curator_again')}"],
+        [
+            f"{SCALES[-1]}",
+            "recorded of made; MB",
+            "all; 1,000",
+            f"{figure(largest, 'recorded', 0)} of {figure(largest, 'made', 0)}; {figure(largest, 'rss_mb', 0)}",
+            "",
+        ],
+        [f"{MILLION.items:,} planned", "s; MB", "", f"{of('scale', 'ours_planned')}; {_million(results)}", ""],
+        [
+            "`import prefect_dispatch` on top of Prefect",
+            "ms",
+            "50",
+            _milliseconds(found(results, "start", "import prefect_dispatch after these")),
+            "",
+        ],
+        ["`prefect-dispatch --help`", "s", "0.5", of("start", "prefect-dispatch --help"), ""],
+    ]
+    return table(("what", "in", "to reach, at most", "ours", "others"), rows)
+
+
+def _million(results: Results) -> str:
+    return figure(found(results, "scale", "ours_planned", str(MILLION)), "rss_mb", 0)
+
+
+def _others(times: object, load: object) -> str:
+    assert callable(times)  # noqa: S101 -- the function beside it
+    named = (
+        ("Curator", "curator"),
+        ("litellm loop", "litellm_loop"),
+        ("DocETL", "docetl"),
+        ("LOTUS", "lotus"),
+        ("`.map`", "prefect_map"),
+    )
+    said = [f"{name} {times(way, load)}" for name, way in named]
+    return ", ".join(each for each in said if NOTHING not in each)
+
+
+def _prefect(of: object, name: str) -> str:
+    assert callable(of)  # noqa: S101 -- the function beside it
+    return f"Prefect's task run {of('overhead', 'prefect_map_nothing', None, name)}"
+
+
+def _milliseconds(row: Row | None) -> str:
+    return NOTHING if row is None else f"{1000 * row['cpu_s']:,.1f}"
