@@ -12,30 +12,23 @@ its owner, and until when to believe it.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.fingerprint import flaw
 from prefect_dispatch.models import Usage
-from prefect_dispatch.strict import Frozen
+from prefect_dispatch.tasks.draft_records import SUFFIX, Kept, Left, read, state, until
 from prefect_dispatch.tasks.loop import first_in_thread, in_thread
-from prefect_dispatch.tasks.owners import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from prefect_dispatch.executors.base import Reply
+    from prefect_dispatch.tasks.draft_records import Look
     from prefect_dispatch.tasks.shelf import Shelf
 
-SUFFIX = ".draft"
-LEASE_S = 60.0
-"""How long a draft names its owner beyond the time limit of the call that it waits for."""
 SETTLES = 3.0
 """How many times longer than this process another one may take to write its draft after it has looked."""
 
@@ -44,37 +37,24 @@ class TakenError(TransientError):
     """Somebody else is at the same work by now; nothing was sent."""
 
 
-class _Kept(Frozen):
-    """A reply, and which of the executor's tiers gave it."""
-
-    tier: int
-    reply: Reply
-
-
-class Left(Frozen):
-    """A draft as it is stored."""
-
-    draft_of: str
-    """The fingerprint of the work."""
-    before: str
-    """The digest of what was stored as its answer when the draft was begun; once that changes, the draft is void."""
-    owner: Owner
-    until: float
-    """Seconds since the epoch; until then its owner is at work."""
-    pending: bool = False
-    """Whether a call is under way."""
-    lost: int = Field(default=0, ge=0)
-    """Calls that were under way when their runs died."""
-    replies: tuple[_Kept, ...] = ()
-
-
 class KeptDraft:
     """A draft of this process; see `asking.Draft`."""
 
-    def __init__(self, shelf: Shelf, key: str, record: Left, *, alone: bool, call_s: float) -> None:
-        """Keep where it stands, what it holds, whether a lock keeps others out, and how long a call may take."""
+    def __init__(
+        self, shelf: Shelf, key: str, record: Left, *, alone: bool, call_s: float, ready: int | None = None
+    ) -> None:
+        """Keep where it stands and what it holds.
+
+        Args:
+            shelf: Where it stands.
+            key: Its key.
+            record: What it holds.
+            alone: Whether a lock keeps others out.
+            call_s: How long a call may take.
+            ready: Where in it stands what changes when a call is sent, if it is written but for that.
+        """
         self._shelf, self._key, self._record = shelf, key, record
-        self._alone, self._call_s = alone, call_s
+        self._alone, self._call_s, self._ready = alone, call_s, ready
         self._taken = self._unkept = False
 
     @property
@@ -94,15 +74,26 @@ class KeptDraft:
             TransientError: If it can't be noted: then nothing that comes could be kept, either.
         """
         if not self._alone:
-            found = await in_thread(_read, self._shelf, self._key)
+            found = await in_thread(read, self._shelf, self._key)
             self._taken = self._taken or (found is not None and found.owner.at_work(found.until))
         if self._taken:
             raise TakenError("Another run asks the same at this moment.", kind="taken", usage=Usage())
-        await self._write(first=True, pending=True)
+        if not self._marked():
+            await self._write(first=True, pending=True)
+
+    def _marked(self) -> bool:
+        """Return whether the call could be noted in what is written already; others wait for it with their calls."""
+        if self._ready is None:
+            return False
+        at, self._ready = self._ready, None
+        lasts = until(self._call_s)
+        if marked := self._shelf.amend(self._key, at, state(lasts, pending=True)):
+            self._record = self._record.model_copy(update={"until": lasts, "pending": True})
+        return marked
 
     async def hear(self, tier: int, reply: Reply | None, *, at_once: bool = True) -> None:
         """Take a reply, or that the call brought none; keep it at once, or with whatever is kept next."""
-        kept = self._record.replies if reply is None else (*self._record.replies, _Kept(tier=tier, reply=_plain(reply)))
+        kept = self._record.replies if reply is None else (*self._record.replies, Kept(tier=tier, reply=_plain(reply)))
         self._record = self._record.model_copy(update={"pending": False, "replies": kept})
         self._unkept = True
         if at_once:
@@ -113,6 +104,12 @@ class KeptDraft:
         if self._unkept:
             with suppress(TransientError):  # it is still in the memory
                 await self._write()
+
+    def drop(self) -> None:
+        """Take it away if no call was sent, and none before."""
+        if self._ready is not None and not self._record.replies and not self._record.lost:
+            with suppress(TransientError):
+                self._shelf.remove(self._key)
 
     async def leave(self) -> None:
         """Leave the work to others, as nothing was sent."""
@@ -128,7 +125,7 @@ class KeptDraft:
             if settled:
                 await in_thread(self._shelf.remove, self._key)
             else:
-                told = tuple(_Kept(tier=each.tier, reply=_free(each.reply)) for each in self._record.replies)
+                told = tuple(Kept(tier=each.tier, reply=_free(each.reply)) for each in self._record.replies)
                 await self._write(pending=False, replies=told, lost=0, until=0.0)
 
     def done(self) -> None:
@@ -146,32 +143,10 @@ class KeptDraft:
     async def _write(self, *, first: bool = False, **changed: object) -> None:
         if self._taken:  # it is another run's
             return
-        until = time.time() + self._call_s + LEASE_S
-        self._record = self._record.model_copy(update={"until": until, **changed})
-        lasting = bool(self._record.replies)  # that a call is under way may be forgotten where the power fails
+        self._record = self._record.model_copy(update={"until": until(self._call_s), **changed})
         thread = first_in_thread if first else in_thread
-        await thread(self._shelf.write, self._key, _bytes(self._record), lasting=lasting)
-        self._unkept = False
-
-
-class Look(NamedTuple):
-    """What stood in the place of an answer at some time."""
-
-    at: float
-    """When, by the monotonic clock."""
-    answer: bytes | None
-    """What stood under its key."""
-    draft: Left | None
-    """The draft beside it."""
-
-    @classmethod
-    def now(cls, shelf: Shelf, key: str) -> Look:
-        """Look.
-
-        Raises:
-            TransientError: If the storage can't be used.
-        """
-        return cls(time.monotonic(), shelf.read(key), _read(shelf, key + SUFFIX))
+        await thread(self._shelf.write, self._key, self._record.content, lasting=self._record.lasting)
+        self._unkept, self._ready = False, None
 
 
 async def begun(shelf: Shelf, key: str, work: str, look: Look, *, alone: bool, call_s: float) -> KeptDraft | None:
@@ -188,42 +163,33 @@ async def begun(shelf: Shelf, key: str, work: str, look: Look, *, alone: bool, c
     Raises:
         TransientError: If the storage can't be used.
     """
-    key, before = key + SUFFIX, hashlib.sha256(look.answer or b"").hexdigest()
-    found = look.draft
-    mine = Left(draft_of=work, before=before, owner=Owner.here(), until=time.time() + LEASE_S)
-    if found is not None and found.draft_of == work and found.before == before:
-        if not alone and found.owner.at_work(found.until):
-            return None
-        mine = mine.model_copy(update={"replies": found.replies, "lost": found.lost + found.pending})
+    mine, found = Left.begun(work, look)
+    if found and not alone and found.owner.at_work(found.until):
+        return None
+    key += SUFFIX
     if not alone:
-        await in_thread(shelf.write, key, _bytes(mine))
+        await in_thread(shelf.write, key, mine.content)
         # Whoever looked before this was written, writes now.
         await asyncio.sleep(SETTLES * (time.monotonic() - look.at))
-        found = await in_thread(_read, shelf, key)
+        found = await in_thread(read, shelf, key)
         if found is None or found.owner != mine.owner:
             return None
     return KeptDraft(shelf, key, mine, alone=alone, call_s=call_s)
 
 
-def was_sent(shelf: Shelf, key: str) -> bool:
-    """Return whether the draft beside an answer's place tells of a call.
+def ready(shelf: Shelf, key: str, work: str, look: Look, *, call_s: float) -> KeptDraft:
+    """Return the same where a lock keeps others out, written but for whether a call is under way.
+
+    So that but a few bytes are left to be written once its turn has come, and while others wait for theirs.
 
     Raises:
-        TransientError: If the storage can't be used.
+        TransientError: If it can't be written.
     """
-    found = _read(shelf, key + SUFFIX)
-    return found is not None and (found.pending or bool(found.replies))
-
-
-def _read(shelf: Shelf, key: str) -> Left | None:
-    try:
-        return Left.model_validate(json.loads(shelf.read(key) or b""))
-    except (ValueError, RecursionError):  # cut off, or somebody else's
-        return None
-
-
-def _bytes(record: Left) -> bytes:
-    return json.dumps(record.model_dump(mode="json")).encode()  # pydantic's own writer refuses half characters
+    mine, _ = Left.begun(work, look)
+    content = mine.content
+    shelf.write(key + SUFFIX, content, lasting=mine.lasting)
+    at = content.index(state(mine.until, pending=False))
+    return KeptDraft(shelf, key + SUFFIX, mine, alone=True, call_s=call_s, ready=at)
 
 
 def _plain(reply: Reply) -> Reply:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.amounts import NOTHING, used
 from prefect_dispatch.errors import ExecutorError
 from prefect_dispatch.scrub import told
-from prefect_dispatch.tasks.drafts import was_sent
+from prefect_dispatch.tasks.draft_records import was_sent
 from prefect_dispatch.tasks.shards import Came
 from prefect_dispatch.tasks.store import key_of, stored_answer
 

@@ -14,7 +14,8 @@ from prefect.logging import get_run_logger
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]  # no public way
 
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.tasks.drafts import Look, TakenError, begun
+from prefect_dispatch.tasks.draft_records import Look
+from prefect_dispatch.tasks.drafts import TakenError, begun, ready
 from prefect_dispatch.tasks.holds import held
 from prefect_dispatch.tasks.loop import in_thread
 from prefect_dispatch.tasks.shelf import Shelf
@@ -94,11 +95,19 @@ async def once(
     """
     shelf = place.shelf
     async with held(place.key, shelf.folder) as alone:
+
+        def looked() -> tuple[Look, KeptDraft | None]:
+            look = Look.now(shelf, place.key)
+            unknown = again or look.answer is None
+            at_once = ready(shelf, place.key, work.fingerprint, look, call_s=call_s) if alone and unknown else None
+            return look, at_once
+
         while True:
-            look = await in_thread(Look.now, shelf, place.key)
+            look, draft = await in_thread(looked)
             if not again and (found := usable(answer_in(look.answer), work)):
                 return found, True
-            draft = await begun(shelf, place.key, work.fingerprint, look, alone=alone, call_s=call_s)
+            if draft is None:
+                draft = await begun(shelf, place.key, work.fingerprint, look, alone=alone, call_s=call_s)
             with suppress(TakenError):
                 if draft is not None:
                     answer = await _asked(ask, draft)
@@ -113,6 +122,8 @@ async def _asked(ask: Callable[[Draft], Awaitable[Answer]], draft: KeptDraft) ->
     except UnwantedError:
         await draft.leave()
         raise
+    finally:
+        draft.drop()
 
 
 async def _store(place: Place, answer: Answer, draft: KeptDraft) -> None:

@@ -27,6 +27,7 @@ from prefect_dispatch.tasks.store import AnswerSerializer, FingerprintPolicy, ke
 from prefect_dispatch.tasks.work import Work
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
     from uuid import UUID
 
     from prefect import Task
@@ -146,11 +147,17 @@ def answer_shelf() -> Shelf:
     return shelf_of(run_brief)
 
 
-async def asked(
-    brief: Brief, item: Item, executor: Executor, limits: Limits, group: str, draft: Draft | None = None
+async def asked(  # noqa: PLR0917 -- what makes an attempt
+    brief: Brief,
+    item: Item,
+    executor: Executor,
+    limits: Limits,
+    group: str,
+    draft: Draft | None = None,
+    turn: AbstractAsyncContextManager[object] | None = None,
 ) -> Answer:
     """Return the answer to a brief for an item, from one attempt through the gate of a flow run."""
     who = executor_for(brief, executor)
     if isinstance(who, Warmable):
         await who.warm_up()
-    return await attempt(who, brief, item, limits=limits, gate=gate_of(group, limits), draft=draft)
+    return await attempt(who, brief, item, limits=limits, gate=gate_of(group, limits), draft=draft, turn=turn)

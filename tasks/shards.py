@@ -17,6 +17,7 @@ from prefect.results import get_result_store
 from prefect.tasks import exponential_backoff
 
 from prefect_dispatch.errors import BudgetError, ExecutorError, TerminalError, TransientError
+from prefect_dispatch.gate import Turn
 from prefect_dispatch.inert import plain
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.scrub import scrub
@@ -201,10 +202,11 @@ class _Doing:
         before = failed.attempts if failed else ()
 
         async def ask(draft: Draft) -> Answer:
-            async with self._places:  # not before: what is looked up and stored meanwhile holds up no call
-                if self.stopped:
-                    raise UnwantedError
-                answer = await asked(work.brief, work.item, self._executor, self._limits, self._group, draft)
+            turn = Turn(self._places, self._require_wanted)  # not for what is looked up and stored meanwhile
+            try:
+                answer = await asked(work.brief, work.item, self._executor, self._limits, self._group, draft, turn)
+            finally:
+                turn.leave()
             return answer.model_copy(update={"attempts": (*before, *answer.attempts), "fingerprint": work.fingerprint})
 
         place = Place(self._store, key_of(work.fingerprint), run_brief.cache_expiration)
@@ -224,6 +226,10 @@ class _Doing:
             self._settle(Came(work, error))
         else:
             self._settle(Came(work, answer, stored=stored))
+
+    def _require_wanted(self) -> None:
+        if self.stopped:
+            raise UnwantedError
 
     def ended(self) -> list[Came]:
         """Return what nobody in this process was told; no further attempt follows."""

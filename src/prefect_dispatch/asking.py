@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from asyncio import CancelledError
-from contextlib import contextmanager
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from sys import intern
 from typing import TYPE_CHECKING
 
-import anyio
-
+from prefect_dispatch.clock import Clock
 from prefect_dispatch.draft import NoDraft
 from prefect_dispatch.errors import (
     BudgetError,
@@ -32,7 +31,7 @@ from prefect_dispatch.scrub import told
 from prefect_dispatch.withhold import hushed
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from contextlib import AbstractAsyncContextManager
 
     from pydantic import JsonValue
 
@@ -55,6 +54,7 @@ async def attempt(
     limits: Limits,
     gate: Gate | None = None,
     draft: Draft | None = None,
+    turn: AbstractAsyncContextManager[object] | None = None,
 ) -> Answer:
     """Return a valid answer, from one attempt.
 
@@ -68,6 +68,7 @@ async def attempt(
         limits: Re-asks, the time limit, and how long a busy provider is waited for.
         gate: What every call of the run has to pass: its budget and its pace.
         draft: Where replies are kept.
+        turn: What is entered for each call, and for nothing else that has to be done; waiting there takes no time.
 
     Returns:
         The answer; its one attempt holds the usage of all calls.
@@ -76,7 +77,7 @@ async def attempt(
         ExecutorError: If there is no valid answer: the failure that leaves most hope; its attempt holds what was spent.
     """
     draft = draft or NoDraft()
-    asking = _Attempt(brief, item, limits, gate or Gate(limits), draft)
+    asking = _Attempt(brief, item, limits, gate or Gate(limits), draft, turn or nullcontext())
     try:
         value, reply = await asking.answered(executor)
     except ExecutorError as error:
@@ -91,10 +92,19 @@ async def attempt(
 class _Attempt:
     """One attempt under way: what it spent, how long it waited, whom it gave up."""
 
-    def __init__(self, brief: Brief, item: Item, limits: Limits, gate: Gate, draft: Draft) -> None:
+    def __init__(
+        self,
+        brief: Brief,
+        item: Item,
+        limits: Limits,
+        gate: Gate,
+        draft: Draft,
+        turn: AbstractAsyncContextManager[object],
+    ) -> None:
         self._brief, self._item, self._said = brief, item, brief.rendered(item)
-        self._limits, self._gate, self._draft = limits, gate, draft
-        self._start, self._started = time.monotonic(), datetime.now(timezone.utc)
+        self._limits, self._gate, self._draft, self._turn = limits, gate, draft, turn
+        self._start = time.monotonic()
+        self._started: datetime | None = None
         self._usage = Usage()
         self._reasks = self._waits = 0
         self._waited_s = 0.0
@@ -112,7 +122,7 @@ class _Attempt:
             rejections=tuple(self._invalid),
             waits=self._waits,
             escalations=tuple(self._given_up),
-            started=self._started,
+            started=self._started or datetime.now(timezone.utc),
             seconds=round(time.monotonic() - self._start - self._waited_s, 3),
             waited_s=round(self._waited_s, 3),
             error=error,
@@ -140,7 +150,7 @@ class _Attempt:
         kept = iter(self._draft.heard(place))
         rejections: list[Rejection] = []
         change: Change | None = None
-        clock = _Clock(self._limits.timeout_s)
+        clock = Clock(self._limits.timeout_s)
         while True:
             ask = Ask(brief=self._said, item=self._item, rejections=tuple(rejections), change=change)
             heard = next(kept, None)
@@ -160,7 +170,7 @@ class _Attempt:
             rejections.append(rejection)
             change = reply.change
 
-    async def _passed(self, place: int, tier: Executor, ask: Ask, clock: _Clock) -> Reply:
+    async def _passed(self, place: int, tier: Executor, ask: Ask, clock: Clock) -> Reply:
         """Return the reply to a call, however often it has to wait."""
         if self._brief.split:  # to count tokens takes a while
             await asyncio.to_thread(require_room, tier, self._brief, self._item)
@@ -186,35 +196,22 @@ class _Attempt:
                 self._waited_s += call.waited_s
                 self._patience_s -= call.blocked_s
 
-    async def _sent(self, call: Call, tier: Executor, ask: Ask, clock: _Clock) -> Reply:
-        async with call:
-            await self._draft.send()
-            with begun() as logs:
-                try:
-                    with clock.running():
-                        reply = await _reply(tier, ask)
-                except TimeoutError:
-                    late = TransientError(clock.said, kind="timeout", usage=_lost(tier, ask))
-                    raise (late.traced(f"(all of it: {', '.join(map(str, logs))})") if logs else late) from None
-            call.usage = reply.usage
-            return reply
-
-
-class _Clock:
-    """The time limit of the calls to one executor; waits don't count."""
-
-    def __init__(self, seconds: float) -> None:
-        self.said = f"No answer within {seconds:g} s."
-        self._left = seconds
-
-    @contextmanager
-    def running(self) -> Generator[None, None, None]:
-        start = time.monotonic()
-        try:
-            with anyio.fail_after(self._left):
-                yield
-        finally:
-            self._left = max(0.0, self._left - (time.monotonic() - start))
+    async def _sent(self, call: Call, tier: Executor, ask: Ask, clock: Clock) -> Reply:
+        queued = time.monotonic()
+        async with self._turn:
+            self._start += time.monotonic() - queued
+            self._started = self._started or datetime.now(timezone.utc)
+            async with call:
+                await self._draft.send()
+                with begun() as logs:
+                    try:
+                        with clock.running():
+                            reply = await _reply(tier, ask)
+                    except TimeoutError:
+                        late = TransientError(clock.said, kind="timeout", usage=_lost(tier, ask))
+                        raise (late.traced(f"(all of it: {', '.join(map(str, logs))})") if logs else late) from None
+                call.usage = reply.usage
+                return reply
 
 
 async def _reply(executor: Executor, ask: Ask) -> Reply:

@@ -20,6 +20,7 @@ from prefect_dispatch.models import Usage
 from prefect_dispatch.pace import Pace
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -43,7 +44,7 @@ class Gate:
         limits: What bounds the run.
         budget: What is spent, and what is left.
         waited_s: Seconds that calls have waited here, in all.
-        places: One for each item that may be under way; for those who don't have a task run each.
+        places: One for each call that may be under way, for items that don't have a task run each; see `Turn`.
         paces: The pace of each model.
         taken: How many calls the provider of each model has taken.
     """
@@ -111,6 +112,42 @@ class Gate:
         if name not in self.paces:
             self.paces[name] = Pace(name, self.limits)
         return self.paces[name]
+
+
+class Turn:
+    """A place, taken for each call of an item and for nothing else that is to be done with it.
+
+    After a call that failed it is kept until `leave`, so that nobody has it before it is known what that means for all.
+
+    Args:
+        places: Those that there are.
+        require_wanted: Called once it has the first; what that raises ends it.
+    """
+
+    def __init__(self, places: asyncio.Semaphore, require_wanted: Callable[[], None]) -> None:
+        """Take none yet."""
+        self._places, self._require_wanted = places, require_wanted
+        self._begun = self._has_one = False
+
+    async def __aenter__(self) -> None:
+        """Wait for a place."""
+        if not self._has_one:
+            await self._places.acquire()
+            self._has_one = True
+        if not self._begun:
+            self._require_wanted()
+        self._begun = True
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Give it back after a reply."""
+        if error is None:
+            self.leave()
+
+    def leave(self) -> None:
+        """Give it back."""
+        if self._has_one:
+            self._places.release()
+        self._has_one = False
 
 
 class Call:

@@ -11,7 +11,7 @@ from prefect_aws.credentials import AwsCredentials
 from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
-from prefect_dispatch.tasks.drafts import SUFFIX
+from prefect_dispatch.tasks.draft_records import SUFFIX
 from prefect_dispatch.tasks.store import PREFIX, answer_in
 from tests.faults.lives import CONCURRENCY, kill, lives
 from tests.faults.words import await_calls, needed, said, sizes

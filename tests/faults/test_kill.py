@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.tasks.drafts import SUFFIX
+from prefect_dispatch.tasks.draft_records import SUFFIX
 from prefect_dispatch.tasks.store import PREFIX, answer_in
 from tests.faults.lives import CONCURRENCY, kill, lives
 from tests.faults.words import await_calls, needed, said, sizes

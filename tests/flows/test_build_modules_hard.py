@@ -17,7 +17,7 @@ from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH
 from prefect_dispatch import Brief, Item, Limits, MergeBranches, Report, dispatch
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.executors.coding.executor import CodingAgent
-from prefect_dispatch.tasks.drafts import SUFFIX
+from prefect_dispatch.tasks.draft_records import SUFFIX
 from prefect_dispatch.tasks.store import PREFIX
 from tests.flows.builders import Site, module, seen
 from tests.integrators.repos import files_at

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,7 +22,8 @@ from prefect_dispatch.checks import Function
 from prefect_dispatch.errors import TerminalError, TransientError
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.models import Usage
-from prefect_dispatch.tasks.drafts import SUFFIX, KeptDraft, Look, TakenError, begun
+from prefect_dispatch.tasks.draft_records import SUFFIX, Look
+from prefect_dispatch.tasks.drafts import KeptDraft, TakenError, begun
 from prefect_dispatch.tasks.once import Place, UnwantedError, once
 from prefect_dispatch.tasks.shelf import Shelf
 from prefect_dispatch.tasks.work import work_of
@@ -29,11 +31,13 @@ from prefect_dispatch.testing import ScriptedExecutor
 from tests.tasks.storages import Elsewhere
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from pydantic import JsonValue
 
     from prefect_dispatch.draft import Draft
+    from tests.tasks.storages import Watch
 
 BRIEF = Brief(name="say", instructions="Say it.", output={"type": "object"})
 ITEM = Item(key="a", value="a")
@@ -45,12 +49,47 @@ class DeathError(BaseException):
     """The process is killed."""
 
 
+class Folder(Shelf):
+    """A storage on this machine, where a lock keeps others out, that tells of each moment."""
+
+    def __init__(self, folder: str, watch: Watch) -> None:
+        """Keep who is told."""
+        super().__init__(LocalFileSystem(basepath=folder))
+        self._watch = watch
+
+    def read(self, key: str) -> bytes | None:
+        """Read."""
+        self._watch("to read")
+        return super().read(key)
+
+    def write(self, key: str, content: bytes, *, lasting: bool = True) -> None:
+        """Write."""
+        self._watch("to write")
+        super().write(key, content, lasting=lasting)
+        self._watch("written")
+
+    def amend(self, key: str, at: int, content: bytes) -> bool:
+        """Write over some of it."""
+        self._watch("to amend")
+        amended = super().amend(key, at, content)
+        self._watch("amended")
+        return amended
+
+    def remove(self, key: str) -> None:
+        """Take it away."""
+        self._watch("to remove")
+        super().remove(key)
+        self._watch("removed")
+
+
 @dataclass
 class World:
     """A storage and a provider, which outlive the processes that use them, one after another."""
 
     invalid: int
     """How many answers are invalid before one is valid."""
+    folder: str = ""
+    """Where answers are stored; somewhere else, if empty."""
     storage: Elsewhere = field(default_factory=Elsewhere)
     dies: int = NEVER
     """The moment at which the process dies; after that it does nothing more."""
@@ -73,7 +112,10 @@ class World:
             answer = await attempt(executor, BRIEF, ITEM, limits=Limits(reasks=3), draft=draft)
             return answer.model_copy(update={"fingerprint": work.fingerprint})
 
-        place = Place(ResultStore(result_storage=self.storage), KEY, None)
+        storage = LocalFileSystem(basepath=self.folder) if self.folder else self.storage
+        place = Place(ResultStore(result_storage=storage), KEY, None)
+        if self.folder:
+            vars(place)["shelf"] = Folder(self.folder, self._pass)
         try:
             return asyncio.run(once(place, work, ask, call_s=9, again=False))
         except (DeathError, asyncio.CancelledError):
@@ -95,13 +137,8 @@ class World:
         return Reply(value=value, usage=Usage(requests=1, prompt_tokens=10))
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.integers(0, 3), st.lists(st.integers(1, 40), max_size=4))
-@example(0, [])
-@example(3, [11, 11, 11, 11])
-def test_whenever_it_dies_nothing_that_was_heard_is_asked_again(invalid: int, deaths: list[int]) -> None:
-    """Each death loses one call at most; what was lost is counted, and everything else is counted once."""
-    world = World(invalid)
+def outlive(world: World, deaths: list[int]) -> None:
+    """Do the work in processes that die, and in a last one that doesn't; check what was paid and what is told."""
     ended = [world.live(dies) for dies in deaths]
     died = ended.count(None)
     before = world.calls
@@ -110,13 +147,46 @@ def test_whenever_it_dies_nothing_that_was_heard_is_asked_again(invalid: int, de
     answer, stored = said
     if stored:
         assert world.calls == before
-    needed = invalid + 1
+    needed = world.invalid + 1
     [spent] = [each.usage for each in answer.attempts]
     assert needed <= world.calls <= needed + died
     assert world.calls <= spent.requests <= needed + died
     assert spent.unsettled == spent.requests - needed
     assert spent.prompt_tokens == 10 * needed
     assert world.live() == (answer, True)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 3), st.lists(st.integers(1, 40), max_size=4))
+@example(0, [])
+@example(3, [11, 11, 11, 11])
+def test_whenever_it_dies_nothing_that_was_heard_is_asked_again(invalid: int, deaths: list[int]) -> None:
+    """Each death loses one call at most; what was lost is counted, and everything else is counted once."""
+    outlive(World(invalid), deaths)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 3), st.lists(st.integers(1, 30), max_size=4))
+@example(0, [4, 5, 6])
+@example(3, [11, 11, 11, 11])
+def test_nor_where_a_call_is_noted_in_what_is_written_already(invalid: int, deaths: list[int]) -> None:
+    """On this machine: and of what is made ready, but never sent, nothing counts as lost."""
+    with TemporaryDirectory() as folder:
+        outlive(World(invalid, folder), deaths)
+
+
+def test_what_is_made_ready_and_never_sent_is_no_loss(tmp_path: Path) -> None:
+    """The process dies right before its call, and right after it is noted: the second time nobody knows."""
+    world, lost = World(0, str(tmp_path)), list[int]()
+    for dies in (5, 6):  # after two reads and a write: as it is to note the call, and as it has
+        assert world.live(dies) is None
+        left_behind = Look.now(Shelf(LocalFileSystem(basepath=str(tmp_path))), KEY).draft
+        assert left_behind is not None
+        lost.append(left_behind.lost + left_behind.pending)
+    assert (lost, world.calls) == ([0, 1], 0)
+    said = world.live()
+    assert said is not None
+    assert [attempt.usage.unsettled for attempt in said[0].attempts] == [1]
 
 
 def draft_of(shelf: Shelf, *, alone: bool = False, work: str = "w", answered: bytes | None = None) -> KeptDraft | None:
@@ -329,6 +399,38 @@ def test_a_storage_that_cannot_be_written_keeps_nobody_from_hearing() -> None:
         await draft.end(settled=False)
 
     asyncio.run(script())
+
+
+def test_what_was_made_ready_is_taken_away_where_nobody_is_asked(tmp_path: Path) -> None:
+    """As the run was stopped, or cancelled; and a draft that somebody has taken away meanwhile is written again."""
+    shelf = Shelf(LocalFileSystem(basepath=str(tmp_path)))
+    executor = ScriptedExecutor(lambda _: {"n": 1})
+    (work,) = work_of([BRIEF], [ITEM], executor)
+    place = Place(ResultStore(result_storage=shelf.storage), KEY, None)
+    there = list[bool]()
+
+    def ending(error: BaseException) -> Callable[[Draft], Awaitable[Answer]]:
+        async def ask(_: Draft) -> Answer:
+            there.append(shelf.read(KEY + SUFFIX) is not None)
+            raise error
+
+        return ask
+
+    async def asked(draft: Draft) -> Answer:
+        shelf.remove(KEY + SUFFIX)
+        await draft.send()
+        left_behind = Look.now(shelf, KEY).draft
+        assert left_behind is not None
+        assert left_behind.pending
+        raise TransientError("nobody there")
+
+    for error in (UnwantedError(), asyncio.CancelledError(), TransientError("no room in the budget")):
+        with pytest.raises(type(error)):
+            asyncio.run(once(place, work, ending(error), call_s=1, again=False))
+        assert shelf.read(KEY + SUFFIX) is None
+    assert there == [True] * 3
+    with pytest.raises(TransientError, match="nobody there"):
+        asyncio.run(once(place, work, asked, call_s=1, again=False))
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "elsewhere"])

@@ -13,7 +13,8 @@ from prefect.results import ResultStore
 from prefect_dispatch import Brief, Item
 from prefect_dispatch.errors import ExecutorError
 from prefect_dispatch.models import Answer, Attempt
-from prefect_dispatch.tasks.drafts import Look, begun
+from prefect_dispatch.tasks.draft_records import Look
+from prefect_dispatch.tasks.drafts import begun
 from prefect_dispatch.tasks.losses import Losses
 from prefect_dispatch.tasks.once import Place
 from prefect_dispatch.tasks.shelf import Shelf

@@ -19,7 +19,7 @@ from prefect.transactions import transaction
 
 from prefect_dispatch import Answer, Brief, Item, Limits, run_brief
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.tasks.drafts import SUFFIX
+from prefect_dispatch.tasks.draft_records import SUFFIX
 from prefect_dispatch.tasks.store import AnswerSerializer, answer_in
 from prefect_dispatch.tasks.work import work_of
 from prefect_dispatch.testing import ScriptedExecutor
