@@ -8,7 +8,7 @@ without, and sends the same ones by itself. One that a worker begins has Prefect
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,7 @@ def _beat(every_s: float, ended: threading.Event) -> None:
         "prefect.version": __version__,
     }
     while True:
-        emit_event("prefect.flow-run.heartbeat", resource=run)
+        with suppress(Exception):  # one that is lost is none the worse; Prefect's go on in the same way
+            emit_event("prefect.flow-run.heartbeat", resource=run)
         if ended.wait(every_s):
             return

@@ -194,7 +194,7 @@ def _seconds_each(
 ) -> tuple[float, str]:
     """Return the seconds that an ask takes; of the run of a program nobody knows more than that it will be ended."""
     last = [answer.attempts[-1] for answer in stored if answer.attempts]
-    measured = [attempt.seconds for attempt in last if attempt.seconds]  # a batch has none of its own
+    measured = [attempt.seconds for attempt in last if attempt.seconds or attempt.started]  # in a batch: neither
     if measured:
         return median(measured), f"time as measured for {len(measured)} stored answers"
     if most_s is not None:

@@ -7,6 +7,7 @@ shards of a run in one process share its places, so that a shard's last items ne
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
@@ -202,11 +203,8 @@ class _Doing:
         before = failed.attempts if failed else ()
 
         async def ask(draft: Draft) -> Answer:
-            turn = Turn(self._places, self._require_wanted)  # not for what is looked up and stored meanwhile
-            try:
+            with closing(Turn(self._places, self._require_wanted)) as turn:
                 answer = await asked(work.brief, work.item, self._executor, self._limits, self._group, draft, turn)
-            finally:
-                turn.leave()
             return answer.model_copy(update={"attempts": (*before, *answer.attempts), "fingerprint": work.fingerprint})
 
         place = Place(self._store, key_of(work.fingerprint), run_brief.cache_expiration)

@@ -117,7 +117,7 @@ class Gate:
 class Turn:
     """A place, taken for each call of an item and for nothing else that is to be done with it.
 
-    After a call that failed it is kept until `leave`, so that nobody has it before it is known what that means for all.
+    After a call that failed it is kept until `close`, so that nobody has it before it is known what that means for all.
 
     Args:
         places: Those that there are.
@@ -141,10 +141,10 @@ class Turn:
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Give it back after a reply."""
         if error is None:
-            self.leave()
+            self.close()
 
-    def leave(self) -> None:
-        """Give it back."""
+    def close(self) -> None:
+        """Give it back, if it has one."""
         if self._has_one:
             self._places.release()
         self._has_one = False

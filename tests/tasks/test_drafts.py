@@ -169,8 +169,8 @@ def test_whenever_it_dies_nothing_that_was_heard_is_asked_again(invalid: int, de
 @given(st.integers(0, 3), st.lists(st.integers(1, 30), max_size=4))
 @example(0, [4, 5, 6])
 @example(3, [11, 11, 11, 11])
-def test_nor_where_a_call_is_noted_in_what_is_written_already(invalid: int, deaths: list[int]) -> None:
-    """On this machine: and of what is made ready, but never sent, nothing counts as lost."""
+def test_whenever_it_dies_on_this_machine_nothing_heard_is_asked_again(invalid: int, deaths: list[int]) -> None:
+    """Where a call is noted in what is written already: what is made ready, and never sent, counts as nothing lost."""
     with TemporaryDirectory() as folder:
         outlive(World(invalid, folder), deaths)
 
