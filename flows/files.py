@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import tempfile
+from itertools import chain
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.inert import sheet
+from prefect_dispatch.ledger import Document, Table
 from prefect_dispatch.models import Outcome
 from prefect_dispatch.page import MADE_BY, page
+from prefect_dispatch.pieces import pieces
 from prefect_dispatch.render import markdown
-from prefect_dispatch.report import Report
 from prefect_dispatch.scrub import told
 from prefect_dispatch.whole import write
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prefect_dispatch.models import Brief, Item
+    from prefect_dispatch.report import Report
 
 QUESTIONS = "questions.jsonl"
 """What came of the integrator's own questions."""
@@ -64,7 +67,7 @@ def write_files(report: Report, folder: Path) -> list[Path]:
     texts |= {"outcomes.jsonl": _lines(report.outcomes), "report.md": [markdown(report)]}
     for name in _earlier(folder) - texts.keys():
         (folder / name).unlink(missing_ok=True)
-    texts["report.json"] = [report.model_dump_json(indent=2) + "\n"]
+    texts["report.json"] = chain(map(bytes.decode, pieces(report, indent=2)), "\n")
     for name, parts in texts.items():
         write(folder / name, parts)
     return [folder / name for name in reversed(texts)]
@@ -92,14 +95,23 @@ def _earlier(folder: Path) -> set[str]:
     A report may be anybody's, and name any file: only one that holds what a run writes is a run's.
     """
     try:
-        report = Report.model_validate_json((folder / "report.json").read_bytes())
+        report = _Earlier.model_validate_json((folder / "report.json").read_bytes())
     except (OSError, ValidationError):
         return set()
     found = {name for name, text in _beside(report).items() if _text(folder / name) == text}
     return found | {QUESTIONS} if _are_outcomes(_text(folder / QUESTIONS)) else found
 
 
-def _beside(report: Report) -> dict[str, str]:
+class _Earlier(BaseModel):
+    """What of an earlier report names files; the rest may be large."""
+
+    status: str
+    message: str
+    tables: tuple[Table, ...] = ()
+    documents: tuple[Document, ...] = ()
+
+
+def _beside(report: Report | _Earlier) -> dict[str, str]:
     """Return the text of each document's and each table's files, by their names."""
     sheets = {f"{table.name}.csv": sheet(table.rows) for table in report.tables}
     exact = [table for table in report.tables if table.name in EXACT]

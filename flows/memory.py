@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from prefect_dispatch.changes import Changes, LastRun, Memory, compare, known
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.fingerprint import digest
+from prefect_dispatch.fingerprint import digest, digest_in_pieces
 from prefect_dispatch.sources import Listed
 from prefect_dispatch.tasks.run_brief import answer_shelf
 
@@ -60,7 +60,7 @@ class JobMemory:
 
     def compared(self, report: Report) -> Report:
         """Return a report that says what is otherwise than after the last run, and know what it says."""
-        self._value = "" if report.value is None else digest(report.value)
+        self._value = "" if report.value is None else digest_in_pieces(report.value)
         try:
             self._last = _read(answer_shelf().read(self._key))
         except (TransientError, ValueError) as error:

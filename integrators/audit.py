@@ -18,19 +18,18 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from hashlib import sha256
+from operator import eq
 from typing import TYPE_CHECKING
-
-from pydantic_core import to_json
 
 from prefect_dispatch.integrators.auditing.cited import CitedAudit
 from prefect_dispatch.integrators.auditing.recomputing import miscomputed
 from prefect_dispatch.integrators.auditing.tracing import Trace
 from prefect_dispatch.integrators.auditing.uncollected import uncollected
 from prefect_dispatch.integrators.base import Integrator, Promising, Refusing, Restating, unshared
-from prefect_dispatch.integrators.merging import merge_by, written
-from prefect_dispatch.integrators.values import exact
+from prefect_dispatch.integrators.merging import merge_by, seal
+from prefect_dispatch.integrators.values import same
 from prefect_dispatch.ledger import Ref, Violation, place_of
+from prefect_dispatch.pieces import pieces
 from prefect_dispatch.scrub import told
 
 if TYPE_CHECKING:
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 
 _REMOVED = ("duplicate_of", "overridden")
 _ANSWERED = ("merged", *_REMOVED)
-_BLOCK = 1000
-"""Rows that are compared at once: written out whole, they take as much room as the merge."""
 
 
 @uncollected()
@@ -76,7 +73,7 @@ def audit(
         >>> [str(found) for found in audit(Merge(value=1, ledger=()), said, [])]
         ['conservation at terms/a: it has no ledger row.']
     """
-    sealed = _seal(merge)
+    sealed = seal(merge)
     refused = frozenset(integrator.refused(merge)) if isinstance(integrator, Refusing) else frozenset[Ref]()
     found = list(_conservation(merge.ledger, outcomes, refused))
     prose = CitedAudit(merge, outcomes)
@@ -90,7 +87,7 @@ def audit(
         again = partial(merge_by, integrator, briefs)
     if again is not None:
         found += _unsteady(merge, outcomes, integrator, again)
-    if _seal(merge) != sealed:  # by what the integrator itself did while it was looked at
+    if seal(merge) != sealed:  # by what the integrator itself did while it was looked at
         found.append(_changed("the integrator changed its merge after it had returned it."))
     return tuple(sorted(found, key=lambda violation: (violation.law, violation.where, violation.message)))
 
@@ -168,7 +165,7 @@ def _unsteady(
     except Exception as error:  # noqa: BLE001 -- see above
         yield _changed(f"with the merged value taken in again, it raised {told(error.__cause__ or error)}")
         return
-    if exact(value) != exact(merge.value):
+    if not same(value, merge.value):
         yield _changed("the merged value, merged once more, is another one.")
 
 
@@ -176,20 +173,12 @@ def _equal(one: Merge, other: Merge, name: str) -> bool:
     """Return whether a field of two merges is the same, of ledger and field rows in whatever order they are."""
     left, right = getattr(one, name), getattr(other, name)
     if name == "value":
-        return exact(left) == exact(right)
+        return same(left, right)
     if name not in ("ledger", "fields"):
         return bool(left == right)
-    if len(left) == len(right) and all(
-        to_json(left[at : at + _BLOCK]) == to_json(right[at : at + _BLOCK]) for at in range(0, len(left), _BLOCK)
-    ):  # as they mostly are
+    if len(left) == len(right) and all(map(eq, pieces(left), pieces(right))):  # as they mostly are
         return True
     return sorted(row.model_dump_json() for row in left) == sorted(row.model_dump_json() for row in right)
-
-
-def _seal(merge: Merge) -> bytes | None:
-    """Return what tells a merge from any other, or None if it can't be written."""
-    text = written(merge)
-    return None if text is None else sha256(text).digest()
 
 
 def _place(outcome: Outcome) -> tuple[object, ...]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import TYPE_CHECKING, cast
 
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import PydanticSerializationError
 
 from prefect_dispatch.errors import MergeError
 from prefect_dispatch.fingerprint import flaw
 from prefect_dispatch.integrators.values import pointer
 from prefect_dispatch.ledger import Merge
+from prefect_dispatch.pieces import pieces
 from prefect_dispatch.scrub import scrub, told
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ def require_writable(merge: Merge, integrator: object) -> None:
     Raises:
         MergeError: If it holds what JSON has not; it names the place.
     """
-    if written(merge) is not None and not _has_odd_numbers(merge):
+    if _is_writable(merge):
         return
     for name, value in merge.model_dump(warnings=False).items():
         for path, part in _leaves(value):
@@ -70,25 +72,30 @@ def require_writable(merge: Merge, integrator: object) -> None:
                 )
 
 
-def written(merge: Merge) -> bytes | None:
-    """Return a merge as it is published, or None if it can't be.
-
-    Example:
-        >>> written(Merge(value=1, ledger=()))[:10]
-        b'{"value":1'
-    """
+def seal(merge: Merge) -> bytes | None:
+    """Return what tells a merge from any other, or None if it can't be written."""
+    found = sha256()
     try:
-        return to_json(merge)
+        for piece in pieces(merge):
+            found.update(piece)
     except PydanticSerializationError:
         return None
+    return found.digest()
 
 
-def _has_odd_numbers(merge: Merge) -> bool:
-    """Return whether there may be numbers that JSON has not, which a model would write as null."""
+def _is_writable(merge: Merge) -> bool:
+    """Return whether all of a merge can be written, without numbers that a model would write as null."""
     rows = [(row.winner, [loser.value for loser in row.losers]) for row in merge.fields]
     pairs = [(each.left, each.right) for each in merge.proposals]
-    text = to_json((merge.value, rows, pairs, [table.rows for table in merge.tables]), inf_nan_mode="constants")
-    return b"NaN" in text or b"Infinity" in text
+    cells = [table.rows for table in merge.tables]
+    try:
+        return not any(
+            b"NaN" in piece or b"Infinity" in piece
+            for part in (merge, rows, pairs, cells)
+            for piece in pieces(part, odd="constants")
+        )
+    except PydanticSerializationError:
+        return False
 
 
 def _leaves(value: JsonValue) -> Iterator[tuple[str, JsonValue]]:

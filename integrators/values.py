@@ -21,6 +21,8 @@ Order = tuple[int, float, str]
 Key = tuple[int, tuple[Order, ...]]
 """What parts that belong together share: whether they have an identity, and it (or what they say)."""
 
+_BLOCK = 100
+"""Parts of a list that are compared at once."""
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _quoted = json.encoder.encode_basestring_ascii
 _INDEX = re.compile(r"0|[1-9][0-9]{0,17}")
@@ -42,6 +44,23 @@ def content(value: JsonValue) -> str:
 def exact(value: JsonValue) -> str:
     """Return the text that only identical values share: canonical JSON, `1` and `1.0` told apart."""
     return _quoted(value) if isinstance(value, str) else _ENCODER.encode(value)
+
+
+def same(one: JsonValue, other: JsonValue) -> bool:
+    """Return whether two values are identical, part by part: a text of each may be larger than all else.
+
+    Example:
+        >>> same([{"a": 1, "b": 2}], [{"b": 2, "a": 1}]), same([1], [1.0]), same({"a": [1]}, {"a": [1, 2]})
+        (True, False, False)
+    """
+    if isinstance(one, list) and isinstance(other, list):
+        blocks = range(0, len(one), _BLOCK)
+        return len(one) == len(other) and all(
+            exact(one[at : at + _BLOCK]) == exact(other[at : at + _BLOCK]) for at in blocks
+        )
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(part, other[name]) for name, part in one.items())
+    return exact(one) == exact(other)
 
 
 def order(value: JsonValue) -> Order:
@@ -166,19 +185,20 @@ def nodes(value: JsonValue, name: str | None = None) -> list[Node]:
     if not isinstance(value, (dict, list)):
         return [Node(name, content(value), value)]
     found: list[Node] = []
-
-    def walk(name: str | None, value: JsonValue) -> str:
-        if isinstance(value, dict):
-            text = "{" + ",".join([f"{exact(key)}:{walk(key, value[key])}" for key in sorted(value)]) + "}"
-        elif isinstance(value, list):
-            text = "[" + ",".join([walk(name, part) for part in value]) + "]"
-        else:
-            text = content(value)
-        found.append(Node(name, text, value))
-        return text
-
-    walk(name, value)
+    _walk(name, value, found)
     return found
+
+
+def _walk(name: str | None, value: JsonValue, found: list[Node]) -> str:
+    """Return the content of a value after adding its parts; no closure, whose cycle would keep all of them."""
+    if isinstance(value, dict):
+        text = "{" + ",".join([f"{exact(key)}:{_walk(key, value[key], found)}" for key in sorted(value)]) + "}"
+    elif isinstance(value, list):
+        text = "[" + ",".join([_walk(name, part, found) for part in value]) + "]"
+    else:
+        text = content(value)
+    found.append(Node(name, text, value))
+    return text
 
 
 def parts(value: JsonValue) -> Iterator[tuple[str, JsonValue]]:

@@ -62,30 +62,39 @@ def split(record: JsonValue, book: Rulebook) -> list[tuple[Hashable, JsonValue]]
 
     The record's own scope is `()`; an element's names the lists and the identities on the way to it.
     """
-    found: list[tuple[Hashable, JsonValue]] = []
+    splitting = _Splitting(book)
+    whole = splitting.walk(record, (), ())
+    return [((), whole), *splitting.found]
 
-    def walk(value: JsonValue, path: Path, scope: tuple[Hashable, ...]) -> JsonValue:
-        if identity := book.elements(path):
-            return [left for each in _listed(value) for left in outside(each, identity, path, scope)]
+
+class _Splitting:
+    """One record on its way; no functions within functions, whose cycle would keep all that was found."""
+
+    def __init__(self, book: Rulebook) -> None:
+        self._book = book
+        self.found: list[tuple[Hashable, JsonValue]] = []
+
+    def walk(self, value: JsonValue, path: Path, scope: tuple[Hashable, ...]) -> JsonValue:
+        if identity := self._book.elements(path):
+            return [left for each in _listed(value) for left in self._outside(each, identity, path, scope)]
         if isinstance(value, dict):
-            return fields(value, path, scope)
+            return self._fields(value, path, scope)
         return value
 
-    def fields(value: dict[str, JsonValue], path: Path, scope: tuple[Hashable, ...]) -> dict[str, JsonValue]:
-        left = {name: walk(part, (*path, name), scope) for name, part in value.items()}
+    def _fields(self, value: dict[str, JsonValue], path: Path, scope: tuple[Hashable, ...]) -> dict[str, JsonValue]:
+        left = {name: self.walk(part, (*path, name), scope) for name, part in value.items()}
         # A list of which all elements went their own way says nothing by itself; an empty one says that there are none.
         return {name: part for name, part in left.items() if part != [] or value[name] == []}
 
-    def outside(value: JsonValue, identity: Sequence[Path], path: Path, scope: tuple[Hashable, ...]) -> list[JsonValue]:
+    def _outside(
+        self, value: JsonValue, identity: Sequence[Path], path: Path, scope: tuple[Hashable, ...]
+    ) -> list[JsonValue]:
         key = element_key(value, identity)
         if key is None:
             return [value]
         inner = (*scope, (path, key))
-        found.append((inner, fields(cast("dict[str, JsonValue]", value), path, inner)))
+        self.found.append((inner, self._fields(cast("dict[str, JsonValue]", value), path, inner)))
         return []
-
-    whole = walk(record, (), ())
-    return [((), whole), *found]
 
 
 class Place(NamedTuple):

@@ -19,7 +19,7 @@ from typing_extensions import Protocol, runtime_checkable  # see executors.base
 from prefect_dispatch.executors.variety import executor_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from pydantic import JsonValue
 
@@ -32,6 +32,10 @@ FORMAT = 1
 DEEPEST = 100
 """How deep lists and mappings may be nested: enough for any answer, and far from every parser's limit."""
 
+_BLOCK = 100
+"""Parts of a list that are written at once, where a value is written in pieces."""
+_DEEPEST_IN_PIECES = 2
+"""How deep mappings are taken apart there; what is in them further down is written at once."""
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 _PLAIN = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
@@ -76,6 +80,34 @@ def flaw(value: JsonValue) -> str | None:
 def digest(value: JsonValue) -> str:
     """Return the SHA-256 of a value's canonical JSON, in hexadecimal."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def digest_in_pieces(value: JsonValue) -> str:
+    """Return the digest of a value whose canonical text may be larger than all else; no text of the whole is made.
+
+    Example:
+        >>> digest_in_pieces({"b": [1, 2.0], "a": "é"}) == digest({"b": [1, 2.0], "a": "é"})
+        True
+    """
+    found = hashlib.sha256()
+    for piece in _pieces(value, 0):
+        found.update(piece.encode())
+    return found.hexdigest()
+
+
+def _pieces(value: JsonValue, depth: int) -> Iterator[str]:
+    if isinstance(value, list) and value:
+        for at in range(0, len(value), _BLOCK):
+            yield "," if at else "["
+            yield canonical(value[at : at + _BLOCK])[1:-1]
+        yield "]"
+    elif isinstance(value, dict) and value and depth < _DEEPEST_IN_PIECES:
+        for at, name in enumerate(sorted(value)):
+            yield f"{',' if at else '{'}{canonical(name)}:"
+            yield from _pieces(value[name], depth + 1)
+        yield "}"
+    else:
+        yield canonical(value)
 
 
 @runtime_checkable

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from prefect_dispatch import Command, MergeBranches, Shell, Workspace
 from prefect_dispatch.errors import JobError, MergeError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.merging import merge_by, written
+from prefect_dispatch.integrators.merging import merge_by, seal
 from prefect_dispatch.integrators.readiness import ready
 from prefect_dispatch.testing import ScriptedExecutor
 from prefect_dispatch.workspaces.git import Git
@@ -363,7 +363,7 @@ def test_the_order_of_arrival_changes_no_byte(changes: list[Edits], rule: str, d
         merge = merged(git, outcomes, on_conflict=rule)
         turned = data.draw(st.permutations(outcomes))
         integrator = merging(git, on_conflict=rule)
-        assert written(integrator.merge_asking([], turned, Nobody())) == written(merge)
+        assert seal(integrator.merge_asking([], turned, Nobody())) == seal(merge)
 
 
 def _plausible(files: Edits) -> Files:
@@ -380,6 +380,6 @@ def test_every_order_of_three_that_contradict(repo: tuple[Git, str]) -> None:
         for name in ("a", "b", "c")
     ]
     integrator = merging(git)
-    made = {written(integrator.merge_asking([], turned, Nobody())) for turned in permutations(outcomes)}
+    made = {seal(integrator.merge_asking([], turned, Nobody())) for turned in permutations(outcomes)}
     assert len(made) == 1
     assert json.loads(next(iter(made)) or b"")["value"]["commit"]

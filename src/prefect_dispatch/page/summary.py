@@ -62,7 +62,7 @@ def summary(report: Report, texts: Texts) -> dict[str, Any]:
         "decided": report.decided.model_dump(mode="json"),
         "tables": [_table(texts, each) for each in report.tables],
         "changes": _changes(report),
-        "value": None if report.value is None else texts.preview(text_of(report.value), VALUE),
+        "value": None if report.value is None else texts.beginning(report.value, VALUE),
         "prose": isinstance(report.value, str),
         "counts": {
             "gaps": len(report.gaps),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
+from prefect_dispatch.pieces import pieces
 from prefect_dispatch.scrub import scrubber
 
 if TYPE_CHECKING:
@@ -71,9 +72,27 @@ class Texts:
             >>> Texts().preview("key: sk-proj-0123456789", 4000)
             ['key: ***']
         """
+        return self._cut(text, len(text), length)
+
+    def beginning(self, value: JsonValue, length: int) -> list[str | int]:
+        r"""Return the same of a value as `text_of` shows it; no text of the whole is made, which may be large.
+
+        Example:
+            >>> Texts().beginning(["one", "two"], 8)
+            ['[\n  "one', 12]
+        """
+        if isinstance(value, str):
+            return self.preview(value, length)
+        text, size = "", 0
+        for piece in pieces(value, indent=2, odd="constants"):
+            part = piece.decode()
+            text += part[: max(0, length + _WINDOW - size)]
+            size += len(part)
+        return self._cut(text, size, length)
+
+    def _cut(self, text: str, size: int, length: int) -> list[str | int]:
         clean = self._hide(text[: length + _WINDOW])
-        cut = len(text) - length
-        return [clean[:length], cut] if cut > 0 else [clean]
+        return [clean[:length], size - length] if size > length else [clean]
 
     def line(self, text: str, length: int) -> str:
         r"""Return the beginning of a text as one line.
