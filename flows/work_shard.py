@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.tasks.shard_records import WrittenShard
 
+LOOK_S = 1.0
+"""How long a signal may go unnoticed."""
 CANCEL_S = 5.0
 """Seconds that what was cancelled may take to end."""
 
@@ -129,8 +131,11 @@ class _Work:
         future: PrefectFuture[Any] = cast("Any", sharded(self._limits)).submit(
             as_is(self._shard), self._executor, self._limits
         )
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
         try:
-            future.wait()
+            while not done.wait(LOOK_S):  # a signal may come to any thread, which wakes none that waits for ever
+                pass
         except BaseException:
             self._wind_down(future)
             raise

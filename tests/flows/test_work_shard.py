@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from contextlib import contextmanager
@@ -98,7 +97,7 @@ def test_a_run_that_is_interrupted(model: OpenAIServer, store: Path, wanted: boo
         if not wanted:
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(running()[0].id, Cancelling(), force=True)
-        os.kill(os.getpid(), signal.SIGINT)  # wakes whoever waits, as that from a terminal does
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)  # to a thread that isn't the one which waits
 
     with beside(interrupt):
         state = work_shard(shard=key, return_state=True)
