@@ -18,7 +18,7 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
 _before: ContextVar[SettingsContext | None] = ContextVar("before", default=None)
 """The settings with which the flow that is being called was called, where they want heartbeats."""
@@ -45,30 +45,43 @@ def without_prefects() -> Generator[None]:
 def beating() -> Generator[None]:
     """Send those that Prefect was kept from sending; for flows that are called within, it sends its own."""
     before = _before.get()
-    every_s = before and before.settings.flows.heartbeat_frequency
+    every_s = before.settings.flows.heartbeat_frequency if before else None
     if before is None or every_s is None:
         yield
         return
-    token, ended = _before.set(None), threading.Event()
-    with SettingsContext(profile=before.profile, settings=before.settings):
-        thread = threading.Thread(target=copy_context().run, args=(_beat, every_s, ended), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-            _before.reset(token)
+    token = _before.set(None)
+    try:
+        with SettingsContext(profile=before.profile, settings=before.settings):
+            _beat()
+            with ticking(_beat, every_s):
+                yield
+    finally:
+        _before.reset(token)
 
 
-def _beat(every_s: float, ended: threading.Event) -> None:
+@contextmanager
+def ticking(step: Callable[[], object], every_s: float) -> Generator[None]:
+    """Take a step every so many seconds, beside what is done within and no longer."""
+    ended = threading.Event()
+
+    def tick() -> None:
+        while not ended.wait(every_s):
+            step()
+
+    thread = threading.Thread(target=copy_context().run, args=(tick,), name="prefect-dispatch-beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _beat() -> None:
     run = {
         "prefect.resource.id": f"prefect.flow-run.{flow_run.get_id()}",
         "prefect.resource.name": str(flow_run.get_name()),
         "prefect.version": __version__,
     }
-    while True:
-        with suppress(Exception):  # one that is lost is none the worse; Prefect's go on in the same way
-            emit_event("prefect.flow-run.heartbeat", resource=run)
-        if ended.wait(every_s):
-            return
+    with suppress(Exception):  # one that is lost is none the worse; Prefect's go on in the same way
+        emit_event("prefect.flow-run.heartbeat", resource=run)

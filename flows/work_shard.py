@@ -6,9 +6,8 @@ bounded; answers go into the store one by one, as everywhere, and beside the sha
 
 from __future__ import annotations
 
-import contextvars
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 from uuid import UUID
@@ -25,6 +24,7 @@ from prefect_dispatch.binding import bind
 from prefect_dispatch.errors import BriefError, JobError, TransientError
 from prefect_dispatch.executors.base import Abrupt, Executor
 from prefect_dispatch.fingerprint import fingerprint
+from prefect_dispatch.flows.beats import ticking
 from prefect_dispatch.flows.ending import INTERRUPTIONS
 from prefect_dispatch.models import Answer
 from prefect_dispatch.scrub import scrub
@@ -40,8 +40,6 @@ from prefect_dispatch.tasks.stops import require_wanted
 from prefect_dispatch.tasks.work import Work, as_is
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.futures import PrefectFuture
 
@@ -73,7 +71,7 @@ def work_shard(
         return Failed(name=REFUSED, message=scrub(str(error)))
     except TransientError as error:
         return Failed(message=scrub(str(error)))
-    with _alive(given.beat_s):
+    with ticking(_alive, given.beat_s):
         try:
             ended = work.carried_out()
         except INTERRUPTIONS as error:
@@ -162,22 +160,9 @@ def _interrupted(error: BaseException) -> State[Any]:
     return Crashed(message=f"Its worker ended it ({type(error).__name__}).")
 
 
-@contextmanager
-def _alive(beat_s: float) -> Generator[None]:
+def _alive() -> None:
     """Have Prefect's server know that the run is alive, so that whoever waits for it can see that."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        run = UUID(flow_run.get_id())
-        while not ended.wait(beat_s):
-            with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
-                found: FlowRun = client.read_flow_run(run)
-                client.update_flow_run(run, name=found.name)  # changes nothing but when it was changed
-
-    thread = threading.Thread(target=contextvars.copy_context().run, args=(beat,), name="shard-beat", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+    run = UUID(flow_run.get_id())
+    with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
+        found: FlowRun = client.read_flow_run(run)
+        client.update_flow_run(run, name=found.name)  # changes nothing but when it was changed

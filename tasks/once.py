@@ -95,25 +95,30 @@ async def once(
     """
     shelf = place.shelf
     async with held(place.key, shelf.folder) as alone:
+        made: list[KeptDraft] = []
 
-        def looked() -> tuple[Look, KeptDraft | None]:
+        def looked() -> Look:
             look = Look.now(shelf, place.key)
-            unknown = again or look.answer is None
-            at_once = ready(shelf, place.key, work.fingerprint, look, call_s=call_s) if alone and unknown else None
-            return look, at_once
+            if alone and (again or look.answer is None):
+                made.append(ready(shelf, place.key, work.fingerprint, look, call_s=call_s))
+            return look
 
-        while True:
-            look, draft = await in_thread(looked)
-            if not again and (found := usable(answer_in(look.answer), work)):
-                return found, True
-            if draft is None:
-                draft = await begun(shelf, place.key, work.fingerprint, look, alone=alone, call_s=call_s)
-            with suppress(TakenError):
-                if draft is not None:
-                    answer = await _asked(ask, draft)
-                    await _store(place, answer, draft)
-                    return answer, False
-            await asyncio.sleep(POLL_S)
+        try:
+            while True:
+                look = await in_thread(looked)
+                if not again and (found := usable(answer_in(look.answer), work)):
+                    return found, True
+                draft = made[-1] if made else None
+                draft = draft or await begun(shelf, place.key, work.fingerprint, look, alone=alone, call_s=call_s)
+                with suppress(TakenError):
+                    if draft is not None:
+                        answer = await _asked(ask, draft)
+                        await _store(place, answer, draft)
+                        return answer, False
+                await asyncio.sleep(POLL_S)
+        finally:
+            for each in made:  # also where it was cancelled while it looked
+                each.drop()
 
 
 async def _asked(ask: Callable[[Draft], Awaitable[Answer]], draft: KeptDraft) -> Answer:
@@ -122,8 +127,6 @@ async def _asked(ask: Callable[[Draft], Awaitable[Answer]], draft: KeptDraft) ->
     except UnwantedError:
         await draft.leave()
         raise
-    finally:
-        draft.drop()
 
 
 async def _store(place: Place, answer: Answer, draft: KeptDraft) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import time
 from dataclasses import dataclass, field
 from tempfile import TemporaryDirectory
@@ -431,6 +432,36 @@ def test_what_was_made_ready_is_taken_away_where_nobody_is_asked(tmp_path: Path)
     assert there == [True] * 3
     with pytest.raises(TransientError, match="nobody there"):
         asyncio.run(once(place, work, asked, call_s=1, again=False))
+
+
+def test_what_is_made_ready_as_the_run_is_cancelled_is_taken_away(tmp_path: Path) -> None:
+    """Its thread comes to its end, and nobody waits for it any more."""
+    executor = ScriptedExecutor(lambda _: {"n": 1})
+    (work,) = work_of([BRIEF], [ITEM], executor)
+    place = Place(ResultStore(result_storage=LocalFileSystem(basepath=str(tmp_path))), KEY, None)
+    written, cancelled = threading.Event(), threading.Event()
+
+    def watch(moment: str) -> None:
+        if moment == "written":
+            written.set()
+            assert cancelled.wait(30)
+
+    async def ask(_: Draft) -> Answer:
+        pytest.fail("it is cancelled")
+
+    async def script() -> None:
+        task = asyncio.ensure_future(once(place, work, ask, call_s=1, again=False))
+        assert await asyncio.to_thread(written.wait, 30)
+        task.cancel()
+        await asyncio.sleep(0)
+        cancelled.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    vars(place)["shelf"] = Folder(str(tmp_path), watch)
+    asyncio.run(script())
+    assert executor.calls == 0
+    assert not list(tmp_path.glob(f"*{SUFFIX}"))
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["alone", "elsewhere"])
