@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 
-def settle_in() -> None:
+def settle_in() -> None:  # pragma: no cover -- in a process of its own
     """Settle in as a process of a pool.
 
     A terminal sends Ctrl-C to all processes; the parent ends what is under way, and waits for it. A parent that was
@@ -23,6 +23,6 @@ def settle_in() -> None:
         threading.Thread(target=_follow, args=(parent,), name="prefect-dispatch-parent", daemon=True).start()
 
 
-def _follow(parent: BaseProcess) -> None:
+def _follow(parent: BaseProcess) -> None:  # pragma: no cover -- in a process of its own
     parent.join()
     os._exit(1)

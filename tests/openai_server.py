@@ -210,6 +210,7 @@ class OpenAIServer:
         self._usage = Usage()
         self._under_way = 0
         self._closing = False
+        self._peers = set[tuple[str, int]]()
         self.peak = 0
         self.hung_up = 0
 
@@ -225,6 +226,12 @@ class OpenAIServer:
         return len(self.requests)
 
     @property
+    def connections(self) -> int:
+        """How many connections they came by."""
+        with self._lock:
+            return len(self._peers)
+
+    @property
     def usage(self) -> Usage:
         """The sums of what it reported; the cost is 0."""
         with self._lock:
@@ -234,6 +241,8 @@ class OpenAIServer:
         """Answer one request."""
         body: dict[str, Any] = await request.json()
         with self._lock:
+            if request.transport:
+                self._peers.add(request.transport.get_extra_info("peername"))
             self._requests.append(Request(body, {name.lower(): text for name, text in request.headers.items()}))
             self._asked[document(body)] += 1
             n = self._asked[document(body)]

@@ -16,7 +16,7 @@ from prefect_dispatch.changes import Changes
 from prefect_dispatch.checks import MaxWords
 from prefect_dispatch.decisions import Decisions
 from prefect_dispatch.ledger import Ref, Table, Violation
-from prefect_dispatch.models import Attempt, Brief, Item, Outcome, Usage
+from prefect_dispatch.models import Attempt, Brief, Failure, Item, Outcome, Usage
 from prefect_dispatch.page import lacking, ledger_rows, page
 from prefect_dispatch.page.document import FOLDER, parts
 from prefect_dispatch.page.items import BLOCK, MOST_ATTEMPTS, MOST_FIELDS, ItemPages
@@ -263,6 +263,15 @@ def test_attempts_without_a_time() -> None:
     report = Report(status="complete", message="", outcomes=(batch,), run={"started": "2026-03-02T09:30:00+00:00"})
     assert not list(spans(report, report.outcomes))
     assert untimed(report.outcomes) == 2
+
+
+def test_a_model_that_was_given_up() -> None:
+    """Why somebody else was asked stands with the attempt, in one line each."""
+    first = Attempt(escalations=(Failure(kind="invalid_output", message="No\nJSON."),))
+    outcome = Outcome(brief="b", item="a", status="succeeded", value=1, origin="asked", attempts=(first,))
+    report = Report(status="complete", message="", outcomes=(outcome,))
+    (attempt,) = told(report)["block-0"][0]["attempts"]
+    assert attempt["escalations"] == ["invalid_output: No JSON."]
 
 
 def test_spending_by_brief_and_model() -> None:

@@ -235,6 +235,9 @@ def test_the_integrators_share_stands_beside_the_whole() -> None:
     assert "| asked | unknown | 3 | 1 |" in markdown(rich())
     assert "| cost in USD | unknown | 0.0 | unknown |" in markdown(rich())
     assert "of that the integrator" not in markdown(rich(integration=Spending()))
+    assert "of that estimated" not in markdown(rich())
+    estimated = rich(usage=Spending(asked=3, cost_usd=0.5, estimated_usd=0.25))
+    assert "| of that estimated |  | 0.25 | 0.0 |" in markdown(estimated)
 
 
 def test_a_table_says_how_to_read_it() -> None:

@@ -294,3 +294,14 @@ def test_equal_keys_are_refused_with_both_places(tmp_path: Path) -> None:
 def test_the_python_names_take_the_forms_too() -> None:
     """`Listed` is made from a list, or by name."""
     assert Listed.model_validate(["a"]) == Listed(items=cast("Any", ["a"])) == Listed.model_validate({"items": ["a"]})
+
+
+def test_data_that_holds_itself() -> None:
+    """It is no JSON, and told as such; what stands in it twice is looked at once for a task run that failed."""
+    loop: list[Any] = []
+    loop.append(loop)
+    with pytest.raises(ValidationError, match="element 1: the value is not JSON: Circular reference detected"):
+        Listed.model_validate([loop])
+    twice = [{"a": 1}]
+    (lost,) = Listed.model_validate([{"key": "a", "value": [ValueError("No."), twice, twice]}]).items
+    assert (lost.key, lost.value) == ("a", None)

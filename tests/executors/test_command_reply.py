@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefect_dispatch.command import Command
-from prefect_dispatch.errors import RejectedError
+from prefect_dispatch.errors import RejectedError, TransientError
 from prefect_dispatch.executors import command_reply
-from prefect_dispatch.executors.command_reply import reported, seen
+from prefect_dispatch.executors.command_reply import reported, require_success, seen
 from prefect_dispatch.processes.program import Kept, Ran
 
 if TYPE_CHECKING:
@@ -26,6 +26,15 @@ def run_of(folder: Path, before: command_reply.Seen | None = None) -> TestRun:
     nothing = Kept(head=b"", tail=b"", size=0)
     ran = Ran(exit=0, signal=None, stopped="", seconds=1.0, stdout=nothing, stderr=nothing)
     return reported(ran, COMMAND, {folder: before or {}}, str(folder))
+
+
+def test_an_exit_code_that_nobody_has(tmp_path: Path) -> None:
+    """Something else in this process waited for the command: whether it passed is not known, and tried again."""
+    nothing = Kept(head=b"", tail=b"", size=0)
+    ran = Ran(exit=None, signal=None, stopped="", seconds=1.0, stdout=nothing, stderr=nothing)
+    with pytest.raises(TransientError, match="something else in this process took its exit code") as caught:
+        require_success(ran, COMMAND, tmp_path / "log")
+    assert caught.value.kind == "lost"
 
 
 def test_a_report_of_before(tmp_path: Path) -> None:

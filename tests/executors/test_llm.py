@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, Term
 from prefect_dispatch.executors.base import Ask, Executor, Metered, Reply, Tiered
 from prefect_dispatch.executors.kinds import default_executor
 from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.executors.provider import reply_of
+from prefect_dispatch.executors.provider import MOST_UNLISTED, reply_of
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief, Item, Rejection, Usage
 from tests.openai_server import HANG, Behaviour, failure, openai_server
@@ -348,6 +349,14 @@ def test_a_response_without_anything_is_an_empty_answer() -> None:
     """What it spent is unknown."""
     hollow: Any = type("Hollow", (), {"choices": []})
     assert reply_of(hollow, "m", (1, 1)) == Reply(value="", model="m", usage=Usage(requests=1, unsettled=1))
+
+
+def test_a_server_whose_model_has_another_name_each_time() -> None:
+    """What such names cost is looked up, and stays unknown; no more of them are remembered than a few."""
+    said: Any = {"choices": [], "usage": SimpleNamespace(prompt_tokens=10, completion_tokens=5)}
+    for n in range(MOST_UNLISTED + 2):
+        response: Any = SimpleNamespace(**said, model=f"tomorrow-{n}")
+        assert reply_of(response, "openai/mine", None).usage.cost_usd is None
 
 
 @pytest.mark.parametrize(

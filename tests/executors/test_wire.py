@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -152,7 +154,25 @@ def test_a_connection_is_used_again() -> None:
         for _ in range(3):
             loop.run(attempt(executor, BRIEF, ITEM, limits=Limits()), group="test")
             asyncio.run(attempt(executor, BRIEF, ITEM, limits=Limits()))
-    assert server.count == 6
+    assert (server.count, server.connections) == (6, 4)
+
+
+def test_a_process_that_ends_closes_its_connections() -> None:
+    """Nothing is left open, of which Python would have something to say."""
+    script = (
+        "import sys\n"
+        "from prefect_dispatch import LLM, Brief, Item, Limits\n"
+        "from prefect_dispatch.asking import attempt\n"
+        "from prefect_dispatch.tasks import loop\n"
+        "executor, brief = LLM(model='openai/test', api_base=sys.argv[1]), Brief(name='b', instructions='x')\n"
+        "answer = loop.run(attempt(executor, brief, Item(key='a', value='a'), limits=Limits()), group='test')\n"
+        "print(answer.value)\n"
+    )
+    with openai_server(Behaviour(content="Said.")) as server:
+        command = [sys.executable, "-W", "always::ResourceWarning", "-c", script, server.url]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)  # noqa: S603 -- this interpreter, a fixed text
+    assert done.stdout == "Said.\n"
+    assert "Unclosed" not in done.stderr
 
 
 def test_a_proxy_of_the_environment_is_gone_through(monkeypatch: pytest.MonkeyPatch) -> None:

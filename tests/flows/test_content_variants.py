@@ -108,6 +108,10 @@ def test_a_judge_without_a_key_is_refused_before_anything_is_asked(monkeypatch: 
             "A kettle.", "Write a tagline.", VARIANTS, credentials="of-writers", judge_model="anthropic/judge"
         )
     assert given(credentials="of-writers", judge_model="anthropic/judge").integrator.judge.credentials is None
+    monkeypatch.setenv("PREFECT_DISPATCH_MODEL", "openai/test")
+    told = told.partition(";")[0] + r"\. Set it there, or name a model whose key is known\."
+    with pytest.raises(JobError, match=f"^{told}"):
+        content_variants("A kettle.", "Write a tagline.", VARIANTS, judge_model="anthropic/judge")
 
 
 @pytest.mark.usefixtures("store")

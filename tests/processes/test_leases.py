@@ -116,6 +116,29 @@ def test_the_end_of_a_process_ends_its_leases(state: Path) -> None:
     assert left(state) == []
 
 
+def test_a_process_that_was_forked_ends_no_lease_of_its_parent(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has a copy of what its parent held, and comes to an end of its own."""
+    with lease() as mine:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 1)
+            end_all()
+        assert mine.path.exists()
+    assert left(state) == []
+
+
+def test_two_that_clear_away_at_once(state: Path, living: list[subprocess.Popen[str]]) -> None:
+    """What somebody else has cleared away meanwhile is passed over."""
+    owners = [owner(living) for _ in range(2)]
+    for process, _ in owners:
+        process.kill()
+        process.wait()
+    others: list[str] = []
+    mine = clear_abandoned(lambda _: others.extend(each.id for each in reap()) if not others else None)
+    assert sorted([*others, *(each.id for each in mine)]) == sorted(name for _, name in owners)
+    assert len(mine) == len(others) == 1
+    assert left(state) == []
+
+
 def test_what_is_kept_stays(state: Path) -> None:
     """Neither its end nor a reaper takes it away."""
     with lease() as mine:

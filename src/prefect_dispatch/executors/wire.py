@@ -8,11 +8,9 @@ done here. Whatever isn't plain is left to litellm: another provider, parameters
 from __future__ import annotations
 
 import asyncio
-import atexit
 import json
 import os
 import weakref
-from contextlib import suppress
 from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
@@ -181,12 +179,3 @@ def _session() -> aiohttp.ClientSession:
         _sessions[loop] = session = aiohttp.ClientSession(connector=connector, timeout=timeout)
         weakref.finalize(loop, session.detach).atexit = False  # its connections went with it
     return _sessions[loop]
-
-
-@atexit.register
-def _close() -> None:
-    """Close the connections of loops that run in other threads to the end."""
-    for loop, session in list(_sessions.items()):
-        if loop.is_running():
-            with suppress(TimeoutError):
-                asyncio.run_coroutine_threadsafe(session.close(), loop).result(1.0)

@@ -81,8 +81,7 @@ async def _come(done: asyncio.Future[Ran]) -> None:
         while not done.done():
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([done])
-    if not done.cancelled():
-        done.exception()  # nobody else looks at it
+    done.exception()  # nobody else looks at it
 
 
 def _run(program: Program, log: Path, bell: Bell) -> Ran:

@@ -18,7 +18,9 @@ from prefect_dispatch.errors import (
     TransientError,
 )
 from prefect_dispatch.executors.coding import answering, running
+from prefect_dispatch.executors.coding.adapter import Tokens
 from prefect_dispatch.executors.coding.executor import CodingAgent
+from prefect_dispatch.executors.coding.spending import estimated
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Usage
 from prefect_dispatch.workspaces.workspace import Workspace
@@ -549,6 +551,7 @@ def test_a_cost_that_nobody_reported(programs: Path, repository: Repository) -> 
     assert known.cost_usd == pytest.approx((60 * 1.25 + 40 * 0.125 + 20 * 10) / 1e6)
     assert known.estimated_usd == known.cost_usd
     assert (unknown.cost_usd, unknown.estimated_usd, unknown.unsettled) == (None, 0.0, 0)
+    assert estimated(Tokens(), "gpt-of-tomorrow") == 0.0
 
 
 def test_a_program_that_is_gone(executor: CodingAgent, claude: FakeAgent) -> None:
