@@ -121,4 +121,4 @@ def test_where_nobody_wants_heartbeats_none_are_sent(store: None) -> None:
     before = threads()
     with without_prefects(), beating():
         assert every() is None
-        assert threads() == before
+        assert not [thread for thread in threads() - before if "beat" in thread.name]
