@@ -70,7 +70,7 @@ class DataFlow(Flow[P, R]):
             return at_home, place
         return changed, place, {name: value for name, value in vars(self).items() if value is not self.fn}
 
-    if not TYPE_CHECKING:  # the overloads are Prefect's
+    if not TYPE_CHECKING:  # pragma: no branch -- the overloads are Prefect's
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 -- Prefect's signature
             """Run the flow; that a task run failed which its items come from is told as what is wrong with them.

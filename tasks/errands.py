@@ -14,7 +14,7 @@ from prefect.results import get_result_store
 from prefect_dispatch.amounts import NOTHING, Amount
 from prefect_dispatch.errors import ExecutorError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Abrupt
-from prefect_dispatch.models import Answer, Usage
+from prefect_dispatch.models import Usage
 from prefect_dispatch.tasks.gates import forget, gate_beside
 from prefect_dispatch.tasks.loop import in_thread
 from prefect_dispatch.tasks.shard_results import WrittenError
@@ -122,12 +122,11 @@ class Errand:
     def came(self, came: Came) -> None:
         """Take what came of a piece of work."""
         said = came.said
-        if isinstance(said, Answer):
-            if not came.stored:
-                self._circuit.passed()
-        elif isinstance(said, BaseException):
+        if isinstance(said, BaseException):
             self.stopped |= self._circuit.failed(came.work, said) is not None
             said = _plain(said)
+        elif not came.stored:
+            self._circuit.passed()
         self._told.append(Told(came.work.fingerprint, said, came.stored))
 
     async def attend(self, doing: Coroutine[object, object, None]) -> None:

@@ -180,6 +180,17 @@ def test_a_cap_of_nothing_sends_nothing() -> None:
         run(Budget(Limits(budget_requests=0)).reserve(MODEL, None))
 
 
+def test_a_share_that_is_refused_is_told_as_all_of_the_budget() -> None:
+    """By the cap that refused it, with what the whole run has; another error stays as it is."""
+    budget = Budget(Limits(budget_requests=10, budget_tokens=1000))
+    share = budget.share(2)
+    nothing = Budget(share.limits.model_copy(update={"budget_requests": 0}))
+    with pytest.raises(BudgetError, match=r"limits\.budget_requests is 0 requests:") as caught:
+        run(nothing.reserve(MODEL, Ceiling(prompt_tokens=1, completion_tokens=1)))
+    assert "limits.budget_requests is 10 requests:" in str(budget.in_all(caught.value))
+    assert str(budget.in_all(BudgetError("something else"))) == "something else"
+
+
 def test_a_call_without_a_maximum_is_not_sent_under_a_cap() -> None:
     """Whatever a fallback or an executor of the user's says at the last moment."""
     with pytest.raises(BudgetError, match=r"limits\.budget_tokens can't be held: nothing bounds the answers"):

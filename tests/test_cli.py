@@ -342,6 +342,7 @@ def test_a_storage_that_can_not_be_read_is_told_in_a_line(
     assert "Traceback" not in "".join(said)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_ctrl_c_says_how_to_go_on(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Interrupted while asks hang: they are cancelled, and the last line says what to do."""

@@ -169,6 +169,7 @@ def obliging(request: dict[str, Any], n: int) -> Behaviour:
     return Behaviour(content=json.dumps(a_value(form["schema"])) if form else "A text.")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
     "page",
@@ -321,6 +322,7 @@ def timeless(text: str) -> str:
     return squeezed(re.sub(r"\b\d+\.\d+ s$", "… s", text, flags=re.MULTILINE))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_the_first_five_minutes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

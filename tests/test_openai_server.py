@@ -48,6 +48,7 @@ async def _post(url: str, *texts: str, timeout_s: float = 5, more: dict[str, Any
         return await asyncio.gather(*(one(text) for text in texts), return_exceptions=True)
 
 
+@pytest.mark.slow
 def test_same_documents_fail_whatever_the_order() -> None:
     """Behaviour by document and by how often it was asked doesn't depend on the order of arrival."""
     texts = [f"document {i}" for i in range(200)]

@@ -84,6 +84,7 @@ def artifact(key: str) -> tuple[Any, str | None]:
     return found["data"], found["description"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_picture_that_cannot_be_shown_costs_no_run() -> None:
     """Somebody deletes the artifact while the run goes on: it goes on."""

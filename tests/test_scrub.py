@@ -190,6 +190,7 @@ def test_a_pattern_that_cant_be_used_is_refused(setting: str, why: str, monkeypa
         scrub("any")
 
 
+@pytest.mark.slow
 def test_a_pattern_that_takes_too_long_withholds_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """What can't be searched is neither told nor kept."""
     monkeypatch.setenv(REDACT, "(z+)+$")

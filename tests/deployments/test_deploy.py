@@ -87,6 +87,7 @@ def test_each_ready_flow_has_a_deployment() -> None:
         assert [each.active for each in ready.schedules] == ([] if key == "work_shard" else [False])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_the_ready_flows_are_registered_as_the_file_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -123,6 +124,7 @@ def test_the_ready_flows_are_registered_as_the_file_says(
     assert {str(named(f"{entry['name']}/{entry['name']}").id) for entry in entries} == ids
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_schedules_are_changed_only_where_that_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """What somebody has set in the UI survives another deploy; an option changes its part alone."""
@@ -162,6 +164,7 @@ def test_an_interval_gives_way_to_a_cron() -> None:
     assert due([rule]) == "by a recurrence rule, not active"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_name_belongs_to_one_job(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Another job of the name is told whose it is; under a name of its own it goes in beside it."""
@@ -199,6 +202,7 @@ def test_a_ready_flow_does_not_take_a_jobs_place(tmp_path: Path) -> None:
         register_served([own], Timing())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_what_was_served_may_be_deployed_and_the_other_way_round(tmp_path: Path) -> None:
     """The last command says who runs it; a pause by the end of serving doesn't outlast that."""
@@ -226,6 +230,7 @@ def test_the_pool_of_ones_choice(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert number() == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
     ("options", "changes", "message"),
@@ -271,6 +276,7 @@ def test_names_that_fit_no_job(jobs: int, name: str | None, message: str, tmp_pa
         wanted([Path(job(tmp_path / str(n))) for n in range(jobs)], tmp_path, name)
 
 
+@pytest.mark.slow
 def test_an_api_that_cannot_be_used_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It isn't there, wants credentials, or refuses: a sentence with the way out, and no traceback."""
     said = {"401": {}, "422": {"exception_detail": "no such field"}, "409": {"detail": "in conflict"}}

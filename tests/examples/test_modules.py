@@ -17,6 +17,7 @@ from prefect_dispatch.cli import main
 EXAMPLE = Path(__file__).parents[2] / "examples" / "modules"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_calculator_is_built(tmp_path: Path) -> None:
     """Three modules, one of which is sent back once; merged on a branch that passes all tests."""

@@ -46,6 +46,7 @@ writer()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_the_second_night_asks_only_for_what_is_new(tmp_path: Path) -> None:
     """What changed is new, a gap is asked for again, and rows of closed tickets go."""
@@ -90,6 +91,7 @@ def test_a_lake_goes_in_and_results_come_out() -> None:
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
     ("name", "shown"),

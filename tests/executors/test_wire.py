@@ -157,6 +157,7 @@ def test_a_connection_is_used_again() -> None:
     assert (server.count, server.connections) == (6, 4)
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_closes_its_connections() -> None:
     """Nothing is left open, of which Python would have something to say."""
     script = (

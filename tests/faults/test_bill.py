@@ -112,6 +112,7 @@ def job(chance: random.Random) -> Job:
     return Job(texts, price, chance.random() < 0.5, limits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "seed",
     [*range(5), *(pytest.param(seed, marks=[pytest.mark.slow, pytest.mark.long]) for seed in range(5, 105))],

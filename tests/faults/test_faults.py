@@ -105,6 +105,7 @@ def test_a_call_that_fails_is_asked_again_and_no_other(case: Case) -> None:
     assert patient.asked_again == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retry_after", [None, 0.5], ids=["says-nothing", "says-when"])
 @pytest.mark.parametrize("status", [429, 503, 529])
 def test_a_storm_is_waited_out(status: int, retry_after: float | None) -> None:
@@ -193,6 +194,7 @@ def test_whom_a_model_never_satisfies_another_is_asked_for() -> None:
         assert run(server.url, WORDS, LIMITS, fallbacks=("openai/other",)).usage.requests == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [40, pytest.param(400, marks=[pytest.mark.slow, pytest.mark.long])])
 def test_a_tenth_of_all_calls_fails(words: int) -> None:
     """Faults of every kind: all are answered, and each word is asked as often as it failed, and once more."""

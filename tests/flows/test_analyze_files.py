@@ -210,6 +210,7 @@ def test_a_date_is_one_of_the_calendar(text: str, is_one: bool) -> None:  # noqa
     assert problems(schema, {"a": text})[1] == ([] if is_one else [told])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_an_analysis_from_files_to_records(model: OpenAIServer, folder: Path) -> None:
     """Called inside another flow it asks each file, merges by the rules, and a second run asks nobody."""
@@ -246,6 +247,7 @@ def test_an_analysis_from_files_to_records(model: OpenAIServer, folder: Path) ->
     assert KEY not in again.model_dump_json()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_run_that_cannot_be_is_told_first(model: OpenAIServer, folder: Path) -> None:
     """No such block, no model, no file, an unsaved key: a sentence, and nobody was asked."""

@@ -67,6 +67,7 @@ def run(server: BatchServer, *items: str, brief: Brief = SIZES, **more: Any) -> 
         return error.report
 
 
+@pytest.mark.slow
 def test_one_batch_answers_everything(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Half the price, no live call, nothing left of the batch's records; again, nothing is asked."""
     with batch_server(GOOD, looks=5) as server:
@@ -81,6 +82,7 @@ def test_one_batch_answers_everything(store: Path, caplog: pytest.LogCaptureFixt
         assert (len(server.batches), server.live.count) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_line_asks_what_a_call_would_ask() -> None:
     """The body of a request in a batch is that of a live call, parameters and schema included."""
     params = {"temperature": 0.5, "seed": 7, "max_tokens": 50, "extra_body": {"top_k": 3}}
@@ -169,6 +171,7 @@ def test_what_is_too_long_for_a_batch_is_asked_in_parts() -> None:
         assert run(server, "short", "alpha beta gamma", brief=brief).usage.requests == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("end", "kind"), [("expired", "expired"), ("cancelled", "missing")])
 def test_what_a_batch_did_not_come_to(end: str, kind: str) -> None:
     """What was worked off counts; the rest is told as expired, or as missing, and is asked live."""
@@ -185,6 +188,7 @@ def test_what_a_batch_did_not_come_to(end: str, kind: str) -> None:
     assert kinds == ["None", kind, kind]
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_refused_as_a_whole_stops_the_run() -> None:
     """Nothing was asked, and nothing is asked live at twice the price; the reason is the provider's."""
     with batch_server(GOOD, end="failed") as server:
@@ -407,6 +411,7 @@ def test_two_runs_share_a_batch() -> None:
     assert sum(report.usage.requests for report in reports) == 4
 
 
+@pytest.mark.slow
 def test_an_answer_that_came_live_meanwhile_is_kept() -> None:
     """A run that doesn't wait for the batch has asked the same: the batch replaces nothing, and is counted."""
 
@@ -434,6 +439,7 @@ def test_each_model_has_a_batch_of_its_own() -> None:
         assert (report.status, server.live.count) == ("complete", 0)
 
 
+@pytest.mark.slow
 def test_batches_are_no_larger_than_a_provider_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """By lines and by bytes."""
     with batch_server(GOOD) as server:

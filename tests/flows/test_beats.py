@@ -58,6 +58,7 @@ def form(event: dict[str, Any]) -> tuple[Any, ...]:
     return event["event"], sorted(event["resource"]), event["payload"], roles
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("beats")
 def test_a_run_that_is_called_sends_the_heartbeats_of_any_flow() -> None:
     """Of the same form as Prefect's, for whatever watches runs; and a flow that is called meanwhile sends Prefect's."""

@@ -309,6 +309,7 @@ def test_modules_are_built_and_merged_on_a_branch(site: Site) -> None:
     assert site.asked == ["WRITE one.txt 1", "WRITE two/deep.txt 2"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_gaps_are_told_and_the_next_run_fills_them(site: Site) -> None:
     """What failed is in the value, the review and the state; the rest is merged. Again, only that is asked."""
@@ -346,6 +347,7 @@ def test_gaps_are_told_and_the_next_run_fills_them(site: Site) -> None:
     assert site.git.tried("rev-parse", "--verify", "--quiet", "agents/merged")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", ["each", "end"])
 @pytest.mark.usefixtures("store")
 def test_a_module_that_breaks_the_whole_is_left_out(site: Site, check: str) -> None:

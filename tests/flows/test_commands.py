@@ -69,6 +69,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "job"
 
 
+@pytest.mark.slow
 def test_a_job_file(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Planned, nothing is run; run, each item once; run again, nothing; a changed file, or command, is run again."""
     job, out = folder / "job.yaml", folder / "out"
@@ -141,6 +142,7 @@ def test_a_command_needs_who_runs_it() -> None:
         dispatch([brief()], ["a"], executor=ScriptedExecutor({"a": "x"}))
 
 
+@pytest.mark.slow
 def test_each_end_is_an_outcome(folder: Path) -> None:
     """Some succeed, some fail, one is tried again: the rest goes on, and each is told."""
     run = (
@@ -193,6 +195,7 @@ def test_an_answer_that_is_none_is_not_sent_back(folder: Path) -> None:
     assert "'n' is a required property" in told[1]
 
 
+@pytest.mark.slow
 def test_what_is_read_counts(folder: Path) -> None:
     """A file that the brief reads has changed: its commands run again, and only then."""
     what = Brief(
@@ -215,6 +218,7 @@ def test_what_is_read_counts(folder: Path) -> None:
     assert run() == "abb"
 
 
+@pytest.mark.slow
 def test_a_saved_operation(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """The commands of a ShellOperation block are run by our runner: up to the first that fails, with its variables."""
     operation: Any = shell_operation()

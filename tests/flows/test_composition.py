@@ -84,6 +84,7 @@ def nothing() -> list[str]:
     raise LookupError("no such list")
 
 
+@pytest.mark.slow
 def test_futures_are_items() -> None:
     """A future of a list, a list of futures, what `.map` gives, futures within items; positional or named."""
     executor = ScriptedExecutor(loud)
@@ -100,6 +101,7 @@ def test_futures_are_items() -> None:
     assert pipeline() == [["a", "b"], ["x", "y"], ["m", "n"], ["k"]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("items", "why"),
     [
@@ -129,6 +131,7 @@ def test_a_task_run_that_failed_before_is_told(items: Callable[[], Any], why: st
     assert executor.calls == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("several", [False, True], ids=["as-it-is", "with-samples"])
 def test_one_upstream_failure_is_a_gap(several: bool, tmp_path: Path) -> None:  # noqa: FBT001 -- a case
     """Nobody is asked about that item, the others are; it stands in ledger, gaps, report and page, for each brief."""
@@ -160,6 +163,7 @@ def test_one_upstream_failure_is_a_gap(several: bool, tmp_path: Path) -> None:  
     assert why in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_an_async_flow_dispatches() -> None:
     """Called as it is, or in threads, where several run at once; each within the flow run that calls it."""
     executor = ScriptedExecutor(loud)
@@ -222,6 +226,7 @@ def test_whatever_came_of_a_task_run_is_an_outcome() -> None:
     assert "ask again with refresh_cache=True" in str(outcome_of(BRIEF, item, other).error)
 
 
+@pytest.mark.slow
 def test_a_frame_goes_in_and_a_table_comes_out(tmp_path: Path) -> None:
     """From a DataFrame to a table and back: every row has its outcome, and Prefect hears of what was written."""
     frame = pd.DataFrame({"id": [2, 1], "text": ["x", None]})

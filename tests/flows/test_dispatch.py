@@ -94,6 +94,7 @@ def test_a_second_run_asks_nothing() -> None:
     assert again.value == first.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("brief", "items", "executor", "asked"),
     [
@@ -155,6 +156,7 @@ def test_what_fails_is_a_gap_and_the_rest_goes_on(caplog: pytest.LogCaptureFixtu
     assert "No answer for names/bad" in caplog.text
 
 
+@pytest.mark.slow
 def test_failures_are_not_stored() -> None:
     """What failed is asked again by the next run; what succeeded is not."""
     failing = ScriptedExecutor(lambda ask: Reply(value="", finish="refused") if ask.item.key == "b" else shout(ask))

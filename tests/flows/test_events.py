@@ -94,6 +94,7 @@ def test_a_failed_audit() -> None:
     assert (payload["violations"], payload["first"]) == (1, ["recall at terms/a: it is lost"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_the_events_of_a_run_reach_prefect() -> None:
     """They stand there under the flow run, which is what an automation goes by."""

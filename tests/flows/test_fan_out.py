@@ -411,6 +411,7 @@ def refusal(**said: Any) -> str:  # noqa: ANN401 -- fields of the form
     return str(refused.value)
 
 
+@pytest.mark.slow
 def test_where_no_run_could_begin_is_refused() -> None:
     """A deployment that isn't there, or isn't one of shards; a pool that is paused, or has no room."""
     made("gpu-pool")

@@ -103,6 +103,7 @@ def run(url: str, items: list[str], brief: Brief = SIZES, **limits: int) -> Repo
     return dispatch([brief], items, executor=LLM(model="openai/test", api_base=url), limits=chosen)
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_pays_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Again: no request. One document changed: one. A word of the brief: all. Another key or concurrency: none."""
     with openai_server(GOOD) as server:

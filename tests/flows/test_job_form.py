@@ -11,7 +11,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_dispatch import DispatchProfile, LLMCredentials
 from prefect_dispatch.cli import COMPLETE, UNUSABLE, main
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import DependenceError, JobError
+from prefect_dispatch.flows.form_flow import in_its_words
 from prefect_dispatch.flows.job import load_job, read_job
 from prefect_dispatch.flows.job_kinds import checked, plan_of
 from tests.openai_server import Behaviour, openai_server
@@ -49,6 +50,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
@@ -134,3 +136,14 @@ def test_the_examples_are_jobs(name: str) -> None:
     assert (len(ready.briefs), len(ready.items)) == {"analyze_files": (1, 3), "research_topics": (1, 2)}.get(
         name, (2, 1)
     )
+
+
+def test_work_that_is_not_independent_is_told_as_it_is() -> None:
+    """The pairs that an error names are kept with it."""
+
+    def dependent() -> None:
+        raise DependenceError(["a and b write the same file."])
+
+    with pytest.raises(DependenceError, match="The work is not independent: a and b write the same") as caught:
+        in_its_words(dependent)
+    assert caught.value.findings == ("a and b write the same file.",)

@@ -170,6 +170,7 @@ def test_an_executor_of_ones_own_leaks_nothing(folder: Path, caplog: pytest.LogC
     assert any(WORDS in problem for each in sent_back for problem in each.problems)  # the model may be told
 
 
+@pytest.mark.slow
 def test_a_provider_leaks_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What a real server echoes of its request, in bodies and headers, good or bad."""
 

@@ -48,6 +48,7 @@ def answers(report: Any) -> dict[str, JsonValue]:  # noqa: ANN401 -- a collated 
     return {f"{each['brief']}/{each['item']}": each["value"] for each in report.value["answers"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("refresh", "asked"),
     [
@@ -184,6 +185,7 @@ def test_items_that_come_and_go_and_answers_that_change_are_told() -> None:
     assert [change.before.fingerprint == change.after.fingerprint for change in second.changes.changed] == [True, False]
 
 
+@pytest.mark.slow
 def test_a_gap_does_not_forget_the_answer_before_it() -> None:
     """Answered, then a gap, then answered otherwise: closed, and changed; answered as before: closed alone."""
     run(said("one"), "a", "b", "c")
@@ -252,6 +254,7 @@ def damaged(record: str, how: str) -> str:
     }[how]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["cut", "empty", "a-list", "another", "unknown-key", "not-a-row", "bottomless"])
 def test_a_damaged_record_is_told_and_replaced(how: str, store: Path) -> None:
     """It counts as no earlier run, which the report says; the run after it is compared again."""
@@ -283,6 +286,7 @@ def test_a_storage_that_fails_costs_the_comparison_not_the_run(
     assert "The next run of this job will not know what changed" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "same"),
     [

@@ -309,6 +309,7 @@ def stop(run_id: UUID, state: State[Any]) -> None:
         client.set_flow_run_state(run_id, state, force=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "state",
     [
@@ -461,6 +462,7 @@ def test_an_answer_in_the_last_moment_counts(tmp_path: Path, monkeypatch: pytest
     assert len(report.decided.same) == 1
 
 
+@pytest.mark.slow
 def test_an_answer_counts_that_comes_while_the_run_stops_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

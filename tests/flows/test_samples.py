@@ -44,6 +44,7 @@ def ask_often(samples: int, scripted: ScriptedExecutor, **options: Any) -> Repor
     )
 
 
+@pytest.mark.slow
 def test_samples_are_asked_once_each_and_agreed_on() -> None:
     """Three samples of two items are six asks; five take only what is new; a sample that fails is a gap."""
     scripted = ScriptedExecutor(judge)

@@ -52,6 +52,7 @@ def test_a_pace_that_cannot_be_shared_is_refused() -> None:
         dispatch([SAY], ["a"], executor=ScriptedExecutor(lambda _: "a"), limits=limits)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_runs_that_share_a_pace_wait_for_their_slots() -> None:
     """A run that has all slots goes first; the other one starts when it is over."""

@@ -174,6 +174,7 @@ def test_what_cannot_be_cut_fails_and_says_why(split: object, text: str, why: st
     assert (gap.error.kind, gap.error.message) == ("context_length", why)
 
 
+@pytest.mark.slow
 def test_who_refuses_everything_is_asked_a_limited_number_of_times() -> None:
     """A brief that is too long by itself is no reason to send every word."""
 
@@ -189,6 +190,7 @@ def test_who_refuses_everything_is_asked_a_limited_number_of_times() -> None:
     assert message.endswith("And 59 more.")
 
 
+@pytest.mark.slow
 def test_an_item_without_text_fails_as_without_a_rule() -> None:
     """Where others have one."""
     report = run(ScriptedExecutor(_refuse_objects), [TEXT, {"a": 1}], brief({"field": "text"}))
@@ -253,6 +255,7 @@ def ended(asked: Executor, text: str, limits: Limits) -> Report:
         return failed.report
 
 
+@pytest.mark.slow
 def test_what_was_learned_of_lengths_outlives_the_run() -> None:
     """One request a run, and each brings the item further: nothing is refused twice, and the plan counts on it."""
     scripted, one = ScriptedExecutor(short), QUICK.model_copy(update={"budget_requests": 1})
@@ -270,6 +273,7 @@ def test_what_was_learned_of_lengths_outlives_the_run() -> None:
     assert [text_of(ask) for ask in scripted.asks] == asked
 
 
+@pytest.mark.slow
 def test_what_is_learned_and_can_not_be_kept_is_learned_again(store: Path) -> None:
     """The run goes on; the note's place, and a foreign note there, are nothing to rely on."""
     (work,) = work_of([brief()], numbered([TEXT]), ScriptedExecutor(short))
@@ -298,6 +302,7 @@ def test_a_rule_that_no_longer_cuts_asks_the_whole() -> None:
     assert "It is one text between '---', which isn't cut" in caught.value.report.gaps[0].error.message
 
 
+@pytest.mark.slow
 def test_refresh_asks_the_whole_and_its_parts_again() -> None:
     """What was answered to the whole before is then no answer any more."""
     run(ScriptedExecutor({"1": "whole"}), [TEXT], brief())

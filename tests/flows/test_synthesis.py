@@ -36,6 +36,7 @@ def work(ask: Ask) -> JsonValue:
     return sloppy(3)(ask)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_synthesis_is_paid_for_once() -> None:
     """The second run, its items shuffled, asks nobody but the one that failed, and says the same."""

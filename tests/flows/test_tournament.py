@@ -53,6 +53,7 @@ def names(asks: Sequence[Ask]) -> list[str]:
     return sorted(ask.brief.name for ask in asks)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_matches_are_paid_for_once() -> None:
     """Run again, nobody is asked; with one more variant, it is written and judged against the others, no more."""
@@ -71,6 +72,7 @@ def test_matches_are_paid_for_once() -> None:
         assert all(value["context"] == {"colour": "blue"} for value in shown)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_judge_of_its_own_judges_and_some_matches_fail() -> None:
     """What can't be judged leaves the run with gaps, and a rerun asks for that alone."""
@@ -107,6 +109,7 @@ def test_nothing_judged_fails_the_run() -> None:
         dispatch(briefs("a", "bb", "ccc"), [MUG], executor=ScriptedExecutor(mute), integrator=LONGER, limits=QUICK)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_from_variants_to_an_experiment_and_back(tmp_path: Path) -> None:
     """What a run exports for an A/B tool is the key under which the next one ranks the tool's results."""

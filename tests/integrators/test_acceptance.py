@@ -60,6 +60,7 @@ def test_all_of_it_passes(repo: tuple[Git, str], check: str) -> None:
     assert [row["said"] for row in rows(merge, "acceptance")] == ["green"] * len(crew.tried)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("broken", ["a", "d", "bc", "abcd"])
 def test_the_change_that_breaks_it_is_left_out(repo: tuple[Git, str], check: str, broken: str) -> None:

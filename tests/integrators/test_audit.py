@@ -63,6 +63,7 @@ def room(copies: int) -> int:
     return held - (most - held)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copies", [1, 20])
 def test_an_audit_takes_less_room_than_what_it_audits(copies: int) -> None:
     """It looks into one outcome after another: what all of them say, indexed, took more than a whole run."""

@@ -172,6 +172,7 @@ def test_a_merge_that_is_wrong(
     assert [str(each) for each in unproven(ground, commit, branches, contested)] == found
 
 
+@pytest.mark.slow
 def test_many_conflicts_are_shown_in_part(tmp_path: Path) -> None:
     """A review has no more than somebody reads; the table has all."""
     names = [f"f{at}" for at in range(52)]

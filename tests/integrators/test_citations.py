@@ -127,6 +127,7 @@ def test_which_sentence_a_citation_belongs_to(text: str, expected: Sequence[tupl
     assert [(text[each.start : each.end], list(each.cited)) for each in sentences(text, 3)] == expected
 
 
+@pytest.mark.slow
 @given(TEXTS, st.integers(0, 5))
 @settings(deadline=None, max_examples=300)
 def test_sentences_keep_every_citation(text: str, total: int) -> None:

@@ -176,6 +176,7 @@ TAMPERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tamper", TAMPERS, ids=[tamper.__name__ for tamper in TAMPERS])
 @given(seed=st.integers(0, 10**6))
 @settings(deadline=None, max_examples=40)

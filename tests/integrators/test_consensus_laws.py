@@ -113,6 +113,7 @@ def test_an_honest_consensus_passes_its_audit(consensus: Consensus, said: list[O
     assert audit(merge, said, []) == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["weighted", "dawid_skene"])
 def test_what_is_learned_keeps_the_laws(method: str) -> None:
     """A consensus that learns about the agents keeps the laws, for answers of every kind."""
@@ -281,6 +282,7 @@ MUTATIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutate", MUTATIONS, ids=lambda mutate: mutate.__name__)
 def test_no_tampering_passes_the_audit(mutate: Callable[[st.DataObject, Merge], Merge]) -> None:
     """A consensus in which anything was dropped, invented or counted wrongly is found out, without merging again."""

@@ -338,6 +338,7 @@ def test_a_count_is_the_number_of_citations(text: str, doubtful: list[str]) -> N
     assert [text[found.start : found.end] for found in findings(text, sources)] == doubtful
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     "piece",

@@ -102,6 +102,7 @@ WRONG: dict[str, tuple[Callable[[Seen], Any], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("resolves", "why"), WRONG.values(), ids=WRONG)
 def test_what_an_agent_may_not_do(repo: tuple[Git, str], resolves: Callable[[Seen], Any], why: str) -> None:
     """Then the change that comes later is left out, and so it is told."""

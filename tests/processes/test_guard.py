@@ -30,6 +30,7 @@ RUNS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_death_of_a_process_is_that_of_its_programs(number: int, tmp_path: Path) -> None:
     """However it dies: what has a session of its own, ignores requests or takes the mark off is ended as well."""

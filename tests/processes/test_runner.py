@@ -114,6 +114,7 @@ def test_half_a_gigabyte_takes_no_memory(tmp_path: Path) -> None:
     assert log.rstrip().endswith("end")
 
 
+@pytest.mark.slow
 def test_time_ends_a_program_with_all_that_it_started(tmp_path: Path) -> None:
     """Sessions of their own, double forks, who ignores the request, who takes the mark off: all are gone."""
     crowd = Crowd()
@@ -143,6 +144,7 @@ def test_time_ends_a_program_with_all_that_it_started(tmp_path: Path) -> None:
     asyncio.run(ended(twice))
 
 
+@pytest.mark.slow
 def test_the_time_limit_of_an_ask(tmp_path: Path) -> None:
     """A limit that cancels again and again waits for the end, and keeps nobody busy meanwhile."""
     crowd = Crowd()
@@ -307,6 +309,7 @@ def test_where_the_system_does_not_tell_of_an_end(tmp_path: Path, monkeypatch: p
     assert ran.exit == 5
 
 
+@pytest.mark.slow
 def test_an_exit_code_that_somebody_else_takes(tmp_path: Path) -> None:
     """It isn't taken for success where it is lost: here the process wants no exit codes of its children."""
     script = (

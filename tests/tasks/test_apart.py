@@ -35,6 +35,7 @@ class Counting:
         return Collate().merge(briefs, outcomes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("output", "answer"), [("text", "a word"), ({"type": "object"}, {"word": ["a"]})])
 def test_no_state_of_a_settled_task_run_is_kept(output: Output, answer: JsonValue) -> None:
     """Twenty items leave as much behind as none, answered, failed or stored: nothing."""

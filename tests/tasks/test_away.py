@@ -86,6 +86,7 @@ def left(store: Path) -> list[str]:
     return [each.name for each in store.glob("*") if "wanted" in each.name or "begun" in each.name]
 
 
+@pytest.mark.slow
 def test_every_item_is_answered_once(world: World, store: Path) -> None:
     """Twelve items in four shards, two at a time; nothing is left in the store but answers."""
     outcomes, _ = ran(world)
@@ -98,6 +99,7 @@ def test_every_item_is_answered_once(world: World, store: Path) -> None:
     assert sorted(world.asks) == KEYS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("processes", "shards", "concurrency"), [(2, 2, 4), (2, 4, 4), (3, 3, 2), (1, 2, 3)])
 def test_no_more_are_under_way_than_there_are_places(
     world: World, processes: int, shards: int, concurrency: int
@@ -147,6 +149,7 @@ def test_many_items_make_few_task_runs(world: World) -> None:
     assert world.sizes == [45, 45]
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cap=st.integers(0, 14), shard=st.integers(1, 12), processes=st.integers(1, 4), shards=st.integers(1, 2))
 def test_a_budget_holds_over_all_processes(world: World, cap: int, shard: int, processes: int, shards: int) -> None:
@@ -429,6 +432,7 @@ def test_processes_that_are_added_get_their_share(world: World) -> None:
     assert (world.limits[0].concurrency, world.limits[-1].concurrency) == (6, 2)
 
 
+@pytest.mark.slow
 def test_room_that_can_not_be_told_is_as_it_was(world: World) -> None:
     """A cluster that doesn't answer for a moment has what it had."""
     told = iter([Room(2, 2)])

@@ -95,6 +95,7 @@ def test_somebody_else_may_be_asked() -> None:
     assert (report.value, judge.calls) == ("judged", 1)
 
 
+@pytest.mark.slow
 def test_a_failed_question_is_the_integrators_to_tell() -> None:
     """What the integrator could not do makes a run end with gaps, although each item was answered."""
 

@@ -157,6 +157,7 @@ def outlive(world: World, deaths: list[int]) -> None:
     assert world.live() == (answer, True)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 3), st.lists(st.integers(1, 40), max_size=4))
 @example(0, [])
@@ -381,6 +382,7 @@ def test_a_check_that_breaks_costs_nothing_twice(shelf: Shelf) -> None:
     assert [each.usage.prompt_tokens for each in (*caught.value.attempts, *answer.attempts)] == [7, 0]
 
 
+@pytest.mark.slow
 def test_a_storage_that_cannot_be_written_keeps_nobody_from_hearing() -> None:
     """Before a call it is an error, as what comes couldn't be kept; after it the reply is still there."""
     storage, full = Elsewhere(), list[bool]()

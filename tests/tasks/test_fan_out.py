@@ -239,6 +239,7 @@ class Broken:
 BRIEF = Brief(name="b", instructions="Do.")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ask", [by_dispatch, by_a_broken_merge, by_task])
 def test_a_transaction_of_the_callers_takes_no_answer_and_ends_by_no_item(
     ask: Callable[[ScriptedExecutor], None],

@@ -64,6 +64,7 @@ def path_of(scripted: ScriptedExecutor, store: Path) -> Path:
     return store / f"prefect-dispatch-{work.fingerprint}"
 
 
+@pytest.mark.slow
 def test_every_way_to_call_it_pays_once(store: Path) -> None:
     """Alone, in flows, mapped, submitted, in a transaction, from async code: an answer each time, of one call."""
     scripted = counting()
@@ -151,6 +152,7 @@ def test_an_answer_expires(store: Path) -> None:
     assert in_a_flow(lambda: number(lasting(BRIEF, ITEM, scripted))) == 2
 
 
+@pytest.mark.slow
 def test_an_answer_that_was_asked_again_replaces_the_old_one_at_once(store: Path) -> None:
     """In the same flow run too, where Prefect remembers what it has read."""
     scripted = counting()
@@ -234,6 +236,7 @@ def test_what_is_no_answer_is_asked_again_and_runs_nothing(
     assert "canary_of_ours" not in sys.modules
 
 
+@pytest.mark.slow
 def test_nobody_is_asked_where_the_answer_could_not_be_stored(store: Path) -> None:
     """A folder in its place, or a file in the place of the folder: an error that says so, and nothing is spent."""
     scripted = counting()
@@ -256,6 +259,7 @@ def elsewhere(storage: Elsewhere) -> Task[[Brief, Item, ScriptedExecutor], Answe
     return cast("Task[[Brief, Item, ScriptedExecutor], Answer]", run_brief.with_options(result_storage=storage))
 
 
+@pytest.mark.slow
 def test_an_answer_that_cannot_be_stored_is_still_an_answer(
     prefect_server: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -279,6 +283,7 @@ def test_an_answer_that_cannot_be_stored_is_still_an_answer(
     assert scripted.calls == 1
 
 
+@pytest.mark.slow
 def test_who_is_overtaken_waits_for_the_others_answer(prefect_server: None) -> None:
     """Another run on another machine has begun between the look and the call: nothing is sent, its answer is taken."""
     storage, scripted = Elsewhere(), counting()

@@ -160,6 +160,7 @@ def test_a_gap_in_the_records_is_a_warning(monkeypatch: pytest.MonkeyPatch, capl
     assert told["note"] in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_an_api_that_is_away_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody answers: nothing is waited for, and nothing claimed."""

@@ -56,6 +56,7 @@ def task_runs(report: Report, wanted: int) -> list[str]:
         return [each.name for each in client.read_task_runs(flow_run_filter=run) if "integrate" not in each.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(1, 5), (5, 1), (5, 3)])
 def test_an_answer_is_stored_alike_whatever_the_shard(first: int, then: int) -> None:
     """A run in shards of one size uses what a run in another has stored, and both say the same."""
@@ -78,6 +79,7 @@ def test_items_share_task_runs() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_what_is_stored_takes_no_task_run() -> None:
     """A second run asks nobody, and leaves one task run: the integrator's."""
     dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(1))

@@ -74,6 +74,7 @@ def damages(record: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_asked_again(store: Path) -> None:
     """Truncated, foreign or hostile: it counts as not stored, in the plan and in the run, and is replaced."""
     scripted, limits = ScriptedExecutor(lambda ask: {"name": str(ask.item.value)}), Limits(retries=0)

@@ -87,6 +87,7 @@ def _on_no_branch(made: Repository) -> Path:
     return made.path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind",
     [

@@ -114,6 +114,7 @@ def test_neither_key_nor_prompt_is_an_argument(adapter: Adapter) -> None:
         assert all(path.is_relative_to(HOME) for path in launch.files)
 
 
+@pytest.mark.slow
 @every_adapter
 @settings(deadline=None)
 @given(text=st.text(), exit_code=st.none() | st.integers(0, 255))
