@@ -9,11 +9,12 @@ from uuid import uuid4
 
 from prefect.runtime import flow_run
 
+from prefect_dispatch.amounts import NOTHING
 from prefect_dispatch.errors import BudgetError, ExecutorError, JobError, TransientError
 from prefect_dispatch.models import Answer
 from prefect_dispatch.scrub import told
 from prefect_dispatch.tasks.elsewhere import Room, require_sent
-from prefect_dispatch.tasks.errands import GO, HALT, Ended, Sent, Told, begun_key, note_key
+from prefect_dispatch.tasks.errands import GO, HALT, Ended, Sent, Told, begun_key, given_up, note_key, over_key
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.losses import Losses, spent_on
 from prefect_dispatch.tasks.run_brief import answer_shelf
@@ -87,17 +88,16 @@ class Away(UnderWay):
         self._whole_size = 1
         self._drains = self._broken = False
         self._lent: dict[object, _Lent] = {}
+        self._left: list[str] = []
         self._losses = Losses(self._shelf, limits.retries)
         self._tried: dict[str, tuple[Attempt, ...]] = {}
 
     def __exit__(self, *error: object) -> None:
         """End the runner, if it was entered here, and take away the notes."""
         try:
-            with suppress(TransientError):
-                self._shelf.remove(note_key(self._name))
+            self._unnote(note_key(self._name))
             self._stack.close()
-            for lent in self._lent.values():
-                self._unnote(lent)
+            self._unnote(*self._left, *(begun_key(lent.name) for lent in self._lent.values()))
         finally:
             super().__exit__(*error)
 
@@ -154,8 +154,7 @@ class Away(UnderWay):
 
     def close(self, grace_s: float) -> float:
         """Have shards end, wherever they are; see `UnderWay`."""
-        with suppress(TransientError):
-            self._shelf.remove(note_key(self._name))
+        self._unnote(note_key(self._name))
         return grace_s + SLACK_S
 
     def _unstarted(self) -> str | None:
@@ -197,13 +196,13 @@ class Away(UnderWay):
             said: object = future.result(raise_on_failure=False)
         except Exception as broken:  # noqa: BLE001 -- its process is gone
             said = broken
-        self._unnote(lent)
         self._broken |= isinstance(said, BrokenExecutor)
         if isinstance(said, list):
             come = cast("list[Came]", said)
             said = Ended([Told(each.work.fingerprint, each.said, each.stored) for each in come], spent_on(come))
         if not isinstance(said, Ended) or said.begun_before:
             return self._lost(lent, said, sent=not isinstance(future, _Unsent))
+        self._unnote(begun_key(lent.name))
         self._budget.settle_share(lent.share, said.spent)
         come = [self._came_of(lent, each) for each in said.told]
         there = {each.work.fingerprint for each in come}
@@ -228,13 +227,15 @@ class Away(UnderWay):
         return Came(work, said, each.stored)
 
     def _lost(self, lent: _Lent, why: object, *, sent: bool) -> list[Came]:
-        """Return what came of a shard whose process died; its share is spent, unless all of its answers are stored."""
+        """Return what came of a shard whose process died, and count what that can have spent at most."""
+        self._left += begun_key(lent.name), over_key(lent.name)
+        most = given_up(self._shelf, lent.name) if sent else NOTHING
         come = self._losses.of(lent.work.values(), why)
-        known = not sent or all(isinstance(each.said, Answer) for each in come)
-        self._budget.settle_share(lent.share, spent_on(come) if known else None)
+        known = all(isinstance(each.said, Answer) for each in come)
+        self._budget.settle_share(lent.share, spent_on(come) if known else most)
         for each in come:
             if isinstance(each.said, ExecutorError):
-                each.said.attempts = self._tried.get(each.work.fingerprint, ())
+                each.said.attempts = (*self._tried.get(each.work.fingerprint, ()), *each.said.attempts)
         return self._resized(come)
 
     def _resized(self, come: list[Came]) -> list[Came]:
@@ -243,6 +244,7 @@ class Away(UnderWay):
         self.size = self._losses.size(self._whole_size)
         return come
 
-    def _unnote(self, lent: _Lent) -> None:
-        with suppress(TransientError):
-            self._shelf.remove(begun_key(lent.name))
+    def _unnote(self, *keys: str) -> None:
+        for key in keys:
+            with suppress(TransientError):
+                self._shelf.remove(key)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pydantic import Field
 
 from prefect_dispatch.executors.base import Reply
+from prefect_dispatch.models import Usage
 from prefect_dispatch.strict import Frozen
 from prefect_dispatch.tasks.owners import Owner
 
@@ -48,6 +49,12 @@ class Left(Frozen):
     def content(self) -> bytes:
         """The bytes that are stored."""
         return json.dumps(self.model_dump(mode="json")).encode()  # pydantic's own writer refuses half characters
+
+    @property
+    def told(self) -> Left:
+        """The same once what was spent on it is told: its replies are kept, and free."""
+        replies = tuple(Kept(tier=each.tier, reply=_free(each.reply)) for each in self.replies)
+        return self.model_copy(update={"pending": False, "replies": replies, "lost": 0, "until": 0.0})
 
     @property
     def lasting(self) -> bool:
@@ -124,3 +131,8 @@ def was_sent(shelf: Shelf, key: str) -> bool:
     """
     found = read(shelf, key + SUFFIX)
     return found is not None and (found.pending or bool(found.replies))
+
+
+def _free(reply: Reply) -> Reply:
+    """Return a reply whose spending is told elsewhere."""
+    return reply.model_copy(update={"usage": Usage()})

@@ -125,8 +125,8 @@ class KeptDraft:
             if settled:
                 await in_thread(self._shelf.remove, self._key)
             else:
-                told = tuple(Kept(tier=each.tier, reply=_free(each.reply)) for each in self._record.replies)
-                await self._write(pending=False, replies=told, lost=0, until=0.0)
+                self._record = self._record.told
+                await self._write(until=0.0)
 
     def done(self) -> None:
         """Take it away, as the answer is stored.
@@ -195,8 +195,3 @@ def ready(shelf: Shelf, key: str, work: str, look: Look, *, call_s: float) -> Ke
 def _plain(reply: Reply) -> Reply:
     """Return a reply as it can be stored: without a value that nobody could use."""
     return reply.model_copy(update={"value": None}) if flaw(reply.value) else reply
-
-
-def _free(reply: Reply) -> Reply:
-    """Return a reply whose spending is told elsewhere."""
-    return reply.model_copy(update={"usage": Usage()})

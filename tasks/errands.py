@@ -7,11 +7,13 @@ answers can be stopped, on any machine, and whoever doesn't share the storage is
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from prefect.results import get_result_store
 
 from prefect_dispatch.amounts import NOTHING, Amount
+from prefect_dispatch.caps import amount_of
 from prefect_dispatch.errors import ExecutorError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Abrupt
 from prefect_dispatch.models import Usage
@@ -78,6 +80,33 @@ def begun_key(name: str) -> str:
     return f"{PREFIX}begun-{name}"
 
 
+def over_key(name: str) -> str:
+    """Return the storage key of the note that a shard is given up, whatever becomes of its process."""
+    return f"{PREFIX}over-{name}"
+
+
+def is_noted(shelf: Shelf, key: str) -> bool:
+    """Return whether there is a note under a key; what can't be taken away is emptied.
+
+    Raises:
+        TransientError: If the storage can't be used.
+    """
+    return (shelf.read(key) or b"{}") != b"{}"
+
+
+def given_up(shelf: Shelf, name: str) -> Amount | None:
+    """Give a shard up whose process seems to be dead; return the most that it can have spent of what is bounded.
+
+    Should it live, it begins nothing more once it has spent that. None if nobody can say.
+    """
+    try:
+        shelf.write(over_key(name), HALT)
+        noted = shelf.read(begun_key(name)) or b"{}"
+        return NOTHING if noted == GO else amount_of(json.loads(noted))
+    except (TransientError, ValueError):
+        return None
+
+
 class Errand:
     """Follows a shard in the process that it was sent to.
 
@@ -95,10 +124,11 @@ class Errand:
         self._told: list[Told] = []
         self.group = f"{flow_run} {sent.name}"
         self._gate = gate_beside(self.group, flow_run, limits)
+        self._gate.budget.note_ahead(self._ahead)
         self.stopped = False
 
     def begin(self) -> bool:
-        """Note that it is begun; return False if another process had begun it, and is gone.
+        """Note that it is begun; return False if another process had begun it, and is gone, or it is given up.
 
         Raises:
             TerminalError: If what is stored here isn't seen by the run.
@@ -114,10 +144,20 @@ class Errand:
                 usage=Usage(),
             )
         self.stopped = said == HALT
-        if (self._shelf.read(begun_key(self._sent.name)) or b"{}") != b"{}":
+        if any(is_noted(self._shelf, key(self._sent.name)) for key in (begun_key, over_key)):
             return False
         self._shelf.write(begun_key(self._sent.name), GO)
         return True
+
+    async def _ahead(self, marks: dict[str, int]) -> None:
+        """Note up to where may be spent from here on; nothing may be, once the run has given this shard up.
+
+        One of both sees what the other has noted: the run says so before it reads how much that was.
+        """
+        await in_thread(self._shelf.write, begun_key(self._sent.name), json.dumps(marks).encode())
+        if await in_thread(is_noted, self._shelf, over_key(self._sent.name)):
+            self.stopped = True
+            raise TransientError("The run has given this shard up.", kind="taken", usage=Usage())
 
     def came(self, came: Came) -> None:
         """Take what came of a piece of work."""

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.budget import BUDGETS
+from prefect_dispatch.caps import BUDGETS
 from prefect_dispatch.gate import Gate
 
 if TYPE_CHECKING:

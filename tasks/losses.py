@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.amounts import NOTHING, used
 from prefect_dispatch.errors import ExecutorError
+from prefect_dispatch.models import Attempt, Usage
 from prefect_dispatch.scrub import told
-from prefect_dispatch.tasks.draft_records import was_sent
+from prefect_dispatch.tasks.draft_records import SUFFIX, read, was_sent
 from prefect_dispatch.tasks.shards import Came
 from prefect_dispatch.tasks.store import key_of, stored_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from prefect_dispatch.amounts import Amount
     from prefect_dispatch.models import Answer
@@ -74,7 +75,20 @@ class Losses:
             return Came(work, None)
         reason = f" ({told(why)})" if isinstance(why, BaseException) else ""
         said = f"The process that was to ask has died{reason}; that was the {_ordinal(times)} time (limits.retries)."
-        return Came(work, ExecutorError(said, kind="crashed"))
+        error = ExecutorError(said, kind="crashed")
+        error.attempts = tuple(self._attempts(work, f"crashed: {said}"))
+        return Came(work, error)
+
+    def _attempts(self, work: Work, error: str) -> Iterator[Attempt]:
+        """Take over what the draft tells of calls: it is told here, and not once more by the next run."""
+        key = key_of(work.fingerprint)
+        left = read(self._shelf, key + SUFFIX)
+        if left is None or not (left.pending or left.lost or left.replies):
+            return
+        lost = left.lost + left.pending
+        usage = sum((kept.reply.usage for kept in left.replies), Usage(requests=lost, unsettled=lost))
+        yield Attempt(started=datetime.now(timezone.utc), usage=usage, error=error)
+        self._shelf.write(key + SUFFIX, left.told.content)
 
     def _stored(self, work: Work) -> Answer | None:
         """Return the stored answer to some work, if it was asked for since the fan-out began."""

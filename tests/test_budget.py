@@ -7,12 +7,12 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from prefect_dispatch.budget import Budget, Reservation
-from prefect_dispatch.errors import BudgetError
+from prefect_dispatch.errors import BudgetError, TransientError
 from prefect_dispatch.executors.base import Ceiling
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Usage
@@ -195,6 +195,49 @@ def test_a_call_without_a_maximum_is_not_sent_under_a_cap() -> None:
     """Whatever a fallback or an executor of the user's says at the last moment."""
     with pytest.raises(BudgetError, match=r"limits\.budget_tokens can't be held: nothing bounds the answers"):
         run(Budget(Limits(budget_tokens=10**6)).reserve(MODEL, Ceiling(prompt_tokens=1)))
+
+
+@given(
+    costs=st.lists(st.integers(1, 100), min_size=1, max_size=60),
+    abreast=st.integers(1, 8),
+    fails=st.sets(st.integers(0, 20)),
+)
+def test_nothing_is_spent_that_is_not_noted(costs: list[int], abreast: int, fails: set[int]) -> None:
+    """Whoever finds the last note knows the most that was spent; a call that can't be noted isn't sent."""
+    marks = [{"usd": 0, "requests": 0}]
+    tries: list[dict[str, int]] = []
+
+    async def note(more: dict[str, int]) -> None:
+        await asyncio.sleep(1)
+        tries.append(more)
+        if len(tries) in fails:
+            raise TransientError("no room on the disk")
+        marks.append(more)
+
+    async def story() -> None:
+        budget, places = Budget(Limits(budget_usd=2.0, budget_requests=40)), asyncio.Semaphore(abreast)
+        left: list[Exception] = []
+        budget.note_ahead(note)
+
+        async def call(cents: int) -> None:
+            async with places:
+                try:
+                    held = await budget.reserve(
+                        MODEL, Ceiling(prompt_tokens=1, completion_tokens=1, cost_usd=cents / 500)
+                    )
+                except (BudgetError, TransientError) as error:
+                    left.append(error)
+                    return
+                await asyncio.sleep(1)
+                budget.settle(held, spend(cents / 500))
+                assert budget.took.nano_usd <= marks[-1]["usd"] <= 2 * 10**9
+                assert budget.took.requests <= marks[-1]["requests"] <= 40
+
+        await asyncio.gather(*map(call, costs))
+        assert budget.took.requests + len(left) == len(costs)
+
+    run(story())
+    assert len(tries) <= len(costs)
 
 
 class AnyInterleaving(RuleBasedStateMachine):

@@ -9,38 +9,23 @@ taken counts in full, and as much more is reserved for every later call of that 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import ROUND_FLOOR, Decimal
-from operator import attrgetter
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.amounts import NANO, NOTHING, Amount, Scale, counted, used
 from prefect_dispatch.bounds import unbounded
-from prefect_dispatch.errors import BudgetError
+from prefect_dispatch.caps import Advance, Cap, amount_of, caps_of
+from prefect_dispatch.errors import BudgetError, TransientError
 from prefect_dispatch.line import Line
 from prefect_dispatch.models import Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from prefect_dispatch.executors.base import Ceiling
     from prefect_dispatch.limits import Limits
 
 
-BUDGETS = ("budget_usd", "budget_tokens", "budget_requests")
-"""The limits that a budget holds."""
 _SPENT = " are spent, and this call could take "
-
-
-class Cap(NamedTuple):
-    """One limit of a budget."""
-
-    key: str
-    most: int
-    of: Callable[[Amount], int]
-
-    def show(self, amount: int) -> str:
-        """Return an amount as it is written."""
-        return f"{Decimal(amount) / NANO:f} USD" if self.key == "usd" else f"{amount} {self.key}"
 
 
 class Share(NamedTuple):
@@ -76,11 +61,12 @@ class Budget:
     def __init__(self, limits: Limits, beside: Budget | None = None) -> None:
         """Start with nothing spent."""
         self._limits = limits
-        self._caps = tuple(_caps(limits))
+        self._caps = tuple(caps_of(limits))
         self._spent = self._held = NOTHING
         self._priced = True
         self._unsettled = 0
         self.scales: dict[str, Scale] = beside.scales if beside else {}
+        self._advance: Advance | None = None
         self._line: Line[Reservation] = Line(self._pump, lambda unsent: self.settle(unsent, Usage()))
 
     @property
@@ -105,6 +91,10 @@ class Budget:
         taken = self._spent + self._held
         left = {cap.key: max(cap.most - cap.of(taken), 0) for cap in self._caps}
         return {key: value / NANO if key == "usd" else value for key, value in left.items()}
+
+    def note_ahead(self, note: Callable[[dict[str, int]], Awaitable[None]]) -> None:
+        """Have what may be spent of each cap noted before it is; where that raises a `TransientError`, nothing is."""
+        self._advance = Advance(self._caps, note) if self._caps else None
 
     async def reserve(self, model: str, ceiling: Ceiling | None) -> Reservation:
         """Wait until there is room for a call, and hold it.
@@ -166,7 +156,7 @@ class Budget:
             The share, to be settled exactly once.
         """
         part = {cap.key: self._part(cap, parts) for cap in self._caps}
-        held = Amount(part.get("requests", 0), part.get("tokens", 0), nano_usd=part.get("usd", 0))
+        held = amount_of(part)
         own = {f"budget_{key}": value / NANO if key == "usd" else value for key, value in part.items()}
         self._held += held
         return Share(held, self._limits.model_copy(update=own))
@@ -221,10 +211,17 @@ class Budget:
                 self._line.refuse(call, self._error(short, need, self._spent))
             elif self._short(self._spent + self._held, need):
                 return  # what is under way may take less than is held for it
+            elif self._advance and not self._advance.holds(self._spent + self._held + need, need, self._noted):
+                return
             else:
                 call.held = need
                 self._held += need
                 self._line.grant()
+
+    def _noted(self, error: TransientError | None) -> None:
+        if error and (call := self._line.first()):
+            self._line.refuse(call, error)
+        self._pump()
 
     def _short(self, taken: Amount, need: Amount) -> Cap | None:
         """Return a cap that doesn't hold both."""
@@ -236,14 +233,3 @@ class Budget:
             f"limits.budget_{cap.key} is {most}: {spent}{_SPENT}{cap.show(cap.of(need))}. "
             "Raise it; what was answered is stored, and another run goes on from there."
         )
-
-
-def _caps(limits: Limits) -> list[Cap]:
-    usd = limits.budget_usd
-    nano_usd = None if usd is None else int((Decimal(str(usd)) * NANO).to_integral_value(ROUND_FLOOR))
-    most = {
-        "usd": (nano_usd, attrgetter("nano_usd")),
-        "tokens": (limits.budget_tokens, attrgetter("tokens")),
-        "requests": (limits.budget_requests, attrgetter("requests")),
-    }
-    return [Cap(key, cap, of) for key, (cap, of) in most.items() if cap is not None]

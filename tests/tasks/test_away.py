@@ -213,8 +213,9 @@ def test_a_process_that_dies_loses_nothing(world: World, store: Path) -> None:
     assert left(store) == []
 
 
-def test_the_share_of_a_process_that_died_is_spent(world: World) -> None:
-    """Nobody knows what it spent on items without an answer."""
+@pytest.mark.parametrize(("cap", "again"), [pytest.param(5, True, id="room"), pytest.param(3, False, id="none")])
+def test_what_a_process_that_died_had_noted_is_spent(world: World, cap: int, again: bool) -> None:  # noqa: FBT001 -- a column
+    """What it took on items without an answer counts, and the rest of its share is there for others."""
     tries: Counter[str] = Counter()
 
     def script(ask: Ask) -> str:
@@ -227,14 +228,37 @@ def test_the_share_of_a_process_that_died_is_spent(world: World) -> None:
         return BrokenExecutor("killed") if number == 0 else None
 
     world.script = script
-    limits = QUICK.model_copy(update={"budget_requests": 20, "shard": 3})
+    limits = QUICK.model_copy(update={"budget_requests": cap, "shard": 3})
     outcomes, _ = ran(world, beside(world, fate, processes=1), keys=KEYS[:3], limits=limits)
     assert {key: each.status for key, each in outcomes.items()} == {
-        "k00": "skipped",
+        "k00": "succeeded" if again else "skipped",
         "k01": "succeeded",
         "k02": "succeeded",
     }
-    assert tries["k00"] == 1
+    assert tries["k00"] == (2 if again else 1)
+
+
+def test_a_process_that_is_given_up_and_lives_spends_no_more_than_it_had_noted(world: World) -> None:
+    """The run counts that as spent, and gives the rest to others; so both together keep to the cap."""
+
+    def script(ask: Ask) -> str:
+        if len(world.asks) == 4:
+            for name in names:
+                errands.given_up(answer_shelf(), name)
+        return ask.item.key
+
+    def fate(number: int, shard: Any) -> BaseException | None:  # noqa: ANN401 -- a shard
+        names.append(shard.sent.name)
+        return BrokenExecutor("not heard of") if number == 0 else None
+
+    names: list[str] = []
+    world.script = script
+    limits = QUICK.model_copy(update={"budget_requests": 16, "shard": 12, "concurrency": 1})
+    outcomes, _ = ran(world, beside(world, fate, processes=1), limits=limits)
+    assert sorted(world.asks) == KEYS
+    assert {each.status for each in outcomes.values()} == {"succeeded"}
+    assert world.sizes[0] == 12
+    assert len(world.sizes) > 1
 
 
 def test_a_shard_that_was_begun_before_asks_nobody(world: World) -> None:

@@ -12,7 +12,7 @@ from prefect.results import ResultStore
 
 from prefect_dispatch import Brief, Item
 from prefect_dispatch.errors import ExecutorError
-from prefect_dispatch.models import Answer, Attempt
+from prefect_dispatch.models import Answer, Attempt, Usage
 from prefect_dispatch.tasks.draft_records import Look
 from prefect_dispatch.tasks.drafts import begun
 from prefect_dispatch.tasks.losses import Losses
@@ -81,6 +81,12 @@ def test_what_was_not_under_way_is_none_the_worse(shelf: Shelf) -> None:
     second = losses.of([SENT], ConnectionError("gone"))
     assert isinstance(second[0].said, ExecutorError)
     assert second[0].said.kind == "crashed"
+    (told,) = second[0].said.attempts
+    assert told.usage == Usage(requests=1, unsettled=1)
+    key = key_of(SENT.fingerprint)
+    draft = Look.now(shelf, key).draft
+    assert draft
+    assert (draft.pending, draft.lost) == (False, 0)  # the next run has nothing to tell of it
     losses.over(second)
     assert (losses.size(100), losses.last) == (100, False)
     send(shelf, REST[0])
