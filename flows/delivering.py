@@ -27,7 +27,7 @@ def delivered(report: Report, integrator: AnyMerger, folder: Path) -> Report:
         return report
     try:
         done, shortfall = integrator.deliver(report.value, folder)
-    except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code, and the value is in the report
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- an integrator may be anybody's code, and the value is in the report
         return fallen_short(report, f"The merged value was not delivered: {told(error)}")
     if done:
         report = report.model_copy(update={"message": f"{report.message} {scrub(done)}"})

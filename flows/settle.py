@@ -133,7 +133,7 @@ def _merge(
         return error.merge.model_copy(update={"value": None}), error.violations, str(error)
     except MergeError as error:
         return Merge(value=None, ledger=rows, asked=error.asked), (), str(error)
-    except Exception as error:  # noqa: BLE001 -- what an integrator returned may be anything; the answers are stored
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- what an integrator returned may be anything; the answers are stored
         broken = f"The integrator {type(job.integrator).__name__} raised {told(error)}"
         return Merge(value=None, ledger=rows), (), broken
 

@@ -131,7 +131,7 @@ def _broken(
 ) -> Sequence[Violation]:
     try:
         return [*integrator.broken(merge, [*map(unshared, outcomes)], briefs)]
-    except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- an integrator may be anybody's code
         message = f"what the integrator promises can't be looked at: it raised {told(error)}"
         return [Violation(law="precision", where="/", message=message)]
 
@@ -142,7 +142,7 @@ def _unsteady(
     """Yield what another order of the outcomes, or the merged value taken in again, changes."""
     try:
         turned = again([unshared(outcome) for outcome in sorted(outcomes, key=_place, reverse=True)])
-    except Exception as error:  # noqa: BLE001 -- an integrator may be anybody's code
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- an integrator may be anybody's code
         yield _changed(f"merged once more, in another order, it raised {told(error.__cause__ or error)}")
         return
     for name in type(merge).model_fields:
@@ -154,7 +154,7 @@ def _unsteady(
         return
     try:
         restated = integrator.restated(merge)
-    except Exception as error:  # noqa: BLE001 -- of a value that was tampered with anything may be missing
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- of a value that was tampered with anything may be missing
         yield _changed(f"the merged value can't be taken in again ({type(error).__name__}).")
         return
     if restated is None:
@@ -162,7 +162,7 @@ def _unsteady(
     try:
         restated = [*map(unshared, restated)]
         value = again(restated).value
-    except Exception as error:  # noqa: BLE001 -- see above
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- see above
         yield _changed(f"with the merged value taken in again, it raised {told(error.__cause__ or error)}")
         return
     if not same(value, merge.value):

@@ -37,7 +37,7 @@ def merge_by(
     name = type(integrator).__name__
     try:
         made = _made(integrator, briefs, outcomes, ask)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # it may call sys.exit(), and the run would end without a word
         raise MergeError(f"The integrator {name} raised {_told(error)}. {STORED}") from error
     if not isinstance(made, Merge):
         raise MergeError(
@@ -119,7 +119,7 @@ def _flaw(part: object) -> str | None:
     return f"holds an object of type {type(part).__name__}"
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     """Return somebody's error in a sentence; of what pydantic finds wrong with a model, the first."""
     if not isinstance(error, ValidationError):
         return told(error).rstrip(".")

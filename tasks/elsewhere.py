@@ -66,7 +66,7 @@ def require_sent(executor: Executor) -> None:
     """
     try:
         import_module("cloudpickle").dumps(executor)  # which has no types
-    except Exception as error:  # noqa: BLE001 -- whatever it holds
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- whatever it holds
         raise JobError(
             f"The executor {type(executor).__name__} can't be sent to another process ({told(error)}); leave out what "
             "can't be pickled, or run the job in this process (task_runner: threads)."

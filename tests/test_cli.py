@@ -216,6 +216,55 @@ def test_wrong_arguments_are_refused(arguments: list[str], capsys: pytest.Captur
     assert "usage: prefect-dispatch" in capsys.readouterr().err
 
 
+LEAVES = """
+import sys
+from pydantic import BaseModel
+
+def rule(*claims): sys.exit(0)
+def metric(value, key): sys.exit(0)
+
+class Size(BaseModel):
+    size: int
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core, handler): sys.exit(0)
+"""
+
+
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize(
+    ("integrator", "status", "told"),
+    [
+        pytest.param(
+            "{kind: merge_records, identity: [name], rules: {size: 'leaves_rule:rule'}}", FAILED, "raised", id="rule"
+        ),
+        pytest.param("{kind: tournament, metric: 'leaves_metric:metric'}", GAPS, "the metric raised", id="metric"),
+    ],
+)
+def test_a_function_that_exits_does_not_end_the_command(
+    job: Path, capsys: pytest.CaptureFixture[str], integrator: str, status: int, told: str
+) -> None:
+    """`sys.exit(0)` in a rule or a metric: the report is written, and the status doesn't say that all is well."""
+    for name in ("rule", "metric"):
+        (job.parent / f"leaves_{name}.py").write_text(LEAVES)
+    output = "{type: object, properties: {name: {type: string}, size: {type: integer}}, required: [name, size]}"
+    with openai_server(lambda request, n: Behaviour(content=f'{{"name": "a", "size": {n}}}')) as server:
+        at(job, server.url)
+        changes = [f"integrator={integrator}", f"briefs.0.output={output}"]
+        changes = [part for change in changes for part in ("--set", change)]
+        assert main(["run", str(job), "--out", str(job.parent / "out"), *changes]) == status
+    assert f"{told} SystemExit: 0" in capsys.readouterr().out
+    report = json.loads((job.parent / "out" / "report.json").read_text())
+    assert report["status"] == {FAILED: "failed", GAPS: "gaps"}[status]
+    assert f"{told} SystemExit: 0" in json.dumps(report)
+
+
+def test_an_exit_of_anybodys_is_a_failure(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever code of the user's exits, the status isn't the one that it chose, and a sentence says why."""
+    (job.parent / "leaves_size.py").write_text(LEAVES)
+    assert main(["plan", at(job, "http://localhost:1"), "--set", "briefs.0.output=leaves_size:Size"]) == FAILED
+    assert "code that the command runs ended it (SystemExit: 0)" in capsys.readouterr().err
+
+
 def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     """`--version` prints the version alone."""
     with pytest.raises(SystemExit) as caught:

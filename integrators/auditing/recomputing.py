@@ -33,7 +33,7 @@ def miscomputed(merge: Merge, outcomes: Sequence[Outcome], integrator: object) -
         return
     try:
         again = integrator.recomputed(merge, [*map(unshared, outcomes)])
-    except Exception as error:  # noqa: BLE001 -- evidence that was tampered with may be anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- evidence that was tampered with may be anything
         yield _violation("/", f"nothing follows from its evidence: {told(error)}")
         return
     for path in _differences("", merge.value, again.value):

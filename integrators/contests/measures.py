@@ -87,7 +87,7 @@ def _figure(metric: Callable[[Any, str], Any], value: JsonValue, item: str) -> f
         figure = metric(copy.deepcopy(value), item)
         # Any number, NumPy's and decimals too; one that is too large for a float raises.
         number = float(figure) if hasattr(figure, "__float__") else nan
-    except Exception as error:  # noqa: BLE001 -- the user's function may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- the user's function may raise anything
         return f"the metric raised {told(error)}"
     return number if isfinite(number) else f"the metric returned {_named(figure)}, which is no finite number"
 

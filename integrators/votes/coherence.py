@@ -81,5 +81,5 @@ def _breaks(output: Output, value: JsonValue, said: Sequence[JsonValue]) -> list
         return []
     try:
         return problems(output, value)[1]
-    except Exception as error:  # noqa: BLE001 -- a model may hold validators of the user's
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- a model may hold validators of the user's
         return [told(error)]

@@ -47,6 +47,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DispatchError as error:  # the result storage, say: the job is a good one
         print(f"prefect-dispatch: {error}", file=sys.stderr)
         return FAILED
+    except SystemExit as error:  # by code that a command runs: a status of its choice would say that all is well
+        from prefect_dispatch.scrub import told  # noqa: PLC0415 -- only here
+
+        print(
+            f"prefect-dispatch: code that the command runs ended it ({told(error)}). What came back is stored: the "
+            "same command goes on from there.",
+            file=sys.stderr,
+        )
+        return FAILED
     except BrokenPipeError:  # whoever read along has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE

@@ -46,7 +46,7 @@ def _examined(brief: Brief, item: Item, said: JsonValue) -> tuple[JsonValue, lis
         return said, [EMPTY]
     try:
         value, wrong = problems(brief.output, said)
-    except Exception as error:  # a model may hold validators of the user's; a broken one is broken for every item
+    except (Exception, SystemExit) as error:  # a validator may be the user's; a broken one is broken for every item
         raise BrokenCheckError(f"The output's validation raised {told(error)}") from error
     return value, wrong or [found for check in brief.checks if (found := _checked(check, value, item))]
 

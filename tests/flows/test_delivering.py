@@ -32,7 +32,7 @@ QUICK = Limits(retries=0)
 class Delivers:
     """Collates, and then does what it is told to."""
 
-    def __init__(self, delivery: Delivery | Exception, *, failed: str = "", document: str = "review.md") -> None:
+    def __init__(self, delivery: Delivery | BaseException, *, failed: str = "", document: str = "review.md") -> None:
         """Keep what is to come of it."""
         self.delivery, self.failed, self.document = delivery, failed, document
         self.delivered: list[tuple[JsonValue, Path]] = []
@@ -46,7 +46,7 @@ class Delivers:
     def deliver(self, value: JsonValue, folder: Path) -> Delivery:
         """Note what is delivered."""
         self.delivered.append((value, folder))
-        if isinstance(self.delivery, Exception):
+        if isinstance(self.delivery, BaseException):
             raise self.delivery
         return self.delivery
 
@@ -67,8 +67,8 @@ def test_a_value_is_delivered_once_it_is_audited(tmp_path: Path) -> None:
     assert [each.data for each in found] == ["# Read me"]
 
 
-@pytest.mark.parametrize("delivery", [Delivery(shortfall="No room."), OSError("No room.")])
-def test_what_could_not_be_delivered_is_a_gap(delivery: Delivery | Exception) -> None:
+@pytest.mark.parametrize("delivery", [Delivery(shortfall="No room."), OSError("No room."), SystemExit("No room.")])
+def test_what_could_not_be_delivered_is_a_gap(delivery: Delivery | BaseException) -> None:
     """The value stands in the report, which says what is lacking."""
     integrator = Delivers(delivery, document="other.txt")
     report = dispatch([BRIEF], ["a"], executor=ScriptedExecutor(lambda _: "A"), integrator=integrator, limits=QUICK)

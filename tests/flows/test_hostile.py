@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch import Outcome
+    from prefect_dispatch.ledger import Ref
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -75,6 +76,39 @@ def test_a_check_that_breaks_stops_the_run(error: BaseException) -> None:
     brief = SAY.model_copy(update={"checks": (Function(function=check),)})
     with pytest.raises(DispatchFailed, match=f"The check 'function' raised {type(error).__name__}"):
         dispatch([brief], ["a"], executor=ScriptedExecutor({"a": {}}), limits=LIMITS)
+
+
+def test_a_model_that_exits_stops_the_run() -> None:
+    """A validator that calls sys.exit() would do so for every item: the run fails, and says so."""
+
+    def leave(size: int) -> int:
+        raise SystemExit(size)
+
+    class Size(BaseModel):
+        size: Annotated[int, AfterValidator(leave)]
+
+    brief = Brief(name="say", instructions="Say it.", output=Size)
+    with pytest.raises(DispatchFailed, match="The output's validation raised SystemExit: 0"):
+        dispatch([brief], ["a"], executor=ScriptedExecutor({"a": {"size": 0}}), limits=LIMITS)
+
+
+class Leaver:
+    """Exits where it is asked what it has left out."""
+
+    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
+        """Merge as any."""
+        return Collate().merge(briefs, outcomes)
+
+    def refused(self, merge: Merge) -> set[Ref]:
+        """Exit."""
+        raise SystemExit("sk-0123456789abcdef")
+
+
+def test_an_integrator_that_exits_fails_the_run() -> None:
+    """Wherever it exits: the run fails with a report, and no key is in it."""
+    with pytest.raises(DispatchFailed, match=r"The integrator Leaver raised SystemExit: \*\*\*") as caught:
+        dispatch([SAY], ["a"], executor=ScriptedExecutor({"a": {}}), integrator=Leaver(), limits=LIMITS)
+    assert "sk-0123456789" not in caught.value.report.model_dump_json()
 
 
 def test_a_pattern_that_never_ends_costs_a_second() -> None:

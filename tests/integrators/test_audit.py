@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import sys
 import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -338,13 +339,15 @@ class Odd:
         self.values, self.again = list(values), restated
 
     def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
-        """Return the next value; raise when there is none."""
+        """Return the next value; raise when there is none, and exit where that is the value."""
         rows = [LedgerRow(brief=o.brief, item=o.item, disposition="merged") for o in outcomes]
-        return Merge(value=self.values.pop(0), ledger=tuple(rows))
+        if (value := self.values.pop(0)) == "exit":
+            sys.exit(0)
+        return Merge(value=value, ledger=tuple(rows))
 
     def restated(self, merge: Merge) -> list[Outcome] | None:
         """Return the outcomes that were given, or raise."""
-        if isinstance(self.again, Exception):
+        if isinstance(self.again, BaseException):
             raise self.again
         said: list[Outcome] | None = self.again
         return said
@@ -356,9 +359,11 @@ class Odd:
         pytest.param(Odd(1, 1), None, id="nothing-promised"),
         pytest.param(Odd(1, 1.0), "its 'value' is another one", id="another-value"),
         pytest.param(Odd(1), "it raised IndexError", id="raises"),
+        pytest.param(Odd(1, "exit"), "it raised SystemExit: 0", id="exits"),
         pytest.param(Odd(1, 1, 1, restated=[]), None, id="steady"),
         pytest.param(Odd(1, 1, 2, restated=[]), "merged once more, is another one", id="grows"),
         pytest.param(Odd(1, 1, restated=KeyError("x")), "can't be taken in again (KeyError)", id="not-taken-in"),
+        pytest.param(Odd(1, 1, restated=SystemExit(0)), "can't be taken in again (SystemExit)", id="exits-on-itself"),
         pytest.param(Odd(1, 1, restated=[]), "taken in again, it raised IndexError", id="raises-on-itself"),
     ],
 )

@@ -65,13 +65,14 @@ def test_a_function_ranks() -> None:
         pytest.param("7", "the metric returned '7', which is no finite number", id="text"),
         pytest.param(None, "the metric returned 'None', which is no finite number", id="nothing"),
         pytest.param(ZeroDivisionError("by zero"), "the metric raised ZeroDivisionError: by zero", id="raises"),
+        pytest.param(SystemExit(0), "the metric raised SystemExit: 0", id="exits"),
     ],
 )
 def test_a_variant_that_the_function_cannot_measure(figure: object, reason: str) -> None:
     """It is not ranked, told with the reason, and never dropped."""
 
     def metric(value: str, key: str) -> object:
-        if value == "odd" and isinstance(figure, Exception):
+        if value == "odd" and isinstance(figure, BaseException):
             raise figure
         return figure if value == "odd" else len(value)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from prefect.exceptions import TerminationSignal
 
 from prefect_dispatch.errors import JobError, MergeError
 from prefect_dispatch.integrators.audit import audit
@@ -107,6 +110,8 @@ def test_what_cannot_merge_is_told_beforehand(integrator: object, why: str | Non
             id="deep",
         ),
         pytest.param(lambda: 1 / 0, "The integrator Own raised ZeroDivisionError: division by zero.", id="raises"),
+        pytest.param(lambda: sys.exit(0), "The integrator Own raised SystemExit: 0.", id="exits"),
+        pytest.param(lambda: sys.exit("key sk-0123456789abcdef"), "raised SystemExit: key ***.", id="exits-with-a-key"),
     ],
 )
 def test_what_is_no_merge_is_told_with_its_integrator(made: Callable[[], Any], message: str) -> None:
@@ -116,6 +121,17 @@ def test_what_is_no_merge_is_told_with_its_integrator(made: Callable[[], Any], m
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert "What agents answered is stored" in str(caught.value)
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, asyncio.CancelledError, TerminationSignal])
+def test_what_ends_a_run_from_outside_ends_a_merge(end: type[BaseException]) -> None:
+    """Ctrl-C and a cancelled run are no failure of an integrator."""
+
+    def ended() -> None:
+        raise end(2)
+
+    with pytest.raises(end):
+        merge_by(Own(ended), [], SAID)
 
 
 class Forgetful(Own):

@@ -110,7 +110,7 @@ def as_json(value: object) -> JsonValue:
     """
     try:
         return cast("JsonValue", to_jsonable_python(value, fallback=_plain))
-    except Exception as error:  # a model's own code may serialise it
+    except (Exception, SystemExit) as error:  # a model's own code may serialise it
         wrong = f"A {type(value).__name__} was returned, which JSON can't hold: {told(error)}"
         raise InvalidOutput(wrong, problems=[wrong]) from error
 
