@@ -131,6 +131,43 @@ def test_the_room_of_a_runner_that_does_not_say() -> None:
     assert room_of(object()) == Room(os.cpu_count() or 1, os.cpu_count() or 1)
 
 
+COUNTS = """
+import os
+import psutil
+from prefect_dispatch import Brief, Limits, dispatch
+from prefect_dispatch.executors.callable import PythonCallable
+from prefect_dispatch.flows.task_runners import Dask, Processes
+
+def servers(value: str) -> str:
+    run = psutil.Process(int(os.environ["RUN"]))
+    return str(sum("create_app" in " ".join(each.cmdline()) for each in run.children(recursive=True)))
+
+if __name__ == "__main__":
+    os.environ["RUN"] = str(os.getpid())
+    from counts import servers
+    brief = Brief(name="b", instructions="Count.")
+    executor = PythonCallable(function=servers, version="1")
+    where = {kind}(workers=2)
+    report = dispatch([brief], ["a", "b", "c", "d"], executor=executor, limits=Limits(shard=2), task_runner=where)
+    print(*sorted(str(each.value) for each in report.outcomes))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["Processes", "Dask"])
+def test_all_processes_of_a_run_have_one_server(tmp_path: Path, kind: str) -> None:
+    """Where no server is set, Prefect starts one for the run, and no further one for each process."""
+    (tmp_path / "counts.py").write_text(COUNTS.replace("{kind}", kind))
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "home"), "PYTHONPATH": f"{ROOT / 'src'}:{tmp_path}"}
+    environment |= {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}
+    environment.pop("PREFECT_API_URL", None)
+    done = subprocess.run(
+        [sys.executable, "counts.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1"] * 4, done.stderr
+
+
 POOL = """
 import multiprocessing, os, sys, time
 from concurrent.futures import ProcessPoolExecutor
