@@ -56,28 +56,32 @@ class AnswerSerializer(Serializer):
 
 
 class ReportSerializer(Serializer):
-    """Writes reports as tagged JSON, and reads nothing else; for flow runs whose results are stored."""
+    """Writes reports as tagged JSON, and reads nothing else; for flow runs whose results are stored.
+
+    Of a run that was cancelled there is none, and Prefect stores that.
+    """
 
     type: str = "prefect-dispatch-report"
     """The name under which Prefect finds this serializer again."""
 
     def dumps(self, obj: Any) -> bytes:  # noqa: ANN401 -- Prefect's signature
-        """Return the JSON of a report, or of an error's message.
+        """Return the JSON of a report, of none, or of an error's message.
 
         Raises:
             TypeError: If it is anything else.
         """
         if isinstance(obj, Report):  # there may be 100,000 rows in it, which as objects of Python's take much more
             return b'{"%b": %b}' % (self.type.encode(), to_json(obj, by_alias=False))
-        return _written(obj, Report, self.type)
+        return json.dumps({self.type: None}).encode() if obj is None else _written(obj, Report, self.type)
 
-    def loads(self, blob: bytes) -> Report:
-        """Return the report that was stored.
+    def loads(self, blob: bytes) -> Report | None:
+        """Return the report that was stored, or None where that was stored.
 
         Raises:
             ValueError: If it is another record.
         """
-        return Report.model_validate(_read(blob, self.type))
+        found = _read(blob, self.type)
+        return None if found is None else Report.model_validate(found)
 
 
 def _written(thing: object, model: type[BaseModel], tag: str) -> bytes:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from prefect import flow
+from prefect.states import Cancelled
 
 from prefect_dispatch import Answer, Brief, Item, Limits, Report, dispatch, run_brief
 from prefect_dispatch.errors import TransientError
@@ -29,13 +30,27 @@ HOSTILE: JsonValue = {"__class__": "subprocess.getoutput", "data": {"cmd": "touc
     [
         pytest.param(Answer(value=HOSTILE, model="m"), id="an-answer"),
         pytest.param(Report(status="complete", message="All.", value=[HOSTILE]), id="a-report"),
+        pytest.param(None, id="no-report-as-of-a-cancelled-run"),
     ],
 )
-def test_what_is_stored_comes_back_as_it_was(stored: Answer | Report, tmp_path: Path) -> None:
-    """An answer or a report survives, and what it says is not acted upon."""
+def test_what_is_stored_comes_back_as_it_was(stored: Answer | Report | None, tmp_path: Path) -> None:
+    """An answer, a report or that there is none survives, and what it says is not acted upon."""
     serializer = AnswerSerializer() if isinstance(stored, Answer) else ReportSerializer()
     assert serializer.loads(serializer.dumps(stored)) == stored
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_that_is_cancelled_warns_of_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """Its result is stored like any other: the log has no traceback of somebody else's."""
+
+    @flow(persist_result=True, result_serializer=ReportSerializer())
+    def ended() -> object:
+        return Cancelled(message="Cancelled: 2 of 10 answered.")
+
+    assert ended(return_state=True).name == "Cancelled"
+    assert "Cancelled: 2 of 10 answered." in caplog.text
+    assert "persisting result" not in caplog.text
 
 
 def test_an_error_is_stored_as_its_message() -> None:
