@@ -64,7 +64,8 @@ def wanted(jobs: Sequence[Path], here: Path, name: str | None = None) -> list[Wa
         if each.name in (other.name for other in found[:at]):
             raise JobError(
                 f"Two of the job files would be the deployment {each.name!r}, which is named after the job: "
-                "rename one of them (the first brief, or `name`), or deploy them one by one with --name."
+                "rename one of them (the first brief of a `dispatch` job, the `name` of any other), or deploy them one "
+                "by one with --name."
             )
     return found
 
