@@ -103,6 +103,9 @@ def test_a_valid_answer() -> None:
     ("brief", "replies", "rejected", "problems"),
     [
         pytest.param(NUMBER, ["One.", '{"n": 1}'], ["One."], ["The answer is not JSON: "], id="no-json"),
+        pytest.param(
+            NUMBER, ['{"n": 1, "n": 2}', '{"n": 2}'], ['{"n": 1, "n": 2}'], ["The answer can't be taken: "], id="twice"
+        ),
         pytest.param(NUMBER, [{"m": 1}, {"n": 1}], ['{"m": 1}'], ["$: 'n' is a required"], id="not-the-schema"),
         pytest.param(TEXT, [" \n", "T"], [" \n"], [EMPTY], id="empty"),
         pytest.param(TEXT, [None, "T"], ["null"], [EMPTY], id="nothing"),

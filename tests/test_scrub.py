@@ -232,6 +232,8 @@ def test_json_values(value: JsonValue, clean: JsonValue, monkeypatch: pytest.Mon
         pytest.param('```json\n{"a": "secret stuff"}\n```', '{"a": "***"}', id="greedy"),
         pytest.param('{"a": 1, "b": "é"}', '{"a": 1, "b": "é"}', id="clean"),
         pytest.param("It is hunter22-x, secret as it is.", "It is ***, ***", id="text"),
+        pytest.param(r'{"a": "\u0068unter22-x", "a": 1}', '{"a": "***", "a": 1}', id="under-a-key-that-stands-twice"),
+        pytest.param(r'{"a": "\u00e9 \/", "a": 1}', r'{"a": "\u00e9 \/", "a": 1}', id="clean-as-it-is"),
         pytest.param('{"ssn": 12, "b": 1}', '{***, "b": 1}', id="across-the-json"),
     ],
 )

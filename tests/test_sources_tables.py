@@ -63,6 +63,9 @@ def test_jsonl_encodings(encoding: str, end: str, tmp_path: Path) -> None:
         pytest.param('{"a": 1e999}', {}, "line 1: the value is not JSON: Out of range float", id="too-large-a-number"),
         pytest.param('{"a": "\\ud800"}', {}, "line 1 is not JSON", id="surrogate"),
         pytest.param('{"a": ' + "[" * 100_000, {}, "line 1 is not JSON: recursion limit", id="deep"),
+        pytest.param(
+            '{"a": 1}\n{"a": {"b": 1, "b": 2}}', {}, "line 2 can't be taken: the key 'b' stands twice", id="twice"
+        ),
         pytest.param("[1]", {}, "line 1 is not a JSON object but list", id="list"),
         pytest.param('"a"', {}, "line 1 is not a JSON object but str", id="text"),
         pytest.param('{"id": 1}\n{"idd": 2}', {"key": "id"}, "line 2: no column 'id'; did you mean", id="no-key"),

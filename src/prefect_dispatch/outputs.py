@@ -17,6 +17,7 @@ from referencing.jsonschema import DRAFT202012, EMPTY_REGISTRY
 
 from prefect_dispatch.fingerprint import flaw
 from prefect_dispatch.formats import misformed
+from prefect_dispatch.json_text import UntakenError, loads
 from prefect_dispatch.references import REFERENCE
 
 if TYPE_CHECKING:
@@ -110,16 +111,17 @@ def problems(output: Output, value: JsonValue) -> tuple[JsonValue, list[str]]:
     """
     if output != "text" and isinstance(value, str):
         try:
-            value = read_json(value)
+            value = read_json(value, once=True)
         except ValueError as error:
-            return value, [f"The answer is not JSON: {error}."]
+            wrong = "can't be taken" if isinstance(error, UntakenError) else "is not JSON"
+            return value, [f"The answer {wrong}: {error}."]
     if found := flaw(value):
         return value, [f"The answer {found}."]
     if output == "text":
         return (value, []) if isinstance(value, str) else (value, ["The answer must be text."])
     if not isinstance(output, type):
-        wrong = _validator(show_output(output)).iter_errors(value)
-        errors = [f"{error.json_path}: {error.message}" for error in wrong]
+        misfits = _validator(show_output(output)).iter_errors(value)
+        errors = [f"{error.json_path}: {error.message}" for error in misfits]
         return value, list(map(_brief, errors))
     try:
         return cast("JsonValue", output.model_validate(value).model_dump(mode="json")), []
@@ -127,23 +129,18 @@ def problems(output: Output, value: JsonValue) -> tuple[JsonValue, list[str]]:
         return value, [_brief(f"{_path(e['loc'])}: {e['msg']}") for e in error.errors(include_url=False)]
 
 
-def read_json(text: str) -> JsonValue:
+def read_json(text: str, *, once: bool = False) -> JsonValue:
     """Return the JSON value of a text that may stand in a Markdown fence.
 
+    Args:
+        text: The text.
+        once: Whether a key that stands twice in one object is refused. Else the last one counts.
+
     Raises:
-        ValueError: If it isn't JSON, or has NaN or infinities by name.
+        ValueError: If it isn't JSON, has NaN or infinities by name, or can't be taken.
     """
     fenced = _FENCE.match(text)
-    try:
-        return cast("JsonValue", json.loads(fenced["body"] if fenced else text, parse_constant=_no_constant))
-    except RecursionError:
-        msg = "it is nested too deep"
-        raise ValueError(msg) from None
-
-
-def _no_constant(name: str) -> None:
-    msg = f"{name} is not JSON"
-    raise ValueError(msg)
+    return loads(fenced["body"] if fenced else text, once=once)
 
 
 def _brief(problem: str) -> str:

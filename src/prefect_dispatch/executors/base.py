@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+import re
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
 from typing_extensions import Protocol, runtime_checkable  # to look whether an executor is one is thirty times as fast
 
 from prefect_dispatch.change import Change
+from prefect_dispatch.json_text import UntakenError
 from prefect_dispatch.models import Brief, Item, Rejection, Usage
 from prefect_dispatch.outputs import read_json
 from prefect_dispatch.scrub import scrub, scrubbed
@@ -33,6 +34,7 @@ class Ask(Frozen):
     """What the work that was sent back last had changed in a repository, to go on from."""
 
 
+_ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}|\\/)+")
 _ESCAPING = tuple('{["`')
 """What JSON that can escape a text begins with, or the fence around it."""
 
@@ -40,10 +42,15 @@ _ESCAPING = tuple('{["`')
 def without_secrets(value: JsonValue) -> JsonValue:
     """Return what an agent said without secrets; JSON in a text stays JSON, however a secret in it is escaped."""
     if isinstance(value, str) and value.lstrip()[:1] in _ESCAPING:
-        with suppress(ValueError):  # it is no JSON
-            inside = read_json(value)
+        try:
+            inside = read_json(value, once=True)
             clean = scrubbed(inside)
             value = value if clean == inside else json.dumps(clean, ensure_ascii=False)
+        except UntakenError:  # it is sent back as it is, unless an escape hides a secret in it
+            bare = _ESCAPES.sub(lambda found: str(json.loads(f'"{found[0]}"')), value)
+            value = value if scrub(bare) == bare else bare
+        except ValueError:  # it is no JSON
+            pass
     return scrubbed(value)
 
 

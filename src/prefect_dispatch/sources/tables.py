@@ -9,6 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
 from pydantic_core import from_json
 
 from prefect_dispatch.errors import SourceError
+from prefect_dispatch.json_text import UntakenError, loads
 from prefect_dispatch.sources.keys import content_key, make_item
 from prefect_dispatch.sources.texts import Encoding, marked_file
 from prefect_dispatch.strict import Strict, nearest
@@ -112,6 +113,10 @@ def _object(line: str, place: str) -> dict[str, object]:
         raise SourceError(f"{place} is not JSON: {str(error).replace(' at line 1', '')}.") from None
     if not isinstance(found, dict):
         raise SourceError(f"{place} is not a JSON object but {type(found).__name__}; write {{…}} on each line.")
+    try:
+        loads(line, once=True)  # the reader above, which keeps to JSON, passes over what this one tells
+    except UntakenError as error:
+        raise SourceError(f"{place} can't be taken: {error}.") from None
     return cast("dict[str, object]", found)
 
 
