@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from prefect_dispatch.bounds import require_bounded
 from prefect_dispatch.errors import BudgetError, BusyError, ExecutorError, JobError, PatienceError, TransientError
 from prefect_dispatch.executors.base import Ask, Ceiling, Executor, Reply
-from prefect_dispatch.gate import MOST_NAMES, Gate
+from prefect_dispatch.gate import MOST_NAMES, Gate, Turn
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief, Item, Usage
 from tests.virtual_time import run
@@ -366,3 +366,24 @@ def test_no_interleaving_exceeds_a_budget() -> None:
 def test_none_of_ten_thousand_interleavings_exceeds_a_budget() -> None:
     """The same, many times over."""
     interleavings(range(1000, 11_000))
+
+
+def test_a_place_is_kept_after_a_call_that_failed() -> None:
+    """The next call of the same work goes first, and finds it; at the end it is given back, once."""
+
+    async def story() -> list[int]:
+        places, wanted = asyncio.Semaphore(1), list[int]()
+        turn = Turn(places, lambda: wanted.append(1))
+        for _ in range(2):
+            with pytest.raises(TransientError):
+                async with turn:
+                    raise TransientError("cut")
+            assert places.locked()
+        turn.close()
+        turn.close()
+        async with turn:
+            assert places.locked()
+        assert not places.locked()
+        return wanted
+
+    assert run(story()) == [1]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from prefect_dispatch.executors.base import Ask
+from prefect_dispatch.executors.coding.prompt import prompt
 from prefect_dispatch.executors.prompt import messages, response_format
 from prefect_dispatch.formats import PARTIAL_DATE
 from prefect_dispatch.models import Brief, Item, Rejection
@@ -146,3 +147,11 @@ def test_a_format_of_our_own_is_sent_as_a_pattern() -> None:
         assert bool(re.search(pattern, text)) is fits
     listed = response_format({"type": "array", "items": {**day, "pattern": "^2"}})["json_schema"]["schema"]
     assert listed["items"] == {"type": ["string", "null"], "pattern": "^2", "description": "When."}
+
+
+def test_a_coding_agent_is_told_what_it_may_read_and_change() -> None:
+    """What is declared, and no more."""
+    reader = Brief(name="a", instructions="Look.", reads=("src/*.py", "README.md"))
+    told = prompt(Ask(brief=reader, item=Item(key="a", value="A")))
+    assert "Read what matches `src/*.py`, `README.md`." in told
+    assert "Change no file." in told

@@ -6,10 +6,13 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prefect import flow
 
 from prefect_dispatch import LLM, Ask, Brief, Item, Limits, Usage, dispatch, plan
 from prefect_dispatch.errors import DispatchFailed, JobError, RejectedError, TransientError
 from prefect_dispatch.tasks.cutting import in_parts, is_learned, joined
+from prefect_dispatch.tasks.fan_out import FanOut
+from prefect_dispatch.tasks.independence import Independence
 from prefect_dispatch.tasks.run_brief import answer_shelf
 from prefect_dispatch.tasks.store import key_of
 from prefect_dispatch.tasks.work import work_of
@@ -17,11 +20,12 @@ from prefect_dispatch.testing import ScriptedExecutor
 from tests.openai_server import Behaviour, document, failure, openai_server
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pydantic import JsonValue
 
-    from prefect_dispatch import Executor, Report
+    from prefect_dispatch import Executor, Outcome, Report
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -290,6 +294,26 @@ def test_what_is_learned_and_can_not_be_kept_is_learned_again(store: Path) -> No
     assert [text_of(ask) for ask in scripted.asks] == [TEXT]
     assert is_learned(answer_shelf(), work)
     assert in_parts(answer_shelf(), work, scripted)
+
+
+def test_what_another_run_has_joined_meanwhile_is_taken() -> None:
+    """It wasn't there when the run looked what is stored, and is when its turn comes."""
+    run(ScriptedExecutor(short), [TEXT], brief())
+    scripted = ScriptedExecutor(short)
+    work = work_of([brief()], numbered([TEXT]), scripted)
+
+    def join(brief: Brief, parts: Sequence[Outcome]) -> tuple[JsonValue, str]:
+        raise AssertionError
+
+    seen: list[object] = []
+
+    @flow
+    def ours() -> list[Outcome]:
+        return FanOut(work, scripted, QUICK, independence=Independence(), again=(), tell=seen.append, join=join).run()
+
+    (outcome,) = ours()
+    assert (outcome.origin, scripted.calls) == ("stored", 0)
+    assert str(outcome.value).split() == ["ONE", "TWO", "THREE", "FOUR"]
 
 
 def test_a_rule_that_no_longer_cuts_asks_the_whole() -> None:

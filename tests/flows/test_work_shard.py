@@ -86,9 +86,15 @@ def changes() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", [True, False])
-def test_a_run_that_is_interrupted(model: OpenAIServer, store: Path, wanted: bool) -> None:  # noqa: FBT001 -- a column
+def test_a_run_that_is_interrupted(
+    model: OpenAIServer,
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wanted: bool,  # noqa: FBT001 -- a column
+) -> None:
     """Cancelled by somebody it stays so; ended by its worker, it has crashed, and others do its work."""
     answer_shelf().write(note_key("b" * 32), GO)
+    monkeypatch.setattr("prefect_dispatch.flows.work_shard.LOOK_S", 0.05)
     key = shard(model)
 
     def interrupt() -> None:

@@ -13,7 +13,7 @@ from prefect.exceptions import TerminationSignal
 from prefect_dispatch.errors import JobError, MergeError
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import unshared
-from prefect_dispatch.integrators.merging import merge_by, require_writable
+from prefect_dispatch.integrators.merging import merge_by, require_writable, seal
 from prefect_dispatch.integrators.readiness import ready, unfit
 from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Ref, Table
 from prefect_dispatch.models import Item, Outcome
@@ -241,3 +241,10 @@ def test_what_was_audited_is_what_is_published(what: str, *, caught: bool) -> No
     assert merge.value == {"x": [9 if caught else 1]}
     assert said[0].value == {"x": [1]}
     assert messages == [] or caught
+
+
+def test_what_can_not_be_written_has_no_seal() -> None:
+    """It is never taken for another merge."""
+    merge = Merge(value={"a": 1}, ledger=LEDGER)
+    assert seal(merge) == seal(merge.model_copy())
+    assert seal(merge.model_copy(update={"value": {"a": object()}})) is None

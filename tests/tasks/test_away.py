@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from prefect import flow
 from prefect.exceptions import CancelledRun
 
-from prefect_dispatch import Brief, Limits, Outcome, Reply, Usage, dispatch
+from prefect_dispatch import Answer, Brief, Limits, Outcome, Reply, Usage, dispatch
 from prefect_dispatch.errors import JobError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.models import Item
 from prefect_dispatch.tasks import away, errands
@@ -23,6 +23,7 @@ from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.independence import Independence
 from prefect_dispatch.tasks.run_brief import answer_shelf
 from prefect_dispatch.tasks.shelf import Shelf
+from prefect_dispatch.tasks.store import stored_answer
 from prefect_dispatch.tasks.work import work_of
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.tasks.beside import WORLDS, Beside, Shout, World, beside
@@ -56,6 +57,7 @@ def ran(
     keys: list[str] = KEYS,
     limits: Limits = QUICK,
     again: bool = False,
+    stored: dict[str, Answer] | None = None,
     tell: Callable[[Progress], None] = lambda progress: None,
 ) -> tuple[dict[str, Outcome], FanOut]:
     """Return what came of each item, and the fan-out."""
@@ -72,6 +74,7 @@ def ran(
             independence=Independence(),
             again=[each.fingerprint for each in work] if again else (),
             tell=tell,
+            stored=stored,
             where=where or beside(world),
         )
         return fan_out.run(), fan_out
@@ -83,7 +86,7 @@ def ran(
 
 def left(store: Path) -> list[str]:
     """Return the names of notes that are still there."""
-    return [each.name for each in store.glob("*") if "wanted" in each.name or "begun" in each.name]
+    return [each.name for each in store.glob("*") if any(note in each.name for note in ("wanted", "begun", "-over-"))]
 
 
 @pytest.mark.slow
@@ -97,6 +100,16 @@ def test_every_item_is_answered_once(world: World, store: Path) -> None:
     assert left(store) == []
     ran(world)
     assert sorted(world.asks) == KEYS
+
+
+def test_where_all_is_stored_no_runner_is_begun(world: World) -> None:
+    """A second run asks nobody, and starts no process."""
+    work = work_of([BRIEF], [Item(key=key, value=key) for key in KEYS], Shout(next(iter(WORLDS))))
+    ran(world)
+    stored = {each.fingerprint: answer for each in work if (answer := stored_answer(answer_shelf(), each))}
+    outcomes, _ = ran(world, stored=stored)
+    assert {each.origin for each in outcomes.values()} == {"stored"}
+    assert (len(world.asks), world.entered) == (12, 1)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from prefect.results import ResultStore
 from prefect.serializers import JSONSerializer, PickleSerializer
 from prefect.transactions import transaction
 
-from prefect_dispatch import Answer, Brief, Item, Limits, run_brief
+from prefect_dispatch import Answer, Ask, Brief, Item, Limits, Reply, run_brief
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.tasks.draft_records import SUFFIX
 from prefect_dispatch.tasks.store import AnswerSerializer, answer_in
@@ -307,3 +307,33 @@ def test_who_is_overtaken_waits_for_the_others_answer(prefect_server: None) -> N
     kept_elsewhere = elsewhere(storage.watched(watch))
     assert in_a_flow(lambda: number(kept_elsewhere(BRIEF, ITEM, scripted))) == 77
     assert scripted.calls == 0
+
+
+@pytest.mark.usefixtures("store")
+def test_a_storage_that_was_away_when_its_key_was_looked_up() -> None:
+    """Nobody is asked for an answer that has no place; the next try has one."""
+
+    class Shy:
+        """Can't be told from others at first."""
+
+        looked = calls = 0
+
+        @property
+        def fingerprint(self) -> str:
+            self.looked += 1
+            if self.looked == 1:
+                raise TransientError("the bucket is away")
+            return "shy"
+
+        async def answer(self, ask: Ask) -> Reply:
+            self.calls += 1
+            return Reply(value={"key": ask.item.key})
+
+    shy = Shy()
+
+    @flow
+    def ours() -> Answer:
+        return run_brief.with_options(retries=1, retry_delay_seconds=0)(BRIEF, ITEM, shy)
+
+    answer = ours()
+    assert (answer.value, shy.calls) == ({"key": "a"}, 1)

@@ -14,6 +14,7 @@ from prefect.exceptions import CancelledRun
 
 from prefect_dispatch import Ask, Brief, Item, Limits, dispatch
 from prefect_dispatch.errors import DispatchFailed, RejectedError, TerminalError, TransientError
+from prefect_dispatch.executors.base import Ceiling
 from prefect_dispatch.models import Answer
 from prefect_dispatch.progress import Progress, listener
 from prefect_dispatch.tasks.shards import Came, Shard, sharded
@@ -219,6 +220,41 @@ def test_a_check_that_breaks_is_an_outcome_too() -> None:
 
     report = dispatch([BRIEF], KEYS[:4], executor=ScriptedExecutor(script), limits=limits(4))
     assert [(gap.item, gap.error.message) for gap in report.gaps] == [("k01", "SystemExit: gone")]
+
+
+def test_whatever_else_breaks_is_its_items() -> None:
+    """An executor that can't count what a call takes, say: the others are answered."""
+
+    class Fussy(ScriptedExecutor):
+        name = "fussy"
+
+        def ceiling(self, ask: Ask) -> Ceiling:
+            if ask.item.key == "k01":
+                raise LookupError("no such table")
+            return Ceiling(prompt_tokens=1, completion_tokens=1)
+
+    report = dispatch([BRIEF], KEYS[:4], executor=Fussy(shout), limits=limits(4, tokens_per_minute=10**6))
+    assert [(gap.item, gap.error.message) for gap in report.gaps] == [("k01", "LookupError: no such table")]
+
+
+def test_what_failed_in_passing_keeps_its_reason_where_a_stop_comes_first() -> None:
+    """It was to be asked again, and waits for its place when all others would fail alike."""
+    tries: list[str] = []
+
+    async def script(ask: Ask) -> JsonValue:
+        tries.append(ask.item.key)
+        if len(tries) <= 2:
+            raise TransientError("cut off")
+        await asyncio.sleep(0.2)  # the other one waits for its place
+        raise TerminalError("the key expired")
+
+    with pytest.raises(DispatchFailed, match="the key expired") as caught:
+        dispatch([BRIEF], KEYS[:2], executor=ScriptedExecutor(script), limits=limits(2, concurrency=1))
+    assert len(tries) == 3
+    found = {each.item: each for each in caught.value.report.outcomes}
+    other = found[next(key for key in KEYS[:2] if key != tries[2])]
+    assert other.error
+    assert (other.status, other.error.message, len(other.attempts)) == ("failed", "cut off", 1)
 
 
 def test_work_that_shares_a_resource_stands_in_no_shard_together() -> None:

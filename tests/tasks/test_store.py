@@ -68,6 +68,9 @@ def test_nothing_else_is_stored_or_read() -> None:
     for blob in (b"[]", b'{"prefect-dispatch-answer": 3}', b'{"other": {}}', b"\x80\x04."):
         with pytest.raises(ValueError):  # noqa: PT011 -- whichever: JSON's, pydantic's or ours
             AnswerSerializer().loads(blob)
+    for blob in (b"[]", b'{"other": {}}'):
+        with pytest.raises(ValueError, match="not a record of prefect-dispatch-report"):
+            ReportSerializer().loads(blob)
 
 
 def result(record: str, said: str) -> str:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.ledger import FieldRow
-    from prefect_dispatch.models import Attempt, Brief, Failure, Item, Outcome
+    from prefect_dispatch.models import Attempt, Brief, Item, Outcome
     from prefect_dispatch.page.texts import Texts
 
 BLOCK = 100
@@ -112,9 +112,6 @@ class ItemPages:
 
     def _line(self, text: str) -> str:
         return self._texts.line(text, LONGEST)
-
-    def _failure(self, error: Failure | None) -> list[str | int] | None:
-        return self._texts.preview(f"{error.kind}: {error.message}", LONGEST) if error else None
 
     def _preview(self, value: JsonValue) -> list[str | int]:
         return self._texts.preview(text_of(value), self.length)
