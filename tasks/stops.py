@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 _OF_THE_ITEM = frozenset({"context_length", "content_policy", "too_large", "refused"})
 """Kinds of a refusal that say something about one item."""
+_WORD = re.compile(r"[A-Za-z0-9_-]+|\d+")
+_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_LONG, _SHORT = 16, 4
+"""No word has so many letters, and words that are written as one, as in a name, have more than so few on average."""
 
 
 class Stop(NamedTuple):
@@ -51,7 +55,7 @@ class Circuit:
             return Stop("circuit", f"{work.ref} met an error that every item would meet: {failure.message}")
         if isinstance(error, InvalidOutput) or (isinstance(error, RejectedError) and error.kind in _OF_THE_ITEM):
             return None
-        alike = failure.kind, re.sub(r"\d+", "0", failure.message)
+        alike = failure.kind, _evened(failure.message)
         self._times = self._times + 1 if alike == self._last else 1
         self._last = alike
         if self._times < self._most:
@@ -79,3 +83,15 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, ExecutorError):
         return Failure(kind=error.kind, message=scrub(str(error).removesuffix(error.trace)))
     return Failure(kind="crashed", message=told(error))
+
+
+def _evened(message: str) -> str:
+    """Return a message without what only one request has: numbers, times, ids, and paths that hold such."""
+    return _WORD.sub(lambda word: "0" if _is_id(word[0]) else word[0], message)
+
+
+def _is_id(word: str) -> bool:
+    if any(map(str.isdigit, word)):
+        return True
+    parts = _PART.findall(word)
+    return len(word) >= _LONG and (len(max(parts, key=len, default="")) >= _LONG or len(parts) * _SHORT > len(word))

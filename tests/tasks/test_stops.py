@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
+import string
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
 import pytest
 
 from prefect_dispatch import Brief, Item, Limits, dispatch
@@ -19,6 +24,9 @@ from prefect_dispatch.models import Usage
 from prefect_dispatch.tasks.stops import Circuit
 from prefect_dispatch.tasks.work import Work
 from prefect_dispatch.testing import ScriptedExecutor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -50,6 +58,40 @@ def test_numbers_in_a_message_make_no_other_message() -> None:
     stop = circuit.failed(WORK, TransientError("request 18 failed"))
     assert stop is not None
     assert stop.why == "2 in a row met the same error (limits.circuit): request 18 failed"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: f"The server had an error (request ID {uuid4()})",
+        lambda: f"The server had an error (request ID {uuid4().hex} in your email.)",
+        lambda: f"oops: req_9{secrets.token_urlsafe(18)}",
+        lambda: f"oops: {''.join(secrets.choice(string.ascii_lowercase) for _ in range(24))}.",
+        lambda: f"no room in s3://b/.prefect-dispatch-{secrets.token_hex(32)}.draft-{secrets.token_hex(8)}",
+        lambda: f"sent at {secrets.randbelow(24):02}:07:11.52Z to sha256:{secrets.token_hex(32)}",
+    ],
+    ids=["a-uuid", "hex", "base-64", "letters", "a-draft", "a-time"],
+)
+def test_an_id_in_a_message_makes_no_other_message(make: Callable[[], str]) -> None:
+    """A provider that names each request is one that is down all the same."""
+    circuit = Circuit(20)
+    assert [bool(circuit.failed(WORK, TransientError(make()))) for _ in range(20)] == [False] * 19 + [True]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("no route to the host", "no answer from the host"),
+        ("InternalServerError: 1", "ServiceUnavailableError: 1"),
+        ("insufficient_quota_of_tokens", "requests_per_minute_exceeded"),
+        ("服务器处理您的请求时发生错误请稍后重试5次", "您的账户余额不足请先充值再继续使用本服务5次"),
+    ],
+    ids=["words", "names-of-classes", "codes", "no-spaces"],
+)
+def test_other_words_make_another_message(one: str, other: str) -> None:
+    """However long they are: what differs in more than ids may be met by these items only."""
+    circuit = Circuit(2)
+    assert not any(circuit.failed(WORK, TransientError(message)) for message in (one, other) * 3)
 
 
 @pytest.mark.parametrize(
