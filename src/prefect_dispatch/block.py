@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 """Pauses before a try, where the provider names none: each twice as long as the one before."""
+BELIEVED = 10
+"""So many tries one after another may fail before pauses that the provider names are made longer, too."""
 ROUNDED_S = 1.0
 """Providers round what they say up to whole seconds: so much of it may be more than was needed."""
 
@@ -50,6 +52,13 @@ class Block:
     tries: int = 0
     trying: Turn | None = None
     verdict_s: float = 0.0
+    told: bool = False
+    """Whether the provider said how long it takes no more, in whole seconds at least."""
+
+    @property
+    def misled(self) -> bool:
+        """Whether the provider refused a try after as long as it had said."""
+        return self.told and self.tries > 0
 
     @property
     def is_short(self) -> bool:
@@ -61,9 +70,10 @@ class Block:
         if turn is self.trying:
             self.trying = None
             self.tries += 1
-            self.until = now + max(told_s, pause_s(self.tries))
+            self.until = now + max(told_s, pause_s(self.tries // BELIEVED if told_s else self.tries))
         else:
             self.until = max(self.until, now + told_s)
+        self.told |= told_s >= ROUNDED_S
         self.surely = max(self.surely, turn.started, now + told_s - ROUNDED_S)
         self.verdict_s = max(self.verdict_s, 2 * (now - turn.started))  # refusals come fast: no news is good news
 

@@ -5,6 +5,9 @@ included), is what the provider allows at least, whether it counts by the minute
 a bucket; the rate at the epoch's end, times the share of it in which calls were let through, is what it
 allows at most. What is learned lies between. From a little below it the rate creeps up as a cubic does:
 flat near what was learned, ever faster beyond, so that a rate learned too low isn't kept.
+
+A rate that few calls taught, or a provider that refused again after as long as it had said, is doubted until
+another is alike: it doubles with half as many calls as taught it. So it costs about as long as it took to learn.
 """
 
 from __future__ import annotations
@@ -25,7 +28,12 @@ been confirmed twice as long each time, up to the last."""
 FEW = 10
 """So few calls tell little, as others may have used up what the provider allows: a known rate is only met halfway."""
 ALIKE = 0.15
-"""Rates that differ by less than this share confirm each other."""
+"""Rates that differ by less than this share are alike."""
+TWICE, MANY, LONG_S = 2, 100, 20.0
+"""They confirm each other if there are more of them, if more calls taught them, or if the epoch was as long. A
+provider that once refused beyond what it had told is doubted up to so many calls, others up to `FEW`."""
+MOST_DOUBLED = 60.0
+"""How often a rate that is doubted is doubled: then there is as good as none."""
 STRAY, AMONG = 0.01, 600.0
 """A provider that refuses less than this share of the last calls, about so many, refuses at random: nothing is
 learned from a lone refusal then, or ever fewer calls would be made, and as many of them be refused."""
@@ -60,6 +68,9 @@ class Creep:
         self.started = self.refused = 0
         self._rate = math.inf
         self._calm_s = SHORTEST_S
+        self._doubling = math.inf
+        self._unrefused = self._taught = self._alike = 0
+        self._misled = False
         self._learned_at = 0.0
         self._calls = self._refusals = 0.0
         self._most = 0.0
@@ -68,6 +79,7 @@ class Creep:
         """Count a call that starts, and not the time before in which nobody wanted one."""
         self.started += 1
         self.opened = now if self.opened is None else self.opened + idle_s
+        self._unrefused += 1
         self._learned_at += idle_s
 
     def reopen(self, block: Block, now: float) -> None:
@@ -100,7 +112,14 @@ class Creep:
         learned = math.sqrt(least * max(least, most))
         if passed <= FEW and self._rate < math.inf:
             learned = math.sqrt(learned * self._rate)
-        confirmed = abs(learned - self._rate) <= ALIKE * self._rate < math.inf
+        alike = abs(learned - self._rate) <= ALIKE * self._rate < math.inf
+        self._alike = 1 + alike * self._alike
+        self._taught = passed + alike * self._taught
+        confirmed = alike and (self._alike > TWICE or self._taught > MANY or whole_s >= LONG_S)
+        self._misled |= block.misled
+        doubted = not confirmed and passed <= (MANY if self._misled else FEW)
+        self._doubling = max(self._taught / 2, 1.0) if doubted else math.inf
+        self._unrefused = 0
         doubtful_s = min(max(whole_s, SHORTEST_S), LONGER_S if passed > FEW else SHORTEST_S)
         self._calm_s = min(2 * self._calm_s, LONGEST_S) if confirmed else doubtful_s
         self._rate = learned
@@ -108,4 +127,5 @@ class Creep:
 
     def _rate_at(self, now: float) -> float:
         along = (now - self._calm_s - self._learned_at) / self._calm_s
-        return self._rate * (1 + BELOW * along**3)
+        doubled = 2 ** min(self._unrefused / self._doubling, MOST_DOUBLED)
+        return self._rate * (1 + BELOW * along**3) * doubled
