@@ -147,12 +147,13 @@ def _run_shard(shard: Shard, executor: Executor, limits: Limits) -> list[Came] |
         loop.run(errand.attend(doing.all()) if errand else doing.all(), group=group)
     except loop.CancelledError:
         raise ExecutorError("Interrupted.", kind="interrupted") from None
-    if under.passing and not doing.stopped and run.run_count <= context.task.retries:
+    again = run.run_count <= context.task.retries
+    if under.passing and not doing.stopped and again:
         _earlier[run.id] = under
         raise TransientError(
             f"{len(under.passing)} of {len(shard.work)} items failed in passing; they are asked again."
         )
-    came = doing.ended()
+    came = doing.ended(again=again)
     return errand.ended() if errand else came
 
 
@@ -181,12 +182,12 @@ class _Doing:
         self._store = get_result_store()
         self._places = gate_of(group, limits).places
         self._listener = under.listener
-        self._met_by_all = False
+        self._met: BaseException | None = None  # by all, in the end
 
     @property
     def stopped(self) -> bool:
         """Whether nothing more is to be asked."""
-        return self._met_by_all or (self._listener is not None and self._listener.stopped)
+        return self._met is not None or (self._listener is not None and self._listener.stopped)
 
     async def all(self) -> None:
         """Do what is left: as much at once as there are places, though all are begun before there is one for them."""
@@ -229,20 +230,20 @@ class _Doing:
         if self.stopped:
             raise UnwantedError
 
-    def ended(self) -> list[Came]:
-        """Return what nobody in this process was told; no further attempt follows."""
-        under = self._under
-        for work in under.shard.work:
-            if error := under.passing.pop(work.fingerprint, None):
-                self._settle(Came(work, error))
-        return (
-            []
-            if self._listener
-            else [under.settled.get(each.fingerprint, Came(each, None)) for each in under.shard.work]
-        )
+    def ended(self, *, again: bool) -> list[Came]:
+        """Return what nobody in this process was told; no further attempt follows, though perhaps there might have."""
+        for work in self._under.shard.work:
+            if error := self._under.passing.pop(work.fingerprint, None):
+                said = BudgetError(str(self._met)) if again and isinstance(self._met, BudgetError) else error
+                said.attempts = error.attempts  # between two of which the budget may have stopped it
+                self._settle(Came(work, said))
+        if self._listener:
+            return []
+        return [self._under.settled.get(each.fingerprint, Came(each, None)) for each in self._under.shard.work]
 
     def _settle(self, came: Came) -> None:
-        self._met_by_all |= isinstance(came.said, (TerminalError, BudgetError))
+        if self._met is None and isinstance(came.said, (TerminalError, BudgetError)):
+            self._met = came.said
         told = came if self._listener is None else came._replace(said=None)  # who was told has it
         self._under.settled[came.work.fingerprint] = told
         if self._listener:

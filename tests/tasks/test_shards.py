@@ -210,6 +210,26 @@ def test_a_budget_stops_within_a_shard() -> None:
     assert again.usage.requests == 7
 
 
+@pytest.mark.parametrize("shard", [1, 5])
+def test_what_a_budget_stops_between_two_attempts_says_so(shard: int) -> None:
+    """Whatever the shard: it failed for want of budget, and not for what would have been tried again."""
+
+    def script(ask: Ask) -> JsonValue:
+        first.append(ask.item.key)
+        if ask.item.key == first[0]:
+            raise TransientError("cut off")
+        return shout(ask)
+
+    first: list[str] = []
+    bounds = limits(shard, budget_requests=4, concurrency=5)
+    report = dispatch([BRIEF], KEYS[:5], executor=ScriptedExecutor(script), limits=bounds)
+    (other,) = {*KEYS[:5]} - {*first}
+    assert {gap.item: (gap.status, gap.error.kind) for gap in report.gaps} == {
+        first[0]: ("failed", "budget"),
+        other: ("skipped", "budget"),
+    }
+
+
 def test_a_check_that_breaks_is_an_outcome_too() -> None:
     """Whatever an executor raises is its item's."""
 
