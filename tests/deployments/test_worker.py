@@ -228,8 +228,9 @@ def gateway(server: Place) -> Generator[Gateway]:
 def test_serving_outlasts_an_outage(server: Place, gateway: Gateway, model: OpenAIServer, tmp_path: Path) -> None:
     """It says so, tries again, and runs what is asked for then; schedules are as somebody has set them meanwhile."""
     job = project(tmp_path / "project", "patient", model, one="a b")
-    env = {**server.env, "PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_API_URL": gateway.url}
-    place = replace(server, folder=tmp_path, env=env)
+    # A client that had a connection tries again by itself, a minute for each of three polls, before Prefect gives up.
+    quick = {"PREFECT_RUNNER_POLL_FREQUENCY": "1", "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    place = replace(server, folder=tmp_path, env={**server.env, **quick, "PREFECT_API_URL": gateway.url})
     said = tmp_path / "said"
     with server.client() as client, place.running("prefect_dispatch", "serve", str(job)) as process:
         place.wait(lambda: "Your deployments are being served" in said.read_text(), "it serves")
