@@ -182,7 +182,7 @@ class Away(UnderWay):
     def _renew(self) -> None:
         """Begin anew, as nothing is under way: with processes in place of those that died, and other shares."""
         if self._broken:
-            self._runner = self._runner.duplicate()
+            self._runner = self._runner.duplicate() if self._where.entered else self._where.make()
             self._stack.close()
             self._stack.enter_context(self._runner)
         self._room = self._measured()
