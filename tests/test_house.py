@@ -41,7 +41,7 @@ EXCEPTIONS = {
     "prefect_dispatch.tasks.integrate": {"kernel", "tasks", "integrators"},  # the task around any integrator
     "prefect_dispatch.tasks.desk": {"kernel", "tasks", "integrators"},  # what an integrator asks
 }
-LONGEST = 250
+LONGEST = 700
 """Lines of a module."""
 PUBLIC = [
     "LLM",
