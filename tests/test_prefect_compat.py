@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,12 +16,14 @@ import pytest
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
 from prefect.context import FlowRunContext
+from prefect.filesystems import LocalFileSystem
 from prefect.futures import PrefectFuture
-from prefect.results import ResultStore, get_result_store
+from prefect.results import ResultStore
 from prefect.serializers import JSONSerializer
 from prefect.settings import get_current_settings
 from prefect.states import Completed, State
 from prefect.transactions import get_transaction, transaction
+from prefect.types._datetime import now
 
 from prefect_dispatch import prefect_compat
 from prefect_dispatch.prefect_compat import (
@@ -107,24 +109,16 @@ def test_results_are_linked_to_their_task_runs_until_they_are_forgotten() -> Non
     require(not kept, "an entry of FlowRunContext.run_results can be removed")
 
 
-@pytest.mark.usefixtures("prefect_server")
 def test_a_record_is_the_one_that_prefect_makes(tmp_path: Path) -> None:
-    """A record of our own is the same, byte for byte, as `ResultStore` writes, and Prefect reads it."""
-
-    @flow(persist_result=True, result_storage=None)
-    def run() -> None:
-        store = cast("Any", get_result_store()).update_for_flow(run, _sync=True)
-        until = datetime.now(timezone.utc) + timedelta(days=1)
-        key = str(tmp_path / "key")
-        own = result_record(
-            {"a": 1}, JSONSerializer(), storage_key=key, storage_block=store.result_storage_block_id, expiration=until
-        )
-        theirs = store.create_result_record({"a": 1}, key=key, expiration=until)
-        theirs.metadata.serializer = JSONSerializer()
-        require(json.loads(own) == json.loads(theirs.serialize()), "ResultRecord and ResultRecordMetadata")
-        require(type(theirs).deserialize(own).result == {"a": 1}, "ResultRecord.deserialize reads a record")
-
-    run()
+    """A record of our own has what `ResultStore` writes for the same result, and Prefect reads it."""
+    store = ResultStore(result_storage=LocalFileSystem(basepath=str(tmp_path)), serializer=JSONSerializer())
+    until = now("UTC") + timedelta(days=1)
+    theirs = store.create_result_record({"a": 1}, key="key", expiration=until)
+    own = result_record(
+        {"a": 1}, JSONSerializer(), storage_key=str(tmp_path / "key"), storage_block=None, expiration=until
+    )
+    require(json.loads(own) == json.loads(theirs.serialize()), "ResultRecord and ResultRecordMetadata")
+    require(type(theirs).deserialize(own).result == {"a": 1}, "ResultRecord.deserialize reads a record")
 
 
 @pytest.mark.usefixtures("store")
