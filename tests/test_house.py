@@ -57,7 +57,7 @@ INTERNALS = (
     "prefect.workers",
 )
 """What Prefect's documentation doesn't promise, by the beginnings of names."""
-DOCUMENTED = {"prefect.utilities.annotations.quote"}
+DOCUMENTED = {"prefect.__version__", "prefect.utilities.annotations.quote"}
 """What it does, beneath one of those."""
 LONGEST = 700
 """Lines of a module."""

@@ -17,7 +17,6 @@ from prefect import flow, task
 from prefect.cache_policies import INPUTS
 from prefect.context import FlowRunContext
 from prefect.filesystems import LocalFileSystem
-from prefect.futures import PrefectFuture
 from prefect.results import ResultStore
 from prefect.serializers import JSONSerializer
 from prefect.settings import get_current_settings
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from prefect.futures import PrefectFuture
     from prefect.transactions import BaseTransaction
 
 PREFECT = f"Prefect {version('prefect')}"
