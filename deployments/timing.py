@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from pydantic import ValidationError
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.prefect_compat import has_next_date
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -106,10 +106,8 @@ def _is_due(cron: str) -> bool:
     words = cron.split()
     if len(words) != _FIELDS and not (len(words) == 1 and cron.startswith("@")):
         return False
-    from prefect.server.schemas.schedules import CronSchedule as Calendar  # noqa: PLC0415 -- the server's part is slow
-
     try:
-        return bool(asyncio.run(Calendar(cron=cron).get_dates(1)))
+        return has_next_date(cron)
     except ValueError:  # of pydantic's, or of the parser's, for a day that never comes
         return False
 

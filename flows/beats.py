@@ -13,29 +13,29 @@ from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING
 
 from prefect import __version__
-from prefect.context import SettingsContext, get_settings_context
 from prefect.events import emit_event
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
+
+from prefect_dispatch.prefect_compat import heartbeat_frequency
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-_before: ContextVar[SettingsContext | None] = ContextVar("before", default=None)
-"""The settings with which the flow that is being called was called, where they want heartbeats."""
+_before: ContextVar[float | None] = ContextVar("before", default=None)
+"""Seconds between two heartbeats by the settings with which the flow that is being called was called, if any."""
 
 
 @contextmanager
 def without_prefects() -> Generator[None]:
     """Have Prefect send none for the flow that is called within."""
-    mine = get_settings_context()
-    if mine.settings.flows.heartbeat_frequency is None:
+    every_s = get_current_settings().flows.heartbeat_frequency
+    if every_s is None:
         yield
         return
-    # `temporary_settings` reads the environment again, which takes fifty milliseconds.
-    flows = mine.settings.flows.model_copy(update={"heartbeat_frequency": None})
-    token = _before.set(mine)
+    token = _before.set(every_s)
     try:
-        with SettingsContext(profile=mine.profile, settings=mine.settings.model_copy(update={"flows": flows})):
+        with heartbeat_frequency(None):
             yield
     finally:
         _before.reset(token)
@@ -44,14 +44,13 @@ def without_prefects() -> Generator[None]:
 @contextmanager
 def beating() -> Generator[None]:
     """Send those that Prefect was kept from sending; for flows that are called within, it sends its own."""
-    before = _before.get()
-    every_s = before.settings.flows.heartbeat_frequency if before else None
-    if before is None or every_s is None:
+    every_s = _before.get()
+    if every_s is None:
         yield
         return
     token = _before.set(None)
     try:
-        with SettingsContext(profile=before.profile, settings=before.settings):
+        with heartbeat_frequency(every_s):
             _beat()
             with ticking(_beat, every_s):
                 yield

@@ -16,9 +16,9 @@ from prefect_dispatch.errors import AuditError, MergeError
 from prefect_dispatch.inert import plain
 from prefect_dispatch.integrators.gaps import unanswered
 from prefect_dispatch.ledger import LedgerRow, Merge, Ref, Violation, place_of
+from prefect_dispatch.prefect_compat import outside_transactions
 from prefect_dispatch.report import Gap, Report, Spending
 from prefect_dispatch.scrub import scrubbed, told
-from prefect_dispatch.tasks.apart import apart
 from prefect_dispatch.tasks.integrate import integrate
 from prefect_dispatch.tasks.work import as_is
 
@@ -117,7 +117,7 @@ def _merge(
     if len(rows) == len(outcomes):
         return Merge(value=None, ledger=rows), (), None
     try:
-        with apart():
+        with outside_transactions():
             merged = integrate(
                 as_is(job.briefs),
                 as_is(job.items),

@@ -19,9 +19,9 @@ from prefect.runtime import flow_run
 from prefect_dispatch.errors import ExecutorError, UnaskedError
 from prefect_dispatch.executors.base import Abrupt
 from prefect_dispatch.models import Answer, Failure
+from prefect_dispatch.prefect_compat import outside_transactions
 from prefect_dispatch.progress import Progress
 from prefect_dispatch.tasks import loop
-from prefect_dispatch.tasks.apart import apart
 from prefect_dispatch.tasks.away import under_way
 from prefect_dispatch.tasks.batch_run import Gathered
 from prefect_dispatch.tasks.elsewhere import elsewhere
@@ -112,7 +112,7 @@ class FanOut:
         """
         if batched:
             self._take(batched)
-        with apart(), self._under_way:
+        with outside_transactions(), self._under_way:
             try:
                 self._recall()
                 goes_on = self._submit()

@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from prefect.filesystems import LocalFileSystem
 from prefect.logging import get_run_logger
-from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]  # no public way
 
 from prefect_dispatch.errors import TransientError
+from prefect_dispatch.prefect_compat import result_record
 from prefect_dispatch.tasks.draft_records import Look
 from prefect_dispatch.tasks.drafts import TakenError, begun, ready
 from prefect_dispatch.tasks.holds import held
@@ -60,17 +60,16 @@ class Place:
 
     def record(self, answer: Answer) -> bytes:
         """Return an answer as Prefect would store it, whichever serializer the task run has."""
-        # What `ResultStore.create_result_record` makes, without its looks at each folder above the key's.
         storage, key = self.store.result_storage, self.key
         if isinstance(storage, LocalFileSystem) and self.store.result_storage_block_id is None:
             key = str(cast("Path", self.shelf.folder) / key)
-        metadata = ResultRecordMetadata(
-            serializer=AnswerSerializer(),
-            expiration=cast("Any", datetime.now(timezone.utc) + self.lasts if self.lasts else None),
+        return result_record(
+            answer,
+            AnswerSerializer(),
             storage_key=key,
-            storage_block_id=self.store.result_storage_block_id,
+            storage_block=self.store.result_storage_block_id,
+            expiration=datetime.now(timezone.utc) + self.lasts if self.lasts else None,
         )
-        return ResultRecord(result=answer, metadata=metadata).serialize()
 
 
 class UnwantedError(Exception):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from prefect import task
 from prefect.context import TaskRunContext
 from prefect.tasks import exponential_backoff
-from prefect.transactions import BaseTransaction, TransactionState, get_transaction
+from prefect.transactions import BaseTransaction, get_transaction
 
 from prefect_dispatch.asking import attempt
 from prefect_dispatch.errors import ExecutorError, TransientError
@@ -17,6 +17,7 @@ from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.inert import plain
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Answer, Attempt, Brief, Item, Usage
+from prefect_dispatch.prefect_compat import keep_own_record
 from prefect_dispatch.scrub import scrub
 from prefect_dispatch.settings import settings
 from prefect_dispatch.tasks import loop
@@ -116,9 +117,7 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
         if isinstance(error, TransientError) and run.run_count <= context.task.retries:
             _earlier[run.id] = error.attempts
         raise
-    own.write_on_commit = False  # it is stored, whatever becomes of a transaction of the caller's
-    if stored:
-        own.state = TransactionState.COMMITTED  # so that the task run's state is Cached
+    keep_own_record(own, was_stored=stored)
     return answer
 
 

@@ -9,8 +9,8 @@ from uuid import uuid4
 from prefect.runtime import flow_run
 
 from prefect_dispatch.errors import BudgetError, TerminalError
+from prefect_dispatch.prefect_compat import forget_result
 from prefect_dispatch.tasks import shards
-from prefect_dispatch.tasks.apart import unlinked
 from prefect_dispatch.tasks.gates import gate_of
 from prefect_dispatch.tasks.records import Records
 from prefect_dispatch.tasks.run_brief import within
@@ -146,7 +146,7 @@ class UnderWay:
         try:
             future.wait()
             said: object = future.result(raise_on_failure=False)
-            unlinked(said, future)
+            forget_result(said, future)
             stored = future.state.name == "Cached"
         except Exception as broken:  # noqa: BLE001 -- Prefect's engine failed: still an outcome
             said, stored = broken, False

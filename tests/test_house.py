@@ -41,6 +41,24 @@ EXCEPTIONS = {
     "prefect_dispatch.tasks.integrate": {"kernel", "tasks", "integrators"},  # the task around any integrator
     "prefect_dispatch.tasks.desk": {"kernel", "tasks", "integrators"},  # what an integrator asks
 }
+INTERNALS = (
+    "prefect._",
+    "prefect.context.SettingsContext",
+    "prefect.flow_engine",
+    "prefect.input.actions",
+    "prefect.input.keyset",
+    "prefect.results.ResultRecord",
+    "prefect.runner",
+    "prefect.server",
+    "prefect.task_engine",
+    "prefect.transactions.TransactionState",
+    "prefect.types._",
+    "prefect.utilities",
+    "prefect.workers",
+)
+"""What Prefect's documentation doesn't promise, by the beginnings of names."""
+DOCUMENTED = {"prefect.__version__", "prefect.utilities.annotations.quote"}
+"""What it does, beneath one of those."""
 LONGEST = 700
 """Lines of a module."""
 PUBLIC = [
@@ -149,6 +167,13 @@ def test_imports_go_one_way(name: str, layer: str, file: Path) -> None:
 def test_no_folder_is_imported_by_its_bare_name(file: Path) -> None:
     """A user's project has a `tasks` of its own: this one's is `prefect_dispatch.tasks`."""
     assert not {each.partition(".")[0] for each in _imported(file)} & FOLDERS.keys()
+
+
+@every_module
+def test_prefects_internals_are_used_in_one_place(name: str, layer: str, file: Path) -> None:
+    """What Prefect doesn't document is used by `prefect_compat` alone, where each use has a contract test."""
+    used = {each for each in _imported(file) if each.startswith(INTERNALS)} - DOCUMENTED
+    assert not used or name == "prefect_dispatch.prefect_compat"
 
 
 @every_module

@@ -8,7 +8,7 @@ import pytest
 from prefect.context import FlowRunContext
 
 from prefect_dispatch import Brief, Collate, Item, Limits, dispatch
-from prefect_dispatch.tasks.apart import unlinked
+from prefect_dispatch.prefect_compat import forget_result
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -52,5 +52,5 @@ def test_no_state_of_a_settled_task_run_is_kept(output: Output, answer: JsonValu
 def test_outside_of_flows_there_is_nothing_to_forget() -> None:
     """A task alone belongs to no flow run that would keep it."""
     result = object()
-    unlinked(result, cast("Any", None))
+    forget_result(result, cast("Any", None))
     assert FlowRunContext.get() is None

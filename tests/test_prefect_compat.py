@@ -1,0 +1,178 @@
+"""What is used of Prefect beyond its documentation holds: a failure here names the version that breaks it.
+
+These are contracts with Prefect, so most of them don't call this package at all. `.ci/run` runs them on both ends of
+the range of versions that `pyproject.toml` declares.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from datetime import timedelta
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+from prefect import flow, task
+from prefect.cache_policies import INPUTS
+from prefect.context import FlowRunContext
+from prefect.filesystems import LocalFileSystem
+from prefect.results import ResultStore
+from prefect.serializers import JSONSerializer
+from prefect.settings import get_current_settings
+from prefect.states import Completed, State
+from prefect.transactions import get_transaction, transaction
+from prefect.types._datetime import now
+
+from prefect_dispatch import prefect_compat
+from prefect_dispatch.prefect_compat import (
+    ReportState,
+    forget_result,
+    has_next_date,
+    heartbeat_frequency,
+    keep_own_record,
+    outside_transactions,
+    result_record,
+    visit_parts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from prefect.futures import PrefectFuture
+    from prefect.transactions import BaseTransaction
+
+PREFECT = f"Prefect {version('prefect')}"
+
+
+def require(holds: object, contract: str) -> None:
+    """Fail with the version of Prefect if a contract doesn't hold."""
+    assert holds, f"{PREFECT} breaks a contract: {contract}"
+
+
+@task
+def double(number: int) -> dict[str, int]:
+    """Return a new object."""
+    return {"doubled": 2 * number}
+
+
+def test_outside_transactions() -> None:
+    """`BaseTransaction.__var__` holds the open transaction, and is what `get_transaction` reads."""
+    with transaction() as mine:
+        with outside_transactions():
+            require(get_transaction() is None, "BaseTransaction.__var__ holds the open transaction")
+        require(get_transaction() is mine, "the context variable can be set and reset")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_task_run_that_stores_its_result_by_itself() -> None:
+    """With `write_on_commit` off nothing is stored; as `COMMITTED`, the task run ends as `Cached`."""
+    kept: list[BaseTransaction] = []
+
+    @task(cache_policy=INPUTS, persist_result=True)
+    def stored_before(number: int, *, was_stored: bool) -> int:
+        own = get_transaction()
+        require(own is not None, "a task run with a cache policy has a transaction")
+        kept.append(cast("BaseTransaction", own))
+        keep_own_record(kept[-1], was_stored=was_stored)
+        return number
+
+    @flow
+    def run() -> list[str]:
+        return [stored_before(1, was_stored=each, return_state=True).name or "" for each in (False, True)]
+
+    require(run() == ["Completed", "Cached"], "TransactionState.COMMITTED makes the state of a task run `Cached`")
+    for own in kept:
+        require(own.key, "the transaction of a task run has the key of its result")
+        store = cast("ResultStore", own.store)
+        require(not store.exists(str(own.key)), "write_on_commit=False keeps Prefect from storing a result")
+
+
+@pytest.mark.usefixtures("store")
+def test_results_are_linked_to_their_task_runs_until_they_are_forgotten() -> None:
+    """`FlowRunContext.run_results` maps the id of a result to the state of its task run, first in a tuple."""
+
+    @flow
+    def run() -> tuple[bool, bool]:
+        future: PrefectFuture[Any] = double.submit(1)
+        result = future.result()
+        context = FlowRunContext.get()
+        assert context
+        found = context.run_results.get(id(result))
+        linked = found is not None and found[0].state_details.task_run_id == future.task_run_id
+        forget_result(result, future)
+        return linked, id(result) in context.run_results
+
+    linked, kept = run()
+    require(linked, "FlowRunContext.run_results holds (state, …) by the id of a result")
+    require(not kept, "an entry of FlowRunContext.run_results can be removed")
+
+
+def test_a_record_is_the_one_that_prefect_makes(tmp_path: Path) -> None:
+    """A record of our own has what `ResultStore` writes for the same result, and Prefect reads it."""
+    store = ResultStore(result_storage=LocalFileSystem(basepath=str(tmp_path)), serializer=JSONSerializer())
+    until = now("UTC") + timedelta(days=1)
+    theirs = store.create_result_record({"a": 1}, key="key", expiration=until)
+    own = result_record(
+        {"a": 1}, JSONSerializer(), storage_key=str(tmp_path / "key"), storage_block=None, expiration=until
+    )
+    require(json.loads(own) == json.loads(theirs.serialize()), "ResultRecord and ResultRecordMetadata")
+    require(type(theirs).deserialize(own).result == {"a": 1}, "ResultRecord.deserialize reads a record")
+
+
+@pytest.mark.usefixtures("store")
+def test_prefect_takes_a_returned_state_whose_data_it_does_not_look_into() -> None:
+    """A state that keeps its data from being walked through is a run's end like any other."""
+
+    @flow
+    def run() -> int:
+        return cast("int", Completed(cls=ReportState, name="CompletedWithGaps", message="Gaps.", data=[1]))
+
+    state: State[Any] = run(return_state=True)
+    require(state.name == "CompletedWithGaps", "a flow may return a state of a subclass")
+    require(state.result() == [1], "the data of a returned state is the result")
+    fields = dict(cast("Any", ReportState(type=state.type, data=[1])))
+    require("data" not in fields and "name" in fields, "State.__iter__ yields the fields")
+
+
+def test_heartbeats_can_be_switched_off_and_on_by_context() -> None:
+    """`SettingsContext` takes settings of ours, and `get_current_settings` gives them."""
+    before = get_current_settings().flows.heartbeat_frequency
+    for seconds in (None, 45):
+        with heartbeat_frequency(seconds):
+            now = get_current_settings().flows.heartbeat_frequency
+            require(now == seconds, "SettingsContext sets flows.heartbeat_frequency")
+    require(get_current_settings().flows.heartbeat_frequency == before, "and takes it back")
+
+
+def test_every_part_of_data_is_visited() -> None:
+    """`visit_collection` calls a function for every part, without making anything of what it returns."""
+    seen: list[object] = []
+
+    def look(part: object) -> object:
+        seen.append(part)
+        return part
+
+    visit_parts({"a": [1, (2, {"b": 3})]}, cast("Callable[[Any], Any]", look))
+    require({1, 2, 3} <= {part for part in seen if isinstance(part, int)}, "visit_collection visits every part")
+
+
+@pytest.mark.parametrize(("cron", "due"), [("0 6 * * *", True), ("0 0 30 2 *", False)])
+def test_the_servers_scheduler_knows_whether_a_day_comes(cron: str, due: bool) -> None:  # noqa: FBT001 -- a column
+    """A day that never comes is an error, or no date."""
+    try:
+        found = has_next_date(cron)
+    except ValueError:
+        found = False
+    require(found == due, "prefect.server.schemas.schedules.CronSchedule.get_dates")
+
+
+def test_every_use_has_a_contract() -> None:
+    """What the module offers is tested here."""
+    offered = {
+        name
+        for name, value in vars(prefect_compat).items()
+        if inspect.isfunction(value) and value.__module__ == prefect_compat.__name__
+    }
+    assert offered <= globals().keys()
