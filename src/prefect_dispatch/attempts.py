@@ -108,6 +108,10 @@ class Attempt(Numerous):
 
     part: str = ""
     """Which part of an item that was too long it was at: `2`, or `2.1` where that was cut again; empty: the whole."""
+    model: str = ""
+    """The model that was asked last; empty where an earlier version stored it, and where no language model is asked."""
+    served_model: str = ""
+    """The model that its response named; empty where it named none."""
     usage: Usage = Usage()
     """What this attempt spent."""
     reasks: int = Field(default=0, ge=0)
