@@ -101,7 +101,7 @@ _RULES = (
         TransientError,
         "connection",
         {500},
-        r"\A(connection error|cannot connect)",
+        r"\A(connection error|cannot connect|stream ended before)",
         names={"ConnectError", "ReadError", "WriteError", "RemoteProtocolError"},
     ),
     _Rule(

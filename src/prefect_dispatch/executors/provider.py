@@ -154,7 +154,7 @@ def reply_of(response: Any, model: str, price: Price | None, served: str = "") -
         case _:
             pass
     text = text or _arguments(message)
-    if refusal := fields.get("refusal"):
+    if refusal := getattr(message, "refusal", None) or fields.get("refusal"):  # there up to litellm 1.106
         finish, text = "refused", str(refusal)
     text = text.encode("utf-8", "replace").decode()  # JSON can hold half a character, a stored answer can't
     return Reply(value=text, finish=finish, model=model, served_model=served, usage=_usage(response, model, price))
