@@ -100,4 +100,3 @@ class _Body(httpx.AsyncByteStream):
     async def aclose(self) -> None:
         """Close the connection, or give it back."""
         await self._stream.aclose()
-

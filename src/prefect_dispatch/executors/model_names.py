@@ -23,9 +23,7 @@ _VARIANT = re.compile(r":(?:free|nitro|floor|online|extended|exacto|latest|\d+)$
 _BEDROCK = re.compile(
     r"^(?:(?:us|eu|apac|jp|au|ca|us-gov|global)\.)?(?:ai21|amazon|anthropic|cohere|deepseek|meta|mistral|openai|qwen)\."
 )
-_STAMP = re.compile(
-    r"[-@](20\d{2}-?[01]\d-?[0-3]\d|[01]\d-20\d{2}|[01]\d-[0-3]\d|[01]\d[0-3]\d|2\d[01]\d|00\d)$"
-)
+_STAMP = re.compile(r"[-@](20\d{2}-?[01]\d-?[0-3]\d|[01]\d-20\d{2}|[01]\d-[0-3]\d|[01]\d[0-3]\d|2\d[01]\d|00\d)$")
 """The date or the number of a snapshot at the end of a name: `-2025-08-07`, `-20250929`, `-0613`, `-2411`, `-001`."""
 _LATEST = re.compile(r"[-:]latest$")
 _RENAMED = {"gpt-4-turbo-preview": "gpt-4-0125-preview"}

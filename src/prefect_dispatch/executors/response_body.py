@@ -17,9 +17,7 @@ LONGEST_NAME = 200
 _WITHIN = ("message", "response")
 """Where an event of a stream may hold what a body has at its top."""
 _ZEROS: dict[str, dict[str, int]] = {
-    "usage": dict.fromkeys(
-        ("prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"), 0
-    ),
+    "usage": dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens", "input_tokens", "output_tokens"), 0),
     "usageMetadata": dict.fromkeys(("promptTokenCount", "candidatesTokenCount", "totalTokenCount"), 0),
 }
 """What stands for a usage that is unknown: no tokens at all, which no call takes."""

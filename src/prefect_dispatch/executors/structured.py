@@ -112,11 +112,7 @@ def require_not_refused(
 
 def _possible(strongest: Method, *, is_object: bool) -> Sequence[Method]:
     """Return the ways from one on; only objects can be asked for as a JSON object or as a tool's arguments."""
-    return [
-        method
-        for method in METHODS[METHODS.index(strongest) :]
-        if is_object or method not in _OBJECTS
-    ]
+    return [method for method in METHODS[METHODS.index(strongest) :] if is_object or method not in _OBJECTS]
 
 
 @lru_cache(maxsize=256)  # litellm takes a third of a millisecond

@@ -120,9 +120,7 @@ async def _post(url: str, body: bytes, headers: dict[str, str], exchange: Exchan
     import aiohttp  # noqa: PLC0415 -- is loaded where it is called
 
     for _ in range(MOST_REDIRECTS):
-        sent = _session().post(
-            url, data=body, headers=headers, proxy=_proxy(url, environment()), allow_redirects=False
-        )
+        sent = _session().post(url, data=body, headers=headers, proxy=_proxy(url, environment()), allow_redirects=False)
         try:
             async with sent as response:
                 if response.status in _REDIRECTS and (location := response.headers.get("Location")):
