@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from pydantic import AwareDatetime, Field
 
 from prefect_dispatch.strict import Frozen, Numerous
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LONGEST_TEXT = 2_000
 """Characters of an invalid answer that an attempt keeps."""
@@ -130,6 +134,11 @@ class Attempt(Numerous):
     """How long it waited: for a busy provider, for the pace, for room in the budget."""
     error: str | None = None
     """What ended the attempt, unless it succeeded: class of failure and message."""
+
+
+def answering_models(attempts: Iterable[Attempt]) -> set[tuple[str, str]]:
+    """Return which models gave an answer: the one that was asked, and the one that its response named."""
+    return {(each.model, each.served_model) for each in attempts if each.model and each.error is None}
 
 
 def _cut(text: str, most: int) -> str:

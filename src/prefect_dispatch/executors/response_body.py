@@ -68,7 +68,7 @@ def _parts(body: Any) -> list[dict[str, Any]]:  # noqa: ANN401 -- JSON
 def _is_sane(usage: Any, depth: int = 0) -> bool:  # noqa: ANN401 -- JSON
     """Return whether every count of tokens in a usage is a whole number that a call can take."""
     if isinstance(usage, list):
-        return depth < _DEEPEST and all(_is_sane(part, depth + 1) for part in cast("list[Any]", usage))
+        return depth < _DEEPEST and all(_is_sane(part, depth + 1) for part in usage)
     if not isinstance(usage, dict):
         return True
     for name, value in cast("dict[str, Any]", usage).items():

@@ -128,7 +128,7 @@ def _listed(litellm: Any, model: str) -> Method | None:  # noqa: ANN401 -- a mod
 
 
 def _key(model: str, api_base: str | None) -> tuple[str, ...]:
-    """Return what tells one server's model from another's: its name and address, by the environment where none is set."""
+    """Return what tells a server's model from another's: its name and address, by the environment where none is set."""
     provider = model.partition("/")[0].upper()
     variables = (f"{provider}_{name}" for name in ("API_BASE", "BASE_URL"))
     return (model, api_base) if api_base else (model, *(os.environ.get(name, "") for name in variables))
