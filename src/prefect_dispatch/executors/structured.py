@@ -110,6 +110,16 @@ def require_not_refused(
         raise FormRefusedError(str(error), usage=error.usage) from None
 
 
+def forget_methods() -> None:
+    """Forget what was found out of servers."""
+    _known.clear()
+
+
+def remembered() -> int:
+    """Return of how many models something is remembered."""
+    return len(_known)
+
+
 def _possible(strongest: Method, *, is_object: bool) -> Sequence[Method]:
     """Return the ways from one on; only objects can be asked for as a JSON object or as a tool's arguments."""
     return [method for method in METHODS[METHODS.index(strongest) :] if is_object or method not in _OBJECTS]
