@@ -117,9 +117,12 @@ class Exchange:
             MalformedResponseError: If it can't be decompressed.
         """
         body = bytearray()
-        async for piece in self.bounded(pieces, status, coding):
-            body += piece
-        return bytes(body)
+        try:
+            async for piece in self.bounded(pieces, status, coding):
+                body += piece
+            return bytes(body)
+        finally:
+            body.clear()  # an error keeps this frame alive for a while, and all that it holds
 
     async def bounded(self, pieces: AsyncIterable[bytes], status: int, coding: str) -> AsyncIterator[bytes]:
         """Yield a body decompressed, piece by piece; arguments and errors are those of `read`."""
@@ -171,14 +174,17 @@ class Exchange:
     async def inspected_events(self, pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         """Yield server-sent events, inspected as a body is; what can't be read is left as it is."""
         parts: list[bytes] = []
-        async for piece in pieces:
-            *lines, rest = piece.split(b"\n")
-            if lines:
-                lines[0] = b"".join((*parts, lines[0]))
-                parts = []
-                yield b"".join(self._inspected_line(line) + b"\n" for line in lines)
-            parts.append(rest)
-        yield self._inspected_line(b"".join(parts))
+        try:
+            async for piece in pieces:
+                *lines, rest = piece.split(b"\n")
+                if lines:
+                    lines[0] = b"".join((*parts, lines[0]))
+                    parts.clear()
+                    yield b"".join(self._inspected_line(line) + b"\n" for line in lines)
+                parts.append(rest)
+            yield self._inspected_line(b"".join(parts))
+        finally:
+            parts.clear()  # as in `read`
 
     def note(self, body: Any) -> bool:  # noqa: ANN401 -- JSON
         """Note the model that a body names, and replace a usage that can't be true; return whether it had one."""

@@ -88,11 +88,11 @@ class _Body(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body."""
-        pieces = self._exchange.bounded(self._stream, self._status, self._coding)
         inspects = self._status == _OK and self._exchange.inspects
         if inspects and self._type == "application/json":
-            yield self._exchange.inspect(b"".join([piece async for piece in pieces]))
+            yield self._exchange.inspect(await self._exchange.read(self._stream, self._status, self._coding))
             return
+        pieces = self._exchange.bounded(self._stream, self._status, self._coding)
         is_stream = inspects and self._type == "text/event-stream"
         async for piece in self._exchange.inspected_events(pieces) if is_stream else pieces:
             yield piece
