@@ -116,7 +116,7 @@ def carry_out(
     job = replace(job, limits=share_of(job.limits))
     memory = JobMemory(parts.briefs, parts.items, folder, place, limit)
     files = None if out is None else ready_folder(Path(folder, out))
-    stored = looked_up(job)
+    job, stored = looked_up(job)
     expected = planned(job, stored)
     if expected.to_ask:  # else whoever merges may find its own answers stored, too
         require_keys(job.integrator)

@@ -1,4 +1,4 @@
-"""What a run tells Prefect's automations: gaps, a budget reached, changes since the last run, a failed audit.
+"""What a run tells Prefect's automations: gaps, a budget reached, another model, changes, a failed audit.
 
 An event is small: counts, and the first names, from a report in which secrets are hidden already. Its resource
 is the flow run; Prefect adds what belongs to that (flow, deployment, work pool, tags).
@@ -94,6 +94,10 @@ def events(report: Report, briefs: Sequence[Brief]) -> Iterator[Told]:
             {**every, "changes": str(report.changes)},
             (f"{name}: {ref}" for name, refs in lists.items() for ref in refs),
         )
+    if other := [each for each in report.models if not each.expected]:
+        names = [f"{each.asked} answered as {each.served}" for each in other]
+        answers = sum(each.answers for each in other)
+        yield _told("other-model", common, {"answers": answers, "models": len(other)}, names)
     if report.violations:
         yield _told("failed-audit", common, {"violations": len(report.violations)}, map(str, report.violations))
 

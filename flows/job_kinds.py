@@ -171,7 +171,7 @@ def plan_of(job: AnyJob, folder: Path, *, limit: int | None = None, refresh: Aga
     if parts.review:
         require_deciding(parts.integrator)
     prepared = _prepared(job, parts, job.place(folder), job.bounds(limit, refresh))
-    plan = planned(prepared, looked_up(prepared))
+    plan = planned(*looked_up(prepared))
     way = way_to(parts.fan_out, prepared.work, prepared.executor, job.place(folder).resolve())
     shards_of(parts.task_runner, prepared.executor, way.where)
     return plan.model_copy(update={"notes": (*plan.notes, *way.notes)})

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.attempts import answering_models
 from prefect_dispatch.binding import bind
 from prefect_dispatch.bounds import require_bounded
 from prefect_dispatch.errors import JobError
@@ -13,6 +14,7 @@ from prefect_dispatch.executors.base import Executor, Placed
 from prefect_dispatch.executors.fitting import require_fit
 from prefect_dispatch.executors.item_mentions import require_seen
 from prefect_dispatch.executors.kinds import default_executor
+from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.local import located
 from prefect_dispatch.executors.variety import require_variety, sampled
 from prefect_dispatch.flows.batch import require_batches
@@ -159,16 +161,26 @@ def plan(
         require_deciding(integrator)
     place = Path(folder).resolve()
     job = prepare(briefs, source(items), executor, integrator, limits, folder=place, limit=limit, refresh=refresh)
-    return planned(replace(job, limits=share_of(job.limits)), looked_up(job))
+    return planned(*looked_up(replace(job, limits=share_of(job.limits))))
 
 
-def looked_up(job: Prepared) -> Found:
-    """Return the answers that are stored for a job.
+def looked_up(job: Prepared) -> tuple[Prepared, Found]:
+    """Return a job, and the answers that are stored for it; what is stored and can't be used is asked again.
+
+    That is what another model answered than the one that was asked, where the executor's `strict_model` is set.
 
     Raises:
         TransientError: If the storage can't be read.
     """
-    return Found(job.work, answer_shelf(), job.again)
+    stored = Found(job.work, answer_shelf(), job.again)
+    executor = job.executor
+    if isinstance(executor, LLM) and executor.strict_model:
+        pairs = {name: answering_models(answer.attempts) for name, answer in stored.answers.items()}
+        other = {name for name, found in pairs.items() if not all(executor.is_expected(*pair) for pair in found)}
+        for name in other:
+            del stored.answers[name]
+        job = replace(job, again=job.again | other)
+    return job, stored
 
 
 def planned(job: Prepared, stored: Found) -> Plan:

@@ -12,12 +12,17 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, JsonValue
 
 from prefect_dispatch._version import __version__
+from prefect_dispatch.attempts import answering_models
 from prefect_dispatch.errors import AuditError, MergeError
+from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.executors.local import is_local
+from prefect_dispatch.executors.model_names import is_expected_model
+from prefect_dispatch.flows.own_executors import own_executors
 from prefect_dispatch.inert import plain
 from prefect_dispatch.integrators.gaps import unanswered
-from prefect_dispatch.ledger import LedgerRow, Merge, Ref, Violation, place_of
+from prefect_dispatch.ledger import Flag, LedgerRow, Merge, Ref, Violation, place_of
 from prefect_dispatch.prefect_compat import outside_transactions
-from prefect_dispatch.report import Gap, Report, Spending
+from prefect_dispatch.report import Gap, Report, ServedModel, Spending
 from prefect_dispatch.scrub import scrubbed, told
 from prefect_dispatch.tasks.integrate import integrate
 from prefect_dispatch.tasks.work import as_is
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.tasks.plan import Plan
 
 NAMED_GAPS = 5
+MOST_SOURCES = 1_000
+"""Outcomes that a flag of a model names."""
 
 
 class Clock:
@@ -71,6 +78,7 @@ def settle(
     status, message = _verdict(
         ordered, job.limits.min_success, stopped=stopped, broken=broken or merge.failed, shortfalls=merge.shortfalls
     )
+    models, other = _models(job, [*ordered, *merge.asked])
     return Report(
         status=status,
         message=plain(message),
@@ -85,10 +93,11 @@ def settle(
         violations=violations,
         rules=merge.rules,
         proposals=merge.proposals,
-        flags=merge.flags,
+        flags=(*merge.flags, *other),
         tables=merge.tables,
         documents=merge.documents,
         shortfalls=merge.shortfalls,
+        models=models,
         usage=Spending.of([*ordered, *merge.asked]),
         integration=Spending.of(merge.asked),
         plan=planned.model_dump(mode="json"),
@@ -149,6 +158,45 @@ def _with_parts(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> tuple
         else row
         for row in rows
     )
+
+
+def _models(job: Prepared, outcomes: Sequence[Outcome]) -> tuple[tuple[ServedModel, ...], tuple[Flag, ...]]:
+    """Return which models answered, and a flag for each that is not the one that was asked."""
+    sources: dict[tuple[str, str], set[Ref]] = {}
+    for outcome in outcomes:
+        for asked, served in answering_models(outcome.attempts) if outcome.status == "succeeded" else ():
+            sources.setdefault((asked, served), set()).add(Ref.of(outcome))
+    accepted = _accepted(job)
+    rows = [
+        ServedModel(
+            asked=asked,
+            served=served,
+            answers=len(refs),
+            expected=is_local(asked) or is_expected_model(asked, served, accepted),
+        )
+        for (asked, served), refs in sorted(sources.items())
+    ]
+    flags = [_model_flag(row, sources[row.asked, row.served]) for row in rows if not row.expected]
+    return tuple(rows), tuple(flags)
+
+
+def _model_flag(row: ServedModel, sources: set[Ref]) -> Flag:
+    return Flag(
+        path="",
+        kind="model",
+        text=row.served,
+        message=(
+            f"{row.asked!r} was asked, and the responses to {row.answers} of the answers name another model: accept it "
+            "by a pattern in accept_models, or set strict_model"
+        ),
+        sources=tuple(sorted(sources, key=lambda ref: ref.order)[:MOST_SOURCES]),
+    )
+
+
+def _accepted(job: Prepared) -> tuple[str, ...]:
+    """Return the patterns of accepted names of all language models of a job."""
+    models = [each for each in (job.executor, *own_executors(job.integrator).values()) if isinstance(each, LLM)]
+    return tuple(dict.fromkeys(pattern for each in models for pattern in each.accept_models))
 
 
 def _verdict(

@@ -46,6 +46,7 @@ class End(NamedTuple):
                 change=self.answer.change if self.answer else None,
                 error=self.error,
                 model=self.answer.model if self.answer else "",
+                served_model=self.answer.served_model if self.answer else "",
                 attempts=tried if tried and self.stored else (*tried, *took),
                 joined=self.answer.joined if self.answer else "",
                 origin=None if self.status == "skipped" else "stored" if stored else "shared" if place else "asked",

@@ -88,7 +88,7 @@ class FanOut:
         self._stored = stored or {}
         self._outcomes: list[Outcome] = []
         self._looked = time.monotonic()
-        self._circuit = Circuit(limits.circuit)
+        self._circuit = Circuit(limits.circuit, limits.wait_s)
         self.stop: Stop | None = None
         """Why the rest was not asked, if anything stopped the fan-out."""
         self.records = self._under_way.records

@@ -187,6 +187,7 @@ class Parts:
             said=said if isinstance(work.brief.output, type) else None,
             fingerprint=joined(work).fingerprint,
             model=", ".join(sorted({each.model for each in came})),
+            served_model=", ".join(sorted({each.served_model for each in came} - {""})),
             attempts=attempts,
             joined=how,
         )

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import BusyError, TransientError
+from prefect_dispatch.pace import usable_wait_s
 
 if TYPE_CHECKING:
     from prefect_dispatch.limits import Limits
@@ -44,7 +45,7 @@ class Patience:
         """
         if not self._submitted and not isinstance(error, BusyError):
             return self._retry(error)
-        told_s = (error.retry_after_s or 0.0) if isinstance(error, BusyError) else 0.0
+        told_s = usable_wait_s(error, self._limits.wait_s) if isinstance(error, BusyError) else 0.0
         pause_s = max(min(self._least_s * 2 ** min(self._waits, _DOUBLINGS), self._most_s), told_s)
         left_s = self._last - time.monotonic()
         if pause_s > left_s:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.exceptions import CancelledRun, PrefectException
 
-from prefect_dispatch.errors import BudgetError, ExecutorError, InvalidOutput, RejectedError, TerminalError
+from prefect_dispatch.errors import (
+    BudgetError,
+    ExecutorError,
+    InvalidOutput,
+    PatienceError,
+    RejectedError,
+    TerminalError,
+)
 from prefect_dispatch.models import Failure
 from prefect_dispatch.scrub import scrub, told
 
@@ -34,13 +42,21 @@ class Stop(NamedTuple):
 
 
 class Circuit:
-    """Opens where further items would only fail as those before did."""
+    """Opens where further items would only fail as those before did.
 
-    def __init__(self, most: int) -> None:
-        """Keep how many may fail one after another in the same way."""
-        self._most = most
+    Calls that wait for a busy provider run out of patience together: all that do so within one `wait_s` count as one.
+
+    Args:
+        most: How many may fail one after another in the same way.
+        wait_s: Seconds that one call waits for a busy provider.
+    """
+
+    def __init__(self, most: int, wait_s: float = 0.0) -> None:
+        """Start closed."""
+        self._most, self._wait_s = most, wait_s
         self._last: tuple[str, str] | None = None
         self._times = 0
+        self._impatient_at = float("-inf")
 
     def passed(self) -> None:
         """An item was answered."""
@@ -55,6 +71,11 @@ class Circuit:
             return Stop("circuit", f"{work.ref} met an error that every item would meet: {failure.message}")
         if isinstance(error, InvalidOutput) or (isinstance(error, RejectedError) and error.kind in _OF_THE_ITEM):
             return None
+        if isinstance(error, PatienceError):
+            now = time.monotonic()
+            if now - self._impatient_at < self._wait_s:
+                return None
+            self._impatient_at = now
         alike = failure.kind, _evened(failure.message)
         self._times = self._times + 1 if alike == self._last else 1
         self._last = alike

@@ -264,6 +264,9 @@ def test_what_of_a_brief_counts(field: str, value: object, counts: bool) -> None
         ("fallbacks", ["openai/gpt-5"], True),
         ("usd_per_million", (1, 2), False),
         ("idle_s", 5, False),
+        ("structured_output", "tools", True),  # `auto`, as before, adds nothing
+        ("accept_models", ["gpt-5*"], False),  # it decides whether an answer is flagged
+        ("strict_model", True, False),
         ("mode", "batch", False),
         ("rounds", 2, False),
     ],

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from prefect_dispatch.errors import JobError, TerminalError
 from prefect_dispatch.executors.base import Reply
-from prefect_dispatch.scrub import MARK, scrub, scrubbed, teller, told
+from prefect_dispatch.scrub import MARK, is_secret_name, scrub, scrubbed, secrets_in, teller, told
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -37,6 +37,61 @@ def test_other_values_stay(name: str, value: str, monkeypatch: pytest.MonkeyPatc
     """Messages aren't garbled by variables that hold no secret."""
     monkeypatch.setenv(name, value)
     assert scrub(f"it is {value}") == f"it is {value}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        "PGPASSWORD MYSQL_PWD GITHUBTOKEN SLACK_WEBHOOK_URL DISCORD_WEBHOOK TEAMS_WEBHOOK_URI APITOKEN DBPASSWORD SECRETKEY"
+        " OPENAIAPIKEY CLIENTSECRET SSHPASS MYSQLPASS ROOTPWD DB_PASS DB_CREDS MY_JWT JWT_SECRET_KEY SIGNINGKEY BOTTOKEN"
+        " AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN REDISCLI_AUTH NPM_CONFIG__AUTH x-api-key"
+    ).split(),
+)
+def test_names_of_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that are written as one word."""
+    assert is_secret_name(name)
+    monkeypatch.setenv(name, "https://hooks.example.org/T0/correct-horse")
+    assert scrub("at https://hooks.example.org/T0/correct-horse.") == "at ***."
+
+
+@pytest.mark.parametrize(
+    "name",
+    (
+        "TOKENIZERS_PARALLELISM PASSWORD_STORE_DIR MAX_TOKENS KEYBOARD KEYBOARD_LAYOUT MONKEY TURKEY PWD OLDPWD COMPASS"
+        " BYPASS SSH_AUTH_SOCK TOKEN_LIMIT TOKENIZER KEYCLOAK_HOST AUTHOR AUTHORITY PATTERN PASSENGER SECRETARY"
+        " WEBHOOK_PORT DATABASE_URL PYTHONPATH GIT_AUTHOR_NAME max_completion_tokens logit_bias reasoning_effort"
+    ).split(),
+)
+def test_names_of_no_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only looks like one garbles no message."""
+    assert not is_secret_name(name)
+    monkeypatch.setenv(name, "correct-horse")
+    assert scrub("it is correct-horse") == "it is correct-horse"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secrets"),
+    [
+        ("DATABASE_URL", "postgresql://app:hunt%40er22@db:5432/app", ["hunt%40er22", "hunt@er22"]),
+        ("ANYTHING", "redis://:topsecret@h:1/0", ["topsecret"]),
+        ("HTTPS_PROXY", "http://me:proxy-pass@proxy:3128", ["proxy-pass"]),
+        ("SENTRY_DSN", "https://abcdef012345@o1.ingest.sentry.io/1", ["abcdef012345"]),
+        ("ANYTHING", "https://username@host/", []),
+        ("PG_DSN", "host=h password='a b c d e' user=username", ["a b c d e"]),
+        ("STORAGE_CONNECTION_STRING", "AccountName=x;AccountKey=abcd1234==;End", ["abcd1234=="]),
+        ("DATABASE_URL", "postgres://postgres:postgres@db/app", []),
+        ("DATABASE_URL", "postgres://username:database@database:1/app", []),
+        ("DATABASE_URL", "postgres://username:abc@database:1/app", []),
+        ("DATABASE_URL", "sqlite:///some/file.db", []),
+        ("A_KEY", "short", []),
+    ],
+)
+def test_passwords_in_connections(name: str, value: str, secrets: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are hidden wherever else they stand, unless they are the name of the user or the host."""
+    assert sorted(set(secrets_in({name: value}))) == sorted(secrets)
+    monkeypatch.setenv(name, value)
+    for secret in secrets:
+        assert scrub(f"refused: {secret}") == "refused: ***"
 
 
 def test_a_secret_that_holds_another_is_hidden_whole(monkeypatch: pytest.MonkeyPatch) -> None:

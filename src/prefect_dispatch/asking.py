@@ -16,6 +16,7 @@ from prefect_dispatch.errors import (
     BudgetError,
     BusyError,
     ExecutorError,
+    FormRefusedError,
     InvalidOutput,
     RejectedError,
     TerminalError,
@@ -86,7 +87,14 @@ async def attempt(
         raise error from None  # its cause quotes, too
     heard = reply.value if isinstance(brief.output, type) else None
     who = intern(reply.model)  # most answers of a run have the same
-    return Answer(value=value, said=heard, change=reply.change, model=who, attempts=(asking.account(),))
+    return Answer(
+        value=value,
+        said=heard,
+        change=reply.change,
+        model=who,
+        served_model=intern(reply.served_model),
+        attempts=(asking.account(),),
+    )
 
 
 class _Attempt:
@@ -106,6 +114,7 @@ class _Attempt:
         self._start = time.monotonic()
         self._started: datetime | None = None
         self._usage = Usage()
+        self._model = self._served_model = ""
         self._reasks = self._waits = 0
         self._waited_s = 0.0
         self._patience_s = limits.wait_s
@@ -117,6 +126,8 @@ class _Attempt:
     def account(self, error: str | None = None) -> Attempt:
         """Return what the attempt took."""
         return Attempt(
+            model=self._model,
+            served_model=self._served_model,
             usage=self._usage,
             reasks=self._reasks,
             rejections=tuple(self._invalid),
@@ -156,6 +167,7 @@ class _Attempt:
             heard = next(kept, None)
             reply = heard or await self._passed(place, tier, ask, clock)
             self._usage += reply.usage
+            self._model, self._served_model = intern(reply.model), intern(reply.served_model)
             if not heard:
                 await self._draft.hear(place, reply, at_once=self._runs_code)
             value, wrong = examine(self._brief, self._item, reply)
@@ -184,6 +196,8 @@ class _Attempt:
                 self._usage += error.usage or Usage()
                 if call.sent:
                     await self._draft.hear(place, None)
+                if isinstance(error, FormRefusedError):  # at most once for each way that there is
+                    continue
                 if not isinstance(error, BusyError):
                     raise
                 overtaken += self._gate.passed(tier) > passed

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from pydantic import AwareDatetime, Field
 
 from prefect_dispatch.strict import Frozen, Numerous
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 LONGEST_TEXT = 2_000
 """Characters of an invalid answer that an attempt keeps."""
@@ -108,6 +112,10 @@ class Attempt(Numerous):
 
     part: str = ""
     """Which part of an item that was too long it was at: `2`, or `2.1` where that was cut again; empty: the whole."""
+    model: str = ""
+    """The model that was asked last; empty where an earlier version stored it, and where no language model is asked."""
+    served_model: str = ""
+    """The model that its response named; empty where it named none."""
     usage: Usage = Usage()
     """What this attempt spent."""
     reasks: int = Field(default=0, ge=0)
@@ -126,6 +134,11 @@ class Attempt(Numerous):
     """How long it waited: for a busy provider, for the pace, for room in the budget."""
     error: str | None = None
     """What ended the attempt, unless it succeeded: class of failure and message."""
+
+
+def answering_models(attempts: Iterable[Attempt]) -> set[tuple[str, str]]:
+    """Return which models gave an answer: the one that was asked, and the one that its response named."""
+    return {(each.model, each.served_model) for each in attempts if each.model and each.error is None}
 
 
 def _cut(text: str, most: int) -> str:

@@ -159,10 +159,10 @@ class LLMCredentials(CredentialsBlock):
 
 def _secrets(arguments: Mapping[str, Any], *, inside: bool = False) -> Iterator[str]:
     """Yield the texts whose names say that they are secret; a region or a version is none."""
-    from prefect_dispatch.scrub import SECRET_NAME  # noqa: PLC0415 -- a server only looks the blocks up
+    from prefect_dispatch.scrub import is_secret_name  # noqa: PLC0415 -- a server only looks the blocks up
 
     for name, value in arguments.items():
-        secret = bool(SECRET_NAME.search(name))
+        secret = is_secret_name(name)
         if isinstance(value, str) and secret:
             yield value
             if not inside and value.lstrip().startswith("{"):  # a service account's file, say

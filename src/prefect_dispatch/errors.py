@@ -8,6 +8,7 @@ DispatchError
 ├── ExecutorError          one ask failed: .kind .usage
 │   ├── TransientError     worth a retry (5xx, cut connection, time-out)
 │   │   └── BusyError      the provider asks to wait (429, overloaded): .retry_after_s
+│   ├── FormRefusedError  the server refuses how the form is asked for; the call is made again in another way
 │   ├── InvalidOutput      no valid answer after the re-asks: .problems
 │   ├── RejectedError      this item is refused, others may pass (400, content policy, too long)
 │   ├── UnaskedError       the call was not sent, and to try at once again is pointless
@@ -147,6 +148,12 @@ class RejectedError(ExecutorError):
     """This item was refused by the agent or its provider; others may pass."""
 
     default_kind = "rejected"
+
+
+class FormRefusedError(ExecutorError):
+    """The server refuses how the form of the answer is asked for; the call is made again in another way."""
+
+    default_kind = "form_refused"
 
 
 class UnaskedError(ExecutorError):

@@ -163,6 +163,8 @@ class Answer(Numerous):
     """The work that it answers; a record under another name is somebody else's."""
     model: str = ""
     """Who answered."""
+    served_model: str = ""
+    """The model that the provider's response named; empty where it named none."""
     attempts: tuple[Attempt, ...] = ()
     """What it took, the last one being the one that succeeded."""
     joined: str = ""
@@ -186,6 +188,8 @@ class Outcome(Numerous):
     """Why there is no answer."""
     model: str = ""
     """Who answered."""
+    served_model: str = ""
+    """The model that the provider's response named; empty where it named none."""
     attempts: tuple[Attempt, ...] = ()
     """What it took, in this run or in the one that stored the answer."""
     origin: Literal["asked", "stored", "shared"] | None = None

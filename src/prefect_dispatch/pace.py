@@ -96,7 +96,7 @@ class Pace:
     def refused(self, turn: Turn, error: BusyError) -> None:
         """End a turn that the provider refused, and hold back all others."""
         now = _now()
-        told_s = error.retry_after_s if error.retry_after_s and error.retry_after_s > 0 else 0.0
+        told_s = usable_wait_s(error, self._limits.wait_s)
         current = turn.epoch == self._epoch
         self._correct(turn, 0)
         self._creep.refused += current
@@ -198,6 +198,16 @@ class Pace:
 
     def _correct(self, turn: Turn, tokens: int) -> None:
         self._tokens_from += self._tokens_s(tokens) - self._tokens_s(turn.tokens)
+
+
+def usable_wait_s(error: BusyError, most_s: float) -> float:
+    """Return the pause that a provider asks for, or 0 where it asks for none that is of use.
+
+    One that is longer than any call may wait (days, or a broken header) would only fail them all: the provider is
+    tried again after our own pauses instead, for as long as each call may wait.
+    """
+    told_s = error.retry_after_s
+    return told_s if told_s is not None and 0 < told_s <= most_s else 0.0
 
 
 def _now() -> float:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.ledger import FieldRow, Proposal, Ref
     from prefect_dispatch.ledger import Table as Figures
-    from prefect_dispatch.report import Report
+    from prefect_dispatch.report import Report, ServedModel
 
 __all__ = ["MAX_CHARACTERS", "MAX_ROWS", "cell", "markdown", "outcome_rows", "plain"]
 
@@ -58,6 +58,9 @@ def markdown(report: Report) -> str:
     parts += ["## Numbers", _numbers(report)]
     if went := course(report):
         parts += ["## How it went", table(("", "how many", "by class"), went)]
+    if any(each.served for each in report.models):
+        models = [(each.asked, each.served or "not named", each.answers, _verdict(each)) for each in report.models]
+        parts += ["## Which models answered", table(("asked", "named by its responses", "answers", ""), models)]
     if report.rules:
         parts += ["## How the answers were merged", paragraph(report.rules)]
     if report.value is not None:
@@ -151,6 +154,10 @@ def _decided(decisions: Decisions) -> list[tuple[str, ...]]:
         *(("different", shown(left), shown(right)) for left, right in decisions.different),
         *((each.field, shown(each.record), shown(each.value)) for each in decisions.fields),
     ]
+
+
+def _verdict(model: ServedModel) -> str:
+    return "" if model.expected else "another model"
 
 
 def _numbers(report: Report) -> str:

@@ -104,6 +104,19 @@ def _retried(attempts: Sequence[Attempt]) -> Iterator[str]:
             yield one.error.partition(":")[0]
 
 
+class ServedModel(Strict):
+    """How many answers came from a model, by the name that the provider's responses give it."""
+
+    asked: str
+    """The model that was asked."""
+    served: str
+    """The model that the responses name; empty where they name none."""
+    answers: int
+    """How many."""
+    expected: bool
+    """Whether it is the model that was asked, as far as that is known, or one that is accepted in its place."""
+
+
 class Report(Strict):
     """The merged value, and the proof of what became of every (brief, item)."""
 
@@ -137,6 +150,8 @@ class Report(Strict):
     """What the integrator could not do, a sentence each."""
     decided: Decisions = Decisions()
     """What was decided in this run's review; earlier decisions are in the rules and the fields."""
+    models: tuple[ServedModel, ...] = ()
+    """Which models answered, the integrator's own questions and stored answers included."""
     usage: Spending = Spending()
     """What the run spent, the integrator's share included."""
     integration: Spending = Spending()

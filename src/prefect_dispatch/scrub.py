@@ -8,7 +8,7 @@ import os
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 import regex
 
@@ -18,14 +18,41 @@ from prefect_dispatch.settings import settings
 from prefect_dispatch.shapes import SHAPES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from pydantic import JsonValue
 
 SECRET_NAME = re.compile(
     r"(?i)(?:^|[_-])(?:api_?key|key|token|secret|pass(?:word|wd|phrase)?|credentials?|auth|authorization|pat)(?:$|[_-])"
 )
-"""Names of environment variables, parameters and headers whose values are secrets."""
+"""Names whose values don't count in a fingerprint, as they are secrets. It stays as it is, or fingerprints change."""
+_SECRET = re.compile(
+    r"(?:^|_)(?:api_?key|key|token|secret|pass(?:word|wd|phrase|code)?|credentials?|creds?|auth|authorization|pat|jwt|pwd)"
+    r"(?:_|$)"
+    # The same in names that are written as one word: PGPASSWORD, GITHUBTOKEN, CLIENTSECRET, SECRETKEY, MYSQLPASS.
+    r"|pass(?:word|wd|phrase|code)s?(?:_|$)|token(?:_|$)|secrets?(?:_|$)"
+    r"|(?:api|access|account|admin|app|auth|client|db|deploy|encryption|hmac|jwt|master|private|secret|service|shared"
+    r"|sign(?:ing)?|ssh|storage|subscription)_?keys?(?:_|$)"
+    r"|(?:admin|db|ftp|imap|ldap|mail|mongo|mysql|pg|postgres|redis|root|smtp|sql|ssh|user)(?:pass|pwd)(?:_|$)"
+    # The address of a webhook is all that its caller needs.
+    r"|webhook(?:s|_?(?:url|uri|address|endpoint)s?)?$",
+    re.IGNORECASE,
+)
+_LOCATION = re.compile(
+    r"(?:dir|directory|path|sock|file|filename|folder|home|limit|budget|count|size|length|ttl)$", re.IGNORECASE
+)
+"""What a name ends in whose value says where a secret is, or how long it may be, and is none."""
+_FOLDERS = frozenset({"PWD", "OLDPWD", "INIT_PWD"})
+"""Names of folders that look like those of passwords."""
+_ADDRESS = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://(?P<user>[^/?#@:]*)(?::(?P<password>[^/?#]*))?@(?P<place>[^/?#]*)")
+"""An address with a user, and perhaps a password, such as that of a database."""
+_CONNECTION = re.compile(r"(?:^|_)dsn$|conn(?:ection)?_?(?:str(?:ing)?|uri)$|database_ur[il]$", re.IGNORECASE)
+"""Names of variables that hold how to connect to something."""
+_PART = re.compile(
+    r"(?:^|[\s;])(?:password|pwd|accountkey|sharedaccesskey)\s*=\s*(?:'(?P<quoted>[^']*)'|(?P<bare>[^;\s']+))",
+    re.IGNORECASE,
+)
+"""A password among the parts of a connection."""
 MARK = "***"
 """What stands in place of a secret."""
 
@@ -52,6 +79,54 @@ def hide(secrets: Iterable[str]) -> None:
     """Hide some texts from now on, and for as long as the process lives: keys that were loaded from a block."""
     global _hidden  # noqa: PLW0603 -- replaced whole, as other threads read it meanwhile
     _hidden = _hidden | {secret for secret in secrets if len(secret) >= _SHORTEST}
+
+
+def is_secret_name(name: str) -> bool:
+    """Return whether the value of an environment variable, a parameter or a header is a secret, by its name.
+
+    Example:
+        >>> [name for name in ("PGPASSWORD", "SLACK_WEBHOOK_URL", "MAX_TOKENS", "KEYBOARD") if is_secret_name(name)]
+        ['PGPASSWORD', 'SLACK_WEBHOOK_URL']
+    """
+    even = name.replace("-", "_").strip("_")
+    if even.upper() in _FOLDERS or _LOCATION.search(even):
+        return False
+    return bool(_SECRET.search(even))
+
+
+def secrets_in(variables: Mapping[str, str]) -> Iterator[str]:
+    """Yield the secrets in environment variables: whole values by their names, and passwords in addresses.
+
+    Args:
+        variables: Names and values.
+
+    Example:
+        >>> sorted(secrets_in({"DATABASE_URL": "postgresql://app:hunter22-x@db/app", "HOME": "/root"}))
+        ['hunter22-x']
+    """
+    for name, value in variables.items():
+        if len(value) < _SHORTEST:
+            continue
+        if is_secret_name(name):
+            yield value
+        for part in _secret_parts(name, value):
+            if len(part) >= _SHORTEST:
+                yield part
+
+
+def _secret_parts(name: str, value: str) -> Iterator[str]:
+    """Yield the passwords within a value; one that is the user's or the host's name would garble every text."""
+    is_connection = bool(_CONNECTION.search(name.replace("-", "_")))
+    if found := _ADDRESS.match(value):
+        user, password, place = found["user"], found["password"], found["place"]
+        if password and password not in {user, place.partition(":")[0]}:
+            yield password
+            yield unquote(password)
+        elif is_connection and user and password is None:  # the key in the address of a service, such as Sentry's
+            yield user
+    if is_connection:
+        for part in _PART.finditer(value):
+            yield part["quoted"] or part["bare"] or ""
 
 
 def teller() -> Callable[[str], bool]:
@@ -170,9 +245,7 @@ def _hider() -> Callable[[str], str]:
 @lru_cache(maxsize=2)
 def _secrets(_said: Hashable) -> frozenset[str]:
     """Return the secrets in the environment, which is the one that is said."""
-    return frozenset(
-        value for name, value in os.environ.items() if SECRET_NAME.search(name) and len(value) >= _SHORTEST
-    )
+    return frozenset(secrets_in(os.environ))
 
 
 @lru_cache(maxsize=4)

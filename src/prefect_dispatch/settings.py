@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import regex
-from pydantic import AfterValidator, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from prefect_dispatch.environment import environment
@@ -77,6 +77,8 @@ class Settings(BaseSettings):
     """`PREFECT_DISPATCH_MODEL`: the model that is asked where a job names none."""
     redact: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_usable)] = ()
     """`PREFECT_DISPATCH_REDACT`: regular expressions, as a JSON list or a single one. What they match is hidden."""
+    max_response_bytes: int = Field(default=32 << 20, ge=1 << 10)
+    """`PREFECT_DISPATCH_MAX_RESPONSE_BYTES`: bytes of a provider's response, decompressed, that are read; 32 MiB."""
     state: str = ""
     """`PREFECT_DISPATCH_STATE`: the folder for programs' own folders and logs; by default that of the user's state."""
 

@@ -175,7 +175,10 @@ def test_what_a_fallback_takes_along() -> None:
 
 @pytest.mark.parametrize(
     ("model", "enforced"),
-    [pytest.param("openai/gpt-4o", True, id="by-the-provider"), pytest.param("openai/mine", False, id="by-the-prompt")],
+    [
+        pytest.param("openai/gpt-4o", True, id="by-the-provider"),
+        pytest.param("openai/gpt-3.5-turbo", False, id="by-the-prompt"),
+    ],
 )
 def test_where_the_schema_goes(model: str, enforced: bool) -> None:  # noqa: FBT001 -- a table's column
     """A model that takes schemas gets it as such, any other in the prompt."""
@@ -237,6 +240,9 @@ def test_every_field_is_in_the_table_above() -> None:
     assert set(LLM.model_fields) == {"kind", "model", "api_base", "params", "fallbacks", "usd_per_million"} | {
         "credentials",
         "idle_s",
+        "structured_output",
+        "accept_models",
+        "strict_model",
         "mode",
         "rounds",
     }

@@ -153,6 +153,21 @@ def test_whom_nobody_serves_in_time_is_a_gap() -> None:
         assert server.count == report.usage.requests + WORDS
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("retry_after", ["100000000000000000000", "-5", "nan", "Fri, 31 Dec 9999 23:59:59 GMT"])
+def test_an_absurd_wait_of_one_item_fails_no_other(retry_after: str) -> None:
+    """That item's one attempt has failed once its patience is over; the run goes on."""
+    limits = LIMITS.model_copy(update={"wait_s": 3.0, "retries": 0})
+    absurd = failure(429, "slow down", retry_after=retry_after)
+    patient = Patient(lambda request, _n: absurd if number(request) == 2 else GOOD)
+    with openai_server(patient) as server:
+        report = run(server.url, WORDS, limits)
+    require_accounts(report, WORDS)
+    [gap] = report.gaps
+    assert (report.status, gap.item, gap.error.kind) == ("gaps", "word-2", "rate_limit")
+    assert [len(outcome.attempts) for outcome in report.outcomes] == [1] * WORDS
+
+
 @pytest.mark.parametrize("executor", [{}, STREAMED], ids=["whole", "stream"])
 def test_slow_is_not_broken(executor: dict[str, Any]) -> None:
     """An answer that drips in is waited for: one request each."""

@@ -15,6 +15,7 @@ from prefect_dispatch.errors import (
     DispatchFailed,
     ExecutorError,
     InvalidOutput,
+    PatienceError,
     RejectedError,
     TerminalError,
     TransientError,
@@ -163,3 +164,12 @@ def test_a_re_ask_that_the_budget_stops_is_a_failure_that_was_paid_for() -> None
     report = caught.value.report
     assert [(gap.status, gap.error.kind) for gap in report.gaps] == [("failed", "budget"), ("skipped", "budget")]
     assert report.usage.requests == 1
+
+
+def test_calls_that_run_out_of_patience_together_count_as_one() -> None:
+    """They all waited for the same provider; within another `wait_s` they count once more."""
+    error = PatienceError("The provider takes no more.")
+    patient, hasty = Circuit(2, wait_s=900), Circuit(2)
+    assert [patient.failed(WORK, error) for _ in range(50)] == [None] * 50
+    assert hasty.failed(WORK, error) is None
+    assert hasty.failed(WORK, error)

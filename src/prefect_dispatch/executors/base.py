@@ -63,6 +63,8 @@ class Reply(Strict):
     """Whether the agent came to its end, was cut off, or declined."""
     model: Annotated[str, AfterValidator(scrub)] = ""
     """Who answered."""
+    served_model: Annotated[str, AfterValidator(scrub)] = ""
+    """The model that the provider's response names; empty where it names none."""
     change: Change | None = None
     """What was changed in a repository; whoever makes it sees to it that it holds no secret."""
     problems: tuple[Annotated[str, AfterValidator(scrub)], ...] = ()

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_dispatch.errors import ExecutorError, RejectedError
 from prefect_dispatch.executors.batch_lines import Line, result_of
+from prefect_dispatch.executors.exchange import Exchange, exchanging
 from prefect_dispatch.executors.failures import failure_of
 from prefect_dispatch.executors.keys import key_of, of_block
 from prefect_dispatch.executors.provider import provider
 from prefect_dispatch.executors.request import request_for
 from prefect_dispatch.models import Usage
+from prefect_dispatch.outputs import schema_of
 from prefect_dispatch.scrub import scrub
+from prefect_dispatch.settings import settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Collection, Sequence
@@ -30,6 +33,8 @@ MOST_LINES = 50_000
 """Requests of one batch."""
 MOST_BYTES = 190_000_000
 """Bytes of one batch's file: a little less than what OpenAI takes."""
+FILE_RESPONSES = 64
+"""How many times the most bytes of one response a file of a provider may have."""
 LONGEST_LINE = 16_000_000
 """Bytes of one line of a provider's file that are read."""
 
@@ -81,11 +86,13 @@ class BatchAPI:
         """
         litellm = provider()
         try:
-            body = _body(litellm, request_for(litellm, ask, self.who.model, self.who.params), self.who.model)
+            method = self.who.method(litellm, schema_of(ask.brief.output), tries=False)
+            request = request_for(litellm, ask, self.who.model, self.who.params, method)
+            body = _body(litellm, request, self.who.model)
         except Exception as error:  # noqa: BLE001 -- as of a call
             raise failure_of(error, self.who.model) from None
-        request = {"custom_id": name, "method": "POST", "url": _ENDPOINT, "body": body}
-        return json.dumps(request, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+        line = {"custom_id": name, "method": "POST", "url": _ENDPOINT, "body": body}
+        return json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
     async def upload(self, lines: Sequence[bytes]) -> str:
         """Give the provider a file of requests, and return its name there; nothing is asked by that.
@@ -158,14 +165,26 @@ class BatchAPI:
             async for line in self._lines(file):
                 read = Line.read(line)
                 if read and read.custom_id in wanted and read.custom_id not in found:
-                    found[read.custom_id] = result_of(read, self.who.model, self.who.price())
+                    found[read.custom_id] = self._expected(result_of(read, self.who.model, self.who.price()))
         return found
+
+    def _expected(self, result: Reply | ExecutorError) -> Reply | ExecutorError:
+        """Return a result, or the error of a reply from another model where that is one."""
+        try:
+            if not isinstance(result, ExecutorError):
+                self.who.require_expected(result)
+        except ExecutorError as error:
+            return error
+        return result
 
     async def _lines(self, file: str) -> AsyncGenerator[bytes, None]:
         """Yield the lines of a file that are not too long; of one that isn't there none."""
         litellm = await asyncio.to_thread(provider)
+        most = FILE_RESPONSES * settings().max_response_bytes
         stream = await self._said(
-            litellm.afile_content(file_id=file, stream=True, **await self._target()), missing=True
+            litellm.afile_content(file_id=file, stream=True, **await self._target()),
+            missing=True,
+            exchange=Exchange(self.who.model, most, inspects=False),
         )
         if stream is None:
             return
@@ -182,14 +201,22 @@ class BatchAPI:
             rest = b"" if too_long else rest
         yield rest
 
-    async def _said(self, call: Awaitable[Any], *, missing: bool = False) -> Any:  # noqa: ANN401 -- litellm's
+    async def _said(
+        self,
+        call: Awaitable[Any],
+        *,
+        missing: bool = False,
+        exchange: Exchange | None = None,
+    ) -> Any:  # noqa: ANN401 -- litellm's
         """Return what a call brings; None for what isn't there, if that may be."""
+        within = exchange or Exchange(self.who.model, inspects=False)
         try:
-            return await call
+            with exchanging(within):
+                return await call
         except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its words need scrubbing
             if missing and getattr(error, "status_code", None) == _NOT_FOUND:
                 return None
-            raise of_block(failure_of(error, self.who.model), self.who.credentials) from None
+            raise of_block(failure_of(within.failure or error, self.who.model), self.who.credentials) from None
 
     async def _target(self) -> dict[str, Any]:
         at = {"api_base": self.who.api_base} if self.who.api_base else {}

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 from prefect_dispatch.errors import ExecutorError, TransientError
 from prefect_dispatch.executors.failures import failure_of
 from prefect_dispatch.executors.provider import Price, provider, reply_of
+from prefect_dispatch.executors.response_body import read_body
 from prefect_dispatch.models import Usage
 from prefect_dispatch.scrub import scrub
 
@@ -77,11 +78,12 @@ def result_of(line: Line, model: str, price: Price | None) -> Reply | ExecutorEr
         return TransientError(f"{model!r}: the batch expired before this was asked.", kind="expired", usage=Usage())
     if line.response is None or line.response.status_code != _OK:
         return failure_of(_FailedLine.of(line), model)
+    served, _ = read_body(line.response.body, model)
     try:
         response = provider().utils.convert_to_model_response_object(
             response_object=line.response.body, model_response_object=provider().ModelResponse()
         )
-        return reply_of(response, model, price)
+        return reply_of(response, model, price, served)
     except Exception as error:  # noqa: BLE001 -- a stranger's data may break litellm anywhere
         why, usage = scrub(type(error).__name__), Usage(requests=1, unsettled=1)
         return TransientError(f"{model!r} failed: its answer can't be read ({why})", kind="malformed", usage=usage)

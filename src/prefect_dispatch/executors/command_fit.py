@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.attempts import Usage
 from prefect_dispatch.errors import JobError, TerminalError
 from prefect_dispatch.processes.environment import MARKED
-from prefect_dispatch.scrub import SECRET_NAME, scrub
+from prefect_dispatch.scrub import is_secret_name, scrub
 from prefect_dispatch.test_run import TestRun
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def require_plain(brief: str, command: Command) -> None:
     for name, value in command.env.items():
         if MARKED.fullmatch(name):
             raise JobError(f"Brief {brief!r}: command.env: {name!r} is set for each item; call it something else.")
-        if SECRET_NAME.search(name) or scrub(value) != value:
+        if is_secret_name(name) or scrub(value) != value:
             raise JobError(
                 f"Brief {brief!r}: command.env: {name!r} looks like a secret, and a job holds none: set it in the "
                 "environment of the run, and name it under executor.pass_env."

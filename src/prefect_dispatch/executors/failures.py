@@ -29,8 +29,8 @@ _OF_THE_ITEM = ("messages", "input", "contents", "prompt")
 _TYPES = frozenset({"insufficient_quota", "overloaded_error", "rate_limit_error"})
 """Types in a provider's JSON that say more than its code."""
 _TOO_LATE = frozenset({408, 504})
-_UNREACHED = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout"})
-"""Nobody was there to be asked."""
+_UNREACHED = frozenset({"ConnectError", "ConnectTimeout", "PoolTimeout", "RedirectError", "TooManyRedirects"})
+"""The provider was not reached, so that it can't have worked on the call."""
 
 
 class _Fault(NamedTuple):
@@ -80,6 +80,9 @@ class _Rule(NamedTuple):
 
 
 _RULES = (
+    _Rule(TerminalError, "redirect", names={"RedirectError", "TooManyRedirects"}),
+    _Rule(RejectedError, "response_too_large", names={"ResponseTooLargeError"}),
+    _Rule(TransientError, "malformed", names={"MalformedResponseError"}),
     _Rule(TerminalError, "params", names={"UnsupportedParamsError"}, sent=False),
     _Rule(TerminalError, "model", {400}, r"\Allm provider not provided", names={"LiteLLMUnknownProvider"}, sent=False),
     _Rule(TerminalError, "credentials", {401, 500}, r"\Amissing [\w ]*(credentials|api key)", sent=False),
@@ -112,7 +115,7 @@ _RULES = (
         "malformed",
         {200, 500},
         r"invalid response|choices|\A(unterminated|expecting|unable to get json)",
-        names={"JSONDecodeError"},
+        names={"JSONDecodeError", "UnicodeDecodeError", "RecursionError"},
     ),
     _Rule(TransientError, "conflict", {409, 425}),
     _Rule(RejectedError, "rejected", range(400, 500)),

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, field_validator
 
-from prefect_dispatch.errors import ExecutorError, JobError, TerminalError
+from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Ask, Ceiling, Reply
+from prefect_dispatch.executors.exchange import Exchange, exchanging
 from prefect_dispatch.executors.failures import failure_of
 from prefect_dispatch.executors.keys import Credentials, key_of, of_block, with_block
 from prefect_dispatch.executors.local import SLOT_TOKENS, is_local, located, model_digest, serve
+from prefect_dispatch.executors.model_names import is_expected_model
 from prefect_dispatch.executors.params import CAPS, Params
 from prefect_dispatch.executors.prompt import PROMPT, messages
 from prefect_dispatch.executors.provider import (
@@ -29,9 +31,11 @@ from prefect_dispatch.executors.provider import (
 )
 from prefect_dispatch.executors.request import LOCAL_PARAMS, request_for
 from prefect_dispatch.executors.streaming import streamed
+from prefect_dispatch.executors.structured import Method, StructuredOutput, method_for, require_not_refused
 from prefect_dispatch.executors.wire import asked, is_plain
 from prefect_dispatch.fingerprint import digest
 from prefect_dispatch.models import Brief, Item, Text, Usage
+from prefect_dispatch.outputs import schema_of
 from prefect_dispatch.strict import Strict
 
 if TYPE_CHECKING:
@@ -69,6 +73,13 @@ class LLM(Strict):
         default=None, title="Idle limit in seconds"
     )
     """Seconds without a new byte after which a call is ended. None: only the time limit ends it."""
+    structured_output: Annotated[StructuredOutput, Field(title="Structured output")] = "auto"
+    """How the form of an answer is asked for: `json_schema`, `json_object`, `tools` or `prompt`, in the words alone.
+    `auto`: the strongest that the model is known to take; of an unknown one, the strongest that its server takes."""
+    accept_models: tuple[Text, ...] = ()
+    """Patterns (globs) of names under which the model may answer; snapshots, prefixes and paths need none."""
+    strict_model: bool = False
+    """Whether an answer from another model than the one that was asked is a failure, and not only a flag."""
     mode: Literal["live", "batch"] = "live"
     """`batch`: a run first hands its requests to the provider in one file, for about half the price, within a day."""
     rounds: int = Field(default=1, ge=1, le=10, title="Batches in a row")
@@ -101,6 +112,7 @@ class LLM(Strict):
                 "api_base": self.api_base,
                 "params": self.params,
                 "local": LOCAL_PARAMS if any(map(is_local, self.models)) else None,
+                **({} if self.structured_output == "auto" else {"structured_output": self.structured_output}),
             }
         )
 
@@ -157,24 +169,59 @@ class LLM(Strict):
         """Ask the model once; its `tiers` know the fallbacks.
 
         Raises:
+            FormRefusedError: If the server refuses how the form of the answer is asked for: to be asked again.
             ExecutorError: If it fails.
         """
         litellm = await loaded()
+        exchange = Exchange(self.model)
+        schema = schema_of(ask.brief.output)
+        method = self.method(litellm, schema)
         try:
-            request = {**request_for(litellm, ask, self.model, self.params), **await self._target()}
-            if self.idle_s is not None:
-                response = await streamed(litellm, self.model, request, self.idle_s)
-            elif is_plain(litellm, request):
-                response = await asked(litellm, request)
-            else:
-                response = await litellm.acompletion(**request)
+            request = {**request_for(litellm, ask, self.model, self.params, method), **await self._target()}
+            response = await self._response(litellm, request, exchange)
+            reply = reply_of(response, self.model, self._price(), exchange.served_model)
         except JobError as error:
             raise TerminalError(str(error), kind="local_model", usage=Usage()) from None
-        except ExecutorError:
-            raise
         except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its words need scrubbing
-            raise of_block(failure_of(error, self.model), self.credentials) from None
-        return reply_of(response, self.model, self._price())
+            failure = error if isinstance(error, ExecutorError) else failure_of(exchange.failure or error, self.model)
+            if schema is not None:
+                is_object = schema.get("type") == "object"
+                how = (self.structured_output, self.model, self.api_base)
+                require_not_refused(failure, method, *how, is_object=is_object)
+            raise of_block(failure, self.credentials) from None
+        self.require_expected(reply)
+        return reply
+
+    def method(self, litellm: Any, schema: dict[str, Any] | None, *, tries: bool = True) -> Method:  # noqa: ANN401 -- a module
+        """Return how the form of an answer is asked for, by what is known of the model by now; see `method_for`."""
+        if schema is None:
+            return "prompt"
+        return method_for(litellm, self.structured_output, self.model, self.api_base, schema, tries=tries)
+
+    def is_expected(self, asked: str, served: str) -> bool:
+        """Return whether a model that a response names is the one that was asked, or is accepted in its place."""
+        return is_local(asked) or is_expected_model(asked, served, self.accept_models)
+
+    def require_expected(self, reply: Reply) -> None:
+        """Check that a reply comes from the model that was asked, where `strict_model` is set.
+
+        Raises:
+            RejectedError: If it doesn't; its usage is that of the reply.
+        """
+        if self.strict_model and not self.is_expected(self.model, reply.served_model):
+            raise RejectedError(
+                f"{self.model!r} was asked, and the response names {reply.served_model!r} (strict_model)",
+                kind="other_model",
+                usage=reply.usage,
+            )
+
+    async def _response(self, litellm: Any, request: dict[str, Any], exchange: Exchange) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
+        if self.idle_s is None and is_plain(litellm, request):
+            return await asked(litellm, request, exchange)
+        with exchanging(exchange):
+            if self.idle_s is not None:
+                return await streamed(litellm, self.model, request, self.idle_s)
+            return await litellm.acompletion(**request)
 
     def require_known(self) -> None:
         """Check that litellm knows the provider of every model.

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 from prefect_dispatch.command import Command
 from prefect_dispatch.credentials import SLUGS, loaded, named, shell_operation
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.scrub import SECRET_NAME, hide
+from prefect_dispatch.scrub import SECRET_NAME, hide, secrets_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -78,7 +78,7 @@ def fresh_operation(name: str) -> Operation:
             f"executor.operation: the block {name!r} wants the shell {shell!r}; these can be used: "
             f"{', '.join(sorted(SHELLS))}."
         )
-    hide(value for variable, value in block.env.items() if SECRET_NAME.search(variable))
+    hide(secrets_in(block.env))
     command = Command(run=(shell, "-e", "-c", "\n".join(block.commands)))
     _known[name] = Operation(command, dict(block.env), block.working_dir and Path(block.working_dir))
     return _known[name]

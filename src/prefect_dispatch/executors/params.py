@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, BeforeValidator, JsonValue, PlainSerializer, WithJsonSchema
 
 from prefect_dispatch.fingerprint import canonical
-from prefect_dispatch.scrub import SECRET_NAME
+from prefect_dispatch.scrub import is_secret_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +41,7 @@ def _allowed(params: dict[str, JsonValue]) -> dict[str, JsonValue]:
     if reserved := sorted(RESERVED & {*params, *(body if isinstance(body, dict) else ())}):
         msg = f"{reserved[0]!r} can't be set here; it follows from the brief, the executor's fields or the limits"
         raise ValueError(msg)
-    if secret := next(filter(SECRET_NAME.search, _names(params)), None):
+    if secret := next(filter(is_secret_name, _names(params)), None):
         msg = f"{secret!r} looks like a secret; keys live in the environment, such as OPENAI_API_KEY"
         raise ValueError(msg)
     return params

@@ -7,10 +7,13 @@ import os
 import warnings
 from functools import cache, lru_cache
 from importlib import import_module
+from math import inf
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.executors.local import is_local
+from prefect_dispatch.executors.request import TOOL
+from prefect_dispatch.executors.response_body import is_count
 from prefect_dispatch.models import Usage
 
 if TYPE_CHECKING:
@@ -42,6 +45,7 @@ def provider() -> Any:  # noqa: ANN401 -- a module, whose own types are partly u
     os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     litellm: Any = import_module("litellm")
+    import_module("prefect_dispatch.executors.litellm_http").install(litellm)
     with warnings.catch_warnings():  # its first response builds its models, with a warning about its own types
         warnings.simplefilter("ignore")
         litellm.ModelResponse()
@@ -128,13 +132,14 @@ def most_tokens(model: str, chat: Sequence[Message]) -> int:
     return min(size, counted + counted // 4 + _MARKUP)
 
 
-def reply_of(response: Any, model: str, price: Price | None) -> Reply:  # noqa: ANN401 -- litellm's ModelResponse
+def reply_of(response: Any, model: str, price: Price | None, served: str = "") -> Reply:  # noqa: ANN401 -- litellm's ModelResponse
     """Return what a response says.
 
     Args:
         response: What litellm returned; anything in it may be missing.
         model: Who was asked.
         price: Overrides litellm's table.
+        served: The model that the provider's own response names; litellm may put another name into its own.
     """
     choice: Any = next(iter(response.choices), None)
     message: Any = getattr(choice, "message", None)
@@ -148,15 +153,26 @@ def reply_of(response: Any, model: str, price: Price | None) -> Reply:  # noqa: 
             finish = "truncated"
         case _:
             pass
+    text = text or _arguments(message)
     if refusal := getattr(message, "refusal", None) or fields.get("refusal"):  # there up to litellm 1.106
         finish, text = "refused", str(refusal)
     text = text.encode("utf-8", "replace").decode()  # JSON can hold half a character, a stored answer can't
-    return Reply(value=text, finish=finish, model=model, usage=_usage(response, model, price))
+    return Reply(value=text, finish=finish, model=model, served_model=served, usage=_usage(response, model, price))
+
+
+def _arguments(message: Any) -> str:  # noqa: ANN401 -- litellm's Message
+    """Return the arguments of the tool through which a model answers, or an empty text."""
+    for call in getattr(message, "tool_calls", None) or ():
+        function: Any = getattr(call, "function", None)
+        if getattr(function, "name", None) == TOOL:
+            return str(getattr(function, "arguments", None) or "")
+    return ""
 
 
 def _usage(response: Any, model: str, price: Price | None) -> Usage:  # noqa: ANN401 -- litellm's ModelResponse
     said: Any = getattr(response, "usage", None)
-    sent, got = (int(getattr(said, f"{part}_tokens", None) or 0) for part in ("prompt", "completion"))
+    counts = [getattr(said, f"{part}_tokens", None) for part in ("prompt", "completion")]
+    sent, got = (count if isinstance(count, int) and is_count(count) else 0 for count in counts)
     if not sent and not got:
         return Usage(requests=1, unsettled=1, cost_usd=0.0 if price or listed_price(model) else None)
     cost = sent * price[0] + got * price[1] if price else _listed_cost(response, model)
@@ -168,8 +184,9 @@ def _listed_cost(response: Any, model: str) -> float | None:  # noqa: ANN401 -- 
     if names in _unlisted:
         return None
     try:
-        return float(provider().completion_cost(completion_response=response, model=model))
+        cost = float(provider().completion_cost(completion_response=response, model=model))
     except Exception:  # noqa: BLE001 -- what is raised for an unknown model is a plain one
         if listed_price(model) is None and len(_unlisted) < MOST_UNLISTED:  # a server's name may change each time
             _unlisted.add(names)
         return None
+    return cost if 0 <= cost < inf else None

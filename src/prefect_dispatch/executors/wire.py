@@ -18,11 +18,15 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from prefect_dispatch.environment import environment
+from prefect_dispatch.executors.exchange import ACCEPTED_CODINGS, MOST_REDIRECTS
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     import aiohttp
+    from aiohttp import ClientResponse
+
+    from prefect_dispatch.executors.exchange import Exchange
 
 _PROVIDERS = ("openai/", "hosted_vllm/")
 _ADDRESSED = frozenset({"model", "messages", "api_base", "api_key", "num_retries", "max_retries"})
@@ -37,6 +41,8 @@ _PLAIN = _ADDRESSED | {
     "seed",
     "stop",
     "temperature",
+    "tool_choice",
+    "tools",
     "top_p",
     "user",
 }
@@ -47,6 +53,7 @@ _CALLBACKS = ("callbacks", "success_callback", "failure_callback", "_async_succe
 _KEPT_S = 4.0
 """How long a connection is kept for the next call: less than the five seconds after which uvicorn closes one."""
 _CONNECT_S = 60.0
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 def is_plain(litellm: Any, request: Mapping[str, Any]) -> bool:  # noqa: ANN401 -- a module
@@ -67,40 +74,68 @@ def is_plain(litellm: Any, request: Mapping[str, Any]) -> bool:  # noqa: ANN401 
     )
 
 
-async def asked(litellm: Any, request: Mapping[str, Any]) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
+async def asked(litellm: Any, request: Mapping[str, Any], exchange: Exchange) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
     """Return the response to a request, as litellm would.
 
     Args:
         litellm: The module.
         request: What `acompletion` takes, and `is_plain`.
+        exchange: What bounds the response, and notes what it reports.
 
     Raises:
         ConnectError: If nobody was there.
         ReadError: If the connection failed later.
         HTTPError: If the server refused.
-        JSONDecodeError: If what came is no JSON object.
+        RedirectError: If it redirects to another origin.
+        ResponseTooLargeError: If the response is too long.
+        MalformedResponseError: If it can't be read.
     """
-    import aiohttp  # noqa: PLC0415 -- is loaded where it is called
-
     params = {name: value for name, value in request.items() if name not in _ADDRESSED}
     model, more = _translated(litellm, str(request["model"]), json.dumps(params))
     url = f"{str(request['api_base']).rstrip('/')}/chat/completions"
     body = json.dumps({"messages": request["messages"], "model": model, **more}).encode()
-    headers = {"Authorization": f"Bearer {_key(litellm, request)}", "Content-Type": "application/json"}
-    try:
-        async with _session().post(url, data=body, headers=headers, proxy=_proxy(url, environment())) as response:
-            content = await response.read()
-    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-        raise ConnectError(str(error)) from None
-    except aiohttp.ClientError as error:
-        raise ReadError(str(error) or type(error).__name__) from None
+    headers = {
+        "Authorization": f"Bearer {_key(litellm, request)}",
+        "Content-Type": "application/json",
+        "Accept-Encoding": ACCEPTED_CODINGS,
+    }
+    response, content = await _post(url, body, headers, exchange)
     if response.status != HTTPStatus.OK:
         raise HTTPError(response.status, response.headers, content)
-    said = json.loads(content)
+    said = exchange.parse(content)
     if not isinstance(said, dict):
-        raise json.JSONDecodeError("It is no object", "", 0)
+        raise exchange.malformed("the response is no JSON object")
+    exchange.note(cast("dict[str, Any]", said))
     convert = litellm.utils.convert_to_model_response_object
-    return convert(response_object=said, model_response_object=litellm.ModelResponse())
+    try:
+        return convert(response_object=said, model_response_object=litellm.ModelResponse())
+    except Exception as error:
+        if said.get("error"):  # told in the body of a success: litellm raises it as what it is
+            raise
+        raise exchange.malformed(f"the response has an unexpected form ({type(error).__name__})") from error
+
+
+async def _post(url: str, body: bytes, headers: dict[str, str], exchange: Exchange) -> tuple[ClientResponse, bytes]:
+    """Send a request, following redirects within its origin; return the response and its body."""
+    import aiohttp  # noqa: PLC0415 -- is loaded where it is called
+
+    for _ in range(MOST_REDIRECTS):
+        sent = _session().post(url, data=body, headers=headers, proxy=_proxy(url, environment()), allow_redirects=False)
+        try:
+            async with sent as response:
+                if response.status in _REDIRECTS and (location := response.headers.get("Location")):
+                    url = exchange.require_allowed_redirect("POST", url, response.status, location)
+                    response.close()
+                    continue
+                coding = response.headers.get("Content-Encoding", "")
+                content = await exchange.read(response.content.iter_any(), response.status, coding)
+                response.close() if not response.content.at_eof() else None
+                return response, content
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise ConnectError(str(error)) from None
+        except aiohttp.ClientError as error:
+            raise ReadError(str(error) or type(error).__name__) from None
+    raise exchange.redirected_too_often(url)
 
 
 class ConnectError(Exception):
@@ -176,6 +211,6 @@ def _session() -> aiohttp.ClientSession:
     if loop not in _sessions:
         connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEPT_S)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)  # the rest has the call's own limit
-        _sessions[loop] = session = aiohttp.ClientSession(connector=connector, timeout=timeout)
+        _sessions[loop] = session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
         weakref.finalize(loop, session.detach).atexit = False  # its connections went with it
     return _sessions[loop]

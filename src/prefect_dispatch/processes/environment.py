@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import StringConstraints
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.scrub import SECRET_NAME, hide
+from prefect_dispatch.scrub import hide, secrets_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,7 +67,7 @@ def environment(mine: Lease, *, pass_env: Sequence[str] = (), more: Mapping[str,
     require_set(pass_env)
     home, temporary = (own_folder(mine.path / name) for name in ("home", "tmp"))
     given = {name: os.environ[name] for name in (*PASSED, *pass_env) if name in os.environ}
-    hide(value for name, value in given.items() if SECRET_NAME.search(name))
+    hide(secrets_in(given))
     return {
         "PATH": os.defpath,
         **given,

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, JsonValue, StringConstraints, field_vali
 from prefect_dispatch.executors.coding.adapter import Launch, Printed, Said, Tokens, Told, at, count, dollars, loaded
 from prefect_dispatch.models import Name
 from prefect_dispatch.processes.environment import RESERVED, Variable
-from prefect_dispatch.scrub import SECRET_NAME, scrub
+from prefect_dispatch.scrub import is_secret_name, scrub
 from prefect_dispatch.strict import SOME, Strict
 
 ANSWER, PROMPT, SCHEMA = "answer.txt", "prompt.txt", "schema.json"
@@ -95,7 +95,7 @@ class Generic(Strict):
     def _holds_no_secret(cls, told: tuple[str, ...] | dict[str, str]) -> tuple[str, ...] | dict[str, str]:
         named = told if isinstance(told, dict) else dict.fromkeys(told, "")
         for name, value in named.items():
-            if scrub(name) != name or scrub(value) != value or (isinstance(told, dict) and SECRET_NAME.search(name)):
+            if scrub(name) != name or scrub(value) != value or (isinstance(told, dict) and is_secret_name(name)):
                 msg = f"{scrub(name)!r} looks like a secret; name the variable with the agent's key under 'key'"
                 raise ValueError(msg)
             if isinstance(told, dict) and RESERVED.fullmatch(name):
