@@ -276,7 +276,9 @@ def test_a_state_folder_in_a_worktree_is_refused(state: Path, tmp_path: Path) ->
     assert state_folder() == state
 
 
-@pytest.mark.parametrize("left", ["empty-folder", "folder-without-objects", "empty-file", "other-file", "long-name", "pipe"])
+@pytest.mark.parametrize(
+    "left", ["empty-folder", "folder-without-objects", "empty-file", "other-file", "long-name", "pipe"]
+)
 def test_a_git_folder_that_is_no_repository_is_ignored(left: str, state: Path) -> None:
     """Sandboxes leave empty `.git` folders in the temporary folder; git takes them for no repository either."""
     found = state.parent / ".git"
