@@ -98,7 +98,9 @@ def test_what_anybody_may_have_done_is_told(
         script += "; git checkout -q a.py; echo x > new.txt"
     answer = asyncio.run(attempt(doing(claude, repository, script), brief, ITEM, limits=Limits(retries=0)))
     (note,) = answer.attempts[0].notes
-    assert note == f"While it worked, the checkout '{repository.path}' changed: {what}; nothing traces that to the agent."
+    assert (
+        note == f"While it worked, the checkout '{repository.path}' changed: {what}; nothing traces that to the agent."
+    )
     assert note in caplog.text
     assert answer.change is not None
 
