@@ -73,7 +73,7 @@ class Describer:
             start: What its title begins with.
         """
         goal = self._goals.get(ref.brief, "")
-        title = ": ".join(filter(None, (start + _line(str(ref)), _line(goal))))
+        title = ": ".join(filter(None, (start + _line(str(ref)), _line(goal.partition("\n")[0]))))
         # What the title doesn't hold is told below it.
         body = _indented(goal) if len(title) > LONGEST_TITLE or "\n" in goal else ""
         return "\n\n".join(filter(None, (_cut(title, LONGEST_TITLE), body, "\n".join(self._trailers(ref, goal)))))

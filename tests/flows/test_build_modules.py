@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ORDER = [
-    "modules", "repo", "base", "agent", "credentials", "model", "api_base", "about", "setup", "accept", "branch", "force",
-    "on_conflict", "check", "max_usd", "budget_usd", "concurrency", "time_limit_s", "idle_limit_s", "max_turns", "retries", "reasks",
-    "min_success", "params", "pass_env", "keep", "folder", "name", "out", "refresh",
+    "modules", "repo", "base", "agent", "credentials", "model", "api_base", "about", "setup", "accept", "branch",
+    "force", "on_conflict", "check", "max_usd", "budget_usd", "concurrency", "time_limit_s", "idle_limit_s",
+    "max_turns", "retries", "reasks", "min_success", "params", "pass_env", "keep", "folder", "name", "out", "refresh",
 ]  # fmt: skip
 LEXER = {"name": "lexer", "goal": "Split {text}.", "owns": ["calc/lexer.py", "tests/*lexer*"]}
 
@@ -109,6 +109,8 @@ def test_what_a_form_becomes() -> None:
     assert (limits.budget_usd, limits.min_success) == (20, 1)
     assert (executor.api_base, integrator.force) == ("", False)
     elsewhere = given(api_base="http://127.0.0.1:1/v1/", branch="b", force=True)
+    own = {"name": "own", "argv": ["own"], "env": {"BASE": "{api_base}"}}
+    assert given(agent=own, api_base="http://x").executor.api_base == "http://x"
     assert (elsewhere.executor.api_base, elsewhere.integrator.force) == ("http://127.0.0.1:1/v1", True)
     assert given().items.items[0].value == "A module of the repository in the working directory."
 
@@ -197,6 +199,13 @@ def test_many_that_meet_are_counted() -> None:
         ),
         pytest.param({"params": {"api_key": "sk-1"}}, "looks like a secret", id="secret"),
         pytest.param({"setup": "a\0b"}, "setup", id="setup"),
+        pytest.param({"force": True}, "^'force' is for a branch that is published on", id="force"),
+        pytest.param({"api_base": "http://me:pw@x"}, "^api_base: must be a plain address", id="address-with-a-key"),
+        pytest.param(
+            {"api_base": "http://x", "agent": {"name": "own", "argv": ["own"]}},
+            r"^api_base: the agent 'own' is told no address; write \{api_base\} where it takes one",
+            id="address-that-goes-nowhere",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told(more: dict[str, Any], told: str) -> None:

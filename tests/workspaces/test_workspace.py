@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from prefect_dispatch.command import Command
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.workspaces.workspace import Workspace
-from tests.workspaces.repositories import Repository, picture
+from tests.workspaces.repositories import Repository
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(300)]
 
-EVERYWHERE = {"workspace", "git", "own TMPDIR", "own HOME", "parent", "/tmp", "checkout"}
+TEMPORARY = Path("/tmp")  # noqa: S108 -- the folder that all programs share is what is tried
+EVERYWHERE = {"workspace", "git", "own TMPDIR", "own HOME", "parent", "shared", "checkout"}
 MARK = f"of-an-agent-{os.getpid()}"
 """The name of a file that an agent tries to write."""
 HIDDEN_KEY = f"{KEY[:-1]}[{KEY[-1]}]"
@@ -49,9 +50,9 @@ def state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 @pytest.fixture(autouse=True)
 def shared(tmp_path: Path) -> Generator[None]:
     """The temporary folder that every program shares, in which the user's checkout lies here."""
-    assert tmp_path.is_relative_to("/tmp"), "pytest's folders have to lie in /tmp for these tests"  # noqa: S108 -- meant
+    assert tmp_path.is_relative_to(TEMPORARY), "pytest's folders have to lie in /tmp for these tests"
     yield
-    Path("/tmp", MARK).unlink(missing_ok=True)  # noqa: S108 -- that is what is tried
+    (TEMPORARY / MARK).unlink(missing_ok=True)
 
 
 def probe(repository: Repository) -> tuple[str, dict[str, str]]:
@@ -62,7 +63,7 @@ def probe(repository: Repository) -> tuple[str, dict[str, str]]:
         "own TMPDIR": f"$TMPDIR/{MARK}",
         "own HOME": f"$HOME/{MARK}",
         "parent": f"../{MARK}",
-        "/tmp": f"/tmp/{MARK}",
+        "shared": str(TEMPORARY / MARK),
         "checkout": str(repository.path / "a.py"),
     }
     tries = "; ".join(
@@ -144,7 +145,7 @@ def test_a_foreign_file_in_the_checkout_is_traced_by_the_output(name: str, repos
     assert "Its output names that folder" in str(error)
 
 
-@pytest.mark.parametrize("place", ["parent", "/tmp", "checkout", "own HOME", "own TMPDIR", "git"])
+@pytest.mark.parametrize("place", ["parent", "shared", "checkout", "own HOME", "own TMPDIR", "git"])
 def test_claude_without_commands_writes_only_in_its_workspace(place: str, repository: Repository, state: Path) -> None:
     """Its own permissions deny the rest, and a denial fails the work."""
 
@@ -202,11 +203,11 @@ SEES = 'env | grep {key}; cat "$HOME/key" 2>/dev/null; tr "\\0" "\\n" < /proc/$P
 def test_who_can_get_at_its_key(
     name: str,
     params: Mapping[str, Any],
-    sees: bool,
+    sees: bool,  # noqa: FBT001 -- a column
     repository: Repository,
-    state: Path,  # noqa: FBT001 -- a column
+    state: Path,
 ) -> None:
-    """No command has it in its environment; without a sandbox each finds it in a file, or in the agent's environment."""
+    """No command has it in its environment; without a sandbox it is in a file, or in the agent's environment."""
     if name == "codex" and not params and not has_sandbox():
         pytest.skip("this machine lets nobody make user namespaces")
     _, said = run(name, repository, SEES.format(key=HIDDEN_KEY), params)

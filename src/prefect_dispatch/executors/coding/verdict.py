@@ -90,10 +90,10 @@ def _without_sandbox(agent: str, said: Said) -> ExecutorError | None:
     """Return that no command could be run as there is no sandbox: it would be the same for every item."""
     if not said.no_sandbox:
         return None
+    why = scrub(said.no_sandbox)[:_QUOTED].rstrip(".")
     return TerminalError(
-        f"{agent} can't make its sandbox on this machine, and ran no command: {scrub(said.no_sandbox)[:_QUOTED]}. "
-        "Allow its account to make user namespaces; or, where the machine itself is the sandbox, let it do without: "
-        "executor.params: {sandbox: danger-full-access}.",
+        f"{agent} can't make its sandbox on this machine, and ran no command: {why}. Allow its account to "
+        "make user namespaces; or, where the machine itself is the sandbox, let it do without: executor.params: {sandbox: danger-full-access}.",
         kind="sandbox",
     )
 
