@@ -53,10 +53,12 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     agent: AgentField = "claude",
     credentials: CredentialsField = None,
     model: Line = "",
+    api_base: Line = "",
     about: Line = "",
     setup: Shell = "",
     accept: Shell = "",
     branch: Line = "",
+    force: bool = False,  # noqa: FBT001, FBT002 -- the field of a form
     on_conflict: Rule = "priority",
     check: Literal["each", "end"] = "end",
     max_usd: Dollars | None = None,
@@ -89,10 +91,14 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         agent: Who works: an agent that is known by its name, or any other one, described by data.
         credentials: The key of the model's provider. None: it is in a variable that `pass_env` names.
         model: The model that the agent asks, such as claude-sonnet-4-5. Empty: the default of the credentials.
+        api_base: The address of a provider or gateway of your own, which each agent is told in its own way; such as
+            http://127.0.0.1:8000/v1, for claude without /v1. Empty: the one of the credentials, or the provider's.
         about: What is built of all modules together, and what holds for all of them. Each agent is told.
         setup: A line for /bin/sh that is run first in each checkout, such as one that installs. Empty: none.
         accept: A line for /bin/sh that must pass on what is merged, such as all tests. Empty: none.
         branch: The branch that what was merged is published on; one that is checked out nowhere. Empty: none.
+        force: Whether the branch may lose commits that the merge lacks, such as those of an earlier run. Without it, it
+            is only moved forward.
         on_conflict: Where changes contradict each other, the first one counts, the later one is left out, the run
             fails, or an agent brings both together.
         check: When `accept` is run on what is merged: after each module, or at the end of all.
@@ -115,6 +121,7 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     """
     every = cast("tuple[Module, ...]", modules)
     require_apart(every)
+    _require_told(cast("Known | Generic", agent), api_base)
     workspace = Workspace(repo=repo or ".", base=base or "HEAD", setup=_line(setup), keep=keep)
     who = cast("Known | Generic", agent)
     key = str(credentials) if credentials else None
@@ -123,6 +130,7 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         model=model or _model_of(who, key),
         workspace=workspace,
         credentials=key,
+        api_base=api_base,
         pass_env=tuple(pass_env),
         max_usd=max_usd,
         max_turns=max_turns,
@@ -135,6 +143,7 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         accept=_line(accept),
         check=check,
         branch=branch,
+        force=force,
         pass_env=tuple(each for each in pass_env if each not in executor.key_names),
     )
     limits = Limits(
@@ -154,6 +163,19 @@ build_modules = form_flow(_build_modules, "build-modules")
 
 def _line(text: str) -> Command | None:
     return Command(run=text) if text else None
+
+
+def _require_told(agent: Known | Generic, api_base: str) -> None:
+    """Check that an agent can be told the address of its provider.
+
+    Raises:
+        JobError: If it is described, and its description has no place for one.
+    """
+    if api_base and isinstance(agent, Generic) and not agent.names_address:
+        raise JobError(
+            f"api_base: the agent {agent.name!r} is told no address; write {{api_base}} where it takes one in its argv "
+            "or env, or leave api_base out."
+        )
 
 
 def _model_of(agent: Known | Generic, credentials: str | None) -> str:

@@ -79,6 +79,8 @@ class MergeBranches(Strict):
     """When that is run: after each change, or at the end, where the one that breaks it is then looked for by halves."""
     branch: BranchName = ""
     """The branch that what was merged is published on. Empty: it is left as `merged.patch`."""
+    force: bool = False
+    """Whether the branch may be moved to a merge that lacks commits of it, such as those of an earlier run."""
     agent: AnyExecutor | None = None
     """Who brings changes together. None: the job's executor."""
     pass_env: tuple[str, ...] = ()
@@ -88,6 +90,8 @@ class MergeBranches(Strict):
     def _goes_together(self) -> Self:
         if self.agent is not None and self.on_conflict != "agent":
             raise ValueError(f"'agent' is for on_conflict 'agent', and it is {self.on_conflict!r}; remove one of them")
+        if self.force and not self.branch:
+            raise ValueError("'force' is for a branch that is published on; name one under 'branch', or leave it out")
         if self.accept and (self.accept.report or self.accept.stdin):
             key = "report" if self.accept.report else "stdin"
             raise ValueError(f"accept: it passes or fails by its exit code, and reads no item; leave out {key!r}")
@@ -157,6 +161,7 @@ class MergeBranches(Strict):
         return merging.merged(
             ground,
             outcomes,
+            briefs,
             self.on_conflict,
             trials,
             Agent(ground, briefs, who, ask),
@@ -164,9 +169,9 @@ class MergeBranches(Strict):
             rules=rules_of(self.on_conflict, self.accept, self.check),
         )
 
-    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:  # noqa: ARG002 -- the signature of every promise
+    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
         """Yield where a merge isn't what follows from the changes that it says are in it."""
-        return rebuilding.unlike(self._git, merge, outcomes, self.on_conflict)
+        return rebuilding.unlike(self._git, merge, outcomes, briefs, self.on_conflict)
 
     def refused(self, merge: Merge) -> list[Ref]:
         """Return the outcomes of which the acceptance command said that they break the whole."""
@@ -190,7 +195,7 @@ class MergeBranches(Strict):
             return publishing.left(commit)
         if self.accept and value["accepted"] is not True:
             return publishing.unaccepted(self.branch)
-        return publishing.published(self._git, self.branch, commit)
+        return publishing.published(self._git, self.branch, commit, force=self.force)
 
     @property
     def _where(self) -> Workspace:

@@ -32,7 +32,7 @@ def value_of(course: Course) -> dict[str, JsonValue]:
     ]
     return {
         "base": course.ground.base,
-        "commit": course.end.commit,
+        "commit": course.history.commit,
         "tree": course.end.tree,
         "accepted": course.accepted,
         "files": [each.value for each in changed_files(course)],

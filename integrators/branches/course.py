@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.integrators.branches.folding import Rule, Settled, Standing, Step
     from prefect_dispatch.integrators.branches.ground import Ground
+    from prefect_dispatch.integrators.branches.history import History
     from prefect_dispatch.integrators.branches.lining import Branch, Lined
     from prefect_dispatch.integrators.branches.trees import Differences
     from prefect_dispatch.integrators.branches.trying import Verdict
@@ -36,6 +37,8 @@ class Course(NamedTuple):
     """What the acceptance command said, in the order in which it was asked."""
     rule: Rule
     """What decides conflicts."""
+    history: History
+    """The commits that are published."""
 
     @property
     def end(self) -> Standing:

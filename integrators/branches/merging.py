@@ -15,6 +15,7 @@ from prefect_dispatch.integrators.branches.accounting import (
 )
 from prefect_dispatch.integrators.branches.course import Course
 from prefect_dispatch.integrators.branches.folding import stepped
+from prefect_dispatch.integrators.branches.history import Describer, write_history
 from prefect_dispatch.integrators.branches.lining import lined_up
 from prefect_dispatch.integrators.branches.overlaps import overlaps
 from prefect_dispatch.integrators.branches.patches import merged_patch
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.branches.folding import Resolver, Rule
     from prefect_dispatch.integrators.branches.ground import Ground
     from prefect_dispatch.integrators.branches.trying import Trials
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models import Brief, Outcome
 
 
 def merged(
     ground: Ground,
     outcomes: Sequence[Outcome],
+    briefs: Sequence[Brief],
     rule: Rule,
     trials: Trials,
     resolve: Resolver,
@@ -47,6 +49,7 @@ def merged(
     Args:
         ground: The repository and the base.
         outcomes: All outcomes, in any order.
+        briefs: What was asked, for the messages of the commits.
         rule: What decides conflicts.
         trials: Tries what is merged.
         resolve: Asked where the rule is `agent`.
@@ -57,7 +60,8 @@ def merged(
     lined = lined_up(ground.git, ordered)
     fold = partial(stepped, ground, rule=rule, resolve=resolve)
     steps = (each_tried if each else end_tried)(ground, lined.branches, fold, trials)
-    course = Course(ground, ordered, lined, steps, trials.verdicts, rule)
+    history = write_history(ground, lined.branches, steps, Describer(ordered, briefs))
+    course = Course(ground, ordered, lined, steps, trials.verdicts, rule, history)
     value, met = value_of(course), overlaps(ground, lined.branches)
     return Merge(
         value=value,

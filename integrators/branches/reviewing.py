@@ -60,7 +60,7 @@ def _summary(course: Course) -> str:
     merged, total = len(course.end.by), len(course.steps)
     passes = {True: " The acceptance command passes.", False: " The acceptance command fails.", None: ""}
     return (
-        f"{merged} of {total} changes are merged onto `{course.ground.base[:12]}` as `{course.end.commit[:12]}`."
+        f"{merged} of {total} changes are merged onto `{course.ground.base[:12]}` as `{course.history.commit[:12]}`."
         f"{passes[course.accepted]} To try it: `git apply --index {PATCH}` where the former is checked out."
     )
 

@@ -38,7 +38,7 @@ def branches_table(course: Course) -> Table:
             "by": str(step.by) if step.by else "",
             "files": len(step.branch.files),
             "conflicts": len(step.settled),
-            "commit": step.branch.commit,
+            "commit": course.history.changes[step.branch.ref],
             "reason": step.reason,
         }
         for at, step in enumerate(course.steps, 1)

@@ -10,6 +10,7 @@ from datetime import datetime, timezone
 from sys import intern
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.attempts import cut_notes
 from prefect_dispatch.clock import Clock
 from prefect_dispatch.draft import NoDraft
 from prefect_dispatch.errors import (
@@ -122,6 +123,7 @@ class _Attempt:
         self._runs_code = bool(brief.checks) or isinstance(brief.output, type)
         self._given_up: list[Failure] = []
         self._invalid: list[Rejection] = []
+        self._notes: list[str] = []
 
     def account(self, error: str | None = None) -> Attempt:
         """Return what the attempt took."""
@@ -136,6 +138,7 @@ class _Attempt:
             started=self._started or datetime.now(timezone.utc),
             seconds=round(time.monotonic() - self._start - self._waited_s, 3),
             waited_s=round(self._waited_s, 3),
+            notes=cut_notes(tuple(self._notes)),
             error=error,
         )
 
@@ -168,6 +171,7 @@ class _Attempt:
             reply = heard or await self._passed(place, tier, ask, clock)
             self._usage += reply.usage
             self._model, self._served_model = intern(reply.model), intern(reply.served_model)
+            self._notes += reply.notes
             if not heard:
                 await self._draft.hear(place, reply, at_once=self._runs_code)
             value, wrong = examine(self._brief, self._item, reply)

@@ -18,6 +18,10 @@ LONGEST_PROBLEM = 500
 """Characters of what was wrong with it."""
 MOST_PROBLEMS = 20
 """Of these."""
+LONGEST_NOTE = 500
+"""Characters of what an executor reports of its work."""
+MOST_NOTES = 20
+"""Of these."""
 
 
 class Usage(Numerous):
@@ -132,6 +136,8 @@ class Attempt(Numerous):
     """How long it took, waits apart."""
     waited_s: float = Field(default=0.0, ge=0)
     """How long it waited: for a busy provider, for the pace, for room in the budget."""
+    notes: tuple[str, ...] = ()
+    """What the executor reported of its work, such as commands that a coding agent's own policy refused; cut."""
     error: str | None = None
     """What ended the attempt, unless it succeeded: class of failure and message."""
 
@@ -139,6 +145,16 @@ class Attempt(Numerous):
 def answering_models(attempts: Iterable[Attempt]) -> set[tuple[str, str]]:
     """Return which models gave an answer: the one that was asked, and the one that its response named."""
     return {(each.model, each.served_model) for each in attempts if each.model and each.error is None}
+
+
+def cut_notes(notes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return each note once, as an attempt keeps them; what is cut ends in `…`.
+
+    Example:
+        >>> cut_notes(("a", "b", "a"))
+        ('a', 'b')
+    """
+    return tuple(_cut(note, LONGEST_NOTE) for note in dict.fromkeys(notes))[:MOST_NOTES]
 
 
 def _cut(text: str, most: int) -> str:

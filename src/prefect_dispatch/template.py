@@ -45,6 +45,16 @@ def literal(text: str) -> str:
     return _BRACES.sub(r"{{\1}}", text)
 
 
+def unescape_template(text: str) -> str:
+    """Return a text as people read it: braces that stand for themselves are single, and fields keep their names.
+
+    Example:
+        >>> unescape_template("Spell {key} in {{name}}.")
+        'Spell {key} in {name}.'
+    """
+    return _PLACEHOLDER.sub(lambda found: "{" + (found["literal"] or found["name"]) + "}", text)
+
+
 def render(text: str, item: Item, quote: Callable[[str], str] = str) -> str:
     """Return a text with the item's fields in place.
 

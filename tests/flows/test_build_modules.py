@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ORDER = [
-    "modules", "repo", "base", "agent", "credentials", "model", "about", "setup", "accept", "branch", "on_conflict",
-    "check", "max_usd", "budget_usd", "concurrency", "time_limit_s", "idle_limit_s", "max_turns", "retries", "reasks",
-    "min_success", "params", "pass_env", "keep", "folder", "name", "out", "refresh",
+    "modules", "repo", "base", "agent", "credentials", "model", "api_base", "about", "setup", "accept", "branch",
+    "force", "on_conflict", "check", "max_usd", "budget_usd", "concurrency", "time_limit_s", "idle_limit_s",
+    "max_turns", "retries", "reasks", "min_success", "params", "pass_env", "keep", "folder", "name", "out", "refresh",
 ]  # fmt: skip
 LEXER = {"name": "lexer", "goal": "Split {text}.", "owns": ["calc/lexer.py", "tests/*lexer*"]}
 
@@ -107,6 +107,11 @@ def test_what_a_form_becomes() -> None:
     assert (executor.pass_env, integrator.pass_env) == (("ANTHROPIC_API_KEY", "LANG"), ("LANG",))
     assert (limits.timeout_s, limits.concurrency, limits.reasks, limits.retries) == (1800, 4, 0, 1)
     assert (limits.budget_usd, limits.min_success) == (20, 1)
+    assert (executor.api_base, integrator.force) == ("", False)
+    elsewhere = given(api_base="http://127.0.0.1:1/v1/", branch="b", force=True)
+    own = {"name": "own", "argv": ["own"], "env": {"BASE": "{api_base}"}}
+    assert given(agent=own, api_base="http://x").executor.api_base == "http://x"
+    assert (elsewhere.executor.api_base, elsewhere.integrator.force) == ("http://127.0.0.1:1/v1", True)
     assert given().items.items[0].value == "A module of the repository in the working directory."
 
 
@@ -194,6 +199,13 @@ def test_many_that_meet_are_counted() -> None:
         ),
         pytest.param({"params": {"api_key": "sk-1"}}, "looks like a secret", id="secret"),
         pytest.param({"setup": "a\0b"}, "setup", id="setup"),
+        pytest.param({"force": True}, "^'force' is for a branch that is published on", id="force"),
+        pytest.param({"api_base": "http://me:pw@x"}, "^api_base: must be a plain address", id="address-with-a-key"),
+        pytest.param(
+            {"api_base": "http://x", "agent": {"name": "own", "argv": ["own"]}},
+            r"^api_base: the agent 'own' is told no address; write \{api_base\} where it takes one",
+            id="address-that-goes-nowhere",
+        ),
     ],
 )
 def test_what_does_not_go_together_is_told(more: dict[str, Any], told: str) -> None:
@@ -302,7 +314,7 @@ def test_modules_are_built_and_merged_on_a_branch(site: Site) -> None:
     value = json.loads((out / "report.json").read_text(encoding="utf-8"))["value"]
     assert (value["accepted"], value["gaps"]) == (True, [])
     assert (value["base"], value["commit"]) == (site.base, site.git.out("rev-parse", "agents/merged"))
-    assert f"The branch 'agents/merged' is at {value['commit'][:12]}." in report.message
+    assert f"The branch 'agents/merged' was made at {value['commit'][:12]}." in report.message
     again = site.build(modules, **more)
     assert (again.status, again.usage.asked, again.usage.cached) == ("complete", 0, 3)
     assert f"The branch 'agents/merged' is at {value['commit'][:12]} already." in again.message
@@ -379,6 +391,6 @@ def test_a_branch_that_moved_meanwhile_stays(site: Site) -> None:
     move = f"git -C {site.git.repo} update-ref refs/heads/agents/merged {mine}"
     report = site.build([module("a")], accept=move, branch="agents/merged", out="report")
     assert report.status == "gaps"
-    assert f"has commits that the merge lacks, such as {mine[:12]}, and they aren't ours" in report.message
+    assert f"has 1 commit that the merge lacks, such as {mine[:12]}" in report.message
     assert site.git.out("rev-parse", "agents/merged") == mine
     assert "+a" in (site.folder / "report" / "merged.patch").read_text(encoding="utf-8")

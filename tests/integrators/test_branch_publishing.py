@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,12 +10,12 @@ import pytest
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.branches.publishing import published, require_branch
 from prefect_dispatch.workspaces.commits import commit_of
+from prefect_dispatch.workspaces.git import Git
 from tests.integrators.repos import WHO, Files, change_of, merging, repository
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
-
-    from prefect_dispatch.workspaces.git import Git
 
 BASE: Files = {"a.py": "1\n"}
 BRANCH = "agents/merged"
@@ -42,30 +43,86 @@ def at(git: Git, branch: str = BRANCH) -> str:
     return git.tried("rev-parse", "--verify", "--quiet", f"refs/heads/{branch}")[1].decode().strip()
 
 
-def test_a_branch_is_made_and_moved_by_runs_alone(repo: tuple[Git, str]) -> None:
-    """Made where it isn't there; a later run replaces what an earlier one left; and says if there is nothing to do."""
+def test_a_branch_is_made_and_moved_forward(repo: tuple[Git, str]) -> None:
+    """Made where it isn't there, moved where nothing is lost; and "forward" is said of nothing else."""
     git, base = repo
-    one, other = ours(git, base, "2\n"), ours(git, base, "3\n")
-    assert published(git, BRANCH, one).done == f"The branch 'agents/merged' is at {one[:12]}."
+    one = ours(git, base, "2\n")
+    assert published(git, BRANCH, one).done == f"The branch 'agents/merged' was made at {one[:12]}."
     assert published(git, BRANCH, one).done == f"The branch 'agents/merged' is at {one[:12]} already."
-    assert published(git, BRANCH, other).shortfall == ""
-    assert at(git) == other
+    further = ours(git, one, "3\n")
+    moved = f"The branch 'agents/merged' was moved forward from {one[:12]} to {further[:12]}."
+    assert published(git, BRANCH, further) == (moved, "")
+    assert at(git) == further
     ahead = ours(git, theirs(git, base), "4\n")
     git.out("update-ref", "refs/heads/of-others", theirs(git, base))
-    assert published(git, "of-others", ahead).done  # forward, and nothing is lost
+    assert "was moved forward from" in published(git, "of-others", ahead).done
     assert at(git, "of-others") == ahead
 
 
-def test_commits_of_others_stay(repo: tuple[Git, str]) -> None:
-    """Also below one of ours: somebody may have built on it, or it on somebody's."""
+def test_no_commit_is_lost_without_force(repo: tuple[Git, str]) -> None:
+    """Neither one of somebody's, nor one of an earlier run: somebody may have built on it."""
     git, base = repo
-    mine = theirs(git, base)
-    for commit in (mine, theirs(git, ours(git, base, "2\n")), ours(git, mine, "5\n")):
+    mine, earlier = theirs(git, base), ours(git, base, "2\n")
+    for commit in (mine, earlier, theirs(git, earlier), ours(git, mine, "5\n")):
         git.out("update-ref", f"refs/heads/{BRANCH}", commit)
-        said = published(git, BRANCH, ours(git, base, "3\n"))
-        assert "has commits that the merge lacks" in said.shortfall
+        said = published(git, BRANCH, new := ours(git, base, "3\n"))
+        assert f"that the merge lacks, such as {commit[:12]}, and can't be moved forward" in said.shortfall
+        assert f"from {commit[:12]} to {new[:12]}" in said.shortfall
         assert "`git apply --index merged.patch`" in said.shortfall
+        assert said.shortfall.endswith("Set 'force' to have it replaced.")
         assert (said.done, at(git)) == ("", commit)
+
+
+def test_force_replaces_what_the_branch_has(repo: tuple[Git, str]) -> None:
+    """It says so, and how many commits the branch has less; where it can be moved forward, it is."""
+    git, base = repo
+    new, earlier = ours(git, base, "3\n"), ours(git, base, "2\n")
+    for commit, less in ((earlier, "1 commit"), (theirs(git, earlier), "2 commits")):
+        git.out("update-ref", f"refs/heads/{BRANCH}", commit)
+        moved = f"was moved by force from {commit[:12]} to {new[:12]}, and has {less} less."
+        assert published(git, BRANCH, new, force=True) == (f"The branch 'agents/merged' {moved}", "")
+        assert at(git) == new
+    assert "was moved forward" in published(git, BRANCH, ours(git, new, "4\n"), force=True).done
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_branch_that_moves_at_the_last_moment_stays(repo: tuple[Git, str], force: bool) -> None:  # noqa: FBT001 -- a column
+    """It is moved only from what it was seen to be: of two at the same moment, one is told that it came too late."""
+    git, base = repo
+    first, mine = ours(git, base, "2\n"), theirs(git, ours(git, base, "2\n"))
+    git.out("update-ref", f"refs/heads/{BRANCH}", first)
+    late = LateGit(git.repo, late_ref=f"refs/heads/{BRANCH}", late_commit=mine)
+    said = published(late, BRANCH, ours(git, first, "3\n"), force=force)
+    assert "could not be moved" in said.shortfall
+    assert at(git) == mine
+    absent = LateGit(git.repo, late_ref="refs/heads/new", late_commit=mine)
+    assert "could not be moved" in published(absent, "new", first, force=force).shortfall
+    assert at(git, "new") == mine
+
+
+@dataclass(frozen=True)
+class LateGit(Git):
+    """A git in whose repository somebody moves a branch just before it moves one."""
+
+    late_ref: str = ""
+    late_commit: str = ""
+
+    def tried(
+        self, *args: str, stdin: bytes = b"", env: Mapping[str, str] | None = None, most: int = 255
+    ) -> tuple[int, bytes]:
+        """Return git's exit code, and what it writes."""
+        if args[0] == "update-ref":
+            super().tried("update-ref", self.late_ref, self.late_commit)
+        return super().tried(*args, stdin=stdin, env=env, most=most)
+
+
+def test_another_name_of_a_branch_stays(repo: tuple[Git, str]) -> None:
+    """To move it would move the branch that it stands for, which may be checked out."""
+    git, base = repo
+    git.out("symbolic-ref", f"refs/heads/{BRANCH}", "refs/heads/main")
+    said = published(git, BRANCH, ours(git, base, "2\n"), force=True)
+    assert "is only another name of 'main'" in said.shortfall
+    assert at(git, "main") == base
 
 
 def test_what_is_checked_out_stays(repo: tuple[Git, str], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from prefect_dispatch.processes.logs import new_log, prune_logs
 from prefect_dispatch.processes.reaper import reap, reap_now_and_then
 from prefect_dispatch.scrub import scrub
 from tests.processes.programs import Crowd, said_by
+from tests.workspaces.repositories import Repository
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -255,13 +256,46 @@ def test_a_state_folder_that_cannot_be_used(state_is: str, told: str, state: Pat
     if state_is == "a-file":
         state.write_text("in the way")
     elif state_is == "in-a-repository":
-        (state / ".git").mkdir(parents=True)
+        Repository.init(state)
     else:
         state.symlink_to("/proc/nowhere/at/all")
     with pytest.raises(JobError) as caught:
         state_folder()
     assert told in str(caught.value)
     assert "set PREFECT_DISPATCH_STATE to a folder of your own" in str(caught.value)
+
+
+def test_a_state_folder_in_a_worktree_is_refused(state: Path, tmp_path: Path) -> None:
+    """A linked worktree is a checkout, too; once its repository is gone, it is none."""
+    main = Repository.init(tmp_path / "main")
+    main.commit("Begin")
+    main.git("worktree", "add", "--quiet", "--detach", str(state))
+    with pytest.raises(JobError, match="is in the repository"):
+        state_folder()
+    remove_tree(main.path)
+    assert state_folder() == state
+
+
+@pytest.mark.parametrize(
+    "left", ["empty-folder", "folder-without-objects", "empty-file", "other-file", "long-name", "pipe"]
+)
+def test_a_git_folder_that_is_no_repository_is_ignored(left: str, state: Path) -> None:
+    """Sandboxes leave empty `.git` folders in the temporary folder; git takes them for no repository either."""
+    found = state.parent / ".git"
+    if left == "empty-folder":
+        found.mkdir()
+    elif left == "folder-without-objects":
+        (found / "refs").mkdir(parents=True)
+        (found / "HEAD").write_text("ref: refs/heads/main\n")
+    elif left == "empty-file":
+        found.touch()
+    elif left == "other-file":
+        found.write_text("gitdir: nowhere\n")
+    elif left == "long-name":
+        found.write_text(f"gitdir: {'x' * 5000}\n")
+    else:
+        os.mkfifo(found)
+    assert state_folder() == state
 
 
 def test_a_state_folder_that_others_may_look_into_is_closed(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 from prefect_dispatch.command import Command
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.workspaces.workspace import Workspace, uncommitted
-from tests.workspaces.repositories import Repository, picture
+from prefect_dispatch.workspaces.workspace import Workspace
+from tests.workspaces.repositories import Repository
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,38 +215,3 @@ def test_what_a_workspace_cannot_be(key: str, value: object, message: str) -> No
     """What makes no sense is refused where it is written down."""
     with pytest.raises(ValidationError, match=message):
         Workspace.model_validate({key: value})
-
-
-def test_what_is_uncommitted_is_counted(repository: Repository, sprung: Path) -> None:
-    """Staged, changed and new files count, ignored ones don't; nothing is run, and nothing refreshed, to know it."""
-    home = sprung.parent / "user home"
-    repository.git("config", "filter.lfs.clean", str(home / "trap"))
-    repository.git("config", "core.excludesFile", str(home / "ignored"))
-    assert uncommitted(repository.path) == 0
-    repository.put("src/a.py", "a = 2\n")
-    repository.put("staged.py", "")
-    repository.git("add", "staged.py")
-    repository.put("new/one.py", "")
-    repository.put("new/two.py", "")
-    repository.put("a.pyc", "")
-    repository.put("bytes.bin", b"dirty")
-    before = picture(repository.path)
-    assert uncommitted(repository.path / "src") == 4
-    assert picture(repository.path) == before
-    assert not sprung.exists()
-
-
-def test_where_nothing_can_be_uncommitted(repository: Repository, tmp_path: Path) -> None:
-    """A bare repository, one without a commit, and a folder that is none, have nothing that is uncommitted."""
-    bare = tmp_path / "bare"
-    repository.git("clone", "--quiet", "--bare", ".", str(bare))
-    assert uncommitted(bare) == 0
-    assert uncommitted(Path(_unborn(repository).repo)) == 0
-    assert uncommitted(tmp_path) == 0
-
-
-def test_uncommitted_with_a_split_index(repository: Repository) -> None:
-    """An index in two files is read as one."""
-    repository.git("update-index", "--split-index")
-    repository.put("src/a.py", "a = 2\n")
-    assert uncommitted(repository.path) == 1

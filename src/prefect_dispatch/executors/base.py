@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field, JsonValue
 from typing_extensions import Protocol, runtime_checkable  # to look whether an executor is one is thirty times as fast
 
+from prefect_dispatch.attempts import cut_notes
 from prefect_dispatch.change import Change
 from prefect_dispatch.json_text import UntakenError
 from prefect_dispatch.models import Brief, Item, Rejection, Usage
@@ -69,6 +70,8 @@ class Reply(Strict):
     """What was changed in a repository; whoever makes it sees to it that it holds no secret."""
     problems: tuple[Annotated[str, AfterValidator(scrub)], ...] = ()
     """What the executor itself found wrong with the work: sent back, as what a check finds."""
+    notes: Annotated[tuple[Annotated[str, AfterValidator(scrub)], ...], AfterValidator(cut_notes)] = ()
+    """What the executor reports of its work that makes no answer wrong: kept with the attempt."""
     usage: Usage = Usage(requests=1)
     """What the call spent."""
 

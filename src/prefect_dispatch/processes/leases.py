@@ -35,6 +35,8 @@ WAIT_S = 30.0
 """How long to wait for the lock of the state folder, which is held for milliseconds."""
 
 _ABOUT, _KEPT = "lease.json", "kept"
+_POINTER, _LONGEST_POINTER = b"gitdir:", 8192
+"""How a file `.git` begins that names the folder of its repository, and how many bytes of it are read."""
 _mine: dict[str, tuple[int, Lease, BaseFileLock]] = {}
 """The leases of this process, each with its number: a forked child sees its parent's, too."""
 _lock_of = partial(FileLock, thread_local=False)  # one thread may take it, another let it go
@@ -66,7 +68,7 @@ def state_folder() -> Path:
     way_out = "set PREFECT_DISPATCH_STATE to a folder of your own outside of every repository"
     try:
         folder = Path(said).expanduser().absolute()
-        inside = next((parent for parent in (folder, *folder.parents) if (parent / ".git").exists()), None)
+        inside = next((parent for parent in (folder, *folder.parents) if _is_repository(parent)), None)
         if inside is not None:
             raise JobError(f"The state folder {str(folder)!r} is in the repository {str(inside)!r}: {way_out}.")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -154,6 +156,29 @@ def remove_tree(folder: Path) -> None:
         with suppress(OSError):
             Path(parent).chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_repository(folder: Path) -> bool:
+    """Return whether a folder is the top of a git checkout, by the same marks as git itself.
+
+    A mere folder `.git` is none: Codex, for one, leaves empty ones behind where its sandbox was ended. git is not
+    asked, because it refuses to look into a repository of another user, and need not be installed here.
+    """
+    git_dir = folder / ".git"
+    try:
+        if git_dir.is_file():  # a linked worktree or a submodule names the folder of its repository
+            pointer = git_dir.read_bytes()[:_LONGEST_POINTER]
+            if not pointer.startswith(_POINTER):
+                return False
+            git_dir = folder / os.fsdecode(pointer.removeprefix(_POINTER).strip())
+        head, shared = git_dir / "HEAD", git_dir / "commondir"
+        if not (head.is_file() or head.is_symlink()):
+            return False
+        # A linked worktree has its objects where the repository has them.
+        common = git_dir / os.fsdecode(shared.read_bytes()[:_LONGEST_POINTER].strip()) if shared.is_file() else git_dir
+        return (common / "objects").is_dir() and (common / "refs").is_dir()
+    except OSError:  # what this user can't read, git can't either
+        return False
 
 
 def _root() -> Path:

@@ -17,15 +17,12 @@ from prefect_dispatch.processes.leases import state_folder
 from prefect_dispatch.strict import Strict, nearest
 from prefect_dispatch.workspaces.git import Git, GitError
 from prefect_dispatch.workspaces.ports import MOST
-from prefect_dispatch.workspaces.sharing import Objects, reading, sharing
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
 _Line = Annotated[str, StringConstraints(min_length=1, pattern=r"^[^\x00-\x1f]+$")]
 _NAMED = 20
-_CHECKOUT = (("--show-toplevel",), ("--git-path", "index"))
-_STATUS = ("status", "--porcelain", "-z", "--untracked-files=normal", "--ignore-submodules=all", "--no-renames")
 
 
 class Workspace(Strict):
@@ -108,33 +105,6 @@ def resolved(git: Git, base: str) -> str:
         why = f"is a {kind}" if kind else "isn't there; fetch it first"
         raise JobError(f"workspace.base: {base!r} {why}. Name a branch, a tag or a commit of {str(git.repo)!r}.")
     return said.decode().strip()
-
-
-def uncommitted(repo: Path) -> int:
-    """Return how many files (or new folders) of a checkout have changes that are in no commit, and so in no workspace.
-
-    Nothing is written, not even to refresh the index, and no program runs that the repository's settings name.
-
-    Args:
-        repo: A folder in the repository. In a bare one there is nothing to commit.
-
-    Returns:
-        The number; 0 where it can't be told.
-    """
-    git = Git(repo)
-    try:
-        if git.out("rev-parse", "--is-inside-work-tree") != "true":
-            return 0
-        top, index = (git.out("rev-parse", "--path-format=absolute", *what) for what in _CHECKOUT)
-        with tempfile.TemporaryDirectory() as folder:
-            own = sharing(Objects.of(git), Path(folder, "git"), checkout=False)
-            (own.repo / "HEAD").write_text(f"{resolved(git, 'HEAD')}\n", encoding="ascii")
-            for part in Path(index).parent.glob("sharedindex.*"):
-                shutil.copy(part, own.repo)
-            looking = reading(own, Path(top), {"GIT_INDEX_FILE": index})
-            return looking.raw(*_STATUS).count(b"\0")
-    except (GitError, JobError):
-        return 0
 
 
 def _require_repository(git: Git) -> None:

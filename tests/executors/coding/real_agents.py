@@ -36,7 +36,7 @@ class Real(NamedTuple):
 
 REAL = {
     "claude": Real("claude-sonnet-4-5", "ANTHROPIC_API_KEY", end=""),
-    # Not every kernel that tests run on lets it make its sandbox.
+    # Not every system that tests run on lets it make its sandbox; `test_real_access` tests that.
     "codex": Real("gpt-5", "OPENAI_API_KEY", params={"sandbox": "danger-full-access"}),
     "opencode": Real("openai/gpt-5-mini", "OPENAI_API_KEY"),
     "mini": Real("openai/gpt-5-mini", "OPENAI_API_KEY"),

@@ -50,9 +50,10 @@ def started(adapter: Adapter, params: Mapping[str, Any] | None = None, **more: A
 def said(agent: str | Generic, *lines: object, exit_code: int | None = 0, **files: str) -> Said:
     """Return what it means that an agent prints some lines; those that are no texts as JSON."""
     adapter = adapter_of(agent) if isinstance(agent, Generic) else KNOWN[agent]
+    stderr = files.pop("stderr", "")
     stdout = "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
     named = {name.replace("_", "."): text for name, text in files.items()}
-    return adapter.parse(Printed(stdout, files=named, exit=exit_code))
+    return adapter.parse(Printed(stdout, stderr, files=named, exit=exit_code))
 
 
 def after(launch: Launch, option: str) -> list[str]:
@@ -192,6 +193,7 @@ def test_how_codex_is_started() -> None:
     assert config["model_providers.prefect_dispatch.env_key"] == f'"{CODEX_KEY}"'
     assert config["shell_environment_policy.exclude"] == f'["{CODEX_KEY}"]'
     assert config["model_reasoning_effort"] == '"high"'
+    assert config["sandbox_workspace_write.exclude_slash_tmp"] == "true"
     assert after(launch, "-m") == ["gpt-5"]
     assert after(launch, "-s") == ["workspace-write"]
     assert launch.env[CODEX_KEY] == KEY
@@ -255,6 +257,34 @@ def test_what_codex_says() -> None:
         "item": {"type": "command_execution", "command": "rm x", "status": "declined"},
     }
     assert said("codex", declined, codex_end()).denials == ("rm x",)
+
+
+REFUSED = (
+    "2026-01-01T00:00:00Z ERROR codex_core::tools::router: error=exec_command failed: CreateProcess { message: "
+    '"Rejected(\\"`/bin/bash -c \'rm -rf ~\'` rejected: rm -f style commands are not permitted.\\")" }\n'
+)
+
+
+def test_what_codex_refuses_itself() -> None:
+    """Its policy tells it in its log alone; the model goes on, and so its work may be done all the same."""
+    refused = said("codex", codex_said(), codex_end(), stderr=f"Reading …\n{REFUSED}{REFUSED}")
+    why = "/bin/bash -c 'rm -rf ~' rejected: rm -f style commands are not permitted."
+    assert (refused.done, refused.denials, refused.refusals) == (True, (), (why, why))
+    assert said("codex", codex_end(), stderr="ERROR codex_core: Rejected by a server").refusals == ()
+
+
+def test_codex_without_its_sandbox() -> None:
+    """Each command fails alike where none can be made; one that ran shows that there is one."""
+
+    def ran(output: str, status: str = "failed") -> dict[str, object]:
+        item = {"type": "command_execution", "command": "x", "aggregated_output": output, "status": status}
+        return {"type": "item.completed", "item": item}
+
+    none = "bwrap: No permissions to create a new namespace\n"
+    assert said("codex", ran(none), ran(none), codex_end()).no_sandbox == none.strip()
+    assert said("codex", ran(none), ran("x: not found\n"), codex_end()).no_sandbox == ""
+    assert said("codex", ran(none, "completed"), codex_end()).no_sandbox == ""
+    assert said("codex", codex_end()).no_sandbox == ""
 
 
 @pytest.mark.parametrize(
@@ -355,6 +385,26 @@ def test_what_claude_says() -> None:
     assert said("claude", claude_end(modelUsage=None)).tokens is None
     assert said("claude", claude_end(total_cost_usd=float("nan"))).cost_usd is None
     assert said("claude", claude_end(), claude_end(is_error=True)).done is False
+
+
+@pytest.mark.parametrize(
+    ("message", "more", "may_pass"),
+    [
+        pytest.param("API Error: Connection closed mid-response. The response may be incomplete.", {}, True, id="cut"),
+        pytest.param(
+            "API Error: Response stalled while thinking, before producing a response.", {}, True, id="stalled"
+        ),
+        pytest.param("API Error: Connection to the API was lost (ECONNRESET).", {}, True, id="lost"),
+        pytest.param("API Error: Request timed out.", {}, True, id="timeout"),
+        pytest.param("API Error: Claude's response exceeded the 100 output token maximum.", {}, False, id="too-long"),
+        pytest.param("API Error: 400 connection strings are no request", {"api_error_status": 400}, False, id="400"),
+        pytest.param("The connection of the two parts is missing.", {}, False, id="its-own-words"),
+    ],
+)
+def test_how_claude_tells_a_cut_stream(message: str, more: dict[str, Any], may_pass: bool) -> None:  # noqa: FBT001 -- a column
+    """A provider's answer that broke off is worth another try; an answer that is no error never is."""
+    assert said("claude", claude_end(is_error=True, result=message, **more), exit_code=1).may_pass is may_pass
+    assert not said("claude", claude_end(result=message)).may_pass
 
 
 def test_an_agent_that_is_described() -> None:

@@ -98,6 +98,52 @@ def test_work_that_is_done(executor: CodingAgent, claude: FakeAgent, own: Path, 
     assert (repository.path / "a.py").read_text() == "A = 0\n"
 
 
+REFUSAL = 'ERROR codex_core::tools: error=x: "Rejected(\\\\"`rm -rf x` rejected: not permitted\\\\")"'
+"""How Codex's log tells of a command that its own policy refuses; a shell prints it."""
+
+
+def codex_of(repository: Repository, programs: Path, *said: object, tells: str = REFUSAL) -> CodingAgent:
+    """Return an executor whose Codex changes nothing, refuses a command itself, and prints some lines."""
+    codex = FakeAgent(programs, "codex")
+    codex.does(f"echo '{tells}' >&2", codex.prints(*said))
+    return executor_of(repository, agent="codex", model="gpt-5", pass_env=("OPENAI_API_KEY",))
+
+
+def test_what_an_agent_refuses_itself_is_reported(
+    repository: Repository, programs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the reply, its attempt and the log; where the work isn't done, what is sent back says it, too."""
+    note = "The policy of codex refused: 'rm -rf x rejected: not permitted'."
+    executor = codex_of(repository, programs, codex_said(), codex_end())
+    reply = asked(executor)
+    assert reply.notes == (note,)
+    assert reply.problems == (answering.UNCHANGED, note)
+    assert note in caplog.text
+    brief = BRIEF.model_copy(update={"writes": ()})
+    answer = asyncio.run(attempt(executor, brief, ITEM, limits=Limits()))
+    assert [each.notes for each in answer.attempts] == [(note,)]
+    with pytest.raises(InvalidOutput) as caught:
+        asyncio.run(attempt(executor, BRIEF, ITEM, limits=Limits(reasks=1)))
+    assert [each.notes for each in caught.value.attempts] == [(note,)]
+
+
+def test_what_an_agent_refuses_itself_is_told_of_a_failure(repository: Repository, programs: Path) -> None:
+    """It may be why the work isn't done."""
+    executor = codex_of(repository, programs, {"type": "turn.failed", "error": {"message": "It gave up."}})
+    error = failed(executor, RejectedError)
+    assert error.kind == "agent_error"
+    assert "The policy of codex refused: 'rm -rf x rejected: not permitted'." in str(error)
+
+
+def test_a_sandbox_that_cannot_be_made_stops_the_run(repository: Repository, programs: Path) -> None:
+    """No command can be run, for no item."""
+    item = {"type": "command_execution", "command": "ls", "aggregated_output": "bwrap: No.\n", "status": "failed"}
+    executor = codex_of(repository, programs, {"type": "item.completed", "item": item}, codex_end(), tells="")
+    error = failed(executor, TerminalError)
+    assert error.kind == "sandbox"
+    assert "codex can't make its sandbox on this machine, and ran no command: bwrap: No. Allow" in str(error)
+
+
 @pytest.mark.parametrize(
     ("says", "error", "kind", "message", "usage"),
     [

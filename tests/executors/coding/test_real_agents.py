@@ -140,6 +140,39 @@ def test_an_answer_by_a_schema(name: str, repository: Repository) -> None:
     assert isinstance(value, dict) is (name == "claude")
 
 
+@every_agent
+def test_a_stream_that_is_cut(name: str, repository: Repository, own: Path) -> None:
+    """Where the agent itself doesn't go on, its work is retried: it is no failure of the item's."""
+
+    def script(request: Request) -> Turn:
+        return Turn(text="I begin.", write={"new/b.py": "B = 1\n"}, cut=True)
+
+    # opencode asks again without a word and without an end.
+    with real_agent(name, repository, script, idle_s=30 if name == "opencode" else 120) as (executor, _):
+        error = failed(executor, TransientError, WRITES)
+    assert error.kind in {"connection", "server", "idle"}
+    assert below(own) == []
+
+
+def test_a_command_that_codex_refuses_itself(repository: Repository) -> None:
+    """It is told with the attempt, and the work counts that was done in another way."""
+    refused = Turn(run=("rm -rf new",))
+
+    def script(request: Request) -> Turn:
+        steps = [refused, Turn(run=("mkdir -p new; echo 'B = 1' > new/b.py",))]
+        return steps[request.turn] if request.turn < len(steps) else ending(request)
+
+    with real_agent("codex", repository, script) as (executor, _):
+        reply = asked(executor, WRITES)
+        (note,) = reply.notes
+        assert note.startswith("The policy of codex refused: ")
+        assert "rm -rf new" in note
+        assert reply.problems == ()
+    with real_agent("codex", repository, lambda request: ending(request) if request.turn else refused) as (executor, _):
+        problems = asked(executor, WRITES).problems
+    assert problems == (answering.UNCHANGED, note)
+
+
 def test_a_limit_of_turns(repository: Repository) -> None:
     """It ends the work, with an exit code that says nothing of it."""
 

@@ -25,6 +25,37 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(600), pytest.mark.usefixtures("store")]
 
 
+@pytest.mark.parametrize("name", list(REAL))
+def test_a_provider_of_ones_own(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each agent is told the address in its own way; its commits say who worked, with which model, and for what."""
+    monkeypatch.setenv("PREFECT_DISPATCH_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("PATH", f"{program(name).parent}{os.pathsep}{os.environ['PATH']}")
+    repository, real = begun(tmp_path / "repo"), REAL[name]
+    monkeypatch.setenv(real.key, KEY)
+    with agent_server(building) as server:
+        report = build_modules(
+            modules()[:1],
+            str(repository.path),
+            agent=cast("Known", name),
+            model=real.model,
+            api_base=server.url + real.end,
+            params=real.params,
+            pass_env=[real.key],
+            branch="built",
+            retries=0,
+        )
+        assert (report.status, report.gaps) == ("complete", ())
+        assert server.requests
+    assert f"The branch 'built' was made at {repository.git('rev-parse', 'built')[:12]}." in report.message
+    assert repository.git("log", "-1", "--format=%s", "built").startswith(
+        "Merge errors/modules: Write the module errors"
+    )
+    trailers = repository.git("log", "-1", "--format=%(trailers:only,unfold)", "built")
+    assert "Prefect-Dispatch-Module: errors\n" in trailers
+    assert f"Prefect-Dispatch-Agent: {name}" in trailers
+    assert f"/{real.model.rpartition('/')[2]}\n" in f"{trailers}\n"
+
+
 @pytest.mark.parametrize("name", ["claude", "codex", "mini"])
 def test_a_project_of_eight_modules(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of it works together, one module after it was sent back; a second run asks nobody; nothing is left."""

@@ -108,7 +108,11 @@ class Said:
     errors: tuple[str, ...] = ()
     """What went wrong, in its words."""
     denials: tuple[str, ...] = ()
-    """What it wanted to do, and was not allowed to."""
+    """What it wanted to do, and was not allowed to: its work doesn't count."""
+    refusals: tuple[str, ...] = ()
+    """What its own policy refused and left it to do in another way: reported, and no failure by itself."""
+    no_sandbox: str = ""
+    """Why its sandbox can't be made on this machine, where none of its commands could be run for that."""
     status: int | None = None
     """The HTTP status by which its provider refused it at last."""
     limit: Literal["", "max_turns", "max_usd"] = ""

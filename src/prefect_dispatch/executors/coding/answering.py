@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from prefect_dispatch.errors import ExecutorError
+from prefect_dispatch.errors import ExecutorError, RejectedError
 from prefect_dispatch.executors.base import Ask, Reply
 from prefect_dispatch.executors.coding.access import access
 from prefect_dispatch.executors.coding.adapter import Told
+from prefect_dispatch.executors.coding.outside import OutsideWatch
 from prefect_dispatch.executors.coding.prompt import prompt
 from prefect_dispatch.executors.coding.running import accepted, work
 from prefect_dispatch.executors.coding.spending import usage_of
-from prefect_dispatch.executors.coding.verdict import failure
+from prefect_dispatch.executors.coding.verdict import describe_refusals, failure
 from prefect_dispatch.executors.keys import of_block
 from prefect_dispatch.models import Usage
 from prefect_dispatch.outputs import schema_of
 from prefect_dispatch.processes.logs import new_log
-from prefect_dispatch.workspaces.rooms import opened
+from prefect_dispatch.workspaces.rooms import finished, opened
 
 if TYPE_CHECKING:
     from prefect_dispatch.change import Change
-    from prefect_dispatch.executors.coding.adapter import Said
+    from prefect_dispatch.executors.coding.adapter import Printed, Said
     from prefect_dispatch.executors.coding.executor import CodingAgent
     from prefect_dispatch.workspaces.rooms import Room
+
+_log = logging.getLogger("prefect_dispatch")
 
 UNCHANGED = "Nothing was changed in the repository, and the brief says that something is to be written."
 """What is wrong with work that left everything as it was."""
@@ -45,9 +49,12 @@ async def carried_out(agent: CodingAgent, ask: Ask) -> Reply:
         async with opened(agent.workspace, pass_env=allowed.passed) as room:
             if ask.change:
                 await room.apply(ask.change)
-            said, spent = await _worked(agent, room, ask, allowed.key)
+            work = await _worked(agent, room, ask, allowed.key)
+            said, spent, notes = work.said, work.usage, list(work.notes)
             change = await room.change(ask.brief.writes)
             problems = await _problems(room, ask, change)
+            if ask.brief.command:  # it has run what the agent wrote
+                notes += filter(None, [await finished(work.watch.require_inside, work.printed)])
     except ExecutorError as error:
         error.usage = error.usage if error.usage and error.usage.requests else spent
         raise of_block(error, agent.credentials) from None
@@ -55,11 +62,27 @@ async def carried_out(agent: CodingAgent, ask: Ask) -> Reply:
     if value == "" and ask.brief.output == "text":
         value = _without_words(change)
     who = " ".join(filter(None, (agent.asked, "in", agent.adapter.name, said.agent_version)))
-    return Reply(value=value, model=who, change=change, problems=problems, usage=spent)
+    if problems and said.refusals:
+        problems = (*problems, describe_refusals(agent.adapter.name, said.refusals))
+    for note in notes:
+        _log.warning("%s", note)
+    return Reply(value=value, model=who, change=change, problems=problems, notes=tuple(notes), usage=spent)
 
 
-async def _worked(agent: CodingAgent, room: Room, ask: Ask, key: str) -> tuple[Said, Usage]:
+class _Work(NamedTuple):
+    """What an agent did, as far as it is known without a look at its files."""
+
+    said: Said
+    usage: Usage
+    printed: Printed
+    watch: OutsideWatch
+    notes: tuple[str, ...]
+
+
+async def _worked(agent: CodingAgent, room: Room, ask: Ask, key: str) -> _Work:
     adapter, log, home = agent.adapter, new_log(), Path(room.env["HOME"])
+    repo, writes = Path(agent.workspace.repo), ask.brief.writes
+    watch = await finished(OutsideWatch, repo, room.path, writes, agent.executable)
     told = Told(
         program=agent.executable,
         model=agent.model,
@@ -77,9 +100,15 @@ async def _worked(agent: CodingAgent, room: Room, ask: Ask, key: str) -> tuple[S
     ran, printed = await work(adapter, adapter.launch(told), room, agent.idle_s, log)
     said = adapter.parse(printed)
     usage = usage_of(said, agent.asked)
+    try:
+        seen = await finished(watch.require_inside, printed)
+    except RejectedError as error:
+        error.usage = usage
+        raise error.traced(f"Its log: {log}") from None
     if error := failure(adapter.name, ran, said, usage):
         raise error.traced(f"Its log: {log}")
-    return said, usage
+    refused = describe_refusals(adapter.name, said.refusals) if said.refusals else ""
+    return _Work(said, usage, printed, watch, tuple(filter(None, (refused, seen))))
 
 
 async def _problems(room: Room, ask: Ask, change: Change) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -35,6 +36,8 @@ _LIMITS: Mapping[str, Literal["max_turns", "max_usd"]] = {
     "error_max_turns": "max_turns",
     "error_max_budget_usd": "max_usd",
 }
+_CUT = re.compile(r"^API Error:.*(?:connection|stream|response stalled|timed? ?out|network|socket)", re.IGNORECASE)
+"""What it says of a provider's answer that broke off or did not come, without an HTTP status."""
 _SCHEMA = "error_max_structured_output_retries"
 
 
@@ -109,7 +112,9 @@ class Claude:
             denials=tuple(map(_denied, listed(end.get("permission_denials")))),
             status=status if isinstance(status, int) else None,
             limit=_LIMITS.get(kind, ""),
-            may_pass=kind == "error_during_execution" or (not end and bool(version)),
+            may_pass=kind == "error_during_execution"
+            or (not end and bool(version))
+            or (failed and status is None and bool(_CUT.search(words))),
             agent_version=version,
         )
 

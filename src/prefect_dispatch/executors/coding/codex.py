@@ -23,6 +23,10 @@ _OURS = (
     "mcp_servers",
 )
 _STATUS = re.compile(r"\b(?:unexpected|last) status:? (\d{3})\b")
+_REFUSED = re.compile(r'\bRejected\(\\*"(?P<what>.+?)\\*"\)')
+"""How a line of its log names a command that its own policy refuses; its events say nothing of it."""
+_NO_SANDBOX = "bwrap: "
+"""How the output of each command begins where the system doesn't let it make its sandbox."""
 _CONNECTION = re.compile(
     r"stream disconnected|high demand|network error|error sending request|timed? ?out", re.IGNORECASE
 )
@@ -45,7 +49,7 @@ class CodexParams(Strict):
     """What Codex is told beside the brief."""
 
     sandbox: Literal["read-only", "workspace-write", "danger-full-access"] = "workspace-write"
-    """What the commands that it runs may touch; the first two need a kernel that lets it make its sandbox."""
+    """What the commands that it runs may touch; the first two need a system that lets it make its sandbox."""
     config: Annotated[dict[str, _Setting], AfterValidator(_not_ours)] = Field(default_factory=dict[str, Any])
     """Settings of its `config.toml` by dotted key, such as `model_reasoning_effort: high`."""
 
@@ -77,6 +81,9 @@ class Codex:
             **{f"model_providers.prefect_dispatch.{name}": value for name, value in provider.items()},
             "shell_environment_policy.exclude": [KEY],
             "allow_login_shell": False,  # it would set PATH anew
+            # The temporary folder of all programs may hold anything, the user's own checkout included. TMPDIR is the
+            # attempt's own, so that it may write there.
+            "sandbox_workspace_write.exclude_slash_tmp": True,
             **params.config,
         }
         argv = [told.program, "exec", "--json", "--ephemeral", "--ignore-user-config", "--ignore-rules"]
@@ -95,7 +102,7 @@ class Codex:
     def parse(self, printed: Printed) -> Said:
         """Return what it said; errors before a turn's end are notes of new tries, and of models it doesn't know."""
         end, text, error = dict[str, Any](), "", ""
-        denials: list[str] = []
+        denials, outputs = list[str](), list[str]()
         for event in events(printed.stdout):
             kind, item = event.get("type"), event.get("item")
             if kind in ("turn.completed", "turn.failed"):
@@ -106,6 +113,9 @@ class Codex:
                 text = str(at(item, "text") or "")
             elif kind == "item.completed" and at(item, "status") == "declined":
                 denials.append(str(at(item, "command") or at(item, "type")))
+            elif kind == "item.completed" and at(item, "type") == "command_execution":
+                failed = at(item, "status") == "failed"
+                outputs.append(str(at(item, "aggregated_output") or "") if failed else "")
         done = end.get("type") == "turn.completed"
         words = "" if done else str(at(end, "error", "message") or error)
         found = _STATUS.search(words)
@@ -116,9 +126,18 @@ class Codex:
             tokens=_tokens(end.get("usage")) if done else None,
             errors=(words,) if words else (),
             denials=tuple(denials),
+            refusals=tuple(found["what"].replace("`", "") for found in _REFUSED.finditer(printed.stderr)),
+            no_sandbox=_no_sandbox(outputs),
             status=status,
             may_pass=status is None and bool(_CONNECTION.search(words)),
         )
+
+
+def _no_sandbox(outputs: list[str]) -> str:
+    """Return why no sandbox can be made, if that is all that any of its commands came to; else nothing."""
+    if outputs and all(output.startswith(_NO_SANDBOX) for output in outputs):
+        return outputs[0].splitlines()[0]
+    return ""
 
 
 def _tokens(usage: object) -> Tokens | None:

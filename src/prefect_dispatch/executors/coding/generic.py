@@ -108,6 +108,11 @@ class Generic(Strict):
         """Whether it is told which model to ask."""
         return any("{model}" in word for word in (*self.argv, *self.env.values()))
 
+    @property
+    def names_address(self) -> bool:
+        """Whether it is told the address of its provider."""
+        return any("{api_base}" in word for word in (*self.argv, *self.env.values()))
+
 
 class GenericAdapter:
     """An agent that is described by data."""

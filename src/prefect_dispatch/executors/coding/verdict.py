@@ -9,7 +9,7 @@ from prefect_dispatch.errors import BusyError, ExecutorError, RejectedError, Ter
 from prefect_dispatch.scrub import scrub
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from prefect_dispatch.executors.coding.adapter import Said
     from prefect_dispatch.models import Usage
@@ -39,7 +39,8 @@ _STATUS: Mapping[int, tuple[str, type[ExecutorError], str]] = {
     529: ("overloaded", BusyError, ""),
 }
 """What a provider's refusal means; see `failures` for why."""
-_MOST_DENIALS = 5
+_MOST_DENIALS, _QUOTED = 5, 200
+"""How many commands a message names, and how many characters of each."""
 
 
 def failure(agent: str, ran: Ran, said: Said, usage: Usage) -> ExecutorError | None:
@@ -55,6 +56,7 @@ def failure(agent: str, ran: Ran, said: Said, usage: Usage) -> ExecutorError | N
     told = told if len(told) <= LONGEST else f"{told[:LONGEST]}…"
     error = (
         _stopped(agent, ran)
+        or _without_sandbox(agent, said)
         or _refused(agent, said, told)
         or _limited(agent, said, told)
         or _ended(agent, ran, said, told)
@@ -63,13 +65,37 @@ def failure(agent: str, ran: Ran, said: Said, usage: Usage) -> ExecutorError | N
     )
     if error:
         error.usage = usage
+        if said.refusals:
+            error.args = (f"{error} {describe_refusals(agent, said.refusals)}",)
     return error
+
+
+def describe_refusals(agent: str, refusals: Sequence[str]) -> str:
+    """Return the sentence that names what an agent's own policy refused.
+
+    Example:
+        >>> describe_refusals("codex", ["rm -rf x: not permitted"])
+        "The policy of codex refused: 'rm -rf x: not permitted'."
+    """
+    return f"The policy of {agent} refused: {_list_commands(refusals)}."
 
 
 def _stopped(agent: str, ran: Ran) -> ExecutorError | None:
     if ran.stopped:
         return TransientError(f"{agent} was silent for longer than executor.idle_s.{_tail(ran)}", kind="idle")
     return None
+
+
+def _without_sandbox(agent: str, said: Said) -> ExecutorError | None:
+    """Return that no command could be run as there is no sandbox: it would be the same for every item."""
+    if not said.no_sandbox:
+        return None
+    why = scrub(said.no_sandbox)[:_QUOTED].rstrip(".")
+    return TerminalError(
+        f"{agent} can't make its sandbox on this machine, and ran no command: {why}. Allow its account to "
+        "make user namespaces; or, where the machine itself is the sandbox, let it do without: executor.params: {sandbox: danger-full-access}.",
+        kind="sandbox",
+    )
 
 
 def _refused(agent: str, said: Said, told: str) -> ExecutorError | None:
@@ -110,13 +136,18 @@ def _ended(agent: str, ran: Ran, said: Said, told: str) -> ExecutorError | None:
 def _denied(agent: str, said: Said) -> ExecutorError | None:
     if not said.denials:
         return None
-    shown = ", ".join(repr(scrub(denial)[:200]) for denial in said.denials[:_MOST_DENIALS])
-    more = len(said.denials) - _MOST_DENIALS
     return RejectedError(
-        f"{agent} wanted to do what it may not: {shown}{f' and {more} more' if more > 0 else ''}. Allow it in "
-        "executor.params, or tell the brief to do without.",
+        f"{agent} wanted to do what it may not: {_list_commands(said.denials)}. Allow it in executor.params, or tell "
+        "the brief to do without.",
         kind="denied",
     )
+
+
+def _list_commands(commands: Sequence[str]) -> str:
+    """Return some commands as a message names them: not too many, none too long."""
+    more = len(commands) - _MOST_DENIALS
+    shown = ", ".join(repr(scrub(command)[:_QUOTED]) for command in commands[:_MOST_DENIALS])
+    return f"{shown}{f' and {more} more' if more > 0 else ''}"
 
 
 def _unfinished(agent: str, ran: Ran, said: Said, told: str) -> ExecutorError | None:
