@@ -84,6 +84,8 @@ class TestCase(_Brief):
     """Why it didn't pass, in a line."""
     text: str = ""
     """What the runner says of that at length; of a long one start and end."""
+    failures: tuple[str, ...] = ()
+    """The message of each failure, in a line, where the report has several of it: one for each subtest that failed."""
 
     @property
     def key(self) -> Key:
@@ -115,6 +117,8 @@ class TestRun(_Brief):
     """The report files that were read."""
     cases: tuple[TestCase, ...] = ()
     """The tests, each key once, in the order of their keys."""
+    subtests: int = Field(default=0, ge=0)
+    """How many tests the report counts beyond its cases: pytest counts subtests, and writes no case for one."""
 
     @property
     def counts(self) -> Mapping[str, int]:
