@@ -97,6 +97,7 @@ def _environments(matrix: Matrix) -> Table:
                 "verdict": each.verdict,
                 "required": "yes" if each.required else "no",
                 "tests": sum(case.suite != RUN for case in run.cases) if run else None,
+                "subtests": run.subtests if run else None,
                 **counts,
                 "seconds": run.seconds if run else None,
                 "seconds_in_tests": round(fsum(case.seconds for case in run.cases), 3) if run else None,
