@@ -92,6 +92,8 @@ def _environment(each: Environment, run: TestRun) -> Entry:
         "seconds": run.seconds,
         "reports": list(run.reports),
         "problems": list(run.problems),
+        **({"output": run.output} if run.output else {}),
+        **({"log": run.log} if run.log else {}),
     }
 
 

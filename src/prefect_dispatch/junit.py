@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.junit_events import Found, cut_middle, read_file
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 128 * 2**20
 """How large all report files together may be."""
+_BY_SIGNAL = 128
 TEXTS = 2**20
 """How many characters of texts a run keeps, and how many of further failures; after that, its tests have their first
 messages alone."""
@@ -106,7 +108,20 @@ def _wrong(
         said = f"The exit code is {exit_code}, but {red} {'test' if red == 1 else 'tests'} failed."
         yield _Wrong("exit code and report agree", said)
     elif exit_code is not None and not stopped and not is_ok and not red:
-        yield _Wrong("exit code and report agree", f"The exit code is {exit_code}, but no test failed.")
+        yield _Wrong("exit code and report agree", f"The exit code is {_named_code(exit_code)}, but no test failed.")
+
+
+def _named_code(code: int) -> str:
+    """Return an exit code, with the signal that it tells of: a shell adds 128 to the number of one.
+
+    Example:
+        >>> _named_code(139), _named_code(1)
+        ('139 (SIGSEGV)', '1')
+    """
+    try:
+        return f"{code} ({signal.Signals(code - _BY_SIGNAL).name})"
+    except ValueError:
+        return str(code)
 
 
 def _listed(form: str, bad: Sequence[tuple[str, str]]) -> str:
