@@ -28,35 +28,33 @@ if TYPE_CHECKING:
 
 AGAIN = 75
 """The exit code that means `try again later` (EX_TEMPFAIL); that of a set-up that fails."""
-_BOTH = """\
-/bin/sh -c "$1" || { echo "The set-up failed with exit code $?." >&2; exit 75; }
-exec /bin/sh -c "$2"
-"""
 _READY_S = 60
-_SERVED = f"""\
-{{exports}}\
-if [ -n "$1" ]; then
-  /bin/sh -c "$1" || {{{{ echo "The set-up failed with exit code $?." >&2; exit {AGAIN}; }}}}
-fi
-if [ -n "$3" ]; then
-  /bin/sh -c "$3" >&2 &
-  service=$! tries=0
-  while [ -n "$4" ] && ! told=$(/bin/sh -c "$4" 2>&1); do
-    tries=$((tries + 1))
-    if ! kill -0 "$service" 2>/dev/null; then
-      wait "$service"
-      echo "The service ended with exit code $? before it was ready." >&2
-      exit {AGAIN}
-    fi
-    if [ "$tries" -ge {_READY_S * 5} ]; then
-      echo "The service was not ready after {_READY_S} s and more: $told" >&2
-      exit {AGAIN}
-    fi
-    sleep 0.2
-  done
-fi
+"""Seconds that a service has at least to get ready: 5 attempts in each."""
+_SETUP = """\
+/bin/sh -c "$1" || { echo "The set-up failed with exit code $?." >&2; exit 75; }
+"""
+_SERVICE = f"""\
+/bin/sh -c "$3" >&2 &
+service=$! tries=0
+until told=$(/bin/sh -c "$4" 2>&1); do
+  tries=$((tries + 1))
+  if ! kill -0 "$service" 2>/dev/null; then
+    wait "$service"
+    echo "The service ended with exit code $? before it was ready." >&2
+    exit {AGAIN}
+  fi
+  if [ "$tries" -ge {_READY_S * 5} ]; then
+    echo "The service was not ready after {_READY_S} s: $told" >&2
+    exit {AGAIN}
+  fi
+  sleep 0.2
+done
+"""
+_COMMAND = """\
 exec /bin/sh -c "$2"
 """
+_NOTHING = ":"
+"""A line for /bin/sh that does nothing: an argument of a command can't be empty."""
 Codes = Annotated[tuple[Annotated[int, Field(ge=1, le=255)], ...], Field()]
 Retries = Annotated[int, Field(ge=0, le=20)]
 Ports = Annotated[int, Field(ge=0, le=MOST)]
@@ -169,16 +167,13 @@ def _command(lines: _Lines, names: Sequence[str], report: tuple[str, ...], retry
         report: Globs of the report files.
         retry: Exit codes that mean: try again.
     """
-    again = tuple(dict.fromkeys((*retry, AGAIN)))
-    run: tuple[str, ...]
-    if lines.service.strip() or names:
-        exports = "".join(
-            f'[ -z "${{{variable_of(name)}+x}}" ] || export {name}="${{{variable_of(name)}:-}}"\n' for name in names
-        )
-        script = _SERVED.format(exports=exports)
-        run = ("/bin/sh", "-c", script, "test_matrix", lines.setup, lines.command, lines.service, lines.ready)
-    elif lines.setup.strip():
-        run = ("/bin/sh", "-c", _BOTH, "test_matrix", lines.setup, lines.command)
-    else:
+    setup, service = lines.setup.strip(), lines.service.strip()
+    if not setup and not service and not names:
         return Command(run=lines.command, report=report, retry=retry)
-    return Command(run=run, report=report, retry=again)
+    exports = "".join(
+        f'[ -z "${{{variable_of(name)}+x}}" ] || export {name}="${{{variable_of(name)}:-}}"\n' for name in names
+    )
+    script = "".join((exports, _SETUP if setup else "", _SERVICE if service else "", _COMMAND))
+    more = (lines.service, lines.ready or _NOTHING) if service else ()
+    run = ("/bin/sh", "-c", script, "test_matrix", lines.setup if setup else _NOTHING, lines.command, *more)
+    return Command(run=run, report=report, retry=tuple(dict.fromkeys((*retry, AGAIN))))

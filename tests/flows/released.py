@@ -1,15 +1,21 @@
-"""Libraries as they were released: an sdist from PyPI in a git repository, and the Pythons to test it with."""
+"""Libraries as they were released: an sdist in a repository, Pythons to test it with, and pytest's own verdicts."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 def run(*command: str, folder: Path) -> None:
@@ -58,3 +64,36 @@ def fetch_sdist(folder: Path, pinned: str, unpacked: str) -> Path:
     who = ("-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false")
     run("git", *who, "commit", "-q", "-m", "As released", folder=made)
     return made
+
+
+def read_own_verdicts(log: Path) -> dict[str, str]:
+    """Return pytest's own verdict of each test, from the reports that it handed to its plugins.
+
+    A test whose setup or teardown failed is an error; one that failed, or one of whose subtests did, has failed.
+    """
+    reports: dict[str, list[dict[str, Any]]] = {}
+    for line in log.read_text(encoding="utf-8").splitlines():
+        report = json.loads(line)
+        if report["$report_type"].lower() in {"testreport", "subtestreport"}:
+            reports.setdefault(report["nodeid"], []).append(report)
+    return {case_of(nodeid): verdict_of(found) for nodeid, found in reports.items()}
+
+
+def case_of(nodeid: str) -> str:
+    """Return what a test is called in a JUnit report."""
+    path, bracket, parameters = nodeid.partition("[")
+    file, *names = path.split("::")
+    called = ".".join([re.sub(r"\.py$", "", file.replace("/", ".")), *names[:-1]])
+    text = f"{called}::{names[-1]}{bracket}{parameters}"
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"#x{ord(found[0]):02X}", text)
+
+
+def verdict_of(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Return the verdict of a test."""
+    own = [report for report in reports if report["$report_type"] == "TestReport"]
+    if any(report["outcome"] == "failed" and report["when"] != "call" for report in own):
+        return "error"
+    if any(report["outcome"] == "failed" for report in reports):
+        return "failed"
+    skipped = [report for report in own if report["outcome"] == "skipped"]
+    return ("xfailed" if "wasxfail" in skipped[0] else "skipped") if skipped else "passed"
