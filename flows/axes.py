@@ -11,7 +11,10 @@ from typing import Annotated, Any, cast
 from pydantic import BeforeValidator, GetPydanticSchema, StringConstraints
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.item_variables import variable_of
 from prefect_dispatch.models import Item
+from prefect_dispatch.processes.environment import RESERVED
+from prefect_dispatch.scrub import SECRET_NAME, scrub
 from prefect_dispatch.strict import SOME, Strict, nearest
 
 MOST = 1_000
@@ -86,6 +89,7 @@ def _cell(given: object) -> object:
     return ",".join(f"{name}={_value(value)}" for name, value in cast("Mapping[str, object]", given).items())
 
 
+_Setting = Annotated[str, StringConstraints(max_length=10_000, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,199}=[^\x00]*$")]
 _Axes = Annotated[tuple[Axis, ...], BeforeValidator(_axes), SOME]
 Axes = Annotated[
     Mapping[str, Sequence[str | int]] | Sequence[Axis | Mapping[str, Any]],
@@ -99,6 +103,43 @@ _Cell = Annotated[
 ]
 Cells = Annotated[Sequence[str | Mapping[str, str | int]], GetPydanticSchema(lambda _, make: make(tuple[_Cell, ...]))]
 """Cells, or parts of them, as `python=3.10,attrs=22.2`; a mapping is taken, too."""
+
+
+class CellVariables(Strict):
+    """Environment variables of some cells.
+
+    Example:
+        >>> CellVariables(cells="config=strict", variables=["STRICT=1"]).settings
+        {'STRICT': '1'}
+    """
+
+    cells: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)]
+    """Which: a part of a cell, as `python=3.10` or `config=*`; `*` means all."""
+    variables: Annotated[tuple[_Setting, ...], SOME]
+    """What they set, as `NAME=value`."""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The variables by name."""
+        return {name: text for name, _, text in (setting.partition("=") for setting in self.variables)}
+
+
+def _env(given: object) -> object:
+    if not isinstance(given, Mapping):
+        return given
+    return [
+        {"cells": part, "variables": [f"{name}={_value(value)}" for name, value in cast("Any", variables).items()]}
+        if isinstance(variables, Mapping)
+        else {"cells": part, "variables": variables}
+        for part, variables in cast("Mapping[str, object]", given).items()
+    ]
+
+
+Env = Annotated[
+    Mapping[str, Mapping[str, str | int]] | Sequence[CellVariables | Mapping[str, Any]],
+    GetPydanticSchema(lambda _, make: make(Annotated[tuple[CellVariables, ...], BeforeValidator(_env)])),
+]
+"""Environment variables of some cells; a mapping from cells to variables with their values is taken, too."""
 
 
 def cells(axes: Sequence[Axis], exclude: Sequence[str], include: Sequence[str]) -> list[Item]:
@@ -143,6 +184,57 @@ def cells(axes: Sequence[Axis], exclude: Sequence[str], include: Sequence[str]) 
     if not every:
         raise JobError("exclude: no cell is left; leave some of it out.")
     return [Item(key=",".join(f"{name}={value}" for name, value in cell.items()), value={**cell}) for cell in every]
+
+
+def set_variables(cells: Sequence[Item], axes: Sequence[Axis], parts: Sequence[CellVariables]) -> list[Item]:
+    """Return cells with the variables that they set, each a field of its own beside the values of the axes.
+
+    Args:
+        cells: The cells.
+        axes: The axes that they are made of.
+        parts: Which cells set what; where several set one variable, the last one counts.
+
+    Raises:
+        JobError: If a part means no cell, or a variable can't be set, is an axis' own, or looks like a secret.
+
+    Example:
+        >>> axes = [Axis(name="config", values=["plain", "strict"])]
+        >>> parts = [CellVariables(cells="config=strict", variables=["STRICT=1"])]
+        >>> [cell.value for cell in set_variables(cells(axes, [], []), axes, parts)]
+        [{'config': 'plain'}, {'config': 'strict', 'STRICT': '1'}]
+    """
+    names = [axis.name for axis in axes]
+    of = {axis.name: axis.values for axis in axes}
+    values: list[dict[str, str]] = [{**cast("dict[str, str]", cell.value)} for cell in cells]
+    taken = {axis.variable: f"the axis {axis.name!r}" for axis in axes}
+    for part in parts:
+        wanted = {} if part.cells == "*" else _read(part.cells, names, "env")
+        meant = [value for value in values if all(_means(text, value[name], of[name]) for name, text in wanted.items())]
+        if not meant:
+            raise JobError(f"env: {part.cells!r} means no environment that is there; correct it, or leave it out.")
+        for name, text in part.settings.items():
+            _require_settable(name, text, taken)
+            for value in meant:
+                value[name] = text
+    return [cell.model_copy(update={"value": value}) for cell, value in zip(cells, values, strict=True)]
+
+
+def _require_settable(name: str, text: str, taken: dict[str, str]) -> None:
+    """Check that a variable can be set for a cell.
+
+    Raises:
+        JobError: If it can't.
+    """
+    if RESERVED.fullmatch(name) or name in {"PORT", "PORTS"}:
+        raise JobError(f"env: {name!r} is set for each environment anyway; call it something else.")
+    if SECRET_NAME.search(name) or scrub(text) != text:
+        raise JobError(
+            f"env: {name!r} looks like a secret, and a job holds none: set it where the run is, and name it under "
+            "pass_env."
+        )
+    own = variable_of(name)
+    if taken.setdefault(own, name) != name:
+        raise JobError(f"env: {name!r} and {taken[own]} would both be in {own}; call one of them something else.")
 
 
 def _means(written: str, value: str, values: Sequence[str]) -> bool:

@@ -176,9 +176,6 @@ def carry_out(
 
 def _unanswered(report: Report) -> Iterator[str]:
     """Yield a sentence for each gap; it says where more of it stands, which a report that can be compared doesn't."""
-    tried = [each for each in report.outcomes if each.attempts and each.status != "succeeded"]
-    last = {(each.brief, each.item): each.attempts[-1].error or "" for each in tried}
-    for gap in report.gaps:
-        said = f"{gap.error.kind}: {gap.error.message}"
-        met = last.get((gap.brief, gap.item), "")
-        yield f"No answer for {gap.brief}/{gap.item}: {met if met.startswith(said) else said}"
+    for outcome in report.outcomes:
+        if outcome.status != "succeeded" and outcome.error:
+            yield f"No answer for {outcome.brief}/{outcome.item}: {outcome.failure}"

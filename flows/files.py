@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from hashlib import sha256
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.models import Brief, Item
     from prefect_dispatch.report import Report
 
+LONG_LIST = 1_000
+"""Elements beyond which a list in report.json has each element in one line."""
 QUESTIONS = "questions.jsonl"
 """What came of the integrator's own questions."""
 EXACT = frozenset({"ab-test"})
@@ -56,7 +59,8 @@ def write_files(report: Report, folder: Path) -> list[Path]:
 
     Written are `report.json`, `report.md`, `outcomes.jsonl`, `questions.jsonl` if the integrator
     asked anything itself, each document under its name, and a `<name>.csv` for each table, in which no text is a
-    formula; for `ab-test`, which A/B tools take, a `<name>.json` as well.
+    formula; for `ab-test`, which A/B tools take, a `<name>.json` as well. A document of more than a million characters,
+    and a winner of more than 10,000 elements, stand in `report.json` no second time.
 
     Returns:
         The files.
@@ -67,7 +71,7 @@ def write_files(report: Report, folder: Path) -> list[Path]:
     texts |= {"outcomes.jsonl": _lines(report.outcomes), "report.md": [markdown(report)]}
     for name in _earlier(folder) - texts.keys():
         (folder / name).unlink(missing_ok=True)
-    texts["report.json"] = chain(map(bytes.decode, pieces(report, indent=2)), "\n")
+    texts["report.json"] = chain(map(bytes.decode, pieces(report.shortened, indent=2, long=LONG_LIST)), "\n")
     for name, parts in texts.items():
         write(folder / name, parts)
     return [folder / name for name in reversed(texts)]
@@ -99,7 +103,15 @@ def _earlier(folder: Path) -> set[str]:
     except (OSError, ValidationError):
         return set()
     found = {name for name, text in _beside(report).items() if _text(folder / name) == text}
+    found |= {each.name for each in report.documents if each.sha256 and _digest(folder / each.name) == each.sha256}
     return found | {QUESTIONS} if _are_outcomes(_text(folder / QUESTIONS)) else found
+
+
+class _EarlierDocument(Document):
+    """A document of an earlier report; of a long one its digest."""
+
+    sha256: str = ""
+    bytes: int = 0
 
 
 class _Earlier(BaseModel):
@@ -108,7 +120,7 @@ class _Earlier(BaseModel):
     status: str
     message: str
     tables: tuple[Table, ...] = ()
-    documents: tuple[Document, ...] = ()
+    documents: tuple[_EarlierDocument, ...] = ()
 
 
 def _beside(report: Report | _Earlier) -> dict[str, str]:
@@ -124,6 +136,14 @@ def _text(path: Path) -> str:
     try:
         return path.read_bytes().decode()
     except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file; empty if there is none."""
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError:
         return ""
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from prefect_dispatch.flows.files import write_files, write_page
 from prefect_dispatch.page import page
+from prefect_dispatch.report import Report
 from tests.matrices import matrix
 from tests.test_page import HOSTILE
 from tests.test_page_browser import FRAMES, PAINT, READY, TIMED, browser, opened, timed
@@ -76,6 +78,22 @@ def test_a_large_matrix(browser: Browser, tmp_path: Path, capsys: pytest.Capture
         assert window.locator("[role=gridcell]").count() < 5_000
     with capsys.disabled():
         print(f"\n{ENVIRONMENTS} × {TESTS:,} in Chromium, ms: " + ", ".join(f"{n} {f:.0f}" for n, f in figures.items()))  # noqa: T201, RUF001 -- what docs/report.md quotes
+
+
+def test_sixty_thousand_tests(browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their report.json stays below 20 MB, with nothing lost, and the page opens."""
+    report = matrix(4, 60_000)
+    write_files(report, tmp_path)
+    assert write_page(report, tmp_path, [], []) == ""
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    assert sizes["report.json"] < 20_000_000
+    back = Report.model_validate_json((tmp_path / "report.json").read_bytes())
+    assert (back.value, back.fields, back.ledger) == (report.value, report.fields, report.ledger)
+    with opened(browser, f"{(tmp_path / 'report.html').as_uri()}#matrix") as window:
+        shown(window).to_have_text("60,000 of 60,000 tests · 4 of 4 environments")
+    with capsys.disabled():
+        told = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in sorted(sizes.items()) if size > 100_000)
+        print(f"\n60,000 tests, 3 environments with a result: {told}")  # noqa: T201 -- what docs/test-matrix.md quotes
 
 
 def test_what_differs_is_found(browser: Browser, some: str) -> None:

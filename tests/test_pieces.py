@@ -39,6 +39,18 @@ def test_a_value_is_written_as_a_whole_would_be(value: JsonValue, indent: int | 
         assert b"".join(pieces(whole, indent=indent)) == to_json(whole, indent=indent)
 
 
+@given(VALUES, st.sampled_from((1, 99, 100, 201)))
+def test_a_long_list_has_its_elements_in_a_line_each(value: JsonValue, times: int) -> None:
+    """The same JSON in less room; a list that is not long is indented as ever."""
+    whole = {"list": [value] * times, "in": {"it": [value] * times}}
+    text = b"".join(pieces(whole, indent=2, long=50))
+    assert json.loads(text) == json.loads(to_json(whole))
+    if times == 1:
+        assert text == to_json(whole, indent=2)
+    else:
+        assert text.count(b"\n") == 2 * times + 7
+
+
 @given(VALUES, INDENTS)
 def test_a_model_is_written_as_pydantic_does(value: JsonValue, indent: int | None) -> None:
     """What it leaves out is left out, and its parts are written by their own rules."""

@@ -140,7 +140,7 @@ def compared(outcomes: Sequence[Outcome], required: Sequence[str]) -> Matrix:
 def _environment(outcome: Outcome, required: Sequence[str], *, several: bool) -> Environment:
     ref, run, error = Ref.of(outcome), None, ""
     if outcome.status != "succeeded":
-        error = f"{outcome.error.kind}: {outcome.error.message}" if outcome.error else outcome.status
+        error = outcome.failure or outcome.status
     else:
         try:
             run = TestRun.model_validate(outcome.value)

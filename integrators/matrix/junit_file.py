@@ -55,7 +55,8 @@ def _lines(cases: Sequence[TestCase], known: dict[tuple[Key, bool], str]) -> Ite
             continue
         kind = ' type="pytest.xfail"' if case.result == "xfailed" else ""
         message = f' message="{_attribute(case.message)}"' if case.message else ""
-        text = html.escape(legal_characters(case.text), quote=False)
+        several = "".join(f"{failure}\n" for failure in case.failures)
+        text = html.escape(legal_characters(f"{several}\n{case.text}" if several else case.text), quote=False)
         yield f"{start}><{element}{kind}{message}>{text}</{element}></testcase>"
 
 

@@ -57,7 +57,8 @@ def _why(each: Environment) -> str:
     ordered = sorted(bad, key=lambda case: case.suite == RUN)  # tests first
     named = ", ".join(case.message.rstrip(".") if case.suite == RUN else label(case.key) for case in ordered[:CELLS])
     more = f" and {len(bad) - CELLS} more" if len(bad) > CELLS else ""
-    return f"{len(bad)} failed: {named}{more}"
+    end = each.run.distrust.removeprefix(" ".join(each.run.problems))
+    return f"{len(bad)} failed: {named}{more}{'.' if end else ''}{end}"
 
 
 def _tests(matrix: Matrix) -> Table:
@@ -97,11 +98,12 @@ def _environments(matrix: Matrix) -> Table:
                 "verdict": each.verdict,
                 "required": "yes" if each.required else "no",
                 "tests": sum(case.suite != RUN for case in run.cases) if run else None,
+                "subtests": run.subtests if run else None,
                 **counts,
                 "seconds": run.seconds if run else None,
                 "seconds_in_tests": round(fsum(case.seconds for case in run.cases), 3) if run else None,
                 "exit": run.exit if run else None,
-                "why": " ".join(run.problems) if run else each.error,
+                "why": run.distrust if run else each.error,
             }
         )
     return Table(

@@ -86,11 +86,14 @@ def _environment(each: Environment, run: TestRun) -> Entry:
         "verdict": each.verdict,
         "required": each.required,
         "tests": sum(case.suite != RUN for case in run.cases),
+        "subtests": run.subtests,
         "counts": dict(run.counts),
         "exit": run.exit,
         "seconds": run.seconds,
         "reports": list(run.reports),
         "problems": list(run.problems),
+        **({"output": run.output} if run.output else {}),
+        **({"log": run.log} if run.log else {}),
     }
 
 
@@ -106,6 +109,7 @@ def _results(row: Row, names: Sequence[str]) -> Entry:
 def _case(case: TestCase) -> Entry:
     more: Entry = {"message": case.message} if case.message else {}
     more |= {"text": case.text} if case.text else {}
+    more |= {"failures": list(case.failures)} if case.failures else {}
     more |= {"tries": case.tries} if case.tries > 1 else {}
     return {"result": case.result, "seconds": case.seconds, **more}
 

@@ -33,6 +33,7 @@ from prefect_dispatch.scrub import told
 from prefect_dispatch.withhold import hushed
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
     from pydantic import JsonValue
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.gate import Call
     from prefect_dispatch.limits import Limits
+    from prefect_dispatch.processes.logs import Begun
 
 _NOTHING = Ceiling(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
 MOST_OVERTAKEN = 5
@@ -226,10 +228,17 @@ class _Attempt:
                         with clock.running():
                             reply = await _reply(tier, ask)
                     except TimeoutError:
-                        late = TransientError(clock.said, kind="timeout", usage=_lost(tier, ask))
-                        raise (late.traced(f"(all of it: {', '.join(map(str, logs))})") if logs else late) from None
+                        raise self._late(clock, logs, _lost(tier, ask)) from None
                 call.usage = reply.usage
                 return reply
+
+    def _late(self, clock: Clock, logs: Sequence[Begun], usage: Usage) -> ExecutorError:
+        """Return the error of a call that is out of time, with what a command printed at last."""
+        end = next((log.end for log in reversed(logs) if log.end), "")
+        message = f"{clock.said} It printed at last: {end}" if end else clock.said
+        kind = TransientError if self._limits.retry_timeouts else RejectedError
+        late = kind(message, kind="timeout", usage=usage)
+        return late.traced(f"(all of it: {', '.join(str(log.path) for log in logs)})") if logs else late
 
 
 async def _reply(executor: Executor, ask: Ask) -> Reply:

@@ -82,7 +82,8 @@ def _whole(report: Report) -> Iterator[str]:
 def _item(row: LedgerRow, report: Report) -> list[str]:
     ref = Ref.of(row)
     lines = [f"{ref}: {row.disposition}" + (f" {row.by}" if row.by else "") + (f": {row.reason}" if row.reason else "")]
-    lines += [f"  {gap.error.kind}: {gap.error.message}" for gap in report.gaps if Ref.of(gap) == ref]
+    whole = next((each.failure for each in report.outcomes if Ref.of(each) == ref), "")
+    lines += [f"  {whole or f'{gap.error.kind}: {gap.error.message}'}" for gap in report.gaps if Ref.of(gap) == ref]
     lines += [f"  since the last run: {name}" for name, names in report.changes.lists.items() if ref in names]
     lines += _some(
         f"  gave {field.path or '/'} = {_brief(field.winner)}" for field in report.fields if ref in field.sources

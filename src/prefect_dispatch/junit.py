@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect_dispatch.junit_events import Found, read_file
+from prefect_dispatch.junit_events import Found, cut_middle, read_file
+from prefect_dispatch.junit_open import MOST_FAILURES
 from prefect_dispatch.test_run import RED, RESULTS, RUN, Key, TestCase, TestRun
 
 if TYPE_CHECKING:
@@ -12,8 +14,10 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 128 * 2**20
 """How large all report files together may be."""
+_BY_SIGNAL = 128
 TEXTS = 2**20
-"""How many characters of texts a run keeps; after that, its tests have their messages alone."""
+"""How many characters of texts a run keeps, and how many of further failures; after that, its tests have their first
+messages alone."""
 
 
 class _Wrong(NamedTuple):
@@ -36,11 +40,12 @@ def read_report(
 ) -> TestRun:
     """Return what a test runner's report and exit code say; what is wrong with them is an error of the run.
 
-    It is an error if there is no report, or one that can't be read, is cut short, or counts more than it holds;
-    if there isn't one test; if the exit code says that all is well and a test failed, or the other way round; and
-    if the run was stopped. Several files are one run. A test with several cases in a file was run several times: the
-    last one counts, and if a try before failed, it is flaky; but it failed if one try did and the exit code isn't one
-    of `ok`, or if its cases stand in different files.
+    It is an error if there is no report, or one that can't be read or is cut short; if there isn't one test; if the
+    exit code says that all is well and a test failed, or the other way round; and if the run was stopped. What a suite
+    counts in its attributes decides nothing: runners count subtests, tries and suites in different ways. Several files
+    are one run. A test with several cases in a file was run several times: the last one counts, and if a try before
+    failed, it is flaky; but it failed if one try did and the exit code isn't one of `ok`, or if its cases stand in
+    different files.
 
     Args:
         files: The report files, each under its path.
@@ -74,6 +79,7 @@ def read_report(
         seconds=round(max(seconds, 0.0), 3),
         reports=tuple(found),
         cases=tuple(_shortened([cases[key] for key in sorted(cases)])),
+        subtests=sum(each.subtests for each in found.values()),
     )
 
 
@@ -95,8 +101,6 @@ def _wrong(
         yield _Wrong("there is a report", "There is no report.")
     if bad := [(path, each.unreadable) for path, each in found.items() if each.unreadable]:
         yield _Wrong("the report can be read", _listed("{} can't be read: {}", bad))
-    if bad := [(path, each.miscounted) for path, each in found.items() if not each.unreadable and each.miscounted]:
-        yield _Wrong("the report is whole", _listed("{} isn't whole: {}", bad))
     if found and not cases:
         yield _Wrong("there are tests", "The report has no test.")
     red = sum(case.result in RED for case in cases.values())
@@ -104,7 +108,20 @@ def _wrong(
         said = f"The exit code is {exit_code}, but {red} {'test' if red == 1 else 'tests'} failed."
         yield _Wrong("exit code and report agree", said)
     elif exit_code is not None and not stopped and not is_ok and not red:
-        yield _Wrong("exit code and report agree", f"The exit code is {exit_code}, but no test failed.")
+        yield _Wrong("exit code and report agree", f"The exit code is {_named_code(exit_code)}, but no test failed.")
+
+
+def _named_code(code: int) -> str:
+    """Return an exit code, with the signal that it tells of: a shell adds 128 to the number of one.
+
+    Example:
+        >>> _named_code(139), _named_code(1)
+        ('139 (SIGSEGV)', '1')
+    """
+    try:
+        return f"{code} ({signal.Signals(code - _BY_SIGNAL).name})"
+    except ValueError:
+        return str(code)
 
 
 def _listed(form: str, bad: Sequence[tuple[str, str]]) -> str:
@@ -143,15 +160,28 @@ def _tried(tries: Sequence[TestCase], *, is_ok: bool, hiding: bool) -> TestCase:
 
 
 def _worst(cases: Sequence[TestCase]) -> TestCase:
-    """Return the worst of several cases of a test, with what all of them took."""
+    """Return the worst of several cases of a test, with what all of them took, and what all say that failed.
+
+    A test that fails, and then its teardown, has two cases in pytest's report.
+    """
     worst = max(cases, key=lambda case: RESULTS.index(case.result))
-    seconds = round(sum(case.seconds for case in cases), 6)
-    return worst.model_copy(update={"seconds": seconds, "tries": sum(case.tries for case in cases)})
+    update: dict[str, object] = {
+        "seconds": round(sum(case.seconds for case in cases), 6),
+        "tries": sum(case.tries for case in cases),
+    }
+    red = [case for case in cases if case.result in RED]
+    if len(red) > 1:
+        update["failures"] = tuple(line for case in red for line in case.failures or (case.message,))[:MOST_FAILURES]
+        update["text"] = cut_middle("\n\n".join(case.text for case in red if case.text))
+    return worst.model_copy(update=update)
 
 
 def _shortened(cases: Sequence[TestCase]) -> Iterator[TestCase]:
-    """Yield cases with their texts for as long as there is room."""
-    room = TEXTS
+    """Yield cases with their texts, and with the messages of several failures, for as long as there is room."""
+    texts = messages = TEXTS
     for case in cases:
-        room -= len(case.text)
-        yield case if room >= 0 or not case.text else case.model_copy(update={"text": ""})
+        texts -= len(case.text)
+        messages -= sum(map(len, case.failures))
+        left_out: dict[str, object] = {"text": ""} if texts < 0 and case.text else {}
+        left_out |= {"failures": ()} if messages < 0 and case.failures else {}
+        yield case.model_copy(update=left_out) if left_out else case

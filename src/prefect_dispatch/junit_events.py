@@ -34,10 +34,10 @@ class Found(NamedTuple):
     """Its cases, in their order; a key may come more than once."""
     unreadable: str
     """Why it can't be read, or not to its end; empty if it can."""
-    miscounted: str
-    """Why it can't be whole: it counts more than it holds; empty if it doesn't."""
+    subtests: int
+    """How many tests it counts beyond its cases."""
     hiding: frozenset[str]
-    """Suites that hold more tests than they count."""
+    """Suites in which a passed case may be an earlier try that failed."""
 
 
 class _UnreadableError(ValueError):
@@ -50,7 +50,7 @@ class _Reader:
     def __init__(self, root: str) -> None:
         self.cases: list[TestCase] = []
         self.hiding: set[str] = set()
-        self.miscounted = ""
+        self.subtests = 0
         self._prefixes = (f"{root}/", f"{root}\\") if root else ()
         self._open: list[str] = []
         self._suites: list[Suite] = []
@@ -90,8 +90,8 @@ class _Reader:
             self._close(self._cases.pop())
         elif name in _SUITES:
             suite = self._suites.pop()
-            self.miscounted = self.miscounted or suite.miscounted
-            if suite.hides:
+            self.subtests += suite.subtests
+            if suite.has_hidden_tries:
                 self.hiding.add(self._place([*self._suites, suite]))
 
     def close(self) -> None:
@@ -109,7 +109,7 @@ class _Reader:
             raise _UnreadableError(f"it has more than {MOST_CASES} cases")
         said, place, result = case.attributes, self._place(self._suites), case.result
         for suite in self._suites:
-            suite.take(result)
+            suite.take()
         self.cases.append(
             TestCase(
                 suite=f"report: {place}" if place == RUN else place,
@@ -119,13 +119,17 @@ class _Reader:
                 result=result,
                 seconds=_seconds(said.get("time", "")),
                 tries=case.tries,
-                message=_cut(" ".join(self._moved(case.message).split())),
-                text=_middle(self._moved(case.text).strip()),
+                message=self._line(case.message),
+                failures=tuple(map(self._line, case.failures)),
+                text=cut_middle(self._moved(case.text).strip()),
             )
         )
 
     def _place(self, suites: Sequence[Suite]) -> str:
         return self._named(" > ".join(suite.name for suite in suites if suite.name and not suite.root))
+
+    def _line(self, message: str) -> str:
+        return _cut(" ".join(self._moved(message).split()))
 
     def _named(self, name: str) -> str:
         """Return a name as it is the same wherever the tests ran, and not too long."""
@@ -151,12 +155,12 @@ def read_file(data: bytes, root: str = "") -> Found:
     try:
         text = decoded(data)
     except ValueError as error:
-        return Found([], str(error), "", frozenset())
+        return Found([], str(error), 0, frozenset())
     reader, unreadable = _parsed(text, root)
     if unreadable and (repaired := legal(text)) != text:
         del text  # it may be large
         reader, unreadable = _parsed(repaired, root)
-    return Found(reader.cases, unreadable, reader.miscounted, frozenset(reader.hiding))
+    return Found(reader.cases, unreadable, reader.subtests, frozenset(reader.hiding))
 
 
 def _parsed(text: str, root: str) -> tuple[_Reader, str]:
@@ -185,7 +189,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= MESSAGE else text[: MESSAGE - 1] + "…"
 
 
-def _middle(text: str) -> str:
+def cut_middle(text: str) -> str:
     """Return a text without its middle, if it is long."""
     if len(text) <= HEAD + TAIL:
         return text

@@ -115,6 +115,13 @@ class FieldRow(Numerous):
     """The outcomes that the winner comes from."""
 
 
+class LongFieldRow(FieldRow):
+    """A field row as report.json has it where its winner is long: that stands in the value alone."""
+
+    winner_at: str
+    """JSON Pointer to the winner in the merged value."""
+
+
 class Proposal(Strict):
     """Two records that may be the same, and were left apart for want of certainty."""
 
@@ -178,6 +185,15 @@ class Document(Strict):
         if name in RESERVED or name.endswith(".csv"):
             raise ValueError(f"{name!r} is the name of a file that a run writes itself; give the document another")
         return name
+
+
+class LongDocument(Document):
+    """A document as report.json has it where it is long: its text stands in the file of its name alone."""
+
+    sha256: str
+    """The digest of the text in UTF-8."""
+    bytes: int
+    """Its length in UTF-8."""
 
 
 _T = TypeVar("_T", Table, Document)

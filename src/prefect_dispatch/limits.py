@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from prefect_dispatch.strict import Strict
 
-_WORDS = frozenset({"pace_limit", "on_dependence"})
+_WORDS = frozenset({"pace_limit", "on_dependence", "retry_timeouts"})
 """Limits that are no numbers."""
 
 
@@ -30,6 +30,8 @@ class Limits(Strict):
     """How often an invalid answer is sent back within one attempt."""
     timeout_s: float = Field(default=120.0, gt=0, le=86400, title="Time limit in seconds")
     """Seconds after which one attempt is ended, waits apart."""
+    retry_timeouts: bool = Field(default=True, title="Retry after the time limit")
+    """Whether an attempt that the time limit ended is tried again, as other transient errors are."""
     wait_s: float = Field(default=900.0, ge=0, le=604_800, title="Time to wait for a busy provider in seconds")
     """Seconds that one attempt waits in all for a provider that takes no more for now (429, overloaded).
     After that there is no other attempt: the item has failed, or is skipped where nothing was sent for it."""

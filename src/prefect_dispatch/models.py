@@ -204,6 +204,18 @@ class Outcome(Numerous):
     """The item's priority."""
 
     @property
+    def failure(self) -> str:
+        """Why there is no answer, as a text: the class of failure, the message, and where more of it stands.
+
+        The error itself doesn't name a log, which is another one in each run; its last attempt does.
+        """
+        if self.error is None:
+            return ""
+        text = f"{self.error.kind}: {self.error.message}"
+        last = self.attempts[-1].error if self.attempts else None
+        return last if last and last.startswith(text) else text
+
+    @property
     def spent(self) -> tuple[Attempt, ...]:
         """The attempts of this run: none unless it was asked in this run."""
         return self.attempts if self.origin == "asked" else ()

@@ -24,14 +24,14 @@ from prefect_dispatch.inert import (
     shown,
     table,
 )
-from prefect_dispatch.ledger import place_of
+from prefect_dispatch.ledger import Ref, place_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import FieldRow, Proposal, Ref
+    from prefect_dispatch.ledger import FieldRow, Proposal
     from prefect_dispatch.ledger import Table as Figures
     from prefect_dispatch.report import Report, ServedModel
 
@@ -89,7 +89,7 @@ def outcome_rows(report: Report) -> list[dict[str, Any]]:
             "attempts": len(outcome.attempts),
             "tokens": sum(attempt.usage.tokens for attempt in outcome.attempts),
             "answer": cell(shown(outcome.value)) if outcome.status == "succeeded" else "",
-            "error": cell(f"{outcome.error.kind}: {outcome.error.message}") if outcome.error else "",
+            "error": cell(outcome.failure),
         }
         for outcome in ordered[:MAX_ROWS]
     ]
@@ -103,7 +103,11 @@ def _problems(report: Report) -> Iterator[str]:
     if report.shortfalls:
         yield from ("## What could not be done", "\n".join(f"- {paragraph(each)}" for each in report.shortfalls))
     if report.gaps:
-        gaps = [(gap.brief, gap.item, gap.status, gap.error.kind, gap.error.message) for gap in report.gaps]
+        whole = {Ref.of(each): each.failure.partition(": ")[2] for each in report.outcomes if each.error}
+        gaps = [
+            (gap.brief, gap.item, gap.status, gap.error.kind, whole.get(Ref.of(gap), gap.error.message))
+            for gap in report.gaps
+        ]
         yield from ("## Gaps", table(("brief", "item", "status", "kind", "why"), gaps, MAX_PROBLEMS))
     if report.flags:
         flags = [(flag.path, flag.kind, flag.text, flag.message, refs(flag.sources)) for flag in report.flags]

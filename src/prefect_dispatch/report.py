@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from hashlib import sha256
 from itertools import pairwise
 from math import fsum
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from prefect_dispatch.changes import Changes
 from prefect_dispatch.decisions import Decisions
-from prefect_dispatch.ledger import Document, FieldRow, Flag, LedgerRow, Proposal, Table, Violation
+from prefect_dispatch.ledger import (
+    Document,
+    FieldRow,
+    Flag,
+    LedgerRow,
+    LongDocument,
+    LongFieldRow,
+    Proposal,
+    Table,
+    Violation,
+)
 from prefect_dispatch.models import Failure, Outcome, Usage
 from prefect_dispatch.strict import Strict
 
@@ -19,6 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from prefect_dispatch.attempts import Attempt
+
+
+LONG_WINNER = 10_000
+"""Elements of a winner beyond which report.json has it in the value alone."""
+LONG_DOCUMENT = 1_000_000
+"""Characters of a document beyond which it stands in its own file alone."""
 
 
 class Gap(Strict):
@@ -164,3 +183,70 @@ class Report(Strict):
     """Every outcome; kept out of the report's JSON, which has them in `outcomes.jsonl`."""
     asked: tuple[Outcome, ...] = Field(default=(), exclude=True)
     """What came of the integrator's own questions; kept out of the report's JSON."""
+
+    @property
+    def shortened(self) -> Report:
+        """The report as a file has it, where nothing long stands twice.
+
+        A winner of more than `LONG_WINNER` elements stands in the value alone, and a document of more than
+        `LONG_DOCUMENT` characters in a file of its own. A report that is read from such a file has the winners again.
+        """
+        return self.model_copy(
+            update={
+                "fields": tuple(map(_short_row, self.fields)),
+                "documents": tuple(map(_short_document, self.documents)),
+            }
+        )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_shortened(cls, data: object) -> object:
+        """Take in a report as a file has it."""
+        if not isinstance(data, Mapping):
+            return data
+        given = dict(cast("Mapping[str, Any]", data))
+        for name, restore in (("fields", partial(_long_row, given.get("value"))), ("documents", _long_document)):
+            rows = given.get(name)
+            if isinstance(rows, list) and any(isinstance(row, dict) and _MARKS & row.keys() for row in rows):
+                given[name] = [restore(row) if isinstance(row, dict) else row for row in rows]
+        return given
+
+
+_MARKS = frozenset({"winner_at", "sha256"})
+
+
+def _short_row(row: FieldRow) -> FieldRow:
+    if not isinstance(row.winner, (list, dict)) or len(row.winner) <= LONG_WINNER:
+        return row
+    return LongFieldRow(**{**dict(row), "winner": None}, winner_at=row.path)
+
+
+def _long_row(value: JsonValue, row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its winner.
+
+    Raises:
+        ValueError: If the value has none there.
+    """
+    if "winner_at" not in row:
+        return row
+    found: Any = value
+    try:
+        for part in row["winner_at"].split("/")[1:]:
+            key = part.replace("~1", "/").replace("~0", "~")
+            found = found[int(key)] if isinstance(found, list) else found[key]
+    except (LookupError, TypeError, AttributeError):
+        raise ValueError(f"the value has nothing at {row['winner_at']!r}") from None
+    return {**{name: each for name, each in row.items() if name != "winner_at"}, "winner": found}
+
+
+def _short_document(document: Document) -> Document:
+    if len(document.text) <= LONG_DOCUMENT:
+        return document
+    data = document.text.encode()
+    return LongDocument(
+        name=document.name, title=document.title, text="", sha256=sha256(data).hexdigest(), bytes=len(data)
+    )
+
+
+def _long_document(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: each for name, each in document.items() if name not in {"sha256", "bytes"}}

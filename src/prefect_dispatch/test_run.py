@@ -26,6 +26,8 @@ RESULTS: tuple[Result, ...] = ("passed", "xfailed", "skipped", "flaky", "failed"
 """Every result, the worst last."""
 RED: frozenset[str] = frozenset({"failed", "error"})
 """The results that fail a run."""
+QUOTED = 600
+"""Characters of what a command printed at last that stand in a message."""
 RUN = "the run itself"
 """The suite of the cases that no test suite has: what is wrong with the run, or with its report."""
 
@@ -84,6 +86,8 @@ class TestCase(_Brief):
     """Why it didn't pass, in a line."""
     text: str = ""
     """What the runner says of that at length; of a long one start and end."""
+    failures: tuple[str, ...] = ()
+    """The message of each failure, in a line, where the report has several of it: one for each subtest that failed."""
 
     @property
     def key(self) -> Key:
@@ -115,6 +119,10 @@ class TestRun(_Brief):
     """The report files that were read."""
     cases: tuple[TestCase, ...] = ()
     """The tests, each key once, in the order of their keys."""
+    log: str = ""
+    """The file with all that it printed, where the run has failed; it is kept for a week where the command ran."""
+    subtests: int = Field(default=0, ge=0)
+    """How many tests the report counts beyond its cases: pytest counts subtests, and writes no case for one."""
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -126,6 +134,20 @@ class TestRun(_Brief):
     def problems(self) -> tuple[str, ...]:
         """Why the run can't be trusted, a sentence each."""
         return tuple(case.message for case in self.cases if case.suite == RUN)
+
+    @property
+    def output(self) -> str:
+        """What the command printed at last, where the run can't be trusted; else empty."""
+        return next((case.text for case in self.cases if case.suite == RUN and case.text), "")
+
+    @property
+    def distrust(self) -> str:
+        """Why the run can't be trusted, what the command printed at last, and where all of it is; else empty."""
+        if not self.problems:
+            return ""
+        end = " ".join(self.output.split())
+        printed = f"It printed at last: {end if len(end) <= QUOTED else f'…{end[-QUOTED:]}'}" if end else ""
+        return " ".join(filter(None, (*self.problems, printed, f"(all of it: {self.log})" if self.log else "")))
 
     @property
     def verdict(self) -> Verdict:

@@ -25,7 +25,7 @@ def run_of(folder: Path, before: command_reply.Seen | None = None) -> TestRun:
     """Return what the reports in a folder say of a command that ended well."""
     nothing = Kept(head=b"", tail=b"", size=0)
     ran = Ran(exit=0, signal=None, stopped="", seconds=1.0, stdout=nothing, stderr=nothing)
-    return reported(ran, COMMAND, {folder: before or {}}, str(folder))
+    return reported(ran, COMMAND, {folder: before or {}}, str(folder), folder / "log")
 
 
 def test_an_exit_code_that_nobody_has(tmp_path: Path) -> None:

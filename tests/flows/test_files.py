@@ -9,12 +9,14 @@ import pytest
 from pydantic import ValidationError
 
 from prefect_dispatch.flows.files import write_files, write_page
-from prefect_dispatch.ledger import Document, Table
+from prefect_dispatch.ledger import Document, FieldRow, Ref, Table
 from prefect_dispatch.models import Brief, Item, Outcome
-from prefect_dispatch.report import Report
+from prefect_dispatch.report import LONG_DOCUMENT, LONG_WINNER, Report
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pydantic import JsonValue
 
 OUTCOME = Outcome(brief="b", item="a", status="succeeded", value="x")
 
@@ -118,3 +120,37 @@ def test_a_page_that_cannot_be_made_leaves_the_rest(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("mine")
     assert write_page(report(), tmp_path, [brief], [item])
     assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_what_is_long_stands_in_the_report_once(tmp_path: Path) -> None:
+    """A long document is in its file, a long winner in the value; read again, the report has its winners."""
+    many, few = list(range(LONG_WINNER + 1)), [1, 2]
+    document = Document(name="junit.xml", title="Tests", text="é" * (LONG_DOCUMENT + 1))
+    source = (Ref(brief="b", item="a"),)
+    rows = (
+        FieldRow(path="/m~1n/0", winner=many, rule="own", sources=source),
+        FieldRow(path="/few", winner=few, rule="own", sources=source),
+    )
+    value: JsonValue = {"m/n": [many], "few": few}
+    given = Report(status="complete", message="All.", value=value, fields=rows, documents=(document,))
+    write_files(given, tmp_path)
+    text = (tmp_path / "report.json").read_text(encoding="utf-8")
+    told = json.loads(text)
+    assert [(row["winner"], row.get("winner_at")) for row in told["fields"]] == [(None, "/m~1n/0"), (few, None)]
+    assert (tmp_path / "junit.xml").read_text(encoding="utf-8") == document.text
+    [short] = told["documents"]
+    assert (short["text"], short["bytes"]) == ("", 2 * len(document.text))
+    back = Report.model_validate_json(text)
+    assert (back.fields, back.value) == (given.fields, given.value)
+    assert [each.name for each in back.documents] == ["junit.xml"]
+    with pytest.raises(ValidationError, match="the value has nothing at '/m~1n/0'"):
+        Report.model_validate({**told, "value": None})
+    (tmp_path / "junit.xml").write_text("mine", encoding="utf-8")
+    write_files(report(), tmp_path)
+    assert (tmp_path / "junit.xml").exists()  # it is no longer what the run wrote
+    write_files(given, tmp_path)
+    write_files(report(), tmp_path)
+    assert not (tmp_path / "junit.xml").exists()
+    write_files(given, tmp_path)
+    (tmp_path / "junit.xml").unlink()
+    write_files(report(), tmp_path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 ORDER = [
     "command", "axes", "repo", "base", "setup", "report", "exclude", "include", "required", "on_red", "retry",
+    "retries", "env", "service", "ready", "ports",
     "time_limit_s", "concurrency", "pass_env", "keep", "folder", "name", "out", "refresh",
 ]  # fmt: skip
 AXES = {"python": ["3.9", "3.10"], "attrs": ["22", "23"]}
@@ -58,7 +61,7 @@ def test_what_a_form_becomes() -> None:
     assert (parts.executor.workspace.base, parts.executor.workspace.keep) == ("main", "failed")
     assert parts.executor.pass_env == ("UV_CACHE_DIR",)
     assert parts.integrator == TestMatrix()
-    assert parts.limits == Limits(concurrency=2, timeout_s=60)
+    assert parts.limits == Limits(concurrency=2, timeout_s=60, retry_timeouts=False)
     assert given(required=["python=3.9*"], on_red="report").integrator == TestMatrix(
         required=("python=3.9*",), on_red="report"
     )
@@ -70,6 +73,74 @@ def test_a_set_up_is_no_part_of_the_command() -> None:
     assert command.run[-2:] == ("make 'it", "pytest")
     assert command.retry == (75, 7)
     assert given(setup="x").briefs[0].command.retry == (75,)
+
+
+def test_a_hang_is_tried_again_only_where_retries_are_given() -> None:
+    """Without a number, what fails in passing is tried twice more, and a run that is out of time is not."""
+    assert given().limits.retries == Limits().retries
+    assert not given().limits.retry_timeouts
+    limits = given(retries=1).limits
+    assert (limits.retries, limits.retry_timeouts) == (1, True)
+
+
+def test_variables_of_some_environments() -> None:
+    """They are fields of the environments that a part means, the last part counts, and the key stays what it was."""
+    env = {"*": {"MODE": "plain"}, "python=3.1*": {"MODE": "new", "LEVEL": 2}, "python=3.9,attrs=23": {"EXTRA": "a b"}}
+    parts = given(env=env)
+    assert [(item.key, {**item.value}) for item in parts.items.items][1:3] == [
+        ("python=3.9,attrs=23", {"python": "3.9", "attrs": "23", "MODE": "plain", "EXTRA": "a b"}),
+        ("python=3.10,attrs=22", {"python": "3.10", "attrs": "22", "MODE": "new", "LEVEL": "2"}),
+    ]
+    as_list = given(env=[{"cells": "python=3.10", "variables": ["MODE=a=b"]}])
+    assert as_list.items.items[2].value["MODE"] == "a=b"
+    script = parts.briefs[0].command.run[2]
+    assert 'export EXTRA="${ITEM_EXTRA:-}"' in script
+    assert "a b" not in script
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"env": {"python=4": {"A": "1"}}}, "env: 'python=4' means no environment that is there"),
+        ({"env": {"pyton=3.9": {"A": "1"}}}, "env: 'pyton=3.9' has an axis 'pyton' that isn't there; did you mean"),
+        ({"env": {"*": {"HOME": "1"}}}, "env: 'HOME' is set for each environment anyway"),
+        ({"env": {"*": {"PORT": "1"}}}, "env: 'PORT' is set for each environment anyway"),
+        ({"env": {"*": {"API_TOKEN": "1"}}}, "env: 'API_TOKEN' looks like a secret"),
+        ({"env": {"*": {"attrs": "1"}}}, "env: 'attrs' and the axis 'attrs' would both be in ITEM_ATTRS"),
+        ({"env": {"*": {"a": "1", "A": "2"}}}, "env: 'A' and a would both be in ITEM_A"),
+        ({"ready": "true"}, "ready: there is no service to wait for"),
+    ],
+)
+def test_variables_and_services_that_can_not_be(fields: dict[str, Any], told: str) -> None:
+    """What can't be set, or means nothing, is refused with the way out."""
+    with pytest.raises(JobError, match=re.escape(told)):
+        given(**fields)
+
+
+@pytest.mark.parametrize("env", [{"*": {"A": True}}, {"*": {"A": 1.5}}, {"*": {"a b": "1"}}, {"*": {}}, {"*": "A"}])
+def test_variables_that_are_none(env: object) -> None:
+    """A value that YAML misread, a name that is none, and no variable at all are refused."""
+    with pytest.raises(ParameterTypeError, match="env"):
+        given(env=env)
+
+
+def run_lines(folder: Path, env: dict[str, str], **lines: str) -> tuple[int, str]:
+    """Run what a form becomes, and return its exit code and what it printed."""
+    argv = given(**lines).briefs[0].command.argv
+    done = subprocess.run(  # noqa: S603 -- lines of ours
+        argv, cwd=folder, env={**os.environ, **env}, capture_output=True, text=True, check=False
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_service_is_ready_before_the_command_runs(tmp_path: Path) -> None:
+    """The command waits for it, what it prints is in the log; one that ends before it is ready means: try again."""
+    service = "echo I serve; sleep 0.3; touch up; sleep 2"
+    found = run_lines(tmp_path, {}, command="ls up", setup="echo set up", service=service, ready="test -f up")
+    assert found == (0, "set up\nup\nI serve\n")
+    found = run_lines(tmp_path, {}, command="echo done", service="echo no port >&2; exit 3", ready="false")
+    assert found == (75, "no port\nThe service ended with exit code 3 before it was ready.\n")
+    assert run_lines(tmp_path, {}, command="echo done", service="sleep 1")[0] == 0
 
 
 def keys(exclude: Sequence[str] = (), include: Sequence[str] = (), **axes: Sequence[str]) -> list[str]:

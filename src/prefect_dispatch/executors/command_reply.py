@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
 from prefect_dispatch.globs import Glob, means
 from prefect_dispatch.junit import read_report
+from prefect_dispatch.processes.logs import read_end
+from prefect_dispatch.test_run import RUN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,6 +25,8 @@ KEEP = 1024 * 1024
 """Bytes of the beginning and of the end of what a command prints that are kept; an answer is both at most."""
 QUOTED = 600
 """Bytes of the end of its output that an error quotes."""
+OUTPUT = 4_000
+"""Bytes of the end of its output that a test run keeps which can't be trusted."""
 MOST_REPORTED = 50_000_000
 """Bytes of all report files together."""
 
@@ -71,7 +75,7 @@ def seen(patterns: Iterable[str], folder: Path) -> Seen:
     return {name: _stamp(found) for name, found in _matching(patterns, folder)}
 
 
-def reported(ran: Ran, command: Command, places: dict[Path, Seen], root: str) -> TestRun:
+def reported(ran: Ran, command: Command, places: dict[Path, Seen], root: str, log: Path) -> TestRun:
     """Return what the report of a command says, and its exit code with it.
 
     Args:
@@ -79,6 +83,7 @@ def reported(ran: Ran, command: Command, places: dict[Path, Seen], root: str) ->
         command: What was run.
         places: The folders in which its globs begin, and what was there before: that is no report of this run.
         root: The folder that it ran in.
+        log: What it printed; told of where the run is red.
 
     Raises:
         RejectedError: If its files are too large, or one is a link: what is in the rest would not be known.
@@ -96,7 +101,12 @@ def reported(ran: Ran, command: Command, places: dict[Path, Seen], root: str) ->
                     why = f"The reports of the command have more than {MOST_REPORTED:,} bytes together."
                     raise RejectedError(why, kind="too_large")
                 files[f"./{name}" if name in files else name] = (folder / name).read_bytes()
-    return read_report(files, ran.exit, ok=command.ok, seconds=ran.seconds, root=root)
+    run = read_report(files, ran.exit, ok=command.ok, seconds=ran.seconds, root=root)
+    if run.verdict != "failed":
+        return run
+    end = read_end(log, OUTPUT) if run.problems else ""
+    cases = [case.model_copy(update={"text": end}) if case.suite == RUN else case for case in run.cases]
+    return run.model_copy(update={"log": str(log), "cases": tuple(cases)})
 
 
 def _matching(patterns: Iterable[str], folder: Path) -> Iterator[tuple[str, os.stat_result]]:

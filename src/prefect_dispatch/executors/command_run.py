@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.errors import TerminalError
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.executors.command_fit import inside
-from prefect_dispatch.executors.command_reply import KEEP, Seen, printed, reported, require_success, seen
+from prefect_dispatch.executors.command_reply import KEEP, QUOTED, Seen, printed, reported, require_success, seen
 from prefect_dispatch.executors.item_variables import on_stdin, variables
 from prefect_dispatch.executors.operation import operation
 from prefect_dispatch.models import Usage
 from prefect_dispatch.processes.environment import environment, own_folder
 from prefect_dispatch.processes.leases import lease
-from prefect_dispatch.processes.logs import new_log
+from prefect_dispatch.processes.logs import new_log, quote_end
 from prefect_dispatch.processes.runner import Program, run
 from prefect_dispatch.workspaces.rooms import finished, opened
 
@@ -81,13 +81,14 @@ async def carried_out(shell: Shell, ask: Ask) -> Reply:
         try:
             ran = await run(program, log=log)
         except CancelledError:
+            quote_end(log, QUOTED)
             _log.warning("%s/%s was ended; what it printed: %s", ask.brief.name, ask.item.key, log)
             raise
         _log.debug("%s/%s printed: %s", ask.brief.name, ask.item.key, log)
         require_success(ran, command, log)
         if command.report:
             places = {place.reports: Seen(), **({place.folder: before} if place.room else {})}
-            run_of_tests = await finished(reported, ran, command, places, str(place.folder))
+            run_of_tests = await finished(reported, ran, command, places, str(place.folder), log)
             value: JsonValue = run_of_tests.model_dump(mode="json")
         else:
             value = printed(ran, log)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -50,6 +50,7 @@ class _Case:
     message: str = ""
     text: str = ""
     tries: int = 1
+    failures: list[str] = field(default_factory=list[str])
 
 
 @dataclass(slots=True, kw_only=True)
@@ -186,5 +187,6 @@ def _said(lines: Sequence[_Line], texts: Texts) -> Iterator[tuple[str, list[Any]
         for column, cell in enumerate(line.cells):
             if cell and (cell.message or cell.text or cell.tries > 1):
                 message = texts.preview(cell.message, MESSAGE)
-                text = texts.preview(cell.text, TEXT)
+                several = "".join(f"- {failure}\n" for failure in cell.failures)
+                text = texts.preview(f"{several}\n{cell.text}" if several else cell.text, len(several) + TEXT)
                 yield f"{row}/{column}", [message, text, cell.tries]

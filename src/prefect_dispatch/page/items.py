@@ -90,9 +90,7 @@ class ItemPages:
             "answer": self._preview(outcome.value) if outcome.status == "succeeded" else None,
             "attempts": [self._attempt(each) for each in attempts],
             "earlier": len(outcome.attempts) - len(attempts),
-            "error": self._texts.preview(f"{outcome.error.kind}: {outcome.error.message}", LONGEST)
-            if outcome.error
-            else None,
+            "error": self._texts.preview(outcome.failure, LONGEST) if outcome.error else None,
             "gave": self._gave.get(ref, ()),
             "lost": self._lost.get(ref, ()),
             "joined": outcome.joined,

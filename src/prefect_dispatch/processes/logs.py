@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,17 @@ MOST = 1_000_000_000
 """Bytes of all logs; beyond it the oldest are removed."""
 
 _numbers = count()
-_begun: ContextVar[list[Path] | None] = ContextVar("prefect-dispatch-logs", default=None)
+_begun: ContextVar[list[Begun] | None] = ContextVar("prefect-dispatch-logs", default=None)
+
+
+@dataclass
+class Begun:
+    """A log that was begun."""
+
+    path: Path
+    """Where it is."""
+    end: str = ""
+    """What the program printed at last, where it was ended and that is to be quoted."""
 
 
 def new_log() -> Path:
@@ -33,25 +45,56 @@ def new_log() -> Path:
     folder = own_folder(state_folder() / "logs" / time.strftime("%Y%m%d", time.gmtime()))
     log = folder / f"{time.time_ns()}{next(_numbers):06}.log"
     if (logs := _begun.get()) is not None:
-        logs.append(log)
+        logs.append(Begun(log))
     return log
 
 
+def quote_end(log: Path, most: int) -> None:
+    """Let the code that ended a program quote what it printed at last.
+
+    Args:
+        log: Its log.
+        most: Bytes of that.
+    """
+    for each in _begun.get() or ():
+        if each.path == log:
+            each.end = read_end(log, most)
+
+
 @contextmanager
-def begun() -> Generator[list[Path], None, None]:
+def begun() -> Generator[list[Begun], None, None]:
     """Have a list to which each new log is added; whoever ends what is run inside can tell where its output is.
 
     Example:
         >>> with begun() as logs:
-        ...     logs == [new_log()]
+        ...     logs == [Begun(new_log())]
         True
     """
-    logs: list[Path] = []
+    logs: list[Begun] = []
     token = _begun.set(logs)
     try:
         yield logs
     finally:
         _begun.reset(token)
+
+
+def read_end(log: Path, most: int) -> str:
+    """Return how a log ends, without the ends of its last line; empty where it can't be read.
+
+    Args:
+        log: The log, which holds no secrets.
+        most: Bytes of the text; whole lines, if that leaves any.
+    """
+    try:
+        with log.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - most))
+            end = file.read(most)
+    except OSError:
+        return ""
+    text = end.decode("utf-8", "replace").rstrip()
+    lines = text[text.find("\n") + 1 :]
+    return text if size <= most else f"…{lines if lines.strip() else text}"
 
 
 def prune_logs() -> None:

@@ -68,12 +68,29 @@ class Kept:
         return f"{_clean(head)}… {self.size - len(head) - len(tail):,} bytes left out …\n{_clean(tail)}"
 
     def last(self, most: int) -> str:
-        """Return how it ends, as text without secrets: whole lines, if that leaves any, of so many bytes at most."""
-        whole = self.head + self.tail if self.is_whole else self.tail
+        r"""Return how it ends, as text without secrets, of about so many bytes: whole lines, if that leaves any.
+
+        Args:
+            most: Bytes of the text.
+
+        Example:
+            >>> Kept(head=b"", tail=b"first\nsecond\nlast", size=17).last(12)
+            '…second\nlast'
+            >>> Kept(head=b"", tail=b"." * 100_000 + b"the end", size=100_007).last(10)
+            '…...the end'
+        """
         if self.size <= most:
             return self.text
-        end = whole[-most:]
-        return "…" + _clean(end[_line_start(end) :])
+        whole = self.head + self.tail if self.is_whole else self.tail
+        # A part of a secret isn't known for one. So more than is returned is taken, its first line is dropped, the rest
+        # is searched for secrets, and only then is it cut.
+        end = whole[-(most + EDGE) :]
+        text = _clean(end if len(end) == self.size else end[_line_start(end) :])
+        if len(text) > most:
+            text = text[-most:]
+            lines = text[text.find("\n") + 1 :]
+            text = lines if lines.strip() else text
+        return f"…{text}"
 
 
 @dataclass(frozen=True)
