@@ -20,6 +20,8 @@ from prefect.runtime import flow_run
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+LAST_S = 5.0
+"""Seconds that a step which is under way has to end."""
 _before: ContextVar[SettingsContext | None] = ContextVar("before", default=None)
 """The settings with which the flow that is being called was called, where they want heartbeats."""
 
@@ -74,7 +76,7 @@ def ticking(step: Callable[[], object], every_s: float) -> Generator[None]:
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(LAST_S)  # a step may hang that asks the API
 
 
 def _beat() -> None:
