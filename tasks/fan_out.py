@@ -241,9 +241,10 @@ class FanOut:
         self._end_wholes()
 
     def _show(self) -> None:
-        in_flight = min(len(self._under_way), self._limits.concurrency)
-        if in_flight != self._progress.in_flight:
-            self._progress = self._progress.model_copy(update={"in_flight": in_flight})
+        note = self._under_way.note
+        in_flight = 0 if note else min(len(self._under_way), self._limits.concurrency)
+        if (in_flight, note) != (self._progress.in_flight, self._progress.note):
+            self._progress = self._progress.model_copy(update={"in_flight": in_flight, "note": note})
         self._tell(self._progress)
 
     def _end_wholes(self) -> None:
