@@ -44,10 +44,11 @@ LOG_CHARS = 2000
 BACKLOG = 1024
 """Connections that wait while the server is started again."""
 
+APP = "prefect.server.api.server:create_app"
+"""Prefect's server."""
 _START = (
     "import sys; sys.path[:] = sys.argv[4:]; from prefect_dispatch.temporary_server import serve; serve(*sys.argv[1:4])"
 )
-_APP = "prefect.server.api.server:create_app"
 _MODE = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
 """What Prefect sets for its own temporary server."""
 
@@ -65,14 +66,15 @@ class TemporaryServer:
         observe: Called with a message when the server died, was started again, or can't be started again.
     """
 
-    def __init__(self, env: dict[str, str], observe: Callable[[str], object] | None = None) -> None:
+    def __init__(self, env: dict[str, str], observe: Callable[[str], object], app: str = APP) -> None:
         """Choose a free port, and listen there.
 
         Args:
             env: The environment of the server.
             observe: Called with a message when the server dies and when it is started again.
+            app: The factory of the application, as uvicorn imports it.
         """
-        self._env = env
+        self._env, self._app = env, app
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/api"
         self.failure: str | None = None
@@ -120,23 +122,25 @@ class TemporaryServer:
                 why = self._wait_for_start(process, timeout_s) or ""
                 if not why:
                     if self._ready.is_set():
-                        self._notify("Prefect's temporary server was started again; the run goes on.")
+                        self.observe("Prefect's temporary server was started again; the run goes on.")
                     self._ready.set()
                     why = self._wait_for_end(process)
                 _end(process, 0.0)
                 if self._ending.is_set():
+                    self.failure = why
+                    self._ready.set()
                     return
                 said = _tail(log)
             if not self._ready.is_set() or restarts == RESTARTS:
                 self._fail(f"{why}{said}")
                 return
             restarts, timeout_s = restarts + 1, RESTART_S
-            self._notify(f"{why} It is started again.")
+            self.observe(f"{why} It is started again.")
 
     def _spawn(self, log: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 -- a temporary file, of which there is no public type
         listening = self._socket.fileno()
         return subprocess.Popen(  # noqa: S603 -- this module
-            [sys.executable, "-c", _START, _APP, str(listening), str(os.getpid()), *sys.path],
+            [sys.executable, "-c", _START, self._app, str(listening), str(os.getpid()), *sys.path],
             env=self._env,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -155,7 +159,7 @@ class TemporaryServer:
                 return f"Prefect's temporary server did not start within {timeout_s:g} s."
             if self._answers(LOOK_S):
                 return None
-        return "It was stopped."
+        return "Prefect's temporary server was stopped."
 
     def _wait_for_end(self, process: subprocess.Popen[bytes]) -> str:
         """Return how a server ended that was running; one that hangs is reported as such."""
@@ -183,12 +187,8 @@ class TemporaryServer:
         self.failure = why
         self._socket.close()  # what waits for the server fails now
         if self._ready.is_set():
-            self._notify(f"{why} It is not started again.")
+            self.observe(f"{why} It is not started again.")
         self._ready.set()
-
-    def _notify(self, message: str) -> None:
-        if self.observe is not None:
-            self.observe(message)
 
 
 def _end(process: subprocess.Popen[bytes], grace_s: float) -> None:
