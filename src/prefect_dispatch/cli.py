@@ -58,7 +58,7 @@ def _guarded(arguments: argparse.Namespace) -> int:
     # Without a server of the user's, Prefect starts one for the run; on a busy machine 20 s are not enough for it.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     # An event that did not arrive is no matter of the terminal; Prefect would print all of it.
-    os.environ.setdefault("PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL", "CRITICAL")
     try:
         code: int = arguments.command(arguments)
         sys.stdout.flush()
