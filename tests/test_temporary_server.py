@@ -157,7 +157,11 @@ def test_a_server_ends_with_a_process_that_is_killed(tmp_path: Path) -> None:
 def tiny(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     """A process without a server, whose temporary one is a small application."""
     made: Any = TemporaryServer.__init__
-    monkeypatch.setattr(TemporaryServer, "__init__", lambda *args: made(*args, app="tests.tiny_server:create_app"))
+
+    def small(*args: object) -> None:
+        made(*args, app="tests.tiny_server:create_app")
+
+    monkeypatch.setattr(TemporaryServer, "__init__", small)
     with temporary_settings({PREFECT_SERVER_EPHEMERAL_ENABLED: True}, restore_defaults={PREFECT_API_URL}):
         yield
         kill_server()
