@@ -22,6 +22,8 @@ from prefect_dispatch.prefect_compat import heartbeat_frequency
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+LAST_S = 5.0
+"""Seconds that a step which is under way has to end."""
 _before: ContextVar[float | None] = ContextVar("before", default=None)
 """Seconds between two heartbeats by the settings with which the flow that is being called was called, if any."""
 
@@ -73,7 +75,7 @@ def ticking(step: Callable[[], object], every_s: float) -> Generator[None]:
         yield
     finally:
         ended.set()
-        thread.join()
+        thread.join(LAST_S)  # a step may hang that asks the API
 
 
 def _beat() -> None:

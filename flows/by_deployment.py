@@ -92,13 +92,13 @@ def way_to(by: ByDeployment | None, work: Sequence[Work], executor: Executor, fo
     try:
         with get_client(sync_client=True) as client:
             found = _found(client, by)
-            runs, notes = _room(client, by, found)
+            runs, pool, notes = _room(client, by, found)
     except httpx.TransportError as error:
         raise JobError(f"fan_out: Prefect's API can't be reached: {told(error)}") from None
     except PrefectHTTPStatusError as error:
         raise JobError(f"fan_out: Prefect's API refuses to tell of {by.name!r}: {told(error)}") from None
-    target = Target(found.id, by.name, str(folder), by.silent_s)
-    return Way(Elsewhere(lambda: DeploymentRunner(target), lambda _: Room(runs, runs)), notes)
+    target = Target(found.id, by.name, str(folder), by.silent_s, pool)
+    return Way(Elsewhere(lambda: DeploymentRunner(target), lambda _: Room(runs, runs), isolated=True), notes)
 
 
 def require_declared(work: Iterable[Work], executor: Executor, folder: Path) -> None:
@@ -165,8 +165,11 @@ def _found(client: SyncPrefectClient, by: ByDeployment) -> DeploymentResponse:
     return found
 
 
-def _room(client: SyncPrefectClient, by: ByDeployment, found: DeploymentResponse) -> tuple[int, tuple[str, ...]]:
-    """Return how many runs may be under way at once, and what there is to say of it."""
+def _room(
+    client: SyncPrefectClient, by: ByDeployment, found: DeploymentResponse
+) -> tuple[int, str | None, tuple[str, ...]]:
+    """Return how many runs may be under way at once, the pool whose workers begin them, and notes on both."""
+    watched: str | None = None
     limit = found.global_concurrency_limit
     limits: dict[str, int | None] = {"the deployment": limit.limit if limit else None}
     notes: list[str] = []
@@ -180,7 +183,9 @@ def _room(client: SyncPrefectClient, by: ByDeployment, found: DeploymentResponse
                 )
             limits[f"its {what}"] = each.concurrency_limit
         online = any(each.status == _ONLINE for each in client.read_workers_for_work_pool(pool.name))
-        if not (online or pool.is_push_pool or pool.is_managed_pool):
+        if not (pool.is_push_pool or pool.is_managed_pool):
+            watched = pool.name
+        if watched and not online:
             start = f"prefect worker start --pool {pool.name}"
             notes.append(f"No worker of the work pool {pool.name!r} is online; the run waits for one: {start}")
     for what, most in limits.items():
@@ -189,7 +194,7 @@ def _room(client: SyncPrefectClient, by: ByDeployment, found: DeploymentResponse
     least = min([most for most in limits.values() if most is not None], default=by.runs)
     if least < by.runs:
         notes.append(f"At most {least} runs of {by.name} are under way at once, and not {by.runs} (fan_out.runs).")
-    return min(by.runs, least), tuple(notes)
+    return min(by.runs, least), watched, tuple(notes)
 
 
 def _named(executor: object) -> str:

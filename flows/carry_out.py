@@ -26,7 +26,7 @@ from prefect_dispatch.flows.memory import JobMemory
 from prefect_dispatch.flows.own_executors import require_keys
 from prefect_dispatch.flows.pause import gather
 from prefect_dispatch.flows.prepare import looked_up, planned, prepare
-from prefect_dispatch.flows.publish import LiveProgress, publish
+from prefect_dispatch.flows.publish import LiveProgress, publish_in_time
 from prefect_dispatch.flows.review import decisions_file, require_review, reviewed
 from prefect_dispatch.flows.settle import Clock, settle
 from prefect_dispatch.flows.sharing import share_of, sharing
@@ -121,27 +121,36 @@ def carry_out(
     if expected.to_ask:  # else whoever merges may find its own answers stored, too
         require_keys(job.integrator)
     way = way_to(parts.fan_out, job.work, job.executor, place)
-    told = [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator]
-    told += [*expected.notes, *way.notes]
+    told = [
+        expected.advice,
+        f"{expected.stored} of {expected.work} stored.",
+        expected.integrator,
+        *expected.notes,
+        *way.notes,
+    ]
     log.info("%s", " ".join(filter(None, told)))
+    progress = LiveProgress(job.briefs, expected)
     fan_out = FanOut(
         job.work,
         job.executor,
         job.limits,
         independence=job.independence,
         again=job.again,
-        tell=LiveProgress(job.briefs, expected),
+        tell=progress,
         join=job.joins,
         stored=stored.answers,
         where=shards_of(parts.task_runner, job.executor, way.where),
     )
     try:
-        brought = batched(job)
-        with sharing(job.limits):
-            with exclusive(job.resources):
-                outcomes = [*job.unasked, *fan_out.run(brought)]
-            settled = partial(settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True)
-            report = settled(job, outcomes)
+        with progress:
+            brought = batched(job)
+            with sharing(job.limits):
+                with exclusive(job.resources):
+                    outcomes = [*job.unasked, *fan_out.run(brought)]
+                settled = partial(
+                    settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True
+                )
+                report = settled(job, outcomes)
         if parts.review and decisions is not None:
             try:
                 report = reviewed(
@@ -162,7 +171,7 @@ def carry_out(
             if lacking := write_page(report, files, job.briefs, sound(job.items)):
                 log.warning("%s", lacking)
                 files = None
-        publish(report, job.briefs, files and files / PAGE)
+        publish_in_time(report, job.briefs, files and files / PAGE)
         tell(report, job.briefs)
         memory.keep(report)
         if report.status == "failed":

@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
 
 from prefect_dispatch.errors import DispatchFailed, JobError
+from prefect_dispatch.progress import interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +30,8 @@ def cancelled(told: str, error: BaseException) -> State[Any]:
         told: How far it came.
         error: What interrupted it. Inside a flow of a caller's it is raised again: it interrupts that, too.
     """
+    if notify := interrupted.get():
+        notify()
     if flow_run.get_parent_flow_run_id():
         raise error
     message = f"Cancelled: {told}. What came back is stored: the same job goes on from there."

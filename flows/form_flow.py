@@ -18,6 +18,7 @@ from prefect_dispatch.flows.carry_out import Parts, carry_out
 from prefect_dispatch.flows.ending import told
 from prefect_dispatch.report import Report
 from prefect_dispatch.tasks.store import ReportSerializer
+from prefect_dispatch.temporary_server import use_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,6 +59,13 @@ class FormFlow(Flow[P, R]):
         changed.__class__ = type(self)  # Prefect builds a plain Flow, which has the same attributes
         changed.build = self.build
         return cast("FormFlow[P, R]", changed)
+
+    if not TYPE_CHECKING:  # pragma: no branch -- the overloads are Prefect's
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 -- Prefect's signature
+            """Run the flow, with a temporary server where the settings name none."""
+            with use_server():
+                return super().__call__(*args, **kwargs)
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters in their types; a `$ref` in a schema is no block's.

@@ -25,6 +25,7 @@ from prefect_dispatch.heap import at_rest
 from prefect_dispatch.inert import nowhere_nul
 from prefect_dispatch.models import Brief
 from prefect_dispatch.sources import ItemsInput
+from prefect_dispatch.temporary_server import use_server
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -84,7 +85,7 @@ class DataFlow(Flow[P, R]):
                 *(_with_failures(value) if name == "items" else value for name, value in given),
                 *args[len(names) :],
             )
-            with at_rest(), without_prefects():  # to read the items begins it
+            with at_rest(), use_server(), without_prefects():  # to read the items begins it
                 return super().__call__(*args, **kwargs)
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import platform
+import threading
 import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import httpx
 from prefect.artifacts import (
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
     update_progress_artifact,
 )
-from prefect.exceptions import PrefectException
 from prefect.logging import get_run_logger
 
 from prefect_dispatch.inert import fenced, paragraph
-from prefect_dispatch.progress import listener, seconds_left
+from prefect_dispatch.progress import finished, listener, seconds_left
 from prefect_dispatch.render import markdown, outcome_rows
+from prefect_dispatch.scrub import told
+from prefect_dispatch.tasks.bounded_api import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from typing_extensions import Self
 
     from prefect_dispatch.models import Brief
     from prefect_dispatch.progress import Progress
@@ -32,6 +35,10 @@ if TYPE_CHECKING:
 
 UPDATE_EVERY_S = 1.0
 """An update costs a request to the server, so there is one a second at most, and the last."""
+LAST_S = 5.0
+"""Seconds that the last update may take; then it is dropped."""
+PUBLISH_S = 60.0
+"""Seconds that the artifacts of a report may take; then the run ends without them."""
 
 
 def artifact_key(briefs: Sequence[Brief], kind: str) -> str:
@@ -47,44 +54,96 @@ def artifact_key(briefs: Sequence[Brief], kind: str) -> str:
 
 
 class LiveProgress:
-    """The progress of a run, as an artifact and to whoever listens."""
+    """The progress of a run, as an artifact and to the listener of this process.
+
+    The artifact is updated in a thread of its own, which takes the latest progress alone: a server that is slow, hangs
+    or is gone delays no work, and what it did not take when the run ends is dropped.
+    """
 
     def __init__(self, briefs: Sequence[Brief], expected: Plan) -> None:
-        """Create the artifact at zero; what is expected to be asked tells the time left."""
+        """Have the artifact created at zero; what is expected to be asked determines the time left."""
         self._asks = expected.work - expected.stored - expected.shared
-        created = create_progress_artifact(
-            progress=0.0, key=artifact_key(briefs, "progress"), description=f"0 of {expected.work} done"
-        )
-        self._id = created if isinstance(created, UUID) else UUID(str(created))
+        self._key, self._total = artifact_key(briefs, "progress"), expected.work
         self._began: float | None = None
         self._updated = time.monotonic()
         self._shown = 0
+        self._latest: Progress | None = None
+        self._changed, self._closed = threading.Event(), False
+        self._thread = start_thread(self._update_artifact, "prefect-dispatch-progress", start=False)
 
     def __call__(self, progress: Progress) -> None:
-        """Tell of more outcomes, or of what is under way."""
+        """Report more outcomes, or what is under way."""
         now = time.monotonic()
         self._began = now if self._began is None else self._began
         ended = progress.done == progress.total or (self._shown and not progress.in_flight)
         due, hear = ended or now - self._updated >= UPDATE_EVERY_S, listener.get()
         if not due and not hear:
             return
-        left = seconds_left(progress, self._asks, now - self._began)
+        left = None if progress.note else seconds_left(progress, self._asks, now - self._began)
         progress = progress.model_copy(update={"seconds_left": left})
         if hear:
             hear(progress)
         if due:
             self._updated, self._shown = now, progress.in_flight
-            self._update(progress)
+            self._latest = progress
+            self._changed.set()
 
-    def _update(self, progress: Progress) -> None:
+    def __enter__(self) -> Self:
+        """Begin to show it."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Show the last progress, if the API takes it soon; after an error nothing is waited for."""
+        self._closed = True
+        self._changed.set()
+        self._thread.join(LAST_S if kind is None else 0.0)
+
+    def _update_artifact(self) -> None:
+        """Create the artifact, and update it until the run has ended."""
         try:
-            update_progress_artifact(
-                artifact_id=self._id,
-                progress=100.0 * progress.done / progress.total if progress.total else 100.0,
-                description=f"{progress.done} of {progress.total} done, {progress}",
-            )
-        except (httpx.HTTPError, PrefectException) as error:  # a picture of the run is not worth the run
-            get_run_logger().warning("Progress can't be shown: %s", error)
+            created = create_progress_artifact(progress=0.0, key=self._key, description=f"0 of {self._total} done")
+            artifact = created if isinstance(created, UUID) else UUID(str(created))
+        except Exception as error:  # noqa: BLE001 -- a picture of the run is not worth the run
+            self._warn(error)
+            return
+        while not self._closed:
+            self._changed.wait()
+            self._changed.clear()
+            progress, self._latest = self._latest, None
+            if progress is None:
+                continue
+            try:
+                update_progress_artifact(
+                    artifact_id=artifact,
+                    progress=100.0 * progress.done / progress.total if progress.total else 100.0,
+                    description=f"{progress.done} of {progress.total} done, {progress}",
+                )
+            except Exception as error:  # noqa: BLE001 -- a picture of the run is not worth the run
+                self._warn(error)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._closed:
+            get_run_logger().warning("Progress can't be shown: %s", told(error))
+
+
+def publish_in_time(report: Report, briefs: Sequence[Brief], page: Path | None = None) -> None:
+    """Create the artifacts of a report, if the API takes them in time; see `publish`. If not, the log says why."""
+    if notify := finished.get():
+        notify(report)
+    met: list[Exception] = []
+
+    def step() -> None:
+        try:
+            publish(report, briefs, page)
+        except Exception as error:  # noqa: BLE001 -- the report is there without them
+            met.append(error)
+
+    thread = start_thread(step, "prefect-dispatch-publish")
+    thread.join(PUBLISH_S)
+    if met or thread.is_alive():
+        why = told(met[0]) if met else f"the API did not take it within {PUBLISH_S:g} s."
+        get_run_logger().warning("The report can't be shown in Prefect: %s", why)
 
 
 def publish(report: Report, briefs: Sequence[Brief], page: Path | None = None) -> None:
@@ -114,7 +173,7 @@ def publish(report: Report, briefs: Sequence[Brief], page: Path | None = None) -
 
 def _way_to(page: Path) -> str:
     """Return where a page lies. No link: browsers follow none from a server's page to a file."""
-    told = (
+    where = (
         f"The whole report as a page lies on the machine {paragraph(platform.node() or 'of the run')}; open it there:"
     )
-    return f"{told}\n\n{fenced(str(page), 'text')}"
+    return f"{where}\n\n{fenced(str(page), 'text')}"

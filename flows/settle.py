@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections import Counter
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Literal
@@ -45,11 +46,12 @@ class Clock:
     def __init__(self) -> None:
         """Start now."""
         self.started = datetime.now(timezone.utc)
+        self._began = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Seconds since the start."""
-        return round((datetime.now(timezone.utc) - self.started).total_seconds(), 3)
+        return round(time.monotonic() - self._began, 3)
 
 
 def settle(

@@ -12,7 +12,6 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.own_server import sharing
 from prefect_dispatch.form import Tabs
 from prefect_dispatch.strict import Strict, nearest
 from prefect_dispatch.tasks.child_process import settle_in
@@ -54,7 +53,7 @@ class Processes(Strict):
         return Elsewhere(self._made, room_of)
 
     def _made(self) -> TaskRunner[Any]:
-        return sharing(ProcessPoolTaskRunner(max_workers=self.workers or os.cpu_count(), initializer=settle_in))
+        return ProcessPoolTaskRunner(max_workers=self.workers or os.cpu_count(), initializer=settle_in)
 
 
 class _Cluster(Strict):
@@ -93,7 +92,7 @@ class Dask(_Cluster):
         if self.address:
             return cast("TaskRunner[Any]", runner(address=self.address))
         own = {"n_workers": self.workers or os.cpu_count(), "threads_per_worker": THREADS_EACH}
-        return sharing(runner(cluster_kwargs={**own, "dashboard_address": None}))
+        return cast("TaskRunner[Any]", runner(cluster_kwargs={**own, "dashboard_address": None}))
 
 
 class Ray(_Cluster):
@@ -117,7 +116,7 @@ class Ray(_Cluster):
         if self.address:
             return cast("TaskRunner[Any]", runner(address=self.address))
         own = {"num_cpus": self.workers or os.cpu_count(), "include_dashboard": False}
-        return sharing(runner(init_kwargs=own))
+        return cast("TaskRunner[Any]", runner(init_kwargs=own))
 
 
 _KINDS = {"threads": Threads, "processes": Processes, "dask": Dask, "ray": Ray}

@@ -29,6 +29,7 @@ from prefect_dispatch.flows.ending import INTERRUPTIONS
 from prefect_dispatch.models import Answer
 from prefect_dispatch.scrub import scrub
 from prefect_dispatch.tasks import loop
+from prefect_dispatch.tasks.bounded_api import require_wanted
 from prefect_dispatch.tasks.child_runs import REFUSED
 from prefect_dispatch.tasks.errands import Ended, Sent
 from prefect_dispatch.tasks.gates import gate_beside
@@ -36,7 +37,6 @@ from prefect_dispatch.tasks.run_brief import answer_shelf
 from prefect_dispatch.tasks.shard_places import KEY, ShardPlaces
 from prefect_dispatch.tasks.shard_results import WrittenResult
 from prefect_dispatch.tasks.shards import Shard, sharded
-from prefect_dispatch.tasks.stops import require_wanted
 from prefect_dispatch.tasks.work import Work, as_is
 
 if TYPE_CHECKING:

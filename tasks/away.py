@@ -89,7 +89,7 @@ class Away(UnderWay):
         self._drains = self._broken = False
         self._lent: dict[object, _Lent] = {}
         self._left: list[str] = []
-        self._losses = Losses(self._shelf, limits.retries)
+        self._losses = Losses(self._shelf, limits.retries, isolated=where.isolated)
         self._tried: dict[str, tuple[Attempt, ...]] = {}
 
     def __exit__(self, *error: object) -> None:
@@ -117,6 +117,11 @@ class Away(UnderWay):
         )
 
     @property
+    def note(self) -> str:
+        """What the shards wait for, if none of them is worked on, as far as the runner says so."""
+        return str(getattr(self._runner, "note", ""))
+
+    @property
     def takes_more(self) -> bool:
         """Whether another shard may begin."""
         if self._lent and (self._drains or self._losses.last or self._measured().processes > self._room.processes):
@@ -141,6 +146,8 @@ class Away(UnderWay):
             self._come.put(future)
         self._lent[future] = lent
         self._of |= dict.fromkeys(mine, mine)
+        self._losses.begun(mine)
+        self.size = self._losses.size(self._whole_size)
         if not isinstance(future, _Unsent):
             future.add_done_callback(self._come.put)
         self.records.begun(len(self._lent))

@@ -16,10 +16,10 @@ from prefect_dispatch.executors.base import Ask
 from prefect_dispatch.executors.batch import BatchAPI
 from prefect_dispatch.models import Attempt, Usage
 from prefect_dispatch.strict import Strict
+from prefect_dispatch.tasks.bounded_api import require_wanted
 from prefect_dispatch.tasks.cutting import is_learned
 from prefect_dispatch.tasks.loop import in_thread
 from prefect_dispatch.tasks.patience import Patience
-from prefect_dispatch.tasks.stops import require_wanted
 from prefect_dispatch.tasks.store import answer_in, usable
 
 if TYPE_CHECKING:

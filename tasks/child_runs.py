@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import Task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import WorkerStatus
 from prefect.exceptions import ObjectNotFound, PrefectException, PrefectHTTPStatusError
 from prefect.states import Cancelled, Cancelling, Crashed, Pending, Scheduled
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun, State
 
+WORKERS_S = 5.0
+"""Seconds between two requests for the heartbeats of workers."""
 AT_ONCE = 200
 """Runs that are asked of in one request: as many as Prefect's server tells at once."""
 TAG = "prefect-dispatch"
@@ -36,6 +40,58 @@ class Seen:
     """Its state."""
     changed: datetime | None
     """When something of it was changed last, by the server's clock; a run that works does so now and then."""
+    worker: str = ""
+    """The name of the worker that took it; empty if the server does not say."""
+
+
+class Workers:
+    """The workers of a work pool, by their heartbeats: which of them are lost.
+
+    How long a heartbeat is ago is measured by this process's clock, from when it was first seen.
+    """
+
+    def __init__(self, pool: str | None, silent_s: float) -> None:
+        """Keep which workers are watched.
+
+        Args:
+            pool: The work pool. None: its runs are begun by no worker.
+            silent_s: Seconds without a heartbeat after which a worker counts as lost, or two intervals of heartbeats if
+                that is longer.
+        """
+        self._pool, self._silent_s = pool, silent_s
+        self._beats: dict[str, tuple[object, float]] = {}
+        self._lost: frozenset[str] = frozenset()
+        self._looked = 0.0
+
+    def look(self) -> None:
+        """Ask the API for the heartbeats, if that is due."""
+        now = time.monotonic()
+        if self._pool is None or now - self._looked < WORKERS_S:
+            return
+        self._looked = now
+        with get_client(sync_client=True) as client:
+            found = client.read_workers_for_work_pool(self._pool, limit=AT_ONCE)
+        lost: set[str] = set()
+        for each in found:
+            beat, since = self._beats.get(each.name, (None, now))
+            if beat != each.last_heartbeat_time:
+                since = now
+            self._beats[each.name] = each.last_heartbeat_time, since
+            longest = max(self._silent_s, 2.0 * (each.heartbeat_interval_seconds or 0))
+            if each.status == WorkerStatus.OFFLINE or now - since > longest:
+                lost.add(each.name)
+        self._lost = frozenset(lost)
+
+    def is_lost(self, name: str, since: float) -> bool:
+        """Return whether the worker that took a run is lost.
+
+        Args:
+            name: Its name. Empty: not known; then it may be any that is lost and was alive when the run was taken.
+            since: When the run was taken, by this process's clock.
+        """
+        if name:
+            return name in self._lost
+        return any(self._beats[each][1] >= since - self._silent_s for each in self._lost)
 
 
 class ChildRuns:
@@ -86,7 +142,7 @@ class ChildRuns:
             for some in _portions(runs):
                 asked = FlowRunFilter(id=FlowRunFilterId(any_=[*some]))
                 told = client.read_flow_runs(flow_run_filter=asked, limit=AT_ONCE)
-                found |= {run.id: Seen(run.state or Scheduled(), run.updated) for run in told}
+                found |= {run.id: Seen(run.state or Scheduled(), run.updated, _worker(run)) for run in told}
         return found
 
     def cancel(self, runs: Iterable[UUID]) -> None:
@@ -113,6 +169,11 @@ def is_passing(error: Exception) -> bool:
     if isinstance(error, PrefectHTTPStatusError):
         return error.response.status_code in _BUSY or error.response.is_server_error
     return not isinstance(error, PrefectException)
+
+
+def _worker(run: FlowRun) -> str:
+    labels: dict[str, Any] = getattr(run, "labels", None) or {}
+    return str(labels.get("prefect.worker.name", ""))
 
 
 def _begun(run: FlowRun) -> bool:

@@ -12,7 +12,7 @@ import time
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uuid import UUID, uuid4
 
 import httpx
@@ -25,7 +25,9 @@ from prefect.task_runners import TaskRunner
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.scrub import told
 from prefect_dispatch.tasks.arrivals import Arrivals, crashed, refused
-from prefect_dispatch.tasks.child_runs import ChildRuns, is_passing
+from prefect_dispatch.tasks.bounded_api import start_thread
+from prefect_dispatch.tasks.child_runs import ChildRuns, Workers, is_passing
+from prefect_dispatch.tasks.losses import SILENT, UNBEGUN
 from prefect_dispatch.tasks.run_brief import answer_shelf
 from prefect_dispatch.tasks.shard_places import ShardPlaces
 from prefect_dispatch.tasks.shard_records import Sent, written
@@ -39,12 +41,17 @@ if TYPE_CHECKING:
 
 POLL_S = 2.0
 """Seconds between two looks at all that is under way."""
+SOME_BEATS = 2
+"""Beats without a word after which the progress says so."""
 BEATS = 5
 """How often a run says that it is alive in the time after which it is given up."""
 SILENT_S = 120.0
 """Seconds without a word from a run at work after which it is given up."""
 START_S = 1800.0
-"""Seconds that a run which a worker has taken may need to begin: an image may have to be fetched first."""
+"""Seconds that a run which a worker has taken may need to begin while the worker is alive: an image may have to be
+fetched first."""
+CLOSE_S = 10.0
+"""Seconds that an interrupted run waits until its runs are cancelled; they find out by themselves, too."""
 OUTAGE_S = 3600.0
 """Seconds that Prefect's API, or the storage, may be away."""
 
@@ -61,6 +68,8 @@ class Target:
     """The job's folder."""
     silent_s: float = SILENT_S
     """Seconds without a word from a run at work after which it is given up."""
+    pool: str | None = None
+    """The work pool whose workers begin its runs. None: no worker does."""
 
 
 @dataclass(eq=False)
@@ -78,6 +87,15 @@ class _Child:
     """When the server last saw it change."""
     heard: float = 0.0
     """When that was, by this process's clock."""
+    state: str = "waiting"
+    """Whether it is `waiting` for a worker, `taken` by one, `running`, or `silent`."""
+
+
+class _Loss(NamedTuple):
+    """Why a run is given up."""
+
+    kind: str
+    why: str
 
 
 class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
@@ -100,6 +118,7 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
         self._places.tidy()
         self._parent = UUID(flow_run.get_id())
         self._runs = ChildRuns(self._parent, self._target.id, self._target.name)
+        self._workers = Workers(self._target.pool, self._target.silent_s)
         self._children: list[_Child] = []
         self._broken = ""
         self._lock, self._leaving = threading.Lock(), threading.Event()
@@ -114,10 +133,10 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
     def __exit__(self, *error: object) -> None:
         """End what is still under way, and leave nothing in the storage."""
         self._leaving.set()
-        self._watch.join()
+        self._watch.join(CLOSE_S)
         self._arrivals.close()
-        with suppress(httpx.HTTPError, PrefectException):
-            self._runs.cancel([child.run for child in self._children if child.run])
+        if self._children:
+            start_thread(self._cancel, "prefect-dispatch-cancel").join(CLOSE_S)
         for child in self._children:
             self._tidied(child)
             child.future.set_result(crashed("Interrupted.", kind="interrupted"))
@@ -142,6 +161,20 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
         if self._broken:
             child.future.set_result(self._refused(child))
         return PrefectConcurrentFuture(task_run_id=uuid4(), wrapped_future=child.future)
+
+    @property
+    def note(self) -> str:
+        """What all runs wait for, if none of them is at work."""
+        states = [child.state for child in self._taken()]
+        if not states or "running" in states:
+            return ""
+        if "taken" in states:
+            return "waiting for a run to begin"
+        return "waiting for a worker" if "waiting" in states else "nothing heard from the workers"
+
+    def _cancel(self) -> None:
+        with suppress(httpx.HTTPError, PrefectException):
+            self._runs.cancel([child.run for child in self._taken() if child.run])
 
     def _watched(self) -> None:
         """Watch until the end; what nobody can wait for ends all that is here, and all that comes."""
@@ -180,6 +213,8 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
                 self._begin(child)
         under = {child.run: child for child in self._taken() if child.run}
         seen = self._runs.look([*under])
+        if under:
+            self._workers.look()
         for run, child in under.items():
             self._see(child, seen.get(run))
 
@@ -208,10 +243,25 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
             self._end(child, self._arrivals.came(child.shard.work, child.key, seen.state))
         elif seen.changed != child.changed or seen.state.is_scheduled():
             child.changed, child.heard = seen.changed, now
-        elif now - child.heard > (START_S if seen.state.is_pending() else self._target.silent_s):
-            why = f"Nothing was heard of it for {now - child.heard:.0f} s."
-            self._runs.give_up(cast("UUID", child.run), why)
-            self._end(child, crashed(why))
+            waiting = "waiting" if seen.state.is_scheduled() else "taken"
+            child.state = waiting if seen.state.is_scheduled() or seen.state.is_pending() else "running"
+        elif lost := self._loss(child, seen, now - child.heard):
+            self._runs.give_up(cast("UUID", child.run), lost.why)
+            self._end(child, crashed(lost.why, kind=lost.kind))
+        elif child.state == "running" and now - child.heard > SOME_BEATS * self._target.silent_s / BEATS:
+            child.state = "silent"
+
+    def _loss(self, child: _Child, seen: Seen, silence_s: float) -> _Loss | None:
+        """Return why a run is given up of which nothing was heard for some time, or None."""
+        if not seen.state.is_pending():
+            why = f"Nothing was heard of it for {silence_s:.0f} s."
+            return _Loss(SILENT, why) if silence_s > self._target.silent_s else None
+        lost = silence_s > self._target.silent_s and self._workers.is_lost(seen.worker, child.heard)
+        if not lost and silence_s <= START_S:
+            return None
+        of = f" ({seen.worker})" if seen.worker else ""
+        since = f"for {silence_s:.0f} s, no process began it"
+        return _Loss(UNBEGUN, f"Its worker{of} is lost: {since}." if lost else f"After a worker had taken it, {since}.")
 
     def _end(self, child: _Child, state: Any) -> None:  # noqa: ANN401 -- a state
         with self._lock:

@@ -47,6 +47,8 @@ class Elsewhere:
     """Says how much the runner, once entered, runs at once; asked again before each shard."""
     entered: bool = False
     """Whether the runner is entered already, by whoever has made it."""
+    isolated: bool = False
+    """Whether each task run has a process of its own, so that none dies of what another does."""
 
 
 def elsewhere() -> Elsewhere | None:

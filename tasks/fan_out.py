@@ -12,7 +12,6 @@ import time
 from contextlib import suppress
 from queue import Empty
 from typing import TYPE_CHECKING, cast
-from uuid import UUID
 
 from prefect.runtime import flow_run
 
@@ -24,10 +23,11 @@ from prefect_dispatch.progress import Progress
 from prefect_dispatch.tasks import loop
 from prefect_dispatch.tasks.away import under_way
 from prefect_dispatch.tasks.batch_run import Gathered
+from prefect_dispatch.tasks.bounded_api import CancelWatch
 from prefect_dispatch.tasks.elsewhere import elsewhere
 from prefect_dispatch.tasks.ends import End
 from prefect_dispatch.tasks.parts import Parts
-from prefect_dispatch.tasks.stops import Circuit, Stop, failure_of, require_wanted
+from prefect_dispatch.tasks.stops import Circuit, Stop, failure_of
 from prefect_dispatch.tasks.turns import Turns
 from prefect_dispatch.tasks.work import Work, equal_work
 
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
 LOOK_S = 5.0
 """How often to look whether somebody has cancelled the run: in a process of its own, Prefect wouldn't say."""
+WAIT_S = 0.5
+"""Seconds after which a cancelled run is noticed at the latest, once it is known."""
 
 
 class FanOut:
@@ -112,7 +114,7 @@ class FanOut:
         """
         if batched:
             self._take(batched)
-        with outside_transactions(), self._under_way:
+        with outside_transactions(), self._under_way, CancelWatch(LOOK_S) as self._watch:
             try:
                 self._recall()
                 goes_on = self._submit()
@@ -144,12 +146,12 @@ class FanOut:
     def _next(self) -> list[Came]:
         """Wait for something to come; tell now and then how far it is, and look whether the run is still wanted."""
         while True:
+            self._watch.check()
             if time.monotonic() - self._looked > LOOK_S:
-                require_wanted(UUID(flow_run.get_id()))
                 self._show()
                 self._looked = time.monotonic()
             with suppress(Empty):
-                return self._under_way.next(LOOK_S)
+                return self._under_way.next(WAIT_S)
 
     def _wind_down(self) -> None:
         """Let what is under way come to an end for a moment, then end it: what came back is stored."""
@@ -239,9 +241,10 @@ class FanOut:
         self._end_wholes()
 
     def _show(self) -> None:
-        in_flight = min(len(self._under_way), self._limits.concurrency)
-        if in_flight != self._progress.in_flight:
-            self._progress = self._progress.model_copy(update={"in_flight": in_flight})
+        note = self._under_way.note
+        in_flight = 0 if note else min(len(self._under_way), self._limits.concurrency)
+        if (in_flight, note) != (self._progress.in_flight, self._progress.note):
+            self._progress = self._progress.model_copy(update={"in_flight": in_flight, "note": note})
         self._tell(self._progress)
 
     def _end_wholes(self) -> None:

@@ -11,13 +11,10 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-import httpx
-from prefect.client.orchestration import get_client
-from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
 from prefect_dispatch.strict import Strict
-from prefect_dispatch.tasks.stops import require_wanted
+from prefect_dispatch.tasks.bounded_api import UNAVAILABLE, bounded_client, require_wanted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,7 +125,7 @@ class Records:
             "task_runs": {"state": _ENDED, "expected_start_time": {"before_": until.isoformat()}},
         }
         try:
-            with get_client(sync_client=True) as client:
+            with bounded_client() as client:
                 return int(client.request("POST", "/task_runs/count", json=asked).json())
-        except (httpx.HTTPError, PrefectException):
+        except UNAVAILABLE:
             return None

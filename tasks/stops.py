@@ -6,10 +6,6 @@ import re
 import time
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-import httpx
-from prefect.client.orchestration import get_client
-from prefect.exceptions import CancelledRun, PrefectException
-
 from prefect_dispatch.errors import (
     BudgetError,
     ExecutorError,
@@ -22,8 +18,6 @@ from prefect_dispatch.models import Failure
 from prefect_dispatch.scrub import scrub, told
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from prefect_dispatch.tasks.work import Work
 
 _OF_THE_ITEM = frozenset({"context_length", "content_policy", "too_large", "refused"})
@@ -82,21 +76,6 @@ class Circuit:
         if self._times < self._most:
             return None
         return Stop("circuit", f"{self._times} in a row met the same error (limits.circuit): {failure.message}")
-
-
-def require_wanted(run: UUID) -> None:
-    """Check that nobody has cancelled a flow run; a server that doesn't answer has nothing to say.
-
-    Raises:
-        CancelledRun: If somebody has.
-    """
-    try:
-        with get_client(sync_client=True) as client:
-            state = client.read_flow_run(run).state
-    except (httpx.HTTPError, PrefectException):
-        return
-    if state is not None and (state.is_cancelling() or state.is_cancelled()):
-        raise CancelledRun("Somebody cancelled it.")
 
 
 def failure_of(error: BaseException) -> Failure:

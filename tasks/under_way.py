@@ -74,6 +74,11 @@ class UnderWay:
         self.size = shard_size(asks, self._limits)
 
     @property
+    def note(self) -> str:
+        """What is waited for, where nothing is worked on."""
+        return ""
+
+    @property
     def takes_more(self) -> bool:
         """Whether another task run may begin.
 

@@ -8,19 +8,27 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect_dispatch._version import __version__
 from prefect_dispatch.cli_deploy import add_commands
 from prefect_dispatch.errors import DispatchError, DispatchFailed, JobError
+from prefect_dispatch.process_exit import ExitGuard, interruptible
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prefect_dispatch.flows.job_kinds import AnyJob
+    from prefect_dispatch.report import Report
     from prefect_dispatch.tasks.plan import Plan
 
+_CODES = {"complete": 0, "failed": 1, "gaps": 3}
+REPORTED_S = 180.0
+"""Seconds that Prefect's API has to take the artifacts and the state of a run whose report is written."""
+STORED = "What came back is stored: the same command goes on from there."
+UNREPORTED = "Prefect's API did not take the end of the run; its report is complete without that."
 COMPLETE, FAILED, UNUSABLE, GAPS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 
 
@@ -34,10 +42,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 complete, 3 complete with gaps, 1 failed, 2 unusable job (nothing was spent), 130 interrupted.
     """
     arguments = _parser().parse_args(argv)
+    # A process of a caller's own is not ended by force.
+    arguments.guard = guard = ExitGuard(os._exit if argv is None else None)
+    code = _guarded(arguments)
+    with suppress(OSError):
+        sys.stdout.flush()
+    guard.settle(code)
+    return code
+
+
+def _guarded(arguments: argparse.Namespace) -> int:
+    """Return the exit status of a command; what it meets is a message."""
     # Prefect's own lines would run through the progress line; they are kept with the run all the same.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     # Without a server of the user's, Prefect starts one for the run; on a busy machine 20 s are not enough for it.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    # An event that did not arrive is no matter of the terminal; Prefect would print all of it.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL", "CRITICAL")
     try:
         code: int = arguments.command(arguments)
         sys.stdout.flush()
@@ -141,7 +162,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from prefect_dispatch.flows.files import ready_folder  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.job_kinds import checked  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.flows.own_server import start_if_needed  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.progress import finished  # noqa: PLC0415 -- imports pydantic
+    from prefect_dispatch.scrub import told  # noqa: PLC0415 -- only here
+    from prefect_dispatch.tasks.bounded_api import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.temporary_server import use_server  # noqa: PLC0415 -- only here
     from prefect_dispatch.terminal import shown_progress, summary  # noqa: PLC0415 -- imports rich
 
     job, folder = _loaded(arguments), arguments.job.resolve().parent
@@ -150,17 +174,36 @@ def _run(arguments: argparse.Namespace) -> int:
     ready = checked(job, folder, **bounds)
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
     out = None if arguments.out is None else str(ready_folder(arguments.out.resolve()))
-    start_if_needed()
-    with shown_progress():
-        try:
+    written: list[Report] = []
+
+    def take(report: Report) -> None:
+        """Keep the report, which is complete without what Prefect's API still takes of the run."""
+        written.append(report)
+        arguments.guard.arm(REPORTED_S, _CODES[report.status], UNREPORTED, summary=summary(report, arguments.out))
+
+    token = finished.set(take)
+    try:
+        with (
+            interruptible(arguments.guard, ready.limits.grace_s, INTERRUPTED),
+            shown_progress() as show,
+            use_server(show),
+        ):
             report = job.run(folder, out=out, **bounds)
-        except DispatchFailed as error:
-            report = error.report
-        except CancelledRun as error:
-            print(f"\n{error}", file=sys.stderr)
-            return INTERRUPTED
+    except DispatchFailed as error:
+        report = error.report
+    except CancelledRun as error:
+        print(f"\n{error}", file=sys.stderr)
+        return INTERRUPTED
+    except UNAVAILABLE as error:
+        if not written:
+            print(f"prefect-dispatch: Prefect's API can't be used: {told(error)} {STORED}", file=sys.stderr)
+            return FAILED
+        report = written[-1]
+        print(f"{UNREPORTED} ({told(error)})", file=sys.stderr)
+    finally:
+        finished.reset(token)
     print(summary(report, arguments.out))
-    return {"complete": COMPLETE, "gaps": GAPS, "failed": FAILED}[report.status]
+    return _CODES[report.status]
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from rapidfuzz import process
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.scrub import hide, scrub
+from prefect_dispatch.temporary_server import use_server
 
 if TYPE_CHECKING:
     from prefect.blocks.core import Block
@@ -189,7 +190,7 @@ def _document(kind: type[Block], name: str, where: str, *, secrets: bool) -> Any
     from prefect.exceptions import ObjectNotFound  # noqa: PLC0415 -- imports Prefect
 
     slug = kind.get_block_type_slug()
-    with get_client(sync_client=True) as client:
+    with use_server(), get_client(sync_client=True) as client:
         try:
             return client.read_block_document_by_name(name, slug, include_secrets=secrets)
         except ObjectNotFound:

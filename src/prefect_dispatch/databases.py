@@ -9,6 +9,7 @@ from urllib.parse import quote, quote_plus
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.scrub import MARK, hide, scrub
+from prefect_dispatch.temporary_server import use_server
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -64,7 +65,8 @@ def _loaded(connection: str) -> Any:  # noqa: ANN401 -- a block of prefect-sqlal
     if slug not in ("", SLUG):
         raise JobError(f"Connection {connection!r}: {slug!r} is no {SLUG!r}, the type of block that is needed.")
     try:
-        return kind.load(name, _sync=True)  # a coroutine otherwise, where an event loop runs
+        with use_server():
+            return kind.load(name, _sync=True)  # a coroutine otherwise, where an event loop runs
     except (ValueError, RuntimeError) as error:  # Prefect makes the latter of what pydantic finds
         if "Unable to find block document" not in str(error):
             raise JobError(f"The block {name!r} of type {SLUG!r} can't be used: it isn't valid any more.") from None

@@ -18,6 +18,7 @@ DispatchError
 ├── CoverageError          not one outcome for each (brief, item): .missing .repeated .unknown
 ├── MergeError             the integrator raised: .asked
 ├── AuditError             the merged value isn't what the outcomes say: .violations .merge
+├── ServerError            the temporary Prefect server of this process can't be started
 └── DispatchFailed         the run ended as failed: .report
 """
 
@@ -41,6 +42,10 @@ class DispatchError(Exception):
     def __repr__(self) -> str:
         """Return the message alone: what else an error carries doesn't belong into a log."""
         return f"{type(self).__name__}({str(self)!r})"
+
+
+class ServerError(DispatchError):
+    """The temporary Prefect server of this process can't be started."""
 
 
 class JobError(DispatchError):

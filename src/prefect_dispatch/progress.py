@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar
+from typing import TYPE_CHECKING
 
 from prefect_dispatch.models import Outcome, Usage
 from prefect_dispatch.strict import Frozen
+
+if TYPE_CHECKING:
+    from prefect_dispatch.report import Report
 
 
 class Progress(Frozen):
@@ -30,6 +34,8 @@ class Progress(Frozen):
     """What was spent so far."""
     seconds_left: float | None = None
     """Seconds until all have an outcome, at the speed so far; empty until something can be said."""
+    note: str = ""
+    """What the run waits for, where that is no answer, such as a worker; then it says nothing of the time left."""
 
     def plus(self, *outcomes: Outcome) -> Progress:
         """Return the progress after some more outcomes."""
@@ -54,7 +60,9 @@ class Progress(Frozen):
         counts = {"from the store": self.cached, "failed": self.failed, "skipped": self.skipped}
         parts = [f"{count} {name}" for name, count in {**counts, "in flight": self.in_flight}.items() if count]
         parts += [f"{self.usage.tokens} tokens", f"cost {dollars(self.usage.cost_usd)}"]
-        if self.done < self.total and self.seconds_left is not None:
+        if self.note:
+            parts.append(self.note)
+        elif self.done < self.total and self.seconds_left is not None:
             parts.append(f"about {lasting(self.seconds_left)} left")
         return ", ".join(parts)
 
@@ -99,6 +107,12 @@ Listener = Callable[[Progress], None]
 
 listener: ContextVar[Listener | None] = ContextVar("prefect-dispatch-progress", default=None)
 """Set it before a flow is called, and it is told whenever outcomes come; what is stored comes at once."""
+
+interrupted: ContextVar[Callable[[], None] | None] = ContextVar("prefect-dispatch-interrupted", default=None)
+"""Set it before a flow is called, and it is called when the run was interrupted and its work has ended."""
+
+finished: ContextVar[Callable[[Report], None] | None] = ContextVar("prefect-dispatch-finished", default=None)
+"""Set it before a flow is called, and it takes the report as soon as that is written, before Prefect has the state."""
 
 announce: ContextVar[Callable[[str], None] | None] = ContextVar("prefect-dispatch-announce", default=None)
 """Set it before a flow is called, and it is told, in a sentence, what the run waits for."""

@@ -18,7 +18,7 @@ from prefect_dispatch.progress import announce, dollars, listener
 from prefect_dispatch.render import TITLES
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from prefect_dispatch.progress import Progress
@@ -30,14 +30,22 @@ LINE_EVERY_S = 5.0
 
 
 @contextmanager
-def shown_progress() -> Generator[None, None, None]:
-    """Show the progress of a run on standard error: a bar on a terminal, a line now and then elsewhere."""
+def shown_progress() -> Generator[Callable[[str], None]]:
+    """Show the progress of a run on standard error: a bar on a terminal, a line now and then elsewhere.
+
+    Yields:
+        A function that shows a message beside it.
+    """
     console = Console(stderr=True)
-    # Printed by the console, a line stands above the bar, which goes on below it.
-    token = announce.set(lambda told: console.print(plain(told), markup=False, highlight=False, soft_wrap=True))
+
+    def show(message: str) -> None:
+        # Printed by the console, a line stands above the bar, which goes on below it.
+        console.print(plain(message), markup=False, highlight=False, soft_wrap=True)
+
+    token = announce.set(show)
     try:
         with _bar(console) if console.is_terminal else _lines():
-            yield
+            yield show
     finally:
         announce.reset(token)
 

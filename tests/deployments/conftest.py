@@ -61,7 +61,7 @@ class Place:
             check=False,
             capture_output=True,
             text=True,
-            timeout=180,
+            timeout=900,
         )
         assert done.returncode == code, done.stdout + done.stderr
         return done.stdout + done.stderr

@@ -15,7 +15,7 @@ from prefect_dispatch.errors import ExecutorError
 from prefect_dispatch.models import Answer, Attempt, Usage
 from prefect_dispatch.tasks.draft_records import Look
 from prefect_dispatch.tasks.drafts import begun
-from prefect_dispatch.tasks.losses import Losses
+from prefect_dispatch.tasks.losses import MOST_UNBEGUN, SILENT, UNBEGUN, Losses
 from prefect_dispatch.tasks.once import Place
 from prefect_dispatch.tasks.shelf import Shelf
 from prefect_dispatch.tasks.store import key_of
@@ -98,3 +98,32 @@ def test_where_nothing_was_under_way_all_of_it_is_suspected(shelf: Shelf) -> Non
     losses = Losses(shelf, most=1)
     assert [each.said for each in losses.of(REST, "gone")] == [None] * 4
     assert [getattr(each.said, "kind", "") for each in losses.of(REST, "gone")] == ["crashed"] * 4
+
+
+def test_what_no_process_began_is_not_suspected(shelf: Shelf) -> None:
+    """A worker that is lost takes shards with it which it had not begun: they keep their size, but not for ever."""
+    losses = Losses(shelf, most=0)
+    answer(shelf, ANSWERED)
+    lost = ExecutorError("Its worker is lost.", kind=UNBEGUN)
+    for _ in range(MOST_UNBEGUN - 1):
+        come = losses.of([ANSWERED, *REST], lost)
+        assert [each.said is None for each in come] == [False] + [True] * 4
+        assert (losses.size(100), losses.last) == (100, False)
+    ended = losses.of(REST, lost)
+    assert [getattr(each.said, "kind", "") for each in ended] == [UNBEGUN] * 4
+    losses.over(ended)
+    assert losses.of(REST, lost)[0].said is None
+
+
+def test_of_a_run_that_fell_silent_only_what_was_under_way_is_suspected(shelf: Shelf) -> None:
+    """Shards are small until that is under way again, and nothing waits for it where each has a process of its own."""
+    losses = Losses(shelf, most=1, isolated=True)
+    silent = ExecutorError("Nothing was heard of it.", kind=SILENT)
+    assert [each.said for each in losses.of(REST, silent)] == [None] * 4
+    assert (losses.size(100), losses.last) == (100, False)
+    send(shelf, SENT)
+    losses.over(losses.of([SENT, *REST], silent))
+    assert (losses.size(100), losses.last) == (3, False)
+    losses.begun([SENT.fingerprint])
+    assert losses.size(100) == 100
+    assert getattr(losses.of([SENT], silent)[0].said, "kind", "") == "crashed"

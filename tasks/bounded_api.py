@@ -1,0 +1,114 @@
+"""Requests to Prefect's API that a run does not depend on: sent once, and given up after a few seconds.
+
+Prefect's client tries a request six times over more than a minute, and waits a minute for each answer. That is right
+for the state of a run, and wrong for what is only shown or looked up now and then.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.context import SettingsContext, get_settings_context
+from prefect.exceptions import CancelledRun, PrefectException
+from prefect.runtime import flow_run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from prefect.client.orchestration import SyncPrefectClient
+    from typing_extensions import Self
+
+TIMEOUT_S = 5.0
+"""Seconds that one request may take."""
+UNAVAILABLE = (httpx.HTTPError, PrefectException)
+"""What a request raises that the API did not answer, or refused."""
+
+
+@contextmanager
+def bounded_client() -> Generator[SyncPrefectClient]:
+    """Give a client that sends each request once, and waits a few seconds for the answer."""
+    mine = get_settings_context()
+    # `temporary_settings` reads the environment again, which takes fifty milliseconds.
+    once = mine.settings.client.model_copy(update={"max_retries": 0})
+    settings = mine.settings.model_copy(update={"client": once})
+    with (
+        SettingsContext(profile=mine.profile, settings=settings),
+        get_client(httpx_settings={"timeout": TIMEOUT_S}, sync_client=True) as client,
+    ):
+        yield client
+
+
+def is_cancelled(client: SyncPrefectClient, run: UUID) -> bool:
+    """Return whether a flow run was cancelled; False if the API does not answer."""
+    try:
+        state = client.read_flow_run(run).state
+    except UNAVAILABLE:
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
+def require_wanted(run: UUID) -> None:
+    """Check that a flow run was not cancelled.
+
+    Raises:
+        CancelledRun: If it was.
+    """
+    with bounded_client() as client:
+        cancelled = is_cancelled(client, run)
+    if cancelled:
+        raise CancelledRun("Somebody cancelled it.")
+
+
+class CancelWatch:
+    """Looks in a thread of its own whether the flow run was cancelled: an API that hangs delays nothing else."""
+
+    def __init__(self, every_s: float) -> None:
+        """Create the thread.
+
+        Args:
+            every_s: Seconds between two requests.
+        """
+        self._every_s = every_s
+        self._run = UUID(flow_run.get_id())
+        self._cancelled, self._ended = threading.Event(), threading.Event()
+        self._thread = start_thread(self._look, "prefect-dispatch-cancel-watch", start=False)
+
+    def __enter__(self) -> Self:
+        """Begin to look."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Look no more; a request under way is not waited for."""
+        self._ended.set()
+
+    def check(self) -> None:
+        """Check that the run was not cancelled, as far as is known.
+
+        Raises:
+            CancelledRun: If it was.
+        """
+        if self._cancelled.is_set():
+            raise CancelledRun("Somebody cancelled it.")
+
+    def _look(self) -> None:
+        with bounded_client() as client:
+            while not self._ended.wait(self._every_s):
+                if is_cancelled(client, self._run):
+                    self._cancelled.set()
+                    return
+
+
+def start_thread(target: Callable[[], object], name: str, *, start: bool = True) -> threading.Thread:
+    """Return a daemon thread that runs a function in a copy of this context, as Prefect's settings are part of it."""
+    run: Callable[..., None] = cast("Any", copy_context().run)
+    thread = threading.Thread(target=run, args=(target,), name=name, daemon=True)
+    if start:
+        thread.start()
+    return thread
