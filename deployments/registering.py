@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import sys
+import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, cast
@@ -15,12 +17,14 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
 
+from prefect_dispatch.blocks import DispatchProfile, LLMCredentials
 from prefect_dispatch.deployments.building import origin
 from prefect_dispatch.deployments.code_source import LOCAL
 from prefect_dispatch.deployments.timing import due
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.inert import plain
 from prefect_dispatch.scrub import scrub
+from prefect_dispatch.settings import settings
 from prefect_dispatch.strict import nearest
 
 if TYPE_CHECKING:
@@ -35,6 +39,9 @@ if TYPE_CHECKING:
     from prefect_dispatch.deployments.timing import Timing
 
 POOL_TYPE = "process"
+LOOK_S = 1.0
+"""Seconds between two looks at a server that does not answer yet."""
+_STARTING = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
 MAX_SAID = 300
 """Characters of what Prefect says that are shown."""
 
@@ -86,6 +93,7 @@ def register(
         before = [_before(client, each) for each in deployments]
         _require_block(client, source)
         pool = _pool(client, work_pool, deployments[0].ready.work_pool.name, source)
+        _register_blocks()
         registered: list[Registered] = []
         for each, was in zip(deployments, before, strict=True):
             paused = was is not None and was.paused and was.work_pool_name is not None  # a served one pauses as it ends
@@ -110,6 +118,7 @@ def register_served(deployments: Sequence[Wanted], timing: Timing) -> list[Regis
     """
     with prefect_client() as client:
         before = [_before(client, each) for each in deployments]
+        _register_blocks()
         registered: list[Registered] = []
         for each, was in zip(deployments, before, strict=True):
             each.made.work_pool_name = None  # said, so that it leaves the pool it was in
@@ -215,9 +224,16 @@ def _require_block(client: SyncPrefectClient, source: CodeSource) -> None:
         ) from None
 
 
+def _register_blocks() -> None:
+    """Register the types of the blocks that forms offer, as `prefect block register` does; again it changes nothing."""
+    for block in (LLMCredentials, DispatchProfile):
+        with suppress(PrefectHTTPStatusError):  # a user who may deploy need not be allowed to do this
+            block.register_type_and_schema()
+
+
 @contextmanager
 def prefect_client() -> Generator[SyncPrefectClient]:
-    """Give a client of Prefect's API.
+    """Give a client of Prefect's API, once that answers.
 
     Raises:
         JobError: If the API can't be reached, or refuses us.
@@ -225,6 +241,8 @@ def prefect_client() -> Generator[SyncPrefectClient]:
     url = scrub(get_current_settings().api.url or "")
     try:
         with get_client(sync_client=True) as client:
+            if url:  # else Prefect has started a server for this process, and waited for it
+                _wait_for_server(client, url)
             yield client
     except httpx.TransportError as error:
         raise JobError(
@@ -235,6 +253,32 @@ def prefect_client() -> Generator[SyncPrefectClient]:
         raise JobError(_refusal(url, error.response)) from None
     except DeploymentApplyError as error:
         raise JobError(f"Prefect refuses the deployment: {_short(str(error))}") from None
+
+
+def _wait_for_server(client: SyncPrefectClient, url: str) -> None:
+    """Wait until a server that is still starting answers: `prefect server start --background` returns before.
+
+    What comes after it tells of one that does not answer in time.
+    """
+    wait_s = settings().server_wait_s
+    end = time.monotonic() + wait_s
+    waiting = False
+    while _is_starting(error := client.api_healthcheck()) and time.monotonic() < end:
+        if not waiting:
+            why = _short(scrub(str(error)))
+            sys.stderr.write(
+                f"Prefect's API at {url} does not answer yet ({why}): waiting up to {wait_s:g} s for it.\n"
+            )
+            sys.stderr.flush()
+            waiting = True
+        time.sleep(LOOK_S)
+
+
+def _is_starting(error: Exception | None) -> bool:
+    """Say whether an error may be that of a server that is starting, or of a proxy before one."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code in _STARTING
+    return isinstance(error, httpx.TransportError) and not isinstance(error, httpx.UnsupportedProtocol)
 
 
 def _refusal(url: str, response: httpx.Response) -> str:

@@ -86,8 +86,8 @@ def _seconds(text: str) -> int:
 def _add_code_options(deploy: argparse.ArgumentParser) -> None:
     code = deploy.add_argument_group(
         "where runs find the job's folder",
-        "By default under the path that it has here. Everything else that a run needs is in the worker's environment, or "
-        "in the image.",
+        "By default under the path that it has here. All else that a run needs is in the worker's environment, or in "
+        "the image.",
     )
     code.add_argument("--git", action="store_true", help="workers clone the job's git repository before each run")
     code.add_argument("--git-url", metavar="URL", help="its address for workers (by default the remote's)")

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import regex
-from pydantic import AfterValidator, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from prefect_dispatch.environment import environment
@@ -77,6 +77,9 @@ class Settings(BaseSettings):
     """`PREFECT_DISPATCH_MODEL`: the model that is asked where a job names none."""
     redact: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_usable)] = ()
     """`PREFECT_DISPATCH_REDACT`: regular expressions, as a JSON list or a single one. What they match is hidden."""
+    server_wait_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    """`PREFECT_DISPATCH_SERVER_WAIT_S`: seconds that `deploy`, `serve` and `automations` wait for a Prefect server
+    that does not answer yet; 0: none."""
     state: str = ""
     """`PREFECT_DISPATCH_STATE`: the folder for programs' own folders and logs; by default that of the user's state."""
 
