@@ -261,16 +261,14 @@ def _wait_for_server(client: SyncPrefectClient, url: str) -> None:
     What comes after it tells of one that does not answer in time.
     """
     wait_s = settings().server_wait_s
+    error = client.api_healthcheck()
+    if not wait_s or not _is_starting(error):
+        return
+    why = _short(scrub(str(error)))
+    sys.stderr.write(f"Prefect's API at {url} does not answer yet ({why}): waiting up to {wait_s:g} s for it.\n")
+    sys.stderr.flush()
     end = time.monotonic() + wait_s
-    waiting = False
-    while _is_starting(error := client.api_healthcheck()) and time.monotonic() < end:
-        if not waiting:
-            why = _short(scrub(str(error)))
-            sys.stderr.write(
-                f"Prefect's API at {url} does not answer yet ({why}): waiting up to {wait_s:g} s for it.\n"
-            )
-            sys.stderr.flush()
-            waiting = True
+    while time.monotonic() < end and _is_starting(client.api_healthcheck()):
         time.sleep(LOOK_S)
 
 

@@ -31,7 +31,7 @@ QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE_S = 60
+PATIENCE_S = 240
 PYTHON = (sys.executable, "-W", "ignore", "-m")
 
 
