@@ -99,7 +99,9 @@ def test_the_ready_flows_are_registered_as_the_file_says(
     """
     monkeypatch.chdir(tmp_path)
     cancelling = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-    earlier: Any = ready_flows()["dispatch"].flow.to_deployment("dispatch", concurrency_limit=cancelling)
+    ready = ready_flows()["dispatch"]
+    (example,) = ready.schedules
+    earlier: Any = ready.flow.to_deployment("dispatch", concurrency_limit=cancelling, schedules=[example.schedule()])
     earlier.apply()
     assert main(["deploy"]) == 0
     text = (resources.files("prefect_dispatch.deployments") / "prefect.yaml").read_text()

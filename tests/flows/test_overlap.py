@@ -17,27 +17,36 @@ from prefect_dispatch.flows.dispatch import dispatch
 from prefect_dispatch.flows.overlap import SKIPPED
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
     from uuid import UUID
 
     from prefect.client.orchestration import SyncPrefectClient
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("store")]
 
-JOB: dict[str, Any] = {
-    "briefs": [{"name": "terms", "instructions": "Say it."}],
-    "items": ["a"],
-    "executor": {"kind": "python", "function": "json:dumps"},
-}
 LATE = timedelta(minutes=10)
 """How long ago the first scheduled run was due."""
 
 
-def deployed(name: str, limit: int | None = 1) -> UUID:
-    """Register a deployment; return its id."""
-    bound = None if limit is None else ConcurrencyLimitConfig.model_validate({"limit": limit})
-    made: Any = dispatch.to_deployment(name, parameters=JOB, concurrency_limit=bound)
-    found: UUID = made.apply()
-    return found
+@pytest.fixture
+def deployed(tmp_path: Path) -> Callable[..., UUID]:
+    """What registers a deployment whose runs ask a function, and returns its id."""
+    (tmp_path / "answers_of_overlap.py").write_text("def say(text: str) -> str:\n    return text\n")
+    parameters: dict[str, Any] = {
+        "briefs": [{"name": "terms", "instructions": "Say it."}],
+        "items": ["a"],
+        "executor": {"kind": "python", "function": "answers_of_overlap:say"},
+        "folder": str(tmp_path),
+    }
+
+    def register(name: str, limit: int | None = 1) -> UUID:
+        bound = None if limit is None else ConcurrencyLimitConfig(limit=limit)
+        made: Any = dispatch.to_deployment(name, parameters=parameters, concurrency_limit=bound)
+        found: UUID = made.apply()
+        return found
+
+    return register
 
 
 def scheduled(client: SyncPrefectClient, deployment: UUID, number: int = 1) -> list[FlowRun]:
@@ -76,7 +85,9 @@ def state_of(run: FlowRun) -> State[Any]:
         pytest.param(None, [Running(), State(type=StateType.CANCELLING)], "is at work", id="ending"),
     ],
 )
-def test_a_scheduled_run_is_skipped(limit: int | None, states: list[State[Any]], what: str) -> None:
+def test_a_scheduled_run_is_skipped(
+    deployed: Callable[..., UUID], limit: int | None, states: list[State[Any]], what: str
+) -> None:
     """Another run of the deployment does its work, or will; the state names it, and nothing was asked."""
     deployment = deployed(f"skipped-{what[:5]}-{limit}", limit)
     with get_client(sync_client=True) as client:
@@ -100,7 +111,7 @@ def test_a_scheduled_run_is_skipped(limit: int | None, states: list[State[Any]],
         pytest.param([Running()], id="dead"),
     ],
 )
-def test_a_scheduled_run_is_not_skipped(states: list[State[Any]]) -> None:
+def test_a_scheduled_run_is_not_skipped(deployed: Callable[..., UUID], states: list[State[Any]]) -> None:
     """The other run did not do its work, waits for people, or has lost its slot to this one as its process died."""
     deployment = deployed(f"works-{'-'.join(state.name or '' for state in states)}")
     with get_client(sync_client=True) as client:
@@ -109,7 +120,7 @@ def test_a_scheduled_run_is_not_skipped(states: list[State[Any]]) -> None:
     assert state_of(run).name == "Completed"
 
 
-def test_late_runs_fail_once() -> None:
+def test_late_runs_fail_once(deployed: Callable[..., UUID]) -> None:
     """Where the first of several late runs has failed, the others would, too; one that a person retries goes on."""
     deployment = deployed("late")
     with get_client(sync_client=True) as client:
@@ -121,7 +132,7 @@ def test_late_runs_fail_once() -> None:
         assert state_of(client.read_flow_run(run.id)).name == "Completed"
 
 
-def test_a_run_that_a_person_started_is_never_skipped() -> None:
+def test_a_run_that_a_person_started_is_never_skipped(deployed: Callable[..., UUID]) -> None:
     """Whatever else the deployment does."""
     deployment = deployed("by-hand", 2)
     with get_client(sync_client=True) as client:
