@@ -12,6 +12,7 @@ import pytest
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from pydantic import SecretStr
 
 from prefect_dispatch.cli import main
 from prefect_dispatch.deployments.building import wanted
@@ -144,7 +145,7 @@ def test_git_becomes_a_pull_step(checkout: Path, tmp_path: Path, capsys: pytest.
     private = ["--git-url", "https://example.org/jobs.git", "--git-credentials", "secret/jobs"]
     assert main(["deploy", str(job), "--git", *private]) == 2
     assert "--git-credentials 'secret/jobs': there is no such block" in capsys.readouterr().err
-    saved: Any = Secret[str](value="hunter-2-of-a-token").save("jobs")
+    saved: Any = Secret[str](value=SecretStr("hunter-2-of-a-token")).save("jobs")
     assert saved is not None
     assert main(["deploy", str(job), "--git", *private, "--git-commit", "HEAD", "--name", "private"]) == 0
     (pulled,) = deployed("dispatch/private").pull_steps or []

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, FlowRun, State, StateType
+from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.flow_engine import run_flow
 from prefect.states import Completed, Crashed, Failed, Paused, Running, Scheduled
 
@@ -51,11 +53,11 @@ def deployed(tmp_path: Path) -> Callable[..., UUID]:
 
 def scheduled(client: SyncPrefectClient, deployment: UUID, number: int = 1) -> list[FlowRun]:
     """Have the server's scheduler make runs that were due some minutes ago; return them, the first one first."""
-    every = [{"schedule": {"interval": 60}, "active": True}]
-    client.request("POST", f"/deployments/{deployment}/schedules", json=every)
+    minutely = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(minutes=1)), active=True)
+    client.create_deployment_schedules(deployment, [minutely])
     now = datetime.now(timezone.utc)
     span = {"start_time": (now - LATE).isoformat(), "end_time": now.isoformat(), "min_runs": number, "max_runs": number}
-    client.request("POST", f"/deployments/{deployment}/schedule", json=span)
+    client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment}, json=span)
     only = DeploymentFilter(id=DeploymentFilterId(any_=[deployment]))
     found = [run for run in client.read_flow_runs(deployment_filter=only) if run.auto_scheduled]
     return sorted(found, key=lambda run: str(run.expected_start_time))[:number]
@@ -71,7 +73,8 @@ def beside(client: SyncPrefectClient, deployment: UUID, *states: State[Any]) -> 
 
 def state_of(run: FlowRun) -> State[Any]:
     """Run a flow run in this process; return the state that it ended in."""
-    state: Any = run_flow(dispatch, flow_run=run, parameters=run.parameters, return_type="state")
+    ended: Any = run_flow(dispatch, flow_run=run, parameters=run.parameters, return_type="state")
+    state: State[Any] = ended
     return state
 
 
@@ -125,7 +128,8 @@ def test_late_runs_fail_once(deployed: Callable[..., UUID]) -> None:
     deployment = deployed("late")
     with get_client(sync_client=True) as client:
         first, run = scheduled(client, deployment, 2)
-        for state in (Running(), Failed()):
+        failing: list[State[Any]] = [Running(), Failed()]
+        for state in failing:
             client.set_flow_run_state(first.id, state, force=True)
         assert state_of(run).name == SKIPPED
         client.set_flow_run_state(run.id, Scheduled(name="AwaitingRetry"), force=True)
