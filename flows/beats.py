@@ -2,13 +2,15 @@
 
 The thread that sends Prefect's own looks once a second whether its run has ended, and Prefect waits for it: for half a
 second on average, and a run that finds everything stored takes little longer itself. So a flow that is called is run
-without, and sends the same ones by itself. One that a worker begins has Prefect's.
+without, and sends the same ones by itself. One that a worker begins has Prefect's, and where those are rarer than every
+`MOST_S` seconds, ours beside them: the automation that ends dead runs has to know how long a living run is silent, and
+it does not know the settings of the workers.
 """
 
 from __future__ import annotations
 
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ from prefect_dispatch.prefect_compat import heartbeat_frequency
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
+MOST_S = 180
+"""Seconds between two heartbeats at most: Prefect's default."""
 LAST_S = 5.0
 """Seconds that a step which is under way has to end."""
 _before: ContextVar[float | None] = ContextVar("before", default=None)
@@ -45,16 +49,24 @@ def without_prefects() -> Generator[None]:
 
 @contextmanager
 def beating() -> Generator[None]:
-    """Send those that Prefect was kept from sending; for flows that are called within, it sends its own."""
-    every_s = _before.get()
+    """Send those that Prefect was kept from sending; for flows that are called within, it sends its own.
+
+    In a run whose heartbeats Prefect sends, send more of them where Prefect's are rare.
+    """
+    before = _before.get()
+    every_s = before or get_current_settings().flows.heartbeat_frequency
     if every_s is None:
         yield
+        return
+    if before is None:
+        with ticking(_beat, MOST_S) if every_s > MOST_S else nullcontext():
+            yield
         return
     token = _before.set(None)
     try:
         with heartbeat_frequency(every_s):
             _beat()
-            with ticking(_beat, every_s):
+            with ticking(_beat, min(every_s, MOST_S)):
                 yield
     finally:
         _before.reset(token)

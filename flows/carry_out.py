@@ -23,6 +23,7 @@ from prefect_dispatch.flows.events import tell
 from prefect_dispatch.flows.exclusive import exclusive
 from prefect_dispatch.flows.files import PAGE, ready_folder, write_files, write_page
 from prefect_dispatch.flows.memory import JobMemory
+from prefect_dispatch.flows.overlap import skip_overlap
 from prefect_dispatch.flows.own_executors import require_keys
 from prefect_dispatch.flows.pause import gather
 from prefect_dispatch.flows.prepare import looked_up, planned, prepare
@@ -79,6 +80,7 @@ class Parts:
     """The task runner that runs shards; the flow's own, if it isn't said."""
 
 
+@skip_overlap
 @at_rest()
 @beating()
 def carry_out(

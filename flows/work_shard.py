@@ -24,7 +24,7 @@ from prefect_dispatch.binding import bind
 from prefect_dispatch.errors import BriefError, JobError, TransientError
 from prefect_dispatch.executors.base import Abrupt, Executor
 from prefect_dispatch.fingerprint import fingerprint
-from prefect_dispatch.flows.beats import ticking
+from prefect_dispatch.flows.beats import beating, ticking
 from prefect_dispatch.flows.ending import INTERRUPTIONS
 from prefect_dispatch.models import Answer
 from prefect_dispatch.scrub import scrub
@@ -71,7 +71,7 @@ def work_shard(
         return Failed(name=REFUSED, message=scrub(str(error)))
     except TransientError as error:
         return Failed(message=scrub(str(error)))
-    with ticking(_alive, given.beat_s):
+    with beating(), ticking(_alive, given.beat_s):
         try:
             ended = work.carried_out()
         except INTERRUPTIONS as error:

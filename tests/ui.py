@@ -31,7 +31,7 @@ QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE_S = 60
+PATIENCE_S = 240
 PYTHON = (sys.executable, "-W", "ignore", "-m")
 
 
@@ -84,23 +84,38 @@ def prefect_server(folder: Path, host: str = "127.0.0.1", **settings: str) -> Ge
         host: The address that it listens on.
         settings: More of its environment, and of that of commands.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
-        "PREFECT_HOME": str(folder / "home"),
-        "PREFECT_API_URL": f"{url}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
-        "DO_NOT_TRACK": "1",
-        "OPENAI_API_KEY": "none-needed",
-        **settings,
-    }
+    env = environment(folder, port) | settings
     command = [*PYTHON, "prefect", "server", "start", "--host", host, "--port", str(port)]
     with _running(command, env, folder):
         _wait(f"{url}/api/health")
         yield PrefectServer(url, env)
+
+
+def free_port() -> int:
+    """Return a port of the loopback address at which nothing listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
+
+
+def environment(folder: Path, port: int) -> dict[str, str]:
+    """Return the environment of a server, and of commands that talk to it.
+
+    Args:
+        folder: Where it keeps what it knows.
+        port: Where it listens.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
+        "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_RUNNER_POLL_FREQUENCY": "1",
+        "DO_NOT_TRACK": "1",
+        "OPENAI_API_KEY": "none-needed",
+    }
 
 
 @contextmanager

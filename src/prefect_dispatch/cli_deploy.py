@@ -5,19 +5,27 @@ Prefect and everything behind it is imported only by the command that needs it.
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import shlex
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefect_dispatch.errors import JobError
+
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
     from prefect_dispatch.deployments.building import Wanted
+    from prefect_dispatch.deployments.code_source import CodeSource
     from prefect_dispatch.deployments.registering import Registered
     from prefect_dispatch.deployments.timing import Timing
+
+LEAST_S = 30
+"""The least time that a run may be given to begin."""
 
 
 def add_commands(commands: Any) -> None:  # noqa: ANN401 -- argparse keeps the name of this type to itself
@@ -35,6 +43,7 @@ def add_commands(commands: Any) -> None:  # noqa: ANN401 -- argparse keeps the n
         help="the pool whose workers run it (by default Prefect's default, or else the process pool 'dispatch', which "
         "is made if it isn't there)",
     )
+    _add_code_options(deploy)
     serve = commands.add_parser(
         "serve",
         help="the same, run by this very process as long as it lasts",
@@ -53,31 +62,110 @@ def add_commands(commands: Any) -> None:  # noqa: ANN401 -- argparse keeps the n
 
     automations = commands.add_parser(
         "automations",
-        help="the automation that ends runs whose worker died",
-        description="Show the automation that marks a run as Crashed once its worker has died, or apply it.",
+        help="the automations that end runs whose worker died",
+        description="Show the automations that mark a run as Crashed once its worker or its process has died, or "
+        "apply them.",
     )
     automations.set_defaults(command=_automations)
-    automations.add_argument("--apply", action="store_true", help="create it, or bring it up to date")
+    automations.add_argument("--apply", action="store_true", help="create them, or bring them up to date")
+    automations.add_argument(
+        "--start-timeout",
+        metavar="S",
+        type=_seconds,
+        help="seconds that a run may take from when a worker takes it until it begins (by default 600); more where "
+        "large images are pulled",
+    )
 
 
-def _wanted(arguments: argparse.Namespace) -> tuple[list[Wanted], Timing]:
+def _seconds(text: str) -> int:
+    if text.isdecimal() and int(text) >= LEAST_S:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {LEAST_S} or more")
+
+
+def _add_code_options(deploy: argparse.ArgumentParser) -> None:
+    code = deploy.add_argument_group(
+        "where runs find the job's folder",
+        "By default under the path that it has here. All else that a run needs is in the worker's environment, or in "
+        "the image.",
+    )
+    code.add_argument("--git", action="store_true", help="workers clone the job's git repository before each run")
+    code.add_argument("--git-url", metavar="URL", help="its address for workers (by default the remote's)")
+    code.add_argument("--git-branch", metavar="B", help="what they clone (by default the branch checked out here)")
+    code.add_argument("--git-commit", metavar="C", help="the commit to check out instead, such as HEAD")
+    code.add_argument(
+        "--git-credentials", metavar="TYPE/NAME", help="a saved block with which they clone it, such as secret/github"
+    )
+    code.add_argument("--image", metavar="I", help="the image that runs start from, in a Docker or Kubernetes pool")
+    code.add_argument(
+        "--folder",
+        metavar="DIR",
+        help="the folder that has, where runs work, what the current folder has here (with --image by default the "
+        "image's working directory)",
+    )
+    code.add_argument(
+        "--job-variable",
+        metavar="K=V",
+        action="append",
+        default=[],
+        type=_variable,
+        dest="job_variables",
+        help="a setting of the work pool's jobs; V is JSON, or else a text",
+    )
+
+
+def _variable(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is no K=V")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError:
+        return name.strip(), value
+
+
+def _code_source(arguments: argparse.Namespace) -> CodeSource:
+    from prefect_dispatch.deployments.code_source import CodeOptions, code_source  # noqa: PLC0415 -- imports Prefect
+
+    options = CodeOptions(
+        git=arguments.git,
+        url=arguments.git_url,
+        branch=arguments.git_branch,
+        commit=arguments.git_commit,
+        credentials=arguments.git_credentials,
+        image=arguments.image,
+        folder=arguments.folder,
+        job_variables=dict(arguments.job_variables),
+    )
+    own = arguments.jobs[0].resolve().parent if arguments.git and arguments.jobs else Path.cwd()
+    return code_source(options, own)
+
+
+def _wanted(arguments: argparse.Namespace, source: CodeSource | None = None) -> tuple[list[Wanted], Timing]:
     from prefect_dispatch.deployments.building import wanted  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.deployments.code_source import LOCAL  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.deployments.timing import Timing  # noqa: PLC0415 -- imports Prefect
 
     timing = Timing(arguments.cron, arguments.timezone, arguments.active)
-    return wanted(arguments.jobs, Path.cwd(), arguments.name), timing
+    return wanted(arguments.jobs, Path.cwd(), arguments.name, source or LOCAL), timing
 
 
 def _deploy(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.deployments.registering import register  # noqa: PLC0415 -- imports Prefect
 
-    deployments, timing = _wanted(arguments)
-    pool, registered = register(deployments, timing, work_pool=arguments.work_pool)
+    source = _code_source(arguments)
+    deployments, timing = _wanted(arguments, source)
+    pool, registered = register(deployments, timing, work_pool=arguments.work_pool, source=source)
     print(f"Work pool {pool.name!r}, of type {pool.kind}{', made just now' if pool.made else ''}.")
     _tell(registered)
+    for note in [*source.notes, *(f"{each.name}: {note}" for each in deployments for note in each.notes)]:
+        print(f"Note: {note}", file=sys.stderr)
     _warn()
-    print("\nStart a worker where the folders are, with the models' keys in its environment:")
+    where = " where the folders are," if source.root is None else ""
+    print(f"\nStart a worker{where} with the models' keys in its environment:")
     print(f"  prefect worker start --pool {shlex.quote(pool.name)}")
+    if source.root is None and (url := _own_repository(arguments)):
+        print(f"Workers without these folders can clone them, from {url}: add --git.")
     print("Run it:")
     for each in (each for each in registered if not each.is_inner):
         needs = "" if arguments.jobs else " --params '{…}'"
@@ -85,6 +173,19 @@ def _deploy(arguments: argparse.Namespace) -> int:
     print("Once for each server, so that a run whose worker died is marked as Crashed:")
     print("  prefect-dispatch automations --apply")
     return 0
+
+
+def _own_repository(arguments: argparse.Namespace) -> str:
+    """Return the address that the first job's repository has at its remote; empty if the job is not committed there."""
+    from prefect_dispatch.deployments.code_source import Checkout  # noqa: PLC0415 -- imports Prefect
+
+    if not arguments.jobs:
+        return ""
+    file = arguments.jobs[0].resolve()
+    with suppress(JobError):  # there is no git
+        checkout = Checkout.around(file.parent)
+        return checkout.url if checkout is not None and checkout.has(file) else ""
+    return ""
 
 
 def _serve(arguments: argparse.Namespace) -> int:  # pragma: no cover -- never ends; test_worker runs it as a process
@@ -102,9 +203,16 @@ def _serve(arguments: argparse.Namespace) -> int:  # pragma: no cover -- never e
 
 
 def _automations(arguments: argparse.Namespace) -> int:
-    from prefect_dispatch.deployments.automations import apply, as_yaml, zombies  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.deployments.automations import (  # noqa: PLC0415 -- imports Prefect
+        START_S,
+        apply,
+        as_yaml,
+        never_began,
+        zombies,
+    )
 
-    print(apply(zombies()) if arguments.apply else as_yaml(zombies()))
+    automations = [zombies(), never_began(arguments.start_timeout or START_S)]
+    print("\n".join(map(apply, automations)) if arguments.apply else as_yaml(automations))
     return 0
 
 

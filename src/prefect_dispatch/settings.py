@@ -79,6 +79,9 @@ class Settings(BaseSettings):
     """`PREFECT_DISPATCH_REDACT`: regular expressions, as a JSON list or a single one. What they match is hidden."""
     max_response_bytes: int = Field(default=32 << 20, ge=1 << 10)
     """`PREFECT_DISPATCH_MAX_RESPONSE_BYTES`: bytes of a provider's response, decompressed, that are read; 32 MiB."""
+    server_wait_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
+    """`PREFECT_DISPATCH_SERVER_WAIT_S`: seconds that `deploy`, `serve` and `automations` wait for a Prefect server
+    that does not answer yet; 0: none."""
     state: str = ""
     """`PREFECT_DISPATCH_STATE`: the folder for programs' own folders and logs; by default that of the user's state."""
 

@@ -145,6 +145,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
         "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "2",
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+        "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",
     }
     with prefect_server(folder, **fast) as prefect:
         yield Place({**prefect.env, "PYTHONPATH": str(ROOT / "src")}, folder)

@@ -19,7 +19,7 @@ from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
 from prefect_dispatch.cli import main
-from prefect_dispatch.deployments.automations import NAME, zombies
+from prefect_dispatch.deployments.automations import NAME, NEVER_BEGAN, apply, never_began, zombies
 from prefect_dispatch.flows.batch import STATE
 from tests.deployments.conftest import ROOT, Place
 from tests.openai_server import Behaviour, document, openai_server
@@ -69,7 +69,12 @@ def test_a_run_whose_worker_died_is_marked_as_crashed(server: Place, tmp_path: P
     """Worker and run are killed; after three heartbeats that don't come the run has ended, and the next one runs."""
     place = replace(server, folder=tmp_path)
     said = place.run("prefect_dispatch", "automations", "--apply")
-    assert f"Automation {NAME!r}: created. Marks a run as Crashed that has sent no heartbeat for 90 s" in said
+    assert f"Automation {NAME!r}: created. Marks a run as Crashed that has sent no heartbeat for 540 s" in said
+    assert f"Automation {NEVER_BEGAN!r}: created. Marks a run as Crashed that a worker has taken and that has" in said
+    sooner = zombies()
+    sooner["trigger"]["within"] = 90  # three heartbeats of this server's runs; 540 s are too long for a test
+    with temporary_settings({PREFECT_API_URL: place.env["PREFECT_API_URL"]}):
+        apply(sooner)
     with openai_server(slowly) as model:
         place.run("prefect_dispatch", "deploy", str(project(tmp_path / "project", model.url, one="Go slowly.")))
         with place.client() as client:
@@ -88,12 +93,50 @@ def test_a_run_whose_worker_died_is_marked_as_crashed(server: Place, tmp_path: P
         (crashed,) = place.ended(deployment)
         state = crashed.state
         assert state is not None
-        assert (state.name, str(state.message)[:25]) == ("Crashed", "No heartbeat for 90 s: it")
+        assert (state.name, str(state.message)[:27]) == ("Crashed", "No heartbeat for 540 s: its")
         (tmp_path / "project" / "texts" / "one.txt").write_text("Go.")
         with place.client() as client:
             client.create_flow_run_from_deployment(deployment)
         with place.worker("dispatch"):
             place.ended(deployment, 1, "Completed")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_run_whose_process_died_before_it_began_is_marked_as_crashed(server: Place, tmp_path: Path) -> None:
+    """Worker and process are killed while it starts; a run that waited for its slot is left alone, and runs."""
+    place = replace(server, folder=tmp_path)
+    with temporary_settings({PREFECT_API_URL: place.env["PREFECT_API_URL"]}):
+        apply(never_began(60))
+    with openai_server(slowly) as model:
+        place.run(
+            "prefect_dispatch", "deploy", str(project(tmp_path / "project", model.url, one="Go.")), "--name", "dies"
+        )
+        with place.client() as client:
+            deployment = client.read_deployment_by_name("dispatch/dies").id
+            run = client.create_flow_run_from_deployment(deployment).id
+
+        def state(which: UUID) -> str | None:
+            with place.client() as client:
+                return client.read_flow_run(which).state_name
+
+        with place.worker("dispatch") as worker:
+            place.wait(lambda: state(run) in {"Pending", "Submitting"}, "a worker has taken it")
+            os.killpg(worker.pid, signal.SIGKILL)
+            for process in processes(run):
+                os.kill(process, signal.SIGKILL)
+        assert processes(run) == []
+        assert state(run) in {"Pending", "Submitting"}
+        with place.client() as client:
+            queued = client.create_flow_run_from_deployment(deployment).id
+        with place.worker("dispatch"):
+            place.wait(lambda: state(queued) == "AwaitingConcurrencySlot", "the other run waits for the slot")
+            place.wait(lambda: state(run) == "Crashed", "the run is marked as crashed")
+            place.wait(lambda: state(queued) == "Completed", "the run that waited has the slot")
+    with place.client() as client:
+        crashed = client.read_flow_run(run).state
+    assert crashed is not None
+    assert str(crashed.message).startswith("A worker took this run, and its process has not begun within 60 s.")
 
 
 @pytest.mark.slow
@@ -158,10 +201,10 @@ def test_the_automation_is_brought_up_to_date_by_its_name(server: Place, capsys:
         more = {"name": NAME, "trigger": made.trigger, "actions": [*made.actions, DoNothing()]}
         client.update_automation(made.id, AutomationCore.model_validate(more))
         client.pause_automation(made.id)
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 60}):
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: 600}):
             assert main(["automations", "--apply"]) == 0
         told = capsys.readouterr().out
-        assert "up to date, and disabled. Marks a run as Crashed that has sent no heartbeat for 180 s" in told
+        assert "up to date, and disabled. Marks a run as Crashed that has sent no heartbeat for 1800 s" in told
         (now,) = client.read_automations_by_name(NAME)
     assert (now.id, now.enabled) == (made.id, False)
     assert [action.type for action in now.actions] == ["change-flow-run-state", "do-nothing"]
@@ -169,12 +212,27 @@ def test_the_automation_is_brought_up_to_date_by_its_name(server: Place, capsys:
 
 def test_it_is_shown_as_prefect_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
     """A run that has given its process back, to wait for a batch, is not dead; nor is one that ended with gaps."""
-    assert main(["automations"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out) == zombies()
+    assert main(["automations", "--start-timeout", "1200"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == [zombies(), never_began(1200)]
     expected = zombies()["trigger"]["expect"]
     assert {f"prefect.flow-run.{name}" for name in (STATE, "Suspended", "CompletedWithGaps", "heartbeat")} <= set(
         expected
     )
+
+
+@pytest.mark.parametrize("every_s", [30, 60, 180])
+def test_no_setting_of_the_command_makes_it_hasty(every_s: int) -> None:
+    """A worker may send heartbeats more rarely than the process that applies it would: 540 s are waited in any case."""
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: every_s}):
+        assert zombies()["trigger"]["within"] == 540
+
+
+@pytest.mark.parametrize("text", ["29", "-1", "soon"])
+def test_a_start_timeout_is_a_number_of_seconds(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not one that would end healthy runs."""
+    with pytest.raises(SystemExit):
+        main(["automations", "--start-timeout", text])
+    assert f"{text!r} is not a whole number of 30 or more" in capsys.readouterr().err
 
 
 def test_without_heartbeats_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:

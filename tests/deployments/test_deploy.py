@@ -13,6 +13,7 @@ import yaml
 from aiohttp import web
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.settings import PREFECT_API_URL, PREFECT_DEFAULT_WORK_POOL_NAME, temporary_settings
@@ -46,7 +47,7 @@ def named(name: str) -> DeploymentResponse:
         return client.read_deployment_by_name(name)
 
 
-ONE = {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+ONE = {"limit": 1, "collision_strategy": "ENQUEUE", "grace_period_seconds": 600}
 
 
 def limit_of(made: DeploymentResponse) -> dict[str, object] | None:
@@ -54,8 +55,8 @@ def limit_of(made: DeploymentResponse) -> dict[str, object] | None:
     if made.global_concurrency_limit is None:
         return None
     assert made.concurrency_options is not None
-    strategy = made.concurrency_options.collision_strategy.value
-    return {"limit": made.global_concurrency_limit.limit, "collision_strategy": strategy}
+    options = made.concurrency_options.model_dump(mode="json")
+    return {"limit": made.global_concurrency_limit.limit, **options}
 
 
 def number() -> int:
@@ -92,8 +93,16 @@ def test_each_ready_flow_has_a_deployment() -> None:
 def test_the_ready_flows_are_registered_as_the_file_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each entry of `prefect.yaml` becomes a deployment with all it says, and again brings nothing new."""
+    """Each entry of `prefect.yaml` becomes a deployment with all it says, and again brings nothing new.
+
+    One that was registered by an earlier version, which cancelled runs beyond the limit, is brought up to date.
+    """
     monkeypatch.chdir(tmp_path)
+    cancelling = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+    ready = ready_flows()["dispatch"]
+    (example,) = ready.schedules
+    earlier: Any = ready.flow.to_deployment("dispatch", concurrency_limit=cancelling, schedules=[example.schedule()])
+    earlier.apply()
     assert main(["deploy"]) == 0
     text = (resources.files("prefect_dispatch.deployments") / "prefect.yaml").read_text()
     entries = yaml.safe_load(text)["deployments"]
@@ -277,8 +286,11 @@ def test_names_that_fit_no_job(jobs: int, name: str | None, message: str, tmp_pa
 
 
 @pytest.mark.slow
-def test_an_api_that_cannot_be_used_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_api_that_cannot_be_used_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It isn't there, wants credentials, or refuses: a sentence with the way out, and no traceback."""
+    monkeypatch.setenv("PREFECT_DISPATCH_SERVER_WAIT_S", "0")
     said = {"401": {}, "422": {"exception_detail": "no such field"}, "409": {"detail": "in conflict"}}
 
     async def refuse(request: web.Request) -> web.Response:
@@ -317,8 +329,9 @@ def test_without_an_address_it_says_where_the_deployment_stands(
     assert "PREFECT_API_URL isn't set, so this stands in the database of this machine" in capsys.readouterr().err
 
 
-def test_what_prefect_finds_wrong_with_a_deployment_is_cut_short() -> None:
+def test_what_prefect_finds_wrong_with_a_deployment_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may quote a whole job."""
+    monkeypatch.setenv("PREFECT_DISPATCH_SERVER_WAIT_S", "0")
     with pytest.raises(JobError) as caught, temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         _applying("x" * 5000)
     assert str(caught.value).startswith("Prefect refuses the deployment: xxx")

@@ -9,7 +9,7 @@ import sys
 import threading
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -24,6 +24,7 @@ from tests.openai_server import Behaviour, document, openai_server
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
+    from uuid import UUID
 
     from tests.openai_server import OpenAIServer
 
@@ -72,7 +73,8 @@ def model() -> Generator[OpenAIServer]:
 
     def behave(request: dict[str, Any], n: int) -> Behaviour:
         text = document(request)
-        return Behaviour(content=json.dumps({"words": len(text.split())}), delay_s=20 if "slowly" in text else 0)
+        delay_s = 60 if "very slowly" in text else 20 if "slowly" in text else 0
+        return Behaviour(content=json.dumps({"words": len(text.split())}), delay_s=delay_s)
 
     with openai_server(behave) as server:
         yield server
@@ -137,8 +139,8 @@ def test_a_schedule_pays_for_what_is_new(server: Place, model: OpenAIServer, tmp
     assert ("one.txt" in told, "two.txt" in told) == (True, False)
 
 
-def test_a_run_that_is_due_while_another_works_pays_nothing(server: Place, model: OpenAIServer, tmp_path: Path) -> None:
-    """It is cancelled before it asks; the one that is at work ends well."""
+def test_a_second_persons_run_is_queued(server: Place, model: OpenAIServer, tmp_path: Path) -> None:
+    """It waits while the first one is at work, then runs, and takes the answers from the store."""
     job = project(tmp_path / "project", "once", model, one="Go slowly.")
     place = replace(server, folder=tmp_path)
     place.run("prefect_dispatch", "deploy", str(job))
@@ -150,10 +152,62 @@ def test_a_run_that_is_due_while_another_works_pays_nothing(server: Place, model
         place.wait(lambda: model.count == before + 1, "the first run has asked")
         with place.client() as client:
             second = client.create_flow_run_from_deployment(deployment.id)
-        (cancelled,) = place.ended(deployment.id, 1, "Cancelled")
-        (completed,) = place.ended(deployment.id, 1, "Completed")
-    assert (cancelled.id, completed.id) == (second.id, first.id)
+            place.wait(
+                lambda: client.read_flow_run(second.id).state_name == "AwaitingConcurrencySlot", "the second one waits"
+            )
+        both = place.ended(deployment.id, 2, "Completed")
+    assert {run.id for run in both} == {first.id, second.id}
     assert model.count == before + 1
+
+
+def test_a_scheduled_run_gives_way_to_a_persons(server: Place, model: OpenAIServer, tmp_path: Path) -> None:
+    """Served, it is skipped where a person's run was at work when it was due, and its state names that run."""
+    job = project(tmp_path / "project", "giving-way", model, one="Go very slowly.")
+    place = replace(server, folder=tmp_path)
+    before = model.count
+    with place.running("prefect_dispatch", "serve", str(job), "--active"), place.client() as client:
+        place.wait(lambda: "Your deployments are being served" in (tmp_path / "said").read_text(), "it serves")
+        deployment = client.read_deployment_by_name("dispatch/giving-way")
+        run = client.create_flow_run_from_deployment(deployment.id)
+        place.wait(lambda: model.count == before + 1, "the person's run has asked")
+        (schedule,) = deployment.schedules
+        soon = IntervalSchedule(interval=timedelta(seconds=5))
+        client.update_deployment_schedule(deployment.id, schedule.id, schedule=soon)
+        skipped, *_ = place.ended(deployment.id, 1, "Skipped")
+        client.pause_deployment(deployment.id)
+        (completed,) = (each for each in place.ended(deployment.id, 1, "Completed") if not each.auto_scheduled)
+    assert completed.id == run.id
+    assert skipped.state is not None
+    assert f"the run {run.name!r} of the same deployment has ended since." in str(skipped.state.message)
+    assert model.count == before + 1
+
+
+def test_of_late_runs_one_is_worked_on(server: Place, model: OpenAIServer, tmp_path: Path) -> None:
+    """After a time without a worker the first of them runs, and the others are skipped."""
+    job = project(tmp_path / "project", "late", model, one="a b")
+    place = replace(server, folder=tmp_path)
+    place.run("prefect_dispatch", "deploy", str(job), "--active")
+    with place.client() as client:
+        deployment = client.read_deployment_by_name("dispatch/late")
+        (schedule,) = deployment.schedules
+        often = IntervalSchedule(interval=timedelta(seconds=5))
+        client.update_deployment_schedule(deployment.id, schedule.id, schedule=often)
+
+        def late() -> set[UUID]:
+            now = datetime.now(timezone.utc)
+            return {run.id for run in place.runs(deployment.id) if (run.expected_start_time or now) < now}
+
+        place.wait(lambda: len(late()) >= 3, "three runs are late")
+        client.update_deployment_schedule(deployment.id, schedule.id, active=False)
+        due = late()
+
+        def ended() -> list[str]:
+            found = [run for run in place.runs(deployment.id) if run.id in due and run.state is not None]
+            return sorted(str(run.state_name) for run in found if run.state is not None and run.state.is_final())
+
+        with place.worker("dispatch"):
+            place.wait(lambda: len(ended()) == len(due), "all of them have ended")
+    assert ended() == ["Completed", *["Skipped"] * (len(due) - 1)]
 
 
 def test_several_jobs_are_served_by_one_process(server: Place, model: OpenAIServer, tmp_path: Path) -> None:

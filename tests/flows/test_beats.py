@@ -123,3 +123,15 @@ def test_where_nobody_wants_heartbeats_none_are_sent(store: None) -> None:
     with without_prefects(), beating():
         assert every() is None
         assert not [thread for thread in threads() - before if "beat" in thread.name]
+
+
+@pytest.mark.parametrize(("every_s", "own"), [(30, False), (180, False), (600, True)])
+def test_a_run_that_a_worker_begins_is_never_silent_for_long(every_s: int, own: bool, store: None) -> None:  # noqa: FBT001 -- a table
+    """Where heartbeats of Prefect are rarer than the automation for dead runs expects, ours are sent beside them."""
+    before = threads()
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: every_s}), beating():
+        assert [thread.name for thread in threads() - before if "beat" in thread.name] == [
+            "prefect-dispatch-beat"
+        ] * own
+        assert every() == every_s
+    assert not [thread for thread in threads() - before if "beat" in thread.name]

@@ -1,0 +1,343 @@
+"""Where the runs of a deployment find a job's folder: its data, and code of the user's own.
+
+By default that is the folder of the job file, by its absolute path. Workers that do not share it clone the job's git
+repository before each run (a pull step of Prefect's), or have a copy of it at another path or in an image. In each of
+these cases one folder here, the root, stands for one folder there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import httpx
+from prefect.runner.storage import GitRepository
+from typing_extensions import override
+
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.scrub import MARK, scrub
+from prefect_dispatch.workspaces.git import Git, GitError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_BLOCK = re.compile(r"[a-z0-9-]+/[a-z0-9-]+")
+_SSH = re.compile(r"[^/:]+:")
+"""How an address without a scheme begins that is one of SSH, such as `git@example.org:team/jobs.git`."""
+MAX_NAMED = 3
+"""Files that a note names."""
+
+
+@dataclass(frozen=True)
+class CodeOptions:
+    """What the command line says of where runs find the job's folder."""
+
+    git: bool = False
+    """Whether workers clone the job's git repository."""
+    url: str | None = None
+    """The repository's address for workers; by default that of the branch's remote."""
+    branch: str | None = None
+    """What they clone; by default the branch that is checked out."""
+    commit: str | None = None
+    """What they check out, in place of a branch."""
+    credentials: str | None = None
+    """A block with which they do so, as `type/name`."""
+    image: str | None = None
+    """The image that runs are started from."""
+    folder: str | None = None
+    """The folder, where runs work, that has what the current folder has."""
+    job_variables: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Further settings of the work pool's jobs."""
+
+    def __post_init__(self) -> None:
+        """Check what goes together.
+
+        Raises:
+            JobError: If something does not.
+        """
+        said = {"--git-url": self.url, "--git-branch": self.branch, "--git-commit": self.commit}
+        if not self.git and (lone := next((name for name, given in said.items() if given is not None), None)):
+            raise JobError(f"{lone} says how workers clone the job's repository: add --git.")
+        if not self.git and self.credentials is not None:
+            raise JobError("--git-credentials are for the clone of the job's repository: add --git.")
+        if self.branch is not None and self.commit is not None:
+            raise JobError("--git-branch and --git-commit: say one of them.")
+        if self.git and self.folder is not None:
+            raise JobError("--folder: with --git the folder is that in the clone; leave --folder out.")
+        if self.credentials is not None and not _BLOCK.fullmatch(self.credentials):
+            raise JobError(  # without quoting what may be a token
+                "--git-credentials: name a saved block by its type and name, such as secret/github or "
+                "github-credentials/mine; never the token itself."
+            )
+        for name, value in self.job_variables.items():
+            if scrub(text := json.dumps(value)) != text:
+                raise JobError(
+                    f"--job-variable {name}: its value holds a secret, which everybody could read in the deployment: "
+                    f'save it as a block, and write {name}="{{{{ prefect.blocks.secret.NAME }}}}".'
+                )
+
+
+class Repository(GitRepository):
+    """A git repository that a worker clones before a run, with credentials from a block."""
+
+    def __init__(
+        self, url: str, *, branch: str | None, commit: str | None, submodules: bool, block: str | None
+    ) -> None:
+        """Name the repository, and what of it is cloned.
+
+        Args:
+            url: Its address.
+            branch: A branch.
+            commit: A commit, in place of a branch.
+            submodules: Whether it has submodules.
+            block: A block with credentials, as `type/name`.
+        """
+        super().__init__(url, branch=branch, commit_sha=commit, include_submodules=submodules)
+        self.url, self.commit, self.block = url, commit, block
+
+    @override
+    def to_pull_step(self) -> dict[str, Any]:
+        """Return the step, in which credentials are a reference that the worker resolves."""
+        step = super().to_pull_step()
+        if self.block is not None:
+            kind, _, name = self.block.partition("/")
+            key = "access_token" if kind == "secret" else "credentials"
+            step["prefect.deployments.steps.git_clone"][key] = f"{{{{ prefect.blocks.{kind}.{name} }}}}"
+        return step
+
+
+@dataclass(frozen=True)
+class CodeSource:
+    """Where runs find a job's folder."""
+
+    root: Path | None = None
+    """The folder here that stands for `there`; None: runs have the same paths as this machine."""
+    there: str = "."
+    """The folder of a run that has what the root has, absolute or relative to the run's working directory."""
+    name: str = ""
+    """What is put before a path below the root, to tell the job file from those elsewhere."""
+    repository: Repository | None = None
+    """What workers clone."""
+    job_variables: dict[str, Any] = field(default_factory=dict[str, Any])
+    """Settings of the work pool's jobs."""
+    notes: tuple[str, ...] = ()
+    """What a person should know."""
+
+    def folder(self, place: Path) -> str:
+        """Return the parameter `folder` for a folder of this machine.
+
+        Raises:
+            JobError: If runs do not have it.
+        """
+        if self.root is None:
+            return str(place)
+        found = Path(os.path.normpath(place))
+        if not found.is_relative_to(self.root):
+            what = "the repository that workers clone" if self.repository else "the current folder"
+            way = "" if self.repository else ": deploy from a folder above it"
+            raise JobError(f"The job's folder {str(found)!r} is outside {what}, {str(self.root)!r}{way}.")
+        return os.path.normpath(Path(self.there, found.relative_to(self.root)))
+
+    def origin(self, file: Path) -> str:
+        """Return what tells a job file from all others: its path here or there, with the repository or image."""
+        if self.root is None or not file.is_relative_to(self.root):
+            return str(file)
+        return f"{self.name}{file.relative_to(self.root)}"
+
+    def origins(self, file: Path) -> tuple[str, ...]:
+        """Return what the same job file is called wherever runs find its folder, the way of this source first."""
+        found = [self.origin(file), str(file)]
+        with suppress(JobError):  # there is no git
+            checkout = Checkout.around(file.parent)
+            if checkout is not None and checkout.url:
+                found.append(f"{checkout.url}: {file.relative_to(checkout.root)}")
+        return tuple(dict.fromkeys(found))
+
+    def lost(self, parameters: dict[str, Any]) -> Iterator[str]:
+        """Yield notes on what a run with some parameters would write into a clone that is removed after it."""
+        if self.repository is None:
+            return
+        integrator = parameters.get("integrator")
+        aliases = cast("dict[str, Any]", integrator).get("aliases") if isinstance(integrator, dict) else None
+        written = {"out": parameters.get("out"), "decisions": parameters.get("decisions") or aliases}
+        for name, path in written.items():
+            if isinstance(path, str) and path and not Path(path).is_absolute():
+                yield (
+                    f"{name} {path!r} is a path in the clone, which is removed when a run ends: what a run writes "
+                    "there is lost. Name an absolute path that the workers have."
+                )
+
+
+LOCAL = CodeSource()
+
+
+def code_source(options: CodeOptions, here: Path) -> CodeSource:
+    """Return where runs find the folders of jobs.
+
+    Args:
+        options: What the command line says.
+        here: A folder of the repository, where workers clone one; else the folder that runs have a copy of.
+
+    Raises:
+        JobError: If it can't be so.
+    """
+    variables = {**options.job_variables, **({} if options.image is None else {"image": options.image})}
+    if options.git:
+        checkout = Checkout.around(here)
+        if checkout is None:
+            raise JobError(f"--git: {str(here)!r} is in no git repository.")
+        repository = checkout.repository(options)
+        return CodeSource(
+            root=checkout.root,
+            name=f"{repository.url}: ",
+            repository=repository,
+            job_variables=variables,
+            notes=() if options.url else tuple(checkout.notes(here, repository.commit or "HEAD")),
+        )
+    if options.folder is None and options.image is None:
+        return CodeSource(job_variables=variables)
+    there = options.folder or "."
+    name = f"{_without_tag(options.image)}: " if options.image else ""
+    return CodeSource(root=here.resolve(), there=there, name=f"{name}{there}/", job_variables=variables)
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A checkout of a git repository."""
+
+    root: Path
+    """Its folder."""
+
+    @classmethod
+    def around(cls, folder: Path) -> Checkout | None:
+        """Return the checkout that a folder is in, or None.
+
+        Raises:
+            JobError: If there is no git.
+        """
+        try:
+            return cls(Path(Git(folder).out("rev-parse", "--show-toplevel")).resolve())
+        except GitError:  # no repository, or a bare one
+            return None
+
+    def has(self, file: Path) -> bool:
+        """Return whether a file of the checkout is committed."""
+        return bool(self._said("ls-tree", "--name-only", "--full-tree", "HEAD", "--", str(file.relative_to(self.root))))
+
+    @property
+    def branch(self) -> str:
+        """The branch that is checked out; empty if none is."""
+        return self._said("symbolic-ref", "--quiet", "--short", "HEAD")
+
+    @property
+    def remote(self) -> str:
+        """The remote of the branch that is checked out, or else `origin`."""
+        return self._setting(f"branch.{self.branch}.remote") or "origin"
+
+    @property
+    def upstream(self) -> str:
+        """The name that the branch has at the remote; empty if none is checked out."""
+        return self._setting(f"branch.{self.branch}.merge").removeprefix("refs/heads/") or self.branch
+
+    @property
+    def url(self) -> str:
+        """The address of the remote; empty if there is none, or one with a password in it."""
+        found = self._setting(f"remote.{self.remote}.url")
+        return "" if _has_password(found) else found
+
+    def repository(self, options: CodeOptions) -> Repository:
+        """Return what workers clone.
+
+        Raises:
+            JobError: If there is no such remote, branch or commit, or the address has a password in it.
+        """
+        url = (options.url or self._setting(f"remote.{self.remote}.url")).strip()
+        if not url:
+            raise JobError(f"--git: the repository {str(self.root)!r} has no remote {self.remote!r}: name --git-url.")
+        if _has_password(url):
+            safe = re.sub(r"//[^@/]*@", f"//{MARK}@", url)
+            raise JobError(
+                f"--git: the address {safe!r} has credentials in it, which everybody could read in the deployment: "
+                "save them as a block, and name --git-url without them and --git-credentials, such as secret/github."
+            )
+        if options.credentials is not None and not url.startswith("https://"):
+            raise JobError(f"--git-credentials: they are for an address that begins with https://, not {url!r}.")
+        if "://" not in url and not _SSH.match(url):  # a folder of this machine
+            url = str(Path(self.root, url).resolve())
+        if options.commit is not None:
+            commit = self._said("rev-parse", "--verify", "--quiet", "--end-of-options", f"{options.commit}^{{commit}}")
+            if not commit:
+                raise JobError(f"--git-commit {options.commit!r}: there is no such commit in {str(self.root)!r}.")
+            return self._repository(url, None, commit, options)
+        branch = options.branch or self.upstream
+        if not branch:
+            raise JobError("--git: no branch is checked out here: name --git-branch, or --git-commit HEAD.")
+        if branch.startswith("-"):
+            raise JobError(f"--git-branch {branch!r}: the name of a branch does not begin with a hyphen.")
+        if options.url is None and not self._said("rev-parse", "--verify", "--quiet", self._tracked(branch)):
+            raise JobError(
+                f"--git: the remote {self.remote!r} has no branch {branch!r} as far as is known here: git push it "
+                "(or git fetch) first."
+            )
+        return self._repository(url, branch, None, options)
+
+    def notes(self, folder: Path, commit: str) -> Iterator[str]:
+        """Yield what of a folder workers will not have: what was not committed, or not pushed."""
+        changed = [
+            line[3:] for line in self._said("status", "--porcelain", "-z", "--", str(folder)).split("\0") if line
+        ]
+        if changed:
+            named = ", ".join(changed[:MAX_NAMED]) + (", …" if len(changed) > MAX_NAMED else "")
+            yield f"Not committed, so workers do not have it: {named}"
+        if self._said("rev-list", "--max-count=1", commit, "--not", f"--remotes={self.remote}"):
+            yield f"{commit} has commits that are not pushed to {self.remote!r}, so workers do not have them."
+
+    def _repository(self, url: str, branch: str | None, commit: str | None, options: CodeOptions) -> Repository:
+        submodules = (self.root / ".gitmodules").is_file()
+        return Repository(url, branch=branch, commit=commit, submodules=submodules, block=options.credentials)
+
+    def _tracked(self, branch: str) -> str:
+        return f"refs/remotes/{self.remote}/{branch}"
+
+    def _setting(self, name: str) -> str:
+        return self._said("config", "--get", name)
+
+    def _said(self, *args: str) -> str:
+        """Return what git says; empty if it refuses."""
+        try:
+            return Git(self.root).out(*args)
+        except GitError:
+            return ""
+
+
+def _has_password(url: str) -> bool:
+    """Say whether an address has credentials in it; `git@` and the like of SSH are none.
+
+    Example:
+        >>> _has_password("https://token@example.org/a.git"), _has_password("ssh://git@example.org/a.git")
+        (True, False)
+    """
+    if "://" not in url:
+        return False
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        return "@" in url.partition("://")[2].partition("/")[0]
+    return bool(parsed.password) or (bool(parsed.username) and parsed.scheme != "ssh")
+
+
+def _without_tag(image: str) -> str:
+    """Return an image's name without its tag or digest.
+
+    Example:
+        >>> _without_tag("localhost:5000/jobs:v1"), _without_tag("localhost:5000/jobs")
+        ('localhost:5000/jobs', 'localhost:5000/jobs')
+    """
+    plain = image.partition("@")[0]
+    head, slash, last = plain.rpartition("/")
+    return f"{head}{slash}{last.partition(':')[0]}"
