@@ -1,7 +1,7 @@
 """The automation that ends runs whose worker died, after the recipe in Prefect's documentation.
 
-What differs from the recipe: a run that has given its process back, suspended or waiting for a batch, sends no
-heartbeat and isn't dead; and a run of ours may end under a name of its own.
+What differs from the recipe: a run that has given its process back, suspended, in a review or waiting for a batch,
+sends no heartbeat and isn't dead; and a run of ours may end under a name of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from prefect.settings import get_current_settings
 
 from prefect_dispatch.deployments.registering import prefect_client
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.flows import pause
 from prefect_dispatch.flows.batch import STATE
 
 NAME = "Crash runs whose worker died"
@@ -22,7 +23,7 @@ MISSED = 3
 """Heartbeats that a living run never misses in a row."""
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDS = ("Completed", "CompletedWithGaps", "Failed", "TimedOut", "Cancelled", "Crashed")
-_GIVEN_BACK = ("Suspended", "AwaitingRetry", STATE)
+_GIVEN_BACK = ("Suspended", "AwaitingRetry", STATE, pause.STATE)
 
 
 def zombies() -> dict[str, Any]:

@@ -35,9 +35,9 @@ NAMED_GAPS = 5
 class Clock:
     """When a run started, and how long ago that is."""
 
-    def __init__(self) -> None:
-        """Start now."""
-        self.started = datetime.now(timezone.utc)
+    def __init__(self, started: datetime | None = None) -> None:
+        """Start now, or where an earlier process of the run did."""
+        self.started = started or datetime.now(timezone.utc)
 
     @property
     def seconds(self) -> float:

@@ -18,6 +18,7 @@ from prefect.runtime import flow_run
 
 from prefect_dispatch.errors import ExecutorError, UnaskedError
 from prefect_dispatch.executors.base import Abrupt
+from prefect_dispatch.ledger import Ref
 from prefect_dispatch.models import Answer, Failure
 from prefect_dispatch.progress import Progress
 from prefect_dispatch.tasks import loop
@@ -49,7 +50,7 @@ LOOK_S = 5.0
 class FanOut:
     """One fan-out: what waits, what is under way, and what came of the rest."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- each says something of the same fan-out
         self,
         work: Sequence[Work],
         executor: Executor,
@@ -61,6 +62,7 @@ class FanOut:
         join: Join | None = None,
         stored: dict[str, Answer] | None = None,
         where: Elsewhere | None = None,
+        known: Sequence[Outcome] = (),
     ) -> None:
         """Keep what is to be done.
 
@@ -74,7 +76,10 @@ class FanOut:
             join: Joins the answers to the parts of an item that is too long. None: none is split.
             stored: Answers that were looked up, by fingerprint; they take no task run, and are taken out.
             where: Where task runs are. None: where the flow's task runner has them.
+            known: The outcomes of some of the work from an earlier process of the run: that work is over.
         """
+        total, over = len(work), {Ref.of(outcome) for outcome in known}
+        work = [each for each in work if each.ref not in over] if over else work
         self._groups = equal_work(work)
         self._turns = Turns((group[0] for group in self._groups.values()), independence)
         self._executor = executor
@@ -83,10 +88,10 @@ class FanOut:
         self._batched = Gathered()
         self._parts = Parts(work, executor, join)
         self._tell = tell
-        self._progress = Progress(total=len(work))
+        self._progress = Progress(total=total).plus(*known)
         self._under_way = under_way(executor, limits, where or elsewhere())
         self._stored = stored or {}
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[Outcome] = [*known]
         self._looked = time.monotonic()
         self._circuit = Circuit(limits.circuit)
         self.stop: Stop | None = None

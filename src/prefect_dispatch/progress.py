@@ -99,6 +99,3 @@ Listener = Callable[[Progress], None]
 
 listener: ContextVar[Listener | None] = ContextVar("prefect-dispatch-progress", default=None)
 """Set it before a flow is called, and it is told whenever outcomes come; what is stored comes at once."""
-
-announce: ContextVar[Callable[[str], None] | None] = ContextVar("prefect-dispatch-announce", default=None)
-"""Set it before a flow is called, and it is told, in a sentence, what the run waits for."""
