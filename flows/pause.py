@@ -21,7 +21,7 @@ from uuid import UUID, uuid4
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.exceptions import Abort, CancelledRun, ObjectNotFound, Pause
-from prefect.input import RunInput, keyset_from_base_key, keyset_from_paused_state
+from prefect.input import RunInput, keyset_from_base_key
 from prefect.input.actions import read_flow_run_input
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prefect.client.schemas.objects import FlowRun, State
+    from prefect.input.run_input import Keyset
 
     from prefect_dispatch.decisions_file import DecisionsFile
     from prefect_dispatch.limits import Limits
@@ -182,11 +183,11 @@ def suspend(asked: Form, file: DecisionsFile, collected: Collected, limits: Limi
     run_id, key = UUID(flow_run.get_id()), f"{KEY}{uuid4()}"
     until = datetime.now(timezone.utc) + timedelta(seconds=limits.review_s)
     left = len(asked.matters) + asked.more
-    message = f"{left} to decide, until {until:%Y-%m-%d %H:%M} UTC: press Resume, and fill in the form."
+    message = f"{left} to decide, until {until:%Y-%m-%d %H:%M} UTC: resume the run in Prefect's UI, which shows a form."
     waiting: State[Any] = Paused(
         name=STATE, message=message, timeout_seconds=math.ceil(limits.review_s), reschedule=True, pause_key=key
     )
-    keys = keyset_from_paused_state(waiting)
+    keys = _keyset(key)
     waiting.state_details.run_input_keyset = {str(name): value for name, value in keys.items()}
     kept = collected.model_copy(update={"forms": {**collected.forms, key: asked}})
     # In this order a process that dies between two steps loses nothing: the record first, the state last.
@@ -297,7 +298,7 @@ def _answered() -> set[str]:
 
 def _answer(run_id: UUID, key: str) -> dict[str, Any] | None:
     """Return what was sent with a form, if anything was."""
-    answer: Any = read_flow_run_input(keyset_from_base_key(f"paused-{key}")["response"], run_id)
+    answer: Any = read_flow_run_input(_keyset(key)["response"], run_id)
     return cast("dict[str, Any]", answer) if isinstance(answer, dict) else None
 
 
@@ -309,6 +310,11 @@ def _is_over(run_id: UUID) -> bool:
     except ObjectNotFound:
         return True
     return state is None or state.is_final()
+
+
+def _keyset(key: str) -> Keyset:
+    """Return the names under which Prefect keeps the form of a pause, and the answer to it."""
+    return keyset_from_base_key(f"paused-{key}")
 
 
 def _input(asked: Form) -> type[RunInput]:
