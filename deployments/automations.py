@@ -1,8 +1,8 @@
 """The automations that end runs whose worker died, after the recipe in Prefect's documentation.
 
-What differs from the recipe: a run that has given its process back, suspended or waiting for a batch, sends no
-heartbeat and isn't dead; a run of ours may end under a name of its own; and a run whose process died before its first
-heartbeat is ended, too.
+What differs from the recipe: a run that has given its process back, suspended, in a review or waiting for a batch,
+sends no heartbeat and isn't dead; a run of ours may end under a name of its own; and a run whose process died before
+its first heartbeat is ended, too.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from prefect.settings import get_current_settings
 
 from prefect_dispatch.deployments.registering import prefect_client
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.flows import pause
 from prefect_dispatch.flows.batch import STATE
 from prefect_dispatch.flows.beats import MOST_S
 from prefect_dispatch.flows.overlap import SKIPPED
@@ -32,7 +33,7 @@ START_S = 600
 slot of such a run for as long (`grace_period_seconds`)."""
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDS = ("Completed", "CompletedWithGaps", "Failed", "TimedOut", "Cancelled", "Crashed", SKIPPED)
-_GIVEN_BACK = ("Suspended", "AwaitingRetry", STATE)
+_GIVEN_BACK = ("Suspended", "AwaitingRetry", STATE, pause.STATE)
 _STARTING = ("Pending", "Submitting")
 _BEGUN = ("Running", "Retrying")
 

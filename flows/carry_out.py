@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect.client.schemas.objects import State
-from prefect.exceptions import CancelledRun
 from prefect.logging import get_run_logger
-from prefect.states import Cancelled, Completed
+from prefect.states import Completed
 
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.flows.assets import tell_files
@@ -25,10 +23,10 @@ from prefect_dispatch.flows.files import PAGE, ready_folder, write_files, write_
 from prefect_dispatch.flows.memory import JobMemory
 from prefect_dispatch.flows.overlap import skip_overlap
 from prefect_dispatch.flows.own_executors import require_keys
-from prefect_dispatch.flows.pause import gather
+from prefect_dispatch.flows.pause import STATE, Resumed, finish, gather, resume
 from prefect_dispatch.flows.prepare import looked_up, planned, prepare
 from prefect_dispatch.flows.publish import LiveProgress, publish_in_time
-from prefect_dispatch.flows.review import decisions_file, require_review, reviewed
+from prefect_dispatch.flows.review import decisions_file, is_undecided, require_review, review
 from prefect_dispatch.flows.settle import Clock, settle
 from prefect_dispatch.flows.sharing import share_of, sharing
 from prefect_dispatch.flows.task_runners import shards_of
@@ -41,6 +39,7 @@ from prefect_dispatch.tasks.fan_out import FanOut
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
+    from prefect_dispatch.decisions_file import DecisionsFile
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.flows.by_deployment import ByDeployment
     from prefect_dispatch.flows.task_runners import Dask, Processes, Ray, Threads
@@ -73,7 +72,7 @@ class Parts:
     limits: Limits = Limits()  # noqa: RUF009 -- frozen
     """How the run is bounded."""
     review: bool = False
-    """Whether the run pauses for people to decide."""
+    """Whether people decide before the run publishes."""
     fan_out: ByDeployment | None = None
     """The deployment whose runs work on shards; in this process, if it isn't said."""
     task_runner: Threads | Processes | Dask | Ray | None = None
@@ -98,13 +97,11 @@ def carry_out(
 
     Raises:
         JobError: If the job is unusable; nothing was spent.
-        DispatchFailed: If the run failed, or was cancelled while it was paused.
+        DispatchFailed: If the run failed.
+        Pause: If the run was suspended for a review; it goes on as another process.
     """
-    clock, log, place = Clock(), get_run_logger(), Path(folder).resolve()
-    deciding = require_review if parts.review else decisions_file
-    decisions = deciding(parts.integrator, place)
-    if decisions is not None:
-        gather(decisions)
+    log, place = get_run_logger(), Path(folder).resolve()
+    decisions, resumed = _decisions(parts, place)
     job = prepare(
         parts.briefs,
         parts.items,
@@ -118,11 +115,14 @@ def carry_out(
     job = replace(job, limits=share_of(job.limits))
     memory = JobMemory(parts.briefs, parts.items, folder, place, limit)
     files = None if out is None else ready_folder(Path(folder, out))
-    job, stored = looked_up(job)
-    expected = planned(job, stored)
+    before = resumed.outcomes_of(job.work)
+    resumed.charge(job.limits)
+    rest, stored = looked_up(job.without(before))
+    job = replace(job, again=rest.again)
+    expected = planned(rest, stored)
     if expected.to_ask:  # else whoever merges may find its own answers stored, too
         require_keys(job.integrator)
-    way = way_to(parts.fan_out, job.work, job.executor, place)
+    way = way_to(parts.fan_out, rest.work, job.executor, place)
     told = [
         expected.advice,
         f"{expected.stored} of {expected.work} stored.",
@@ -130,7 +130,10 @@ def carry_out(
         *expected.notes,
         *way.notes,
     ]
+    if before:
+        told = [f"Resumed after a review: {len(before)} of {len(job.work)} outcomes are those from before it."]
     log.info("%s", " ".join(filter(None, told)))
+    expected, clock = resumed.plan(expected), Clock(resumed.started)
     progress = LiveProgress(job.briefs, expected)
     fan_out = FanOut(
         job.work,
@@ -142,26 +145,25 @@ def carry_out(
         join=job.joins,
         stored=stored.answers,
         where=shards_of(parts.task_runner, job.executor, way.where),
+        known=before,
     )
     try:
         with progress:
-            brought = batched(job)
+            brought = batched(rest)
             with sharing(job.limits):
-                with exclusive(job.resources):
-                    outcomes = [*job.unasked, *fan_out.run(brought)]
-                settled = partial(
-                    settle, stopped=fan_out.stopped, planned=expected, clock=clock, refresh=refresh is True
+                with exclusive(rest.resources):
+                    came = fan_out.run(brought)
+                report = settle(
+                    job,
+                    [*job.unasked, *came],
+                    stopped=fan_out.stopped,
+                    planned=expected,
+                    clock=clock,
+                    refresh=refresh is True,
+                    known=resumed.asked,
                 )
-                report = settled(job, outcomes)
         if parts.review and decisions is not None:
-            try:
-                report = reviewed(
-                    job, report, decisions, lambda changed, known: settled(changed, outcomes, known=known)
-                )
-            except CancelledRun as stop:  # nothing goes through the gate
-                report = report.model_copy(update={"status": "failed", "message": f"{stop} {report.message}"})
-                failure = DispatchFailed(report.message, report)
-                return cast("Report", Cancelled(message=report.message, data=failure))
+            report = review(job, report, decisions, resumed.after(report, expected, came, clock.started), resumed)
         recorded = fan_out.records.told()
         known = recorded.model_dump(exclude_defaults=True)
         report = report.model_copy(update={"run": {**report.run, "task_runs": known}})
@@ -176,13 +178,30 @@ def carry_out(
         publish_in_time(report, job.briefs, files and files / PAGE)
         tell(report, job.briefs)
         memory.keep(report)
+        finish()
         if report.status == "failed":
             raise DispatchFailed(report.message, report)
-        name = "Completed" if report.status == "complete" else "CompletedWithGaps"
         # Prefect hands the caller the data of a returned state.
-        return cast("Report", Completed(cls=_Ended, name=name, message=report.message, data=report))
+        return cast("Report", Completed(cls=_Ended, name=_name(report), message=report.message, data=report))
     except INTERRUPTIONS as error:
         return cast("Report", cancelled(fan_out.told, error))
+
+
+def _decisions(parts: Parts, place: Path) -> tuple[DecisionsFile | None, Resumed]:
+    """Return the decisions file, if the job has one, with all that reviews have decided in it, and what came before."""
+    file = require_review(parts.integrator, place) if parts.review else decisions_file(parts.integrator, place)
+    if file is None:
+        return None, Resumed()
+    resumed = resume(file)
+    gather(file)
+    return file, resumed
+
+
+def _name(report: Report) -> str:
+    """Return the name of the state in which a run ends that has not failed."""
+    if is_undecided(report):
+        return STATE
+    return "Completed" if report.status == "complete" else "CompletedWithGaps"
 
 
 def _unanswered(report: Report) -> Iterator[str]:

@@ -1,9 +1,10 @@
-"""The last step of a run that has not failed: what was merged is put where it is to be."""
+"""The last step of a run that has not failed, and has nothing to decide: the value is put where it is to be."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.flows.review import is_undecided
 from prefect_dispatch.flows.settle import fallen_short
 from prefect_dispatch.integrators.base import Delivering
 from prefect_dispatch.scrub import scrub, told
@@ -19,11 +20,13 @@ def delivered(report: Report, integrator: AnyMerger, folder: Path) -> Report:
     """Return the report of a run whose merged value was put where it is to be, if that is anywhere.
 
     Args:
-        report: The report; of a run that failed, nothing is delivered.
+        report: The report; of a run that failed, or whose review isn't over, nothing is delivered.
         integrator: Who merged.
         folder: The folder in which relative paths start.
     """
-    if report.status == "failed" or report.value is None or not isinstance(integrator, Delivering):
+    if report.status == "failed" or is_undecided(report) or report.value is None:
+        return report
+    if not isinstance(integrator, Delivering):
         return report
     try:
         done, shortfall = integrator.deliver(report.value, folder)

@@ -52,7 +52,8 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         executor: Who is asked. None: the model named in the settings, else the local one.
         integrator: How the answers are merged. None: they are collated, in the order of the items.
         limits: How the run is bounded.
-        review: Pause before publishing, and let people decide on open pairs and conflicts in Prefect's UI.
+        review: Let people decide on open pairs and conflicts before anything is published. A run of a deployment is
+            suspended until its form in Prefect's UI is answered; any other ends as `NeedsReview`, with status `gaps`.
         folder: The folder that relative paths and your own code are looked up in.
         out: A folder for report.html, report.json, report.md, outcomes.jsonl and a CSV for each table. None: no files
             are written.
@@ -69,8 +70,8 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
 
     Raises:
         JobError: If the job is unusable; nothing was spent.
-        DispatchFailed: If the run failed, or was cancelled while it was paused; `.report` says how each item ended.
-        CancelledRun: If it was cancelled or interrupted before; what had come back is stored.
+        DispatchFailed: If the run failed; `.report` says how each item ended.
+        CancelledRun: If it was cancelled or interrupted; what had come back is stored.
     """
 
     def carry() -> Report:

@@ -99,7 +99,7 @@ class Job(Strict):
     limits: Limits = Limits()
     """How the run is bounded."""
     review: bool = False
-    """Whether the run pauses for people to decide on open pairs and conflicts, in Prefect's UI."""
+    """Whether people decide on open pairs and conflicts before the run publishes."""
     fan_out: FanOutTo | None = None
     """Where shards run: by `deployment`, as runs of one on any work pool. None: in the run's own process."""
     task_runner: TaskRunnerInput | None = None

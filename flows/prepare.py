@@ -27,6 +27,7 @@ from prefect_dispatch.flows.unasked import unasked
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.promises import require_checked
 from prefect_dispatch.integrators.readiness import ready
+from prefect_dispatch.ledger import Ref
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.sources import read_items, sound, source
 from prefect_dispatch.tasks.foreseen import with_notes
@@ -68,6 +69,15 @@ class Prepared:
         """Every exclusive resource that some of the work declares."""
         wanting = (work for work in self.work if work.brief.resources)
         return {name for work in wanting for name in work.brief.rendered(work.item).resources}
+
+    def without(self, outcomes: Sequence[Outcome]) -> Prepared:
+        """Return the job with the work alone that has no outcome yet.
+
+        Args:
+            outcomes: Some outcomes of its work.
+        """
+        known = {Ref.of(outcome) for outcome in outcomes}
+        return replace(self, work=[work for work in self.work if work.ref not in known]) if known else self
 
 
 def prepare(
@@ -151,7 +161,7 @@ def plan(
         limits: How the run would be bounded.
         folder: Where relative paths and the user's own code are looked up.
         limit: Take the first so many items only.
-        review: Whether the run would pause for people to decide.
+        review: Whether people would decide before the run publishes.
         refresh: True to count no answer as stored, or patterns of names: those that are asked again (see `dispatch`).
 
     Raises:

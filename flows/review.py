@@ -1,34 +1,39 @@
-"""The human gate: a run pauses before it publishes, people decide, and it is merged again by what they decided."""
+"""The review of a merge: people decide on open pairs and conflicts before a run publishes.
+
+A run of a deployment is suspended meanwhile (`pause`). Any other run has no worker that could take it up again: it ends
+as `NeedsReview` with what is open in its report, and the next run of the job follows the decisions file.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
-from prefect.settings import PREFECT_API_URL
-
-from prefect_dispatch.decisions import Decisions
 from prefect_dispatch.decisions_file import DecisionsFile
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.fingerprint import canonical
 from prefect_dispatch.flows.files import ready_folder
-from prefect_dispatch.flows.pause import ask
+from prefect_dispatch.flows.pause import can_suspend, suspend
 from prefect_dispatch.flows.settle import fallen_short
+from prefect_dispatch.inert import fenced, paragraph
 from prefect_dispatch.integrators.base import Deciding, Identifying, Spelling
 from prefect_dispatch.integrators.values import find, get, pointer, silent
+from prefect_dispatch.ledger import Document
 from prefect_dispatch.matters import form
 from prefect_dispatch.places import tokens
+from prefect_dispatch.render import TO_DECIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from pydantic import JsonValue
+
     from prefect_dispatch.decisions import Identity, Naming
+    from prefect_dispatch.flows.pause import Collected, Resumed
     from prefect_dispatch.flows.prepare import Prepared
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.ledger import FieldRow
-    from prefect_dispatch.matters import Locate
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.matters import Form, Locate
     from prefect_dispatch.report import Report
 
 DECIDED = "decided"
@@ -63,54 +68,71 @@ def require_review(integrator: AnyMerger | None, folder: Path) -> DecisionsFile:
     """Return the file that decisions go to, with everything in place that a review needs.
 
     Raises:
-        JobError: If the integrator follows no decisions, its file can't be written, or nobody could see the form:
-            the server that a run starts for itself is gone with the run.
+        JobError: If the integrator follows no decisions, or its file can't be written.
     """
     require_deciding(integrator)
     file = cast("DecisionsFile", decisions_file(integrator, folder))
-    if not PREFECT_API_URL.value():
-        raise JobError(
-            "review: the form stands in Prefect's UI, and no Prefect server is set. Start one (prefect server start) "
-            f"and set PREFECT_API_URL; or run without review and decide in {file.path.name!r}: report.md has the lines."
-        )
     ready_folder(file.path.parent)
     return file
 
 
-def reviewed(
-    job: Prepared, report: Report, file: DecisionsFile, again: Callable[[Prepared, Sequence[Outcome]], Report]
-) -> Report:
-    """Return the report after people have decided, merged again by what they decided.
+def review(job: Prepared, report: Report, file: DecisionsFile, collected: Collected, resumed: Resumed) -> Report:
+    """Return the report if nothing is left to decide; else suspend the run, or say in the report what is open.
 
     Args:
         job: What was run.
         report: What came of it.
         file: The decisions file.
-        again: Merges once more, by a job whose integrator follows the decisions; what was asked before is given to it.
+        collected: What the run has come to, for when it goes on.
+        resumed: What it had come to before it was suspended.
 
     Raises:
+        Pause: If the run was suspended until people have decided.
         CancelledRun: If the run was cancelled meanwhile.
     """
-    passed: set[str] = set()
-    decided = Decisions()
-    while report.status != "failed" and (asked := form(report, _located(job.integrator, report, file.named), passed)):
-        try:
-            answer = ask(asked, file, job.limits.review_s)
-            known = file.load()
-        except JobError as error:  # somebody broke the file meanwhile: what was decided is taken in by the next run
-            report = fallen_short(report, f"What was decided could not be used: {error}")
-            break
-        if answer is None:
-            left = f"{len(asked.matters) + asked.more} open among proposals and conflicts"
-            report = fallen_short(report, f"Nobody decided within {job.limits.review_s:g} s: {left}.")
-            break
-        if answer == Decisions():
-            break
-        passed |= {matter.name for matter in asked.matters}
-        decided = decided.plus(answer, named=file.named)
-        job = replace(job, integrator=cast("AnyMerger", cast("Deciding", job.integrator).decided(known)))
-        report = again(job, report.asked)
-    return report.model_copy(update={"decided": decided})
+    report = report.model_copy(update={"decided": resumed.decided})
+    for title in resumed.overruled:
+        report = fallen_short(report, f"Decided otherwise before this review was answered, and kept: {title}.")
+    if report.status == "failed":
+        return report
+    asked = form(report, _located(job.integrator, report, file.named), resumed.passed)
+    if asked is None:
+        return report
+    if can_suspend():
+        suspend(asked, file, collected, job.limits)
+    return _undecided(report, asked, file)
+
+
+def following(job: Prepared, file: DecisionsFile) -> Prepared:
+    """Return a job whose integrator follows a decisions file, whether or not it reads that itself.
+
+    Raises:
+        JobError: If the file can't be read, or contradicts itself.
+    """
+    return replace(job, integrator=cast("AnyMerger", cast("Deciding", job.integrator).decided(file.load())))
+
+
+def is_undecided(report: Report) -> bool:
+    """Return whether a run with a review ended with matters to decide."""
+    return "review" in report.run
+
+
+def _undecided(report: Report, asked: Form, file: DecisionsFile) -> Report:
+    """Return the report of a run that can't be suspended: it says what is open, and where to decide."""
+    count = len(asked.matters) + asked.more
+    report = fallen_short(
+        report,
+        f"Not decided: {count} open among proposals and conflicts. Decide in {file.path.name!r}, for which "
+        f"{TO_DECIDE} has the lines; the next run follows it.",
+    )
+    more = f" {asked.more} more are open, and come after these." if asked.more else ""
+    text = (
+        f"Add what is right to the decisions file {paragraph(file.path.name)}, and run the job again. A pair that is "
+        f"two goes under `different`; of a field's values take one.{more}\n\n{fenced(asked.lines(), 'yaml')}\n"
+    )
+    document = Document(name=TO_DECIDE, title="Lines for the decisions file", text=text)
+    run: dict[str, JsonValue] = {**report.run, "review": {"open": count, "decisions": str(file.path)}}
+    return report.model_copy(update={"documents": (*report.documents, document), "run": run})
 
 
 def _located(integrator: AnyMerger, report: Report, named: Naming) -> Locate:

@@ -43,10 +43,12 @@ MOST_SOURCES = 1_000
 class Clock:
     """When a run started, and how long ago that is."""
 
-    def __init__(self) -> None:
-        """Start now."""
-        self.started = datetime.now(timezone.utc)
-        self._began = time.monotonic()
+    def __init__(self, started: datetime | None = None) -> None:
+        """Start now, or where an earlier process of the run did."""
+        now = datetime.now(timezone.utc)
+        self.started = started or now
+        # Time that passed before this process began is known by the wall clock alone.
+        self._began = time.monotonic() - max(0.0, (now - self.started).total_seconds())
 
     @property
     def seconds(self) -> float:

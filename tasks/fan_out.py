@@ -17,6 +17,7 @@ from prefect.runtime import flow_run
 
 from prefect_dispatch.errors import ExecutorError, UnaskedError
 from prefect_dispatch.executors.base import Abrupt
+from prefect_dispatch.ledger import Ref
 from prefect_dispatch.models import Answer, Failure
 from prefect_dispatch.prefect_compat import outside_transactions
 from prefect_dispatch.progress import Progress
@@ -51,7 +52,7 @@ WAIT_S = 0.5
 class FanOut:
     """One fan-out: what waits, what is under way, and what came of the rest."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 -- each says something of the same fan-out
         self,
         work: Sequence[Work],
         executor: Executor,
@@ -63,6 +64,7 @@ class FanOut:
         join: Join | None = None,
         stored: dict[str, Answer] | None = None,
         where: Elsewhere | None = None,
+        known: Sequence[Outcome] = (),
     ) -> None:
         """Keep what is to be done.
 
@@ -76,7 +78,10 @@ class FanOut:
             join: Joins the answers to the parts of an item that is too long. None: none is split.
             stored: Answers that were looked up, by fingerprint; they take no task run, and are taken out.
             where: Where task runs are. None: where the flow's task runner has them.
+            known: The outcomes of some of the work from an earlier process of the run: that work is over.
         """
+        total, over = len(work), {Ref.of(outcome) for outcome in known}
+        work = [each for each in work if each.ref not in over] if over else work
         self._groups = equal_work(work)
         self._turns = Turns((group[0] for group in self._groups.values()), independence)
         self._executor = executor
@@ -85,10 +90,10 @@ class FanOut:
         self._batched = Gathered()
         self._parts = Parts(work, executor, join)
         self._tell = tell
-        self._progress = Progress(total=len(work))
+        self._progress = Progress(total=total).plus(*known)
         self._under_way = under_way(executor, limits, where or elsewhere())
         self._stored = stored or {}
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[Outcome] = [*known]
         self._looked = time.monotonic()
         self._circuit = Circuit(limits.circuit, limits.wait_s)
         self.stop: Stop | None = None

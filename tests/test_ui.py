@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
@@ -46,7 +47,7 @@ items: {glob: "texts/*.txt"}
 executor: {model: openai/test, api_base: "%s"}
 integrator:
   {kind: merge_records, identity: [name], match: {}, rules: {year: max}, conflicts: flag, aliases: decisions.yaml}
-limits: {concurrency: 2, retry_delay_s: 0, review_s: 300}
+limits: {concurrency: 2, retry_delay_s: 0}
 review: true
 """
 
@@ -207,7 +208,7 @@ def test_a_form_is_filled_from_nothing(prefect: PrefectServer, model: OpenAIServ
 def test_people_decide_before_a_run_publishes(
     prefect: PrefectServer, model: OpenAIServer, page: Page, tmp_path: Path
 ) -> None:
-    """The run waits for a form; what is chosen there is in the report and in the file; the next run does not ask."""
+    """A served run is suspended; what is chosen in its form is in report and file; the next run asks nothing."""
     (tmp_path / "texts").mkdir()
     said = [
         ("Apache License", 2003),
@@ -221,10 +222,9 @@ def test_people_decide_before_a_run_publishes(
     for at, (name, year) in enumerate(said):
         (tmp_path / "texts" / f"{at}.txt").write_text(f"The {name}, in force since {year}.", encoding="utf-8")
     (tmp_path / "job.yaml").write_text(REVIEW % model.url, encoding="utf-8")
-    with prefect.dispatching("run", "job.yaml", "--out", "out", folder=tmp_path) as process:
-        assert process.stderr is not None
-        told = next(found for line in process.stderr if (found := re.search(r"press Resume at (http\S+)", line)))
-        page.goto(told[1])
+    with prefect.serving("job.yaml", folder=tmp_path, deployment="licences"):
+        page.goto(f"{prefect.url}/runs/flow-run/{started(prefect, 'licences', out='out')}")
+        expect(page.get_by_text("NeedsReview", exact=True).first).to_be_visible(timeout=120_000)
         page.get_by_role("button", name="Resume").first.click()
         expect(page.get_by_text("4 to decide")).to_be_visible()
         # Pairs stand first, the most alike above all; the second one stays open.
@@ -234,8 +234,7 @@ def test_people_decide_before_a_run_publishes(
         picture(page, "review-form")
         harmless(page)
         page.get_by_role("button", name="Submit").click()
-        summary, _ = process.communicate(timeout=60)
-    assert summary.startswith("Complete: 7 of 7 answered.")
+        expect(page.get_by_text("Completed", exact=True).first).to_be_visible(timeout=120_000)
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [(record["name"][:16], record["year"]) for record in report["value"]["records"]] == [
         ("Apache Licence", 2004),
@@ -260,6 +259,14 @@ def test_people_decide_before_a_run_publishes(
     asked = model.count
     prefect.dispatch("run", "job.yaml", folder=tmp_path)
     assert model.count == asked
+
+
+def started(prefect: PrefectServer, deployment: str, **parameters: str) -> str:
+    """Start a run of a deployment; return its id."""
+    api = f"{prefect.url}/api/deployments"
+    found = httpx.get(f"{api}/name/dispatch/{deployment}").json()["id"]
+    made = httpx.post(f"{api}/{found}/create_flow_run", json={"parameters": parameters, "state": {"type": "SCHEDULED"}})
+    return str(made.raise_for_status().json()["id"])
 
 
 def harmless(page: Page) -> None:

@@ -48,26 +48,6 @@ class PrefectServer:
         subprocess.run(command, env=self.env, cwd=folder, check=True, capture_output=True)  # noqa: S603 -- our own
 
     @contextmanager
-    def dispatching(self, *arguments: str, folder: Path) -> Generator[subprocess.Popen[str]]:
-        """Run a command of `prefect-dispatch` beside the block; what it says on standard error can be read."""
-        command = [*PYTHON, "prefect_dispatch", *arguments]
-        process = subprocess.Popen(  # noqa: S603 -- our own command
-            command,
-            env=self.env,
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        try:
-            yield process
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-
-    @contextmanager
     def serving(self, *arguments: str, folder: Path, deployment: str) -> Generator[None]:
         """Run `prefect-dispatch serve` for as long as the block lasts."""
         with _running([*PYTHON, "prefect_dispatch", "serve", *arguments], self.env, folder):

@@ -70,6 +70,52 @@ class Decisions(Strict):
             fields=tuple(sorted(fields.values(), key=lambda each: (canonical(each.record), each.field))),
         )
 
+    def without(self, known: Decisions, named: Naming = canonical) -> Decisions:
+        """Return the decisions on pairs and fields that others have not decided on, in whichever way.
+
+        Args:
+            known: The others.
+            named: Says which spellings are one record.
+
+        Example:
+            >>> yes = Decisions(same=(({"name": "MIT"}, {"name": "Expat"}),))
+            >>> no = Decisions(different=(({"name": "Expat"}, {"name": "MIT"}),))
+            >>> no.without(yes), no.without(Decisions()) == no
+            (Decisions(same=(), different=(), fields=()), True)
+        """
+        pairs = {frozenset(map(named, pair)) for _, pair in _worded(known)}
+        fields = {(named(each.record), each.field) for each in known.fields}
+        return Decisions(
+            same=tuple(pair for pair in self.same if frozenset(map(named, pair)) not in pairs),
+            different=tuple(pair for pair in self.different if frozenset(map(named, pair)) not in pairs),
+            fields=tuple(each for each in self.fields if (named(each.record), each.field) not in fields),
+        )
+
+    def against(self, known: Decisions, named: Naming = canonical) -> Decisions:
+        """Return the decisions that others contradict.
+
+        Args:
+            known: The others.
+            named: Says which spellings are one record.
+
+        Example:
+            >>> yes = Decisions(same=(({"name": "MIT"}, {"name": "Expat"}),))
+            >>> no = Decisions(different=(({"name": "Expat"}, {"name": "MIT"}),))
+            >>> no.against(yes) == no, yes.against(yes)
+            (True, Decisions(same=(), different=(), fields=()))
+        """
+        words = {frozenset(map(named, pair)): word for word, pair in _worded(known)}
+        values = {(named(each.record), each.field): canonical(each.value) for each in known.fields}
+        return Decisions(
+            same=tuple(pair for pair in self.same if words.get(frozenset(map(named, pair))) == "different"),
+            different=tuple(pair for pair in self.different if words.get(frozenset(map(named, pair))) == "same"),
+            fields=tuple(
+                each
+                for each in self.fields
+                if values.get((named(each.record), each.field)) not in {None, canonical(each.value)}
+            ),
+        )
+
     def contradictions(self, named: Naming = canonical) -> Iterator[str]:
         """Yield what can't be followed, in a sentence with the way out.
 

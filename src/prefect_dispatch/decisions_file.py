@@ -59,8 +59,16 @@ class DecisionsFile:
         """
         return self._parsed(self._text())
 
-    def add(self, decisions: Decisions) -> None:
-        """Add what was decided since, whole or not at all, whoever else adds to the file meanwhile.
+    def add(self, decisions: Decisions) -> Decisions:
+        """Add decisions on what the file doesn't decide yet, whole or not at all, whoever else adds to it meanwhile.
+
+        Of two reviewers who decide on the same, the first one counts.
+
+        Args:
+            decisions: The decisions.
+
+        Returns:
+            Those of them that were not added, as the file says otherwise.
 
         Raises:
             JobError: If the file can't be written, or holds something else.
@@ -70,8 +78,10 @@ class DecisionsFile:
             with FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_S):
                 text = self._text()
                 known = self._parsed(text)
-                if known.plus(decisions, named=self.named).text() != known.text():
-                    write(path, [*_ended(text), decisions.text()])
+                new = decisions.without(known, named=self.named)
+                if new != Decisions():
+                    write(path, [*_ended(text), new.text()])
+                return decisions.against(known, named=self.named)
         except OSError as error:
             raise JobError(
                 f"The decisions file {str(self.path)!r} can't be written: {error.strerror or error}."

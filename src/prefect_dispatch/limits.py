@@ -53,8 +53,9 @@ class Limits(Strict):
     """Seconds that calls under way get to come to an end when the run is interrupted or cancelled."""
     min_success: float = Field(default=0.0, ge=0, le=1)
     """The share of (brief, item) that must succeed; below it the run fails. None at all always fails."""
-    review_s: float = Field(default=3600.0, gt=0, le=2_592_000, title="Time for a review in seconds")
-    """Seconds that a run with a review waits for decisions; after that it goes on without them, and says so."""
+    review_s: float = Field(default=604_800.0, gt=0, le=31_536_000, title="Time for a review in seconds")
+    """Seconds that a run of a deployment waits for the decisions of its review; after that Prefect marks it as Failed,
+    and it publishes nothing. 604800 are a week."""
     on_dependence: Literal["refuse", "serialize"] = Field(default="refuse")
     """What happens to work that isn't independent: the job is refused, or that work runs one after another."""
 

@@ -72,6 +72,38 @@ class Form(Strict):
             decisions = decisions.plus(matter.options.get(str(answers.get(matter.name)), Decisions()))
         return decisions
 
+    def titles(self, answers: Mapping[str, object], decisions: Decisions) -> tuple[str, ...]:
+        """Return the titles of the matters on which some answers made some decisions.
+
+        Args:
+            answers: The answers to the form.
+            decisions: Some of what they decided.
+        """
+        made = [
+            (matter.title, matter.options.get(str(answers.get(matter.name)), Decisions())) for matter in self.matters
+        ]
+        return tuple(
+            title
+            for title, each in made
+            if any(pair in decisions.same for pair in each.same)
+            or any(pair in decisions.different for pair in each.different)
+            or any(choice in decisions.fields for choice in each.fields)
+        )
+
+    def lines(self) -> str:
+        """Return the matters as the lines of a decisions file, for people to change: each as the merge proposes it.
+
+        Each pair stands under `same`. Of a field's values the one that the rule keeps stands there, the others below it
+        as comments.
+        """
+        pairs = [pair for matter in self.matters for each in matter.options.values() for pair in each.same]
+        lines = Decisions(same=tuple(pairs)).text().splitlines()
+        values = [[each for each in matter.options.values() if each.fields] for matter in self.matters]
+        for offered in filter(None, values):
+            written = [each.text().splitlines()[1] for each in offered]
+            lines += [*(() if "fields:" in lines else ("fields:",)), written[0], *(f"# {each}" for each in written[1:])]
+        return "\n".join(lines)
+
     def description(self) -> str:
         """Return what stands above the form, in Markdown; nothing in it comes from agents."""
         more = f" {self.more} more are open and come after these." if self.more else ""

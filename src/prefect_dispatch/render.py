@@ -46,6 +46,9 @@ MAX_NAMES = 20
 MAX_PAIRS = 20
 """Proposals whose lines for the decisions file are written out."""
 
+TO_DECIDE = "to-decide.md"
+"""The document with lines for the decisions file, of a run that ended with matters to decide."""
+
 TITLES = {"complete": "Complete", "gaps": "Complete with gaps", "failed": "Failed"}
 """How a run ended, in a title."""
 

@@ -15,10 +15,10 @@ from prefect_dispatch.course import course
 from prefect_dispatch.inert import plain
 from prefect_dispatch.page import lacking
 from prefect_dispatch.progress import announce, dollars, listener
-from prefect_dispatch.render import TITLES
+from prefect_dispatch.render import TITLES, TO_DECIDE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     from prefect_dispatch.progress import Progress
@@ -92,6 +92,7 @@ def summary(report: Report, out: Path | None) -> str:
     """Return the summary of a run: verdict, what is left to look at, spending, files."""
     message = report.message.removeprefix("Failed: ")
     lines = [f"{TITLES[report.status]}: {plain(message)}"]
+    lines += _to_decide(report, out)
     lines += [f"Shortfall: {plain(each)}" for each in report.shortfalls if each not in message]
     if report.changes.earlier != "none":
         lines.append(f"Since the last run: {report.changes}")
@@ -111,6 +112,14 @@ def summary(report: Report, out: Path | None) -> str:
             lines.append(f"No report.html: {lacking() or 'the log of the run says why.'}")
         lines.append("Report: " + ", ".join(str(out / name) for name in names))
     return "\n".join(lines)
+
+
+def _to_decide(report: Report, out: Path | None) -> Iterator[str]:
+    """Yield where to decide what the review of a run left open."""
+    found = report.run.get("review")
+    if isinstance(found, dict):
+        lines = str(out / TO_DECIDE) if out else f"the run's artifacts; --out DIR writes them to {TO_DECIDE}"
+        yield f"Decide in {plain(str(found['decisions']))} (lines for it: {lines}), and run the same command again."
 
 
 def _to_look_at(report: Report) -> str:
