@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from prefect.client.schemas.objects import State
 from prefect.exceptions import CancelledRun
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed
 
 from prefect_dispatch.errors import DispatchFailed
@@ -18,14 +19,14 @@ from prefect_dispatch.flows.batch import batched
 from prefect_dispatch.flows.beats import beating
 from prefect_dispatch.flows.by_deployment import way_to
 from prefect_dispatch.flows.delivering import delivered
-from prefect_dispatch.flows.ending import INTERRUPTIONS, cancelled
+from prefect_dispatch.flows.ending import INTERRUPTIONS, cancelled, has_retries_left, start_of_earlier_attempts
 from prefect_dispatch.flows.events import tell
 from prefect_dispatch.flows.exclusive import exclusive
 from prefect_dispatch.flows.files import PAGE, ready_folder, write_files, write_page
 from prefect_dispatch.flows.memory import JobMemory
 from prefect_dispatch.flows.own_executors import require_keys
 from prefect_dispatch.flows.pause import gather
-from prefect_dispatch.flows.prepare import looked_up, planned, prepare
+from prefect_dispatch.flows.prepare import keep_refreshed, looked_up, planned, prepare
 from prefect_dispatch.flows.publish import LiveProgress, publish
 from prefect_dispatch.flows.review import decisions_file, require_review, reviewed
 from prefect_dispatch.flows.settle import Clock, settle
@@ -36,6 +37,7 @@ from prefect_dispatch.inert import plain
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.sources import sound
 from prefect_dispatch.tasks.fan_out import FanOut
+from prefect_dispatch.tasks.gates import reopen
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -99,6 +101,7 @@ def carry_out(
         DispatchFailed: If the run failed, or was cancelled while it was paused.
     """
     clock, log, place = Clock(), get_run_logger(), Path(folder).resolve()
+    reopen(str(flow_run.get_id()))  # an attempt that ran into its time limit has closed its gate
     deciding = require_review if parts.review else decisions_file
     decisions = deciding(parts.integrator, place)
     if decisions is not None:
@@ -114,6 +117,8 @@ def carry_out(
         refresh=refresh,
     )
     job = replace(job, limits=share_of(job.limits))
+    if since := start_of_earlier_attempts():
+        job = keep_refreshed(job, since)
     memory = JobMemory(parts.briefs, parts.items, folder, place, limit)
     files = None if out is None else ready_folder(Path(folder, out))
     stored = looked_up(job)
@@ -163,8 +168,9 @@ def carry_out(
                 log.warning("%s", lacking)
                 files = None
         publish(report, job.briefs, files and files / PAGE)
-        tell(report, job.briefs)
-        memory.keep(report)
+        if report.status != "failed" or not has_retries_left():  # the last attempt speaks for the run
+            tell(report, job.briefs)
+            memory.keep(report)
         if report.status == "failed":
             raise DispatchFailed(report.message, report)
         name = "Completed" if report.status == "complete" else "CompletedWithGaps"

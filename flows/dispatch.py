@@ -9,7 +9,7 @@ from pydantic import Field, GetPydanticSchema
 from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.by_deployment import FanOutTo  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.carry_out import Parts, carry_out
-from prefect_dispatch.flows.ending import told
+from prefect_dispatch.flows.ending import run_attempt
 from prefect_dispatch.flows.parameters import DataFlow
 from prefect_dispatch.flows.task_runners import TaskRunnerInput  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.written import require_written
@@ -78,7 +78,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         parts = Parts(briefs, items, executor, integrator, limits, review, fan_out, task_runner)
         return carry_out(parts, folder=folder, out=out, limit=limit, refresh=refresh)
 
-    return told(carry)
+    return run_attempt(carry)
 
 
 # A deployment finds the flow in this module by the name of its function.

@@ -37,9 +37,10 @@ from prefect_dispatch.tasks.work import Work, work_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from prefect_dispatch.integrators.base import AnyMerger
-    from prefect_dispatch.models import Brief, Item, Outcome
+    from prefect_dispatch.models import Answer, Brief, Item, Outcome
     from prefect_dispatch.sources import Source
 
 
@@ -169,6 +170,26 @@ def looked_up(job: Prepared) -> Found:
         TransientError: If the storage can't be read.
     """
     return Found(job.work, answer_shelf(), job.again)
+
+
+def keep_refreshed(job: Prepared, since: datetime) -> Prepared:
+    """Return a job that doesn't ask again what an earlier attempt of the same run has asked again.
+
+    Args:
+        job: The job.
+        since: When the first attempt began.
+
+    Raises:
+        TransientError: If the storage can't be read.
+    """
+    stored = Found([each for each in job.work if each.fingerprint in job.again], answer_shelf())
+    refreshed = {name for name, answer in stored.answers.items() if _is_since(answer, since)}
+    return replace(job, again=job.again - refreshed)
+
+
+def _is_since(answer: Answer, since: datetime) -> bool:
+    started = answer.attempts[-1].started if answer.attempts else None
+    return started is not None and started >= since
 
 
 def planned(job: Prepared, stored: Found) -> Plan:

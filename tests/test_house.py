@@ -52,6 +52,7 @@ PUBLIC = [
     "Collate",
     "Command",
     "Consensus",
+    "DispatchFailed",
     "DispatchProfile",
     "Executor",
     "Integrator",
