@@ -95,7 +95,7 @@ def deployment(job: AnyJob, folder: Path, name: str | None = None, file: Path | 
     """
     ready = ready_flows()[job.flow]
     description = ready.description + ("" if file is None else f"\n\nJob file: `{file}`")
-    return _made(ready, name or job.name, description, job.form_parameters(folder))
+    return _made(ready, name or job.deployment_name, description, job.form_parameters(folder))
 
 
 def _of_ready(entries: Iterable[Ready], here: Path) -> Iterable[Wanted]:

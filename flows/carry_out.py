@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.flows.by_deployment import ByDeployment
+    from prefect_dispatch.flows.prepare import Prepared
     from prefect_dispatch.flows.task_runners import Dask, Processes, Ray, Threads
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.models import Brief
@@ -90,6 +91,7 @@ def carry_out(
     out: str | None = None,
     limit: int | None = None,
     refresh: bool | str | Sequence[str] = False,
+    name: str | None = None,
 ) -> Report:
     """Run a job within the flow run that is under way; `dispatch` says what its parts mean.
 
@@ -116,10 +118,8 @@ def carry_out(
         limit=limit,
         refresh=refresh,
     )
-    job = replace(job, limits=share_of(job.limits))
-    if since := start_of_earlier_attempts():
-        job = keep_refreshed(job, since)
-    memory = JobMemory(parts.briefs, parts.items, folder, place, limit)
+    job = keep_refreshed(replace(job, limits=share_of(job.limits)), start_of_earlier_attempts())
+    memory = JobMemory(parts.briefs, parts.items, folder, place, limit=limit, name=name)
     files = None if out is None else ready_folder(Path(folder, out))
     stored = looked_up(job)
     expected = planned(job, stored)
@@ -168,9 +168,7 @@ def carry_out(
                 log.warning("%s", lacking)
                 files = None
         publish(report, job.briefs, files and files / PAGE)
-        if report.status != "failed" or not has_retries_left():  # the last attempt speaks for the run
-            tell(report, job.briefs)
-            memory.keep(report)
+        _conclude(report, job, memory)
         if report.status == "failed":
             raise DispatchFailed(report.message, report)
         name = "Completed" if report.status == "complete" else "CompletedWithGaps"
@@ -178,6 +176,13 @@ def carry_out(
         return cast("Report", Completed(cls=_Ended, name=name, message=report.message, data=report))
     except INTERRUPTIONS as error:
         return cast("Report", cancelled(fan_out.told, error))
+
+
+def _conclude(report: Report, job: Prepared, memory: JobMemory) -> None:
+    """Send the events of a run and keep what it knew; of an attempt that is retried neither is due."""
+    if report.status != "failed" or not has_retries_left():
+        tell(report, job.briefs)
+        memory.keep(report)
 
 
 def _unanswered(report: Report) -> Iterator[str]:

@@ -81,10 +81,12 @@ def form_flow(build: Callable[P, Parts], name: str) -> FormFlow[P, Report]:
     """Return the flow that carries out what a function makes of its parameters.
 
     Args:
-        build: Has the parameters of the form, `folder`, `out`, `refresh` and perhaps `limit` among them.
+        build: Has the parameters of the form, `name`, `folder`, `out`, `refresh` and perhaps `limit` among
+            them.
         name: What the flow is called in Prefect.
     """
     form = form_of(build)
+    unnamed = form.parameters["name"].default
 
     @wraps(build)
     def carried(*args: P.args, **kwargs: P.kwargs) -> Report:
@@ -99,6 +101,7 @@ def form_flow(build: Callable[P, Parts], name: str) -> FormFlow[P, Report]:
                 out=given["out"] or None,
                 limit=given.get("limit"),
                 refresh=given["refresh"],
+                name=None if given["name"] == unnamed else given["name"],
             )
 
         return run_attempt(lambda: in_its_words(carry))

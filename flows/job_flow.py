@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 import anyio
 from prefect import Flow
-from prefect.states import State
+from prefect.client.schemas.objects import State
 
 from prefect_dispatch.flows.ending import AwaitCancelled
 
@@ -49,8 +49,8 @@ class JobFlow(Flow[P, R]):
         Raises:
             asyncio.CancelledError: If the awaiting task was cancelled.
         """
-        call = _ThreadCall(partial(self, *args, **kwargs))
-        return await call.wait()
+        call: Any = _ThreadCall(partial(self, *args, **kwargs))
+        return await cast("_ThreadCall[R]", call).wait()
 
     if not TYPE_CHECKING:  # pragma: no branch -- the overloads are Prefect's
 
@@ -108,7 +108,7 @@ class _ThreadCall(Generic[R]):
 
 def _warn_if_blocking(name: str) -> None:
     """Warn where the body of an `async def` calls a flow: its event loop would stand still until the run has ended."""
-    level, frame = 1, sys._getframe(1)  # noqa: SLF001 -- the only way to the caller
+    level, frame = 1, sys._getframe(1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- the only way to the caller
     while frame.f_code.co_name == "__call__" and frame.f_back is not None:
         level, frame = level + 1, frame.f_back
     if frame.f_code.co_flags & _COROUTINE:

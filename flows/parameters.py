@@ -24,7 +24,7 @@ from prefect_dispatch.flows.beats import without_prefects
 from prefect_dispatch.flows.job_flow import JobFlow
 from prefect_dispatch.heap import at_rest
 from prefect_dispatch.inert import nowhere_nul
-from prefect_dispatch.models import Brief
+from prefect_dispatch.models import BriefsInput
 from prefect_dispatch.sources import ItemsInput
 
 P = ParamSpec("P")
@@ -33,7 +33,7 @@ R = TypeVar("R")
 MAX_RECORDED = 100_000
 """Characters of JSON beyond which the recorded items are a count and a digest."""
 
-_DATA: dict[str, TypeAdapter[Any]] = {"briefs": TypeAdapter(list[Brief]), "items": TypeAdapter(ItemsInput)}
+_DATA: dict[str, TypeAdapter[Any]] = {"briefs": TypeAdapter(BriefsInput), "items": TypeAdapter(ItemsInput)}
 _OBJECTS = ("executor", "integrator")
 
 

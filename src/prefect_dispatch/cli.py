@@ -149,17 +149,18 @@ def _run(arguments: argparse.Namespace) -> int:
     bounds: dict[str, Any] = {"limit": arguments.limit, "refresh": _refresh(arguments)}
     ready = checked(job, folder, **bounds)
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
-    out = None if arguments.out is None else str(ready_folder(arguments.out.resolve()))
+    out = job.report_folder(folder) if arguments.out is None else arguments.out
+    files = None if out is None else str(ready_folder(out.resolve()))
     start_if_needed()
     with shown_progress():
         try:
-            report = job.run(folder, out=out, **bounds)
+            report = job.run(folder, out=files, **bounds)
         except DispatchFailed as error:
             report = error.report
         except CancelledRun as error:
             print(f"\n{error}", file=sys.stderr)
             return INTERRUPTED
-    print(summary(report, arguments.out))
+    print(summary(report, out))
     return {"complete": COMPLETE, "gaps": GAPS, "failed": FAILED}[report.status]
 
 

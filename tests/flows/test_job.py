@@ -159,8 +159,8 @@ def test_a_good_job_becomes_the_parameters_of_the_flow(folder: Path) -> None:
     """Every part is there, in its type."""
     (folder / "job.yaml").write_text(GOOD)
     parameters = load_job(folder / "job.yaml").parameters()
-    where = {"task_runner", "fan_out"}
-    assert set(parameters) == {"briefs", "items", "executor", "integrator", "limits", "review", *where}
+    where, around = {"task_runner", "fan_out"}, {"name", "out", "limit", "refresh"}
+    assert set(parameters) == {"briefs", "items", "executor", "integrator", "limits", "review", *where, *around}
     assert set(load_job(folder / "job.yaml").parameters(exclude={"review"})) == set(parameters) - {"review"}
     assert parameters["limits"].concurrency == 2
     assert schema_of(parameters["briefs"][0].output) == {

@@ -16,11 +16,10 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import AwaitingRetry, Cancelling
 
 from prefect_dispatch import Brief, DispatchFailed, Limits, analyze_files, dispatch
-from prefect_dispatch.errors import BriefError, JobError, RejectedError, TerminalError
+from prefect_dispatch.errors import BriefError, JobError, RejectedError
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from prefect.client.schemas.objects import FlowRun, State
@@ -35,7 +34,7 @@ ONCE = Limits(retry_delay_s=0, retries=0, reasks=0, timeout_s=20, circuit=100)
 WRONG = NAMES.model_copy(update={"instructions": "Read {nothing}."})
 
 
-def fails(times: int, *, item: str = "bad") -> ScriptedExecutor:
+def fails(times: int, *, item: str = "bad", fingerprint: str = "scripted") -> ScriptedExecutor:
     """Return an executor that refuses one item so many times."""
     refused: list[str] = []
 
@@ -45,7 +44,7 @@ def fails(times: int, *, item: str = "bad") -> ScriptedExecutor:
             raise RejectedError(f"Refused {len(refused)}.")
         return str(ask.item.value).upper()
 
-    return ScriptedExecutor(answer)
+    return ScriptedExecutor(answer, fingerprint=fingerprint)
 
 
 def asked(executor: ScriptedExecutor) -> list[str]:
@@ -64,7 +63,8 @@ def states_of(run: FlowRun) -> list[str]:
     """Return the names of all states that a run had, after the first; Prefect may call a second `Running` so, too."""
     with get_client(sync_client=True) as client:
         found = client.read_flow_run_states(run.id)
-    return [str(state.name).replace("Retrying", "Running") for state in sorted(found, key=lambda state: str(state.timestamp))][1:]
+    names = [str(state.name) for state in sorted(found, key=lambda state: str(state.timestamp))]
+    return ["Running" if name == "Retrying" else name for name in names[1:]]
 
 
 def tracebacks(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -115,7 +115,7 @@ def test_the_state_is_that_of_the_last_attempt() -> None:
     passed: State[Report] = again([NAMES], ["bad"], executor=fails(1), limits=NEEDS_ALL, return_state=True)
     assert passed.is_completed()
     assert cast("Report", cast("Any", passed).result()).status == "complete"
-    executor = ScriptedExecutor(fails(9)._script, fingerprint="other")  # noqa: SLF001 -- another fingerprint
+    executor = fails(9, fingerprint="another")
     failed: State[Report] = again([NAMES], ["bad"], executor=executor, limits=NEEDS_ALL, return_state=True)
     assert failed.is_failed()
     with pytest.raises(DispatchFailed) as caught:
@@ -214,9 +214,7 @@ def test_an_error_outside_of_the_job_is_retried(tmp_path: Path, caplog: pytest.L
 def test_an_attempt_that_is_repeated_is_no_run_to_compare_with() -> None:
     """What changed is told against the last run, not against an earlier attempt of the same one."""
     dispatch([NAMES], ["a"], executor=fails(0), limits=ONCE)
-    report = dispatch.with_options(retries=1)(
-        [NAMES], ["a", "bad"], executor=fails(1), limits=NEEDS_ALL
-    )
+    report = dispatch.with_options(retries=1)([NAMES], ["a", "bad"], executor=fails(1), limits=NEEDS_ALL)
     assert [ref.item for ref in report.changes.new] == ["bad"]
     assert not report.changes.closed
 
@@ -225,9 +223,7 @@ def test_a_refreshed_answer_is_not_asked_again() -> None:
     """`refresh` asks everything once in a run, however many attempts it takes."""
     dispatch([NAMES], ["a", "bad"], executor=fails(0), limits=ONCE)
     executor = fails(1)
-    report = dispatch.with_options(retries=1)(
-        [NAMES], ["a", "bad"], executor=executor, limits=NEEDS_ALL, refresh=True
-    )
+    report = dispatch.with_options(retries=1)([NAMES], ["a", "bad"], executor=executor, limits=NEEDS_ALL, refresh=True)
     assert report.status == "complete"
     assert sorted(asked(executor)) == ["a", "bad", "bad"]
 
