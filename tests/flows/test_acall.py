@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+import threading
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import pytest
@@ -46,16 +47,22 @@ def test_the_event_loop_goes_on_meanwhile() -> None:
     """An answer that another coroutine of the caller's has to release comes: the caller's loop isn't blocked."""
 
     async def program() -> Report:
-        release = asyncio.Event()
+        release, released = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
 
         async def answer(ask: Ask) -> JsonValue:
             loop.call_soon_threadsafe(release.set)
-            while not release.is_set():
-                await asyncio.sleep(0.05)
+            await asyncio.to_thread(released.wait, 60)
             return str(ask.item.value)
 
-        return await dispatch.acall([SAY], ["a", "b"], executor=ScriptedExecutor(answer), limits=LIMITS)
+        async def free() -> None:
+            await release.wait()
+            released.set()
+
+        free_it = asyncio.create_task(free())
+        report = await dispatch.acall([SAY], ["a", "b"], executor=ScriptedExecutor(answer), limits=LIMITS)
+        await free_it
+        return report
 
     assert asyncio.run(program()).message == "2 of 2 answered."
 
@@ -146,7 +153,7 @@ def test_the_time_limit_of_the_flow_around_it_ends_it() -> None:
         named: Any = dispatch.with_options(flow_run_name="timed-out-inside")
         await named.acall([SAY], ["a", "b"], executor=hanging.executor, limits=LIMITS)
 
-    state: State[Any] = asyncio.run(pipeline(return_state=True))
+    state: State[Any] = asyncio.run(cast("Any", pipeline)(return_state=True))
     assert state.name == "TimedOut"
     assert run_named("timed-out-inside").state_name == "Cancelled"
 
