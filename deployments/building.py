@@ -108,7 +108,7 @@ def deployment(
     own = job.place(Path()).is_absolute()  # the job itself names a folder of the machine that it runs on
     if not own:
         parameters["folder"] = source.folder(job.place(folder))
-    return _made(ready, name or job.name, description, parameters)
+    return _made(ready, name or job.deployment_name, description, parameters)
 
 
 def _of_ready(here: Path, source: CodeSource) -> Iterable[Wanted]:

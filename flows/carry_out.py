@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from prefect_dispatch.errors import DispatchFailed
@@ -16,7 +17,7 @@ from prefect_dispatch.flows.batch import batched
 from prefect_dispatch.flows.beats import beating
 from prefect_dispatch.flows.by_deployment import way_to
 from prefect_dispatch.flows.delivering import delivered
-from prefect_dispatch.flows.ending import INTERRUPTIONS, cancelled
+from prefect_dispatch.flows.ending import INTERRUPTIONS, cancelled, has_retries_left, start_of_earlier_attempts
 from prefect_dispatch.flows.events import tell
 from prefect_dispatch.flows.exclusive import exclusive
 from prefect_dispatch.flows.files import PAGE, ready_folder, write_files, write_page
@@ -24,7 +25,7 @@ from prefect_dispatch.flows.memory import JobMemory
 from prefect_dispatch.flows.overlap import skip_overlap
 from prefect_dispatch.flows.own_executors import require_keys
 from prefect_dispatch.flows.pause import STATE, Resumed, finish, gather, resume
-from prefect_dispatch.flows.prepare import looked_up, planned, prepare
+from prefect_dispatch.flows.prepare import keep_refreshed, looked_up, planned, prepare
 from prefect_dispatch.flows.publish import LiveProgress, publish_in_time
 from prefect_dispatch.flows.review import decisions_file, is_undecided, require_review, review
 from prefect_dispatch.flows.settle import Clock, settle
@@ -35,6 +36,7 @@ from prefect_dispatch.inert import plain
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.sources import sound
 from prefect_dispatch.tasks.fan_out import FanOut
+from prefect_dispatch.tasks.gates import reopen
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.decisions_file import DecisionsFile
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.flows.by_deployment import ByDeployment
+    from prefect_dispatch.flows.prepare import Prepared
     from prefect_dispatch.flows.task_runners import Dask, Processes, Ray, Threads
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.models import Brief
@@ -89,6 +92,7 @@ def carry_out(
     out: str | None = None,
     limit: int | None = None,
     refresh: bool | str | Sequence[str] = False,
+    name: str | None = None,
 ) -> Report:
     """Run a job within the flow run that is under way; `dispatch` says what its parts mean.
 
@@ -101,6 +105,7 @@ def carry_out(
         Pause: If the run was suspended for a review; it goes on as another process.
     """
     log, place = get_run_logger(), Path(folder).resolve()
+    reopen(str(flow_run.get_id()))  # an attempt that ran into its time limit has closed its gate
     decisions, resumed = _decisions(parts, place)
     job = prepare(
         parts.briefs,
@@ -112,8 +117,8 @@ def carry_out(
         limit=limit,
         refresh=refresh,
     )
-    job = replace(job, limits=share_of(job.limits))
-    memory = JobMemory(parts.briefs, parts.items, folder, place, limit)
+    job = keep_refreshed(replace(job, limits=share_of(job.limits)), start_of_earlier_attempts())
+    memory = JobMemory(parts.briefs, parts.items, folder, place, limit=limit, name=name)
     files = None if out is None else ready_folder(Path(folder, out))
     before = resumed.outcomes_of(job.work)
     resumed.charge(job.limits)
@@ -175,10 +180,12 @@ def carry_out(
             if lacking := write_page(report, files, job.briefs, sound(job.items)):
                 log.warning("%s", lacking)
                 files = None
-        publish_in_time(report, job.briefs, files and files / PAGE)
-        tell(report, job.briefs)
-        memory.keep(report)
-        finish()
+        is_last = report.status != "failed" or not has_retries_left()
+        publish_in_time(report, job.briefs, files and files / PAGE, is_last=is_last)
+        if is_last:  # an attempt that is retried sends no events, and is not compared with
+            tell(report, job.briefs)
+            memory.keep(report)
+            finish()
         if report.status == "failed":
             raise DispatchFailed(report.message, report)
         # Prefect hands the caller the data of a returned state.

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, cast
 
 from pydantic import Field, GetPydanticSchema
 
 from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.by_deployment import FanOutTo  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.carry_out import Parts, carry_out
-from prefect_dispatch.flows.ending import told
+from prefect_dispatch.flows.ending import run_attempt
 from prefect_dispatch.flows.parameters import DataFlow
 from prefect_dispatch.flows.task_runners import TaskRunnerInput  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.written import require_written
 from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.models import Brief, BriefsInput, Name
 from prefect_dispatch.report import Report  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
@@ -23,10 +24,12 @@ from prefect_dispatch.tasks.store import ReportSerializer
 
 Items = Annotated[Any, GetPydanticSchema(lambda _, handler: handler(ItemsInput))]
 """A source in any of its forms: for a type checker whatever becomes one, futures of tasks included."""
+Briefs = Annotated[Brief | Sequence[Brief], GetPydanticSchema(lambda _, handler: handler(BriefsInput))]
+"""One brief or several: for a form a list."""
 
 
 def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
-    briefs: list[Brief],
+    briefs: Briefs,
     items: Items,
     executor: AnyExecutor | None = None,
     integrator: PluggableIntegrator | None = None,
@@ -38,6 +41,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     refresh: Refresh = False,  # noqa: FBT002 -- a box in a form, or a list
     fan_out: FanOutTo | None = None,
     task_runner: TaskRunnerInput | None = None,
+    name: Annotated[Name, Field(title="Name")] | None = None,
 ) -> Report:
     """Run briefs over items, merge the answers, and account for every item.
 
@@ -64,6 +68,8 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         fan_out: Where shards run: by `deployment`, as runs of one on any work pool. None: in the run's own process.
         task_runner: Which of Prefect's task runners runs shards: `threads`, `processes`, `dask` or `ray`. None: the
             flow's own.
+        name: What the job is called: small letters, digits and hyphens. Each run is compared with the last one of that
+            name. None: with the last one of the same briefs over the same source.
 
     Returns:
         The report: merged value, ledger, gaps, usage.
@@ -76,10 +82,10 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
 
     def carry() -> Report:
         require_written(items)
-        parts = Parts(briefs, items, executor, integrator, limits, review, fan_out, task_runner)
-        return carry_out(parts, folder=folder, out=out, limit=limit, refresh=refresh)
+        parts = Parts(cast("list[Brief]", briefs), items, executor, integrator, limits, review, fan_out, task_runner)
+        return carry_out(parts, folder=folder, out=out, limit=limit, refresh=refresh, name=name)
 
-    return told(carry)
+    return run_attempt(carry)
 
 
 # A deployment finds the flow in this module by the name of its function.

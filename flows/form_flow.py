@@ -8,20 +8,22 @@ import re
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, get_type_hints
 
-from prefect import Flow
 from prefect.blocks.core import Block
 from pydantic import ValidationError
 
 from prefect_dispatch.credentials import SLUGS, named
 from prefect_dispatch.errors import BriefError, JobError, SourceError
 from prefect_dispatch.flows.carry_out import Parts, carry_out
-from prefect_dispatch.flows.ending import told
+from prefect_dispatch.flows.ending import run_attempt
+from prefect_dispatch.flows.job_flow import JobFlow
 from prefect_dispatch.report import Report
 from prefect_dispatch.tasks.store import ReportSerializer
 from prefect_dispatch.temporary_server import use_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from typing_extensions import Self
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -44,7 +46,7 @@ _WORDS = (
 """What is said of fields that a form doesn't have."""
 
 
-class FormFlow(Flow[P, R]):
+class FormFlow(JobFlow[P, R]):
     """A flow whose blocks go by their names, and whose JSON Schema is data.
 
     Attributes:
@@ -53,12 +55,11 @@ class FormFlow(Flow[P, R]):
 
     build: Callable[..., Parts]
 
-    def with_options(self, *args: Any, **kwargs: Any) -> FormFlow[P, R]:  # noqa: ANN401 -- Prefect's signature
+    def with_options(self, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401 -- Prefect's signature
         """Return the flow with other options, still a flow of this kind."""
-        changed: Any = super().with_options(*args, **kwargs)
-        changed.__class__ = type(self)  # Prefect builds a plain Flow, which has the same attributes
+        changed = super().with_options(*args, **kwargs)
         changed.build = self.build
-        return cast("FormFlow[P, R]", changed)
+        return changed
 
     if not TYPE_CHECKING:  # pragma: no branch -- the overloads are Prefect's
 
@@ -88,10 +89,12 @@ def form_flow(build: Callable[P, Parts], name: str) -> FormFlow[P, Report]:
     """Return the flow that carries out what a function makes of its parameters.
 
     Args:
-        build: Has the parameters of the form, `folder`, `out`, `refresh` and perhaps `limit` among them.
+        build: Has the parameters of the form, `name`, `folder`, `out`, `refresh` and perhaps `limit` among
+            them.
         name: What the flow is called in Prefect.
     """
     form = form_of(build)
+    unnamed = form.parameters["name"].default
 
     @wraps(build)
     def carried(*args: P.args, **kwargs: P.kwargs) -> Report:
@@ -106,9 +109,10 @@ def form_flow(build: Callable[P, Parts], name: str) -> FormFlow[P, Report]:
                 out=given["out"] or None,
                 limit=given.get("limit"),
                 refresh=given["refresh"],
+                name=None if given["name"] == unnamed else given["name"],
             )
 
-        return told(lambda: in_its_words(carry))
+        return run_attempt(lambda: in_its_words(carry))
 
     # A deployment finds the flow in this module by the name of its function.
     cast("Any", carried).__signature__ = form  # Prefect would look up the names of types in this module

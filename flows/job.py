@@ -73,6 +73,8 @@ def read_job(path: Path, changes: Sequence[str] = (), *, model: str | None = Non
         raise JobError(f"{path.name}: flow: there is no {flow!r}; {nearest(str(flow), ['dispatch', *FORMS])}")
     if model is not None:
         _ask(data, model, flow)
+    if flow == "dispatch" and _is_mapping(data.get("briefs")):  # one brief, which messages call briefs[0]
+        data["briefs"] = [data["briefs"]]
     try:
         return Job.model_validate(data) if flow == "dispatch" else FormJob(flow, form_model(flow).model_validate(data))
     except ValidationError as error:

@@ -56,7 +56,7 @@ class FormJob:
         self.given: dict[str, Any] = {name: getattr(said, name) for name in said.model_fields_set - {"flow"}}
 
     @property
-    def name(self) -> str:
+    def deployment_name(self) -> str:
         """What the form calls it."""
         return str(cast("Any", self._said).name)
 
@@ -70,6 +70,10 @@ class FormJob:
         given = self._said.model_dump(mode="json", exclude={"flow"}, exclude_unset=True, exclude_none=True)
         found: dict[str, JsonValue] = shown({**given, "folder": str(self.place(folder))})
         return found
+
+    def report_folder(self, folder: Path) -> Path | None:
+        """Return the folder of the report's files, if the job names one."""
+        return self.place(folder) / self.given["out"] if self.given.get("out") else None
 
     def place(self, folder: Path) -> Path:
         """Return the folder that the job names, or that of its file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, cast
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from prefect_dispatch.executors.kinds import BuiltInExecutor
 from prefect_dispatch.flows.by_deployment import FanOutTo, way_to
@@ -17,9 +17,10 @@ from prefect_dispatch.flows.task_runners import TaskRunnerInput, shards_of
 from prefect_dispatch.flows.written import written
 from prefect_dispatch.integrators.kinds import AnyIntegrator
 from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief
+from prefect_dispatch.models import Brief, Name, as_briefs
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.strict import Strict
+from prefect_dispatch.tasks.refresh import Refresh
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from prefect_dispatch.tasks.plan import Plan
 
 
+_AROUND = ("name", "out", "limit", "refresh")
+"""Parameters of the flow that are no parts of a job."""
+
+
 class AnyJob(Protocol):
     """What every job can do, whichever flow runs it."""
 
@@ -42,8 +47,12 @@ class AnyJob(Protocol):
         ...
 
     @property
-    def name(self) -> str:
-        """What its deployment is called unless somebody says otherwise."""
+    def deployment_name(self) -> str:
+        """What its deployment is called unless the caller names it."""
+        ...
+
+    def report_folder(self, folder: Path) -> Path | None:
+        """Return the folder of the report's files, if the job names one; relative ones start at a folder."""
         ...
 
     def parts(self, folder: Path) -> Parts:
@@ -88,8 +97,10 @@ class Job(Strict):
 
     flow: Literal["dispatch"] = "dispatch"
     """The flow that runs it."""
-    briefs: Annotated[list[Brief], Field(min_length=1)]
-    """What is asked."""
+    name: Name | None = None
+    """What the job is called: each run is compared with the last one of that name. None: see `JobMemory`."""
+    briefs: Annotated[list[Brief], Field(min_length=1), BeforeValidator(as_briefs)]
+    """What is asked: one brief or several."""
     items: Annotated[ItemsInput, AfterValidator(written)]
     """Where the items come from."""
     executor: BuiltInExecutor | None = None
@@ -104,11 +115,17 @@ class Job(Strict):
     """Where shards run: by `deployment`, as runs of one on any work pool. None: in the run's own process."""
     task_runner: TaskRunnerInput | None = None
     """Which of Prefect's task runners runs shards: `threads`, `processes`, `dask` or `ray`. None: the flow's own."""
+    out: Annotated[str, Field(min_length=1)] | None = None
+    """The folder of the report's files. None: no files are written."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """How many items are taken, from the first. None: all of them."""
+    refresh: Refresh = False
+    """What is asked again even where an answer is stored."""
 
     @property
-    def name(self) -> str:
-        """The first brief's name."""
-        return self.briefs[0].name
+    def deployment_name(self) -> str:
+        """The name of the job, else that of its first brief."""
+        return self.name or self.briefs[0].name
 
     def parameters(self, *, exclude: Collection[str] = ()) -> dict[str, Any]:
         """Return the parameters of the flow, as objects, all but some."""
@@ -116,7 +133,11 @@ class Job(Strict):
 
     def parts(self, folder: Path) -> Parts:  # noqa: ARG002 -- the signature of every job
         """Return what it consists of."""
-        return Parts(**self.parameters())
+        return Parts(**self.parameters(exclude=_AROUND))
+
+    def report_folder(self, folder: Path) -> Path | None:
+        """Return the folder of the report's files, if the job names one."""
+        return None if self.out is None else folder / self.out
 
     def form_parameters(self, folder: Path) -> dict[str, JsonValue]:
         """Return the parameters of its deployment, as a form shows them."""
@@ -124,6 +145,8 @@ class Job(Strict):
         for brief in given["briefs"]:
             for hidden in ("sample", "part"):  # set while a job runs; no form has them, and Prefect refuses them
                 del brief[hidden]
+        if not self.refresh:  # the default of the flow
+            del given["refresh"]
         found: dict[str, JsonValue] = shown({**given, "folder": str(folder)})
         return found
 
@@ -132,15 +155,19 @@ class Job(Strict):
         return folder
 
     def bounds(self, limit: int | None, refresh: Again) -> Bounds:
-        """Return what is said on the way: the job says nothing of it."""
-        return {"limit": limit, "refresh": refresh}
+        """Return what is said on the way, else what the job says."""
+        return {
+            "limit": self.limit if limit is None else limit,
+            "refresh": self.refresh if refresh is False else refresh,
+        }
 
     def run(self, folder: Path, *, out: str | None, limit: int | None, refresh: Again) -> Report:
         """Run `dispatch`."""
         from prefect_dispatch.flows.dispatch import dispatch  # noqa: PLC0415 -- a plan needs no flow
 
         run: Any = dispatch
-        return cast("Report", run(**self.parameters(), folder=str(folder), out=out, limit=limit, refresh=refresh))
+        given = {**self.parameters(), **self.bounds(limit, refresh), **({} if out is None else {"out": out})}
+        return cast("Report", run(**given, folder=str(folder)))
 
 
 def checked(job: AnyJob, folder: Path, *, limit: int | None = None, refresh: Again = False) -> Prepared:

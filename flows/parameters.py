@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
-from prefect import Flow, allow_failure
+from prefect import allow_failure
 from prefect.exceptions import ParameterTypeError
 from prefect.futures import PrefectFuture
 from prefect.utilities.collections import visit_collection
@@ -21,9 +21,10 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from prefect_dispatch.fingerprint import canonical, digest
 from prefect_dispatch.flows.beats import without_prefects
+from prefect_dispatch.flows.job_flow import JobFlow
 from prefect_dispatch.heap import at_rest
 from prefect_dispatch.inert import nowhere_nul
-from prefect_dispatch.models import Brief
+from prefect_dispatch.models import BriefsInput
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.temporary_server import use_server
 
@@ -33,7 +34,7 @@ R = TypeVar("R")
 MAX_RECORDED = 100_000
 """Characters of JSON beyond which the recorded items are a count and a digest."""
 
-_DATA: dict[str, TypeAdapter[Any]] = {"briefs": TypeAdapter(list[Brief]), "items": TypeAdapter(ItemsInput)}
+_DATA: dict[str, TypeAdapter[Any]] = {"briefs": TypeAdapter(BriefsInput), "items": TypeAdapter(ItemsInput)}
 _OBJECTS = ("executor", "integrator")
 
 
@@ -51,14 +52,8 @@ def changed(module: str, name: str) -> Any:  # noqa: ANN401 -- a flow
     return made
 
 
-class DataFlow(Flow[P, R]):
+class DataFlow(JobFlow[P, R]):
     """A flow whose `briefs` and `items` are data, and whose executor and integrator may be any object."""
-
-    def with_options(self, *args: Any, **kwargs: Any) -> DataFlow[P, R]:  # noqa: ANN401 -- Prefect's signature
-        """Return the flow with other options, still a flow of this kind."""
-        changed = super().with_options(*args, **kwargs)
-        changed.__class__ = type(self)  # Prefect builds a plain Flow, which has the same attributes
-        return changed  # type: ignore[return-value]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Be pickled by name: Prefect pickles somebody's flow with all that it calls, to run it in another process.

@@ -29,6 +29,7 @@ from prefect_dispatch.integrators.promises import require_checked
 from prefect_dispatch.integrators.readiness import ready
 from prefect_dispatch.ledger import Ref
 from prefect_dispatch.limits import Limits
+from prefect_dispatch.models import Brief
 from prefect_dispatch.sources import read_items, sound, source
 from prefect_dispatch.tasks.foreseen import with_notes
 from prefect_dispatch.tasks.independence import Independence, require_independence
@@ -40,9 +41,10 @@ from prefect_dispatch.tasks.work import Work, work_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import datetime
 
     from prefect_dispatch.integrators.base import AnyMerger
-    from prefect_dispatch.models import Brief, Item, Outcome
+    from prefect_dispatch.models import Answer, Item, Outcome
     from prefect_dispatch.sources import Source
 
 
@@ -140,7 +142,7 @@ def _placed(brief: Brief, folder: Path) -> Brief:
 
 
 def plan(
-    briefs: Sequence[Brief],
+    briefs: Brief | Sequence[Brief],
     items: object,
     executor: Executor | None = None,
     *,
@@ -154,7 +156,7 @@ def plan(
     """Return what a job will take; nothing is asked.
 
     Args:
-        briefs: What is asked.
+        briefs: What is asked: one brief or several.
         items: Where the items come from: a source, its mapping, or an iterable of items and JSON values.
         executor: Who would be asked.
         integrator: How outcomes would be merged.
@@ -170,6 +172,7 @@ def plan(
     if review:
         require_deciding(integrator)
     place = Path(folder).resolve()
+    briefs = [briefs] if isinstance(briefs, Brief) else briefs
     job = prepare(briefs, source(items), executor, integrator, limits, folder=place, limit=limit, refresh=refresh)
     return planned(*looked_up(replace(job, limits=share_of(job.limits))))
 
@@ -191,6 +194,28 @@ def looked_up(job: Prepared) -> tuple[Prepared, Found]:
             del stored.answers[name]
         job = replace(job, again=job.again | other)
     return job, stored
+
+
+def keep_refreshed(job: Prepared, since: datetime | None) -> Prepared:
+    """Return a job that doesn't ask again what an earlier attempt of the same run has asked again.
+
+    Args:
+        job: The job.
+        since: When the first attempt began. None: there is no earlier attempt.
+
+    Raises:
+        TransientError: If the storage can't be read.
+    """
+    if since is None:
+        return job
+    stored = Found([each for each in job.work if each.fingerprint in job.again], answer_shelf())
+    refreshed = {name for name, answer in stored.answers.items() if _is_since(answer, since)}
+    return replace(job, again=job.again - refreshed)
+
+
+def _is_since(answer: Answer, since: datetime) -> bool:
+    started = answer.attempts[-1].started if answer.attempts else None
+    return started is not None and started >= since
 
 
 def planned(job: Prepared, stored: Found) -> Plan:

@@ -127,9 +127,18 @@ class LiveProgress:
             get_run_logger().warning("Progress can't be shown: %s", told(error))
 
 
-def publish_in_time(report: Report, briefs: Sequence[Brief], page: Path | None = None) -> None:
-    """Create the artifacts of a report, if the API takes them in time; see `publish`. If not, the log says why."""
-    if notify := finished.get():
+def publish_in_time(
+    report: Report, briefs: Sequence[Brief], page: Path | None = None, *, is_last: bool = True
+) -> None:
+    """Create the artifacts of a report, if the API takes them in time; see `publish`. If not, the log says why.
+
+    Args:
+        report: The report.
+        briefs: The briefs of the job.
+        page: The report as a page, if it was written.
+        is_last: Whether no further attempt of the run follows.
+    """
+    if is_last and (notify := finished.get()):
         notify(report)
     met: list[Exception] = []
 

@@ -51,7 +51,8 @@ CANCEL_S = 5.0
 """Seconds that what was cancelled may take to end."""
 
 
-@flow(name="work-shard", persist_result=False)
+# The run that waits for a shard asks again itself what has failed; a default of Prefect's settings is for other flows.
+@flow(name="work-shard", persist_result=False, retries=0)
 def work_shard(
     shard: Annotated[str, Field(pattern=KEY)],
     folder: Annotated[str, Field(title="Folder")] | None = None,

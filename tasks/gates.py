@@ -46,6 +46,18 @@ def gate_beside(name: str, flow_run: str, limits: Limits) -> Gate:
         return _gates.setdefault((name, limits), gate)
 
 
+def reopen(flow_run: str) -> None:
+    """Let the calls of a flow run through again: Prefect retries it, within the same budget.
+
+    Args:
+        flow_run: The flow run; no call of it is under way.
+    """
+    with _lock:
+        for (name, _), gate in _gates.items():
+            if name == flow_run:
+                gate.reopen()
+
+
 def forget(name: str, limits: Limits) -> None:
     """Keep a gate no longer."""
     with _lock:

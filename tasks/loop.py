@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import defaultdict, deque
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from contextvars import copy_context
 from functools import lru_cache, partial
@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 THREADS = 32
 """Reads and writes of a storage that can be under way at once."""
+LOOK_S = 1.0
+"""Seconds between two looks whether an exception was sent to a thread that waits."""
 EACH = 4
 """For how many of them that wait a thread is woken."""
 TOLD_S = 0.002
@@ -61,6 +63,8 @@ def run(coroutine: Coroutine[Any, Any, T], *, group: str) -> T:
     with _lock:
         _under_way[group].add(future)
     try:
+        while not wait([future], LOOK_S).done:  # an exception that is sent to this thread is raised in between
+            pass
         return future.result()
     finally:
         with _lock:

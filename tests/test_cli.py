@@ -315,6 +315,38 @@ def test_an_ended_run_goes_on_with_the_same_command(stop: signal.Signals, job: P
         assert server.count == before + 3
 
 
+@pytest.mark.usefixtures("store")
+def test_a_job_file_says_what_is_run_of_it(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`out`, `limit` and `refresh` stand in the file; the options of the command line go before them."""
+    with openai_server(Behaviour(content='{"size": 7}')) as server:
+        at(job, server.url)
+        job.write_text(job.read_text() + "out: report\nlimit: 2\nrefresh: [t0.txt]\n")
+        assert main(["plan", str(job)]) == COMPLETE
+        assert main(["run", str(job)]) == COMPLETE
+        assert server.count == 2
+        assert str(job.parent / "report" / "report.html") in capsys.readouterr().out
+        assert main(["run", str(job), "--limit", "3", "--out", str(job.parent / "other")]) == COMPLETE
+        assert server.count == 4  # what is new, and t0.txt again
+    assert (job.parent / "report" / "report.json").is_file()
+    assert (job.parent / "other" / "report.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("prefect_server")
+def test_a_run_is_retried_as_prefects_settings_say(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failed attempt is followed by another, which asks what failed; then the message, and exit status 1."""
+    monkeypatch.setenv("PREFECT_FLOWS_DEFAULT_RETRIES", "1")
+    with openai_server(answer) as server:
+        at(job, server.url)
+        job.write_text(job.read_text().replace("retries: 0", "retries: 0, min_success: 1.0"))
+        api = PREFECT_API_URL.value()
+        with started(["run", str(job)], job.parent, api=api, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            out, err = process.communicate(timeout=240)
+        assert (process.returncode, server.count) == (FAILED, 6)
+    assert b"Failed: 4 of 5 answered" in out
+    assert b"Traceback" not in out + err
+
+
 @pytest.mark.slow
 def test_a_terminal_gets_a_bar(job: Path) -> None:
     """On a terminal: a bar with how many, what it costs and how long it takes; the summary stands last."""

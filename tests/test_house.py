@@ -70,6 +70,7 @@ PUBLIC = [
     "Collate",
     "Command",
     "Consensus",
+    "DispatchFailed",
     "DispatchProfile",
     "Executor",
     "Integrator",

@@ -10,6 +10,7 @@ from prefect_dispatch._version import __version__
 if TYPE_CHECKING:
     from prefect_dispatch.blocks import DispatchProfile, LLMCredentials
     from prefect_dispatch.command import Command
+    from prefect_dispatch.errors import DispatchFailed
     from prefect_dispatch.executors.base import Ask, Executor, Reply
     from prefect_dispatch.executors.callable import PythonCallable
     from prefect_dispatch.executors.coding.executor import CodingAgent
@@ -51,6 +52,7 @@ _HOMES = {
     "Collate": "integrators.collate",
     "Command": "command",
     "Consensus": "integrators.consensus",
+    "DispatchFailed": "errors",
     "DispatchProfile": "blocks",
     "Executor": "executors.base",
     "Integrator": "integrators.base",
@@ -97,6 +99,7 @@ __all__ = [
     "Collate",
     "Command",
     "Consensus",
+    "DispatchFailed",
     "DispatchProfile",
     "Executor",
     "Integrator",

@@ -140,6 +140,18 @@ def known(outcomes: Iterable[Outcome], before: Sequence[Known] = ()) -> tuple[Kn
     return tuple(_known(outcome, earlier.get((outcome.brief, outcome.item))) for outcome in outcomes)
 
 
+def is_same_list(before: Sequence[Known], after: Sequence[Known]) -> bool:
+    """Return whether two lists of items are one list that has changed: they share half of the shorter one's keys.
+
+    Example:
+        >>> last, longer, other = ([Known("terms", key, answered=True) for key in keys] for keys in ("ab", "abc", "xy"))
+        >>> is_same_list(last, longer), is_same_list(last, other)
+        (True, False)
+    """
+    was, now = ({each.item for each in rows} for rows in (before, after))
+    return 2 * len(was & now) >= min(len(was), len(now))
+
+
 def compare(before: Sequence[Known], after: Sequence[Known], values: tuple[Digest, Digest] = ("", "")) -> Changes:
     """Return what is otherwise after a run than before it, each list in order.
 

@@ -173,13 +173,14 @@ def _run(arguments: argparse.Namespace) -> int:
     bounds: dict[str, Any] = {"limit": arguments.limit, "refresh": _refresh(arguments)}
     ready = checked(job, folder, **bounds)
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
-    out = None if arguments.out is None else str(ready_folder(arguments.out.resolve()))
+    out = job.report_folder(folder) if arguments.out is None else arguments.out
+    files = None if out is None else str(ready_folder(out.resolve()))
     written: list[Report] = []
 
     def take(report: Report) -> None:
         """Keep the report, which is complete without what Prefect's API still takes of the run."""
         written.append(report)
-        arguments.guard.arm(REPORTED_S, _CODES[report.status], UNREPORTED, summary=summary(report, arguments.out))
+        arguments.guard.arm(REPORTED_S, _CODES[report.status], UNREPORTED, summary=summary(report, out))
 
     token = finished.set(take)
     try:
@@ -188,7 +189,7 @@ def _run(arguments: argparse.Namespace) -> int:
             shown_progress() as show,
             use_server(show),
         ):
-            report = job.run(folder, out=out, **bounds)
+            report = job.run(folder, out=files, **bounds)
     except DispatchFailed as error:
         report = error.report
     except CancelledRun as error:
@@ -202,7 +203,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{UNREPORTED} ({told(error)})", file=sys.stderr)
     finally:
         finished.reset(token)
-    print(summary(report, arguments.out))
+    print(summary(report, out))
     return _CODES[report.status]
 
 

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.sources.keys import make_item
+from prefect_dispatch.sources.listed import upstream
 from prefect_dispatch.sources.plain import plain
 from prefect_dispatch.strict import nearest
 
 if TYPE_CHECKING:
     import narwhals as nw
+    from prefect.futures import PrefectFuture
     from pydantic import JsonValue
 
     from prefect_dispatch.models import Item
@@ -27,7 +29,8 @@ def items_from(frame: object, *, key: str, priority: str = "") -> list[Item]:
     What is missing (None, NaN of pandas, NaT, NA) is null. Dates, times, decimals and UUIDs become text.
 
     Args:
-        frame: A frame of pandas, Polars, Arrow, or another that narwhals reads; a lazy one is collected.
+        frame: A frame of pandas, Polars, Arrow, or another that narwhals reads; a lazy one is collected. Or the future
+            of a task run that returns one.
         key: The column that names the items: text or whole numbers, each once.
         priority: The column with the items' priority; empty if there is none.
 
@@ -62,7 +65,10 @@ def opened(frame: object) -> Frame:
         SourceError: If it is none, or its columns have no names of their own.
     """
     import narwhals as nw  # noqa: PLC0415 -- only those who have frames need it
+    from prefect.futures import PrefectFuture  # noqa: PLC0415 -- only those who have frames need it
 
+    if isinstance(frame, PrefectFuture):
+        frame = _awaited(cast("PrefectFuture[object]", frame))
     try:
         table: Any = nw.from_native(cast("Any", frame))
         table = table.collect() if isinstance(table, nw.LazyFrame) else table
@@ -77,6 +83,13 @@ def opened(frame: object) -> Frame:
     if wrong := [name for name in names if not isinstance(name, str)]:
         raise SourceError(f"The frame has a column {wrong[0]!r}, whose name is no text; rename it.")
     return cast("Frame", table)
+
+
+def _awaited(future: PrefectFuture[object]) -> object:
+    try:
+        return future.result()
+    except Exception as error:  # noqa: BLE001 -- whatever the task raised
+        raise SourceError(f"The frame: {upstream(error)}.") from None
 
 
 def require_column(table: Frame, column: str) -> None:

@@ -68,6 +68,10 @@ class Gate:
         """Let no further call through, as the run is interrupted; from any thread."""
         self._closed = True
 
+    def reopen(self) -> None:
+        """Let calls through again, in a further attempt of the run."""
+        self._closed = False
+
     def require_open(self) -> None:
         """Check that calls are still let through.
 

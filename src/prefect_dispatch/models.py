@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from glob import escape
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, StringConstraints, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
@@ -22,6 +23,7 @@ __all__ = [
     "Answer",
     "Attempt",
     "Brief",
+    "BriefsInput",
     "Failure",
     "Item",
     "Name",
@@ -30,6 +32,7 @@ __all__ = [
     "Rejection",
     "Text",
     "Usage",
+    "as_briefs",
 ]
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
@@ -148,6 +151,15 @@ class Brief(Strict):
         """The `module:name` texts in this brief that stand for code of the user's and aren't loaded yet."""
         found = [self.output, *(check.function for check in self.checks if isinstance(check, Function))]
         return tuple(text for text in found if isinstance(text, str) and REFERENCE.fullmatch(text))
+
+
+def as_briefs(given: object) -> object:
+    """Return a list of briefs, also where one stands alone; anything else stays as it is."""
+    return [cast("object", given)] if isinstance(given, Brief | Mapping) else given
+
+
+BriefsInput = Annotated[list[Brief], BeforeValidator(as_briefs)]
+"""One brief or several, as a field of a model or a parameter of a flow."""
 
 
 class Answer(Numerous):

@@ -73,7 +73,8 @@ def test_a_job_from_the_form_is_the_job_of_the_file(job: dict[str, Any], tmp_pat
 
 
 def _work(parameters: dict[str, Any], folder: Path) -> list[Work]:
-    parts = {name: part for name, part in parameters.items() if name not in {"review", "task_runner", "fan_out"}}
+    kept = {"briefs", "items", "executor", "integrator", "limits"}
+    parts = {name: part for name, part in parameters.items() if name in kept}
     return prepare(**parts, folder=folder).work
 
 

@@ -165,13 +165,14 @@ def test_one_upstream_failure_is_a_gap(several: bool, tmp_path: Path) -> None:  
 
 @pytest.mark.slow
 def test_an_async_flow_dispatches() -> None:
-    """Called as it is, or in threads, where several run at once; each within the flow run that calls it."""
+    """Awaited, where several run at once, or called as it is; each within the flow run that calls it."""
     executor = ScriptedExecutor(loud)
 
     @flow
     async def pipeline() -> list[Report]:
-        alone = dispatch([BRIEF], page.map(["p", "q"]), executor=executor)
-        calls = (asyncio.to_thread(dispatch, [BRIEF], [name], executor=executor) for name in "xy")
+        with pytest.warns(RuntimeWarning, match=r"write `await dispatch\.acall\(…\)`"):
+            alone = dispatch([BRIEF], page.map(["p", "q"]), executor=executor)
+        calls = (dispatch.acall([BRIEF], [name], executor=executor) for name in "xy")
         return [alone, *await asyncio.gather(*calls)]
 
     assert [keys(report) for report in asyncio.run(pipeline())] == [["p", "q"], ["x"], ["y"]]

@@ -7,22 +7,38 @@ import json
 import random
 from typing import TYPE_CHECKING, Any, cast
 
+import pandas as pd
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.exceptions import ParameterTypeError
+from pydantic import BaseModel
 
-from prefect_dispatch import Ask, Brief, Collate, Item, Limits, Merge, MergeRecords, Reply, dispatch
+from prefect_dispatch import (
+    Ask,
+    Brief,
+    Collate,
+    Item,
+    Limits,
+    Merge,
+    MergeRecords,
+    Reply,
+    dispatch,
+    items_from,
+    plan,
+)
 from prefect_dispatch.errors import (
     BriefError,
     DispatchFailed,
     JobError,
     RejectedError,
+    SourceError,
     TerminalError,
     TransientError,
 )
 from prefect_dispatch.ledger import LedgerRow, Ref
+from prefect_dispatch.sources.keys import content_key
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -516,3 +532,63 @@ def test_a_refused_job_is_told_in_a_sentence(caplog: pytest.LogCaptureFixture) -
     state = dispatch([wrong], ["a"], executor=ScriptedExecutor(shout), return_state=True)
     assert str(state.message).startswith("Brief 'names': Placeholder {nothing} has no value in item 'a'")
     assert not any(record.exc_info for record in caplog.records)
+
+
+class Licence(BaseModel):
+    """A record of a user's."""
+
+    name: str
+    year: int = 2004
+
+
+class Keyed(BaseModel):
+    """A record of a user's that is an item by its fields."""
+
+    key: str
+    value: Licence
+
+
+@pytest.mark.parametrize("brief", [NAMES, NAMES.model_dump(), (NAMES,)], ids=["a-brief", "a-mapping", "a-tuple"])
+def test_one_brief_needs_no_list(brief: Any) -> None:  # noqa: ANN401 -- its forms
+    """`dispatch(brief, items)` is `dispatch([brief], items)`."""
+    report = dispatch(brief, ["a"], executor=ScriptedExecutor(shout), limits=QUICK)
+    assert dispositions(report) == {"a": "merged"}
+    assert plan(NAMES, ["a"], ScriptedExecutor(shout)).stored == 1
+
+
+@pytest.mark.parametrize("briefs", ["Name it.", 7, [7]], ids=repr)
+def test_what_is_no_brief_is_refused(briefs: Any) -> None:  # noqa: ANN401 -- none
+    """In Prefect's words of a wrong parameter."""
+    with pytest.raises(ParameterTypeError, match="briefs"):
+        dispatch(briefs, ["a"], executor=ScriptedExecutor(shout), limits=QUICK)
+
+
+def test_pydantic_models_are_items() -> None:
+    """By their fields: `key` and `value` where a model has both, else the whole of it under a key of its content."""
+    models = [Keyed(key="mit", value=Licence(name="MIT", year=1988)), Licence(name="ISC")]
+    scripted = ScriptedExecutor(lambda ask: {"name": str(cast("Any", ask.item.value)["name"])})
+    report = dispatch(NAMES, models, executor=scripted, limits=QUICK)
+    assert {ask.item.key: ask.item.value for ask in scripted.asks} == {
+        "mit": {"name": "MIT", "year": 1988},
+        content_key({"name": "ISC", "year": 2004}): {"name": "ISC", "year": 2004},
+    }
+    assert report.message == "2 of 2 answered."
+
+
+def test_a_frame_of_a_task_run_becomes_items() -> None:
+    """`items_from(future)`: the frame is waited for; where the task failed, that is what is wrong with the items."""
+
+    @task(retries=0)
+    def frame(*, fails: bool) -> Any:  # noqa: ANN401 -- a frame
+        if fails:
+            raise ValueError("no such table")
+        return pd.DataFrame({"id": ["x", "y"], "text": ["a", "b"]})
+
+    @flow
+    def pipeline() -> Report:
+        with pytest.raises(SourceError, match=r"The frame: the task run that it comes from failed: .*no such table"):
+            items_from(frame.submit(fails=True), key="id")
+        items = items_from(frame.submit(fails=False), key="id")
+        return dispatch(NAMES, items, executor=ScriptedExecutor(shout), limits=QUICK)
+
+    assert dispositions(pipeline()) == {"x": "merged", "y": "merged"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from prefect_dispatch.cli import UNUSABLE, main
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.flows.job import FormJob, load_job, read_job
+from prefect_dispatch.flows.job_kinds import checked
 from prefect_dispatch.outputs import schema_of
 from tests.openai_server import Behaviour, openai_server
 
@@ -155,12 +157,51 @@ def test_a_wrong_job_is_refused_before_anything_is_spent(
     assert "Traceback" not in said.err
 
 
+def test_a_job_says_what_is_run_of_it(folder: Path) -> None:
+    """One brief alone, a name, a folder for the files, a number of items, and what is asked again."""
+    (folder / "job.yaml").write_text(
+        "name: daily\nbriefs: {name: terms, instructions: Say it.}\nitems: [a, b]\nexecutor: {model: openai/x}\n"
+        "out: report\nlimit: 1\nrefresh: [a]\n"
+    )
+    job = load_job(folder / "job.yaml")
+    assert [brief.name for brief in job.briefs] == ["terms"]
+    assert (job.deployment_name, job.report_folder(folder)) == ("daily", folder / "report")
+    assert job.bounds(None, False) == {"limit": 1, "refresh": ["a"]}  # noqa: FBT003 -- one of its forms
+    assert job.bounds(2, True) == {"limit": 2, "refresh": True}  # noqa: FBT003 -- one of its forms
+    assert len(checked(job, folder).items) == 1
+    given = job.form_parameters(folder)
+    assert {name: given[name] for name in ("name", "out", "limit", "refresh")} == {
+        "name": "daily",
+        "out": "report",
+        "limit": 1,
+        "refresh": ["a"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        pytest.param("limit: 0", "limit: Input should be greater than or equal to 1 (it is 0).", id="limit"),
+        pytest.param("out: ''", "out: String should have at least 1 character", id="out"),
+        pytest.param("refresh: 3", "refresh: ", id="refresh"),
+        pytest.param("name: My job", "name: ", id="name"),
+        pytest.param("briefs: {name: terms, instruction: Say it.}", "briefs[0].instruction: ", id="one-brief"),
+    ],
+)
+def test_wrong_bounds_are_refused(line: str, why: str, folder: Path) -> None:
+    """In a sentence that names the key."""
+    text = "briefs: [{name: terms, instructions: Say it.}]\nitems: [a]\n"
+    (folder / "job.yaml").write_text("items: [a]\n" + line if "briefs" in line else text + line)
+    with pytest.raises(JobError, match=re.escape(f"job.yaml: {why}")):
+        load_job(folder / "job.yaml")
+
+
 def test_a_good_job_becomes_the_parameters_of_the_flow(folder: Path) -> None:
     """Every part is there, in its type."""
     (folder / "job.yaml").write_text(GOOD)
     parameters = load_job(folder / "job.yaml").parameters()
-    where = {"task_runner", "fan_out"}
-    assert set(parameters) == {"briefs", "items", "executor", "integrator", "limits", "review", *where}
+    where, around = {"task_runner", "fan_out"}, {"name", "out", "limit", "refresh"}
+    assert set(parameters) == {"briefs", "items", "executor", "integrator", "limits", "review", *where, *around}
     assert set(load_job(folder / "job.yaml").parameters(exclude={"review"})) == set(parameters) - {"review"}
     assert parameters["limits"].concurrency == 2
     assert schema_of(parameters["briefs"][0].output) == {

@@ -85,7 +85,7 @@ def test_a_job_runs_plans_and_is_deployed(folder: Path, capsys: pytest.CaptureFi
         block.save("of-the-job", overwrite=True)
         DispatchProfile().save("empty", overwrite=True)
         job = read_job(folder / "job.yaml")
-        assert (job.flow, job.name) == ("analyze_files", "analysis")
+        assert (job.flow, job.deployment_name) == ("analyze_files", "analysis")
         assert len(checked(job, folder).items) == 1
         assert plan_of(job, folder, limit=2).work == 2
         assert main(["plan", str(folder / "job.yaml")]) == COMPLETE

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
+from prefect.exceptions import ParameterTypeError
 from prefect.filesystems import LocalFileSystem
 from prefect.flow_engine import run_flow
 
-from prefect_dispatch import Brief, Item, Limits, Merge, dispatch, plan
+from prefect_dispatch import Brief, Item, Limits, LLMCredentials, Merge, analyze_files, dispatch, plan
 from prefect_dispatch.changes import Changes
 from prefect_dispatch.errors import DispatchFailed, JobError, RejectedError, TerminalError
 from prefect_dispatch.fingerprint import digest
@@ -22,10 +24,10 @@ from prefect_dispatch.render import markdown
 from prefect_dispatch.tasks.shelf import Shelf
 from prefect_dispatch.terminal import summary
 from prefect_dispatch.testing import ScriptedExecutor
+from tests.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pydantic import JsonValue
 
@@ -316,6 +318,58 @@ def test_what_makes_a_job_the_same(
     dispatch(**job)
     report = cast("Any", dispatch)(**{**job, **change})
     assert (report.changes.earlier == "found") is same
+
+
+def test_lists_that_have_little_in_common_are_not_compared(caplog: pytest.LogCaptureFixture) -> None:
+    """Two calls of one folder with the same brief: other items are another job, and the log says how to name it."""
+    run(said("x"), "a", "b")
+    other = run(said("x"), "c", "d", "e")
+    assert (other.changes, other.run.get("since")) == (Changes(earlier="none"), None)
+    assert "had other items" in caplog.text
+    assert "Give each job a name" in caplog.text
+    assert told(run(said("x"), "c", "d", "e", "f").changes) == {"new": "f"}
+    assert told(run(said("x"), "c", "e", "g").changes) == {"new": "g", "gone": "d f"}
+
+
+def test_runs_of_one_name_are_compared() -> None:
+    """Whatever their briefs and items; a run of another name, or of none, is another job."""
+    run(said("x"), "a", "b", name="daily")
+    assert run(said("x"), "a", "b", name="weekly").changes.earlier == "none"
+    assert run(said("x"), "c", "d").changes.earlier == "none"
+    report: Report = cast("Any", dispatch)(TEXTS, ["c"], executor=said("x"), limits=QUICK, name="daily")
+    assert told(report.changes) == {"new": "c", "gone": "a b"}
+    with pytest.raises(ParameterTypeError, match="name"):
+        run(said("x"), "a", name="Not a name")
+
+
+def test_a_job_that_gets_a_name_knows_its_last_run(store: Path) -> None:
+    """What stands under the job as it was known before is found, and kept under the name from then on."""
+    run(said("x"), "a", "b")
+    unnamed = memory.KEY + digest([["names"], None, None, str(Path.cwd())])  # as every version has stored it
+    assert [path.name for path in records(store)] == [unnamed]
+    assert told(run(said("x"), "a", "b", "c", name="daily").changes) == {"new": "c"}
+    assert len(records(store)) == 2
+    assert told(run(said("x"), "x", name="daily").changes) == {"new": "x", "gone": "a b c"}
+
+
+def test_the_name_of_a_form_is_the_name_of_its_job(tmp_path: Path) -> None:
+    """Runs that it names are compared over whichever files; as a form comes, it names none."""
+    for name in ("a.txt", "b.md"):
+        (tmp_path / name).write_text("A.")
+    with openai_server(Behaviour(content="said")) as server:
+        block = LLMCredentials.model_validate({"api_key": "sk-none-needed", "api_base": server.url})
+        block.save("named", overwrite=True)
+
+        def analysed(files: str, **more: str) -> Report:
+            given: Any = {"model": "openai/test", "credentials": block, **more}
+            report: Report = cast("Any", analyze_files)(
+                files=files, instructions="Say it.", folder=str(tmp_path), **given
+            )
+            return report
+
+        reports = [analysed(files, name="daily") for files in ("*.txt", "*.md")]
+        reports += [analysed(files) for files in ("*.txt", "*.md", "*.md")]
+    assert [report.changes.earlier for report in reports] == ["none", "found", "none", "none", "found"]
 
 
 def deployed(name: str, path: Path) -> Report:

@@ -131,6 +131,8 @@ def _item(number: int, element: object) -> Item:
 
 
 def _given(element: object) -> Item:
+    if isinstance(element, BaseModel):
+        element = element.model_dump(mode="json")
     if not _has_key(element):
         return make_item(content_key(element), element)
     for name in element:

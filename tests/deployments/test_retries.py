@@ -1,0 +1,84 @@
+"""A worker whose platform sets a number of retries for every flow."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+
+from tests.openai_server import Behaviour, document, failure, openai_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from uuid import UUID
+
+    from tests.deployments.conftest import Place
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+JOB = """
+briefs: {{name: {name}, instructions: "Say how long it is{more}."}}
+items: {{glob: "texts/*.txt"}}
+executor: {{model: openai/test, api_base: "{url}"}}
+limits: {{retry_delay_s: 0, retries: 0, min_success: 1.0}}
+"""
+
+
+def logged(place: Place, run: UUID) -> str:
+    """Return what the log of a run says, as the UI shows it."""
+    only = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run]))
+    with place.client() as client:
+        found = client.request("POST", "/logs/filter", json={"logs": only.model_dump(mode="json")}).json()
+    return "\n".join(each["message"] for each in found)
+
+
+def states(place: Place, run: UUID) -> list[str]:
+    """Return the types of the states that a run had since it began."""
+    with place.client() as client:
+        found = sorted(client.read_flow_run_states(run), key=lambda state: str(state.timestamp))
+    types = [state.type.value for state in found]
+    return types[types.index("RUNNING") :]
+
+
+def test_runs_of_deployments_are_retried(server: Place, tmp_path: Path) -> None:
+    """Failed, with its message and no traceback, after the second attempt; a refused job after the first.
+
+    Retried by hand, the run goes on and completes.
+    """
+    good: list[str] = []
+
+    def behave(request: dict[str, Any], n: int) -> Behaviour:
+        del n
+        bad = "bad" in document(request) and not good
+        return failure(400, "not this one") if bad else Behaviour(content=json.dumps("said"))
+
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("a")
+    (tmp_path / "texts" / "b.txt").write_text("bad")
+    place = replace(server, folder=tmp_path, env={**server.env, "PREFECT_FLOWS_DEFAULT_RETRIES": "1"})
+    with openai_server(behave) as model, place.worker("dispatch"):
+        for name, more in (("failing", ""), ("refused", " {nothing}")):
+            (tmp_path / f"{name}.yaml").write_text(JOB.format(name=name, more=more, url=model.url))
+            place.run("prefect_dispatch", "deploy", str(tmp_path / f"{name}.yaml"))
+            place.run("prefect", "deployment", "run", f"dispatch/{name}")
+        with place.client() as client:
+            failing, refused = (client.read_deployment_by_name(f"dispatch/{n}").id for n in ("failing", "refused"))
+        (failed,), (wrong,) = place.ended(failing), place.ended(refused)
+        assert failed.state is not None
+        assert (failed.state.name, str(failed.state.message)[:24]) == ("Failed", "Failed: 1 of 2 answered;")
+        assert states(place, failed.id) == ["RUNNING", "SCHEDULED", "RUNNING", "FAILED"]
+        assert model.count == 3
+        assert wrong.state is not None
+        assert (wrong.state.name, str(wrong.state.message)[:16]) == ("Failed", "Brief 'refused':")
+        assert states(place, wrong.id) == ["RUNNING", "FAILED"]
+        for run in (failed, wrong):
+            assert "Traceback" not in "".join(
+                part for part in logged(place, run.id).splitlines() if not part.startswith("Task run")
+            )
+        good.append("now")
+        place.run("prefect", "flow-run", "retry", str(failed.id))
+        (again,) = place.ended(failing, state="Completed")
+        assert (again.id, model.count) == (failed.id, 4)
