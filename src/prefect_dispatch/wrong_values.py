@@ -72,6 +72,8 @@ def show_value(value: object) -> str:
 def _sentence(each: Mapping[str, Any], path: Path, value: object, name_place: Callable[[Path], str]) -> str:
     kind, context = each["type"], each.get("ctx", {})
     message = str(each["msg"]).removeprefix("Value error, ").rstrip(".")
+    if kind == "element" and _is_mapping(value) and _is_list(value.get("list")):
+        path, value = [*path, "list"], value["list"]
     if kind == "element" and _is_list(value):
         number, message = context["number"] - 1, str(context["why"]).rstrip(".")
         path, value = [*path, number], value[number]
