@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
-import yaml
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import CronSchedule
@@ -14,6 +13,7 @@ from prefect.flows import load_flow_from_entrypoint
 from pydantic import Field
 
 from prefect_dispatch.strict import Strict
+from prefect_dispatch.yaml_text import documents
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -96,5 +96,6 @@ def ready_flows() -> dict[str, Ready]:
         'prefect_dispatch.flows.dispatch.dispatch'
     """
     text = (resources.files("prefect_dispatch.deployments") / FILE).read_text(encoding="utf-8")
-    entries = [Ready.model_validate(entry) for entry in yaml.safe_load(text)["deployments"]]
+    (data,) = cast("list[dict[str, Any]]", documents(text))
+    entries = [Ready.model_validate(entry) for entry in data["deployments"]]
     return {entry.key: entry for entry in entries}

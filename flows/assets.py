@@ -39,14 +39,17 @@ def inputs(items: Source, folder: Path) -> list[str]:
         >>> inputs(Csv(csv="rows.csv"), Path("/data")), inputs(Parquet(parquet="s3://lake/rows/"), Path())
         (['file:///data/rows.csv'], ['s3://lake/rows/'])
     """
-    if isinstance(items, Parquet) and is_url(items.parquet):
-        return [asset_key(items.parquet)]
     if isinstance(items, Sql):
         try:
             with database(items.connection) as engine:
                 return [table_key(engine.url)]
         except JobError:  # it was there a while ago; lineage is no reason to fail
             return []
-    paths: dict[type[object], str] = {Glob: "root", Csv: "csv", JsonLines: "jsonl", Parquet: "parquet"}
-    field = paths.get(type(items))
-    return [file_key((folder / str(getattr(items, field))).resolve())] if field else []
+    if isinstance(items, Glob):
+        place, _ = items.place
+    elif isinstance(items, Csv | JsonLines | Parquet):
+        fields: dict[type[object], str] = {Csv: "csv", JsonLines: "jsonl", Parquet: "parquet"}
+        place = str(getattr(items, fields[type(items)]))
+    else:
+        return []
+    return [asset_key(place) if is_url(place) else file_key((folder / place).resolve())]

@@ -4,42 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
-import yaml
 from pydantic import ValidationError
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.job_form import FORMS, FormJob, form_model
 from prefect_dispatch.flows.job_kinds import Job
-from prefect_dispatch.scrub import SECRET_NAME, scrub
 from prefect_dispatch.strict import nearest
+from prefect_dispatch.wrong_values import MAX_SHOWN, explain_errors, show_value
+from prefect_dispatch.yaml_text import (
+    MAX_BYTES,
+    Document,
+    YamlError,
+    decode,
+    describe,
+    documents,
+    read_documents,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
 
 __all__ = ["FormJob", "Job", "load_job", "read_job"]
 
 _WITHOUT_MODEL = {"shell": "a shell, which runs commands", "python": "a Python function, which asks whom it likes"}
-MAX_SHOWN = 80
-"""Characters of a wrong value that are shown."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, in which a key stands once."""
-
-
-def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
-    keys: set[Hashable] = set()
-    for key_node, _ in node.value:
-        key: Hashable = cast("Any", loader).construct_object(key_node, deep=True)
-        if key in keys:
-            raise JobError(f"line {key_node.start_mark.line + 1}: key {key!r} stands twice.")
-        keys.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
 def load_job(path: Path, changes: Sequence[str] = (), *, model: str | None = None) -> Job:
@@ -65,12 +54,21 @@ def read_job(path: Path, changes: Sequence[str] = (), *, model: str | None = Non
     Raises:
         JobError: If the file can't be read, or isn't a job.
     """
-    data = _read(path)
-    for change in changes:
-        _set(data, change)
+    document = _read(path)
+    data = cast("dict[str, Any]", document.value)
+    changed = [_set(data, change) for change in changes]
+
+    def where(place: Sequence[str | int]) -> str:
+        """Return what a message calls a place: the last change that set it, or its line in the file."""
+        changes = (shown for path, shown in reversed(changed) if path == [*place[: len(path)]])
+        return next(changes, str(document.place.find(place)))
+
     flow = data.get("flow", "dispatch")
     if flow not in ("dispatch", *FORMS):
-        raise JobError(f"{path.name}: flow: there is no {flow!r}; {nearest(str(flow), ['dispatch', *FORMS])}")
+        raise JobError(
+            f"{path.name}: {where(['flow'])}: flow: there is no {show_value(flow)}; "
+            f"{nearest(str(flow), ['dispatch', *FORMS])}"
+        )
     if model is not None:
         _ask(data, model, flow)
     if flow == "dispatch" and _is_mapping(data.get("briefs")):  # one brief, which messages call briefs[0]
@@ -78,7 +76,7 @@ def read_job(path: Path, changes: Sequence[str] = (), *, model: str | None = Non
     try:
         return Job.model_validate(data) if flow == "dispatch" else FormJob(flow, form_model(flow).model_validate(data))
     except ValidationError as error:
-        raise JobError(f"{path.name}: " + " ".join(_sentences(error, data))) from None
+        raise JobError(f"{path.name}: " + " ".join(explain_errors(error, data, where))) from None
 
 
 def _ask(data: dict[str, Any], model: str, flow: str) -> None:
@@ -87,112 +85,78 @@ def _ask(data: dict[str, Any], model: str, flow: str) -> None:
     kind = str(executor.get("kind")) if flow == "dispatch" and _is_mapping(executor) else ""
     if kind in _WITHOUT_MODEL:
         raise JobError(
-            f"--model: {_short(model)} would not be asked, as this job's executor is {_WITHOUT_MODEL[kind]}; "
+            f"--model: {show_value(model)} would not be asked, as this job's executor is {_WITHOUT_MODEL[kind]}; "
             "leave --model out, or set executor.kind to 'llm'."
         )
     if flow == "dispatch":
         data["executor"] = {**cast("dict[str, Any]", executor if isinstance(executor, dict) else {}), "model": model}
     elif data.get("models") and "models" in form_model(flow).model_fields:
         raise JobError(
-            f"--model: {_short(model)} would not be asked, as this job names several models under 'models'; change "
+            f"--model: {show_value(model)} would not be asked, as this job names several models under 'models'; change "
             "those with --set models=[…], or leave --model out."
         )
     elif "model" not in form_model(flow).model_fields:
-        raise JobError(f"--model: {_short(model)} would not be asked, as {flow} asks no model; leave --model out.")
+        raise JobError(f"--model: {show_value(model)} would not be asked, as {flow} asks no model; leave --model out.")
     else:
         data["model"] = model
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Document:
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise JobError(f"The job file {str(path)!r} can't be read: {reason}.") from None
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise JobError(f"The job file {str(path)!r} can't be read: {error.strerror}.") from None
     try:
-        data: object = yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader
-    except RecursionError:
-        raise JobError(f"{path.name}: it is nested too deep.") from None
-    except JobError as error:
-        raise JobError(f"{path.name}: {error}") from None
-    except (ValueError, TypeError) as error:  # a date that there isn't, a list as a key
-        raise JobError(f"{path.name}: a value in it can't be read: {str(error)[:MAX_SHOWN]}.") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        raise JobError(f"{path.name}: {where}not YAML: {getattr(error, 'problem', None) or error}.") from None
-    if not _is_mapping(data):
-        raise JobError(f"{path.name}: a job is a mapping with 'briefs' and 'items', not {type(data).__name__}.")
-    return data
+        found = read_documents(decode(content))
+    except YamlError as error:
+        raise JobError(f"{path.name}: {error}.") from None
+    if len(found) > 1:
+        raise JobError(f"{path.name}: {found[1].place}: another document begins here; a job file holds one job.")
+    if not found or not _is_mapping(found[0].value):
+        has = describe(found[0].value) if found and found[0].value is not None else "an empty file"
+        raise JobError(
+            f"{path.name}: a job is a mapping with 'briefs' and 'items', or with 'flow' and the fields of its form, "
+            f"and this is {has}."
+        )
+    return found[0]
 
 
-def _set(data: dict[str, Any], change: str) -> None:
-    path, equals, text = change.partition("=")
-    if not equals or not path:
-        raise JobError(f"--set {change!r}: write it as key.key=value.")
+def _set(data: dict[str, Any], change: str) -> tuple[list[str | int], str]:
+    """Change one value of a job; return its path, and what a message calls the change."""
+    shown = f"--set {change[:MAX_SHOWN]!r}"
+    name, equals, text = change.partition("=")
+    if not equals or not name:
+        raise JobError(f"{shown}: write it as key.key=value.")
     try:
-        value: object = yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError):
-        raise JobError(f"--set {change[:MAX_SHOWN]!r}: the value is not YAML.") from None
-    place: Any = data
-    *parents, last = path.split(".")
-    for name in parents:
-        place = _step(place, name, change)
-    if _is_list(place):
-        if not last.isdecimal() or int(last) >= len(place):
-            raise JobError(f"--set {change!r}: {last!r} is no place in a list of {len(place)}.")
-        place[int(last)] = value
-    elif _is_mapping(place):
-        place[last] = value
-    else:
-        raise JobError(f"--set {change!r}: there is nothing below {'.'.join(parents)!r}.")
+        found = documents(text)
+    except YamlError as error:
+        raise JobError(f"{shown}: the value can't be read as YAML: {error}.") from None
+    if len(found) > 1:
+        raise JobError(f"{shown}: the value is several documents of YAML; write one.")
+    *parents, last = name.split(".")
+    inside: Any = data
+    path: list[str | int] = []
+    for parent in parents:
+        part = _part(inside, parent, shown)
+        if isinstance(part, str) and inside.get(part) is None:
+            inside[part] = {}
+        inside = inside[part]
+        path.append(part)
+    path.append(_part(inside, last, shown))
+    inside[path[-1]] = found[0] if found else None
+    return path, shown
 
 
-def _step(place: Any, name: str, change: str) -> Any:  # noqa: ANN401 -- YAML
-    if _is_mapping(place):
-        return place.setdefault(name, {})
-    if _is_list(place) and name.isdecimal() and int(name) < len(place):
-        return place[int(name)]
-    raise JobError(f"--set {change!r}: there is no {name!r} to go into.")
-
-
-def _sentences(error: ValidationError, data: Mapping[str, Any]) -> list[str]:
-    """Return one sentence for each problem: where, what, and the value."""
-    sentences: list[str] = []
-    for each in error.errors(include_url=False):
-        where, value = _locate(data, each["loc"])
-        if each["type"] == "element" and _is_list(value):
-            value = value[each.get("ctx", {})["number"] - 1]
-        message = each["msg"].removeprefix("Value error, ").rstrip(".")
-        telling = each["type"] not in ("missing", "unknown_key") and not _secret(repr(value))
-        shown = f" (it is {_short(value)})" if telling else ""
-        sentences.append(f"{where}: {message}{shown}." if not message.endswith("?") else f"{where}: {message}")
-    return list(dict.fromkeys(sentences))
-
-
-def _locate(data: object, location: Sequence[int | str]) -> tuple[str, object]:
-    """Return the path in the user's own file that an error is about, and what stands there."""
-    path = ""
-    for place, part in enumerate(location, 1):
-        if isinstance(part, int) and _is_mapping(data) and part < len(data):
-            part = [*data][part]  # noqa: PLW2901 -- a mapping that is taken for a list of what it names
-        if _holds(data, part):
-            data = cast("Any", data)[part]
-        elif place < len(location) or isinstance(part, int) or _is_list(data) or _is_tag(data, part):
-            continue  # what the file doesn't have
-        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
-    return path or "the job", data
-
-
-def _is_tag(data: object, part: str) -> bool:
-    """Return whether a part of a place is the tag of a union."""
-    return _is_mapping(data) and part == data.get("kind", "llm")
-
-
-def _holds(data: object, part: int | str) -> bool:
-    if _is_list(data):
-        return isinstance(part, int) and part < len(data)
-    return _is_mapping(data) and part in data
+def _part(inside: object, name: str, shown: str) -> str | int:
+    """Return a part of a path of `--set` as the key, or the number, that it is in a value."""
+    if _is_mapping(inside):
+        return name
+    if not _is_list(inside):
+        raise JobError(f"{shown}: {name!r} would be a part of {describe(inside)}, which has none.")
+    if not name.isdecimal() or int(name) >= len(inside):
+        raise JobError(f"{shown}: {name!r} is no place in a list of {len(inside)}; the first is 0.")
+    return int(name)
 
 
 def _is_mapping(data: object) -> TypeGuard[dict[str, Any]]:
@@ -201,12 +165,3 @@ def _is_mapping(data: object) -> TypeGuard[dict[str, Any]]:
 
 def _is_list(data: object) -> TypeGuard[list[Any]]:
     return isinstance(data, list)
-
-
-def _secret(text: str) -> bool:
-    return bool(SECRET_NAME.search(text)) or scrub(text) != text
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"

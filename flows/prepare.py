@@ -30,7 +30,7 @@ from prefect_dispatch.integrators.readiness import ready
 from prefect_dispatch.ledger import Ref
 from prefect_dispatch.limits import Limits
 from prefect_dispatch.models import Brief
-from prefect_dispatch.sources import read_items, sound, source
+from prefect_dispatch.sources import note_on_keys, read_items, sound, source
 from prefect_dispatch.tasks.foreseen import with_notes
 from prefect_dispatch.tasks.independence import Independence, require_independence
 from prefect_dispatch.tasks.plan import Found, Plan, estimate
@@ -65,6 +65,8 @@ class Prepared:
     """The fingerprints that are asked again even where an answer is stored."""
     unasked: tuple[Outcome, ...] = ()
     """What became of items whose value isn't there; there is no work on them."""
+    notes: tuple[str, ...] = ()
+    """What to tell people of the items."""
 
     @property
     def resources(self) -> set[str]:
@@ -133,7 +135,9 @@ def prepare(
     work = work_of(bound, there, executor)
     again = asked_again(work, refresh)
     without = unasked(bound, read)
-    return Prepared(bound, read, work, executor, integrator, limits, independence, joins, again, without)
+    return Prepared(
+        bound, read, work, executor, integrator, limits, independence, joins, again, without, note_on_keys(items, there)
+    )
 
 
 def _placed(brief: Brief, folder: Path) -> Brief:
@@ -227,4 +231,5 @@ def planned(job: Prepared, stored: Found) -> Plan:
     """
     work = estimate(job.work, job.executor, job.limits, stored, again=job.again)
     whole = with_share(work, job.integrator, job.briefs, job.executor)
-    return with_notes(whole, job.executor, job.limits)
+    noted = with_notes(whole, job.executor, job.limits)
+    return noted.model_copy(update={"notes": (*noted.notes, *job.notes)})

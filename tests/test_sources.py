@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, JsonValue, ValidationError
 
+from prefect_dispatch.checks import MaxWords
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.models import Item
 from prefect_dispatch.sources import (
@@ -20,6 +23,7 @@ from prefect_dispatch.sources import (
     Lost,
     Parquet,
     Source,
+    note_on_keys,
     read_items,
     sound,
     source,
@@ -27,7 +31,6 @@ from prefect_dispatch.sources import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 HOSTILE = [
     "{{ 7 * 7 }}",
@@ -81,11 +84,19 @@ def test_the_key_that_is_there_tells_the_source(data: object, expected: Source) 
     ("data", "message"),
     [
         pytest.param(
-            {}, "has none of 'glob', 'jsonl', 'csv', 'parquet', 'sql'; write a list, or one of {glob: …}", id="none"
+            {}, "none of 'glob', 'jsonl', 'csv', 'parquet', 'sql', 'list'; write a list, or one of {glob: …}", id="none"
         ),
         pytest.param({"glob": "a", "csv": "b"}, "has both 'glob' and 'csv'", id="two"),
         pytest.param({"csv": "a", "keey": "b"}, "csv: unknown key 'keey'; did you mean 'key'?", id="unknown-key"),
         pytest.param({"glob": "a", "max_byte": 1}, "did you mean 'max_bytes'?", id="unknown-key-of-glob"),
+        pytest.param({"list": [{"a": 1}], "keey": "a"}, "unknown key 'keey'; did you mean 'key'?", id="key-of-list"),
+        pytest.param(
+            {"list": [{"id": 1}, {"ib": 2}], "key": "id"}, "element 2: no field 'id'; known are 'ib'.", id="no-field"
+        ),
+        pytest.param({"list": ["a"], "key": "id"}, "element 1: no field 'id'; it has no fields.", id="a-text"),
+        pytest.param({"list": 3}, "must be a list of items", id="no-list"),
+        pytest.param({"list": [], "key": 3}, "key: must be the name of a field", id="no-name"),
+        pytest.param({"list": [{"id": [1]}], "key": "id"}, "element 1: the key must be text", id="list-as-key"),
         pytest.param("licenses/*.txt", "not a source: 'licenses/*.txt'; write a list", id="bare-text"),
         pytest.param(5, "not a source: 5", id="number"),
         pytest.param(None, "not a source: None", id="nothing"),
@@ -305,3 +316,42 @@ def test_data_that_holds_itself() -> None:
     twice = [{"a": 1}]
     (lost,) = Listed.model_validate([{"key": "a", "value": [ValueError("No."), twice, twice]}]).items
     assert (lost.key, lost.value) == ("a", None)
+
+
+def test_a_field_may_name_the_items_of_a_list() -> None:
+    """As a column names those of a table; the value is the whole object, and a field may rank it."""
+    rows: list[dict[str, object]] = [{"id": 7, "rank": 2, "text": "a"}, {"id": "x", "text": "b"}]
+    found = source({"list": rows, "key": "id", "priority": "rank"})
+    assert isinstance(found, Listed)
+    assert [(item.key, item.value, item.priority) for item in found.items] == [("7", rows[0], 2), ("x", rows[1], 0)]
+    assert source({"list": ["a", "b"]}) == source(["a", "b"])
+    models = source({"list": [MaxWords(words=3)], "key": "words"})
+    assert isinstance(models, Listed)
+    assert [item.key for item in models.items] == ["3"]
+    lost = source({"list": [ValueError("no such page"), {"id": "b"}], "key": "id"})
+    assert isinstance(lost, Listed)
+    assert [(item.key, isinstance(item, Lost)) for item in lost.items] == [("element 1", True), ("b", False)]
+
+
+@pytest.mark.parametrize(
+    ("data", "note"),
+    [
+        pytest.param(
+            [{"id": 1}, {"id": 2}],
+            "2 items have no key and are .* by its 'id', write items: {list: …, key: id}",
+            id="id",
+        ),
+        pytest.param([{"id": 1, "name": "a"}, {"id": 1, "name": "b"}], "by its 'name', write", id="id-twice"),
+        pytest.param([{"orderId": "a"}], "1 item has no key and is .* by its 'orderId', write", id="like-an-id"),
+        pytest.param([{"text": "a"}], "to name each by one of its fields, write items: {list: …, key: …}", id="none"),
+        pytest.param([{"id": True}], "by one of its fields", id="no-key"),
+        pytest.param([{"key": "a", "value": {"id": 1}}, "MIT", "a long text " * 20], None, id="keys-of-their-own"),
+        pytest.param([{"key": "0123456789ab", "value": {"id": 1}}], None, id="a-key-like-a-hash"),
+        pytest.param({"list": [{"id": 1}], "key": "id"}, None, id="a-key"),
+    ],
+)
+def test_a_note_names_the_field_that_could_be_the_key(data: object, note: str | None) -> None:
+    """Where items with fields are named by hashes; what they are called stays as it is."""
+    found = source(data)
+    (said,) = note_on_keys(found, read_items(found, Path())) or ("",)
+    assert re.search(note, said) if note else said == ""

@@ -13,7 +13,8 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.fingerprint import canonical
 from prefect_dispatch.inert import plain
 from prefect_dispatch.whole import write
-from prefect_dispatch.yaml_text import documents
+from prefect_dispatch.wrong_values import explain_errors
+from prefect_dispatch.yaml_text import MAX_BYTES, YamlError, decode, read_documents
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -89,28 +90,34 @@ class DecisionsFile:
 
     def _text(self) -> str:
         try:
-            return self.path.read_bytes().decode("utf-8-sig")
+            with self.path.open("rb") as file:
+                return decode(file.read(MAX_BYTES + 1))
         except FileNotFoundError:
             return ""
-        except UnicodeDecodeError:
-            raise JobError(f"The decisions file {str(self.path)!r} can't be read: it is not UTF-8 text.") from None
+        except YamlError as error:
+            raise JobError(f"The decisions file {str(self.path)!r} can't be read: {error}.") from None
         except OSError as error:
             raise JobError(f"The decisions file {str(self.path)!r} can't be read: {error.strerror}.") from None
 
     def _parsed(self, text: str) -> Decisions:
+        parts: list[Decisions] = []
         try:
-            parts = [Decisions.model_validate({} if each is None else each) for each in documents(text)]
-        except ValidationError as error:
-            found = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}".removeprefix(": ") for each in error.errors()]
-            wrong = f"is no mapping of 'same', 'different' and 'fields': {'; '.join(found[:MAX_SHOWN])}"
-        except ValueError as error:
-            wrong = f"can't be used: {error}"
-        else:
-            found = [sentence for each in parts for sentence in each.contradictions(self.named)]
-            if not found:
-                return Decisions().plus(*parts, named=self.named)
-            wrong = f"contradicts itself: {'; '.join(found[:MAX_SHOWN])}"
-        raise JobError(f"The decisions file {self.path.name!r} {plain(wrong)}.")
+            for each in read_documents(text):
+                data = {} if each.value is None else each.value
+                try:
+                    parts.append(Decisions.model_validate(data))
+                except ValidationError as error:
+                    found = explain_errors(error, data, lambda path: str(each.place.find(path)))  # noqa: B023 -- called at once
+                    raise JobError(
+                        f"The decisions file {self.path.name!r} is no mapping of 'same', 'different' and 'fields': "
+                        f"{plain(' '.join(found[:MAX_SHOWN]))}"
+                    ) from None
+        except YamlError as error:
+            raise JobError(f"The decisions file {self.path.name!r} can't be used: {plain(str(error))}.") from None
+        if found := [sentence for each in parts for sentence in each.contradictions(self.named)]:
+            wrong = plain("; ".join(found[:MAX_SHOWN]))
+            raise JobError(f"The decisions file {self.path.name!r} contradicts itself: {wrong}.")
+        return Decisions().plus(*parts, named=self.named)
 
 
 def _ended(text: str) -> Iterator[str]:

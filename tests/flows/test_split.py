@@ -489,7 +489,7 @@ def test_a_provider_that_refuses_by_size(monkeypatch: pytest.MonkeyPatch) -> Non
     ("fields", "item", "why"),
     [
         pytest.param({"output": {"type": "object"}}, TEXT, "neither text nor a list; give split.join", id="object"),
-        pytest.param({"split": {"join": {"kind": "merge"}}}, TEXT, "split.join: Input tag 'merge' found", id="kind"),
+        pytest.param({"split": {"join": {"kind": "merge"}}}, TEXT, "split.join: there is no kind 'merge'", id="kind"),
         pytest.param({"split": {"join": {"kind": "collate"}}}, TEXT, "split.join can't be 'collate'", id="collate"),
         pytest.param(
             {"split": {"join": {"kind": "synthesize", "instructions": "Sum up."}}},

@@ -1,7 +1,7 @@
 """Where items come from: a list, files, or the rows of a table.
 
 Which source a mapping means is told by the one key that is there: `glob`,
-`jsonl`, `csv`, `parquet` or `sql`. What a source reads is data: it is decoded and
+`jsonl`, `csv`, `parquet`, `sql` or `list`. What a source reads is data: it is decoded and
 parsed, never evaluated.
 """
 
@@ -21,6 +21,7 @@ from prefect_dispatch.form import Tabs
 from prefect_dispatch.ledger import place_of
 from prefect_dispatch.scrub import scrub, teller
 from prefect_dispatch.sources.files import Glob
+from prefect_dispatch.sources.keys import hashed_keys_note
 from prefect_dispatch.sources.listed import FRAME, Listed, Lost, is_frame, is_listable, sound, upstream
 from prefect_dispatch.sources.parquet import Parquet
 from prefect_dispatch.sources.sql import Sql
@@ -28,7 +29,7 @@ from prefect_dispatch.sources.tables import Csv, JsonLines
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Generator
+    from collections.abc import Generator, Sequence
     from pathlib import Path
 
     from prefect_dispatch.models import Item
@@ -43,6 +44,7 @@ __all__ = [
     "Parquet",
     "Source",
     "Sql",
+    "note_on_keys",
     "read_items",
     "sound",
     "source",
@@ -51,8 +53,8 @@ __all__ = [
 Source = Glob | JsonLines | Csv | Parquet | Sql | Listed
 """Any source."""
 
-_TAGS = {"glob": Glob, "jsonl": JsonLines, "csv": Csv, "parquet": Parquet, "sql": Sql}
-_OFFER = "write a list, or one of {glob: …}, {jsonl: …}, {csv: …}, {parquet: …}, {sql: …}."
+_TAGS = {"glob": Glob, "jsonl": JsonLines, "csv": Csv, "parquet": Parquet, "sql": Sql, "list": Listed}
+_OFFER = "write a list, or one of {glob: …}, {jsonl: …}, {csv: …}, {parquet: …}, {sql: …}, {list: …, key: …}."
 
 
 def _check_tag(data: object) -> None:
@@ -168,6 +170,17 @@ def read_items(source: Source, root: Path, limit: int | None = None) -> list[Ite
     kept = sorted(items, key=lambda item: place_of("", item.key))[:limit]
     _warn_of_blanks([item.key for item in kept if isinstance(item.value, str) and not item.value.strip()])
     return kept
+
+
+def note_on_keys(source: Source, items: Sequence[Item]) -> tuple[str, ...]:
+    """Return what to tell people of items that have no key of their own, if anything.
+
+    Args:
+        source: Where the items come from.
+        items: All of them.
+    """
+    note = hashed_keys_note(items, _tag(source))
+    return (note,) if note else ()
 
 
 def _warn_of_blanks(keys: list[str]) -> None:

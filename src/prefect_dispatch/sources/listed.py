@@ -179,6 +179,42 @@ def _lost(number: int, element: object, failure: BaseException) -> Lost:
     return Lost(key=key, value=None, priority=priority, why=why)
 
 
+def _with_keys(data: Mapping[str, object]) -> object:
+    """Return the elements of a list whose keys stand in a field of each, as items.
+
+    Args:
+        data: The mapping `{list: […], key: id, priority: rank}`.
+    """
+    known = ("list", "key", "priority")
+    for name in data:
+        if name not in known:
+            hint = nearest(str(name), [*known])
+            raise PydanticCustomError("unknown_key", "unknown key {key}; {hint}", {"key": repr(name), "hint": hint})
+    elements, key, priority = (data.get(name) for name in known)
+    if not is_listable(elements):
+        raise PydanticCustomError("not_a_list", "must be a list of items")
+    for name, field in (("key", key), ("priority", priority)):
+        if field is not None and not isinstance(field, str):
+            raise PydanticCustomError("field_name", "{name}: must be the name of a field", {"name": name})
+    if not key:
+        return elements
+    return [_keyed(number, each, str(key), cast("str", priority or "")) for number, each in enumerate(elements, 1)]
+
+
+def _keyed(number: int, element: object, key: str, priority: str) -> object:
+    """Return an element as the mapping of an item, named by one of its fields."""
+    value: object = element.model_dump(mode="json") if isinstance(element, BaseModel) else element
+    if isinstance(value, BaseException):  # of a task run that failed: told as of any list
+        return value
+    fields = cast("Mapping[str, object]", value) if isinstance(value, Mapping) else dict[str, object]()
+    if key not in fields:
+        known = nearest(key, [*map(str, fields)]) if fields else "it has no fields."
+        raise PydanticCustomError(
+            "element", "element {number}: {why}", {"number": number, "why": f"no field {key!r}; {known}"}
+        )
+    return {"key": fields[key], "value": value, "priority": fields.get(priority)}
+
+
 def _items(elements: object) -> tuple[Item, ...]:
     if not is_listable(elements):
         raise PydanticCustomError("not_a_list", "must be a list of items")
@@ -189,11 +225,14 @@ class Listed(Strict):
     """Items as a plain list, which is also its form in JSON.
 
     An element is an item (`key`, `value`, perhaps `priority`) or a bare JSON value. A short
-    text of one line is its own key; other bare values are named by a hash of their content.
+    text of one line is its own key; other bare values are named by a hash of their content, unless
+    `{list: […], key: id}` says which of their fields names them.
 
     Example:
         >>> [item.key for item in Listed.model_validate(["MIT", {"key": "gpl", "value": "GPL-3.0"}]).items]
         ['MIT', 'gpl']
+        >>> [item.key for item in Listed.model_validate({"list": [{"id": 7, "text": "A kettle."}], "key": "id"}).items]
+        ['7']
     """
 
     # A list that passes through a flow's parameters comes back rebuilt by Prefect, and not validated.
@@ -205,6 +244,8 @@ class Listed(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_list(cls, data: object) -> object:
+        if isinstance(data, Mapping) and "list" in data:
+            return {"items": _with_keys(cast("Mapping[str, object]", data))}
         return {"items": data} if is_listable(data) else data
 
     @model_serializer

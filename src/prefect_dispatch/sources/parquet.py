@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from prefect_dispatch.errors import SourceError
-from prefect_dispatch.scrub import scrub
 from prefect_dispatch.sources import lake
 from prefect_dispatch.sources.plain import plain_row
-from prefect_dispatch.sources.tables import Columns, FilePath
+from prefect_dispatch.sources.tables import Columns, FilePath, name_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,16 +41,12 @@ class Parquet(Columns):
 
     model_config = ConfigDict(title="Parquet", json_schema_extra={"description": "The rows of Parquet files."})
 
-    parquet: Annotated[FilePath, AfterValidator(lake.without_password)] = Field(
-        title="File", json_schema_extra={"position": 0}
-    )
+    parquet: FilePath = Field(title="File", json_schema_extra={"position": 0})
     """The file or folder, relative to the job's own folder, or absolute; or a URL such as `s3://bucket/folder/`."""
 
     def where(self, root: Path) -> str:
         """Return the words that name this source."""
-        if lake.is_url(self.parquet):
-            return f"Parquet {scrub(self.parquet)!r}"
-        return f"Parquet file {str((root / self.parquet).absolute())!r}"
+        return f"Parquet {'' if lake.is_url(self.parquet) else 'file '}{name_file(self.parquet, root)}"
 
     def stream(self, root: Path) -> Iterator[Item]:
         """Yield one item for each row, in the file's order.

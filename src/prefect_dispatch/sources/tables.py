@@ -10,8 +10,10 @@ from pydantic_core import from_json
 
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.json_text import UntakenError, loads
+from prefect_dispatch.scrub import scrub
+from prefect_dispatch.sources import lake
 from prefect_dispatch.sources.keys import content_key, make_item
-from prefect_dispatch.sources.texts import Encoding, marked_file
+from prefect_dispatch.sources.texts import Encoding
 from prefect_dispatch.strict import Strict, nearest
 
 if TYPE_CHECKING:
@@ -20,8 +22,13 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.models import Item
 
-FilePath = Annotated[str, StringConstraints(min_length=1)]
-"""The path of one file; as it is named outright, it may lie anywhere."""
+FilePath = Annotated[str, StringConstraints(min_length=1), AfterValidator(lake.without_password)]
+"""The path of one file, or a URL; as it is named outright, it may lie anywhere."""
+
+
+def name_file(path: str, root: Path) -> str:
+    """Return a file, or a URL, as a message names it."""
+    return repr(scrub(path) if lake.is_url(path) else str((root / path).absolute()))
 
 
 class Columns(Strict):
@@ -77,11 +84,11 @@ class JsonLines(Columns):
     )
 
     jsonl: FilePath = Field(title="File", json_schema_extra={"position": 0})
-    """The file, in UTF-8, relative to the job's own folder, or absolute."""
+    """The file, in UTF-8, relative to the job's own folder, or absolute; or a URL such as `s3://bucket/topics.jsonl`."""
 
     def where(self, root: Path) -> str:
         """Return the words that name this source."""
-        return f"JSON Lines file {str((root / self.jsonl).absolute())!r}"
+        return f"JSON Lines file {name_file(self.jsonl, root)}"
 
     def stream(self, root: Path) -> Iterator[Item]:
         """Yield one item for each line, in the file's order.
@@ -92,18 +99,17 @@ class JsonLines(Columns):
         Raises:
             SourceError: If the file can't be read, or a line isn't an object of pure JSON.
         """
-        yield from self.items(self._rows(root / self.jsonl, self.where(root)))
+        yield from self.items(self._rows(root, self.where(root)))
 
-    def _rows(self, path: Path, where: str) -> Iterator[tuple[str, dict[str, object]]]:
-        try:
-            with path.open(encoding=marked_file(path) or "utf-8", newline="\n") as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield f"{where}, line {number}", _object(line, f"{where}, line {number}")
-        except UnicodeDecodeError:
-            raise SourceError(f"{where} is not UTF-8, as JSON has to be; convert it.") from None
-        except OSError as error:
-            raise SourceError(f"{where} can't be read: {error.strerror}.") from error
+    def _rows(self, root: Path, where: str) -> Iterator[tuple[str, dict[str, object]]]:
+        with lake.reading(self.jsonl, where):
+            try:
+                with lake.open_text(self.jsonl, root, "utf-8", "\n") as lines:
+                    for number, line in enumerate(lines, 1):
+                        if line.strip():
+                            yield f"{where}, line {number}", _object(line, f"{where}, line {number}")
+            except UnicodeDecodeError:
+                raise SourceError(f"{where} is not UTF-8, as JSON has to be; convert it.") from None
 
 
 def _object(line: str, place: str) -> dict[str, object]:
@@ -139,7 +145,7 @@ class Csv(Columns):
     model_config = ConfigDict(title="CSV", json_schema_extra={"description": "The rows of a file with a header."})
 
     csv: FilePath = Field(title="File", json_schema_extra={"position": 0})
-    """The file, relative to the job's own folder, or absolute."""
+    """The file, relative to the job's own folder, or absolute; or a URL such as `s3://bucket/topics.csv`."""
     delimiter: Delimiter = Field(default=",", json_schema_extra={"position": 3})
     r"""The character between two values; `\t` is a tab."""
     encoding: Encoding = Field(default="utf-8", min_length=1, json_schema_extra={"position": 4})
@@ -147,7 +153,7 @@ class Csv(Columns):
 
     def where(self, root: Path) -> str:
         """Return the words that name this source."""
-        return f"CSV file {str((root / self.csv).absolute())!r}"
+        return f"CSV file {name_file(self.csv, root)}"
 
     def stream(self, root: Path) -> Iterator[Item]:
         """Yield one item for each row, in the file's order.
@@ -158,28 +164,27 @@ class Csv(Columns):
         Raises:
             SourceError: If the file can't be read, lacks a column, or a row is ragged.
         """
-        yield from self.items(self._rows(root / self.csv, self.where(root)))
+        yield from self.items(self._rows(root, self.where(root)))
 
-    def _rows(self, path: Path, where: str) -> Iterator[tuple[str, dict[str, object]]]:
+    def _rows(self, root: Path, where: str) -> Iterator[tuple[str, dict[str, object]]]:
         line = 1
-        try:
-            with path.open(encoding=marked_file(path) or self.encoding, newline="") as file:
-                reader = csv.reader(file, delimiter=self.delimiter, strict=True)
-                names = next(reader, list[str]())
-                if not names:
-                    raise SourceError(f"{where} has no header: its first line is to name the columns.")
-                self.check_columns(names, where)
-                line = reader.line_num + 1
-                for values in reader:
-                    place = f"{where}, line {line}"
-                    if values and len(values) != len(names):
-                        raise SourceError(f"{place} has {len(values)} values; the header names {len(names)}.")
-                    if values:
-                        yield place, dict(zip(names, values, strict=True))
+        with lake.reading(self.csv, where):
+            try:
+                with lake.open_text(self.csv, root, self.encoding, "") as file:
+                    reader = csv.reader(file, delimiter=self.delimiter, strict=True)
+                    names = next(reader, list[str]())
+                    if not names:
+                        raise SourceError(f"{where} has no header: its first line is to name the columns.")
+                    self.check_columns(names, where)
                     line = reader.line_num + 1
-        except csv.Error as error:
-            raise SourceError(f"{where}, line {line} can't be read as CSV: {error}.") from None
-        except UnicodeDecodeError:
-            raise SourceError(f"{where} is not {self.encoding}; set `encoding`, to cp1252 for instance.") from None
-        except OSError as error:
-            raise SourceError(f"{where} can't be read: {error.strerror}.") from error
+                    for values in reader:
+                        place = f"{where}, line {line}"
+                        if values and len(values) != len(names):
+                            raise SourceError(f"{place} has {len(values)} values; the header names {len(names)}.")
+                        if values:
+                            yield place, dict(zip(names, values, strict=True))
+                        line = reader.line_num + 1
+            except csv.Error as error:
+                raise SourceError(f"{where}, line {line} can't be read as CSV: {error}.") from None
+            except UnicodeDecodeError:
+                raise SourceError(f"{where} is not {self.encoding}; set `encoding`, to cp1252 for instance.") from None
