@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.decisions_file import DecisionsFile
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.flows.by_deployment import ByDeployment
-    from prefect_dispatch.flows.prepare import Prepared
     from prefect_dispatch.flows.task_runners import Dask, Processes, Ray, Threads
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.models import Brief

@@ -127,9 +127,7 @@ class LiveProgress:
             get_run_logger().warning("Progress can't be shown: %s", told(error))
 
 
-def publish_in_time(
-    report: Report, briefs: Sequence[Brief], page: Path | None = None, *, is_last: bool = True
-) -> None:
+def publish_in_time(report: Report, briefs: Sequence[Brief], page: Path | None = None, *, is_last: bool = True) -> None:
     """Create the artifacts of a report, if the API takes them in time; see `publish`. If not, the log says why.
 
     Args:
