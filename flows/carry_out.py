@@ -127,16 +127,10 @@ def carry_out(
     if expected.to_ask:  # else whoever merges may find its own answers stored, too
         require_keys(job.integrator)
     way = way_to(parts.fan_out, rest.work, job.executor, place)
-    told = [
-        expected.advice,
-        f"{expected.stored} of {expected.work} stored.",
-        expected.integrator,
-        *expected.notes,
-        *way.notes,
-    ]
+    notes = [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator, *expected.notes]
     if before:
-        told = [f"Resumed after a review: {len(before)} of {len(job.work)} outcomes are those from before it."]
-    log.info("%s", " ".join(filter(None, told)))
+        notes = [f"Resumed after a review: {len(before)} of {len(job.work)} outcomes are those from before it."]
+    log.info("%s", " ".join(filter(None, (*notes, *way.notes))))
     expected, clock = resumed.plan(expected), Clock(resumed.started)
     progress = LiveProgress(job.briefs, expected)
     fan_out = FanOut(
