@@ -86,12 +86,12 @@ def _git_state(git: Git, common: Path) -> Iterator[tuple[str, object]]:
     """Yield HEAD, every ref and every setting, each under the name by which a message tells it."""
     yield "HEAD", git.tried("symbolic-ref", "--quiet", "HEAD") + git.tried("rev-parse", "--verify", "--quiet", "HEAD")
     for line in git.raw("for-each-ref", "--format=%(refname) %(objectname)").splitlines():
-        name, _, commit = line.rpartition(b" ")
-        yield shown(name), commit
+        ref, _, commit = line.rpartition(b" ")
+        yield shown(ref), commit
     hooks = common / "hooks"
-    found = [*_SETTINGS, *(f"hooks/{name}" for name in sorted(os.listdir(hooks)))] if hooks.is_dir() else _SETTINGS  # noqa: PTH208 -- names
-    for name in found:
-        yield name, _stamp(common, os.fsencode(name))
+    names = sorted(os.listdir(hooks)) if hooks.is_dir() else []  # noqa: PTH208 -- names alone
+    for setting in (*_SETTINGS, *(f"hooks/{name}" for name in names)):
+        yield setting, _stamp(common, os.fsencode(setting))
 
 
 def _stamp(folder: Path, path: bytes) -> _Stamp | None:

@@ -30,7 +30,7 @@ MARK = f"of-an-agent-{os.getpid()}"
 """The name of a file that an agent tries to write."""
 HIDDEN_KEY = f"{KEY[:-1]}[{KEY[-1]}]"
 """A pattern of the key, which isn't the key itself: what the model is told holds the command, too."""
-UNCONFINED = {
+UNCONFINED: Mapping[str, Mapping[str, Any]] = {
     "claude": {"allowed_tools": ["Bash"]},
     "codex": {"sandbox": "danger-full-access"},
     "opencode": {},

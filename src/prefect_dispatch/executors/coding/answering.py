@@ -102,9 +102,9 @@ async def _worked(agent: CodingAgent, room: Room, ask: Ask, key: str) -> _Work:
     usage = usage_of(said, agent.asked)
     try:
         seen = await finished(watch.require_inside, printed)
-    except RejectedError as error:
-        error.usage = usage
-        raise error.traced(f"Its log: {log}") from None
+    except RejectedError as outside:
+        outside.usage = usage
+        raise outside.traced(f"Its log: {log}") from None
     if error := failure(adapter.name, ran, said, usage):
         raise error.traced(f"Its log: {log}")
     refused = describe_refusals(adapter.name, said.refusals) if said.refusals else ""

@@ -92,8 +92,9 @@ def _without_sandbox(agent: str, said: Said) -> ExecutorError | None:
         return None
     why = scrub(said.no_sandbox)[:_QUOTED].rstrip(".")
     return TerminalError(
-        f"{agent} can't make its sandbox on this machine, and ran no command: {why}. Allow its account to "
-        "make user namespaces; or, where the machine itself is the sandbox, let it do without: executor.params: {sandbox: danger-full-access}.",
+        f"{agent} can't make its sandbox on this machine, and ran no command: {why}. Allow its account to make user "
+        "namespaces; or, where the machine itself is the sandbox, let it do without: executor.params: "
+        "{sandbox: danger-full-access}.",
         kind="sandbox",
     )
 
