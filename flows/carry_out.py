@@ -40,6 +40,8 @@ from prefect_dispatch.tasks.fan_out import FanOut
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
+    from pydantic import JsonValue
+
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.flows.by_deployment import ByDeployment
     from prefect_dispatch.flows.task_runners import Dask, Processes, Ray, Threads
@@ -153,8 +155,9 @@ def carry_out(
                 return cast("Report", Cancelled(message=report.message, data=failure))
         recorded = fan_out.records.told()
         known = recorded.model_dump(exclude_defaults=True)
-        report = report.model_copy(update={"run": {**report.run, "task_runs": known}})
-        for sentence in filter(None, (*_unanswered(report), recorded.note)):
+        damaged: dict[str, JsonValue] = {"damaged": len(stored.shelf.damaged)} if stored.shelf.damaged else {}
+        report = report.model_copy(update={"run": {**report.run, "task_runs": known, **damaged}})
+        for sentence in filter(None, (*_unanswered(report), *stored.notes, recorded.note)):
             log.warning("%s", plain(sentence))
         report = memory.compared(delivered(report, job.integrator, place))
         if files is not None:

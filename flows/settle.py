@@ -15,6 +15,7 @@ from prefect_dispatch._version import __version__
 from prefect_dispatch.errors import AuditError, MergeError
 from prefect_dispatch.inert import plain
 from prefect_dispatch.integrators.gaps import unanswered
+from prefect_dispatch.integrators.report_audit import audit_inputs
 from prefect_dispatch.ledger import LedgerRow, Merge, Ref, Violation, place_of
 from prefect_dispatch.report import Gap, Report, Spending
 from prefect_dispatch.scrub import scrubbed, told
@@ -197,6 +198,7 @@ def _run(job: Prepared, merge: Merge, outcomes: Sequence[Outcome], clock: Clock)
         "executor": scrubbed(_described(job.executor)),
         "integrator": scrubbed(_described(job.integrator)),
         "fields_traced": bool(merge.fields),
+        "audit": scrubbed(audit_inputs(job.briefs, job.integrator)),
         "limits": job.limits.model_dump(mode="json"),
         "versions": {
             "prefect-dispatch": __version__,
