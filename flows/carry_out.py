@@ -41,6 +41,8 @@ from prefect_dispatch.tasks.gates import reopen
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
 
+    from pydantic import JsonValue
+
     from prefect_dispatch.decisions_file import DecisionsFile
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.flows.by_deployment import ByDeployment
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.models import Brief
     from prefect_dispatch.report import Report
     from prefect_dispatch.sources import Source
+    from prefect_dispatch.tasks.plan import Found
+    from prefect_dispatch.tasks.records import Recorded
 
 
 class _Ended(State["Report"]):
@@ -163,9 +167,8 @@ def carry_out(
         if parts.review and decisions is not None:
             report = review(job, report, decisions, resumed.after(report, expected, came, clock.started), resumed)
         recorded = fan_out.records.told()
-        known = recorded.model_dump(exclude_defaults=True)
-        report = report.model_copy(update={"run": {**report.run, "task_runs": known}})
-        for sentence in filter(None, (*_unanswered(report), recorded.note)):
+        report = _add_facts(report, recorded, stored)
+        for sentence in filter(None, (*_unanswered(report), *stored.notes, recorded.note)):
             log.warning("%s", plain(sentence))
         report = memory.compared(delivered(report, job.integrator, place))
         if files is not None:
@@ -185,6 +188,14 @@ def carry_out(
         return cast("Report", Completed(cls=_Ended, name=_name(report), message=report.message, data=report))
     except INTERRUPTIONS as error:
         return cast("Report", cancelled(fan_out.told, error))
+
+
+def _add_facts(report: Report, recorded: Recorded, stored: Found) -> Report:
+    """Return a report that holds how many task runs Prefect has recorded, and how many stored answers were damaged."""
+    facts: dict[str, JsonValue] = {"task_runs": recorded.model_dump(exclude_defaults=True)}
+    if stored.shelf.damaged:
+        facts["damaged"] = len(stored.shelf.damaged)
+    return report.model_copy(update={"run": {**report.run, **facts}})
 
 
 def _decisions(parts: Parts, place: Path) -> tuple[DecisionsFile | None, Resumed]:

@@ -232,4 +232,4 @@ def planned(job: Prepared, stored: Found) -> Plan:
     work = estimate(job.work, job.executor, job.limits, stored, again=job.again)
     whole = with_share(work, job.integrator, job.briefs, job.executor)
     noted = with_notes(whole, job.executor, job.limits)
-    return noted.model_copy(update={"notes": (*noted.notes, *job.notes)})
+    return noted.model_copy(update={"notes": (*noted.notes, *job.notes, *stored.notes)})

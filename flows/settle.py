@@ -21,6 +21,7 @@ from prefect_dispatch.executors.model_names import is_expected_model
 from prefect_dispatch.flows.own_executors import own_executors
 from prefect_dispatch.inert import plain
 from prefect_dispatch.integrators.gaps import unanswered
+from prefect_dispatch.integrators.report_audit import audit_inputs
 from prefect_dispatch.ledger import Flag, LedgerRow, Merge, Ref, Violation, place_of
 from prefect_dispatch.prefect_compat import outside_transactions
 from prefect_dispatch.report import Gap, Report, ServedModel, Spending
@@ -249,6 +250,7 @@ def _run(job: Prepared, merge: Merge, outcomes: Sequence[Outcome], clock: Clock)
         "executor": scrubbed(_described(job.executor)),
         "integrator": scrubbed(_described(job.integrator)),
         "fields_traced": bool(merge.fields),
+        "audit": scrubbed(audit_inputs(job.briefs, job.integrator)),
         "limits": job.limits.model_dump(mode="json"),
         "versions": {
             "prefect-dispatch": __version__,

@@ -7,6 +7,7 @@ import json
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from prefect.logging import get_logger
 from pydantic import Field
 
 from prefect_dispatch.executors.base import Reply
@@ -44,11 +45,16 @@ class Left(Frozen):
     lost: int = Field(default=0, ge=0)
     """Calls that were under way when their runs died."""
     replies: tuple[Kept, ...] = ()
+    sha256: str = ""
+    """The checksum of the replies as they are stored; empty in a draft without replies, and in older ones."""
 
     @property
     def content(self) -> bytes:
         """The bytes that are stored."""
-        return json.dumps(self.model_dump(mode="json")).encode()  # pydantic's own writer refuses half characters
+        record = self.model_dump(mode="json", exclude={"sha256"})
+        if self.replies:
+            record["sha256"] = _checksum(record["replies"])
+        return json.dumps(record).encode()  # pydantic's own writer refuses half characters
 
     @property
     def told(self) -> Left:
@@ -118,9 +124,18 @@ def read(shelf: Shelf, key: str) -> Left | None:
         TransientError: If the storage can't be used.
     """
     try:
-        return Left.model_validate(json.loads(shelf.read(key) or b""))
+        record = json.loads(shelf.read(key) or b"")
+        found = Left.model_validate(record)
+        if not found.sha256 or _checksum(record["replies"]) == found.sha256:
+            return found
     except (ValueError, RecursionError):
         return None
+    get_logger("prefect_dispatch").warning("Replies that an earlier run left are damaged; they are asked for again.")
+    return found.model_copy(update={"replies": (), "sha256": ""})
+
+
+def _checksum(replies: object) -> str:
+    return hashlib.sha256(json.dumps(replies).encode()).hexdigest()
 
 
 def was_sent(shelf: Shelf, key: str) -> bool:

@@ -29,6 +29,8 @@ SAMPLE = 200
 ASSUMED_LATENCY_S = 1.0
 ASSUMED_TOKENS_PER_S = 50.0
 """Where nothing was measured yet: a second, then fifty tokens a second."""
+NAMED = 5
+"""Damaged answers that a note names."""
 MOST_UNREAD = 10
 """Records that can't be read, at most: where there are more, nobody knows what is stored."""
 WORTHWHILE_S = 20.0
@@ -102,6 +104,17 @@ class Found:
                 continue
             if answer := stored_answer(self.shelf, each) or stored_join(self.shelf, each):
                 self.answers[each.fingerprint] = answer
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to tell people of damaged records, if there are any."""
+        names = [*self.shelf.damaged.values()]
+        if not names:
+            return ()
+        named = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+        what = "1 stored answer was" if len(names) == 1 else f"{len(names)} stored answers were"
+        again = "is" if len(names) == 1 else "are"
+        return (f"{what} altered or cut off in the store ({named}), and {again} asked again.",)
 
 
 def estimate(

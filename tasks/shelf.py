@@ -131,12 +131,14 @@ class Lenient(Shelf):
 
     Attributes:
         unread: Why records could not be read.
+        damaged: The work of answers that were altered since they were stored, or cut off, by key.
     """
 
     def __init__(self, shelf: Shelf, most: float = math.inf) -> None:
         """Start with everything believed to be readable."""
         super().__init__(shelf.storage)
         self.unread: list[TransientError] = []
+        self.damaged: dict[str, str] = {}
         self._most = most
 
     def read(self, key: str) -> bytes | None:

@@ -6,14 +6,17 @@ builds an `Answer` or a `Report` from JSON and nothing else.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext  # noqa: TC002 -- the signature that is overridden
+from prefect.logging import get_logger
 from prefect.serializers import Serializer
-from pydantic import AwareDatetime, BaseModel, Field, Json
+from pydantic import AwareDatetime, BaseModel, Field
 from pydantic_core import to_json
 
 from prefect_dispatch.errors import TerminalError
@@ -22,7 +25,7 @@ from prefect_dispatch.fingerprint import fingerprint
 from prefect_dispatch.models import Answer
 from prefect_dispatch.report import Report
 from prefect_dispatch.scrub import scrub
-from prefect_dispatch.tasks.shelf import Shelf
+from prefect_dispatch.tasks.shelf import Lenient, Shelf
 
 if TYPE_CHECKING:
     from prefect.filesystems import WritableFileSystem
@@ -44,15 +47,18 @@ class AnswerSerializer(Serializer):
         Raises:
             TypeError: If it is anything else.
         """
-        return _written(obj, Answer, self.type)
+        if not isinstance(obj, Answer):
+            return _written(obj, Answer, self.type)
+        text = _text(obj.model_dump(mode="json"))
+        return f'{{"{self.type}": {text}, "sha256": "{_checksum(text)}"}}'.encode()
 
     def loads(self, blob: bytes) -> Answer:
         """Return the answer that was stored.
 
         Raises:
-            ValueError: If it is another record.
+            ValueError: If it is another record, or was altered since.
         """
-        return _Kept.model_validate_json(blob).answer
+        return _read_sealed(blob.decode())
 
 
 class ReportSerializer(Serializer):
@@ -103,6 +109,42 @@ class _Kept(BaseModel):
     """An answer as our serializer writes it."""
 
     answer: Answer = Field(alias="prefect-dispatch-answer")
+    sha256: str | None = None
+    """The checksum of the answer's JSON text; records of older versions have none."""
+
+
+class DamagedError(ValueError):
+    """A stored answer isn't what was stored: its checksum is another one."""
+
+
+_SEALED = re.compile(r'\{"prefect-dispatch-answer": (.*), "sha256": "([0-9a-f]{64})"\}', re.DOTALL)
+"""An answer as it is written: its JSON text, and the checksum of that text."""
+
+
+def _read_sealed(text: str) -> Answer:
+    """Return an answer as it was written.
+
+    Raises:
+        ValueError: If it is another record.
+        DamagedError: If it was altered since.
+    """
+    kept = _Kept.model_validate_json(text)
+    if kept.sha256 is None:
+        return kept.answer
+    written = _SEALED.fullmatch(text)
+    # What only stands in another form, such as with line breaks, is still what was stored.
+    said = written[1] if written else _text(json.loads(text)["prefect-dispatch-answer"])
+    if _checksum(said) != kept.sha256:
+        raise DamagedError("its checksum is another one")
+    return kept.answer
+
+
+def _text(value: object) -> str:
+    return json.dumps(value)
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Named(BaseModel):
@@ -118,7 +160,7 @@ class _Record(BaseModel):
     """A record of Prefect's that holds an answer."""
 
     metadata: _Metadata
-    result: Json[_Kept]
+    result: str
 
 
 class FingerprintPolicy(CachePolicy):
@@ -143,6 +185,9 @@ class FingerprintPolicy(CachePolicy):
         shelf = Shelf(cast("WritableFileSystem", task_ctx.result_store.result_storage))
         found = shelf.read(key_of(work))
         if found is not None and not _is_to(answer_in(found), work) and shelf.read(key_of(work)) == found:
+            if is_damaged(found):
+                about = f"{inputs['brief'].name}/{inputs['item'].key}"
+                get_logger("prefect_dispatch").warning("The stored answer to %s is damaged; it is asked again.", about)
             shelf.remove(key_of(work))
         return key_of(work)
 
@@ -154,14 +199,20 @@ def key_of(work: str) -> str:
 
 def stored_answer(shelf: Shelf, work: Work) -> Answer | None:
     """Return the stored answer to some work, or None where there is none that can be used."""
+    key = key_of(work.fingerprint)
+    content = shelf.read(key)
     try:
-        return usable(answer_in(shelf.read(key_of(work.fingerprint))), work)
+        if found := usable(answer_in(content), work):
+            return found
     except TerminalError:  # a check of the user's breaks; the run will say so
         return None
+    if isinstance(shelf, Lenient) and is_damaged(content):
+        shelf.damaged[key] = str(work.ref)
+    return None
 
 
 def answer_in(content: bytes | None) -> Answer | None:
-    """Return the answer in a record of Prefect's, or None: cut off, foreign, expired.
+    """Return the answer in a record of Prefect's, or None: cut off, altered, foreign, expired.
 
     The record is read as JSON and nothing else; Prefect would run the serializer that it names.
     """
@@ -169,9 +220,30 @@ def answer_in(content: bytes | None) -> Answer | None:
         record = _Record.model_validate_json(content or b"")
         if record.metadata.expiration and record.metadata.expiration < datetime.now(timezone.utc):
             return None
+        return _read_sealed(record.result)
     except (ValueError, RecursionError):
         return None
-    return record.result.answer
+
+
+def is_damaged(content: bytes | None) -> bool:
+    """Return whether a record isn't what was stored: altered, or cut off. A foreign or an empty one is not damaged."""
+    if not content:
+        return False
+    try:
+        _read_sealed(_Record.model_validate_json(content).result)
+    except DamagedError:
+        return True
+    except (ValueError, RecursionError):
+        return _is_broken(content)
+    return False
+
+
+def _is_broken(content: bytes) -> bool:
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        return True
+    return False
 
 
 def usable(found: object, work: Work) -> Answer | None:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
+from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.filesystems import LocalFileSystem
 from prefect.results import ResultStore
 from prefect.serializers import JSONSerializer
 from prefect.settings import get_current_settings
-from prefect.states import Completed, State
+from prefect.states import Completed
 from prefect.transactions import get_transaction, transaction
 from prefect.types._datetime import now
 
@@ -113,7 +114,7 @@ def test_a_record_is_the_one_that_prefect_makes(tmp_path: Path) -> None:
     """A record of our own has what `ResultStore` writes for the same result, and Prefect reads it."""
     store = ResultStore(result_storage=LocalFileSystem(basepath=str(tmp_path)), serializer=JSONSerializer())
     until = now("UTC") + timedelta(days=1)
-    theirs = store.create_result_record({"a": 1}, key="key", expiration=until)
+    theirs = store.create_result_record({"a": 1}, key="key", expiration=cast("Any", until))
     own = result_record(
         {"a": 1}, JSONSerializer(), storage_key=str(tmp_path / "key"), storage_block=None, expiration=until
     )

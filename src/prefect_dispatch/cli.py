@@ -107,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
         "what", metavar="FIELD|KEY", nargs="?", help="a value (`records.0.year`, `year`, `MIT.year`) or an item's key"
     )
 
+    audit = commands.add_parser("audit", help="audit a published report again from its outcomes; nothing is asked")
+    audit.set_defaults(command=_audit)
+    audit.add_argument("report", metavar="REPORT", type=Path, help="a report.json, or the folder that holds it")
+
     add_commands(commands)
     return parser
 
@@ -233,3 +237,19 @@ def _explain(arguments: argparse.Namespace) -> int:
     except LookupError as error:
         raise JobError(str(error)) from None
     return COMPLETE
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from prefect_dispatch.inert import plain  # noqa: PLC0415 -- only here
+    from prefect_dispatch.integrators.report_audit import audit_report  # noqa: PLC0415 -- imports every integrator
+
+    found = audit_report(arguments.report)
+    for violation in found.violations:
+        print(plain(str(violation)))
+    count = len(found.violations)
+    print(f"{count} violation{'s' if count > 1 else ''}." if count else "Held.")
+    if found.checked:
+        print(f"Checked: {'; '.join(found.checked)}.")
+    for sentence in found.unchecked:
+        print(f"Not checked: {plain(sentence)}")
+    return FAILED if found.violations else COMPLETE

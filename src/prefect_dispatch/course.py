@@ -34,6 +34,7 @@ def course(report: Report) -> list[Mishap]:
     usage, run = report.usage, report.run
     waits: Any = run.get("waits", 0)
     waited: Any = run.get("waited_s", 0)
+    damaged: Any = run.get("damaged", 0)
     mishaps = (
         Mishap("waits for a busy provider", waits),
         Mishap("seconds waited, all calls together", round(waited)),
@@ -41,6 +42,7 @@ def course(report: Report) -> list[Mishap]:
         Mishap("re-asks", usage.reasks),
         Mishap("escalations to the next model", sum(usage.escalated.values()), _by_class(usage.escalated)),
         Mishap("calls whose cost nobody told", usage.unsettled),
+        Mishap("damaged answers in the store, asked again", damaged),
     )
     return [each for each in mishaps if each.times]
 

@@ -9,10 +9,18 @@ import pytest
 from prefect import flow
 from prefect.states import Cancelled
 
-from prefect_dispatch import Answer, Brief, Item, Limits, Report, dispatch, run_brief
+from prefect_dispatch import Answer, Brief, Item, Limits, Report, dispatch, plan, run_brief
+from prefect_dispatch.course import course
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.tasks.run_brief import answer_shelf
-from prefect_dispatch.tasks.store import AnswerSerializer, ReportSerializer, key_of, stored_answer
+from prefect_dispatch.tasks.store import (
+    AnswerSerializer,
+    ReportSerializer,
+    answer_in,
+    is_damaged,
+    key_of,
+    stored_answer,
+)
 from prefect_dispatch.tasks.work import work_of
 from prefect_dispatch.testing import ScriptedExecutor
 
@@ -129,3 +137,66 @@ def test_the_function_alone_needs_no_server() -> None:
     """`run_brief.fn` is the bare function: no run, nothing stored."""
     answer = run_brief.fn(BRIEF, Item(key="a", value="a"), ScriptedExecutor({"a": {"name": "A"}}))
     assert answer.value == {"name": "A"}
+
+
+def altered(path: Path, old: str, new: str) -> None:
+    """Change what a stored record says; it is still valid JSON."""
+    record = json.loads(path.read_text())
+    assert old in record["result"]
+    path.write_text(json.dumps({**record, "result": record["result"].replace(old, new)}))
+
+
+def test_an_answer_that_was_altered_is_asked_again(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its checksum is another one: the plan, the log and the report say so; the others are reused."""
+    scripted = ScriptedExecutor(lambda ask: {"name": f"the {ask.item.value}"})
+    dispatch([BRIEF], ["a", "b"], executor=scripted)
+    (path,) = (each for each in store.glob("prefect-dispatch-*") if "the a" in each.read_text())
+    altered(path, "the a", "the z")
+    note = "1 stored answer was altered or cut off in the store (say/a), and is asked again."
+    assert note in plan([BRIEF], ["a", "b"], scripted).notes
+    report = dispatch([BRIEF], ["a", "b"], executor=scripted)
+    assert [outcome.value for outcome in report.outcomes] == [{"name": "the a"}, {"name": "the b"}]
+    assert (scripted.calls, report.usage.cached, report.run["damaged"]) == (3, 1, 1)
+    assert "damaged answers in the store, asked again 1" in map(str, course(report))
+    assert note in caplog.text
+    assert "damaged" not in dispatch([BRIEF], ["a", "b"], executor=scripted).run
+
+
+def test_the_task_alone_asks_again_what_was_altered(store: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Prefect's own look into its result storage believes it no more than ours."""
+    scripted = ScriptedExecutor({"a": {"name": "the a"}})
+
+    @flow
+    def alone() -> Answer:
+        return run_brief(BRIEF, Item(key="a", value="a"), scripted)
+
+    alone()
+    (path,) = store.glob("prefect-dispatch-*")
+    altered(path, "the a", "the z")
+    assert alone().value == {"name": "the a"}
+    assert scripted.calls == 2
+    assert "The stored answer to say/a is damaged; it is asked again." in caplog.text
+
+
+def test_a_checksum_is_of_what_an_answer_says() -> None:
+    """Another layout of the same JSON is the same answer, a record of an older version has none and is read."""
+    serializer, answer = AnswerSerializer(), Answer(value={"name": "é"}, model="m", fingerprint="f")
+    record = json.loads(serializer.dumps(answer))
+    assert serializer.loads(json.dumps(record, indent=1).encode()) == answer
+    assert (
+        serializer.loads(json.dumps({"prefect-dispatch-answer": record["prefect-dispatch-answer"]}).encode()) == answer
+    )
+    record["prefect-dispatch-answer"]["model"] = "other"
+    for indent in (None, 1):
+        with pytest.raises(ValueError, match="its checksum is another one"):
+            serializer.loads(json.dumps(record, indent=indent).encode())
+
+
+@pytest.mark.parametrize(
+    ("content", "damaged"),
+    [(None, False), (b"", False), (b"{}", False), (b'{"metadata"', True), (b"\xff", True), (b"[1]", False)],
+)
+def test_what_is_empty_or_foreign_is_not_damaged(content: bytes | None, damaged: bool) -> None:  # noqa: FBT001 -- a case
+    """Only what was altered or cut off is told as such."""
+    assert is_damaged(content) == damaged
+    assert answer_in(content) is None

@@ -212,7 +212,8 @@ def _keyed(number: int, element: object, key: str, priority: str) -> object:
         raise PydanticCustomError(
             "element", "element {number}: {why}", {"number": number, "why": f"no field {key!r}; {known}"}
         )
-    return {"key": fields[key], "value": value, "priority": fields.get(priority)}
+    made: dict[str, object] = {"key": fields[key], "value": fields, "priority": fields.get(priority)}
+    return made
 
 
 def _items(elements: object) -> tuple[Item, ...]:
@@ -244,8 +245,9 @@ class Listed(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_list(cls, data: object) -> object:
-        if isinstance(data, Mapping) and "list" in data:
-            return {"items": _with_keys(cast("Mapping[str, object]", data))}
+        mapping = cast("Mapping[str, object]", data) if isinstance(data, Mapping) else dict[str, object]()
+        if "list" in mapping:
+            return {"items": _with_keys(mapping)}
         return {"items": data} if is_listable(data) else data
 
     @model_serializer

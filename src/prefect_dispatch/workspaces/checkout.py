@@ -86,8 +86,8 @@ def _git_state(git: Git, common: Path) -> Iterator[tuple[str, object]]:
     """Yield HEAD, every ref and every setting, each under the name by which a message tells it."""
     yield "HEAD", git.tried("symbolic-ref", "--quiet", "HEAD") + git.tried("rev-parse", "--verify", "--quiet", "HEAD")
     for line in git.raw("for-each-ref", "--format=%(refname) %(objectname)").splitlines():
-        ref, _, commit = line.rpartition(b" ")
-        yield shown(ref), commit
+        ref, _, target = line.rpartition(b" ")
+        yield shown(ref), target
     hooks = common / "hooks"
     names = sorted(os.listdir(hooks)) if hooks.is_dir() else []  # noqa: PTH208 -- names alone
     for setting in (*_SETTINGS, *(f"hooks/{name}" for name in names)):
