@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
-from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.filesystems import LocalFileSystem
 from prefect.results import ResultStore
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from prefect.client.schemas.objects import State
     from prefect.futures import PrefectFuture
     from prefect.transactions import BaseTransaction
 
