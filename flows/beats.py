@@ -19,7 +19,7 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 from prefect.settings import get_current_settings
 
-from prefect_dispatch.prefect_compat import heartbeat_frequency
+from prefect_dispatch.prefect_compat import override_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -41,7 +41,7 @@ def without_prefects() -> Generator[None]:
         return
     token = _before.set(every_s)
     try:
-        with heartbeat_frequency(None):
+        with override_settings("flows", heartbeat_frequency=None):
             yield
     finally:
         _before.reset(token)
@@ -64,7 +64,7 @@ def beating() -> Generator[None]:
         return
     token = _before.set(None)
     try:
-        with heartbeat_frequency(every_s):
+        with override_settings("flows", heartbeat_frequency=every_s):
             _beat()
             with ticking(_beat, min(every_s, MOST_S)):
                 yield

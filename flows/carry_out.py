@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
-from prefect.client.schemas.objects import State
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
@@ -34,12 +33,13 @@ from prefect_dispatch.flows.task_runners import shards_of
 from prefect_dispatch.heap import at_rest
 from prefect_dispatch.inert import plain
 from prefect_dispatch.limits import Limits
+from prefect_dispatch.prefect_compat import ReportState
 from prefect_dispatch.sources import sound
 from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.gates import reopen
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -53,14 +53,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.sources import Source
     from prefect_dispatch.tasks.plan import Found
     from prefect_dispatch.tasks.records import Recorded
-
-
-class _Ended(State["Report"]):
-    """A state in whose report Prefect looks for no futures: that took longer than all the rest of a stored run."""
-
-    def __iter__(self) -> Generator[tuple[str, Any]]:
-        """Yield the fields but for the data."""
-        return (field for field in super().__iter__() if field[0] != "data")
 
 
 @dataclass(frozen=True)
@@ -185,7 +177,7 @@ def carry_out(
         if report.status == "failed":
             raise DispatchFailed(report.message, report)
         # Prefect hands the caller the data of a returned state.
-        return cast("Report", Completed(cls=_Ended, name=_name(report), message=report.message, data=report))
+        return cast("Report", Completed(cls=ReportState, name=_name(report), message=report.message, data=report))
     except INTERRUPTIONS as error:
         return cast("Report", cancelled(fan_out.told, error))
 

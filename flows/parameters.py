@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 from prefect import allow_failure
 from prefect.exceptions import ParameterTypeError
 from prefect.futures import PrefectFuture
-from prefect.utilities.collections import visit_collection
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from prefect_dispatch.fingerprint import canonical, digest
@@ -25,6 +24,7 @@ from prefect_dispatch.flows.job_flow import JobFlow
 from prefect_dispatch.heap import at_rest
 from prefect_dispatch.inert import nowhere_nul
 from prefect_dispatch.models import BriefsInput
+from prefect_dispatch.prefect_compat import visit_parts
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.temporary_server import use_server
 
@@ -125,11 +125,7 @@ def _with_failures(items: object) -> object:
         return cast("object", each)
 
     if isinstance(items, list):  # texts are nothing to look into, and there may be very many
-        visit_collection(
-            [each for each in cast("list[object]", items) if not isinstance(each, str)],
-            visit_fn=look,
-            return_data=False,
-        )
+        visit_parts([each for each in cast("list[object]", items) if not isinstance(each, str)], look)
     elif isinstance(items, PrefectFuture | tuple | dict):
-        visit_collection(cast("object", items), visit_fn=look, return_data=False)
+        visit_parts(cast("object", items), look)
     return allow_failure(items) if found else items  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]

@@ -21,13 +21,11 @@ from uuid import UUID, uuid4
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.exceptions import Abort, CancelledRun, ObjectNotFound, Pause
-from prefect.input import RunInput, keyset_from_base_key
-from prefect.input.actions import read_flow_run_input
+from prefect.input import RunInput
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Paused
-from prefect.utilities.engine import propose_state_sync
 from pydantic import Field, ValidationError, create_model
 
 from prefect_dispatch.decisions import Decisions
@@ -35,6 +33,7 @@ from prefect_dispatch.errors import DispatchError
 from prefect_dispatch.ledger import Ref
 from prefect_dispatch.matters import OPEN, Form
 from prefect_dispatch.models import Outcome
+from prefect_dispatch.prefect_compat import form_answer, form_keys, propose_state
 from prefect_dispatch.strict import Strict
 from prefect_dispatch.tasks.gates import forget, gate_of
 from prefect_dispatch.tasks.plan import Plan
@@ -47,7 +46,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prefect.client.schemas.objects import FlowRun, State
-    from prefect.input.run_input import Keyset
 
     from prefect_dispatch.decisions_file import DecisionsFile
     from prefect_dispatch.limits import Limits
@@ -187,7 +185,7 @@ def suspend(asked: Form, file: DecisionsFile, collected: Collected, limits: Limi
     waiting: State[Any] = Paused(
         name=STATE, message=message, timeout_seconds=math.ceil(limits.review_s), reschedule=True, pause_key=key
     )
-    keys = _keyset(key)
+    keys = form_keys(key)
     waiting.state_details.run_input_keyset = {str(name): value for name, value in keys.items()}
     kept = collected.model_copy(update={"forms": {**collected.forms, key: asked}})
     # In this order a process that dies between two steps loses nothing: the record first, the state last.
@@ -198,7 +196,7 @@ def suspend(asked: Form, file: DecisionsFile, collected: Collected, limits: Limi
     get_run_logger().info("Suspended for a review: %s", message)
     try:
         with get_client(sync_client=True) as client:
-            state = propose_state_sync(client, waiting, flow_run_id=run_id)
+            state = propose_state(client, waiting, run_id)
     except (Abort, ObjectNotFound):
         state = None
     if state is None or not state.is_paused():
@@ -298,7 +296,7 @@ def _answered() -> set[str]:
 
 def _answer(run_id: UUID, key: str) -> dict[str, Any] | None:
     """Return what was sent with a form, if anything was."""
-    answer: Any = read_flow_run_input(_keyset(key)["response"], run_id)
+    answer = form_answer(run_id, key)
     return cast("dict[str, Any]", answer) if isinstance(answer, dict) else None
 
 
@@ -310,11 +308,6 @@ def _is_over(run_id: UUID) -> bool:
     except ObjectNotFound:
         return True
     return state is None or state.is_final()
-
-
-def _keyset(key: str) -> Keyset:
-    """Return the names under which Prefect keeps the form of a pause, and the answer to it."""
-    return keyset_from_base_key(f"paused-{key}")
 
 
 def _input(asked: Form) -> type[RunInput]:

@@ -14,9 +14,10 @@ from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.context import SettingsContext, get_settings_context
 from prefect.exceptions import CancelledRun, PrefectException
 from prefect.runtime import flow_run
+
+from prefect_dispatch.prefect_compat import override_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -33,12 +34,8 @@ UNAVAILABLE = (httpx.HTTPError, PrefectException)
 @contextmanager
 def bounded_client() -> Generator[SyncPrefectClient]:
     """Give a client that sends each request once, and waits a few seconds for the answer."""
-    mine = get_settings_context()
-    # `temporary_settings` reads the environment again, which takes fifty milliseconds.
-    once = mine.settings.client.model_copy(update={"max_retries": 0})
-    settings = mine.settings.model_copy(update={"client": once})
     with (
-        SettingsContext(profile=mine.profile, settings=settings),
+        override_settings("client", max_retries=0),
         get_client(httpx_settings={"timeout": TIMEOUT_S}, sync_client=True) as client,
     ):
         yield client

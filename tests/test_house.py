@@ -57,7 +57,12 @@ INTERNALS = (
     "prefect.workers",
 )
 """What Prefect's documentation doesn't promise, by the beginnings of names."""
-DOCUMENTED = {"prefect.__version__", "prefect.utilities.annotations.quote"}
+DOCUMENTED = {
+    "prefect.__version__",
+    "prefect.runner.storage.GitRepository",
+    "prefect.utilities.annotations.quote",
+    "prefect.workers.process.ProcessWorker",
+}
 """What it does, beneath one of those."""
 LONGEST = 700
 """Lines of a module."""

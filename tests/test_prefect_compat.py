@@ -9,29 +9,37 @@ from __future__ import annotations
 import inspect
 import json
 from datetime import timedelta
+from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
+from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
 from prefect.filesystems import LocalFileSystem
+from prefect.input import keyset_from_paused_state
+from prefect.input.actions import create_flow_run_input
 from prefect.results import ResultStore
 from prefect.serializers import JSONSerializer
 from prefect.settings import get_current_settings
-from prefect.states import Completed
+from prefect.states import Completed, Paused
 from prefect.transactions import get_transaction, transaction
 from prefect.types._datetime import now
 
 from prefect_dispatch import prefect_compat
 from prefect_dispatch.prefect_compat import (
     ReportState,
+    ephemeral_server_url,
     forget_result,
+    form_answer,
+    form_keys,
     has_next_date,
-    heartbeat_frequency,
     keep_own_record,
     outside_transactions,
+    override_settings,
+    propose_state,
     result_record,
     visit_parts,
 )
@@ -137,14 +145,48 @@ def test_prefect_takes_a_returned_state_whose_data_it_does_not_look_into() -> No
     require("data" not in fields and "name" in fields, "State.__iter__ yields the fields")
 
 
-def test_heartbeats_can_be_switched_off_and_on_by_context() -> None:
+def test_settings_can_be_overridden_by_context() -> None:
     """`SettingsContext` takes settings of ours, and `get_current_settings` gives them."""
-    before = get_current_settings().flows.heartbeat_frequency
-    for seconds in (None, 45):
-        with heartbeat_frequency(seconds):
-            now = get_current_settings().flows.heartbeat_frequency
-            require(now == seconds, "SettingsContext sets flows.heartbeat_frequency")
-    require(get_current_settings().flows.heartbeat_frequency == before, "and takes it back")
+    before = get_current_settings()
+    with override_settings("flows", heartbeat_frequency=45), override_settings("client", max_retries=0):
+        now = get_current_settings()
+        require(now.flows.heartbeat_frequency == 45, "SettingsContext sets flows.heartbeat_frequency")
+        require(now.client.max_retries == 0, "SettingsContext sets client.max_retries")
+    require(get_current_settings() == before, "SettingsContext takes settings back")
+
+
+@pytest.mark.usefixtures("store")
+def test_a_pause_has_a_form_whose_answer_stands_under_keys() -> None:
+    """A proposed pause is accepted; what is sent as its form's response is found, and else nothing."""
+
+    @flow
+    def run() -> None:
+        context = FlowRunContext.get()
+        assert context
+        assert context.flow_run
+        own = context.flow_run.id
+        waiting: State[None] = Paused(timeout_seconds=60, pause_key="contract")
+        keys = keyset_from_paused_state(waiting)
+        require(form_keys("contract") == keys, "keys of a pause's form begin with `paused-` and the key of the pause")
+        with get_client(sync_client=True) as client:
+            state = propose_state(client, waiting, own)
+            require(state.is_paused(), "propose_state_sync proposes a pause")
+            require(form_answer(own, "contract") is None, "read_flow_run_input gives None where there is no answer")
+            create_flow_run_input(key=keys["response"], value={"a": 1}, flow_run_id=own)
+            require(form_answer(own, "contract") == {"a": 1}, "read_flow_run_input gives the answer")
+            client.resume_flow_run(own, run_input={})
+
+    run()
+
+
+def test_the_server_that_prefect_starts_is_known_by_its_class() -> None:
+    """`SubprocessASGIServer` keeps its instances, each with whether it runs and where."""
+    if ephemeral_server_url() is None:  # other tests of this process may have started one
+        module = import_module("prefect.server.api.server")
+        server = module.SubprocessASGIServer()
+        require(server in module.SubprocessASGIServer._instances.values(), "SubprocessASGIServer._instances")
+        require(server.running is False, "SubprocessASGIServer.running")
+        require(hasattr(module.SubprocessASGIServer, "api_url"), "SubprocessASGIServer.api_url")
 
 
 def test_every_part_of_data_is_visited() -> None:

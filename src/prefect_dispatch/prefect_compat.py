@@ -8,14 +8,18 @@ that `pyproject.toml` declares are tested: Prefect 3.8.8 and 3.9.1.
 from __future__ import annotations
 
 import asyncio
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, SettingsContext, get_settings_context
+from prefect.input import keyset_from_base_key
+from prefect.input.actions import read_flow_run_input
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]  # no public way
 from prefect.transactions import BaseTransaction, TransactionState
 from prefect.utilities.collections import visit_collection
+from prefect.utilities.engine import propose_state_sync
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
     from datetime import datetime
     from uuid import UUID
 
+    from prefect.client.orchestration import SyncPrefectClient
     from prefect.futures import PrefectFuture
+    from prefect.input.run_input import Keyset
     from prefect.serializers import Serializer
 
 R = TypeVar("R")
@@ -124,17 +130,18 @@ class ReportState(State[R]):
 
 
 @contextmanager
-def heartbeat_frequency(seconds: float | None) -> Generator[None]:
-    """Run what is inside with another setting `flows.heartbeat_frequency`.
+def override_settings(group: str, **values: object) -> Generator[None]:
+    """Run what is inside with other settings of Prefect.
 
     Prefect's `temporary_settings` reads the whole environment again, which takes fifty milliseconds.
 
     Args:
-        seconds: Seconds between two heartbeats; None for none.
+        group: The group of settings, such as `flows`.
+        **values: The settings of the group, such as `heartbeat_frequency`.
     """
     context = get_settings_context()
-    flows = context.settings.flows.model_copy(update={"heartbeat_frequency": seconds})
-    settings = context.settings.model_copy(update={"flows": flows})
+    changed = getattr(context.settings, group).model_copy(update=values)
+    settings = context.settings.model_copy(update={group: changed})
     with SettingsContext(profile=context.profile, settings=settings):
         yield
 
@@ -147,6 +154,42 @@ def visit_parts(data: object, visit: Callable[[Any], Any]) -> None:
         visit: What is called with each part.
     """
     visit_collection(data, visit_fn=visit, return_data=False)
+
+
+def form_keys(pause_key: str) -> Keyset:
+    """Return the keys under which Prefect keeps the form of a pause, and the answer to it.
+
+    Args:
+        pause_key: The key of the pause, as its state has it.
+    """
+    return keyset_from_base_key(f"paused-{pause_key}")
+
+
+def form_answer(flow_run: UUID, pause_key: str) -> object:
+    """Return what was sent with the form of a pause; None if nothing was.
+
+    Args:
+        flow_run: The id of the flow run that was paused.
+        pause_key: The key of the pause.
+    """
+    return cast("object", read_flow_run_input(form_keys(pause_key)["response"], flow_run))
+
+
+def propose_state(client: SyncPrefectClient, state: State[R], flow_run: UUID) -> State[R]:
+    """Return the state that a flow run has after another one was proposed to Prefect's orchestration.
+
+    Raises:
+        Abort: If the run must not go on.
+    """
+    return propose_state_sync(client, state, flow_run_id=flow_run)
+
+
+def ephemeral_server_url() -> str | None:
+    """Return the address of the server that Prefect has started in this process, if it has."""
+    module: Any = sys.modules.get("prefect.server.api.server")  # its import alone takes seconds
+    kind = getattr(module, "SubprocessASGIServer", None)
+    running = [each for each in getattr(kind, "_instances", {}).values() if each.running]
+    return running[0].api_url if running else None
 
 
 def has_next_date(cron: str) -> bool:

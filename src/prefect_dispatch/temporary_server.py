@@ -231,13 +231,12 @@ def use_server(observe: Callable[[str], object] | None = None) -> Generator[None
     if has_server():
         yield
         return
-    from prefect.context import SettingsContext, get_settings_context  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.prefect_compat import (  # noqa: PLC0415 -- imports Prefect
+        ephemeral_server_url,
+        override_settings,
+    )
 
-    mine = get_settings_context()
-    url = _prefects() or _started(observe).url
-    # `temporary_settings` reads the environment again, which takes fifty milliseconds.
-    api = mine.settings.api.model_copy(update={"url": url})
-    with SettingsContext(profile=mine.profile, settings=mine.settings.model_copy(update={"api": api})):
+    with override_settings("api", url=ephemeral_server_url() or _started(observe).url):
         yield
 
 
@@ -245,14 +244,6 @@ def kill_server() -> None:
     """Kill the temporary server of this process, if there is one; for a process that is about to exit."""
     if server := _servers.get(os.getpid()):
         server.stop(0.0)
-
-
-def _prefects() -> str | None:
-    """Return the address of the server that Prefect has started in this process, if it has."""
-    module: Any = sys.modules.get("prefect.server.api.server")  # its import alone takes seconds
-    kind = getattr(module, "SubprocessASGIServer", None)
-    running = [each for each in getattr(kind, "_instances", {}).values() if each.running]
-    return running[0].api_url if running else None
 
 
 def _started(observe: Callable[[str], object] | None) -> TemporaryServer:
