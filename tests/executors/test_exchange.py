@@ -397,8 +397,12 @@ def test_the_memory_of_a_hostile_response_is_bounded(monkeypatch: pytest.MonkeyP
         streamed = b'"stream": true' in await request.read() or b'"stream":true' in await request.read()
         kind = "text/event-stream" if streamed else "application/json"
         if "/bomb" in request.path:
-            return await sending(lambda: iter([first, *[again] * 199]), coding="gzip", kind=kind)(request)
-        return await sending(lambda: (b" " * 65536 for _ in range(65536)), kind=kind)(request)
+            answer: web.StreamResponse = await sending(lambda: iter([first, *[again] * 199]), coding="gzip", kind=kind)(
+                request
+            )
+        else:
+            answer = await sending(lambda: (b" " * 65536 for _ in range(65536)), kind=kind)(request)
+        return answer
 
     with openai_server(routes=serving(handle)) as server:
         cases = [

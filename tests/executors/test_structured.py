@@ -40,7 +40,7 @@ def form(request: dict[str, Any]) -> str:
     """Return how a request asks for the form."""
     if request.get("tools"):
         return "tools"
-    return request.get("response_format", {}).get("type", "prompt")
+    return str(request.get("response_format", {}).get("type", "prompt"))
 
 
 def taking(*forms: str, refusal: Callable[[str], Behaviour] | None = None, content: str = '{"a": 1}') -> Any:  # noqa: ANN401 -- a behave
