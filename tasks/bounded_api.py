@@ -1,4 +1,4 @@
-"""Requests to Prefect's API that a run does not depend on: sent once, and given up after a few seconds.
+"""Requests to Prefect's API that a run does not depend on: sent once, and given up after half a minute.
 
 Prefect's client tries a request six times over more than a minute, and waits a minute for each answer. That is right
 for the state of a run, and wrong for what is only shown or looked up now and then.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from typing_extensions import Self
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 30.0
 """Seconds that one request may take."""
 UNAVAILABLE = (httpx.HTTPError, PrefectException)
 """What a request raises that the API did not answer, or refused."""
@@ -33,7 +33,7 @@ UNAVAILABLE = (httpx.HTTPError, PrefectException)
 
 @contextmanager
 def bounded_client() -> Generator[SyncPrefectClient]:
-    """Give a client that sends each request once, and waits a few seconds for the answer."""
+    """Give a client that sends each request once, and waits half a minute for the answer."""
     with (
         override_settings("client", max_retries=0),
         get_client(httpx_settings={"timeout": TIMEOUT_S}, sync_client=True) as client,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(3600)]
 
 POOL = "three"
-ITEMS = 1200
+ITEMS = 600
 SILENT_S = 60
 HEARTBEAT_S = 5
 WORKERS = ("one", "two", "three")

@@ -11,7 +11,9 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
+from prefect.events.worker import EventsWorker
 from prefect.exceptions import CancelledRun
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
@@ -44,6 +46,10 @@ def proxy(store: None) -> Generator[HangingProxy]:
     assert port
     with hanging_proxy(port) as made, temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{made.port}/api"}):
         yield made
+        made.flows.set()
+        # Prefect's worker for events keeps the address that it began with: the next test begins with a new one.
+        for kind in (EventsWorker, APILogWorker):
+            kind.drain_all(timeout=60)
 
 
 @pytest.fixture(autouse=True)
