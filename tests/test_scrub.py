@@ -41,11 +41,34 @@ def test_other_values_stay(name: str, value: str, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize(
     "name",
-    (
-        "PGPASSWORD MYSQL_PWD GITHUBTOKEN SLACK_WEBHOOK_URL DISCORD_WEBHOOK TEAMS_WEBHOOK_URI APITOKEN DBPASSWORD SECRETKEY"
-        " OPENAIAPIKEY CLIENTSECRET SSHPASS MYSQLPASS ROOTPWD DB_PASS DB_CREDS MY_JWT JWT_SECRET_KEY SIGNINGKEY BOTTOKEN"
-        " AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY AWS_SESSION_TOKEN REDISCLI_AUTH NPM_CONFIG__AUTH x-api-key"
-    ).split(),
+    [
+        "PGPASSWORD",
+        "MYSQL_PWD",
+        "GITHUBTOKEN",
+        "SLACK_WEBHOOK_URL",
+        "DISCORD_WEBHOOK",
+        "TEAMS_WEBHOOK_URI",
+        "APITOKEN",
+        "DBPASSWORD",
+        "SECRETKEY",
+        "OPENAIAPIKEY",
+        "CLIENTSECRET",
+        "SSHPASS",
+        "MYSQLPASS",
+        "ROOTPWD",
+        "DB_PASS",
+        "DB_CREDS",
+        "MY_JWT",
+        "JWT_SECRET_KEY",
+        "SIGNINGKEY",
+        "BOTTOKEN",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "REDISCLI_AUTH",
+        "NPM_CONFIG__AUTH",
+        "x-api-key",
+    ],
 )
 def test_names_of_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that are written as one word."""
@@ -56,11 +79,35 @@ def test_names_of_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    (
-        "TOKENIZERS_PARALLELISM PASSWORD_STORE_DIR MAX_TOKENS KEYBOARD KEYBOARD_LAYOUT MONKEY TURKEY PWD OLDPWD COMPASS"
-        " BYPASS SSH_AUTH_SOCK TOKEN_LIMIT TOKENIZER KEYCLOAK_HOST AUTHOR AUTHORITY PATTERN PASSENGER SECRETARY"
-        " WEBHOOK_PORT DATABASE_URL PYTHONPATH GIT_AUTHOR_NAME max_completion_tokens logit_bias reasoning_effort"
-    ).split(),
+    [
+        "TOKENIZERS_PARALLELISM",
+        "PASSWORD_STORE_DIR",
+        "MAX_TOKENS",
+        "KEYBOARD",
+        "KEYBOARD_LAYOUT",
+        "MONKEY",
+        "TURKEY",
+        "PWD",
+        "OLDPWD",
+        "COMPASS",
+        "BYPASS",
+        "SSH_AUTH_SOCK",
+        "TOKEN_LIMIT",
+        "TOKENIZER",
+        "KEYCLOAK_HOST",
+        "AUTHOR",
+        "AUTHORITY",
+        "PATTERN",
+        "PASSENGER",
+        "SECRETARY",
+        "WEBHOOK_PORT",
+        "DATABASE_URL",
+        "PYTHONPATH",
+        "GIT_AUTHOR_NAME",
+        "max_completion_tokens",
+        "logit_bias",
+        "reasoning_effort",
+    ],
 )
 def test_names_of_no_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What only looks like one garbles no message."""
