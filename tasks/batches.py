@@ -116,22 +116,28 @@ def _tried(run: BatchRun, name: str, said: Reply | ExecutorError) -> Attempt:
             learn(place.shelf, work)
         usage = said.usage or Usage(requests=1, unsettled=1)
         return Attempt(usage=usage, error=f"{said.kind}: {hushed(said, work.item)}")
-    named = {"model": said.model, "served_model": said.served_model}
+    attempt = Attempt(model=said.model, served_model=said.served_model, usage=said.usage)
     try:
         value, wrong = examine(work.brief, work.item, said)
     except RejectedError as error:
-        return Attempt(**named, usage=said.usage, error=f"{error.kind}: {hushed(error, work.item)}")
+        return attempt.model_copy(update={"error": f"{error.kind}: {hushed(error, work.item)}"})
     except ExecutorError as error:
         raise hushed(error, work.item) from None
     if wrong:
         rejection = Rejection(text=text_of(said.value), problems=tuple(wrong)).short
         why = f"invalid: {withheld(' '.join(wrong[:5]), work.item.value)}"
-        return Attempt(**named, usage=said.usage, rejections=(rejection,), error=why)
-    attempt = Attempt(**named, usage=said.usage)
+        return attempt.model_copy(update={"rejections": (rejection,), "error": why})
     if name in run.again or not run.is_stored(name):
         heard = said.value if isinstance(work.brief.output, type) else None
         attempts = (*run.tried(name), attempt)
-        answer = Answer(value=value, said=heard, fingerprint=name, **named, attempts=attempts)
+        answer = Answer(
+            value=value,
+            said=heard,
+            fingerprint=name,
+            model=said.model,
+            served_model=said.served_model,
+            attempts=attempts,
+        )
         place.shelf.write(place.key, place.record(answer))
     run.answered.add(name)
     return attempt

@@ -17,7 +17,7 @@ from prefect_dispatch.executors.response_body import MODEL_KEYS, read_body
 from prefect_dispatch.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Iterator
+    from collections.abc import AsyncIterable, AsyncIterator, Generator, Iterator
 
 ACCEPTED_CODINGS = "gzip, deflate"
 """Content codings that requests ask for: those that can be decompressed in bounded steps."""
@@ -258,7 +258,7 @@ _current: ContextVar[Exchange | None] = ContextVar("prefect_dispatch_exchange", 
 
 
 @contextmanager
-def exchanging(exchange: Exchange) -> Iterator[Exchange]:
+def exchanging(exchange: Exchange) -> Generator[Exchange]:
     """Have requests that litellm sends in this context belong to an exchange."""
     token = _current.set(exchange)
     try:

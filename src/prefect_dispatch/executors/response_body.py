@@ -65,19 +65,20 @@ def _parts(body: Any) -> list[dict[str, Any]]:  # noqa: ANN401 -- JSON
     return [top, *(cast("dict[str, Any]", top[key]) for key in _WITHIN if isinstance(top.get(key), dict))]
 
 
-def _is_sane(usage: Any, depth: int = 0) -> bool:  # noqa: ANN401 -- JSON
+def _is_sane(usage: object, depth: int = 0) -> bool:
     """Return whether every count of tokens in a usage is a whole number that a call can take."""
     if isinstance(usage, list):
-        return depth < _DEEPEST and all(_is_sane(part, depth + 1) for part in usage)
+        return depth < _DEEPEST and all(_is_sane(part, depth + 1) for part in cast("list[object]", usage))
     if not isinstance(usage, dict):
         return True
-    for name, value in cast("dict[str, Any]", usage).items():
+    counts = cast("dict[str, object]", usage)
+    for name, value in counts.items():
         if isinstance(value, (dict, list)):
-            if depth >= _DEEPEST or not _is_sane(value, depth + 1):
+            if depth >= _DEEPEST or not _is_sane(cast("object", value), depth + 1):
                 return False
         elif _counts(name) and value is not None and not is_count(value):
             return False
-    return depth > 0 or all(usage.get(name, 0) is not None for name in ("prompt_tokens", "completion_tokens"))
+    return depth > 0 or all(counts.get(name, 0) is not None for name in ("prompt_tokens", "completion_tokens"))
 
 
 def is_count(value: object) -> bool:

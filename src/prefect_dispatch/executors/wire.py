@@ -102,10 +102,11 @@ async def asked(litellm: Any, request: Mapping[str, Any], exchange: Exchange) ->
     response, content = await _post(url, body, headers, exchange)
     if response.status != HTTPStatus.OK:
         raise HTTPError(response.status, response.headers, content)
-    said = exchange.parse(content)
-    if not isinstance(said, dict):
+    parsed = exchange.parse(content)
+    if not isinstance(parsed, dict):
         raise exchange.malformed("the response is no JSON object")
-    exchange.note(cast("dict[str, Any]", said))
+    said = cast("dict[str, Any]", parsed)
+    exchange.note(said)
     convert = litellm.utils.convert_to_model_response_object
     try:
         return convert(response_object=said, model_response_object=litellm.ModelResponse())
