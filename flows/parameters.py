@@ -17,15 +17,16 @@ from prefect import allow_failure
 from prefect.exceptions import ParameterTypeError
 from prefect.futures import PrefectFuture
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from prefect_dispatch.fingerprint import canonical, digest
 from prefect_dispatch.flows.beats import without_prefects
 from prefect_dispatch.flows.job_flow import JobFlow
 from prefect_dispatch.heap import at_rest
 from prefect_dispatch.inert import nowhere_nul
-from prefect_dispatch.models import BriefsInput
+from prefect_dispatch.models import BriefsInput  # noqa: TC001 -- pydantic reads the annotations
 from prefect_dispatch.prefect_compat import visit_parts
-from prefect_dispatch.sources import ItemsInput
+from prefect_dispatch.sources import ItemsInput  # noqa: TC001 -- pydantic reads the annotations
 from prefect_dispatch.temporary_server import use_server
 
 P = ParamSpec("P")
@@ -34,7 +35,16 @@ R = TypeVar("R")
 MAX_RECORDED = 100_000
 """Characters of JSON beyond which the recorded items are a count and a digest."""
 
-_DATA: dict[str, TypeAdapter[Any]] = {"briefs": TypeAdapter(BriefsInput), "items": TypeAdapter(ItemsInput)}
+
+class _Data(TypedDict, total=False):
+    """The parameters that are data."""
+
+    briefs: BriefsInput
+    items: ItemsInput
+
+
+_ADAPTER = TypeAdapter(_Data)
+_DATA = ("briefs", "items")
 _OBJECTS = ("executor", "integrator")
 
 
@@ -92,7 +102,7 @@ class DataFlow(JobFlow[P, R]):
         data = {name: parameters[name] for name in _DATA if name in parameters}
         valid = super().validate_parameters({**parameters, **dict.fromkeys(data, ())})
         try:
-            return {**valid, **{name: _DATA[name].validate_python(value) for name, value in data.items()}}
+            return {**valid, **_ADAPTER.validate_python(data)}
         except ValidationError as error:
             raise ParameterTypeError.from_validation_error(error) from None
 

@@ -21,6 +21,8 @@ SEARCHED = 20_000
 
 
 def _several(given: object) -> object:
+    if not isinstance(given, bool | str | Sequence):
+        raise ValueError("write true, a pattern or a list of patterns")  # noqa: TRY004 -- pydantic's
     return [given] if isinstance(given, str) else given
 
 

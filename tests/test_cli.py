@@ -320,7 +320,7 @@ def test_a_job_file_says_what_is_run_of_it(job: Path, capsys: pytest.CaptureFixt
     """`out`, `limit` and `refresh` stand in the file; the options of the command line go before them."""
     with openai_server(Behaviour(content='{"size": 7}')) as server:
         at(job, server.url)
-        job.write_text(job.read_text() + "out: report\nlimit: 2\nrefresh: [t0.txt]\n")
+        job.write_text(job.read_text() + "out: report\nlimit: 2\nrefresh: [texts/t0.txt]\n")
         assert main(["plan", str(job)]) == COMPLETE
         assert main(["run", str(job)]) == COMPLETE
         assert server.count == 2

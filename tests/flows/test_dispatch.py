@@ -578,17 +578,18 @@ def test_pydantic_models_are_items() -> None:
 def test_a_frame_of_a_task_run_becomes_items() -> None:
     """`items_from(future)`: the frame is waited for; where the task failed, that is what is wrong with the items."""
 
-    @task(retries=0)
-    def frame(*, fails: bool) -> Any:  # noqa: ANN401 -- a frame
+    def frame(*, fails: bool) -> object:
         if fails:
             raise ValueError("no such table")
         return pd.DataFrame({"id": ["x", "y"], "text": ["a", "b"]})
 
+    submit: Any = task(frame).submit
+
     @flow
     def pipeline() -> Report:
         with pytest.raises(SourceError, match=r"The frame: the task run that it comes from failed: .*no such table"):
-            items_from(frame.submit(fails=True), key="id")
-        items = items_from(frame.submit(fails=False), key="id")
+            items_from(submit(fails=True), key="id")
+        items = items_from(submit(fails=False), key="id")
         return dispatch(NAMES, items, executor=ScriptedExecutor(shout), limits=QUICK)
 
     assert dispositions(pipeline()) == {"x": "merged", "y": "merged"}

@@ -188,9 +188,13 @@ def test_a_job_says_what_is_run_of_it(folder: Path) -> None:
     [
         pytest.param("limit: 0", "limit: Input should be greater than or equal to 1 (it is 0).", id="limit"),
         pytest.param("out: ''", "out: String should have at least 1 character", id="out"),
-        pytest.param("refresh: 3", "refresh: ", id="refresh"),
+        pytest.param("refresh: 3", "refresh: write true, a pattern or a list of patterns (it is 3).", id="refresh"),
         pytest.param("name: My job", "name: ", id="name"),
-        pytest.param("briefs: {name: terms, instruction: Say it.}", "briefs[0].instruction: ", id="one-brief"),
+        pytest.param(
+            "briefs: {name: terms, instruction: Say it.}",
+            "briefs[0]: unknown key 'instruction'; did you mean 'instructions'?",
+            id="one-brief",
+        ),
     ],
 )
 def test_wrong_bounds_are_refused(line: str, why: str, folder: Path) -> None:

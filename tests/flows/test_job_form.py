@@ -91,7 +91,9 @@ def test_a_job_runs_plans_and_is_deployed(folder: Path, capsys: pytest.CaptureFi
         assert main(["plan", str(folder / "job.yaml")]) == COMPLETE
         assert main(["run", str(folder / "job.yaml"), "--limit", "2", "--out", str(folder / "out")]) == COMPLETE
         assert server.count == 2
-        assert main(["run", str(folder / "job.yaml"), "--set", "profile=empty", "--refresh", "a.txt"]) == COMPLETE
+        changes = ["--set", "profile=empty", "--set", "out=told"]
+        assert main(["run", str(folder / "job.yaml"), *changes, "--refresh", "a.txt"]) == COMPLETE
+        assert (folder / "texts" / "told" / "report.json").is_file()
         assert server.count == 3
     report = json.loads((folder / "out" / "report.json").read_text(encoding="utf-8"))
     assert report["value"]["records"] == [{"name": "x", "year": 1}]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -186,6 +189,18 @@ def test_a_refused_job_is_not_retried(caplog: pytest.LogCaptureFixture) -> None:
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(state.state_details.flow_run_id)
     assert (states_of(run), run.run_count, run.empirical_policy.retries) == (["Running", "Failed"], 1, 0)
+
+
+def test_prefects_default_is_for_every_flow_but_that_of_shards() -> None:
+    """The run that waits for a shard asks again itself what failed there."""
+    code = (
+        "from prefect_dispatch import analyze_files, dispatch\n"
+        "from prefect_dispatch.flows.work_shard import work_shard\n"
+        "print(dispatch.retries, analyze_files.retries, work_shard.retries)"
+    )
+    environment = {**os.environ, "PREFECT_FLOWS_DEFAULT_RETRIES": "2"}
+    ran = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)  # noqa: S603 -- ours
+    assert ran.stdout.splitlines()[-1] == "2 2 0"
 
 
 def test_wrong_parameters_are_not_retried() -> None:
