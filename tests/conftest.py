@@ -25,7 +25,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path, None, Non
 @pytest.fixture(scope="session")
 def prefect_server() -> Generator[None, None, None]:
     """A Prefect server with an empty database, for the whole session: it takes seconds to start."""
-    with prefect_test_harness(server_startup_timeout=120):
+    with prefect_test_harness(server_startup_timeout=300):
         yield
 
 
