@@ -58,13 +58,30 @@ def test_what_people_wrote_stays(file: DecisionsFile, before: str) -> None:
     """Comments, order, line ends: a decision is added below, and what was decided before still is."""
     file.path.write_bytes(before.encode())
     known = file.load()
-    late = Decisions(different=(({"name": "mit"}, EXPAT),))
-    file.add(late)
+    late = Decisions(different=(({"name": "mit"}, {"name": "Apache"}),))
+    assert file.add(late) == Decisions()
     assert file.path.read_bytes().decode().startswith(before.strip().removeprefix("\ufeff"))
     assert file.load() == known.plus(late, named=file.named)
-    assert file.load().same == ()
-    file.add(SAME)
-    assert file.load().same == SAME.same
+
+
+def test_the_first_decision_counts(file: DecisionsFile) -> None:
+    """What is decided already is not decided otherwise, however it is spelt, and is returned; the rest is added."""
+    year = Choice(record=MIT, field="year", value=1987)
+    file.add(Decisions(same=SAME.same, fields=(year,)))
+    other = Decisions(
+        different=(({"name": "expat"}, {"name": "mit"}), (MIT, {"name": "BSD"})),
+        fields=(Choice(record={"name": "mit"}, field="year", value=1988), Choice(record=MIT, field="by", value="MIT")),
+    )
+    refused = file.add(other)
+    assert refused == Decisions(different=other.different[:1], fields=other.fields[:1])
+    kept = file.load()
+    assert (kept.same, kept.different) == (SAME.same, other.different[1:])
+    assert {(each.field, each.value) for each in kept.fields} == {("year", 1987), ("by", "MIT")}
+    text = file.path.read_text(encoding="utf-8")
+    assert file.add(Decisions(different=(({"name": "Expat"}, MIT),))) == Decisions(
+        different=(({"name": "Expat"}, MIT),)
+    )
+    assert file.path.read_text(encoding="utf-8") == text
 
 
 def test_who_may_read_it_and_where_it_is_stay(file: DecisionsFile) -> None:
