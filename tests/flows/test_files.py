@@ -124,7 +124,8 @@ def test_a_page_that_cannot_be_made_leaves_the_rest(tmp_path: Path) -> None:
 
 def test_what_is_long_stands_in_the_report_once(tmp_path: Path) -> None:
     """A long document is in its file, a long winner in the value; read again, the report has its winners."""
-    many, few = list(range(LONG_WINNER + 1)), [1, 2]
+    many: list[JsonValue] = list(range(LONG_WINNER + 1))
+    few: list[JsonValue] = [1, 2]
     document = Document(name="junit.xml", title="Tests", text="é" * (LONG_DOCUMENT + 1))
     source = (Ref(brief="b", item="a"),)
     rows = (
