@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from pydantic import BeforeValidator, Field, GetPydanticSchema
 from rapidfuzz import process
@@ -23,7 +23,7 @@ SEARCHED = 20_000
 def _several(given: object) -> object:
     if not isinstance(given, bool | str | Sequence):
         raise ValueError("write true, a pattern or a list of patterns")  # noqa: TRY004 -- pydantic's
-    return [given] if isinstance(given, str) else given
+    return [given] if isinstance(given, str) else cast("object", given)
 
 
 _Given = Annotated[

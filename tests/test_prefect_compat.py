@@ -104,7 +104,7 @@ def test_results_are_linked_to_their_task_runs_until_they_are_forgotten() -> Non
 
     @flow
     def run() -> tuple[bool, bool]:
-        future: PrefectFuture[Any] = double.submit(1)
+        future: PrefectFuture[Any] = cast("Any", double).submit(1)
         result = future.result()
         context = FlowRunContext.get()
         assert context
@@ -184,7 +184,7 @@ def test_the_server_that_prefect_starts_is_known_by_its_class() -> None:
     if ephemeral_server_url() is None:  # other tests of this process may have started one
         module = import_module("prefect.server.api.server")
         server = module.SubprocessASGIServer()
-        instances = vars(module.SubprocessASGIServer)["_instances"]
+        instances = cast("dict[object, object]", vars(module.SubprocessASGIServer)["_instances"])
         require(server in instances.values(), "SubprocessASGIServer._instances")
         require(server.running is False, "SubprocessASGIServer.running")
         require(hasattr(module.SubprocessASGIServer, "api_url"), "SubprocessASGIServer.api_url")

@@ -206,9 +206,12 @@ class Report(Strict):
             return data
         given = dict(cast("Mapping[str, Any]", data))
         for name, restore in (("fields", partial(_long_row, given.get("value"))), ("documents", _long_document)):
-            rows = given.get(name)
-            if isinstance(rows, list) and any(isinstance(row, dict) and _MARKS & row.keys() for row in rows):
-                given[name] = [restore(row) if isinstance(row, dict) else row for row in rows]
+            found = given.get(name)
+            if not isinstance(found, list):
+                continue
+            rows = cast("list[Any]", found)
+            if any(isinstance(row, dict) and _MARKS & cast("dict[str, Any]", row).keys() for row in rows):
+                given[name] = [restore(cast("Any", row)) if isinstance(row, dict) else row for row in rows]
         return given
 
 
@@ -218,7 +221,8 @@ _MARKS = frozenset({"winner_at", "sha256"})
 def _short_row(row: FieldRow) -> FieldRow:
     if not isinstance(row.winner, (list, dict)) or len(row.winner) <= LONG_WINNER:
         return row
-    return LongFieldRow(**{**dict(row), "winner": None}, winner_at=row.path)
+    fields: dict[str, Any] = {**dict(row), "winner": None}
+    return LongFieldRow(**fields, winner_at=row.path)
 
 
 def _long_row(value: JsonValue, row: dict[str, Any]) -> dict[str, Any]:
@@ -233,7 +237,7 @@ def _long_row(value: JsonValue, row: dict[str, Any]) -> dict[str, Any]:
     try:
         for part in row["winner_at"].split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
-            found = found[int(key)] if isinstance(found, list) else found[key]
+            found = cast("Any", found[int(key)] if isinstance(found, list) else found[key])
     except (LookupError, TypeError, AttributeError):
         raise ValueError(f"the value has nothing at {row['winner_at']!r}") from None
     return {**{name: each for name, each in row.items() if name != "winner_at"}, "winner": found}

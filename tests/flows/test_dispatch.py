@@ -583,7 +583,7 @@ def test_a_frame_of_a_task_run_becomes_items() -> None:
             raise ValueError("no such table")
         return pd.DataFrame({"id": ["x", "y"], "text": ["a", "b"]})
 
-    submit: Any = task(frame).submit
+    submit = cast("Any", task(frame)).submit
 
     @flow
     def pipeline() -> Report:
