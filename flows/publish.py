@@ -107,20 +107,25 @@ class LiveProgress:
         except Exception as error:  # noqa: BLE001 -- a picture of the run is not worth the run
             self._warn(error)
             return
-        while not self._closed:
+        while True:
             self._changed.wait()
             self._changed.clear()
+            is_closed = self._closed  # read before the progress: what comes after the end is none
             progress, self._latest = self._latest, None
-            if progress is None:
-                continue
-            try:
-                update_progress_artifact(
-                    artifact_id=artifact,
-                    progress=100.0 * progress.done / progress.total if progress.total else 100.0,
-                    description=f"{progress.done} of {progress.total} done, {progress}",
-                )
-            except Exception as error:  # noqa: BLE001 -- a picture of the run is not worth the run
-                self._warn(error)
+            if progress is not None:
+                self._update(artifact, progress)
+            if is_closed:
+                return
+
+    def _update(self, artifact: UUID, progress: Progress) -> None:
+        try:
+            update_progress_artifact(
+                artifact_id=artifact,
+                progress=100.0 * progress.done / progress.total if progress.total else 100.0,
+                description=f"{progress.done} of {progress.total} done, {progress}",
+            )
+        except Exception as error:  # noqa: BLE001 -- a picture of the run is not worth the run
+            self._warn(error)
 
     def _warn(self, error: Exception) -> None:
         if not self._closed:

@@ -19,10 +19,12 @@ from prefect_dispatch.errors import (
     DispatchError,
     DispatchFailed,
     ExecutorError,
+    FormRefusedError,
     InvalidOutput,
     MergeError,
     PatienceError,
     RejectedError,
+    ServerError,
     SourceError,
     TerminalError,
     TransientError,
@@ -48,6 +50,7 @@ def _with_attempts() -> ExecutorError:
 
 
 CASES = [
+    pytest.param(ServerError("no server"), "no server", id="ServerError"),
     pytest.param(BriefError("wrong"), "wrong", id="BriefError"),
     pytest.param(SourceError("none"), "none", id="SourceError"),
     pytest.param(
@@ -58,6 +61,7 @@ CASES = [
     pytest.param(ExecutorError("odd", kind="odd"), "odd", id="ExecutorError"),
     pytest.param(_with_attempts(), "busy", id="TransientError"),
     pytest.param(BusyError("later", retry_after_s=2.5), "later", id="BusyError"),
+    pytest.param(FormRefusedError("no schema"), "no schema", id="FormRefusedError"),
     pytest.param(UnaskedError("not now"), "not now", id="UnaskedError"),
     pytest.param(BudgetError("spent"), "spent", id="BudgetError"),
     pytest.param(PatienceError("later"), "later", id="PatienceError"),
@@ -96,6 +100,7 @@ def test_errors_survive_a_trip(error: DispatchError, message: str, dumps: Callab
         (ExecutorError, "error"),
         (TransientError, "transient"),
         (BusyError, "rate_limit"),
+        (FormRefusedError, "form_refused"),
         (UnaskedError, "unasked"),
         (BudgetError, "budget"),
         (PatienceError, "rate_limit"),

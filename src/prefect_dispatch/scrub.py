@@ -120,8 +120,7 @@ def _secret_parts(name: str, value: str) -> Iterator[str]:
     if found := _ADDRESS.match(value):
         user, password, place = found["user"], found["password"], found["place"]
         if password and password not in {user, place.partition(":")[0]}:
-            yield password
-            yield unquote(password)
+            yield from {password, unquote(password)}
         elif is_connection and user and password is None:  # the key in the address of a service, such as Sentry's
             yield user
     if is_connection:

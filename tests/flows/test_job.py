@@ -201,7 +201,7 @@ def test_wrong_bounds_are_refused(line: str, why: str, folder: Path) -> None:
     """In a sentence that names the key."""
     text = "briefs: [{name: terms, instructions: Say it.}]\nitems: [a]\n"
     (folder / "job.yaml").write_text("items: [a]\n" + line if "briefs" in line else text + line)
-    with pytest.raises(JobError, match=re.escape(f"job.yaml: {why}")):
+    with pytest.raises(JobError, match=rf"job\.yaml: line \d: {re.escape(why)}"):
         load_job(folder / "job.yaml")
 
 
@@ -341,7 +341,9 @@ WRONG = [
         r"line 8: items\[0\]: the key must be text",
         id="key",
     ),
-    pytest.param(GOOD + "x: 1", "line 11: the job: unknown key 'x'; known are 'flow', 'briefs'", id="unknown-key"),
+    pytest.param(
+        GOOD + "x: 1", "line 11: the job: unknown key 'x'; known are 'flow', 'name', 'briefs'", id="unknown-key"
+    ),
     pytest.param(
         GOOD + "---\n" + GOOD, "line 11: another document begins here; a job file holds one job", id="two-jobs"
     ),

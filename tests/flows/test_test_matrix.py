@@ -198,8 +198,8 @@ def test_values_that_are_none(value: object) -> None:
     [
         ("{python: [3.10]}", "axes.python[0]: 3.1 may not be what was written, as 3.10 without quotes is 3.1; put the"),
         ("{a: ['1'], b: ['2', on]}", "axes.b[1]: True may not be what was written, as on, yes and true without quotes"),
-        ("{a: [null]}", "axes.a[0]: None is what YAML reads where nothing is written, or null without quotes; write a"),
-        ("{a: }", "axes.a: None is what YAML reads"),
+        ("{a: [null]}", "axes.a[0]: null is what YAML reads where nothing is written, or null without quotes; write a"),
+        ("{a: }", "axes.a: null is what YAML reads"),
         ("{a: [[x]]}", "axes.a[0]: ['x'] is no text; write one value after the other"),
         ("{day: [2026-01-01]}", "datetime.date(2026, 1, 1) may not be what was written"),
         ("{python: []}", "axes.python: should have at least 1 item, and has none (it is [])."),

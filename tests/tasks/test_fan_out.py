@@ -177,12 +177,16 @@ def test_an_interrupted_run_cancels_what_is_under_way() -> None:
 
 
 def test_it_runs_inside_an_async_flow() -> None:
-    """A user's async flow calls it like any other."""
+    """A user's async flow awaits it; called as in a flow that isn't async it works, too, with a warning."""
     script: Callable[[Ask], Awaitable[JsonValue]] = Watch()
 
     @flow
     async def pipeline() -> int:
-        report = dispatch([Brief(name="b", instructions="Do.")], ["a"], executor=ScriptedExecutor(script))
+        brief = Brief(name="b", instructions="Do.")
+        report = await dispatch.acall([brief], ["a"], executor=ScriptedExecutor(script))
+        with pytest.warns(RuntimeWarning, match=r"await dispatch\.acall"):
+            again = dispatch([brief], ["a"], executor=ScriptedExecutor(script))
+        assert again.value == report.value
         return len(report.ledger)
 
     assert asyncio.run(pipeline()) == 1
