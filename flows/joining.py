@@ -16,6 +16,7 @@ from prefect_dispatch.integrators.merge_records import MergeRecords
 from prefect_dispatch.integrators.merging import merge_by
 from prefect_dispatch.integrators.readiness import ready
 from prefect_dispatch.outputs import schema_of
+from prefect_dispatch.wrong_values import describe_expected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -89,7 +90,8 @@ def _joiner(brief: Brief, items: Sequence[Item], folder: Path) -> Joiner | None:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, ("split.join", *first["loc"][1:])))
-        raise JobError(f"Brief {brief.name!r}: {where}: {first['msg'].removeprefix('Value error, ')}.") from None
+        message = describe_expected(first["type"], first.get("ctx", {}), named) or first["msg"]
+        raise JobError(f"Brief {brief.name!r}: {where}: {message.removeprefix('Value error, ').rstrip('.')}.") from None
     if not isinstance(joiner, Joiner):
         raise JobError(
             f"Brief {brief.name!r}: split.join can't be {named['kind']!r}, which makes no answer of the brief's form "

@@ -85,7 +85,7 @@ def _sentence(
         number, message = context["number"] - 1, str(context["why"]).rstrip(".")
         path, value = [*path, number], value[number]
     unknown = [name for name in value if repr(name) == context.get("key")] if _is_mapping(value) else []
-    message = _expected(kind, context, value) or one_of or message
+    message = describe_expected(kind, context, value) or one_of or message
     begin = f"{name_place([*path, *unknown])}: {join_path(path) or 'the job'}: {message}"
     if message.endswith("?"):
         return begin
@@ -99,7 +99,7 @@ def _sentence(
     return f"{begin} (it is {shown})."
 
 
-def _expected(kind: str, context: Mapping[str, Any], value: object) -> str:
+def describe_expected(kind: str, context: Mapping[str, Any], value: object) -> str:
     """Return what is expected in place of a value, or an empty text where its type or pydantic's words say it."""
     if kind == "model_attributes_type" or (kind == "union_tag_invalid" and not _is_mapping(value)):
         return f"{_MAPPING}, with the key 'kind'"
