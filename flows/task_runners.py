@@ -8,11 +8,11 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from prefect.task_runners import ProcessPoolTaskRunner
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.form import Tabs
+from prefect_dispatch.prefect_compat import ProcessPool
 from prefect_dispatch.strict import Strict, nearest
 from prefect_dispatch.tasks.child_process import settle_in
 from prefect_dispatch.tasks.elsewhere import Elsewhere, require_sent, room_of
@@ -53,7 +53,7 @@ class Processes(Strict):
         return Elsewhere(self._made, room_of)
 
     def _made(self) -> TaskRunner[Any]:
-        return ProcessPoolTaskRunner(max_workers=self.workers or os.cpu_count(), initializer=settle_in)
+        return ProcessPool(max_workers=self.workers or os.cpu_count(), initializer=settle_in)
 
 
 class _Cluster(Strict):

@@ -25,11 +25,13 @@ from prefect.results import ResultStore
 from prefect.serializers import JSONSerializer
 from prefect.settings import get_current_settings
 from prefect.states import Completed, Paused
+from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.transactions import get_transaction, transaction
 from prefect.types._datetime import now
 
 from prefect_dispatch import prefect_compat
 from prefect_dispatch.prefect_compat import (
+    ProcessPool,
     ReportState,
     ephemeral_server_url,
     forget_result,
@@ -177,6 +179,12 @@ def test_a_pause_has_a_form_whose_answer_stands_under_keys() -> None:
             client.resume_flow_run(own, run_input={})
 
     run()
+
+
+def test_the_process_pool_forwards_messages_in_a_method() -> None:
+    """`ProcessPoolTaskRunner` has the method that its thread runs, and is copied as what it is."""
+    require(hasattr(ProcessPoolTaskRunner, "_forward_subprocess_messages"), "the method that forwards messages")
+    require(type(ProcessPool(max_workers=1).duplicate()) is ProcessPool, "duplicate() keeps the class")
 
 
 def test_the_server_that_prefect_starts_is_known_by_its_class() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import contextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from prefect.client.schemas.objects import State
@@ -17,6 +18,7 @@ from prefect.context import FlowRunContext, SettingsContext, get_settings_contex
 from prefect.input import keyset_from_base_key
 from prefect.input.actions import read_flow_run_input
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]  # no public way
+from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.transactions import BaseTransaction, TransactionState
 from prefect.utilities.collections import visit_collection
 from prefect.utilities.engine import propose_state_sync
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
     from prefect.input.run_input import Keyset
     from prefect.serializers import Serializer
+    from typing_extensions import Self
 
 R = TypeVar("R")
 
@@ -144,6 +147,22 @@ def override_settings(group: str, **values: object) -> Generator[None]:
     settings = context.settings.model_copy(update={group: changed})
     with SettingsContext(profile=context.profile, settings=settings):
         yield
+
+
+class ProcessPool(ProcessPoolTaskRunner):
+    """Prefect's process pool, whose thread that forwards messages has the settings of the run.
+
+    That thread inherits no context variables. Without the address of the run's server it would start another one, and
+    leave it behind.
+    """
+
+    def __enter__(self) -> Self:
+        """Start the pool."""
+        self._run_context = copy_context()
+        return super().__enter__()
+
+    def _forward_subprocess_messages(self) -> None:
+        self._run_context.run(super()._forward_subprocess_messages)
 
 
 def visit_parts(data: object, visit: Callable[[Any], Any]) -> None:

@@ -209,7 +209,7 @@ class Report(Strict):
             found = given.get(name)
             if not isinstance(found, list):
                 continue
-            rows = cast("list[Any]", found)
+            rows: list[Any] = found
             if any(isinstance(row, dict) and _MARKS & cast("dict[str, Any]", row).keys() for row in rows):
                 given[name] = [restore(cast("Any", row)) if isinstance(row, dict) else row for row in rows]
         return given
