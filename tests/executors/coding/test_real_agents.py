@@ -142,7 +142,7 @@ def test_an_answer_by_a_schema(name: str, repository: Repository) -> None:
 
 @pytest.mark.parametrize("name", ["claude", "codex", "opencode"])
 def test_a_stream_that_is_cut(name: str, repository: Repository, own: Path) -> None:
-    """Where the agent itself doesn't go on, its work is retried, as the item did not fail. mini streams nothing."""
+    """Where the agent itself doesn't go on, its work is retried, as it may pass. mini streams nothing."""
 
     def script(request: Request) -> Turn:
         return Turn(text="I begin.", write={"new/b.py": "B = 1\n"}, cut=True)
