@@ -49,12 +49,16 @@ def explain_errors(error: ValidationError, data: object, name_place: Callable[[P
     details = error.errors(include_url=False)
     located = [_locate(data, each["loc"]) for each in details]
     paths = [tuple(path) for path, _ in located]
+    types: dict[tuple[str | int, ...], list[str]] = {}
+    for each, path in zip(details, paths, strict=True):
+        types.setdefault(path, []).append(_EXPECTED.get(each["type"], ""))
     sentences: list[str] = []
     for each, path, (_, value) in zip(details, paths, located, strict=True):
         # Of a list of which no part is valid pydantic says as well that it is too short, or no text.
         inside = any(other[: len(path)] == path and other != path for other in paths)
         if not (inside and each["type"] in ("too_short", *_EXPECTED)):
-            sentences.append(_sentence(each, path, value, name_place))
+            one_of = " or ".join(dict.fromkeys(filter(None, types[path]))) if each["type"] in _EXPECTED else ""
+            sentences.append(_sentence(each, path, value, name_place, one_of))
     return list(dict.fromkeys(sentences))
 
 
@@ -69,7 +73,10 @@ def show_value(value: object) -> str:
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
 
 
-def _sentence(each: Mapping[str, Any], path: Path, value: object, name_place: Callable[[Path], str]) -> str:
+def _sentence(
+    each: Mapping[str, Any], path: Path, value: object, name_place: Callable[[Path], str], one_of: str
+) -> str:
+    """Return the sentence of one error; `one_of` says which types would do, if its type is what is wrong."""
     kind, context = each["type"], each.get("ctx", {})
     message = str(each["msg"]).removeprefix("Value error, ").rstrip(".")
     if kind == "element" and _is_mapping(value) and _is_list(value.get("list")):
@@ -78,7 +85,7 @@ def _sentence(each: Mapping[str, Any], path: Path, value: object, name_place: Ca
         number, message = context["number"] - 1, str(context["why"]).rstrip(".")
         path, value = [*path, number], value[number]
     unknown = [name for name in value if repr(name) == context.get("key")] if _is_mapping(value) else []
-    message = _expected(kind, context, value) or message
+    message = _expected(kind, context, value) or one_of or message
     begin = f"{name_place([*path, *unknown])}: {join_path(path) or 'the job'}: {message}"
     if message.endswith("?"):
         return begin
@@ -93,7 +100,7 @@ def _sentence(each: Mapping[str, Any], path: Path, value: object, name_place: Ca
 
 
 def _expected(kind: str, context: Mapping[str, Any], value: object) -> str:
-    """Return what is expected in place of a value, or an empty text where pydantic's own words say it."""
+    """Return what is expected in place of a value, or an empty text where its type or pydantic's words say it."""
     if kind == "model_attributes_type" or (kind == "union_tag_invalid" and not _is_mapping(value)):
         return f"{_MAPPING}, with the key 'kind'"
     if kind == "union_tag_invalid":
@@ -103,7 +110,7 @@ def _expected(kind: str, context: Mapping[str, Any], value: object) -> str:
         return "the key 'kind' is missing, which says what it is"
     if kind == "missing" and _is_list(value):
         return f"an entry is missing; it has {len(value)}"
-    return _EXPECTED.get(kind, "")
+    return ""
 
 
 def _locate(data: object, location: Path) -> tuple[list[str | int], object]:
@@ -116,7 +123,7 @@ def _locate(data: object, location: Path) -> tuple[list[str | int], object]:
             continue
         if _holds(data, part):
             data = cast("Any", data)[part]
-        elif number < len(location) or isinstance(part, int) or _is_list(data) or _is_tag(data, part):
+        elif number < len(location) or isinstance(part, int) or not _is_mapping(data) or _is_tag(data, part):
             continue  # what the file doesn't have
         path.append(part)
     return path, data

@@ -177,6 +177,10 @@ def _lost(number: int, element: object, failure: BaseException) -> Lost:
     return Lost(key=key, value=None, priority=priority, why=why)
 
 
+def _has_list(data: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(data, Mapping) and "list" in data
+
+
 def _with_keys(data: Mapping[str, object]) -> object:
     """Return the elements of a list whose keys stand in a field of each, as items.
 
@@ -243,10 +247,9 @@ class Listed(Strict):
     @model_validator(mode="before")
     @classmethod
     def _from_list(cls, data: object) -> object:
-        mapping = cast("Mapping[str, object]", data) if isinstance(data, Mapping) else dict[str, object]()
-        if "list" in mapping:
-            return {"items": _with_keys(mapping)}
-        return {"items": data} if is_listable(data) else data
+        if is_listable(data):
+            return {"items": data}
+        return {"items": _with_keys(data)} if _has_list(data) else data
 
     @model_serializer
     def _to_list(self) -> list[Item]:
