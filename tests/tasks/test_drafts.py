@@ -235,6 +235,19 @@ def test_the_next_one_goes_on_where_one_died(shelf: Shelf, alone: bool) -> None:
     assert heard(draft_of(shelf, alone=True, answered=b"before", work="other")) == ([], 0)
 
 
+def test_a_reply_that_was_altered_is_not_heard(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    """Its checksum is another one; the calls that were lost are told all the same, and older drafts have none."""
+    asyncio.run(left(shelf, Reply(value="one"), alone=True))
+    content = shelf.read(KEY + SUFFIX)
+    assert content is not None
+    shelf.write(KEY + SUFFIX, content.replace(b'"one"', b'"two"'))
+    assert heard(draft_of(shelf, alone=True, answered=b"before")) == ([], 1)
+    assert "Replies that an earlier run left are damaged; they are asked for again." in caplog.text
+    older = {name: part for name, part in json.loads(content).items() if name != "sha256"}
+    shelf.write(KEY + SUFFIX, json.dumps(older).encode())
+    assert heard(draft_of(shelf, alone=True, answered=b"before")) == (["one"], 1)
+
+
 def test_an_answer_is_heard_by_its_own_tier_only(shelf: Shelf) -> None:
     """What a fallback said is the fallback's."""
 
