@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -34,11 +35,12 @@ LATE = timedelta(minutes=10)
 @pytest.fixture
 def deployed(tmp_path: Path) -> Callable[..., UUID]:
     """What registers a deployment whose runs ask a function, and returns its id."""
-    (tmp_path / "answers_of_overlap.py").write_text("def say(text: str) -> str:\n    return text\n")
+    module = f"answers_{uuid4().hex}"  # a process imports a module once, from whichever folder
+    (tmp_path / f"{module}.py").write_text("def say(text: str) -> str:\n    return text\n")
     parameters: dict[str, Any] = {
         "briefs": [{"name": "terms", "instructions": "Say it."}],
         "items": ["a"],
-        "executor": {"kind": "python", "function": "answers_of_overlap:say"},
+        "executor": {"kind": "python", "function": f"{module}:say"},
         "folder": str(tmp_path),
     }
 
