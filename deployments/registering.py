@@ -174,7 +174,7 @@ def _pool(client: SyncPrefectClient, given: str | None, own: str, source: CodeSo
     name = given or get_current_settings().deployments.default_work_pool_name or own
     try:
         pool = client.read_work_pool(name)
-        _require_variables(pool.base_job_template, pool.type, name, source)
+        _require_variables(pool.base_job_template, name, pool.type, source)
         return Pool(name, made=False, kind=pool.type)
     except ObjectNotFound:
         if name != own:
@@ -183,18 +183,21 @@ def _pool(client: SyncPrefectClient, given: str | None, own: str, source: CodeSo
                 f"{said} {name!r}: there is no such work pool. Make it (prefect work-pool create {name!r} --type "
                 f"{POOL_TYPE}), or leave --work-pool out: {own!r} is made where it isn't there."
             ) from None
-    template = ProcessWorker.get_default_base_job_template()
-    _require_variables(template, POOL_TYPE, name, source)
+    _require_variables({}, name, POOL_TYPE, source)
     client.create_work_pool(WorkPoolCreate(name=name, type=POOL_TYPE))
     return Pool(name, made=True, kind=POOL_TYPE)
 
 
-def _require_variables(template: dict[str, Any], kind: str, name: str, source: CodeSource) -> None:
+def _require_variables(template: dict[str, Any], name: str, kind: str, source: CodeSource) -> None:
     """Check that the jobs of a pool have the variables that are set.
+
+    A pool has no template until its first worker has started. That of a process pool is known all the same.
 
     Raises:
         JobError: If not.
     """
+    if not template and kind == POOL_TYPE:
+        template = ProcessWorker.get_default_base_job_template()
     known: dict[str, Any] = template.get("variables", {}).get("properties", {})
     for variable in source.job_variables if known else ():
         if variable not in known:

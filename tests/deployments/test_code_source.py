@@ -167,7 +167,7 @@ def test_an_image_and_job_variables_are_for_pools_that_have_them(
 ) -> None:
     """An image has a copy of the current folder in its working directory, or where `--folder` says."""
     monkeypatch.chdir(checkout)
-    names = {"image": {"type": "string"}, "env": {"type": "object"}, "auto_remove": {"type": "boolean"}}
+    names = {"image": {"type": "string"}, "env": {"type": "object"}, "network_mode": {"type": "string"}}
     template = {"job_configuration": {"image": "{{ image }}"}, "variables": {"properties": names}}
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name="containers", type="docker", base_job_template=template))
@@ -177,14 +177,14 @@ def test_an_image_and_job_variables_are_for_pools_that_have_them(
     assert main([*image, "--work-pool", "dispatch"]) == 2
     assert "--image: the jobs of the work pool 'dispatch', of type process, have no 'image'" in capsys.readouterr().err
     contained = [*image, "--work-pool", "containers"]
-    assert main([*contained, "--job-variable", "autoremove=true"]) == 2
-    assert "--job-variable autoremove: the jobs of the work pool 'containers'" in capsys.readouterr().err
-    assert main([*contained, "--job-variable", 'env={"A": "b"}', "--job-variable", "auto_remove=yes"]) == 0
+    assert main([*contained, "--job-variable", "networkmode=host"]) == 2
+    assert "--job-variable networkmode: the jobs of the work pool 'containers'" in capsys.readouterr().err
+    assert main([*contained, "--job-variable", 'env={"A": "b"}', "--job-variable", "network_mode=host"]) == 0
     made = deployed("dispatch/imaged")
     assert made.job_variables == {
         "image": "registry.example.org:5000/jobs:v1",
         "env": {"A": "b"},
-        "auto_remove": "yes",
+        "network_mode": "host",
     }
     assert (made.parameters["folder"], made.pull_steps) == ("contracts", [])
     assert main([*contained, "--folder", "/app"]) == 0

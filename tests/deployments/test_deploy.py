@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLi
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule, RRuleSchedule
 from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.settings import PREFECT_API_URL, PREFECT_DEFAULT_WORK_POOL_NAME, temporary_settings
+from prefect.types.entrypoint import EntrypointType
 
 from prefect_dispatch.cli import main
 from prefect_dispatch.deployments.building import wanted
@@ -101,7 +102,12 @@ def test_the_ready_flows_are_registered_as_the_file_says(
     cancelling = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
     ready = ready_flows()["dispatch"]
     (example,) = ready.schedules
-    earlier: Any = ready.flow.to_deployment("dispatch", concurrency_limit=cancelling, schedules=[example.schedule()])
+    earlier: Any = ready.flow.to_deployment(
+        "dispatch",
+        concurrency_limit=cancelling,
+        schedules=[example.schedule()],
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
     earlier.apply()
     assert main(["deploy"]) == 0
     text = (resources.files("prefect_dispatch.deployments") / "prefect.yaml").read_text()
@@ -121,7 +127,7 @@ def test_the_ready_flows_are_registered_as_the_file_says(
             (each["cron"], each["timezone"], each["active"]) for each in entry.get("schedules", ())
         ]
         folder = {} if entry["name"] == "work-shard" else {"folder": str(tmp_path)}
-        assert (made.parameters, made.path, made.pull_steps) == (folder, None, [])
+        assert (made.parameters, made.path, made.pull_steps or []) == (folder, None, [])
     said = capsys.readouterr().out
     assert "prefect worker start --pool dispatch" in said
     assert "prefect deployment run analyze-files/analyze-files --params" in said
