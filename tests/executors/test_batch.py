@@ -223,3 +223,35 @@ def test_the_price_of_a_batch(
     llm = LLM(model=model, usd_per_million=stated, fallbacks=("mistral/x",), mode="batch")
     assert llm.in_batch.usd_per_million == (price and pytest.approx(price))
     assert (llm.in_batch.fallbacks, llm.in_batch.mode) == ((), "live")
+
+
+def test_the_model_of_an_answer_in_a_batch() -> None:
+    """It is recorded, and strictly another one is a failure, which was paid for."""
+    body = {**FINE, "model": "another-model", "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}}
+    text = line(response={"status_code": 200, "body": body})
+    with batch_server(tamper=handing(text)) as server:
+        [reply] = asyncio.run(answers(api_of(server), NAMES[0])).values()
+        [error] = asyncio.run(answers(api_of(server, strict_model=True), NAMES[0])).values()
+    assert isinstance(reply, Reply)
+    assert (reply.served_model, reply.usage.tokens) == ("another-model", 5)
+    assert isinstance(error, RejectedError)
+    assert (error.kind, error.usage) == ("other_model", reply.usage)
+
+
+def test_nonsense_in_the_usage_of_a_batch_discards_no_answer() -> None:
+    """What it took is unknown."""
+    body = {**FINE, "usage": {"prompt_tokens": -3, "completion_tokens": "many"}}
+    with batch_server(tamper=handing(line(response={"status_code": 200, "body": body}))) as server:
+        [reply] = asyncio.run(answers(api_of(server), NAMES[0])).values()
+    assert isinstance(reply, Reply)
+    assert (reply.value, reply.usage.tokens, reply.usage.unsettled) == ("fine", 0, 1)
+
+
+def test_a_file_of_results_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is longer than all its answers may be is given up."""
+    monkeypatch.setenv("PREFECT_DISPATCH_MAX_RESPONSE_BYTES", "1024")
+    monkeypatch.setattr(module, "FILE_RESPONSES", 2)
+    text = line(response={"status_code": 200, "body": {**FINE, "padding": "x" * 3000}})
+    with batch_server(tamper=handing(text)) as server, pytest.raises(RejectedError) as caught:
+        asyncio.run(answers(api_of(server), NAMES[0]))
+    assert caught.value.kind == "response_too_large"

@@ -10,6 +10,7 @@ import sys
 import zlib
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 from aiohttp import web
 
@@ -346,6 +347,26 @@ def test_requests_that_are_not_ours_are_left_alone() -> None:
             api_key="sk-x",
         )
         assert asyncio.run(call).choices[0].message.content == "fine"
+
+
+def test_an_error_in_the_body_of_a_success_is_one() -> None:
+    """Some proxies answer so."""
+    body = b'{"error": {"message": "slow down", "type": "rate_limit_error", "code": "429"}}'
+    with openai_server(routes=serving(sending(lambda: iter([body])))) as server, pytest.raises(ExecutorError):
+        asyncio.run(LLM(model="openai/m", api_base=server.url.replace("/v1", "/hostile")).answer(ASK))
+
+
+def test_a_client_of_the_user_has_the_limits_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that litellm was given; what is no client is left alone."""
+    litellm = provider()
+    create = litellm.llms.openai.common_utils.BaseOpenAILLM._get_async_http_client  # noqa: SLF001 -- what is wrapped
+    client = httpx.AsyncClient()
+    monkeypatch.setattr(litellm, "aclient_session", client)
+    assert create() is create() is client
+    assert [len(hooks) for hooks in client.event_hooks.values()] == [1, 1]
+    monkeypatch.setattr(litellm, "aclient_session", other := object())
+    assert create() is other
+    asyncio.run(client.aclose())
 
 
 def test_the_limits_are_installed_once() -> None:

@@ -141,6 +141,20 @@ def test_what_is_no_object_is_never_asked_for_as_one(method: Any) -> None:  # no
     assert form(server.requests[-1].body) == "prompt"
 
 
+def test_a_tool_that_nobody_offered_is_no_answer() -> None:
+    """Only the arguments of ours are read."""
+    call = {"id": "1", "type": "function", "function": {"name": "other", "arguments": '{"a": 1}'}}
+    choice = {
+        "index": 0,
+        "message": {"role": "assistant", "content": None, "tool_calls": [call]},
+        "finish_reason": "stop",
+    }
+    body = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+    with openai_server(Behaviour(body=body)) as server, pytest.raises(ExecutorError) as caught:
+        ask(LLM(model="openai/mine", api_base=server.url, structured_output="tools"))
+    assert caught.value.kind == "empty"
+
+
 def test_text_is_asked_for_as_ever() -> None:
     """Without a schema there is no form."""
     with openai_server() as server:

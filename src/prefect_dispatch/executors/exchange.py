@@ -135,7 +135,7 @@ class Exchange:
                 yielded += len(piece)
                 if max(received, yielded) > limit:
                     if status >= _FAILED:
-                        yield piece[: limit - yielded] if yielded > limit else piece
+                        yield piece[: len(piece) - max(0, yielded - limit)]
                         return
                     raise self._failed(
                         ResponseTooLargeError(

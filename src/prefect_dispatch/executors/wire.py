@@ -130,7 +130,8 @@ async def _post(url: str, body: bytes, headers: dict[str, str], exchange: Exchan
                     continue
                 coding = response.headers.get("Content-Encoding", "")
                 content = await exchange.read(response.content.iter_any(), response.status, coding)
-                response.close() if not response.content.at_eof() else None
+                if not response.content.at_eof():  # the rest of a long error is not waited for
+                    response.close()
                 return response, content
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ConnectError(str(error)) from None
