@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, cast
 
 from pydantic import Field
 
@@ -139,8 +139,12 @@ def _test_matrix(  # noqa: PLR0913, PLR0917 -- the fields of a form
         command=_command(_Lines(command, setup, service, ready), names, tuple(report), tuple(retry)),
     )
     workspace = Workspace(repo=repo or ".", base=base or "HEAD", keep=keep, ports=ports)
-    tries: dict[str, Any] = {} if retries is None else {"retries": retries}
-    limits = Limits(concurrency=concurrency, timeout_s=time_limit_s, retry_timeouts=retries is not None, **tries)
+    limits = Limits(
+        concurrency=concurrency,
+        timeout_s=time_limit_s,
+        retries=Limits().retries if retries is None else retries,
+        retry_timeouts=retries is not None,
+    )
     integrator = TestMatrix(required=tuple(required) or "all", on_red=on_red)
     executor = Shell(workspace=workspace, pass_env=tuple(pass_env))
     return Parts([brief], Listed(items=tuple(environments)), executor, integrator, limits)

@@ -206,12 +206,11 @@ class Report(Strict):
             return data
         given = dict(cast("Mapping[str, Any]", data))
         for name, restore in (("fields", partial(_long_row, given.get("value"))), ("documents", _long_document)):
-            found = given.get(name)
-            if not isinstance(found, list):
-                continue
-            rows: list[Any] = found
-            if any(isinstance(row, dict) and _MARKS & cast("dict[str, Any]", row).keys() for row in rows):
-                given[name] = [restore(cast("Any", row)) if isinstance(row, dict) else row for row in rows]
+            if isinstance(rows := given.get(name), list):
+                given[name] = [
+                    restore(cast("dict[str, Any]", row)) if isinstance(row, dict) and _MARKS & row.keys() else row
+                    for row in cast("list[object]", rows)
+                ]
         return given
 
 
@@ -221,8 +220,9 @@ _MARKS = frozenset({"winner_at", "sha256"})
 def _short_row(row: FieldRow) -> FieldRow:
     if not isinstance(row.winner, (list, dict)) or len(row.winner) <= LONG_WINNER:
         return row
-    fields: dict[str, Any] = {**dict(row), "winner": None}
-    return LongFieldRow(**fields, winner_at=row.path)
+    return LongFieldRow(
+        path=row.path, winner=None, losers=row.losers, rule=row.rule, sources=row.sources, winner_at=row.path
+    )
 
 
 def _long_row(value: JsonValue, row: dict[str, Any]) -> dict[str, Any]:
@@ -231,13 +231,11 @@ def _long_row(value: JsonValue, row: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: If the value has none there.
     """
-    if "winner_at" not in row:
-        return row
     found: Any = value
     try:
         for part in row["winner_at"].split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
-            found = cast("Any", found[int(key)] if isinstance(found, list) else found[key])
+            found = cast("Any", found)[int(key) if isinstance(found, list) else key]
     except (LookupError, TypeError, AttributeError):
         raise ValueError(f"the value has nothing at {row['winner_at']!r}") from None
     return {**{name: each for name, each in row.items() if name != "winner_at"}, "winner": found}
