@@ -235,8 +235,7 @@ def _long_row(value: JsonValue, row: dict[str, Any]) -> dict[str, Any]:
     try:
         for part in row["winner_at"].split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
-            place: int | str = int(key) if isinstance(found, list) else key
-            found = found[place]
+            found = cast("Any", found[int(key)] if isinstance(found, list) else found[key])
     except (LookupError, TypeError, AttributeError):
         raise ValueError(f"the value has nothing at {row['winner_at']!r}") from None
     return {**{name: each for name, each in row.items() if name != "winner_at"}, "winner": found}
