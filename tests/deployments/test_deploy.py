@@ -127,7 +127,8 @@ def test_the_ready_flows_are_registered_as_the_file_says(
             (each["cron"], each["timezone"], each["active"]) for each in entry.get("schedules", ())
         ]
         folder = {} if entry["name"] == "work-shard" else {"folder": str(tmp_path)}
-        assert (made.parameters, made.path, made.pull_steps or []) == (folder, None, [])
+        assert (made.parameters, made.pull_steps or []) == (folder, [])
+        assert made.path in {None, "."}  # the second is what Prefect 3.9 writes
     said = capsys.readouterr().out
     assert "prefect worker start --pool dispatch" in said
     assert "prefect deployment run analyze-files/analyze-files --params" in said
