@@ -18,9 +18,10 @@ from prefect.flow_engine import run_flow
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import AwaitingRetry, Cancelling
 
-from prefect_dispatch import Brief, DispatchFailed, Limits, analyze_files, dispatch
+from prefect_dispatch import Brief, DispatchFailed, Limits, LLMCredentials, analyze_files, dispatch
 from prefect_dispatch.errors import BriefError, JobError, RejectedError
 from prefect_dispatch.testing import ScriptedExecutor
+from tests.openai_server import Behaviour, failure, openai_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,22 +156,22 @@ def test_the_traceback_of_a_callers_flow_stays(caplog: pytest.LogCaptureFixture)
 
 
 def test_a_flow_with_a_form_is_retried(tmp_path: Path) -> None:
-    """`with_options` and its retries work for these flows, too: here the folder of the report is in the way once."""
-    (tmp_path / "texts").mkdir()
-    (tmp_path / "texts" / "a.txt").write_text("a")
-    (tmp_path / "out").write_text("in the way")
-    attempts: list[str] = []
+    """`with_options` and its retries work for these flows, too."""
+    (tmp_path / "a.txt").write_text("a")
 
-    def clear(*_: object) -> None:
-        attempts.append("running")
-        if len(attempts) > 1:
-            (tmp_path / "out").unlink(missing_ok=True)
+    def behave(_: dict[str, Any], n: int) -> Behaviour:
+        return failure(400, "not now") if n == 1 else Behaviour(content="said")
 
-    again: Any = analyze_files.with_options(retries=1, on_running=[clear])
-    assert type(again) is type(analyze_files)
-    with pytest.raises(JobError):  # nothing about the job changes with another attempt
-        again(files="texts/*.txt", instructions="Say it.", folder=str(tmp_path), out="out", model="openai/none")
-    assert attempts == ["running"]
+    with openai_server(behave) as server:
+        block = LLMCredentials.model_validate({"api_key": "sk-none-needed", "api_base": server.url})
+        block.save("of-a-retry", overwrite=True)
+        again: Any = analyze_files.with_options(retries=1)
+        assert type(again) is type(analyze_files)
+        report: Report = again(
+            files="*.txt", instructions="Say it.", folder=str(tmp_path), model="openai/test", credentials=block
+        )
+        assert (report.message, server.count) == ("1 of 1 answered.", 2)
+    assert run_of(report).run_count == 2
 
 
 def test_a_refused_job_is_not_retried(caplog: pytest.LogCaptureFixture) -> None:
