@@ -190,16 +190,17 @@ class Report(Strict):
         if not isinstance(data, Mapping):
             return data
         given = dict(cast("Mapping[str, Any]", data))
-        for name, restore in (("fields", partial(_long_row, given.get("value"))), ("documents", _long_document)):
+        marked = (
+            ("fields", "winner_at", partial(_long_row, given.get("value"))),
+            ("documents", "sha256", _long_document),
+        )
+        for name, mark, restore in marked:
             if isinstance(rows := given.get(name), list):
                 given[name] = [
-                    restore(cast("dict[str, Any]", row)) if isinstance(row, dict) and _MARKS & row.keys() else row
+                    restore(cast("dict[str, Any]", row)) if isinstance(row, dict) and mark in row else row
                     for row in cast("list[object]", rows)
                 ]
         return given
-
-
-_MARKS = frozenset({"winner_at", "sha256"})
 
 
 def _short_row(row: FieldRow) -> FieldRow:
@@ -220,7 +221,7 @@ def _long_row(value: JsonValue, row: dict[str, Any]) -> dict[str, Any]:
     try:
         for part in row["winner_at"].split("/")[1:]:
             key = part.replace("~1", "/").replace("~0", "~")
-            found = cast("Any", found)[int(key) if isinstance(found, list) else key]
+            found = found[int(key)] if isinstance(found, list) else found[key]  # pyright: ignore[reportUnknownVariableType] -- any JSON
     except (LookupError, TypeError, AttributeError):
         raise ValueError(f"the value has nothing at {row['winner_at']!r}") from None
     return {**{name: each for name, each in row.items() if name != "winner_at"}, "winner": found}
