@@ -205,16 +205,17 @@ class Report(Strict):
         if not isinstance(data, Mapping):
             return data
         given = dict(cast("Mapping[str, Any]", data))
-        for name, restore in (("fields", partial(_long_row, given.get("value"))), ("documents", _long_document)):
+        marked = (
+            ("fields", "winner_at", partial(_long_row, given.get("value"))),
+            ("documents", "sha256", _long_document),
+        )
+        for name, mark, restore in marked:
             if isinstance(rows := given.get(name), list):
                 given[name] = [
-                    restore(cast("dict[str, Any]", row)) if isinstance(row, dict) and _MARKS & row.keys() else row
+                    restore(cast("dict[str, Any]", row)) if isinstance(row, dict) and mark in row else row
                     for row in cast("list[object]", rows)
                 ]
         return given
-
-
-_MARKS = frozenset({"winner_at", "sha256"})
 
 
 def _short_row(row: FieldRow) -> FieldRow:

@@ -41,7 +41,8 @@ def test_the_run(job: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         ("service=2,config=franc", "failed"),
     ]
     assert [test["name"] for test in value["tests"]] == ["test_price[cake-388]"]
-    told = " ".join(capsys.readouterr().err.split())
+    printed = capsys.readouterr()
+    told = " ".join(f"{printed.out}{printed.err}".split())
     assert "service=2,config=franc (1 failed: examples.service.test_prices::test_price[cake-388])" in told
     left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout  # noqa: S607 -- ps
     assert not [line for line in left.splitlines() if "examples/service/prices.py" in line and "/bin/sh" not in line]
