@@ -6,7 +6,7 @@ heartbeat and isn't dead; and a run of ours may end under a name of its own.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import yaml
 from prefect.client.schemas.objects import StateType
@@ -16,9 +16,6 @@ from prefect.settings import get_current_settings
 from prefect_dispatch.deployments.registering import prefect_client
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.batch import STATE
-
-if TYPE_CHECKING:
-    from prefect.events.actions import ActionTypes
 
 NAME = "Crash runs whose worker died"
 MISSED = 3
@@ -87,7 +84,7 @@ def apply(automation: dict[str, Any]) -> str:
         found = client.read_automations_by_name(wanted.name)
         for each in found:
             kinds = {action.type for action in wanted.actions}
-            others: list[ActionTypes] = [action for action in each.actions if action.type not in kinds]
+            others = [action for action in each.actions if action.type not in kinds]
             changed = wanted.model_copy(update={"enabled": each.enabled, "actions": [*wanted.actions, *others]})
             client.update_automation(each.id, changed)
         if not found:

@@ -50,8 +50,14 @@ class _Fault(NamedTuple):
         """Whether the call may have been worked on: it was sent, and no provider's own refusal came back."""
         if self.names & _UNREACHED:
             return False
-        refused = self.headers is not None and not self.words.startswith("<")  # a page is a proxy's
+        refused = self.headers is not None and not self.is_page
         return self.status in _TOO_LATE or not (refused or 400 <= self.status < 500)  # noqa: PLR2004 -- HTTP
+
+    @property
+    def is_page(self) -> bool:
+        """Whether the response is a page, which a proxy sends; openai 3 leaves its text out of the error."""
+        kind = next((value for name, value in (self.headers or {}).items() if name.lower() == "content-type"), "")
+        return self.words.startswith("<") or kind.startswith("text/html")
 
 
 class _Rule(NamedTuple):
@@ -98,7 +104,7 @@ _RULES = (
         TransientError,
         "connection",
         {500},
-        r"\A(connection error|cannot connect)",
+        r"\A(connection error|cannot connect|stream ended before)",
         names={"ConnectError", "ReadError", "WriteError", "RemoteProtocolError"},
     ),
     _Rule(

@@ -148,7 +148,7 @@ def reply_of(response: Any, model: str, price: Price | None) -> Reply:  # noqa: 
             finish = "truncated"
         case _:
             pass
-    if refusal := fields.get("refusal"):
+    if refusal := getattr(message, "refusal", None) or fields.get("refusal"):  # there up to litellm 1.106
         finish, text = "refused", str(refusal)
     text = text.encode("utf-8", "replace").decode()  # JSON can hold half a character, a stored answer can't
     return Reply(value=text, finish=finish, model=model, usage=_usage(response, model, price))
