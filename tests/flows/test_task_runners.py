@@ -110,7 +110,7 @@ def test_an_executor_that_stays_here() -> None:
 def test_the_runners_that_are_made() -> None:
     """Each is Prefect's own, made when a fan-out begins, with as many processes as were asked for."""
     anybody = PythonCallable(function=shout, version="1")
-    made_of = {"ProcessPoolTaskRunner": Processes, "DaskTaskRunner": Dask, "RayTaskRunner": Ray}
+    made_of = {"ProcessPool": Processes, "DaskTaskRunner": Dask, "RayTaskRunner": Ray}
     for name, kind in made_of.items():
         by: Any = kind(workers=3)
         where = shards_of(by, anybody, None)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_dispatch.errors import ExecutorError, RejectedError
 from prefect_dispatch.executors.batch_lines import Line, result_of
-from prefect_dispatch.executors.exchange import Exchange, exchanging
+from prefect_dispatch.executors.exchange import Exchange, ResponseTooLargeError, exchanging
 from prefect_dispatch.executors.failures import failure_of
 from prefect_dispatch.executors.keys import key_of, of_block
 from prefect_dispatch.executors.provider import provider
@@ -188,9 +188,13 @@ class BatchAPI:
         )
         if stream is None:
             return
-        rest, too_long = b"", False
+        rest, too_long, size = b"", False, 0
         chunks = aiter(stream.stream_iterator)
         while (chunk := await self._said(anext(chunks, None))) is not None:
+            size += len(chunk)  # not every client of litellm's reads a stream through the exchange
+            if size > most:
+                too_large = ResponseTooLargeError(f"the file is longer than {most} bytes")
+                raise failure_of(too_large, self.who.model)
             first, *more = chunk.split(b"\n")
             rest += b"" if too_long else first
             for part in more:
