@@ -202,8 +202,8 @@ def code_source(options: CodeOptions, here: Path) -> CodeSource:
     if options.folder is None and options.image is None:
         return CodeSource(job_variables=variables)
     there = options.folder or "."
-    name = f"{_without_tag(options.image)}: " if options.image else ""
-    return CodeSource(root=here.resolve(), there=there, name=f"{name}{there}/", job_variables=variables)
+    name = f"{_without_tag(options.image)}: " if options.image else f"{there}/"
+    return CodeSource(root=here.resolve(), there=there, name=name, job_variables=variables)
 
 
 @dataclass(frozen=True)

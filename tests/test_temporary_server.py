@@ -162,6 +162,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
         made(*args, app="tests.tiny_server:create_app")
 
     monkeypatch.setattr(TemporaryServer, "__init__", small)
+    monkeypatch.delitem(
+        sys.modules, "prefect.server.api.server", raising=False
+    )  # by which Prefect's own would be found
     with temporary_settings({PREFECT_SERVER_EPHEMERAL_ENABLED: True}, restore_defaults={PREFECT_API_URL}):
         yield
         kill_server()

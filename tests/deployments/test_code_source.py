@@ -190,8 +190,9 @@ def test_an_image_and_job_variables_are_for_pools_that_have_them(
     assert main([*contained, "--folder", "/app"]) == 0
     moved = deployed("dispatch/imaged")
     assert (moved.id, moved.parameters["folder"]) == (made.id, "/app/contracts")
-    assert main([*job, "--folder", "/srv/jobs", "--work-pool", "bare"]) == 0
-    other = deployed("dispatch/imaged")
+    placed = ["deploy", "contracts/job.yaml", "--name", "placed"]
+    assert main([*placed, "--folder", "/srv/jobs", "--work-pool", "bare"]) == 0
+    other = deployed("dispatch/placed")
     assert (other.parameters["folder"], other.job_variables) == ("/srv/jobs/contracts", {})
 
 
