@@ -180,7 +180,7 @@ def test_a_form_is_filled_from_nothing(prefect: PrefectServer, model: OpenAIServ
         page.get_by_role("button", name="Add Item").last.click()
         page.locator("fieldset", has=page.get_by_role("tab", name="Text")).last.get_by_role("textbox").fill("one")
         page.get_by_role("tab", name="LLM").click()
-        page.get_by_label("Model").last.fill("openai/test")
+        page.get_by_label("Model", exact=True).last.fill("openai/test")
         page.get_by_role("tab", name="Address").click()
         page.locator("fieldset", has=page.get_by_role("tab", name="Address")).last.get_by_role("textbox").fill(
             model.url
@@ -226,7 +226,7 @@ def test_people_decide_before_a_run_publishes(
         page.goto(f"{prefect.url}/runs/flow-run/{started(prefect, 'licences', out='out')}")
         expect(page.get_by_text("NeedsReview", exact=True).first).to_be_visible(timeout=120_000)
         page.get_by_role("button", name="Resume").first.click()
-        expect(page.get_by_text("4 to decide")).to_be_visible()
+        expect(page.get_by_text("4 to decide.", exact=True)).to_be_visible()
         # Pairs stand first, the most alike above all; the second one stays open.
         for at, option in enumerate(("same", "2. 2003 (from licences/texts/0.txt)")):
             page.locator(".p-select-button", has_text="leave open").nth(at).dispatch_event("click")

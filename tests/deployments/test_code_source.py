@@ -133,6 +133,8 @@ def test_git_becomes_a_pull_step(checkout: Path, tmp_path: Path, capsys: pytest.
     url = f"file://{tmp_path}/bare.git"
     assert f"Workers without these folders can clone them, from {url}: add --git." in capsys.readouterr().out
     before = deployed("dispatch/cloned")
+    (job.parent / "__pycache__").mkdir(exist_ok=True)
+    (job.parent / "__pycache__" / "parsing.pyc").touch()  # no worker misses it
     assert main(["deploy", str(job), "--git", "--job-variable", "stream_output=false"]) == 0
     assert capsys.readouterr().err == ""
     made = deployed("dispatch/cloned")

@@ -201,6 +201,7 @@ def test_a_worker_that_is_killed_loses_nothing(
     with place.running("prefect_dispatch", "run", path, "--out", str(out)) as run:
         with place.worker(POOL) as worker, killed(worker):
             place.wait(lambda: asked(model).total() == len(KEYS), "all is asked")
+            place.wait(lambda: "Completed" in states(children(place, began)), "the first three are stored")
         with place.worker(POOL):
             place.wait(lambda: run.poll() is not None, "the run has ended")
     assert run.returncode == 0

@@ -56,7 +56,8 @@ def key(monkeypatch: pytest.MonkeyPatch) -> str:
 
 def run(server: BatchServer, *items: str, brief: Brief = SIZES, **more: Any) -> Report:  # noqa: ANN401 -- of executor, limits, flow
     """Return the report of a run, however it ended."""
-    who: Any = {name: more.pop(name) for name in ("rounds", "usd_per_million", "params", "mode") if name in more}
+    of_executor = ("rounds", "usd_per_million", "params", "mode", "structured_output")
+    who: Any = {name: more.pop(name) for name in of_executor if name in more}
     flow = {name: more.pop(name) for name in ("refresh",) if name in more}
     given: dict[str, Any] = {"retry_delay_s": 0, "retries": 0, "reasks": 0, "timeout_s": 20, **more}
     limits = Limits(**given)
@@ -86,9 +87,10 @@ def test_one_batch_answers_everything(store: Path, caplog: pytest.LogCaptureFixt
 def test_a_line_asks_what_a_call_would_ask() -> None:
     """The body of a request in a batch is that of a live call, parameters and schema included."""
     params = {"temperature": 0.5, "seed": 7, "max_tokens": 50, "extra_body": {"top_k": 3}}
+    way: dict[str, Any] = {"params": params, "structured_output": "json_schema"}
     with batch_server(GOOD) as server:
-        run(server, "a", params=params)
-        run(server, "a", params=params, mode="live", refresh=True)
+        run(server, "a", **way)
+        run(server, "a", **way, mode="live", refresh=True)
         (line,) = server.batches[0].requests
         (call,) = server.live.requests
     assert line["body"] == call.body

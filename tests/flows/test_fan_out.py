@@ -584,7 +584,7 @@ def test_a_run_that_is_interrupted_leaves_no_child(model: OpenAIServer, key: Non
     worker = Worker(f"w-{uuid4().hex}", [])
 
     def stop(progress: Progress) -> None:
-        if progress.in_flight:
+        if progress.note:
             wait_until(lambda: len(worker.due()) == 2, "two runs wait")
             raise KeyboardInterrupt
 
