@@ -288,9 +288,9 @@ class Checkout:
 
     def notes(self, folder: Path, commit: str) -> Iterator[str]:
         """Yield what of a folder workers will not have: what was not committed, or not pushed."""
-        compiled = ":(exclude,glob)**/__pycache__"  # by Python, on each machine again
-        status = self._said("status", "--porcelain", "-z", "--", str(folder), compiled)
-        changed = [line[3:] for line in status.split("\0") if line]
+        status = self._said("status", "--porcelain", "-z", "--", str(folder)).split("\0")
+        # Each machine compiles for itself, so no worker misses Python's cache.
+        changed = [line[3:] for line in status if line and not line.endswith("__pycache__/")]
         if changed:
             named = ", ".join(changed[:MAX_NAMED]) + (", …" if len(changed) > MAX_NAMED else "")
             yield f"Not committed, so workers do not have it: {named}"
