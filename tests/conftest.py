@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C again where a shell started the tests in its background, and had it ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -25,6 +31,8 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path, None, Non
 @pytest.fixture(scope="session")
 def prefect_server() -> Generator[None, None, None]:
     """A Prefect server with an empty database, for the whole session: it takes seconds to start."""
+    from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415 -- imports the server: seconds
+
     with prefect_test_harness(server_startup_timeout=300):
         yield
 

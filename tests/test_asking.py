@@ -274,6 +274,7 @@ def test_code_that_breaks_for_every_item(executor: object, brief: Brief, message
     assert str(error).startswith(message)
 
 
+@pytest.mark.slow
 def test_a_call_that_is_refused_while_others_pass_is_given_up() -> None:
     """It isn't the provider that is busy: the item fails, and holds nobody back for as long as `wait_s` allows."""
     limits = Limits(concurrency=1)

@@ -146,6 +146,7 @@ def test_a_name_that_is_none(value: object, told: str) -> None:
         LLM.model_validate({"model": "openai/test", "credentials": value})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_key_goes_to_the_provider_and_nowhere_else(model: OpenAIServer, caplog: pytest.LogCaptureFixture) -> None:
     """With its address, model and price it comes from the block; no record of the run or its tasks holds it."""
@@ -173,6 +174,7 @@ def test_a_key_goes_to_the_provider_and_nowhere_else(model: OpenAIServer, caplog
     assert model.count == asked + 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_missing_block_is_refused_before_anything_is_spent(model: OpenAIServer) -> None:
     """A plan says so too; the message names what comes nearest, and how to make one."""
@@ -193,6 +195,7 @@ def test_a_missing_block_is_refused_before_anything_is_spent(model: OpenAIServer
     assert model.count == asked
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("block", ["", "without-a-key"], ids=["no-block", "a-block-without-a-key"])
 def test_a_judge_without_a_key_is_refused_before_answers_are_paid_for(
@@ -290,6 +293,7 @@ def test_a_block_of_an_older_make() -> None:
     assert block.api_key.get_secret_value() == KEY
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_profile_says_who_is_asked_and_how() -> None:
     """Model, key, parameters and limits come from it; what is wrong in it is told with its name."""

@@ -63,6 +63,7 @@ def test_an_async_function_is_no_check() -> None:
         Function(function=check)
 
 
+@pytest.mark.slow
 def test_a_hostile_text_ends_the_search_not_the_run() -> None:
     """A pattern that would search for ages is given up."""
     found = Regex(pattern="^(?:a|aa)+$").problem("a" * 60 + "!", ITEM)

@@ -315,6 +315,7 @@ def test_an_ended_run_goes_on_with_the_same_command(stop: signal.Signals, job: P
         assert server.count == before + 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_job_file_says_what_is_run_of_it(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`out`, `limit` and `refresh` stand in the file; the options of the command line go before them."""
@@ -461,6 +462,7 @@ def test_ctrl_c_before_a_run_begins(
     assert capsys.readouterr().err.endswith("the same command goes on from there.\n")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_job_is_served_until_interrupted(job: Path) -> None:
     """`serve` registers the deployment and waits for runs; Ctrl-C ends it."""

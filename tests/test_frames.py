@@ -322,6 +322,7 @@ def test_a_report_from_a_file_has_no_outcomes() -> None:
         outcomes_frame(Report.model_validate_json(SAID.model_dump_json()), "pandas")
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), unique=True, max_size=8), st.randoms(use_true_random=False))
 def test_no_row_is_lost_on_the_way_there_and_back(keys: list[int], random: Any) -> None:  # noqa: ANN401 -- hypothesis's
     """Whatever the keys and the order of the outcomes, each key comes back once, as it was."""

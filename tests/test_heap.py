@@ -18,6 +18,7 @@ class Ring:
         self.me = self
 
 
+@pytest.mark.slow
 def test_what_comes_meanwhile_is_collected_and_all_of_it_afterwards() -> None:
     """Runs may lie within each other, and side by side."""
     before = Ring()

@@ -85,6 +85,7 @@ def check_learned(provider: str, hint: str, concurrency: int, latency_s: float, 
     assert len(seen.refused) < 0.02 * (len(seen.refused) + len(seen.passed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hint", ["no-hint", "whole-seconds"])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_rate_that_nobody_stated_is_learned(provider: str, hint: str) -> None:
@@ -125,6 +126,7 @@ class AtRandom:
         return 0.5 if random.random() < 0.01 else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hint", ["no-hint", "whole-seconds"])
 def test_refusals_at_random_starve_nobody(hint: str) -> None:
     """They don't grow fewer with the calls: after a while they are borne."""

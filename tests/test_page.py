@@ -167,6 +167,7 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == ["x" * 20 + "***" + "y" * 7, 71]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "length"),
     [

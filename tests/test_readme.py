@@ -56,6 +56,7 @@ def test_its_rule_for_long_items_is_one(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_its_pipeline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The Python that it shows merges two answers about one person, and prints how many it accounts for."""

@@ -275,6 +275,7 @@ def test_what_the_users_own_patterns_match_is_hidden(
     assert scrub(text) == scrub(scrub(text)) == hidden
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "why"),
     [
@@ -383,6 +384,7 @@ def test_no_secret_survives_in_its_form(secret: str, form: str, before: str, aft
     assert scrub(once) == once
 
 
+@pytest.mark.slow
 @given(st.text(min_size=6, max_size=40).filter(lambda text: "\0" not in text and text.isprintable()), AROUND, AROUND)
 def test_no_value_of_a_secret_variable_survives(secret: str, before: str, after: str) -> None:
     """Whatever it is, and whatever stands around it, unless the mark itself holds it."""

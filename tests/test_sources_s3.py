@@ -71,6 +71,7 @@ def keys(glob: str | tuple[str, ...], **more: Any) -> list[str]:  # noqa: ANN401
     return [item.key for item in read_items(Glob(glob=glob, **more), HERE)]
 
 
+@pytest.mark.slow
 def test_texts_are_found_by_a_glob(bucket: str, put: Put) -> None:
     """As on this machine: the key is the path in the bucket, or below `root`; what is new is found the next time."""
     for key in ("in/a.txt", "in/b.txt", "in/c.md", "in/.hidden.txt", "in/x/a.txt", "in/x/y/d.txt", "in.txt"):
@@ -90,6 +91,7 @@ def test_texts_are_found_by_a_glob(bucket: str, put: Put) -> None:
     assert "in/z.txt" in keys(f"{url}/in/*.txt")
 
 
+@pytest.mark.slow
 def test_many_objects_are_read(bucket: str, put: Put) -> None:
     """More than are asked for at once, each with its own text."""
     for number in range(70):
@@ -116,6 +118,7 @@ def test_tables_are_read(bucket: str, put: Put) -> None:
     assert [item.value for item in lake] == [{**row, "day": 1} for row in rows]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("items", "message"),
     [
@@ -192,6 +195,7 @@ def test_where_items_come_from_is_an_asset() -> None:
     assert inputs(Listed.model_validate(["a"]), Path("/data")) == []
 
 
+@pytest.mark.slow
 def test_a_job_takes_its_items_from_a_bucket(bucket: str, put: Put, tmp_path: Path) -> None:
     """The job file names the URL, and a plan reads what is there."""
     put("in/a.txt", "One.")

@@ -60,6 +60,7 @@ def test_parameters_are_bound_and_never_part_of_the_query(connection: str, path:
     assert len(found(path, "SELECT * FROM licence")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sql", "why"),
     [

@@ -107,6 +107,7 @@ def test_hostile_rows_stay_data(value: JsonValue, tmp_path: Path) -> None:
     assert table(tmp_path, out.getvalue())[0].value == {"v": json.dumps(value)}
 
 
+@pytest.mark.slow
 @given(rows=st.lists(st.dictionaries(text, json_values, max_size=3), max_size=4))
 def test_jsonl_comes_back(rows: list[dict[str, JsonValue]]) -> None:
     """Whatever JSON is written, the same JSON is read."""

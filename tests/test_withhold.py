@@ -62,6 +62,7 @@ def test_no_long_run_of_an_item_survives(before: str, text: str, after: str, dat
     assert not any(run in told for run in runs)
 
 
+@pytest.mark.slow
 def test_a_long_item_and_a_long_message_take_no_time() -> None:
     """A message is cut, and even what repeats itself is gone through once."""
     item = "abcdefgh " * 120_000 + "\\alpha " * 20_000

@@ -206,6 +206,7 @@ def _take_over(path: str, name: str) -> None:
     register_served(wanted([Path(path)], Path.cwd(), name.partition("/")[2]), Timing())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_ready_flow_does_not_take_a_jobs_place(tmp_path: Path) -> None:
     """Where a job's deployment has the name of a ready flow, it is told."""
@@ -233,6 +234,7 @@ def test_what_was_served_may_be_deployed_and_the_other_way_round(tmp_path: Path)
     assert named(served.name).work_pool_name is None
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_the_pool_of_ones_choice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One that is there is used, whether said or Prefect's default; one that isn't is refused, and not made."""
@@ -278,6 +280,7 @@ def test_a_bad_job_is_refused_before_anything_is_registered(
     assert number() == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("jobs", "name", "message"),
     [
@@ -336,6 +339,7 @@ def test_without_an_address_it_says_where_the_deployment_stands(
     assert "PREFECT_API_URL isn't set, so this stands in the database of this machine" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_prefect_finds_wrong_with_a_deployment_is_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may quote a whole job."""
     monkeypatch.setenv("PREFECT_DISPATCH_SERVER_WAIT_S", "0")

@@ -1,4 +1,4 @@
-"""`kill -9` of one of three workers, with all that it runs: what it costs, with real workers of a process pool."""
+"""`kill -9` of one or two of three workers, with all that they run: what it costs, with workers of a process pool."""
 
 from __future__ import annotations
 
@@ -60,9 +60,9 @@ def worker_of(run: FlowRun) -> str:
     return str(run.labels.get("prefect.worker.name", ""))
 
 
-@pytest.mark.parametrize("state", ["RUNNING", "PENDING"])
-def test_what_a_lost_worker_costs(place: Place, tmp_path: Path, state: str) -> None:
-    """Its shard, begun or not, is asked elsewhere soon after `silent_s`; no other shard becomes smaller for it."""
+@pytest.mark.parametrize(("state", "number"), [("RUNNING", 1), ("PENDING", 1), ("RUNNING", 2)])
+def test_what_lost_workers_cost(place: Place, tmp_path: Path, state: str, number: int) -> None:
+    """Their shards, begun or not, are asked elsewhere soon after `silent_s`; no other shard becomes smaller for it."""
     job: dict[str, Any] = {
         "briefs": [{"name": "length", "instructions": "Say how long it is."}],
         "items": [{"key": f"k{at:04}", "value": f"text {at}"} for at in range(ITEMS)],
@@ -79,30 +79,35 @@ def test_what_a_lost_worker_costs(place: Place, tmp_path: Path, state: str) -> N
             for name in WORKERS
         }
         run = stack.enter_context(place.running("prefect_dispatch", "run", str(path), "--out", str(tmp_path / "out")))
-        found: list[FlowRun] = []
+        lost: dict[str, FlowRun] = {}
 
         def taken() -> bool:
-            found[:] = [
-                each for each in shards(place) if each.state and each.state.type.value == state and worker_of(each)
-            ]
+            lost.clear()
+            lost.update(
+                (worker_of(each), each)
+                for each in shards(place)
+                if each.state and each.state.type.value == state and worker_of(each)
+            )
             assert run.poll() is None
-            return bool(found)
+            return len(lost) >= number
 
-        place.wait(taken, f"a worker has a run that is {state}")
-        lost = found[0]
-        victim = workers[worker_of(lost)]
-        family = [psutil.Process(victim.pid), *psutil.Process(victim.pid).children(recursive=True)]
-        for each in family:
-            each.kill()
+        place.wait(taken, f"{number} workers have runs that are {state}")
+        victims = list(lost)[:number]
+        for name in victims:
+            worker = psutil.Process(workers[name].pid)
+            for each in (worker, *worker.children(recursive=True)):
+                each.kill()
         killed = time.monotonic()
+        gone = {lost[name].id for name in victims}
 
         def given_up() -> bool:
-            (now,) = [each for each in shards(place) if each.id == lost.id]
-            return now.state is not None and now.state.is_crashed()
+            return all(each.state is not None and each.state.is_crashed() for each in shards(place) if each.id in gone)
 
-        place.wait(given_up, "the lost run is given up")
-        print(f"\n{state}: given up {time.monotonic() - killed:.1f} s after kill -9; silent_s is {SILENT_S}")  # noqa: T201 -- the figure
+        place.wait(given_up, "what they had is given up")
+        said = f"{number} of 3 workers, {state}: given up {time.monotonic() - killed:.1f} s after kill -9"
+        print(f"\n{said}; silent_s is {SILENT_S}")  # noqa: T201 -- the figure
         place.wait(lambda: run.poll() is not None, "the run has ended")
+        print(f"the run ended {time.monotonic() - killed:.1f} s after kill -9")  # noqa: T201 -- the figure
     assert run.returncode == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [row["disposition"] for row in report["ledger"]] == ["merged"] * ITEMS

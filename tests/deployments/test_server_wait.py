@@ -52,6 +52,7 @@ def test_deploy_waits_for_a_server_that_starts_in_the_background(tmp_path: Path)
     assert said.read_text().count("does not answer yet") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["deploy", "serve", "automations"])
 def test_the_wait_is_bounded(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -111,6 +111,7 @@ def test_the_pipeline_loads_records_and_gaps(tmp_path: Path) -> None:
     assert rows(database, "SELECT disposition FROM ledger WHERE item = '0BSD' AND brief = 'duties'") == [("merged",)]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_loading_again_closes_the_gap_and_repeats_nothing(tmp_path: Path) -> None:
     """The second run asks only for what is missing, and every row still stands once."""
@@ -123,6 +124,7 @@ def test_loading_again_closes_the_gap_and_repeats_nothing(tmp_path: Path) -> Non
     assert [ask.item.key for ask in mended.asks] == ["BlueOak-1.0.0"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_an_answer_about_another_licence_is_sent_back(tmp_path: Path) -> None:
     """An agent that mixes up the ids is told so, and its second answer counts."""
@@ -191,6 +193,7 @@ def test_the_job_runs_with_a_real_model(tmp_path: Path) -> None:
     assert next(score.answered for score in scores(tmp_path / "report.json")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_scripts_are_checked_by_a_command(tmp_path: Path) -> None:
     """The job of commands runs as it is: two scripts parse, the one that doesn't is a gap with the shell's words."""

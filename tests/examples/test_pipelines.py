@@ -77,6 +77,7 @@ def test_the_second_night_asks_only_for_what_is_new(tmp_path: Path) -> None:
     assert nightly(ScriptedExecutor(broken)) == {"asked": 0, "written": 2, "deleted": 0}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_lake_goes_in_and_results_come_out() -> None:
     """Each review of each day has its row."""

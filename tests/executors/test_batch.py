@@ -143,6 +143,7 @@ def test_a_batch_is_not_over_before_its_files_are_named(monkeypatch: pytest.Monk
         assert looked(server).ended
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("page", "pages"), [(100, 50), (1, 50)])
 def test_a_batch_is_found_by_its_tag(page: int, pages: int) -> None:
     """However many pages the list has."""

@@ -190,6 +190,7 @@ def test_a_compressed_answer_is_read(name: str, coding: str, ask: Callable[..., 
 DEEP = b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}"
 
 
+@pytest.mark.slow
 @every_provider
 @pytest.mark.parametrize(
     ("pieces", "coding"),

@@ -105,6 +105,7 @@ def test_a_value_arrives_as_it_is(value: JsonValue, expected: str | None, way: s
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1).filter(str.strip))
 def test_any_text_arrives_as_it_is(text: str) -> None:
@@ -236,6 +237,7 @@ def test_an_error_quotes_the_end_of_a_long_complaint() -> None:
         assert log.read() == "".join(f"{n}\n" for n in range(1, 100_001)) + "the reason\n"
 
 
+@pytest.mark.slow
 def test_an_answer_has_an_end() -> None:
     """Two megabytes are an answer, more are refused; the log has more than that, and says where it stops."""
     most = answer(brief(f"head -c {2 * KEEP} /dev/zero | tr '\\0' x"))

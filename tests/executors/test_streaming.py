@@ -54,6 +54,7 @@ def delta(text: str) -> dict[str, Any]:
     return {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m", "choices": [choice]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "behaviour",
     [
@@ -99,6 +100,7 @@ def test_silence_ends_the_call(behaviour: Behaviour, model: str, monkeypatch: py
     assert server.hung_up == server.count == 1
 
 
+@pytest.mark.slow
 def test_a_slow_stream_is_not_silent() -> None:
     """What takes longer in all than the idle limit is heard to its end."""
     slow = Behaviour(content=" ".join("abcdefghij"), drip_s=0.1)

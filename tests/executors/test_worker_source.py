@@ -206,6 +206,7 @@ def test_a_secret_of_the_environment_does_not_count(tmp_path: Path, monkeypatch:
     assert identity(tmp_path / "b", change) == before
 
 
+@pytest.mark.slow
 def test_it_is_the_same_in_another_process(tmp_path: Path) -> None:
     """As the script that is run, and where hashes are others."""
     here = identity(tmp_path)

@@ -133,6 +133,7 @@ def test_a_storm_is_waited_out(status: int, retry_after: float | None) -> None:
     assert patient.asked_again == 0
 
 
+@pytest.mark.slow
 def test_whom_nobody_serves_in_time_is_a_gap() -> None:
     """A provider that stays too busy ends the patience of all, without a retry; what was never sent is skipped."""
     limits = LIMITS.model_copy(update={"wait_s": 0.2, "retries": 5})
@@ -168,6 +169,7 @@ def test_an_absurd_wait_of_one_item_fails_no_other(retry_after: str) -> None:
     assert [len(outcome.attempts) for outcome in report.outcomes] == [1] * WORDS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("executor", [{}, STREAMED], ids=["whole", "stream"])
 def test_slow_is_not_broken(executor: dict[str, Any]) -> None:
     """An answer that drips in is waited for: one request each."""
@@ -178,6 +180,7 @@ def test_slow_is_not_broken(executor: dict[str, Any]) -> None:
         assert (report.status, server.count, report.usage.unsettled) == ("complete", WORDS, 0)
 
 
+@pytest.mark.slow
 def test_a_key_that_is_taken_back_stops_the_run() -> None:
     """401 from the fourth call on: nobody else is asked; with a good key the run goes on there."""
     patient = Patient(revoked(3, GOOD))
@@ -196,6 +199,7 @@ def test_a_key_that_is_taken_back_stops_the_run() -> None:
     assert patient.asked_again == 0
 
 
+@pytest.mark.slow
 def test_whom_a_model_never_satisfies_another_is_asked_for() -> None:
     """The first model always answers nonsense: it is sent back once, then the next one answers, and that is told."""
     patient = Patient(lambda request, _n: NONSENSE if request["model"] == "test" else GOOD)

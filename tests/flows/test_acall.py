@@ -67,6 +67,7 @@ def test_the_event_loop_goes_on_meanwhile() -> None:
     assert asyncio.run(program()).message == "2 of 2 answered."
 
 
+@pytest.mark.slow
 def test_it_is_a_subflow_of_the_flow_that_awaits_it() -> None:
     """Its parent is the caller's run; an error reaches the caller as from any call."""
 
@@ -113,6 +114,7 @@ async def cancel_when_hanging(named: Any, hanging: _Hanging) -> None:  # noqa: A
         await task
 
 
+@pytest.mark.slow
 def test_a_cancelled_task_cancels_its_run() -> None:
     """The run has ended when the cancellation arrives: Cancelled, with what came back stored."""
 
@@ -130,6 +132,7 @@ def test_a_cancelled_task_cancels_its_run() -> None:
     assert executor.calls == 2
 
 
+@pytest.mark.slow
 def test_a_time_limit_around_a_subflow_cancels_that_alone() -> None:
     """The flow that awaits it goes on, and completes."""
 

@@ -32,6 +32,7 @@ def test_a_query_is_made_of_its_database(tmp_path: Path) -> None:
     assert inputs(Sql(sql="SELECT id FROM t", key="id", connection="gone"), tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_page_that_cannot_be_written_costs_no_run(tmp_path: Path) -> None:
     """Where a folder stands in its place; the other files are there."""

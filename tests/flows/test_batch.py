@@ -117,6 +117,7 @@ def outcomes(report: Report) -> dict[str, Any]:
     return {outcome.item: outcome for outcome in report.outcomes}
 
 
+@pytest.mark.slow
 def test_every_line_ends_in_one_way_and_goes_on_live() -> None:
     """Errors, invalid, refused and lost lines are asked live; the report tells both, and the bill is the server's."""
 
@@ -143,6 +144,7 @@ def test_every_line_ends_in_one_way_and_goes_on_live() -> None:
     assert report.usage.requests == 2 * len(KINDS) + 1
 
 
+@pytest.mark.slow
 def test_what_failed_goes_into_another_batch_by_choice() -> None:
     """Two rounds: the second batch holds what failed in the first; no call is made."""
     with batch_server(misbehave) as server:
@@ -152,6 +154,7 @@ def test_what_failed_goes_into_another_batch_by_choice() -> None:
         assert report.usage.requests == 2 * len(KINDS)
 
 
+@pytest.mark.slow
 def test_what_is_too_long_for_a_batch_is_asked_in_parts() -> None:
     """Live and at once: neither in another batch nor live is the whole sent again."""
 
@@ -202,6 +205,7 @@ def test_a_batch_that_is_refused_as_a_whole_stops_the_run() -> None:
         assert run(server, "a", "b").status == "complete"
 
 
+@pytest.mark.slow
 def test_what_the_budget_does_not_hold_is_skipped() -> None:
     """Reserved at the price of a batch, before it is submitted; what doesn't fit is not asked live either."""
     with batch_server(GOOD) as server:
@@ -212,6 +216,7 @@ def test_what_the_budget_does_not_hold_is_skipped() -> None:
         assert run(server, *"abcd", budget_requests=3).status == "complete"
 
 
+@pytest.mark.slow
 def test_half_the_price_fits_into_half_the_budget() -> None:
     """A cap in dollars that holds so many calls live holds twice as many in a batch."""
     params, price = {"max_tokens": 10}, (0.0, 1000.0)
@@ -222,6 +227,7 @@ def test_half_the_price_fits_into_half_the_budget() -> None:
         assert report.usage.cost_usd == pytest.approx(4 * 5 * 0.0005)
 
 
+@pytest.mark.slow
 def test_asked_again_although_it_is_stored() -> None:
     """A refresh goes into a batch, and is not asked a second time live."""
     with batch_server(GOOD) as server:
@@ -339,6 +345,7 @@ def test_a_provider_that_lists_nothing_may_be_asked_twice(child: Callable[..., s
     assert (report.usage.requests, sum(outcome.usage.unsettled for outcome in report.outcomes)) == (6, 3)
 
 
+@pytest.mark.slow
 def test_a_batch_whose_creation_nobody_confirmed() -> None:
     """The connection ends after it was created: it is looked for, found, and not created again."""
     with batch_server(GOOD, create="lost") as server:
@@ -346,6 +353,7 @@ def test_a_batch_whose_creation_nobody_confirmed() -> None:
         assert (len(server.batches), server.live.count, report.status) == (1, 0, "complete")
 
 
+@pytest.mark.slow
 def test_what_the_provider_does_not_take() -> None:
     """A wrong key stops the run; nothing is asked live, and nothing is left that a later run would wait for."""
     with batch_server(GOOD, create=failure(401, "no such key")) as server:
@@ -356,6 +364,7 @@ def test_what_the_provider_does_not_take() -> None:
         assert run(server, "a", "b").status == "complete"
 
 
+@pytest.mark.slow
 def test_a_provider_that_is_not_there_for_a_while() -> None:
     """An overload while submitting is waited for, as long as the limits say."""
     with batch_server(GOOD, create=failure(503, "too much")) as server:
@@ -366,6 +375,7 @@ def test_a_provider_that_is_not_there_for_a_while() -> None:
         assert len(server.batches) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ["upload", "create"])
 def test_a_provider_that_fails_is_tried_as_often_as_the_limits_say(
     step: Literal["upload", "create"], caplog: pytest.LogCaptureFixture
@@ -382,6 +392,7 @@ def test_a_provider_that_fails_is_tried_as_often_as_the_limits_say(
         assert len(server.batches) == 1
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_under_way_is_looked_at_again(caplog: pytest.LogCaptureFixture) -> None:
     """Whatever the provider answers meanwhile: it is waited for as a busy one is, and nothing is paid again."""
     with batch_server(GOOD, stumbles=2) as server:
@@ -390,6 +401,7 @@ def test_a_batch_that_is_under_way_is_looked_at_again(caplog: pytest.LogCaptureF
     assert caplog.text.count("A batch goes on in 0.0 s (") + caplog.text.count("A batch goes on in 0.1 s (") == 2
 
 
+@pytest.mark.slow
 def test_a_batch_of_which_the_provider_knows_nothing_any_more(child: Callable[..., subprocess.Popen[bytes]]) -> None:
     """All that was in it is told as missing, and asked live."""
     with batch_server(GOOD, gone={"batch_1"}) as server:
@@ -398,6 +410,7 @@ def test_a_batch_of_which_the_provider_knows_nothing_any_more(child: Callable[..
     assert {str(outcome.attempts[0].error).split(":")[0] for outcome in report.outcomes} == {"missing"}
 
 
+@pytest.mark.slow
 def test_two_runs_share_a_batch() -> None:
     """Both wait for it; one gathers it and counts what it took, the other finds the answers stored."""
     with batch_server(GOOD, looks=10**6) as server, ThreadPoolExecutor(2) as threads:
@@ -431,6 +444,7 @@ def test_an_answer_that_came_live_meanwhile_is_kept() -> None:
     assert (report.usage.requests, server.live.count) == (2, 1)
 
 
+@pytest.mark.slow
 def test_each_model_has_a_batch_of_its_own() -> None:
     """Two briefs with a model each: two batches, each at its provider."""
     briefs = [SIZES.model_copy(update={"name": name, "model": f"openai/{name}"}) for name in ("one", "two")]
@@ -452,6 +466,7 @@ def test_batches_are_no_larger_than_a_provider_takes(monkeypatch: pytest.MonkeyP
         assert [len(batch.requests) for batch in server.batches] == [2, 2, 1, 1, 1]
 
 
+@pytest.mark.slow
 def test_work_that_must_be_alone_is_asked_live() -> None:
     """A batch is worked off in any order and all at once."""
     brief = SIZES.model_copy(update={"resources": ("db",)})
@@ -461,6 +476,7 @@ def test_work_that_must_be_alone_is_asked_live() -> None:
         assert (report.status, len(server.batches), server.live.count) == ("complete", 0, 2)
 
 
+@pytest.mark.slow
 def test_a_check_that_breaks_loses_no_answer() -> None:
     """The run stops; the batch stays known, and once the check is mended its answers are gathered."""
     broken = SIZES.model_copy(update={"checks": (Function(function=flaky),)})

@@ -232,6 +232,7 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("more", "told"),
     [
@@ -373,6 +374,7 @@ def test_a_module_that_breaks_the_whole_is_left_out(site: Site, check: str) -> N
     assert files_at(site.git, "agents/merged").keys() == {"README.md", "app.txt", "a.txt", "c.txt"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_what_is_not_accepted_is_not_published(site: Site) -> None:
     """A base that fails as well accuses no module; the patch is left, and the branch isn't made."""
@@ -384,6 +386,7 @@ def test_what_is_not_accepted_is_not_published(site: Site) -> None:
     assert site.git.tried("rev-parse", "--verify", "--quiet", "agents/merged")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_branch_that_moved_meanwhile_stays(site: Site) -> None:
     """Somebody commits to it while agents are at work: nothing of that is lost, and the patch is left."""

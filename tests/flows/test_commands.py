@@ -242,6 +242,7 @@ def test_a_saved_operation(folder: Path, capfd: pytest.CaptureFixture[str]) -> N
     assert "horse" not in "".join(capfd.readouterr())
 
 
+@pytest.mark.slow
 def test_an_operation_that_cannot_be_used(folder: Path) -> None:
     """Refused in a sentence: with a command beside it, with a shell of another kind, in a workspace of its own."""
     operation: Any = shell_operation()
@@ -274,6 +275,7 @@ def test_nothing_leaks(folder: Path, store: Path, monkeypatch: pytest.MonkeyPatc
     assert not [text for text in left if canary in text]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_every_command_at_once(folder: Path) -> None:
     """Half done they are of no use: none is waited for, and what was done before is kept."""
     crowd = Crowd()

@@ -92,6 +92,7 @@ def test_one_variant_is_none() -> None:
         given(variants=[*VARIANTS, {"name": "No Name", "angle": "x"}])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_judge_without_a_key_is_refused_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run of which only the writers could be paid is none; a plan elsewhere needs no key."""
@@ -114,6 +115,7 @@ def test_a_judge_without_a_key_is_refused_before_anything_is_asked(monkeypatch: 
         content_variants("A kettle.", "Write a tagline.", VARIANTS, judge_model="anthropic/judge")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_variants_meet_only_in_their_evaluation(tmp_path: Path) -> None:
     """No writer sees another's text; the export has each variant with its rank, exactly as it was written."""

@@ -67,6 +67,7 @@ def test_a_value_is_delivered_once_it_is_audited(tmp_path: Path) -> None:
     assert [each.data for each in found] == ["# Read me"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delivery", [Delivery(shortfall="No room."), OSError("No room."), SystemExit("No room.")])
 def test_what_could_not_be_delivered_is_a_gap(delivery: Delivery | BaseException) -> None:
     """The value stands in the report, which says what is lacking."""
@@ -77,6 +78,7 @@ def test_what_could_not_be_delivered_is_a_gap(delivery: Delivery | BaseException
     assert report.value is not None
 
 
+@pytest.mark.slow
 def test_a_run_that_an_integrator_fails_delivers_nothing() -> None:
     """The run is failed for the reason that the integrator gives, with its value."""
     integrator = Delivers(Delivery(done="Never."), failed="A required part is red.")

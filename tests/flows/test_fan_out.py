@@ -449,6 +449,7 @@ def test_what_a_run_will_wait_for_is_told_by_its_plan(
     assert "fan_out: there is no 'deploymnt'; did you mean 'deployment'?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_api_that_is_away_is_told_of() -> None:
     """Before anything is spent."""
     work = work_of([BRIEF], [Item(key="a", value="a")], ANY)
@@ -469,6 +470,7 @@ class Forbidding(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@pytest.mark.slow
 def test_an_api_that_forbids_is_told_of() -> None:
     """A token that may not read deployments."""
     work = work_of([BRIEF], [Item(key="a", value="a")], ANY)

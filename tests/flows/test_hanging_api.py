@@ -63,6 +63,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beats, "LAST_S", 0.1)
 
 
+@pytest.mark.slow
 def test_all_items_are_asked_while_the_api_hangs(proxy: HangingProxy) -> None:
     """From the first ask on; the report is written, and handed on, before the API takes anything again."""
     asked: list[str] = []
@@ -117,6 +118,7 @@ def _raises(watch: CancelWatch) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_an_api_that_hangs_says_nothing_of_a_cancellation(proxy: HangingProxy) -> None:
     """The look ends soon."""
     proxy.flows.clear()

@@ -111,6 +111,7 @@ def test_an_integrator_that_exits_fails_the_run() -> None:
     assert "sk-0123456789" not in caught.value.report.model_dump_json()
 
 
+@pytest.mark.slow
 def test_a_pattern_that_never_ends_costs_a_second() -> None:
     """A schema's pattern that would search for years fails the item, within its time."""
     schema = {"type": "object", "properties": {"a": {"type": "string", "pattern": "^(?:a|aa)+$"}}}
@@ -134,6 +135,7 @@ def big(value: Any, item: Item) -> str | None:  # noqa: ANN401 -- JSON
     return None if value["size"] >= LEAST["size"] else "too small"
 
 
+@pytest.mark.slow
 def test_a_stored_answer_is_examined_before_it_is_used_again() -> None:
     """What a check depends on has changed: answers that still pass are reused, the others asked again."""
     brief = SAY.model_copy(update={"checks": (Function(function=big),)})
@@ -149,6 +151,7 @@ def test_a_stored_answer_is_examined_before_it_is_used_again() -> None:
     assert (report.plan["stored"], report.usage.cached, report.usage.asked) == (1, 1, 1)
 
 
+@pytest.mark.slow
 def test_a_stored_answer_meets_the_model_of_today() -> None:
     """What was said is kept beside what a model made of it, so a changed model reads it anew."""
 
@@ -171,6 +174,7 @@ def test_a_stored_answer_meets_the_model_of_today() -> None:
     assert scripted.calls == 1
 
 
+@pytest.mark.slow
 def test_a_check_that_breaks_on_a_stored_answer_is_told() -> None:
     """Reuse runs checks, too: a broken one fails the run with its name, and costs nothing."""
     broken: list[bool] = []
@@ -189,6 +193,7 @@ def test_a_check_that_breaks_on_a_stored_answer_is_told() -> None:
     assert scripted.calls == 1
 
 
+@pytest.mark.slow
 def test_another_items_record_is_not_an_answer(store: Path) -> None:
     """One item's file copied over another's: noticed, and asked again."""
     answers: dict[str, JsonValue] = {"a": {"name": "A"}, "b": {"name": "B"}}
@@ -214,6 +219,7 @@ def test_equal_items_share_no_answer_that_a_function_tells_apart() -> None:
     assert {outcome.item: outcome.value for outcome in report.outcomes} == {"a": {"id": "a"}, "b": {"id": "b"}}
 
 
+@pytest.mark.slow
 def test_nobody_edits_what_an_agent_said() -> None:
     """Neither a check nor an integrator can change an answer unnoticed."""
 
@@ -234,6 +240,7 @@ def test_nobody_edits_what_an_agent_said() -> None:
         dispatch([brief], ["a"], executor=ScriptedExecutor({"a": {"name": "A"}}), integrator=Editor(), limits=LIMITS)
 
 
+@pytest.mark.slow
 def test_control_characters_of_a_key_go_no_further(caplog: pytest.LogCaptureFixture) -> None:
     """PostgreSQL, where Prefect's server may keep all that it is told, refuses NUL; a line break would forge a line."""
     hostile = Item(key="a\0\n\x1b[31m\u202eb", value={"v\0": "\0"})
@@ -260,6 +267,7 @@ def test_control_characters_of_a_key_go_no_further(caplog: pytest.LogCaptureFixt
     assert run_name({"brief": SAY, "item": hostile}) == "say: a [31m b"
 
 
+@pytest.mark.slow
 def test_items_may_come_from_a_generator() -> None:
     """It is used up once, for the run, and not to show it."""
     report = dispatch([SAY], (key for key in "ab"), executor=ScriptedExecutor(lambda _: {}), limits=LIMITS)

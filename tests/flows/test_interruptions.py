@@ -70,6 +70,7 @@ def interrupted(server: OpenAIServer, name: str, interrupt: Callable[[], None], 
     return str(state.message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_cancels_a_run(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C and SIGTERM: calls are given up after the grace, and the state counts what was answered."""
@@ -98,6 +99,7 @@ def test_what_was_answered_before_an_interruption_is_not_asked_again(monkeypatch
     assert sum(outcome.usage.unsettled for outcome in report.outcomes) == 2
 
 
+@pytest.mark.slow
 def test_a_call_that_comes_back_within_the_grace_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is nearly there is not thrown away."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
@@ -111,6 +113,7 @@ def test_a_call_that_comes_back_within_the_grace_is_stored(monkeypatch: pytest.M
         assert (told.startswith("Cancelled: 4 of 4 answered."), server.hung_up) == (True, 0)
 
 
+@pytest.mark.slow
 def test_somebody_cancels_a_run_in_the_ui(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run in a process of its own, which no worker would end, looks for itself."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")

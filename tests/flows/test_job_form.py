@@ -77,6 +77,7 @@ def test_a_wrong_job_is_refused(
     assert said.out == ""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_job_runs_plans_and_is_deployed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One file for all of it: what is said on the way goes before what the file says."""

@@ -214,6 +214,7 @@ def echo(request: dict[str, Any], n: int) -> Behaviour:
     return Behaviour(content=json.dumps({"n": 13 if "fussy:" in said else 1, "b": BOTH}))
 
 
+@pytest.mark.slow
 def test_a_batch_leaks_nothing(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """What its lines say: errors, refusals, invalid answers, and good ones; in the accounts of attempts, too."""
     monkeypatch.setattr(batch_run, "LEAST_S", 0.02)

@@ -56,6 +56,7 @@ def night(folder: Path, *rows: str) -> Report:
     )
 
 
+@pytest.mark.slow
 def test_a_night_without_rows_is_complete_and_the_next_one_compares_with_it(tmp_path: Path) -> None:
     """Nobody is asked, files and artifacts are written, all is gone; then nothing changed; then it is new."""
     night(tmp_path, "7,a", "8,b")
@@ -85,6 +86,7 @@ def test_a_night_without_rows_is_complete_and_the_next_one_compares_with_it(tmp_
     assert [str(ref) for ref in night(tmp_path, "7,a").changes.new] == ["rows/7"]
 
 
+@pytest.mark.slow
 def test_an_empty_report_is_written_like_any_other(tmp_path: Path) -> None:
     """A frame without rows, and a table from which what is gone is deleted."""
     frame = pl.DataFrame({"id": [1], "text": ["a"]})

@@ -36,6 +36,7 @@ def count(text):
 """
 
 
+@pytest.mark.slow
 def test_a_job_file_names_a_function(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_function_logs_where_its_task_run_does(caplog: pytest.LogCaptureFixtur
     assert record.name == "prefect.task_runs"
 
 
+@pytest.mark.slow
 def test_what_is_transient_is_retried_and_what_is_terminal_ends_the_run() -> None:
     """As a model's errors are."""
     calls: list[str] = []

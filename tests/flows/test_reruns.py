@@ -74,6 +74,7 @@ def test_what_a_pattern_names_is_asked_again(refresh: bool | str | list[str], as
     assert answers(dispatch(briefs, items, executor=said("none"), limits=QUICK)) == expected
 
 
+@pytest.mark.slow
 def test_equal_work_is_asked_again_for_all_of_it() -> None:
     """One answer belongs to equal items: a pattern that names one of them renews it for each."""
     items = [Item(key=key, value="same") for key in ("x", "y")]
@@ -166,6 +167,7 @@ def artifact_keys(report: Report) -> set[str]:
         return {artifact.key for artifact in client.read_artifacts(artifact_filter=ids) if artifact.key}
 
 
+@pytest.mark.slow
 def test_items_that_come_and_go_and_answers_that_change_are_told() -> None:
     """New, gone, changed, closed, opened; each change with the work and the value before and after, in one order."""
     items = [Item(key=key, value=key) for key in ("i2", "i10", "gone", "open", "shut")]
@@ -196,6 +198,7 @@ def test_a_gap_does_not_forget_the_answer_before_it() -> None:
     assert told(run(now, "a", "b", "c", refresh=True).changes) == {"changed": "a", "gaps closed": "a b"}
 
 
+@pytest.mark.slow
 def test_a_run_without_answers_is_not_compared_with() -> None:
     """A night with a wrong key tells what it lost; the next good run is compared with the last one that had answers."""
     good = run(said("one"), "a", "b")
@@ -215,6 +218,7 @@ def test_a_failed_run_with_answers_is_compared_with() -> None:
     assert (rerun.status, told(rerun.changes)) == ("complete", {"gaps closed": "b"})
 
 
+@pytest.mark.slow
 def test_another_merge_of_the_same_answers_is_told() -> None:
     """By another integrator, say; nobody is asked. A run without a value forgets none."""
     run(said("one"), "a", "b")
@@ -270,6 +274,7 @@ def test_a_damaged_record_is_told_and_replaced(how: str, store: Path) -> None:
     assert str(run(said("one"), "a", "b").changes) == "nothing changed"
 
 
+@pytest.mark.slow
 def test_a_storage_that_fails_costs_the_comparison_not_the_run(
     store: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -320,6 +325,7 @@ def test_what_makes_a_job_the_same(
     assert (report.changes.earlier == "found") is same
 
 
+@pytest.mark.slow
 def test_lists_that_have_little_in_common_are_not_compared(caplog: pytest.LogCaptureFixture) -> None:
     """Two calls of one folder with the same brief: other items are another job, and the log says how to name it."""
     run(said("x"), "a", "b")
@@ -342,6 +348,7 @@ def test_runs_of_one_name_are_compared() -> None:
         run(said("x"), "a", name="Not a name")
 
 
+@pytest.mark.slow
 def test_a_job_that_gets_a_name_knows_its_last_run(store: Path) -> None:
     """What stands under the job as it was known before is found, and kept under the name from then on."""
     run(said("x"), "a", "b")
@@ -352,6 +359,7 @@ def test_a_job_that_gets_a_name_knows_its_last_run(store: Path) -> None:
     assert told(run(said("x"), "x", name="daily").changes) == {"new": "x", "gone": "a b c"}
 
 
+@pytest.mark.slow
 def test_the_name_of_a_form_is_the_name_of_its_job(tmp_path: Path) -> None:
     """Runs that it names are compared over whichever files; as a form comes, it names none."""
     for name in ("a.txt", "b.md"):
@@ -384,6 +392,7 @@ def deployed(name: str, path: Path) -> Report:
         return cast("Report", run_flow(dispatch, flow_run=flow_run, parameters=parameters))
 
 
+@pytest.mark.slow
 def test_a_deployment_is_a_job_of_its_own(tmp_path: Path) -> None:
     """Its runs are compared with its own runs, from wherever its code was fetched to."""
     run(said("x"), "a")

@@ -113,6 +113,7 @@ def test_without_retries_a_failure_is_final() -> None:
     assert states_of(run_of(caught.value.report)) == ["Running", "Failed"]
 
 
+@pytest.mark.slow
 def test_the_state_is_that_of_the_last_attempt() -> None:
     """`return_state=True` gives the state, and its result is the report, or raises."""
     again: Any = dispatch.with_options(retries=1)
@@ -127,6 +128,7 @@ def test_the_state_is_that_of_the_last_attempt() -> None:
     assert caught.value.report.message == failed.message
 
 
+@pytest.mark.slow
 def test_a_subflow_is_retried() -> None:
     """Inside a flow the attempts are the subflow's; the flow around it runs once, and meets the last failure."""
     executor, began = fails(100), list[int]()
@@ -192,6 +194,7 @@ def test_a_refused_job_is_not_retried(caplog: pytest.LogCaptureFixture) -> None:
     assert (states_of(run), run.run_count, run.empirical_policy.retries) == (["Running", "Failed"], 1, 0)
 
 
+@pytest.mark.slow
 def test_prefects_default_is_for_every_flow_but_that_of_shards() -> None:
     """The run that waits for a shard asks again itself what failed there."""
     code = (
@@ -235,6 +238,7 @@ def test_an_attempt_that_is_repeated_is_no_run_to_compare_with() -> None:
     assert not report.changes.closed
 
 
+@pytest.mark.slow
 def test_a_refreshed_answer_is_not_asked_again() -> None:
     """`refresh` asks everything once in a run, however many attempts it takes."""
     dispatch([NAMES], ["a", "bad"], executor=fails(0), limits=ONCE)
@@ -244,6 +248,7 @@ def test_a_refreshed_answer_is_not_asked_again() -> None:
     assert sorted(asked(executor)) == ["a", "bad", "bad"]
 
 
+@pytest.mark.slow
 def test_a_budget_holds_over_all_attempts() -> None:
     """What earlier attempts have spent counts: the third call is not sent."""
     executor = fails(100)
@@ -322,6 +327,7 @@ def test_a_deployed_run_ends_with_its_message(
     assert tracebacks(caplog) == []
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_retried_by_hand() -> None:
     """After `prefect flow-run retry` the same run goes on: what is stored isn't asked again, what failed is."""
     executor = fails(1)
@@ -336,6 +342,7 @@ def test_a_failed_run_is_retried_by_hand() -> None:
     assert sorted(asked(executor)) == ["a", "bad", "bad"]
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_is_not_retried() -> None:
     """Whoever cancels a run wants no further attempt."""
 

@@ -186,6 +186,7 @@ def test_what_people_decide_is_kept_and_used(tmp_path: Path) -> None:
     assert scripted.calls == 3
 
 
+@pytest.mark.slow
 def test_what_was_paid_before_a_review_is_not_paid_again(store: Path, tmp_path: Path) -> None:
     """Not for `refresh`, not for what failed; and the report and the budget count what was spent before it."""
     said: dict[str, JsonValue] = {key: value for key, value in SAID.items() if key != "c"}
@@ -211,6 +212,7 @@ def decided_year(report: Report) -> JsonValue:
     return row.winner
 
 
+@pytest.mark.slow
 def test_an_item_that_came_during_a_review_is_asked_under_the_same_budget(tmp_path: Path) -> None:
     """What is new is asked when the run goes on, as long as the budget holds it; what is gone is left out."""
     file = tmp_path / "items.jsonl"
@@ -241,6 +243,7 @@ def test_an_item_that_came_during_a_review_is_asked_under_the_same_budget(tmp_pa
     assert report.usage.requests == 2, "what was asked for an item that is gone isn't in this report"
 
 
+@pytest.mark.slow
 def test_what_is_left_open_stays_and_is_asked_again_by_the_next_run(tmp_path: Path) -> None:
     """A form sent as it stands decides nothing: no file, no shortfall, and the same form next time."""
     first = Deployed.of(tmp_path)
@@ -270,6 +273,7 @@ def first_form(deployed: Deployed) -> Schema:
     return {**schema, "above": above}
 
 
+@pytest.mark.slow
 def test_what_a_decision_brings_up_is_asked_next(tmp_path: Path) -> None:
     """Two records made one differ on a year that was no question before: the run is suspended once more for it."""
     said: dict[str, JsonValue] = {"a": {"name": "MIT", "year": 1988}, "b": {"name": "MIT License", "year": 1987}}
@@ -285,6 +289,7 @@ def test_what_a_decision_brings_up_is_asked_next(tmp_path: Path) -> None:
     assert scripted.calls == 2
 
 
+@pytest.mark.slow
 def test_of_two_people_who_answer_one_form_the_first_wins(tmp_path: Path) -> None:
     """The second one is told that the run isn't paused any more; an answer that is no option is refused before that."""
     deployed = Deployed.of(tmp_path)
@@ -299,6 +304,7 @@ def test_of_two_people_who_answer_one_form_the_first_wins(tmp_path: Path) -> Non
     assert (len(report.decided.different), report.decided.same) == (1, ())
 
 
+@pytest.mark.slow
 def test_of_two_runs_that_ask_the_same_the_first_answer_wins(tmp_path: Path) -> None:
     """The second run follows it, and says so in its report and its state; what nobody decided before it adds."""
     first, second = Deployed.of(tmp_path), Deployed.of(tmp_path)
@@ -319,6 +325,7 @@ def test_of_two_runs_that_ask_the_same_the_first_answer_wins(tmp_path: Path) -> 
     assert (decisions(tmp_path).load().same, len(decisions(tmp_path).load().different)) == ((), 1)
 
 
+@pytest.mark.slow
 def test_an_answer_to_a_run_that_did_not_go_on_is_not_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Resumed, and cancelled before a worker took it up: the next run has the answer; an earlier decision stays."""
     first = Deployed.of(tmp_path)
@@ -332,6 +339,7 @@ def test_an_answer_to_a_run_that_did_not_go_on_is_not_lost(tmp_path: Path, caplo
     assert notes(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["cancelled", "expired", "deleted"])
 def test_a_form_that_cannot_be_sent_any_more_is_forgotten(ending: str, store: Path, tmp_path: Path) -> None:
     """Its run was cancelled in the UI, has waited too long, or is deleted: the next run removes its note and record."""
@@ -356,6 +364,7 @@ def test_a_form_that_cannot_be_sent_any_more_is_forgotten(ending: str, store: Pa
     assert list(store.glob("*review*")) == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_retried_after_it_has_waited_too_long_asks_again(tmp_path: Path) -> None:
     """Retry in the UI is a new attempt: the same form, and an answer to it counts."""
     deployed = Deployed.of(tmp_path, limits=Limits(retries=0, review_s=1))
@@ -369,6 +378,7 @@ def test_a_run_that_is_retried_after_it_has_waited_too_long_asks_again(tmp_path:
     assert deployed.report().value == {"records": [{"name": "MIT", "year": 1987}]}
 
 
+@pytest.mark.slow
 def test_without_a_shared_result_storage_a_resumed_run_fails_before_it_asks(store: Path, tmp_path: Path) -> None:
     """Another machine that finds nothing of what was answered would pay for all of it again; the decision is kept."""
     scripted = ScriptedExecutor(SAID)
@@ -383,6 +393,7 @@ def test_without_a_shared_result_storage_a_resumed_run_fails_before_it_asks(stor
     assert len(decisions(tmp_path).load().same) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gone", ["note", "file"])
 def test_a_worker_with_another_copy_of_the_folder_applies_the_answer(gone: str, tmp_path: Path) -> None:
     """The note of the form is only for later runs: the run itself finds its answer in Prefect."""
@@ -400,6 +411,7 @@ def test_a_worker_with_another_copy_of_the_folder_applies_the_answer(gone: str, 
     assert len(report.decided.same) == 1
 
 
+@pytest.mark.slow
 def test_a_file_that_breaks_during_a_review_loses_no_decision(tmp_path: Path) -> None:
     """The run fails with what is wrong in the file; once that is corrected, the next run has the decision."""
     deployed = Deployed.of(tmp_path)
@@ -469,6 +481,7 @@ def test_a_run_without_a_deployment_says_what_is_open_and_where_to_decide(tmp_pa
     assert report.value == {"records": [{"name": "MIT", "year": 1988}]}
 
 
+@pytest.mark.slow
 def test_inside_a_flow_of_a_users_the_report_comes_back_at_once(tmp_path: Path) -> None:
     """Prefect suspends no subflow, whether or not its parent is deployed; the caller sees that it isn't decided."""
 
@@ -536,6 +549,7 @@ JOB = {
 }
 
 
+@pytest.mark.slow
 def test_the_command_line_exits_3_and_says_where_to_decide(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -583,6 +597,7 @@ def test_a_broken_file_of_decisions_is_refused_first(tmp_path: Path) -> None:
     assert scripted.calls == 0
 
 
+@pytest.mark.slow
 def test_decisions_of_others_are_kept(tmp_path: Path) -> None:
     """What stood in the file still stands there after a review, what was decided meanwhile included."""
     other = Decisions(different=(({"name": "X"}, {"name": "Y"}),))
@@ -609,6 +624,7 @@ def test_a_note_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     assert len(decisions(tmp_path).load().same) == 1
 
 
+@pytest.mark.slow
 def test_what_agents_say_cannot_act_in_the_form(tmp_path: Path) -> None:
     """Markup, control characters and templates in names stand there as text, and are taken back as what they are."""
     hostile = "MIT<img src=x onerror=alert(1)> {{ 1 + 1 }} [a](http://e.example)\u202e\x1b[31m\n# head"

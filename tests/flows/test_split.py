@@ -104,6 +104,7 @@ def test_a_rerun_asks_nobody() -> None:
     assert again.outcomes[0].attempts == first.outcomes[0].attempts
 
 
+@pytest.mark.slow
 def test_the_rule_changes_no_answer_of_what_is_not_too_long() -> None:
     """It is no part of the fingerprint of the work: with another rule, or none, what is stored stands."""
     run(ScriptedExecutor(short), ["brief", TEXT], brief())
@@ -238,6 +239,7 @@ def test_what_is_equal_is_asked_once() -> None:
     assert [outcome.origin for outcome in report.outcomes] == ["asked", "shared", "asked", "asked"]
 
 
+@pytest.mark.slow
 def test_the_budget_counts_parts_and_a_later_run_goes_on() -> None:
     """What the budget doesn't hold is not asked; what was answered before is not asked again."""
     scripted = ScriptedExecutor(short)
@@ -411,6 +413,7 @@ def test_what_is_known_not_to_fit_is_never_sent() -> None:
     assert [in_parts(answer_shelf(), each, scripted) for each in (too_long, fits)] == [True, False]
 
 
+@pytest.mark.slow
 def test_parts_that_are_stored_are_joined_without_asking_anybody(store: Path) -> None:
     """A run that died before it could join them has lost nothing."""
     first = run(Counting(short), [TEXT], brief())
@@ -441,6 +444,7 @@ def test_too_many_parts_are_not_asked() -> None:
     assert "It would take more than 1000 parts." in caught.value.report.gaps[0].error.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("room", [None, 2, 1000])
 def test_where_the_count_is_no_help_the_refusal_is(room: int | None) -> None:
     """A room that nobody knows, that isn't even enough for the brief, or that the provider doesn't grant."""

@@ -133,6 +133,7 @@ def run_lines(folder: Path, env: dict[str, str], **lines: str) -> tuple[int, str
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_service_is_ready_before_the_command_runs(tmp_path: Path) -> None:
     """The command waits for it, what it prints is in the log; one that ends before it is ready means: try again."""
     service = "echo I serve; sleep 0.3; touch up; sleep 2"

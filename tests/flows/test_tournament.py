@@ -150,6 +150,7 @@ def test_a_wrong_job_is_refused_before_anything_is_spent(tournament: Tournament,
     assert scripted.calls == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_the_example_ranks_its_taglines() -> None:
     """The example's job, with a script in place of the model: four variants, six matches, one ranking."""

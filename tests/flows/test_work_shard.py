@@ -111,6 +111,7 @@ def test_a_run_that_is_interrupted(
     assert not (store / f"{key}{CAME}").exists()
 
 
+@pytest.mark.slow
 def test_a_storage_that_fails_is_told_of(model: OpenAIServer, store: Path) -> None:
     """Others may fare better: it is no refusal."""
     key = shard(model)

@@ -127,6 +127,7 @@ def test_what_could_not_be_tried_is_told(repo: tuple[Git, str], check: str) -> N
     assert "budget: There is no more." in merge.shortfalls[0]
 
 
+@pytest.mark.slow
 def test_an_unknown_half_is_passed_over(repo: tuple[Git, str]) -> None:
     """What can't be tried in between accuses nobody; the search goes on behind it."""
     git, base = repo

@@ -463,6 +463,7 @@ def garbage(integrator: Any) -> int:  # noqa: ANN401 -- any integrator
     return gc.collect()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "integrator",
     [

@@ -95,6 +95,7 @@ def test_what_commits_say(repo: tuple[Git, str]) -> None:
     assert git.out("merge-base", "--is-ancestor", lexer, tip) == ""
 
 
+@pytest.mark.slow
 def test_equal_outcomes_make_equal_commits(repo: tuple[Git, str]) -> None:
     """In whatever order outcomes and briefs come; another goal or model makes others, of the same tree."""
     git, base = repo

@@ -142,6 +142,7 @@ def test_sentences_keep_every_citation(text: str, total: int) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "piece",
     [

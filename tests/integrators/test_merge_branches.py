@@ -125,6 +125,7 @@ def test_lines_that_contradict_go_by_the_rule(repo: tuple[Git, str], rule: str) 
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize(
     ("first", "second", "result"),
@@ -213,6 +214,7 @@ def test_two_may_leave_the_same_file(repo: tuple[Git, str]) -> None:
     assert [each["by"] for each in value(merge)["files"]] == [["one/repo", "two/repo"], ["one/repo"], ["two/repo"]]
 
 
+@pytest.mark.slow
 def test_the_priority_of_items_counts_after_that_of_briefs(repo: tuple[Git, str]) -> None:
     """Then the order of every list: numbers by their value."""
     git, base = repo
@@ -263,6 +265,7 @@ def test_the_patch_makes_the_merge_of_the_base(repo: tuple[Git, str], tmp_path_f
     assert clone.out("write-tree") == value(merge)["tree"]
 
 
+@pytest.mark.slow
 def test_a_reviewer_reads_text_and_nothing_else(repo: tuple[Git, str]) -> None:
     """Names of files, contents and what agents say can't become a table, a link, an image or HTML."""
     git, base = repo
@@ -282,6 +285,7 @@ def test_a_reviewer_reads_text_and_nothing_else(repo: tuple[Git, str]) -> None:
     assert [token.info for token in tokens if token.type == "fence"] == ["text", "text"]
 
 
+@pytest.mark.slow
 def test_a_file_name_is_shown_with_all_that_cannot_be_seen_of_it(repo: tuple[Git, str]) -> None:
     """One with a line break in it forges no line, and does not look like one with a blank."""
     git, base = repo
@@ -372,6 +376,7 @@ def _plausible(files: Edits) -> Files:
     return {path: content for path, content in kept.items() if path != "lib" or "lib/c.py" not in kept}
 
 
+@pytest.mark.slow
 def test_every_order_of_three_that_contradict(repo: tuple[Git, str]) -> None:
     """Said for one case in all its orders, so that it is said without chance, too."""
     git, base = repo

@@ -44,6 +44,7 @@ def test_nothing_hides_the_sections_below(prose: str) -> None:
     assert _headings(prose) == ["Also reported", "Sources"]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.sampled_from(HIDING), max_size=6).map("\n".join) | st.text(alphabet="<!-->`~ \n\t1.[]:a", max_size=40)
 )

@@ -57,6 +57,7 @@ def both(files: Seen) -> Files:
     return {**files, "a.py": "1\none and two\n3\n"}
 
 
+@pytest.mark.slow
 def test_an_agent_brings_both_together(repo: tuple[Git, str]) -> None:
     """It sees both sides with what each was made for, and may write the files concerned and no others."""
     git, base = repo
@@ -115,6 +116,7 @@ def test_what_an_agent_may_not_do(repo: tuple[Git, str], resolves: Callable[[See
     assert why in told
 
 
+@pytest.mark.slow
 def test_lines_that_look_like_markers_may_be_the_files_own(repo: tuple[Git, str]) -> None:
     """A heading that is underlined with seven characters is none."""
     git, base = repo
@@ -127,6 +129,7 @@ def test_lines_that_look_like_markers_may_be_the_files_own(repo: tuple[Git, str]
     assert ends(merge)["two"] == ("merged", None)
 
 
+@pytest.mark.slow
 def test_a_file_that_goes_is_an_answer(repo: tuple[Git, str]) -> None:
     """An agent may find that nothing should stand there."""
     git, base = repo
@@ -138,6 +141,7 @@ def _without(files: Seen, name: str) -> Files:
     return {path: content for path, content in files.items() if path != name}
 
 
+@pytest.mark.slow
 def test_a_file_without_lines_goes_by_the_first(repo: tuple[Git, str]) -> None:
     """No agent is asked about it."""
     git, base = repo
@@ -151,6 +155,7 @@ def test_a_file_without_lines_goes_by_the_first(repo: tuple[Git, str]) -> None:
     assert files_at(git, value(merge)["commit"])["logo"] == b"\0one"
 
 
+@pytest.mark.slow
 def test_without_an_agent_nobody_is_asked(repo: tuple[Git, str]) -> None:
     """The job's executor may have no workspace; a name may be one that no agent could be told."""
     git, base = repo

@@ -73,6 +73,7 @@ def test_a_faithful_text_is_published_as_it_is() -> None:
     assert [ref.item for ref in merge.fields[0].sources] == [outcome.item for outcome in SAID]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(40))
 @pytest.mark.parametrize("context", [8192, 600])
 def test_a_sloppy_writer_loses_nothing(seed: int, context: int) -> None:

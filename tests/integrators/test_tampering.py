@@ -315,6 +315,7 @@ def test_the_judges_answers_show_what_the_evidence_cannot(
     assert audit(bent, outcomes, [], JUDGED, again=lambda once: JUDGED.merge_asking([], once, Bench(fickle)))
 
 
+@pytest.mark.slow
 @given(st.data(), st.sampled_from(ANYWHERE), said())
 @settings(deadline=None, max_examples=150)
 def test_tampering_with_what_a_function_ranked(

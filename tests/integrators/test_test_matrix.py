@@ -333,6 +333,7 @@ def test_the_laws(said: list[Outcome], random: Any) -> None:  # noqa: ANN401 -- 
     assert Merge.model_validate_json(merge.model_dump_json()) == merge
 
 
+@pytest.mark.slow
 @given(outcomes())
 @settings(deadline=None)
 def test_red_stays_red(said: list[Outcome]) -> None:
@@ -344,6 +345,7 @@ def test_red_stays_red(said: list[Outcome]) -> None:
     assert (file.failures + file.errors > 0) == any(run.verdict == "failed" for run in runs)
 
 
+@pytest.mark.slow
 @given(outcomes())
 @settings(deadline=None)
 def test_the_file_for_a_ci(said: list[Outcome]) -> None:
@@ -362,6 +364,7 @@ def test_the_file_for_a_ci(said: list[Outcome]) -> None:
         assert told.count(Skipped.__name__) == suite.skipped == run.counts["skipped"] + run.counts["xfailed"]
 
 
+@pytest.mark.slow
 @given(outcomes())
 @settings(deadline=None)
 def test_the_file_read_back(said: list[Outcome]) -> None:
@@ -383,6 +386,7 @@ def test_two_tests_of_one_class_and_name() -> None:
     assert [case.classname for case in again.cases] == ["one > c", "two > c"]
 
 
+@pytest.mark.slow
 @given(outcomes(), st.data())
 @settings(deadline=None)
 def test_no_tampering_with_the_value_passes(said: list[Outcome], data: st.DataObject) -> None:

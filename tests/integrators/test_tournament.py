@@ -61,6 +61,7 @@ def sound(tournament: Tournament, merge: Merge, said: Sequence[Outcome], bench: 
     return not audit(merge, said, [], tournament, again=lambda once: tournament.merge_asking([], once, bench))
 
 
+@pytest.mark.slow
 @given(st.permutations(range(6)))
 @SURE
 def test_a_perfect_judge_recovers_the_order(values: list[int]) -> None:
@@ -321,6 +322,7 @@ def test_long_names_make_short_keys() -> None:
     assert max(map(len, keys)) < 300
 
 
+@pytest.mark.slow
 @given(st.data(), st.integers(0, 40), st.integers(3, 9))
 @SURE
 def test_a_budget_holds_and_connects_everything(data: st.DataObject, more: int, count: int) -> None:

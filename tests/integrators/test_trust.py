@@ -129,6 +129,7 @@ def test_a_source_counts_once_for_a_value() -> None:
     assert values(merged(said)) == [2]
 
 
+@pytest.mark.slow
 @SURE
 @given(VOTES, st.randoms(use_true_random=False))
 def test_weights_know_no_order(votes: list[Vote], chance: random.Random) -> None:

@@ -51,6 +51,7 @@ def test_the_death_of_a_process_is_that_of_its_programs(number: int, tmp_path: P
     crowd.require_gone()
 
 
+@pytest.mark.slow
 def test_a_guard_that_somebody_ended_is_started_again(tmp_path: Path) -> None:
     """It stands by the next program, and knows of those that run."""
     own = Guard()
@@ -84,6 +85,7 @@ def test_without_a_guard_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert psutil.Process().children() == before
 
 
+@pytest.mark.slow
 def test_a_forked_process_has_a_guard_of_its_own(tmp_path: Path) -> None:
     """The end of the child ends what the child ran, and nothing of its parent's."""
     crowd = Crowd()
@@ -102,6 +104,7 @@ def test_a_forked_process_has_a_guard_of_its_own(tmp_path: Path) -> None:
     crowd.require_gone()
 
 
+@pytest.mark.slow
 def test_a_process_that_ends_well_leaves_no_guard() -> None:
     """It goes with the process that it stands by."""
     script = "from prefect_dispatch.processes.guard import guard_here\nprint(guard_here()._process.pid)\n"

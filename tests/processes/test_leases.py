@@ -164,6 +164,7 @@ def test_what_the_dead_have_left_is_cleared_away(state: Path, living: list[subpr
     assert left(state) == [alive, f"{alive}.lock"]
 
 
+@pytest.mark.slow
 def test_two_reapers_at_once(state: Path, living: list[subprocess.Popen[str]]) -> None:
     """Each lease is cleared away by one of them."""
     for _ in range(3):

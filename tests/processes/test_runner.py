@@ -169,6 +169,7 @@ def test_what_a_program_leaves_behind_is_ended(tmp_path: Path) -> None:
     assert crowd.alive == []
 
 
+@pytest.mark.slow
 def test_a_program_that_falls_silent(tmp_path: Path) -> None:
     """It is ended; one that goes on printing is not, however long it takes."""
     ran = done(program("echo hello; sleep 1000", tmp_path, idle_s=0.3))
@@ -251,6 +252,7 @@ def test_what_may_pass_is_no_fault_of_the_program(number: int, tmp_path: Path, m
     assert caught.value.kind == "resources"
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_meanwhile_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error of our own ends the program, too."""
     crowd = Crowd()
@@ -280,6 +282,7 @@ def test_an_end_that_somebody_else_has_seen() -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_many_at_once_in_the_shared_loop(tmp_path: Path) -> None:
     """Sixteen threads run a program each in one event loop; no file, process or thread is left open."""
     guard_here()

@@ -102,6 +102,7 @@ def test_every_item_is_answered_once(world: World, store: Path) -> None:
     assert sorted(world.asks) == KEYS
 
 
+@pytest.mark.slow
 def test_where_all_is_stored_no_runner_is_begun(world: World) -> None:
     """A second run asks nobody, and starts no process."""
     work = work_of([BRIEF], [Item(key=key, value=key) for key in KEYS], Shout(next(iter(WORLDS))))
@@ -360,6 +361,7 @@ def test_equal_failures_stop_a_shard_early(world: World) -> None:
     assert Counter(each.status for each in outcomes.values()) == Counter({"failed": 3, "skipped": 9})
 
 
+@pytest.mark.slow
 def test_only_what_failed_in_passing_is_asked_again(world: World) -> None:
     """A retry is the task run's, in the same process, and keeps each item's attempts."""
     tries: Counter[str] = Counter()
@@ -402,6 +404,7 @@ def test_errors_of_any_class_come_back(world: World) -> None:
     assert errors["k02"] is None
 
 
+@pytest.mark.slow
 def test_what_is_asked_again_is_asked_once_more(world: World) -> None:
     """Where a process died after it had asked again, its new answers count."""
     ran(world)
@@ -416,6 +419,7 @@ def test_what_is_asked_again_is_asked_once_more(world: World) -> None:
     assert sorted(world.asks) == KEYS
 
 
+@pytest.mark.slow
 def test_a_run_that_is_interrupted_ends_its_shards(world: World, store: Path) -> None:
     """Their calls get a moment, then they are cancelled, wherever they are; what came is stored."""
     ended: list[str] = []
@@ -477,6 +481,7 @@ def test_room_that_can_not_be_told_is_as_it_was(world: World) -> None:
     assert {each.status for each in outcomes.values()} == {"succeeded"}
 
 
+@pytest.mark.slow
 def test_what_comes_as_a_list_counts_by_its_attempts(world: World) -> None:
     """As from runs of a deployment: what they spent is what their attempts say."""
     world.plainly = True
@@ -486,6 +491,7 @@ def test_what_comes_as_a_list_counts_by_its_attempts(world: World) -> None:
     assert sorted(world.asks) == KEYS
 
 
+@pytest.mark.slow
 def test_the_task_runner_of_the_flow_is_taken(world: World) -> None:
     """One that somebody has given the flow has shards as one that the job names."""
     name = next(name for name, each in WORLDS.items() if each is world)

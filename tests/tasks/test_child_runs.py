@@ -38,6 +38,7 @@ def beat(pool: str, worker: str) -> None:
         client.request("POST", path, json={"name": worker, "heartbeat_interval_seconds": 1})
 
 
+@pytest.mark.slow
 def test_a_worker_without_heartbeats_is_lost(pool: str) -> None:
     """Until it sends one again; a run whose worker is not known may be that of one which is lost since."""
     workers = Workers(pool, silent_s=1.0)

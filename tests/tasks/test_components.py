@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,7 @@ def test_components(pairs: list[tuple[int, int]]) -> None:
             assert place[one] <= place[other] or other not in reached[one]
 
 
+@pytest.mark.slow
 def test_a_long_chain() -> None:
     """Depth costs no recursion."""
     edges = {n: [n + 1] for n in range(50_000)}

@@ -66,6 +66,7 @@ def test_the_protocols_tell_who_asks() -> None:
     assert not isinstance(Writer(), Integrator)
 
 
+@pytest.mark.slow
 def test_questions_are_asked_once_and_counted() -> None:
     """Two items and two different questions: four requests, the integrator's two of them; the next run asks nobody."""
     scripted = ScriptedExecutor(shout)
@@ -80,6 +81,7 @@ def test_questions_are_asked_once_and_counted() -> None:
     assert (again.integration.asked, again.integration.cached) == (0, 2)
 
 
+@pytest.mark.slow
 def test_refresh_reaches_the_questions() -> None:
     """Asking again means the integrator's own questions, too."""
     scripted = ScriptedExecutor(shout)
@@ -129,6 +131,7 @@ def test_an_agent_that_cannot_be_asked_fails_the_run() -> None:
     assert [row.disposition for row in report.ledger] == []
 
 
+@pytest.mark.slow
 def test_questions_that_depend_on_the_order_are_found_out() -> None:
     """Merged once more in another order, it would ask something new: the audit says so, and nobody is asked."""
     scripted = ScriptedExecutor(shout)
@@ -152,6 +155,7 @@ class Mean:
         return Merge(value={"mean": float("nan")}, ledger=ledger(outcomes))
 
 
+@pytest.mark.slow
 def test_an_integrator_that_returns_what_cannot_be_kept_fails_the_run() -> None:
     """The run names it, the place and the way out; what was answered is stored, its own questions included."""
     scripted = ScriptedExecutor(shout)

@@ -66,6 +66,7 @@ def test_work_that_shares_a_resource_never_runs_at_once() -> None:
     assert any(len(names) > 1 for names in watch.together)
 
 
+@pytest.mark.slow
 def test_a_reader_waits_for_the_writer() -> None:
     """Serialised: every write of a file is over before anything that reads it begins."""
     reader = Brief(name="a-reader", instructions="Read about {key}.", reads=("notes/*.md",))
@@ -76,6 +77,7 @@ def test_a_reader_waits_for_the_writer() -> None:
     assert not any(len({name.split("/")[0] for name in names}) > 1 for names in watch.together)
 
 
+@pytest.mark.slow
 def test_no_more_is_under_way_than_the_limits_allow() -> None:
     """The window is as wide as `concurrency`, whatever the task runner could do."""
     watch = Watch()
@@ -88,6 +90,7 @@ def test_no_more_is_under_way_than_the_limits_allow() -> None:
     assert max(map(len, watch.together)) <= 3
 
 
+@pytest.mark.slow
 def test_a_resource_is_held_for_the_whole_fan_out() -> None:
     """While a run holds it, the Prefect limit of its name is taken; a second holder waits; then it is free."""
     seen: list[int] = []
@@ -134,6 +137,7 @@ class BrokenRunner(ThreadPoolTaskRunner[Any]):
             return future
 
 
+@pytest.mark.slow
 def test_a_task_run_that_crashes_is_an_outcome_too() -> None:
     """The engine itself fails: the item is a gap with the reason, the others are answered."""
     flow_of_ours = dispatch.with_options(task_runner=BrokenRunner())
@@ -145,6 +149,7 @@ def test_a_task_run_that_crashes_is_an_outcome_too() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_cancels_what_is_under_way() -> None:
     """Ctrl-C in the caller: no ask goes on behind its back, and the interruption reaches the caller."""
     cancelled: list[str] = []
@@ -176,6 +181,7 @@ def test_an_interrupted_run_cancels_what_is_under_way() -> None:
     assert sorted(cancelled) == ["b", "c"]
 
 
+@pytest.mark.slow
 def test_it_runs_inside_an_async_flow() -> None:
     """A user's async flow awaits it; called as in a flow that isn't async it works, too, with a warning."""
     script: Callable[[Ask], Awaitable[JsonValue]] = Watch()

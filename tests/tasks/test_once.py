@@ -213,6 +213,7 @@ def foreign(good: bytes, canary: Path, key: str) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_what_is_no_answer_is_asked_again_and_runs_nothing(
     store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +310,7 @@ def test_who_is_overtaken_waits_for_the_others_answer(prefect_server: None) -> N
     assert scripted.calls == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_storage_that_was_away_when_its_key_was_looked_up() -> None:
     """Nobody is asked for an answer that has no place; the next try has one."""

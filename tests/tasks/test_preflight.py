@@ -264,6 +264,7 @@ def test_order_does_not_matter(briefs: list[Brief], inputs: list[Item], random: 
     assert found.model_dump_json(include={"findings", "more"}) == again.model_dump_json(include={"findings", "more"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("writes", "findings"),
     [
@@ -280,6 +281,7 @@ def test_thousands_of_items(writes: str, findings: int) -> None:
     assert [str(each.second) for each in found.findings] == [f"one/{n}" for n in range(1, SHOWN + 1) if findings]
 
 
+@pytest.mark.slow
 def test_too_many_overlaps() -> None:
     """Globs of which nearly all overlap are refused as such, rather than listed."""
     with pytest.raises(DependenceError, match="More than 100,000 pairs of globs overlap"):

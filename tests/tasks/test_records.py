@@ -132,6 +132,7 @@ def test_who_cancels_is_heard_while_the_server_catches_up() -> None:
     waits(return_state=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_run_says_what_the_server_has_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report has the task runs that were made, and recorded; a task run each, or shared."""
@@ -144,6 +145,7 @@ def test_a_run_says_what_the_server_has_of_it(monkeypatch: pytest.MonkeyPatch) -
     assert shared.run["task_runs"] == {"made": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_gap_in_the_records_is_a_warning(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """The run is complete all the same; its log and its report say what the server lacks."""

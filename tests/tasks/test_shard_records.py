@@ -83,6 +83,7 @@ def shard(work: list[Work], executor: BuiltInExecutor, again: frozenset[str] = f
     return written(work, executor, Limits(), sent=SENT, folder="/srv/job", beat_s=3, again=again)
 
 
+@pytest.mark.slow
 @given(st.lists(briefs, min_size=1, max_size=3), st.lists(items, min_size=1, max_size=3), executors, st.data())
 def test_a_shard_comes_back_as_it_was(
     asked: list[Brief], about: list[Item], executor: BuiltInExecutor, data: st.DataObject
@@ -167,6 +168,7 @@ ERRORS: list[ExecutorError] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @given(tried=st.lists(attempts, max_size=2).map(tuple), usage=st.none() | usages)
 def test_an_error_means_the_same_afterwards(

@@ -70,6 +70,7 @@ def test_an_answer_is_stored_alike_whatever_the_shard(first: int, then: int) -> 
     assert comparable(fresh) == comparable(after)
 
 
+@pytest.mark.slow
 def test_items_share_task_runs() -> None:
     """Twelve items in shards of five: three task runs, named by the first and the last of their items."""
     report = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(5))
@@ -89,6 +90,7 @@ def test_what_is_stored_takes_no_task_run() -> None:
     assert report.usage.cached == len(KEYS)
 
 
+@pytest.mark.slow
 def test_many_items_share_task_runs_unasked() -> None:
     """Beyond two hundred, at least a hundred share one."""
     report = dispatch([BRIEF], [f"i{at}" for at in range(201)], executor=ScriptedExecutor(shout))
@@ -178,6 +180,7 @@ def test_what_everybody_would_meet_stops_a_shard_at_once() -> None:
     assert len(tried.attempts) == 1
 
 
+@pytest.mark.slow
 def test_what_waits_for_a_place_is_not_asked_after_a_stop() -> None:
     """It was looked up and begun already; it is skipped, and another run asks it."""
     going = asyncio.Event()
@@ -201,6 +204,7 @@ def test_what_waits_for_a_place_is_not_asked_after_a_stop() -> None:
     assert (again.status, again.usage.requests, again.usage.cached) == ("complete", 11, 1)
 
 
+@pytest.mark.slow
 def test_a_budget_stops_within_a_shard() -> None:
     """What it doesn't hold is skipped, and a rerun goes on there."""
     report = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(12, budget_requests=5))
@@ -242,6 +246,7 @@ def test_a_check_that_breaks_is_an_outcome_too() -> None:
     assert [(gap.item, gap.error.message) for gap in report.gaps] == [("k01", "SystemExit: gone")]
 
 
+@pytest.mark.slow
 def test_whatever_else_breaks_is_its_items() -> None:
     """An executor that can't count what a call takes, say: the others are answered."""
 
@@ -257,6 +262,7 @@ def test_whatever_else_breaks_is_its_items() -> None:
     assert [(gap.item, gap.error.message) for gap in report.gaps] == [("k01", "LookupError: no such table")]
 
 
+@pytest.mark.slow
 def test_what_failed_in_passing_keeps_its_reason_where_a_stop_comes_first() -> None:
     """It was to be asked again, and waits for its place, or isn't begun, when all would fail alike."""
     tries: list[str] = []
@@ -276,6 +282,7 @@ def test_what_failed_in_passing_keeps_its_reason_where_a_stop_comes_first() -> N
     assert found == {key: ("cut off", 1) if tries.count(key) == 1 else ("the key expired", 2) for key in KEYS[:4]}
 
 
+@pytest.mark.slow
 def test_work_that_shares_a_resource_stands_in_no_shard_together() -> None:
     """Serialised work keeps its turns."""
     alone = Brief(name="b", instructions="Shout {key}.", resources=("db",))
@@ -303,6 +310,7 @@ def test_each_item_is_told_as_it_comes() -> None:
     assert max(each.in_flight for each in seen) == 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_shard_keeps_what_it_has() -> None:
     """Ctrl-C: what was answered is stored, what was under way is cancelled."""
     here = asyncio.Event()
@@ -326,6 +334,7 @@ def test_an_interrupted_shard_keeps_what_it_has() -> None:
     assert sorted(ask.item.key for ask in again.asks) == KEYS[3:]
 
 
+@pytest.mark.slow
 def test_a_shard_that_nobody_follows_says_all_at_its_end() -> None:
     """As in another process: the task run's result holds what came of each piece of work."""
 

@@ -106,6 +106,7 @@ def spoilt(folder: Path) -> Iterator[tuple[str, Path]]:
     yield "a-file-as-the-folder", folder / "b"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_says_so(tmp_path: Path) -> None:
     """Worth a retry, with the storage's own words; nothing is left behind, and nothing of others' is touched."""
     for why, folder in spoilt(tmp_path):

@@ -144,6 +144,7 @@ def test_a_provider_that_is_down_ends_the_run() -> None:
     assert [row.item for row in caught.value.report.ledger if row.disposition == "merged"] == ["00", "01"]
 
 
+@pytest.mark.slow
 def test_what_the_budget_stops_is_skipped_and_asked_by_the_next_run() -> None:
     """The run completes with gaps; another one with the same budget goes on where it ended."""
     limits = QUICK.model_copy(update={"budget_requests": 3})
@@ -156,6 +157,7 @@ def test_what_the_budget_stops_is_skipped_and_asked_by_the_next_run() -> None:
     assert (report.status, scripted.calls, report.usage.cached) == ("complete", 5, 3)
 
 
+@pytest.mark.slow
 def test_a_re_ask_that_the_budget_stops_is_a_failure_that_was_paid_for() -> None:
     """It was asked: it counts, and it is no skipped item."""
     limits = QUICK.model_copy(update={"budget_requests": 1})

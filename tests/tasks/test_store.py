@@ -114,6 +114,7 @@ def test_a_damaged_record_is_asked_again(store: Path) -> None:
     assert dispatch([BRIEF], whole, executor=scripted, limits=limits).usage.cached == len(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_the_task_alone_stores_for_the_flow() -> None:
     """`run_brief` outside of a flow answers, stores, and spares the flow the request."""
@@ -146,6 +147,7 @@ def altered(path: Path, old: str, new: str) -> None:
     path.write_text(json.dumps({**record, "result": record["result"].replace(old, new)}))
 
 
+@pytest.mark.slow
 def test_an_answer_that_was_altered_is_asked_again(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Its checksum is another one: the plan, the log and the report say so; the others are reused."""
     scripted = ScriptedExecutor(lambda ask: {"name": f"the {ask.item.value}"})
@@ -162,6 +164,7 @@ def test_an_answer_that_was_altered_is_asked_again(store: Path, caplog: pytest.L
     assert "damaged" not in dispatch([BRIEF], ["a", "b"], executor=scripted).run
 
 
+@pytest.mark.slow
 def test_the_task_alone_asks_again_what_was_altered(store: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Prefect's own look into its result storage believes it no more than ours."""
     scripted = ScriptedExecutor({"a": {"name": "the a"}})

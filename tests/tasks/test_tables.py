@@ -141,6 +141,7 @@ def test_a_schema_is_named_apart(engine: Engine) -> None:
     assert rows(engine, "answer") == [("2",)]
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(
     runs=st.lists(
@@ -180,6 +181,7 @@ def test_the_task_writes_through_a_block(tmp_path: Path) -> None:
     assert [item.key for item in read_items(again, tmp_path)] == ["b"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
     ("table", "more", "why"),

@@ -28,6 +28,7 @@ def test_nothing_changed(repository: Repository) -> None:
     assert (change.patch, change.files) == ("", ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "expected"),
     [

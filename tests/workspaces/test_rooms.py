@@ -227,6 +227,7 @@ def test_what_cannot_be_made(repository: Repository, state: Path, monkeypatch: p
     assert (caught.value.kind, caught.value.usage) == ("workspace", Usage())
 
 
+@pytest.mark.slow
 def test_cancelled_at_any_moment_nothing_is_left(repository: Repository, state: Path) -> None:
     """However early or often it is cancelled, what was made is cleared away before the cancellation goes on."""
     workspace = Workspace(setup=Command(run="sleep 60")).placed(repository.path)

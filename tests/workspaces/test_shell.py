@@ -223,6 +223,7 @@ def test_the_users_checkout_stays_as_it_is(
     assert not sprung.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_run_says_what_was_kept_and_goes_on(repository: Repository, state: Path) -> None:
     """A report names each workspace that was kept, at its attempt; another run does only what failed."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 ACCEPTED_CODINGS = "gzip, deflate"
 """Content codings that requests ask for: those that can be decompressed in bounded steps."""
-ERROR_BYTES = 1 << 20
-"""Bytes that are read of the body of an error; its status says what it is."""
+ERROR_BYTES = 1 << 16
+"""Bytes that are read of the body of an error: litellm searches it for secrets, a second and more per megabyte."""
 MOST_REDIRECTS = 5
 """Redirects of one request that are followed."""
 

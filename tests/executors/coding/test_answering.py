@@ -109,6 +109,7 @@ def codex_of(repository: Repository, programs: Path, *said: object, tells: str =
     return executor_of(repository, agent="codex", model="gpt-5", pass_env=("OPENAI_API_KEY",))
 
 
+@pytest.mark.slow
 def test_what_an_agent_refuses_itself_is_reported(
     repository: Repository, programs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -342,6 +343,7 @@ def test_an_agent_that_leaves_children(executor: CodingAgent, claude: FakeAgent)
     assert crowd.alive == []
 
 
+@pytest.mark.slow
 def test_an_agent_that_hangs(executor: CodingAgent, claude: FakeAgent, own: Path) -> None:
     """The time limit ends it, and nothing of it is left, nor of its workspace."""
     crowd = Crowd()
@@ -437,6 +439,7 @@ def test_work_without_a_word(executor: CodingAgent, claude: FakeAgent) -> None:
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 
 
+@pytest.mark.slow
 def test_an_answer_by_a_schema(executor: CodingAgent, claude: FakeAgent) -> None:
     """It is what the agent gave as such; what it couldn't bring into that form is sent back, though it exits with 0."""
     brief = BRIEF.model_copy(update={"output": SCHEMA})
@@ -566,6 +569,7 @@ def test_a_set_up_that_fails(claude: FakeAgent, repository: Repository) -> None:
     assert claude.calls == []
 
 
+@pytest.mark.slow
 def test_an_agent_that_puts_something_else_in_place_of_its_files(
     executor: CodingAgent, claude: FakeAgent, programs: Path, repository: Repository
 ) -> None:

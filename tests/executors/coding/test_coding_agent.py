@@ -264,6 +264,7 @@ def test_an_agent_without_a_key(programs: Path, repository: Repository, monkeypa
         in_repository(repository).placed(repository.path)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_a_key_in_a_block(programs: Path, repository: Repository) -> None:
     """The agent gets it and its address, nothing else sees it, and a new one under the old name asks nothing again."""
@@ -290,6 +291,7 @@ def test_a_key_in_a_block(programs: Path, repository: Repository) -> None:
     assert keys[1] not in str(found)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("prefect_server")
 def test_a_block_that_won_t_do(programs: Path, repository: Repository) -> None:
     """Without a key, of another provider, or not there: it is told before anything is spent; or later, if it went."""
