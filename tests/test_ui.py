@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -265,7 +266,12 @@ def started(prefect: PrefectServer, deployment: str, **parameters: str) -> str:
     """Start a run of a deployment; return its id."""
     api = f"{prefect.url}/api/deployments"
     found = httpx.get(f"{api}/name/dispatch/{deployment}").json()["id"]
-    made = httpx.post(f"{api}/{found}/create_flow_run", json={"parameters": parameters, "state": {"type": "SCHEDULED"}})
+    wanted = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    for _ in range(60):  # the database of a server on SQLite may be locked while `serve` registers its deployments
+        made = httpx.post(f"{api}/{found}/create_flow_run", json=wanted)
+        if made.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+        time.sleep(1)
     return str(made.raise_for_status().json()["id"])
 
 
