@@ -6,7 +6,6 @@ as `NeedsReview` with what is open in its report, and the next run of the job fo
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from prefect_dispatch.decisions_file import DecisionsFile
@@ -101,15 +100,6 @@ def review(job: Prepared, report: Report, file: DecisionsFile, collected: Collec
     if can_suspend():
         suspend(asked, file, collected, job.limits)
     return _undecided(report, asked, file)
-
-
-def following(job: Prepared, file: DecisionsFile) -> Prepared:
-    """Return a job whose integrator follows a decisions file, whether or not it reads that itself.
-
-    Raises:
-        JobError: If the file can't be read, or contradicts itself.
-    """
-    return replace(job, integrator=cast("AnyMerger", cast("Deciding", job.integrator).decided(file.load())))
 
 
 def is_undecided(report: Report) -> bool:

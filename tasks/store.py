@@ -48,7 +48,7 @@ class AnswerSerializer(Serializer):
             TypeError: If it is anything else.
         """
         if not isinstance(obj, Answer):
-            return _written(obj, Answer, self.type)
+            return _error_json(obj, Answer)
         text = _text(obj.model_dump(mode="json"))
         return f'{{"{self.type}": {text}, "sha256": "{_checksum(text)}"}}'.encode()
 
@@ -78,7 +78,7 @@ class ReportSerializer(Serializer):
         """
         if isinstance(obj, Report):  # there may be 100,000 rows in it, which as objects of Python's take much more
             return b'{"%b": %b}' % (self.type.encode(), to_json(obj, by_alias=False))
-        return json.dumps({self.type: None}).encode() if obj is None else _written(obj, Report, self.type)
+        return json.dumps({self.type: None}).encode() if obj is None else _error_json(obj, Report)
 
     def loads(self, blob: bytes) -> Report | None:
         """Return the report that was stored, or None where that was stored.
@@ -90,12 +90,15 @@ class ReportSerializer(Serializer):
         return None if found is None else Report.model_validate(found)
 
 
-def _written(thing: object, model: type[BaseModel], tag: str) -> bytes:
-    if isinstance(thing, BaseException):  # what a run raised: Prefect stores it, too, under a key of its own
-        return json.dumps({"error": scrub(f"{type(thing).__name__}: {thing}")}).encode()
-    if not isinstance(thing, model):
-        raise TypeError(f"only {model.__name__} and errors are stored, not {type(thing).__name__}")
-    return json.dumps({tag: thing.model_dump(mode="json")}).encode()
+def _error_json(raised: object, model: type[BaseModel]) -> bytes:
+    """Return the JSON of what a run raised in place of a value: Prefect stores it, too, under a key of its own.
+
+    Raises:
+        TypeError: If it is no error.
+    """
+    if not isinstance(raised, BaseException):
+        raise TypeError(f"only {model.__name__} and errors are stored, not {type(raised).__name__}")
+    return json.dumps({"error": scrub(f"{type(raised).__name__}: {raised}")}).encode()
 
 
 def _read(blob: bytes, tag: str) -> object:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from prefect_dispatch._version import __version__
 from prefect_dispatch.cli import BROKEN_PIPE, COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
@@ -68,6 +68,17 @@ def answer(request: dict[str, Any], n: int) -> Behaviour:
     if "Text 3" in document(request):
         return failure(400, "not this one")
     return Behaviour(content='{"size": 7}')
+
+
+def test_an_api_that_is_away_is_a_message(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In a sentence, without a traceback; nothing was asked."""
+    away = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with openai_server(answer) as server, temporary_settings(away):
+        assert main(["run", at(job, server.url)]) == FAILED
+        assert server.count == 0
+    said = capsys.readouterr().err
+    assert "prefect-dispatch: Prefect's API can't be used: " in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.usefixtures("store")
@@ -483,7 +494,8 @@ def test_a_bar_is_drawn_where_there_is_a_terminal(
     """How many, what failed, what it costs, how long it takes."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
-    with shown_progress():
+    with shown_progress() as show:
+        show("Prefect's temporary server is started again.")
         hear = listener.get()
         assert hear is not None
         usage = Usage(prompt_tokens=7, cost_usd=None)
@@ -491,6 +503,7 @@ def test_a_bar_is_drawn_where_there_is_a_terminal(
     assert listener.get() is None
     drawn = capsys.readouterr().err
     assert "3/4" in drawn
+    assert "Prefect's temporary server is started again." in drawn
     assert "1 from the store, 1 failed, 1 skipped, 2 in flight, 7 tokens, cost unknown, about 1 min 1 s left" in drawn
 
 

@@ -23,7 +23,7 @@ from prefect.input import keyset_from_paused_state
 from prefect.input.actions import create_flow_run_input
 from prefect.results import ResultStore
 from prefect.serializers import JSONSerializer
-from prefect.settings import get_current_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, get_current_settings, temporary_settings
 from prefect.states import Completed, Paused
 from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.transactions import get_transaction, transaction
@@ -38,6 +38,7 @@ from prefect_dispatch.prefect_compat import (
     form_answer,
     form_keys,
     has_next_date,
+    is_unreachable,
     keep_own_record,
     outside_transactions,
     override_settings,
@@ -196,6 +197,19 @@ def test_the_server_that_prefect_starts_is_known_by_its_class() -> None:
         require(server in instances.values(), "SubprocessASGIServer._instances")
         require(server.running is False, "SubprocessASGIServer.running")
         require(hasattr(module.SubprocessASGIServer, "api_url"), "SubprocessASGIServer.api_url")
+
+
+def test_an_api_that_is_away_is_known_by_the_words_of_the_error() -> None:
+    """Prefect's client raises a plain `RuntimeError` as a flow run begins."""
+
+    @flow
+    def nothing() -> None: ...
+
+    away = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    with temporary_settings(away), pytest.raises(RuntimeError) as caught:
+        nothing()
+    require(is_unreachable(caught.value), "the words of the error of an API that can't be reached")
+    assert not is_unreachable(RuntimeError("another"))
 
 
 def test_every_part_of_data_is_visited() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,3 +200,16 @@ def test_no_server_is_started_where_that_is_forbidden() -> None:
     ):
         assert PREFECT_API_URL.value() is None
     kill_server()  # of which there is none
+
+
+def test_a_server_that_answers_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked now and then, and no more is reported."""
+    monkeypatch.setattr(temporary_server, "LOOK_S", 0.05)
+    monkeypatch.setattr(temporary_server, "HEALTH_S", 0.3)
+    with serving("create_app") as (server, said):
+        server.start(START_S)
+        first = process(server)
+        end = time.monotonic() + 2.0
+        wait_until(lambda: time.monotonic() > end, "it was asked several times")
+        assert process(server) == first
+    assert said == []

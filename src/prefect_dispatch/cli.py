@@ -166,6 +166,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from prefect_dispatch.flows.files import ready_folder  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.job_kinds import checked  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.progress import finished  # noqa: PLC0415 -- imports pydantic
     from prefect_dispatch.scrub import told  # noqa: PLC0415 -- only here
     from prefect_dispatch.tasks.bounded_api import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
@@ -199,7 +200,9 @@ def _run(arguments: argparse.Namespace) -> int:
     except CancelledRun as error:
         print(f"\n{error}", file=sys.stderr)
         return INTERRUPTED
-    except UNAVAILABLE as error:
+    except (*UNAVAILABLE, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_unreachable(error):
+            raise
         if not written:
             print(f"prefect-dispatch: Prefect's API can't be used: {told(error)} {STORED}", file=sys.stderr)
             return FAILED

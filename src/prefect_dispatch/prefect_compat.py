@@ -223,3 +223,11 @@ def has_next_date(cron: str) -> bool:
     from prefect.server.schemas.schedules import CronSchedule  # noqa: PLC0415 -- importing the server takes seconds
 
     return bool(asyncio.run(CronSchedule(cron=cron).get_dates(1)))
+
+
+def is_unreachable(error: BaseException) -> bool:
+    """Return whether an error says that Prefect's API can't be reached, as a flow run begins.
+
+    Prefect raises a plain `RuntimeError` there, which only its words tell from others.
+    """
+    return isinstance(error, RuntimeError) and str(error).startswith("Failed to reach API")

@@ -160,6 +160,10 @@ def test_git_becomes_a_pull_step(checkout: Path, tmp_path: Path, capsys: pytest.
     again = deployed("dispatch/cloned")
     assert (again.id, again.pull_steps, again.parameters["folder"]) == (before.id, None, str(job.parent))
     assert again.job_variables == {"stream_output": False}  # what is set and not named stays
+    (job.parent / "new.txt").touch()
+    capsys.readouterr()
+    assert main(["deploy", str(job), "--git"]) == 0
+    assert "Note: Not committed, so workers do not have it: contracts/new.txt" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -16,16 +16,17 @@ from aiohttp import web
 
 from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Reply
-from prefect_dispatch.executors.exchange import ERROR_BYTES, MOST_REDIRECTS
+from prefect_dispatch.executors.exchange import ERROR_BYTES, MOST_REDIRECTS, Exchange, MalformedResponseError
 from prefect_dispatch.executors.litellm_http import install
 from prefect_dispatch.executors.llm import LLM
 from prefect_dispatch.executors.provider import provider
+from prefect_dispatch.executors.response_body import read_body
 from prefect_dispatch.models import Brief, Item, Usage
 from tests.openai_server import openai_server
 from tests.openai_wire import completion
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
     Handler = Callable[[web.Request], Any]
 
@@ -439,3 +440,39 @@ def test_the_memory_of_a_hostile_response_is_bounded(monkeypatch: pytest.MonkeyP
     measured = [json.loads(line) for line in done.stdout.splitlines()]
     assert [kind for *_, kind, _ in measured] == ["response_too_large"] * len(cases)
     assert max(megabytes for *_, megabytes in measured) < 250
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        pytest.param(b'{"a": "\xff"}', "is not UTF-8", id="not-utf-8"),
+        pytest.param(b"[" * 200_000, "is nested too deep", id="deep"),
+        pytest.param(b"{", "is not JSON", id="cut"),
+    ],
+)
+def test_what_is_wrong_with_a_body_is_said(body: bytes, why: str) -> None:
+    """The exchange keeps it as its failure."""
+    exchange = Exchange("openai/m")
+    with pytest.raises(MalformedResponseError, match=why):
+        exchange.parse(body)
+    assert isinstance(exchange.failure, MalformedResponseError)
+
+
+def test_a_line_of_a_stream_that_is_no_json_goes_on_as_it_is() -> None:
+    """Whoever parses it says what is wrong with it."""
+
+    async def lines() -> bytes:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b'data: {"usage": {"prompt_tokens": -1}\n'
+
+        return b"".join([line async for line in Exchange("openai/m").inspected_events(pieces())])
+
+    assert asyncio.run(lines()) == b'data: {"usage": {"prompt_tokens": -1}\n'
+
+
+def test_counts_may_stand_in_lists() -> None:
+    """What is no count there counts for nothing; one that can't be true is found."""
+    details: Any = [{"modality": "TEXT", "tokenCount": 3}, "text"]
+    for count, changed in ((3, False), (-3, True)):
+        details[0]["tokenCount"] = count
+        assert read_body({"usage": {"details": details}}, "openai/lists")[1] is changed

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from aiohttp import web
 
 from prefect_dispatch.errors import BusyError, ExecutorError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Reply
@@ -164,3 +165,21 @@ def test_what_comes_after_the_end_does_not_matter() -> None:
     """An answer that was heard to its end stands, whatever becomes of the connection."""
     with openai_server(LONG) as server:
         assert ask(server.url).value == "fine"
+
+
+@pytest.mark.parametrize("model", ["openai/gpt-4o", "openai/mine"])
+def test_a_stream_that_ends_before_the_answer_is_tried_again(model: str) -> None:
+    """What came is a part, and no answer."""
+    chunk = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+    chunk |= {"choices": [{"index": 0, "delta": {"content": "half"}, "finish_reason": None}]}
+
+    async def handle(_: web.Request) -> web.Response:
+        body = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
+        return web.Response(body=body, content_type="text/event-stream")
+
+    def routes(app: web.Application) -> None:
+        app.router.add_route("*", "/half/{path:.*}", handle)
+
+    with openai_server(routes=routes) as server, pytest.raises(TransientError) as caught:
+        ask(server.url.replace("/v1", "/half"), idle_s=5, model=model)
+    assert caught.value.usage == Usage(requests=1, unsettled=1)

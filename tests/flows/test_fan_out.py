@@ -33,7 +33,7 @@ from prefect.settings import (
     PREFECT_LOCAL_STORAGE_PATH,
     temporary_settings,
 )
-from prefect.states import Cancelled, Completed, Crashed, Running
+from prefect.states import Cancelled, Completed, Crashed, Pending, Running
 from pydantic import BaseModel, TypeAdapter
 
 from prefect_dispatch import LLM, Ask, Brief, Item, Limits, PythonCallable, Reply, dispatch
@@ -206,12 +206,14 @@ def test_shards_are_runs_of_a_deployment(model: OpenAIServer, store: Path) -> No
         pytest.param(set_state(Crashed(message="Its machine is gone.")), id="crashed"),
         pytest.param(delete, id="deleted"),
         pytest.param(set_state(Running()), id="silent"),
+        pytest.param(set_state(Pending()), id="never-begun"),
     ],
 )
 def test_what_a_run_that_died_did_not_answer_is_asked_again(
-    lost: Callable[[FlowRun], object], model: OpenAIServer
+    lost: Callable[[FlowRun], object], model: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whichever way it died."""
+    monkeypatch.setattr(deployment_runner, "START_S", 1.0)
     report, worker = ran(model, lost, silent_s=1)
     assert (report.status, model.count) == ("complete", 6)
     assert len(worker.runs) > 2

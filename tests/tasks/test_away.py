@@ -530,3 +530,10 @@ def test_a_storage_that_fails_now_and_then_ends_nothing(world: World, monkeypatc
     monkeypatch.setattr(errands, "Shelf", Failing)
     outcomes, _ = ran(world, keys=KEYS[:2], limits=QUICK.model_copy(update={"shard": 2, "concurrency": 1}))
     assert {each.status for each in outcomes.values()} == {"succeeded"}
+
+
+def test_what_cannot_be_noted_is_unknown(store: Path) -> None:
+    """A storage that fails, or a note that somebody broke: nobody can say what the shard has spent."""
+    shelf = answer_shelf()
+    shelf.write(errands.begun_key("broken"), b"{")
+    assert errands.given_up(shelf, "broken") is None

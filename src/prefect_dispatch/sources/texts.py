@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import AfterValidator
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 
@@ -33,16 +30,6 @@ def marked(data: bytes) -> str | None:
         'utf-8-sig'
     """
     return next((name for mark, name in _MARKS if data.startswith(mark)), None)
-
-
-def marked_file(path: Path) -> str | None:
-    """Return the encoding that a file's byte order mark tells.
-
-    Raises:
-        OSError: If the file can't be read.
-    """
-    with path.open("rb") as file:
-        return marked(file.read(4))
 
 
 def decode(data: bytes, otherwise: str = "") -> str:
