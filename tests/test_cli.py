@@ -72,7 +72,7 @@ def answer(request: dict[str, Any], n: int) -> Behaviour:
 
 def test_an_api_that_is_away_is_a_message(job: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """In a sentence, without a traceback; nothing was asked."""
-    away = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    away: dict[Any, Any] = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
     with openai_server(answer) as server, temporary_settings(away):
         assert main(["run", at(job, server.url)]) == FAILED
         assert server.count == 0

@@ -205,7 +205,7 @@ def test_an_api_that_is_away_is_known_by_the_words_of_the_error() -> None:
     @flow
     def nothing() -> None: ...
 
-    away = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
+    away: dict[Any, Any] = {PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}
     with temporary_settings(away), pytest.raises(RuntimeError) as caught:
         nothing()
     require(is_unreachable(caught.value), "the words of the error of an API that can't be reached")

@@ -267,11 +267,12 @@ def started(prefect: PrefectServer, deployment: str, **parameters: str) -> str:
     api = f"{prefect.url}/api/deployments"
     found = httpx.get(f"{api}/name/dispatch/{deployment}").json()["id"]
     wanted = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    made = httpx.post(f"{api}/{found}/create_flow_run", json=wanted)
     for _ in range(60):  # the database of a server on SQLite may be locked while `serve` registers its deployments
-        made = httpx.post(f"{api}/{found}/create_flow_run", json=wanted)
-        if made.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+        if not made.is_server_error:
             break
         time.sleep(1)
+        made = httpx.post(f"{api}/{found}/create_flow_run", json=wanted)
     return str(made.raise_for_status().json()["id"])
 
 
