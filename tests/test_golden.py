@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 from difflib import unified_diff
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,8 +24,7 @@ from tests.golden_runs import EXAMPLES, GOLDEN, Example, Run, printed, texts
 from tests.openai_server import openai_server
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Generator, Mapping
 
 UPDATE = bool(os.environ.get("UPDATE_GOLDEN"))
 """Whether golden files are written, and not compared with."""
@@ -76,6 +77,14 @@ def run(
     places = {str(folder): "<folder>", str(store): "<store>", str(state): "<state>", server.url: "<server>"}
     requests = [request.body for request in server.requests]
     return Run(("prefect-dispatch", *command), code, told.out, told.err, folder / "report", store, requests, places)
+
+
+@pytest.fixture
+def state(monkeypatch: pytest.MonkeyPatch) -> Generator[Path]:
+    """A state folder whose path is short: a report cuts messages that are too long, and these end with a path in it."""
+    with TemporaryDirectory(prefix="s-", ignore_cleanup_errors=True) as folder:
+        monkeypatch.setenv("PREFECT_DISPATCH_STATE", folder)
+        yield Path(folder)
 
 
 @pytest.mark.slow
