@@ -183,8 +183,12 @@ def source_digest(thing: Any) -> str:  # noqa: ANN401 -- a function or a class
         BriefError: If the source can't be read (a function typed into a console, say).
     """
     try:
-        return hashlib.sha256(inspect.getsource(thing).encode()).hexdigest()
+        # Since Python 3.13 `python -c` shows its program as the source of whatever was compiled without a file.
+        source = "" if inspect.getsourcefile(thing) == "<string>" else inspect.getsource(thing)
     except (OSError, TypeError):
+        source = ""
+    if not source:
         raise BriefError(
             f"The source of {refer(thing)!r} can't be read, so a change of it could not be noticed; put it into a file."
-        ) from None
+        )
+    return hashlib.sha256(source.encode()).hexdigest()
