@@ -213,7 +213,8 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
                 self._begin(child)
         under = {child.run: child for child in self._taken() if child.run}
         seen = self._runs.look([*under])
-        self._workers.look()
+        if under:
+            self._workers.look()
         for run, child in under.items():
             self._see(child, seen.get(run))
 

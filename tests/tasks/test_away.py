@@ -533,7 +533,7 @@ def test_a_storage_that_fails_now_and_then_ends_nothing(world: World, monkeypatc
 
 
 def test_what_cannot_be_noted_is_unknown(store: Path) -> None:
-    """A storage that fails, or a note that somebody broke: nobody can say what the shard has spent."""
+    """Where the note of a shard is damaged, what it has spent is not known."""
     shelf = answer_shelf()
     shelf.write(errands.begun_key("broken"), b"{")
     assert errands.given_up(shelf, "broken") is None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ACCEPTED_CODINGS = "gzip, deflate"
 """Content codings that requests ask for: those that can be decompressed in bounded steps."""
 ERROR_BYTES = 1 << 16
-"""Bytes that are read of the body of an error: litellm searches it for secrets, a second and more per megabyte."""
+"""Bytes that are read of the body of an error: litellm searches it for secrets, 6 s per megabyte."""
 MOST_REDIRECTS = 5
 """Redirects of one request that are followed."""
 
