@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
+from prefect.settings import (
+    PREFECT_API_URL,
+    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
+    PREFECT_LOCAL_STORAGE_PATH,
+    temporary_settings,
+)
+
+from prefect_dispatch.temporary_server import TemporaryServer
+from tests.prefect_database import VARIABLE, empty_database
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
+START_S = 300
+"""Seconds that a server may take to start on a busy machine."""
 
 
 def pytest_configure() -> None:
@@ -33,12 +45,19 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path, None, Non
 
 
 @pytest.fixture(scope="session")
-def prefect_server() -> Generator[None, None, None]:
-    """A Prefect server with an empty database, for the whole session: it takes seconds to start."""
-    from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415 -- imports the server: seconds
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
+    """A Prefect server with an empty database, for the whole session: it takes seconds to start.
 
-    with prefect_test_harness(server_startup_timeout=300):
+    Each process of pytest-xdist has its own: while one writes, SQLite refuses what another client wants to write, and
+    Prefect's client waits for seconds before it asks again.
+    """
+    folder = tmp_path_factory.mktemp("prefect")
+    env = {"PREFECT_HOME": str(folder), VARIABLE: empty_database(folder / "prefect.db"), "PREFECT_UI_ENABLED": "0"}
+    server = TemporaryServer({**os.environ, **env, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}, warnings.warn)
+    server.start(START_S)
+    with temporary_settings({PREFECT_API_URL: server.url}):
         yield
+    server.stop()
 
 
 @pytest.fixture

@@ -243,6 +243,7 @@ def test_a_judge_of_ones_own_is_looked_for_in_the_jobs_folder(tmp_path: Path) ->
     assert plan([BRIEF], ["a", "b"], ScriptedExecutor({}), integrator=integrator, folder=tmp_path).to_ask == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_key_is_for_its_own_provider(model: OpenAIServer) -> None:
     """A block whose default model is one provider's gives its key to no other; nor does a fallback elsewhere get it."""
@@ -254,6 +255,7 @@ def test_a_key_is_for_its_own_provider(model: OpenAIServer) -> None:
     assert both.switched("openai/other").credentials == "for-openai"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_refused_key_names_its_block() -> None:
     """The run stops, says which block to mend, and has the key read anew by the next run."""
@@ -265,6 +267,7 @@ def test_a_refused_key_names_its_block() -> None:
     assert KEY not in caught.value.report.model_dump_json()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_block_that_goes_away_meanwhile(model: OpenAIServer) -> None:
     """It is told as what it is, and another process loads it by its name."""

@@ -71,6 +71,7 @@ def pinned(page: Path, *, text: bytes = TEXT) -> Path:
     return page / "vendor" / "lib.js"
 
 
+@pytest.mark.slow
 def test_what_is_pinned_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file comes from the registry that the environment names; what is there needs none."""
     wanted = pinned(tmp_path / "page")
@@ -82,6 +83,7 @@ def test_what_is_pinned_is_fetched_once(tmp_path: Path, monkeypatch: pytest.Monk
     bring(tmp_path / "page", pauses_s=(0,))  # nobody serves it any more
 
 
+@pytest.mark.slow
 def test_a_damaged_file_is_fetched_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is there and isn't what was pinned is replaced."""
     wanted = pinned(tmp_path / "page")
@@ -93,6 +95,7 @@ def test_a_damaged_file_is_fetched_anew(tmp_path: Path, monkeypatch: pytest.Monk
     assert wanted.read_bytes() == TEXT
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("served", "text", "told"),
     [

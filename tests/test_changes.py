@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -79,6 +80,7 @@ def test_a_merged_value_is_compared_where_there_are_two(values: tuple[str, str],
     assert str(found) == ("only the merged value changed" if found.merged else "nothing changed")
 
 
+@pytest.mark.slow
 @given(runs=st.lists(RUNS, min_size=1, max_size=6))
 def test_the_last_answer_stays_known_while_its_work_is_there(runs: list[list[Outcome]]) -> None:
     """Through any number of gaps, and no longer than that."""

@@ -225,6 +225,7 @@ class Size(BaseModel):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
     ("integrator", "status", "told"),

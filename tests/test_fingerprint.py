@@ -135,6 +135,7 @@ OTHERWISE: tuple[dict[str, Any], ...] = (
 BRIEFS = [ALIKE, *(ALIKE.model_copy(update={"name": f"b-{at}", **said}) for at, said in enumerate(OTHERWISE))]
 
 
+@pytest.mark.slow
 @given(st.lists(JSON, min_size=1, max_size=4))
 def test_work_has_the_fingerprints_of_its_pieces(values: list[JsonValue]) -> None:
     """What is the same for every item is looked at once, and what a brief takes of an item for each."""

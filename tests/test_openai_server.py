@@ -101,6 +101,7 @@ def test_broken_connections(behaviour: Behaviour) -> None:
     assert server.hung_up == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", [pytest.param(STALL, id="stall"), pytest.param(HANG, id="hang")])
 def test_silence(behaviour: Behaviour) -> None:
     """A server that says nothing more is left by the client, and notices."""

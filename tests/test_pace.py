@@ -107,6 +107,7 @@ def test_a_rate_is_learned_at_any_speed(
     check_learned(provider, hint, concurrency, latency_s, seed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("concurrency", "latency_s"), [(8, 0.05), (200, 1.0)])
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_a_stated_rate_is_used_and_not_exceeded(provider: str, concurrency: int, latency_s: float) -> None:
@@ -166,6 +167,7 @@ async def refuse_twice(items: range, concurrency: int, latency_s: float) -> floa
     return now()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2, 3])
 @pytest.mark.parametrize(("concurrency", "latency_s"), [(10, 0.02), (10, 0.5), (50, 0.5)])
 @pytest.mark.parametrize("items", REFUSED_TWICE)

@@ -39,6 +39,7 @@ def test_a_value_is_written_as_a_whole_would_be(value: JsonValue, indent: int | 
         assert b"".join(pieces(whole, indent=indent)) == to_json(whole, indent=indent)
 
 
+@pytest.mark.slow
 @given(VALUES, st.sampled_from((1, 99, 100, 201)))
 def test_a_long_list_has_its_elements_in_a_line_each(value: JsonValue, times: int) -> None:
     """The same JSON in less room; a list that is not long is indented as ever."""

@@ -55,6 +55,7 @@ def test_a_length_of_time(seconds: float, words: str) -> None:
     assert lasting(seconds) == words
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_run_shows_what_is_under_way() -> None:
     """Whoever listens hears of the full window before anything came, then of each outcome; the artifact ends at all."""

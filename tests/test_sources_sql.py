@@ -89,6 +89,7 @@ def test_what_is_wrong_is_told(connection: str, path: Path, sql: str, why: str) 
     assert len(found(path, "SELECT * FROM licence")) == 3
 
 
+@pytest.mark.slow
 def test_a_parameter_without_a_place_is_told(connection: str) -> None:
     """A misspelt one would change what is read."""
     with pytest.raises(SourceError, match=":familly has no place in the query"):
@@ -139,6 +140,7 @@ def test_a_job_file_may_name_a_query(tmp_path: Path) -> None:
         load_job(job)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_block_that_is_not_valid_any_more_is_told() -> None:
     """Without what is in it: somebody may have typed a password."""

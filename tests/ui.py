@@ -17,6 +17,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from tests.prefect_database import empty_database
+
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
     from pathlib import Path
@@ -67,6 +69,7 @@ def prefect_server(folder: Path, host: str = "127.0.0.1", **settings: str) -> Ge
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     env = environment(folder, port) | settings
+    empty_database(folder / "home" / "prefect.db")
     command = [*PYTHON, "prefect", "server", "start", "--host", host, "--port", str(port)]
     with _running(command, env, folder):
         _wait(f"{url}/api/health")

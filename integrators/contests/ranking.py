@@ -104,11 +104,12 @@ def rank(keys: Sequence[str], results: Sequence[Result]) -> Ranking:
     strengths, spread = _fitted(group, inside)
     order = sorted(range(len(group)), key=lambda at: (-strengths[at], group[at]))
     best = order[0]
+    scores = [_chance(strength) for strength in strengths]
     standings = [
         Standing(
             group[at],
-            1 + sum(strength > strengths[at] for strength in strengths),
-            _chance(strengths[at]),
+            1 + sum(score > scores[at] for score in scores),  # as shown: strengths may differ in a digit more
+            scores[at],
             _chance(strengths[at] - _Z * sqrt(spread[at][at])),
             _chance(strengths[at] + _Z * sqrt(spread[at][at])),
             None if at == best else _chance_of_lead(strengths, spread, best, at),

@@ -109,7 +109,12 @@ def _text(text: str) -> str:
     if len(folded) > _LONGEST or not any(map(str.isdigit, folded)):
         return folded
     plain = ungrouped(cased)
-    return day(folded) or quantity(plain) or (plain if plain[-1:].isdigit() and plain != cased else folded)
+    if found := day(folded) or quantity(plain):
+        return found
+    # "5 M" is not "5 m": where only the case of its unit keeps a text from being a quantity, the case stays.
+    if quantity(ungrouped(folded)) or (plain[-1:].isdigit() and plain != cased):
+        return plain
+    return folded
 
 
 def ungrouped(text: str, *, least: int = 2) -> str:

@@ -59,6 +59,8 @@ def _table() -> dict[str, tuple[str, Fraction]]:
             word, power = _DECIMAL[prefix]
             for name in (prefix + base, *(word + name for name in names)):
                 found[name] = (base, Fraction(10) ** power)
+    for prefix in ("µ", "m", "c", "d", "", "h"):
+        found[prefix + "L"] = found[prefix + "l"]  # the SI has both symbols of the litre
     for prefix, (word, power) in _BINARY.items():
         found[prefix + "B"] = found[word + "byte"] = ("B", Fraction(1024) ** power)
     plural = {name + "s": unit for name, unit in found.items() if len(name) > 3}  # noqa: PLR2004 -- a word, no symbol

@@ -29,6 +29,7 @@ BRIEF: dict[str, Any] = {"name": "terms", "instructions": "Say it."}
 SCHEMA = {"type": "object", "properties": {"é": {"$ref": "#/$defs/n"}, "b": {}}, "$defs": {"n": {"type": "number"}}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "job",
     [

@@ -207,7 +207,8 @@ def test_of_late_runs_one_is_worked_on(server: Place, model: OpenAIServer, tmp_p
 
         with place.worker("dispatch"):
             place.wait(lambda: len(ended()) == len(due), "all of them have ended")
-    assert ended() == ["Completed", *["Skipped"] * (len(due) - 1)]
+    why = [run.state.message for run in place.runs(deployment.id) if run.state is not None]
+    assert ended() == ["Completed", *["Skipped"] * (len(due) - 1)], (why, (tmp_path / "said").read_text())
 
 
 def test_several_jobs_are_served_by_one_process(server: Place, model: OpenAIServer, tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ def test_other_words_are_other_work() -> None:
     assert BRIEF.name == "mentions"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize(
     ("name", "shown"),

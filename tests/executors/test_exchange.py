@@ -121,6 +121,7 @@ def bomb(wbits: int) -> Iterator[bytes]:
     yield compressor.flush()
 
 
+@pytest.mark.slow
 @every_provider
 @pytest.mark.parametrize(
     ("handler", "fields"),
@@ -145,6 +146,7 @@ def test_a_response_that_is_too_long_is_given_up(
     assert caught.value.usage == Usage(requests=1, unsettled=1)
 
 
+@pytest.mark.slow
 @every_provider
 def test_the_body_of_an_error_is_cut_off(name: str, ask: Callable[..., Reply]) -> None:
     """Its status says what it is, however long it is."""

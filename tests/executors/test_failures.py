@@ -142,6 +142,7 @@ def test_a_slow_answer_is_an_answer() -> None:
         assert ask(LLM(model="openai/x", api_base=server.url)).value == "fine"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", [pytest.param(HANG, id="hang"), pytest.param(STALL, id="stall")])
 def test_whoever_hangs_up_is_heard(behaviour: Behaviour) -> None:
     """Cancelling the call closes the connection, in the middle of a body too."""

@@ -255,6 +255,7 @@ def test_silence_ends_a_command() -> None:
     assert "begun" in str(error)
 
 
+@pytest.mark.slow
 def test_cancelling_ends_all_of_it() -> None:
     """A time limit leaves no child, however it hides, and no folder."""
     crowd = Crowd()

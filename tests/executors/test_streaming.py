@@ -86,6 +86,7 @@ def test_the_schema_goes_along() -> None:
     assert streamed == {**whole, "stream": True, "stream_options": {"include_usage": True}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("behaviour", [pytest.param(HANG, id="never-began"), pytest.param(STALL, id="stalled")])
 @pytest.mark.parametrize(
     "model", ["openai/gpt-4o", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "hosted_vllm/x"]

@@ -67,6 +67,7 @@ def prompts(messages: list[ModelMessage]) -> str:
     return str(messages)
 
 
+@pytest.mark.slow
 def test_an_agent_of_pydantic_ai_is_told_the_brief_and_what_was_wrong() -> None:
     """An invalid answer goes back to it; its tokens, its requests and its model stand with the answer."""
 

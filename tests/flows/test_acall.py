@@ -43,6 +43,7 @@ def run_named(name: str) -> FlowRun:
     return run
 
 
+@pytest.mark.slow
 def test_the_event_loop_goes_on_meanwhile() -> None:
     """An answer that another coroutine of the caller's has to release comes: the caller's loop isn't blocked."""
 

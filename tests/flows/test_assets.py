@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 BRIEF = Brief(name="b", instructions="Do.")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_query_is_made_of_its_database(tmp_path: Path) -> None:
     """Its address without a password; a connection that has gone meanwhile is no reason to fail."""

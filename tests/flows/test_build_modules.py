@@ -214,6 +214,7 @@ def test_what_does_not_go_together_is_told(more: dict[str, Any], told: str) -> N
         given(**more)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_model_that_the_credentials_have() -> None:
     """The default model of the credentials is asked; an agent that names none is called by its name."""

@@ -177,6 +177,7 @@ def test_each_end_is_an_outcome(folder: Path) -> None:
     assert (report.usage.unsettled, report.usage.cost_usd) == (0, 0.0)
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_none_is_not_sent_back(folder: Path) -> None:
     """A command reads nothing of what was wrong: it is run once, and its item is a gap."""
     what = Brief(

@@ -459,6 +459,7 @@ def test_wrong_parameters_are_refused() -> None:
         dispatch([], ["a"], executor=ScriptedExecutor(shout))
 
 
+@pytest.mark.slow
 def test_options_keep_what_the_flow_is() -> None:
     """A renamed flow with a retry still takes data that looks like a block reference."""
     named = dispatch.with_options(name="licences", retries=1)
@@ -467,6 +468,7 @@ def test_options_keep_what_the_flow_is() -> None:
     assert named.name == "licences"
 
 
+@pytest.mark.slow
 def test_files_are_written_on_request(tmp_path: Path) -> None:
     """`out` gets the report as JSON, Markdown and a page, and a line for each outcome; a second run replaces them."""
     out = tmp_path / "o"
@@ -499,6 +501,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
+@pytest.mark.slow
 def test_artifacts_stand_under_keys_that_stay(tmp_path: Path) -> None:
     """Each run publishes its report, its table and its progress, under the same keys as the run before.
 
@@ -556,6 +559,7 @@ def test_one_brief_needs_no_list(brief: Any) -> None:  # noqa: ANN401 -- its for
     assert plan(NAMES, ["a"], ScriptedExecutor(shout)).stored == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("briefs", ["Name it.", 7, [7]], ids=repr)
 def test_what_is_no_brief_is_refused(briefs: Any) -> None:  # noqa: ANN401 -- none
     """In Prefect's words of a wrong parameter."""
@@ -575,6 +579,7 @@ def test_pydantic_models_are_items() -> None:
     assert report.message == "2 of 2 answered."
 
 
+@pytest.mark.slow
 def test_a_frame_of_a_task_run_becomes_items() -> None:
     """`items_from(future)`: the frame is waited for; where the task failed, that is what is wrong with the items."""
 

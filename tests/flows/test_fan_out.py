@@ -366,6 +366,7 @@ class Local(BaseModel):
 ANY = LLM(model="openai/test", api_base="http://127.0.0.1:1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("brief", "executor", "said"),
     [

@@ -121,6 +121,7 @@ def test_the_same_run_twice_pays_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert server.count == 7
 
 
+@pytest.mark.slow
 def test_a_wrong_key_costs_no_more_than_what_was_under_way(key: str) -> None:
     """401 for everything: the fan-out stops, the rest is skipped, the key is nowhere in the report."""
     with openai_server(failure(401, f"Incorrect API key provided: {key}")) as server:

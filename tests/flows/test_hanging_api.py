@@ -88,6 +88,7 @@ def test_all_items_are_asked_while_the_api_hangs(proxy: HangingProxy) -> None:
     assert written == [report]
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_is_noticed() -> None:
     """By the thread that looks now and then, and by a look at once; an API that hangs says nothing."""
 

@@ -66,6 +66,7 @@ def test_whatever_an_executor_raises_is_that_items_failure(error: BaseException,
     assert told in report.gaps[0].error.message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [SystemExit(3), ValueError("\ud800")], ids=["exit", "half-a-character"])
 def test_a_check_that_breaks_stops_the_run(error: BaseException) -> None:
     """It would break for every item; what it said is in the message."""
@@ -104,6 +105,7 @@ class Leaver:
         raise SystemExit("sk-0123456789abcdef")
 
 
+@pytest.mark.slow
 def test_an_integrator_that_exits_fails_the_run() -> None:
     """Wherever it exits: the run fails with a report, and no key is in it."""
     with pytest.raises(DispatchFailed, match=r"The integrator Leaver raised SystemExit: \*\*\*") as caught:
@@ -206,6 +208,7 @@ def test_another_items_record_is_not_an_answer(store: Path) -> None:
     assert scripted.calls == 3
 
 
+@pytest.mark.slow
 def test_equal_items_share_no_answer_that_a_function_tells_apart() -> None:
     """A check that sees the key: each of two equal items is asked, and has an answer of its own."""
 

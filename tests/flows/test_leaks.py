@@ -132,6 +132,7 @@ def fussy(value: JsonValue, item: Item) -> str | None:
     return f"{item.value!r} {BOTH}" if value == {"n": 13} else None
 
 
+@pytest.mark.slow
 def test_an_executor_of_ones_own_leaks_nothing(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """What it echoes in answers, keys, numbers, models, errors, causes and refusals; what checks and schemas quote."""
 
@@ -231,6 +232,7 @@ def test_a_batch_leaks_nothing(folder: Path, caplog: pytest.LogCaptureFixture, m
     assert sum("[…]" in error for error in errors) >= 4
 
 
+@pytest.mark.slow
 def test_a_batch_whose_check_breaks_leaks_nothing(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,6 +120,7 @@ executor: {model: openai/nobody, api_base: "http://127.0.0.1:9"}
 """
 
 
+@pytest.mark.slow
 def test_the_command_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit status 0 for a plan and a run; a glob that means no file, and an empty list in a file, are unusable."""
     job = tmp_path / "job.yaml"

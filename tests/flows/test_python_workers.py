@@ -58,6 +58,7 @@ def test_a_job_file_names_a_function(
         assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_agent_in_a_flow_and_in_a_task() -> None:
     """Prefect takes the agent as it is, whatever it is made of."""
     executor = PythonCallable(Agent(TestModel(custom_output_text="3")), version="1")

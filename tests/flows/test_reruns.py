@@ -337,6 +337,7 @@ def test_lists_that_have_little_in_common_are_not_compared(caplog: pytest.LogCap
     assert told(run(said("x"), "c", "e", "g").changes) == {"new": "g", "gone": "d f"}
 
 
+@pytest.mark.slow
 def test_runs_of_one_name_are_compared() -> None:
     """Whatever their briefs and items; a run of another name, or of none, is another job."""
     run(said("x"), "a", "b", name="daily")

@@ -118,6 +118,7 @@ def test_sources_are_asked_for_and_the_finding_says_where_agents_disagree(model:
     assert any("There is no section '## Where the agents disagree'" in each for each in asked)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_finding_without_its_section_is_not_complete(model: OpenAIServer) -> None:
     """A writer that never writes it leaves a gap that the report names."""

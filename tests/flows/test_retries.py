@@ -105,6 +105,7 @@ def test_the_last_failure_reaches_the_caller() -> None:
     assert run.state.message == str(caught.value)
 
 
+@pytest.mark.slow
 def test_without_retries_a_failure_is_final() -> None:
     """A flow as it comes has no retries: one attempt, and the same error."""
     executor = fails(100)
@@ -144,6 +145,7 @@ def test_a_subflow_is_retried() -> None:
     assert (pipeline(), began, asked(executor).count("bad")) == ("complete", [1], 2)
 
 
+@pytest.mark.slow
 def test_the_traceback_of_a_callers_flow_stays(caplog: pytest.LogCaptureFixture) -> None:
     """Only the log of the run itself is kept short: where the caller's flow fails with it, its log says where."""
 
@@ -157,6 +159,7 @@ def test_the_traceback_of_a_callers_flow_stays(caplog: pytest.LogCaptureFixture)
     assert message.startswith("Encountered exception during execution: DispatchFailed(")
 
 
+@pytest.mark.slow
 def test_a_flow_with_a_form_is_retried(tmp_path: Path) -> None:
     """`with_options` and its retries work for these flows, too."""
     (tmp_path / "a.txt").write_text("a")
@@ -213,6 +216,7 @@ def test_wrong_parameters_are_not_retried() -> None:
         dispatch.with_options(retries=2)([NAMES], 7, executor=fails(0))
 
 
+@pytest.mark.slow
 def test_an_error_outside_of_the_job_is_retried(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A disk that can't be written to, once: the second attempt writes the files, and its report is returned."""
     blocked = tmp_path / "report.json" / "in-the-way"
@@ -230,6 +234,7 @@ def test_an_error_outside_of_the_job_is_retried(tmp_path: Path, caplog: pytest.L
     assert len(tracebacks(caplog)) == 1  # this error is not ours
 
 
+@pytest.mark.slow
 def test_an_attempt_that_is_repeated_is_no_run_to_compare_with() -> None:
     """What changed is told against the last run, not against an earlier attempt of the same one."""
     dispatch([NAMES], ["a"], executor=fails(0), limits=ONCE)
@@ -306,6 +311,7 @@ def _job(executor: ScriptedExecutor, *, brief: Brief = NAMES) -> dict[str, Any]:
     return given
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("times", "brief", "state", "message", "count"),
     [

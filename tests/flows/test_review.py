@@ -447,6 +447,7 @@ class Stopping(Stopped):
     state = staticmethod(Cancelling)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("integrator", [Stopped(), Stopping()])
 def test_a_run_that_is_cancelled_before_its_review_is_not_suspended(integrator: Linking, tmp_path: Path) -> None:
     """It ends as cancelled, publishes nothing, and leaves no form."""
@@ -456,6 +457,7 @@ def test_a_run_that_is_cancelled_before_its_review_is_not_suspended(integrator: 
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_run_without_a_deployment_says_what_is_open_and_where_to_decide(tmp_path: Path) -> None:
     """It ends at once, as NeedsReview with gaps; with the lines that it gives in the file, the next run is complete."""
     out = tmp_path / "out"
@@ -526,6 +528,7 @@ class Handing(Linking):
         return Delivery(done="Handed over.")
 
 
+@pytest.mark.slow
 def test_nothing_is_delivered_before_it_is_decided(tmp_path: Path) -> None:
     """A report says what is open; whatever the value is for gets it from the run in which nothing is."""
     integrator = Handing()
@@ -570,6 +573,7 @@ def test_the_command_line_exits_3_and_says_where_to_decide(
     assert not (tmp_path / "out" / "to-decide.md").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("integrator", "told"),
     [
@@ -613,6 +617,7 @@ def test_decisions_of_others_are_kept(tmp_path: Path) -> None:
     assert kept.same == (({"name": "MIT"}, {"name": "MIT License"}), *meanwhile.same)
 
 
+@pytest.mark.slow
 def test_a_note_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     """A form that was sent before the update isn't lost: its note has the same fields as today's."""
     deployed = Deployed.of(tmp_path)
@@ -643,6 +648,7 @@ def test_what_agents_say_cannot_act_in_the_form(tmp_path: Path) -> None:
     assert decisions(tmp_path).load().same == report.decided.same
 
 
+@pytest.mark.slow
 def test_what_a_decisions_file_has_no_words_for_is_not_asked(tmp_path: Path) -> None:
     """A field with a dot in its name, a field of an element of a list: the run goes on without a form."""
     said: dict[str, JsonValue] = {

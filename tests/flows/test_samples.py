@@ -68,6 +68,7 @@ def test_samples_are_asked_once_each_and_agreed_on() -> None:
     assert "Undecided for want of 5 answers: 1 of 2 items with any ('b')." in more.message
 
 
+@pytest.mark.slow
 def test_a_brief_without_samples_shares_its_answer_with_the_first() -> None:
     """What was asked once counts as the first of several samples."""
     scripted = ScriptedExecutor(judge)

@@ -47,6 +47,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_another_model_is_flagged_and_told() -> None:
     """Once for each name; a snapshot of the same model and a response without a name are no news."""
@@ -72,6 +73,7 @@ def test_another_model_is_flagged_and_told() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_what_a_pattern_accepts_is_no_news() -> None:
     """Also for answers that are stored, without asking again."""

@@ -92,6 +92,7 @@ def test_what_is_too_long_is_asked_in_parts_and_joined() -> None:
     assert report.usage.retried == {}  # to cut is not to try again
 
 
+@pytest.mark.slow
 def test_a_rerun_asks_nobody() -> None:
     """The joined answer is stored: neither the whole is sent again, to be refused, nor any part."""
     first = run(ScriptedExecutor(short), [TEXT], brief())
@@ -119,6 +120,7 @@ def test_the_rule_changes_no_answer_of_what_is_not_too_long() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_is_named_and_asked_again_by_the_next_run() -> None:
     """The item fails with the part's reason; the next run pays for that part alone."""
 
@@ -153,6 +155,7 @@ def test_a_part_that_is_still_too_long_is_cut_again() -> None:
     assert report.usage.retried == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("split", "text", "why"),
     [
@@ -210,6 +213,7 @@ def _refuse_objects(ask: Ask) -> JsonValue:
     return "fine"
 
 
+@pytest.mark.slow
 def test_the_field_that_is_cut_is_named_and_the_others_go_with_each_part() -> None:
     """Placeholders read a part as they read an item."""
     scripted = ScriptedExecutor(short)
@@ -298,6 +302,7 @@ def test_what_is_learned_and_can_not_be_kept_is_learned_again(store: Path) -> No
     assert in_parts(answer_shelf(), work, scripted)
 
 
+@pytest.mark.slow
 def test_what_another_run_has_joined_meanwhile_is_taken() -> None:
     """It wasn't there when the run looked what is stored, and is when its turn comes."""
     run(ScriptedExecutor(short), [TEXT], brief())
@@ -318,6 +323,7 @@ def test_what_another_run_has_joined_meanwhile_is_taken() -> None:
     assert str(outcome.value).split() == ["ONE", "TWO", "THREE", "FOUR"]
 
 
+@pytest.mark.slow
 def test_a_rule_that_no_longer_cuts_asks_the_whole() -> None:
     """What was learned holds for the text, not for the rule: where that cuts nothing, the refusal says so again."""
     run(ScriptedExecutor(short), [TEXT], brief())
@@ -343,6 +349,7 @@ def test_refresh_asks_the_whole_and_its_parts_again() -> None:
     assert answers(run(scripted, [TEXT], brief())) == ["whole"]
 
 
+@pytest.mark.slow
 def test_a_joined_answer_that_is_not_what_the_brief_asks_for_fails() -> None:
     """Its checks hold for the whole of it, as for any answer."""
     job = brief(checks=[{"kind": "max_words", "words": 3}])
@@ -353,6 +360,7 @@ def test_a_joined_answer_that_is_not_what_the_brief_asks_for_fails() -> None:
     assert "joined of 2 parts is not valid: the answer has 4 words; the most is 3." in gap.error.message
 
 
+@pytest.mark.slow
 def test_a_joined_answer_that_can_not_be_stored_is_an_answer(store: Path) -> None:
     """The answers to the parts are stored; the next run joins them anew."""
     (work,) = work_of([brief()], [Item(key="1", value=TEXT)], ScriptedExecutor(short))
@@ -396,6 +404,7 @@ class Counting(ScriptedExecutor):
         return self.room
 
 
+@pytest.mark.slow
 def test_what_is_known_not_to_fit_is_never_sent() -> None:
     """Cut at once into as many parts as are needed; the plan counts them; it costs what it says."""
     items = numbered([f"{TEXT}\n\nfive", "brief"])
@@ -426,6 +435,7 @@ def test_parts_that_are_stored_are_joined_without_asking_anybody(store: Path) ->
     assert (report.usage.cached, report.usage.requests) == (1, 0)
 
 
+@pytest.mark.slow
 def test_parts_that_nobody_could_pay_for_are_skipped() -> None:
     """Nothing was sent for the item: it is not asked, as any other."""
     limits = QUICK.model_copy(update={"budget_requests": 1})
@@ -460,6 +470,7 @@ def test_where_the_count_is_no_help_the_refusal_is(room: int | None) -> None:
     assert scripted.calls == 3
 
 
+@pytest.mark.slow
 def test_a_provider_that_refuses_by_size(monkeypatch: pytest.MonkeyPatch) -> None:
     """Over the wire, by OpenAI's error body: three parts, two lists of records joined by identity."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
@@ -489,6 +500,7 @@ def test_a_provider_that_refuses_by_size(monkeypatch: pytest.MonkeyPatch) -> Non
     assert again.value == report.value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "item", "why"),
     [

@@ -55,6 +55,7 @@ def test_a_synthesis_is_paid_for_once() -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_wrong_key_of_the_writer_fails_the_run() -> None:
     """The answers are stored, no text is made up, and the message says why."""

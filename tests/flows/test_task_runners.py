@@ -47,6 +47,7 @@ def told(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cal
     return plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "said",
     [

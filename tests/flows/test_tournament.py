@@ -96,6 +96,7 @@ def test_a_judge_of_its_own_judges_and_some_matches_fail() -> None:
     assert (mended.calls, report.status, ranks(report)[0]) == (2, "complete", ("ccc", 1))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_nothing_judged_fails_the_run() -> None:
     """Without one match there is no result, and the run says so."""

@@ -51,6 +51,7 @@ def repo(tmp_path: Path) -> tuple[Git, str]:
     return repository(tmp_path, BASE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_all_of_it_passes(repo: tuple[Git, str], check: str) -> None:
     """At the end one run is enough; after each change it takes one more than there are changes."""
@@ -78,6 +79,7 @@ def test_the_change_that_breaks_it_is_left_out(repo: tuple[Git, str], check: str
     assert crew.tried.count("the base") == 1
 
 
+@pytest.mark.slow
 def test_it_is_looked_for_by_halves(repo: tuple[Git, str]) -> None:
     """Of eight changes it takes the sum, the base, three halves, and what is left."""
     git, base = repo
@@ -87,6 +89,7 @@ def test_it_is_looked_for_by_halves(repo: tuple[Git, str]) -> None:
     assert crew.tried == ["h/repo", "the base", "d/repo", "b/repo", "c/repo", "h/repo"]
 
 
+@pytest.mark.slow
 def test_two_that_break_each_other(repo: tuple[Git, str]) -> None:
     """The one that comes later is left out, since without it all is well."""
     git, base = repo
@@ -94,6 +97,7 @@ def test_two_that_break_each_other(repo: tuple[Git, str]) -> None:
     assert {name: end for name, (end, _) in ends(merge).items()} == {"a": "merged", "b": "merged", "c": "overridden"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_nobody_is_blamed_for_a_base_that_fails(repo: tuple[Git, str], check: str) -> None:
     """It is told; and all changes are merged."""
@@ -108,6 +112,7 @@ def test_nobody_is_blamed_for_a_base_that_fails(repo: tuple[Git, str], check: st
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_a_base_that_fails_until_all_is_there(repo: tuple[Git, str], check: str) -> None:
     """The tests of a whole that is yet to be built fail before, and pass afterwards: all is well."""
@@ -116,6 +121,7 @@ def test_a_base_that_fails_until_all_is_there(repo: tuple[Git, str], check: str)
     assert (value(merge)["accepted"], merge.shortfalls) == (True, ())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("check", CHECKS)
 def test_what_could_not_be_tried_is_told(repo: tuple[Git, str], check: str) -> None:
     """No change is left out for a budget."""
@@ -140,6 +146,7 @@ def test_an_unknown_half_is_passed_over(repo: tuple[Git, str]) -> None:
     assert {name for name, (end, _) in ends(merge).items() if end == "overridden"} == {"d"}
 
 
+@pytest.mark.slow
 def test_the_same_tree_is_tried_once(repo: tuple[Git, str]) -> None:
     """Whichever way it came about; and what it is called is the same whatever its changes are called."""
     git, base = repo

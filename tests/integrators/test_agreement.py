@@ -63,6 +63,7 @@ def test_alpha_as_published() -> None:
     assert interval == pytest.approx(0.811, abs=0.001)
 
 
+@pytest.mark.slow
 @given(st.lists(st.lists(st.integers(0, 4), min_size=0, max_size=5), min_size=1, max_size=6), st.booleans())
 @settings(deadline=None, max_examples=200)
 def test_alpha_as_nltk_has_it(units: list[list[int]], interval: bool) -> None:  # noqa: FBT001 -- drawn

@@ -146,6 +146,7 @@ def test_no_text_forges_a_trailer(repo: tuple[Git, str], monkeypatch: pytest.Mon
         assert len(message(git, commit)) < 2 * LONGEST_GOAL
 
 
+@pytest.mark.slow
 def test_a_change_whose_brief_is_not_there(repo: tuple[Git, str]) -> None:
     """Its commit says what is known; the merge is found right by its tree, and one of another tree is not."""
     git, base = repo

@@ -81,6 +81,7 @@ BENT: dict[str, tuple[Callable[[Merge, str], Merge], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("bend", "found"), BENT.values(), ids=BENT)
 def test_a_merge_that_was_bent(repo: tuple[Git, str], bend: Callable[[Merge, str], Merge], found: str) -> None:
     """Its value, its patch, its ledger or its conflicts say something else than what follows from the changes."""
@@ -92,6 +93,7 @@ def test_a_merge_that_was_bent(repo: tuple[Git, str], bend: Callable[[Merge, str
     assert any(found in each for each in said), said
 
 
+@pytest.mark.slow
 def test_what_an_agent_brought_together_can_not_be_bent(repo: tuple[Git, str]) -> None:
     """The table has what it made; another content there makes another tree."""
     git, base = repo
@@ -155,6 +157,7 @@ WRONG: dict[str, tuple[Files, dict[str, frozenset[str]], list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("files", "contested", "found"), WRONG.values(), ids=WRONG)
 def test_a_merge_that_is_wrong(
     repo: tuple[Git, str], files: Files, contested: dict[str, frozenset[str]], found: list[str]

@@ -202,6 +202,7 @@ def test_weights() -> None:
     assert row.rule == "weighted"
 
 
+@pytest.mark.slow
 def test_learned_weights() -> None:
     """Without weights an agent counts as often as it agrees with the majority over all items."""
     said = [vote for n in range(6) for vote in votes("x", "x", "y", item=f"i{n}")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,6 +78,7 @@ def named(merge: Merge) -> list[JsonValue]:
     return [record for record in entries(merge) if isinstance(record, dict) and record.get("name") not in (None, "")]
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from(["priority", "majority", "longest", "max", "min", "union", "keep_all"]),
     outcomes(st.lists(RECORDS, max_size=3)),

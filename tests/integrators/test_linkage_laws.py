@@ -52,6 +52,7 @@ def test_merging_twice_changes_nothing(integrator: MergeRecords, said: list[Outc
     assert exact(integrator.merge([], restated).value) == exact(merge.value)
 
 
+@pytest.mark.slow
 @given(linkers(), SAID)
 @SURE
 def test_what_must_not_be_one_never_is(integrator: MergeRecords, said: list[Outcome]) -> None:
@@ -66,6 +67,7 @@ def test_what_must_not_be_one_never_is(integrator: MergeRecords, said: list[Outc
             assert frozenset((left, right)) not in proposed
 
 
+@pytest.mark.slow
 @given(linkers(), SAID)
 @SURE
 def test_what_is_one_is_not_proposed(integrator: MergeRecords, said: list[Outcome]) -> None:

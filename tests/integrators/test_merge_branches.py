@@ -91,6 +91,7 @@ def test_changes_that_do_not_meet_are_all_there(repo: tuple[Git, str]) -> None:
     assert {row.rule for row in merge.fields if row.path.startswith("/files")} == {"kept"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
 def test_lines_that_contradict_go_by_the_rule(repo: tuple[Git, str], rule: str) -> None:
     """By priority each group of lines by itself; else the later change is left out whole, or the run fails too."""
@@ -166,6 +167,7 @@ def _without(*changes: Edits) -> Files:
     return {path: content for path, content in BASE.items() if path not in gone}
 
 
+@pytest.mark.slow
 def test_a_change_of_which_nothing_is_left_is_overridden(repo: tuple[Git, str]) -> None:
     """It is told by which, and no commit is made of it."""
     git, base = repo
@@ -177,6 +179,7 @@ def test_a_change_of_which_nothing_is_left_is_overridden(repo: tuple[Git, str]) 
     assert merge.shortfalls == ()
 
 
+@pytest.mark.slow
 def test_equal_contained_and_idle_changes(repo: tuple[Git, str]) -> None:
     """Equal changes are merged once; what is there already is a duplicate; what changed nothing is told."""
     git, base = repo
@@ -205,6 +208,7 @@ def test_equal_contained_and_idle_changes(repo: tuple[Git, str]) -> None:
     assert rows(merge, "overlaps") == [{"path": "b.py", "one": "a/repo", "other": "c/repo", "how": "same content"}]
 
 
+@pytest.mark.slow
 def test_two_may_leave_the_same_file(repo: tuple[Git, str]) -> None:
     """A file that two changes leave alike is of both."""
     git, base = repo
@@ -252,6 +256,7 @@ def test_a_change_that_is_not_what_it_says_is_not_merged(repo: tuple[Git, str]) 
         merge_by(integrator, [], [wrong], Nobody())
 
 
+@pytest.mark.slow
 def test_the_patch_makes_the_merge_of_the_base(repo: tuple[Git, str], tmp_path_factory: pytest.TempPathFactory) -> None:
     """`git apply --index` in a clone of the base comes to the same tree, files that are no UTF-8 included."""
     git, base = repo

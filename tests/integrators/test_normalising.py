@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         pytest.param("10 KM", "10km", id="unit-in-the-wrong-case"),
         pytest.param("1,000,000 mm", "1 kilometre", id="words-for-units"),
         pytest.param("1.5 h", "90 minutes", id="hours"),
+        pytest.param("5 mL", "0.005 l", id="either-symbol-of-the-litre"),
         pytest.param("2 KiB", "2048 bytes", id="binary"),
         pytest.param("5 \u00b5m", "5 \u03bcm", id="micro-or-mu"),
         pytest.param("0.1 nm", "0.0000000001 m", id="nothing-is-rounded"),
@@ -63,6 +64,9 @@ DIFFERENT = [
     pytest.param("10\u00b2", "102", id="power"),
     pytest.param("5\u00bd", "51/2", id="fraction"),
     pytest.param("5 mW", "5 MW", id="milli-and-mega"),
+    pytest.param("5 M", "5 m", id="million-and-metre"),
+    pytest.param("5S", "5 s", id="siemens-and-second"),
+    pytest.param("12 MG", "12 mg", id="megagram-and-milligram"),
     pytest.param("03/04/2024", "2024-04-03", id="two-readings"),
     pytest.param("30 February 2024", "1 March 2024", id="no-such-day"),
     pytest.param("2024-13-01", "2024-01-13", id="no-such-month"),
@@ -190,9 +194,10 @@ def test_what_is_too_long_for_a_name_is_equal_or_nothing() -> None:
 TEXTS = st.text(
     alphabet=st.sampled_from("abcXYZ éß中9801.,-+/ '()&%MkmgWh\u00b2\u00bd\u202f\u2019"), max_size=20
 ) | st.text(max_size=20)
+QUANTITIES = st.from_regex(r"\d{1,3} ?[mMgGsSlLkKtTWhHzZ]{1,3}", fullmatch=True)
 
 
-@given(TEXTS)
+@given(TEXTS | QUANTITIES)
 def test_normalising_twice_is_normalising_once(text: str) -> None:
     """What a text is compared as is compared as itself, whatever the text."""
     once = comparable(text)

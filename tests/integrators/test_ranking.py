@@ -65,6 +65,14 @@ def test_what_holds_of_any_ranking(played: list[Result]) -> None:
     assert sum(each.wins for each in found.standings) == sum(each.winner is not None for each in inside)
 
 
+def test_scores_that_are_equal_as_shown_share_a_rank() -> None:
+    """The strengths of `a` and `c` differ in their fourth digit, their scores do not."""
+    found = rank(KEYS, beats("b>c d>f d=e b>e c=e f>c d=e c>b d>b c=e f>a a=d b=d b>e"))
+    shown = {each.key: (each.rank, each.score) for each in found.standings}
+    assert len({rank for rank, _ in shown.values()}) == len({score for _, score in shown.values()})
+    assert shown["a"][0] == 4
+
+
 def test_of_two_by_hand() -> None:
     """The strength of two after one match is where its likelihood and the prior balance: d + 4 / (1 + e**d) … = 4."""
     first, second = rank(["a", "b"], beats("a>b")).standings

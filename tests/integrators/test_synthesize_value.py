@@ -73,6 +73,7 @@ def test_each_part_names_what_it_rests_on() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("value", "sources", "doubts"),
     [

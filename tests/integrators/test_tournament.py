@@ -74,6 +74,7 @@ def test_a_perfect_judge_recovers_the_order(values: list[int]) -> None:
     assert sound(LARGER, merge, said, bench)
 
 
+@pytest.mark.slow
 def test_a_judge_who_prefers_a_place_decides_nothing() -> None:
     """Always the first one: every match is a tie, all share the first rank, and the report says why."""
     said, bench = variants(1, 2, 3), Bench(always_first)
@@ -86,6 +87,7 @@ def test_a_judge_who_prefers_a_place_decides_nothing() -> None:
     assert sound(LARGER, merge, said, bench)
 
 
+@pytest.mark.slow
 def test_a_preference_in_one_order_alone_counts() -> None:
     """Preferred in one order, neither in the other: a win. The judge is unsure, not biased."""
     said = variants(1, 2)

@@ -161,6 +161,7 @@ def test_the_time_limit_of_an_ask(tmp_path: Path) -> None:
     assert log_of(tmp_path) == "here\n"
 
 
+@pytest.mark.slow
 def test_what_a_program_leaves_behind_is_ended(tmp_path: Path) -> None:
     """A program's end is the end of all; who still holds its output open keeps nobody waiting."""
     crowd = Crowd()
@@ -219,6 +220,7 @@ def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
         asyncio.run(run(what, log=tmp_path / "log"))
 
 
+@pytest.mark.slow
 def test_the_system_has_no_room(tmp_path: Path) -> None:
     """What may pass is tried again: too many files are open."""
     limit = (

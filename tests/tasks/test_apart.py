@@ -49,6 +49,7 @@ def test_no_state_of_a_settled_task_run_is_kept(output: Output, answer: JsonValu
         assert integrator.kept == 0
 
 
+@pytest.mark.slow
 def test_outside_of_flows_there_is_nothing_to_forget() -> None:
     """A task alone belongs to no flow run that would keep it."""
     result = object()

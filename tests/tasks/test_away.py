@@ -130,6 +130,7 @@ def test_no_more_are_under_way_than_there_are_places(
     assert world.most <= concurrency
 
 
+@pytest.mark.slow
 def test_rates_are_divided(world: World) -> None:
     """What the provider allows in a minute is spread over the processes, of which no more work than there is for."""
     ran(world, keys=KEYS[:1], limits=QUICK.model_copy(update={"requests_per_minute": 601, "tokens_per_minute": None}))
@@ -182,6 +183,7 @@ def test_a_budget_holds_over_all_processes(world: World, cap: int, shard: int, p
         assert fan_out.stop.why.startswith(f"limits.budget_requests is {cap} requests: {cap} requests are spent")
 
 
+@pytest.mark.slow
 def test_what_a_shard_did_not_spend_is_given_back(world: World) -> None:
     """Calls that cost less than was held for them leave room for others."""
     world.script = lambda ask: Reply(value=ask.item.key, usage=Usage(requests=1, cost_usd=0.01))
@@ -192,6 +194,7 @@ def test_what_a_shard_did_not_spend_is_given_back(world: World) -> None:
     assert fan_out.stop is None
 
 
+@pytest.mark.slow
 def test_a_re_ask_that_a_share_refuses_is_made_again(world: World) -> None:
     """What was paid before the refusal stays with the item; where all is spent, it has failed for the budget."""
     short = Brief(name="b", instructions="Shout.", output={"type": "integer"})
@@ -227,6 +230,7 @@ def test_a_process_that_dies_loses_nothing(world: World, store: Path) -> None:
     assert left(store) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cap", "again"), [pytest.param(5, True, id="room"), pytest.param(3, False, id="none")])
 def test_what_a_process_that_died_had_noted_is_spent(world: World, cap: int, again: bool) -> None:  # noqa: FBT001 -- a column
     """What it took on items without an answer counts, and the rest of its share is there for others."""
@@ -252,6 +256,7 @@ def test_what_a_process_that_died_had_noted_is_spent(world: World, cap: int, aga
     assert tries["k00"] == (2 if again else 1)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_given_up_and_lives_spends_no_more_than_it_had_noted(world: World) -> None:
     """The run counts that as spent, and gives the rest to others; so both together keep to the cap."""
 
@@ -275,6 +280,7 @@ def test_a_process_that_is_given_up_and_lives_spends_no_more_than_it_had_noted(w
     assert len(world.sizes) > 1
 
 
+@pytest.mark.slow
 def test_a_shard_that_was_begun_before_asks_nobody(world: World) -> None:
     """Dask and Ray run a task run again by themselves: the run looks then what is stored, and asks for the rest."""
     seen: list[Any] = []
@@ -461,6 +467,7 @@ def test_a_storage_that_is_not_shared_is_found_out(world: World, monkeypatch: py
     assert Counter(each.status for each in outcomes.values())["failed"] <= 2
 
 
+@pytest.mark.slow
 def test_processes_that_are_added_get_their_share(world: World) -> None:
     """Places are divided anew once what is under way has ended, so that there are never more than there may be."""
     rooms = iter([1, 1, 1, *[3] * 100])
@@ -502,6 +509,7 @@ def test_the_task_runner_of_the_flow_is_taken(world: World) -> None:
     assert sorted(world.asks) == KEYS
 
 
+@pytest.mark.slow
 def test_an_executor_that_can_not_be_sent_is_refused(world: World) -> None:
     """Before anything is begun."""
     ours = dispatch.with_options(task_runner=cast("Any", Beside(world)))

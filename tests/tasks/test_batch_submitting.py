@@ -79,6 +79,7 @@ def test_what_another_machine_submits_is_not_submitted_again() -> None:
         assert server.batches == []
 
 
+@pytest.mark.slow
 def test_what_another_machine_could_not_submit_is_submitted() -> None:
     """Its record goes, as its provider took nothing."""
     with batch_server() as server:
@@ -98,6 +99,7 @@ def test_another_machine_is_not_waited_for_for_ever() -> None:
         assert run.records.read(record.tag) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"{", b"null", b'{"tag": "../../etc/passwd"}', b'{"tag": 3}', b"\xff\xfe"])
 def test_a_foreign_record_leads_nowhere(content: bytes) -> None:
     """What stands in the place of a note or a record, and is none, is no batch."""
@@ -140,6 +142,7 @@ def test_what_another_batch_has_taken_over_stays_under_way() -> None:
         assert run.records.under_way(second.work) == [second]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spent", "sent"), [(1, 1), (2, 0)])
 def test_what_a_run_has_spent_before_it_gave_its_worker_back_counts(spent: int, sent: int) -> None:
     """Against its budget: two requests in all; where none is left, nothing is submitted."""

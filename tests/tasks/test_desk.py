@@ -90,6 +90,7 @@ def test_refresh_reaches_the_questions() -> None:
     assert scripted.calls == 6
 
 
+@pytest.mark.slow
 def test_somebody_else_may_be_asked() -> None:
     """A call may name another executor; its answer is stored as that one's."""
     judge = ScriptedExecutor(lambda ask: "judged", fingerprint="judge")

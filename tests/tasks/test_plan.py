@@ -99,6 +99,7 @@ def summing(writer: ScriptedExecutor | None = None, judge: ScriptedExecutor | No
     return Synthesize(instructions="Sum up.", executor=writer, judge=judge)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("executor", "integrator", "tokens", "cost", "told"),
     [
@@ -229,6 +230,7 @@ def test_time_is_taken_from_what_was_measured() -> None:
     assert plan([BRIEF], ["a", "b"], executor, refresh=True).to_ask == 2
 
 
+@pytest.mark.slow
 def test_a_record_that_can_not_be_read_is_told(store: Path) -> None:
     """It counts as none, and the run makes a gap of its item, naming the place; of too many nothing is planned."""
     items, limits = [Item(key=f"{n}", value=n) for n in range(MOST_UNREAD + 1)], Limits(retries=0)

@@ -115,6 +115,7 @@ def test_a_server_that_records_nothing_holds_nobody_up(monkeypatch: pytest.Monke
     assert len(asked) == before > 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_who_cancels_is_heard_while_the_server_catches_up() -> None:
     """A run that waits for the server's records can be cancelled."""

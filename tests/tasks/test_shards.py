@@ -97,6 +97,7 @@ def test_many_items_share_task_runs_unasked() -> None:
     assert len(task_runs(report, 3)) == 3
 
 
+@pytest.mark.slow
 def test_no_more_are_under_way_than_there_are_places() -> None:
     """Two shards at once share the places of one run."""
     now = most = 0
@@ -155,6 +156,7 @@ def test_only_what_failed_in_passing_is_asked_again() -> None:
     }
 
 
+@pytest.mark.slow
 def test_what_everybody_would_meet_stops_a_shard_at_once() -> None:
     """A key that expires: nothing after it is asked, in no shard; what failed in passing before is not forgotten."""
 
@@ -214,6 +216,7 @@ def test_a_budget_stops_within_a_shard() -> None:
     assert again.usage.requests == 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shard", [1, 5])
 def test_what_a_budget_stops_between_two_attempts_says_so(shard: int) -> None:
     """Whatever the shard: it failed for want of budget, and not for what would have been tried again."""

@@ -152,6 +152,7 @@ def test_what_cannot_be_read_is_not_taken_for_nothing(said: str) -> None:
     assert caught.value.usage.requests == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("times", "written"), [(0, True), (2, True), (3, False)])
 def test_a_write_is_tried_several_times(times: int, written: bool) -> None:  # noqa: FBT001
     """A storage that is out of breath gets a moment: what is written was paid for."""

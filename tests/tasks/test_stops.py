@@ -127,6 +127,7 @@ def test_one_is_enough(error: ExecutorError, kind: str) -> None:
     assert stop.kind == kind
 
 
+@pytest.mark.slow
 def test_a_provider_that_is_down_ends_the_run() -> None:
     """The rest is not asked, and said to be skipped for the circuit; what came before is merged."""
 

@@ -100,6 +100,7 @@ def test_what_changed(script: str, expected: list[tuple[str, str, str]], reposit
     assert not sprung.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script",
     [

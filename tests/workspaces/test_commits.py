@@ -55,6 +55,7 @@ def test_nothing_is_a_commit_too(repository: Repository) -> None:
     assert repository.git("rev-parse", f"{commit}^{{tree}}") == repository.git("rev-parse", "HEAD^{tree}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

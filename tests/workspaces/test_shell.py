@@ -65,6 +65,7 @@ def test_what_a_command_changes(repository: Repository, state: Path) -> None:
     assert leases(state) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("run", "kind", "message"),
     [
@@ -249,6 +250,7 @@ def test_a_run_says_what_was_kept_and_goes_on(repository: Repository, state: Pat
     assert leases(state) == [kept.parent.name]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_base_that_is_not_there_stops_a_run_before_anything_is_done(repository: Repository) -> None:
     """So does a set-up that fails for all: none of the commands is run."""

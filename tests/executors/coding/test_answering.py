@@ -145,6 +145,7 @@ def test_a_sandbox_that_cannot_be_made_stops_the_run(repository: Repository, pro
     assert "codex can't make its sandbox on this machine, and ran no command: bwrap: No. Allow" in str(error)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("says", "error", "kind", "message", "usage"),
     [
@@ -265,6 +266,7 @@ def test_work_that_is_not_done(  # noqa: PLR0917 -- columns
     assert len(str(found)) < verdict.LONGEST + verdict.TAIL + 500  # its words, the end of its output, and ours
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "error", "kind", "message"),
     [
@@ -365,6 +367,7 @@ def test_much_output(executor: CodingAgent, claude: FakeAgent, monkeypatch: pyte
     assert (reply.value, reply.model) == ("Done.", "anthropic/claude-sonnet-4-5 in claude 2.1.197")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "kind", "message"),
     [
@@ -389,6 +392,7 @@ def test_what_it_may_not_leave(
     assert repository.git("status", "--porcelain") == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "body",
     [
@@ -506,6 +510,7 @@ def test_what_an_acceptance_command_sees(
     assert "BUILD_MODE" in claude.calls[0].env
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "problem"),
     [
@@ -524,6 +529,7 @@ def test_how_an_acceptance_command_fails(command: Command, problem: str, executo
     assert problem in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("passes_at", [3, 9])
 def test_an_acceptance_command_that_asks_for_another_time(
     passes_at: int, executor: CodingAgent, claude: FakeAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

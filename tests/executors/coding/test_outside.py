@@ -49,6 +49,7 @@ def doing(claude: FakeAgent, repository: Repository, script: str, said: str = ""
     return executor_of(repository)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "why"),
     [
@@ -80,6 +81,7 @@ def test_what_the_acceptance_command_does_counts(claude: FakeAgent, repository: 
     assert error.kind == "outside"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("script", "what"),
     [
