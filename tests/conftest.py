@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import warnings
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from prefect.settings import (
 )
 
 from prefect_dispatch.temporary_server import TemporaryServer
-from tests.prefect_database import VARIABLE, empty_database
+from tests.prefect_database import VARIABLE, cached_database, empty_database
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -27,8 +28,11 @@ START_S = 300
 """Seconds that a server may take to start on a busy machine."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let no busy machine fail a test of hypothesis, and take Ctrl-C where a shell has its background ignore it."""
+    if config.getoption("numprocesses", None):
+        # The processes of pytest-xdist need a database once they have collected: make it meanwhile.
+        threading.Thread(target=cached_database, daemon=True).start()
     hypothesis_settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     hypothesis_settings.load_profile("busy")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -27,11 +27,11 @@ def empty_database(path: Path) -> str:
         Its address.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(_cached(), path)
+    shutil.copy(cached_database(), path)
     return _address(path)
 
 
-def _cached() -> Path:
+def cached_database() -> Path:
     """Return the migrated database, and make it if there is none; of several processes one does, and others wait."""
     CACHE.mkdir(parents=True, exist_ok=True)
     cached = CACHE / f"{prefect.__version__}.db"

@@ -404,6 +404,7 @@ def when(true: Callable[[], bool], what: str) -> threading.Thread:
     return thread
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_a_storage_that_can_not_be_read_is_told_in_a_line(
     command: str, job: Path, store: Path, capsys: pytest.CaptureFixture[str]

@@ -240,6 +240,7 @@ def test_what_workers_will_not_have_is_noted(checkout: Path) -> None:
     assert source(folder, url="file:///elsewhere.git").notes == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "options", "message"),
     [

@@ -322,6 +322,7 @@ def test_a_redirect_within_the_origin_is_followed_where_it_keeps_the_request(
             ask(name, server.url)
 
 
+@pytest.mark.slow
 @every_provider
 @pytest.mark.parametrize("location", ["", "http://[", "/hostile/round"])
 def test_odd_redirects(name: str, location: str, ask: Callable[..., Reply]) -> None:

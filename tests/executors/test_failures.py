@@ -177,6 +177,7 @@ def test_when_to_come_again(behaviour: Behaviour, wait: float | None) -> None:
     assert found.retry_after_s == wait
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "hosted_vllm/x"])
 @pytest.mark.parametrize("fields", [pytest.param({}, id="whole"), pytest.param({"idle_s": 5}, id="streamed")])
 @pytest.mark.parametrize(("status", "kind"), [(429, "rate_limit"), (503, "overloaded"), (529, "overloaded")])

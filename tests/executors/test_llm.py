@@ -270,6 +270,7 @@ def _long(text: str, times: int) -> Ask:
     return Ask(brief=BRIEF, item=Item(key="b", value=text * times))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "longest"),
     [

@@ -139,6 +139,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

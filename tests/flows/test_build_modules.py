@@ -266,6 +266,7 @@ def test_globs_with_alternatives_are_refused(site: Site, capsys: pytest.CaptureF
     assert "Brief 'one': the glob '{a,b}.py' uses {a,b}; write one glob for each." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_plan_names_agents_and_ceilings(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     """Who works, how long at most, and for how much at most; nothing is asked."""
     job = {"flow": "build_modules", "repo": "repo", "agent": site.agent, "modules": [module("one"), module("two")]}

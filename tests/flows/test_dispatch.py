@@ -197,6 +197,7 @@ def test_transient_errors_are_retried_and_counted() -> None:
     assert report.usage.requests == 3
 
 
+@pytest.mark.slow
 def test_retries_come_to_an_end() -> None:
     """An error that stays is tried once and retried as often as the limits say."""
 
@@ -260,6 +261,7 @@ def test_a_run_that_was_stopped_keeps_what_it_has() -> None:
     assert [ask.item.key for ask in scripted.asks] == ["b", "c"]
 
 
+@pytest.mark.slow
 def test_no_answer_at_all_is_a_failure() -> None:
     """All failed: the run fails, no integrator is fed with nothing, the ledger is whole."""
 
@@ -318,6 +320,7 @@ def test_an_integrator_that_loses_an_item_fails_the_run() -> None:
     assert ("conservation", "names/b") in {(violation.law, violation.where) for violation in report.violations}
 
 
+@pytest.mark.slow
 def test_an_integrator_that_breaks_fails_the_run_and_costs_no_answer() -> None:
     """Its error is the message; the answers are stored and in the outcomes."""
     with pytest.raises(DispatchFailed, match="The integrator Broken raised ZeroDivisionError: by zero") as caught:
@@ -333,6 +336,7 @@ class Unordered(Count):
         return super().merge(briefs, outcomes).model_copy(update={"value": {"all"}})
 
 
+@pytest.mark.slow
 def test_what_an_integrator_makes_impossible_is_told_with_its_name() -> None:
     """Whatever the audit can't look at fails the run, with the answers stored."""
     with pytest.raises(DispatchFailed, match=r"The integrator Unordered raised TypeError: .* set ") as caught:
@@ -437,6 +441,7 @@ def test_parameters_hold_no_more_than_prefect_takes_and_no_secret() -> None:
     assert "sk-secret" not in json.dumps(parameters)
 
 
+@pytest.mark.slow
 def test_parameters_may_come_as_json() -> None:
     """What a deployment holds is what a call takes: the JSON of briefs, items, integrator and limits."""
     report = dispatch(
@@ -567,6 +572,7 @@ def test_what_is_no_brief_is_refused(briefs: Any) -> None:  # noqa: ANN401 -- no
         dispatch(briefs, ["a"], executor=ScriptedExecutor(shout), limits=QUICK)
 
 
+@pytest.mark.slow
 def test_pydantic_models_are_items() -> None:
     """By their fields: `key` and `value` where a model has both, else the whole of it under a key of its content."""
     models = [Keyed(key="mit", value=Licence(name="MIT", year=1988)), Licence(name="ISC")]

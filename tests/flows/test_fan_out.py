@@ -435,6 +435,7 @@ def test_where_no_run_could_begin_is_refused() -> None:
     assert "its work pool 'full' has a concurrency limit of 0" in refusal(deployment="full")
 
 
+@pytest.mark.slow
 def test_what_a_run_will_wait_for_is_told_by_its_plan(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

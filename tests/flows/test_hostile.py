@@ -79,6 +79,7 @@ def test_a_check_that_breaks_stops_the_run(error: BaseException) -> None:
         dispatch([brief], ["a"], executor=ScriptedExecutor({"a": {}}), limits=LIMITS)
 
 
+@pytest.mark.slow
 def test_a_model_that_exits_stops_the_run() -> None:
     """A validator that calls sys.exit() would do so for every item: the run fails, and says so."""
 

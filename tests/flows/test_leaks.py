@@ -277,6 +277,7 @@ def test_a_key_that_holds_a_secret_is_refused(key: str, caplog: pytest.LogCaptur
     assert not executor.calls
 
 
+@pytest.mark.slow
 def test_a_task_of_its_own_is_named_without_secrets() -> None:
     """Where nobody has looked at the keys before."""
     brief, executor = Brief(name="say", instructions="Say it."), ScriptedExecutor(lambda ask: "yes")

@@ -135,6 +135,7 @@ def test_the_command_line_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[
         assert "There are no items: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_empty_list_in_a_form_is_refused() -> None:
     """A deployment's list is written down by somebody; the same list that code makes is nothing to do today."""
     with get_client(sync_client=True) as client:

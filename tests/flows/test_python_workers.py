@@ -73,6 +73,7 @@ def test_an_agent_in_a_flow_and_in_a_task() -> None:
     assert counting() == 3
 
 
+@pytest.mark.slow
 def test_a_function_logs_where_its_task_run_does(caplog: pytest.LogCaptureFixture) -> None:
     """It runs in the context of its task run."""
 

@@ -210,6 +210,7 @@ def test_a_run_without_answers_is_not_compared_with() -> None:
     assert since["flow_run"] == good.run["flow_run"]
 
 
+@pytest.mark.slow
 def test_a_failed_run_with_answers_is_compared_with() -> None:
     """Too few answers is a failed run; the rerun that asks the rest says which gaps it closed."""
     limits = QUICK.model_copy(update={"min_success": 0.9})

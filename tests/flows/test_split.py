@@ -145,6 +145,7 @@ def test_a_part_that_fails_is_named_and_asked_again_by_the_next_run() -> None:
     assert report.usage.requests == 1
 
 
+@pytest.mark.slow
 def test_a_part_that_is_still_too_long_is_cut_again() -> None:
     """By the provider's word alone, in two each time; the answers keep the order of the text."""
     scripted = ScriptedExecutor(short)

@@ -164,6 +164,7 @@ def test_a_change_whose_brief_is_not_there(repo: tuple[Git, str]) -> None:
     assert silent.startswith("lexer/modules\n\nPrefect-Dispatch-Module: lexer\n")
 
 
+@pytest.mark.slow
 def test_a_merge_of_an_earlier_version_is_right(repo: tuple[Git, str]) -> None:
     """Its commits said nothing but the brief and the item; what is stored of it stands the audit."""
     git, base = repo

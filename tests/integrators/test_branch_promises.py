@@ -105,6 +105,7 @@ def test_what_an_agent_brought_together_can_not_be_bent(repo: tuple[Git, str]) -
     assert audit(merge, outcomes, [], integrator) == ()
 
 
+@pytest.mark.slow
 def test_an_agent_may_take_one_side(repo: tuple[Git, str]) -> None:
     """Then nothing of it is lost by the rule, and no loser is told."""
     git, base = repo

@@ -232,6 +232,7 @@ def test_dawid_and_skene() -> None:
     assert skills["v-5"] == pytest.approx(0.5, abs=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "values", "expected"),
     [

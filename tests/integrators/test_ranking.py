@@ -138,6 +138,7 @@ def test_circles(played: str, cycles: set[frozenset[str]]) -> None:
         assert all(step in won for step in zip(cycle, (*cycle[1:], cycle[0]), strict=True))
 
 
+@pytest.mark.slow
 def test_intervals_hold_what_they_promise() -> None:
     """In simulated contests of known strengths, at least 90 % of the intervals at 95 % hold the true score."""
     chance = random.Random(7)

@@ -62,6 +62,7 @@ def answers(said: dict[str, str], *, by: str = "item") -> list[Outcome]:
 SAID = {"good": "aaaaaab", "fair": "aaaabb ", "poor": "bcdcde ", "lone": "      c"}
 
 
+@pytest.mark.slow
 def test_the_most_trusted_source_stands_where_all_differ() -> None:
     """What a source that agrees with the others says stands against two of which each is alone with it."""
     merge = merged(answers(SAID))

@@ -127,6 +127,7 @@ def test_a_process_that_was_forked_ends_no_lease_of_its_parent(state: Path, monk
     assert left(state) == []
 
 
+@pytest.mark.slow
 def test_two_that_clear_away_at_once(state: Path, living: list[subprocess.Popen[str]]) -> None:
     """What somebody else has cleared away meanwhile is passed over."""
     owners = [owner(living) for _ in range(2)]

@@ -297,6 +297,7 @@ def test_a_shard_that_was_begun_before_asks_nobody(world: World) -> None:
     assert len(world.sizes) > 4
 
 
+@pytest.mark.slow
 def test_what_kills_its_process_is_alone_at_last(world: World) -> None:
     """Its neighbours are answered; it has failed, with the reason."""
 

@@ -116,6 +116,7 @@ def test_a_failed_question_is_the_integrators_to_tell() -> None:
     assert (again.status, [ask.item.key for ask in whole.asks]) == ("complete", ["whole"])
 
 
+@pytest.mark.slow
 def test_an_agent_that_cannot_be_asked_fails_the_run() -> None:
     """A wrong key met while merging: the run fails, says so, and what was asked is counted."""
 

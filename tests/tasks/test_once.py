@@ -140,6 +140,7 @@ def test_inside_of_a_task_of_the_callers_the_function_is_just_a_function(store: 
     assert answer_in((store / "mine").read_bytes()) is None
 
 
+@pytest.mark.slow
 def test_an_answer_expires(store: Path) -> None:
     """After the time that the task says; then it is asked again, and never read."""
     scripted = counting()

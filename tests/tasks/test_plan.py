@@ -169,6 +169,7 @@ class Metered(Priced):
         return Ceiling(prompt_tokens=10, completion_tokens=50, cost_usd=1.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "notes"),
     [
@@ -187,6 +188,7 @@ def test_what_a_cap_will_stop_is_told(limits: dict[str, float], notes: list[str]
     assert all(note in plan_table(planned) for note in planned.notes)
 
 
+@pytest.mark.slow
 def test_a_cap_means_nothing_where_nothing_is_asked_and_is_told_where_nothing_is_counted() -> None:
     """What is stored costs nothing; requests are counted without tokens."""
     assert plan([BRIEF], ["a", "b"], PLAIN, limits=Limits(budget_requests=1)).notes != ()
@@ -194,6 +196,7 @@ def test_a_cap_means_nothing_where_nothing_is_asked_and_is_told_where_nothing_is
     assert plan([BRIEF], ["a", "b"], PLAIN, limits=Limits(budget_requests=0)).notes == ()
 
 
+@pytest.mark.slow
 def test_what_a_batch_leaves_to_be_asked_live_is_told() -> None:
     """By whom, and under which limit: these hold for no batch."""
     who = LLM(model="openai/gpt-4o", mode="batch", fallbacks=("openai/gpt-4o-mini",), idle_s=9)
@@ -220,6 +223,7 @@ def test_small_jobs_are_not_worth_it() -> None:
     assert planned.advice.startswith("Not worth fanning out: 1 ask,")
 
 
+@pytest.mark.slow
 def test_time_is_taken_from_what_was_measured() -> None:
     """Once answers are stored, a plan rests on how long they took."""
     executor = Priced(lambda _: "said")

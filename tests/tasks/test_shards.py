@@ -129,6 +129,7 @@ def test_a_straggler_holds_up_nobody() -> None:
     assert report.status == "complete"
 
 
+@pytest.mark.slow
 def test_only_what_failed_in_passing_is_asked_again() -> None:
     """A retry of the task run leaves its other items alone, and each keeps its own attempts."""
     tries: dict[str, int] = {}
@@ -237,6 +238,7 @@ def test_what_a_budget_stops_between_two_attempts_says_so(shard: int) -> None:
     }
 
 
+@pytest.mark.slow
 def test_a_check_that_breaks_is_an_outcome_too() -> None:
     """Whatever an executor raises is its item's."""
 
@@ -303,6 +305,7 @@ def test_work_that_shares_a_resource_stands_in_no_shard_together() -> None:
     assert report.status == "complete"
 
 
+@pytest.mark.slow
 def test_each_item_is_told_as_it_comes() -> None:
     """Progress counts items, not task runs, and no more under way than there are places."""
     seen: list[Progress] = []

@@ -162,6 +162,7 @@ def test_the_last_run_is_what_stands_there(runs: list[dict[str, int | None]]) ->
         made.dispose()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_the_task_writes_through_a_block(tmp_path: Path) -> None:
     """And says how many rows; what is written is a source of items again."""

@@ -180,6 +180,7 @@ def test_a_submodule_stays_an_empty_folder(with_module: Repository) -> None:
     assert told(changed_by(with_module, "rmdir lib; echo x > x")) == [("x", "added", "100644")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script", ["echo x > lib/x", "rmdir lib; echo x > lib", "rmdir lib; ln -s src lib", "git init -q lib"]
 )

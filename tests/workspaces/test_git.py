@@ -65,6 +65,7 @@ def test_what_goes_wrong(repository: Repository, tmp_path: Path) -> None:
         Git(tmp_path / "nowhere").out("status")
 
 
+@pytest.mark.slow
 def test_what_takes_too_long_is_ended(repository: Repository) -> None:
     """A named pipe in place of a file that git reads holds it for ever, but not us."""
     os.mkfifo(repository.path / "src" / ".gitignore")

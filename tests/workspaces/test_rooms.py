@@ -131,6 +131,7 @@ def test_the_set_up_is_no_part_of_the_change(repository: Repository) -> None:
     within(workspace, work)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "error", "message"),
     [

@@ -115,6 +115,7 @@ def _state_is_read_only(repository: Repository) -> Workspace:
     return Workspace()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

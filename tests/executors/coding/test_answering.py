@@ -485,6 +485,7 @@ def test_work_that_is_not_accepted_is_sent_back(
     assert leases(own) == []
 
 
+@pytest.mark.slow
 def test_work_that_is_never_accepted(executor: CodingAgent, claude: FakeAgent) -> None:
     """After the re-asks it is a failure that says what the command said."""
     with pytest.raises(InvalidOutput, match="ended with exit code 1, and said at last:\nA is not 2") as caught:
