@@ -25,6 +25,7 @@ from prefect_dispatch.models import Usage
 from prefect_dispatch.progress import Progress, listener
 from prefect_dispatch.terminal import shown_progress
 from tests.openai_server import HANG, Behaviour, document, failure, openai_server
+from tests.prefect_database import empty_database
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -283,6 +284,8 @@ def started(
     environment.pop("PREFECT_API_URL", None)
     if api is not None:
         environment["PREFECT_API_URL"] = api
+    else:
+        empty_database(folder / "home" / "prefect.db")
     return subprocess.Popen(  # noqa: S603 -- our own command
         [sys.executable, "-m", "prefect_dispatch", *arguments],
         env=environment,
@@ -440,6 +443,7 @@ def test_ctrl_c_at_a_terminal_reaches_every_process(tmp_path: Path) -> None:
         "briefs:\n  - {name: wait, instructions: Wait., command: {run: 'cat > seen; sleep 600', stdin: true}}\n"
         "items: [a]\nexecutor: {kind: shell}\n"
     )
+    empty_database(tmp_path / "home" / "prefect.db")
     without = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
     command = [sys.executable, "-m", "prefect_dispatch", "run", "job.yaml"]
     with subprocess.Popen(  # noqa: S603 -- our own command

@@ -20,6 +20,7 @@ from prefect_dispatch.executors.callable import PythonCallable
 from prefect_dispatch.flows.task_runners import Dask, Processes, Ray, Threads, shards_of
 from prefect_dispatch.tasks.elsewhere import Elsewhere, Room, room_of
 from prefect_dispatch.testing import ScriptedExecutor
+from tests.prefect_database import empty_database
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ if __name__ == "__main__":
 def test_all_processes_of_a_run_have_one_server(tmp_path: Path, kind: str) -> None:
     """Where no server is set, Prefect starts one for the run, and no further one for each process."""
     (tmp_path / "counts.py").write_text(COUNTS.replace("{kind}", kind))
+    empty_database(tmp_path / "home" / "prefect.db")
     environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "home"), "PYTHONPATH": f"{ROOT / 'src'}:{tmp_path}"}
     environment |= {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"}
     environment.pop("PREFECT_API_URL", None)
