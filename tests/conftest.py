@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
-import warnings
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
-from prefect.settings import (
-    PREFECT_API_URL,
-    PREFECT_FLOWS_HEARTBEAT_FREQUENCY,
-    PREFECT_LOCAL_STORAGE_PATH,
-    temporary_settings,
-)
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from prefect_dispatch.temporary_server import TemporaryServer
-from tests.prefect_database import VARIABLE, cached_database, empty_database
+from tests.prefect_database import cached_database, empty_database
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
-START_S = 300
-"""Seconds that a server may take to start on a busy machine."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -55,13 +45,14 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, 
     Each process of pytest-xdist has its own: while one writes, SQLite refuses what another client wants to write, and
     Prefect's client waits for seconds before it asks again.
     """
+    from prefect.testing.utilities import prefect_test_harness  # noqa: PLC0415 -- imports the server: seconds
+
     folder = tmp_path_factory.mktemp("prefect")
-    env = {"PREFECT_HOME": str(folder), VARIABLE: empty_database(folder / "prefect.db"), "PREFECT_UI_ENABLED": "0"}
-    server = TemporaryServer({**os.environ, **env, "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}, warnings.warn)
-    server.start(START_S)
-    with temporary_settings({PREFECT_API_URL: server.url}):
-        yield
-    server.stop()
+    empty_database(folder / "prefect-test.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))  # where the harness has its database
+        with prefect_test_harness(server_startup_timeout=300):
+            yield
 
 
 @pytest.fixture

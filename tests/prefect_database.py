@@ -14,21 +14,12 @@ import prefect
 
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "prefect"
 """Outlives a session; a version of Prefect has a file of its own."""
-VARIABLE = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 
 
-def empty_database(path: Path) -> str:
-    """Make an empty database of Prefect, with all of its tables.
-
-    Args:
-        path: The file to make.
-
-    Returns:
-        Its address.
-    """
+def empty_database(path: Path) -> None:
+    """Make an empty database of Prefect, with all of its tables, as a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(cached_database(), path)
-    return _address(path)
 
 
 def cached_database() -> Path:
@@ -40,12 +31,9 @@ def cached_database() -> Path:
         if not cached.exists():
             with tempfile.TemporaryDirectory(dir=CACHE) as folder:
                 made = Path(folder) / "prefect.db"
-                env = {**os.environ, "PREFECT_HOME": folder, VARIABLE: _address(made)}
+                url = f"sqlite+aiosqlite:///{made}"
+                env = {**os.environ, "PREFECT_HOME": folder, "PREFECT_SERVER_DATABASE_CONNECTION_URL": url}
                 command = [sys.executable, "-W", "ignore", "-m", "prefect", "server", "database", "upgrade", "-y"]
                 subprocess.run(command, env=env, check=True, capture_output=True)  # noqa: S603 -- Prefect's command
                 made.replace(cached)
     return cached
-
-
-def _address(path: Path) -> str:
-    return f"sqlite+aiosqlite:///{path}"

@@ -361,7 +361,7 @@ def test_no_interleaving_exceeds_a_budget() -> None:
     interleavings(range(150))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_none_of_ten_thousand_interleavings_exceeds_a_budget() -> None:
     """The same, many times over."""

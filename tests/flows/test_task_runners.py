@@ -157,7 +157,7 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", ["Processes", "Dask"])
+@pytest.mark.parametrize("kind", ["Processes", pytest.param("Dask", marks=pytest.mark.long)])
 def test_all_processes_of_a_run_have_one_server(tmp_path: Path, kind: str) -> None:
     """Where no server is set, Prefect starts one for the run, and no further one for each process."""
     (tmp_path / "counts.py").write_text(COUNTS.replace("{kind}", kind))

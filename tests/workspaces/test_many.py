@@ -90,7 +90,7 @@ def of(folder: Path) -> list[str]:
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_sixteen_at_once_twenty_times(repository: Repository, state: Path) -> None:
     """Each has all that it should have and gives back its own change, and nothing is left of any."""
