@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from tests.prefect_database import cached_database, empty_database
+from tests.prefect_database import MIGRATED, cached_database, empty_database
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -49,10 +50,14 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, 
 
     folder = tmp_path_factory.mktemp("prefect")
     empty_database(folder / "prefect-test.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))  # where the harness has its database
-        with prefect_test_harness(server_startup_timeout=300):
-            yield
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(
+                "prefect.testing.utilities.mkdtemp", lambda: str(folder)
+            )  # where the harness has its database
+            patch.setenv(*MIGRATED)
+            stack.enter_context(prefect_test_harness(server_startup_timeout=300))
+        yield
 
 
 @pytest.fixture

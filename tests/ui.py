@@ -17,7 +17,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.prefect_database import empty_database
+from tests.prefect_database import MIGRATED, empty_database
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
@@ -71,7 +71,7 @@ def prefect_server(folder: Path, host: str = "127.0.0.1", **settings: str) -> Ge
     env = environment(folder, port) | settings
     empty_database(folder / "home" / "prefect.db")
     command = [*PYTHON, "prefect", "server", "start", "--host", host, "--port", str(port)]
-    with _running(command, env, folder):
+    with _running(command, {**env, **dict([MIGRATED])}, folder):
         _wait(f"{url}/api/health")
         yield PrefectServer(url, env)
 
