@@ -52,9 +52,8 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, 
     empty_database(folder / "prefect-test.db")
     with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                "prefect.testing.utilities.mkdtemp", lambda: str(folder)
-            )  # where the harness has its database
+            # The folder in which the harness has its database.
+            patch.setattr("prefect.testing.utilities.mkdtemp", lambda: str(folder))
             patch.setenv(*MIGRATED)
             stack.enter_context(prefect_test_harness(server_startup_timeout=300))
         yield
