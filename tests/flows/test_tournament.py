@@ -167,7 +167,7 @@ def test_the_example_ranks_its_taglines() -> None:
 
 
 @pytest.mark.model
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not has_smollm2(), reason="needs prefect-dispatch[local]")
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("store")
