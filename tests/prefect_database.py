@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import prefect
+from filelock import FileLock
 
 CACHE = Path(__file__).parent.parent / ".pytest_cache" / "prefect"
 """Outlives a session; a version of Prefect has a file of its own."""
@@ -28,8 +28,7 @@ def cached_database() -> Path:
     """Return the migrated database, and make it if there is none; of several processes one does, and others wait."""
     CACHE.mkdir(parents=True, exist_ok=True)
     cached = CACHE / f"{prefect.__version__}.db"
-    with cached.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(cached.with_suffix(".lock")):
         if not cached.exists():
             with tempfile.TemporaryDirectory(dir=CACHE) as folder:
                 made = Path(folder) / "prefect.db"

@@ -188,7 +188,6 @@ def test_the_process_pool_forwards_messages_in_a_method() -> None:
     require(type(ProcessPool(max_workers=1).duplicate()) is ProcessPool, "duplicate() keeps the class")
 
 
-@pytest.mark.slow
 def test_the_server_that_prefect_starts_is_known_by_its_class() -> None:
     """`SubprocessASGIServer` keeps its instances, each with whether it runs and where."""
     if ephemeral_server_url() is None:  # other tests of this process may have started one
@@ -200,7 +199,6 @@ def test_the_server_that_prefect_starts_is_known_by_its_class() -> None:
         require(hasattr(module.SubprocessASGIServer, "api_url"), "SubprocessASGIServer.api_url")
 
 
-@pytest.mark.slow
 def test_an_api_that_is_away_is_known_by_the_words_of_the_error() -> None:
     """Prefect's client raises a plain `RuntimeError` as a flow run begins."""
 

@@ -111,8 +111,8 @@ def _text(text: str) -> str:
     plain = ungrouped(cased)
     if found := day(folded) or quantity(plain):
         return found
-    # "5 M" is not "5 m": where only the case of its unit keeps a text from being a quantity, the case stays.
-    if quantity(ungrouped(folded)) or (plain[-1:].isdigit() and plain != cased):
+    # "5 M" is not "5 m": where only its case keeps a text from being a quantity, the case is kept.
+    if (folded != cased and quantity(ungrouped(folded))) or (plain[-1:].isdigit() and plain != cased):
         return plain
     return folded
 

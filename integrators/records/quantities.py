@@ -24,11 +24,12 @@ _DECIMAL: dict[str, tuple[str, int]] = {
     "G": ("giga", 9),
     "T": ("tera", 12),
 }
+_LITRE = ("µ", "m", "c", "d", "", "h")
 _BINARY = {"Ki": ("kibi", 1), "Mi": ("mebi", 2), "Gi": ("gibi", 3), "Ti": ("tebi", 4)}
 _PREFIXED: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("m", ("metre", "meter"), ("n", "µ", "m", "c", "d", "", "k")),
     ("g", ("gram", "gramme"), ("n", "µ", "m", "", "k")),
-    ("l", ("litre", "liter"), ("µ", "m", "c", "d", "", "h")),
+    ("l", ("litre", "liter"), _LITRE),
     ("s", ("second",), ("n", "µ", "m", "")),
     ("Hz", ("hertz",), ("", "k", "M", "G", "T")),
     ("W", ("watt",), ("m", "", "k", "M", "G", "T")),
@@ -59,7 +60,7 @@ def _table() -> dict[str, tuple[str, Fraction]]:
             word, power = _DECIMAL[prefix]
             for name in (prefix + base, *(word + name for name in names)):
                 found[name] = (base, Fraction(10) ** power)
-    for prefix in ("µ", "m", "c", "d", "", "h"):
+    for prefix in _LITRE:
         found[prefix + "L"] = found[prefix + "l"]  # the SI has both symbols of the litre
     for prefix, (word, power) in _BINARY.items():
         found[prefix + "B"] = found[word + "byte"] = ("B", Fraction(1024) ** power)

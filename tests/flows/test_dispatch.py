@@ -197,7 +197,6 @@ def test_transient_errors_are_retried_and_counted() -> None:
     assert report.usage.requests == 3
 
 
-@pytest.mark.slow
 def test_retries_come_to_an_end() -> None:
     """An error that stays is tried once and retried as often as the limits say."""
 
@@ -261,7 +260,6 @@ def test_a_run_that_was_stopped_keeps_what_it_has() -> None:
     assert [ask.item.key for ask in scripted.asks] == ["b", "c"]
 
 
-@pytest.mark.slow
 def test_no_answer_at_all_is_a_failure() -> None:
     """All failed: the run fails, no integrator is fed with nothing, the ledger is whole."""
 
@@ -320,7 +318,6 @@ def test_an_integrator_that_loses_an_item_fails_the_run() -> None:
     assert ("conservation", "names/b") in {(violation.law, violation.where) for violation in report.violations}
 
 
-@pytest.mark.slow
 def test_an_integrator_that_breaks_fails_the_run_and_costs_no_answer() -> None:
     """Its error is the message; the answers are stored and in the outcomes."""
     with pytest.raises(DispatchFailed, match="The integrator Broken raised ZeroDivisionError: by zero") as caught:
@@ -336,7 +333,6 @@ class Unordered(Count):
         return super().merge(briefs, outcomes).model_copy(update={"value": {"all"}})
 
 
-@pytest.mark.slow
 def test_what_an_integrator_makes_impossible_is_told_with_its_name() -> None:
     """Whatever the audit can't look at fails the run, with the answers stored."""
     with pytest.raises(DispatchFailed, match=r"The integrator Unordered raised TypeError: .* set ") as caught:
@@ -441,7 +437,6 @@ def test_parameters_hold_no_more_than_prefect_takes_and_no_secret() -> None:
     assert "sk-secret" not in json.dumps(parameters)
 
 
-@pytest.mark.slow
 def test_parameters_may_come_as_json() -> None:
     """What a deployment holds is what a call takes: the JSON of briefs, items, integrator and limits."""
     report = dispatch(
@@ -464,7 +459,6 @@ def test_wrong_parameters_are_refused() -> None:
         dispatch([], ["a"], executor=ScriptedExecutor(shout))
 
 
-@pytest.mark.slow
 def test_options_keep_what_the_flow_is() -> None:
     """A renamed flow with a retry still takes data that looks like a block reference."""
     named = dispatch.with_options(name="licences", retries=1)
@@ -473,7 +467,6 @@ def test_options_keep_what_the_flow_is() -> None:
     assert named.name == "licences"
 
 
-@pytest.mark.slow
 def test_files_are_written_on_request(tmp_path: Path) -> None:
     """`out` gets the report as JSON, Markdown and a page, and a line for each outcome; a second run replaces them."""
     out = tmp_path / "o"
@@ -506,7 +499,6 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 
-@pytest.mark.slow
 def test_artifacts_stand_under_keys_that_stay(tmp_path: Path) -> None:
     """Each run publishes its report, its table and its progress, under the same keys as the run before.
 
@@ -564,7 +556,6 @@ def test_one_brief_needs_no_list(brief: Any) -> None:  # noqa: ANN401 -- its for
     assert plan(NAMES, ["a"], ScriptedExecutor(shout)).stored == 1
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("briefs", ["Name it.", 7, [7]], ids=repr)
 def test_what_is_no_brief_is_refused(briefs: Any) -> None:  # noqa: ANN401 -- none
     """In Prefect's words of a wrong parameter."""
@@ -572,7 +563,6 @@ def test_what_is_no_brief_is_refused(briefs: Any) -> None:  # noqa: ANN401 -- no
         dispatch(briefs, ["a"], executor=ScriptedExecutor(shout), limits=QUICK)
 
 
-@pytest.mark.slow
 def test_pydantic_models_are_items() -> None:
     """By their fields: `key` and `value` where a model has both, else the whole of it under a key of its content."""
     models = [Keyed(key="mit", value=Licence(name="MIT", year=1988)), Licence(name="ISC")]
@@ -585,7 +575,6 @@ def test_pydantic_models_are_items() -> None:
     assert report.message == "2 of 2 answered."
 
 
-@pytest.mark.slow
 def test_a_frame_of_a_task_run_becomes_items() -> None:
     """`items_from(future)`: the frame is waited for; where the task failed, that is what is wrong with the items."""
 
