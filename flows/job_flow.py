@@ -74,6 +74,7 @@ class _ThreadCall(Generic[R]):
         self._context = contextvars.copy_context()
         self._lock = threading.Lock()
         self._thread: int | None = None
+        self._interrupted = False
 
     async def wait(self) -> R:
         """Make the call; return its result."""
@@ -91,6 +92,8 @@ class _ThreadCall(Generic[R]):
 
     def _run(self) -> R:
         with self._lock:
+            if self._interrupted:  # before the thread came to run
+                raise AwaitCancelled
             self._thread = threading.get_ident()
         try:
             return self._function()
@@ -101,6 +104,7 @@ class _ThreadCall(Generic[R]):
     def _interrupt(self) -> None:
         """Raise `AwaitCancelled` in the thread, as soon as it runs Python code again."""
         with self._lock:
+            self._interrupted = True
             if self._thread is not None:
                 ident, kind = ctypes.c_ulong(self._thread), ctypes.py_object(AwaitCancelled)
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, kind)

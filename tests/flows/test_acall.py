@@ -18,6 +18,8 @@ from prefect_dispatch.errors import RejectedError
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from prefect.client.schemas.objects import FlowRun, State
     from pydantic import JsonValue
 
@@ -163,14 +165,26 @@ def test_the_time_limit_of_the_flow_around_it_ends_it() -> None:
 
 
 def test_a_cancellation_before_the_run_begins_starts_none() -> None:
-    """A task that is cancelled at once leaves no thread behind that runs on."""
+    """A task that is cancelled before its thread comes to run asks nothing, however late the thread is."""
+    cancelled = threading.Event()
+    executor = ScriptedExecutor({"a": "x"})
+
+    def wait_at_first(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_name == "_run":
+            cancelled.wait(60)
 
     async def program() -> None:
-        executor = ScriptedExecutor({"a": "x"})
         task = asyncio.create_task(dispatch.acall([SAY], ["a"], executor=executor, limits=LIMITS))
         await asyncio.sleep(0)
         task.cancel()
+        await asyncio.sleep(0)
+        cancelled.set()
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    asyncio.run(program())
+    threading.setprofile(wait_at_first)
+    try:
+        asyncio.run(program())
+    finally:
+        threading.setprofile(None)
+    assert executor.calls == 0
