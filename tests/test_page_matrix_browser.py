@@ -80,6 +80,7 @@ def test_a_large_matrix(browser: Browser, tmp_path: Path, capsys: pytest.Capture
         print(f"\n{ENVIRONMENTS} × {TESTS:,} in Chromium, ms: " + ", ".join(f"{n} {f:.0f}" for n, f in figures.items()))  # noqa: T201, RUF001 -- what docs/report.md quotes
 
 
+@pytest.mark.long
 def test_sixty_thousand_tests(browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Their report.json stays below 20 MB, with nothing lost, and the page opens."""
     report = matrix(4, 60_000)

@@ -159,6 +159,7 @@ def test_a_run_outlives_its_server(place: Place) -> None:
     assert place.servers() == []
 
 
+@pytest.mark.long
 def test_a_run_ends_without_a_server_that_can_not_be_started_again(place: Place) -> None:
     """With its report; what Prefect lacks is said."""
     place.job("one", "two goes slowly")
@@ -174,7 +175,7 @@ def test_a_run_ends_without_a_server_that_can_not_be_started_again(place: Place)
     assert "Complete: 2 of 2 answered." in place.said()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_an_interruption_ends_a_run_whose_server_hangs(place: Place, number: int) -> None:
     """Within its grace and five seconds, which are printed; nothing is left of it."""
     place.job("one", "two hangs")

@@ -79,7 +79,7 @@ def test_the_example_asks_what_the_other_job_asks() -> None:
 
 
 @pytest.mark.model
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not has_smollm2(), reason="needs prefect-dispatch[local]")
 @pytest.mark.timeout(1500)
 @pytest.mark.usefixtures("store")
