@@ -310,6 +310,7 @@ def test_serving_outlasts_an_outage(server: Place, gateway: Gateway, model: Open
         assert process.poll() is None
 
 
+@pytest.mark.long
 def test_prefects_own_command_registers_the_same(server: Place, tmp_path: Path) -> None:
     """`prefect deploy` with the file that comes in the package, and ours, differ in the folder alone."""
     place = replace(server, folder=tmp_path)

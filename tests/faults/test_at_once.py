@@ -70,7 +70,7 @@ def test_on_this_machine_nothing_is_asked_twice(store: Path, tmp_path: Path) -> 
     assert sum(report.usage.asked for report in reports) == sum(report.usage.cached for report in reports) == ITEMS
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_on_s3_what_is_asked_twice_fits_in_a_moment(bucket: Any, tmp_path: Path) -> None:  # noqa: ANN401
     """No lock reaches everybody there; drafts do, but for a moment. A run that was killed is gone on with."""
     with openai_server(sizes) as server, lives(tmp_path) as processes:
