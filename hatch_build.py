@@ -1,6 +1,6 @@
 """The build's hook: brings the libraries of the report page, exact versions from an npm registry, no npm needed.
 
-They are pinned in `src/prefect_dispatch/page/vendored.json` by the digest of the package and of each file,
+They are pinned in `src/prefect_dispatch/reporting/html/vendored.json` by the digest of the package and of each file,
 and put into `page/vendor`, which git ignores and wheel and sdist hold. What is there already isn't fetched,
 so a build from the sdist needs no network.
 """
@@ -27,7 +27,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-PAGE = Path(__file__).parent / "src" / "prefect_dispatch" / "page"
+PAGE = Path(__file__).parent / "src" / "prefect_dispatch" / "reporting" / "html"
 REGISTRY = "https://registry.npmjs.org"
 TIMEOUT_S = 60
 LARGEST = 50_000_000

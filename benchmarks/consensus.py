@@ -21,12 +21,12 @@ from urllib.request import urlopen
 import yaml
 
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.consensus import Consensus
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.models import Outcome
+from prefect_dispatch.integrators.consensus.consensus import Consensus
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.models.outcome import Outcome
 
 if TYPE_CHECKING:
-    from prefect_dispatch.ledger import Merge
+    from prefect_dispatch.models.ledger import Merge
 
 SOURCE = "https://raw.githubusercontent.com/welinder/cubam/fe5ba700f1adbb489c69af311558d64370d73d36/demo/bluebirds/"
 FILES = {

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.people import people
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.integrators.records.matching import Matching
-from prefect_dispatch.models import Outcome
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.integrators.merge_records.similarity import Matching
+from prefect_dispatch.models.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

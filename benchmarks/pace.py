@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect_dispatch import LLM, Brief, Item, Limits
-from prefect_dispatch.asking import attempt
+from prefect_dispatch.calls.attempt import run_attempt
+from prefect_dispatch.calls.call_gate import CallGate
 from prefect_dispatch.errors import ExecutorError
-from prefect_dispatch.gate import Gate
 from tests.openai_server import Behaviour, RateLimiter, openai_server
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ PLOT = Path(__file__).with_suffix(".png")
 
 async def storm(url: str, limits: Limits, seconds: float) -> None:
     """Ask for so long, as many at once as the limits have it: through the gate that all calls of a run share."""
-    executor, gate = LLM(model="openai/test", api_base=url), Gate(limits)
+    executor, gate = LLM(model="openai/test", api_base=url), CallGate(limits)
     await executor.warm_up()
     numbers, end = count(), time.monotonic() + seconds
 
@@ -44,7 +44,7 @@ async def storm(url: str, limits: Limits, seconds: float) -> None:
         while time.monotonic() < end:
             word = Item(key="word", value=f"word-{next(numbers)}")
             try:
-                await attempt(executor, BRIEF, word, limits=limits, gate=gate)
+                await run_attempt(executor, BRIEF, word, limits=limits, gate=gate)
             except ExecutorError as error:
                 print(json.dumps({"failed": str(error)}))
 

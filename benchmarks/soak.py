@@ -27,8 +27,8 @@ from prefect.settings import (
 from prefect.testing.utilities import prefect_test_harness
 
 from prefect_dispatch import LLM, Limits, dispatch
-from prefect_dispatch.executors.provider import provider
-from prefect_dispatch.progress import listener
+from prefect_dispatch.calls.progress import progress_listener
+from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
 from tests.faults.lives import SIZES
 from tests.faults.wires import Patient, mixed, require_accounts
 from tests.openai_server import openai_server
@@ -36,7 +36,7 @@ from tests.openai_server import openai_server
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from prefect_dispatch.progress import Progress
+    from prefect_dispatch.calls.progress import Progress
 
 ITEMS = 20_000
 LIMITS = Limits(concurrency=16, retries=5, reasks=5, retry_delay_s=0.01, timeout_s=60)
@@ -68,15 +68,15 @@ def measure(items: int) -> tuple[dict[str, Any], Memory]:
     """Return what a run over so many items took, and the memory along the way."""
     memory = Memory()
     with serving() as server, TemporaryDirectory() as folder, quiet(Path(folder)):
-        provider()  # takes seconds to load
-        token = listener.set(memory)
+        load_litellm()  # takes seconds to load
+        token = progress_listener.set(memory)
         report = dispatch(
             [SIZES],
             [f"word-{at}" for at in range(items)],
             executor=LLM(model="openai/test", api_base=server.url),
             limits=LIMITS,
         )
-        listener.reset(token)
+        progress_listener.reset(token)
         requests, asked_again = server.ended()
     require_accounts(report, items)
     said = sum(len(outcome.model_dump_json()) for outcome in report.outcomes)

@@ -160,9 +160,9 @@ WAYS: dict[str, Callable[[Workload, str], int | dict[str, Any]]] = {
 
 
 def _litellm() -> Any:  # noqa: ANN401 -- a module
-    from prefect_dispatch.executors.provider import provider  # noqa: PLC0415 -- as above
+    from prefect_dispatch.executors.llm.litellm_adapter import load_litellm  # noqa: PLC0415 -- as above
 
-    return provider()  # loaded as we load it, so that no way pays for its import
+    return load_litellm()  # loaded as we load it, so that no way pays for its import
 
 
 def _asking(url: str) -> Callable[[int], Coroutine[Any, Any, str]]:

@@ -1,1 +1,1 @@
-"""Deployments of the flows."""
+"""Deployments of the flows: specifications, registration, serving, schedules and automations."""

@@ -1,8 +1,8 @@
-"""Where the runs of a deployment find a job's folder: its data, and code of the user's own.
+"""Code source of a deployment: where its runs find a job's folder, with its data and the user's own code.
 
 By default that is the folder of the job file, by its absolute path. Workers that do not share it clone the job's git
 repository before each run (a pull step of Prefect's), or have a copy of it at another path or in an image. In each of
-these cases one folder here, the root, stands for one folder there.
+these cases one folder of this machine, the root, corresponds to one folder of the run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prefect.runner.storage import GitRepository
 from typing_extensions import override
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.scrub import MARK, scrub
+from prefect_dispatch.security.redaction import MARK, redact
 from prefect_dispatch.workspaces.git import Git, GitError
 
 if TYPE_CHECKING:
@@ -28,40 +28,40 @@ if TYPE_CHECKING:
 
 _BLOCK = re.compile(r"[a-z0-9-]+/[a-z0-9-]+")
 _SSH = re.compile(r"[^/:]+:")
-"""How an address without a scheme begins that is one of SSH, such as `git@example.org:team/jobs.git`."""
+"""Beginning of an SSH address without a scheme, such as `git@example.org:team/jobs.git`."""
 MAX_NAMED = 3
-"""Files that a note names."""
+"""Maximum number of files that a note names."""
 
 
 @dataclass(frozen=True)
 class CodeOptions:
-    """What the command line says of where runs find the job's folder."""
+    """Options of the command line for the code source."""
 
     git: bool = False
     """Whether workers clone the job's git repository."""
     url: str | None = None
     """The repository's address for workers; by default that of the branch's remote."""
     branch: str | None = None
-    """What they clone; by default the branch that is checked out."""
+    """The branch that they clone; by default the current one."""
     commit: str | None = None
-    """What they check out, in place of a branch."""
+    """The commit that they check out, in place of a branch."""
     credentials: str | None = None
-    """A block with which they do so, as `type/name`."""
+    """A block with the credentials for it, as `type/name`."""
     image: str | None = None
     """The image that runs are started from."""
     folder: str | None = None
-    """The folder, where runs work, that has what the current folder has."""
+    """The folder of a run that corresponds to the current folder."""
     job_variables: dict[str, Any] = field(default_factory=dict[str, Any])
     """Further settings of the work pool's jobs."""
 
     def __post_init__(self) -> None:
-        """Check what goes together.
+        """Check the combination of options.
 
         Raises:
-            JobError: If something does not.
+            JobError: If two of them contradict each other, or a value is invalid.
         """
-        said = {"--git-url": self.url, "--git-branch": self.branch, "--git-commit": self.commit}
-        if not self.git and (lone := next((name for name, given in said.items() if given is not None), None)):
+        git_options = {"--git-url": self.url, "--git-branch": self.branch, "--git-commit": self.commit}
+        if not self.git and (lone := next((name for name, value in git_options.items() if value is not None), None)):
             raise JobError(f"{lone} says how workers clone the job's repository: add --git.")
         if not self.git and self.credentials is not None:
             raise JobError("--git-credentials are for the clone of the job's repository: add --git.")
@@ -70,12 +70,12 @@ class CodeOptions:
         if self.git and self.folder is not None:
             raise JobError("--folder: with --git the folder is that in the clone; leave --folder out.")
         if self.credentials is not None and not _BLOCK.fullmatch(self.credentials):
-            raise JobError(  # without quoting what may be a token
+            raise JobError(  # without quoting the value, which may be a token
                 "--git-credentials: name a saved block by its type and name, such as secret/github or "
                 "github-credentials/mine; never the token itself."
             )
         for name, value in self.job_variables.items():
-            if scrub(text := json.dumps(value)) != text:
+            if redact(text := json.dumps(value)) != text:
                 raise JobError(
                     f"--job-variable {name}: its value holds a secret, which everybody could read in the deployment: "
                     f'save it as a block, and write {name}="{{{{ prefect.blocks.secret.NAME }}}}".'
@@ -83,12 +83,12 @@ class CodeOptions:
 
 
 class Repository(GitRepository):
-    """A git repository that a worker clones before a run, with credentials from a block."""
+    """Git repository that a worker clones before a run, with credentials from a block."""
 
     def __init__(
         self, url: str, *, branch: str | None, commit: str | None, submodules: bool, block: str | None
     ) -> None:
-        """Name the repository, and what of it is cloned.
+        """Describe the repository.
 
         Args:
             url: Its address.
@@ -102,7 +102,7 @@ class Repository(GitRepository):
 
     @override
     def to_pull_step(self) -> dict[str, Any]:
-        """Return the step, in which credentials are a reference that the worker resolves."""
+        """Return the pull step, in which credentials are a reference that the worker resolves."""
         step = super().to_pull_step()
         if self.block is not None:
             kind, _, name = self.block.partition("/")
@@ -113,20 +113,20 @@ class Repository(GitRepository):
 
 @dataclass(frozen=True)
 class CodeSource:
-    """Where runs find a job's folder."""
+    """Resolved code source: where runs find a job's folder."""
 
     root: Path | None = None
-    """The folder here that stands for `there`; None: runs have the same paths as this machine."""
-    there: str = "."
-    """The folder of a run that has what the root has, absolute or relative to the run's working directory."""
+    """The local folder that corresponds to `run_root`; None: runs have the same paths as this machine."""
+    run_root: str = "."
+    """The folder of a run that corresponds to the root, absolute or relative to the run's working directory."""
     name: str = ""
-    """What is put before a path below the root, to tell the job file from those elsewhere."""
+    """A prefix of paths below the root that makes the origin of a job file unique."""
     repository: Repository | None = None
-    """What workers clone."""
+    """The repository that workers clone."""
     job_variables: dict[str, Any] = field(default_factory=dict[str, Any])
     """Settings of the work pool's jobs."""
     notes: tuple[str, ...] = ()
-    """What a person should know."""
+    """Notes for the user."""
 
     def folder(self, place: Path) -> str:
         """Return the parameter `folder` for a folder of this machine.
@@ -139,33 +139,33 @@ class CodeSource:
         found = Path(os.path.normpath(place))
         if not found.is_relative_to(self.root):
             what = "the repository that workers clone" if self.repository else "the current folder"
-            way = "" if self.repository else ": deploy from a folder above it"
-            raise JobError(f"The job's folder {str(found)!r} is outside {what}, {str(self.root)!r}{way}.")
-        return os.path.normpath(Path(self.there, found.relative_to(self.root)))
+            fix = "" if self.repository else ": deploy from a folder above it"
+            raise JobError(f"The job's folder {str(found)!r} is outside {what}, {str(self.root)!r}{fix}.")
+        return os.path.normpath(Path(self.run_root, found.relative_to(self.root)))
 
     def origin(self, file: Path) -> str:
-        """Return what tells a job file from all others: its path here or there, with the repository or image."""
+        """Return the unique origin of a job file: its path, with the repository or image."""
         if self.root is None or not file.is_relative_to(self.root):
             return str(file)
         return f"{self.name}{file.relative_to(self.root)}"
 
     def origins(self, file: Path) -> tuple[str, ...]:
-        """Return what the same job file is called wherever runs find its folder, the way of this source first."""
+        """Return all origins of a job file, for any code source; that of this source first."""
         found = [self.origin(file), str(file)]
         with suppress(JobError):  # there is no git
-            checkout = Checkout.around(file.parent)
+            checkout = Checkout.find(file.parent)
             if checkout is not None and checkout.url:
                 found.append(f"{checkout.url}: {file.relative_to(checkout.root)}")
         return tuple(dict.fromkeys(found))
 
-    def lost(self, parameters: dict[str, Any]) -> Iterator[str]:
-        """Yield notes on what a run with some parameters would write into a clone that is removed after it."""
+    def lost_write_notes(self, parameters: dict[str, Any]) -> Iterator[str]:
+        """Yield a note on each output of a run that would be lost with its temporary clone."""
         if self.repository is None:
             return
         integrator = parameters.get("integrator")
         aliases = cast("dict[str, Any]", integrator).get("aliases") if isinstance(integrator, dict) else None
-        written = {"out": parameters.get("out"), "decisions": parameters.get("decisions") or aliases}
-        for name, path in written.items():
+        outputs = {"out": parameters.get("out"), "decisions": parameters.get("decisions") or aliases}
+        for name, path in outputs.items():
             if isinstance(path, str) and path and not Path(path).is_absolute():
                 yield (
                     f"{name} {path!r} is a path in the clone, which is removed when a run ends: what a run writes "
@@ -177,18 +177,18 @@ LOCAL = CodeSource()
 
 
 def code_source(options: CodeOptions, here: Path) -> CodeSource:
-    """Return where runs find the folders of jobs.
+    """Resolve the code source for the options of the command line.
 
     Args:
-        options: What the command line says.
-        here: A folder of the repository, where workers clone one; else the folder that runs have a copy of.
+        options: The options.
+        here: With `git`, a folder of the repository; else the folder that runs have a copy of.
 
     Raises:
-        JobError: If it can't be so.
+        JobError: If there is no such repository, remote, branch or commit.
     """
     variables = {**options.job_variables, **({} if options.image is None else {"image": options.image})}
     if options.git:
-        checkout = Checkout.around(here)
+        checkout = Checkout.find(here)
         if checkout is None:
             raise JobError(f"--git: {str(here)!r} is in no git repository.")
         repository = checkout.repository(options)
@@ -203,60 +203,63 @@ def code_source(options: CodeOptions, here: Path) -> CodeSource:
         return CodeSource(job_variables=variables)
     there = options.folder or "."
     name = f"{_without_tag(options.image)}: " if options.image else f"{there}/"
-    return CodeSource(root=here.resolve(), there=there, name=name, job_variables=variables)
+    return CodeSource(root=here.resolve(), run_root=there, name=name, job_variables=variables)
 
 
 @dataclass(frozen=True)
 class Checkout:
-    """A checkout of a git repository."""
+    """Local checkout of a git repository."""
 
     root: Path
-    """Its folder."""
+    """Its top folder."""
 
     @classmethod
-    def around(cls, folder: Path) -> Checkout | None:
-        """Return the checkout that a folder is in, or None.
+    def find(cls, folder: Path) -> Checkout | None:
+        """Return the checkout that contains a folder, or None.
 
         Raises:
-            JobError: If there is no git.
+            JobError: If git isn't installed.
         """
         try:
-            return cls(Path(Git(folder).out("rev-parse", "--show-toplevel")).resolve())
+            return cls(Path(Git(folder).output("rev-parse", "--show-toplevel")).resolve())
         except GitError:  # no repository, or a bare one
             return None
 
-    def has(self, file: Path) -> bool:
+    def is_committed(self, file: Path) -> bool:
         """Return whether a file of the checkout is committed."""
-        return bool(self._said("ls-tree", "--name-only", "--full-tree", "HEAD", "--", str(file.relative_to(self.root))))
+        return bool(
+            self._git_output("ls-tree", "--name-only", "--full-tree", "HEAD", "--", str(file.relative_to(self.root)))
+        )
 
     @property
     def branch(self) -> str:
-        """The branch that is checked out; empty if none is."""
-        return self._said("symbolic-ref", "--quiet", "--short", "HEAD")
+        """The current branch; empty with a detached HEAD."""
+        return self._git_output("symbolic-ref", "--quiet", "--short", "HEAD")
 
     @property
     def remote(self) -> str:
-        """The remote of the branch that is checked out, or else `origin`."""
-        return self._setting(f"branch.{self.branch}.remote") or "origin"
+        """The remote of the current branch, or else `origin`."""
+        return self._git_config(f"branch.{self.branch}.remote") or "origin"
 
     @property
     def upstream(self) -> str:
-        """The name that the branch has at the remote; empty if none is checked out."""
-        return self._setting(f"branch.{self.branch}.merge").removeprefix("refs/heads/") or self.branch
+        """The name of the current branch at the remote; empty with a detached HEAD."""
+        return self._git_config(f"branch.{self.branch}.merge").removeprefix("refs/heads/") or self.branch
 
     @property
     def url(self) -> str:
         """The address of the remote; empty if there is none, or one with a password in it."""
-        found = self._setting(f"remote.{self.remote}.url")
-        return "" if _has_password(found) else found
+        url = self._git_config(f"remote.{self.remote}.url")
+        return "" if _has_password(url) else url
 
     def repository(self, options: CodeOptions) -> Repository:
-        """Return what workers clone.
+        """Return the repository that workers clone.
 
         Raises:
             JobError: If there is no such remote, branch or commit, or the address has a password in it.
         """
-        url = (options.url or self._setting(f"remote.{self.remote}.url")).strip()
+        # 1. The address.
+        url = (options.url or self._git_config(f"remote.{self.remote}.url")).strip()
         if not url:
             raise JobError(f"--git: the repository {str(self.root)!r} has no remote {self.remote!r}: name --git-url.")
         if _has_password(url):
@@ -269,17 +272,21 @@ class Checkout:
             raise JobError(f"--git-credentials: they are for an address that begins with https://, not {url!r}.")
         if "://" not in url and not _SSH.match(url):  # a folder of this machine
             url = str(Path(self.root, url).resolve())
+        # 2. A commit, if one is named.
         if options.commit is not None:
-            commit = self._said("rev-parse", "--verify", "--quiet", "--end-of-options", f"{options.commit}^{{commit}}")
+            commit = self._git_output(
+                "rev-parse", "--verify", "--quiet", "--end-of-options", f"{options.commit}^{{commit}}"
+            )
             if not commit:
                 raise JobError(f"--git-commit {options.commit!r}: there is no such commit in {str(self.root)!r}.")
             return self._repository(url, None, commit, options)
+        # 3. Otherwise a branch, which has to be known at the remote.
         branch = options.branch or self.upstream
         if not branch:
             raise JobError("--git: no branch is checked out here: name --git-branch, or --git-commit HEAD.")
         if branch.startswith("-"):
             raise JobError(f"--git-branch {branch!r}: the name of a branch does not begin with a hyphen.")
-        if options.url is None and not self._said("rev-parse", "--verify", "--quiet", self._tracked(branch)):
+        if options.url is None and not self._git_output("rev-parse", "--verify", "--quiet", self._tracking_ref(branch)):
             raise JobError(
                 f"--git: the remote {self.remote!r} has no branch {branch!r} as far as is known here: git push it "
                 "(or git fetch) first."
@@ -287,36 +294,36 @@ class Checkout:
         return self._repository(url, branch, None, options)
 
     def notes(self, folder: Path, commit: str) -> Iterator[str]:
-        """Yield what of a folder workers will not have: what was not committed, or not pushed."""
-        status = self._said("status", "--porcelain", "-z", "--", str(folder)).split("\0")
-        # Each machine compiles for itself, so no worker misses Python's cache.
+        """Yield a note on what workers will lack of a folder: what was not committed, or not pushed."""
+        status = self._git_output("status", "--porcelain", "-z", "--", str(folder)).split("\0")
+        # No worker misses Python's cache, as each machine compiles for itself.
         changed = [line[3:] for line in status if line and not line.endswith("__pycache__/")]
         if changed:
             named = ", ".join(changed[:MAX_NAMED]) + (", …" if len(changed) > MAX_NAMED else "")
             yield f"Not committed, so workers do not have it: {named}"
-        if self._said("rev-list", "--max-count=1", commit, "--not", f"--remotes={self.remote}"):
+        if self._git_output("rev-list", "--max-count=1", commit, "--not", f"--remotes={self.remote}"):
             yield f"{commit} has commits that are not pushed to {self.remote!r}, so workers do not have them."
 
     def _repository(self, url: str, branch: str | None, commit: str | None, options: CodeOptions) -> Repository:
         submodules = (self.root / ".gitmodules").is_file()
         return Repository(url, branch=branch, commit=commit, submodules=submodules, block=options.credentials)
 
-    def _tracked(self, branch: str) -> str:
+    def _tracking_ref(self, branch: str) -> str:
         return f"refs/remotes/{self.remote}/{branch}"
 
-    def _setting(self, name: str) -> str:
-        return self._said("config", "--get", name)
+    def _git_config(self, name: str) -> str:
+        return self._git_output("config", "--get", name)
 
-    def _said(self, *args: str) -> str:
-        """Return what git says; empty if it refuses."""
+    def _git_output(self, *args: str) -> str:
+        """Return the output of a git command; empty if it fails."""
         try:
-            return Git(self.root).out(*args)
+            return Git(self.root).output(*args)
         except GitError:
             return ""
 
 
 def _has_password(url: str) -> bool:
-    """Say whether an address has credentials in it; `git@` and the like of SSH are none.
+    """Return whether an address has credentials in it; an SSH user such as `git@` is none.
 
     Example:
         >>> _has_password("https://token@example.org/a.git"), _has_password("ssh://git@example.org/a.git")

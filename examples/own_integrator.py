@@ -13,8 +13,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from prefect_dispatch import Brief, Item, Merge, dispatch
-from prefect_dispatch.integrators.gaps import unanswered
-from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Ref
+from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.models.ledger import FieldRow, LedgerRow, Loser, Ref
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:

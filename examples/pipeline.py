@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import flow, task
 
 from prefect_dispatch import Brief, Executor, Item, Limits, MergeRecords, Report, dispatch
-from prefect_dispatch.checks import Function
+from prefect_dispatch.models.checks import Function
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

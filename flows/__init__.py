@@ -1,1 +1,1 @@
-"""Prefect flows: the core, and one for each job."""
+"""Prefect flows: `dispatch`, the flows with a form, and the phases of a run."""

@@ -1,13 +1,12 @@
-"""The flow that analyses many files in the same way."""
+"""Flow that analyses many files in the same way."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.answer_fields import LISTED, schema_of_fields
-from prefect_dispatch.flows.carry_out import Parts
-from prefect_dispatch.flows.fields import (
+from prefect_dispatch.flows.forms import (
+    RECORDS_FIELD,
     Budget,
     Concurrency,
     CredentialsField,
@@ -21,26 +20,28 @@ from prefect_dispatch.flows.fields import (
     RulesField,
     Share,
     Texts,
-    asked,
-    bounded,
+    executor_from_fields,
+    form_flow,
+    limits_from_fields,
+    schema_of_fields,
 )
-from prefect_dispatch.flows.form_flow import form_flow
+from prefect_dispatch.flows.run_job import JobSpec
 from prefect_dispatch.integrators.collate import Collate
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.integrators.records.matching import Matching
-from prefect_dispatch.integrators.records.rules import Conflicts  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.models import Brief, Name, Text
-from prefect_dispatch.sources import Glob
+from prefect_dispatch.integrators.merge_records.field_rules import Conflicts  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.integrators.merge_records.similarity import Matching
+from prefect_dispatch.models.brief import Brief, Name, Text
+from prefect_dispatch.sources.files import Glob
 from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prefect_dispatch.flows.answer_fields import AnswerField
-    from prefect_dispatch.outputs import Output
+    from prefect_dispatch.flows.forms import AnswerField
+    from prefect_dispatch.models.output_schema import Output
 
 DECISIONS = "decisions.yaml"
-"""Where a review's decisions go, unless the form names another file."""
+"""The default decisions file of a review."""
 
 
 def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
@@ -58,18 +59,18 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
     match: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
     scope: Line = "The text of one file.",
     constraints: Texts = (),
-    folder: str = ".",  # noqa: ARG001 -- the flow heeds it
-    limit: First | None = None,  # noqa: ARG001 -- the flow heeds it
+    folder: str = ".",  # noqa: ARG001 -- the flow reads it
+    limit: First | None = None,  # noqa: ARG001 -- the flow reads it
     profile: ProfileField = None,
     concurrency: Concurrency = 8,
     budget_usd: Budget | None = None,
     min_success: Share = 0.0,
     name: Name = "analysis",
-    out: Line = "",  # noqa: ARG001 -- the flow heeds it
+    out: Line = "",  # noqa: ARG001 -- the flow reads it
     review: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
     decisions: Line = "",
-    refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow heeds it
-) -> Parts:
+    refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
+) -> JobSpec:
     """Ask the same of each of many files, put the answers together, and account for every file.
 
     Fill in `files`, `instructions` and, unless the server of this deployment has a model of its own, `credentials`.
@@ -77,14 +78,14 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
 
     Args:
         files: A glob below the folder, such as `contracts/*.txt` or `**/*.md`; or several.
-        instructions: What to do with each file, as you would tell it to a colleague who sees only that file.
+        instructions: What to do with each file, as you would explain it to a colleague who sees only that file.
         credentials: The key of the model's provider. None: it comes from the environment of the worker.
-        model: Who is asked, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
+        model: The model to ask, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
         fields: What to note of each file, such as its title and year. None: the answer is a text.
         several: A file may hold several such records, such as the people that a contract names.
         output: For those who know JSON Schema: the form of an answer, in place of fields.
         merge: Put the answers side by side, or make one record of those that are about the same.
-        identity: To merge records: the fields that tell two of them apart, such as a name.
+        identity: To merge records: the fields that identify a record, such as a name.
         rules: To merge records: how a field is decided on which they differ; by default the first file's counts.
         conflicts: To merge records: where they differ, the rule decides, or it decides and is flagged, or all is kept.
         match: To merge records: also those whose identity is only spelt differently.
@@ -92,7 +93,7 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
         constraints: Rules that each answer must keep, one each.
         folder: The folder that the files, and relative paths below, start from, where the flow runs.
         limit: Take only the first so many files, to try it out. None: all of them.
-        profile: Settings that were saved for runs like this; what is changed here goes before them.
+        profile: Saved settings for runs like this; fields that are changed here override them.
         concurrency: How many files are asked about at once.
         budget_usd: What the run may spend in US dollars. None: no cap.
         min_success: The share of files that must have an answer, such as 0.9; below it the run fails.
@@ -102,33 +103,34 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
         decisions: The file with what people decided about records. Empty: `decisions.yaml` with a review, else none.
         refresh: Ask again even where an answer is stored: everything, or some files by name or glob.
     """
-    form = _form(cast("Any", fields), cast("Any", output), several=several)
-    ways = {"identity": identity, "rules": rules, "conflicts": conflicts != "resolve", "match": match}
+    form = _output_form(cast("Any", fields), cast("Any", output), several=several)
+    merge_fields = {"identity": identity, "rules": rules, "conflicts": conflicts != "resolve", "match": match}
+    merge_fields |= {"review": review, "decisions": decisions}
     integrator: Collate | MergeRecords = Collate()
     if merge == "merge records":
         _require_records(form, identity)
         integrator = MergeRecords(
             identity=tuple(identity),
-            records=LISTED if several else "",
+            records=RECORDS_FIELD if several else "",
             rules=cast("Any", rules),
             conflicts=conflicts,
             match=Matching() if match else None,
             aliases=decisions or (DECISIONS if review else None),
         )
-    elif given := next((way for way, said in {**ways, "review": review, "decisions": decisions}.items() if said), None):
-        raise JobError(f"{given}: it is for records that are merged; set 'merge' to 'merge records', or leave it out.")
+    elif field := next((name for name, value in merge_fields.items() if value), None):
+        raise JobError(f"{field}: it is for records that are merged; set 'merge' to 'merge records', or leave it out.")
     brief = Brief(name=name, scope=scope, instructions=instructions, constraints=tuple(constraints), output=form)
-    limits = bounded(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
+    limits = limits_from_fields(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
     source = Glob(glob=files if isinstance(files, str) else tuple(files))
-    return Parts([brief], source, asked(credentials, model, profile), integrator, limits, review)
+    return JobSpec([brief], source, executor_from_fields(credentials, model, profile), integrator, limits, review)
 
 
 analyze_files = form_flow(_analyze_files, "analyze-files")
 
 
-def _form(fields: Sequence[AnswerField], output: Output, *, several: bool) -> Output:
+def _output_form(fields: Sequence[AnswerField], output: Output, *, several: bool) -> Output:
     if fields and output != "text":
-        raise JobError("output: the form of an answer is said by 'fields' or by 'output'; leave one of them out.")
+        raise JobError("output: the form of an answer is given by 'fields' or by 'output'; leave one of them out.")
     if several and not fields:
         raise JobError("several: several records need 'fields' that each of them has.")
     return schema_of_fields(fields, several=several) if fields else output

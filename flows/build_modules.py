@@ -1,48 +1,183 @@
-"""The flow that has coding agents build modules apart from each other, and merges them at the end."""
+"""Flow that lets coding agents build modules in separate checkouts, and merges them at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, GetPydanticSchema
+from pydantic import AfterValidator, Field, GetPydanticSchema, StringConstraints
 
-from prefect_dispatch.command import Command
-from prefect_dispatch.credentials import fresh_credentials
-from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.coding.agents import Known
-from prefect_dispatch.executors.coding.executor import AnyAgent, CodingAgent
-from prefect_dispatch.executors.coding.generic import Generic
-from prefect_dispatch.executors.params import Params
-from prefect_dispatch.flows.carry_out import Parts
-from prefect_dispatch.flows.fields import (  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.errors import BriefError, JobError
+from prefect_dispatch.executors.block_references import load_credentials
+from prefect_dispatch.executors.coding.coding_agent import AgentName, AnyAgent, CodingAgent
+from prefect_dispatch.executors.coding.custom import Generic
+from prefect_dispatch.executors.llm.litellm_adapter import Params
+from prefect_dispatch.flows.forms import (
     Budget,
     Concurrency,
     CredentialsField,
     Line,
     Share,
     Texts,
+    form_flow,
 )
-from prefect_dispatch.flows.form_flow import form_flow
-from prefect_dispatch.flows.modules import Module, Modules, Shell, require_apart
-from prefect_dispatch.integrators.branches.folding import Rule  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.integrators.merge_branches import MergeBranches
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Item, Name
-from prefect_dispatch.sources import Listed
+from prefect_dispatch.flows.run_job import JobSpec
+from prefect_dispatch.integrators.merge_branches.apply import ConflictRule  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
+from prefect_dispatch.models.base import NON_EMPTY, Strict
+from prefect_dispatch.models.brief import Brief, Command, Name, Text
+from prefect_dispatch.models.globs import Glob, find_overlaps
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.template import escape_template
+from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.workspaces.workspace import Workspace
 
+_SCOPE = (
+    "One module of a repository. Other modules of it are written by others at the same time, whom you can't ask, and "
+    "whose files you don't see; the files below are yours alone."
+)
+
+
+_INTERFACE = "Others build on this interface at the same time; meet it to the letter:"
+
+
+_MAX_PAIRS = 20
+"""Maximum number of pairs that an error message names."""
+
+
+def _validate_owned_glob(pattern: str) -> str:
+    """Validate a glob of files that a module owns, and return it.
+
+    Raises:
+        ValueError: If it leads out of the repository, into git's own folder, or can't be parsed.
+    """
+    try:
+        glob = Glob.parse(pattern)
+    except BriefError as error:
+        raise ValueError(str(error)) from None
+    if glob.start:
+        raise ValueError(f"{pattern!r} leads out of the repository; write it from its top, such as 'src/a.py'")
+    if glob.text.split("/")[0].lower() == ".git":
+        raise ValueError(f"{pattern!r} is git's own; name files of the repository")
+    return pattern
+
+
+_Glob = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=1000, pattern=r"^[^\x00-\x1f\x7f]+$"),
+    AfterValidator(_validate_owned_glob),
+]
+
+
+ShellLine = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\x00]*$")]
+"""A line for /bin/sh, or nothing."""
+
+
+class Module(Strict):
+    """Module to build: its goal, and the files that it owns.
+
+    Example:
+        >>> Module(name="lexer", goal="Split a text into tokens.", owns=["calc/lexer.py"]).priority
+        0
+    """
+
+    name: Name
+    """The name: small letters, digits and single hyphens."""
+    goal: Text
+    """What it is to do, as you would explain it to a colleague who sees only the repository."""
+    owns: Annotated[tuple[_Glob, ...], NON_EMPTY]
+    """Globs of the files that its agent may write, from the repository's top; those of no two modules may meet."""
+    interface: str = ""
+    """What others rely on: names, signatures, formats, errors. Empty: the goal says it."""
+    accept: ShellLine = ""
+    """A line for /bin/sh that must pass when its agent has ended; if it fails, that is sent back. Empty: none."""
+    priority: int = 0
+    """A higher one is merged first, and wins where changes contradict each other."""
+
+    @property
+    def brief(self) -> Brief:
+        """The brief for its agent; braces in the texts are literal."""
+        return Brief(
+            name=self.name,
+            scope=_SCOPE,
+            instructions=escape_template(self.goal),
+            constraints=(escape_template(f"{_INTERFACE}\n{self.interface}"),) if self.interface else (),
+            writes=tuple(map(escape_template, self.owns)),
+            command=Command(run=self.accept) if self.accept else None,
+            priority=self.priority,
+        )
+
+
+_Modules = Annotated[tuple[Module, ...], NON_EMPTY]
+
+
+Modules = Annotated[
+    Sequence[Module | Mapping[str, Any]],
+    GetPydanticSchema(lambda _, make: make(_Modules)),
+]
+"""One or more modules."""
+
+
+def require_disjoint(modules: Sequence[Module]) -> None:
+    """Check that the modules have distinct names, and that no file can be owned by two of them.
+
+    Raises:
+        JobError: If not; the message names the two, and the overlapping globs.
+    """
+    names = [each.name for each in modules]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise JobError(f"modules: {twice!r} stands there twice; give each a name of its own.")
+    pairs = _find_overlaps(modules)
+    if pairs:
+        more = f"; and {len(pairs) - _MAX_PAIRS} more pairs" if len(pairs) > _MAX_PAIRS else ""
+        listed = "; ".join(pairs[:_MAX_PAIRS])
+        raise JobError(
+            f"modules: {listed}{more}. Each file has one owner: narrow the globs, or make one module "
+            "of two; what several need is committed beforehand, or is a module of its own."
+        )
+
+
+def _find_overlaps(modules: Sequence[Module]) -> list[str]:
+    """Return a sentence for each pair of modules that may own the same file, with the first overlapping globs."""
+    # 1. The modules of each distinct glob.
+    owners: dict[Glob, list[int]] = defaultdict(list)
+    for number, module in enumerate(modules):
+        for glob in dict.fromkeys(map(Glob.parse, module.owns)):
+            owners[glob].append(number)
+    # 2. Pairs of modules with an equal glob or with overlapping globs; of several globs the first counts.
+    found: dict[tuple[int, int], str] = {}
+    for one, other in (*((glob, glob) for glob in owners), *sorted(find_overlaps([*owners]))):
+        on = " and ".join(repr(text) for text in dict.fromkeys((one.text, other.text)))
+        for pair in product(owners[one], owners[other]):
+            if len({*pair}) > 1:
+                found.setdefault((min(pair), max(pair)), on)
+    return [
+        f"{modules[one].name!r} and {modules[other].name!r} both own {on}" for (one, other), on in sorted(found.items())
+    ]
+
+
 ABOUT = "A module of the repository in the working directory."
-"""What all agents are told of the whole where nobody says anything."""
-_SUCH_AS = {"claude": "claude-sonnet-4-5", "codex": "gpt-5-codex"}
-AgentField = Annotated[Known | Generic | Mapping[str, Any], GetPydanticSchema(lambda _, make: make(AnyAgent))]
-"""A coding agent: one that is known by its name, or any other, described by data."""
+"""The default description of the whole, which is part of every prompt."""
+_EXAMPLE_MODELS = {"claude": "claude-sonnet-4-5", "codex": "gpt-5-codex"}
+
+
+AgentField = Annotated[AgentName | Generic | Mapping[str, Any], GetPydanticSchema(lambda _, make: make(AnyAgent))]
+"""A coding agent: a built-in one by its name, or any other one, described by data."""
 ParamsField = Annotated[Mapping[str, Any] | str, GetPydanticSchema(lambda _, make: make(Params))]
 """A JSON object, or its text, which is what a form can edit."""
 Dollars = Annotated[float, Field(title="US dollars", gt=0, le=100_000, allow_inf_nan=False)]
+
+
 Times = Annotated[int, Field(ge=0, le=10)]
+
+
 Turns = Annotated[int, Field(title="Turns", ge=1, le=100_000)]
+
+
 Seconds = Annotated[float, Field(title="Seconds", gt=0, le=86_400)]
 
 
@@ -55,11 +190,11 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     model: Line = "",
     api_base: Line = "",
     about: Line = "",
-    setup: Shell = "",
-    accept: Shell = "",
+    setup: ShellLine = "",
+    accept: ShellLine = "",
     branch: Line = "",
     force: bool = False,  # noqa: FBT001, FBT002 -- the field of a form
-    on_conflict: Rule = "priority",
+    on_conflict: ConflictRule = "priority",
     check: Literal["each", "end"] = "end",
     max_usd: Dollars | None = None,
     budget_usd: Budget | None = None,
@@ -73,11 +208,11 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     params: ParamsField = "{}",
     pass_env: Texts = (),
     keep: Literal["never", "failed"] = "never",
-    folder: str = ".",  # noqa: ARG001 -- the flow heeds it
+    folder: str = ".",  # noqa: ARG001 -- the flow reads it
     name: Name = "modules",
-    out: Line = "",  # noqa: ARG001 -- the flow heeds it
-    refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow heeds it
-) -> Parts:
+    out: Line = "",  # noqa: ARG001 -- the flow reads it
+    refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
+) -> JobSpec:
     """Have coding agents build modules of a repository, each in a checkout of its own, and merge them at the end.
 
     Fill in `modules` and, unless the worker's environment has the key, `credentials`. No agent sees another's work;
@@ -87,13 +222,13 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     Args:
         modules: What is built: for each module what it is to do, and the files that are its own.
         repo: A folder in the git repository, from the folder of the job.
-        base: The commit to begin from: a branch, a tag, or whatever else git takes for one.
-        agent: Who works: an agent that is known by its name, or any other one, described by data.
+        base: The commit to begin from: a branch, a tag, or any other name of a commit that git knows.
+        agent: The coding agent: a built-in one by its name, or any other one, described by data.
         credentials: The key of the model's provider. None: it is in a variable that `pass_env` names.
         model: The model that the agent asks, such as claude-sonnet-4-5. Empty: the default of the credentials.
-        api_base: The address of a provider or gateway of your own, which each agent is told in its own way; such as
+        api_base: The address of a provider or gateway of your own, which each agent gets in its own way; such as
             http://127.0.0.1:8000/v1, for claude without /v1. Empty: the one of the credentials, or the provider's.
-        about: What is built of all modules together, and what holds for all of them. Each agent is told.
+        about: What is built of all modules together, and what holds for all of them. Each agent sees it.
         setup: A line for /bin/sh that is run first in each checkout, such as one that installs. Empty: none.
         accept: A line for /bin/sh that must pass on what is merged, such as all tests. Empty: none.
         branch: The branch that what was merged is published on; one that is checked out nowhere. Empty: none.
@@ -102,16 +237,16 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         on_conflict: Where changes contradict each other, the first one counts, the later one is left out, the run
             fails, or an agent brings both together.
         check: When `accept` is run on what is merged: after each module, or at the end of all.
-        max_usd: What one run of an agent may cost, for agents that can be told. None: it has no limit.
+        max_usd: What one run of an agent may cost, for agents that have such an option. None: it has no limit.
         budget_usd: What all of it may cost; it needs `max_usd`. None: no cap.
-        concurrency: How many agents are at work at once.
+        concurrency: How many agents run at once.
         time_limit_s: Seconds after which an agent is ended, set-up and acceptance included.
         idle_limit_s: Seconds without any output after which an agent is ended. None: only the time limit ends it.
-        max_turns: How often an agent may ask its model in one run, for agents that can be told. None: no limit.
-        retries: How often an agent is started anew after an error that may pass, such as a cut connection.
+        max_turns: How often an agent may ask its model in one run, for agents that have such an option. None: no limit.
+        retries: How often an agent is started again after an error that may pass, such as a cut connection.
         reasks: How often work that isn't accepted is sent back.
         min_success: The share of modules that must be built, such as 1.0; below it the run fails.
-        params: What the agent is told beside that, each in its own words, such as the tools that it may use.
+        params: Further options of the agent, under the agent's own names, such as the tools that it may use.
         pass_env: Variables of the worker that agents and commands get to see; those with a key only agents.
         keep: Whether the checkout of an agent that failed stays to be looked at.
         folder: The folder that relative paths are looked up in, where the flow runs.
@@ -119,15 +254,16 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         out: A folder for the report as files, `merged.patch` and `review.md` among them. Empty: only Prefect keeps it.
         refresh: Build again what is stored: everything, or some modules by name.
     """
+    # The parameters are validated by Prefect or by the model of a job file, so they have the types of the validators.
     every = cast("tuple[Module, ...]", modules)
-    require_apart(every)
-    _require_told(cast("Known | Generic", agent), api_base)
-    workspace = Workspace(repo=repo or ".", base=base or "HEAD", setup=_line(setup), keep=keep)
-    who = cast("Known | Generic", agent)
+    require_disjoint(every)
+    _require_address_option(cast("AgentName | Generic", agent), api_base)
+    workspace = Workspace(repo=repo or ".", base=base or "HEAD", setup=_to_command(setup), keep=keep)
+    coding_agent = cast("AgentName | Generic", agent)
     key = str(credentials) if credentials else None
     executor = CodingAgent(
-        agent=who,
-        model=model or _model_of(who, key),
+        agent=coding_agent,
+        model=model or _resolve_model(coding_agent, key),
         workspace=workspace,
         credentials=key,
         api_base=api_base,
@@ -140,7 +276,7 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     integrator = MergeBranches(
         workspace=workspace,
         on_conflict=on_conflict,
-        accept=_line(accept),
+        accept=_to_command(accept),
         check=check,
         branch=branch,
         force=force,
@@ -155,40 +291,40 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         min_success=min_success,
     )
     items = Listed(items=(Item(key=name, value=about or ABOUT),))
-    return Parts([each.brief for each in every], items, executor, integrator, limits)
+    return JobSpec([each.brief for each in every], items, executor, integrator, limits)
 
 
 build_modules = form_flow(_build_modules, "build-modules")
 
 
-def _line(text: str) -> Command | None:
+def _to_command(text: str) -> Command | None:
     return Command(run=text) if text else None
 
 
-def _require_told(agent: Known | Generic, api_base: str) -> None:
-    """Check that an agent can be told the address of its provider.
+def _require_address_option(agent: AgentName | Generic, api_base: str) -> None:
+    """Check that an agent has an option for the address of its provider.
 
     Raises:
-        JobError: If it is described, and its description has no place for one.
+        JobError: If it is a custom agent, and its description has no placeholder for the address.
     """
     if api_base and isinstance(agent, Generic) and not agent.names_address:
         raise JobError(
-            f"api_base: the agent {agent.name!r} is told no address; write {{api_base}} where it takes one in its argv "
+            f"api_base: the agent {agent.name!r} takes no address; write {{api_base}} where it takes one in its argv "
             "or env, or leave api_base out."
         )
 
 
-def _model_of(agent: Known | Generic, credentials: str | None) -> str:
-    """Return the model that an agent asks where the form names none.
+def _resolve_model(agent: AgentName | Generic, credentials: str | None) -> str:
+    """Return the model of an agent if the form names none.
 
     Raises:
-        JobError: If nobody names one, and the agent has to be told.
+        JobError: If neither the credentials nor the agent determine a model.
     """
-    if credentials and (found := fresh_credentials(credentials).model):
+    if credentials and (found := load_credentials(credentials).model):
         return found
     if isinstance(agent, Generic):
         if not agent.names_model:
             return agent.name
-        raise JobError(f"model: the agent {agent.name!r} is told a model; name one.")
-    such_as = _SUCH_AS.get(agent, "anthropic/claude-sonnet-4-5")
+        raise JobError(f"model: the agent {agent.name!r} needs a model; name one.")
+    such_as = _EXAMPLE_MODELS.get(agent, "anthropic/claude-sonnet-4-5")
     raise JobError(f"model: name the model that {agent} asks, such as {such_as}, or credentials with a default model.")

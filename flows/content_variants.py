@@ -1,4 +1,4 @@
-"""The flow that writes variants of one text, and compares them only at the end."""
+"""Flow that writes variants of one text independently, and compares them at the end."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Annotated, Literal, cast
 
 from pydantic import Field, GetPydanticSchema
 
-from prefect_dispatch.checks import MaxWords
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.carry_out import Parts
-from prefect_dispatch.flows.fields import (
+from prefect_dispatch.flows.forms import (
     Budget,
     Concurrency,
     CredentialsField,
@@ -18,25 +16,28 @@ from prefect_dispatch.flows.fields import (
     ProfileField,
     Share,
     Texts,
-    asked,
-    bounded,
-    second,
+    executor_from_fields,
+    form_flow,
+    limits_from_fields,
+    second_executor,
 )
-from prefect_dispatch.flows.form_flow import form_flow
-from prefect_dispatch.integrators.tournament import Tournament
-from prefect_dispatch.models import Brief, Item, Name, Text
-from prefect_dispatch.sources import Listed
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.flows.run_job import JobSpec
+from prefect_dispatch.integrators.tournament.tournament import Tournament
+from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.brief import Brief, Name, Text
+from prefect_dispatch.models.checks import MaxWords
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.template import escape_template
+from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.template import literal
 
 CRITERION = "It speaks more to the people it is for, and claims nothing that the description doesn't say."
-_SHOWN = 80
-"""Characters of an angle that are told."""
+_LIMIT = 80
+"""Maximum characters of an angle that an error message quotes."""
 
 
 class Variant(Strict):
-    """One way to write it.
+    """Variant of the text.
 
     Example:
         >>> Variant(name="bold", angle="Promise one thing, loudly.").name
@@ -44,7 +45,7 @@ class Variant(Strict):
     """
 
     name: Name
-    """What it is called everywhere: small letters, digits and single hyphens."""
+    """The name: small letters, digits and single hyphens."""
     angle: Text
     """What is particular to it: the angle, the tone, whom it speaks to."""
 
@@ -68,15 +69,15 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
     results: Line = "",
     constraints: Texts = (),
     max_words: Annotated[int, Field(title="Words", ge=1)] | None = None,
-    folder: str = ".",  # noqa: ARG001 -- the flow heeds it
+    folder: str = ".",  # noqa: ARG001 -- the flow reads it
     profile: ProfileField = None,
     concurrency: Concurrency = 8,
     budget_usd: Budget | None = None,
     min_success: Share = 0.0,
     name: Name = "product",
-    out: Line = "",  # noqa: ARG001 -- the flow heeds it
-    refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow heeds it
-) -> Parts:
+    out: Line = "",  # noqa: ARG001 -- the flow reads it
+    refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
+) -> JobSpec:
     """Write variants of one text, each apart from the others, and rank them.
 
     Fill in `product`, `instructions` and two or more `variants`. No variant is written with another in sight; they
@@ -87,7 +88,7 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
         instructions: What to write, such as a tagline in one sentence of at most eight words.
         variants: Two or more ways to write it, each with a name and an angle of its own.
         credentials: The key of the model's provider. None: it comes from the environment of the worker.
-        model: Who writes, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
+        model: The model to write with, e.g. openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
         evaluation: A judge compares them in pairs, a function of yours measures each, or an experiment has decided.
         criterion: For a judge: what makes one variant better than another.
         judge_model: For a judge: the model that judges. Empty: the one that wrote.
@@ -96,7 +97,7 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
         constraints: Rules that every variant must keep, one each.
         max_words: The most words of a variant; a longer one is sent back. None: no limit.
         folder: The folder that relative paths and a function of yours are looked up in, where the flow runs.
-        profile: Settings that were saved for runs like this; what is changed here goes before them.
+        profile: Saved settings for runs like this; fields that are changed here override them.
         concurrency: How many calls are under way at once.
         budget_usd: What the run may spend in US dollars, the judge included. None: no cap.
         min_success: The share of variants that must be written, such as 1.0; below it the run fails.
@@ -105,40 +106,40 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
         refresh: Write again even where a variant is stored: everything, or some variants by name.
     """
     each_one = cast("tuple[Variant, ...]", variants)
-    _require_apart(each_one)
-    _require_one_way(evaluation, {"judge": criterion, "metric": metric, "results": results}, judge_model)
+    _require_distinct(each_one)
+    _require_one_evaluation(evaluation, {"judge": criterion, "metric": metric, "results": results}, judge_model)
     checks = (MaxWords(words=max_words),) if max_words is not None else ()
     briefs = [
         Brief(
             name=each.name,
             scope="One product.",
-            instructions=literal(f"{instructions}\n\n{each.angle}"),
-            constraints=tuple(map(literal, constraints)),
+            instructions=escape_template(f"{instructions}\n\n{each.angle}"),
+            constraints=tuple(map(escape_template, constraints)),
             checks=checks,
         )
         for each in each_one
     ]
-    executor = asked(credentials, model, profile)
+    executor = executor_from_fields(credentials, model, profile)
     integrator = Tournament.model_validate(
         {
             "criterion": criterion if evaluation == "judge" else "",
             "metric": metric if evaluation == "metric" else None,
             "results": results if evaluation == "results" else "",
-            "judge": second(executor, judge_model, "judge_model"),
+            "judge": second_executor(executor, judge_model, "judge_model"),
         }
     )
-    limits = bounded(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
-    return Parts(briefs, Listed(items=(Item(key=name, value=product),)), executor, integrator, limits)
+    limits = limits_from_fields(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
+    return JobSpec(briefs, Listed(items=(Item(key=name, value=product),)), executor, integrator, limits)
 
 
 content_variants = form_flow(_content_variants, "content-variants")
 
 
-def _require_apart(variants: Sequence[Variant]) -> None:
-    """Check that each variant has a name and an angle of its own.
+def _require_distinct(variants: Sequence[Variant]) -> None:
+    """Check that the variants have distinct names and distinct angles.
 
     Raises:
-        JobError: If two have the same: of one angle, one text would be asked for, and stand for both.
+        JobError: If not: for equal angles, one text would be requested and used for both.
     """
     names = [each.name for each in variants]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -148,22 +149,22 @@ def _require_apart(variants: Sequence[Variant]) -> None:
         angle = " ".join(each.angle.split())
         if (other := first.setdefault(angle, each.name)) != each.name:
             raise JobError(
-                f"variants: {other!r} and {each.name!r} have the same angle ({angle[:_SHOWN]!r}), so they would be one "
+                f"variants: {other!r} and {each.name!r} have the same angle ({angle[:_LIMIT]!r}), so they would be one "
                 "text; give each an angle of its own, or leave one out."
             )
 
 
-def _require_one_way(evaluation: str, given: Mapping[str, str], judge_model: str) -> None:
-    """Check that what ranks the variants is said, and nothing else.
+def _require_one_evaluation(evaluation: str, given: Mapping[str, str], judge_model: str) -> None:
+    """Check that the field of the chosen evaluation is filled in, and no field of another one.
 
     Raises:
-        JobError: If it isn't, or something else is said as well.
+        JobError: If not.
     """
     fields = {"judge": "criterion", "metric": "metric", "results": "results"}
     if not given[evaluation]:
         wants = {"judge": "what makes one variant better", "metric": "a `module:function`", "results": "a table's file"}
         raise JobError(f"{fields[evaluation]}: evaluation by {evaluation} needs {wants[evaluation]} here.")
-    # A form fills in every default, which says nothing.
+    # A form submits every default, so a default does not count as filled in.
     more = {**given, "judge": judge_model or (given["judge"] if given["judge"] != CRITERION else "")}
     if other := next((way for way, text in more.items() if text and way != evaluation), None):
         name = "judge_model" if other == "judge" and judge_model else fields[other]

@@ -1,4 +1,4 @@
-"""The flow: briefs mapped over items, answers merged, every item accounted for."""
+"""The flow `dispatch`: maps briefs over items, merges the answers, and accounts for every item."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Annotated, Any, cast
 
 from pydantic import Field, GetPydanticSchema
 
-from prefect_dispatch.executors.kinds import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.flows.by_deployment import FanOutTo  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.flows.carry_out import Parts, carry_out
-from prefect_dispatch.flows.ending import run_attempt
-from prefect_dispatch.flows.parameters import DataFlow
-from prefect_dispatch.flows.task_runners import TaskRunnerInput  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.flows.written import require_written
-from prefect_dispatch.integrators.kinds import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief, BriefsInput, Name
-from prefect_dispatch.report import Report  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.executors.registry import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.flows.forms import require_items
+from prefect_dispatch.flows.remote_targets import (
+    FanOutTo,  # noqa: TC001 -- Prefect reads the signature
+    TaskRunnerInput,  # noqa: TC001 -- Prefect reads the signature
+)
+from prefect_dispatch.flows.run_job import JobSpec, run_job
+from prefect_dispatch.flows.runtime.flow_class import DataFlow, run_attempt
+from prefect_dispatch.integrators.registry import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.models.brief import Brief, BriefsInput, Name
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.report import Report  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.tasks.store import ReportSerializer
+from prefect_dispatch.tasks.storage.result_store import ReportSerializer
 
 Items = Annotated[Any, GetPydanticSchema(lambda _, handler: handler(ItemsInput))]
-"""A source in any of its forms: for a type checker whatever becomes one, futures of tasks included."""
+"""A source in any of its forms; for a type checker any value that can be converted, futures of tasks included."""
 Briefs = Annotated[Brief | Sequence[Brief], GetPydanticSchema(lambda _, handler: handler(BriefsInput))]
 """One brief or several: for a form a list."""
 
@@ -53,9 +54,9 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     Args:
         briefs: What is asked: one brief or several, each for every item.
         items: Where the items come from.
-        executor: Who is asked. None: the model named in the settings, else the local one.
+        executor: The executor. None: the model named in the settings, else the local one.
         integrator: How the answers are merged. None: they are collated, in the order of the items.
-        limits: How the run is bounded.
+        limits: The limits of the run.
         review: Let people decide on open pairs and conflicts before anything is published. A run of a deployment is
             suspended until its form in Prefect's UI is answered; any other ends as `NeedsReview`, with status `gaps`.
         folder: The folder that relative paths and your own code are looked up in.
@@ -77,13 +78,13 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     Raises:
         JobError: If the job is unusable; nothing was spent.
         DispatchFailed: If the run failed; `.report` says how each item ended.
-        CancelledRun: If it was cancelled or interrupted; what had come back is stored.
+        CancelledRun: If it was cancelled or interrupted; answers received until then are stored.
     """
 
     def carry() -> Report:
-        require_written(items)
-        parts = Parts(cast("list[Brief]", briefs), items, executor, integrator, limits, review, fan_out, task_runner)
-        return carry_out(parts, folder=folder, out=out, limit=limit, refresh=refresh, name=name)
+        require_items(items)
+        parts = JobSpec(cast("list[Brief]", briefs), items, executor, integrator, limits, review, fan_out, task_runner)
+        return run_job(parts, folder=folder, out=out, limit=limit, refresh=refresh, name=name)
 
     return run_attempt(carry)
 

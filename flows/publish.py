@@ -1,11 +1,16 @@
-"""What a run leaves in Prefect: artifacts under keys that stay."""
+"""Publishing of a run: progress, artifacts, events, and the files of its report."""
 
 from __future__ import annotations
 
+import json
 import platform
+import tempfile
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from hashlib import sha256
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -14,35 +19,47 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.events import emit_event
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from pydantic import BaseModel, ValidationError
 
-from prefect_dispatch.inert import fenced, paragraph
-from prefect_dispatch.progress import finished, listener, seconds_left
-from prefect_dispatch.render import markdown, outcome_rows
-from prefect_dispatch.scrub import told
+from prefect_dispatch.calls.progress import estimate_seconds_left, on_report, progress_listener
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.models.ledger import Document, Table
+from prefect_dispatch.models.outcome import Outcome
+from prefect_dispatch.reporting.html.page import GENERATOR, render_page
+from prefect_dispatch.reporting.markdown import markdown, outcome_rows
+from prefect_dispatch.security.escaping import escape_paragraph, fence_text, strip_control_chars, to_safe_csv
+from prefect_dispatch.security.redaction import safe_message
+from prefect_dispatch.serialization.atomic_write import write_atomically
+from prefect_dispatch.serialization.json_text import iter_json_chunks
 from prefect_dispatch.tasks.bounded_api import start_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from pydantic import JsonValue
     from typing_extensions import Self
 
-    from prefect_dispatch.models import Brief
-    from prefect_dispatch.progress import Progress
-    from prefect_dispatch.report import Report
+    from prefect_dispatch.calls.progress import Progress
+    from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.models.item import Item
+    from prefect_dispatch.models.report import Report
     from prefect_dispatch.tasks.plan import Plan
 
+
 UPDATE_EVERY_S = 1.0
-"""An update costs a request to the server, so there is one a second at most, and the last."""
+"""Minimum seconds between two updates, each of which costs a request to the server; the last one is always sent."""
 LAST_S = 5.0
-"""Seconds that the last update may take; then it is dropped."""
+"""Time limit of the last update in seconds; then it is dropped."""
 PUBLISH_S = 60.0
-"""Seconds that the artifacts of a report may take; then the run ends without them."""
+"""Time limit of the artifacts of a report in seconds; then the run ends without them."""
 
 
 def artifact_key(briefs: Sequence[Brief], kind: str) -> str:
-    """Return the key of an artifact: the same for every run of the same job.
+    """Return the key of an artifact, which is stable across the runs of a job.
 
     Example:
         >>> from prefect_dispatch import Brief
@@ -54,15 +71,20 @@ def artifact_key(briefs: Sequence[Brief], kind: str) -> str:
 
 
 class LiveProgress:
-    """The progress of a run, as an artifact and to the listener of this process.
+    """Reports the progress of a run, as an artifact and to the listener of this process.
 
-    The artifact is updated in a thread of its own, which takes the latest progress alone: a server that is slow, hangs
-    or is gone delays no work, and what it did not take when the run ends is dropped.
+    The artifact is updated by a thread of its own, which sends the latest progress only: a server that is slow, hangs
+    or is gone delays no work. Updates that are not accepted when the run ends are dropped.
     """
 
     def __init__(self, briefs: Sequence[Brief], expected: Plan) -> None:
-        """Have the artifact created at zero; what is expected to be asked determines the time left."""
-        self._asks = expected.work - expected.stored - expected.shared
+        """Prepare the artifact.
+
+        Args:
+            briefs: The briefs of the job.
+            expected: The plan; the number of expected calls determines the time left.
+        """
+        self._expected_calls = expected.work - expected.stored - expected.shared
         self._key, self._total = artifact_key(briefs, "progress"), expected.work
         self._began: float | None = None
         self._updated = time.monotonic()
@@ -72,45 +94,45 @@ class LiveProgress:
         self._thread = start_thread(self._update_artifact, "prefect-dispatch-progress", start=False)
 
     def __call__(self, progress: Progress) -> None:
-        """Report more outcomes, or what is under way."""
+        """Report progress; calls that are more frequent than the update interval are passed to the listener only."""
         now = time.monotonic()
         self._began = now if self._began is None else self._began
         ended = progress.done == progress.total or (self._shown and not progress.in_flight)
-        due, hear = ended or now - self._updated >= UPDATE_EVERY_S, listener.get()
-        if not due and not hear:
+        due, notify = ended or now - self._updated >= UPDATE_EVERY_S, progress_listener.get()
+        if not due and not notify:
             return
-        left = None if progress.note else seconds_left(progress, self._asks, now - self._began)
-        progress = progress.model_copy(update={"seconds_left": left})
-        if hear:
-            hear(progress)
+        eta_s = None if progress.note else estimate_seconds_left(progress, self._expected_calls, now - self._began)
+        progress = progress.model_copy(update={"seconds_left": eta_s})
+        if notify:
+            notify(progress)
         if due:
             self._updated, self._shown = now, progress.in_flight
             self._latest = progress
             self._changed.set()
 
     def __enter__(self) -> Self:
-        """Begin to show it."""
+        """Start the update thread."""
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Show the last progress, if the API takes it soon; after an error nothing is waited for."""
+        """Send the last progress, with a time limit; after an error do not wait for it."""
         self._closed = True
         self._changed.set()
         self._thread.join(LAST_S if kind is None else 0.0)
 
     def _update_artifact(self) -> None:
-        """Create the artifact, and update it until the run has ended."""
+        """Create the artifact, and update it until the run ends."""
         try:
             created = create_progress_artifact(progress=0.0, key=self._key, description=f"0 of {self._total} done")
             artifact = created if isinstance(created, UUID) else UUID(str(created))
-        except Exception as error:  # noqa: BLE001 -- a picture of the run is not worth the run
+        except Exception as error:  # noqa: BLE001 -- progress display must not fail the run
             self._warn(error)
             return
         while True:
             self._changed.wait()
             self._changed.clear()
-            is_closed = self._closed  # read before the progress: what comes after the end is none
+            is_closed = self._closed  # read before the progress, so that the last progress is not missed
             progress, self._latest = self._latest, None
             if progress is not None:
                 self._update(artifact, progress)
@@ -124,54 +146,56 @@ class LiveProgress:
                 progress=100.0 * progress.done / progress.total if progress.total else 100.0,
                 description=f"{progress.done} of {progress.total} done, {progress}",
             )
-        except Exception as error:  # noqa: BLE001 -- a picture of the run is not worth the run
+        except Exception as error:  # noqa: BLE001 -- progress display must not fail the run
             self._warn(error)
 
     def _warn(self, error: Exception) -> None:
         if not self._closed:
-            get_run_logger().warning("Progress can't be shown: %s", told(error))
+            get_run_logger().warning("Progress can't be shown: %s", safe_message(error))
 
 
-def publish_in_time(report: Report, briefs: Sequence[Brief], page: Path | None = None, *, is_last: bool = True) -> None:
-    """Create the artifacts of a report, if the API takes them in time; see `publish`. If not, the log says why.
+def create_artifacts_in_time(
+    report: Report, briefs: Sequence[Brief], page: Path | None = None, *, is_last: bool = True
+) -> None:
+    """Create the artifacts of a report within a time limit; see `create_artifacts`. On failure log the reason.
 
     Args:
         report: The report.
         briefs: The briefs of the job.
-        page: The report as a page, if it was written.
+        page: The report's HTML page, if it was written.
         is_last: Whether no further attempt of the run follows.
     """
-    if is_last and (notify := finished.get()):
+    if is_last and (notify := on_report.get()):
         notify(report)
-    met: list[Exception] = []
+    errors: list[Exception] = []
 
     def step() -> None:
         try:
-            publish(report, briefs, page)
-        except Exception as error:  # noqa: BLE001 -- the report is there without them
-            met.append(error)
+            create_artifacts(report, briefs, page)
+        except Exception as error:  # noqa: BLE001 -- the report is complete without its artifacts
+            errors.append(error)
 
     thread = start_thread(step, "prefect-dispatch-publish")
     thread.join(PUBLISH_S)
-    if met or thread.is_alive():
-        why = told(met[0]) if met else f"the API did not take it within {PUBLISH_S:g} s."
+    if errors or thread.is_alive():
+        why = safe_message(errors[0]) if errors else f"the API did not take it within {PUBLISH_S:g} s."
         get_run_logger().warning("The report can't be shown in Prefect: %s", why)
 
 
-def publish(report: Report, briefs: Sequence[Brief], page: Path | None = None) -> None:
+def create_artifacts(report: Report, briefs: Sequence[Brief], page: Path | None = None) -> None:
     """Create the artifacts of a report: the report itself, the table of outcomes, and each document in Markdown.
 
     Args:
         report: The report.
         briefs: The briefs of the job.
-        page: Where the report is written as a page, if it is.
+        page: The report's HTML page, if it was written.
     """
     text = markdown(report)
     if page is not None:
         head, _, rest = text.partition("\n\n")
-        text = f"{head}\n\n{_way_to(page)}\n\n{rest}"
+        text = f"{head}\n\n{_page_location(page)}\n\n{rest}"
     create_markdown_artifact(
-        key=artifact_key(briefs, "report"), markdown=text, description=paragraph(report.message[:1000])
+        key=artifact_key(briefs, "report"), markdown=text, description=escape_paragraph(report.message[:1000])
     )
     create_table_artifact(
         key=artifact_key(briefs, "outcomes"), table=outcome_rows(report), description="One row for each (brief, item)"
@@ -183,9 +207,244 @@ def publish(report: Report, briefs: Sequence[Brief], page: Path | None = None) -
             create_markdown_artifact(key=key, markdown=document.text, description=document.title)
 
 
-def _way_to(page: Path) -> str:
-    """Return where a page lies. No link: browsers follow none from a server's page to a file."""
-    where = (
-        f"The whole report as a page lies on the machine {paragraph(platform.node() or 'of the run')}; open it there:"
+def _page_location(page: Path) -> str:
+    """Describe where an HTML page is stored; without a link, as browsers follow none from a server to a file."""
+    machine = escape_paragraph(platform.node() or "of the run")
+    where = f"The whole report as a page is stored on the machine {machine}; open it there:"
+    return f"{where}\n\n{fence_text(str(page), 'text')}"
+
+
+PREFIX = "prefect-dispatch.run."
+
+
+MAX_NAMES = 10
+"""Maximum number of names that an event lists."""
+MAX_TEXT = 200
+"""Maximum characters of a text in an event."""
+
+
+class RunEvent(NamedTuple):
+    """Event of a run."""
+
+    event: str
+    """The name of the event."""
+    payload: dict[str, JsonValue]
+    """The payload."""
+
+
+def emit_events(report: Report, briefs: Sequence[Brief]) -> None:
+    """Emit the events of a run that has ended."""
+    resource = {
+        "prefect.resource.id": f"prefect.flow-run.{flow_run.get_id()}",
+        "prefect.resource.name": str(flow_run.get_name()),
+    }
+    for each in build_events(report, briefs):
+        emit_event(each.event, resource=resource, payload=each.payload)
+
+
+def build_events(report: Report, briefs: Sequence[Brief]) -> Iterator[RunEvent]:
+    """Yield the events of a run: gaps, a reached budget, changes, unexpected models, a failed audit.
+
+    Example:
+        >>> from prefect_dispatch.models.ledger import Ref
+        >>> from prefect_dispatch.models.report import Changes
+        >>> from prefect_dispatch.models.report import Report
+        >>> changes = Changes(earlier="found", new=(Ref(brief="terms", item="mit.txt"),))
+        >>> report = Report(status="complete", message="1 of 1 answered.", changes=changes)
+        >>> [(each.event, each.payload["new"], each.payload["first"]) for each in build_events(report, [])]
+        [('prefect-dispatch.run.changed', 1, ['new: terms/mit.txt'])]
+    """
+    common: dict[str, JsonValue] = {
+        "briefs": [brief.name for brief in briefs[:MAX_NAMES]],
+        "status": report.status,
+        "message": report.message,
+        "items": len(report.ledger),
+    }
+    if report.gaps:
+        kinds = Counter(gap.error.kind for gap in report.gaps)
+        yield _build_event(
+            "gaps",
+            common,
+            {"gaps": len(report.gaps), "kinds": dict(sorted(kinds.items()))},
+            (f"{gap.brief}/{gap.item} ({gap.error.kind})" for gap in report.gaps),
+        )
+    stopped = [each for each in (*report.outcomes, *report.asked) if each.error and each.error.kind == "budget"]
+    if stopped:
+        spent = report.usage
+        figures: dict[str, JsonValue] = {
+            "skipped": len(stopped),
+            "cost_usd": spent.cost_usd,
+            "tokens": spent.tokens,
+            "requests": spent.requests,
+        }
+        yield _build_event("budget-reached", common, figures, (f"{each.brief}/{each.item}" for each in stopped))
+    lists = report.changes.lists
+    if lists or report.changes.merged:
+        counts = {name.replace(" ", "_"): len(refs) for name, refs in lists.items()}
+        every = dict.fromkeys(("new", "gone", "changed", "gaps_closed", "gaps_opened"), 0) | counts
+        yield _build_event(
+            "changed",
+            common,
+            {**every, "changes": str(report.changes)},
+            (f"{name}: {ref}" for name, refs in lists.items() for ref in refs),
+        )
+    if other := [each for each in report.models if not each.expected]:
+        names = [f"{each.asked} answered as {each.served}" for each in other]
+        answers = sum(each.answers for each in other)
+        yield _build_event("other-model", common, {"answers": answers, "models": len(other)}, names)
+    if report.violations:
+        yield _build_event("failed-audit", common, {"violations": len(report.violations)}, map(str, report.violations))
+
+
+def _build_event(
+    name: str, common: Mapping[str, JsonValue], own: Mapping[str, JsonValue], first: Iterable[str]
+) -> RunEvent:
+    names: list[JsonValue] = [text for text, _ in zip(first, range(MAX_NAMES), strict=False)]
+    return RunEvent(
+        PREFIX + name, {key: _truncate_texts(value) for key, value in {**common, **own, "first": names}.items()}
     )
-    return f"{where}\n\n{fenced(str(page), 'text')}"
+
+
+def _truncate_texts(value: JsonValue) -> JsonValue:
+    """Return a JSON value with each text on one line and truncated to `MAX_TEXT` characters."""
+    if isinstance(value, dict):
+        return {name: _truncate_texts(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_truncate_texts(part) for part in value]
+    if not isinstance(value, str):
+        return value
+    return strip_control_chars(value if len(value) <= MAX_TEXT else f"{value[: MAX_TEXT - 1]}…")
+
+
+LONG_LIST = 1_000
+"""Elements beyond which a list in report.json is written with one element per line."""
+QUESTIONS = "questions.jsonl"
+"""The file with the outcomes of the integrator's own queries."""
+JSON_TABLES = frozenset({"ab-test"})
+"""Tables that tools read: they are written as JSON, too, with their texts unescaped."""
+PAGE = "report.html"
+"""The report as an HTML page."""
+_HEAD = 2_000
+"""Characters at the start of a page within which its generator is named."""
+
+
+def ensure_folder(folder: Path) -> Path:
+    """Create a folder if it is missing, check that it is writable, and return it.
+
+    Raises:
+        JobError: If it can't be created or is not writable.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise JobError(f"The folder {str(folder)!r} can't be written to: {error.strerror}.") from None
+    return folder
+
+
+def write_files(report: Report, folder: Path) -> list[Path]:
+    """Write the files of a report into a folder, each one atomically, and remove those of an earlier run.
+
+    The files are `report.json`, `report.md`, `outcomes.jsonl`, `questions.jsonl` if the integrator made queries of its
+    own, each document under its name, and a `<name>.csv` for each table, in which no text is a formula; for `ab-test`,
+    which A/B tools read, a `<name>.json` as well. A document of more than a million characters, and a winner of more
+    than 10,000 elements, are left out of `report.json`, as they have a file of their own.
+
+    Returns:
+        The files.
+    """
+    texts: dict[str, Iterable[str]] = {name: [text] for name, text in _extra_files(report).items()}
+    if report.asked:
+        texts[QUESTIONS] = _outcome_lines(report.asked)
+    texts |= {"outcomes.jsonl": _outcome_lines(report.outcomes), "report.md": [markdown(report)]}
+    # The earlier report.json names the files to remove, and report.json is written last: an interrupted run is repaired
+    # by the next one.
+    for name in _files_of_earlier_run(folder) - texts.keys():
+        (folder / name).unlink(missing_ok=True)
+    texts["report.json"] = chain(map(bytes.decode, iter_json_chunks(report.shortened, indent=2, long=LONG_LIST)), "\n")
+    for name, parts in texts.items():
+        write_atomically(folder / name, parts)
+    return [folder / name for name in reversed(texts)]
+
+
+def write_page(report: Report, folder: Path, briefs: Sequence[Brief], items: Sequence[Item]) -> str:
+    """Write the HTML page of a report into a folder atomically; on failure remove the page of an earlier run.
+
+    Returns:
+        The reason for a missing page, as a sentence; empty if it was written.
+    """
+    file = folder / PAGE
+    try:
+        write_atomically(file, render_page(report, briefs, items))
+    except Exception as error:  # noqa: BLE001 -- the page only shows what is already written: it must not fail the run
+        if GENERATOR in _read_text(file)[:_HEAD]:
+            file.unlink()
+        return f"{PAGE} was not written; the other files are. {safe_message(error)}"
+    return ""
+
+
+def _files_of_earlier_run(folder: Path) -> set[str]:
+    """Return the names of the files of the run whose report is in a folder, without those that every run writes.
+
+    A report may come from another program and name any file, so a file counts only if it has the content that the run
+    wrote.
+    """
+    try:
+        report = _EarlierReport.model_validate_json((folder / "report.json").read_bytes())
+    except (OSError, ValidationError):
+        return set()
+    found = {name for name, text in _extra_files(report).items() if _read_text(folder / name) == text}
+    found |= {each.name for each in report.documents if each.sha256 and _file_sha256(folder / each.name) == each.sha256}
+    return found | {QUESTIONS} if _are_outcomes(_read_text(folder / QUESTIONS)) else found
+
+
+class _EarlierDocument(Document):
+    """Document of an earlier report; a long one is represented by its digest."""
+
+    sha256: str = ""
+    bytes: int = 0
+
+
+class _EarlierReport(BaseModel):
+    """The parts of an earlier report that name files; the rest may be large and is not parsed."""
+
+    status: str
+    message: str
+    tables: tuple[Table, ...] = ()
+    documents: tuple[_EarlierDocument, ...] = ()
+
+
+def _extra_files(report: Report | _EarlierReport) -> dict[str, str]:
+    """Return the text of each document file and each table file by name."""
+    sheets = {f"{table.name}.csv": to_safe_csv(table.rows) for table in report.tables}
+    exact = [table for table in report.tables if table.name in JSON_TABLES]
+    sheets |= {f"{each.name}.json": json.dumps(each.rows, indent=2, ensure_ascii=False) + "\n" for each in exact}
+    return {each.name: each.text for each in report.documents} | sheets
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a file; empty if it is missing or not UTF-8."""
+    try:
+        return path.read_bytes().decode()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal; empty if the file can't be read."""
+    try:
+        return sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _are_outcomes(text: str) -> bool:
+    try:
+        outcomes = [Outcome.model_validate_json(line) for line in text.split("\n")[:-1]]
+    except ValidationError:
+        return False
+    return bool(outcomes) and "".join(_outcome_lines(outcomes)) == text
+
+
+def _outcome_lines(outcomes: Iterable[Outcome]) -> Iterable[str]:
+    return (outcome.model_dump_json() + "\n" for outcome in outcomes)

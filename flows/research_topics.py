@@ -1,4 +1,4 @@
-"""The flow that researches topics apart from each other, and makes one finding of what was found."""
+"""Flow that researches topics independently of each other, and synthesizes one finding."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from prefect_dispatch.checks import Sources
-from prefect_dispatch.cited_forms import EXAMPLES, SourceKind
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.carry_out import Parts
-from prefect_dispatch.flows.fields import (
+from prefect_dispatch.flows.forms import (
     Budget,
     Concurrency,
     CredentialsField,
@@ -21,14 +18,18 @@ from prefect_dispatch.flows.fields import (
     ProfileField,
     Share,
     Texts,
-    asked,
-    bounded,
-    second,
+    executor_from_fields,
+    form_flow,
+    limits_from_fields,
+    second_executor,
 )
-from prefect_dispatch.flows.form_flow import form_flow
-from prefect_dispatch.integrators.synthesize import Synthesize
-from prefect_dispatch.models import Brief, Item, Name, Text
-from prefect_dispatch.sources import Csv, JsonLines, Listed, Parquet
+from prefect_dispatch.flows.run_job import JobSpec
+from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
+from prefect_dispatch.models.brief import Brief, Name, Text
+from prefect_dispatch.models.checks import SOURCE_EXAMPLES, SourceKind, Sources
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.sources.inline import Listed
+from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
 from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
 
 if TYPE_CHECKING:
@@ -68,20 +69,20 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
     scope: Line = "One topic.",
     constraints: Texts = (),
     folder: str = ".",
-    limit: First | None = None,  # noqa: ARG001 -- the flow heeds it
+    limit: First | None = None,  # noqa: ARG001 -- the flow reads it
     profile: ProfileField = None,
     concurrency: Concurrency = 8,
     budget_usd: Budget | None = None,
     min_success: Share = 0.0,
     name: Name = "research",
-    out: Line = "",  # noqa: ARG001 -- the flow heeds it
-    refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow heeds it
-) -> Parts:
+    out: Line = "",  # noqa: ARG001 -- the flow reads it
+    refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
+) -> JobSpec:
     """Research topics apart from each other, with sources, and make one finding that cites every answer.
 
     Fill in `question` and `topics`, and `credentials` unless the server of this deployment has a model of its own.
-    The finding has a section on where the agents disagree. Sources are checked for their form; whether they exist,
-    and say what is said of them, is for you to look up.
+    The finding has a section on where the agents disagree. Only the form of a source is checked; whether it exists and
+    supports the statement that cites it is for you to look up.
 
     Args:
         question: What to find out on each topic; `{topic}` stands for it.
@@ -89,7 +90,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         topics_file: In place of the list: a file in the folder, either a text with one on each line, or a CSV, JSON
             Lines or Parquet table with the column `topic`; the question may use its other columns, too.
         credentials: The key of the model's provider. None: it comes from the environment of the worker.
-        model: Who is asked, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
+        model: The model to ask, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
         sources: How many sources each answer must name at least; with fewer it is sent back. 0: none is asked for.
         source_forms: What counts as a source.
         answers: How many answers each topic gets from each model, to see where they disagree.
@@ -101,7 +102,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         constraints: Rules that each answer must keep, one each.
         folder: The folder that relative paths start from, where the flow runs.
         limit: Take only the first so many topics, to try it out. None: all of them.
-        profile: Settings that were saved for runs like this; what is changed here goes before them.
+        profile: Saved settings for runs like this; fields that are changed here override them.
         concurrency: How many calls are under way at once.
         budget_usd: What the run may spend in US dollars, the finding included. None: no cap.
         min_success: The share of topics that must have an answer, such as 0.9; below it the run fails.
@@ -109,37 +110,37 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         out: A folder for the report as files. Empty: only Prefect keeps it.
         refresh: Ask again even where an answer is stored: everything, or some topics by name or glob.
     """
-    _require_each_once(models)
+    _require_unique(models)
     brief = Brief(
         name=name,
         scope=scope,
-        instructions=f"{question}\n\n{_wanted(sources, source_forms)}" if sources else question,
+        instructions=f"{question}\n\n{_sources_instruction(sources, source_forms)}" if sources else question,
         constraints=tuple(constraints),
         output=_ANSWER if sources else "text",
         checks=(Sources(at_least=sources, forms=tuple(source_forms)),) if sources else (),
         samples=answers,
     )
     briefs = [brief.model_copy(update={"name": f"{name}-by-{at}", "model": who}) for at, who in enumerate(models, 1)]
-    executor = asked(credentials, model or next(iter(models), ""), profile)
+    executor = executor_from_fields(credentials, model or next(iter(models), ""), profile)
     integrator = Synthesize(
         instructions=finding,
         constraints=(_RULE,),
         sections=SECTIONS,
-        executor=second(executor, writer_model, "writer_model"),
-        judge=second(executor, judge_model, "judge_model"),
+        executor=second_executor(executor, writer_model, "writer_model"),
+        judge=second_executor(executor, judge_model, "judge_model"),
     )
-    limits = bounded(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
-    return Parts(briefs or [brief], _source(topics, topics_file, Path(folder)), executor, integrator, limits)
+    limits = limits_from_fields(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
+    return JobSpec(briefs or [brief], _source(topics, topics_file, Path(folder)), executor, integrator, limits)
 
 
 research_topics = form_flow(_research_topics, "research-topics")
 
 
-def _require_each_once(models: Sequence[str]) -> None:
+def _require_unique(models: Sequence[str]) -> None:
     """Check that no model is named twice.
 
     Raises:
-        JobError: If one is: its one answer would count as those of two agents.
+        JobError: If one is: one answer would count as the answers of two agents.
     """
     if twice := next((name for name in models if models.count(name) > 1), None):
         raise JobError(
@@ -148,9 +149,9 @@ def _require_each_once(models: Sequence[str]) -> None:
         )
 
 
-def _wanted(sources: int, forms: Sequence[SourceKind]) -> str:
-    """Return what an answer is told of its sources."""
-    offer = "; or ".join(EXAMPLES[form] for form in forms)
+def _sources_instruction(sources: int, forms: Sequence[SourceKind]) -> str:
+    """Return the part of the instructions about sources."""
+    offer = "; or ".join(SOURCE_EXAMPLES[form] for form in forms)
     return (
         f"Write what you found as 'finding', and name under 'sources' at least {sources} different sources that it "
         f"rests on, each as {offer}. Name no source that you do not know to exist."
@@ -158,14 +159,14 @@ def _wanted(sources: int, forms: Sequence[SourceKind]) -> str:
 
 
 def _source(topics: Sequence[str], file: str, folder: Path) -> Source:
-    """Return where the topics come from.
+    """Return the source of the topics.
 
     Raises:
-        JobError: If there are none, or they come from two places.
+        JobError: If there are none, or both a list and a file.
     """
     if bool(topics) == bool(file):
-        given = "give them in one place: in the list, or in the file" if file else "name at least one, or a topics_file"
-        raise JobError(f"topics: {given}.")
+        fix = "give them in one place: in the list, or in the file" if file else "name at least one, or a topics_file"
+        raise JobError(f"topics: {fix}.")
     if not file:
         return Listed(items=tuple(_item(topic) for topic in topics))
     match Path(file).suffix.lower():

@@ -1,7 +1,7 @@
-"""The flow that works on one shard of another run, wherever a deployment of it has its workers.
+"""Flow that processes one shard of another run, on any worker of its deployment.
 
-It is told a key and nothing else. What stands there in the result storage says what is asked, of whom, and how it is
-bounded; answers go into the store one by one, as everywhere, and beside the shard what came of it.
+Its parameter is the key of the shard in the result storage. The shard has the briefs, items, executor and limits. Each
+answer is stored as soon as it is there, as in any run, and the result of the shard is stored beside the shard.
 """
 
 from __future__ import annotations
@@ -20,38 +20,36 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 from pydantic import Field
 
-from prefect_dispatch.binding import bind
+from prefect_dispatch.calls.call_gate import gate_with_own_budget
 from prefect_dispatch.errors import BriefError, JobError, TransientError
-from prefect_dispatch.executors.base import Abrupt, Executor
-from prefect_dispatch.fingerprint import fingerprint
-from prefect_dispatch.flows.beats import beating, ticking
-from prefect_dispatch.flows.ending import INTERRUPTIONS
-from prefect_dispatch.models import Answer
-from prefect_dispatch.scrub import scrub
-from prefect_dispatch.tasks import loop
-from prefect_dispatch.tasks.bounded_api import require_wanted
-from prefect_dispatch.tasks.child_runs import REFUSED
-from prefect_dispatch.tasks.errands import Ended, Sent
-from prefect_dispatch.tasks.gates import gate_beside
-from prefect_dispatch.tasks.run_brief import answer_shelf
-from prefect_dispatch.tasks.shard_places import KEY, ShardPlaces
-from prefect_dispatch.tasks.shard_results import WrittenResult
-from prefect_dispatch.tasks.shards import Shard, sharded
-from prefect_dispatch.tasks.work import Work, as_is
+from prefect_dispatch.executors.base import BaseExecutor, Executor
+from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.flows.runtime.flow_class import INTERRUPTIONS
+from prefect_dispatch.flows.runtime.heartbeat import run_periodically, send_heartbeats
+from prefect_dispatch.models.brief import resolve_user_code
+from prefect_dispatch.models.outcome import Answer
+from prefect_dispatch.security.redaction import redact
+from prefect_dispatch.tasks import event_loop
+from prefect_dispatch.tasks.bounded_api import raise_if_cancelled
+from prefect_dispatch.tasks.run_brief import result_store_for_run
+from prefect_dispatch.tasks.shards.deployment_runner import REFUSED
+from prefect_dispatch.tasks.shards.local import Shard, shard_task
+from prefect_dispatch.tasks.shards.protocol import KEY, ShardEnvelope, ShardResult, ShardResultRecord, ShardStore
+from prefect_dispatch.tasks.work_item import WorkItem, unmapped_quote
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.futures import PrefectFuture
 
-    from prefect_dispatch.tasks.shard_records import WrittenShard
+    from prefect_dispatch.tasks.shards.protocol import ShardDocument
 
 LOOK_S = 1.0
-"""How long a signal may go unnoticed."""
+"""Seconds between two checks for a signal."""
 CANCEL_S = 5.0
-"""Seconds that what was cancelled may take to end."""
+"""Seconds that cancelled calls may take to end."""
 
 
-# The run that waits for a shard asks again itself what has failed; a default of Prefect's settings is for other flows.
+# Without retries, regardless of Prefect's settings: the run that waits for a shard retries failed items itself.
 @flow(name="work-shard", persist_result=False, retries=0)
 def work_shard(
     shard: Annotated[str, Field(pattern=KEY)],
@@ -60,59 +58,63 @@ def work_shard(
     """Work on a shard of a run of dispatch, which starts runs of this flow by itself.
 
     Args:
-        shard: The key under which the shard stands in the result storage.
+        shard: The key of the shard in the result storage.
         folder: The folder that relative paths and your own code are looked up in, where the workers run. Empty: the
             folder of the job.
     """
-    places = ShardPlaces(answer_shelf())
+    # 1. Read the shard, and bind its code in this process.
+    places = ShardStore(result_store_for_run())
     try:
-        given = places.shard(shard)
-        work = _Work(given, _folder(folder or given.folder))
+        given = places.read_shard(shard)
+        work = _ShardWork(given, _resolve_folder(folder or given.folder))
     except JobError as error:
-        return Failed(name=REFUSED, message=scrub(str(error)))
+        return Failed(name=REFUSED, message=redact(str(error)))
     except TransientError as error:
-        return Failed(message=scrub(str(error)))
-    with beating(), ticking(_alive, given.beat_s):
+        return Failed(message=redact(str(error)))
+    # 2. Do the work, with a periodic sign of life for the run that waits.
+    with send_heartbeats(), run_periodically(_touch_flow_run, given.beat_s):
         try:
-            ended = work.carried_out()
+            ended = work.run()
         except INTERRUPTIONS as error:
-            return _interrupted(error)
+            return _interrupted_state(error)
     if ended is None:
         return Crashed(message="Its task run was interrupted.")
-    places.answer(shard, WrittenResult.of(shard.rpartition("/")[2], ended))
-    answered = sum(isinstance(each.said, Answer) for each in ended.told)
+    # 3. Store the result beside the shard.
+    places.write_result(shard, ShardResultRecord.of(shard.rpartition("/")[2], ended))
+    answered = sum(isinstance(each.result, Answer) for each in ended.results)
     name = "Completed" if answered == len(given.work) else "CompletedWithGaps"
     return Completed(name=name, message=f"{answered} of {len(given.work)} answered.")
 
 
-def _folder(said: str) -> Path:
-    """Return the folder of the job, as far as the worker has it: a model that is asked needs none."""
-    folder = Path(said)
+def _resolve_folder(path: str) -> Path:
+    """Return the folder of the job, or the working directory if the worker lacks it: a language model needs none."""
+    folder = Path(path)
     return folder if folder.is_dir() else Path.cwd()
 
 
-class _Work:
-    """A shard that was read, made into what can be asked."""
+class _ShardWork:
+    """Work of a deserialized shard."""
 
-    def __init__(self, given: WrittenShard, folder: Path) -> None:
-        """Look up the user's own code, and what the executor needs, in a folder.
+    def __init__(self, given: ShardDocument, folder: Path) -> None:
+        """Resolve the user's own code, and the requirements of the executor, in a folder.
 
         Args:
-            given: The shard as it was read.
-            folder: Where to look.
+            given: The deserialized shard.
+            folder: The folder.
 
         Raises:
-            JobError: If something isn't there, or isn't the same as where the shard was written.
+            JobError: If something is missing, or differs from the run that created the shard.
         """
-        executor: Executor = given.executor.placed(folder)
+        executor: Executor = given.executor.resolve_paths(folder)
         try:
-            briefs = [bind(brief, folder) for brief in given.briefs]
+            briefs = [resolve_user_code(brief, folder) for brief in given.briefs]
         except BriefError as error:
             raise JobError(
                 f"{error} The worker looks in {str(folder)!r}: have the code there, or set the parameter 'folder' of "
                 "the deployment of work-shard."
             ) from None
-        work = [Work(briefs[each.brief], given.items[each.item], each.fingerprint) for each in given.work]
+        work = [WorkItem(briefs[each.brief], given.items[each.item], each.fingerprint) for each in given.work]
+        # Equal fingerprints prove that code, files and models are the same here as in the run that created the shard.
         for each in work:
             if fingerprint(each.brief, each.item, executor) != each.fingerprint:
                 raise JobError(
@@ -121,49 +123,52 @@ class _Work:
                     "prefect-dispatch differ. Bring the worker to what the run has."
                 )
         again = frozenset(each.fingerprint for each in given.work if each.again)
-        self._sent = Sent(given.sent.name, given.sent.note)
-        self._shard = Shard(tuple(work), again, sent=self._sent)
+        self._sent = ShardEnvelope(given.sent.name, given.sent.note)
+        self._shard = Shard(tuple(work), again, envelope=self._sent)
         self._executor, self._limits = executor, given.limits
 
-    def carried_out(self) -> Ended | None:
-        """Do the work; return what came of it, or None where the task run didn't come to its end."""
-        future: PrefectFuture[Any] = cast("Any", sharded(self._limits)).submit(
-            as_is(self._shard), self._executor, self._limits
+    def run(self) -> ShardResult | None:
+        """Do the work; return the result of the shard, or None if its task run was interrupted."""
+        future: PrefectFuture[Any] = cast("Any", shard_task(self._limits)).submit(
+            unmapped_quote(self._shard), self._executor, self._limits
         )
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
         try:
-            while not done.wait(LOOK_S):  # a signal may come to any thread, which wakes none that waits for ever
+            while not done.wait(LOOK_S):  # without a time-out, the main thread would not wake up to handle a signal
                 pass
         except BaseException:
             self._wind_down(future)
             raise
-        said: object = future.result(raise_on_failure=False)
-        return said if isinstance(said, Ended) else None
+        result: object = future.result(raise_on_failure=False)
+        return result if isinstance(result, ShardResult) else None
 
     def _wind_down(self, future: PrefectFuture[Any]) -> None:
-        """Let what is under way come to an end for a moment, then end it: what came back is stored."""
+        """Wait for the calls in flight for the grace period, then cancel them; received answers are stored."""
+        # 1. Send no further calls.
         group = str(flow_run.get_id())
-        gate_beside(f"{group} {self._sent.name}", group, self._limits).close()
+        gate_with_own_budget(f"{group} {self._sent.name}", group, self._limits).close()
+        # 2. Wait for the calls in flight, unless the executor can be cancelled at once.
         with suppress(BaseException):
-            future.wait(0.0 if isinstance(self._executor, Abrupt) else self._limits.grace_s)
-        loop.cancel(group)
+            future.wait(0.0 if BaseExecutor.of(self._executor).cancel_immediately else self._limits.grace_s)
+        # 3. Cancel the rest.
+        event_loop.cancel(group)
         with suppress(BaseException):
             future.wait(CANCEL_S)
 
 
-def _interrupted(error: BaseException) -> State[Any]:
-    """Return the state of a run that was interrupted: cancelled if somebody wants that, else begun again elsewhere."""
+def _interrupted_state(error: BaseException) -> State[Any]:
+    """Return the state of an interrupted run: cancelled if that was requested, else crashed, to be run elsewhere."""
     try:
-        require_wanted(UUID(flow_run.get_id()))
+        raise_if_cancelled(UUID(flow_run.get_id()))
     except CancelledRun:
-        return Cancelled(message="Somebody cancelled it.")
+        return Cancelled(message="Cancelled by request.")
     return Crashed(message=f"Its worker ended it ({type(error).__name__}).")
 
 
-def _alive() -> None:
-    """Have Prefect's server know that the run is alive, so that whoever waits for it can see that."""
+def _touch_flow_run() -> None:
+    """Update the run on Prefect's server as a sign of life for the run that waits for it."""
     run = UUID(flow_run.get_id())
     with suppress(httpx.HTTPError, PrefectException), get_client(sync_client=True) as client:
         found: FlowRun = client.read_flow_run(run)
-        client.update_flow_run(run, name=found.name)  # changes nothing but when it was changed
+        client.update_flow_run(run, name=found.name)  # changes nothing but the time of the last update

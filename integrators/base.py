@@ -1,36 +1,42 @@
-"""What an integrator is: one method; and what it may ask for."""
+"""Integrators: the protocols of the required method, and the base class with defaults for all others."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from functools import partial
+from inspect import getattr_static
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
-from prefect_dispatch.integrators.values import copied
-from prefect_dispatch.models import Brief, Item, Outcome
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.ledger import LedgerRow, Ref
+from prefect_dispatch.models.outcome import Failure, Outcome
+from prefect_dispatch.serialization.json_text import canonical_json
+from prefect_dispatch.serialization.json_values import deep_copy
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
     from pathlib import Path
 
     from pydantic import JsonValue
     from typing_extensions import Self
 
-    from prefect_dispatch.decisions import Decisions, Identity
     from prefect_dispatch.executors.base import Executor
-    from prefect_dispatch.ledger import Merge, Ref, Violation
+    from prefect_dispatch.models.decisions import Decisions, Identity
+    from prefect_dispatch.models.ledger import Merge, Violation
 
 
 @runtime_checkable
 class Integrator(Protocol):
-    """Merges outcomes into one value and says where each of them went.
+    """Integrator that merges outcomes into one value and records where each of them went.
 
-    The result must not depend on the order of the outcomes. Whatever it returns is
-    audited: one ledger row for each outcome, every finding in the value or named as
-    removed, every field of the value traced to outcomes that say so. The audit merges a
-    second time, so `merge` must be pure; to ask an agent, be an `AskingIntegrator`.
+    The result must not depend on the order of the outcomes. Every merge is audited: one ledger row for each
+    outcome, every finding in the value or listed as removed, every field of the value traced to outcomes that
+    support it. The audit merges a second time, so `merge` must be pure; an integrator that queries an agent
+    implements `AskingIntegrator` instead.
 
     Example:
-        >>> from prefect_dispatch.ledger import LedgerRow, Merge
+        >>> from prefect_dispatch.models.ledger import LedgerRow, Merge
         >>> class Count:
         ...     def merge(self, briefs, outcomes):
         ...         rows = [
@@ -50,177 +56,359 @@ class Integrator(Protocol):
 
 
 class Question(Strict):
-    """What an integrator asks an agent: one brief for one item, like all other work."""
+    """Query that an integrator sends to an agent: one brief for one item, like all other work."""
 
     brief: Brief
-    """What is asked; its output, checks and constraints hold as they do for any brief."""
+    """The brief; its output, checks and constraints hold as they do for any brief."""
     item: Item
-    """What it is asked about."""
+    """The item that the brief is answered for."""
 
 
-class Asks(NamedTuple):
-    """Questions that an integrator is likely to put, told before there is any answer."""
+class QueryEstimate(NamedTuple):
+    """Estimate of the queries that an integrator will send, made before there are any answers."""
 
     question: Question
-    """What each of them is like, without the agents' answers that it shows."""
+    """A typical query, without the agents' answers that it will contain."""
     answers: int
-    """How many of those it shows."""
+    """The number of answers that each query contains."""
     times: int
-    """How many such questions there are."""
+    """The expected number of such queries."""
     executor: Executor | None = None
-    """Who is asked. None: the job's executor."""
+    """The executor that answers them. None: the job's executor."""
 
 
 class Asker(Protocol):
-    """Puts questions to an agent as task runs: paced, retried, re-asked, checked, stored, accounted for."""
+    """Runs an integrator's queries as task runs: rate-limited, retried, re-asked, validated, stored and accounted."""
 
     @property
     def executor(self) -> Executor:
-        """Who is asked unless a call names somebody else: the job's executor."""
+        """The default executor for queries: the job's executor."""
         ...
 
     def __call__(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Outcome]:
-        """Return one outcome for each question, in their order; equal ones are asked once.
+        """Return one outcome for each query, in their order; equal queries are sent once.
+
+        Args:
+            questions: The queries.
+            executor: The executor that answers them. None: the default one.
 
         Raises:
-            TerminalError: If every question would fail in the same way, such as for a wrong key.
+            TerminalError: If every query would fail in the same way, for example because of a wrong key.
         """
         ...
 
 
 @runtime_checkable
 class AskingIntegrator(Protocol):
-    """An integrator that asks an agent itself.
+    """Integrator that queries an agent itself.
 
-    Everything else that an integrator has to keep holds for it, too; with the same answers,
-    it must ask the same questions and return the same merge.
+    All requirements of an `Integrator` hold for it, too; given the same answers, it must send the same queries
+    and return the same merge.
     """
 
     def merge_asking(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker) -> Merge:
-        """Merge the outcomes, failed and skipped ones included, with the help of an agent."""
-        ...
-
-
-AnyMerger = Integrator | AskingIntegrator
-"""Whatever can merge."""
-
-
-@runtime_checkable
-class Restating(Protocol):
-    """An integrator that can take its own value in again: merged once more, nothing may change."""
-
-    def restated(self, merge: Merge) -> list[Outcome] | None:
-        """Return what a merged value says, as outcomes that can be merged again; None where nothing is promised."""
-        ...
-
-
-@runtime_checkable
-class Promising(Protocol):
-    """An integrator that promises more than the laws that hold for any, and can tell where a merge breaks it.
-
-    All of its value is traced, even where a merge has no field rows.
-    """
-
-    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterable[Violation]:
-        """Yield where a merge, which may have been tampered with, isn't what is promised; nobody may be asked."""
-        ...
-
-
-@runtime_checkable
-class Telling(Protocol):
-    """An integrator to which an outcome says more than its value does: what it changed in a repository, say."""
-
-    def tells(self, outcome: Outcome) -> JsonValue:
-        """Return what an outcome says beside its value; the merged value may hold it, and need not."""
-        ...
-
-
-@runtime_checkable
-class Refusing(Protocol):
-    """An integrator that leaves outcomes out for what they do to the whole, not for another outcome's sake."""
-
-    def refused(self, merge: Merge) -> Collection[Ref]:
-        """Return those outcomes of whose refusal a merge has evidence: they are `overridden` by no other one."""
-        ...
-
-
-@runtime_checkable
-class Deciding(Protocol):
-    """An integrator that follows what people decided about earlier merges."""
-
-    @property
-    def aliases(self) -> str | None:
-        """The path of the decisions file, relative to the job's folder; None where there is none."""
-        ...
-
-    @property
-    def decisions(self) -> Decisions:
-        """What it follows."""
-        ...
-
-    def decided(self, decisions: Decisions) -> Self:
-        """Return this integrator following these decisions, and no others."""
-        ...
-
-
-@runtime_checkable
-class Spelling(Protocol):
-    """An integrator to which identities that are spelt differently may be one."""
-
-    def named(self, identity: Identity) -> Hashable:
-        """Return what an identity is called: the same however it is spelt."""
-        ...
-
-
-@runtime_checkable
-class Identifying(Protocol):
-    """An integrator whose value has a list of records that are told apart by some of their fields."""
-
-    @property
-    def identity(self) -> tuple[str, ...]:
-        """The dotted paths of those fields."""
-        ...
-
-    @property
-    def entries(self) -> str:
-        """Where, in the merged value, the list stands."""
-        ...
-
-
-@runtime_checkable
-class Expecting(Protocol):
-    """An integrator that asks agents itself and can say beforehand what and how often."""
-
-    def asks(self, work: int) -> Sequence[Asks]:
-        """Return what it is likely to ask, given that many (brief, item)."""
-        ...
-
-
-class Delivery(NamedTuple):
-    """What came of putting a merged value where it is to be."""
-
-    done: str = ""
-    """What was done, in a sentence."""
-    shortfall: str = ""
-    """What could not be done, in a sentence: the run then completes with gaps."""
-
-
-@runtime_checkable
-class Delivering(Protocol):
-    """An integrator whose value is to be put somewhere: once it is audited, and only where the run has not failed."""
-
-    def deliver(self, value: JsonValue, folder: Path) -> Delivery:
-        """Put a merged value where it is to be; doing so again changes nothing.
+        """Merge the outcomes, failed and skipped ones included, with the help of an agent.
 
         Args:
-            value: The merged value.
-            folder: The folder in which relative paths start.
+            briefs: The briefs of the job.
+            outcomes: All outcomes.
+            ask: Runs the queries.
         """
         ...
 
 
-def unshared(outcome: Outcome) -> Outcome:
-    """Return an outcome that shares nothing that can be changed with the one given: for whoever may change it."""
-    if not isinstance(outcome.value, (dict, list)):  # the rest is frozen
+AnyMerger = Integrator | AskingIntegrator
+"""Any object that can merge outcomes."""
+
+
+class Delivery(NamedTuple):
+    """Result of delivering a merged value."""
+
+    done: str = ""
+    """What was done, as a sentence."""
+    shortfall: str = ""
+    """What could not be done, as a sentence; the run then completes with gaps."""
+
+
+class BaseIntegrator:
+    """Base class of integrators: defaults for all that callers may ask beyond `merge` or `merge_asking`.
+
+    Deriving from it is optional. `BaseIntegrator.of` adapts any object that implements `Integrator` or
+    `AskingIntegrator`, and uses those of the methods below that the object has.
+
+    Example:
+        >>> from prefect_dispatch.models.ledger import LedgerRow, Merge
+        >>> class Count(BaseIntegrator):
+        ...     def merge(self, briefs, outcomes):
+        ...         rows = [
+        ...             unanswered(each) or LedgerRow(brief=each.brief, item=each.item, disposition="merged")
+        ...             for each in outcomes
+        ...         ]
+        ...         return Merge(value=sum(each.status == "succeeded" for each in outcomes), ledger=rows)
+        ...
+        ...     def verify(self, merge, outcomes, briefs):
+        ...         if merge.value != sum(each.status == "succeeded" for each in outcomes):
+        ...             yield Violation(law="precision", where="/", message="it is not the number of answers.")
+        >>> BaseIntegrator.of(Count()).excluded_outcomes(Count().merge([], []))
+        ()
+    """
+
+    @staticmethod
+    def of(integrator: object) -> BaseIntegrator:
+        """Return an integrator as a `BaseIntegrator`: itself, or an adapter of an object with fewer methods."""
+        return integrator if isinstance(integrator, BaseIntegrator) else _IntegratorAdapter(integrator)
+
+    # Before a run, in this order; each method returns a prepared copy, by default the integrator itself.
+
+    def resolve_references(self, load: Callable[[str], Any]) -> object:  # noqa: ARG002 -- a default
+        """Return this integrator with every `module:name` replaced by what `load` returns for it."""
+        return self
+
+    def with_executor(self, executor: Executor, folder: Path) -> object:  # noqa: ARG002 -- a default
+        """Return this integrator with settings that it takes from the job's executor, such as its workspace.
+
+        Args:
+            executor: The job's executor, with its paths resolved.
+            folder: The folder that relative paths start from.
+
+        Raises:
+            JobError: If it doesn't fit the executor.
+        """
+        return self
+
+    def resolve_paths(self, folder: Path) -> object:  # noqa: ARG002 -- a default
+        """Return this integrator with its files found or loaded, relative paths starting from a folder."""
+        return self
+
+    def with_items(self, briefs: Sequence[Brief], items: Sequence[Item]) -> object:  # noqa: ARG002 -- a default
+        """Return this integrator with the items that it needs.
+
+        Raises:
+            JobError: If it can't merge answers about these items.
+        """
+        return self
+
+    def preflight(self, briefs: Sequence[Brief]) -> None:  # noqa: ARG002 -- a default
+        """Check that it will be able to merge the answers to the briefs.
+
+        Raises:
+            JobError: If it can't merge the answers to one of them.
+        """
+        return
+
+    def estimate_queries(self, work: int) -> Sequence[QueryEstimate] | None:  # noqa: ARG002 -- a default
+        """Return the estimated queries to agents, before the run. By default None: unknown.
+
+        Args:
+            work: The number of (brief, item) pairs in the job.
+        """
+        return None
+
+    # For the audit of a merge; no method may query an agent.
+
+    def verify(
+        self,
+        merge: Merge,  # noqa: ARG002 -- a default
+        outcomes: Sequence[Outcome],  # noqa: ARG002 -- a default
+        briefs: Sequence[Brief],  # noqa: ARG002 -- a default
+    ) -> Iterable[Violation] | None:
+        """Return each violation of guarantees beyond the laws that hold for all integrators.
+
+        By default None: it has no such guarantees. With guarantees, all of its value counts as traced, even where a
+        merge has no field rows.
+
+        Args:
+            merge: The merge, which may have been tampered with.
+            outcomes: The outcomes that it was made of.
+            briefs: The briefs of the job.
+        """
+        return None
+
+    def as_outcomes(self, merge: Merge) -> list[Outcome] | None:  # noqa: ARG002 -- a default
+        """Return the content of a merged value as outcomes; merging those again must change nothing.
+
+        By default None: this isn't guaranteed.
+        """
+        return None
+
+    def recompute(self, merge: Merge, outcomes: Sequence[Outcome]) -> Merge | None:  # noqa: ARG002 -- a default
+        """Return the merge, recomputed from the outcomes and the evidence tables in the merge itself.
+
+        By default None: it has no such evidence. Raise if the evidence is missing or isn't about these outcomes.
+        """
+        return None
+
+    def side_effects(self, outcome: Outcome) -> JsonValue:  # noqa: ARG002 -- a default
+        """Return the content of an outcome beyond its value, for example the change that it made to a repository.
+
+        The merged value may contain it, but need not. By default None.
+        """
+        return None
+
+    def excluded_outcomes(self, merge: Merge) -> Collection[Ref]:  # noqa: ARG002 -- a default
+        """Return the outcomes that were left out because they break the merged whole, as a merge has evidence.
+
+        The ledger lists them as `overridden` without naming an outcome that overrides them. By default none.
+        """
+        return ()
+
+    # For a review, and after the audit.
+
+    def canonical_identity(self, identity: Identity) -> Hashable:
+        """Return the canonical form of a record's identity: the same for each of its spellings."""
+        return canonical_json(identity)
+
+    def deliver(self, value: JsonValue, folder: Path) -> Delivery | None:  # noqa: ARG002 -- a default
+        """Deliver an audited value, unless the run has failed; the operation is idempotent. By default None.
+
+        Args:
+            value: The merged value.
+            folder: The folder that relative paths start from.
+        """
+        return None
+
+
+_ABSENT = object()
+
+
+class _IntegratorAdapter(BaseIntegrator):
+    """Integrator that delegates to a user's object where that has the method, and to the defaults otherwise."""
+
+    def __init__(self, integrator: object) -> None:
+        self._integrator = integrator
+
+    def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 -- any attribute
+        if not name.startswith("_") and name != "of":
+            if getattr_static(self._integrator, name, _ABSENT) is not _ABSENT:
+                return getattr(self._integrator, name)
+            if name in _RETURNS_ITSELF:
+                return partial(_same, self._integrator)
+        return super().__getattribute__(name)
+
+
+def _same(integrator: object, *_: object) -> object:
+    """Return the integrator, whatever the other arguments are."""
+    return integrator
+
+
+_RETURNS_ITSELF = frozenset({"resolve_references", "with_executor", "resolve_paths", "with_items"})
+
+
+@runtime_checkable
+class DecisionIntegrator(Protocol):
+    """Integrator that applies people's decisions about earlier merges."""
+
+    @property
+    def aliases(self) -> str | None:
+        """The path of the decisions file, relative to the job's folder; None if there is none."""
+        ...
+
+    @property
+    def decisions(self) -> Decisions:
+        """The decisions that it applies."""
+        ...
+
+    def with_decisions(self, decisions: Decisions) -> Self:
+        """Return a copy of this integrator that applies these decisions, and no others."""
+        ...
+
+
+@runtime_checkable
+class RecordIntegrator(Protocol):
+    """Integrator whose value has a list of records that some of their fields identify."""
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The dotted paths of the identifying fields."""
+        ...
+
+    @property
+    def entries(self) -> str:
+        """The name of the merged value's field that has the list."""
+        ...
+
+
+def copy_mutable_value(outcome: Outcome) -> Outcome:
+    """Return an outcome that shares no mutable data with the given one, for code that may modify it.
+
+    Only a value that is a dict or a list is copied; everything else in an outcome is frozen.
+    """
+    if not isinstance(outcome.value, (dict, list)):
         return outcome
-    return outcome.model_copy(update={"value": copied(outcome.value)})
+    return outcome.model_copy(update={"value": deep_copy(outcome.value)})
+
+
+MAX_LISTED_GAPS = 20
+"""Maximum number of gaps that a sentence lists one by one; the others are only counted."""
+
+
+def unanswered(outcome: Outcome) -> LedgerRow | None:
+    """Return the ledger row of an outcome that failed or was skipped, or None if it succeeded."""
+    if outcome.status == "succeeded":
+        return None
+    return LedgerRow(
+        brief=outcome.brief, item=outcome.item, disposition=outcome.status, reason=_failure_reason(outcome)
+    )
+
+
+def gaps(outcomes: Iterable[Outcome]) -> list[JsonValue]:
+    """Return the outcomes without an answer as the entries of a merged value's `gaps`, sorted by brief and item.
+
+    Example:
+        >>> from prefect_dispatch.models.outcome import Failure, Outcome
+        >>> lost = Outcome(brief="terms", item="a", status="failed", error=Failure(kind="timeout", message="Late."))
+        >>> gaps([lost])
+        [{'brief': 'terms', 'item': 'a', 'status': 'failed', 'reason': 'timeout: Late.'}]
+    """
+    return [
+        {"brief": outcome.brief, "item": outcome.item, "status": outcome.status, "reason": _failure_reason(outcome)}
+        for outcome in _sort_unanswered(outcomes)
+    ]
+
+
+def gaps_as_outcomes(value: JsonValue) -> list[Outcome]:
+    """Return the outcomes that the field `gaps` of a merged value was made from.
+
+    Example:
+        >>> gap = {"brief": "terms", "item": "a", "status": "failed", "reason": "timeout: Late."}
+        >>> [outcome.error for outcome in gaps_as_outcomes({"answers": [], "gaps": [gap]})]
+        [Failure(kind='timeout', message='Late.')]
+    """
+    entries: Any = value.get("gaps") if isinstance(value, dict) else None
+    return [
+        Outcome(brief=gap["brief"], item=gap["item"], status=gap["status"], error=_parse_failure(gap["reason"]))
+        for gap in entries or ()
+    ]
+
+
+def gap_sentence(outcomes: Iterable[Outcome]) -> str:
+    """Return the gaps as a sentence, for a value that is prose; empty if every outcome has an answer.
+
+    Example:
+        >>> from prefect_dispatch.models.outcome import Failure, Outcome
+        >>> lost = Outcome(brief="terms", item="a", status="failed", error=Failure(kind="timeout", message="Late."))
+        >>> gap_sentence([lost, Outcome(brief="terms", item="b", status="succeeded", value=1)])
+        'No answer for 1 of 2: terms/a (timeout).'
+    """
+    all_outcomes = list(outcomes)
+    missing = _sort_unanswered(all_outcomes)
+    if not missing:
+        return ""
+    listed = [f"{Ref.of(o)} ({o.error.kind if o.error else o.status})" for o in missing[:MAX_LISTED_GAPS]]
+    more = f" and {len(missing) - MAX_LISTED_GAPS} more" if len(missing) > MAX_LISTED_GAPS else ""
+    return f"No answer for {len(missing)} of {len(all_outcomes)}: {', '.join(listed)}{more}."
+
+
+def _sort_unanswered(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return the outcomes without an answer, sorted by brief and item."""
+    return sorted((o for o in outcomes if o.status != "succeeded"), key=lambda outcome: Ref.of(outcome).order)
+
+
+def _parse_failure(reason: str) -> Failure | None:
+    """Return the error that a gap's reason was made from; None if it is empty."""
+    kind, _, message = reason.partition(": ")
+    return Failure(kind=kind, message=message) if reason else None
+
+
+def _failure_reason(outcome: Outcome) -> str:
+    return f"{outcome.error.kind}: {outcome.error.message}" if outcome.error else ""

@@ -1,48 +1,48 @@
-"""The plainest merge: every answer, side by side."""
+"""Integrator `Collate`: lists all answers without comparing them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from prefect_dispatch.integrators.auditing.forms import unlike, untold
-from prefect_dispatch.integrators.gaps import gaps, restated_gaps, unanswered
-from prefect_dispatch.integrators.values import pointer
-from prefect_dispatch.ledger import FieldRow, LedgerRow, Merge, Ref, Violation, place_of
-from prefect_dispatch.models import Outcome
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.integrators.audit.laws import gap_violations, schema_violations
+from prefect_dispatch.integrators.base import BaseIntegrator, gaps, gaps_as_outcomes, unanswered
+from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.ledger import FieldRow, LedgerRow, Merge, Ref, Violation, sort_key
+from prefect_dispatch.models.outcome import Outcome
+from prefect_dispatch.serialization.json_values import pointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.models import Brief
+    from prefect_dispatch.models.brief import Brief
 
 
-class Collate(Strict):
-    """Puts every answer into one list, in the order of the items' keys.
+class Collate(BaseIntegrator, Strict):
+    """Puts every answer into one list, sorted by the items' keys.
 
     The value is `{"answers": [{"brief": …, "item": …, "value": …}], "gaps": [{"brief": …, "item": …,
-    "status": …, "reason": …}]}`: one answer for each outcome that succeeded, one gap for each other
-    one. Nothing is compared, so nothing is ever a duplicate or overridden.
+    "status": …, "reason": …}]}`: one answer for each outcome that succeeded, one gap for each of the others.
+    Answers aren't compared, so none is ever a duplicate or overridden.
 
     Example:
-        >>> from prefect_dispatch.models import Outcome
-        >>> said = [Outcome(brief="terms", item=key, status="succeeded", value=key.upper()) for key in ("b", "a")]
-        >>> Collate().merge([], said).value["answers"]
+        >>> from prefect_dispatch.models.outcome import Outcome
+        >>> outcomes = [Outcome(brief="terms", item=key, status="succeeded", value=key.upper()) for key in ("b", "a")]
+        >>> Collate().merge([], outcomes).value["answers"]
         [{'brief': 'terms', 'item': 'a', 'value': 'A'}, {'brief': 'terms', 'item': 'b', 'value': 'B'}]
     """
 
     kind: Literal["collate"] = "collate"
-    """Tells the integrators apart."""
+    """Discriminates between integrators."""
 
     entries: ClassVar[str] = "answers"
-    """Where, in the merged value, the answers stand."""
+    """The name of the value's field that has the answers."""
 
     def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:  # noqa: ARG002 -- the signature of every integrator
         """Return every answer, with a field row and a ledger row for each."""
-        ranked = sorted(outcomes, key=lambda outcome: place_of(outcome.brief, outcome.item))
+        ranked = sorted(outcomes, key=lambda outcome: sort_key(outcome.brief, outcome.item))
         answered = [outcome for outcome in ranked if outcome.status == "succeeded"]
         answers: list[JsonValue] = [{"brief": o.brief, "item": o.item, "value": o.value} for o in answered]
         return Merge(
@@ -59,16 +59,20 @@ class Collate(Strict):
             "then of the briefs' names. Nothing was compared, merged or removed.",
         )
 
-    def restated(self, merge: Merge) -> list[Outcome]:
-        """Return the answers of a merged value as the outcomes that they were, and its gaps."""
+    def as_outcomes(self, merge: Merge) -> list[Outcome]:
+        """Return the answers and gaps of a merged value as the outcomes that they were made from."""
         value: Any = merge.value
         answers = [Outcome(status="succeeded", **entry) for entry in value[self.entries]]
-        return [*answers, *restated_gaps(value)]
+        return [*answers, *gaps_as_outcomes(value)]
 
-    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
-        """Yield each answer without one entry of its own, or in another form than asked for; and gaps not told."""
-        yield from untold(merge, outcomes)
-        yield from unlike(merge, briefs, at=self.entries)
+    def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
+        """Yield the violations of the integrator's own guarantees.
+
+        These are: each answer has exactly one entry, every entry has the form that its brief asks for, and all gaps
+        are listed.
+        """
+        yield from gap_violations(merge, outcomes)
+        yield from schema_violations(merge, briefs, at=self.entries)
         sources = Counter(source for row in merge.fields for source in row.sources)
         for outcome in outcomes:
             if outcome.status == "succeeded" and sources[Ref.of(outcome)] != 1:

@@ -1,7 +1,7 @@
-"""Requests to Prefect's API that a run does not depend on: sent once, and given up after half a minute.
+"""Bounded requests to Prefect's API that a run does not depend on: sent once, with a timeout of half a minute.
 
 Prefect's client tries a request six times over more than a minute, and waits a minute for each answer. That is right
-for the state of a run, and wrong for what is only shown or looked up now and then.
+for the state of a run, and wrong for what is only displayed or looked up now and then.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 TIMEOUT_S = 30.0
 """Seconds that one request may take."""
 UNAVAILABLE = (httpx.HTTPError, PrefectException)
-"""What a request raises that the API did not answer, or refused."""
+"""Errors of a request that the API did not answer, or refused."""
 
 
 @contextmanager
 def bounded_client() -> Generator[SyncPrefectClient]:
-    """Give a client that sends each request once, and waits half a minute for the answer."""
+    """Yield a client that sends each request once, and waits half a minute for the answer."""
     with (
         override_settings("client", max_retries=0),
         get_client(httpx_settings={"timeout": TIMEOUT_S}, sync_client=True) as client,
@@ -50,7 +50,7 @@ def is_cancelled(client: SyncPrefectClient, run: UUID) -> bool:
     return state is not None and (state.is_cancelling() or state.is_cancelled())
 
 
-def require_wanted(run: UUID) -> None:
+def raise_if_cancelled(run: UUID) -> None:
     """Check that a flow run was not cancelled.
 
     Raises:
@@ -59,11 +59,11 @@ def require_wanted(run: UUID) -> None:
     with bounded_client() as client:
         cancelled = is_cancelled(client, run)
     if cancelled:
-        raise CancelledRun("Somebody cancelled it.")
+        raise CancelledRun("The flow run was cancelled.")
 
 
 class CancelWatch:
-    """Looks in a thread of its own whether the flow run was cancelled: an API that hangs delays nothing else."""
+    """Background thread that checks whether the flow run was cancelled: an API that hangs delays nothing else."""
 
     def __init__(self, every_s: float) -> None:
         """Create the thread.
@@ -73,37 +73,43 @@ class CancelWatch:
         """
         self._every_s = every_s
         self._run = UUID(flow_run.get_id())
-        self._cancelled, self._ended = threading.Event(), threading.Event()
-        self._thread = start_thread(self._look, "prefect-dispatch-cancel-watch", start=False)
+        self._cancelled, self._stop_requested = threading.Event(), threading.Event()
+        self._thread = start_thread(self._poll, "prefect-dispatch-cancel-watch", start=False)
 
     def __enter__(self) -> Self:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Look no more; a request under way is not waited for."""
-        self._ended.set()
+        """Stop the thread; a pending request is not waited for."""
+        self._stop_requested.set()
 
     def check(self) -> None:
-        """Check that the run was not cancelled, as far as is known.
+        """Check that the run was not cancelled, by the last request.
 
         Raises:
             CancelledRun: If it was.
         """
         if self._cancelled.is_set():
-            raise CancelledRun("Somebody cancelled it.")
+            raise CancelledRun("The flow run was cancelled.")
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         with bounded_client() as client:
-            while not self._ended.wait(self._every_s):
+            while not self._stop_requested.wait(self._every_s):
                 if is_cancelled(client, self._run):
                     self._cancelled.set()
                     return
 
 
 def start_thread(target: Callable[[], object], name: str, *, start: bool = True) -> threading.Thread:
-    """Return a daemon thread that runs a function in a copy of this context, as Prefect's settings are part of it."""
+    """Return a daemon thread that runs a function in a copy of this context, which includes Prefect's settings.
+
+    Args:
+        target: The function.
+        name: The name of the thread.
+        start: Whether to start it.
+    """
     run: Callable[..., None] = cast("Any", copy_context().run)
     thread = threading.Thread(target=run, args=(target,), name=name, daemon=True)
     if start:

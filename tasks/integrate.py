@@ -1,27 +1,129 @@
-"""The task: outcomes merged in one place, and the merge audited."""
+"""Task that merges outcomes with an integrator, and audits the merge."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence  # noqa: TC003 -- Prefect reads the signature
 from functools import partial
+from typing import TYPE_CHECKING
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from prefect_dispatch.errors import AuditError, JobError, MergeError
+from prefect_dispatch.errors import AuditError, DispatchError, JobError, MergeError, TerminalError
 from prefect_dispatch.executors.base import Executor  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.executors.kinds import default_executor
-from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, unshared
-from prefect_dispatch.integrators.merging import merge_by, require_writable
-from prefect_dispatch.integrators.readiness import Seeing, seeing, unfit
-from prefect_dispatch.integrators.reconcile import reconcile
-from prefect_dispatch.ledger import LedgerRow, Merge, named, place_of
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief, Item, Outcome  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.sources import sound
-from prefect_dispatch.tasks.desk import Desk, Recall
-from prefect_dispatch.withhold import logged, withheld
+from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.executors.registry import default_executor
+from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, copy_mutable_value
+from prefect_dispatch.integrators.readiness import bind_items, integrator_problem
+from prefect_dispatch.integrators.run_merge import reconcile, require_serializable, run_integrator
+from prefect_dispatch.models.brief import Brief  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.models.item import Item  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.models.ledger import LedgerRow, Merge, Ref, make_ref, sort_key
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.outcome import Outcome  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.security.item_redaction import log_error, redact_quotes
+from prefect_dispatch.sources.inline import with_values
+from prefect_dispatch.tasks.fan_out import FanOut
+from prefect_dispatch.tasks.preflight import Independence
+from prefect_dispatch.tasks.work_item import WorkItem
+
+if TYPE_CHECKING:
+    from prefect_dispatch.calls.progress import Progress
+    from prefect_dispatch.integrators.base import Question
+
+
+class QueryRunner:
+    """Query runner of an integrator: sends its questions to executors, and keeps every outcome.
+
+    Attributes:
+        outcomes: The outcomes of all questions so far; a question that was asked twice is here once.
+    """
+
+    def __init__(
+        self, executor: Executor, limits: Limits, *, refresh: bool = False, known: Sequence[Outcome] = ()
+    ) -> None:
+        """Create a query runner.
+
+        Args:
+            executor: The default executor.
+            limits: The limits of the queries.
+            refresh: Whether stored answers are ignored.
+            known: Outcomes of earlier queries, which are not repeated.
+        """
+        self._executor = executor
+        self._limits = limits
+        self._refresh = refresh
+        self._outcomes = {(outcome.fingerprint, Ref.of(outcome)): outcome for outcome in known}
+
+    @property
+    def executor(self) -> Executor:
+        """Default executor for queries."""
+        return self._executor
+
+    @property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """The outcomes of all questions so far."""
+        return tuple(self._outcomes.values())
+
+    def __call__(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Outcome]:
+        """Return one outcome for each question, in their order; a question is asked only once.
+
+        Raises:
+            TerminalError: If every question would fail in the same way.
+        """
+        chosen = executor or self._executor
+        work = [WorkItem(each.brief, each.item, fingerprint(each.brief, each.item, chosen)) for each in questions]
+        new = {_query_key(each): each for each in work if _query_key(each) not in self._outcomes}
+        if new:
+            again = {work for work, _ in new} if self._refresh else ()
+            fan_out = FanOut(
+                list(new.values()),
+                chosen,
+                self._limits,
+                independence=Independence(),
+                again=again,
+                on_progress=_ignore_progress,
+            )
+            for outcome in fan_out.run():
+                self._outcomes[outcome.fingerprint, Ref.of(outcome)] = outcome
+            if fan_out.stop_reason:
+                raise TerminalError(fan_out.stop_reason)
+        return [self._outcomes[_query_key(each)] for each in work]
+
+
+class ReplayedQueries:
+    """Replay of an integrator's queries from the outcomes of a query runner; sends no request."""
+
+    def __init__(self, queries: QueryRunner) -> None:
+        """Take over the outcomes of a query runner."""
+        self._queries = queries
+        self._outcomes = {(outcome.fingerprint, Ref.of(outcome)): outcome for outcome in queries.outcomes}
+
+    @property
+    def executor(self) -> Executor:
+        """Default executor for queries."""
+        return self._queries.executor
+
+    def __call__(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Outcome]:
+        """Return the outcomes of the questions.
+
+        Raises:
+            DispatchError: If one was never asked: the integrator asks something else each time.
+        """
+        chosen = executor or self.executor
+        names = [(fingerprint(q.brief, q.item, chosen), Ref(brief=q.brief.name, item=q.item.key)) for q in questions]
+        if new := [str(ref) for work, ref in names if (work, ref) not in self._outcomes]:
+            raise DispatchError(f"Merging once more asked something new: {', '.join(new)}.")
+        return [self._outcomes[name] for name in names]
+
+
+def _query_key(work: WorkItem) -> tuple[str, Ref]:
+    return work.fingerprint, work.ref
+
+
+def _ignore_progress(progress: Progress) -> None:
+    """Ignore progress: that of a run counts items, not queries."""
 
 
 @task(name="integrate", cache_policy=NO_CACHE)
@@ -36,50 +138,58 @@ def integrate(
     refresh: bool = False,
     known: Sequence[Outcome] = (),
 ) -> Merge:
-    """Return the audited merge of the outcomes, in the order of every list.
+    """Return the audited merge of the outcomes, in canonical order.
 
     Args:
         briefs: Every brief of the job.
         items: Every item of the job.
         outcomes: One for each (brief, item), failed and skipped ones included.
-        integrator: How they are merged.
-        executor: Who is asked where the integrator asks and names nobody. None: the model of the settings.
-        limits: How the integrator's own questions are bounded.
-        refresh: Whether its questions are asked even where an answer is stored.
-        known: What came of its questions in an earlier merge of this run; those are not asked again.
+        integrator: Merges the outcomes.
+        executor: Default executor of the integrator's queries. None: the model of the settings.
+        limits: The limits of the integrator's queries.
+        refresh: Whether its queries are asked even where an answer is stored.
+        known: Outcomes of its queries in an earlier merge of this run; those are not asked again.
 
     Raises:
-        JobError: If what is to merge is no integrator.
+        JobError: If the integrator is not one.
         CoverageError: If there isn't exactly one outcome for each (brief, item).
-        AuditError: If the merged value isn't what the outcomes say.
-        MergeError: If the integrator raised or returned no merge, or the agent that it asks can't be asked at all.
+        AuditError: If the merged value contradicts the outcomes.
+        MergeError: If the integrator raised or returned no merge, or its queries can't be asked at all.
     """
-    if wrong := unfit(integrator):
-        raise JobError(wrong)
-    reconcile([named(brief.name, item.key) for item in items for brief in briefs], outcomes)
-    if isinstance(integrator, Seeing):
-        integrator = seeing(integrator, briefs, sound(items))
+    # 1. Check the input.
+    if problem := integrator_problem(integrator):
+        raise JobError(problem)
+    reconcile([make_ref(brief.name, item.key) for item in items for brief in briefs], outcomes)
+    integrator = bind_items(integrator, briefs, with_values(items))
+    # 2. Merge.
     asking = isinstance(integrator, AskingIntegrator)
-    desk = Desk(executor or default_executor(), limits or Limits(), refresh=refresh, known=known) if asking else None
-    # A copy: what the audit compares with is what agents said, whatever an integrator does to its input.
-    given = [unshared(outcome) for outcome in outcomes]
+    queries = (
+        QueryRunner(executor or default_executor(), limits or Limits(), refresh=refresh, known=known)
+        if asking
+        else None
+    )
+    # Copies: an integrator may modify its input, and the audit compares with the original outcomes.
+    copies = [copy_mutable_value(outcome) for outcome in outcomes]
     try:
-        merge = merge_by(integrator, briefs, sorted(given, key=_place), desk)
-        require_writable(merge, integrator)
+        merge = run_integrator(integrator, briefs, sorted(copies, key=_sort_key), queries)
+        require_serializable(merge, integrator)
     except MergeError as error:
-        said = withheld(str(error), [item.value for item in items])
-        logged(error.__cause__ or error)
-        raise MergeError(said, desk.asked if desk else ()) from None
-    del given  # the audit has copies of its own
-    recall = Recall(desk) if desk else None
-    violations = audit(merge, outcomes, briefs, integrator, again=partial(merge_by, integrator, briefs, ask=recall))
+        message = redact_quotes(str(error), [item.value for item in items])
+        log_error(error.__cause__ or error)
+        raise MergeError(message, queries.outcomes if queries else ()) from None
+    del copies  # the audit has copies of its own
+    # 3. Audit the merge; to recompute it, queries are replayed.
+    replay = ReplayedQueries(queries) if queries else None
+    violations = audit(
+        merge, outcomes, briefs, integrator, again=partial(run_integrator, integrator, briefs, ask=replay)
+    )
     merge = merge.model_copy(
-        update={"ledger": tuple(sorted(merge.ledger, key=_place)), "asked": desk.asked if desk else ()}
+        update={"ledger": tuple(sorted(merge.ledger, key=_sort_key)), "asked": queries.outcomes if queries else ()}
     )
     if violations:
         raise AuditError(violations, merge)
     return merge
 
 
-def _place(row: LedgerRow | Outcome) -> tuple[object, ...]:
-    return place_of(row.brief, row.item)
+def _sort_key(row: LedgerRow | Outcome) -> tuple[object, ...]:
+    return sort_key(row.brief, row.item)

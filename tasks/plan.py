@@ -1,40 +1,53 @@
-"""What a job will take, before anything is spent."""
+"""Plan of a job: its asks, tokens, cost and time, estimated before anything is spent."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from statistics import median
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
-from prefect_dispatch.bounds import name_of
-from prefect_dispatch.executors.base import Abrupt, Countable
-from prefect_dispatch.executors.variety import executor_for
-from prefect_dispatch.strict import Strict
-from prefect_dispatch.tasks.cutting import asks_of, stored_join
-from prefect_dispatch.tasks.shelf import Lenient
-from prefect_dispatch.tasks.store import stored_answer
-from prefect_dispatch.tasks.work import Work, equal_work
+from prefect_dispatch.calls.budget import executor_name
+from prefect_dispatch.executors.base import BaseExecutor
+from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+from prefect_dispatch.executors.fingerprint import executor_for
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.models.base import Strict
+from prefect_dispatch.tasks.item_splitting import expand_asks, load_joined_answer
+from prefect_dispatch.tasks.storage.result_store import LenientBlobStore, stored_answer
+from prefect_dispatch.tasks.work_item import WorkItem, group_equal_work
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from prefect_dispatch.executors.base import Executor
-    from prefect_dispatch.limits import Limits
-    from prefect_dispatch.models import Answer
-    from prefect_dispatch.tasks.shelf import Shelf
+    from prefect_dispatch.models.limits import Limits
+    from prefect_dispatch.models.outcome import Answer
+    from prefect_dispatch.tasks.storage.result_store import BlobStore
+
 
 SAMPLE = 200
-"""How many prompts are counted at most; more are projected from these, spread evenly."""
+"""Prompts whose tokens are counted, at most; larger jobs are extrapolated from an evenly spaced sample."""
+
+
 ASSUMED_LATENCY_S = 1.0
+
+
 ASSUMED_TOKENS_PER_S = 50.0
-"""Where nothing was measured yet: a second, then fifty tokens a second."""
-NAMED = 5
-"""Damaged answers that a note names."""
-MOST_UNREAD = 10
-"""Records that can't be read, at most: where there are more, nobody knows what is stored."""
+"""Assumptions without measurements: one second, then fifty tokens a second."""
+
+
+MAX_NAMED = 5
+"""Damaged answers that a note names, at most."""
+
+
+MAX_UNREADABLE = 10
+"""Unreadable records, at most: with more, what is stored counts as unknown."""
+
+
 WORTHWHILE_S = 20.0
-"""Work that takes less than this one after another gains nothing from a fan-out: starting one costs seconds."""
+"""Seconds of sequential work below which a fan-out is not worthwhile: starting one costs seconds."""
+
 
 NO_ITEMS = "Nothing to ask: there are no items."
 
@@ -43,186 +56,265 @@ class Plan(Strict):
     """What a job will take."""
 
     briefs: int
-    """How many briefs."""
+    """The number of briefs."""
     items: int
-    """How many items."""
+    """The number of items."""
     work: int
-    """How many (brief, item)."""
+    """The number of (brief, item) pairs."""
     stored: int
     """How many have a stored answer."""
     shared: int
     """How many are equal to another of this job and share its answer."""
     to_ask: int
-    """How many are put to an agent; of an item that is too long for it, each part that its brief's rule makes."""
+    """How many asks are sent to an executor; an item that is too long counts with each part of it."""
     parts: int = 0
     """How many of those are such parts."""
     prompt_tokens: int | None
-    """Tokens to send, the integrator's own among them, without re-asks and retries; empty where nobody can count."""
+    """Tokens to send, including the integrator's, without re-asks and retries; empty where they can't be counted."""
     completion_tokens: int | None
-    """Tokens expected back."""
+    """Tokens expected in the answers."""
     cost_usd: float | None
     """US dollars for both; empty where the price is unknown."""
     seconds_in_turn: float
-    """Time if one were asked after another."""
+    """Seconds if the asks were sequential."""
     seconds_in_parallel: float
-    """Time with the job's concurrency."""
+    """Seconds with the job's concurrency."""
     basis: str
-    """What these figures rest on."""
+    """What these figures are based on."""
     recommendation: Literal["nothing-to-ask", "not-worth-fanning-out", "fan-out"]
-    """What to do."""
+    """The recommendation."""
     advice: str
-    """The same in a sentence."""
+    """The recommendation in a sentence."""
     integrator: str = ""
-    """What the integrator asks as well, in a sentence; empty where it asks nobody. No time is planned for it."""
+    """What the integrator asks as well, in a sentence; empty where it asks nothing. No time is planned for it."""
     notes: tuple[str, ...] = ()
-    """What the limits will stop, and what else to reckon with, a sentence each."""
+    """What the limits will stop, and other warnings, a sentence each."""
 
 
-class Found:
-    """The stored answers to the work of a job.
+class StoredAnswers:
+    """Stored answers to the work of a job.
 
     Attributes:
-        answers: By the fingerprint of what they answer.
-        shelf: Where they were looked up; a record that can't be read counts as none, and is told.
+        answers: The answers, by the fingerprint of their work.
+        blobs: The store; a record that can't be read counts as missing, and is reported.
     """
 
-    def __init__(self, work: Sequence[Work], shelf: Shelf, again: Collection[str] = ()) -> None:
-        """Look them up.
+    def __init__(self, work: Sequence[WorkItem], blobs: BlobStore, again: Collection[str] = ()) -> None:
+        """Look the answers up.
 
         Args:
             work: Every (brief, item).
-            shelf: Where answers are stored.
-            again: The fingerprints whose stored answers are to be ignored.
+            blobs: The store of answers.
+            again: The fingerprints whose stored answers are ignored.
 
         Raises:
             TransientError: If the storage can't be read.
         """
-        self.shelf = Lenient(shelf, MOST_UNREAD)
+        self.blobs = LenientBlobStore(blobs, MAX_UNREADABLE)
         self.answers: dict[str, Answer] = {}
+        # Equal work is looked up once.
         for each in work:
             if each.fingerprint in again or each.fingerprint in self.answers:
                 continue
-            if answer := stored_answer(self.shelf, each) or stored_join(self.shelf, each):
+            if answer := stored_answer(self.blobs, each) or load_joined_answer(self.blobs, each):
                 self.answers[each.fingerprint] = answer
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What to tell people of damaged records, if there are any."""
-        names = [*self.shelf.damaged.values()]
+        """Warnings about damaged records, if there are any."""
+        names = [*self.blobs.damaged.values()]
         if not names:
             return ()
-        named = ", ".join(names[:NAMED]) + (", …" if len(names) > NAMED else "")
+        named = ", ".join(names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")
         what = "1 stored answer was" if len(names) == 1 else f"{len(names)} stored answers were"
         again = "is" if len(names) == 1 else "are"
         return (f"{what} altered or cut off in the store ({named}), and {again} asked again.",)
 
 
 def estimate(
-    work: Sequence[Work], executor: Executor, limits: Limits, stored: Found, *, again: Collection[str] = ()
+    work: Sequence[WorkItem], executor: Executor, limits: Limits, stored: StoredAnswers, *, again: Collection[str] = ()
 ) -> Plan:
     """Return the plan of some work; nothing is asked.
 
     Args:
         work: Every (brief, item), in order.
-        executor: Who would answer.
-        limits: Its concurrency gives the time in parallel.
-        stored: The answers that are stored.
-        again: The fingerprints whose stored answers are to be ignored.
+        executor: The executor of the work.
+        limits: The limits; `concurrency` determines the time in parallel.
+        stored: The stored answers.
+        again: The fingerprints whose stored answers are ignored.
     """
-    groups, found, shelf = equal_work(work), stored.answers, stored.shelf
-    wholes = [group[0] for name, group in groups.items() if name not in found]
-    known = sum(len(group) for name, group in groups.items() if name in found)
-    for who in {work.brief.model: executor_for(work.brief, executor) for work in wholes}.values():
-        if isinstance(who, Countable):
-            who.require_known()
-    asked = [ask for each in wholes for ask in asks_of(each, executor, shelf, afresh=each.fingerprint in again)]
-    prompt, completion, cost, counted = _tokens(asked, executor)
-    most_s = limits.timeout_s if isinstance(executor, Abrupt) else None
-    seconds, timed = _seconds_each(list(found.values()), completion, len(asked), most_s)
-    side_by_side = seconds * math.ceil(len(asked) / limits.concurrency)
-    paced, rate = _paced(asked, executor, limits, None if completion is None else (prompt or 0) + completion)
-    in_turn = round(max(seconds * len(asked), paced), 1)
-    recommendation, advice = _advise(len(asked), in_turn) if work else ("nothing-to-ask", NO_ITEMS)
-    basis = (counted, timed, rate if paced > side_by_side else "", "re-asks and retries not included", _unread(shelf))
+    # 1. Find what has to be asked.
+    groups, answers, blobs = group_equal_work(work), stored.answers, stored.blobs
+    wholes = [group[0] for name, group in groups.items() if name not in answers]
+    stored_count = sum(len(group) for name, group in groups.items() if name in answers)
+    for chosen in {work.brief.model: executor_for(work.brief, executor) for work in wholes}.values():
+        BaseExecutor.of(chosen).require_available()
+    asks = [ask for each in wholes for ask in expand_asks(each, executor, blobs, refresh=each.fingerprint in again)]
+    # 2. Estimate tokens and cost, then the time, which concurrency or a rate limit bounds.
+    prompt, completion, cost, token_basis = _estimate_tokens(asks, executor)
+    most_s = limits.timeout_s if BaseExecutor.of(executor).cancel_immediately else None
+    seconds, time_basis = _seconds_each(list(answers.values()), completion, len(asks), most_s)
+    side_by_side = seconds * math.ceil(len(asks) / limits.concurrency)
+    rate_bound_s, rate_basis = _rate_bound_seconds(
+        asks, executor, limits, None if completion is None else (prompt or 0) + completion
+    )
+    in_turn = round(max(seconds * len(asks), rate_bound_s), 1)
+    recommendation, advice = _advise(len(asks), in_turn) if work else ("nothing-to-ask", NO_ITEMS)
+    basis = (
+        token_basis,
+        time_basis,
+        rate_basis if rate_bound_s > side_by_side else "",
+        "re-asks and retries not included",
+        _read_error_note(blobs),
+    )
     return Plan(
         briefs=len({each.brief.name for each in work}),
         items=len({each.item.key for each in work}),
         work=len(work),
-        stored=known,
-        shared=len(work) - known - len(wholes),
-        to_ask=len(asked),
-        parts=sum(each.brief.part for each in asked),
+        stored=stored_count,
+        shared=len(work) - stored_count - len(wholes),
+        to_ask=len(asks),
+        parts=sum(each.brief.part for each in asks),
         prompt_tokens=prompt,
         completion_tokens=completion,
         cost_usd=cost,
         seconds_in_turn=in_turn,
-        seconds_in_parallel=round(max(side_by_side, paced), 1),
+        seconds_in_parallel=round(max(side_by_side, rate_bound_s), 1),
         basis="; ".join(filter(None, basis)),
         recommendation=recommendation,
         advice=advice,
     )
 
 
-def _tokens(asked: Sequence[Work], executor: Executor) -> tuple[int | None, int | None, float | None, str]:
-    if not asked:
+def _estimate_tokens(asks: Sequence[WorkItem], executor: Executor) -> tuple[int | None, int | None, float | None, str]:
+    if not asks:
         return 0, 0, 0.0, "nothing to count"
-    if not isinstance(executor, Countable):
-        return None, None, None, "this executor can't count tokens"
-    sample = asked[:: max(1, math.ceil(len(asked) / SAMPLE))]
-    scale = len(asked) / len(sample)
-    models = {each.brief.model: executor_for(each.brief, executor) for each in sample}
+    # 1. Count an evenly spaced sample.
+    sample = asks[:: max(1, math.ceil(len(asks) / SAMPLE))]
+    scale = len(asks) / len(sample)
+    models = {each.brief.model: BaseExecutor.of(executor_for(each.brief, executor)) for each in sample}
     sent = expected = 0
     cost: float | None = 0.0
     for each in sample:
-        who = cast("Countable", models[each.brief.model])
-        more, price = (who.count_tokens(each.brief, each.item), who.expected_completion_tokens(each.brief)), who.price()
-        sent, expected = sent + more[0], expected + more[1]
-        cost = None if cost is None or price is None else cost + more[0] * price[0] + more[1] * price[1]
+        chosen = models[each.brief.model]
+        prompt_tokens = chosen.count_tokens(each.brief, each.item)
+        completion_tokens = chosen.expected_completion_tokens(each.brief)
+        if prompt_tokens is None or completion_tokens is None:
+            return None, None, None, "this executor can't count tokens"
+        price = chosen.price()
+        sent, expected = sent + prompt_tokens, expected + completion_tokens
+        cost = None if cost is None or price is None else cost + prompt_tokens * price[0] + completion_tokens * price[1]
+    # 2. Extrapolate to all prompts.
     prompt, completion = round(scale * sent), round(scale * expected)
     cost = None if cost is None else round(scale * cost, 6)
-    counted = "all prompts counted" if len(sample) == len(asked) else f"{len(sample)} of {len(asked)} prompts counted"
-    return prompt, completion, cost, counted if cost is not None else f"{counted}, price unknown"
+    basis = "all prompts counted" if len(sample) == len(asks) else f"{len(sample)} of {len(asks)} prompts counted"
+    return prompt, completion, cost, basis if cost is not None else f"{basis}, price unknown"
 
 
-def _paced(asked: Sequence[Work], executor: Executor, limits: Limits, tokens: int | None) -> tuple[float, str]:
-    """Return the seconds that the stated rates take for the model that is asked most, and which of them does."""
-    names = {each.brief.model: name_of(executor_for(each.brief, executor)) for each in asked}
-    most = max(Counter(names[each.brief.model] for each in asked).values(), default=0)
+def _rate_bound_seconds(
+    asks: Sequence[WorkItem], executor: Executor, limits: Limits, tokens: int | None
+) -> tuple[float, str]:
+    """Return the seconds that rate limits impose on the model that is asked most, and the limit that does."""
+    # Each model has rate limits of its own, so the model that is asked most takes longest.
+    names = {each.brief.model: executor_name(executor_for(each.brief, executor)) for each in asks}
+    most = max(Counter(names[each.brief.model] for each in asks).values(), default=0)
     rates = {
         "requests_per_minute": (most, limits.requests_per_minute),
-        "tokens_per_minute": ((tokens or 0) * most / max(len(asked), 1), limits.tokens_per_minute),
+        "tokens_per_minute": ((tokens or 0) * most / max(len(asks), 1), limits.tokens_per_minute),
     }
     seconds = {name: 60 * amount / rate for name, (amount, rate) in rates.items() if rate}
     slowest = max(seconds, key=lambda name: seconds[name], default="")
     return seconds.get(slowest, 0.0), f"time bound by limits.{slowest}"
 
 
-def _unread(shelf: Lenient) -> str:
-    """Return how many records can't be read, and why the first of them can't."""
-    return f"{len(shelf.unread)} looked up in vain: {shelf.unread[0]}" if shelf.unread else ""
+def _read_error_note(blobs: LenientBlobStore) -> str:
+    """Return how many records can't be read, and why the first of them can't; empty if all can."""
+    return (
+        f"unreadable records: {len(blobs.read_errors)}, the first: {blobs.read_errors[0]}" if blobs.read_errors else ""
+    )
 
 
 def _seconds_each(
-    stored: Sequence[Answer], completion: int | None, asked: int, most_s: float | None
+    stored: Sequence[Answer], completion: int | None, asks: int, most_s: float | None
 ) -> tuple[float, str]:
-    """Return the seconds that an ask takes; of the run of a program nobody knows more than that it will be ended."""
+    """Return the seconds of one ask, and the basis of that; for programs without measurements, their time limit."""
+    # 1. Measured times of stored answers.
     last = [answer.attempts[-1] for answer in stored if answer.attempts]
     measured = [attempt.seconds for attempt in last if attempt.seconds or attempt.started]  # in a batch: neither
     if measured:
         return median(measured), f"time as measured for {len(measured)} stored answers"
+    # 2. A program's time limit.
     if most_s is not None:
         return most_s, f"time at most: {most_s:g} s a run, by its time limit"
-    each = (completion or 0) / asked if asked else 0.0
+    # 3. An assumed speed.
+    each = (completion or 0) / asks if asks else 0.0
     return ASSUMED_LATENCY_S + each / ASSUMED_TOKENS_PER_S, (
         f"time assumed: {ASSUMED_LATENCY_S:g} s a call and {ASSUMED_TOKENS_PER_S:g} tokens a second"
     )
 
 
-def _advise(asked: int, in_turn: float) -> tuple[Literal["nothing-to-ask", "not-worth-fanning-out", "fan-out"], str]:
-    if not asked:
+def _advise(asks: int, in_turn: float) -> tuple[Literal["nothing-to-ask", "not-worth-fanning-out", "fan-out"], str]:
+    if not asks:
         return "nothing-to-ask", "Nothing to ask: every answer is stored."
-    if asked == 1 or in_turn < WORTHWHILE_S:
+    if asks == 1 or in_turn < WORTHWHILE_S:
         return "not-worth-fanning-out", (
-            f"Not worth fanning out: {asked} {'ask' if asked == 1 else 'asks'}, about {in_turn:g} s one after another."
+            f"Not worth fanning out: {asks} {'ask' if asks == 1 else 'asks'}, about {in_turn:g} s one after another."
         )
-    return "fan-out", f"Fan out: {asked} asks would take about {in_turn:g} s one after another."
+    return "fan-out", f"Fan out: {asks} asks would take about {in_turn:g} s one after another."
+
+
+_REST = "what a cap doesn't hold is skipped, and the next run goes on there"
+
+
+def with_notes(plan: Plan, executor: Executor, limits: Limits) -> Plan:
+    """Return a plan with warnings about what its job's caps will stop, and about other limits.
+
+    Args:
+        plan: The plan, including the integrator's share.
+        executor: The executor of the work.
+        limits: The limits of the run.
+    """
+    notes = (*_agent_notes(plan, executor, limits), *_cap_notes(plan, limits), *_batch_notes(plan, executor))
+    return plan.model_copy(update={"notes": notes})
+
+
+def _agent_notes(plan: Plan, executor: Executor, limits: Limits) -> Iterator[str]:
+    """Yield the runs of a coding agent, and the upper bound of their cost: nothing else is known in advance."""
+    if not isinstance(executor, CodingAgent) or not plan.to_ask:
+        return
+    runs = "1 run" if plan.to_ask == 1 else f"{plan.to_ask} runs, {limits.concurrency} at once"
+    description = f"{executor.name}: {runs} of {limits.timeout_s:g} s at most"
+    if executor.max_usd is None:
+        yield f"{description}; nothing bounds what a run costs: set max_usd."
+        return
+    most = executor.max_usd * plan.to_ask
+    yield f"{description}, and of {executor.max_usd:g} USD: {most:g} USD in all, retries and re-asks apart."
+    if limits.budget_usd and limits.budget_usd < most:
+        yield f"limits.budget_usd is {limits.budget_usd:g}, which may be less than that takes: {_REST}."
+
+
+def _cap_notes(plan: Plan, limits: Limits) -> Iterator[str]:
+    """Yield a warning for each cap that the plan exceeds."""
+    tokens = None if plan.prompt_tokens is None else plan.prompt_tokens + (plan.completion_tokens or 0)
+    caps = (
+        ("requests", limits.budget_requests, plan.to_ask, f"{plan.to_ask} asks"),
+        ("tokens", limits.budget_tokens, tokens, f"about {tokens} tokens"),
+        ("usd", limits.budget_usd, plan.cost_usd, f"about {plan.cost_usd} USD"),
+    )
+    for key, cap, planned, amount in caps:
+        if cap is None or not plan.to_ask:
+            continue
+        if cap == 0:
+            yield f"limits.budget_{key} is 0, so nothing is asked; raise it, or leave it out."
+        elif planned is not None and planned > cap:
+            yield f"limits.budget_{key} is {cap}, and {amount} are planned: {_REST}."
+
+
+def _batch_notes(plan: Plan, executor: Executor) -> Iterator[str]:
+    """Yield what a batch leaves to be asked live, and by which models."""
+    if not isinstance(executor, LLM) or executor.mode != "batch" or not plan.to_ask:
+        return
+    live = [f"executor.fallbacks ({', '.join(executor.fallbacks)}) are asked"] if executor.fallbacks else []
+    live += [f"executor.idle_s ({executor.idle_s:g}) holds"] if executor.idle_s is not None else []
+    only = f" {' and '.join(live)} only there." if live else ""
+    yield f"mode: batch: within a day, whatever the times above; what fails in a batch is asked live.{only}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect_dispatch.integrators.test_matrix import TestMatrix
-from prefect_dispatch.models import Failure, Outcome
-from prefect_dispatch.report import Gap, Report
-from prefect_dispatch.test_run import RED, TestCase, TestRun
+from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix
+from prefect_dispatch.models.ledger import Gap
+from prefect_dispatch.models.outcome import Failure, Outcome
+from prefect_dispatch.models.report import Report
+from prefect_dispatch.models.test_run import RED, TestCase, TestRun
 from tests.reports import START
 
 ABSENT = 9

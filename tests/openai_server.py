@@ -40,7 +40,7 @@ from typing import Any
 
 from aiohttp import web
 
-from prefect_dispatch.models import Usage
+from prefect_dispatch.models.outcome import Usage
 from tests.openai_wire import Ending, completion, deliver, events
 
 

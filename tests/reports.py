@@ -6,10 +6,11 @@ from datetime import datetime, timedelta, timezone
 from random import Random
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.changes import Change, Changes, Said
-from prefect_dispatch.ledger import FieldRow, Flag, LedgerRow, Loser, Proposal, Ref, Table
-from prefect_dispatch.models import Attempt, Brief, Failure, Item, Outcome, Rejection, Usage
-from prefect_dispatch.report import Gap, Report, Spending
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.ledger import FieldRow, Flag, Gap, LedgerRow, Loser, Proposal, Ref, Table
+from prefect_dispatch.models.outcome import Attempt, Failure, Outcome, Rejection, Usage
+from prefect_dispatch.models.report import Change, Changes, Report, Said, Spending
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

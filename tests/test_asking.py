@@ -9,10 +9,8 @@ import anyio
 import pytest
 from pydantic import BaseModel, field_validator
 
-from prefect_dispatch.asking import MOST_OVERTAKEN, attempt
-from prefect_dispatch.attempts import LONGEST_PROBLEM, LONGEST_TEXT, MOST_PROBLEMS
-from prefect_dispatch.change import Change
-from prefect_dispatch.checks import Function, MaxWords
+from prefect_dispatch.calls.attempt import EMPTY, MAX_OVERTAKEN, TRUNCATED, run_attempt
+from prefect_dispatch.calls.call_gate import CallGate
 from prefect_dispatch.errors import (
     BusyError,
     ExecutorError,
@@ -21,11 +19,20 @@ from prefect_dispatch.errors import (
     TerminalError,
     TransientError,
 )
-from prefect_dispatch.examining import EMPTY, TRUNCATED
 from prefect_dispatch.executors.base import Ask, Reply
-from prefect_dispatch.gate import Gate
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Attempt, Brief, Item, Rejection, Usage
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.checks import Function, MaxWords
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.outcome import (
+    LONGEST_PROBLEM,
+    LONGEST_TEXT,
+    MOST_PROBLEMS,
+    Attempt,
+    Change,
+    Rejection,
+    Usage,
+)
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -33,7 +40,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.models import Answer
+    from prefect_dispatch.models.outcome import Answer
 
 ITEM = Item(key="k", value={"title": "T"})
 TEXT = Brief(name="a", instructions="Say {title}.")
@@ -57,7 +64,7 @@ def ask(executor: Any, brief: Brief = TEXT, *, reasks: int = 2, timeout_s: float
     """One attempt, to its end."""
 
     async def run() -> Answer:
-        return await attempt(executor, brief, ITEM, limits=Limits(reasks=reasks, timeout_s=timeout_s))
+        return await run_attempt(executor, brief, ITEM, limits=Limits(reasks=reasks, timeout_s=timeout_s))
 
     return anyio.run(run)
 
@@ -141,7 +148,7 @@ def test_what_was_invalid_is_kept_cut() -> None:
     (only,) = fail(scripted, brief, reasks=1).attempts
     assert [len(each.text) for each in only.rejections] == [LONGEST_TEXT, 2]
     assert len(scripted.asks[1].rejections[0].text) == 5000
-    many = Rejection(text="", problems=("p" * 1000,) * 100).short.problems
+    many = Rejection(text="", problems=("p" * 1000,) * 100).truncated.problems
     assert (len(many), {len(each) for each in many}) == (MOST_PROBLEMS, {LONGEST_PROBLEM})
 
 
@@ -194,7 +201,7 @@ def test_what_an_executor_raises(raised: Exception, kind: str, requests: int) ->
     ("words", "told"),
     [
         pytest.param("I can't.", 'The agent declined: "I can\'t.".', id="says-why"),
-        pytest.param(" ", "The agent declined and said nothing, as where its provider's content filter", id="silent"),
+        pytest.param(" ", "The agent declined without a text, as where its provider's content filter", id="silent"),
     ],
 )
 def test_a_refusal_is_not_argued_with(words: str, told: str) -> None:
@@ -287,20 +294,20 @@ def test_a_call_that_is_refused_while_others_pass_is_given_up() -> None:
     caught: list[ExecutorError] = []
 
     async def run() -> None:
-        gate, scripted, over = Gate(limits), ScriptedExecutor(say), anyio.Event()
+        gate, scripted, over = CallGate(limits), ScriptedExecutor(say), anyio.Event()
 
         async def others() -> None:
             while not over.is_set():
-                await attempt(scripted, TEXT, ITEM.model_copy(update={"key": "other"}), limits=limits, gate=gate)
+                await run_attempt(scripted, TEXT, ITEM.model_copy(update={"key": "other"}), limits=limits, gate=gate)
 
         async with anyio.create_task_group() as group:
             group.start_soon(others)
             with pytest.raises(BusyError) as refused:
-                await attempt(scripted, TEXT, ITEM, limits=limits, gate=gate)
+                await run_attempt(scripted, TEXT, ITEM, limits=limits, gate=gate)
             over.set()
             caught.append(refused.value)
 
     anyio.run(run)
     (only,) = caught[0].attempts
-    assert only.waits >= MOST_OVERTAKEN
+    assert only.waits >= MAX_OVERTAKEN
     assert only.usage.requests == only.waits + 1

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.binding import bind
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.models import Brief
-from prefect_dispatch.test_run import TestRun
+from prefect_dispatch.models.brief import Brief, resolve_user_code
+from prefect_dispatch.models.test_run import TestRun
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,13 +43,13 @@ def test_names_become_what_they_stand_for(folder: Path) -> None:
             "checks": [{"kind": "max_words", "words": 3}, {"kind": "function", "function": "bound_shapes:fine"}],
         }
     )
-    bound = bind(brief, folder)
+    bound = resolve_user_code(brief, folder)
     assert isinstance(bound.output, type)
     assert bound.output.__name__ == "Shape"
     assert bound.references == ()
     assert bound.checks[0] == brief.checks[0]
     plain = Brief(name="b", instructions="Do.")
-    assert bind(plain, folder) is plain
+    assert resolve_user_code(plain, folder) is plain
     with_schema = Brief.model_validate(
         {
             "name": "b",
@@ -59,7 +58,7 @@ def test_names_become_what_they_stand_for(folder: Path) -> None:
             "checks": [{"kind": "function", "function": "bound_shapes:fine"}],
         }
     )
-    assert bind(with_schema, folder).output == '{"type":"object"}'
+    assert resolve_user_code(with_schema, folder).output == '{"type":"object"}'
 
 
 @pytest.mark.parametrize(
@@ -75,12 +74,12 @@ def test_the_wrong_kind_of_thing_is_refused(changed: dict[str, object], folder: 
     """What is no model is no output, and what can't be called is no check."""
     brief = Brief.model_validate({"name": "b", "instructions": "Do.", **changed})
     with pytest.raises(BriefError):
-        bind(brief, folder)
+        resolve_user_code(brief, folder)
 
 
 def test_the_answer_of_a_test_suite_can_be_named(folder: Path) -> None:
     """It is of this package; nothing else of it is taken for code of the user's."""
     brief = Brief(name="b", instructions="Do.", output="prefect_dispatch.test_run:TestRun")
-    assert bind(brief, folder).output is TestRun
+    assert resolve_user_code(brief, folder).output is TestRun
     with pytest.raises(BriefError, match="is not code of yours"):
-        bind(Brief(name="b", instructions="Do.", output="prefect_dispatch.models:Brief"), folder)
+        resolve_user_code(Brief(name="b", instructions="Do.", output="prefect_dispatch.models:Brief"), folder)

@@ -18,10 +18,17 @@ from prefect.testing.standard_test_suites.blocks import BlockStandardTestSuite
 from pydantic import ValidationError
 
 from prefect_dispatch import LLM, Brief, DispatchProfile, Limits, LLMCredentials, Synthesize, Tournament, dispatch, plan
-from prefect_dispatch.credentials import SLUGS, credentials, forget, fresh_credentials, named, profile, reference
+from prefect_dispatch.blocks import block_reference, profile
 from prefect_dispatch.errors import DispatchFailed, JobError
-from prefect_dispatch.flows.own_executors import require_keys
-from prefect_dispatch.scrub import scrub
+from prefect_dispatch.executors.block_references import (
+    SLUGS,
+    block_name,
+    credentials,
+    evict_credentials,
+    load_credentials,
+)
+from prefect_dispatch.flows.runtime.query_executors import require_keys
+from prefect_dispatch.security.redaction import redact
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.openai_server import Behaviour, OpenAIServer, failure, openai_server
 from tests.waiting import wait_until
@@ -141,7 +148,7 @@ def test_what_a_call_takes() -> None:
 def test_a_name_that_is_none(value: object, told: str) -> None:
     """Only the name of a saved block travels with a run; whatever else is given is refused with the way out."""
     with pytest.raises(ValueError, match=told):
-        named("credentials", value)
+        block_name("credentials", value)
     with pytest.raises(ValidationError, match=told):
         LLM.model_validate({"model": "openai/test", "credentials": value})
 
@@ -165,7 +172,7 @@ def test_a_key_goes_to_the_provider_and_nowhere_else(model: OpenAIServer, caplog
         told += [each.model_dump_json() for each in client.read_artifacts()]
     assert KEY not in "".join([*told, caplog.text])
     assert run.parameters["executor"]["credentials"] == "nowhere-else"
-    assert scrub(f"key {KEY}!") == "key ***!"
+    assert redact(f"key {KEY}!") == "key ***!"
     asked = model.count
     saved("nowhere-else", api_key="sk-another-key-0815-xyz", api_base=model.url)
     assert dispatch([BRIEF], ["a", "b"], executor=executor).usage.cached == 2
@@ -184,14 +191,14 @@ def test_a_missing_block_is_refused_before_anything_is_spent(model: OpenAIServer
     with pytest.raises(JobError, match=r"no LLMCredentials block 'my-opnai'. Did you mean 'my-openai'\?"):
         plan([BRIEF], ["a"], executor=wrong)
     with pytest.raises(JobError, match=r"There are (.*, )?'my-openai'"):
-        fresh_credentials("zzzzzz")
+        load_credentials("zzzzzz")
     with pytest.raises(JobError, match=r"^integrator.judge.credentials: .*prefect block register -m prefect_d"):
         dispatch([BRIEF], ["a"], executor=LLM(model="openai/test"), integrator=Synthesize(
             instructions="Sum up.", judge=wrong))  # fmt: skip
     with pytest.raises(JobError, match="no DispatchProfile block 'nobody'"):
         profile("nobody")
     with pytest.raises(JobError, match="no LLMCredentials block"):
-        reference("credentials", "nobody-knows")
+        block_reference("credentials", "nobody-knows")
     assert model.count == asked
 
 
@@ -251,8 +258,8 @@ def test_a_key_is_for_its_own_provider(model: OpenAIServer) -> None:
     with pytest.raises(JobError, match=r"is for models of 'openai'.*'anthropic/x' is of another provider"):
         plan([BRIEF], ["a"], executor=LLM(model="anthropic/x", credentials="for-openai"))
     both = LLM(model="openai/test", fallbacks=("anthropic/x",), credentials="for-openai")
-    assert [each.credentials for each in both.tiers] == ["for-openai", None]
-    assert both.switched("openai/other").credentials == "for-openai"
+    assert [each.credentials for each in both.fallback_chain] == ["for-openai", None]
+    assert both.with_model("openai/other").credentials == "for-openai"
 
 
 @pytest.mark.slow
@@ -273,10 +280,10 @@ def test_a_block_that_goes_away_meanwhile(model: OpenAIServer) -> None:
     """It is told as what it is, and another process loads it by its name."""
     saved("goes-away", api_base=model.url)
     executor = LLM(model="openai/test", credentials="goes-away", api_base=model.url)
-    forget("goes-away")
+    evict_credentials("goes-away")
     assert credentials("goes-away").arguments == {"api_key": KEY}
     LLMCredentials.delete("goes-away")
-    forget("goes-away")
+    evict_credentials("goes-away")
     with pytest.raises(JobError, match="no LLMCredentials block 'goes-away'"):
         credentials("goes-away")
     assert executor.fingerprint == executor.model_copy(update={"credentials": None}).fingerprint
@@ -291,8 +298,8 @@ def test_a_block_of_an_older_make() -> None:
         data = {"data": {"usd_per_million_sent": 2.0}}
         url, sent = f"{client.api_url}block_documents/{document.id}", {**data, "merge_existing_data": True}
         wait_until(lambda: httpx.patch(url, json=sent).is_success, "a server that isn't busy takes it")
-    with pytest.raises(JobError, match=r"credentials: the block 'older' can't be used: .*mend it in Prefect's UI"):
-        fresh_credentials("older")
+    with pytest.raises(JobError, match=r"credentials: the block 'older' can't be used: .*fix it in Prefect's UI"):
+        load_credentials("older")
     assert block.api_key.get_secret_value() == KEY
 
 
@@ -328,7 +335,7 @@ def test_prefect_registers_the_blocks() -> None:
     )
     assert "LLM Credentials" in done.stdout
     assert "Dispatch Profile" in done.stdout
-    assert reference("profile", _saved_profile()).keys() == {"$ref"}
+    assert block_reference("profile", _saved_profile()).keys() == {"$ref"}
 
 
 def _saved_profile() -> str:

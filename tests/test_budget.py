@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from prefect_dispatch.budget import Budget, Reservation
+from prefect_dispatch.calls.budget import Budget, Reservation
 from prefect_dispatch.errors import BudgetError, TransientError
-from prefect_dispatch.executors.base import Ceiling
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Usage
+from prefect_dispatch.executors.base import CostBound
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.outcome import Usage
 from tests.virtual_time import VirtualLoop, run
 
 MODEL = "provider/model"
-SMALL = Ceiling(prompt_tokens=8, completion_tokens=20, cost_usd=0.08)
+SMALL = CostBound(prompt_tokens=8, completion_tokens=20, cost_usd=0.08)
 """With what is added, 10 and 20 tokens, and 0.1 USD."""
 
 
@@ -83,7 +83,7 @@ def test_a_call_waits_for_what_others_may_leave() -> None:
         await look()
         budget.settle(waiting[0].result(), spend(0.02))
         await look()
-        assert budget.left == {"usd": 0.09}
+        assert budget.remaining == {"usd": 0.09}
         return states
 
     assert run(story()) == ["ww", "gw", "gw", "gf"]
@@ -117,7 +117,7 @@ def test_what_nobody_knows_stays_spent(usage: Usage | None, spent: Usage) -> Non
     async def story() -> Usage:
         budget = Budget(Limits(budget_usd=1))
         budget.settle(await budget.reserve(MODEL, SMALL), usage)
-        assert budget.left == {"usd": pytest.approx(1 - (spent.cost_usd or 0))}
+        assert budget.remaining == {"usd": pytest.approx(1 - (spent.cost_usd or 0))}
         return budget.spent
 
     assert run(story()) == spent
@@ -127,17 +127,17 @@ def test_what_nobody_knows_stays_spent(usage: Usage | None, spent: Usage) -> Non
     ("ceiling", "usage", "cost_usd"),
     [
         pytest.param(None, None, None, id="nothing-counted-and-lost"),
-        pytest.param(Ceiling(prompt_tokens=1), Usage(requests=1, cost_usd=None), None, id="no-price"),
+        pytest.param(CostBound(prompt_tokens=1), Usage(requests=1, cost_usd=None), None, id="no-price"),
         pytest.param(None, spend(0.5), 0.5, id="the-provider-told"),
     ],
 )
-def test_without_a_price_the_sum_is_unknown(ceiling: Ceiling | None, usage: Usage | None, cost_usd: float) -> None:
+def test_without_a_price_the_sum_is_unknown(ceiling: CostBound | None, usage: Usage | None, cost_usd: float) -> None:
     """Rather than too low; there is no cap to hold then."""
 
     async def story() -> Usage:
         budget = Budget(Limits(budget_requests=5))
         budget.settle(await budget.reserve(MODEL, ceiling), usage)
-        assert budget.left == {"requests": 4}
+        assert budget.remaining == {"requests": 4}
         return budget.spent
 
     assert run(story()).cost_usd == cost_usd
@@ -151,12 +151,12 @@ def test_a_call_that_took_more_teaches_to_reserve_more() -> None:
         left: list[float] = []
         for used in (8, 24, 16):
             call = await budget.reserve(MODEL, SMALL)
-            left.append(budget.left["tokens"])
+            left.append(budget.remaining["tokens"])
             budget.settle(call, Usage(requests=1, prompt_tokens=used, completion_tokens=used))
         await budget.reserve(MODEL, SMALL)
-        left.append(budget.left["tokens"])
+        left.append(budget.remaining["tokens"])
         await budget.reserve("another", SMALL)
-        return [*left, budget.left["tokens"]]
+        return [*left, budget.remaining["tokens"]]
 
     assert run(story()) == [970, 954, 888, 856, 826]
 
@@ -167,7 +167,7 @@ def test_an_estimate_that_was_wrong_shows() -> None:
     async def story() -> None:
         budget = Budget(Limits(budget_usd=0.1))
         budget.settle(await budget.reserve(MODEL, SMALL), spend(0.4))
-        assert (budget.spent.cost_usd, budget.left) == (0.4, {"usd": 0})
+        assert (budget.spent.cost_usd, budget.remaining) == (0.4, {"usd": 0})
         with pytest.raises(BudgetError, match=r"0\.4 USD are spent, and this call could take 0\.4 USD"):
             await budget.reserve(MODEL, SMALL)
 
@@ -183,18 +183,18 @@ def test_a_cap_of_nothing_sends_nothing() -> None:
 def test_a_share_that_is_refused_is_told_as_all_of_the_budget() -> None:
     """By the cap that refused it, with what the whole run has; another error stays as it is."""
     budget = Budget(Limits(budget_requests=10, budget_tokens=1000))
-    share = budget.share(2)
+    share = budget.reserve_share(2)
     nothing = Budget(share.limits.model_copy(update={"budget_requests": 0}))
     with pytest.raises(BudgetError, match=r"limits\.budget_requests is 0 requests:") as caught:
-        run(nothing.reserve(MODEL, Ceiling(prompt_tokens=1, completion_tokens=1)))
-    assert "limits.budget_requests is 10 requests:" in str(budget.in_all(caught.value))
-    assert str(budget.in_all(BudgetError("something else"))) == "something else"
+        run(nothing.reserve(MODEL, CostBound(prompt_tokens=1, completion_tokens=1)))
+    assert "limits.budget_requests is 10 requests:" in str(budget.as_whole_budget_error(caught.value))
+    assert str(budget.as_whole_budget_error(BudgetError("something else"))) == "something else"
 
 
 def test_a_call_without_a_maximum_is_not_sent_under_a_cap() -> None:
     """Whatever a fallback or an executor of the user's says at the last moment."""
     with pytest.raises(BudgetError, match=r"limits\.budget_tokens can't be held: nothing bounds the answers"):
-        run(Budget(Limits(budget_tokens=10**6)).reserve(MODEL, Ceiling(prompt_tokens=1)))
+        run(Budget(Limits(budget_tokens=10**6)).reserve(MODEL, CostBound(prompt_tokens=1)))
 
 
 @given(
@@ -217,24 +217,24 @@ def test_nothing_is_spent_that_is_not_noted(costs: list[int], abreast: int, fail
     async def story() -> None:
         budget, places = Budget(Limits(budget_usd=2.0, budget_requests=40)), asyncio.Semaphore(abreast)
         left: list[Exception] = []
-        budget.note_ahead(note)
+        budget.journal_to(note)
 
         async def call(cents: int) -> None:
             async with places:
                 try:
                     held = await budget.reserve(
-                        MODEL, Ceiling(prompt_tokens=1, completion_tokens=1, cost_usd=cents / 500)
+                        MODEL, CostBound(prompt_tokens=1, completion_tokens=1, cost_usd=cents / 500)
                     )
                 except (BudgetError, TransientError) as error:
                     left.append(error)
                     return
                 await asyncio.sleep(1)
                 budget.settle(held, spend(cents / 500))
-                assert budget.took.nano_usd <= marks[-1]["usd"] <= 2 * 10**9
-                assert budget.took.requests <= marks[-1]["requests"] <= 40
+                assert budget.spent_amount.nano_usd <= marks[-1]["usd"] <= 2 * 10**9
+                assert budget.spent_amount.requests <= marks[-1]["requests"] <= 40
 
         await asyncio.gather(*map(call, costs))
-        assert budget.took.requests + len(left) == len(costs)
+        assert budget.spent_amount.requests + len(left) == len(costs)
 
     run(story())
     assert len(tries) <= len(costs)
@@ -252,8 +252,8 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.loop = VirtualLoop()
         self.limits = Limits(budget_usd=1.0, budget_tokens=400, budget_requests=12)
         self.budget = Budget(self.limits)
-        self.waiting: list[tuple[asyncio.Task[Reservation], Ceiling]] = []
-        self.under_way: list[tuple[Reservation, Ceiling]] = []
+        self.waiting: list[tuple[asyncio.Task[Reservation], CostBound]] = []
+        self.under_way: list[tuple[Reservation, CostBound]] = []
         self.requests = self.tokens = 0
         self.usd = Fraction(0)
 
@@ -287,7 +287,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     )
     def ask(self, model: str, prompt: int, completion: int, usd: float, *, cancel: bool) -> None:
         """A call comes; it may be cancelled as it is granted."""
-        ceiling = Ceiling(prompt_tokens=prompt, completion_tokens=completion, cost_usd=usd)
+        ceiling = CostBound(prompt_tokens=prompt, completion_tokens=completion, cost_usd=usd)
         task = self.loop.create_task(self.budget.reserve(model, ceiling))
         self.waiting.append((task, ceiling))
         if cancel:
@@ -313,7 +313,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         self.end(share, place)
         self.turn()
 
-    def end(self, share: Fraction | int | None, place: tuple[Reservation, Ceiling]) -> None:
+    def end(self, share: Fraction | int | None, place: tuple[Reservation, CostBound]) -> None:
         """Settle a call, and count what it really took."""
         call, ceiling = place
         real = Fraction(5, 4) if share is None else share
@@ -344,8 +344,8 @@ class AnyInterleaving(RuleBasedStateMachine):
     @invariant()
     def nothing_leaks(self) -> None:
         """What is neither spent nor held is left."""
-        held = sum(call.held.requests for call, _ in self.under_way)
-        assert self.budget.left["requests"] == 12 - self.requests - held
+        held = sum(call.reserved.requests for call, _ in self.under_way)
+        assert self.budget.remaining["requests"] == 12 - self.requests - held
         assert self.budget.spent.requests == self.requests
 
 

@@ -156,8 +156,8 @@ def test_a_wheel_from_the_sdist_needs_no_network(tmp_path: Path) -> None:
     vendored: list[dict[str, Any]] = json.loads((hatch_build.PAGE / "vendored.json").read_text())
     own = {"../script/main.js", "../page.css", "../template.html"}
     wanted = {file["name"] for each in vendored for file in each["files"]} | own
-    assert {os.path.normpath(f"prefect_dispatch/page/vendor/{name}") for name in wanted} <= names
-    (source / "src/prefect_dispatch/page/vendor/chart.js").unlink()
+    assert {os.path.normpath(f"prefect_dispatch/reporting/html/vendor/{name}") for name in wanted} <= names
+    (source / "src/prefect_dispatch/reporting/html/vendor/chart.js").unlink()
     refused = build(source, tmp_path, "-t", "wheel", registry="http://127.0.0.1:9")
     assert refused.returncode
     assert "npm_config_registry" in refused.stderr + refused.stdout

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prefect_dispatch.change import Change, written
+from prefect_dispatch.models.outcome import Change, encode_patch
 
 BASE, TREE = "0" * 40, "1" * 64
 
@@ -15,13 +15,13 @@ BASE, TREE = "0" * 40, "1" * 64
 @given(st.binary(max_size=200))
 def test_a_patch_is_exact_whatever_its_bytes(patch: bytes) -> None:
     """What git is given again is what git wrote, after a way through JSON."""
-    change = Change(base=BASE, tree=TREE, patch=written(patch))
+    change = Change(base=BASE, tree=TREE, patch=encode_patch(patch))
     assert Change.model_validate_json(change.model_dump_json()).bytes == patch
 
 
 def test_a_patch_that_begins_like_base64_is_kept_exact() -> None:
     """A text cannot be taken for bytes."""
-    assert Change(base=BASE, tree=TREE, patch=written(b"base64:!")).bytes == b"base64:!"
+    assert Change(base=BASE, tree=TREE, patch=encode_patch(b"base64:!")).bytes == b"base64:!"
 
 
 def test_a_damaged_patch_is_told() -> None:

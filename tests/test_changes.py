@@ -8,14 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dispatch.changes import Changes, FlowRun, Known, LastRun, Memory, compare, known
-from prefect_dispatch.explain import explain
-from prefect_dispatch.fingerprint import digest
-from prefect_dispatch.ledger import LedgerRow, Ref
-from prefect_dispatch.models import Failure, Outcome
-from prefect_dispatch.render import MAX_NAMES, markdown
-from prefect_dispatch.report import Report
-from prefect_dispatch.terminal import summary
+from prefect_dispatch.cli.console import summary
+from prefect_dispatch.models.ledger import LedgerRow, Ref
+from prefect_dispatch.models.outcome import Failure, Outcome
+from prefect_dispatch.models.report import (
+    Changes,
+    FlowRun,
+    KnownAnswer,
+    LastRun,
+    Report,
+    RunSnapshot,
+    compare,
+    update_known_answers,
+)
+from prefect_dispatch.reporting.explain import explain
+from prefect_dispatch.reporting.markdown import MAX_NAMES, markdown
+from prefect_dispatch.serialization.json_text import digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,8 +57,8 @@ def names(refs: Sequence[Ref]) -> set[Ref]:
 def test_each_difference_of_two_runs_is_told_once(first: list[Outcome], second: list[Outcome]) -> None:
     """Against the definition, name by name."""
     was, now = ({Ref.of(each): each.value for each in run} for run in (first, second))
-    before = known(first)
-    found = compare(before, known(second, before))
+    before = update_known_answers(first)
+    found = compare(before, update_known_answers(second, before))
     both = was.keys() & now.keys()
     assert names(found.new) == now.keys() - was.keys()
     assert names(found.gone) == was.keys() - now.keys()
@@ -61,21 +69,21 @@ def test_each_difference_of_two_runs_is_told_once(first: list[Outcome], second: 
     assert all(each.before.digest == digest(was[ref]) for ref, each in changed.items())
     assert all(each.after.digest == digest(now[ref]) for ref, each in changed.items())
     assert all(set(refs) for refs in found.lists.values())
-    assert found == compare(before[::-1], known(second[::-1], before))
+    assert found == compare(before[::-1], update_known_answers(second[::-1], before))
 
 
 @given(run=RUNS)
 def test_the_same_again_changes_nothing(run: list[Outcome]) -> None:
     """Whatever came of a run."""
-    once = known(run)
-    assert compare(once, known(run, once)) == Changes(earlier="found")
-    assert str(compare(once, known(run, once))) == "nothing changed"
+    once = update_known_answers(run)
+    assert compare(once, update_known_answers(run, once)) == Changes(earlier="found")
+    assert str(compare(once, update_known_answers(run, once))) == "nothing changed"
 
 
 @given(values=st.tuples(*[st.sampled_from(["", "0" * 64, "1" * 64])] * 2), run=RUNS)
 def test_a_merged_value_is_compared_where_there_are_two(values: tuple[str, str], run: list[Outcome]) -> None:
     """The same answers may be merged otherwise; a run that has no value changed none."""
-    found = compare(known(run), known(run), values)
+    found = compare(update_known_answers(run), update_known_answers(run), values)
     assert found.merged == (set(values) == {"0" * 64, "1" * 64})
     assert str(found) == ("only the merged value changed" if found.merged else "nothing changed")
 
@@ -84,10 +92,10 @@ def test_a_merged_value_is_compared_where_there_are_two(values: tuple[str, str],
 @given(runs=st.lists(RUNS, min_size=1, max_size=6))
 def test_the_last_answer_stays_known_while_its_work_is_there(runs: list[list[Outcome]]) -> None:
     """Through any number of gaps, and no longer than that."""
-    rows: tuple[Known, ...] = ()
+    rows: tuple[KnownAnswer, ...] = ()
     last: dict[Ref, str] = {}
     for run in runs:
-        rows = known(run, rows)
+        rows = update_known_answers(run, rows)
         last = {
             Ref.of(each): digest(each.value) if each.value is not None else last.get(Ref.of(each), "") for each in run
         }
@@ -99,10 +107,10 @@ def test_the_last_answer_stays_known_while_its_work_is_there(runs: list[list[Out
 def test_what_is_remembered_comes_back(run: list[Outcome]) -> None:
     """As JSON and back."""
     ran = LastRun(started="2026-01-01T00:00:00+00:00", flow_run=FlowRun(id="1", name="calm-fox"))
-    memory = Memory(run=ran, work=known(run), value=digest("merged"))
-    assert Memory.model_validate_json(memory.model_dump_json()) == memory
+    memory = RunSnapshot(run=ran, work=update_known_answers(run), value=digest("merged"))
+    assert RunSnapshot.model_validate_json(memory.model_dump_json()) == memory
     of_old = memory.model_dump(mode="json", exclude={"value"})
-    assert Memory.model_validate(of_old) == memory.model_copy(update={"value": ""})
+    assert RunSnapshot.model_validate(of_old) == memory.model_copy(update={"value": ""})
 
 
 def report(changes: Changes) -> Report:

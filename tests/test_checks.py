@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from prefect_dispatch.checks import Check, Function, MaxWords, MustMention, Regex, source_digest
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.models import Item
+from prefect_dispatch.models.checks import Check, Function, MaxWords, MustMention, Regex, source_digest
+from prefect_dispatch.models.item import Item
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ValidationError
 
-from prefect_dispatch.checks import Sources
-from prefect_dispatch.cited_forms import kind_of, same
-from prefect_dispatch.models import Item
+from prefect_dispatch.models.checks import Sources, normalize_source, source_kind
+from prefect_dispatch.models.item import Item
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -50,7 +49,7 @@ ITEM = Item(key="k", value="v")
 )
 def test_the_form_of_a_source(text: str, kind: str | None) -> None:
     """Checked are the shape and the check digits; what is a placeholder or half of it is none."""
-    assert kind_of(text) == kind
+    assert source_kind(text) == kind
 
 
 @pytest.mark.parametrize(
@@ -64,8 +63,8 @@ def test_the_form_of_a_source(text: str, kind: str | None) -> None:
 )
 def test_one_source_written_in_two_ways(one: str, other: str) -> None:
     """It counts once."""
-    assert same(one) == same(other)
-    assert same("979-10-90636-07-1") != same("978-0-306-40615-7")
+    assert normalize_source(one) == normalize_source(other)
+    assert normalize_source("979-10-90636-07-1") != normalize_source("978-0-306-40615-7")
 
 
 @pytest.mark.parametrize(

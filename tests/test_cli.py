@@ -19,11 +19,11 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from prefect_dispatch._version import __version__
-from prefect_dispatch.cli import BROKEN_PIPE, COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
-from prefect_dispatch.models import Usage
-from prefect_dispatch.progress import Progress, listener
-from prefect_dispatch.terminal import shown_progress
+from prefect_dispatch import __version__
+from prefect_dispatch.calls.progress import Progress, progress_listener
+from prefect_dispatch.cli.commands import BROKEN_PIPE, COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
+from prefect_dispatch.cli.console import show_progress
+from prefect_dispatch.models.outcome import Usage
 from tests.openai_server import HANG, Behaviour, document, failure, openai_server
 from tests.prefect_database import empty_database
 from tests.waiting import wait_until
@@ -387,7 +387,7 @@ def test_help_needs_neither_prefect_nor_litellm() -> None:
     """`--help` imports nothing heavy."""
     code = (
         "import sys\n"
-        "from prefect_dispatch.cli import main\n"
+        "from prefect_dispatch.cli.commands import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
         "print([name for name in ('prefect', 'litellm', 'pydantic', 'rich') if name in sys.modules])"
     )
@@ -474,7 +474,7 @@ def test_ctrl_c_before_a_run_begins(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prefect_dispatch.flows.job.read_job", interrupt)
+    monkeypatch.setattr("prefect_dispatch.flows.job_file.read_job", interrupt)
     assert main(["plan", str(job)]) == INTERRUPTED
     assert capsys.readouterr().err.endswith("the same command goes on from there.\n")
 
@@ -500,13 +500,13 @@ def test_a_bar_is_drawn_where_there_is_a_terminal(
     """How many, what failed, what it costs, how long it takes."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "160")
-    with shown_progress() as show:
+    with show_progress() as show:
         show("Prefect's temporary server is started again.")
-        hear = listener.get()
+        hear = progress_listener.get()
         assert hear is not None
         usage = Usage(prompt_tokens=7, cost_usd=None)
         hear(Progress(total=4, done=3, cached=1, failed=1, skipped=1, in_flight=2, usage=usage, seconds_left=61.0))
-    assert listener.get() is None
+    assert progress_listener.get() is None
     drawn = capsys.readouterr().err
     assert "3/4" in drawn
     assert "Prefect's temporary server is started again." in drawn

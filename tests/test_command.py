@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from prefect_dispatch.command import Command
+from prefect_dispatch.models.brief import Command
 
 
 def test_a_line_is_for_the_shell_and_words_are_for_no_shell() -> None:

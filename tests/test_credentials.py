@@ -8,10 +8,10 @@ import os
 import pytest
 from prefect.blocks.core import Block
 
-from prefect_dispatch.credentials import loaded, missing_key
 from prefect_dispatch.errors import JobError, TerminalError
-from prefect_dispatch.executors.keys import key_of
-from prefect_dispatch.models import Usage
+from prefect_dispatch.executors.block_references import load_block, missing_key_variables
+from prefect_dispatch.executors.llm.credentials import load_key
+from prefect_dispatch.models.outcome import Usage
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_missing_key_is_known(monkeypatch: pytest.MonkeyPatch, model: str, the
         monkeypatch.delenv(name)
     if there:
         monkeypatch.setenv(there, "sk-none-needed-0123456789")
-    assert missing_key(model) == missing
+    assert missing_key_variables(model) == missing
 
 
 class OfNobody(Block):
@@ -48,12 +48,12 @@ def test_a_block_of_a_kind_that_the_server_does_not_know() -> None:
     """It is told as one that isn't there, and how it is made."""
     told = r"^credentials: this Prefect server has no OfNobody block 'mine'\. Make it in Prefect's UI under Blocks"
     with pytest.raises(JobError, match=told):
-        loaded(OfNobody, "mine", "credentials")
+        load_block(OfNobody, "mine", "credentials")
 
 
 @pytest.mark.usefixtures("store")
 def test_a_block_that_is_gone_by_the_time_it_is_asked_for() -> None:
     """Nobody was asked, and nobody is: every item would meet the same."""
     with pytest.raises(TerminalError, match="this Prefect server has no LLMCredentials block 'gone'") as caught:
-        asyncio.run(key_of("gone"))
+        asyncio.run(load_key("gone"))
     assert (caught.value.kind, caught.value.usage) == ("credentials", Usage())

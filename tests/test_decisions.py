@@ -7,34 +7,34 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from prefect_dispatch.decisions import Choice, Decisions
-from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.models.decisions import Choice, Decisions
 
 if TYPE_CHECKING:
-    from prefect_dispatch.decisions import Identity
+    from prefect_dispatch.models.decisions import Identity
 
 MIT: Identity = {"name": "MIT"}
 EXPAT: Identity = {"name": "Expat"}
 ZLIB: Identity = {"name": "zlib"}
 
-BY_NAME = MergeRecords(identity=("name",)).named
-BY_ITEM = MergeRecords(identity=("{key}",)).named
+BY_NAME = MergeRecords(identity=("name",)).canonical_identity
+BY_ITEM = MergeRecords(identity=("{key}",)).canonical_identity
 
 
 def test_the_later_decision_counts() -> None:
     """On one pair, whichever way round, and on one field, the later word stands in for the earlier."""
     early = Decisions(same=((MIT, EXPAT), (MIT, ZLIB)), fields=(Choice(record=MIT, field="year", value=1987),))
     late = Decisions(different=((EXPAT, MIT),), fields=(Choice(record=MIT, field="year", value=1988),))
-    both = early.plus(late)
+    both = early.combine(late)
     assert both == Decisions(same=((MIT, ZLIB),), different=((EXPAT, MIT),), fields=late.fields)
-    assert both.plus(late) == both
-    assert both.plus(Decisions(same=((MIT, EXPAT),))).different == ()
+    assert both.combine(late) == both
+    assert both.combine(Decisions(same=((MIT, EXPAT),))).different == ()
 
 
 def test_decisions_have_one_order() -> None:
     """They are the same, in whatever order they were taken."""
     one, other = Decisions(same=((MIT, EXPAT),)), Decisions(same=((MIT, ZLIB),))
-    assert one.plus(other) == other.plus(one) == Decisions().plus(one, other)
+    assert one.combine(other) == other.combine(one) == Decisions().combine(one, other)
 
 
 def test_a_later_decision_on_another_spelling_counts() -> None:
@@ -42,12 +42,12 @@ def test_a_later_decision_on_another_spelling_counts() -> None:
     early = Decisions(same=((MIT, EXPAT),), fields=(Choice(record=MIT, field="year", value=1987),))
     other: Identity = {"name": " mit"}
     late = Decisions(different=(({"name": "EXPAT"}, other),), fields=(Choice(record=other, field="year", value=1988),))
-    assert early.plus(late, named=BY_NAME) == late
+    assert early.combine(late, normalize=BY_NAME) == late
     keys = [Decisions(fields=(Choice(record={"key": key}, field="year", value=1),)) for key in ("a", "A")]
-    assert len(keys[0].plus(keys[1], named=BY_ITEM).fields) == 2
+    assert len(keys[0].combine(keys[1], normalize=BY_ITEM).fields) == 2
     # What is no identity of the merge is only equal to itself.
     unknown = [Decisions(same=(({"nmae": name}, MIT),)) for name in "ab"]
-    assert len(unknown[0].plus(unknown[1], named=BY_NAME).same) == 2
+    assert len(unknown[0].combine(unknown[1], normalize=BY_NAME).same) == 2
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_later_decision_on_another_spelling_counts() -> None:
             [
                 (
                     '{"name":"MIT"} and {"name":"mit "} are under \'different\', but are spellings of one identity; '
-                    "drop that line, or add a field to the identity that tells them apart"
+                    "drop that line, or add a field to the identity that distinguishes them"
                 )
             ],
             id="one-identity",

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from prefect_dispatch.decisions import Choice, Decisions
-from prefect_dispatch.decisions_file import DecisionsFile, FileName
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.integrators.decisions_file import DecisionsFile, FileName
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.models.decisions import Choice, Decisions
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prefect_dispatch.decisions import Identity
+    from prefect_dispatch.models.decisions import Identity
 
 MIT: Identity = {"name": "MIT"}
 EXPAT: Identity = {"name": "Expat"}
@@ -26,7 +26,7 @@ SAME = Decisions(same=((MIT, EXPAT),))
 @pytest.fixture
 def file(tmp_path: Path) -> DecisionsFile:
     """A decisions file that isn't there yet, of a merge by name."""
-    return DecisionsFile(tmp_path / "decisions.yaml", MergeRecords(identity=("name",)).named)
+    return DecisionsFile(tmp_path / "decisions.yaml", MergeRecords(identity=("name",)).canonical_identity)
 
 
 def test_what_was_added_is_read_back(file: DecisionsFile) -> None:
@@ -61,7 +61,7 @@ def test_what_people_wrote_stays(file: DecisionsFile, before: str) -> None:
     late = Decisions(different=(({"name": "mit"}, {"name": "Apache"}),))
     assert file.add(late) == Decisions()
     assert file.path.read_bytes().decode().startswith(before.strip().removeprefix("\ufeff"))
-    assert file.load() == known.plus(late, named=file.named)
+    assert file.load() == known.combine(late, normalize=file.normalize)
 
 
 def test_the_first_decision_counts(file: DecisionsFile) -> None:
@@ -115,7 +115,7 @@ def test_nobody_who_adds_at_the_same_time_loses_anything(file: DecisionsFile) ->
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("- 1", "is no mapping of 'same', 'different' and 'fields'", id="a-list"),
+        pytest.param("- 1", "is not a mapping of 'same', 'different' and 'fields'", id="a-list"),
         pytest.param(
             "same: [[{name: MIT}]]",
             r"mapping of .*: line 1: same\[0\]: an entry is missing; it has 1",

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prefect_dispatch.deployments.building import deployment
-from prefect_dispatch.fingerprint import fingerprint
+from prefect_dispatch.deployments.specs import deployment
+from prefect_dispatch.executors.fingerprint import fingerprint
 from prefect_dispatch.flows.dispatch import dispatch
-from prefect_dispatch.flows.job import load_job
-from prefect_dispatch.models import Brief, Item
+from prefect_dispatch.flows.job_file import load_job
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "licenses" / "job.yaml"
 

@@ -23,15 +23,14 @@ from prefect.settings.legacy import (
 from prefect.settings.models.root import Settings as PrefectSettings
 
 import prefect_dispatch
-from prefect_dispatch import cli
-from prefect_dispatch.checks import Check
-from prefect_dispatch.decisions import Decisions
-from prefect_dispatch.flows.job import Job
-from prefect_dispatch.flows.job_form import form_model
-from prefect_dispatch.models import Brief
+from prefect_dispatch.cli import commands
+from prefect_dispatch.flows.job_file import Job, form_model
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.checks import Check
+from prefect_dispatch.models.decisions import Decisions
+from prefect_dispatch.models.template import placeholders
 from prefect_dispatch.settings import PREFIX, Settings
 from prefect_dispatch.sources import Source
-from prefect_dispatch.template import placeholders
 from tests.fences import Fence, fences
 from tests.openai_server import Behaviour, document, openai_server
 
@@ -130,7 +129,7 @@ def test_yaml_is_what_it_is_said_to_be(
         return
     monkeypatch.setenv("PREFECT_DISPATCH_MODEL", "openai/gpt-5-mini")
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(whole_job(data), sort_keys=False, allow_unicode=True))
-    status = cli.main(["plan", str(tmp_path / "job.yaml")])
+    status = commands.main(["plan", str(tmp_path / "job.yaml")])
     told = capsys.readouterr()
     if refusal is None:
         assert (status, told.err) == (0, "")
@@ -205,7 +204,7 @@ def test_python_runs(
                 assert squeezed(printed) == squeezed(expected), block
 
 
-def commands(fence: Fence) -> list[list[str]]:
+def commands_of(fence: Fence) -> list[list[str]]:
     """Return the words of each command of a block."""
     lines = fence.text.replace("\\\n", " ").splitlines()
     parts = [part for line in lines for part in re.split(r"\s&&\s|\s\|\s", line)]
@@ -220,7 +219,7 @@ def sketched(words: list[str]) -> list[str]:
 
 def is_dispatch(words: list[str]) -> None:
     """Check that our command line takes a command, and that an example that it names is there."""
-    parsed = cli._parser().parse_args(sketched(words))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- parsed, not run
+    parsed = commands._parser().parse_args(sketched(words))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- parsed, not run
     job = getattr(parsed, "job", None)
     assert job is None or not str(job).startswith("examples/") or (ROOT / job).exists()
 
@@ -296,7 +295,7 @@ COMMANDS: dict[str, Callable[[list[str]], None]] = {
 @of_kind("sh", "console")
 def test_commands_exist(fence: Fence) -> None:
     """Every command is one that we know how to hold to its word; options and names are what its program takes."""
-    for words in commands(fence):
+    for words in commands_of(fence):
         assigned = [word for word in words if re.match(r"[A-Z_]+=", word)]
         if words[: len(assigned)] == assigned:
             is_setting(assigned)
@@ -336,8 +335,8 @@ def test_the_first_five_minutes(
             if "." in fence.title and fence.language in {"text", "yaml"}:
                 Path(fence.title).parent.mkdir(exist_ok=True)
                 Path(fence.title).write_text(fence.text)
-            for words in commands(fence) if fence.language == "console" else ():
-                cli.main(words[1:])
+            for words in commands_of(fence) if fence.language == "console" else ():
+                commands.main(words[1:])
                 expected = next_text(fence, "output")
                 printed = capsys.readouterr().out
                 assert expected is None or timeless(printed) == timeless(expected), printed
@@ -393,7 +392,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     pages = "\n".join(page.read_text(encoding="utf-8") for page in sorted((DOCS / "reference").glob("*.md")))
     shown = set(re.findall(r"^::: prefect_dispatch\.([\w.]+)$", pages, re.MULTILINE))
     sources = {f"sources.{kind.__name__}" for kind in get_args(Source)}
-    checks = {f"checks.{kind.__name__}" for kind in get_args(get_args(Check)[0])}
+    checks = {f"models.checks.{kind.__name__}" for kind in get_args(get_args(Check)[0])}
     assert len(checks) > 4
     assert shown >= (set(prefect_dispatch.__all__) - {"__version__"}) | sources | checks
     assert "`prefect_dispatch.__version__`" in pages

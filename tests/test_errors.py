@@ -30,9 +30,9 @@ from prefect_dispatch.errors import (
     TransientError,
     UnaskedError,
 )
-from prefect_dispatch.ledger import Merge, Ref, Violation
-from prefect_dispatch.models import Attempt, Outcome, Usage
-from prefect_dispatch.report import Report
+from prefect_dispatch.models.ledger import Merge, Ref, Violation
+from prefect_dispatch.models.outcome import Attempt, Outcome, Usage
+from prefect_dispatch.models.report import Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable

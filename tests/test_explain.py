@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.explain import MOST, explain
-from prefect_dispatch.ledger import FieldRow, Flag, LedgerRow, Loser, Proposal, Ref, Table
-from prefect_dispatch.report import Report
+from prefect_dispatch.models.ledger import FieldRow, Flag, LedgerRow, Loser, Proposal, Ref, Table
+from prefect_dispatch.models.report import Report
+from prefect_dispatch.reporting.explain import MAX_ENTRIES, explain
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -165,9 +165,10 @@ def test_an_unknown_name_gets_the_nearest() -> None:
 
 def test_a_story_has_an_end() -> None:
     """Of more than one can read, the first are told and the rest is counted."""
-    many: list[JsonValue] = [{"name": f"n{at}"} for at in range(MOST + 3)]
+    many: list[JsonValue] = [{"name": f"n{at}"} for at in range(MAX_ENTRIES + 3)]
     fields = tuple(
-        FieldRow(path=f"/records/{at}/name", winner=f"n{at}", rule="priority", sources=(A,)) for at in range(MOST + 3)
+        FieldRow(path=f"/records/{at}/name", winner=f"n{at}", rule="priority", sources=(A,))
+        for at in range(MAX_ENTRIES + 3)
     )
     ledger = (LedgerRow(brief="terms", item="a.txt", disposition="merged"),)
     report = Report(status="complete", message="All.", value={"records": many}, fields=fields, ledger=ledger)

@@ -9,11 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dispatch.checks import Function, MustMention, Regex
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.fingerprint import DEEPEST, FORMAT, canonical, digest, fingerprint, flaw
-from prefect_dispatch.models import Brief, Item
-from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.executors.fingerprint import FORMAT, fingerprint
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.checks import Function, MustMention, Regex
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.serialization.json_text import MAX_JSON_DEPTH, canonical_json, digest, find_json_problem
+from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -75,10 +77,10 @@ def test_a_stored_fingerprint_stays_valid() -> None:
 @given(value=JSON)
 def test_canonical_json_is_json(value: JsonValue) -> None:
     """The canonical text reads back as the value, is plain ASCII, and has no flaw."""
-    assert json.loads(canonical(value)) == value
-    assert canonical(value).isascii()
-    assert canonical(json.loads(canonical(value))) == canonical(value)
-    assert flaw(value) is None
+    assert json.loads(canonical_json(value)) == value
+    assert canonical_json(value).isascii()
+    assert canonical_json(json.loads(canonical_json(value))) == canonical_json(value)
+    assert find_json_problem(value) is None
 
 
 @given(value=st.dictionaries(st.text(), JSON, max_size=5))
@@ -97,8 +99,8 @@ def _nested(depth: int) -> JsonValue:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        pytest.param(_nested(DEEPEST), None, id="deep"),
-        pytest.param(_nested(DEEPEST + 1), "is nested more than 100 deep", id="too-deep"),
+        pytest.param(_nested(MAX_JSON_DEPTH), None, id="deep"),
+        pytest.param(_nested(MAX_JSON_DEPTH + 1), "is nested more than 100 deep", id="too-deep"),
         pytest.param(_nested(100_000), "is nested more than 100 deep", id="bottomless"),
         pytest.param([float("-inf")], "holds NaN or an infinity, which JSON has not", id="infinity"),
         pytest.param({"\udc00": 1}, "holds half of a character (a lone surrogate)", id="half-a-character"),
@@ -107,13 +109,13 @@ def _nested(depth: int) -> JsonValue:
 )
 def test_flaws(value: JsonValue, expected: str | None) -> None:
     """What can't be stored as JSON is told apart from what can."""
-    assert flaw(value) == expected
+    assert find_json_problem(value) == expected
 
 
 def test_canonical_json_has_no_infinity() -> None:
     """No two values that JSON lacks can share a fingerprint."""
     with pytest.raises(ValueError, match="not JSON compliant"):
-        canonical(float("inf"))
+        canonical_json(float("inf"))
 
 
 def of_a_key(value: object, item: Item) -> str | None:
@@ -141,7 +143,7 @@ def test_work_has_the_fingerprints_of_its_pieces(values: list[JsonValue]) -> Non
     """What is the same for every item is looked at once, and what a brief takes of an item for each."""
     items = [Item(key=f"k{at}", value={"title": f"T{at % 2}", "more": value}) for at, value in enumerate(values)]
     executor = ScriptedExecutor({}, fingerprint="scripted")
-    work = work_of(BRIEFS, items, executor)
+    work = build_work(BRIEFS, items, executor)
     assert [each.fingerprint for each in work] == [fingerprint(each.brief, each.item, executor) for each in work]
     parts: dict[str, JsonValue] = {
         "brief": ALIKE.identity(items[0]),

@@ -9,7 +9,7 @@ from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter
 
 from prefect_dispatch.flows.dispatch import dispatch
-from prefect_dispatch.form import Tabs, laid_out
+from prefect_dispatch.models.base import Tabs, arrange_fields
 
 
 class Cat(BaseModel):
@@ -57,8 +57,8 @@ def test_defaults_are_of_the_type_that_the_schema_demands() -> None:
 
 def test_what_needs_no_layout_is_left() -> None:
     """A place that is given stays; a model without fields or text is no error."""
-    assert laid_out({}) == {}
-    assert laid_out({"properties": {"x": {"position": 7}}}) == {"properties": {"x": {"position": 7}}}
+    assert arrange_fields({}) == {}
+    assert arrange_fields({"properties": {"x": {"position": 7}}}) == {"properties": {"x": {"position": 7}}}
 
 
 def test_unions_in_unions_become_one_row_of_tabs() -> None:

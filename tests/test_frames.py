@@ -16,13 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import JobError, SourceError
-from prefect_dispatch.frames import items_from, opened
-from prefect_dispatch.frames_out import outcomes_frame
-from prefect_dispatch.ledger import LedgerRow, Ref
-from prefect_dispatch.models import Attempt, Failure, Outcome, Usage
-from prefect_dispatch.report import Report
+from prefect_dispatch.models.ledger import LedgerRow, Ref
+from prefect_dispatch.models.outcome import Attempt, Failure, Outcome, Usage
+from prefect_dispatch.models.report import Report
+from prefect_dispatch.reporting.tables import outcomes_frame
 from prefect_dispatch.sources import source
-from prefect_dispatch.sources.plain import plain
+from prefect_dispatch.sources.dataframe import items_from, to_narwhals
+from prefect_dispatch.sources.item_values import to_json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,7 +192,7 @@ def test_a_frame_without_keys_is_refused(frame: object, why: str) -> None:
 
 def test_a_text_of_another_kind_is_a_text() -> None:
     """NumPy's, or an Enum's."""
-    assert plain([np.str_("a")]) == ["a"]
+    assert to_json_value([np.str_("a")]) == ["a"]
 
 
 def test_a_key_that_is_no_name_is_refused() -> None:
@@ -264,7 +264,7 @@ def test_outcomes_join_back(make: Callable[[Any], Any], key: str) -> None:
 def test_answers_are_flattened(library: Any) -> None:  # noqa: ANN401 -- one of three words
     """Numbers, flags and texts as such, what is mixed or nested as JSON; what is missing stays missing."""
     make: Any = outcomes_frame  # what it returns is told by a word
-    made = opened(make(SAID, library))
+    made = to_narwhals(make(SAID, library))
     table: dict[str, list[Any]] = {
         name: [None if missing else value for value, missing in zip(made[name], made[name].is_null(), strict=True)]
         for name in made.columns

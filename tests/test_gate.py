@@ -9,17 +9,19 @@ import random
 import pytest
 from pydantic import ValidationError
 
-from prefect_dispatch.bounds import require_bounded
+from prefect_dispatch.calls.budget import require_enforceable_limits
+from prefect_dispatch.calls.call_gate import MAX_NAMES, CallGate, ConcurrencySlot
 from prefect_dispatch.errors import BudgetError, BusyError, ExecutorError, JobError, PatienceError, TransientError
-from prefect_dispatch.executors.base import Ask, Ceiling, Executor, Reply
-from prefect_dispatch.gate import MOST_NAMES, Gate, Turn
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief, Item, Usage
+from prefect_dispatch.executors.base import Ask, CostBound, Executor, Reply
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.outcome import Usage
 from tests.virtual_time import run
 
 BRIEF = Brief(name="label", instructions="Label it.")
 ASK = Ask(brief=BRIEF, item=Item(key="a", value="text"))
-CEILING = Ceiling(prompt_tokens=8, completion_tokens=20, cost_usd=0.08)
+CEILING = CostBound(prompt_tokens=8, completion_tokens=20, cost_usd=0.08)
 TOOK = Usage(requests=1, prompt_tokens=5, completion_tokens=5, cost_usd=0.01)
 HELD = Usage(requests=1, prompt_tokens=10, completion_tokens=20, cost_usd=0.1, unsettled=1)
 CAPPED = Limits(budget_usd=1, wait_s=60)
@@ -38,12 +40,12 @@ class Plain:
 class Counted(Plain):
     """One that says what a call can take."""
 
-    def __init__(self, name: str = "counted", ceiling: Ceiling | None = CEILING) -> None:
+    def __init__(self, name: str = "counted", ceiling: CostBound | None = CEILING) -> None:
         """Keep what it says; None: nobody may ask for it."""
         self.name = name
         self.most = ceiling
 
-    def ceiling(self, ask: Ask) -> Ceiling:
+    def cost_bound(self, ask: Ask) -> CostBound:
         """Return the most that a call can take."""
         assert self.most
         return self.most
@@ -55,10 +57,10 @@ class Fallbacks(Counted):
     def __init__(self, *tiers: Executor) -> None:
         """Keep the others."""
         super().__init__()
-        self.tiers = tiers
+        self.fallback_chain = tiers
 
 
-async def asked(gate: Gate, executor: Executor, error: BaseException | None = None) -> float:
+async def asked(gate: CallGate, executor: Executor, error: BaseException | None = None) -> float:
     """Make a call that takes a second; return when it was sent."""
     async with gate.call(executor, ASK) as call:
         sent = asyncio.get_running_loop().time()
@@ -86,7 +88,7 @@ def test_every_way_out_settles_the_call(error: BaseException | None, spent: Usag
     """With what is known to have been spent, or with all that was reserved; the place is free again."""
 
     async def story() -> Usage:
-        gate = Gate(CAPPED.model_copy(update={"concurrency": 1}))
+        gate = CallGate(CAPPED.model_copy(update={"concurrency": 1}))
         if error:
             with pytest.raises(type(error)):
                 async with gate.call(Counted(), ASK):
@@ -95,7 +97,7 @@ def test_every_way_out_settles_the_call(error: BaseException | None, spent: Usag
             await asked(gate, Counted())
         seen = gate.budget.spent
         await asked(gate, Counted())
-        assert gate.budget.left["usd"] == pytest.approx(1 - (spent.cost_usd or 0) - 0.01)
+        assert gate.budget.remaining["usd"] == pytest.approx(1 - (spent.cost_usd or 0) - 0.01)
         return seen
 
     assert run(story()) == spent
@@ -105,7 +107,7 @@ def test_a_caller_that_says_nothing_spent_everything() -> None:
     """An answer without a usage is no free one."""
 
     async def story() -> Usage:
-        gate = Gate(CAPPED)
+        gate = CallGate(CAPPED)
         async with gate.call(Counted(), ASK):
             pass
         return gate.budget.spent
@@ -117,7 +119,7 @@ def test_usage_that_came_before_a_failure_counts() -> None:
     """Once a reply is there, what it took is known."""
 
     async def story() -> Usage:
-        gate = Gate(CAPPED)
+        gate = CallGate(CAPPED)
         call = gate.call(Counted(), ASK)
         with pytest.raises(ExecutorError):  # noqa: PT012 -- what is raised within is the point
             async with call:
@@ -132,7 +134,7 @@ def test_a_refused_call_makes_all_others_of_its_model_wait() -> None:
     """And those of no other model."""
 
     async def story() -> tuple[float, float, float, float]:
-        gate = Gate(Limits())
+        gate = CallGate(Limits())
         with pytest.raises(BusyError):
             await asked(gate, Counted("one"), BusyError("429", retry_after_s=30))
         same, again = asked(gate, Counted("one", None)), gate.call(Counted("one"), ASK)
@@ -151,7 +153,7 @@ def test_a_call_that_has_no_patience_left_costs_nothing() -> None:
     """It says that it was never sent, and gives back what was reserved for it."""
 
     async def story() -> None:
-        gate = Gate(CAPPED)
+        gate = CallGate(CAPPED)
         with pytest.raises(BusyError):
             await asked(gate, Counted(), BusyError("429", retry_after_s=60))
         hurried, patient = gate.call(Counted(), ASK, wait_s=59), gate.call(Counted(), ASK)
@@ -169,13 +171,13 @@ def test_a_call_that_is_cancelled_while_it_waits_costs_nothing() -> None:
     """Neither in the line for the budget, nor in that for its turn."""
 
     async def story() -> Usage:
-        gate = Gate(Limits(budget_usd=0.2, concurrency=1))
+        gate = CallGate(Limits(budget_usd=0.2, concurrency=1))
         calls = [asyncio.create_task(asked(gate, Counted())) for _ in range(4)]
         await asyncio.sleep(0.5)
         for call in calls[1:]:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-        assert gate.budget.left == {"usd": 0.19}
+        assert gate.budget.remaining == {"usd": 0.19}
         return gate.budget.spent
 
     assert run(story()) == TOOK
@@ -185,7 +187,7 @@ def test_a_call_over_budget_is_never_sent() -> None:
     """Nor does it wait for its turn."""
 
     async def story() -> None:
-        gate = Gate(Limits(budget_usd=0.09))
+        gate = CallGate(Limits(budget_usd=0.09))
         with pytest.raises(BudgetError):
             await asked(gate, Counted())
         assert gate.budget.spent == Usage()
@@ -197,7 +199,7 @@ def test_tokens_are_paced_by_what_a_call_can_take_and_corrected_by_what_it_took(
     """Of 300 tokens a minute, ten calls of 30 at most; of those that took 10, thirty."""
 
     async def story() -> list[float]:
-        gate = Gate(Limits(tokens_per_minute=300))
+        gate = CallGate(Limits(tokens_per_minute=300))
         times = [await asked(gate, Counted()) for _ in range(3)]
         with pytest.raises(ExecutorError):
             await asked(gate, Counted(), TransientError("cut off", usage=Usage(requests=1, unsettled=1)))
@@ -212,7 +214,7 @@ def test_a_closed_gate_lets_nobody_through() -> None:
     """Neither who comes nor who waits; who is under way goes on, and nothing stays reserved."""
 
     async def story() -> Usage:
-        gate = Gate(CAPPED.model_copy(update={"concurrency": 1}))
+        gate = CallGate(CAPPED.model_copy(update={"concurrency": 1}))
         first, waiting = (asyncio.create_task(asked(gate, Counted())) for _ in range(2))
         await asyncio.sleep(0.5)
         gate.close()
@@ -221,7 +223,7 @@ def test_a_closed_gate_lets_nobody_through() -> None:
             with pytest.raises(ExecutorError, match="Interrupted") as error:
                 await late
             assert error.value.kind == "interrupted"
-        assert gate.budget.left == {"usd": 0.99}
+        assert gate.budget.remaining == {"usd": 0.99}
         return gate.budget.spent
 
     assert run(story()) == TOOK
@@ -231,12 +233,12 @@ def test_calls_that_a_provider_took_are_counted() -> None:
     """Answered or failed, but not refused; each model's apart."""
 
     async def story() -> tuple[int, int]:
-        gate = Gate(Limits())
+        gate = CallGate(Limits())
         one, other = Counted("one"), Counted("other")
         for error in (None, TransientError("500"), BusyError("429"), TimeoutError()):
             await asyncio.gather(asked(gate, one, error), return_exceptions=True)
         await asked(gate, other)
-        return gate.passed(one), gate.passed(other)
+        return gate.processed_calls(one), gate.processed_calls(other)
 
     assert run(story()) == (2, 1)
 
@@ -245,12 +247,12 @@ def test_executors_may_be_other_ones_each_time() -> None:
     """They share what their names share, however many there are."""
 
     async def story() -> int:
-        gate = Gate(Limits())
-        for _ in range(3 * MOST_NAMES):
+        gate = CallGate(Limits())
+        for _ in range(3 * MAX_NAMES):
             await asked(gate, Counted("one"))
-        return gate.passed(Counted("one"))
+        return gate.processed_calls(Counted("one"))
 
-    assert run(story()) == 3 * MOST_NAMES
+    assert run(story()) == 3 * MAX_NAMES
 
 
 COUNTS = Counted("m")
@@ -280,22 +282,22 @@ def test_a_limit_that_cannot_be_held_is_refused_beforehand(
 ) -> None:
     """With the way out; nothing is spent on it."""
     if way_out is None:
-        require_bounded(Limits.model_validate(limits), executor, [BRIEF])
+        require_enforceable_limits(Limits.model_validate(limits), executor, [BRIEF])
     else:
         with pytest.raises(JobError, match=f"limits.*{way_out}"):
-            require_bounded(Limits.model_validate(limits), executor, [BRIEF])
+            require_enforceable_limits(Limits.model_validate(limits), executor, [BRIEF])
 
 
 def test_without_briefs_nothing_is_asked() -> None:
     """And so nothing has to be held."""
-    require_bounded(Limits(budget_usd=1), Plain(), [])
+    require_enforceable_limits(Limits(budget_usd=1), Plain(), [])
 
 
 @pytest.mark.parametrize("broken", [{"cost_usd": math.inf}, {"cost_usd": -0.1}, {"prompt_tokens": -1}])
 def test_a_maximum_that_is_none_is_no_ceiling(broken: dict[str, float]) -> None:
     """What an executor of the user's says can't make room that isn't there."""
     with pytest.raises(ValidationError):
-        Ceiling.model_validate({**CEILING.model_dump(), **broken})
+        CostBound.model_validate({**CEILING.model_dump(), **broken})
 
 
 @pytest.mark.parametrize("usd", [math.inf, math.nan, -1.0])
@@ -310,7 +312,7 @@ def test_money_is_finite(usd: float) -> None:
 async def interleaving(chance: random.Random) -> None:
     """Run some calls that fail, wait, are refused and cancelled at any moment; look that no cap was exceeded."""
     limits = Limits(budget_usd=0.4, budget_tokens=130, budget_requests=7, concurrency=3, wait_s=20)
-    gate = Gate(limits)
+    gate = CallGate(limits)
     real: list[Usage] = []
 
     async def one(executor: Executor) -> None:
@@ -345,9 +347,9 @@ async def interleaving(chance: random.Random) -> None:
         assert usage.tokens <= 130
         assert (usage.cost_usd or 0) <= 0.4 + 1e-12
     assert gate.budget.spent.cost_usd is not None
-    assert gate.budget.left["usd"] == pytest.approx(0.4 - gate.budget.spent.cost_usd)
-    assert gate.budget.left["tokens"] == 130 - gate.budget.spent.tokens
-    assert gate.budget.left["requests"] == 7 - gate.budget.spent.requests
+    assert gate.budget.remaining["usd"] == pytest.approx(0.4 - gate.budget.spent.cost_usd)
+    assert gate.budget.remaining["tokens"] == 130 - gate.budget.spent.tokens
+    assert gate.budget.remaining["requests"] == 7 - gate.budget.spent.requests
 
 
 def interleavings(seeds: range) -> None:
@@ -373,7 +375,7 @@ def test_a_place_is_kept_after_a_call_that_failed() -> None:
 
     async def story() -> list[int]:
         places, wanted = asyncio.Semaphore(1), list[int]()
-        turn = Turn(places, lambda: wanted.append(1))
+        turn = ConcurrencySlot(places, lambda: wanted.append(1))
         for _ in range(2):
             with pytest.raises(TransientError):
                 async with turn:

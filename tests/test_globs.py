@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.globs import Glob, means, overlap, overlaps
+from prefect_dispatch.models.globs import Glob, find_overlaps, matches_path, overlap
 
 WORDS = ["".join(word) for size in range(5) for word in itertools.product("abcd]-", repeat=size)][1:]
 PART = st.sampled_from(["a", "b", "*", "?", "[ab]", "[!a]", "[a-b]", "[!a-b]", "[]b]", "[!]a]", "[b-]", "[!b-ac]"])
@@ -56,7 +56,7 @@ def test_paths_overlap_if_and_only_if_they_meet_on_a_disk(tree: Path, one: str, 
 def test_a_path_is_meant_if_and_only_if_it_is_found_on_a_disk(tree: Path, pattern: str, names: list[str]) -> None:
     """A glob means a path if and only if the standard library finds it there."""
     path = "/".join(names)
-    assert means(Glob.parse(pattern), path) == (path in meant(pattern, tree)), (pattern, path)
+    assert matches_path(Glob.parse(pattern), path) == (path in meant(pattern, tree)), (pattern, path)
 
 
 @given(one=NAME, other=NAME)
@@ -78,7 +78,7 @@ def test_the_one_form_is_stable(pattern: str) -> None:
 def test_the_index_loses_no_pair(patterns: list[str]) -> None:
     """Sorting by what globs begin and end with finds the pairs that comparing each with each finds."""
     globs = sorted(set(map(Glob.parse, patterns)))
-    found = list(overlaps(globs))
+    found = list(find_overlaps(globs))
     assert sorted(found) == [(a, b) for a, b in itertools.combinations(globs, 2) if overlap(a, b)]
 
 
@@ -152,7 +152,7 @@ def test_overlap(one: str, other: str, expected: bool) -> None:  # noqa: FBT001 
 )
 def test_means(pattern: str, path: str, expected: bool) -> None:  # noqa: FBT001 -- a column of the table
     """Which files a glob means; the path's own text is no glob."""
-    assert means(Glob.parse(pattern), path) is expected
+    assert matches_path(Glob.parse(pattern), path) is expected
 
 
 def test_going_up_from_any_folder_is_refused() -> None:

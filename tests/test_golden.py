@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
-from prefect_dispatch.cli import UNUSABLE, main
+from prefect_dispatch.cli.commands import UNUSABLE, main
 from tests.golden_answers import answer
 from tests.golden_runs import EXAMPLES, GOLDEN, Example, Run, printed, texts
 from tests.openai_server import openai_server

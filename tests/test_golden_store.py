@@ -32,10 +32,9 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from prefect.utilities.dispatch import lookup_type
 
 from prefect_dispatch import Report
-from prefect_dispatch.cli import main
-from prefect_dispatch.flows.pause import Collected
-from prefect_dispatch.tasks.batch_records import BatchRecord
-from prefect_dispatch.tasks.batch_run import Gathered
+from prefect_dispatch.cli.commands import main
+from prefect_dispatch.flows.review import Collected
+from prefect_dispatch.tasks.provider_batches import BatchRecord, BatchResults
 from tests.golden_runs import EXAMPLES, GOLDEN, Example, texts
 from tests.openai_server import Behaviour, openai_server
 from tests.test_golden import run
@@ -203,7 +202,7 @@ def test_a_stored_result_is_loaded(name: str, tmp_path: Path) -> None:
     [
         pytest.param("review", Collected, id="review"),
         pytest.param("batch", BatchRecord, id="batch"),
-        pytest.param("gathered", Gathered, id="gathered"),
+        pytest.param("gathered", BatchResults, id="gathered"),
     ],
 )
 def test_a_record_of_a_run_under_way_is_read(name: str, model: type[BaseModel]) -> None:

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from prefect_dispatch.heap import YOUNG, at_rest
+from prefect_dispatch.flows.runtime.garbage_collection import YOUNG, frozen_gc
 
 
 class Ring:
@@ -24,9 +24,9 @@ def test_what_comes_meanwhile_is_collected_and_all_of_it_afterwards() -> None:
     before = Ring()
     old = weakref.ref(before)
     del before
-    with at_rest():
+    with frozen_gc():
         assert gc.get_freeze_count()
-        with at_rest():
+        with frozen_gc():
             new = weakref.ref(Ring())
             gc.collect()
             assert new() is None
@@ -40,7 +40,7 @@ def test_what_somebody_else_has_frozen_stays_so() -> None:
     """It is theirs to say."""
     gc.freeze()
     try:
-        with pytest.raises(ValueError, match="broken"), at_rest():
+        with pytest.raises(ValueError, match="broken"), frozen_gc():
             raise ValueError("broken")
         assert gc.get_freeze_count()
     finally:
@@ -53,7 +53,7 @@ def test_garbage_is_looked_for_less_often_meanwhile(set_to: int, meanwhile: int)
     before = gc.get_threshold()
     gc.set_threshold(set_to, *before[1:])
     try:
-        with at_rest(), at_rest():
+        with frozen_gc(), frozen_gc():
             assert gc.get_threshold() == (meanwhile, *before[1:])
         assert gc.get_threshold() == (set_to, *before[1:])
     finally:

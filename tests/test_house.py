@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import prefect_dispatch
-from prefect_dispatch.checks import MaxWords
-from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.models import Brief, Item
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.checks import MaxWords
+from prefect_dispatch.models.item import Item
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,11 +36,16 @@ ALLOWED = {
 }
 EXCEPTIONS = {
     "prefect_dispatch": {"kernel", "tasks", "integrators", "flows"},  # the public names, each loaded on first use
-    "prefect_dispatch.cli": {"kernel", "tasks", "integrators", "flows", "deployments"},  # the other end of the arrow
-    "prefect_dispatch.cli_deploy": {"kernel", "deployments"},  # a part of it
-    "prefect_dispatch.terminal": {"kernel", "tasks"},  # how the command line shows a plan
+    "prefect_dispatch.cli.commands": {
+        "kernel",
+        "tasks",
+        "integrators",
+        "flows",
+        "deployments",
+    },  # the other end of the arrow
+    "prefect_dispatch.cli.deploy": {"kernel", "deployments"},  # a part of it
+    "prefect_dispatch.cli.console": {"kernel", "tasks"},  # how the command line shows a plan
     "prefect_dispatch.tasks.integrate": {"kernel", "tasks", "integrators"},  # the task around any integrator
-    "prefect_dispatch.tasks.desk": {"kernel", "tasks", "integrators"},  # what an integrator asks
 }
 INTERNALS = (
     "prefect._",
@@ -70,6 +76,8 @@ PUBLIC = [
     "LLM",
     "Answer",
     "Ask",
+    "BaseExecutor",
+    "BaseIntegrator",
     "Brief",
     "CodingAgent",
     "Collate",
@@ -162,6 +170,48 @@ def test_imports_go_one_way() -> None:
         if (home := _layer(each)) is not None and home not in EXCEPTIONS.get(name, ALLOWED[layer])
     ]
     assert wrong == []
+
+
+LAYERS = (
+    "errors",
+    "settings",
+    "security",
+    "serialization",
+    "models",
+    "prefect_compat",
+    "processes",
+    "workspaces",
+    "sources",
+    "executors",
+    "blocks",
+    "calls",
+    "integrators",
+    "reporting",
+    "tasks",
+    "flows",
+    "deployments",
+    "cli",
+)
+"""The packages and modules of the package from the bottom up, as ARCHITECTURE.md has them."""
+
+
+def _imported_at_once(file: Path) -> Iterator[str]:
+    """Yield the modules that a file imports when it is imported itself: not for types, nor within a function."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            yield str(node.module)
+
+
+def test_no_import_points_upwards() -> None:
+    """Each package knows those below it, and no other."""
+    upwards = [
+        f"{name} imports {each}"
+        for name, _, file in MODULES
+        for each in _imported_at_once(file)
+        if len(here := name.split(".")) > 1 and len(there := each.split(".")) > 1 and there[0] == "prefect_dispatch"
+        if here[1] in LAYERS and there[1] in LAYERS and LAYERS.index(there[1]) > LAYERS.index(here[1])
+    ]
+    assert upwards == []
 
 
 def test_no_folder_is_imported_by_its_bare_name() -> None:

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from prefect_dispatch.inert import MAX_VALUE, cell, code, fenced, paragraph, prose, sheet, table
+from prefect_dispatch.security.escaping import (
+    MAX_VALUE,
+    escape_cell,
+    escape_paragraph,
+    escape_prose,
+    fence_text,
+    json_block,
+    markdown_table,
+    to_safe_csv,
+)
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -46,13 +55,13 @@ def effects(markdown: str) -> set[str]:
 @given(nasty)
 def test_a_paragraph_is_a_paragraph(text: str) -> None:
     """Whatever it says: no heading, no list, no link, no emphasis, no markup."""
-    assert effects(paragraph(text)) == set()
+    assert effects(escape_paragraph(text)) == set()
 
 
 @given(nasty)
 def test_prose_is_a_quotation_of_its_lines(text: str) -> None:
     """Whatever it says, it stays inside, and every word is there to read."""
-    shown = prose(text)
+    shown = escape_prose(text)
     assert effects(shown) == set()
     assert all(line.startswith(">") for line in shown.splitlines())
 
@@ -60,7 +69,7 @@ def test_prose_is_a_quotation_of_its_lines(text: str) -> None:
 @given(st.lists(st.lists(nasty, min_size=2, max_size=2), max_size=3))
 def test_a_table_keeps_its_columns(rows: list[list[str]]) -> None:
     """Whatever cells and headers say, there are as many of them as were given."""
-    html = RENDER.render(table(["one", "tw|o"], rows))
+    html = RENDER.render(markdown_table(["one", "tw|o"], rows))
     assert html.count("<th>") == 2
     assert html.count("<td>") == 2 * len(rows)
 
@@ -68,7 +77,7 @@ def test_a_table_keeps_its_columns(rows: list[list[str]]) -> None:
 @pytest.mark.parametrize("text", ["see https://e.example/x", "www.e.example", "me@e.example", "HTTP://E.example"])
 def test_an_address_becomes_no_link(text: str) -> None:
     """What renderers take for a bare address is not there; a reader still reads it."""
-    shown = cell(text)
+    shown = escape_cell(text)
     assert not ADDRESS.search(shown)
     assert shown.replace("\u2060", "") == text
 
@@ -86,19 +95,19 @@ def test_an_address_becomes_no_link(text: str) -> None:
 )
 def test_what_has_no_effect_is_not_disfigured(text: str, as_it_is: bool) -> None:  # noqa: FBT001 -- a column
     """One of Prefect's UIs shows character references as they are, so there are none without need."""
-    assert (cell(text) == text) is as_it_is
+    assert (escape_cell(text) == text) is as_it_is
 
 
 def test_long_texts_are_cut_and_say_so() -> None:
     """A paragraph and prose are bounded."""
-    for shown in (paragraph("x" * 60_000), prose("x\n" * 60_000)):
+    for shown in (escape_paragraph("x" * 60_000), escape_prose("x\n" * 60_000)):
         assert shown.endswith("… cut here; `report.json` has everything.")
         assert len(shown) < 4 * MAX_VALUE
 
 
 def test_a_fence_cannot_be_ended() -> None:
     """It is longer than any inside."""
-    assert fenced("````\n# head", "yaml").startswith("`````yaml\n")
+    assert fence_text("````\n# head", "yaml").startswith("`````yaml\n")
 
 
 @given(
@@ -108,7 +117,7 @@ def test_a_fence_cannot_be_ended() -> None:
 )
 def test_a_sheet_computes_nothing_and_loses_nothing(rows: list[dict[str, str | int | None]]) -> None:
     """Wherever a spreadsheet starts a cell, no formula stands; without the apostrophes all is there."""
-    text = sheet([dict(row) for row in rows])
+    text = to_safe_csv([dict(row) for row in rows])
     names = list(dict.fromkeys(name for row in rows for name in row))
     read = list(csv.reader(io.StringIO(text, newline="")))
     assert list(csv.reader(text.splitlines(keepends=True))) == read
@@ -141,13 +150,13 @@ def test_a_sheet_computes_nothing_and_loses_nothing(rows: list[dict[str, str | i
 )
 def test_an_apostrophe_stands_before_what_would_be_computed(said: JsonValue, kept: str) -> None:
     """There and nowhere else, and the longest text takes a moment."""
-    read = list(csv.reader(io.StringIO(sheet([{"a": said}]), newline="")))
+    read = list(csv.reader(io.StringIO(to_safe_csv([{"a": said}]), newline="")))
     assert read == [["a"], [kept]]
 
 
 def test_what_hides_is_shown_in_a_block() -> None:
     """Characters that turn or hide others stand there as JSON writes them."""
     hidden = "a\u202eb\u061c\u2066\x85\U000e0041"
-    block = code({"a": hidden})
+    block = json_block({"a": hidden})
     assert "a\\u202eb\\u061c\\u2066\\u0085\\udb40\\udc41" in block
     assert json.loads(block.removeprefix("```json\n").removesuffix("\n```")) == {"a": hidden}

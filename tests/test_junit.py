@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch import junit, junit_events
-from prefect_dispatch.junit import read_report
-from prefect_dispatch.test_run import RUN, TestCase, TestRun
+from prefect_dispatch.executors import junit
+from prefect_dispatch.executors.junit import read_report
+from prefect_dispatch.models.test_run import RUN, TestCase, TestRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -218,7 +218,7 @@ def test_a_report_that_is_too_large() -> None:
 
 def test_a_report_with_too_many_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report with more cases than a report can have is not read to its end; so the run is red."""
-    monkeypatch.setattr(junit_events, "MOST_CASES", 5)
+    monkeypatch.setattr(junit, "MOST_CASES", 5)
     run = read_report({"r": b"<testsuite>" + b"<testcase/>" * 6}, 0)
     assert run.problems == ("r can't be read: it has more than 5 cases.",)
 

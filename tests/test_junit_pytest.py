@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.junit import read_report
+from prefect_dispatch.executors.junit import read_report
 from tests.flows.released import read_own_verdicts
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prefect_dispatch.test_run import TestCase, TestRun
+    from prefect_dispatch.models.test_run import TestCase, TestRun
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prefect_dispatch.ledger import LedgerRow, Merge, Ref, Table, Violation
-from prefect_dispatch.models import Attempt, Failure, Outcome, Usage
-from prefect_dispatch.report import Gap, Report, Spending
+from prefect_dispatch.models.ledger import Gap, LedgerRow, Merge, Ref, Table, Violation
+from prefect_dispatch.models.outcome import Attempt, Failure, Outcome, Usage
+from prefect_dispatch.models.report import Report, Spending
 
 if TYPE_CHECKING:
     import random

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.decisions import Choice, Decisions
-from prefect_dispatch.ledger import FieldRow, Loser, Proposal, Ref
-from prefect_dispatch.matters import MAX_MATTERS, MAX_OPTIONS, OPEN, Form, form
-from prefect_dispatch.report import Report
+from prefect_dispatch.flows.review import MAX_OPTIONS, MAX_QUESTIONS, OPEN, ReviewForm, build_form
+from prefect_dispatch.models.decisions import Choice, Decisions
+from prefect_dispatch.models.ledger import FieldRow, Loser, Proposal, Ref
+from prefect_dispatch.models.report import Report
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from prefect_dispatch.decisions import Identity
+    from prefect_dispatch.models.decisions import Identity
 
 REF = Ref(brief="b", item="one")
 
@@ -34,10 +34,10 @@ def located(row: FieldRow) -> tuple[Identity, str] | None:
     return None if at == "9" else ({"name": f"n{at}"}, "year")
 
 
-def asked(*rows: FieldRow, proposals: tuple[Proposal, ...] = (), passed: tuple[str, ...] = ()) -> Form | None:
+def asked(*rows: FieldRow, proposals: tuple[Proposal, ...] = (), passed: tuple[str, ...] = ()) -> ReviewForm | None:
     """Return the form of a report."""
     report = Report(status="complete", message="All.", fields=rows, proposals=proposals)
-    return form(report, located, passed)
+    return build_form(report, located, passed)
 
 
 def test_nothing_open_is_no_form() -> None:
@@ -54,11 +54,11 @@ def test_an_option_decides_what_it_says() -> None:
         [OPEN, "same", "different"],
         [OPEN, "1. 2 (from b/one)", "2. 1 (from b/one)"],
     )
-    told = found.decided({pair.name: "different", year.name: "2. 1 (from b/one)", "other": "same"})
+    told = found.decisions_from({pair.name: "different", year.name: "2. 1 (from b/one)", "other": "same"})
     assert told == Decisions(
         different=(({"name": "a"}, {"name": "b"}),), fields=(Choice(record={"name": "n1"}, field="year", value=1),)
     )
-    assert found.decided({pair.name: OPEN, year.name: "9. 99"}) == found.decided({}) == Decisions()
+    assert found.decisions_from({pair.name: OPEN, year.name: "9. 99"}) == found.decisions_from({}) == Decisions()
 
 
 def test_long_values_that_look_alike_stay_apart() -> None:
@@ -70,15 +70,15 @@ def test_long_values_that_look_alike_stay_apart() -> None:
     assert len(first.options) == 3
     assert all(len(label) < 110 for label in first.options)
     last = list(first.options)[-1]
-    assert found.decided({first.name: last}).fields[0].value == "x" * 100 + "b"
+    assert found.decisions_from({first.name: last}).fields[0].value == "x" * 100 + "b"
 
 
 def test_the_first_are_asked_and_the_rest_is_counted() -> None:
     """A form is bounded, and so are its options; what was passed over is not asked again."""
-    rows = [row(at, *range(MAX_OPTIONS + 5)) for at in range(100, 103 + MAX_MATTERS)]
+    rows = [row(at, *range(MAX_OPTIONS + 5)) for at in range(100, 103 + MAX_QUESTIONS)]
     found = asked(*rows)
     assert found is not None
-    assert (len(found.matters), found.more) == (MAX_MATTERS, 3)
+    assert (len(found.matters), found.more) == (MAX_QUESTIONS, 3)
     assert "3 more are open" in found.description()
     assert len(found.matters[0].options) == 1 + MAX_OPTIONS
     assert "20 of 25 values are offered here" in found.matters[0].why
@@ -92,7 +92,7 @@ def test_a_form_is_the_same_for_the_same_questions() -> None:
     """Its name depends on what is asked alone, and survives being written down."""
     found = asked(row(1, 2, 1))
     assert found is not None
-    assert found == Form.model_validate_json(found.model_dump_json())
+    assert found == ReviewForm.model_validate_json(found.model_dump_json())
     again = asked(row(1, 2, 1))
     other = asked(row(1, 3, 1))
     assert again is not None

@@ -9,10 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError, field_validator
 
-from prefect_dispatch.checks import Function, MaxWords
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Attempt, Brief, Item, Outcome, Usage
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.checks import Function, MaxWords
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.outcome import Attempt, Outcome, Usage
 
 ITEM = Item(key="[id].ts", value={"title": "T", "port": 80})
 
@@ -47,7 +49,7 @@ def test_a_brief_as_it_reads() -> None:
         writes=("{key}", "*"),
         resources=("port-{port}",),
     )
-    said = brief.rendered(ITEM)
+    said = brief.fill_placeholders(ITEM)
     assert (said.scope, said.instructions, said.constraints) == ("T", "[id].ts in {key}", ("On 80.",))
     assert (said.reads, said.writes, said.resources) == (("src/*/[[]id].ts",), ("[[]id].ts", "*"), ("port-80",))
 
@@ -57,7 +59,7 @@ def test_a_field_that_the_item_has_not(field: str) -> None:
     """A placeholder without a value is the brief's error, wherever it stands."""
     given = {"name": "a", "instructions": "Work.", field: "{x}" if field in {"scope", "instructions"} else ["{x}"]}
     with pytest.raises(BriefError, match=r"Placeholder \{x\}"):
-        Brief.model_validate(given).rendered(ITEM)
+        Brief.model_validate(given).fill_placeholders(ITEM)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dispatch.models import Usage
+from prefect_dispatch.models.outcome import Usage
 from tests.openai_server import (
     CUT,
     DRIP,

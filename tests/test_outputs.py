@@ -10,8 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from prefect_dispatch.models import Brief, Item
-from prefect_dispatch.outputs import LONGEST, normalise_output, problems, read_json, schema_of, show_output
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.output_schema import (
+    LONGEST,
+    normalize_output,
+    read_json,
+    schema_of,
+    serialize_output,
+    validate_output,
+)
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -43,8 +51,8 @@ TREE = '{"$defs":{"N":{"properties":{"kids":{"items":{"$ref":"#/$defs/N"},"type"
 )
 def test_one_form(value: object, expected: object) -> None:
     """An output is kept in one form, which stays as it is when read again."""
-    assert normalise_output(value) == expected
-    assert normalise_output(normalise_output(value)) == expected
+    assert normalize_output(value) == expected
+    assert normalize_output(normalize_output(value)) == expected
 
 
 @pytest.mark.parametrize(
@@ -72,7 +80,7 @@ def test_one_form(value: object, expected: object) -> None:
 def test_refused(value: object, message: str) -> None:
     """What is no form of an answer is told before anything is spent."""
     with pytest.raises(ValueError, match=message):
-        normalise_output(value)
+        normalize_output(value)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +96,7 @@ def test_refused(value: object, message: str) -> None:
 )
 def test_what_some_answer_satisfies_is_taken(schema: dict[str, Any]) -> None:
     """Only a schema that no answer at all can satisfy is refused."""
-    assert schema_of(str(normalise_output(schema))) == schema
+    assert schema_of(str(normalize_output(schema))) == schema
 
 
 def test_a_bottomless_schema() -> None:
@@ -97,13 +105,13 @@ def test_a_bottomless_schema() -> None:
     for _ in range(5_000):
         schema = {"not": schema}
     with pytest.raises(ValueError, match="nested too deep"):
-        normalise_output(schema)
+        normalize_output(schema)
 
 
 def test_shown_and_as_schema() -> None:
     """A model can be written down as its schema; text has none."""
-    assert json.loads(show_output(Licence)) == Licence.model_json_schema() == schema_of(Licence)
-    assert show_output("text") == "text"
+    assert json.loads(serialize_output(Licence)) == Licence.model_json_schema() == schema_of(Licence)
+    assert serialize_output("text") == "text"
     assert schema_of("text") is None
     assert schema_of(SCHEMA) == schema_of(json.loads(SCHEMA)) == json.loads(SCHEMA)
 
@@ -147,7 +155,7 @@ def test_shown_and_as_schema() -> None:
 )
 def test_problems(output: str | type[BaseModel], answer: JsonValue, value: object, found: list[str]) -> None:
     """An answer is kept as JSON, or each thing that is wrong with it is said where it stands."""
-    kept, wrong = problems(output, answer)
+    kept, wrong = validate_output(output, answer)
     assert len(wrong) == len(found)
     assert all(said.startswith(start) for said, start in zip(wrong, found, strict=True)), wrong
     assert value is ... or kept == value
@@ -155,7 +163,7 @@ def test_problems(output: str | type[BaseModel], answer: JsonValue, value: objec
 
 def test_a_problem_does_not_quote_the_whole_answer() -> None:
     """A validator quotes what it refuses; what is sent back stays short."""
-    _, wrong = problems('{"type":"integer"}', json.dumps("x" * 100_000))
+    _, wrong = validate_output('{"type":"integer"}', json.dumps("x" * 100_000))
     assert [len(said) for said in wrong] == [LONGEST + 2]
 
 
@@ -198,13 +206,13 @@ def test_a_text_has_the_format_that_its_schema_names(form: str, right: str, wron
         **({"$schema": draft} if draft else {}),
         "properties": {"x": {"type": ["string", "null"], "format": form}},
     }
-    assert problems(schema, {"x": right})[1] == []
-    assert problems(schema, {"x": None})[1] == []
-    (problem,) = problems(schema, {"x": wrong})[1]
+    assert validate_output(schema, {"x": right})[1] == []
+    assert validate_output(schema, {"x": None})[1] == []
+    (problem,) = validate_output(schema, {"x": wrong})[1]
     assert problem.startswith(f"$.x: {wrong!r} is {told}")
-    assert len(problems(schema, {"x": "z" * 9999})[1][0]) < 200
+    assert len(validate_output(schema, {"x": "z" * 9999})[1][0]) < 200
 
 
 def test_a_format_that_nobody_can_tell_is_a_remark() -> None:
     """As JSON Schema has it."""
-    assert problems({"format": "uri"}, '"no address"')[1] == []
+    assert validate_output({"format": "uri"}, '"no address"')[1] == []

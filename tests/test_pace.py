@@ -12,16 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefect_dispatch.calls.rate_limiter import RateLimiter
 from prefect_dispatch.errors import BusyError, PatienceError
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.pace import Pace
+from prefect_dispatch.models.limits import Limits
 from tests.providers import ALLOWED, Bucket, FixedWindow, Provider, SlidingWindow
 from tests.virtual_time import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from prefect_dispatch.block import Turn
+    from prefect_dispatch.calls.rate_limiter import PendingCall
 
 MINUTES = 10
 PROVIDERS: dict[str, Callable[[], Provider]] = {
@@ -52,7 +52,7 @@ async def simulate(
 ) -> Seen:
     """Ask a provider as fast as the pace lets `limits.concurrency` callers; leave out the first minute."""
     loop = asyncio.get_running_loop()
-    pace = Pace("simulated", limits)
+    pace = RateLimiter("simulated", limits)
     seen = Seen()
 
     async def ask_on() -> None:
@@ -64,9 +64,9 @@ async def simulate(
                 (seen.passed if refusal_s is None else seen.refused).append(loop.time())
             await asyncio.sleep(latency_s / 2)
             if refusal_s is None:
-                pace.passed(turn)
+                pace.on_success(turn)
             else:
-                pace.refused(turn, BusyError("429", retry_after_s=hint(refusal_s)))
+                pace.on_rejected(turn, BusyError("429", retry_after_s=hint(refusal_s)))
 
     callers = [asyncio.create_task(ask_on()) for _ in range(limits.concurrency)]
     await asyncio.sleep(minutes * 60)
@@ -148,7 +148,7 @@ REFUSED_TWICE = {
 
 async def refuse_twice(items: range, concurrency: int, latency_s: float) -> float:
     """Ask for 300 items; return for how long, where a refusal says to wait for a second."""
-    pace = Pace("m", Limits(concurrency=concurrency))
+    pace = RateLimiter("m", Limits(concurrency=concurrency))
     refusals = dict.fromkeys(items, 2)
     left = iter(range(300))
 
@@ -160,8 +160,8 @@ async def refuse_twice(items: range, concurrency: int, latency_s: float) -> floa
                 if not refusals.get(item):
                     break
                 refusals[item] -= 1
-                pace.refused(turn, BusyError("429", retry_after_s=1))
-            pace.passed(turn)
+                pace.on_rejected(turn, BusyError("429", retry_after_s=1))
+            pace.on_success(turn)
 
     await asyncio.gather(*(ask_on() for _ in range(concurrency)))
     return now()
@@ -184,12 +184,12 @@ def test_a_provider_is_asked_again_when_it_said_and_not_later() -> None:
     """Ten times; if it goes on to say so, it's asked less and less often."""
 
     async def story() -> list[float]:
-        pace = Pace("m", Limits())
+        pace = RateLimiter("m", Limits())
         tries: list[float] = []
         for _ in range(60):
             turn = await pace.enter(patience_s=math.inf)
             tries.append(now())
-            pace.refused(turn, BusyError("429", retry_after_s=1))
+            pace.on_rejected(turn, BusyError("429", retry_after_s=1))
         return tries
 
     pauses = [later - sooner for sooner, later in pairwise(run(story()))]
@@ -203,30 +203,30 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def starts(pace: Pace, calls: int, tokens: Callable[[int], int] = lambda _: 0) -> list[tuple[float, int]]:
+async def starts(pace: RateLimiter, calls: int, tokens: Callable[[int], int] = lambda _: 0) -> list[tuple[float, int]]:
     """Start calls that take no time; return when each started, and which."""
     started: list[tuple[float, int]] = []
 
     async def one(number: int) -> None:
         turn = await pace.enter(tokens(number))
         started.append((round(now(), 3), number))
-        pace.passed(turn)
+        pace.on_success(turn)
 
     await asyncio.gather(*map(one, range(calls)))
     return started
 
 
-async def later(seconds: float, pace: Pace, turn: Turn, error: BusyError) -> None:
+async def later(seconds: float, pace: RateLimiter, turn: PendingCall, error: BusyError) -> None:
     """Refuse a call after some time."""
     await asyncio.sleep(seconds)
-    pace.refused(turn, error)
+    pace.on_rejected(turn, error)
 
 
 def test_all_wait_as_long_as_one_was_told_then_one_tries_then_the_rest_go() -> None:
     """To the second; whoever waits already and whoever comes later."""
 
     async def story() -> list[float]:
-        pace = Pace("m", Limits(concurrency=3))
+        pace = RateLimiter("m", Limits(concurrency=3))
         turns = [await pace.enter() for _ in range(3)]
         started: list[float] = []
 
@@ -235,12 +235,12 @@ def test_all_wait_as_long_as_one_was_told_then_one_tries_then_the_rest_go() -> N
             turn = await pace.enter()
             started.append(now())
             await asyncio.sleep(1)
-            pace.passed(turn)
+            pace.on_success(turn)
 
         waiting = [asyncio.create_task(one(at)) for at in (0, 0, 5)]
         await asyncio.sleep(1)
         for turn, told_s in zip(turns, (7, 3, 5), strict=True):
-            pace.refused(turn, BusyError("429", retry_after_s=told_s))
+            pace.on_rejected(turn, BusyError("429", retry_after_s=told_s))
         await asyncio.gather(*waiting)
         return started
 
@@ -254,13 +254,13 @@ def test_without_a_usable_hint_the_pauses_double(told_s: float | None) -> None:
     """Up to eight seconds, a quarter more or less."""
 
     async def story() -> list[float]:
-        pace = Pace("m", Limits(concurrency=1, wait_s=60))
+        pace = RateLimiter("m", Limits(concurrency=1, wait_s=60))
         tries: list[float] = []
         try:
             while True:
                 turn = await pace.enter(patience_s=60 - now())
                 tries.append(now())
-                pace.refused(turn, BusyError("429", retry_after_s=told_s))
+                pace.on_rejected(turn, BusyError("429", retry_after_s=told_s))
         except PatienceError:
             return tries
 
@@ -276,14 +276,14 @@ def test_who_would_wait_too_long_is_told_at_once() -> None:
     """Those who wait, those who come, and not those who may wait longer."""
 
     async def story() -> list[float]:
-        pace = Pace("m", Limits(concurrency=1, wait_s=60))
+        pace = RateLimiter("m", Limits(concurrency=1, wait_s=60))
         turn = await pace.enter()
         waiting = [asyncio.create_task(pace.enter(patience_s=59)) for _ in range(2)]
         patient = asyncio.create_task(pace.enter())
         await asyncio.sleep(1)
-        pace.refused(turn, BusyError("503", retry_after_s=60, kind="overloaded"))
+        pace.on_rejected(turn, BusyError("503", retry_after_s=60, kind="overloaded"))
         failed = [*await asyncio.gather(*waiting, return_exceptions=True)]
-        told = r"'m' takes no more for another .* may still wait: 59\.0 s, of limits\.wait_s 60; raise it"
+        told = r"'m' accepts no more calls for another .* may still wait: 59\.0 s, of limits\.wait_s 60; raise it"
         with pytest.raises(PatienceError, match=told) as late:
             await pace.enter(patience_s=59)
         for error in (*failed, late.value):
@@ -301,16 +301,16 @@ def test_a_pause_longer_than_any_call_may_wait_is_not_believed(told_s: float) ->
     """The provider is tried again after doubling pauses, so that one absurd header fails no other call."""
 
     async def story() -> tuple[list[float], float]:
-        pace = Pace("m", Limits(concurrency=2, wait_s=60))
+        pace = RateLimiter("m", Limits(concurrency=2, wait_s=60))
         absurd, other = await pace.enter(), asyncio.create_task(pace.enter())
-        pace.refused(absurd, BusyError("429", retry_after_s=told_s))
+        pace.on_rejected(absurd, BusyError("429", retry_after_s=told_s))
         tries: list[float] = []
-        pace.passed(await other)
+        pace.on_success(await other)
         try:
             while True:  # the call that is refused again and again
                 turn = await pace.enter(patience_s=60 - now())
                 tries.append(now())
-                pace.refused(turn, BusyError("429", retry_after_s=told_s))
+                pace.on_rejected(turn, BusyError("429", retry_after_s=told_s))
         except PatienceError:
             return tries, now()
 
@@ -323,7 +323,7 @@ def test_a_provider_that_stays_busy_is_waited_for_so_long_and_no_longer() -> Non
     """However often it is tried in between: all the time until one passes counts."""
 
     async def story() -> list[float]:
-        pace = Pace("m", Limits(concurrency=1))
+        pace = RateLimiter("m", Limits(concurrency=1))
         turn = await pace.enter()
         first, second, third = (asyncio.create_task(pace.enter(patience_s=left_s)) for left_s in (4, 10, 18))
         await later(1, pace, turn, BusyError("429", retry_after_s=4))
@@ -342,13 +342,13 @@ def test_a_provider_that_stays_busy_is_waited_for_so_long_and_no_longer() -> Non
 
 def test_a_stated_pace_is_waited_for_as_long_as_it_takes() -> None:
     """Patience is for providers that refuse."""
-    pace = Pace("m", Limits(requests_per_minute=1, wait_s=0))
+    pace = RateLimiter("m", Limits(requests_per_minute=1, wait_s=0))
     assert [round(at) for at, _ in run(starts(pace, 10))] == [round(number * 60 / 0.98) for number in range(10)]
 
 
 def test_calls_start_in_the_order_in_which_they_came() -> None:
     """No small call passes a big one."""
-    pace = Pace("m", Limits(concurrency=2, tokens_per_minute=1000))
+    pace = RateLimiter("m", Limits(concurrency=2, tokens_per_minute=1000))
     started = run(starts(pace, 30, lambda number: 900 if number % 7 == 3 else 10))
     assert [number for _, number in started] == list(range(30))
 
@@ -356,7 +356,7 @@ def test_calls_start_in_the_order_in_which_they_came() -> None:
 @pytest.mark.parametrize("tokens", [10, 70, 300, 334, 501, 1000])
 def test_no_minute_takes_more_tokens_than_stated(tokens: int) -> None:
     """However big the calls are; and as many pass as whole ones fit in."""
-    pace = Pace("m", Limits(tokens_per_minute=1000))
+    pace = RateLimiter("m", Limits(tokens_per_minute=1000))
     fit = 1000 // tokens
     at = [at for at, _ in run(starts(pace, 3 * fit, lambda _: tokens))]
     for first in at:
@@ -368,15 +368,15 @@ def test_tokens_that_were_not_taken_are_given_back() -> None:
     """The pace is that of what was used; a call over the stated limit passes alone."""
 
     async def story() -> list[float]:
-        pace = Pace("m", Limits(tokens_per_minute=1000))
+        pace = RateLimiter("m", Limits(tokens_per_minute=1000))
         at: list[float] = []
         for used in (500, 100, None, 0):
             turn = await pace.enter(2000)
             at.append(round(now() * 0.98, 3))
             if used == 0:
-                pace.refused(turn, BusyError("429", retry_after_s=1))
+                pace.on_rejected(turn, BusyError("429", retry_after_s=1))
             else:
-                pace.passed(turn, used)
+                pace.on_success(turn, used)
         await pace.enter(2000)
         return [*at, round(now() * 0.98, 3)]
 
@@ -386,7 +386,7 @@ def test_tokens_that_were_not_taken_are_given_back() -> None:
 def test_a_burst_of_refusals_halves_what_is_under_way_which_then_creeps_back() -> None:
     """By one whenever all of them have passed; a single refusal halves nothing."""
 
-    async def under_way(pace: Pace) -> list[Turn]:
+    async def under_way(pace: RateLimiter) -> list[PendingCall]:
         tasks = [asyncio.create_task(pace.enter()) for _ in range(20)]
         await asyncio.sleep(100)
         for task in tasks:
@@ -395,19 +395,19 @@ def test_a_burst_of_refusals_halves_what_is_under_way_which_then_creeps_back() -
         return [turn for turn in done if not isinstance(turn, BaseException)]
 
     async def story(refused: int) -> list[int]:
-        pace = Pace("m", Limits(concurrency=8))
+        pace = RateLimiter("m", Limits(concurrency=8))
         turns = await under_way(pace)
         counts = [len(turns)]
         for turn in turns[:refused]:
-            pace.refused(turn, BusyError("429", kind="overloaded"))
+            pace.on_rejected(turn, BusyError("429", kind="overloaded"))
         for turn in turns[refused:]:
-            pace.passed(turn)
-        pace.passed(await pace.enter())
+            pace.on_success(turn)
+        pace.on_success(await pace.enter())
         for _ in range(8):
             turns = await under_way(pace)
             counts.append(len(turns))
             for turn in turns:
-                pace.passed(turn)
+                pace.on_success(turn)
         return counts
 
     full, half, *then = run(story(8))
@@ -420,9 +420,9 @@ def test_a_provider_that_is_overloaded_teaches_no_rate() -> None:
     """What passed before says nothing of what it takes later."""
 
     async def story(kind: str) -> float:
-        pace = Pace("m", Limits())
+        pace = RateLimiter("m", Limits())
         await starts(pace, 2)
-        pace.refused(await pace.enter(), BusyError("busy", retry_after_s=60, kind=kind))
+        pace.on_rejected(await pace.enter(), BusyError("busy", retry_after_s=60, kind=kind))
         await starts(pace, 10)
         return now()
 
@@ -434,9 +434,9 @@ def test_refusals_before_anything_passed_teach_no_rate() -> None:
     """Others used up what the provider allows: that says nothing of it."""
 
     async def story() -> float:
-        pace = Pace("m", Limits())
+        pace = RateLimiter("m", Limits())
         for _ in range(3):
-            pace.refused(await pace.enter(), BusyError("429", retry_after_s=20))
+            pace.on_rejected(await pace.enter(), BusyError("429", retry_after_s=20))
         await starts(pace, 10)
         return now()
 
@@ -448,9 +448,9 @@ def test_a_hint_of_next_to_nothing_breaks_nothing(told_s: float) -> None:
     """The next try may come at once."""
 
     async def story() -> float:
-        pace = Pace("m", Limits())
+        pace = RateLimiter("m", Limits())
         await starts(pace, 2)
-        pace.refused(await pace.enter(), BusyError("429", retry_after_s=told_s))
+        pace.on_rejected(await pace.enter(), BusyError("429", retry_after_s=told_s))
         await starts(pace, 10)
         return now()
 
@@ -461,9 +461,9 @@ def test_a_rate_learned_far_too_low_is_not_kept() -> None:
     """Three calls passed in a minute that others had used up; a hundred times as many are soon let through."""
 
     async def story() -> float:
-        pace = Pace("m", Limits(concurrency=100))
+        pace = RateLimiter("m", Limits(concurrency=100))
         await starts(pace, 3)
-        pace.refused(await pace.enter(), BusyError("429", retry_after_s=60))
+        pace.on_rejected(await pace.enter(), BusyError("429", retry_after_s=60))
         await starts(pace, 1000)
         return now() - 60
 
@@ -474,14 +474,14 @@ def test_a_try_that_takes_long_holds_nobody_back() -> None:
     """A refusal comes fast: who isn't refused within twice the time that one took is being answered."""
 
     async def story() -> list[float]:
-        pace = Pace("m", Limits())
+        pace = RateLimiter("m", Limits())
         await later(0.5, pace, await pace.enter(), BusyError("429", retry_after_s=10))
         trying = await pace.enter()
         at = [now()]
         second = await pace.enter()
         at.append(now())
-        pace.passed(second)
-        pace.refused(trying, BusyError("429", retry_after_s=7))  # it was one after all
+        pace.on_success(second)
+        pace.on_rejected(trying, BusyError("429", retry_after_s=7))  # it was one after all
         await pace.enter()
         return [*at, now()]
 
@@ -495,14 +495,14 @@ def test_a_try_that_comes_to_nothing_is_followed_by_another(end: str) -> None:
     """At once: the time to wait is over."""
 
     async def story() -> float:
-        pace = Pace("m", Limits())
-        pace.refused(await pace.enter(), BusyError("429", retry_after_s=10))
+        pace = RateLimiter("m", Limits())
+        pace.on_rejected(await pace.enter(), BusyError("429", retry_after_s=10))
         trying = asyncio.create_task(pace.enter())
         await asyncio.sleep(5 if end == "cancelled" else 10.1)
         if end == "cancelled":
             trying.cancel()
         else:
-            pace.lost(await trying)
+            pace.on_unknown(await trying)
         await pace.enter()
         return now()
 
@@ -513,14 +513,14 @@ def test_a_late_refusal_counts_only_for_what_it_says() -> None:
     """A call of before the block tells nothing new, unless how long to wait."""
 
     async def story(told_s: float | None) -> float:
-        pace = Pace("m", Limits())
+        pace = RateLimiter("m", Limits())
         one, two = await pace.enter(), await pace.enter()
-        pace.refused(one, BusyError("429", retry_after_s=1))
-        pace.passed(await pace.enter())
+        pace.on_rejected(one, BusyError("429", retry_after_s=1))
+        pace.on_success(await pace.enter())
         began = now()
-        pace.refused(two, BusyError("429", retry_after_s=told_s))
-        pace.passed(await pace.enter())
-        pace.passed(await pace.enter())
+        pace.on_rejected(two, BusyError("429", retry_after_s=told_s))
+        pace.on_success(await pace.enter())
+        pace.on_success(await pace.enter())
         return now() - began
 
     assert run(story(None)) < 5
@@ -531,7 +531,7 @@ def test_time_in_which_nobody_asked_teaches_nothing() -> None:
     """A rest doesn't make a provider slower."""
 
     async def story(rest_s: float) -> float:
-        pace = Pace("m", Limits())
+        pace = RateLimiter("m", Limits())
         await starts(pace, 50)
         await asyncio.sleep(rest_s)
         turn = await pace.enter()
@@ -556,7 +556,7 @@ def test_nobody_who_is_cancelled_takes_a_place_along(calls: list[tuple[float, fl
     """Wherever it is cancelled: in the line, as its turn comes, under way; the limit holds all along."""
 
     async def story() -> None:
-        pace = Pace("m", Limits(concurrency=concurrency, wait_s=10**5, requests_per_minute=600))
+        pace = RateLimiter("m", Limits(concurrency=concurrency, wait_s=10**5, requests_per_minute=600))
         under_way = 0
 
         async def one(end: str) -> None:
@@ -572,9 +572,9 @@ def test_nobody_who_is_cancelled_takes_a_place_along(calls: list[tuple[float, fl
             finally:
                 under_way -= 1
                 ends: dict[str, Callable[[], None]] = {
-                    "passed": lambda: pace.passed(turn),
-                    "refused": lambda: pace.refused(turn, BusyError("429")),
-                    "lost": lambda: pace.lost(turn),
+                    "passed": lambda: pace.on_success(turn),
+                    "refused": lambda: pace.on_rejected(turn, BusyError("429")),
+                    "lost": lambda: pace.on_unknown(turn),
                 }
                 ends[end]()
 
@@ -587,7 +587,7 @@ def test_nobody_who_is_cancelled_takes_a_place_along(calls: list[tuple[float, fl
 
         await asyncio.gather(*(cancelled(*call) for call in calls))
         for _ in range(concurrency * concurrency):  # gets the window back to its full size
-            pace.passed(await pace.enter())
+            pace.on_success(await pace.enter())
         await asyncio.gather(*(pace.enter() for _ in range(concurrency)))
 
     run(story())

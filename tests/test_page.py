@@ -12,18 +12,32 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch.changes import Changes
-from prefect_dispatch.checks import MaxWords
-from prefect_dispatch.decisions import Decisions
-from prefect_dispatch.ledger import Ref, Table, Violation
-from prefect_dispatch.models import Attempt, Brief, Failure, Item, Outcome, Usage
-from prefect_dispatch.page import lacking, ledger_rows, page
-from prefect_dispatch.page.document import FOLDER, parts
-from prefect_dispatch.page.items import BLOCK, MOST_ATTEMPTS, MOST_FIELDS, ItemPages
-from prefect_dispatch.page.ledger_rows import rows, shown_outcomes, spans, untimed
-from prefect_dispatch.page.summary import FEW, MOST, summary
-from prefect_dispatch.page.texts import ALL, LENGTHS, Texts, embedded, length_for
-from prefect_dispatch.report import Report
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.checks import MaxWords
+from prefect_dispatch.models.decisions import Decisions
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.ledger import Ref, Table, Violation
+from prefect_dispatch.models.outcome import Attempt, Failure, Outcome, Usage
+from prefect_dispatch.models.report import Changes, Report
+from prefect_dispatch.reporting.html.page import (
+    ASSETS_FOLDER,
+    BLOCK_SIZE,
+    COLUMNS,
+    MAX_ATTEMPTS,
+    MAX_ENTRIES,
+    MAX_FIELDS,
+    MAX_SOURCES,
+    ItemViews,
+    attempt_spans,
+    build_summary,
+    count_untimed,
+    load_assets,
+    missing_library,
+    outcome_rows,
+    render_page,
+    select_outcomes,
+)
+from prefect_dispatch.reporting.html.texts import LENGTHS, MAX_TOTAL, TextPreviews, fit_length, to_script_json
 from tests.reports import BRIEF, made
 
 if TYPE_CHECKING:
@@ -43,14 +57,14 @@ def data(html: str) -> dict[str, Any]:
 
 def told(report: Report, briefs: Sequence[Brief] = (), items: Sequence[Item] = ()) -> dict[str, Any]:
     """Return the data of a report's page."""
-    return data("".join(page(report, briefs, items)))
+    return data("".join(render_page(report, briefs, items)))
 
 
 def row(outcome: Outcome, report: Report | None = None) -> dict[str, Any]:
     """Return the row of an outcome."""
     report = report or Report(status="complete", message="", outcomes=(outcome,))
-    (only,) = rows(report, (outcome,), Texts())
-    return dict(zip(ledger_rows.COLUMNS, only, strict=True))
+    (only,) = outcome_rows(report, (outcome,), TextPreviews())
+    return dict(zip(COLUMNS, only, strict=True))
 
 
 def test_all_of_a_report() -> None:
@@ -59,7 +73,7 @@ def test_all_of_a_report() -> None:
     found = told(report, briefs, items)
     whole = found["report"]
     assert [block for block in found if block.startswith("block-")] == ["block-0", "block-1", "block-2"]
-    assert [len(found[f"block-{n}"]) for n in range(3)] == [BLOCK, BLOCK, 50]
+    assert [len(found[f"block-{n}"]) for n in range(3)] == [BLOCK_SIZE, BLOCK_SIZE, 50]
     assert (len(found["rows"]), whole["rows"]) == (250, [250, 250])
     assert whole["counts"]["gaps"] == len(report.gaps) == sum(whole["failures"].values())
     assert len(whole["conflicts"]) == whole["counts"]["conflicts"] > 0
@@ -113,21 +127,21 @@ def test_a_brief_that_is_the_same_for_all() -> None:
 def test_nothing_hostile_is_active() -> None:
     """Whatever an answer, an item or an error says: it ends no element, and opens none."""
     report, briefs, items = made(40, text=HOSTILE)
-    html = "".join(page(report, briefs, items))
-    scripts = parts().libraries
+    html = "".join(render_page(report, briefs, items))
+    scripts = load_assets().libraries
     assert html.count("<script") == html.count("</script>") == 1 + len(scripts) + len(data(html))
     bare = re.sub(r"<script.*?</script>|<style.*?</style>", "", html, flags=re.DOTALL)
     assert "alert" not in bare
     assert "onerror" not in bare
-    assert not set(re.findall("[<>&\u2028\u2029]", embedded([HOSTILE])))
-    assert json.loads(embedded([HOSTILE])) == [HOSTILE]
+    assert not set(re.findall("[<>&\u2028\u2029]", to_script_json([HOSTILE])))
+    assert json.loads(to_script_json([HOSTILE])) == [HOSTILE]
     assert data(html)["rows"][0][1] == f"texts/00000.txt{HOSTILE}"
 
 
 def test_the_policy_names_every_script() -> None:
     """Only scripts that stand in the file run, by their digests; nothing is fetched, framed or sent."""
     report, briefs, items = made(3)
-    html = "".join(page(report, briefs, items))
+    html = "".join(render_page(report, briefs, items))
     (policy,) = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', html)
     scripts = re.findall(r"<script>(.*?)</script>", html, flags=re.DOTALL)
     assert len(scripts) == 3
@@ -150,9 +164,9 @@ def test_licences_are_told() -> None:
 
 def test_a_missing_library(tmp_path: Path) -> None:
     """The message says which one, and what brings it."""
-    shutil.copytree(FOLDER, tmp_path / "page", ignore=shutil.ignore_patterns("chart.js"))
-    assert re.search(r"chart\.js .* is missing.*uv sync --reinstall-package", lacking(tmp_path / "page"))
-    assert not lacking()
+    shutil.copytree(ASSETS_FOLDER, tmp_path / "page", ignore=shutil.ignore_patterns("chart.js"))
+    assert re.search(r"chart\.js .* is missing.*uv sync --reinstall-package", missing_library(tmp_path / "page"))
+    assert not missing_library()
 
 
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +177,7 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     found = told(report, briefs, items)
     for name in ("block-0", "spans"):
         assert "correct-horse" not in json.dumps(found[name])
-    shown = Texts().preview("x" * 20 + "correct-horse-battery" + "y" * 60, 30)
+    shown = TextPreviews().preview("x" * 20 + "correct-horse-battery" + "y" * 60, 30)
     assert shown == ["x" * 20 + "***" + "y" * 7, 71]
 
 
@@ -179,46 +193,46 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_length_of_a_preview(sizes: list[int], length: int) -> None:
     """Texts are shown as far as all of them together allow."""
-    assert length_for(sizes) == length
-    assert sum(min(size, length) for size in sizes) <= ALL or length == LENGTHS[-1]
+    assert fit_length(sizes) == length
+    assert sum(min(size, length) for size in sizes) <= MAX_TOTAL or length == LENGTHS[-1]
 
 
 def test_what_is_cut_says_so() -> None:
     """A long text has the number of characters that are missing; a short one none."""
     item = Item(key="a", value="word " * 2_000)
     outcome = Outcome(brief="b", item="a", status="succeeded", value="x" * 4_000)
-    pages = ItemPages([outcome], [Brief(name="b", instructions="Read.")], [item], (), Texts())
-    ((shown,),) = pages.blocks()
+    pages = ItemViews([outcome], [Brief(name="b", instructions="Read.")], [item], (), TextPreviews())
+    ((shown,),) = pages.iter_blocks()
     assert (len(shown["value"][0]), shown["value"][1]) == (4_000, 6_000)
     assert shown["answer"] == ["x" * 4_000]
 
 
 def test_lists_are_bounded() -> None:
     """Of many attempts the last are shown, of many fields, rows, sources and names the first, with their number."""
-    attempts = tuple(Attempt(error=f"timeout: {n}") for n in range(MOST_ATTEMPTS + 5))
+    attempts = tuple(Attempt(error=f"timeout: {n}") for n in range(MAX_ATTEMPTS + 5))
     outcome = Outcome(brief="b", item="a", status="failed", attempts=attempts)
     report, _, _ = made(2)
     (field,) = report.fields[:1]
     many = [field.model_copy(update={"path": f"/{n}", "sources": (Ref(brief="b", item="a"),)}) for n in range(100)]
-    ((shown,),) = ItemPages([outcome], (), (), many, Texts()).blocks()
-    assert (len(shown["attempts"]), shown["earlier"], len(shown["gave"])) == (MOST_ATTEMPTS, 5, MOST_FIELDS)
-    names = tuple(Ref(brief="b", item=str(n)) for n in range(MOST + 1))
-    wide = field.model_copy(update={"sources": names, "losers": (made(40)[0].fields[3].losers[0],) * (FEW + 1)})
+    ((shown,),) = ItemViews([outcome], (), (), many, TextPreviews()).iter_blocks()
+    assert (len(shown["attempts"]), shown["earlier"], len(shown["gave"])) == (MAX_ATTEMPTS, 5, MAX_FIELDS)
+    names = tuple(Ref(brief="b", item=str(n)) for n in range(MAX_ENTRIES + 1))
+    wide = field.model_copy(update={"sources": names, "losers": (made(40)[0].fields[3].losers[0],) * (MAX_SOURCES + 1)})
     figures: dict[str, JsonValue] = {"n": 1}
-    table = Table(name="t", title="T", rows=(figures,) * (MOST + 1))
+    table = Table(name="t", title="T", rows=(figures,) * (MAX_ENTRIES + 1))
     long = report.model_copy(update={"fields": (wide,), "tables": (table,), "changes": Changes(new=names)})
-    whole = summary(long, Texts())
+    whole = build_summary(long, TextPreviews())
     (conflict,) = whole["conflicts"]
-    assert (len(conflict["sources"]["names"]), conflict["sources"]["of"]) == (FEW, MOST + 1)
-    assert (len(conflict["losers"]), conflict["of"]) == (FEW, FEW + 1)
-    assert (len(whole["tables"][0]["rows"]), whole["tables"][0]["of"]) == (MOST, MOST + 1)
-    assert (len(whole["changes"]["names"]["new"]), whole["changes"]["counts"]["new"]) == (MOST, MOST + 1)
+    assert (len(conflict["sources"]["names"]), conflict["sources"]["of"]) == (MAX_SOURCES, MAX_ENTRIES + 1)
+    assert (len(conflict["losers"]), conflict["of"]) == (MAX_SOURCES, MAX_SOURCES + 1)
+    assert (len(whole["tables"][0]["rows"]), whole["tables"][0]["of"]) == (MAX_ENTRIES, MAX_ENTRIES + 1)
+    assert (len(whole["changes"]["names"]["new"]), whole["changes"]["counts"]["new"]) == (MAX_ENTRIES, MAX_ENTRIES + 1)
 
 
 def test_rows_without_an_answer_go_before() -> None:
     """Of more items than a page shows, those that came to nothing are there; the order stays that of every list."""
     report, _, _ = made(40)
-    shown = shown_outcomes(report, 5)
+    shown = select_outcomes(report, 5)
     gaps = [outcome.item for outcome in report.outcomes if outcome.status == "failed"]
     assert len(shown) == 5
     assert {*gaps} <= {outcome.item for outcome in shown}
@@ -244,7 +258,7 @@ def test_when_attempts_ran() -> None:
     """A span for each attempt of this run, retries and the integrator's own included; stored answers have none."""
     report, _, _ = made(40)
     asked = report.outcomes[0].model_copy(update={"brief": "judge"})
-    found = list(spans(report.model_copy(update={"asked": (asked,)}), report.outcomes))
+    found = list(attempt_spans(report.model_copy(update={"asked": (asked,)}), report.outcomes))
     assert {span[0] for span in found} == {
         -1,
         *(n for n, outcome in enumerate(report.outcomes) if outcome.origin == "asked"),
@@ -255,15 +269,15 @@ def test_when_attempts_ran() -> None:
     assert [(span[4], span[5]) for span in retried] == [(1, 1), (2, 0)]
     assert retried[1][1] == pytest.approx(retried[0][1] + retried[0][2])
     for run in ({}, {"started": "yesterday"}):
-        assert not list(spans(report.model_copy(update={"run": run}), report.outcomes))
+        assert not list(attempt_spans(report.model_copy(update={"run": run}), report.outcomes))
 
 
 def test_attempts_without_a_time() -> None:
     """What ran in a batch has no time of its own, and is counted."""
     batch = Outcome(brief="b", item="a", status="succeeded", attempts=(Attempt(), Attempt()), origin="asked")
     report = Report(status="complete", message="", outcomes=(batch,), run={"started": "2026-03-02T09:30:00+00:00"})
-    assert not list(spans(report, report.outcomes))
-    assert untimed(report.outcomes) == 2
+    assert not list(attempt_spans(report, report.outcomes))
+    assert count_untimed(report.outcomes) == 2
 
 
 def test_a_model_that_was_given_up() -> None:
@@ -286,14 +300,17 @@ def test_spending_by_brief_and_model() -> None:
     third = first.model_copy(update={"item": "3", "model": "n", "attempts": (Attempt(usage=unknown),)})
     outcomes = [first, second, third, first.model_copy(update={"item": "4", "origin": "stored"})]
     report = Report(status="complete", message="", outcomes=tuple(outcomes))
-    assert summary(report, Texts())["spending"] == [["b", "m", 2, 2, 20, 4, 0.2], ["b", "n", 1, 1, 10, 2, None]]
+    assert build_summary(report, TextPreviews())["spending"] == [
+        ["b", "m", 2, 2, 20, 4, 0.2],
+        ["b", "n", 1, 1, 10, 2, None],
+    ]
 
 
 def test_figures_that_no_browser_can_hold() -> None:
     """A number beyond what JavaScript is exact in is shown as text; so is what is neither number nor text."""
     cells: dict[str, JsonValue] = {"big": 2**60, "small": 2, "share": 0.5, "yes": True, "none": None, "list": [1, 2]}
     report = Report(status="complete", message="", tables=(Table(name="t", title="T", rows=(cells,)),))
-    (shown,) = summary(report, Texts())["tables"]
+    (shown,) = build_summary(report, TextPreviews())["tables"]
     assert shown["columns"] == list(cells)
     assert shown["rows"] == [[str(2**60), 2, 0.5, True, None, "[\n  1,\n  2\n]"]]
 
@@ -307,7 +324,7 @@ def test_decisions_and_violations() -> None:
         violations=(Violation(law="recall", where="b/a", message="It is lost."),),
         decided=Decisions(same=(({"name": "A"}, {"name": "B"}),)),
     )
-    whole = summary(report, Texts())
+    whole = build_summary(report, TextPreviews())
     assert whole["violations"] == [["recall", "b/a", "It is lost."]]
     assert whole["decided"]["same"] == [[{"name": "A"}, {"name": "B"}]]
     assert (whole["value"], whole["prose"]) == (["A text."], True)
@@ -316,7 +333,7 @@ def test_decisions_and_violations() -> None:
 def test_the_title_names_some_briefs() -> None:
     """The window is called by its briefs, few of them."""
     outcomes = tuple(Outcome(brief=f"b{n}", item="a", status="skipped") for n in range(5))
-    html = "".join(page(Report(status="failed", message="", outcomes=outcomes)))
+    html = "".join(render_page(Report(status="failed", message="", outcomes=outcomes)))
     assert "<title>b0, b1, b2 and 2 more: failed</title>" in html
 
 
@@ -328,5 +345,5 @@ def test_the_scripts_are_whole(tmp_path: Path) -> None:
     import subprocess  # noqa: PLC0415 -- only here
 
     script = tmp_path / "page.js"
-    script.write_text(parts().own)
+    script.write_text(load_assets().page_script)
     subprocess.run([shutil.which("node") or "node", "--check", str(script)], check=True)  # noqa: S603 -- our own script

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Dialog, Page, Request, expect
 
-from prefect_dispatch.page import page
-from prefect_dispatch.page.ledger_rows import MOST_ROWS
+from prefect_dispatch.reporting.html.page import MAX_ROWS, render_page
 from tests.reports import made
 from tests.test_page import HOSTILE
 from tests.test_ui import picture
@@ -54,7 +53,7 @@ def browser() -> Generator[Browser]:
 def written(folder: Path, count: int, text: str = "") -> str:
     """Write the page of a report, and return its address."""
     file = folder / "report.html"
-    file.write_text("".join(page(*made(count, text=text))), encoding="utf-8")
+    file.write_text("".join(render_page(*made(count, text=text))), encoding="utf-8")
     return file.as_uri()
 
 
@@ -119,15 +118,15 @@ def test_many_items(browser: Browser, count: int, tmp_path: Path, capsys: pytest
     """First sight, filter, sort, timeline and an item's page come quickly; the figures are the browser's."""
     report = made(count)
     file, start = tmp_path / "report.html", time.perf_counter()
-    file.write_text("".join(page(*report)), encoding="utf-8")
+    file.write_text("".join(render_page(*report)), encoding="utf-8")
     told = f"{count:,} items, {file.stat().st_size / 1e6:.0f} MB, written in {time.perf_counter() - start:.1f} s"
     with opened(browser, file.as_uri()) as window:
         figures: dict[str, float] = {"first sight": window.evaluate(PAINT), "all data read": window.evaluate(READY)}
         figures["ledger shown"] = window.evaluate(TIMED, "location.hash = '#ledger'")
         expect(window.locator(".ag-row").first).to_be_visible()
         figures["filter"] = often(window, "0777", "1", "licence 12", "0777")
-        found = 11 if count < MOST_ROWS else 12  # with 10777
-        expect(window.locator(".shown")).to_have_text(f"{found} of {min(count, MOST_ROWS):,} rows")
+        found = 11 if count < MAX_ROWS else 12  # with 10777
+        expect(window.locator(".shown")).to_have_text(f"{found} of {min(count, MAX_ROWS):,} rows")
         figures["all again"] = often(window, "")
         figures["sort"] = timed(window, *(SORT.format(column) for column in ("item", "item", "seconds", "tokens")))
         expect(window.locator("[col-id=tokens].ag-header-cell")).to_have_attribute("aria-sort", "descending")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch.page import heat
-from prefect_dispatch.page.heat import LETTERS
-from prefect_dispatch.page.texts import Texts
+from prefect_dispatch.reporting.html import matrix_heatmap
+from prefect_dispatch.reporting.html.matrix_heatmap import LETTERS
+from prefect_dispatch.reporting.html.texts import TextPreviews
 from tests.matrices import matrix
 from tests.reports import made
 from tests.test_page import HOSTILE, told
@@ -16,12 +16,12 @@ from tests.test_page import HOSTILE, told
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from prefect_dispatch.report import Report
+    from prefect_dispatch.models.report import Report
 
 
 def map_of(report: Report) -> dict[str, Any]:
     """Return the heat map of a report that has one."""
-    found = heat.heat_map(report, Texts())
+    found = matrix_heatmap.build_heat_map(report, TextPreviews())
     assert found
     return found
 
@@ -83,8 +83,8 @@ def test_what_is_wrong_with_a_run() -> None:
 
 def test_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of very many tests those in trouble are shown, and it is said how many there are."""
-    monkeypatch.setattr(heat, "CELLS", 35)
-    monkeypatch.setattr(heat, "SAID", 2)
+    monkeypatch.setattr(matrix_heatmap, "CELLS", 35)
+    monkeypatch.setattr(matrix_heatmap, "SAID", 2)
     found = map_of(matrix(10, 60))
     assert (len(found["tests"]), found["of"], len(found["said"])) == (3, 60, 2)
     assert all("F" in row[3] or "E" in row[3] for row in found["tests"])
@@ -102,7 +102,7 @@ def test_several_briefs() -> None:
 @pytest.mark.parametrize("value", [None, "text", {"tests": 1}, {"tests": [], "passed": [{"name": "x"}]}])
 def test_other_values(value: Any) -> None:  # noqa: ANN401 -- JSON
     """What is no test matrix has no heat map, whatever tables are beside it."""
-    assert heat.heat_map(matrix(2, 3).model_copy(update={"value": value}), Texts()) is None
+    assert matrix_heatmap.build_heat_map(matrix(2, 3).model_copy(update={"value": value}), TextPreviews()) is None
 
 
 def test_on_the_page() -> None:

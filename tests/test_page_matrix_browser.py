@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from prefect_dispatch.flows.files import write_files, write_page
-from prefect_dispatch.page import page
-from prefect_dispatch.report import Report
+from prefect_dispatch.flows.publish import write_files, write_page
+from prefect_dispatch.models.report import Report
+from prefect_dispatch.reporting.html.page import render_page
 from tests.matrices import matrix
 from tests.test_page import HOSTILE
 from tests.test_page_browser import FRAMES, PAINT, READY, TIMED, browser, opened, timed
@@ -42,7 +42,7 @@ CHOOSE = """
 def written(folder: Path, environments: int, tests: int, text: str = "") -> str:
     """Write the page of a matrix, and return its address."""
     file = folder / "report.html"
-    file.write_text("".join(page(matrix(environments, tests, text=text))), encoding="utf-8")
+    file.write_text("".join(render_page(matrix(environments, tests, text=text))), encoding="utf-8")
     return f"{file.as_uri()}#matrix"
 
 

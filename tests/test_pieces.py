@@ -11,13 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic_core import PydanticSerializationError, to_json
 
-from prefect_dispatch.fingerprint import digest, digest_in_pieces
-from prefect_dispatch.integrators.values import exact, same
-from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Ref
-from prefect_dispatch.models import Outcome
-from prefect_dispatch.page.texts import Texts, text_of
-from prefect_dispatch.pieces import pieces
-from prefect_dispatch.report import Report
+from prefect_dispatch.models.ledger import FieldRow, LedgerRow, Loser, Merge, Ref
+from prefect_dispatch.models.outcome import Outcome
+from prefect_dispatch.models.report import Report
+from prefect_dispatch.reporting.html.texts import TextPreviews, to_readable_text
+from prefect_dispatch.serialization.json_text import digest, iter_json_chunks, streamed_digest
+from prefect_dispatch.serialization.json_values import exact_text, is_identical
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -36,7 +35,7 @@ REF = Ref(brief="b", item="i")
 def test_a_value_is_written_as_a_whole_would_be(value: JsonValue, indent: int | None, times: int) -> None:
     """Byte for byte, however long its lists, in one line or indented."""
     for whole in (value, [value] * times, {"list": [value] * times, "in": {"it": [value] * times}}):
-        assert b"".join(pieces(whole, indent=indent)) == to_json(whole, indent=indent)
+        assert b"".join(iter_json_chunks(whole, indent=indent)) == to_json(whole, indent=indent)
 
 
 @pytest.mark.slow
@@ -44,7 +43,7 @@ def test_a_value_is_written_as_a_whole_would_be(value: JsonValue, indent: int | 
 def test_a_long_list_has_its_elements_in_a_line_each(value: JsonValue, times: int) -> None:
     """The same JSON in less room; a list that is not long is indented as ever."""
     whole = {"list": [value] * times, "in": {"it": [value] * times}}
-    text = b"".join(pieces(whole, indent=2, long=50))
+    text = b"".join(iter_json_chunks(whole, indent=2, long=50))
     assert json.loads(text) == json.loads(to_json(whole))
     if times == 1:
         assert text == to_json(whole, indent=2)
@@ -73,7 +72,7 @@ def test_a_model_is_written_as_pydantic_does(value: JsonValue, indent: int | Non
         run={"started": "now", "parts": [value]},
     )
     for whole in (merge, report):
-        assert b"".join(pieces(whole, indent=indent)).decode() == whole.model_dump_json(indent=indent)
+        assert b"".join(iter_json_chunks(whole, indent=indent)).decode() == whole.model_dump_json(indent=indent)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +80,7 @@ def test_a_model_is_written_as_pydantic_does(value: JsonValue, indent: int | Non
 )
 def test_a_number_that_json_has_not_is_written_as_wanted(odd: Any, said: bytes) -> None:  # noqa: ANN401 -- one of two words
     """As null, as pydantic's models write it, or by its name, for whoever looks for it."""
-    assert b"".join(pieces({"a": [float("nan"), 1]}, odd=odd)) == said
+    assert b"".join(iter_json_chunks({"a": [float("nan"), 1]}, odd=odd)) == said
 
 
 @given(VALUES, st.sampled_from((1, 100, 201)))
@@ -89,32 +88,32 @@ def test_a_digest_in_pieces_is_that_of_the_whole(value: JsonValue, times: int) -
     """What was remembered of an earlier run stays known."""
     wholes: list[JsonValue] = [value, [value] * times, {"b": [value] * times, "a": {"in": [value]}}]
     for whole in wholes:
-        assert digest_in_pieces(whole) == digest(whole)
+        assert streamed_digest(whole) == digest(whole)
 
 
 @given(VALUES, st.sampled_from((1, 100)), st.integers(0, 200))
 def test_the_beginning_of_a_value_is_that_of_its_text(value: JsonValue, times: int, length: int) -> None:
     """Cut at the same place, and as much is said to be missing."""
-    texts = Texts()
+    texts = TextPreviews()
     for whole in (value, [value] * times):
-        assert texts.beginning(whole, length) == texts.preview(text_of(whole), length)
+        assert texts.preview_value(whole, length) == texts.preview(to_readable_text(whole), length)
 
 
 @pytest.mark.parametrize("value", ["\ud800", {"\ud800": 1}, [object()], {"a": {"b": object()}}])
 def test_what_cannot_be_written_is_an_error(value: Any) -> None:  # noqa: ANN401 -- no JSON
     """Wherever it stands."""
     with pytest.raises(PydanticSerializationError):
-        list(pieces(value))
+        list(iter_json_chunks(value))
 
 
 @given(VALUES, VALUES, st.sampled_from((1, 100, 101)))
 def test_values_are_the_same_where_their_texts_are(one: JsonValue, other: JsonValue, times: int) -> None:
     """However they are taken apart; names may stand in any order."""
     turned = json.loads(json.dumps(one, sort_keys=True))
-    assert same([one] * times, [turned] * times)
-    assert same({"a": one, "b": 1}, {"b": 1, "a": turned})
+    assert is_identical([one] * times, [turned] * times)
+    assert is_identical({"a": one, "b": 1}, {"b": 1, "a": turned})
     for left, right in ((one, other), ([one] * times, [*[one] * (times - 1), other]), ({"a": one}, {"a": other})):
-        assert same(left, right) is (exact(left) == exact(right))
+        assert is_identical(left, right) is (exact_text(left) == exact_text(right))
 
 
 def test_a_large_report_is_written_in_little_room() -> None:
@@ -123,7 +122,7 @@ def test_a_large_report_is_written_in_little_room() -> None:
     report = Report(status="complete", message="all answered", value=answers)
     tracemalloc.start()
     try:
-        size = sum(map(len, pieces(report, indent=2)))
+        size = sum(map(len, iter_json_chunks(report, indent=2)))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

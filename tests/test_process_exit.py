@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch import process_exit
-from prefect_dispatch.process_exit import ExitGuard, interruptible
-from prefect_dispatch.progress import interrupted
+from prefect_dispatch.calls.progress import on_interrupted
+from prefect_dispatch.cli import commands
+from prefect_dispatch.cli.commands import ExitGuard, interruptible
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -44,25 +44,25 @@ def test_a_command_that_has_ended_says_nothing_more(
     guard: ExitGuard, codes: list[int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is left of its process is ended with its own status."""
-    monkeypatch.setattr(process_exit, "EXIT_S", 0.1)
+    monkeypatch.setattr(commands, "EXIT_S", 0.1)
     guard.arm(600, 1, "late", summary="early")
-    guard.settle(3)
+    guard.finish(3)
     wait_until(lambda: bool(codes), "the process has ended")
     assert (codes, capsys.readouterr()) == ([3], ("", ""))
 
 
 def test_the_process_of_a_caller_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No thread waits for it."""
-    monkeypatch.setattr(process_exit, "EXIT_S", 0.0)
+    monkeypatch.setattr(commands, "EXIT_S", 0.0)
     before = threading.active_count()
-    ExitGuard(None).settle(0)
+    ExitGuard(None).finish(0)
     assert threading.active_count() == before
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Little time to end."""
-    monkeypatch.setattr(process_exit, "INTERRUPTED_S", 0.1)
+    monkeypatch.setattr(commands, "INTERRUPTED_S", 0.1)
     yield
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -75,7 +75,7 @@ def test_ctrl_c_ends_the_process_soon(guard: ExitGuard, codes: list[int], capsys
             os.kill(os.getpid(), signal.SIGINT)
         wait_until(lambda: bool(codes), "the process has ended")
     assert codes == [130]
-    assert capsys.readouterr().err == f"{process_exit.STOPPED}\n"
+    assert capsys.readouterr().err == f"{commands.INTERRUPTED_MESSAGE}\n"
 
 
 @pytest.mark.usefixtures("short")
@@ -84,7 +84,7 @@ def test_so_does_a_run_that_was_interrupted_otherwise(guard: ExitGuard, codes: l
 
     def elsewhere() -> None:
         with interruptible(guard, 600, 130):
-            notify = interrupted.get()
+            notify = on_interrupted.get()
             assert notify
             notify()
             wait_until(lambda: bool(codes), "the process has ended")

@@ -9,8 +9,8 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 
 from prefect_dispatch import Brief, Limits, dispatch
-from prefect_dispatch.models import Outcome, Usage
-from prefect_dispatch.progress import Progress, lasting, listener, seconds_left
+from prefect_dispatch.calls.progress import Progress, estimate_seconds_left, format_duration, progress_listener
+from prefect_dispatch.models.outcome import Outcome, Usage
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 )
 def test_time_left(progress: Progress, left: float | None) -> None:
     """Of 50 asks, 10 s after the first one began: what came from the store tells nothing about it."""
-    assert seconds_left(progress, 50, 10.0) == left
+    assert estimate_seconds_left(progress, 50, 10.0) == left
 
 
 def test_what_is_counted() -> None:
@@ -52,7 +52,7 @@ def test_what_is_counted() -> None:
 )
 def test_a_length_of_time(seconds: float, words: str) -> None:
     """Two units at most."""
-    assert lasting(seconds) == words
+    assert format_duration(seconds) == words
 
 
 @pytest.mark.slow
@@ -60,7 +60,7 @@ def test_a_length_of_time(seconds: float, words: str) -> None:
 def test_a_run_shows_what_is_under_way() -> None:
     """Whoever listens hears of the full window before anything came, then of each outcome; the artifact ends at all."""
     heard: list[Progress] = []
-    token = listener.set(heard.append)
+    token = progress_listener.set(heard.append)
     try:
         report = dispatch(
             [Brief(name="shown", instructions="Do.")],
@@ -69,7 +69,7 @@ def test_a_run_shows_what_is_under_way() -> None:
             limits=Limits(concurrency=3),
         )
     finally:
-        listener.reset(token)
+        progress_listener.reset(token)
     assert report.status == "complete"
     assert (heard[0].done, heard[0].in_flight) == (0, 3)
     assert [progress.done for progress in heard[1:]] == [1, 2, 3, 4, 5, 6]

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from prefect_dispatch import Item, Outcome
-from prefect_dispatch.flows.job import Job
-from prefect_dispatch.flows.joining import Joins
-from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.flows.job_file import Job
+from prefect_dispatch.flows.runtime.part_joiner import PartJoiner
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from tests.fences import fences
 from tests.openai_server import Behaviour, document, openai_server
 
@@ -50,7 +50,7 @@ def test_its_rule_for_long_items_is_one(tmp_path: Path) -> None:
     job = Job.model_validate({"items": [{"text": "A contract."}], **yaml.safe_load(text)})
     items = [Item(key="a", value={"text": "A contract."})]
     parts = [Outcome(brief="people", item="a", status="succeeded", value=[{"name": name}]) for name in ("Ada", "ada")]
-    assert Joins(job.briefs, items, tmp_path)(job.briefs[0], parts) == (
+    assert PartJoiner(job.briefs, items, tmp_path)(job.briefs[0], parts) == (
         [{"name": "Ada"}],
         "2 parts, joined by merge_records; removed: name ada by priority",
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.references import refer, resolve
+from prefect_dispatch.models.imports import import_reference, to_reference
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,9 +33,9 @@ def module(tmp_path: Path) -> Iterator[str]:
 
 def test_code_of_the_users_is_found(tmp_path: Path, module: str) -> None:
     """A name in a module below the folder stands for what that module holds, time and again."""
-    found = resolve(f"{module}:Licence", tmp_path)
-    assert refer(found) == f"{module}:Licence"
-    assert resolve(f"{module}:Licence", tmp_path) is found
+    found = import_reference(f"{module}:Licence", tmp_path)
+    assert to_reference(found) == f"{module}:Licence"
+    assert import_reference(f"{module}:Licence", tmp_path) is found
 
 
 def test_a_package_is_found(tmp_path: Path, module: str) -> None:
@@ -44,8 +44,8 @@ def test_a_package_is_found(tmp_path: Path, module: str) -> None:
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "inner.py").write_text("x = 1\n", encoding="utf-8")
     (tmp_path / f"{module}_a" / "__init__.py").touch()
-    assert resolve(f"{module}_a.inner:x", tmp_path) == 1
-    assert resolve(f"{module}_b.inner:x", tmp_path) == 1
+    assert import_reference(f"{module}_a.inner:x", tmp_path) == 1
+    assert import_reference(f"{module}_b.inner:x", tmp_path) == 1
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_package_is_found(tmp_path: Path, module: str) -> None:
 def test_other_code_is_out_of_reach(tmp_path: Path, module: str, reference: str) -> None:
     """A parameter can't reach what isn't the user's."""
     with pytest.raises(BriefError, match="is not code of yours: no module") as refused:
-        resolve(reference, tmp_path)
+        import_reference(reference, tmp_path)
     assert str(tmp_path) not in str(refused.value)
 
 
@@ -72,16 +72,16 @@ def test_built_in_modules_are_out_of_reach_from_anywhere(
     """In the job's own folder, too: where they come from is a word, which could pass for a file there."""
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BriefError, match="is not code of yours: no module"):
-        resolve(reference, tmp_path)
+        import_reference(reference, tmp_path)
 
 
 def test_a_loaded_module_of_another_folder_is_out_of_reach(tmp_path: Path, module: str) -> None:
     """What was loaded for one job isn't lent to a job in another folder."""
-    resolve(f"{module}:Licence", tmp_path)
+    import_reference(f"{module}:Licence", tmp_path)
     other = tmp_path / "other"
     other.mkdir()
     with pytest.raises(BriefError, match="lies below 'other'/"):
-        resolve(f"{module}:Licence", other)
+        import_reference(f"{module}:Licence", other)
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_code_that_cannot_be_loaded(tmp_path: Path, module: str, source: str, me
     """Whatever goes wrong in the user's module is told as the brief's error."""
     (tmp_path / f"{module}.py").write_text(source, encoding="utf-8")
     with pytest.raises(BriefError, match=f"'{module}:Licence' can't be loaded: {message}"):
-        resolve(f"{module}:Licence", tmp_path)
+        import_reference(f"{module}:Licence", tmp_path)
 
 
 def test_callables_without_a_name_go_by_their_class() -> None:
     """Any callable can be written down."""
-    assert refer(functools.partial(print)) == "functools:partial"
+    assert to_reference(functools.partial(print)) == "functools:partial"

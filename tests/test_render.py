@@ -10,13 +10,25 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from prefect_dispatch.decisions import Choice, Decisions
-from prefect_dispatch.explain import explain
-from prefect_dispatch.ledger import Document, FieldRow, Flag, LedgerRow, Loser, Proposal, Ref, Table, Violation
-from prefect_dispatch.models import Failure, Outcome
-from prefect_dispatch.render import MAX_CHARACTERS, MAX_ROWS, cell, markdown, outcome_rows
-from prefect_dispatch.report import Gap, Report, Spending
-from prefect_dispatch.terminal import summary
+from prefect_dispatch.cli.console import summary
+from prefect_dispatch.models.decisions import Choice, Decisions
+from prefect_dispatch.models.ledger import (
+    Document,
+    FieldRow,
+    Flag,
+    Gap,
+    LedgerRow,
+    Loser,
+    Proposal,
+    Ref,
+    Table,
+    Violation,
+)
+from prefect_dispatch.models.outcome import Failure, Outcome
+from prefect_dispatch.models.report import Report, Spending
+from prefect_dispatch.reporting.explain import explain
+from prefect_dispatch.reporting.markdown import MAX_CHARACTERS, markdown, outcome_rows
+from prefect_dispatch.security.escaping import MAX_ROWS, escape_cell
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -90,8 +102,8 @@ def test_a_large_report_is_cut_and_says_so() -> None:
 
 def test_cells_are_short_and_flat() -> None:
     """A long text is cut to length, on one line."""
-    assert len(cell("y\n" * 500)) == 200
-    assert cell(3) == "3"
+    assert len(escape_cell("y\n" * 500)) == 200
+    assert escape_cell(3) == "3"
 
 
 def test_the_table_of_outcomes_starts_with_what_failed() -> None:

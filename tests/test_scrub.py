@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 
 from prefect_dispatch.errors import JobError, TerminalError
 from prefect_dispatch.executors.base import Reply
-from prefect_dispatch.scrub import MARK, is_secret_name, scrub, scrubbed, secrets_in, teller, told
+from prefect_dispatch.security.redaction import (
+    MARK,
+    is_secret_name,
+    redact,
+    redact_json,
+    safe_message,
+    secret_detector,
+    secrets_in,
+)
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -26,7 +34,7 @@ REDACT = "PREFECT_DISPATCH_REDACT"
 def test_values_of_secret_variables_are_hidden(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A value of the environment whose name says that it is secret never shows."""
     monkeypatch.setenv(name, "correct-horse")
-    assert scrub("refused: correct-horse!") == "refused: ***!"
+    assert redact("refused: correct-horse!") == "refused: ***!"
 
 
 @pytest.mark.parametrize(
@@ -36,7 +44,7 @@ def test_values_of_secret_variables_are_hidden(name: str, monkeypatch: pytest.Mo
 def test_other_values_stay(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Messages aren't garbled by variables that hold no secret."""
     monkeypatch.setenv(name, value)
-    assert scrub(f"it is {value}") == f"it is {value}"
+    assert redact(f"it is {value}") == f"it is {value}"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +82,7 @@ def test_names_of_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that are written as one word."""
     assert is_secret_name(name)
     monkeypatch.setenv(name, "https://hooks.example.org/T0/correct-horse")
-    assert scrub("at https://hooks.example.org/T0/correct-horse.") == "at ***."
+    assert redact("at https://hooks.example.org/T0/correct-horse.") == "at ***."
 
 
 @pytest.mark.parametrize(
@@ -113,7 +121,7 @@ def test_names_of_no_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None
     """What only looks like one garbles no message."""
     assert not is_secret_name(name)
     monkeypatch.setenv(name, "correct-horse")
-    assert scrub("it is correct-horse") == "it is correct-horse"
+    assert redact("it is correct-horse") == "it is correct-horse"
 
 
 @pytest.mark.parametrize(
@@ -138,14 +146,14 @@ def test_passwords_in_connections(name: str, value: str, secrets: list[str], mon
     assert sorted(set(secrets_in({name: value}))) == sorted(secrets)
     monkeypatch.setenv(name, value)
     for secret in secrets:
-        assert scrub(f"refused: {secret}") == "refused: ***"
+        assert redact(f"refused: {secret}") == "refused: ***"
 
 
 def test_a_secret_that_holds_another_is_hidden_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """The longer one goes first."""
     monkeypatch.setenv("A_KEY", "secret")
     monkeypatch.setenv("B_KEY", "secret-and-more")
-    assert scrub("secret-and-more") == "***"
+    assert redact("secret-and-more") == "***"
 
 
 @pytest.mark.parametrize("before", ["", "a", "ab", "user:", "another user:"])
@@ -155,13 +163,13 @@ def test_a_secret_is_hidden_however_it_is_written(before: str, secret: str, monk
     monkeypatch.setenv("A_KEY", secret)
     encoded = base64.b64encode((before + secret + " x").encode()).decode()
     texts = (json.dumps(secret), repr(secret), " ".join(secret.split()), quote(secret, safe=""))
-    assert [scrub(f"<{text}>") for text in texts] == [
+    assert [redact(f"<{text}>") for text in texts] == [
         '<"***">',
         f"<{repr(secret)[0]}***{repr(secret)[0]}>",
         "<***>",
         "<***>",
     ]
-    left = scrub(encoded)
+    left = redact(encoded)
     assert MARK in left
     assert len(left) < 4 * len(before) // 3 + 14
 
@@ -214,7 +222,7 @@ def test_a_secret_is_hidden_however_it_is_written(before: str, secret: str, monk
 )
 def test_what_looks_like_a_key_is_hidden(text: str, hidden: str) -> None:
     """Keys show their shape even where no variable holds them, in any case and quoting."""
-    assert scrub(text) == hidden
+    assert redact(text) == hidden
 
 
 @pytest.mark.parametrize(
@@ -239,7 +247,7 @@ def test_what_looks_like_a_key_is_hidden(text: str, hidden: str) -> None:
 )
 def test_words_about_keys_stay(text: str) -> None:
     """A name of a secret is none, and most words after it aren't, either."""
-    assert scrub(text) == text
+    assert redact(text) == text
 
 
 def test_half_a_character_and_an_error_without_words() -> None:
@@ -249,9 +257,9 @@ def test_half_a_character_and_an_error_without_words() -> None:
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert scrub("\ud800!") == "?!"
-    assert told(Speechless()) == "Speechless: (its message can't be read)"
-    assert told(ValueError("sk-proj-0123456789")) == "ValueError: ***"
+    assert redact("\ud800!") == "?!"
+    assert safe_message(Speechless()) == "Speechless: (its message can't be read)"
+    assert safe_message(ValueError("sk-proj-0123456789")) == "ValueError: ***"
 
 
 @pytest.mark.parametrize(
@@ -272,7 +280,7 @@ def test_what_the_users_own_patterns_match_is_hidden(
 ) -> None:
     """One pattern or a JSON list, and what is hidden stays as it is."""
     monkeypatch.setenv(REDACT, setting)
-    assert scrub(text) == scrub(scrub(text)) == hidden
+    assert redact(text) == redact(redact(text)) == hidden
 
 
 @pytest.mark.slow
@@ -290,7 +298,7 @@ def test_a_pattern_that_cant_be_used_is_refused(setting: str, why: str, monkeypa
     """With its text and the reason, before it hides too much or nothing."""
     monkeypatch.setenv(REDACT, setting)
     with pytest.raises(JobError, match=f"^{REDACT}: .*{why}"):
-        scrub("any")
+        redact("any")
 
 
 @pytest.mark.slow
@@ -298,17 +306,17 @@ def test_a_pattern_that_takes_too_long_withholds_the_text(monkeypatch: pytest.Mo
     """What can't be searched is neither told nor kept."""
     monkeypatch.setenv(REDACT, "(z+)+$")
     text = "z" * 5_000 + "!"
-    assert teller()(text)
-    assert scrub(text) == "(withheld: a pattern of PREFECT_DISPATCH_REDACT took too long on it)"
+    assert secret_detector()(text)
+    assert redact(text) == "(withheld: a pattern of PREFECT_DISPATCH_REDACT took too long on it)"
     with pytest.raises(TerminalError, match="took too long on an answer"):
-        scrubbed([text])
+        redact_json([text])
 
 
 def test_a_pattern_that_uncovers_more_each_time_withholds_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """There is an end to going over it again."""
     monkeypatch.setenv(REDACT, r"(?<=\*)a|b")
-    assert scrub("b" + "a" * 5) == "***" * 6
-    assert scrub("b" + "a" * 50).startswith("(withheld")
+    assert redact("b" + "a" * 5) == "***" * 6
+    assert redact("b" + "a" * 50).startswith("(withheld")
 
 
 @pytest.mark.parametrize(
@@ -324,8 +332,8 @@ def test_a_pattern_that_uncovers_more_each_time_withholds_the_text(monkeypatch: 
 def test_json_values(value: JsonValue, clean: JsonValue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts, keys and numbers are gone through; two hidden keys are still two."""
     monkeypatch.setenv(REDACT, r"ACME-\d|4716(\.5)?")
-    assert scrubbed(value) == clean
-    assert scrubbed(clean) == clean
+    assert redact_json(value) == clean
+    assert redact_json(clean) == clean
 
 
 @pytest.mark.parametrize(
@@ -353,7 +361,7 @@ def test_what_is_nested_too_deep_passes() -> None:
     value: JsonValue = ["sk-proj-0123456789"]
     for _ in range(3_000):
         value = [value]
-    assert isinstance(scrubbed(value), list)
+    assert isinstance(redact_json(value), list)
 
 
 SECRETS = st.from_regex(r"[A-Za-z][0-9][A-Za-z0-9_-]{14,40}", fullmatch=True)
@@ -379,9 +387,9 @@ AROUND = st.text(max_size=30)
 def test_no_secret_survives_in_its_form(secret: str, form: str, before: str, after: str) -> None:
     """Whatever stands around it; and a second time changes nothing."""
     text = f"{before} {form.format(secret)} {after}"
-    once = scrub(text)
+    once = redact(text)
     assert secret not in once
-    assert scrub(once) == once
+    assert redact(once) == once
 
 
 @pytest.mark.slow
@@ -390,10 +398,12 @@ def test_no_value_of_a_secret_variable_survives(secret: str, before: str, after:
     """Whatever it is, and whatever stands around it, unless the mark itself holds it."""
     os.environ["CANARY_API_KEY"] = secret
     try:
-        once = scrub(before + secret + after)
+        once = redact(before + secret + after)
         assert secret not in once or secret in MARK * 10
-        assert scrub(once) == once
-        assert secret not in json.dumps(scrubbed({before: [secret + after]}), ensure_ascii=False) or secret in MARK * 10
+        assert redact(once) == once
+        assert (
+            secret not in json.dumps(redact_json({before: [secret + after]}), ensure_ascii=False) or secret in MARK * 10
+        )
     finally:
         del os.environ["CANARY_API_KEY"]
 
@@ -401,4 +411,4 @@ def test_no_value_of_a_secret_variable_survives(secret: str, before: str, after:
 @given(st.text(alphabet="aB1 .:=*_-\"'sk?&@/\\{", max_size=60))
 def test_scrubbing_twice_changes_nothing(text: str) -> None:
     """Also where texts almost look like secrets."""
-    assert scrub(scrub(text)) == scrub(text)
+    assert redact(redact(text)) == redact(text)

@@ -11,23 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from prefect_dispatch.checks import MaxWords
 from prefect_dispatch.errors import SourceError
-from prefect_dispatch.models import Item
-from prefect_dispatch.sources import (
-    Csv,
-    Glob,
-    ItemsInput,
-    JsonLines,
-    Listed,
-    Lost,
-    Parquet,
-    Source,
-    note_on_keys,
-    read_items,
-    sound,
-    source,
-)
+from prefect_dispatch.models.checks import MaxWords
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.sources import ItemsInput, Source, key_notes, read_items, source
+from prefect_dispatch.sources.files import Glob
+from prefect_dispatch.sources.inline import FailedItem, Listed, with_values
+from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -280,9 +270,9 @@ def test_an_element_that_failed_upstream_is_lost_and_the_others_stay(
     listed = source(given)
     items = {item.key: item for item in read_items(listed, tmp_path)}
     assert list(items) == ["7", "a", "element 2", "element 4", "element 5"]
-    assert [item.key for item in sound(items.values())] == ["a"]
+    assert [item.key for item in with_values(items.values())] == ["a"]
     lost = items["7"]
-    assert isinstance(lost, Lost)
+    assert isinstance(lost, FailedItem)
     assert (lost.priority, lost.value) == (2, None)
     assert lost.why.startswith("the task run that it comes from failed: LookupError: no page for *** xxx")
     assert len(lost.why) < 400
@@ -330,7 +320,7 @@ def test_a_field_may_name_the_items_of_a_list() -> None:
     assert [item.key for item in models.items] == ["3"]
     lost = source({"list": [ValueError("no such page"), {"id": "b"}], "key": "id"})
     assert isinstance(lost, Listed)
-    assert [(item.key, isinstance(item, Lost)) for item in lost.items] == [("element 1", True), ("b", False)]
+    assert [(item.key, isinstance(item, FailedItem)) for item in lost.items] == [("element 1", True), ("b", False)]
 
 
 @pytest.mark.parametrize(
@@ -353,5 +343,5 @@ def test_a_field_may_name_the_items_of_a_list() -> None:
 def test_a_note_names_the_field_that_could_be_the_key(data: object, note: str | None) -> None:
     """Where items with fields are named by hashes; what they are called stays as it is."""
     found = source(data)
-    (said,) = note_on_keys(found, read_items(found, Path())) or ("",)
+    (said,) = key_notes(found, read_items(found, Path())) or ("",)
     assert re.search(note, said) if note else said == ""

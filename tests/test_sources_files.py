@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefect_dispatch.errors import SourceError
-from prefect_dispatch.sources import Glob, read_items, source
+from prefect_dispatch.sources import read_items, source
+from prefect_dispatch.sources.files import Glob
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -210,9 +211,11 @@ def test_a_glob_without_a_match_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("globs", "told"),
     [
-        pytest.param(("a.txt", "nope/*.md", "b.txt"), "'nope/*.md' matches no file in ROOT; mend", id="several"),
-        pytest.param(("*.txt", "x/y/*.txt", "x/*.md"), "'x/*.md' matches no file in ROOT; mend it, or", id="the-last"),
-        pytest.param(("*.txt", "p*"), "'p*' matches no file in ROOT; mend it, or leave it out.", id="only-a-pipe"),
+        pytest.param(("a.txt", "nope/*.md", "b.txt"), "'nope/*.md' matches no file in ROOT; correct", id="several"),
+        pytest.param(
+            ("*.txt", "x/y/*.txt", "x/*.md"), "'x/*.md' matches no file in ROOT; correct it, or", id="the-last"
+        ),
+        pytest.param(("*.txt", "p*"), "'p*' matches no file in ROOT; correct it, or leave it out.", id="only-a-pipe"),
         pytest.param(("a.txt", "./x/"), "it is a folder: write 'x/*' for the files in it, 'x/**' for", id="folder"),
         pytest.param("x", "it is a folder: write 'x/*' for the files in it, 'x/**' for", id="only-a-folder"),
         pytest.param("[v].txt", "brackets stand for one character: write '[[]v].txt'.", id="brackets"),

@@ -13,8 +13,9 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import is_valid
 from pydantic import JsonValue, ValidationError
 
-from prefect_dispatch.models import Item
-from prefect_dispatch.sources import ItemsInput, Listed, source
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.sources import ItemsInput, source
+from prefect_dispatch.sources.inline import Listed
 from tests.test_sources import Job, json_values
 
 

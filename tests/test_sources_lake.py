@@ -9,7 +9,8 @@ from uuid import uuid4
 import pytest
 
 from prefect_dispatch.errors import SourceError
-from prefect_dispatch.sources import Parquet, read_items, source
+from prefect_dispatch.sources import read_items, source
+from prefect_dispatch.sources.tabular import Parquet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

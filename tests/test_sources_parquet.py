@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prefect_dispatch.errors import SourceError
-from prefect_dispatch.models import Item
-from prefect_dispatch.sources import Parquet
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.sources.tabular import Parquet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,10 +14,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from prefect_dispatch.errors import SourceError
-from prefect_dispatch.flows.assets import inputs
-from prefect_dispatch.flows.job import load_job
-from prefect_dispatch.flows.job_kinds import plan_of
-from prefect_dispatch.sources import Csv, Glob, JsonLines, Listed, Parquet, Source, read_items, source
+from prefect_dispatch.flows.job_file import load_job, plan_job
+from prefect_dispatch.sources import Source, read_items, source
+from prefect_dispatch.sources.files import Glob
+from prefect_dispatch.sources.inline import Listed
+from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
+from prefect_dispatch.tasks.table_tasks import input_assets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -186,13 +188,13 @@ def test_where_items_come_from_is_an_asset() -> None:
         Csv(csv="s3://b/x.csv"),
         JsonLines(jsonl="x"),
     ]
-    assert [inputs(each, Path("/data")) for each in found] == [
+    assert [input_assets(each, Path("/data")) for each in found] == [
         ["s3://b"],
         ["s3://b/in"],
         ["s3://b/x.csv"],
         ["file:///data/x"],
     ]
-    assert inputs(Listed.model_validate(["a"]), Path("/data")) == []
+    assert input_assets(Listed.model_validate(["a"]), Path("/data")) == []
 
 
 @pytest.mark.slow
@@ -205,4 +207,4 @@ def test_a_job_takes_its_items_from_a_bucket(bucket: str, put: Put, tmp_path: Pa
         f"briefs: [{{name: x, instructions: Say it.}}]\nitems: {{glob: 's3://{bucket}/in/*.txt'}}\n"
         "executor: {model: openai/test}\n"
     )
-    assert plan_of(load_job(job), tmp_path).work == 2
+    assert plan_job(load_job(job), tmp_path).work == 2

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import SourceError
-from prefect_dispatch.models import Item
-from prefect_dispatch.sources import Csv, JsonLines, read_items, source
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.sources import read_items, source
+from prefect_dispatch.sources.tabular import Csv, JsonLines
 from tests.test_sources import HOSTILE, json_values
 
 if TYPE_CHECKING:

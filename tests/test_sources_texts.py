@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import SourceError
-from prefect_dispatch.sources import Glob, read_items
-from prefect_dispatch.sources.texts import decode
+from prefect_dispatch.sources import read_items
+from prefect_dispatch.sources.encoding import decode
+from prefect_dispatch.sources.files import Glob
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from prefect_dispatch.models import Item
-from prefect_dispatch.split import By, Split
+from prefect_dispatch.models.brief import By, Split
+from prefect_dispatch.models.item import Item
 
 RULES = [
     *(Split(by=by) for by in ("pages", "paragraphs", "lines", "sentences", "words")),
@@ -24,7 +24,7 @@ texts = st.text(st.sampled_from("ab. !?。\n\f-+\t”"), max_size=60) | st.text(
 @given(rules, texts, st.integers(1, 9))
 def test_nothing_is_lost(rule: Split, text: str, most: int) -> None:
     """The parts, one after another, are the text; there are no more than asked for, and none is empty or blank."""
-    parts = rule.cut(text, most)
+    parts = rule.split_text(text, most)
     assert "".join(parts) == text
     assert len(parts) <= most
     assert all(parts)
@@ -34,26 +34,26 @@ def test_nothing_is_lost(rule: Split, text: str, most: int) -> None:
 @given(rules, texts, st.integers(2, 9))
 def test_what_the_rule_keeps_whole_is_never_cut(rule: Split, text: str, most: int) -> None:
     """Every cut is where the rule has one."""
-    assert _ends(rule.cut(text, most)) <= set(rule.ends(text))
+    assert _ends(rule.split_text(text, most)) <= set(rule.cut_positions(text))
 
 
 @given(st.text(st.sampled_from("ab \n"), max_size=40), st.integers(2, 9))
 def test_no_word_is_cut(text: str, most: int) -> None:
     """By words, a word stays in one part; so it does by all that is longer."""
     for by in ("words", "lines", "paragraphs"):
-        assert [word for part in Split(by=by).cut(text, most) for word in part.split()] == text.split()
+        assert [word for part in Split(by=by).split_text(text, most) for word in part.split()] == text.split()
 
 
 @given(rules, st.text(st.sampled_from("ab. \n\f-"), max_size=14), st.integers(2, 4))
 def test_no_other_cut_has_a_shorter_longest_part(rule: Split, text: str, most: int) -> None:
     """So no part is longer than need be, unless it is a single unit."""
-    ends = rule.ends(text)[:-1]
+    ends = rule.cut_positions(text)[:-1]
     others = [
         max(end - start for start, end in pairwise((0, *chosen, len(text))))
         for count in range(most)
         for chosen in combinations(ends, count)
     ]
-    assert max(map(len, rule.cut(text, most)), default=0) == min(others)
+    assert max(map(len, rule.split_text(text, most)), default=0) == min(others)
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def test_no_other_cut_has_a_shorter_longest_part(rule: Split, text: str, most: i
 )
 def test_what_is_kept_whole(by: By, text: str, units: list[str]) -> None:
     """Each name means what one expects; blanks stay with what is before them."""
-    assert [text[start:end] for start, end in pairwise((0, *Split(by=by).ends(text)))] == units
+    assert [text[start:end] for start, end in pairwise((0, *Split(by=by).cut_positions(text)))] == units
 
 
 def test_a_separator_is_a_text_and_no_pattern() -> None:
     """It stays at the end of what it ends."""
-    assert Split(separator=".*").cut("a.*b.c.*", 9) == ["a.*", "b.c.*"]
+    assert Split(separator=".*").split_text("a.*b.c.*", 9) == ["a.*", "b.c.*"]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,11 @@ from typing import Annotated
 import pytest
 from pydantic import Field, ValidationError
 
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief, Item, Outcome
-from prefect_dispatch.strict import SOME, Strict, nearest
+from prefect_dispatch.models.base import NON_EMPTY, Strict, did_you_mean
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.outcome import Outcome
 
 
 class Point(Strict):
@@ -38,7 +40,7 @@ def test_an_unknown_key_names_the_nearest(key: str, hint: str) -> None:
 
 def test_a_model_without_fields_knows_no_key() -> None:
     """The hint holds where there is nothing to choose from."""
-    assert nearest("x", []) == "known are ."
+    assert did_you_mean("x", []) == "known are ."
 
 
 def test_models_are_frozen() -> None:
@@ -59,7 +61,7 @@ def test_what_is_no_mapping_is_left_to_the_fields() -> None:
 class Some(Strict):
     """A model that has at least one number."""
 
-    numbers: Annotated[tuple[int, ...], SOME]
+    numbers: Annotated[tuple[int, ...], NON_EMPTY]
     """What it has."""
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.models import Item
-from prefect_dispatch.template import literal, lookup, placeholders, render
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.template import escape_template, look_up, placeholders, render
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -86,7 +86,7 @@ def test_no_text_breaks_the_reading(text: str, value: JsonValue) -> None:
     item = Item(key="k", value=value)
     try:
         for path in placeholders(text):
-            lookup(item, path)
+            look_up(item, path)
     except BriefError:
         with pytest.raises(BriefError):
             render(text, item)
@@ -97,4 +97,4 @@ def test_no_text_breaks_the_reading(text: str, value: JsonValue) -> None:
 @given(st.text(alphabet="{}ab. _-", max_size=30))
 def test_a_literal_text_renders_to_itself(text: str) -> None:
     """Whatever braces are in a text that isn't a template, they come out as they are."""
-    assert render(literal(text), ITEM) == text
+    assert render(escape_template(text), ITEM) == text

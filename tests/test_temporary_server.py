@@ -17,9 +17,9 @@ import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED, temporary_settings
 
-from prefect_dispatch import temporary_server
 from prefect_dispatch.errors import ServerError
-from prefect_dispatch.temporary_server import TemporaryServer, has_server, kill_server, use_server
+from prefect_dispatch.processes import ephemeral_server
+from prefect_dispatch.processes.ephemeral_server import TemporaryServer, has_server, kill_server, use_server
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def test_a_server_that_is_killed_is_started_again() -> None:
 
 def test_a_server_that_hangs_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is killed when it has not answered for some time."""
-    monkeypatch.setattr(temporary_server, "HEALTH_S", 0.5)
-    monkeypatch.setattr(temporary_server, "SILENT_S", 2.0)
+    monkeypatch.setattr(ephemeral_server, "HEALTH_S", 0.5)
+    monkeypatch.setattr(ephemeral_server, "SILENT_S", 2.0)
     with serving("create_app") as (server, said):
         server.start(START_S)
         first = process(server)
@@ -110,7 +110,7 @@ def test_a_server_that_can_not_be_started_again(tmp_path: Path) -> None:
         server.start(START_S)
         os.kill(process(server), signal.SIGKILL)
         wait_until(lambda: server.failure is not None, "it is given up")
-        assert len(said) == 2 + temporary_server.RESTARTS - 1
+        assert len(said) == 2 + ephemeral_server.RESTARTS - 1
         assert said[-1].endswith("The end of its log: the database is locked It is not started again.")
         with pytest.raises(httpx.ConnectError):
             process(server)
@@ -134,7 +134,7 @@ def test_a_server_is_stopped_while_it_starts() -> None:
 
 PARENT = """
 import os, sys, time
-from prefect_dispatch.temporary_server import TemporaryServer
+from prefect_dispatch.processes.ephemeral_server import TemporaryServer
 server = TemporaryServer(dict(os.environ), print, app="tests.tiny_server:create_app")
 server.start(120.0)
 import httpx
@@ -169,7 +169,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> Generator[None]:
     with temporary_settings({PREFECT_SERVER_EPHEMERAL_ENABLED: True}, restore_defaults={PREFECT_API_URL}):
         yield
         kill_server()
-        temporary_server._servers.clear()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- the next test begins without
+        ephemeral_server._servers.clear()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- the next test begins without
 
 
 def test_a_process_has_one_server(tiny: None, caplog: pytest.LogCaptureFixture) -> None:
@@ -188,7 +188,7 @@ def test_a_process_has_one_server(tiny: None, caplog: pytest.LogCaptureFixture) 
         one.kill()
         wait_until(lambda: len(said) == 2, "it was started again")
     assert len(children("create_app")) == 1
-    temporary_server._log("It is started again.")  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- by whom it is observed else
+    ephemeral_server._log("It is started again.")  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- by whom it is observed else
     assert "It is started again." in caplog.text
 
 
@@ -204,8 +204,8 @@ def test_no_server_is_started_where_that_is_forbidden() -> None:
 
 def test_a_server_that_answers_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is asked now and then, and no more is reported."""
-    monkeypatch.setattr(temporary_server, "LOOK_S", 0.05)
-    monkeypatch.setattr(temporary_server, "HEALTH_S", 0.3)
+    monkeypatch.setattr(ephemeral_server, "LOOK_S", 0.05)
+    monkeypatch.setattr(ephemeral_server, "HEALTH_S", 0.3)
     with serving("create_app") as (server, said):
         server.start(START_S)
         first = process(server)

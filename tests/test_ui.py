@@ -14,7 +14,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from prefect_dispatch.decisions_file import DecisionsFile
+from prefect_dispatch.integrators.decisions_file import DecisionsFile
 from tests.openai_server import Behaviour, OpenAIServer, document, openai_server
 from tests.ui import PrefectServer, chromium, prefect_server
 

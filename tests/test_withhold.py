@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dispatch.asking import attempt
-from prefect_dispatch.checks import Function
+from prefect_dispatch.calls.attempt import revalidate_stored, run_attempt
 from prefect_dispatch.errors import ExecutorError, TransientError
-from prefect_dispatch.examining import recall
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Answer, Brief, Item
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.checks import Function
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.outcome import Answer
+from prefect_dispatch.security.item_redaction import LONGEST, RUN, redact_quotes
 from prefect_dispatch.testing import ScriptedExecutor
-from prefect_dispatch.withhold import LONGEST, RUN, withheld
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +49,7 @@ TEXT = 'Permission is hereby granted,\n\tfree of charge, to any "person" - café
 )
 def test_what_is_quoted_of_an_item_is_withheld(message: str, told: str) -> None:
     """Long runs of its texts and short texts as a whole, however the message writes them; the rest stays."""
-    assert withheld(message, {"title": "MIT License", "text": [TEXT], "year": 1988, "short": "MIT"}) == told
+    assert redact_quotes(message, {"title": "MIT License", "text": [TEXT], "year": 1988, "short": "MIT"}) == told
 
 
 @given(st.text(max_size=20), st.text(min_size=RUN, max_size=60), st.text(max_size=20), st.data())
@@ -57,7 +58,7 @@ def test_no_long_run_of_an_item_survives(before: str, text: str, after: str, dat
     text = "".join(text.replace("\\", "").split())
     start = data.draw(st.integers(0, max(0, len(text) - RUN)))
     quoted = text[start : data.draw(st.integers(start, len(text)))]
-    told = withheld(before + quoted + after, {"t": text})
+    told = redact_quotes(before + quoted + after, {"t": text})
     runs = {text[at : at + RUN] for at in range(len(text) - RUN + 1)}
     assert not any(run in told for run in runs)
 
@@ -67,8 +68,8 @@ def test_a_long_item_and_a_long_message_take_no_time() -> None:
     """A message is cut, and even what repeats itself is gone through once."""
     item = "abcdefgh " * 120_000 + "\\alpha " * 20_000
     begun = time.process_time()
-    assert withheld("x" * 1_000_000, item) == "x" * LONGEST + "…"
-    assert withheld(item, [item, "a" * 1_000_000]) == "[…]…"
+    assert redact_quotes("x" * 1_000_000, item) == "x" * LONGEST + "…"
+    assert redact_quotes(item, [item, "a" * 1_000_000]) == "[…]…"
     assert time.process_time() - begun < 20  # hours, were it compared place by place
 
 
@@ -97,7 +98,7 @@ def test_an_error_tells_nothing_of_the_item_but_at_debug_level(
 
     def failed() -> ExecutorError:
         with pytest.raises(ExecutorError) as raised:
-            anyio.run(lambda: attempt(ScriptedExecutor(_raise(error)), SAY, ITEM, limits=Limits(reasks=0)))
+            anyio.run(lambda: run_attempt(ScriptedExecutor(_raise(error)), SAY, ITEM, limits=Limits(reasks=0)))
         return raised.value
 
     with caplog.at_level(logging.INFO, "prefect_dispatch"):
@@ -116,7 +117,7 @@ def test_a_stored_answer_whose_check_breaks_tells_nothing_of_the_item() -> None:
     """What is reused is examined again, and a check of the user's own may quote anything."""
     brief = SAY.model_copy(update={"checks": (Function(function=_raise(ValueError(TEXT))),)})
     with pytest.raises(ExecutorError) as raised:
-        recall(brief, ITEM, Answer(value="yes"))
+        revalidate_stored(brief, ITEM, Answer(value="yes"))
     assert str(raised.value) == "The check 'function' raised ValueError: […]"
     assert raised.value.__cause__ is None
 
@@ -126,8 +127,8 @@ def test_an_escalation_tells_nothing_of_the_item() -> None:
 
     class Two:
         fingerprint = "two"
-        tiers = (ScriptedExecutor(_raise(ValueError(TEXT))), ScriptedExecutor({"k": "yes"}))
-        answer = tiers[0].answer
+        fallback_chain = (ScriptedExecutor(_raise(ValueError(TEXT))), ScriptedExecutor({"k": "yes"}))
+        answer = fallback_chain[0].answer
 
-    answer = anyio.run(lambda: attempt(Two(), SAY, ITEM, limits=Limits(reasks=0)))
+    answer = anyio.run(lambda: run_attempt(Two(), SAY, ITEM, limits=Limits(reasks=0)))
     assert [each.message for each in answer.attempts[0].escalations] == ["ValueError: […]"]

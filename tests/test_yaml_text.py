@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.yaml_text import (
+from prefect_dispatch.serialization.strict_yaml import (
     MAX_BYTES,
     MAX_CHARACTERS,
     YamlError,
     decode,
-    documents,
-    in_line,
-    read_documents,
+    dump_line,
+    load_documents,
+    load_with_positions,
 )
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ values = st.recursive(
 @settings(max_examples=50)
 def test_a_line_says_what_the_value_says(value: object) -> None:
     """Read back it is the same, type for type, and no character of it is hidden."""
-    line = in_line(cast("JsonValue", value))  # which hypothesis has no type for
+    line = dump_line(cast("JsonValue", value))  # which hypothesis has no type for
     assert line.isprintable()
-    assert repr(documents(line)) == repr([value])
+    assert repr(load_documents(line)) == repr([value])
 
 
 @pytest.mark.parametrize(
@@ -49,14 +49,14 @@ def test_a_line_says_what_the_value_says(value: object) -> None:
 )
 def test_hard_cases_are_read_back(value: JsonValue) -> None:
     """What YAML has rules of its own for."""
-    line = in_line(value)
+    line = dump_line(value)
     assert line.isprintable()
-    assert documents(f"---\n{line}\n---\n{line}") == [value, value]
+    assert load_documents(f"---\n{line}\n---\n{line}") == [value, value]
 
 
 def test_what_looks_like_more_than_json_is_a_text() -> None:
     """A date is what an answer would say; in quotation marks, a merge key is a key."""
-    assert documents('a: 2024-05-01\n"<<": {b: 1}\nc: =') == [{"a": "2024-05-01", "<<": {"b": 1}, "c": "="}]
+    assert load_documents('a: 2024-05-01\n"<<": {b: 1}\nc: =') == [{"a": "2024-05-01", "<<": {"b": 1}, "c": "="}]
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_what_looks_like_more_than_json_is_a_text() -> None:
 def test_what_is_no_json_is_refused(text: str, message: str) -> None:
     """In one sentence on one line, with the line, the path and the way out."""
     with pytest.raises(YamlError, match=message) as refused:
-        documents(text)
+        load_documents(text)
     assert str(refused.value).isprintable()
 
 
@@ -152,7 +152,7 @@ def _bomb(levels: int, width: int = 10) -> str:
 def test_a_few_lines_cannot_fill_the_memory(text: str, message: str) -> None:
     """A text whose aliases say more than it does itself is refused before that is built."""
     with pytest.raises(YamlError, match=message):
-        documents(text)
+        load_documents(text)
 
 
 def test_honest_aliases_and_merge_keys_work() -> None:
@@ -166,7 +166,7 @@ def test_honest_aliases_and_merge_keys_work() -> None:
       own: 3
       <<: [*base, *more]
     """
-    (found,) = documents(text)
+    (found,) = load_documents(text)
     base = {"retries": 1, "params": {"a": 1}}
     assert found == {
         "base": base,
@@ -182,15 +182,15 @@ def test_honest_aliases_and_merge_keys_work() -> None:
 def test_json_is_yaml() -> None:
     """Tabs and pairs of escapes are read as JSON has them."""
     value: dict[str, Any] = {"a": [1.5, None, True, "😀\t"], "b": {}}
-    assert documents(json.dumps(value, indent=1)) == [value]
-    assert documents(json.dumps(value, indent="\t", ensure_ascii=False)) == [value]
-    assert documents("") == []
-    assert documents("a: 1_000\nb: !!str 5\nc: 0x1f\nd: ~") == [{"a": 1000, "b": "5", "c": 31, "d": None}]
+    assert load_documents(json.dumps(value, indent=1)) == [value]
+    assert load_documents(json.dumps(value, indent="\t", ensure_ascii=False)) == [value]
+    assert load_documents("") == []
+    assert load_documents("a: 1_000\nb: !!str 5\nc: 0x1f\nd: ~") == [{"a": 1000, "b": "5", "c": 31, "d": None}]
 
 
 def test_every_part_has_its_line() -> None:
     """That of its key, or where it begins; what isn't there has the line of what it would be in."""
-    (_, second) = read_documents(
+    (_, second) = load_with_positions(
         "a: 1\n---\nbriefs:\n- name: x\n  output:\n    type: text\nb: &b [1]\nc: {<<: {d: *b}}"
     )
     where = [
@@ -201,7 +201,7 @@ def test_every_part_has_its_line() -> None:
         ["a", 0],
         [],
     ]
-    assert [str(second.place.find(cast("list[str | int]", path))) for path in where] == [
+    assert [str(second.position.find(cast("list[str | int]", path))) for path in where] == [
         "line 6",
         "line 5",
         "line 4",
@@ -214,7 +214,7 @@ def test_every_part_has_its_line() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_a_file_may_begin_with_a_mark(encoding: str) -> None:
     """UTF-8 with and without a byte order mark, and UTF-16 with one."""
-    assert documents(decode("a: ä".encode(encoding))) == [{"a": "ä"}]
+    assert load_documents(decode("a: ä".encode(encoding))) == [{"a": "ä"}]
 
 
 @pytest.mark.parametrize(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from prefect_dispatch._version import __version__
+from prefect_dispatch.models.version import __version__
+from prefect_dispatch.serialization import moved_names
 
 if TYPE_CHECKING:
-    from prefect_dispatch.blocks import DispatchProfile, LLMCredentials
-    from prefect_dispatch.command import Command
+    from prefect_dispatch.blocks import DispatchProfile
     from prefect_dispatch.errors import DispatchFailed
-    from prefect_dispatch.executors.base import Ask, Executor, Reply
-    from prefect_dispatch.executors.callable import PythonCallable
-    from prefect_dispatch.executors.coding.executor import CodingAgent
-    from prefect_dispatch.executors.llm import LLM
+    from prefect_dispatch.executors.base import Ask, BaseExecutor, Executor, Reply
+    from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+    from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
+    from prefect_dispatch.executors.llm.llm import LLM
+    from prefect_dispatch.executors.python_callable import PythonCallable
     from prefect_dispatch.executors.shell import Shell
     from prefect_dispatch.flows.analyze_files import analyze_files
     from prefect_dispatch.flows.build_modules import build_modules
@@ -23,77 +23,82 @@ if TYPE_CHECKING:
     from prefect_dispatch.flows.prepare import plan
     from prefect_dispatch.flows.research_topics import research_topics
     from prefect_dispatch.flows.test_matrix import test_matrix
-    from prefect_dispatch.frames import items_from
-    from prefect_dispatch.frames_out import outcomes_frame
-    from prefect_dispatch.integrators.base import Integrator
+    from prefect_dispatch.integrators.base import BaseIntegrator, Integrator
     from prefect_dispatch.integrators.collate import Collate
-    from prefect_dispatch.integrators.consensus import Consensus
-    from prefect_dispatch.integrators.merge_branches import MergeBranches
-    from prefect_dispatch.integrators.merge_records import MergeRecords
-    from prefect_dispatch.integrators.synthesize import Synthesize
-    from prefect_dispatch.integrators.test_matrix import TestMatrix
-    from prefect_dispatch.integrators.tournament import Tournament
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.limits import Limits
-    from prefect_dispatch.models import Answer, Brief, Item, Outcome, Usage
-    from prefect_dispatch.report import Report
+    from prefect_dispatch.integrators.consensus.consensus import Consensus
+    from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
+    from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+    from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
+    from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix
+    from prefect_dispatch.integrators.tournament.tournament import Tournament
+    from prefect_dispatch.models.brief import Brief, Command
+    from prefect_dispatch.models.item import Item
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.limits import Limits
+    from prefect_dispatch.models.outcome import Answer, Outcome, Usage
+    from prefect_dispatch.models.report import Report
+    from prefect_dispatch.reporting.tables import outcomes_frame
+    from prefect_dispatch.sources.dataframe import items_from
     from prefect_dispatch.tasks.integrate import integrate
-    from prefect_dispatch.tasks.outcomes import outcome_of
     from prefect_dispatch.tasks.plan import Plan
-    from prefect_dispatch.tasks.run_brief import run_brief
-    from prefect_dispatch.tasks.tables import write_parquet, write_table
+    from prefect_dispatch.tasks.run_brief import outcome_of, run_brief
+    from prefect_dispatch.tasks.table_tasks import write_parquet, write_table
     from prefect_dispatch.workspaces.workspace import Workspace
 
 _HOMES = {
-    "Answer": "models",
+    "Answer": "models.outcome",
     "Ask": "executors.base",
-    "Brief": "models",
-    "CodingAgent": "executors.coding.executor",
+    "BaseExecutor": "executors.base",
+    "BaseIntegrator": "integrators.base",
+    "Brief": "models.brief",
+    "CodingAgent": "executors.coding.coding_agent",
     "Collate": "integrators.collate",
-    "Command": "command",
-    "Consensus": "integrators.consensus",
+    "Command": "models.brief",
+    "Consensus": "integrators.consensus.consensus",
     "DispatchFailed": "errors",
     "DispatchProfile": "blocks",
     "Executor": "executors.base",
     "Integrator": "integrators.base",
-    "Item": "models",
-    "LLM": "executors.llm",
+    "Item": "models.item",
+    "LLM": "executors.llm.llm",
     "LLMCredentials": "blocks",
-    "Limits": "limits",
-    "Merge": "ledger",
-    "MergeBranches": "integrators.merge_branches",
-    "MergeRecords": "integrators.merge_records",
-    "Outcome": "models",
+    "Limits": "models.limits",
+    "Merge": "models.ledger",
+    "MergeBranches": "integrators.merge_branches.merge_branches",
+    "MergeRecords": "integrators.merge_records.merge_records",
+    "Outcome": "models.outcome",
     "Plan": "tasks.plan",
-    "PythonCallable": "executors.callable",
+    "PythonCallable": "executors.python_callable",
     "Reply": "executors.base",
-    "Report": "report",
+    "Report": "models.report",
     "Shell": "executors.shell",
-    "Synthesize": "integrators.synthesize",
-    "TestMatrix": "integrators.test_matrix",
-    "Tournament": "integrators.tournament",
-    "Usage": "models",
+    "Synthesize": "integrators.synthesize.synthesize",
+    "TestMatrix": "integrators.test_matrix.matrix_integrator",
+    "Tournament": "integrators.tournament.tournament",
+    "Usage": "models.outcome",
     "Workspace": "workspaces.workspace",
     "analyze_files": "flows.analyze_files",
     "build_modules": "flows.build_modules",
     "content_variants": "flows.content_variants",
     "dispatch": "flows.dispatch",
     "integrate": "tasks.integrate",
-    "items_from": "frames",
-    "outcome_of": "tasks.outcomes",
-    "outcomes_frame": "frames_out",
+    "items_from": "sources.dataframe",
+    "outcome_of": "tasks.run_brief",
+    "outcomes_frame": "reporting.tables",
     "plan": "flows.prepare",
     "research_topics": "flows.research_topics",
     "run_brief": "tasks.run_brief",
     "test_matrix": "flows.test_matrix",
-    "write_parquet": "tasks.tables",
-    "write_table": "tasks.tables",
+    "write_parquet": "tasks.table_tasks",
+    "write_table": "tasks.table_tasks",
 }
 
 __all__ = [
     "LLM",
     "Answer",
     "Ask",
+    "BaseExecutor",
+    "BaseIntegrator",
     "Brief",
     "CodingAgent",
     "Collate",
@@ -138,14 +143,9 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:  # noqa: ANN401 -- the type of whatever public name is asked for
-    """Import a public name on first use: this module is loaded wherever Prefect looks up blocks."""
-    if name not in _HOMES:
-        msg = f"module {__name__!r} has no attribute {name!r}"
-        raise AttributeError(msg)
-    found = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = found
-    return found
+__getattr__ = moved_names.lazy_names(__name__, _HOMES)
+"""Public names are imported on first use, as Prefect imports this module wherever it looks up blocks."""
+moved_names.install()
 
 
 def __dir__() -> list[str]:

@@ -1,7 +1,7 @@
-"""`python -m prefect_dispatch`: the command line."""
+"""Entry point of `python -m prefect_dispatch`: the command line interface."""
 
 import sys
 
-from prefect_dispatch.cli import main
+from prefect_dispatch.cli.commands import main
 
 sys.exit(main())

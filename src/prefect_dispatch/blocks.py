@@ -5,177 +5,24 @@ Prefect loads this module wherever it looks blocks up, so it imports nothing tha
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from prefect.blocks.abstract import CredentialsBlock
 from prefect.blocks.core import Block
-from pydantic import Field, HttpUrl, NonNegativeFloat, SecretStr, field_validator, model_validator
+from pydantic import Field, HttpUrl
 
-from prefect_dispatch.limits import Limits
+from prefect_dispatch.executors.block_references import load_block, read_document, shell_operation
+from prefect_dispatch.executors.llm.credentials_block import DOCUMENTATION, LOGOS, LLMCredentials
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.security.redaction import register_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from prefect_dispatch.executors.llm.llm import LLM
 
-    from typing_extensions import Self
-
-    from prefect_dispatch.executors.llm import LLM
-
-DOCUMENTATION = HttpUrl("https://pypi.org/project/prefect-dispatch/")
-# Prefect takes no `data:` address for a logo. These are pictures of its own, from where its own blocks have theirs:
-# whoever can see those sees these.
-_LOGOS = (
-    "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/block-logos"
-)
-Price = Annotated[NonNegativeFloat, Field(title="US dollars")]
-_SET_HERE = frozenset({"api_key", "api_base", "base_url", "model", "messages"})
-"""What a call takes from elsewhere: the fields beside, or the brief."""
-
-
-class LLMCredentials(CredentialsBlock):
-    """The key of a language model's provider, with its address, model and price. The key stays on the server.
-
-    Runs refer to it by its name and load it where they call the model: it is in no parameter,
-    fingerprint, log, stored result or artifact. A new key under the old name changes no stored answer.
-
-    Example:
-        Load stored credentials and ask with them:
-
-        ```python
-        from prefect_dispatch import LLMCredentials, LLM
-
-        credentials = LLMCredentials.load("BLOCK_NAME")
-        executor = LLM(model="openai/gpt-5-mini", credentials=credentials)
-        ```
-    """
-
-    _block_type_name = "LLM Credentials"
-    _block_type_slug = "llm-credentials"
-    _logo_url = HttpUrl(f"{_LOGOS}/secret.png")
-    _documentation_url = DOCUMENTATION
-    _description = (
-        "The key of a language model's provider, with its address, default model and price: any provider that litellm "
-        "knows. Used by prefect-dispatch, which refers to it by name."
-    )
-
-    api_key: SecretStr = Field(default=SecretStr(""), title="API key", description="The provider's key.")
-    extra: SecretStr = Field(
-        default=SecretStr(""),
-        title="More secrets",
-        description='What else litellm needs, as a JSON object, such as {"aws_access_key_id": "…", '
-        '"aws_secret_access_key": "…", "aws_region_name": "…"} or {"api_version": "…"}; all of it is kept secret.',
-        json_schema_extra={"format": "json-string"},
-    )
-    model: str = Field(
-        default="",
-        title="Default model",
-        description="The model that is asked where a run names none, such as openai/gpt-5-mini. "
-        "With it, the key is for models of its provider only.",
-    )
-    api_base: str = Field(
-        default="", title="Address", description="The address of a server of one's own; empty for the provider's."
-    )
-    usd_per_million_sent: Price | None = Field(
-        default=None,
-        title="US dollars per million tokens sent",
-        description="The price of the default model; empty for the one that litellm lists.",
-    )
-    usd_per_million_received: Price | None = Field(
-        default=None,
-        title="US dollars per million tokens received",
-        description="The same for what it answers; both or neither.",
-    )
-
-    @field_validator("api_key")
-    @classmethod
-    def _has_no_space_around(cls, api_key: SecretStr) -> SecretStr:
-        return SecretStr(api_key.get_secret_value().strip())  # a file's last newline can't go into a header
-
-    @field_validator("extra", mode="before")
-    @classmethod
-    def _is_an_object(cls, extra: object) -> object:
-        given = extra.get_secret_value() if isinstance(extra, SecretStr) else extra
-        if isinstance(given, dict):
-            given = json.dumps(given)
-        if not isinstance(given, str) or not given.strip():
-            return "" if given is None or isinstance(given, str) else given
-        try:
-            read = json.loads(given)
-        except ValueError:
-            read = None
-        if not isinstance(read, dict):
-            msg = 'must be a JSON object, such as {"aws_region_name": "…"}'
-            raise ValueError(msg)  # noqa: TRY004 -- pydantic wants it
-        if taken := sorted(_SET_HERE & cast("dict[str, Any]", read).keys()):
-            msg = f"{taken[0]!r} can't be set here; it has a field of its own, or follows from the brief"
-            raise ValueError(msg)
-        return given
-
-    @field_validator("api_base")
-    @classmethod
-    def _holds_no_secret(cls, api_base: str) -> str:
-        if "@" in api_base or "?" in api_base:
-            msg = "must be a plain address; what is secret belongs into the key"
-            raise ValueError(msg)
-        return api_base.strip()
-
-    @model_validator(mode="after")
-    def _has_both_prices(self) -> Self:
-        if (self.usd_per_million_sent is None) != (self.usd_per_million_received is None):
-            msg = "give a price for tokens sent and for tokens received, or neither"
-            raise ValueError(msg)
-        return self
-
-    @property
-    def price(self) -> tuple[float, float] | None:
-        """US dollars per million tokens sent, and per million received; None leaves it to litellm's table."""
-        if self.usd_per_million_sent is None or self.usd_per_million_received is None:
-            return None
-        return self.usd_per_million_sent, self.usd_per_million_received
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """What a call of litellm takes of it that is secret."""
-        key = self.api_key.get_secret_value()
-        extra = self.extra.get_secret_value()
-        more: dict[str, Any] = json.loads(extra) if extra else {}
-        return {**more, **({"api_key": key} if key else {})}
-
-    @property
-    def secrets(self) -> frozenset[str]:
-        """Every text in it that must not be told."""
-        return frozenset(_secrets(self.arguments))
-
-    def get_client(self) -> Callable[..., Any]:
-        """Return litellm's `completion`, with key, address and model in place."""
-        from functools import partial  # noqa: PLC0415 -- as below
-
-        from prefect_dispatch.executors.provider import provider  # noqa: PLC0415 -- imports litellm
-
-        at = {"api_base": self.api_base} if self.api_base else {}
-        model = {"model": self.model} if self.model else {}
-        return partial(provider().completion, **model, **at, **self.arguments)
-
-
-def _secrets(arguments: Mapping[str, Any], *, inside: bool = False) -> Iterator[str]:
-    """Yield the texts whose names say that they are secret; a region or a version is none."""
-    from prefect_dispatch.scrub import is_secret_name  # noqa: PLC0415 -- a server only looks the blocks up
-
-    for name, value in arguments.items():
-        secret = is_secret_name(name)
-        if isinstance(value, str) and secret:
-            yield value
-            if not inside and value.lstrip().startswith("{"):  # a service account's file, say
-                try:
-                    yield from _secrets(json.loads(value), inside=True)
-                except (ValueError, AttributeError):
-                    continue
-        elif isinstance(value, dict):
-            yield from _secrets(cast("dict[str, Any]", value), inside=True)
+__all__ = ["DispatchProfile", "LLMCredentials", "block_reference", "profile"]
 
 
 class DispatchProfile(Block):
-    """Who is asked and how runs are bounded, under a name: an engineer sets it once, and every form offers it.
+    """Settings for runs, under a name: an engineer saves an executor and limits once, and every form offers them.
 
     Example:
         Load a stored profile and run with it:
@@ -190,10 +37,10 @@ class DispatchProfile(Block):
 
     _block_type_name = "Dispatch Profile"
     _block_type_slug = "dispatch-profile"
-    _logo_url = HttpUrl(f"{_LOGOS}/webhook.png")
+    _logo_url = HttpUrl(f"{LOGOS}/webhook.png")
     _documentation_url = DOCUMENTATION
     _description = (
-        "Who is asked and how runs are bounded, under a name: model, credentials, concurrency, budget. "
+        "Settings for runs, under a name: model, credentials, concurrency, budget. "
         "Used by the forms of prefect-dispatch."
     )
 
@@ -221,7 +68,7 @@ class DispatchProfile(Block):
 
     @property
     def executor(self) -> LLM | None:
-        """Who is asked; None where the profile names no model.
+        """The executor of the profile; None if it names no model.
 
         Raises:
             JobError: If its credentials aren't saved, or its parameters are wrong.
@@ -229,7 +76,7 @@ class DispatchProfile(Block):
         from pydantic import ValidationError  # noqa: PLC0415 -- as below
 
         from prefect_dispatch.errors import JobError  # noqa: PLC0415 -- as below
-        from prefect_dispatch.executors.llm import LLM  # noqa: PLC0415 -- a server only looks the blocks up
+        from prefect_dispatch.executors.llm.llm import LLM  # noqa: PLC0415 -- a server only looks the blocks up
 
         model = self.model or (self.credentials.model if self.credentials else "")
         if not model:
@@ -240,6 +87,29 @@ class DispatchProfile(Block):
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(map(str, first["loc"]))
-            named = f" {self._block_document_name!r}" if self._block_document_name else ""
-            said = first["msg"].removeprefix("Value error, ")
-            raise JobError(f"The profile{named} can't be used: {where}: {said}.") from None
+            name = f" {self._block_document_name!r}" if self._block_document_name else ""
+            message = first["msg"].removeprefix("Value error, ")
+            raise JobError(f"The profile{name} can't be used: {where}: {message}.") from None
+
+
+def profile(name: str) -> DispatchProfile:
+    """Load the profile of a name.
+
+    Raises:
+        JobError: If there is no such block, or it can't be read.
+    """
+    block = load_block(DispatchProfile, name, "profile")
+    if block.credentials is not None:
+        register_secrets(block.credentials.secrets)
+    return block
+
+
+def block_reference(field: str, name: str) -> dict[str, Any]:
+    """Return the reference to a block for the parameters of a deployment, in the format of Prefect's block picker.
+
+    Raises:
+        JobError: If there is no such block.
+    """
+    kinds: dict[str, type[Block]] = {"credentials": LLMCredentials, "profile": DispatchProfile}
+    block = kinds.get(field) or shell_operation()
+    return {"$ref": {"block_document_id": str(read_document(block, name, field, secrets=False).id)}}

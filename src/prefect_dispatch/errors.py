@@ -1,4 +1,4 @@
-"""Every error of this package, and what it means for the run.
+"""Error hierarchy of the package, and the effect of each error on a run.
 
 DispatchError
 ├── JobError               the job is unusable; nothing was spent
@@ -8,16 +8,16 @@ DispatchError
 ├── ExecutorError          one ask failed: .kind .usage
 │   ├── TransientError     worth a retry (5xx, cut connection, time-out)
 │   │   └── BusyError      the provider asks to wait (429, overloaded): .retry_after_s
-│   ├── FormRefusedError  the server refuses how the form is asked for; the call is made again in another way
+│   ├── FormRefusedError  the server rejects the way a schema is requested; the call is retried in another way
 │   ├── InvalidOutput      no valid answer after the re-asks: .problems
-│   ├── RejectedError      this item is refused, others may pass (400, content policy, too long)
-│   ├── UnaskedError       the call was not sent, and to try at once again is pointless
+│   ├── RejectedError      this item is rejected, others may pass (400, content policy, too long)
+│   ├── UnaskedError       the call was not sent, and an immediate retry is pointless
 │   │   ├── BudgetError    the budget doesn't hold it
 │   │   └── PatienceError  the provider takes no more for longer than the call may wait
 │   └── TerminalError      every item would fail alike (401, unknown model): the fan-out stops
 ├── CoverageError          not one outcome for each (brief, item): .missing .repeated .unknown
 ├── MergeError             the integrator raised: .asked
-├── AuditError             the merged value isn't what the outcomes say: .violations .merge
+├── AuditError             the merged value contradicts the outcomes: .violations .merge
 ├── ServerError            the temporary Prefect server of this process can't be started
 └── DispatchFailed         the run ended as failed: .report
 """
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from prefect_dispatch.ledger import Merge, Ref, Violation
-    from prefect_dispatch.models import Attempt, Outcome, Usage
-    from prefect_dispatch.report import Report
+    from prefect_dispatch.models.ledger import Merge, Ref, Violation
+    from prefect_dispatch.models.outcome import Attempt, Outcome, Usage
+    from prefect_dispatch.models.report import Report
 
 
 class DispatchError(Exception):
-    """The base of every error raised by this package."""
+    """Base class of all errors of this package."""
 
     def __repr__(self) -> str:
-        """Return the message alone: what else an error carries doesn't belong into a log."""
+        """Return the class and the message; further attributes of an error don't belong into a log."""
         return f"{type(self).__name__}({str(self)!r})"
 
 
@@ -53,7 +53,7 @@ class JobError(DispatchError):
 
 
 class BriefError(JobError):
-    """A brief is wrong; no retry can mend it."""
+    """A brief is wrong; no retry can fix it."""
 
 
 class SourceError(JobError):
@@ -64,11 +64,11 @@ class DependenceError(JobError):
     """Two pieces of work are not independent of each other.
 
     Attributes:
-        findings: One sentence for each pair, with the way out.
+        findings: One sentence for each pair, with the fix.
     """
 
     def __init__(self, findings: Sequence[str]) -> None:
-        """Keep the findings and make one message of them."""
+        """Store the findings."""
         super().__init__(findings)
         self.findings = tuple(findings)
 
@@ -81,24 +81,25 @@ class ExecutorError(DispatchError):
     """One ask failed.
 
     Attributes:
-        kind: The class of failure, as it stands in outcomes and reports.
-        usage: What was spent on the ask all the same.
+        kind: The class of failure in outcomes and reports.
+        usage: The usage of the failed ask.
         attempts: Every attempt at this piece of work so far, this one included.
-        trace: The end of the message that names a log, say: it is another in each run, and told of the attempt alone.
+        trace: The end of the message, such as the name of a log, that differs between runs: it is recorded with the
+            attempt only.
     """
 
     default_kind: ClassVar[str] = "error"
 
     def __init__(self, message: str, *, kind: str | None = None, usage: Usage | None = None) -> None:
-        """Keep the message, the class of failure and the spending."""
+        """Store the message, the class of failure and the usage."""
         super().__init__(message.encode("utf-8", "replace").decode())
         self.kind = kind or self.default_kind
         self.usage = usage
         self.attempts: tuple[Attempt, ...] = ()
         self.trace = ""
 
-    def traced(self, trace: str) -> Self:
-        """Add where more of it stands to the message; return this error."""
+    def add_trace(self, trace: str) -> Self:
+        """Append a reference to further details to the message; return this error."""
         self.args = (f"{self} {trace}",)
         self.trace = f"{self.trace} {trace}"
         return self
@@ -111,10 +112,10 @@ class TransientError(ExecutorError):
 
 
 class BusyError(TransientError):
-    """The provider takes no more for now; waiting for it is no attempt.
+    """The provider is rate-limited or overloaded; waiting for it does not count as an attempt.
 
     Attributes:
-        retry_after_s: Seconds after which it wants to be asked again, where it said so.
+        retry_after_s: Seconds until the retry that the provider requested, if it did.
     """
 
     default_kind = "rate_limit"
@@ -127,16 +128,16 @@ class BusyError(TransientError):
         kind: str | None = None,
         usage: Usage | None = None,
     ) -> None:
-        """Keep the wait beside what every executor error keeps."""
+        """Store the wait, and the attributes of every executor error."""
         super().__init__(message, kind=kind, usage=usage)
         self.retry_after_s = retry_after_s
 
 
 class InvalidOutput(ExecutorError):  # noqa: N818 -- the design's word
-    """No valid answer came, even after the re-asks.
+    """There was no valid answer, even after the re-asks.
 
     Attributes:
-        problems: What was wrong with the last answer.
+        problems: The validation errors of the last answer.
     """
 
     default_kind = "invalid_output"
@@ -144,37 +145,37 @@ class InvalidOutput(ExecutorError):  # noqa: N818 -- the design's word
     def __init__(
         self, message: str, *, problems: Sequence[str] = (), kind: str | None = None, usage: Usage | None = None
     ) -> None:
-        """Keep the problems beside what every executor error keeps."""
+        """Store the problems, and the attributes of every executor error."""
         super().__init__(message, kind=kind, usage=usage)
         self.problems = tuple(problems)
 
 
 class RejectedError(ExecutorError):
-    """This item was refused by the agent or its provider; others may pass."""
+    """This item was rejected by the agent or its provider; others may pass."""
 
     default_kind = "rejected"
 
 
 class FormRefusedError(ExecutorError):
-    """The server refuses how the form of the answer is asked for; the call is made again in another way."""
+    """The server rejects the way an output schema is requested; the call is retried in another way."""
 
     default_kind = "form_refused"
 
 
 class UnaskedError(ExecutorError):
-    """The call was not sent, and to try at once again is pointless."""
+    """The call was not sent, and an immediate retry is pointless."""
 
     default_kind = "unasked"
 
 
 class BudgetError(UnaskedError):
-    """The budget doesn't hold another call."""
+    """The rest of the budget doesn't cover another call."""
 
     default_kind = "budget"
 
 
 class PatienceError(UnaskedError):
-    """The provider takes no more for longer than the call may wait."""
+    """The provider is rate-limited for longer than the call may wait."""
 
     default_kind = "rate_limit"
 
@@ -191,16 +192,16 @@ class CoverageError(DispatchError):
     Attributes:
         missing: Pairs without an outcome.
         repeated: Pairs with more than one.
-        unknown: Outcomes of pairs that nobody asked for.
+        unknown: Outcomes of pairs that are not part of the work.
     """
 
     def __init__(self, missing: Sequence[Ref], repeated: Sequence[Ref], unknown: Sequence[Ref]) -> None:
-        """Keep the three lists."""
+        """Store the three lists."""
         super().__init__(missing, repeated, unknown)
         self.missing, self.repeated, self.unknown = tuple(missing), tuple(repeated), tuple(unknown)
 
     def __str__(self) -> str:
-        """Name what is missing, repeated and unknown."""
+        """Return the missing, repeated and unknown pairs as one text."""
         parts = [
             f"{name}: {', '.join(map(str, refs))}"
             for name, refs in (("missing", self.missing), ("repeated", self.repeated), ("unknown", self.unknown))
@@ -210,14 +211,14 @@ class CoverageError(DispatchError):
 
 
 class MergeError(DispatchError):
-    """The integrator raised; what agents answered is stored.
+    """The integrator raised; the answers of the agents are stored.
 
     Attributes:
-        asked: What came of the questions that the integrator put to an agent itself.
+        asked: The outcomes of the integrator's own queries.
     """
 
     def __init__(self, message: str, asked: Sequence[Outcome] = ()) -> None:
-        """Keep what was asked."""
+        """Store the outcomes of the queries."""
         super().__init__(message, asked)
         self.asked = tuple(asked)
 
@@ -227,15 +228,15 @@ class MergeError(DispatchError):
 
 
 class AuditError(DispatchError):
-    """The merged value is not what the outcomes say.
+    """The merged value contradicts the outcomes.
 
     Attributes:
         violations: Every difference that was found.
-        merge: What the integrator made, not to be used.
+        merge: The merge that failed the audit, not to be used.
     """
 
     def __init__(self, violations: Sequence[Violation], merge: Merge) -> None:
-        """Keep the violations and what they are about."""
+        """Store the violations and the merge."""
         super().__init__(violations, merge)
         self.violations = tuple(violations)
         self.merge = merge
@@ -245,7 +246,7 @@ class AuditError(DispatchError):
         return "The merged value failed its audit: " + " ".join(map(str, self.violations))
 
 
-class DispatchFailed(DispatchError):  # noqa: N818 -- reads as the state it stands for
+class DispatchFailed(DispatchError):  # noqa: N818 -- named after the state of the run
     """The run failed; its report says how each item ended.
 
     Attributes:
@@ -253,7 +254,7 @@ class DispatchFailed(DispatchError):  # noqa: N818 -- reads as the state it stan
     """
 
     def __init__(self, message: str, report: Report) -> None:
-        """Keep the report."""
+        """Store the report."""
         super().__init__(message, report)
         self.report = report
 

@@ -1,8 +1,8 @@
-"""Every use of something in Prefect that its documentation does not promise.
+"""Adapter for every use of a Prefect internal that its documentation does not guarantee.
 
 Each name here is one such use. `tests/test_prefect_compat.py` has a contract test for each, which fails with the number
-of the version of Prefect that breaks it; a house test keeps such uses out of every other module. Both ends of the range
-that `pyproject.toml` declares are tested: Prefect 3.8.8 and 3.9.1.
+of the version of Prefect that breaks it; a test keeps such uses out of every other module. Both ends of the range that
+`pyproject.toml` declares are tested: Prefect 3.8.8 and 3.9.1.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _active_transaction = cast("ContextVar[BaseTransaction | None]", BaseTransaction
 
 @contextmanager
 def outside_transactions() -> Generator[None]:
-    """Run what is inside as if no transaction were open.
+    """Run the body outside of any open transaction.
 
-    In a transaction, Prefect stores a task run's result when the outermost one ends, and rolls all of it back when one
-    task run fails. An answer that was paid for is stored at once, and an item that failed is a gap, not the end of the
-    caller's transaction.
+    In a transaction, Prefect stores the results of task runs when the outermost one ends, and rolls all of them back
+    when one task run fails. Here an answer that was paid for is stored at once, and a failed item is a gap and must
+    not end the caller's transaction.
 
     Example:
         >>> from prefect.transactions import get_transaction, transaction
@@ -66,11 +66,11 @@ def outside_transactions() -> Generator[None]:
 
 
 def keep_own_record(transaction: BaseTransaction, *, was_stored: bool) -> None:
-    """Have Prefect not store the result of a task run that has stored it by itself.
+    """Prevent Prefect from storing the result of a task run that has stored it itself.
 
     Args:
         transaction: The task run's transaction.
-        was_stored: Whether the result was stored before this task run, so that its state is to be `Cached`.
+        was_stored: Whether the result was stored before this task run, so that its state becomes `Cached`.
     """
     transaction.write_on_commit = False
     if was_stored:
@@ -78,10 +78,10 @@ def keep_own_record(transaction: BaseTransaction, *, was_stored: bool) -> None:
 
 
 def forget_result(result: object, future: PrefectFuture[object]) -> None:
-    """Have Prefect forget of which task run something is the result.
+    """Remove a result from Prefect's record of which task run returned it.
 
-    Until the flow ends it would keep a state for each, and look there for what later task runs depend on. The task
-    runs of a fan-out depend on no other.
+    Prefect keeps a state for each result until the flow ends, to find the dependencies of later task runs. The task
+    runs of a fan-out depend on no other, so the states would only take memory.
 
     Args:
         result: What the task run returned.
@@ -100,16 +100,16 @@ def forget_result(result: object, future: PrefectFuture[object]) -> None:
 def result_record(
     result: object, serializer: Serializer, *, storage_key: str, storage_block: UUID | None, expiration: datetime | None
 ) -> bytes:
-    """Return a result as Prefect stores it.
+    """Return a result in the serialized form in which Prefect stores it.
 
-    This is what `ResultStore.create_result_record` makes, without its look at each folder above the key's.
+    This is the record of `ResultStore.create_result_record`, without its check of each folder above the key's.
 
     Args:
         result: The result.
-        serializer: What writes and reads it.
-        storage_key: The key under which the record will stand; a path in a local storage.
+        serializer: The serializer of the result.
+        storage_key: The key of the record; a path in a local storage.
         storage_block: The block of the storage, if it has one.
-        expiration: When the record is no longer valid, if ever.
+        expiration: When the record expires, if ever.
     """
     metadata = ResultRecordMetadata(
         serializer=serializer,
@@ -121,20 +121,20 @@ def result_record(
 
 
 class ReportState(State[R]):
-    """A state in whose data Prefect looks for no futures.
+    """State whose data Prefect does not search for futures.
 
-    Prefect walks through the fields of a returned state, data included. For a report of 10,000 items that takes longer
-    than all the rest of a run whose answers are stored.
+    Prefect traverses the fields of a returned state, data included. For a report of 10,000 items that takes longer than
+    all the rest of a run whose answers are stored.
     """
 
     def __iter__(self) -> Generator[tuple[str, Any]]:
-        """Yield the fields but for the data."""
+        """Yield all fields except the data."""
         return (field for field in super().__iter__() if field[0] != "data")
 
 
 @contextmanager
 def override_settings(group: str, **values: object) -> Generator[None]:
-    """Run what is inside with other settings of Prefect.
+    """Override settings of Prefect within the body.
 
     Prefect's `temporary_settings` reads the whole environment again, which takes fifty milliseconds.
 
@@ -150,10 +150,10 @@ def override_settings(group: str, **values: object) -> Generator[None]:
 
 
 class ProcessPool(ProcessPoolTaskRunner):
-    """Prefect's process pool, whose thread that forwards messages has the settings of the run.
+    """Process pool of Prefect's, whose message-forwarding thread has the settings of the run.
 
-    That thread inherits no context variables. Without the address of the run's server it would start another one, and
-    leave it behind.
+    That thread inherits no context variables. Without the address of the run's server it would start another server
+    and never stop it.
     """
 
     def __enter__(self) -> Self:
@@ -169,14 +169,14 @@ def visit_parts(data: object, visit: Callable[[Any], Any]) -> None:
     """Call a function for every part of nested data, as Prefect does to find futures in parameters.
 
     Args:
-        data: Lists, tuples, mappings and whatever they hold.
-        visit: What is called with each part.
+        data: Nested lists, tuples, mappings and other values.
+        visit: The function, which is called with each part.
     """
     visit_collection(data, visit_fn=visit, return_data=False)
 
 
 def form_keys(pause_key: str) -> Keyset:
-    """Return the keys under which Prefect keeps the form of a pause, and the answer to it.
+    """Return the keys under which Prefect stores the form of a pause, and the answer to it.
 
     Args:
         pause_key: The key of the pause, as its state has it.
@@ -185,7 +185,7 @@ def form_keys(pause_key: str) -> Keyset:
 
 
 def form_answer(flow_run: UUID, pause_key: str) -> object:
-    """Return what was sent with the form of a pause; None if nothing was.
+    """Return the submitted answer to the form of a pause, or None.
 
     Args:
         flow_run: The id of the flow run that was paused.
@@ -195,7 +195,7 @@ def form_answer(flow_run: UUID, pause_key: str) -> object:
 
 
 def propose_state(client: SyncPrefectClient, state: State[R], flow_run: UUID) -> State[R]:
-    """Return the state that a flow run has after another one was proposed to Prefect's orchestration.
+    """Propose a state of a flow run to Prefect's orchestration; return the state that the run has then.
 
     Raises:
         Abort: If the run must not go on.
@@ -204,8 +204,8 @@ def propose_state(client: SyncPrefectClient, state: State[R], flow_run: UUID) ->
 
 
 def ephemeral_server_url() -> str | None:
-    """Return the address of the server that Prefect has started in this process, if it has."""
-    module: Any = sys.modules.get("prefect.server.api.server")  # its import alone takes seconds
+    """Return the address of the temporary server that Prefect has started for this process, or None."""
+    module: Any = sys.modules.get("prefect.server.api.server")  # without importing it, which takes seconds
     kind = getattr(module, "SubprocessASGIServer", None)
     running = [each for each in getattr(kind, "_instances", {}).values() if each.running]
     return running[0].api_url if running else None
@@ -218,7 +218,7 @@ def has_next_date(cron: str) -> bool:
         cron: The expression.
 
     Raises:
-        ValueError: If it is none, or if its day never comes.
+        ValueError: If it is invalid, or its date never occurs.
     """
     from prefect.server.schemas.schedules import CronSchedule  # noqa: PLC0415 -- importing the server takes seconds
 
@@ -226,8 +226,8 @@ def has_next_date(cron: str) -> bool:
 
 
 def is_unreachable(error: BaseException) -> bool:
-    """Return whether an error says that Prefect's API can't be reached, as a flow run begins.
+    """Return whether an error means that Prefect's API can't be reached when a flow run begins.
 
-    Prefect raises a plain `RuntimeError` there, which only its words tell from others.
+    Prefect raises a plain `RuntimeError` there, which differs from others by its message only.
     """
     return isinstance(error, RuntimeError) and str(error).startswith("Failed to reach API")

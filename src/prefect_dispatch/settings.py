@@ -1,4 +1,4 @@
-"""What the environment says; every setting has a good default."""
+"""Settings from environment variables; every setting has a default."""
 
 from __future__ import annotations
 
@@ -11,47 +11,76 @@ import regex
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from prefect_dispatch.environment import environment
 from prefect_dispatch.errors import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Hashable, Mapping
 
+
+def environment_snapshot() -> Hashable:
+    """Return a snapshot of the environment as a cache key: equal as long as the environment is equal.
+
+    `os.environ` decodes every name and value on each iteration, which took most of the time of an item here, so its
+    internal mapping of bytes is compared instead.
+
+    Example:
+        >>> before = environment_snapshot()
+        >>> before == environment_snapshot()
+        True
+        >>> os.environ["EXAMPLE"] = "another"
+        >>> before == environment_snapshot()
+        False
+    """
+    global _last  # noqa: PLW0603 -- replaced as a whole, as other threads read it concurrently
+    data: Mapping[Any, Any] = getattr(os.environ, "_data", os.environ)
+    last_data, snapshot = _last
+    if last_data != data:  # a comparison takes a quarter of the time of building a set
+        last_data = dict(data)
+        snapshot = frozenset(last_data.items())
+        _last = last_data, snapshot
+    return snapshot
+
+
+_last: tuple[dict[Any, Any], Hashable] = {}, frozenset[Any]()
+"""The environment at the last call, and the snapshot that was returned for it."""
 PREFIX = "PREFECT_DISPATCH_"
+
+
 PROBES = tuple(stem * 4_000 + end for stem in ("a", "1", "ab ", "a1-", "x.", "\\") for end in ("", "!", "\n"))
-"""Texts over which a pattern that backtracks without end usually does so."""
+"""Texts on which a pattern with catastrophic backtracking usually times out."""
 PROBE_SECONDS = 1.0
 
 
-def _listed(value: Any) -> Any:  # noqa: ANN401 -- whatever is given
-    """Return patterns from their JSON list, or from the text of one."""
+def _parse_patterns(value: Any) -> Any:  # noqa: ANN401 -- any input of a validator
+    """Parse patterns from a JSON list, or from the text of a single pattern."""
     if not isinstance(value, str):
         return value
     try:
-        found = json.loads(value)
+        parsed = json.loads(value)
     except ValueError:
         if value.replace(" ", "").startswith('["'):
             msg = f"{value!r} begins like a JSON list, and is none: in JSON a backslash is written twice"
             raise ValueError(msg) from None
         return (value,) if value else ()
-    several = cast("list[object]", found if isinstance(found, list) else [...])
+    several = cast("list[object]", parsed if isinstance(parsed, list) else [...])
     return several if all(isinstance(each, str) for each in several) else (value,)
 
 
-def _usable(patterns: tuple[str, ...]) -> tuple[str, ...]:
+def _require_usable(patterns: tuple[str, ...]) -> tuple[str, ...]:
     for pattern in patterns:
-        if why := _flaw(pattern):
+        if why := _pattern_problem(pattern):
             msg = f"the pattern {pattern!r} {why}"
             raise ValueError(msg)
     return patterns
 
 
-def _flaw(pattern: str) -> str | None:
-    """Return why a pattern can't be used, or None."""
+def _pattern_problem(pattern: str) -> str | None:
+    """Return the reason why a pattern can't be used, or None."""
     try:
         compiled = regex.compile(pattern)
         if compiled.search(""):
             return "matches the empty text, and so everywhere"
+        # Probe with texts that make catastrophic backtracking visible.
         for text in PROBES:
             compiled.sub("", text, timeout=PROBE_SECONDS)
     except regex.error as error:
@@ -75,7 +104,7 @@ class Settings(BaseSettings):
 
     model: str | None = None
     """`PREFECT_DISPATCH_MODEL`: the model that is asked where a job names none."""
-    redact: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_listed), AfterValidator(_usable)] = ()
+    redact: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_parse_patterns), AfterValidator(_require_usable)] = ()
     """`PREFECT_DISPATCH_REDACT`: regular expressions, as a JSON list or a single one. What they match is hidden."""
     max_response_bytes: int = Field(default=32 << 20, ge=1 << 10)
     """`PREFECT_DISPATCH_MAX_RESPONSE_BYTES`: bytes of a provider's response, decompressed, that are read; 32 MiB."""
@@ -87,22 +116,22 @@ class Settings(BaseSettings):
 
 
 def settings() -> Settings:
-    """Return what the environment says now.
+    """Return the settings of the current environment.
 
     Raises:
-        JobError: If it says something that can't be used.
+        JobError: If a value is invalid.
     """
-    return _settings(_ours(environment()))
+    return _settings(_own_variables(environment_snapshot()))
 
 
 @lru_cache(maxsize=2)
-def _ours(_said: Hashable) -> tuple[tuple[str, str], ...]:
-    """Return what the environment, which is the one that is said, says to us."""
+def _own_variables(_environment: Hashable) -> tuple[tuple[str, str], ...]:
+    """Return our variables of the environment; the argument is the cache key."""
     return tuple(sorted(each for each in os.environ.items() if each[0].upper().startswith(PREFIX)))
 
 
-@lru_cache(maxsize=8)  # probing the patterns takes a moment
-def _settings(_said: tuple[tuple[str, str], ...]) -> Settings:
+@lru_cache(maxsize=8)  # validating the patterns takes some time
+def _settings(_variables: tuple[tuple[str, str], ...]) -> Settings:
     try:
         return Settings()
     except ValidationError as error:

@@ -15,7 +15,7 @@ Script = Callable[[Ask], "Reply | JsonValue | Awaitable[Reply | JsonValue]"]
 
 
 class ScriptedExecutor:
-    """Answers from a script and remembers what it was asked.
+    """Executor that answers from a script and records its asks.
 
     A script is a mapping from item keys to answers, or a function of the ask that
     returns an answer, a `Reply`, or an awaitable of either, or raises.
@@ -30,12 +30,12 @@ class ScriptedExecutor:
     """
 
     def __init__(self, script: Mapping[str, JsonValue] | Script, *, fingerprint: str = "scripted") -> None:
-        """Keep the script.
+        """Store the script.
 
         Args:
-            script: What is answered.
-            fingerprint: Stands for what would change answers. All that keep the default are one executor: in one
-                store, what one of them was asked, another isn't asked again.
+            script: The answers, or a function that returns them.
+            fingerprint: Identifies everything that would change answers. All executors with the default share their
+                stored answers: in one store, an ask that one of them has answered is not repeated by another.
         """
         self._script = script
         self._lock = Lock()
@@ -44,14 +44,14 @@ class ScriptedExecutor:
 
     @property
     def calls(self) -> int:
-        """How often it was asked, re-asks and retries included."""
+        """Number of asks, re-asks and retries included."""
         return len(self.asks)
 
     async def answer(self, ask: Ask) -> Reply:
-        """Answer as the script says."""
+        """Answer an ask from the script."""
         with self._lock:
             self.asks.append(ask)
-        said = self._script(ask) if callable(self._script) else self._script[ask.item.key]
-        if isinstance(said, Awaitable):
-            said = await said
-        return said if isinstance(said, Reply) else Reply(value=said, model="scripted")
+        answer = self._script(ask) if callable(self._script) else self._script[ask.item.key]
+        if isinstance(answer, Awaitable):
+            answer = await answer
+        return answer if isinstance(answer, Reply) else Reply(value=answer, model="scripted")

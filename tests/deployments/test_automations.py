@@ -18,9 +18,15 @@ from prefect.events.actions import DoNothing
 from prefect.events.schemas.automations import AutomationCore
 from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-from prefect_dispatch.cli import main
-from prefect_dispatch.deployments.automations import NAME, NEVER_BEGAN, apply, never_began, zombies
-from prefect_dispatch.flows.batch import STATE
+from prefect_dispatch.cli.commands import main
+from prefect_dispatch.deployments.automations import (
+    NAME,
+    NEVER_BEGAN,
+    apply,
+    silent_run_automation,
+    unstarted_run_automation,
+)
+from prefect_dispatch.flows.runtime.batch_phase import STATE
 from tests.deployments.conftest import ROOT, Place
 from tests.openai_server import Behaviour, document, openai_server
 
@@ -71,7 +77,7 @@ def test_a_run_whose_worker_died_is_marked_as_crashed(server: Place, tmp_path: P
     said = place.run("prefect_dispatch", "automations", "--apply")
     assert f"Automation {NAME!r}: created. Marks a run as Crashed that has sent no heartbeat for 540 s" in said
     assert f"Automation {NEVER_BEGAN!r}: created. Marks a run as Crashed that a worker has taken and that has" in said
-    sooner = zombies()
+    sooner = silent_run_automation()
     sooner["trigger"]["within"] = 90  # three heartbeats of this server's runs; 540 s are too long for a test
     with temporary_settings({PREFECT_API_URL: place.env["PREFECT_API_URL"]}):
         apply(sooner)
@@ -107,7 +113,7 @@ def test_a_run_whose_process_died_before_it_began_is_marked_as_crashed(server: P
     """Worker and process are killed while it starts; a run that waited for its slot is left alone, and runs."""
     place = replace(server, folder=tmp_path)
     with temporary_settings({PREFECT_API_URL: place.env["PREFECT_API_URL"]}):
-        apply(never_began(60))
+        apply(unstarted_run_automation(60))
     with openai_server(slowly) as model:
         place.run(
             "prefect_dispatch", "deploy", str(project(tmp_path / "project", model.url, one="Go.")), "--name", "dies"
@@ -213,8 +219,8 @@ def test_the_automation_is_brought_up_to_date_by_its_name(server: Place, capsys:
 def test_it_is_shown_as_prefect_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
     """A run that has given its process back, to wait for a batch, is not dead; nor is one that ended with gaps."""
     assert main(["automations", "--start-timeout", "1200"]) == 0
-    assert yaml.safe_load(capsys.readouterr().out) == [zombies(), never_began(1200)]
-    expected = zombies()["trigger"]["expect"]
+    assert yaml.safe_load(capsys.readouterr().out) == [silent_run_automation(), unstarted_run_automation(1200)]
+    expected = silent_run_automation()["trigger"]["expect"]
     assert {f"prefect.flow-run.{name}" for name in (STATE, "Suspended", "CompletedWithGaps", "heartbeat")} <= set(
         expected
     )
@@ -224,7 +230,7 @@ def test_it_is_shown_as_prefect_takes_it(capsys: pytest.CaptureFixture[str]) -> 
 def test_no_setting_of_the_command_makes_it_hasty(every_s: int) -> None:
     """A worker may send heartbeats more rarely than the process that applies it would: 540 s are waited in any case."""
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: every_s}):
-        assert zombies()["trigger"]["within"] == 540
+        assert silent_run_automation()["trigger"]["within"] == 540
 
 
 @pytest.mark.parametrize("text", ["29", "-1", "soon"])

@@ -123,7 +123,10 @@ def test_cancelled_in_the_ui(
         (ended,) = place.ended(deployment.id, 1)
         assert ended.state is not None
         assert ended.state.name == "Cancelled"
-        place.wait(lambda: "Cancelled: 2 of 10 answered. What came back is stored" in told(place, run.id), "it is told")
+        place.wait(
+            lambda: "Cancelled: 2 of 10 answered. Answers received so far are stored" in told(place, run.id),
+            "it is told",
+        )
         leases = state / "leases"
         place.wait(lambda: not any(path.is_dir() for path in leases.glob("*")), "no folder of it is left")
         assert process.poll() is None

@@ -13,9 +13,9 @@ from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 
-from prefect_dispatch.cli import main
-from prefect_dispatch.deployments.building import wanted
+from prefect_dispatch.cli.commands import main
 from prefect_dispatch.deployments.code_source import CodeOptions, CodeSource, code_source
+from prefect_dispatch.deployments.specs import plan_deployments
 from prefect_dispatch.errors import JobError
 from tests.openai_server import Behaviour, document, openai_server
 
@@ -205,7 +205,8 @@ def test_an_image_and_job_variables_are_for_pools_that_have_them(
 def test_the_ready_flows_are_cloned_too(checkout: Path) -> None:
     """Their forms begin in the folder that they were deployed from, and so does code for runs of shards."""
     found = {
-        each.ready.key: each.made.parameters for each in wanted([], checkout / "contracts", None, source(checkout))
+        each.spec.key: each.deployment.parameters
+        for each in plan_deployments([], checkout / "contracts", None, source(checkout))
     }
     assert found["analyze_files"] == found["work_shard"] == {"folder": "contracts"}
 
@@ -283,19 +284,19 @@ def test_a_folder_outside_is_refused(checkout: Path, tmp_path: Path) -> None:
     """Workers don't have it; one that the job itself names by its absolute path is that of the worker."""
     outside = write_job(tmp_path / "outside", "outside")
     with pytest.raises(JobError, match="is outside the repository that workers clone"):
-        wanted([outside], tmp_path, None, source(checkout))
+        plan_deployments([outside], tmp_path, None, source(checkout))
     with pytest.raises(JobError, match=r"is outside the current folder, .*: deploy from a folder above it"):
-        wanted([outside], tmp_path, None, code_source(CodeOptions(folder="/app"), checkout))
+        plan_deployments([outside], tmp_path, None, code_source(CodeOptions(folder="/app"), checkout))
     with pytest.raises(JobError, match="is in no git repository"):
         source(tmp_path)
     form = checkout / "contracts" / "form.yaml"
     given = {"flow": "analyze_files", "files": "*.txt", "instructions": "Say it.", "model": "openai/test"}
     form.write_text(json.dumps({**given, "folder": str(tmp_path / "outside" / "texts")}))
-    (found,) = wanted([form], tmp_path, None, source(checkout))
-    assert found.made.parameters["folder"] == str(tmp_path / "outside" / "texts")
+    (found,) = plan_deployments([form], tmp_path, None, source(checkout))
+    assert found.deployment.parameters["folder"] == str(tmp_path / "outside" / "texts")
     form.write_text(json.dumps({**given, "folder": "../contracts/texts", "out": "report"}))
-    (found,) = wanted([form], tmp_path, None, source(checkout))
-    assert found.made.parameters["folder"] == "contracts/texts"
+    (found,) = plan_deployments([form], tmp_path, None, source(checkout))
+    assert found.deployment.parameters["folder"] == "contracts/texts"
     (note,) = found.notes
     assert note.startswith("out 'report' is a path in the clone, which is removed when a run ends")
 

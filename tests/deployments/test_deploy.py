@@ -19,13 +19,11 @@ from prefect.deployments.runner import DeploymentApplyError, RunnerDeployment
 from prefect.settings import PREFECT_API_URL, PREFECT_DEFAULT_WORK_POOL_NAME, temporary_settings
 from prefect.types.entrypoint import EntrypointType
 
-from prefect_dispatch.cli import main
-from prefect_dispatch.deployments.building import wanted
-from prefect_dispatch.deployments.ready import ready_flows
-from prefect_dispatch.deployments.registering import prefect_client, register_served
-from prefect_dispatch.deployments.timing import Timing, due
+from prefect_dispatch.cli.commands import main
+from prefect_dispatch.deployments.register import prefect_client, register_served
+from prefect_dispatch.deployments.specs import ScheduleOverride, describe_schedules, plan_deployments, ready_flows
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.job_form import FORMS
+from prefect_dispatch.flows.job_file import FORMS
 from tests.openai_server import openai_server
 
 if TYPE_CHECKING:
@@ -174,10 +172,13 @@ def test_an_interval_gives_way_to_a_cron() -> None:
     """Where somebody has made an interval of the schedule, a cron replaces it, and a zone goes with the example's."""
     example = ready_flows()["dispatch"].schedules[0].schedule()
     hourly = example.model_copy(update={"schedule": IntervalSchedule.model_validate({"interval": 3600})})
-    assert due(Timing().over(example, [hourly])) == "every 1:00:00, not active"
-    assert due(Timing(timezone="Asia/Tokyo", active=True).over(example, [hourly])) == "'0 6 * * 1-5' (Asia/Tokyo)"
+    assert describe_schedules(ScheduleOverride().merge_schedules(example, [hourly])) == "every 1:00:00, not active"
+    assert (
+        describe_schedules(ScheduleOverride(timezone="Asia/Tokyo", active=True).merge_schedules(example, [hourly]))
+        == "'0 6 * * 1-5' (Asia/Tokyo)"
+    )
     rule = example.model_copy(update={"schedule": RRuleSchedule(rrule="FREQ=DAILY")})
-    assert due([rule]) == "by a recurrence rule, not active"
+    assert describe_schedules([rule]) == "by a recurrence rule, not active"
 
 
 @pytest.mark.slow
@@ -203,7 +204,7 @@ def _take_over(path: str, name: str) -> None:
     """Try to deploy a job under the name of a deployment that somebody made by hand."""
     made: Any = ready_flows()["dispatch"].flow.to_deployment(name.partition("/")[2])
     made.apply()
-    register_served(wanted([Path(path)], Path.cwd(), name.partition("/")[2]), Timing())
+    register_served(plan_deployments([Path(path)], Path.cwd(), name.partition("/")[2]), ScheduleOverride())
 
 
 @pytest.mark.slow
@@ -211,12 +212,14 @@ def _take_over(path: str, name: str) -> None:
 def test_a_ready_flow_does_not_take_a_jobs_place(tmp_path: Path) -> None:
     """Where a job's deployment has the name of a ready flow, it is told."""
     path = job(tmp_path)
-    register_served(wanted([Path(path)], tmp_path, "analyze-files"), Timing())  # dispatch/analyze-files: another flow
-    ready = wanted([], tmp_path)
-    own = next(each for each in ready if each.ready.key == "dispatch")
-    own.made.name = "analyze-files"
+    register_served(
+        plan_deployments([Path(path)], tmp_path, "analyze-files"), ScheduleOverride()
+    )  # dispatch/analyze-files: another flow
+    ready = plan_deployments([], tmp_path)
+    own = next(each for each in ready if each.spec.key == "dispatch")
+    own.deployment.name = "analyze-files"
     with pytest.raises(JobError, match="to have the ready flow's in its place, delete it"):
-        register_served([own], Timing())
+        register_served([own], ScheduleOverride())
 
 
 @pytest.mark.slow
@@ -224,13 +227,13 @@ def test_a_ready_flow_does_not_take_a_jobs_place(tmp_path: Path) -> None:
 def test_what_was_served_may_be_deployed_and_the_other_way_round(tmp_path: Path) -> None:
     """The last command says who runs it; a pause by the end of serving doesn't outlast that."""
     path = job(tmp_path)
-    (served,) = register_served(wanted([Path(path)], tmp_path, "moving"), Timing())
+    (served,) = register_served(plan_deployments([Path(path)], tmp_path, "moving"), ScheduleOverride())
     assert named(served.name).work_pool_name is None
     with get_client(sync_client=True) as client:
         client.pause_deployment(named(served.name).id)  # as serving does when it ends
     assert main(["deploy", path, "--name", "moving"]) == 0
     assert (named(served.name).work_pool_name, named(served.name).paused) == ("dispatch", False)
-    register_served(wanted([Path(path)], tmp_path, "moving"), Timing())
+    register_served(plan_deployments([Path(path)], tmp_path, "moving"), ScheduleOverride())
     assert named(served.name).work_pool_name is None
 
 
@@ -292,7 +295,7 @@ def test_a_bad_job_is_refused_before_anything_is_registered(
 def test_names_that_fit_no_job(jobs: int, name: str | None, message: str, tmp_path: Path) -> None:
     """One name is one job's."""
     with pytest.raises(JobError, match=message):
-        wanted([Path(job(tmp_path / str(n))) for n in range(jobs)], tmp_path, name)
+        plan_deployments([Path(job(tmp_path / str(n))) for n in range(jobs)], tmp_path, name)
 
 
 @pytest.mark.slow
@@ -358,8 +361,8 @@ def test_a_deployment_says_which_folder_by_its_full_path(tmp_path: Path, monkeyp
     """However the job file was named: a worker starts elsewhere."""
     job(tmp_path)
     monkeypatch.chdir(tmp_path)
-    (found,) = wanted([Path("job.yaml")], Path())
-    made: RunnerDeployment = found.made
+    (found,) = plan_deployments([Path("job.yaml")], Path())
+    made: RunnerDeployment = found.deployment
     assert made.parameters["folder"] == str(tmp_path)
     assert made.description is not None
     assert made.description.endswith(f"Job file: `{tmp_path}/job.yaml`")
@@ -381,7 +384,7 @@ def test_two_folders_may_have_modules_of_one_name(tmp_path: Path, monkeypatch: p
     path = [*sys.path]
     briefs = [[{**BRIEF, "name": name, "output": "shapes_of_a_job.made:Made"}] for name in ("one", "two")]
     files = [Path(job(tmp_path / each[0]["name"], briefs=each)) for each in briefs]
-    assert [each.name for each in wanted(files, tmp_path)] == ["dispatch/one", "dispatch/two"]
+    assert [each.name for each in plan_deployments(files, tmp_path)] == ["dispatch/one", "dispatch/two"]
     assert not [name for name in sys.modules if name.startswith("shapes_of_a_job")]
     assert "of_the_environment" in sys.modules
     assert sys.path == path

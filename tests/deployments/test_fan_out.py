@@ -22,7 +22,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.states import Cancelling
 
-from prefect_dispatch.tasks.shard_places import FOLDER
+from prefect_dispatch.tasks.shards.protocol import FOLDER
 from tests.openai_server import Behaviour, document, failure, openai_server
 
 if TYPE_CHECKING:

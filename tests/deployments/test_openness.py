@@ -9,9 +9,9 @@ import httpx
 import pytest
 from prefect.settings import PREFECT_API_SSL_CERT_FILE, PREFECT_API_URL, temporary_settings
 
-from prefect_dispatch.cli import main
-from prefect_dispatch.deployments import openness
-from prefect_dispatch.deployments.openness import open_address
+from prefect_dispatch.cli.commands import main
+from prefect_dispatch.deployments import register
+from prefect_dispatch.deployments.register import find_open_api
 from tests.deployments.conftest import Place
 from tests.openai_server import openai_server
 from tests.ui import prefect_server
@@ -26,7 +26,7 @@ AUTH = "admin:correct horse"
 @pytest.fixture(scope="module")
 def own() -> str:
     """The address of this machine among others."""
-    addresses = list(openness.own_addresses())
+    addresses = list(register.own_addresses())
     if not addresses:
         pytest.skip("This machine has no address but the loopback one.")
     return addresses[0]
@@ -54,11 +54,11 @@ def test_a_server_that_anybody_can_use_is_told_of(
     with serving(tmp_path, "0.0.0.0") as place:  # noqa: S104 -- on purpose, for as long as the block lasts
         for host in ("127.0.0.1", "localhost", own):
             with temporary_settings({PREFECT_API_URL: at(place, host)}):
-                assert open_address() == at(place, own)
+                assert find_open_api() == at(place, own)
         with temporary_settings({PREFECT_API_URL: at(place, own)}):
             assert main(["deploy"]) == 0
         with temporary_settings({PREFECT_API_URL: at(place, f"admin:secret@{own}")}):
-            assert open_address() == at(place, own)
+            assert find_open_api() == at(place, own)
     told = capsys.readouterr().err
     (line,) = (line for line in told.splitlines() if line.startswith("Warning"))
     assert f"Prefect's API at {at(place, own)} lets anybody run these deployments" in line
@@ -79,7 +79,7 @@ def test_what_the_page_says_makes_a_server_safe(own: str, tmp_path: Path) -> Non
     with serving(tmp_path, "0.0.0.0", **settings) as place:  # noqa: S104 -- on purpose, for as long as the block lasts
         for host in ("127.0.0.1", own):
             with temporary_settings({PREFECT_API_URL: at(place, host)}):
-                assert open_address() is None
+                assert find_open_api() is None
         api, auth = at(place, own), httpx.BasicAuth(*AUTH.split(":"))
         assert httpx.get(f"{api}/admin/version").status_code == 401
         assert httpx.post(f"{api}/deployments/filter", json={}).status_code == 403  # it has no token either
@@ -98,7 +98,7 @@ def test_what_the_page_says_makes_a_server_safe(own: str, tmp_path: Path) -> Non
 def test_a_server_on_a_loopback_address_is_nobody_elses(server: Place, own: str) -> None:
     """It is open, and can't be reached: no warning. Yet what a page in a browser may do is why the settings matter."""
     with temporary_settings({PREFECT_API_URL: server.env["PREFECT_API_URL"]}):
-        assert open_address() is None
+        assert find_open_api() is None
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{at(server, own)}/health")
     asked = httpx.get(f"{server.env['PREFECT_API_URL']}/admin/version", headers={"Origin": "https://any.example.org"})
@@ -117,12 +117,12 @@ def test_a_server_on_a_loopback_address_is_nobody_elses(server: Place, own: str)
 def test_no_warning_without_a_proof(url: str) -> None:
     """Nothing is said of an API that hasn't answered, nor of Prefect Cloud."""
     with temporary_settings({PREFECT_API_URL: url or None}):
-        assert open_address() is None
+        assert find_open_api() is None
 
 
 def test_what_answers_but_is_no_prefect_is_not_told_of(own: str) -> None:
     """A proxy's page to sign in is no open API; a certificate of one's own is heeded."""
     with openai_server() as other:
-        assert not openness.answers(httpx.URL(other.url))
+        assert not register.is_open_api(httpx.URL(other.url))
     with temporary_settings({PREFECT_API_SSL_CERT_FILE: "/no/such/file.pem"}):
-        assert not openness.answers(httpx.URL("http://127.0.0.1:9/api"))
+        assert not register.is_open_api(httpx.URL("http://127.0.0.1:9/api"))

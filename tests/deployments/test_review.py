@@ -12,7 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from prefect_dispatch.decisions_file import DecisionsFile
+from prefect_dispatch.integrators.decisions_file import DecisionsFile
 from tests.openai_server import Behaviour, document, openai_server
 
 if TYPE_CHECKING:

@@ -13,17 +13,17 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.frames import Close, CloseCode
 from websockets.http11 import Response
 
-from prefect_dispatch.deployments.building import deployment
 from prefect_dispatch.deployments.serve import FIRST_S, OUTAGE_S, Outage, is_outage
+from prefect_dispatch.deployments.specs import deployment
 from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.flows.dispatch import dispatch
-from prefect_dispatch.flows.job import Job
+from prefect_dispatch.flows.job_file import Job
 from prefect_dispatch.flows.prepare import prepare
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prefect_dispatch.tasks.work import Work
+    from prefect_dispatch.tasks.work_item import WorkItem
 
 BRIEF: dict[str, Any] = {"name": "terms", "instructions": "Say it."}
 SCHEMA = {"type": "object", "properties": {"é": {"$ref": "#/$defs/n"}, "b": {}}, "$defs": {"n": {"type": "number"}}}
@@ -73,7 +73,7 @@ def test_a_job_from_the_form_is_the_job_of_the_file(job: dict[str, Any], tmp_pat
         assert [work.fingerprint for work in stored] == [work.fingerprint for work in asked]
 
 
-def _work(parameters: dict[str, Any], folder: Path) -> list[Work]:
+def _work(parameters: dict[str, Any], folder: Path) -> list[WorkItem]:
     kept = {"briefs", "items", "executor", "integrator", "limits"}
     parts = {name: part for name, part in parameters.items() if name in kept}
     return prepare(**parts, folder=folder).work
@@ -127,9 +127,9 @@ def test_events_that_are_cut_off_are_an_outage(closed: Close | None, passes: boo
 def test_an_outage_is_waited_out_for_an_hour() -> None:
     """From its own beginning: serving for a while in between makes it another one."""
     outage, refused = Outage(), httpx.ConnectError("refused")
-    assert outage.pause(refused, 0, 100_000) == FIRST_S
-    assert outage.pause(refused, 100_005, 100_005 + OUTAGE_S - 5) == FIRST_S
+    assert outage.next_delay_s(refused, 0, 100_000) == FIRST_S
+    assert outage.next_delay_s(refused, 100_005, 100_005 + OUTAGE_S - 5) == FIRST_S
     for _ in range(5):
-        outage.pause(refused, 104_000, 104_000)
+        outage.next_delay_s(refused, 104_000, 104_000)
     with pytest.raises(DispatchError, match=r"out of order for 61 min .*ConnectError: refused.*: see to the server"):
-        outage.pause(refused, 107_200, 100_000 + OUTAGE_S - 5 + OUTAGE_S + 70)
+        outage.next_delay_s(refused, 107_200, 100_000 + OUTAGE_S - 5 + OUTAGE_S + 70)

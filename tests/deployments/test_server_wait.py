@@ -12,7 +12,7 @@ from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from prefect_dispatch.cli import main
+from prefect_dispatch.cli.commands import main
 from tests.deployments.conftest import ROOT, Place
 from tests.deployments.test_deploy import job
 from tests.openai_server import openai_server

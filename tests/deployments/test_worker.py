@@ -16,8 +16,7 @@ import httpx
 import pytest
 from prefect.client.schemas.schedules import IntervalSchedule
 
-from prefect_dispatch.deployments.ready import ready_flows
-from prefect_dispatch.deployments.timing import due
+from prefect_dispatch.deployments.specs import describe_schedules, ready_flows
 from tests.deployments.conftest import ROOT, Place
 from tests.openai_server import Behaviour, document, openai_server
 
@@ -339,7 +338,7 @@ def ready(place: Place) -> dict[str, dict[str, Any]]:
             limit = made.global_concurrency_limit
             found[key] = made.model_dump(mode="json", include=kept) | {
                 "limit": limit and limit.limit,
-                "due": due(made.schedules),
+                "due": describe_schedules(made.schedules),
                 "pull_steps": made.pull_steps or [],  # none in either way, as Prefect has it after an update
             }
     return found

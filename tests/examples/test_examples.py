@@ -16,11 +16,11 @@ from examples.licenses.score import Score, scores, table
 from examples.own_executor import BRIEF, KeywordCounter
 from examples.own_integrator import Shortest
 from examples.pipeline import BRIEFS, pipeline
-from prefect_dispatch.cli import main
+from prefect_dispatch.cli.commands import main
 from prefect_dispatch.errors import RejectedError
-from prefect_dispatch.executors.local import has_smollm2
-from prefect_dispatch.flows.job import load_job
-from prefect_dispatch.models import Outcome
+from prefect_dispatch.executors.llm.local_model import has_smollm2
+from prefect_dispatch.flows.job_file import load_job
+from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ import pytest
 
 from examples.modules.agent import KNOWN
 from examples.modules.make_repo import make
-from prefect_dispatch.cli import main
+from prefect_dispatch.cli.commands import main
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "modules"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_dispatch.cli import main
+from prefect_dispatch.cli.commands import main
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "service"
 

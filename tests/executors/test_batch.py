@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
-from prefect_dispatch.executors import batch as module
 from prefect_dispatch.executors.base import Ask, Reply
-from prefect_dispatch.executors.batch import BatchAPI
-from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.models import Brief, Item
+from prefect_dispatch.executors.llm import batch_api as module
+from prefect_dispatch.executors.llm.batch_api import BatchAPI
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
 from tests.batch_server import BatchServer, batch_server
 from tests.openai_server import Behaviour
 
@@ -50,11 +51,11 @@ def handing(*lines: str) -> Tamper:
 
 async def answers(api: BatchAPI, *names: str) -> dict[str, Reply | ExecutorError]:
     """Submit a request for each name, and return what came of them."""
-    file = await api.upload([api.line(name, ASK) for name in names])
-    made = await api.create(file, "tag")
-    looked = await api.look(made.id)
+    file = await api.upload([api.request_line(name, ASK) for name in names])
+    made = await api.create_batch(file, "tag")
+    looked = await api.get_batch(made.id)
     assert looked.ended
-    return await api.answers(looked, names)
+    return await api.download_results(looked, names)
 
 
 def line(**changes: Any) -> str:  # noqa: ANN401 -- anything that JSON has
@@ -120,8 +121,8 @@ def test_files_that_are_gone_hold_nothing() -> None:
     with batch_server() as server:
         api = api_of(server)
         gone = module.Batch("batch_1", "completed", ended=True, files=("file-77",))
-        assert asyncio.run(api.answers(gone, NAMES)) == {}
-        assert asyncio.run(api.look("batch_77")) == module.Batch("batch_77", "gone", ended=True)
+        assert asyncio.run(api.download_results(gone, NAMES)) == {}
+        assert asyncio.run(api.get_batch("batch_77")) == module.Batch("batch_77", "gone", ended=True)
 
 
 def looked(server: BatchServer) -> module.Batch:
@@ -129,8 +130,8 @@ def looked(server: BatchServer) -> module.Batch:
 
     async def look() -> module.Batch:
         api = api_of(server)
-        made = await api.create(await api.upload([api.line(NAMES[0], ASK)]), "tag")
-        return await api.look(made.id)
+        made = await api.create_batch(await api.upload([api.request_line(NAMES[0], ASK)]), "tag")
+        return await api.get_batch(made.id)
 
     return asyncio.run(look())
 
@@ -150,10 +151,10 @@ def test_a_batch_is_found_by_its_tag(page: int, pages: int) -> None:
 
     async def found(server: BatchServer) -> list[module.Batch | None]:
         api = api_of(server)
-        file = await api.upload([api.line(NAMES[0], ASK)])
+        file = await api.upload([api.request_line(NAMES[0], ASK)])
         for tag in ("x", "y", "z"):
-            await api.create(file, tag)
-        return [await api.find(tag, time.time()) for tag in ("x", "z", "w")]
+            await api.create_batch(file, tag)
+        return [await api.find_batch(tag, time.time()) for tag in ("x", "z", "w")]
 
     with batch_server(page=page) as server:
         first, last, none = asyncio.run(found(server))
@@ -166,10 +167,10 @@ def test_a_list_without_an_end_is_not_searched_for_ever(monkeypatch: pytest.Monk
 
     async def find(server: BatchServer) -> None:
         api = api_of(server)
-        file = await api.upload([api.line(NAMES[0], ASK)])
-        await api.create(file, "x")
-        await api.create(file, "y")
-        await api.find("x", time.time())
+        file = await api.upload([api.request_line(NAMES[0], ASK)])
+        await api.create_batch(file, "x")
+        await api.create_batch(file, "y")
+        await api.find_batch("x", time.time())
 
     with batch_server(page=1) as server, pytest.raises(RejectedError, match="more batches than were looked through"):
         asyncio.run(find(server))
@@ -178,7 +179,7 @@ def test_a_list_without_an_end_is_not_searched_for_ever(monkeypatch: pytest.Monk
 def test_a_provider_without_a_list_is_told() -> None:
     """A server of one's own may have batches and no list of them: nobody can be found there."""
     with batch_server(lists=False) as server, pytest.raises(RejectedError, match="lists no batches") as caught:
-        asyncio.run(api_of(server).find("x", time.time()))
+        asyncio.run(api_of(server).find_batch("x", time.time()))
     assert caught.value.kind == "no_list"
 
 
@@ -186,15 +187,15 @@ def test_parameters_that_a_model_does_not_take() -> None:
     """Told before anything is sent, as of a live call."""
     api = BatchAPI(LLM(model="openai/o3-mini", params={"temperature": 0.3}))
     with pytest.raises(TerminalError, match="temperature"):
-        api.line(NAMES[0], ASK)
+        api.request_line(NAMES[0], ASK)
 
 
 @pytest.mark.parametrize(
     "call",
     [
         pytest.param(methodcaller("upload", [b"{}"]), id="upload"),
-        pytest.param(methodcaller("look", "batch_1"), id="look"),
-        pytest.param(methodcaller("find", "x", 0.0), id="find"),
+        pytest.param(methodcaller("get_batch", "batch_1"), id="look"),
+        pytest.param(methodcaller("find_batch", "x", 0.0), id="find"),
     ],
 )
 def test_a_provider_that_is_not_there(call: Callable[[BatchAPI], Awaitable[Any]]) -> None:
@@ -222,8 +223,8 @@ def test_the_price_of_a_batch(
 ) -> None:
     """What litellm knows of it, else half of the price of a call."""
     llm = LLM(model=model, usd_per_million=stated, fallbacks=("mistral/x",), mode="batch")
-    assert llm.in_batch.usd_per_million == (price and pytest.approx(price))
-    assert (llm.in_batch.fallbacks, llm.in_batch.mode) == ((), "live")
+    assert llm.batch_variant.usd_per_million == (price and pytest.approx(price))
+    assert (llm.batch_variant.fallbacks, llm.batch_variant.mode) == ((), "live")
 
 
 def test_the_model_of_an_answer_in_a_batch() -> None:

@@ -18,7 +18,7 @@ import pytest
 from pydantic import BaseModel, Field, model_validator
 
 from prefect_dispatch import Ask, Brief, Item, Limits, PythonCallable, Reply, Usage
-from prefect_dispatch.asking import attempt
+from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import (
     BusyError,
     ExecutorError,
@@ -27,10 +27,9 @@ from prefect_dispatch.errors import (
     TerminalError,
     TransientError,
 )
-from prefect_dispatch.executors.base import Deaf, Demanding, Executor, Placed
-from prefect_dispatch.executors.fitting import require_fit
-from prefect_dispatch.fingerprint import Situated, fingerprint
-from prefect_dispatch.flows.job import read_job
+from prefect_dispatch.executors.base import Executor
+from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.flows.job_file import read_job
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -46,7 +45,7 @@ ITEM = Item(key="a.txt", value="some words")
 def called(function: object, item: Item = ITEM, brief: Brief = BRIEF, **limits: Any) -> JsonValue:  # noqa: ANN401 -- of any kind
     """Return what a function answers, by the way that every ask goes."""
     executor = PythonCallable(function, version="1")
-    return asyncio.run(attempt(executor, brief, item, limits=Limits(**limits))).value
+    return asyncio.run(run_attempt(executor, brief, item, limits=Limits(**limits))).value
 
 
 def asked(output: Any) -> Brief:  # noqa: ANN401 -- any form
@@ -366,8 +365,7 @@ def test_what_is_asked_again_is_told_what_was_wrong() -> None:
     assert "Your answer was:\n<item-" in prompts[1]
     for function, deaf in ((learns, False), (reads, False), (takes_item, True), (takes_value, True)):
         executor = PythonCallable(function, version="1")
-        assert isinstance(executor, Deaf)
-        assert executor.deaf is deaf
+        assert executor.ignores_feedback is deaf
 
 
 def test_a_coroutine_is_cancelled_at_the_time_limit() -> None:
@@ -401,7 +399,7 @@ def test_a_function_in_its_thread_is_left_behind_at_the_time_limit() -> None:
 
     async def main() -> None:
         with pytest.raises(TransientError, match=r"No answer within 0\.05 s\."):
-            await attempt(PythonCallable(stays, version="1"), BRIEF, ITEM, limits=Limits(timeout_s=0.05))
+            await run_attempt(PythonCallable(stays, version="1"), BRIEF, ITEM, limits=Limits(timeout_s=0.05))
         go.set()
         await asyncio.to_thread(threads[0].join)
         await asyncio.sleep(0)
@@ -467,7 +465,7 @@ def test_a_busy_provider_is_waited_for() -> None:
             raise BusyError("Later.", retry_after_s=0.05)
         return text
 
-    answer = asyncio.run(attempt(PythonCallable(busy, version="1"), BRIEF, ITEM, limits=Limits()))
+    answer = asyncio.run(run_attempt(PythonCallable(busy, version="1"), BRIEF, ITEM, limits=Limits()))
     assert answer.attempts[0].waits == 1
 
 
@@ -475,9 +473,7 @@ def test_an_executor_like_any_other() -> None:
     """It keeps the protocols that flows ask for; how it is called stands with the answer."""
     executor = PythonCallable(takes_value)
     assert isinstance(executor, Executor)
-    assert isinstance(executor, Placed)
-    assert isinstance(executor, Demanding)
-    assert isinstance(executor, Situated)
+    assert executor.has_external_inputs
     reply = asyncio.run(executor.answer(Ask(brief=BRIEF, item=ITEM)))
     assert (reply.model, reply.usage) == ("takes_value", Usage(requests=1, cost_usd=None))
 
@@ -494,15 +490,15 @@ def test_a_brief_that_it_cannot_answer_is_refused(more: dict[str, Any], told: st
     """Before anything is asked."""
     brief = Brief.model_validate({"name": "a", "instructions": "b", **more})
     with pytest.raises(JobError, match=told):
-        require_fit([brief], PythonCallable(takes_value))
-    require_fit([BRIEF], PythonCallable(takes_value))
+        PythonCallable(takes_value).require_supported([brief])
+    PythonCallable(takes_value).require_supported([BRIEF])
 
 
 def test_a_name_is_looked_up_in_the_jobs_folder(tmp_path: Path) -> None:
     """And nowhere else; as data it is its name again."""
     (tmp_path / "placed_worker.py").write_text("def double(n):\n    return 2 * n\nTWO = 2\n")
     executor = PythonCallable.model_validate({"function": "placed_worker:double"})
-    placed = executor.placed(tmp_path)
+    placed = executor.resolve_paths(tmp_path)
     assert asyncio.run(placed.answer(Ask(brief=BRIEF, item=Item(key="a", value=4)))).value == 8
     assert placed.model_dump(mode="json") == executor.model_dump(mode="json")
     assert PythonCallable(function=placed.function).fingerprint == placed.fingerprint
@@ -513,7 +509,7 @@ def test_a_name_is_looked_up_in_the_jobs_folder(tmp_path: Path) -> None:
         ("placed_worker:TWO", "executor.function: 'placed_worker:TWO' must be a function or an agent, not int."),
     ):
         with pytest.raises(JobError, match=told):
-            PythonCallable(name).placed(tmp_path)
+            PythonCallable(name).resolve_paths(tmp_path)
 
 
 def test_a_name_that_nobody_has_placed_is_looked_up_in_the_working_folder(
@@ -524,14 +520,14 @@ def test_a_name_that_nobody_has_placed_is_looked_up_in_the_working_folder(
     monkeypatch.chdir(tmp_path)
     executor = PythonCallable("unplaced_worker:double")
     assert asyncio.run(executor.answer(Ask(brief=BRIEF, item=Item(key="a", value=4)))).value == 8
-    assert executor.fingerprint == executor.placed(tmp_path).fingerprint
-    assert executor.situation(BRIEF, ITEM) == executor.placed(tmp_path).situation(BRIEF, ITEM)
+    assert executor.fingerprint == executor.resolve_paths(tmp_path).fingerprint
+    assert executor.external_inputs(BRIEF, ITEM) == executor.resolve_paths(tmp_path).external_inputs(BRIEF, ITEM)
 
 
 def identity(function: Callable[..., Any], brief: Brief = BRIEF, item: Item = ITEM, folder: Path | None = None) -> str:
     """Return the identity of a piece of work."""
     executor = PythonCallable(function)
-    return fingerprint(brief, item, executor.placed(folder) if folder else executor)
+    return fingerprint(brief, item, executor.resolve_paths(folder) if folder else executor)
 
 
 def test_equal_values_are_one_work_for_whoever_sees_no_key(tmp_path: Path) -> None:
@@ -551,11 +547,11 @@ def test_the_content_of_files_that_a_brief_reads_counts(tmp_path: Path) -> None:
     brief = BRIEF.model_copy(update={"reads": ("rules.txt",)})
     file = tmp_path / "rules.txt"
     file.write_text("one")
-    executor = PythonCallable(takes_value).placed(tmp_path)
+    executor = PythonCallable(takes_value).resolve_paths(tmp_path)
     before = fingerprint(brief, ITEM, executor)
     file.write_text("two")
     assert fingerprint(brief, ITEM, executor) == before
-    assert fingerprint(brief, ITEM, executor.placed(tmp_path)) != before
+    assert fingerprint(brief, ITEM, executor.resolve_paths(tmp_path)) != before
 
 
 def test_a_model_named_on_the_way_would_not_be_asked(tmp_path: Path) -> None:

@@ -6,32 +6,32 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.command import Command
 from prefect_dispatch.errors import RejectedError, TransientError
-from prefect_dispatch.executors import command_reply
-from prefect_dispatch.executors.command_reply import reported, require_success, seen
-from prefect_dispatch.processes.program import Kept, Ran
+from prefect_dispatch.executors import shell
+from prefect_dispatch.executors.shell import read_test_run, require_success, stamp_files
+from prefect_dispatch.models.brief import Command
+from prefect_dispatch.processes.runner import CapturedOutput, CompletedProgram
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prefect_dispatch.test_run import TestRun
+    from prefect_dispatch.models.test_run import TestRun
 
 GREEN = "<testsuite name='s'><testcase name='a'/></testsuite>"
 COMMAND = Command(run="true", report=("**/junit*.xml",))
 
 
-def run_of(folder: Path, before: command_reply.Seen | None = None) -> TestRun:
+def run_of(folder: Path, before: shell.FileStamps | None = None) -> TestRun:
     """Return what the reports in a folder say of a command that ended well."""
-    nothing = Kept(head=b"", tail=b"", size=0)
-    ran = Ran(exit=0, signal=None, stopped="", seconds=1.0, stdout=nothing, stderr=nothing)
-    return reported(ran, COMMAND, {folder: before or {}}, str(folder), folder / "log")
+    nothing = CapturedOutput(head=b"", tail=b"", size=0)
+    ran = CompletedProgram(exit=0, signal=None, stopped="", seconds=1.0, stdout=nothing, stderr=nothing)
+    return read_test_run(ran, COMMAND, {folder: before or {}}, str(folder), folder / "log")
 
 
 def test_an_exit_code_that_nobody_has(tmp_path: Path) -> None:
     """Something else in this process waited for the command: whether it passed is not known, and tried again."""
-    nothing = Kept(head=b"", tail=b"", size=0)
-    ran = Ran(exit=None, signal=None, stopped="", seconds=1.0, stdout=nothing, stderr=nothing)
+    nothing = CapturedOutput(head=b"", tail=b"", size=0)
+    ran = CompletedProgram(exit=None, signal=None, stopped="", seconds=1.0, stdout=nothing, stderr=nothing)
     with pytest.raises(TransientError, match="something else in this process took its exit code") as caught:
         require_success(ran, COMMAND, tmp_path / "log")
     assert caught.value.kind == "lost"
@@ -41,7 +41,7 @@ def test_a_report_of_before(tmp_path: Path) -> None:
     """A report that was there before, and that nobody has written since, is none; touched or rewritten it is."""
     old = tmp_path / "junit.xml"
     old.write_text(GREEN, encoding="utf-8")
-    before = seen(COMMAND.report, tmp_path)
+    before = stamp_files(COMMAND.report, tmp_path)
     assert run_of(tmp_path, before).problems == ("There is no report.",)
     old.unlink()
     old.write_text(GREEN.replace("'a'", "'b'"), encoding="utf-8")
@@ -61,7 +61,7 @@ def test_links_are_no_reports(tmp_path: Path) -> None:
     with pytest.raises(RejectedError, match=r"The report 'junit-red\.xml' is no plain file") as caught:
         run_of(room)
     assert caught.value.kind == "report"
-    assert run_of(room, seen(COMMAND.report, room)).problems == ("There is no report.",)
+    assert run_of(room, stamp_files(COMMAND.report, room)).problems == ("There is no report.",)
 
 
 def test_several_reports(tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_several_reports(tmp_path: Path) -> None:
 
 def test_reports_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file is passed over for its size, as what is in it could be red: then there is no result."""
-    monkeypatch.setattr(command_reply, "MOST_REPORTED", len(GREEN) + 10)
+    monkeypatch.setattr(shell, "MOST_REPORTED", len(GREEN) + 10)
     (tmp_path / "junit.xml").write_text(GREEN, encoding="utf-8")
     assert run_of(tmp_path).verdict == "passed"
     (tmp_path / "junit-red.xml").write_text(GREEN.replace("/>", "><failure/></testcase>"), encoding="utf-8")

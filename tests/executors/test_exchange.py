@@ -16,12 +16,19 @@ from aiohttp import web
 
 from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Reply
-from prefect_dispatch.executors.exchange import ERROR_BYTES, MOST_REDIRECTS, Exchange, MalformedResponseError
-from prefect_dispatch.executors.litellm_http import install
-from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.executors.provider import provider
-from prefect_dispatch.executors.response_body import read_body
-from prefect_dispatch.models import Brief, Item, Usage
+from prefect_dispatch.executors.llm.http_exchange import (
+    ERROR_BYTES,
+    MOST_REDIRECTS,
+    Exchange,
+    MalformedResponseError,
+    inspect_body,
+    install,
+)
+from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.outcome import Usage
 from tests.openai_server import openai_server
 from tests.openai_wire import completion
 
@@ -342,7 +349,7 @@ def test_odd_redirects(name: str, location: str, ask: Callable[..., Reply]) -> N
 
 def test_requests_that_are_not_ours_are_left_alone() -> None:
     """A call of the user's own through litellm has neither limit nor rule."""
-    litellm = provider()
+    litellm = load_litellm()
     body = json.dumps({**json.loads(GOOD), "padding": "x" * 2 * LIMIT}).encode()
     with openai_server(routes=serving(sending(lambda: iter([body])))) as server:
         call = litellm.acompletion(
@@ -363,7 +370,7 @@ def test_an_error_in_the_body_of_a_success_is_one() -> None:
 
 def test_a_client_of_the_user_has_the_limits_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also one that litellm was given; what is no client is left alone."""
-    litellm = provider()
+    litellm = load_litellm()
     create = litellm.llms.openai.common_utils.BaseOpenAILLM._get_async_http_client  # noqa: SLF001 -- what is wrapped
     client = httpx.AsyncClient()
     monkeypatch.setattr(litellm, "aclient_session", client)
@@ -376,7 +383,7 @@ def test_a_client_of_the_user_has_the_limits_once(monkeypatch: pytest.MonkeyPatc
 
 def test_the_limits_are_installed_once() -> None:
     """This version of litellm makes its clients where they are wrapped."""
-    litellm = provider()
+    litellm = load_litellm()
     handler: Any = litellm.llms.custom_httpx.http_handler.AsyncHTTPHandler
     wrapped = handler.create_client
     assert wrapped.has_limits
@@ -468,7 +475,7 @@ def test_a_line_of_a_stream_that_is_no_json_goes_on_as_it_is() -> None:
         async def pieces() -> AsyncIterator[bytes]:
             yield b'data: {"usage": {"prompt_tokens": -1}\n'
 
-        return b"".join([line async for line in Exchange("openai/m").inspected_events(pieces())])
+        return b"".join([line async for line in Exchange("openai/m").iter_inspected_events(pieces())])
 
     assert asyncio.run(lines()) == b'data: {"usage": {"prompt_tokens": -1}\n'
 
@@ -478,4 +485,4 @@ def test_counts_may_stand_in_lists() -> None:
     details: Any = [{"modality": "TEXT", "tokenCount": 3}, "text"]
     for count, changed in ((3, False), (-3, True)):
         details[0]["tokenCount"] = count
-        assert read_body({"usage": {"details": details}}, "openai/lists")[1] is changed
+        assert inspect_body({"usage": {"details": details}}, "openai/lists")[1] is changed

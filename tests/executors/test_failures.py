@@ -10,9 +10,11 @@ import pytest
 
 from prefect_dispatch.errors import BusyError, ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Reply
-from prefect_dispatch.executors.failures import failure_of
-from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.models import Brief, Item, Usage
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.executors.llm.provider_errors import classify_error
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.outcome import Usage
 from tests.openai_server import (
     CUT,
     DRIP,
@@ -259,7 +261,7 @@ def test_a_refused_connection_is_transient() -> None:
 def test_a_providers_json_is_read_for_its_message() -> None:
     """The provider's own sentence is kept, whatever stands around it."""
     raised = RuntimeError('litellm.BadRequestError: XException - {\n "error": {"message": "Say \'a\'.", "x": 1}}')
-    assert str(failure_of(raised, "m")) == "'m' failed: Say 'a'."
+    assert str(classify_error(raised, "m")) == "'m' failed: Say 'a'."
 
 
 @pytest.mark.parametrize(
@@ -271,5 +273,5 @@ def test_a_providers_json_is_read_for_its_message() -> None:
 )
 def test_errors_that_are_not_the_providers(raised: Exception, error: type[ExecutorError], kind: str) -> None:
     """A missing package stops the run; what nobody foresaw fails the item."""
-    found = failure_of(raised, "m")
+    found = classify_error(raised, "m")
     assert (type(found), found.kind) == (error, kind)

@@ -11,14 +11,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from prefect_dispatch.asking import attempt
+from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
-from prefect_dispatch.executors.base import Ask, Executor, Metered, Reply, Tiered
-from prefect_dispatch.executors.kinds import default_executor
-from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.executors.provider import MOST_UNLISTED, reply_of
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief, Item, Rejection, Usage
+from prefect_dispatch.executors.base import Ask, Executor, Reply
+from prefect_dispatch.executors.llm.litellm_adapter import MAX_UNLISTED, parse_response
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.executors.registry import default_executor
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.outcome import Rejection, Usage
 from tests.openai_server import HANG, Behaviour, failure, openai_server
 
 KEY = "sk-test-0123456789"
@@ -41,13 +43,12 @@ def test_it_is_an_executor() -> None:
     """The protocols hold without a call."""
     executor = LLM(model="openai/x")
     assert isinstance(executor, Executor)
-    assert isinstance(executor, Metered)
-    assert isinstance(executor, Tiered)
+    assert executor.fallback_chain == (executor,)
 
 
 def test_importing_it_does_not_import_litellm() -> None:
     """The import takes milliseconds; litellm's takes seconds and waits for the first call."""
-    code = "import sys, prefect_dispatch.executors.llm; sys.exit('litellm' in sys.modules)"
+    code = "import sys, prefect_dispatch.executors.llm.llm; sys.exit('litellm' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)  # noqa: S603 -- this interpreter, a fixed text
 
 
@@ -106,7 +107,7 @@ def test_hanging_up_ends_the_request() -> None:
     """A time-out closes the connection."""
     with openai_server(HANG) as server, pytest.raises(TransientError) as caught:
         asyncio.run(
-            attempt(LLM(model="openai/x", api_base=server.url), BRIEF, ITEM, limits=Limits(reasks=0, timeout_s=0.3))
+            run_attempt(LLM(model="openai/x", api_base=server.url), BRIEF, ITEM, limits=Limits(reasks=0, timeout_s=0.3))
         )
     assert caught.value.kind == "timeout"
     assert server.hung_up == server.count
@@ -120,7 +121,7 @@ def test_the_fallback_answers_and_both_are_counted() -> None:
 
     with openai_server(behave) as server:
         executor = LLM(model="openai/gpt-4o", fallbacks=("openai/gpt-4o-mini",), api_base=server.url)
-        answer = asyncio.run(attempt(executor, BRIEF, ITEM, limits=Limits()))
+        answer = asyncio.run(run_attempt(executor, BRIEF, ITEM, limits=Limits()))
     assert (answer.value, answer.model) == ("second", "openai/gpt-4o-mini")
     [done] = answer.attempts
     assert done.usage.requests == server.count == 2
@@ -140,7 +141,7 @@ def test_when_all_fail_the_most_hopeful_failure_counts(first: int, second: int, 
     with openai_server(lambda request, _: failure(first if request["model"] == "x" else second)) as server:
         executor = LLM(model="openai/x", fallbacks=("openai/y",), api_base=server.url)
         with pytest.raises(error) as caught:
-            asyncio.run(attempt(executor, BRIEF, ITEM, limits=Limits()))
+            asyncio.run(run_attempt(executor, BRIEF, ITEM, limits=Limits()))
     assert type(caught.value) is error
     assert caught.value.attempts[0].usage == Usage(requests=2)
 
@@ -158,14 +159,14 @@ def test_what_a_fallback_takes_along() -> None:
     executor = LLM(
         model="openai/a", api_base="http://x/v1", fallbacks=("openai/b", "mistral/c", "local/d.gguf"), **fields
     )
-    assert executor.tiers == (
+    assert executor.fallback_chain == (
         LLM(model="openai/a", api_base="http://x/v1", **fields),
         LLM(model="openai/b", api_base="http://x/v1", **fields),
         LLM(model="mistral/c", **fields),
         LLM(model="local/d.gguf", **fields),
     )
-    assert [tier.tiers for tier in executor.tiers] == [(tier,) for tier in executor.tiers]
-    assert [tier.name for tier in executor.tiers] == [
+    assert [tier.fallback_chain for tier in executor.fallback_chain] == [(tier,) for tier in executor.fallback_chain]
+    assert [tier.name for tier in executor.fallback_chain] == [
         "openai/a at http://x/v1",
         "openai/b at http://x/v1",
         "mistral/c",
@@ -288,7 +289,7 @@ def _long(text: str, times: int) -> Ask:
 )
 def test_the_longest_answer(fields: dict[str, Any], longest: int | None) -> None:
     """By the cap in the parameters, else by the table."""
-    assert LLM(**fields).ceiling(SHORT).completion_tokens == longest
+    assert LLM(**fields).cost_bound(SHORT).completion_tokens == longest
 
 
 @pytest.mark.parametrize(
@@ -310,14 +311,14 @@ def test_the_longest_answer(fields: dict[str, Any], longest: int | None) -> None
 )
 def test_what_a_call_costs_at_most(fields: dict[str, Any], cost: tuple[float, float, int] | None) -> None:
     """The prompt as counted and the longest answer, at the dearest price; nothing is promised where one is unknown."""
-    ceiling = LLM(**fields).ceiling(SHORT)
+    ceiling = LLM(**fields).cost_bound(SHORT)
     assert ceiling.cost_usd == (cost and pytest.approx(ceiling.prompt_tokens * cost[0] + cost[1] * cost[2]))
 
 
 def test_long_prompts_may_cost_more_per_token() -> None:
     """Where a model's price depends on the length of the prompt, the dearer one counts."""
     executor = LLM(model="gemini/gemini-2.5-pro", params={"max_tokens": 1})
-    short, long = executor.ceiling(SHORT), executor.ceiling(_long("word ", 200_000))
+    short, long = executor.cost_bound(SHORT), executor.cost_bound(_long("word ", 200_000))
     assert short.cost_usd == pytest.approx(short.prompt_tokens * 1.25e-6 + 1e-5)
     assert long.cost_usd == pytest.approx(long.prompt_tokens * 2.5e-6 + 1.5e-5)
 
@@ -330,40 +331,40 @@ def test_more_tokens_than_the_plan_says_and_fewer_than_bytes(text: str) -> None:
     executor = LLM(model="openai/x")
     for times in (1, 100, 10_000):
         asked = _long(text, times)
-        counted, most = executor.count_tokens(BRIEF, asked.item), executor.ceiling(asked).prompt_tokens
+        counted, most = executor.count_tokens(BRIEF, asked.item), executor.cost_bound(asked).prompt_tokens
         assert counted < most
         assert most <= max(1.25 * counted + 21, len(text.encode()) * times + 2000)
     huge = _long(text, 1 + (1 << 20) // len(text.encode()))
-    assert executor.ceiling(huge).prompt_tokens > 1 << 20
+    assert executor.cost_bound(huge).prompt_tokens > 1 << 20
 
 
 def test_re_asks_are_counted() -> None:
     """What was sent back is sent again."""
     executor = LLM(model="openai/x")
     again = SHORT.model_copy(update={"rejections": (Rejection(text="word " * 100, problems=("Too long.",)),)})
-    assert executor.ceiling(again).prompt_tokens > executor.ceiling(SHORT).prompt_tokens + 100
+    assert executor.cost_bound(again).prompt_tokens > executor.cost_bound(SHORT).prompt_tokens + 100
 
 
 @pytest.mark.parametrize("model", ["openai/gpt-4o", "openai/mine"])
 def test_a_schema_counts_wherever_it_goes(model: str) -> None:
     """Providers count it as prompt, in the messages or beside them."""
     executor = LLM(model=model)
-    plain = executor.ceiling(SHORT).prompt_tokens
-    assert executor.ceiling(Ask(brief=RECORD, item=ITEM)).prompt_tokens > plain
+    plain = executor.cost_bound(SHORT).prompt_tokens
+    assert executor.cost_bound(Ask(brief=RECORD, item=ITEM)).prompt_tokens > plain
 
 
 def test_a_response_without_anything_is_an_empty_answer() -> None:
     """What it spent is unknown."""
     hollow: Any = type("Hollow", (), {"choices": []})
-    assert reply_of(hollow, "m", (1, 1)) == Reply(value="", model="m", usage=Usage(requests=1, unsettled=1))
+    assert parse_response(hollow, "m", (1, 1)) == Reply(value="", model="m", usage=Usage(requests=1, unsettled=1))
 
 
 def test_a_server_whose_model_has_another_name_each_time() -> None:
     """What such names cost is looked up, and stays unknown; no more of them are remembered than a few."""
     said: Any = {"choices": [], "usage": SimpleNamespace(prompt_tokens=10, completion_tokens=5)}
-    for n in range(MOST_UNLISTED + 2):
+    for n in range(MAX_UNLISTED + 2):
         response: Any = SimpleNamespace(**said, model=f"tomorrow-{n}")
-        assert reply_of(response, "openai/mine", None).usage.cost_usd is None
+        assert parse_response(response, "openai/mine", None).usage.cost_usd is None
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch.asking import attempt
+from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Ask
-from prefect_dispatch.executors.kinds import default_executor
-from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.executors.local import SMOLLM2, has_smollm2, model_digest, model_file, serve
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief, Item
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.executors.llm.local_model import SMOLLM2, has_smollm2, model_digest, model_file, serve
+from prefect_dispatch.executors.registry import default_executor
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.limits import Limits
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -105,7 +106,7 @@ def test_answers_keep_to_the_schema() -> None:
     async def ask_all() -> list[Any]:
         items = [Item(key=str(n), value=f"You may {verb} it.") for n, verb in enumerate(("use", "sell", "copy"))]
         return await asyncio.gather(
-            *(attempt(executor, BRIEF, item, limits=Limits(reasks=1, timeout_s=100)) for item in items)
+            *(run_attempt(executor, BRIEF, item, limits=Limits(reasks=1, timeout_s=100)) for item in items)
         )
 
     for answer in asyncio.run(ask_all()):
@@ -132,7 +133,7 @@ def test_the_process_ends_cleanly() -> None:
     """A server that is up neither hangs nor crashes the process at its end, and writes nothing."""
     code = (
         "import json, urllib.request, urllib.error\n"
-        "from prefect_dispatch.executors.local import serve\n"
+        "from prefect_dispatch.executors.llm.local_model import serve\n"
         "served = serve('local/smollm2')\n"
         "try: urllib.request.urlopen(served.api_base + '/models')\n"
         "except urllib.error.HTTPError as error: open_to_all = error.code\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prefect_dispatch.executors.model_names import is_expected_model
+from prefect_dispatch.executors.llm.messages import is_expected_model
 
 SAME = [
     ("openai/gpt-5-mini", "gpt-5-mini-2025-08-07"),

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from prefect_dispatch.executors.base import Ask
-from prefect_dispatch.executors.coding.prompt import prompt
-from prefect_dispatch.executors.prompt import messages, response_format
-from prefect_dispatch.formats import PARTIAL_DATE
-from prefect_dispatch.models import Brief, Item, Rejection
+from prefect_dispatch.executors.coding.prompt import build_prompt
+from prefect_dispatch.executors.llm.messages import build_messages, response_format
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.outcome import Rejection
+from prefect_dispatch.models.output_schema import PARTIAL_DATE
 
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"family": {"type": "string"}}, "required": ["family"]}
 BRIEF = Brief(
@@ -35,7 +37,7 @@ class Strictable(BaseModel):
 def chat(value: JsonValue, key: str = "a", brief: Brief = BRIEF, *, schema_in_prompt: bool = True) -> list[str]:
     """Return the contents of the messages for one item."""
     ask = Ask(brief=brief, item=Item(key=key, value=value))
-    return [message["content"] for message in messages(ask, schema_in_prompt=schema_in_prompt)]
+    return [message["content"] for message in build_messages(ask, schema_in_prompt=schema_in_prompt)]
 
 
 @given(one=st.text(), other=st.text())
@@ -103,8 +105,8 @@ def test_a_reask_shows_the_answer_and_each_problem() -> None:
         Rejection(text="", problems=("empty",)),
     )
     ask = Ask(brief=BRIEF, item=Item(key="a", value="MIT"), rejections=rejections)
-    roles = [message["role"] for message in messages(ask, schema_in_prompt=True)]
-    told = [message["content"] for message in messages(ask, schema_in_prompt=True)]
+    roles = [message["role"] for message in build_messages(ask, schema_in_prompt=True)]
+    told = [message["content"] for message in build_messages(ask, schema_in_prompt=True)]
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
     assert told[2] == "{}"
     assert "- $: no family\n- $: too short" in told[3]
@@ -152,6 +154,6 @@ def test_a_format_of_our_own_is_sent_as_a_pattern() -> None:
 def test_a_coding_agent_is_told_what_it_may_read_and_change() -> None:
     """What is declared, and no more."""
     reader = Brief(name="a", instructions="Look.", reads=("src/*.py", "README.md"))
-    told = prompt(Ask(brief=reader, item=Item(key="a", value="A")))
+    told = build_prompt(Ask(brief=reader, item=Item(key="a", value="A")))
     assert "Read what matches `src/*.py`, `README.md`." in told
     assert "Change no file." in told

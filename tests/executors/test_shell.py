@@ -15,13 +15,11 @@ from hypothesis import strategies as st
 from prefect_dispatch import Brief, Command, Item, Shell
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Executor
-from prefect_dispatch.executors.command_reply import KEEP
-from prefect_dispatch.executors.fitting import require_fit
-from prefect_dispatch.executors.item_mentions import require_seen
-from prefect_dispatch.executors.item_variables import MOST
-from prefect_dispatch.fingerprint import fingerprint
+from prefect_dispatch.executors.command_checks import MAX_VARIABLE_BYTES, require_item_variables
+from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.executors.shell import KEEP
 from prefect_dispatch.processes.leases import state_folder
-from prefect_dispatch.processes.log_file import MOST as MOST_LOGGED
+from prefect_dispatch.processes.runner import MAX_LOG_BYTES as MOST_LOGGED
 from tests.processes.programs import Crowd
 
 if TYPE_CHECKING:
@@ -57,7 +55,7 @@ def answer(what: Brief, item: Item = ITEM, shell: Shell | None = None, folder: P
     """Return what a shell answers."""
     shell = shell or Shell()
     if folder is not None:
-        shell = shell.placed(folder)
+        shell = shell.resolve_paths(folder)
     return asyncio.run(shell.answer(Ask(brief=what, item=item))).value
 
 
@@ -70,7 +68,7 @@ def failure(what: Brief, item: Item = ITEM, shell: Shell | None = None, folder: 
 
 def fitted(what: Brief, folder: Path, shell: Shell | None = None) -> None:
     """Look whether a shell can answer a brief."""
-    require_fit([what], (shell or Shell()).placed(folder))
+    (shell or Shell()).resolve_paths(folder).require_supported([what])
 
 
 SHOW = "import os, sys; sys.stdout.write(os.environ['ITEM_VALUE'])"
@@ -136,7 +134,9 @@ def test_keys_and_fields_have_variables() -> None:
     [
         pytest.param("a\0b", "nul", "NUL", id="nul"),
         pytest.param({"a": "x\0"}, "nul", "ITEM_A can't hold a NUL", id="nul-in-a-field"),
-        pytest.param("x" * (MOST + 1), "too_large", f"would take {MOST + 1:,} bytes", id="too-long"),
+        pytest.param(
+            "x" * (MAX_VARIABLE_BYTES + 1), "too_large", f"would take {MAX_VARIABLE_BYTES + 1:,} bytes", id="too-long"
+        ),
         pytest.param({"a-b": 1, "a_b": 2}, "fields", "ITEM_A_B would be the field 'a-b' and the field 'a_b'", id="two"),
         pytest.param({"key": 1}, "fields", "ITEM_KEY would be the key and the field 'key'", id="a-field-key"),
     ],
@@ -293,7 +293,7 @@ def test_a_command_with_a_place_for_an_item_is_refused(run: str | list[str], tol
     """What would be run as it stands, or with nothing in its place, is told with what to write."""
     items = [Item(key="a", value={"path": "a.txt"}), Item(key="b", value="b.txt")]
     with pytest.raises(JobError) as caught:
-        require_seen([brief("true"), brief(run)], items)
+        require_item_variables([brief("true"), brief(run)], items)
     assert told in str(caught.value)
 
 
@@ -311,36 +311,36 @@ def test_a_command_with_a_place_for_an_item_is_refused(run: str | list[str], tol
 )
 def test_what_a_shell_means_by_braces_is_left_alone(run: str) -> None:
     """A shell's own variables, and the braces of other programs, are nobody's placeholders."""
-    require_seen([brief(run, env={"ITEM_MINE": "1"})], [Item(key="a", value={"path": "a.txt"})])
-    require_seen([Brief(name="x", instructions="{{ item }}")], [ITEM])
+    require_item_variables([brief(run, env={"ITEM_MINE": "1"})], [Item(key="a", value={"path": "a.txt"})])
+    require_item_variables([Brief(name="x", instructions="{{ item }}")], [ITEM])
 
 
 def test_on_standard_input_there_is_no_variable_for_the_value() -> None:
     """Who reads it there and names the variable gets told."""
     with pytest.raises(JobError, match="an item gives ITEM_KEY; with stdin: true its value is on standard input only"):
-        require_seen([brief('wc "$ITEM_VALUE"', stdin=True)], [ITEM])
+        require_item_variables([brief('wc "$ITEM_VALUE"', stdin=True)], [ITEM])
     with pytest.raises(JobError, match="a part of a command: read it from standard input"):
-        require_seen([brief("wc {{ item }}", stdin=True)], [ITEM])
+        require_item_variables([brief("wc {{ item }}", stdin=True)], [ITEM])
     with pytest.raises(JobError, match='a part of a command: write "\\$ITEM_KEY" for it'):
-        require_seen([brief("wc {key}", stdin=True)], [ITEM])
+        require_item_variables([brief("wc {key}", stdin=True)], [ITEM])
 
 
 def test_a_field_without_a_variable_of_its_own_is_refused_beforehand() -> None:
     """Item, variable and both fields are named; on standard input, or where both say the same, nothing is in doubt."""
     clashing = Item(key="it", value={"a-b": 1, "a_b": 2})
     with pytest.raises(JobError, match="Item 'it': ITEM_A_B would be the field 'a-b' and the field 'a_b': call one"):
-        require_seen([brief("true", stdin=True), brief("true")], [ITEM, clashing])
+        require_item_variables([brief("true", stdin=True), brief("true")], [ITEM, clashing])
     with pytest.raises(JobError, match="Item 'it': ITEM_VALUE would be the whole value and the field 'value'"):
-        require_seen([brief("true")], [Item(key="it", value={"value": "x"})])
-    require_seen([brief("true", stdin=True)], [clashing])
-    require_seen([brief("true")], [Item(key="it", value={"a-b": 1, "a_b": 1, "key": "it"})])
+        require_item_variables([brief("true")], [Item(key="it", value={"value": "x"})])
+    require_item_variables([brief("true", stdin=True)], [clashing])
+    require_item_variables([brief("true")], [Item(key="it", value={"a-b": 1, "a_b": 1, "key": "it"})])
 
 
 def test_where_there_is_no_item_nothing_can_be_wrong() -> None:
     """An empty folder is no reason to refuse a job; a field that has no variable of its own is one."""
-    require_seen([brief("wc $ITEM_NAME {name}")], [])
+    require_item_variables([brief("wc $ITEM_NAME {name}")], [])
     with pytest.raises(JobError, match=r"\$ITEM_TAGS is never set"):
-        require_seen([brief("wc $ITEM_TAGS")], [Item(key="a", value={"tags": ["x"], "none": None})])
+        require_item_variables([brief("wc $ITEM_TAGS")], [Item(key="a", value={"tags": ["x"], "none": None})])
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_where_there_is_no_item_nothing_can_be_wrong() -> None:
         (brief(["./run.sh"]), {}, "the program './run.sh' isn't here"),
         (brief(["true"], env={"PATH": "/nowhere"}), {}, "the program 'true' isn't here"),
         (brief("true"), {"pass_env": ["NOT_SET_4711"]}, "'NOT_SET_4711' is not set here"),
-        (brief("true"), {"pass_env": ["HOME"]}, "'HOME' is set for each program anew"),
+        (brief("true"), {"pass_env": ["HOME"]}, "'HOME' is set separately for each program"),
         (brief("true"), {"cwd": "../elsewhere"}, "leads out of the job's folder"),
         (brief("true"), {"cwd": "/etc"}, "leads out of the job's folder"),
         (brief("true"), {"cwd": "gone"}, "there is no folder 'gone'"),
@@ -400,7 +400,7 @@ def test_what_counts_in_a_fingerprint(folder: Path, monkeypatch: pytest.MonkeyPa
     (folder / "data.csv").write_text("1")
 
     def mark(what: Brief | None = None, **shell: Any) -> str:  # noqa: ANN401 -- fields
-        placed = Shell.model_validate(shell).placed(folder)
+        placed = Shell.model_validate(shell).resolve_paths(folder)
         return fingerprint(what or brief("wc", reads=["*.csv"]), ITEM, placed)
 
     first = mark()
@@ -426,11 +426,11 @@ def test_what_counts_in_a_fingerprint(folder: Path, monkeypatch: pytest.MonkeyPa
 def test_what_commands_write_meanwhile_is_not_what_they_read(folder: Path) -> None:
     """A run looks once; the next one looks again."""
     (folder / "log.csv").write_text("1")
-    shell, what = Shell().placed(folder), brief("true", reads=["*.csv"])
+    shell, what = Shell().resolve_paths(folder), brief("true", reads=["*.csv"])
     before = fingerprint(what, ITEM, shell)
     (folder / "log.csv").write_text("2")
     assert fingerprint(what, ITEM, shell) == before
-    assert fingerprint(what, ITEM, Shell().placed(folder)) != before
+    assert fingerprint(what, ITEM, Shell().resolve_paths(folder)) != before
 
 
 def test_a_shell_that_nobody_has_placed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -439,16 +439,16 @@ def test_a_shell_that_nobody_has_placed(folder: Path, monkeypatch: pytest.Monkey
     (folder / "a.csv").write_text("1")
     what = brief("pwd", reads=["*.csv"])
     assert answer(what) == str(folder)
-    assert Shell().fingerprint == Shell().placed(folder).fingerprint
-    assert fingerprint(what, ITEM, Shell()) == fingerprint(what, ITEM, Shell().placed(folder))
+    assert Shell().fingerprint == Shell().resolve_paths(folder).fingerprint
+    assert fingerprint(what, ITEM, Shell()) == fingerprint(what, ITEM, Shell().resolve_paths(folder))
 
 
 def test_an_executor_like_any_other() -> None:
     """It keeps the Protocol, costs nothing that could be counted, and shares one pace."""
     shell = Shell()
     assert isinstance(shell, Executor)
-    shell.require_known()
-    ceiling = shell.ceiling(Ask(brief=brief(), item=ITEM))
+    shell.require_available()
+    ceiling = shell.cost_bound(Ask(brief=brief(), item=ITEM))
     assert (shell.name, shell.price(), shell.count_tokens(brief(), ITEM)) == ("shell", (0.0, 0.0), 0)
     assert (ceiling.prompt_tokens, ceiling.completion_tokens, ceiling.cost_usd) == (0, 0, 0.0)
     assert shell.expected_completion_tokens(brief()) == 0

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from prefect_dispatch import Brief, Command, Item, Limits, Shell
-from prefect_dispatch.asking import attempt
+from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
-from prefect_dispatch.integrators.test_matrix import TestMatrix
-from prefect_dispatch.models import Outcome
-from prefect_dispatch.tasks.stops import failure_of
-from prefect_dispatch.test_run import TestRun
+from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix
+from prefect_dispatch.models.outcome import Outcome
+from prefect_dispatch.models.test_run import TestRun
+from prefect_dispatch.tasks.circuit_breaker import failure_of
 
 pytestmark = pytest.mark.slow
 
@@ -24,10 +24,10 @@ ITEM = Item(key="a", value={"python": "3.10"})
 def answered(run: str | tuple[str, ...], folder: Path, **limits: float) -> TestRun:
     """Return the test run that a command answers, asked as a run asks it."""
     brief = Brief(name="tests", instructions="Run.", output=TestRun, command=Command(run=run, report=("*.xml",)))
-    shell = Shell().placed(folder)
+    shell = Shell().resolve_paths(folder)
     given = Limits.model_validate({"retries": 0, "timeout_s": 60, "retry_timeouts": False, **limits})
     asyncio.run(shell.warm_up())
-    answer = asyncio.run(attempt(shell, brief, ITEM, limits=given))
+    answer = asyncio.run(run_attempt(shell, brief, ITEM, limits=given))
     return TestRun.model_validate(answer.value)
 
 
@@ -69,8 +69,10 @@ def test_a_shell_that_tells_of_a_crash(tmp_path: Path) -> None:
     run = answered("echo test_one ...; sh -c 'echo falling >&2; kill -SEGV $$'; exit $?", tmp_path)
     assert run.problems == ("The exit code is 139 (SIGSEGV), but no test failed.", "There is no report.")
     assert run.output.splitlines()[:2] == ["test_one ...", "falling"]
-    assert run.distrust.startswith("The exit code is 139 (SIGSEGV), but no test failed. There is no report. It printed")
-    assert run.distrust.endswith(f"(all of it: {run.log})")
+    assert run.distrust_reason.startswith(
+        "The exit code is 139 (SIGSEGV), but no test failed. There is no report. It printed"
+    )
+    assert run.distrust_reason.endswith(f"(all of it: {run.log})")
     assert "falling" in Path(run.log).read_text(encoding="utf-8")
     outcome = Outcome(brief="tests", item="a", status="succeeded", value=run.model_dump(mode="json"))
     merge = TestMatrix().merge([], [outcome])
@@ -91,7 +93,7 @@ def test_a_red_run_that_can_be_trusted(tmp_path: Path) -> None:
     """Its log is named, and its report says the rest; of a green run neither is kept."""
     red = '<testsuite><testcase name="a"><failure/></testcase></testsuite>'
     run = answered(f"echo '{red}' > \"$REPORT_DIR/r.xml\"; exit 1", tmp_path)
-    assert (run.output, run.distrust, Path(run.log).exists()) == ("", "", True)
+    assert (run.output, run.distrust_reason, Path(run.log).exists()) == ("", "", True)
     green = '<testsuite><testcase name="a"/></testsuite>'
     assert answered(f"echo '{green}' > \"$REPORT_DIR/r.xml\"", tmp_path).log == ""
 
@@ -115,10 +117,10 @@ def test_the_end_of_a_large_output_without_lines(tmp_path: Path) -> None:
     """Fifty megabytes without a line break: their end is in the message, and the log has its bound."""
     code = "import sys; w = sys.stdout.write\nfor _ in range(50): w('x' * 1_000_000)\nw(' the very end'); sys.exit(3)"
     brief = Brief(name="tests", instructions="Run.", command=Command(run=(sys.executable, "-c", code)))
-    shell = Shell().placed(tmp_path)
+    shell = Shell().resolve_paths(tmp_path)
     asyncio.run(shell.warm_up())
     with pytest.raises(RejectedError, match=r"failed \(exit code 3\): …x+ the very end \(all of it: ") as caught:
-        asyncio.run(attempt(shell, brief, ITEM, limits=Limits(retries=0, timeout_s=300)))
+        asyncio.run(run_attempt(shell, brief, ITEM, limits=Limits(retries=0, timeout_s=300)))
     log = Path(str(caught.value).rpartition("(all of it: ")[2].rstrip(")"))
     assert log.stat().st_size < 21_000_000
     assert log.read_text(encoding="utf-8").rstrip().endswith(" the very end")

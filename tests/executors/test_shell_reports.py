@@ -10,11 +10,11 @@ import pytest
 
 from prefect_dispatch import Brief, Command, Item, Shell
 from prefect_dispatch.errors import JobError, RejectedError
-from prefect_dispatch.executors import command_reply
+from prefect_dispatch.executors import shell
 from prefect_dispatch.executors.base import Ask
-from prefect_dispatch.executors.read_files import digests
-from prefect_dispatch.processes.reaper import reap_now_and_then
-from prefect_dispatch.test_run import TestRun
+from prefect_dispatch.executors.command_checks import file_digests
+from prefect_dispatch.models.test_run import TestRun
+from prefect_dispatch.processes.reaper import reap_periodically
 from prefect_dispatch.workspaces.workspace import Workspace
 from tests.workspaces.repositories import Repository, picture
 
@@ -38,11 +38,11 @@ def repository(tmp_path: Path) -> Repository:
 
 def replied(run: str, folder: Path, *, writes: tuple[str, ...] = (), **more: Any) -> Reply:  # noqa: ANN401 -- fields
     """Return the reply of a shell to a brief with a command."""
-    shell = Shell(workspace=more.pop("workspace", None)).placed(folder)
+    shell = Shell(workspace=more.pop("workspace", None)).resolve_paths(folder)
     output = TestRun if "report" in more else "text"
     command = Command(run=run, **more)
     brief = Brief(name="do", instructions="Do.", output=output, writes=writes, command=command)
-    shell.require_fit([brief])
+    shell.require_supported([brief])
     asyncio.run(shell.warm_up())
     return asyncio.run(shell.answer(Ask(brief=brief, item=ITEM)))
 
@@ -85,7 +85,7 @@ def test_a_report_in_a_workspace(repository: Repository) -> None:
 
 def test_reports_that_are_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run is not read as green by what fits."""
-    monkeypatch.setattr(command_reply, "MOST_REPORTED", 10)
+    monkeypatch.setattr(shell, "MOST_REPORTED", 10)
     with pytest.raises(RejectedError, match="more than 10 bytes together"):
         verdict(f"echo '{GREEN}' > \"$REPORT_DIR/x.xml\"", tmp_path)
 
@@ -107,23 +107,23 @@ def test_what_a_command_changes_is_its_answer(repository: Repository) -> None:
 def test_its_commit_is_what_counts(repository: Repository) -> None:
     """In a workspace the files that a brief reads are those of the commit, which is in the fingerprint already."""
     what = Brief(name="do", instructions="Do.", reads=("src/*",), command=Command(run="no-such-program; true"))
-    shell = Shell(workspace=Workspace()).placed(repository.path)
-    assert shell.situation(what, ITEM) is None
+    shell = Shell(workspace=Workspace()).resolve_paths(repository.path)
+    assert shell.external_inputs(what, ITEM) is None
     repository.put("src/a.txt", "two\n")
     repository.commit("Go on")
-    assert Shell(workspace=Workspace()).placed(repository.path).fingerprint != shell.fingerprint
+    assert Shell(workspace=Workspace()).resolve_paths(repository.path).fingerprint != shell.fingerprint
 
 
 def test_a_program_that_a_set_up_installs(repository: Repository) -> None:
     """It needn't be there beforehand."""
     brief = Brief(name="do", instructions="Do.", command=Command(run=("./tool",)))
-    plain = Shell(workspace=Workspace()).placed(repository.path)
-    plain.require_fit([brief])  # nobody knows what the commit has
+    plain = Shell(workspace=Workspace()).resolve_paths(repository.path)
+    plain.require_supported([brief])  # nobody knows what the commit has
     made = Workspace(setup=Command(run="printf '#!/bin/sh\\necho made\\n' > tool; chmod +x tool"))
-    shell = Shell(workspace=made).placed(repository.path)
-    shell.require_fit([brief.model_copy(update={"command": Command(run=("no-such-program-4711",))})])
+    shell = Shell(workspace=made).resolve_paths(repository.path)
+    shell.require_supported([brief.model_copy(update={"command": Command(run=("no-such-program-4711",))})])
     assert asyncio.run(shell.answer(Ask(brief=brief, item=ITEM))).value == "made"
-    reap_now_and_then()
+    reap_periodically()
 
 
 def test_files_by_their_content(tmp_path: Path) -> None:
@@ -134,13 +134,13 @@ def test_files_by_their_content(tmp_path: Path) -> None:
     (tmp_path / "link.csv").symlink_to("a.csv")
     (tmp_path / "gone.csv").symlink_to("nowhere")
     (tmp_path / "folder.csv").symlink_to("sub")
-    found = digests(("*.csv", "a.csv", "none.csv"), tmp_path)
+    found = file_digests(("*.csv", "a.csv", "none.csv"), tmp_path)
     assert sorted(found) == ["a.csv", "b.csv", "link.csv"]
     assert found["link.csv"] == found["a.csv"] != found["b.csv"]
-    assert sorted(digests(("**/*.csv",), tmp_path)) == ["a.csv", "b.csv", "link.csv", "sub/c.csv"]
-    assert sorted(digests(("sub/",), tmp_path)) == ["sub/c.csv"]
-    assert sorted(digests((f"{tmp_path}/sub/*",), Path("/"))) == [f"{tmp_path}/sub/c.csv"]
-    assert digests(("a.csv/*",), tmp_path) == digests(("a.csv/x",), tmp_path) == {}
+    assert sorted(file_digests(("**/*.csv",), tmp_path)) == ["a.csv", "b.csv", "link.csv", "sub/c.csv"]
+    assert sorted(file_digests(("sub/",), tmp_path)) == ["sub/c.csv"]
+    assert sorted(file_digests((f"{tmp_path}/sub/*",), Path("/"))) == [f"{tmp_path}/sub/c.csv"]
+    assert file_digests(("a.csv/*",), tmp_path) == file_digests(("a.csv/x",), tmp_path) == {}
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="a file that nobody can read, root included: Linux")
@@ -148,4 +148,4 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     """Told with the glob and the file: here memory that isn't there."""
     (tmp_path / "x").symlink_to("/proc/self/mem")
     with pytest.raises(JobError, match=r"reads: 'x' means .*x', which can't be read: Input/output error"):
-        digests(("x",), tmp_path)
+        file_digests(("x",), tmp_path)

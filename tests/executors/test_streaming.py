@@ -11,8 +11,10 @@ from aiohttp import web
 
 from prefect_dispatch.errors import BusyError, ExecutorError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Reply
-from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.models import Brief, Item, Usage
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.outcome import Usage
 from tests.openai_server import (
     CUT,
     DRIP,

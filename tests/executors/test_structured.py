@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch.asking import attempt
+from prefect_dispatch.calls.attempt import run_attempt
+from prefect_dispatch.calls.call_gate import CallGate
 from prefect_dispatch.errors import ExecutorError, FormRefusedError, RejectedError
-from prefect_dispatch.executors import structured
-from prefect_dispatch.executors.batch import BatchAPI
-from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.executors.local import has_smollm2
-from prefect_dispatch.gate import Gate
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Answer, Brief, Item
+from prefect_dispatch.executors.llm import messages
+from prefect_dispatch.executors.llm.batch_api import BatchAPI
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.executors.llm.local_model import has_smollm2
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.limits import Limits
 from tests.openai_server import Behaviour, failure, openai_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from prefect_dispatch.models.outcome import Answer
 
 SCHEMA: dict[str, Any] = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 RECORD = Brief(name="rec", instructions="Give it.", output=SCHEMA)
@@ -32,7 +35,7 @@ ITEM = Item(key="a", value="One document.")
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ports are used again: what one server takes says nothing of the next."""
-    structured.forget_methods()
+    messages.forget_methods()
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
 
 
@@ -77,10 +80,10 @@ def taking(*forms: str, refusal: Callable[[str], Behaviour] | None = None, conte
     return behave
 
 
-def ask(executor: LLM, brief: Brief = RECORD, gate: Gate | None = None) -> Answer:
+def ask(executor: LLM, brief: Brief = RECORD, gate: CallGate | None = None) -> Answer:
     """Ask as a run does."""
     limits = Limits(reasks=0)
-    return asyncio.run(attempt(executor, brief, ITEM, limits=limits, gate=gate or Gate(limits)))
+    return asyncio.run(run_attempt(executor, brief, ITEM, limits=limits, gate=gate or CallGate(limits)))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +185,7 @@ def test_each_try_passes_the_gate() -> None:
     """So a cap of requests holds."""
     limits = Limits(budget_requests=2)
     with openai_server(taking("prompt")) as server, pytest.raises(ExecutorError) as caught:
-        ask(LLM(model="openai/mine", api_base=server.url), gate=Gate(limits))
+        ask(LLM(model="openai/mine", api_base=server.url), gate=CallGate(limits))
     assert caught.value.kind == "budget"
     assert server.count == 2
 
@@ -190,10 +193,10 @@ def test_each_try_passes_the_gate() -> None:
 def test_of_few_models_is_anything_remembered() -> None:
     """What is found out of very many is forgotten."""
     error = RejectedError("no response_format here")
-    for number in range(structured.MOST_REMEMBERED + 2):
+    for number in range(messages.MAX_REMEMBERED + 2):
         with pytest.raises(FormRefusedError):
-            structured.require_not_refused(error, "json_schema", "auto", f"openai/m{number}", "x", is_object=True)
-    assert structured.remembered() == 2
+            messages.raise_if_form_refused(error, "json_schema", "auto", f"openai/m{number}", "x", is_object=True)
+    assert messages.count_remembered() == 2
 
 
 def test_a_late_refusal_of_a_stronger_way_changes_nothing() -> None:
@@ -201,8 +204,8 @@ def test_a_late_refusal_of_a_stronger_way_changes_nothing() -> None:
     error = RejectedError("no response_format here")
     for used in ("json_schema", "json_object", "json_schema"):
         with pytest.raises(FormRefusedError):
-            structured.require_not_refused(error, used, "auto", "openai/m", "x", is_object=True)
-    assert structured.method_for(None, "auto", "openai/m", "x", SCHEMA) == "tools"
+            messages.raise_if_form_refused(error, used, "auto", "openai/m", "x", is_object=True)
+    assert messages.choose_method(None, "auto", "openai/m", "x", SCHEMA) == "tools"
 
 
 def test_a_batch_tries_nothing() -> None:
@@ -214,7 +217,7 @@ def test_a_batch_tries_nothing() -> None:
         ("openai/gpt-4o-mini", "auto", "json_schema"),
     ):
         executor = LLM.model_validate({"model": model, "structured_output": method, "mode": "batch"})
-        line = json.loads(BatchAPI(executor).line("n", _ask()))
+        line = json.loads(BatchAPI(executor).request_line("n", _ask()))
         assert form(line["body"]) == expected
 
 
@@ -234,5 +237,5 @@ def test_the_model_of_this_machine_keeps_to_the_schema(method: Any, output: dict
     """llama.cpp holds it to a grammar: of the schema, or of any object; so small a model needs that."""
     brief = Brief(name="n", instructions='Answer {"a": 1}, exactly so.', output=output)
     executor = LLM(model="local/smollm2", structured_output=method, params={"max_tokens": 60})
-    answer = asyncio.run(attempt(executor, brief, ITEM, limits=Limits(timeout_s=600, reasks=5)))
+    answer = asyncio.run(run_attempt(executor, brief, ITEM, limits=Limits(timeout_s=600, reasks=5)))
     assert isinstance(answer.value, dict)

@@ -9,10 +9,16 @@ import pytest
 
 from prefect_dispatch.errors import BriefError, JobError
 from prefect_dispatch.executors.base import Ask
-from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.executors.variety import executor_for, origin, require_variety, sampled
-from prefect_dispatch.fingerprint import fingerprint
-from prefect_dispatch.models import Brief, Item
+from prefect_dispatch.executors.fingerprint import (
+    executor_for,
+    expand_samples,
+    fingerprint,
+    original_name,
+    require_variety,
+)
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.openai_server import Behaviour, openai_server
 
@@ -27,16 +33,16 @@ def brief(name: str = "label", **more: Any) -> Brief:  # noqa: ANN401 -- fields 
 
 def test_samples_are_briefs_of_their_own() -> None:
     """Each sample has a name and a fingerprint; taken apart once more it is itself."""
-    samples = sampled(brief(samples=3))
+    samples = expand_samples(brief(samples=3))
     assert [each.name for each in samples] == ["label-1", "label-2", "label-3"]
-    assert [origin(each) for each in samples] == ["label"] * 3
+    assert [original_name(each) for each in samples] == ["label"] * 3
     assert len({fingerprint(each, ITEM, WARM) for each in samples}) == 3
-    assert [one for each in samples for one in sampled(each)] == list(samples)
+    assert [one for each in samples for one in expand_samples(each)] == list(samples)
 
 
 def test_more_samples_leave_the_first_as_they_are() -> None:
     """Raising the number asks only for what is new; the first sample is the answer of a brief without samples."""
-    few, more = sampled(brief(samples=2)), sampled(brief(samples=5))
+    few, more = expand_samples(brief(samples=2)), expand_samples(brief(samples=5))
     names = [fingerprint(each, ITEM, WARM) for each in more]
     assert [fingerprint(each, ITEM, WARM) for each in few] == names[:2]
     assert fingerprint(brief(), ITEM, WARM) == names[0]
@@ -44,15 +50,15 @@ def test_more_samples_leave_the_first_as_they_are() -> None:
 
 def test_a_single_one_keeps_its_name() -> None:
     """A brief that asks for one answer is left alone, whatever its name ends with."""
-    assert sampled(brief("label-1")) == (brief("label-1"),)
-    assert origin(brief("label-1")) == "label-1"
+    assert expand_samples(brief("label-1")) == (brief("label-1"),)
+    assert original_name(brief("label-1")) == "label-1"
 
 
 def test_a_name_too_long_for_numbers() -> None:
     """A name without room for the samples' numbers is refused, with the room that there is."""
-    assert len(sampled(brief("x" * 57, samples=10))) == 10
+    assert len(expand_samples(brief("x" * 57, samples=10))) == 10
     with pytest.raises(JobError, match="a name of 57 characters at most"):
-        sampled(brief("x" * 58, samples=10))
+        expand_samples(brief("x" * 58, samples=10))
 
 
 @pytest.mark.parametrize(
@@ -70,7 +76,7 @@ def test_a_name_too_long_for_numbers() -> None:
 )
 def test_samples_that_would_be_one_answer(executor: Any, model: str, refused: bool) -> None:  # noqa: ANN401, FBT001 -- columns
     """Paying several times for one answer is refused before anything is spent."""
-    briefs = sampled(brief(samples=2, model=model))
+    briefs = expand_samples(brief(samples=2, model=model))
     if refused:
         with pytest.raises(JobError, match=r"Brief 'label' asks for 2 samples of one answer.*temperature"):
             require_variety(briefs, executor)
@@ -107,6 +113,6 @@ def test_each_sample_has_a_seed_of_its_own(
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
     with openai_server(Behaviour(content="short")) as server:
         llm = LLM(model="openai/gpt-4o", api_base=server.url, params=params)
-        for each in (brief(), *sampled(brief(samples=3))):
+        for each in (brief(), *expand_samples(brief(samples=3))):
             asyncio.run(llm.answer(Ask(brief=each, item=ITEM)))
     assert [request.body.get("seed") for request in server.requests] == seeds

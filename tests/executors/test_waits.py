@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dispatch.executors.waits import retry_after_s
+from prefect_dispatch.executors.llm.provider_errors import parse_retry_after
 
 NOON = "Sat, 01 Jan 2000 12:00:00 GMT"
 
@@ -48,12 +48,12 @@ NOON = "Sat, 01 Jan 2000 12:00:00 GMT"
 )
 def test_what_the_headers_say(headers: dict[str, str], wait: float | None) -> None:
     """Seconds, fractions, milliseconds, dates and resets; what can't be read is nothing."""
-    assert retry_after_s(headers) == (wait if wait is None else pytest.approx(wait))
+    assert parse_retry_after(headers) == (wait if wait is None else pytest.approx(wait))
 
 
 def test_a_date_without_the_providers_clock() -> None:
     """It is read against ours."""
-    wait = retry_after_s({"retry-after": formatdate(time() + 3600, usegmt=True)})
+    wait = parse_retry_after({"retry-after": formatdate(time() + 3600, usegmt=True)})
     assert wait is not None
     assert 3000 < wait <= 3601
 
@@ -67,5 +67,5 @@ def test_any_text_is_nothing_or_a_wait(after: str, date: str, reset: str) -> Non
         "x-ratelimit-remaining-tokens": "0",
         "x-ratelimit-reset-tokens": reset,
     }
-    wait = retry_after_s(headers)
+    wait = parse_retry_after(headers)
     assert wait is None or 0 <= wait < float("inf")

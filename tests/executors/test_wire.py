@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 
-from prefect_dispatch.asking import attempt
+from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import ExecutorError
 from prefect_dispatch.executors.base import Ask, Reply
-from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.executors.provider import provider
-from prefect_dispatch.executors.wire import is_plain
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Brief, Item
-from prefect_dispatch.tasks import loop
+from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.executors.llm.openai_http import supports_direct_http
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.tasks import event_loop
 from tests.openai_server import Behaviour, failure, openai_server
 
 BRIEF = Brief(name="sum", instructions="Sum it up.", constraints=("Be short.",))
@@ -124,27 +125,27 @@ def test_what_goes_wrong_means_the_same(behaviour: Behaviour, monkeypatch: pytes
 
 def test_what_is_not_plain_is_left_to_litellm(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other providers, no address, parameters of litellm's own, callbacks, no key."""
-    litellm = provider()
+    litellm = load_litellm()
     plain: dict[str, Any] = {"model": "openai/x", "messages": [], "api_base": "http://127.0.0.1:1/v1"}
-    assert is_plain(litellm, plain)
-    assert not is_plain(litellm, {**plain, "model": "anthropic/x"})
-    assert not is_plain(litellm, {**plain, "api_base": None})
-    assert not is_plain(litellm, {**plain, "extra_headers": {}})
+    assert supports_direct_http(litellm, plain)
+    assert not supports_direct_http(litellm, {**plain, "model": "anthropic/x"})
+    assert not supports_direct_http(litellm, {**plain, "api_base": None})
+    assert not supports_direct_http(litellm, {**plain, "extra_headers": {}})
     with monkeypatch.context() as patch:
         patch.setattr(litellm, "success_callback", ["cache"])
-        assert is_plain(litellm, plain)
+        assert supports_direct_http(litellm, plain)
         patch.setattr(litellm, "success_callback", ["cache", "langfuse"])
-        assert not is_plain(litellm, plain)
+        assert not supports_direct_http(litellm, plain)
     with monkeypatch.context() as patch:
         patch.setattr(litellm, "cache", object())
-        assert not is_plain(litellm, plain)
+        assert not supports_direct_http(litellm, plain)
     with monkeypatch.context() as patch:
         patch.setenv("SSL_CERTIFICATE", "/somewhere")
-        assert not is_plain(litellm, plain)
+        assert not supports_direct_http(litellm, plain)
     monkeypatch.delenv("OPENAI_API_KEY")
-    assert not is_plain(litellm, plain)
-    assert is_plain(litellm, {**plain, "api_key": "mine"})
-    assert is_plain(litellm, {**plain, "model": "hosted_vllm/x"})
+    assert not supports_direct_http(litellm, plain)
+    assert supports_direct_http(litellm, {**plain, "api_key": "mine"})
+    assert supports_direct_http(litellm, {**plain, "model": "hosted_vllm/x"})
 
 
 def test_a_connection_is_used_again() -> None:
@@ -152,8 +153,8 @@ def test_a_connection_is_used_again() -> None:
     with openai_server() as server:
         executor = LLM(model="openai/test", api_base=server.url)
         for _ in range(3):
-            loop.run(attempt(executor, BRIEF, ITEM, limits=Limits()), group="test")
-            asyncio.run(attempt(executor, BRIEF, ITEM, limits=Limits()))
+            event_loop.run(run_attempt(executor, BRIEF, ITEM, limits=Limits()), group="test")
+            asyncio.run(run_attempt(executor, BRIEF, ITEM, limits=Limits()))
     assert (server.count, server.connections) == (6, 4)
 
 
@@ -163,10 +164,11 @@ def test_a_process_that_ends_closes_its_connections() -> None:
     script = (
         "import sys\n"
         "from prefect_dispatch import LLM, Brief, Item, Limits\n"
-        "from prefect_dispatch.asking import attempt\n"
-        "from prefect_dispatch.tasks import loop\n"
+        "from prefect_dispatch.calls.attempt import run_attempt\n"
+        "from prefect_dispatch.tasks import event_loop\n"
         "executor, brief = LLM(model='openai/test', api_base=sys.argv[1]), Brief(name='b', instructions='x')\n"
-        "answer = loop.run(attempt(executor, brief, Item(key='a', value='a'), limits=Limits()), group='test')\n"
+        "attempt = run_attempt(executor, brief, Item(key='a', value='a'), limits=Limits())\n"
+        "answer = event_loop.run(attempt, group='test')\n"
         "print(answer.value)\n"
     )
     with openai_server(Behaviour(content="Said.")) as server:

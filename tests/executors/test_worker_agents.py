@@ -18,7 +18,7 @@ from pydantic_ai.models.test import TestModel
 from pydantic_ai.usage import RequestUsage
 
 from prefect_dispatch import Ask, Brief, Item, Limits, PythonCallable, Reply, Usage
-from prefect_dispatch.asking import attempt
+from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import (
     BusyError,
     ExecutorError,
@@ -30,7 +30,7 @@ from prefect_dispatch.errors import (
 )
 
 if TYPE_CHECKING:
-    from prefect_dispatch.models import Answer
+    from prefect_dispatch.models.outcome import Answer
 
 BRIEF = Brief(
     name="family",
@@ -43,7 +43,7 @@ FAMILY = {"family": "permissive"}
 
 def answered(agent: object, brief: Brief = BRIEF, item: Item = ITEM) -> Answer:
     """Return an agent's answer, by the way that every ask goes."""
-    return asyncio.run(attempt(PythonCallable(agent, version="1"), brief, item, limits=Limits(wait_s=0)))
+    return asyncio.run(run_attempt(PythonCallable(agent, version="1"), brief, item, limits=Limits(wait_s=0)))
 
 
 def replied(agent: object, brief: Brief = BRIEF) -> Reply:
@@ -198,7 +198,7 @@ def test_an_agent_has_no_source() -> None:
     with pytest.raises(JobError, match=r"how a Agent answers can't be read off a source: give it a version"):
         _ = PythonCallable(Agent(TestModel())).fingerprint
     executor = PythonCallable(Agent(TestModel()), version="reviewer-1")
-    assert (executor.name, executor.deaf) == ("Agent", False)
+    assert (executor.name, executor.ignores_feedback) == ("Agent", False)
     assert executor.fingerprint != PythonCallable(Agent(TestModel()), version="reviewer-2").fingerprint
 
 
@@ -259,7 +259,7 @@ def test_a_graph_with_a_state_of_its_own() -> None:
     item = Item(key="a", value={"words": ["a", "b"], "weight": 0})
     brief = Brief(name="weigh", instructions="Weigh.", output={"type": "object"})
     assert answered(compiled, brief, item).value == {"words": ["a", "b"], "weight": 2}
-    assert PythonCallable(compiled, version="1").deaf
+    assert PythonCallable(compiled, version="1").ignores_feedback
     with pytest.raises(ValueError, match="must be a function or an agent, not StateGraph"):
         PythonCallable(graph)
 

@@ -19,7 +19,7 @@ from prefect_dispatch.errors import (
     TerminalError,
     TransientError,
 )
-from prefect_dispatch.executors.worker_reply import reply_of
+from prefect_dispatch.executors.python_callable import to_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,7 +102,7 @@ def test_a_run_that_fails(agent: Callable[..., partial[Any]]) -> None:
 def ended(**said: Any) -> Reply:  # noqa: ANN401 -- fields of a message
     """Return what a last message says."""
     fields = {name: value for name, value in END.items() if name not in {"type", "modelUsage"}}
-    return reply_of(ResultMessage(**{**fields, **said}), "query")
+    return to_reply(ResultMessage(**{**fields, **said}), "query")
 
 
 @pytest.mark.parametrize(

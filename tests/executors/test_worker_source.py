@@ -289,9 +289,9 @@ part = partial(lambda prompt, text: prompt + text, "a")
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("uses_a_client", "it uses 'client', a Client, of which no source tells how it behaves: give it a version"),
-        ("has_a_client", "it uses 'has_a_client, default 1', a Client, of which no source tells"),
-        ("holds", "'makes.<locals>.inside' holds values of the function that made it, which no source tells: give"),
+        ("uses_a_client", "it uses 'client', a Client, whose behaviour no source determines: give it a version"),
+        ("has_a_client", "it uses 'has_a_client, default 1', a Client, whose behaviour no source"),
+        ("holds", "'makes.<locals>.inside' holds values of the function that made it, which its source doesn't show"),
         ("decorated", "'decorated' holds values of the function that made it"),
         ("uses_it", "'holds' holds values of the function that made it"),
         ("cached", "how a _lru_cache_wrapper answers can't be read off a source: give it a version, such as '1', and"),
@@ -305,7 +305,7 @@ def test_what_cannot_be_told_needs_a_version(name: str, told: str, tmp_path: Pat
     """It is refused, with the way out; a version is another executor's than another version."""
     function = getattr(module(tmp_path, "working", STATES), name)
     with pytest.raises(JobError, match=f"^executor.function: {told}"):
-        PythonCallable(function).placed(tmp_path)
+        PythonCallable(function).resolve_paths(tmp_path)
     one, two = (PythonCallable(function, version=version).fingerprint for version in ("1", "2"))
     assert one != two
 

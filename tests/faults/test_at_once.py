@@ -11,8 +11,8 @@ from prefect_aws.credentials import AwsCredentials
 from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
-from prefect_dispatch.tasks.draft_records import SUFFIX
-from prefect_dispatch.tasks.store import PREFIX, answer_in
+from prefect_dispatch.tasks.storage.checkpoints import SUFFIX
+from prefect_dispatch.tasks.storage.result_store import PREFIX, parse_record
 from tests.faults.lives import CONCURRENCY, kill, lives
 from tests.faults.words import await_calls, needed, said, sizes
 from tests.openai_server import openai_server
@@ -85,7 +85,7 @@ def test_on_s3_what_is_asked_twice_fits_in_a_moment(bucket: Any, tmp_path: Path)
     assert (server.count, again.usage.cached) == (asked, ITEMS)
     assert [said(report) for report in reports] == [{word: {"size": n} for n, word in enumerate(WORDS)}] * 2
     stored = contents(bucket)
-    answers = [answer_in(content) for key, content in stored.items() if not key.endswith(SUFFIX)]
+    answers = [parse_record(content) for key, content in stored.items() if not key.endswith(SUFFIX)]
     assert len(answers) == ITEMS
     spent = [attempt.usage for answer in answers if answer for attempt in answer.attempts]
     heard, lost = needed(server, ITEMS), sum(usage.unsettled for usage in spent)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prefect_dispatch import Limits
-from prefect_dispatch.render import markdown
+from prefect_dispatch.reporting.markdown import markdown
 from tests.faults.wires import GOOD, NONSENSE, Patient, mixed, number, require_accounts, run
 from tests.openai_server import (
     CUT,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.tasks.draft_records import SUFFIX
-from prefect_dispatch.tasks.store import PREFIX, answer_in
+from prefect_dispatch.tasks.storage.checkpoints import SUFFIX
+from prefect_dispatch.tasks.storage.result_store import PREFIX, parse_record
 from tests.faults.lives import CONCURRENCY, kill, lives
 from tests.faults.words import await_calls, needed, said, sizes
 from tests.openai_server import openai_server
@@ -47,7 +47,7 @@ def test_it_goes_on_where_it_was_killed(store: Path, tmp_path: Path, items: int,
     assert report.status == again.status == "complete"
     assert said(report) == said(again) == {f"word-{n}": {"size": n} for n in range(items)}
 
-    answers = {path.name: answer_in(path.read_bytes()) for path in store.glob(f"{PREFIX}*") if path.suffix != SUFFIX}
+    answers = {path.name: parse_record(path.read_bytes()) for path in store.glob(f"{PREFIX}*") if path.suffix != SUFFIX}
     assert len(answers) == items
     assert None not in answers.values()
     left = {path.stem for path in store.glob(f"{PREFIX}*{SUFFIX}")}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from prefect_dispatch.decisions import Decisions
-from prefect_dispatch.decisions_file import DecisionsFile
-from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Proposal, Ref
+from prefect_dispatch.integrators.decisions_file import DecisionsFile
+from prefect_dispatch.models.decisions import Decisions
+from prefect_dispatch.models.ledger import FieldRow, LedgerRow, Loser, Merge, Proposal, Ref
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.models import Brief, Outcome
+    from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.models.outcome import Outcome
 
 
 class Said(NamedTuple):
@@ -36,13 +37,13 @@ class Linking:
         self.aliases = aliases
         self.decisions = decisions or Decisions()
 
-    def decided(self, decisions: Decisions) -> Linking:
+    def with_decisions(self, decisions: Decisions) -> Linking:
         """Follow these decisions."""
         return Linking(self.aliases, decisions)
 
-    def placed(self, folder: Path) -> Linking:
+    def resolve_paths(self, folder: Path) -> Linking:
         """Follow what the file says."""
-        return self.decided(DecisionsFile(folder / self.aliases).load()) if self.aliases else self
+        return self.with_decisions(DecisionsFile(folder / self.aliases).load()) if self.aliases else self
 
     def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
         """Merge."""

@@ -129,7 +129,7 @@ def test_a_cancelled_task_cancels_its_run() -> None:
     executor = asyncio.run(program())
     run = run_named("cancelled-alone")
     assert run.state is not None
-    assert (run.state_name, "What came back is stored" in str(run.state.message)) == ("Cancelled", True)
+    assert (run.state_name, "Answers received so far are stored" in str(run.state.message)) == ("Cancelled", True)
     again = ScriptedExecutor({"a": "not asked", "b": "said"})
     assert dispatch([SAY], ["a", "b"], executor=again, limits=LIMITS).usage.cached == 1
     assert executor.calls == 2

@@ -12,15 +12,14 @@ from prefect.exceptions import ParameterTypeError
 from pydantic import BaseModel
 
 from prefect_dispatch import DispatchProfile, Limits, LLMCredentials, Report, analyze_files
-from prefect_dispatch.credentials import reference
+from prefect_dispatch.blocks import block_reference
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.analyze_files import DECISIONS
-from prefect_dispatch.flows.answer_fields import AnswerField, schema_of_fields
-from prefect_dispatch.flows.form_flow import in_its_words
+from prefect_dispatch.flows.forms import AnswerField, schema_of_fields, with_form_messages
 from prefect_dispatch.integrators.collate import Collate
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.outputs import problems
-from prefect_dispatch.sources import Glob
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.models.output_schema import validate_output
+from prefect_dispatch.sources.files import Glob
 from tests.openai_server import Behaviour, OpenAIServer, document, openai_server
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def folder(tmp_path: Path) -> Path:
 def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     """Return what a form with two fields, and some more, is put together to."""
     valid = analyze_files.validate_parameters({"files": "*.txt", "instructions": "Note it.", **more})
-    return in_its_words(lambda: analyze_files.build(**valid))
+    return with_form_messages(lambda: analyze_files.build(**valid))
 
 
 def test_the_form_is_flat_and_in_order() -> None:
@@ -176,8 +175,8 @@ def test_a_field_takes_what_it_says(field: object, right: JsonValue, wrong: Json
     made = AnswerField.model_validate(field)
     assert AnswerField.model_validate(made.model_dump()) == made
     schema = schema_of_fields([made])
-    assert problems(schema, {"a": right})[1] == []
-    assert problems(schema, {"a": wrong})[1] != []
+    assert validate_output(schema, {"a": right})[1] == []
+    assert validate_output(schema, {"a": wrong})[1] != []
 
 
 @pytest.mark.parametrize(
@@ -207,7 +206,7 @@ def test_a_date_is_one_of_the_calendar(text: str, is_one: bool) -> None:  # noqa
     told = (
         f"$.a: {text!r} is no date of the calendar; write it like 2026-11-25, or 2026-11 or 2026 where no more is said"
     )
-    assert problems(schema, {"a": text})[1] == ([] if is_one else [told])
+    assert validate_output(schema, {"a": text})[1] == ([] if is_one else [told])
 
 
 @pytest.mark.slow
@@ -237,7 +236,10 @@ def test_an_analysis_from_files_to_records(model: OpenAIServer, folder: Path) ->
     assert report.value == {"records": [{"name": "ISC", "year": 1990}, {"name": "MIT", "year": 1988}], "gaps": []}
     assert (folder / "report" / "report.md").exists()
     assert model.requests[-1].headers["authorization"] == f"Bearer {KEY}"
-    picked = {"credentials": reference("credentials", "of-the-analyst"), "profile": reference("profile", "careful")}
+    picked = {
+        "credentials": block_reference("credentials", "of-the-analyst"),
+        "profile": block_reference("profile", "careful"),
+    }
     valid = analyze_files.validate_parameters({"files": "*.txt", "instructions": "x", **picked})
     assert (valid["credentials"], valid["profile"]) == ("of-the-analyst", "careful")
     again = pipeline(profile="careful", concurrency=5)

@@ -9,10 +9,10 @@ from prefect.states import Pending
 
 from prefect_dispatch import Brief, Item, dispatch, outcome_of, plan, write_parquet
 from prefect_dispatch.errors import JobError, SourceError
-from prefect_dispatch.flows.assets import inputs
-from prefect_dispatch.flows.form_flow import in_its_words
-from prefect_dispatch.report import Report
-from prefect_dispatch.sources import Sql
+from prefect_dispatch.flows.forms import with_form_messages
+from prefect_dispatch.models.report import Report
+from prefect_dispatch.sources.sql import Sql
+from prefect_dispatch.tasks.table_tasks import input_assets
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.databases import filled
 
@@ -27,10 +27,10 @@ BRIEF = Brief(name="b", instructions="Do.")
 def test_a_query_is_made_of_its_database(tmp_path: Path) -> None:
     """Its address without a password; a connection that has gone meanwhile is no reason to fail."""
     name = filled(tmp_path / "rows.sqlite", "CREATE TABLE t (id INTEGER)")
-    (key,) = inputs(Sql(sql="SELECT id FROM t", key="id", connection=name), tmp_path)
+    (key,) = input_assets(Sql(sql="SELECT id FROM t", key="id", connection=name), tmp_path)
     assert key.startswith("sqlite://")
     assert key.endswith("rows.sqlite")
-    assert inputs(Sql(sql="SELECT id FROM t", key="id", connection="gone"), tmp_path) == []
+    assert input_assets(Sql(sql="SELECT id FROM t", key="id", connection="gone"), tmp_path) == []
 
 
 @pytest.mark.slow
@@ -61,4 +61,4 @@ def test_what_is_refused_before_anything_runs(tmp_path: Path) -> None:
         raise SourceError("items.glob: nothing.")
 
     with pytest.raises(SourceError, match="nothing"):
-        in_its_words(step)
+        with_form_messages(step)

@@ -17,9 +17,9 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from prefect_dispatch import LLM, Brief, Limits, dispatch, plan
-from prefect_dispatch.checks import Function
 from prefect_dispatch.errors import DispatchFailed, JobError
-from prefect_dispatch.tasks import batch_run, batch_submitting
+from prefect_dispatch.models.checks import Function
+from prefect_dispatch.tasks import provider_batches
 from tests.batch_server import BatchServer, batch_server
 from tests.openai_server import Behaviour, document, failure
 
@@ -50,7 +50,7 @@ GOOD = Behaviour(content='{"size": 3}')
 def key(monkeypatch: pytest.MonkeyPatch) -> str:
     """A key in the environment, and little patience."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-user-0123456789")
-    monkeypatch.setattr(batch_run, "LEAST_S", 0.02)
+    monkeypatch.setattr(provider_batches, "LEAST_S", 0.02)
     return "sk-of-the-user-0123456789"
 
 
@@ -76,7 +76,7 @@ def test_one_batch_answers_everything(store: Path, caplog: pytest.LogCaptureFixt
         assert (report.status, report.usage.asked, report.usage.requests) == ("complete", 3, 3)
         assert report.usage.cost_usd == pytest.approx(3 * (10 * 1e-6 + 5 * 2e-6))
         assert [len(batch.requests) for batch in server.batches] == [3]
-        assert re.findall(r"(\d) of 3 worked off", caplog.text) == ["1", "2"]
+        assert re.findall(r"(\d) of 3 requests finished", caplog.text) == ["1", "2"]
         assert not [file.name for file in store.iterdir() if "batch" in file.name]
         again = run(server, *"abc")
         assert (again.usage.asked, again.usage.cached, again.usage.requests) == (0, 3, 0)
@@ -254,9 +254,9 @@ def test_a_plan_tells_the_price_of_a_batch() -> None:
 RUN = """
 import sys
 from prefect_dispatch import LLM, Brief, Limits, dispatch
-from prefect_dispatch.tasks import batch_run
+from prefect_dispatch.tasks import provider_batches
 from tests.flows.test_batch import SIZES
-batch_run.LEAST_S = 0.05
+provider_batches.LEAST_S = 0.05
 who, limits = LLM(model="openai/test", api_base=sys.argv[1], mode="batch"), Limits(retry_delay_s=600)
 dispatch([SIZES], list("abc"), executor=who, limits=limits)
 """
@@ -313,7 +313,7 @@ def test_a_run_that_is_ended_before_it_tries_again_says_so(
         with log.open("wb") as stream:
             process = child(server, stream.fileno())
         killed(process, lambda: b"A batch goes on in 600.0 s" in log.read_bytes(), signal.SIGTERM)
-        assert "Cancelled: 0 of 3 answered. What came back is stored" in log.read_text()
+        assert "Cancelled: 0 of 3 answered. Answers received so far are stored" in log.read_text()
         assert (server.batches, server.live.count) == ([], 0)
 
 
@@ -459,9 +459,9 @@ def test_each_model_has_a_batch_of_its_own() -> None:
 def test_batches_are_no_larger_than_a_provider_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """By lines and by bytes."""
     with batch_server(GOOD) as server:
-        monkeypatch.setattr(batch_submitting, "MOST_LINES", 2)
+        monkeypatch.setattr(provider_batches, "MOST_LINES", 2)
         assert run(server, *"abcde").status == "complete"
-        monkeypatch.setattr(batch_submitting, "MOST_BYTES", 10)
+        monkeypatch.setattr(provider_batches, "MOST_BYTES", 10)
         assert run(server, *"xy").status == "complete"
         assert [len(batch.requests) for batch in server.batches] == [2, 2, 1, 1, 1]
 

@@ -16,9 +16,9 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Scheduled
 
-from prefect_dispatch.deployments.building import deployment
-from prefect_dispatch.flows.batch import STATE
-from prefect_dispatch.flows.job import Job
+from prefect_dispatch.deployments.specs import deployment
+from prefect_dispatch.flows.job_file import Job
+from prefect_dispatch.flows.runtime.batch_phase import STATE
 from tests.batch_server import batch_server
 from tests.openai_server import Behaviour, document, failure
 

@@ -12,9 +12,9 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, get_current_settings, temporary_settings
 
-from prefect_dispatch.flows.beats import beating, without_prefects
 from prefect_dispatch.flows.dispatch import dispatch
-from prefect_dispatch.models import Brief
+from prefect_dispatch.flows.runtime.heartbeat import send_heartbeats, without_prefect_heartbeats
+from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.waiting import wait_until
 
@@ -99,16 +99,16 @@ def test_a_heart_stops_with_its_run() -> None:
     @flow
     def broken() -> None:
         before = threads()
-        with beating():
+        with send_heartbeats():
             assert every() == 30
             assert "prefect-dispatch-beat" in {thread.name for thread in threads() - before}
-            with beating():  # a flow that is called as a function within
+            with send_heartbeats():  # a flow that is called as a function within
                 assert every() == 30
             raise LookupError
         raise AssertionError
 
     before = threads()
-    with without_prefects():
+    with without_prefect_heartbeats():
         assert every() is None
         with pytest.raises(LookupError):
             broken()
@@ -120,7 +120,7 @@ def test_a_heart_stops_with_its_run() -> None:
 def test_where_nobody_wants_heartbeats_none_are_sent(store: None) -> None:
     """Neither Prefect's nor ours."""
     before = threads()
-    with without_prefects(), beating():
+    with without_prefect_heartbeats(), send_heartbeats():
         assert every() is None
         assert not [thread for thread in threads() - before if "beat" in thread.name]
 
@@ -129,7 +129,7 @@ def test_where_nobody_wants_heartbeats_none_are_sent(store: None) -> None:
 def test_a_run_that_a_worker_begins_is_never_silent_for_long(every_s: int, own: bool, store: None) -> None:  # noqa: FBT001 -- a table
     """Where heartbeats of Prefect are rarer than the automation for dead runs expects, ours are sent beside them."""
     before = threads()
-    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: every_s}), beating():
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: every_s}), send_heartbeats():
         assert [thread.name for thread in threads() - before if "beat" in thread.name] == [
             "prefect-dispatch-beat"
         ] * own

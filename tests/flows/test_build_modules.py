@@ -10,10 +10,10 @@ import yaml
 from prefect.exceptions import ParameterTypeError
 
 from prefect_dispatch import Command, LLMCredentials, MergeBranches, build_modules
-from prefect_dispatch.cli import UNUSABLE, main
+from prefect_dispatch.cli.commands import UNUSABLE, main
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.form_flow import in_its_words
-from prefect_dispatch.flows.modules import Module, require_apart
+from prefect_dispatch.flows.build_modules import Module, require_disjoint
+from prefect_dispatch.flows.forms import with_form_messages
 from tests.flows.builders import Site, module, seen
 from tests.integrators.repos import WHO, files_at
 
@@ -31,7 +31,7 @@ LEXER = {"name": "lexer", "goal": "Split {text}.", "owns": ["calc/lexer.py", "te
 def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     """Return what a form with two fields, and some more, is put together to."""
     valid = build_modules.validate_parameters({"modules": [LEXER], "model": "m", **more})
-    return in_its_words(lambda: build_modules.build(**valid))
+    return with_form_messages(lambda: build_modules.build(**valid))
 
 
 def test_the_form_is_flat_and_in_order() -> None:
@@ -92,7 +92,7 @@ def test_what_a_form_becomes() -> None:
     )
     [item] = parts.items.items
     assert (item.key, item.value) == ("modules", "A {calculator}.")
-    lexer, ui = (brief.rendered(item) for brief in parts.briefs)
+    lexer, ui = (brief.fill_placeholders(item) for brief in parts.briefs)
     assert (lexer.instructions, lexer.writes, lexer.priority) == ("Split {text}.", tuple(LEXER["owns"]), 3)
     assert "meet it to the letter:\ntokens({text})" in lexer.constraints[0]
     assert (lexer.command.run, ui.command, ui.constraints) == ("pytest", None, ())
@@ -177,10 +177,10 @@ def test_many_that_meet_are_counted() -> None:
     """One glob for all is one mistake: a message has no more than can be read. One of two names is refused as such."""
     every = [Module(name=f"m{at}", goal="x", owns=("src/**", f"src/{at}.py")) for at in range(8)]
     with pytest.raises(JobError, match=r"'m0' and 'm1' both own 'src/\*\*'.*; and 8 more pairs\. Each file"):
-        require_apart(every)
-    require_apart([Module(name="a", goal="x", owns=("src/*.py", "src/a*")), Module(name="b", goal="x", owns=("a",))])
+        require_disjoint(every)
+    require_disjoint([Module(name="a", goal="x", owns=("src/*.py", "src/a*")), Module(name="b", goal="x", owns=("a",))])
     with pytest.raises(JobError, match=r"^modules: 'm0' stands there twice; give each a name of its own\."):
-        require_apart([every[0], every[0]])
+        require_disjoint([every[0], every[0]])
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_many_that_meet_are_counted() -> None:
         pytest.param({"agent": "mini"}, "^model: mini takes a model as provider/model", id="provider"),
         pytest.param(
             {"model": "", "agent": {"name": "own", "argv": ["own", "-m", "{model}"]}},
-            "^model: the agent 'own' is told a model; name one",
+            "^model: the agent 'own' needs a model; name one",
             id="model-of-another",
         ),
         pytest.param(
@@ -203,7 +203,7 @@ def test_many_that_meet_are_counted() -> None:
         pytest.param({"api_base": "http://me:pw@x"}, "^api_base: must be a plain address", id="address-with-a-key"),
         pytest.param(
             {"api_base": "http://x", "agent": {"name": "own", "argv": ["own"]}},
-            r"^api_base: the agent 'own' is told no address; write \{api_base\} where it takes one",
+            r"^api_base: the agent 'own' takes no address; write \{api_base\} where it takes one",
             id="address-that-goes-nowhere",
         ),
     ],
@@ -245,7 +245,7 @@ def site(tmp_path: Path) -> Site:
         pytest.param({"credentials": "not-there-4711"}, "credentials: .*not-there-4711", id="no-block"),
         pytest.param({"pass_env": ["NOT_SET_4711"]}, "NOT_SET_4711", id="not-set"),
         pytest.param({"branch": "main"}, "branch: 'main' is checked out in", id="checked-out"),
-        pytest.param({"branch": "a..b"}, "branch: 'a..b' is no name that git takes", id="no-branch"),
+        pytest.param({"branch": "a..b"}, "branch: 'a..b' is not a valid name of a branch", id="no-branch"),
         pytest.param({"budget_usd": 5.0}, "budget_usd can't be held: .* set max_usd", id="budget"),
     ],
 )  # fmt: skip
@@ -294,7 +294,7 @@ def test_modules_are_built_and_merged_on_a_branch(site: Site) -> None:
     (site.git.repo / "README.md").write_text("Not yet committed.\n", encoding="utf-8")
     (site.git.repo / "new.txt").write_text("Not even added.\n", encoding="utf-8")
     (site.git.repo / "staged.txt").write_text("Added.\n", encoding="utf-8")
-    site.git.out("add", "staged.txt")
+    site.git.output("add", "staged.txt")
     before = seen(site.git, but="agents/merged")
     modules = [
         module("one", "WRITE one.txt 1", owns=["one.txt"], accept="test -s one.txt", interface="It is {one}."),
@@ -316,7 +316,7 @@ def test_modules_are_built_and_merged_on_a_branch(site: Site) -> None:
     assert {"merged.patch", "review.md", "branches.csv", "report.html"} <= {path.name for path in out.iterdir()}
     value = json.loads((out / "report.json").read_text(encoding="utf-8"))["value"]
     assert (value["accepted"], value["gaps"]) == (True, [])
-    assert (value["base"], value["commit"]) == (site.base, site.git.out("rev-parse", "agents/merged"))
+    assert (value["base"], value["commit"]) == (site.base, site.git.output("rev-parse", "agents/merged"))
     assert f"The branch 'agents/merged' was made at {value['commit'][:12]}." in report.message
     again = site.build(modules, **more)
     assert (again.status, again.usage.asked, again.usage.cached) == ("complete", 0, 3)
@@ -359,7 +359,7 @@ def test_gaps_are_told_and_the_next_run_fills_them(site: Site) -> None:
     assert (again.status, again.usage.asked, again.usage.cached) == ("complete", 1, 2)
     failed = site.build(modules, min_success=0.9, retries=0, branch="agents/merged")
     assert (failed.status, "at least 90% must be" in failed.message) == ("failed", True)
-    assert site.git.tried("rev-parse", "--verify", "--quiet", "agents/merged")[0]
+    assert site.git.run("rev-parse", "--verify", "--quiet", "agents/merged")[0]
 
 
 @pytest.mark.slow
@@ -385,17 +385,17 @@ def test_what_is_not_accepted_is_not_published(site: Site) -> None:
     assert "fails on what is merged, and on the base as well" in report.message
     assert "The branch 'agents/merged' is not moved, as what is merged isn't accepted" in report.message
     assert "+a" in (site.folder / "report" / "merged.patch").read_text(encoding="utf-8")
-    assert site.git.tried("rev-parse", "--verify", "--quiet", "agents/merged")[0]
+    assert site.git.run("rev-parse", "--verify", "--quiet", "agents/merged")[0]
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_a_branch_that_moved_meanwhile_stays(site: Site) -> None:
     """Somebody commits to it while agents are at work: nothing of that is lost, and the patch is left."""
-    mine = site.git.out("commit-tree", f"{site.base}^{{tree}}", "-p", site.base, stdin=b"Mine\n", env=WHO)
+    mine = site.git.output("commit-tree", f"{site.base}^{{tree}}", "-p", site.base, stdin=b"Mine\n", env=WHO)
     move = f"git -C {site.git.repo} update-ref refs/heads/agents/merged {mine}"
     report = site.build([module("a")], accept=move, branch="agents/merged", out="report")
     assert report.status == "gaps"
     assert f"has 1 commit that the merge lacks, such as {mine[:12]}" in report.message
-    assert site.git.out("rev-parse", "agents/merged") == mine
+    assert site.git.output("rev-parse", "agents/merged") == mine
     assert "+a" in (site.folder / "report" / "merged.patch").read_text(encoding="utf-8")

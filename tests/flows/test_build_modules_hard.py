@@ -16,9 +16,9 @@ from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH
 
 from prefect_dispatch import Brief, Item, Limits, MergeBranches, Report, dispatch
 from prefect_dispatch.errors import DispatchFailed
-from prefect_dispatch.executors.coding.executor import CodingAgent
-from prefect_dispatch.tasks.draft_records import SUFFIX
-from prefect_dispatch.tasks.store import PREFIX
+from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+from prefect_dispatch.tasks.storage.checkpoints import SUFFIX
+from prefect_dispatch.tasks.storage.result_store import PREFIX
 from tests.flows.builders import Site, module, seen
 from tests.integrators.repos import files_at
 from tests.waiting import wait_until
@@ -78,7 +78,7 @@ def test_what_agents_contradict_each_other_on(site: Site, rule: str, status: str
     [row] = [row for table in report.tables if table.name == "conflicts" for row in table.rows]
     assert (row["path"], row["kind"], row["rule"]) == ("app.txt", "lines", rule)
     assert seen(site.git, but="agents/merged") == before
-    made = site.git.tried("rev-parse", "--verify", "--quiet", "agents/merged")[0] == 0
+    made = site.git.run("rev-parse", "--verify", "--quiet", "agents/merged")[0] == 0
     assert made == (status != "failed")
     asked = len(site.asked)
     contradicting(site, rule)

@@ -11,7 +11,7 @@ from prefect.exceptions import ParameterTypeError
 from prefect_dispatch import LLM, LLMCredentials, Report, Tournament, content_variants
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.content_variants import CRITERION, Variant
-from prefect_dispatch.flows.form_flow import in_its_words
+from prefect_dispatch.flows.forms import with_form_messages
 from tests.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     """Return what a form with three fields, and some more, is put together to."""
     filled = {"product": "A kettle.", "instructions": "Write a tagline.", "variants": VARIANTS, **more}
     valid = content_variants.validate_parameters(filled)
-    return in_its_words(lambda: content_variants.build(**valid))
+    return with_form_messages(lambda: content_variants.build(**valid))
 
 
 def test_the_form_is_flat_and_in_order() -> None:
@@ -47,7 +47,7 @@ def test_what_a_form_becomes() -> None:
     """A brief for each variant, braces in it meant as they stand; one way to compare them."""
     parts = given(max_words=8, constraints=["No {price}."], judge_model="openai/judge")
     assert [brief.name for brief in parts.briefs] == ["bold", "calm"]
-    read = parts.briefs[0].rendered(parts.items.items[0])
+    read = parts.briefs[0].fill_placeholders(parts.items.items[0])
     assert (read.instructions, read.constraints) == ("Write a tagline.\n\nPromise {one} thing.", ("No {price}.",))
     assert parts.briefs[0].checks[0].words == 8
     assert isinstance(parts.integrator, Tournament)

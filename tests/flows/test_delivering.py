@@ -12,9 +12,9 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect_dispatch import Brief, Collate, Limits, Merge, dispatch
 from prefect_dispatch.errors import DispatchFailed, JobError
 from prefect_dispatch.integrators.base import Delivery
-from prefect_dispatch.ledger import Document
-from prefect_dispatch.models import Item
-from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.ledger import Document
+from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.outcome import Outcome
 
 pytestmark = pytest.mark.usefixtures("store")
 BRIEF = Brief(name="note", instructions="Say it.")
@@ -102,7 +102,7 @@ class Sited(ScriptedExecutor):
 
     file = Path()
 
-    def situation(self, brief: Brief, item: Item) -> JsonValue:
+    def external_inputs(self, brief: Brief, item: Item) -> JsonValue:
         """Return what stands in the file, and what was given."""
         return [self.file.read_text(), brief.instructions, item.key]
 
@@ -115,5 +115,5 @@ def test_what_an_answer_depends_on_is_part_of_its_identity(tmp_path: Path) -> No
     names: list[str] = []
     for content in ("1", "2", "1"):
         executor.file.write_text(content)
-        names += [work.fingerprint for work in work_of([brief], items, executor)]
+        names += [work.fingerprint for work in build_work([brief], items, executor)]
     assert names[0] == names[2] != names[1]

@@ -37,8 +37,8 @@ from prefect_dispatch.errors import (
     TerminalError,
     TransientError,
 )
-from prefect_dispatch.ledger import LedgerRow, Ref
-from prefect_dispatch.sources.keys import content_key
+from prefect_dispatch.models.ledger import LedgerRow, Ref
+from prefect_dispatch.sources.item_values import content_key
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:

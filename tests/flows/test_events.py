@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prefect.client.orchestration import get_client
 
-from prefect_dispatch.changes import Changes
 from prefect_dispatch.errors import BudgetError
 from prefect_dispatch.flows.dispatch import dispatch
-from prefect_dispatch.flows.events import MOST, NAMED, events
-from prefect_dispatch.ledger import LedgerRow, Ref, Violation
-from prefect_dispatch.models import Brief, Failure, Outcome
-from prefect_dispatch.report import Gap, Report
+from prefect_dispatch.flows.publish import MAX_NAMES, MAX_TEXT, build_events
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.ledger import Gap, LedgerRow, Ref, Violation
+from prefect_dispatch.models.outcome import Failure, Outcome
+from prefect_dispatch.models.report import Changes, Report
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.waiting import wait_until
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.executors.base import Ask
-    from prefect_dispatch.flows.events import Told
+    from prefect_dispatch.flows.publish import RunEvent
 
 BRIEFS = [Brief(name="terms", instructions="Say it.")]
 
 
-def told(report: Report) -> dict[str, Told]:
+def told(report: Report) -> dict[str, RunEvent]:
     """Return the events of a report by the last part of their names."""
-    return {each.event.rpartition(".")[2]: each for each in events(report, BRIEFS)}
+    return {each.event.rpartition(".")[2]: each for each in build_events(report, BRIEFS)}
 
 
 def failed(items: Sequence[str], kind: str) -> Report:
@@ -56,8 +56,8 @@ def test_gaps_are_counted_by_kind_and_the_first_named() -> None:
     assert event.event == "prefect-dispatch.run.gaps"
     payload: dict[str, Any] = event.payload
     assert (payload["gaps"], payload["items"], payload["kinds"]) == (200, 200, {"rejected": 200})
-    assert len(payload["first"]) == NAMED
-    assert all(len(name) == MOST and "\n" not in name and name.startswith("terms/") for name in payload["first"])
+    assert len(payload["first"]) == MAX_NAMES
+    assert all(len(name) == MAX_TEXT and "\n" not in name and name.startswith("terms/") for name in payload["first"])
     assert "sk-not" not in str(payload)
     assert (payload["briefs"], payload["status"], payload["message"]) == (["terms"], "gaps", "No answers.")
 

@@ -37,22 +37,27 @@ from prefect.states import Cancelled, Completed, Crashed, Pending, Running
 from pydantic import BaseModel, TypeAdapter
 
 from prefect_dispatch import LLM, Ask, Brief, Item, Limits, PythonCallable, Reply, dispatch
-from prefect_dispatch.checks import Function
-from prefect_dispatch.cli import main
+from prefect_dispatch.calls.progress import Progress, progress_listener
+from prefect_dispatch.cli.commands import main
 from prefect_dispatch.errors import DispatchFailed, JobError
-from prefect_dispatch.flows import by_deployment
-from prefect_dispatch.flows.by_deployment import ByDeployment, FanOutTo, way_to
+from prefect_dispatch.flows import remote_targets
+from prefect_dispatch.flows.remote_targets import ByDeployment, FanOutTo, resolve_deployment
 from prefect_dispatch.flows.work_shard import work_shard
-from prefect_dispatch.progress import Progress, listener
-from prefect_dispatch.tasks import deployment_runner
-from prefect_dispatch.tasks.child_runs import ChildRuns
-from prefect_dispatch.tasks.deployment_runner import DeploymentRunner, Target
-from prefect_dispatch.tasks.errands import Ended, Sent
-from prefect_dispatch.tasks.run_brief import answer_shelf
-from prefect_dispatch.tasks.shard_places import CAME, FOLDER, ShardPlaces
-from prefect_dispatch.tasks.shard_results import Done, WrittenResult
-from prefect_dispatch.tasks.shards import Shard, sharded
-from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.models.checks import Function
+from prefect_dispatch.tasks.run_brief import result_store_for_run
+from prefect_dispatch.tasks.shards import deployment_runner
+from prefect_dispatch.tasks.shards.deployment_runner import ChildRuns, DeploymentRunner, Target
+from prefect_dispatch.tasks.shards.local import Shard, shard_task
+from prefect_dispatch.tasks.shards.protocol import (
+    FOLDER,
+    RESULT_SUFFIX,
+    ItemResultRecord,
+    ShardEnvelope,
+    ShardResult,
+    ShardResultRecord,
+    ShardStore,
+)
+from prefect_dispatch.tasks.work_item import build_work
 from tests.openai_server import Behaviour, document, failure, openai_server
 from tests.waiting import wait_until
 
@@ -65,7 +70,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
     from prefect_dispatch import Report
-    from prefect_dispatch.tasks.child_runs import Seen
+    from prefect_dispatch.tasks.shards.deployment_runner import RunSnapshot
     from tests.openai_server import OpenAIServer
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -231,15 +236,15 @@ def test_what_somebody_cancels_is_a_gap(model: OpenAIServer) -> None:
 def spoilt(run: FlowRun) -> None:
     """Work on a shard, spoil what that has written, and only then say that it has ended."""
     work_shard(shard=run.parameters["shard"], return_state=True)
-    (PREFECT_LOCAL_STORAGE_PATH.value() / f"{run.parameters['shard']}{CAME}").write_text("{")
+    (PREFECT_LOCAL_STORAGE_PATH.value() / f"{run.parameters['shard']}{RESULT_SUFFIX}").write_text("{")
     set_state(Completed())(run)
 
 
 def boasts(run: FlowRun) -> None:
     """Say that all is answered, and store nothing."""
-    key, places = run.parameters["shard"], ShardPlaces(answer_shelf())
-    done = tuple(Done(fingerprint=each.fingerprint) for each in places.shard(key).work)
-    places.answer(key, WrittenResult(shard=key.rpartition("/")[2], done=done))
+    key, places = run.parameters["shard"], ShardStore(result_store_for_run())
+    done = tuple(ItemResultRecord(fingerprint=each.fingerprint) for each in places.read_shard(key).work)
+    places.write_result(key, ShardResultRecord(shard=key.rpartition("/")[2], done=done))
     set_state(Completed())(run)
 
 
@@ -456,10 +461,10 @@ def test_what_a_run_will_wait_for_is_told_by_its_plan(
 @pytest.mark.slow
 def test_an_api_that_is_away_is_told_of() -> None:
     """Before anything is spent."""
-    work = work_of([BRIEF], [Item(key="a", value="a")], ANY)
+    work = build_work([BRIEF], [Item(key="a", value="a")], ANY)
     away = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0})
     with away, pytest.raises(JobError, match="fan_out: Prefect's API can't be reached"):
-        way_to(ByDeployment(), work, ANY, Path.cwd())
+        resolve_deployment(ByDeployment(), work, ANY, Path.cwd())
 
 
 class Forbidding(BaseHTTPRequestHandler):
@@ -477,12 +482,15 @@ class Forbidding(BaseHTTPRequestHandler):
 @pytest.mark.slow
 def test_an_api_that_forbids_is_told_of() -> None:
     """A token that may not read deployments."""
-    work = work_of([BRIEF], [Item(key="a", value="a")], ANY)
+    work = build_work([BRIEF], [Item(key="a", value="a")], ANY)
     with ThreadingHTTPServer(("127.0.0.1", 0), Forbidding) as server:
         threading.Thread(target=server.serve_forever).start()
         there = temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{server.server_port}/api"})
-        with there, pytest.raises(JobError, match="fan_out: Prefect's API refuses to tell of 'work-shard/work-shard'"):
-            way_to(ByDeployment.model_validate({}), work, ANY, Path.cwd())
+        with (
+            there,
+            pytest.raises(JobError, match="fan_out: Prefect's API rejects the request for 'work-shard/work-shard'"),
+        ):
+            resolve_deployment(ByDeployment.model_validate({}), work, ANY, Path.cwd())
         server.shutdown()
 
 
@@ -491,12 +499,12 @@ def test_a_pool_that_needs_no_worker_is_not_waited_for() -> None:
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name="pushes", type="cloud-run:push"))
     made("work-shard", work_pool_name="pushes")
-    work = work_of([BRIEF], [Item(key="a", value="a")], ANY)
-    way = way_to(TypeAdapter[ByDeployment](FanOutTo).validate_python("deployment"), work, ANY, Path.cwd())
+    work = build_work([BRIEF], [Item(key="a", value="a")], ANY)
+    way = resolve_deployment(TypeAdapter[ByDeployment](FanOutTo).validate_python("deployment"), work, ANY, Path.cwd())
     assert way.notes == ()
-    assert way.where is not None
-    assert way.where.room(None) == (4, 4)
-    assert way_to(None, work, ANY, Path.cwd()) == (None, ())
+    assert way.target is not None
+    assert way.target.capacity(None) == (4, 4)
+    assert resolve_deployment(None, work, ANY, Path.cwd()) == (None, ())
 
 
 @pytest.mark.slow
@@ -506,17 +514,17 @@ def test_a_runner_that_can_not_go_on_takes_nothing_more() -> None:
     @flow
     def asks() -> list[object]:
         runner: Any = DeploymentRunner(Target(uuid4(), "work-shard/gone", "/")).duplicate()
-        sent = Sent(uuid4().hex, uuid4().hex)
-        shard = Shard(tuple(work_of([BRIEF], [Item(key="a", value="a")], ANY)), sent=sent)
+        sent = ShardEnvelope(uuid4().hex, uuid4().hex)
+        shard = Shard(tuple(build_work([BRIEF], [Item(key="a", value="a")], ANY)), envelope=sent)
         with runner:
-            task = sharded(Limits())
+            task = shard_task(Limits())
             parameters = {"shard": shard, "executor": ANY, "limits": Limits()}
             said: list[object] = [runner.submit(task=task, parameters=parameters).result() for _ in range(2)]
             return said
 
     for ended in asks():
-        assert isinstance(ended, Ended)
-        assert "Deployment not found" in str(ended.told[0].said)
+        assert isinstance(ended, ShardResult)
+        assert "Deployment not found" in str(ended.results[0].result)
 
 
 def test_what_is_no_key_is_no_shard() -> None:
@@ -534,14 +542,14 @@ def test_an_api_that_refuses_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None
 
     worker = Worker(f"w-{uuid4().hex}", [gone])
     by = ByDeployment(deployment=worker.name)
-    found = by_deployment._found  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- between the look and the first run
+    found = remote_targets._read_deployment  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- between the look and the first run
 
     def last_seen(client: SyncPrefectClient, by: ByDeployment) -> DeploymentResponse:
         seen = found(client, by)
         client.delete_deployment(seen.id)
         return seen
 
-    monkeypatch.setattr(by_deployment, "_found", last_seen)
+    monkeypatch.setattr(remote_targets, "_read_deployment", last_seen)
     with pytest.raises(DispatchFailed, match="Its runs can't be watched") as failed:
         dispatch([BRIEF], KEYS, executor=ANY, limits=Limits(shard=3), fan_out=by)
     assert {gap.error.kind for gap in failed.value.report.gaps} == {"worker", "circuit"}
@@ -551,14 +559,14 @@ def test_an_api_that_refuses_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_outage_of_the_api_is_waited_for(model: OpenAIServer, key: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first looks fail; nothing is given up for that."""
     looks = iter([httpx.ConnectError("refused"), httpx.ReadTimeout("late")])
-    look = ChildRuns.look
+    look = ChildRuns.fetch_snapshots
 
-    def away(self: ChildRuns, runs: Sequence[UUID]) -> dict[UUID, Seen]:
+    def away(self: ChildRuns, runs: Sequence[UUID]) -> dict[UUID, RunSnapshot]:
         if error := next(looks, None):
             raise error
         return look(self, runs)
 
-    monkeypatch.setattr(ChildRuns, "look", away)
+    monkeypatch.setattr(ChildRuns, "fetch_snapshots", away)
     report, _ = ran(model)
     assert report.status == "complete"
     assert next(looks, None) is None
@@ -595,12 +603,12 @@ def test_a_run_that_is_interrupted_leaves_no_child(model: OpenAIServer, key: Non
             raise KeyboardInterrupt
 
     by = ByDeployment(deployment=worker.name)
-    token = listener.set(stop)
+    token = progress_listener.set(stop)
     try:
         limits = Limits(shard=3, grace_s=0)
         state = dispatch([BRIEF], KEYS, executor=ANY, limits=limits, fan_out=by, return_state=True)
     finally:
-        listener.reset(token)
+        progress_listener.reset(token)
     assert state.is_cancelled()
     assert worker.due() == []
     assert not list((store / FOLDER).glob("*/*"))

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from prefect_dispatch.flows.files import write_files, write_page
-from prefect_dispatch.ledger import Document, FieldRow, Ref, Table
-from prefect_dispatch.models import Brief, Item, Outcome
-from prefect_dispatch.report import LONG_DOCUMENT, LONG_WINNER, Report
+from prefect_dispatch.flows.publish import write_files, write_page
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.ledger import Document, FieldRow, Ref, Table
+from prefect_dispatch.models.outcome import Outcome
+from prefect_dispatch.models.report import LONG_DOCUMENT, LONG_WINNER, Report
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,11 +18,12 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from prefect_dispatch import Brief, Limits, dispatch
-from prefect_dispatch.flows import beats, publish
-from prefect_dispatch.flows.beats import ticking
-from prefect_dispatch.progress import finished
+from prefect_dispatch.calls.progress import on_report
+from prefect_dispatch.flows import publish
+from prefect_dispatch.flows.runtime import heartbeat
+from prefect_dispatch.flows.runtime.heartbeat import run_periodically
 from prefect_dispatch.tasks import bounded_api, fan_out
-from prefect_dispatch.tasks.bounded_api import CancelWatch, require_wanted
+from prefect_dispatch.tasks.bounded_api import CancelWatch, raise_if_cancelled
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.hanging_proxy import HangingProxy, hanging_proxy
 from tests.waiting import wait_until
@@ -60,7 +61,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publish, "PUBLISH_S", 0.5)
     monkeypatch.setattr(fan_out, "LOOK_S", 0.1)
     monkeypatch.setattr(bounded_api, "TIMEOUT_S", 0.5)
-    monkeypatch.setattr(beats, "LAST_S", 0.1)
+    monkeypatch.setattr(heartbeat, "LAST_S", 0.1)
 
 
 @pytest.mark.slow
@@ -79,11 +80,11 @@ def test_all_items_are_asked_while_the_api_hangs(proxy: HangingProxy) -> None:
         written.append(report)
         threading.Timer(2.0, proxy.flows.set).start()
 
-    token = finished.set(take)
+    token = on_report.set(take)
     try:
         report = dispatch([BRIEF], ITEMS, executor=ScriptedExecutor(answer), limits=LIMITS)
     finally:
-        finished.reset(token)
+        on_report.reset(token)
     assert (len(asked), report.status) == (len(ITEMS), "complete")
     assert written == [report]
 
@@ -98,14 +99,14 @@ def test_a_cancelled_run_is_noticed() -> None:
         assert context
         assert context.flow_run
         run = context.flow_run.id
-        require_wanted(run)
+        raise_if_cancelled(run)
         with CancelWatch(0.05) as watch:
             watch.check()
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(run, Cancelling())
             wait_until(lambda: _raises(watch), "it is noticed")
         with pytest.raises(CancelledRun):
-            require_wanted(run)
+            raise_if_cancelled(run)
         return "noticed"
 
     assert cancelled() == "noticed"
@@ -123,7 +124,7 @@ def _raises(watch: CancelWatch) -> bool:
 def test_an_api_that_hangs_says_nothing_of_a_cancellation(proxy: HangingProxy) -> None:
     """The look ends soon."""
     proxy.flows.clear()
-    require_wanted(uuid4())
+    raise_if_cancelled(uuid4())
 
 
 def test_a_step_that_hangs_is_not_waited_for() -> None:
@@ -134,6 +135,6 @@ def test_a_step_that_hangs_is_not_waited_for() -> None:
         begun.set()
         hangs.wait()
 
-    with ticking(step, 0.01):
+    with run_periodically(step, 0.01):
         begun.wait()
     hangs.set()

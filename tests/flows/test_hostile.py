@@ -10,9 +10,9 @@ from prefect.client.orchestration import get_client
 from pydantic import AfterValidator, BaseModel
 
 from prefect_dispatch import Ask, Brief, Collate, Item, Limits, Merge, dispatch
-from prefect_dispatch.checks import Function
-from prefect_dispatch.cli import UNUSABLE, main
+from prefect_dispatch.cli.commands import UNUSABLE, main
 from prefect_dispatch.errors import DispatchFailed
+from prefect_dispatch.models.checks import Function
 from prefect_dispatch.tasks.run_brief import run_name
 from prefect_dispatch.testing import ScriptedExecutor
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch import Outcome
-    from prefect_dispatch.ledger import Ref
+    from prefect_dispatch.models.ledger import Ref
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -101,7 +101,7 @@ class Leaver:
         """Merge as any."""
         return Collate().merge(briefs, outcomes)
 
-    def refused(self, merge: Merge) -> set[Ref]:
+    def excluded_outcomes(self, merge: Merge) -> set[Ref]:
         """Exit."""
         raise SystemExit("sk-0123456789abcdef")
 

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch.cli import UNUSABLE, main
+from prefect_dispatch.cli.commands import UNUSABLE, main
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.llm import LLM
-from prefect_dispatch.flows.job import FormJob, load_job, read_job
-from prefect_dispatch.flows.job_kinds import checked
-from prefect_dispatch.outputs import schema_of
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.flows.job_file import FormJob, load_job, read_job, validate_job
+from prefect_dispatch.models.output_schema import schema_of
 from tests.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def test_a_job_says_what_is_run_of_it(folder: Path) -> None:
     assert (job.deployment_name, job.report_folder(folder)) == ("daily", folder / "report")
     assert job.bounds(None, False) == {"limit": 1, "refresh": ["a"]}  # noqa: FBT003 -- one of its forms
     assert job.bounds(2, True) == {"limit": 2, "refresh": True}  # noqa: FBT003 -- one of its forms
-    assert len(checked(job, folder).items) == 1
+    assert len(validate_job(job, folder).items) == 1
     given = job.form_parameters(folder)
     assert {name: given[name] for name in ("name", "out", "limit", "refresh")} == {
         "name": "daily",
@@ -277,7 +276,7 @@ def test_one_model_in_place_of_several_is_refused(folder: Path) -> None:
         read_job(file, model="openai/c")
     found = read_job(file, ["models=[]"], model="openai/c")
     assert isinstance(found, FormJob)
-    assert found.given["model"] == "openai/c"
+    assert found.values["model"] == "openai/c"
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

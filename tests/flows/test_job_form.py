@@ -10,11 +10,10 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from prefect_dispatch import DispatchProfile, LLMCredentials
-from prefect_dispatch.cli import COMPLETE, UNUSABLE, main
+from prefect_dispatch.cli.commands import COMPLETE, UNUSABLE, main
 from prefect_dispatch.errors import DependenceError, JobError
-from prefect_dispatch.flows.form_flow import in_its_words
-from prefect_dispatch.flows.job import load_job, read_job
-from prefect_dispatch.flows.job_kinds import checked, plan_of
+from prefect_dispatch.flows.forms import with_form_messages
+from prefect_dispatch.flows.job_file import load_job, plan_job, read_job, validate_job
 from tests.openai_server import Behaviour, openai_server
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "forms"
@@ -87,8 +86,8 @@ def test_a_job_runs_plans_and_is_deployed(folder: Path, capsys: pytest.CaptureFi
         DispatchProfile().save("empty", overwrite=True)
         job = read_job(folder / "job.yaml")
         assert (job.flow, job.deployment_name) == ("analyze_files", "analysis")
-        assert len(checked(job, folder).items) == 1
-        assert plan_of(job, folder, limit=2).work == 2
+        assert len(validate_job(job, folder).items) == 1
+        assert plan_job(job, folder, limit=2).work == 2
         assert main(["plan", str(folder / "job.yaml")]) == COMPLETE
         assert main(["run", str(folder / "job.yaml"), "--limit", "2", "--out", str(folder / "out")]) == COMPLETE
         assert server.count == 2
@@ -109,14 +108,14 @@ def test_a_job_runs_plans_and_is_deployed(folder: Path, capsys: pytest.CaptureFi
 def test_what_a_flow_does_not_take(folder: Path) -> None:
     """Variants are all compared; a job for one flow is none for another; a review needs no server."""
     with pytest.raises(JobError, match="--limit: content_variants has no items"):
-        checked(read_job(folder / "variants.yaml"), folder, limit=1)
-    assert len(checked(read_job(folder / "variants.yaml", model="openai/other"), folder).briefs) == 2
+        validate_job(read_job(folder / "variants.yaml"), folder, limit=1)
+    assert len(validate_job(read_job(folder / "variants.yaml", model="openai/other"), folder).briefs) == 2
     with pytest.raises(JobError, match="a job for 'dispatch' is wanted here, and this one is for 'content_variants'"):
         load_job(folder / "variants.yaml")
     reviewed = read_job(folder / "job.yaml", ["review=true", "credentials="])
-    assert plan_of(reviewed, folder).work == 1
+    assert plan_job(reviewed, folder).work == 1
     with temporary_settings({PREFECT_API_URL: None}):  # it ends as NeedsReview, and names what to decide
-        assert len(checked(reviewed, folder).items) == 1
+        assert len(validate_job(reviewed, folder).items) == 1
 
 
 def test_a_schema_is_legible_in_a_form(folder: Path) -> None:
@@ -134,7 +133,7 @@ def test_a_schema_is_legible_in_a_form(folder: Path) -> None:
 def test_the_examples_are_jobs(name: str) -> None:
     """Each example is ready to run as it stands; here with a model that nobody asks."""
     path = EXAMPLES / f"{name}.yaml"
-    ready = checked(read_job(path, model="openai/test"), path.parent)
+    ready = validate_job(read_job(path, model="openai/test"), path.parent)
     assert (len(ready.briefs), len(ready.items)) == {"analyze_files": (1, 3), "research_topics": (1, 2)}.get(
         name, (2, 1)
     )
@@ -147,5 +146,5 @@ def test_work_that_is_not_independent_is_told_as_it_is() -> None:
         raise DependenceError(["a and b write the same file."])
 
     with pytest.raises(DependenceError, match="The work is not independent: a and b write the same") as caught:
-        in_its_words(dependent)
+        with_form_messages(dependent)
     assert caught.value.findings == ("a and b write the same file.",)

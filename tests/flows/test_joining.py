@@ -10,8 +10,8 @@ from pydantic import BaseModel
 
 from prefect_dispatch import Brief, Item, Outcome
 from prefect_dispatch.errors import InvalidOutput
-from prefect_dispatch.flows.joining import MOST_SHOWN, MOST_TOLD, Joins
-from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.flows.runtime.part_joiner import MAX_NAMED, MAX_SHOWN, PartJoiner
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ def joined(output: object, join: object, values: Sequence[JsonValue]) -> tuple[J
         {"name": "b", "instructions": "Do.", "output": output, "split": {"by": "lines", "join": join}}
     )
     parts = [Outcome(brief="b", item="k", status="succeeded", value=value) for value in values]
-    return Joins([brief], [ITEM], Path())(brief, parts)
+    return PartJoiner([brief], [ITEM], Path())(brief, parts)
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,13 @@ def test_a_model_is_joined_by_its_schema() -> None:
 
 def test_what_a_join_removes_is_told() -> None:
     """Each value, with the rule that removed it: parts have no rows of their own. Of many, and of long ones, some."""
-    parts: list[JsonValue] = [[{"name": f"n{n}", "year": n + at} for n in range(MOST_TOLD + 3)] for at in (0, 1)]
+    parts: list[JsonValue] = [[{"name": f"n{n}", "year": n + at} for n in range(MAX_NAMED + 3)] for at in (0, 1)]
     how = joined(LIST, {"kind": "merge_records", "identity": ["name"], "rules": {"year": "min"}}, parts)[1]
     assert how.startswith("2 parts, joined by merge_records; removed: year 1 by min, ")
     assert how.endswith(" by min and 3 more")
     record = {"kind": "merge_records", "identity": ["{key}"]}
     how = joined(RECORD, record, [{"name": "a"}, {"name": "x" * 500}])[1]
-    assert how.endswith(f"removed: name {'x' * (MOST_SHOWN - 1)}… by priority")
+    assert how.endswith(f"removed: name {'x' * (MAX_SHOWN - 1)}… by priority")
 
 
 def test_a_join_that_drops_what_a_part_says_is_a_failed_item(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,10 +24,10 @@ from prefect.client.schemas.filters import (
 from prefect.logging.handlers import APILogHandler
 
 from prefect_dispatch import LLM, Ask, Brief, Collate, Limits, Merge, Reply, dispatch, run_brief
-from prefect_dispatch.checks import Function
 from prefect_dispatch.errors import JobError, RejectedError, SourceError, TransientError
-from prefect_dispatch.models import Item
-from prefect_dispatch.tasks import batch_run
+from prefect_dispatch.models.checks import Function
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.tasks import provider_batches
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.batch_server import batch_server
 from tests.openai_server import Behaviour, document, failure, openai_server
@@ -218,7 +218,7 @@ def echo(request: dict[str, Any], n: int) -> Behaviour:
 @pytest.mark.slow
 def test_a_batch_leaks_nothing(folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     """What its lines say: errors, refusals, invalid answers, and good ones; in the accounts of attempts, too."""
-    monkeypatch.setattr(batch_run, "LEAST_S", 0.02)
+    monkeypatch.setattr(provider_batches, "LEAST_S", 0.02)
     with batch_server(echo) as server:
         model = LLM(model="openai/test", api_base=server.url, mode="batch")
         brief = Brief(name="say", instructions="Say it.", output=SCHEMA, checks=(Function(function=fussy),))
@@ -237,7 +237,7 @@ def test_a_batch_whose_check_breaks_leaks_nothing(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ends the run, by the same quiet words."""
-    monkeypatch.setattr(batch_run, "LEAST_S", 0.02)
+    monkeypatch.setattr(provider_batches, "LEAST_S", 0.02)
     with batch_server(echo) as server:
         model = LLM(model="openai/test", api_base=server.url, mode="batch")
         brief = Brief(name="say", instructions="Say it.", output=SCHEMA, checks=(Function(function=broken),))

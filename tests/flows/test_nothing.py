@@ -23,9 +23,9 @@ from prefect_dispatch import (
     plan,
     write_table,
 )
-from prefect_dispatch.cli import COMPLETE, UNUSABLE, main
+from prefect_dispatch.cli.commands import COMPLETE, UNUSABLE, main
 from prefect_dispatch.errors import JobError, SourceError
-from prefect_dispatch.split import Split
+from prefect_dispatch.models.brief import Split
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.databases import filled, found
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("store")
 
 BRIEF = Brief(name="rows", instructions="Say {text} louder.", output={"type": "object"})
 AGENT = ScriptedExecutor(lambda ask: {"said": str(ask.item.key)})
-SAID = "There were no items, so nobody was asked."
+SAID = "There were no items, so nothing was asked."
 
 
 def night(folder: Path, *rows: str) -> Report:

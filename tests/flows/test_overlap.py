@@ -15,9 +15,9 @@ from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.flow_engine import run_flow
 from prefect.states import Completed, Crashed, Failed, Paused, Running, Scheduled
 
-from prefect_dispatch.flows.batch import STATE
 from prefect_dispatch.flows.dispatch import dispatch
-from prefect_dispatch.flows.overlap import SKIPPED
+from prefect_dispatch.flows.runtime.batch_phase import STATE
+from prefect_dispatch.flows.runtime.concurrency import SKIPPED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -18,7 +18,7 @@ import psutil
 import pytest
 import yaml
 
-from prefect_dispatch.temporary_server import APP
+from prefect_dispatch.processes.ephemeral_server import APP
 from tests.openai_server import Behaviour, OpenAIServer, document, openai_server
 
 if TYPE_CHECKING:

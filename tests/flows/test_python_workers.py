@@ -12,9 +12,9 @@ from pydantic_ai import Agent
 from pydantic_ai.models.test import TestModel
 
 from prefect_dispatch import Brief, Limits, PythonCallable, dispatch, run_brief
-from prefect_dispatch.cli import main
+from prefect_dispatch.cli.commands import main
 from prefect_dispatch.errors import DispatchFailed, TerminalError, TransientError
-from prefect_dispatch.models import Item
+from prefect_dispatch.models.item import Item
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch.cli import main
+from prefect_dispatch.cli.commands import main
 from tests.flows.released import fetch_sdist, prepare_environment
 
 if TYPE_CHECKING:

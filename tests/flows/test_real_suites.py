@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from prefect_dispatch.cli import main
+from prefect_dispatch.cli.commands import main
 from tests.flows.released import fetch_sdist, prepare_environment, read_own_verdicts
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from prefect_dispatch import (
     Tournament,
     dispatch,
 )
-from prefect_dispatch.cli import COMPLETE, FAILED, UNUSABLE, main
+from prefect_dispatch.cli.commands import COMPLETE, FAILED, UNUSABLE, main
 from prefect_dispatch.errors import DispatchFailed, RejectedError
-from prefect_dispatch.flows.files import write_files
-from prefect_dispatch.integrators.report_audit import audit_inputs, audit_report
-from prefect_dispatch.ledger import LedgerRow, Merge
-from prefect_dispatch.report import Report, Spending
-from prefect_dispatch.test_run import Result, TestCase, TestRun
+from prefect_dispatch.flows.publish import write_files
+from prefect_dispatch.integrators.audit.published_report import audit_inputs, audit_report
+from prefect_dispatch.models.ledger import LedgerRow, Merge
+from prefect_dispatch.models.report import Report, Spending
+from prefect_dispatch.models.test_run import Result, TestCase, TestRun
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.said import say
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch import Ask
     from prefect_dispatch.integrators.base import Integrator
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.outcome import Outcome
 
 BRIEF = Brief(
     name="terms",
@@ -181,7 +181,7 @@ def _change_rules(report: Any) -> None:  # noqa: ANN401 -- JSON
         pytest.param(_drop_row, "conservation at terms/a: it has no ledger row.", id="a-ledger-row"),
         pytest.param(_set_value, "precision at /records/0/year", id="a-value"),
         pytest.param(_set_value_and_row, "precision at /records/1/year", id="a-value-and-its-row"),
-        pytest.param(_other_winner, "idempotence at /: merged once more", id="another-winner"),
+        pytest.param(_other_winner, "idempotence at /: merged again", id="another-winner"),
         pytest.param(_add_field, "precision at /records/0/verified", id="a-field"),
         pytest.param(_drop_record, "recall at ", id="a-record"),
         pytest.param(
@@ -189,7 +189,7 @@ def _change_rules(report: Any) -> None:  # noqa: ANN401 -- JSON
         ),
         pytest.param(_spend_less, "conservation at /usage: it is not the sum over the outcomes.", id="usage"),
         pytest.param(_tell_a_gap, "conservation at /gaps: these are not the gaps among the outcomes.", id="a-gap"),
-        pytest.param(_change_rules, "its 'rules' is another one", id="rules"),
+        pytest.param(_change_rules, "its 'rules' differs", id="rules"),
     ],
 )
 def test_tampering_is_found(
@@ -278,7 +278,7 @@ def test_how_an_answer_was_joined_is_no_difference(tmp_path: Path) -> None:
         ("report.json", None, "report.json' can't be read: No such file"),
         ("report.json", "[]", "is not a report.json as a run writes it: Input should be an object"),
         ("report.json", '{"status": "complete", "message": "", "x": 1}', "unknown key 'x'"),
-        ("outcomes.jsonl", None, "outcomes.jsonl' can't be read: No such file or directory. It lies beside"),
+        ("outcomes.jsonl", None, "outcomes.jsonl' can't be read: No such file or directory. It is beside"),
         ("outcomes.jsonl", "{}\n", "outcomes.jsonl', line 1, is not an outcome"),
     ],
 )

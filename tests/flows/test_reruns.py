@@ -15,14 +15,14 @@ from prefect.filesystems import LocalFileSystem
 from prefect.flow_engine import run_flow
 
 from prefect_dispatch import Brief, Item, Limits, LLMCredentials, Merge, analyze_files, dispatch, plan
-from prefect_dispatch.changes import Changes
+from prefect_dispatch.cli.console import summary
 from prefect_dispatch.errors import DispatchFailed, JobError, RejectedError, TerminalError
-from prefect_dispatch.fingerprint import digest
-from prefect_dispatch.flows import memory
-from prefect_dispatch.ledger import LedgerRow
-from prefect_dispatch.render import markdown
-from prefect_dispatch.tasks.shelf import Shelf
-from prefect_dispatch.terminal import summary
+from prefect_dispatch.flows.runtime import last_run
+from prefect_dispatch.models.ledger import LedgerRow
+from prefect_dispatch.models.report import Changes
+from prefect_dispatch.reporting.markdown import markdown
+from prefect_dispatch.serialization.json_text import digest
+from prefect_dispatch.tasks.storage.result_store import BlobStore
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.openai_server import Behaviour, openai_server
 
@@ -289,7 +289,7 @@ def test_a_storage_that_fails_costs_the_comparison_not_the_run(
     path.rmdir()
     path.with_suffix(".aside").rename(path)
     assert told(run(said("one"), "a", "b").changes) == {"new": "b"}
-    monkeypatch.setattr(memory, "answer_shelf", lambda: Shelf(LocalFileSystem(basepath="/proc/none")))
+    monkeypatch.setattr(last_run, "result_store_for_run", lambda: BlobStore(LocalFileSystem(basepath="/proc/none")))
     assert run(said("one"), "a").status == "complete"
     assert "The next run of this job will not know what changed" in caplog.text
 
@@ -354,7 +354,7 @@ def test_runs_of_one_name_are_compared() -> None:
 def test_a_job_that_gets_a_name_knows_its_last_run(store: Path) -> None:
     """What stands under the job as it was known before is found, and kept under the name from then on."""
     run(said("x"), "a", "b")
-    unnamed = memory.KEY + digest([["names"], None, None, str(Path.cwd())])  # as every version has stored it
+    unnamed = last_run.KEY + digest([["names"], None, None, str(Path.cwd())])  # as every version has stored it
     assert [path.name for path in records(store)] == [unnamed]
     assert told(run(said("x"), "a", "b", "c", name="daily").changes) == {"new": "c"}
     assert len(records(store)) == 2

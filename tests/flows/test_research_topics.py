@@ -9,9 +9,9 @@ import pytest
 
 from prefect_dispatch import LLM, LLMCredentials, Report, Synthesize, research_topics
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.form_flow import in_its_words
+from prefect_dispatch.flows.forms import with_form_messages
 from prefect_dispatch.flows.research_topics import DISAGREEMENT
-from prefect_dispatch.sources import Csv, JsonLines, Parquet
+from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
 from tests.openai_server import Behaviour, OpenAIServer, openai_server
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def model() -> Generator[OpenAIServer]:
 def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     """Return what a form is put together to."""
     valid = research_topics.validate_parameters({"question": "How old is {topic}?", **more})
-    return in_its_words(lambda: research_topics.build(**valid))
+    return with_form_messages(lambda: research_topics.build(**valid))
 
 
 def test_the_form_is_flat_and_in_order() -> None:

@@ -19,12 +19,12 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import Cancelled, Cancelling, Failed, Pending, Scheduled
 
 from prefect_dispatch import Brief, Collate, Limits, MergeRecords, dispatch
-from prefect_dispatch.cli import GAPS, main
-from prefect_dispatch.decisions import Choice, Decisions
-from prefect_dispatch.decisions_file import DecisionsFile
+from prefect_dispatch.cli.commands import GAPS, main
 from prefect_dispatch.errors import DispatchError, JobError
-from prefect_dispatch.flows.pause import gather
+from prefect_dispatch.flows.review import collect_answers
 from prefect_dispatch.integrators.base import Delivery
+from prefect_dispatch.integrators.decisions_file import DecisionsFile
+from prefect_dispatch.models.decisions import Choice, Decisions
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.flows.linking import Linking
 
@@ -420,7 +420,7 @@ def test_a_file_that_breaks_during_a_review_loses_no_decision(tmp_path: Path) ->
     decisions(tmp_path).path.write_text("same: 3")
     state = deployed.work()
     assert state.is_failed()
-    assert "The decisions file 'decisions.yaml' is no mapping" in str(state.message)
+    assert "The decisions file 'decisions.yaml' is not a mapping" in str(state.message)
     decisions(tmp_path).path.unlink()
     assert run(tmp_path).value == {"records": [{"name": "MIT", "year": 1987}]}
 
@@ -430,7 +430,7 @@ class Stopped(Linking):
 
     state = staticmethod(Cancelled)
 
-    def decided(self, decisions: Decisions) -> Stopped:
+    def with_decisions(self, decisions: Decisions) -> Stopped:
         """Follow these decisions."""
         return type(self)(self.aliases, decisions)
 
@@ -512,12 +512,12 @@ class Handing(Linking):
         super().__init__(aliases, decisions)
         self.handed: list[JsonValue] = []
 
-    def placed(self, folder: Path) -> Handing:
+    def resolve_paths(self, folder: Path) -> Handing:
         """Follow what the file says."""
         self.decisions = DecisionsFile(folder / str(self.aliases)).load()
         return self
 
-    def decided(self, decisions: Decisions) -> Handing:
+    def with_decisions(self, decisions: Decisions) -> Handing:
         """Follow these decisions."""
         self.decisions = decisions
         return self
@@ -625,7 +625,7 @@ def test_a_note_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     deployed.decide(**{"One or two": "same"})
     (note,) = notes(tmp_path)
     assert json.loads(note.read_text()).keys() == {"api", "flow_run", "key", "form"}
-    gather(decisions(tmp_path))
+    collect_answers(decisions(tmp_path))
     assert len(decisions(tmp_path).load().same) == 1
 
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prefect_dispatch import Brief, Limits
-from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.flows.dispatch import dispatch
-from prefect_dispatch.flows.events import events
-from prefect_dispatch.models import Answer, Attempt
-from prefect_dispatch.render import markdown
+from prefect_dispatch.flows.publish import build_events
+from prefect_dispatch.models.outcome import Answer, Attempt
+from prefect_dispatch.reporting.markdown import markdown
 from tests.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
-    from prefect_dispatch.report import Report
+    from prefect_dispatch.models.report import Report
 
 BRIEFS = [Brief(name="label", instructions="Label it.")]
 LIMITS = Limits(retries=0, concurrency=2)
@@ -63,7 +63,7 @@ def test_another_model_is_flagged_and_told() -> None:
     assert again.models == report.models
     [flag] = report.flags
     assert (flag.kind, flag.path, flag.text, len(flag.sources)) == ("model", "", "gpt-4.1-nano", 1)
-    told = {each.event.rpartition(".")[2]: each.payload for each in events(report, BRIEFS)}
+    told = {each.event.rpartition(".")[2]: each.payload for each in build_events(report, BRIEFS)}
     assert told["other-model"]["answers"] == 1
     assert told["other-model"]["first"] == ["openai/gpt-5-mini answered as gpt-4.1-nano"]
     assert "| openai/gpt-5-mini | gpt-4.1-nano | 1 | another model |" in markdown(report).replace("\\", "")

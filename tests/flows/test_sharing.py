@@ -12,7 +12,7 @@ from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 
 from prefect_dispatch import LLM, Brief, Item, Limits, Synthesize, Tournament, dispatch, plan
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.sharing import share_of
+from prefect_dispatch.flows.runtime.concurrency import rate_limit_share
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.waiting import wait_until
 
@@ -37,9 +37,9 @@ def test_a_run_takes_as_much_of_the_rates_as_of_the_slots() -> None:
     """A quarter of the slots is a quarter of what a minute allows, and never nothing."""
     name = made("shared-rates", 20)
     limits = Limits(concurrency=5, pace_limit=name, requests_per_minute=600, tokens_per_minute=3)
-    share = share_of(limits)
+    share = rate_limit_share(limits)
     assert (share.requests_per_minute, share.tokens_per_minute, share.concurrency) == (150, 1, 5)
-    assert share_of(Limits(requests_per_minute=600)).requests_per_minute == 600
+    assert rate_limit_share(Limits(requests_per_minute=600)).requests_per_minute == 600
 
 
 @pytest.mark.usefixtures("store")

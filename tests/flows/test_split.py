@@ -10,12 +10,12 @@ from prefect import flow
 
 from prefect_dispatch import LLM, Ask, Brief, Item, Limits, Usage, dispatch, plan
 from prefect_dispatch.errors import DispatchFailed, JobError, RejectedError, TransientError
-from prefect_dispatch.tasks.cutting import in_parts, is_learned, joined
 from prefect_dispatch.tasks.fan_out import FanOut
-from prefect_dispatch.tasks.independence import Independence
-from prefect_dispatch.tasks.run_brief import answer_shelf
-from prefect_dispatch.tasks.store import key_of
-from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.tasks.item_splitting import is_asked_in_parts, is_recorded_too_long, with_joined_fingerprint
+from prefect_dispatch.tasks.preflight import Independence
+from prefect_dispatch.tasks.run_brief import result_store_for_run
+from prefect_dispatch.tasks.storage.result_store import storage_key
+from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.openai_server import Behaviour, document, failure, openai_server
 
@@ -287,20 +287,20 @@ def test_what_was_learned_of_lengths_outlives_the_run() -> None:
 @pytest.mark.slow
 def test_what_is_learned_and_can_not_be_kept_is_learned_again(store: Path) -> None:
     """The run goes on; the note's place, and a foreign note there, are nothing to rely on."""
-    (work,) = work_of([brief()], numbered([TEXT]), ScriptedExecutor(short))
-    place = store / f"{key_of(work.fingerprint)}.long"
+    (work,) = build_work([brief()], numbered([TEXT]), ScriptedExecutor(short))
+    place = store / f"{storage_key(work.fingerprint)}.long"
     place.mkdir(parents=True)
     assert run(ScriptedExecutor(short), [TEXT], brief()).status == "complete"
     place.rmdir()
-    (store / key_of(joined(work).fingerprint)).unlink()
+    (store / storage_key(with_joined_fingerprint(work).fingerprint)).unlink()
     for foreign in ("{", '{"too_long": "another"}'):
         place.write_text(foreign)
-        assert not is_learned(answer_shelf(), work)
+        assert not is_recorded_too_long(result_store_for_run(), work)
     scripted = ScriptedExecutor(short)
     assert run(scripted, [TEXT], brief()).status == "complete"
     assert [text_of(ask) for ask in scripted.asks] == [TEXT]
-    assert is_learned(answer_shelf(), work)
-    assert in_parts(answer_shelf(), work, scripted)
+    assert is_recorded_too_long(result_store_for_run(), work)
+    assert is_asked_in_parts(result_store_for_run(), work, scripted)
 
 
 @pytest.mark.slow
@@ -308,7 +308,7 @@ def test_what_another_run_has_joined_meanwhile_is_taken() -> None:
     """It wasn't there when the run looked what is stored, and is when its turn comes."""
     run(ScriptedExecutor(short), [TEXT], brief())
     scripted = ScriptedExecutor(short)
-    work = work_of([brief()], numbered([TEXT]), scripted)
+    work = build_work([brief()], numbered([TEXT]), scripted)
 
     def join(brief: Brief, parts: Sequence[Outcome]) -> tuple[JsonValue, str]:
         raise AssertionError
@@ -317,7 +317,9 @@ def test_what_another_run_has_joined_meanwhile_is_taken() -> None:
 
     @flow
     def ours() -> list[Outcome]:
-        return FanOut(work, scripted, QUICK, independence=Independence(), again=(), tell=seen.append, join=join).run()
+        return FanOut(
+            work, scripted, QUICK, independence=Independence(), again=(), on_progress=seen.append, join=join
+        ).run()
 
     (outcome,) = ours()
     assert (outcome.origin, scripted.calls) == ("stored", 0)
@@ -364,8 +366,8 @@ def test_a_joined_answer_that_is_not_what_the_brief_asks_for_fails() -> None:
 @pytest.mark.slow
 def test_a_joined_answer_that_can_not_be_stored_is_an_answer(store: Path) -> None:
     """The answers to the parts are stored; the next run joins them anew."""
-    (work,) = work_of([brief()], [Item(key="1", value=TEXT)], ScriptedExecutor(short))
-    place = store / key_of(joined(work).fingerprint)
+    (work,) = build_work([brief()], [Item(key="1", value=TEXT)], ScriptedExecutor(short))
+    place = store / storage_key(with_joined_fingerprint(work).fingerprint)
 
     def script(ask: Ask) -> JsonValue:
         if text_of(ask).startswith("three"):
@@ -385,7 +387,7 @@ class Counting(ScriptedExecutor):
 
     room: int | None = ROOM + 2
 
-    def require_known(self) -> None:
+    def require_available(self) -> None:
         """Whoever it is."""
 
     def count_tokens(self, brief: Brief, item: Item) -> int:
@@ -419,16 +421,16 @@ def test_what_is_known_not_to_fit_is_never_sent() -> None:
     assert report.outcomes[0].attempts[0].error == (
         "context_length: Prompt and answer take about 29 tokens, and Counting takes in 14, so it was not sent."
     )
-    too_long, fits = work_of([brief()], items, scripted)
-    assert [in_parts(answer_shelf(), each, scripted) for each in (too_long, fits)] == [True, False]
+    too_long, fits = build_work([brief()], items, scripted)
+    assert [is_asked_in_parts(result_store_for_run(), each, scripted) for each in (too_long, fits)] == [True, False]
 
 
 @pytest.mark.slow
 def test_parts_that_are_stored_are_joined_without_asking_anybody(store: Path) -> None:
     """A run that died before it could join them has lost nothing."""
     first = run(Counting(short), [TEXT], brief())
-    (work,) = work_of([brief()], numbered([TEXT]), Counting(short))
-    (store / key_of(joined(work).fingerprint)).unlink()
+    (work,) = build_work([brief()], numbered([TEXT]), Counting(short))
+    (store / storage_key(with_joined_fingerprint(work).fingerprint)).unlink()
     assert plan([brief()], numbered([TEXT]), Counting(short)).to_ask == 0
     scripted = Counting(short)
     report = run(scripted, [TEXT], brief())

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefect_dispatch import Brief, Item, Limits, Synthesize, dispatch
-from prefect_dispatch.cli import main
+from prefect_dispatch.cli.commands import main
 from prefect_dispatch.errors import DispatchFailed, RejectedError, TerminalError
-from prefect_dispatch.executors.local import has_smollm2
-from prefect_dispatch.flows.job import load_job
+from prefect_dispatch.executors.llm.local_model import has_smollm2
+from prefect_dispatch.flows.job_file import load_job
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.writers import sloppy
 

@@ -14,11 +14,12 @@ import pytest
 import yaml
 from prefect.task_runners import ProcessPoolTaskRunner
 
-from prefect_dispatch import Brief, cli, dispatch
+from prefect_dispatch import Brief, dispatch
+from prefect_dispatch.cli import commands
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.callable import PythonCallable
-from prefect_dispatch.flows.task_runners import Dask, Processes, Ray, Threads, shards_of
-from prefect_dispatch.tasks.elsewhere import Elsewhere, Room, room_of
+from prefect_dispatch.executors.python_callable import PythonCallable
+from prefect_dispatch.flows.remote_targets import Dask, Processes, Ray, Threads, shard_target
+from prefect_dispatch.tasks.shards.remote import RemoteTarget, WorkerCapacity, capacity_of
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.prefect_database import empty_database
 from tests.waiting import wait_until
@@ -42,7 +43,7 @@ def told(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Cal
 
     def plan(said: object) -> tuple[int, str]:
         (tmp_path / "job.yaml").write_text(yaml.safe_dump({**JOB, "task_runner": said}))
-        status = cli.main(["plan", str(tmp_path / "job.yaml")])
+        status = commands.main(["plan", str(tmp_path / "job.yaml")])
         return status, " ".join(capsys.readouterr().err.split())
 
     return plan
@@ -95,11 +96,11 @@ def test_an_extra_that_is_missing(
 
 def test_two_places_at_once() -> None:
     """A job says once where its shards run."""
-    elsewhere = Elsewhere(ProcessPoolTaskRunner, room_of)
+    elsewhere = RemoteTarget(ProcessPoolTaskRunner, capacity_of)
     with pytest.raises(JobError, match="leave one of them out"):
-        shards_of(Processes(), ScriptedExecutor({}), elsewhere)
-    assert shards_of(None, ScriptedExecutor({}), elsewhere) is elsewhere
-    assert shards_of(Threads(), ScriptedExecutor({}), None) is None
+        shard_target(Processes(), ScriptedExecutor({}), elsewhere)
+    assert shard_target(None, ScriptedExecutor({}), elsewhere) is elsewhere
+    assert shard_target(Threads(), ScriptedExecutor({}), None) is None
 
 
 @pytest.mark.usefixtures("store")
@@ -115,14 +116,14 @@ def test_the_runners_that_are_made() -> None:
     made_of = {"ProcessPool": Processes, "DaskTaskRunner": Dask, "RayTaskRunner": Ray}
     for name, kind in made_of.items():
         by: Any = kind(workers=3)
-        where = shards_of(by, anybody, None)
+        where = shard_target(by, anybody, None)
         assert where
         assert type(where.make()).__name__ == name
-    pool = shards_of(Processes(workers=3), anybody, None)
+    pool = shard_target(Processes(workers=3), anybody, None)
     assert pool
-    assert pool.room(pool.make()) == Room(3, 3)
+    assert pool.capacity(pool.make()) == WorkerCapacity(3, 3)
     for far, address in ((Dask(address="tcp://h:1"), "tcp://h:1"), (Ray(address="ray://h:1"), "ray://h:1")):
-        where = shards_of(far, anybody, None)
+        where = shard_target(far, anybody, None)
         assert where
         made: Any = where.make()
         assert made.address == address
@@ -130,15 +131,15 @@ def test_the_runners_that_are_made() -> None:
 
 def test_the_room_of_a_runner_that_does_not_say() -> None:
     """As many as there are cores."""
-    assert room_of(object()) == Room(os.cpu_count() or 1, os.cpu_count() or 1)
+    assert capacity_of(object()) == WorkerCapacity(os.cpu_count() or 1, os.cpu_count() or 1)
 
 
 COUNTS = """
 import os
 import psutil
 from prefect_dispatch import Brief, Limits, dispatch
-from prefect_dispatch.executors.callable import PythonCallable
-from prefect_dispatch.flows.task_runners import Dask, Processes
+from prefect_dispatch.executors.python_callable import PythonCallable
+from prefect_dispatch.flows.remote_targets import Dask, Processes
 
 def servers(value: str) -> str:
     run = psutil.Process(int(os.environ["RUN"]))
@@ -174,11 +175,11 @@ def test_all_processes_of_a_run_have_one_server(tmp_path: Path, kind: str) -> No
 POOL = """
 import multiprocessing, os, sys, time
 from concurrent.futures import ProcessPoolExecutor
-from prefect_dispatch.tasks.child_process import settle_in
+from prefect_dispatch.tasks.shards.remote import initialize_pool_process
 
 if __name__ == "__main__":
-    settle_in()  # in no child: it ends with nobody
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), settle_in) as pool:
+    initialize_pool_process()  # in no child: it ends with nobody
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initialize_pool_process) as pool:
         print(pool.submit(os.getpid).result(), flush=True)
         pool.submit(time.sleep, 600)
         time.sleep(600)

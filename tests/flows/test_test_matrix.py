@@ -13,11 +13,11 @@ from prefect.exceptions import ParameterTypeError
 
 from prefect_dispatch import Limits, Report, TestMatrix
 from prefect_dispatch import test_matrix as run_matrix  # pytest would take it for a test by its own name
-from prefect_dispatch.cli import UNUSABLE, main
+from prefect_dispatch.cli.commands import UNUSABLE, main
 from prefect_dispatch.errors import DispatchFailed, JobError
-from prefect_dispatch.flows.axes import Axis, cells
-from prefect_dispatch.flows.form_flow import in_its_words
-from prefect_dispatch.test_run import TestRun
+from prefect_dispatch.flows.forms import with_form_messages
+from prefect_dispatch.flows.test_matrix import Axis, build_cells
+from prefect_dispatch.models.test_run import TestRun
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +34,7 @@ AXES = {"python": ["3.9", "3.10"], "attrs": ["22", "23"]}
 def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     """Return what a form with two fields, and some more, is put together to."""
     valid = run_matrix.validate_parameters({"command": "pytest", "axes": AXES, **more})
-    return in_its_words(lambda: run_matrix.build(**valid))
+    return with_form_messages(lambda: run_matrix.build(**valid))
 
 
 def test_the_form_is_flat_and_in_order() -> None:
@@ -147,7 +147,7 @@ def test_a_service_is_ready_before_the_command_runs(tmp_path: Path) -> None:
 def keys(exclude: Sequence[str] = (), include: Sequence[str] = (), **axes: Sequence[str]) -> list[str]:
     """Return the keys of the cells of some axes."""
     made = [Axis(name=name.replace("__", "-"), values=tuple(values)) for name, values in axes.items()]
-    return [cell.key for cell in cells(made, exclude, include)]
+    return [cell.key for cell in build_cells(made, exclude, include)]
 
 
 def test_cells() -> None:

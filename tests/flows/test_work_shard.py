@@ -22,11 +22,9 @@ from prefect.states import Cancelling
 
 from prefect_dispatch import LLM, Brief, Item, Limits
 from prefect_dispatch.flows.work_shard import work_shard
-from prefect_dispatch.tasks.errands import GO, note_key
-from prefect_dispatch.tasks.run_brief import answer_shelf
-from prefect_dispatch.tasks.shard_places import CAME, ShardPlaces
-from prefect_dispatch.tasks.shard_records import Sent, written
-from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.tasks.run_brief import result_store_for_run
+from prefect_dispatch.tasks.shards.protocol import GO, RESULT_SUFFIX, ShardHeader, ShardStore, note_key, to_document
+from prefect_dispatch.tasks.work_item import build_work
 from tests.openai_server import Behaviour, openai_server
 from tests.waiting import wait_until
 
@@ -50,11 +48,11 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Generator[OpenAIServer]:
 def shard(model: OpenAIServer, note: str = "b" * 32) -> str:
     """Write a shard of one item, as a run would; return its key."""
     executor = LLM(model="openai/test", api_base=model.url)
-    work = work_of([Brief(name="b", instructions="Shout.")], [Item(key="a", value="a")], executor)
-    sent = Sent(name=uuid4().hex, note=note)
+    work = build_work([Brief(name="b", instructions="Shout.")], [Item(key="a", value="a")], executor)
+    sent = ShardHeader(name=uuid4().hex, note=note)
     limits = Limits(retries=0, grace_s=0)
-    document = written(work, executor, limits, sent=sent, folder="/nowhere", beat_s=0.1, again=())
-    return ShardPlaces(answer_shelf()).put(uuid4(), document)
+    document = to_document(work, executor, limits, sent=sent, folder="/nowhere", beat_s=0.1, again=())
+    return ShardStore(result_store_for_run()).write_shard(uuid4(), document)
 
 
 @contextmanager
@@ -93,7 +91,7 @@ def test_a_run_that_is_interrupted(
     wanted: bool,  # noqa: FBT001 -- a column
 ) -> None:
     """Cancelled by somebody it stays so; ended by its worker, it has crashed, and others do its work."""
-    answer_shelf().write(note_key("b" * 32), GO)
+    result_store_for_run().write(note_key("b" * 32), GO)
     monkeypatch.setattr("prefect_dispatch.flows.work_shard.LOOK_S", 0.05)
     key = shard(model)
 
@@ -108,7 +106,7 @@ def test_a_run_that_is_interrupted(
     with beside(interrupt):
         state = work_shard(shard=key, return_state=True)
     assert (state.name, model.hung_up) == ("Crashed" if wanted else "Cancelled", 1)
-    assert not (store / f"{key}{CAME}").exists()
+    assert not (store / f"{key}{RESULT_SUFFIX}").exists()
 
 
 @pytest.mark.slow

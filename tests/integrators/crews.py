@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prefect_dispatch.executors.coding.executor import CodingAgent
-from prefect_dispatch.models import Failure, Outcome
+from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+from prefect_dispatch.models.outcome import Failure, Outcome
 from tests.integrators.repos import change_of, files_at
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prefect_dispatch.models import Failure, Outcome
+from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from prefect_dispatch.decisions import Decisions
-from prefect_dispatch.integrators.merge_records import MergeRecords
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.models.decisions import Decisions
 from tests.integrators.strategies import SCALARS
 
 NAMES: list[Any] = [
@@ -59,4 +59,4 @@ def linkers(draw: st.DrawFn, *, evidence: bool = True) -> MergeRecords:
         propose, sure = draw(st.sampled_from([(0.85, 0.95), (0.5, 0.7), (0.3, 0.3), (0.9, 1.0)]))
         fields = draw(st.sampled_from([[], [], ["tags"], ["note"]])) if evidence else []
         options["match"] = {"sure": sure, "propose": propose, "fields": fields}
-    return MergeRecords.model_validate(options).decided(draw(decisions(identity)))
+    return MergeRecords.model_validate(options).with_decisions(draw(decisions(identity)))

@@ -8,18 +8,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from prefect_dispatch import MergeBranches
-from prefect_dispatch.change import Change, written
-from prefect_dispatch.models import Failure, Outcome
+from prefect_dispatch.models.outcome import Change, Failure, Outcome, encode_patch
 from prefect_dispatch.testing import ScriptedExecutor
-from prefect_dispatch.workspaces.difference import between, files_of
 from prefect_dispatch.workspaces.git import Git
+from prefect_dispatch.workspaces.patches import diff_trees, to_changed_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Question
-    from prefect_dispatch.ledger import Merge
+    from prefect_dispatch.models.ledger import Merge
 
 Files = dict[str, "bytes | str | tuple[str, bytes]"]
 """Files by path; a mode goes before the content where it isn't that of a plain file."""
@@ -40,10 +39,10 @@ PATCH = (
 def repository(folder: Path, files: Mapping[str, bytes | str | tuple[str, bytes]]) -> tuple[Git, str]:
     """Return a new repository with one commit on `main`, which is checked out, and that commit."""
     git = Git(folder)
-    git.out("init", "--quiet", "--initial-branch=main")
-    commit = git.out("commit-tree", tree(git, files), stdin=b"The base\n", env=WHO)
-    git.out("update-ref", "refs/heads/main", commit)
-    git.out("reset", "--hard", "--quiet")
+    git.output("init", "--quiet", "--initial-branch=main")
+    commit = git.output("commit-tree", tree(git, files), stdin=b"The base\n", env=WHO)
+    git.output("update-ref", "refs/heads/main", commit)
+    git.output("reset", "--hard", "--quiet")
     return git, commit
 
 
@@ -53,18 +52,20 @@ def tree(git: Git, files: Mapping[str, bytes | str | tuple[str, bytes]]) -> str:
     for path, found in files.items():
         mode, content = found if isinstance(found, tuple) else ("100644", found)
         data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-        lines += f"{mode} {git.out('hash-object', '-w', '--stdin', stdin=data)}\t{path}\0"
+        lines += f"{mode} {git.output('hash-object', '-w', '--stdin', stdin=data)}\t{path}\0"
     with TemporaryDirectory() as folder:
         index = {"GIT_INDEX_FILE": os.fspath(Path(folder, "index"))}
-        git.raw("update-index", "-z", "--index-info", stdin=lines.encode("utf-8", "surrogateescape"), env=index)
-        return git.out("write-tree", env=index)
+        git.output_bytes(
+            "update-index", "-z", "--index-info", stdin=lines.encode("utf-8", "surrogateescape"), env=index
+        )
+        return git.output("write-tree", env=index)
 
 
 def change_of(git: Git, base: str, files: Mapping[str, bytes | str | tuple[str, bytes]]) -> Change:
     """Return the change that makes some files of a base: these and no others."""
     made = tree(git, files)
-    patch = written(git.raw(*PATCH, base, made))
-    return Change(base=base, tree=made, patch=patch, files=files_of(between(git, base, made)))
+    patch = encode_patch(git.output_bytes(*PATCH, base, made))
+    return Change(base=base, tree=made, patch=patch, files=to_changed_files(diff_trees(git, base, made)))
 
 
 def done(name: str, change: Change | None, *, item: str = "repo", priority: int = 0, value: str = "") -> Outcome:
@@ -80,8 +81,12 @@ def lost(name: str, item: str = "repo") -> Outcome:
 
 def files_at(git: Git, commit: str) -> dict[str, bytes]:
     """Return the files of a commit."""
-    names = git.raw("ls-tree", "-r", "-z", "--name-only", commit).decode("utf-8", "surrogateescape").split("\0")[:-1]
-    return {name: git.raw("cat-file", "blob", f"{commit}:{name}") for name in names}
+    names = (
+        git.output_bytes("ls-tree", "-r", "-z", "--name-only", commit)
+        .decode("utf-8", "surrogateescape")
+        .split("\0")[:-1]
+    )
+    return {name: git.output_bytes("cat-file", "blob", f"{commit}:{name}") for name in names}
 
 
 class Nobody:
@@ -99,7 +104,7 @@ class Nobody:
 
 def merging(git: Git, **more: Any) -> MergeBranches:  # noqa: ANN401 -- fields of the integrator
     """Return an integrator of changes of a repository, as it is before a run."""
-    return MergeBranches.model_validate({"workspace": {"repo": str(git.repo)}, **more}).placed(git.repo)
+    return MergeBranches.model_validate({"workspace": {"repo": str(git.repo)}, **more}).resolve_paths(git.repo)
 
 
 def value(merge: Merge) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from prefect_dispatch.models import Failure, Outcome
+from prefect_dispatch.models.outcome import Failure, Outcome
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import Merge
+    from prefect_dispatch.models.ledger import Merge
 
 
 def say(item: str, value: JsonValue, *, brief: str = "terms", brief_first: int = 0, item_first: int = 0) -> Outcome:

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import strategies as st
 
-from prefect_dispatch.decisions import Decisions
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.models import Failure, Outcome
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.models.decisions import Decisions
+from prefect_dispatch.models.outcome import Failure, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.records.rules import Claim
+    from prefect_dispatch.integrators.merge_records.resolution import Claim
 
 
 def tally(claims: Sequence[Claim]) -> JsonValue:
@@ -137,4 +137,4 @@ def integrators(draw: st.DrawFn, *, computing: bool = True) -> MergeRecords:
             "conflicts": draw(st.sampled_from(["resolve", "keep_all", "flag"])),
             "records": draw(st.sampled_from(["", "found"])),
         }
-    ).decided(Decisions.model_validate({"fields": decided}))
+    ).with_decisions(Decisions.model_validate({"fields": decided}))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.merging import merge_by
+from prefect_dispatch.integrators.run_merge import run_integrator
 from tests.integrators.crews import Crew
 from tests.integrators.repos import Files, change_of, done, ends, files_at, merging, repository, rows, value
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.workspaces.git import Git
     from tests.integrators.crews import Seen
 
@@ -40,7 +40,7 @@ def run(
     """Return a merge that is tried, which the audit has nothing against, and who tried it."""
     integrator, crew = merging(git, accept=ACCEPT, **more), Crew(git, passes)
     merge = integrator.merge_asking([], outcomes, crew)
-    again = partial(merge_by, integrator, [], ask=Crew(git, passes))
+    again = partial(run_integrator, integrator, [], ask=Crew(git, passes))
     assert [*map(str, audit(merge, outcomes, [], integrator, again=again))] == []
     return merge, crew
 
@@ -107,8 +107,8 @@ def test_nobody_is_blamed_for_a_base_that_fails(repo: tuple[Git, str], check: st
     assert value(merge)["accepted"] is False
     [told] = merge.shortfalls
     assert told == (
-        "The acceptance command fails on what is merged, and on the base as well: no change can be told to be to "
-        "blame; see the table 'acceptance'."
+        "The acceptance command fails on what is merged, and on the base as well: no single change can be "
+        "blamed; see the table 'acceptance'."
     )
 
 
@@ -162,7 +162,7 @@ def test_the_same_tree_is_tried_once(repo: tuple[Git, str]) -> None:
 def test_what_it_is_likely_to_ask(repo: tuple[Git, str]) -> None:
     """Nothing without a command; once at the end; else once for each change, and for the base."""
     git, _ = repo
-    assert merging(git).asks(4) == []
-    assert [each.times for each in merging(git, accept=ACCEPT).asks(4)] == [1]
-    [asks] = merging(git, accept=ACCEPT, check="each").asks(4)
+    assert merging(git).estimate_queries(4) == []
+    assert [each.times for each in merging(git, accept=ACCEPT).estimate_queries(4)] == [1]
+    [asks] = merging(git, accept=ACCEPT, check="each").estimate_queries(4)
     assert (asks.times, asks.question.brief.command) == (5, merging(git, accept=ACCEPT).accept)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.integrators.votes.agreement import krippendorff, likeness
+from prefect_dispatch.integrators.consensus.consensus_tables import krippendorff, score_similarity
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 def test_likeness(said: JsonValue, answer: JsonValue, kind: str, expected: float) -> None:
     """An answer comes as near to what stands as its kind has it."""
-    assert likeness(said, answer, kind) == expected
+    assert score_similarity(said, answer, kind) == expected
 
 
 @pytest.mark.parametrize(

@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch.integrators.audit import audit, traced
-from prefect_dispatch.integrators.auditing.tracing import Trace
+from prefect_dispatch.integrators.audit.coverage import Trace
+from prefect_dispatch.integrators.audit.laws import audit, is_traced
 from prefect_dispatch.integrators.collate import Collate
-from prefect_dispatch.integrators.consensus import Consensus
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Ref, Violation
-from prefect_dispatch.models import Brief, Outcome
+from prefect_dispatch.integrators.consensus.consensus import Consensus
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.ledger import FieldRow, LedgerRow, Loser, Merge, Ref, Violation
 from tests.integrators.said import entries, miss, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from pydantic import JsonValue
+
+    from prefect_dispatch.models.outcome import Outcome
 
 A, B = Ref(brief="terms", item="a"), Ref(brief="terms", item="b")
 SAID = [say("a", {"x": 1, "y": 2}), say("b", {"x": 3}), miss("c")]
@@ -95,7 +97,7 @@ def test_a_traced_merge_of_anybody_passes() -> None:
             [FINE[0], FINE[2], row("b", "overridden", Ref(brief="terms", item="c"))], "by 'terms/c'", id="by-a-failure"
         ),
         pytest.param([row("a", "merged", B), *FINE[1:]], "it is 'merged', yet by 'terms/b'", id="merged-by"),
-        pytest.param([row("a", "duplicate_of", B), *FINE[1:]], "at terms/a: it and the outcome that", id="circle"),
+        pytest.param([row("a", "duplicate_of", B), *FINE[1:]], "at terms/a: the outcome that replaces", id="circle"),
     ],
 )
 def test_each_outcome_has_one_fitting_row(ledger: list[dict[str, Any]], message: str) -> None:
@@ -112,10 +114,10 @@ FAILED = Ref(brief="terms", item="c")
 @pytest.mark.parametrize(
     ("value", "change", "messages"),
     [
-        pytest.param({"x": 1, "y": 2, "z": 9}, {}, ["precision at /z: 9 stands there without a field row"], id="new"),
-        pytest.param(INVENTED, {}, ["precision at /z/0: {} stands there"], id="new-and-empty"),
-        pytest.param({"x": 7, "y": 2}, {}, ["precision at /x: 7 stands there, not the winner 1."], id="not-the-winner"),
-        pytest.param({"y": 2}, {}, ["nothing stands there", "recall at terms/a: it says 1", "terms/b"], id="missing"),
+        pytest.param({"x": 1, "y": 2, "z": 9}, {}, ["precision at /z: 9 has no field row"], id="new"),
+        pytest.param(INVENTED, {}, ["precision at /z/0: {} has no field row"], id="new-and-empty"),
+        pytest.param({"x": 7, "y": 2}, {}, ["precision at /x: it is 7, not the winner 1."], id="not-the-winner"),
+        pytest.param({"y": 2}, {}, ["has nothing there", "recall at terms/a: it says 1", "terms/b"], id="missing"),
         pytest.param({"x": 7, "y": 2}, {"winner": 7}, ["'terms/a' doesn't say 7", "recall at terms/a"], id="unsaid"),
         pytest.param(
             {"x": 2, "y": 2}, {"winner": 2}, ["'terms/a' doesn't say 2", "says 1 in 'x'"], id="of-another-field"
@@ -137,19 +139,19 @@ FAILED = Ref(brief="terms", item="c")
         pytest.param(
             {"x": [1], "y": 2},
             {"winner": [1], "rule": "union", "sources": (A, B)},
-            ["'terms/b' says nothing of what stands there"],
+            ["'terms/b' says none of its elements"],
             id="idle-source",
         ),
         pytest.param(
-            {"x": 1, "y": 2}, {"path": "x"}, ["at /x: 1 stands", "at x: a field row", "terms/a", "terms/b"], id="path"
+            {"x": 1, "y": 2}, {"path": "x"}, ["at /x: 1 has no", "at x: a field row", "terms/a", "terms/b"], id="path"
         ),
         pytest.param({"x": 1, "y": 2}, {"path": "/~x"}, ["at /x: 1", "at /~x", "terms/a", "terms/b"], id="bad-escape"),
         pytest.param(
             {"x": 1, "y": 2},
             {"path": "/y"},
             [
-                "at /x: 1 stands",
-                "2 stands there, not",
+                "at /x: 1 has no",
+                "it is 2, not",
                 "two field rows",
                 "'terms/a' doesn't say 1",
             ],
@@ -189,7 +191,7 @@ def test_fields_may_be_renamed_and_objects_put_together() -> None:
 def test_an_untraced_merge_is_held_to_conservation() -> None:
     """A user's own number has no sources; the built-in integrators must name theirs."""
     merge = Merge.model_validate({"value": 4, "ledger": FINE})
-    assert not traced(merge)
+    assert not is_traced(merge)
     assert found(merge) == []
     laws = {violation.law for violation in audit(merge, SAID, [], MergeRecords(identity=("x",)))}
     assert laws == {"conservation", "idempotence", "precision", "recall"}
@@ -345,7 +347,7 @@ class Odd:
             sys.exit(0)
         return Merge(value=value, ledger=tuple(rows))
 
-    def restated(self, merge: Merge) -> list[Outcome] | None:
+    def as_outcomes(self, merge: Merge) -> list[Outcome] | None:
         """Return the outcomes that were given, or raise."""
         if isinstance(self.again, BaseException):
             raise self.again
@@ -357,14 +359,14 @@ class Odd:
     ("odd", "message"),
     [
         pytest.param(Odd(1, 1), None, id="nothing-promised"),
-        pytest.param(Odd(1, 1.0), "its 'value' is another one", id="another-value"),
+        pytest.param(Odd(1, 1.0), "its 'value' differs", id="another-value"),
         pytest.param(Odd(1), "it raised IndexError", id="raises"),
         pytest.param(Odd(1, "exit"), "it raised SystemExit: 0", id="exits"),
         pytest.param(Odd(1, 1, 1, restated=[]), None, id="steady"),
-        pytest.param(Odd(1, 1, 2, restated=[]), "merged once more, is another one", id="grows"),
-        pytest.param(Odd(1, 1, restated=KeyError("x")), "can't be taken in again (KeyError)", id="not-taken-in"),
-        pytest.param(Odd(1, 1, restated=SystemExit(0)), "can't be taken in again (SystemExit)", id="exits-on-itself"),
-        pytest.param(Odd(1, 1, restated=[]), "taken in again, it raised IndexError", id="raises-on-itself"),
+        pytest.param(Odd(1, 1, 2, restated=[]), "merging the merged value again changes it", id="grows"),
+        pytest.param(Odd(1, 1, restated=KeyError("x")), "can't be merged again (KeyError)", id="not-taken-in"),
+        pytest.param(Odd(1, 1, restated=SystemExit(0)), "can't be merged again (SystemExit)", id="exits-on-itself"),
+        pytest.param(Odd(1, 1, restated=[]), "merging the merged value again raised IndexError", id="raises-on-itself"),
     ],
 )
 def test_merging_once_more_changes_nothing(odd: Odd, message: str | None) -> None:
@@ -378,7 +380,7 @@ def test_merging_once_more_changes_nothing(odd: Odd, message: str | None) -> Non
 class Keeping(Odd):
     """An integrator of somebody's that promises more than the laws ask of any."""
 
-    def broken(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
+    def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
         """Yield a value that isn't small; raise where there is none."""
         said: Any = outcomes[0].value
         said["x"] = 0

@@ -7,23 +7,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.integrators.branches.folding import start, stepped
-from prefect_dispatch.integrators.branches.ground import Ground
-from prefect_dispatch.integrators.branches.history import LONGEST_GOAL, LONGEST_TITLE, LONGEST_TRAILER, Describer
-from prefect_dispatch.integrators.branches.lining import lined_up
-from prefect_dispatch.ledger import Ref
-from prefect_dispatch.models import Brief
-from prefect_dispatch.template import literal
+from prefect_dispatch.integrators.merge_branches.apply import RepositoryBase, apply_change, initial_state, order_changes
+from prefect_dispatch.integrators.merge_branches.publish_branch import (
+    MAX_GOAL_CHARS,
+    MAX_TITLE_CHARS,
+    MAX_TRAILER_CHARS,
+    CommitMessages,
+)
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.ledger import Ref
+from prefect_dispatch.models.template import escape_template
 from tests.integrators.repos import Files, Nobody, change_of, done, merging, repository, rows, value
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prefect_dispatch.integrators.branches.folding import Resolved, Standing
-    from prefect_dispatch.integrators.branches.lining import Branch
-    from prefect_dispatch.integrators.branches.three_way import Merged
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.integrators.merge_branches.apply import Branch, MergeState, Resolution
+    from prefect_dispatch.integrators.merge_branches.three_way import MergedTree
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.workspaces.git import Git
 
 BASE: Files = {"a.py": "1\n2\n3\n"}
@@ -52,18 +54,18 @@ def merged(git: Git, changes: list[Outcome], *briefs: Brief) -> Merge:
     """Return a merge that its own audit has nothing against."""
     integrator = merging(git)
     merge = integrator.merge_asking(briefs, changes, Nobody())
-    assert [*integrator.broken(merge, changes, briefs)] == []
+    assert [*integrator.verify(merge, changes, briefs)] == []
     return merge
 
 
 def message(git: Git, commit: str) -> str:
     """Return what a commit says."""
-    return git.out("log", "-1", "--format=%B", commit).rstrip("\n")
+    return git.output("log", "-1", "--format=%B", commit).rstrip("\n")
 
 
 def trailers(git: Git, commit: str) -> list[str]:
     """Return the trailers of a commit, as git finds them."""
-    return git.out("log", "-1", "--format=%(trailers:only,unfold)", commit).strip().splitlines()
+    return git.output("log", "-1", "--format=%(trailers:only,unfold)", commit).strip().splitlines()
 
 
 def test_what_commits_say(repo: tuple[Git, str]) -> None:
@@ -71,7 +73,7 @@ def test_what_commits_say(repo: tuple[Git, str]) -> None:
     git, base = repo
     merge = merged(git, outcomes(git, base), LEXER, PARSER)
     tip = value(merge)["commit"]
-    assert {*git.out("log", "--format=%s", f"{base}..{tip}").splitlines()} == {
+    assert {*git.output("log", "--format=%s", f"{base}..{tip}").splitlines()} == {
         "Merge parser/modules: Make a tree.",
         "parser/modules: Make a tree.",
         "Merge lexer/modules: Split a text into {tokens}.",
@@ -91,8 +93,8 @@ def test_what_commits_say(repo: tuple[Git, str]) -> None:
         git, parser
     )
     assert "Prefect-Dispatch-Agent: codex" in trailers(git, parser)
-    assert git.out("rev-parse", f"{tip}^2") == parser
-    assert git.out("merge-base", "--is-ancestor", lexer, tip) == ""
+    assert git.output("rev-parse", f"{tip}^2") == parser
+    assert git.output("merge-base", "--is-ancestor", lexer, tip) == ""
 
 
 @pytest.mark.slow
@@ -108,7 +110,7 @@ def test_equal_outcomes_make_equal_commits(repo: tuple[Git, str]) -> None:
     assert len(same) == 1
     other = merged(git, changes, LEXER.model_copy(update={"instructions": "Else."}), PARSER)
     assert value(other)["commit"] not in same
-    assert git.out("rev-parse", f"{value(other)['commit']}^{{tree}}") == value(other)["tree"]
+    assert git.output("rev-parse", f"{value(other)['commit']}^{{tree}}") == value(other)["tree"]
     changes[0] = changes[0].model_copy(update={"model": "openai/x"})
     merge = merged(git, changes, LEXER, PARSER)
     lexer = rows(merge, "branches")[0]["commit"]
@@ -127,7 +129,7 @@ def test_no_text_forges_a_trailer(repo: tuple[Git, str], monkeypatch: pytest.Mon
     """Neither a goal, nor the key of an item, nor the name of a model; lines, lengths and secrets are bounded."""
     monkeypatch.setenv("SOME_API_KEY", "key-of-somebody")
     git, base = repo
-    brief = Brief(name="a", instructions=literal(f"{HOSTILE}\nkey-of-somebody\n" + "long words " * 1000))
+    brief = Brief(name="a", instructions=escape_template(f"{HOSTILE}\nkey-of-somebody\n" + "long words " * 1000))
     change = change_of(git, base, {**BASE, "b.py": "x\n"})
     outcome = done("a", change, item=f"k\nSigned-off-by: You <you@example.org>\n\n{'k' * 900}")
     outcome = outcome.model_copy(update={"model": f"m\r\nAcked-by: a\n{'m' * 300}"})
@@ -137,13 +139,13 @@ def test_no_text_forges_a_trailer(repo: tuple[Git, str], monkeypatch: pytest.Mon
         assert [each.partition(": ")[0] for each in found] == [
             f"Prefect-Dispatch-{name}" for name in ("Module", "Item", "Goal", "Model")
         ]
-        assert all(len(each.partition(": ")[2]) <= LONGEST_TRAILER for each in found)
+        assert all(len(each.partition(": ")[2]) <= MAX_TRAILER_CHARS for each in found)
         title, *body = message(git, commit).splitlines()
-        assert len(title) <= LONGEST_TITLE
+        assert len(title) <= MAX_TITLE_CHARS
         assert all(line.startswith("    ") or not line for line in body[: -len(found)])
         assert all(line.isprintable() for line in body)
         assert "key-of-somebody" not in message(git, commit)
-        assert len(message(git, commit)) < 2 * LONGEST_GOAL
+        assert len(message(git, commit)) < 2 * MAX_GOAL_CHARS
 
 
 @pytest.mark.slow
@@ -153,14 +155,14 @@ def test_a_change_whose_brief_is_not_there(repo: tuple[Git, str]) -> None:
     changes = outcomes(git, base)
     integrator = merging(git)
     merge = integrator.merge_asking([LEXER, PARSER], changes, Nobody())
-    assert [*integrator.broken(merge, changes, [])] == []
+    assert [*integrator.verify(merge, changes, [])] == []
     bent = merge.model_copy(update={"value": {**value(merge), "commit": base}})
-    assert "/commit" in [each.where for each in integrator.broken(bent, changes, [])]
+    assert "/commit" in [each.where for each in integrator.verify(bent, changes, [])]
     gone = merge.model_copy(update={"value": {**value(merge), "commit": "1" * 40}})
-    assert "/commit" in [each.where for each in integrator.broken(gone, changes, [])]
+    assert "/commit" in [each.where for each in integrator.verify(gone, changes, [])]
     swapped = merge.model_copy(update={"value": {**value(merge), "commit": rows(merge, "branches")[0]["commit"]}})
-    assert "/commit" in [each.where for each in integrator.broken(swapped, changes, [LEXER, PARSER])]
-    silent = Describer(changes, []).message(Ref(brief="lexer", item="modules"))
+    assert "/commit" in [each.where for each in integrator.verify(swapped, changes, [LEXER, PARSER])]
+    silent = CommitMessages(changes, []).message(Ref(brief="lexer", item="modules"))
     assert silent.startswith("lexer/modules\n\nPrefect-Dispatch-Module: lexer\n")
 
 
@@ -170,16 +172,16 @@ def test_a_merge_of_an_earlier_version_is_right(repo: tuple[Git, str]) -> None:
     git, base = repo
     changes = outcomes(git, base)
     merge = merged(git, changes, LEXER, PARSER)
-    ground = Ground.of(git, base)
-    standing = start(ground)
-    for branch in lined_up(git, changes).branches:
-        standing = stepped(ground, standing, branch, "priority", unasked).after
+    ground = RepositoryBase.of(git, base)
+    standing = initial_state(ground)
+    for branch in order_changes(git, changes).branches:
+        standing = apply_change(ground, standing, branch, "priority", unasked).state
     earlier = merge.model_copy(update={"value": {**value(merge), "commit": standing.commit}})
     assert message(git, standing.commit) == "Merge parser/modules"
     assert standing.commit != value(merge)["commit"]
-    assert [*merging(git).broken(earlier, changes, [LEXER, PARSER])] == []
+    assert [*merging(git).verify(earlier, changes, [LEXER, PARSER])] == []
 
 
-def unasked(standing: Standing, branch: Branch, merged: Merged) -> Resolved:
+def unasked(state: MergeState, branch: Branch, merged: MergedTree) -> Resolution:
     """Refuse to resolve anything."""
-    raise AssertionError(standing, branch, merged)
+    raise AssertionError(state, branch, merged)

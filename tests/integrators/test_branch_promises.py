@@ -8,10 +8,9 @@ import pytest
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.branches.ground import Ground
-from prefect_dispatch.integrators.branches.lining import lined_up
-from prefect_dispatch.integrators.branches.proving import unproven
-from prefect_dispatch.ledger import Ref
+from prefect_dispatch.integrators.merge_branches.apply import RepositoryBase, order_changes
+from prefect_dispatch.integrators.merge_branches.verify import tree_violations
+from prefect_dispatch.models.ledger import Ref
 from tests.integrators.crews import Crew
 from tests.integrators.repos import Edits, Files, Nobody, change_of, done, merging, repository, value
 
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.workspaces.git import Git
 
 BASE: Files = {"a.py": "1\n2\n3\n4\n5\n", "b.py": "b\n", "c": "c\n"}
@@ -76,7 +75,7 @@ BENT: dict[str, tuple[Callable[[Merge, str], Merge], str]] = {
         lambda merge, _: merge.model_copy(
             update={"ledger": (merge.ledger[0].model_copy(update={"disposition": "overridden"}), *merge.ledger[1:])}
         ),
-        "of the changes that the ledger says are in it follows",
+        "the changes that the ledger lists as merged result in",
     ),
 }
 
@@ -88,8 +87,8 @@ def test_a_merge_that_was_bent(repo: tuple[Git, str], bend: Callable[[Merge, str
     git, base = repo
     outcomes, integrator = two(git, base), merging(git)
     merge = integrator.merge_asking([], outcomes, Nobody())
-    assert [*integrator.broken(merge, outcomes, [])] == []
-    said = [str(each) for each in integrator.broken(bend(merge, base), outcomes, [])]
+    assert [*integrator.verify(merge, outcomes, [])] == []
+    said = [str(each) for each in integrator.verify(bend(merge, base), outcomes, [])]
     assert any(found in each for each in said), said
 
 
@@ -100,8 +99,8 @@ def test_what_an_agent_brought_together_can_not_be_bent(repo: tuple[Git, str]) -
     outcomes, integrator = two(git, base), merging(git, on_conflict="agent")
     crew = Crew(git, resolves=lambda files: {**files, "a.py": b"one two\n2\n3\n4\nfive\n"})
     merge = integrator.merge_asking([], outcomes, crew)
-    assert [*integrator.broken(merge, outcomes, [])] == []
-    assert any("/commit" in str(each) for each in integrator.broken(told(merge, "conflicts", result=""), outcomes, []))
+    assert [*integrator.verify(merge, outcomes, [])] == []
+    assert any("/commit" in str(each) for each in integrator.verify(told(merge, "conflicts", result=""), outcomes, []))
     assert audit(merge, outcomes, [], integrator) == ()
 
 
@@ -169,11 +168,11 @@ def test_a_merge_that_is_wrong(
         done("first", change_of(git, base, but(a_py="one\n2\n3\n4\n5\n", c=None))),
         done("second", change_of(git, base, but(a_py="1\n2\n3\n4\nfive\n", b_py="B\n"))),
     ]
-    ground = Ground.of(git, base)
-    branches = lined_up(git, outcomes).branches
+    ground = RepositoryBase.of(git, base)
+    branches = order_changes(git, outcomes).branches
     assert [each.ref for each in branches] == [Ref(brief="first", item="repo"), Ref(brief="second", item="repo")]
     commit = ground.commit(change_of(git, base, files).tree, (base,), "A merge")
-    assert [str(each) for each in unproven(ground, commit, branches, contested)] == found
+    assert [str(each) for each in tree_violations(ground, commit, branches, contested)] == found
 
 
 @pytest.mark.slow
@@ -192,7 +191,7 @@ def test_many_conflicts_are_shown_in_part(tmp_path: Path) -> None:
 def test_who_writes_no_files_is_no_agent(repo: tuple[Git, str], agent: dict[str, str]) -> None:
     """A language model only speaks, and a shell only runs commands: refused before anything is spent."""
     integrator = merging(repo[0], on_conflict="agent", agent=agent)
-    with pytest.raises(JobError, match=r"integrator\.agent: \w+ writes no files as it is told to; name a coding agent"):
+    with pytest.raises(JobError, match=r"integrator\.agent: \w+ doesn't edit files as instructed; name a coding agent"):
         integrator.preflight([])
 
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch.decisions import Decisions
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.models import Brief
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.decisions import Decisions
 from tests.integrators.said import entries, miss, say
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
 
 
 def merged(said: Sequence[Outcome], briefs: Sequence[Brief] = (), **options: object) -> Merge:
@@ -106,7 +106,7 @@ def test_items_may_be_decided_to_be_the_same() -> None:
     """A decision brings items together, by their keys; the preferred one's key stands, the other is named."""
     said = [say("a", {"x": 1}), say("b", {"y": 2}, item_first=1)]
     for field in ("key", "{key}"):
-        integrator = MergeRecords(identity=("{key}",)).decided(Decisions(same=(({field: "a"}, {field: "b"}),)))
+        integrator = MergeRecords(identity=("{key}",)).with_decisions(Decisions(same=(({field: "a"}, {field: "b"}),)))
         merge = integrator.merge([], said)
         assert entries(merge) == [{"key": "b", "x": 1, "y": 2}]
         assert audit(merge, said, [], integrator) == ()

@@ -11,11 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.gaps import unanswered
-from prefect_dispatch.integrators.prose.evidence import numbered
-from prefect_dispatch.integrators.prose.publishing import MARK, published
-from prefect_dispatch.integrators.synthesize import Synthesize
-from prefect_dispatch.ledger import FieldRow, Flag, LedgerRow, Merge, Ref
+from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.integrators.synthesize.answer_index import number_answers
+from prefect_dispatch.integrators.synthesize.render_text import MARK, render_document
+from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
+from prefect_dispatch.models.ledger import FieldRow, Flag, LedgerRow, Merge, Ref
 from tests.integrators.said import miss, say
 from tests.integrators.writers import Desk, scripted, sloppy
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.outcome import Outcome
 
 PLAIN = Synthesize(instructions="Sum up.", reasks=0)
 SHAPED = Synthesize(instructions="Sum up.", output={"type": "object"}, reasks=0)
@@ -232,8 +232,8 @@ def test_a_changed_value_is_found(tamper: Callable[[Any], Merge]) -> None:
 
 def own(prose: str, said: list[Outcome], also: tuple[int, ...] = (), *, path: str = "/summary") -> Merge:
     """Return what an integrator of the user's own may return, by the same rule."""
-    sources = numbered(said)
-    text = published(prose, sources, also, said)
+    sources = number_answers(said)
+    text = render_document(prose, sources, also, said)
     cited = tuple(source.ref for source in sources if f"[{source.number}]" in prose)
     rows = [unanswered(o) or LedgerRow(brief=o.brief, item=o.item, disposition="merged") for o in said]
     return Merge(

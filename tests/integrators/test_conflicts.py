@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ValidationError
 
-from prefect_dispatch.decisions import Choice, Decisions
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.models import Brief
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.decisions import Choice, Decisions
 from tests.integrators.said import entries, say
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.records.rules import Claim
-    from prefect_dispatch.ledger import Merge
+    from prefect_dispatch.integrators.merge_records.resolution import Claim
+    from prefect_dispatch.models.ledger import Merge
 
 
 NONE: list[JsonValue] = []
@@ -29,7 +29,7 @@ def merged(*said: JsonValue, choices: Sequence[Choice] = (), **options: Any) -> 
     """Return an audited merge of what answers say at `x`, the first one preferred; a null doesn't say it."""
     outcomes = [say(f"{at}", {"name": "n", "x": x}, item_first=-at) for at, x in enumerate(said)]
     integrator = MergeRecords.model_validate({"identity": ["name"], **options})
-    integrator = integrator.decided(Decisions(fields=tuple(choices)))
+    integrator = integrator.with_decisions(Decisions(fields=tuple(choices)))
     merge = integrator.merge([], outcomes)
     assert audit(merge, outcomes, [], integrator) == ()
     return merge
@@ -161,7 +161,7 @@ def test_a_choice_that_no_record_says_is_noted() -> None:
     assert stands(merge) == 2
     [flag] = merge.flags
     assert (flag.kind, flag.path) == ("decision", "/records/0/x")
-    assert flag.message == "Somebody chose 9, which no record says; so the rule decided."
+    assert flag.message == "The chosen value 9 is in no record; the rule decided instead."
 
 
 UNKNOWN = "Decided on, but named by no record: "

@@ -8,12 +8,12 @@ import pytest
 from pydantic import BaseModel, ValidationError, model_validator
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.variety import sampled
+from prefect_dispatch.executors.fingerprint import expand_samples
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.consensus import Consensus
-from prefect_dispatch.integrators.votes.voting import median, robust_mean
-from prefect_dispatch.ledger import Merge
-from prefect_dispatch.models import Brief
+from prefect_dispatch.integrators.consensus.consensus import Consensus
+from prefect_dispatch.integrators.consensus.vote_rules import median, robust_mean
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.ledger import Merge
 from tests.integrators.said import miss, say
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from typing_extensions import Self
 
-    from prefect_dispatch.ledger import Table
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Table
+    from prefect_dispatch.models.outcome import Outcome
 
 
 def votes(*values: JsonValue, item: str = "a", first: Mapping[int, int] | None = None) -> list[Outcome]:
@@ -61,7 +61,7 @@ def brief(name: str = "v", **more: Any) -> Brief:  # noqa: ANN401 -- fields of m
 def asks(schema: dict[str, Any], count: int = 3) -> list[Brief]:
     """Return briefs v-1, v-2 and so on that ask for records with these properties."""
     output = {"type": "object", "properties": schema}
-    return list(sampled(brief(output=output, samples=count)))
+    return list(expand_samples(brief(output=output, samples=count)))
 
 
 EMPTY: list[JsonValue] = [{}, {}]
@@ -194,7 +194,7 @@ def test_texts_as_near_to_each_other_tie() -> None:
 
 def test_weights() -> None:
     """An answer counts as much as its brief; each sample of a brief counts as the brief."""
-    briefs = [*sampled(brief(samples=2)), brief("w")]
+    briefs = [*expand_samples(brief(samples=2)), brief("w")]
     said = [*votes("x", "x"), say("a", "y", brief="w")]
     assert answer(agreed(said, briefs, method="weighted", weights={"w": 3})) == "y"
     assert answer(agreed(said, briefs, method="weighted", weights={"w": 3, "v": 2})) == "x"
@@ -270,7 +270,7 @@ def test_what_the_schema_says() -> None:
 
 def test_what_the_schema_says_of_the_whole_answer() -> None:
     """An answer that is no object has a kind by its schema, too; a text that needn't repeat may be a label."""
-    briefs = list(sampled(brief(output={"type": ["boolean", "null"]}, samples=2)))
+    briefs = list(expand_samples(brief(output={"type": ["boolean", "null"]}, samples=2)))
     values: list[JsonValue] = [None, True]
     assert answer(agreed(votes(*values, first={2: 1}), briefs)) is True
     unloaded = [brief("v-1", output="models:Terms"), brief("v-2", output="models:Terms")]
@@ -285,7 +285,7 @@ def test_a_schema_that_fields_break_together() -> None:
         "if": {"properties": {"free": {"const": True}}},
         "then": {"properties": {"price": {"const": 0}}},
     }
-    briefs = list(sampled(brief(output=schema, samples=3)))
+    briefs = list(expand_samples(brief(output=schema, samples=3)))
     said = votes(
         {"free": True, "price": 0, "unit": "no"},
         {"free": True, "price": 0, "unit": "eur"},
@@ -319,7 +319,7 @@ class Terms(BaseModel):
 
 def test_a_validator_that_breaks() -> None:
     """A validator of the user's that raises on what was put together leaves the nearest answer."""
-    briefs = list(sampled(brief(output=Terms, samples=3)))
+    briefs = list(expand_samples(brief(output=Terms, samples=3)))
     said = votes({"free": True, "price": 0}, {"free": False, "price": 5}, {"free": True, "price": 0})
     said = [each.model_copy(update={"brief_priority": int(each.brief == "v-2")}) for each in said]
     assert answer(agreed(said, briefs, rules={"price": "priority"})) == {"free": False, "price": 5}
@@ -491,7 +491,7 @@ def test_unusable_jobs(options: dict[str, Any], briefs: list[Brief], message: st
 @pytest.mark.parametrize("options", [{"method": "dawid_skene"}, {"rules": {"l": "weighted"}}])
 def test_crowd_kit_is_asked_for_beforehand(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs crowd-kit says so before anything is spent; what doesn't, does without."""
-    monkeypatch.setattr("prefect_dispatch.integrators.crowd.find_spec", nothing)
+    monkeypatch.setattr("prefect_dispatch.integrators.crowdkit_adapter.find_spec", nothing)
     briefs = asks({"l": {}})
     with pytest.raises(JobError, match="crowd-kit"):
         Consensus.model_validate(options).preflight(briefs)

@@ -9,10 +9,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.consensus import Consensus
-from prefect_dispatch.integrators.values import content, exact
-from prefect_dispatch.ledger import FieldRow, Merge, Ref
-from prefect_dispatch.models import Failure, Outcome
+from prefect_dispatch.integrators.consensus.consensus import Consensus
+from prefect_dispatch.models.ledger import FieldRow, Merge, Ref
+from prefect_dispatch.models.outcome import Failure, Outcome
+from prefect_dispatch.serialization.json_values import content_text, exact_text
 from tests.integrators.strategies import JSON, SCALARS
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def test_order_does_not_matter(data: st.DataObject, consensus: Consensus, said: 
 def test_the_consensus_of_a_consensus_is_itself(consensus: Consensus, said: list[Outcome]) -> None:
     """What agents agreed on, put to the vote again, is the same value, byte for byte."""
     merge = consensus.merge([], said)
-    assert exact(consensus.merge([], consensus.restated(merge)).value) == exact(merge.value)
+    assert exact_text(consensus.merge([], consensus.as_outcomes(merge)).value) == exact_text(merge.value)
 
 
 @given(polls(), votes())
@@ -180,7 +180,7 @@ def swap_items(data: st.DataObject, merge: Merge) -> Merge:
     """Give two answers to each other's items, wherever they differ."""
     value, name, at = _entry(data, merge)
     other = data.draw(st.sampled_from(range(len(value[name]))))
-    assume(content(value[name][at]["value"]) != content(value[name][other]["value"]))
+    assume(content_text(value[name][at]["value"]) != content_text(value[name][other]["value"]))
     value[name][at]["item"], value[name][other]["item"] = value[name][other]["item"], value[name][at]["item"]
     return merge.model_copy(update={"value": value})
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.crowd import Vote, dawid_skene, require_crowd_kit, wawa
+from prefect_dispatch.integrators.crowdkit_adapter import Vote, dawid_skene, require_crowd_kit, wawa
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -85,6 +85,6 @@ def test_one_vote() -> None:
 def test_without_crowd_kit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it isn't installed, the message says what to install, and what for."""
     require_crowd_kit("This")
-    monkeypatch.setattr("prefect_dispatch.integrators.crowd.find_spec", nothing)
+    monkeypatch.setattr("prefect_dispatch.integrators.crowdkit_adapter.find_spec", nothing)
     with pytest.raises(JobError, match=r"This needs crowd-kit.*pip install 'prefect-dispatch\[consensus\]'"):
         require_crowd_kit("This")

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from prefect_dispatch.decisions import Choice, Decisions
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.integrators.records.matching import Matching
-from prefect_dispatch.integrators.records.rules import Conflicts, FieldRule, RuleName, Source
+from prefect_dispatch.integrators.merge_records.field_rules import Conflicts, FieldRule, RuleName
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.integrators.merge_records.resolution import Source
+from prefect_dispatch.integrators.merge_records.similarity import Matching
+from prefect_dispatch.models.decisions import Choice, Decisions
 from tests.integrators.said import say
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.records.rules import Claim
+    from prefect_dispatch.integrators.merge_records.resolution import Claim
 
 SAID = [
     say("a", {"name": "n", "version": 1, "when": "2024-01-01", "x": [{"id": 1}], "y": 1}),
@@ -79,7 +80,9 @@ def test_decisions_are_told() -> None:
     """How many values were chosen is said, be it one or several."""
     fields = [Choice(record={"name": "n"}, field=name, value=1) for name in ("y", "x")]
     merger = MergeRecords.model_validate(PLAIN)
-    one, two = (merger.decided(Decisions(fields=tuple(fields[:count]))).merge([], SAID).rules for count in (1, 2))
+    one, two = (
+        merger.with_decisions(Decisions(fields=tuple(fields[:count]))).merge([], SAID).rules for count in (1, 2)
+    )
     assert "1 value was chosen by somebody" in one
     assert "2 values were chosen by somebody" in two
 

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.integrators.prose.doubts import findings
-from prefect_dispatch.integrators.prose.evidence import numbered
+from prefect_dispatch.integrators.synthesize.answer_index import check_prose, number_answers
 from tests.integrators.said import say
 
 if TYPE_CHECKING:
@@ -68,13 +67,13 @@ WRONG = {
 @pytest.mark.parametrize("text", RIGHT.values(), ids=RIGHT)
 def test_what_is_right_is_not_doubted(text: str) -> None:
     """Marks, headings and other forms of the same words are no false alarms."""
-    assert [text[each.start : each.end] for each in findings(text, numbered(SAID))] == []
+    assert [text[each.start : each.end] for each in check_prose(text, number_answers(SAID))] == []
 
 
 @pytest.mark.parametrize(("text", "doubtful"), WRONG.values(), ids=WRONG)
 def test_what_is_changed_is_doubted(text: str, doubtful: Sequence[str]) -> None:
     """Wherever it stands, and whatever marks it."""
-    assert [text[each.start : each.end] for each in findings(text, numbered(SAID))] == doubtful
+    assert [text[each.start : each.end] for each in check_prose(text, number_answers(SAID))] == doubtful
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ def test_what_is_changed_is_doubted(text: str, doubtful: Sequence[str]) -> None:
 )
 def test_a_sentence_is_a_whole_one(sentence: str, holds: bool) -> None:  # noqa: FBT001 -- a table
     """A fragment of an answer decides nothing."""
-    assert numbered(SAID)[0].evidence.says(sentence) == holds
+    assert number_answers(SAID)[0].evidence.has_whole_sentence(sentence) == holds
 
 
 @pytest.mark.parametrize(
@@ -108,5 +107,5 @@ def test_a_sentence_is_a_whole_one(sentence: str, holds: bool) -> None:  # noqa:
 )
 def test_an_entry_of_a_value_is_a_whole_one(sentence: str, holds: bool) -> None:  # noqa: FBT001 -- a table
     """Of what is no text, an entry decides, or a sentence in it."""
-    [source] = numbered([say("a", {"years": 5, "note": ["No. Nothing."]})])
-    assert source.evidence.says(sentence) == holds
+    [source] = number_answers([say("a", {"years": 5, "note": ["No. Nothing."]})])
+    assert source.evidence.has_whole_sentence(sentence) == holds

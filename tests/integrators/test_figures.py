@@ -9,9 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.integrators.prose.doubts import findings
-from prefect_dispatch.integrators.prose.evidence import numbered
-from prefect_dispatch.integrators.prose.figures import figures
+from prefect_dispatch.integrators.synthesize.answer_index import check_prose, number_answers
+from prefect_dispatch.integrators.synthesize.number_extraction import extract_figures
 from tests.integrators.said import say
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ if TYPE_CHECKING:
 )
 def test_numbers_are_read_by_their_value(text: str, value: str) -> None:
     """One number each, whatever its form."""
-    [found] = figures(f"{text} x")
+    [found] = extract_figures(f"{text} x")
     assert (found.kind, found.value) == ("number", Decimal(value))
 
 
@@ -148,7 +147,7 @@ def test_numbers_are_read_by_their_value(text: str, value: str) -> None:
 )
 def test_what_is_a_figure(text: str, kinds: list[str]) -> None:
     """Names with digits are no numbers, and dates are not three of them."""
-    assert [found.kind for found in figures(text) if found.sure] == kinds
+    assert [found.kind for found in extract_figures(text) if found.sure] == kinds
 
 
 SAME: list[tuple[JsonValue, str]] = [
@@ -252,17 +251,17 @@ OTHER: list[tuple[JsonValue, str]] = [
 @pytest.mark.parametrize(("value", "text"), SAME)
 def test_what_stands_there(value: JsonValue, text: str) -> None:
     """A figure in another form is still the one that the answer has."""
-    assert findings(f"It is {text} [1].", numbered([say("item", value)])) == []
+    assert check_prose(f"It is {text} [1].", number_answers([say("item", value)])) == []
 
 
 @pytest.mark.parametrize(("value", "text"), OTHER)
 def test_what_does_not_stand_there(value: JsonValue, text: str) -> None:
     """A figure that was changed is found where it stands, however slight the change."""
     text = f"It is {text} [1]."
-    [found] = findings(text, numbered([say("item", value)]))
+    [found] = check_prose(text, number_answers([say("item", value)]))
     assert found.kind in ("number", "date")
     assert text[found.start : found.end] in text
-    assert found.looked == (1,)
+    assert found.consulted == (1,)
 
 
 STRANGE = [
@@ -301,19 +300,19 @@ STRANGE = [
 def test_any_text_can_be_read(pieces: list[str], between: str) -> None:
     """Whatever characters there are, figures stand in the text, and a text is evidence for each of its own."""
     text = between.join(pieces)
-    found = list(figures(text))
+    found = list(extract_figures(text))
     assert all(0 <= each.start < each.end <= len(text) for each in found)
-    [source] = numbered([say("item", text)])
-    assert [each for each in found if not source.evidence.has(each)] == []
+    [source] = number_answers([say("item", text)])
+    assert [each for each in found if not source.evidence.has_figure(each)] == []
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6), st.sampled_from(["{}", "{:,}", "{} days", "{:,} %"]))
 @settings(deadline=None)
 def test_a_changed_number_is_never_missed(said: int, told: int, form: str) -> None:
     """Whatever number an answer has: the same one passes, in any form, and no other one does."""
-    sources = numbered([say("item", {"days": said})])
+    sources = number_answers([say("item", {"days": said})])
     # Twelve per cent may be 0.12, which no whole number is but for none at all.
-    doubts = findings(f"It takes {form.format(told)} [1].", sources)
+    doubts = check_prose(f"It takes {form.format(told)} [1].", sources)
     assert bool(doubts) == (said != told and not (form.endswith("%") and told == said * 100))
 
 
@@ -334,8 +333,8 @@ def test_a_changed_number_is_never_missed(said: int, told: int, form: str) -> No
 )
 def test_a_count_is_the_number_of_citations(text: str, doubtful: list[str]) -> None:
     """Counting what is cited is not inventing; any other number that stands nowhere is."""
-    sources = numbered([say(key, "yes") for key in "abc"])
-    assert [text[found.start : found.end] for found in findings(text, sources)] == doubtful
+    sources = number_answers([say(key, "yes") for key in "abc"])
+    assert [text[found.start : found.end] for found in check_prose(text, sources)] == doubtful
 
 
 @pytest.mark.slow
@@ -376,5 +375,5 @@ def test_a_count_is_the_number_of_citations(text: str, doubtful: list[str]) -> N
 def test_a_long_text_takes_no_long_time(piece: str) -> None:
     """Whatever is repeated thirty thousand times: it takes time in proportion, so the limit of this test holds."""
     text = piece * 30_000
-    found = findings(text, numbered([say("item", text)]))
+    found = check_prose(text, number_answers([say("item", text)]))
     assert [each.kind for each in found if each.kind == "citation"] == []

@@ -9,17 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.integrators.collate import Collate
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.integrators.values import content, exact
-from prefect_dispatch.ledger import Ref
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.models.ledger import Ref
+from prefect_dispatch.serialization.json_values import content_text, exact_text
 from tests.integrators.said import entries
 from tests.integrators.strategies import RECORDS, VALUES, outcomes
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
 
 SURE = settings(deadline=None, max_examples=50)
 ASSOCIATIVE = st.sampled_from(["max", "min", "union"])
@@ -37,7 +37,7 @@ def associative(draw: st.DrawFn) -> MergeRecords:
 def restated(half: str, integrator: Collate | MergeRecords, said: list[Outcome]) -> list[Outcome]:
     """Return what one half of the outcomes was merged into, as answers under a name of its own."""
     merge = integrator.merge([], said)
-    again = integrator.restated(merge)
+    again = integrator.as_outcomes(merge)
     assert again is not None
     own = {Ref.of(outcome) for outcome in said}
     return [
@@ -58,7 +58,7 @@ def test_collated_in_halves(said: list[Outcome], cut: int, random: Any) -> None:
     """Side by side is side by side: value and ledger are the same, byte for byte."""
     mixed = random.sample(said, len(said))
     whole, parts = Collate().merge([], said), halves(Collate(), mixed, cut)
-    assert exact(parts.value) == exact(whole.value)
+    assert exact_text(parts.value) == exact_text(whole.value)
     assert parts.ledger == whole.ledger
 
 
@@ -68,7 +68,7 @@ def test_records_merged_in_halves(integrator: MergeRecords, said: list[Outcome],
     """By rules that look at values alone, it doesn't matter what was merged first; `1` and `1.0` are one value."""
     mixed = random.sample(said, len(said))
     whole, parts = integrator.merge([], said), halves(integrator, mixed, cut)
-    assert content(parts.value) == content(whole.value)
+    assert content_text(parts.value) == content_text(whole.value)
     missing = [row for row in whole.ledger if row.disposition in ("failed", "skipped")]
     assert [row for row in parts.ledger if row.disposition in ("failed", "skipped")] == missing
 
@@ -89,5 +89,5 @@ def test_everything_said_twice(rule: str, said: list[Outcome]) -> None:
     integrator = MergeRecords.model_validate({"identity": ["name"], "default": rule})
     echo = [outcome.model_copy(update={"item": f"{outcome.item} again"}) for outcome in said]
     once, twice = integrator.merge([], said), integrator.merge([], said + echo)
-    assert list(map(exact, named(twice))) == list(map(exact, named(once)))
+    assert list(map(exact_text, named(twice))) == list(map(exact_text, named(once)))
     assert len(twice.ledger) == 2 * len(said)

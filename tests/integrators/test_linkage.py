@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import ValidationError
 
-from prefect_dispatch.decisions import Decisions
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.base import Deciding
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.integrators.readiness import ready
-from prefect_dispatch.integrators.records.blocking import WINDOW, Blocks
-from prefect_dispatch.integrators.records.likeness import likeness, shape
-from prefect_dispatch.integrators.records.linkage import link
-from prefect_dispatch.integrators.records.matching import Matching, Name
-from prefect_dispatch.models import Brief
+from prefect_dispatch.integrators.base import DecisionIntegrator
+from prefect_dispatch.integrators.merge_records.linkage import WINDOW, Blocks, link_identities
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.integrators.merge_records.similarity import (
+    ComparableIdentity,
+    Matching,
+    compare_texts,
+    prepare_text,
+)
+from prefect_dispatch.integrators.readiness import prepare_integrator
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.decisions import Decisions
 from tests.integrators.said import entries, miss, say
 
 if TYPE_CHECKING:
@@ -28,14 +31,14 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
 
 
 def merged(said: Sequence[Outcome], decided: dict[str, Any] | None = None, **options: object) -> Merge:
     """Return an audited merge."""
     integrator = MergeRecords.model_validate({"identity": ["name"], "match": {}, **options})
-    integrator = integrator.decided(Decisions.model_validate(decided or {}))
+    integrator = integrator.with_decisions(Decisions.model_validate(decided or {}))
     merge = integrator.merge([], said)
     assert audit(merge, said, [], integrator) == ()
     return merge
@@ -251,18 +254,18 @@ def test_compared_fields_are_looked_up_in_the_schema() -> None:
 def test_the_decisions_file_is_read_before_anything_is_spent(tmp_path: Path) -> None:
     """`aliases` is relative to the job's folder; no file yet means no decisions, a broken one is refused."""
     integrator = MergeRecords(identity=("name",), aliases="aliases.yaml")
-    assert isinstance(integrator, Deciding)
-    unread = ready(integrator, [], [], tmp_path)
-    assert isinstance(unread, Deciding)
+    assert isinstance(integrator, DecisionIntegrator)
+    unread = prepare_integrator(integrator, [], [], tmp_path)
+    assert isinstance(unread, DecisionIntegrator)
     assert unread.decisions == Decisions()
     (tmp_path / "aliases.yaml").write_text("same: [[{name: IBM}, {name: Big Blue}]]\n")
-    read = ready(integrator, [], [], tmp_path)
+    read = prepare_integrator(integrator, [], [], tmp_path)
     assert isinstance(read, MergeRecords)
     assert sets_of(read, named("IBM", "Big Blue")) == 1
     assert sets_of(integrator, named("IBM", "Big Blue")) == 2
     (tmp_path / "aliases.yaml").write_text("same: 1\n")
     with pytest.raises(JobError, match=r"decisions file 'aliases.yaml'"):
-        ready(integrator, [], [], tmp_path)
+        prepare_integrator(integrator, [], [], tmp_path)
 
 
 def sets_of(integrator: MergeRecords, said: list[Outcome]) -> int:
@@ -280,9 +283,9 @@ def test_an_unreadable_gap_changes_nothing() -> None:
 # Which pairs are compared.
 
 
-def alphabet(texts: Sequence[str]) -> list[Name]:
+def alphabet(texts: Sequence[str]) -> list[ComparableIdentity]:
     """Return identities."""
-    return [Name((0, ((1, 0, text),)), "", {"name": shape(text)}, {}) for text in texts]
+    return [ComparableIdentity((0, ((1, 0, text),)), "", {"name": prepare_text(text)}, {}) for text in texts]
 
 
 def words(count: int, seed: int) -> list[str]:
@@ -298,37 +301,37 @@ def words(count: int, seed: int) -> list[str]:
 def test_blocking_finds_what_comparing_all_pairs_finds() -> None:
     """Of the pairs that comparing each with each would link or propose, blocking passes over hardly any."""
     names, matching = alphabet(words(600, seed=3)), Matching()
-    linked = link(names, matching)
+    linked = link_identities(names, matching)
     pairs = [*combinations(names, 2)]
     close = {
         (one.key, other.key)
         for one, other in pairs
-        if likeness(one.shapes["name"], other.shapes["name"]).score >= matching.propose
+        if compare_texts(one.texts["name"], other.texts["name"]).score >= matching.propose
     }
-    found = Blocks([[*name.shapes.values()] for name in names])
+    found = Blocks([[*name.texts.values()] for name in names])
     met = {(names[other].key, names[at].key) for at, others in found.pairs() for other in others}
     assert len(close) > 90
     assert len(close & met) >= 0.97 * len(close)
-    assert linked.compared < len(pairs) / 3
+    assert linked.comparisons < len(pairs) / 3
 
 
 def test_comparisons_grow_with_the_number_of_records_not_its_square() -> None:
     """A text is compared with so many others at most, however many share its parts; what is passed over is told."""
     same = [
-        shape(f"common common {at:04}"[:-5] + f" {'abcdefghij'[at % 10]}{'klmnopqrst'[at // 10 % 10]}{at}")
+        prepare_text(f"common common {at:04}"[:-5] + f" {'abcdefghij'[at % 10]}{'klmnopqrst'[at // 10 % 10]}{at}")
         for at in range(2000)
     ]
     blocks = Blocks([[each] for each in same])
     counts = [len(others) for _, others in blocks.pairs()]
     assert max(counts) <= WINDOW * 28
-    assert blocks.passed_over > 0
+    assert blocks.skipped_pairs > 0
     merge = merged([say("0", [{"name": f"Common Company Limited {at}"} for at in range(200)])])
     assert f"Where more than {WINDOW} share such a part" in merge.rules
 
 
 def test_items_are_kept_apart_in_blocks() -> None:
     """Texts of different groups are never compared."""
-    texts = [[shape("same text")], [shape("same text")], [shape("same text")]]
+    texts = [[prepare_text("same text")], [prepare_text("same text")], [prepare_text("same text")]]
     assert [others for _, others in Blocks(texts, ["a", "b", "a"]).pairs()] == [[], [], [0]]
 
 

@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.auditing.tracing import Trace
-from prefect_dispatch.integrators.values import exact
-from prefect_dispatch.ledger import FieldRow, Loser, Merge, Ref
+from prefect_dispatch.integrators.audit.coverage import Trace
+from prefect_dispatch.models.ledger import FieldRow, Loser, Merge, Ref
+from prefect_dispatch.serialization.json_values import exact_text
 from tests.integrators.links import ANSWERS, linkers
 from tests.integrators.strategies import outcomes
 from tests.integrators.test_laws import MUTATIONS
@@ -20,8 +20,8 @@ from tests.integrators.test_laws import MUTATIONS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from prefect_dispatch.integrators.merge_records import MergeRecords
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+    from prefect_dispatch.models.outcome import Outcome
 
 SURE = settings(deadline=None, max_examples=100)
 SAID = outcomes(ANSWERS)
@@ -47,9 +47,9 @@ def test_an_honest_merge_passes_its_audit(integrator: MergeRecords, said: list[O
 def test_merging_twice_changes_nothing(integrator: MergeRecords, said: list[Outcome]) -> None:
     """What was merged, taken in again with the spellings that were linked, is the same value, byte for byte."""
     merge = integrator.merge([], said)
-    restated = integrator.restated(merge)
+    restated = integrator.as_outcomes(merge)
     assert restated is not None
-    assert exact(integrator.merge([], restated).value) == exact(merge.value)
+    assert exact_text(integrator.merge([], restated).value) == exact_text(merge.value)
 
 
 @pytest.mark.slow
@@ -58,12 +58,12 @@ def test_merging_twice_changes_nothing(integrator: MergeRecords, said: list[Outc
 def test_what_must_not_be_one_never_is(integrator: MergeRecords, said: list[Outcome]) -> None:
     """Identities that were decided to differ never end in one set, not even by way of a third, nor are proposed."""
     gathered = integrator.scopes(sorted(said, key=lambda outcome: Ref.of(outcome).order))
-    proposed = {frozenset((each.left, each.right)) for each in gathered.linked.proposals}
+    proposed = {frozenset((each.left, each.right)) for each in gathered.linkage.proposals}
     for pair in integrator.decisions.different:
-        left, right = map(integrator.identities.named, pair)
+        left, right = map(integrator.identities.key_of, pair)
         if left and right and left != right:
-            head = gathered.linked.head
-            assert left not in gathered.linked.heads or head(left) != head(right)
+            head = gathered.linkage.head
+            assert left not in gathered.linkage.heads or head(left) != head(right)
             assert frozenset((left, right)) not in proposed
 
 
@@ -73,12 +73,12 @@ def test_what_must_not_be_one_never_is(integrator: MergeRecords, said: list[Outc
 def test_what_is_one_is_not_proposed(integrator: MergeRecords, said: list[Outcome]) -> None:
     """Of two sets of identities one pair is proposed at most, and no pair within one; all links are sure or decided."""
     gathered = integrator.scopes(sorted(said, key=lambda outcome: Ref.of(outcome).order))
-    linked = gathered.linked
+    linked = gathered.linkage
     ends = [frozenset((linked.head(each.left), linked.head(each.right))) for each in linked.proposals]
     assert all(len(pair) > 1 for pair in ends)
     assert len(ends) == len(set(ends))
     for each in linked.links:
-        assert each.decided or (integrator.match and each.score >= integrator.match.sure)
+        assert each.is_decided or (integrator.match and each.score >= integrator.match.sure)
     joined = {key for each in linked.links for key in (each.left, each.right)}
     assert joined == set(linked.heads)
 

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.contests.contests import contests
-from prefect_dispatch.integrators.contests.measures import Conversions, converted
-from prefect_dispatch.integrators.readiness import ready
-from prefect_dispatch.integrators.tournament import Tournament
-from prefect_dispatch.models import Brief, Item, Outcome
+from prefect_dispatch.integrators.readiness import prepare_integrator
+from prefect_dispatch.integrators.tournament.matches import group_contests
+from prefect_dispatch.integrators.tournament.results import Conversions, rank_by_conversion
+from prefect_dispatch.integrators.tournament.tournament import Tournament
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
 from tests.integrators.judges import Bench
 from tests.integrators.said import miss, say
 from tests.integrators.test_tournament import ranking, table, variants
@@ -27,7 +28,8 @@ from tests.integrators.test_tournament import ranking, table, variants
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prefect_dispatch.ledger import Merge
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
 
 NOBODY = Bench(lambda first, second: pytest.fail("a tournament without a judge asked one"))
 
@@ -136,12 +138,12 @@ def test_a_function_is_looked_up_below_the_folder(tmp_path: Path) -> None:
     items = [Item(key="mug", value="")]
     tournament = Tournament(metric="own_metric:score")
     assert tournament.references == ("own_metric:score",)
-    found = ready(tournament, briefs, items, tmp_path)
+    found = prepare_integrator(tournament, briefs, items, tmp_path)
     assert isinstance(found, Tournament)
     assert ranking(ranked(found, variants("a", "bb")))[0]["score"] == 2.0
-    assert found.resolved(pytest.fail) is found
+    assert found.resolve_references(pytest.fail) is found
     with pytest.raises(JobError, match="The metric 'own_metric:number' must be a function, not int"):
-        ready(Tournament(metric="own_metric:number"), briefs, items, tmp_path)
+        prepare_integrator(Tournament(metric="own_metric:number"), briefs, items, tmp_path)
 
 
 class Later:
@@ -163,7 +165,7 @@ def test_a_function_that_cannot_score_is_refused(metric: object, problem: str, t
     """What would fail for every variant is noticed before any is written."""
     briefs = [Brief(name=f"b{at}", instructions="Write.") for at in range(2)]
     with pytest.raises(JobError, match=problem):
-        ready(Tournament(metric=metric), briefs, [Item(key="mug", value="")], tmp_path)
+        prepare_integrator(Tournament(metric=metric), briefs, [Item(key="mug", value="")], tmp_path)
 
 
 def results(folder: Path, rows: list[dict[str, Any]], name: str = "results.csv") -> Path:
@@ -194,7 +196,7 @@ def test_an_experiment_ranks(tmp_path: Path, name: str) -> None:
     figures = zip(exported(said), (1000, 1000, 500), (50, 90, 44), strict=True)
     rows = [{"key": key, "trials": trials, "conversions": done} for key, trials, done in figures]
     results(tmp_path, rows, name)
-    merge = ranked(Tournament(results=name).placed(tmp_path), said)
+    merge = ranked(Tournament(results=name).resolve_paths(tmp_path), said)
     first, second, third = ranking(merge)
     assert (first["value"], first["score"], first["trials"], first["conversions"]) == ("b", 0.09, 1000, 90)
     # Wilson's formula, worked out by hand: centre 0.091569, half width 0.017773.
@@ -216,7 +218,7 @@ def test_what_the_results_lack_or_have_too_much_is_told(tmp_path: Path) -> None:
     rows = [{"id": keys[0], "n": 10, "k": 1}, {"id": keys[1], "n": 0, "k": 0}, {"id": "original", "n": 9, "k": 9}]
     results(tmp_path, rows)
     tournament = Tournament(results="results.csv", results_key="id", results_trials="n", results_conversions="k")
-    merge = ranked(tournament.placed(tmp_path), said)
+    merge = ranked(tournament.resolve_paths(tmp_path), said)
     assert [row["value"] for row in ranking(merge)] == ["a"]
     assert sorted(merge.shortfalls) == [
         "The results have rows for no variant here: original.",
@@ -256,7 +258,7 @@ def test_results_that_cannot_be_are_refused(tmp_path: Path, row: dict[str, Any],
     """Counts that can't be are refused by row and column, before anything is spent."""
     results(tmp_path, [{**GOOD, **row}], name)
     with pytest.raises(JobError, match=problem):
-        Tournament(results=name).placed(tmp_path)
+        Tournament(results=name).resolve_paths(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,7 @@ def test_a_table_that_is_none_is_refused(tmp_path: Path, rows: list[dict[str, An
     """So is a table that lacks a column, names a variant twice, or is no table."""
     results(tmp_path, rows, name)
     with pytest.raises(JobError, match=problem):
-        Tournament(results=name).placed(tmp_path)
+        Tournament(results=name).resolve_paths(tmp_path)
 
 
 def test_the_largest_results_are_compared(tmp_path: Path) -> None:
@@ -287,23 +289,23 @@ def test_the_largest_results_are_compared(tmp_path: Path) -> None:
         for key, more in zip(exported(said), (0, 31_623, 10**6), strict=True)
     ]
     results(tmp_path, rows)
-    merge = ranked(Tournament(results="results.csv").placed(tmp_path), said)
+    merge = ranked(Tournament(results="results.csv").resolve_paths(tmp_path), said)
     assert [row["p_vs_best"] for row in ranking(merge)] == [None, 0.0, 0.0]
     results(tmp_path, rows[:2])
-    merge = ranked(Tournament(results="results.csv").placed(tmp_path), said)
+    merge = ranked(Tournament(results="results.csv").resolve_paths(tmp_path), said)
     assert ranking(merge)[1]["p_vs_best"] == pytest.approx(0.157299, abs=1e-4)  # of z = sqrt(2)
 
 
 def test_results_that_are_not_there(tmp_path: Path) -> None:
     """A file that can't be read is refused by name."""
     with pytest.raises(JobError, match=r"none\.csv"):
-        Tournament(results="none.csv").placed(tmp_path)
+        Tournament(results="none.csv").resolve_paths(tmp_path)
 
 
 def test_whole_numbers_may_be_written_as_floats(tmp_path: Path) -> None:
     """Tables out of spreadsheets and data frames say 10.0 for 10."""
     results(tmp_path, [{**GOOD, "trials": 10.0}], "results.jsonl")
-    Tournament(results="results.jsonl").placed(tmp_path)
+    Tournament(results="results.jsonl").resolve_paths(tmp_path)
 
 
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), min_size=2, max_size=4))
@@ -311,9 +313,9 @@ def test_whole_numbers_may_be_written_as_floats(tmp_path: Path) -> None:
 def test_what_holds_of_any_results(counts: list[tuple[int, int]]) -> None:
     """Rates lie in their intervals, ranks follow rates, and a variant without visitors is never ranked."""
     said = [say(f"k{at}", at) for at in range(len(counts))]
-    [contest] = contests(said)
+    [contest] = group_contests(said)
     given_ = {v.key: Conversions(n + k, k) for v, (n, k) in zip(contest.variants, counts, strict=True)}
-    scored = converted(contest, given_)
+    scored = rank_by_conversion(contest, given_)
     assert {variant.key for variant, _ in scored.unranked} == {key for key, found in given_.items() if not found.trials}
     rows: list[dict[str, Any]] = [figures for _, figures in scored.ranked]
     assert all(row["low"] <= row["score"] <= row["high"] for row in rows)
@@ -328,5 +330,5 @@ def test_the_order_of_rows_does_not_matter(tmp_path: Path) -> None:
     merges: set[str] = set()
     for turned in permutations(rows):
         results(tmp_path, list(turned))
-        merges.add(ranked(Tournament(results="results.csv").placed(tmp_path), said).model_dump_json())
+        merges.add(ranked(Tournament(results="results.csv").resolve_paths(tmp_path), said).model_dump_json())
     assert len(merges) == 1

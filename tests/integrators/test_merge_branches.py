@@ -18,8 +18,8 @@ from pydantic import ValidationError
 from prefect_dispatch import Command, MergeBranches, Shell, Workspace
 from prefect_dispatch.errors import JobError, MergeError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.merging import merge_by, seal
-from prefect_dispatch.integrators.readiness import ready
+from prefect_dispatch.integrators.readiness import prepare_integrator
+from prefect_dispatch.integrators.run_merge import merge_digest, run_integrator
 from prefect_dispatch.testing import ScriptedExecutor
 from prefect_dispatch.workspaces.git import Git
 from tests.integrators.repos import (
@@ -41,8 +41,8 @@ from tests.integrators.repos import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
 
 TEXT = "1\n2\n3\n4\n5\n6\n7\n8\n9\n"
 BASE: Files = {"a.py": TEXT, "b.py": "x\n", "logo.png": b"\0base"}
@@ -54,7 +54,7 @@ def merged(git: Git, outcomes: Sequence[Outcome], **more: Any) -> Merge:  # noqa
     """Return a merge that the audit has nothing against."""
     integrator = merging(git, **more)
     merge = integrator.merge_asking([], outcomes, Nobody())
-    again = partial(merge_by, integrator, [], ask=Nobody())
+    again = partial(run_integrator, integrator, [], ask=Nobody())
     assert [*map(str, audit(merge, outcomes, [], integrator, again=again))] == []
     return merge
 
@@ -175,7 +175,7 @@ def test_a_change_of_which_nothing_is_left_is_overridden(repo: tuple[Git, str]) 
     two = done("two", change_of(git, base, {**BASE, "b.py": "two\n"}))
     merge = merged(git, [one, two])
     assert ends(merge) == {"one": ("merged", None), "two": ("overridden", "one")}
-    assert git.out("rev-list", "--count", f"{base}..{value(merge)['commit']}") == "2"
+    assert git.output("rev-list", "--count", f"{base}..{value(merge)['commit']}") == "2"
     assert merge.shortfalls == ()
 
 
@@ -237,13 +237,13 @@ def test_the_priority_of_items_counts_after_that_of_briefs(repo: tuple[Git, str]
 def test_changes_of_several_bases_are_refused(repo: tuple[Git, str]) -> None:
     """And so is a merge of no change at all."""
     git, base = repo
-    other = git.out("commit-tree", f"{base}^{{tree}}", "-p", base, stdin=b"Another\n", env=WHO)
+    other = git.output("commit-tree", f"{base}^{{tree}}", "-p", base, stdin=b"Another\n", env=WHO)
     outcomes = [done("a", change_of(git, base, {})), done("b", change_of(git, other, {}))]
     integrator = merging(git)
     with pytest.raises(MergeError, match=r"'a/repo' began from commit .*, and 'b/repo' from .* name a commit or a tag"):
-        merge_by(integrator, [], outcomes, Nobody())
+        run_integrator(integrator, [], outcomes, Nobody())
     with pytest.raises(MergeError, match="No outcome has a change of a repository to merge"):
-        merge_by(integrator, [], [done("a", None)], Nobody())
+        run_integrator(integrator, [], [done("a", None)], Nobody())
 
 
 def test_a_change_that_is_not_what_it_says_is_not_merged(repo: tuple[Git, str]) -> None:
@@ -253,7 +253,7 @@ def test_a_change_that_is_not_what_it_says_is_not_merged(repo: tuple[Git, str]) 
     wrong = done("a", change.model_copy(update={"patch": change.patch.replace("+y", "+z")}))
     integrator = merging(git)
     with pytest.raises(MergeError, match="its patch makes the tree"):
-        merge_by(integrator, [], [wrong], Nobody())
+        run_integrator(integrator, [], [wrong], Nobody())
 
 
 @pytest.mark.slow
@@ -266,8 +266,8 @@ def test_the_patch_makes_the_merge_of_the_base(repo: tuple[Git, str], tmp_path_f
     merge = merged(git, [one, two])
     patch = next(each.text for each in merge.documents if each.name == "merged.patch")
     clone, _ = repository(tmp_path_factory.mktemp("clone"), BASE)
-    clone.raw("apply", "--index", stdin=patch.encode())
-    assert clone.out("write-tree") == value(merge)["tree"]
+    clone.output_bytes("apply", "--index", stdin=patch.encode())
+    assert clone.output("write-tree") == value(merge)["tree"]
 
 
 @pytest.mark.slow
@@ -310,7 +310,7 @@ def test_secrets_and_control_characters_do_not_get_into_titles(
     git, base = repo
     one = done("one", change_of(git, base, {**BASE, "b.py": "y\n"}), item="two\nlines key-of-somebody \x1b[31m")
     merge = merged(git, [one])
-    titles = git.out("log", "--format=%s", f"{base}..{value(merge)['commit']}").splitlines()
+    titles = git.output("log", "--format=%s", f"{base}..{value(merge)['commit']}").splitlines()
     assert titles == ["Merge one/two lines *** [31m", "one/two lines *** [31m"]
 
 
@@ -329,22 +329,22 @@ def test_changes_are_merged_where_they_are_made(
     """In the executor's repository, set up as it sets up; in another only if that has the commit they begin from."""
     git, base = repo
     folder = git.repo.parent
-    shell = Shell(workspace=Workspace(repo=git.repo.name, setup=Command(run="make"))).placed(folder)
-    taken = ready(MergeBranches(accept=Command(run="true")), [], [], folder, shell)
+    shell = Shell(workspace=Workspace(repo=git.repo.name, setup=Command(run="make"))).resolve_paths(folder)
+    taken = prepare_integrator(MergeBranches(accept=Command(run="true")), [], [], folder, shell)
     assert isinstance(taken, MergeBranches)
     assert taken.workspace == shell.workspace
     bare = Git(tmp_path_factory.mktemp("bare"))
-    bare.out("init", "--quiet", "--bare")
+    bare.output("init", "--quiet", "--bare")
     other = MergeBranches(workspace=Workspace(repo=str(bare.repo), base=base))
     with pytest.raises(JobError, match=r"^integrator\.workspace\.repo: '.*' has no commit .*leave it out"):
-        ready(other, [], [], folder, shell)
+        prepare_integrator(other, [], [], folder, shell)
     (bare.repo / "objects" / "info" / "alternates").write_text(f"{git.repo / '.git' / 'objects'}\n", encoding="utf-8")
-    found = ready(other, [], [], folder, shell)
+    found = prepare_integrator(other, [], [], folder, shell)
     assert isinstance(found, MergeBranches)
     assert found.workspace == Workspace(repo=str(bare.repo), base=base)
-    assert ready(other, [], [], folder, ScriptedExecutor({})) == found
+    assert prepare_integrator(other, [], [], folder, ScriptedExecutor({})) == found
     with pytest.raises(JobError, match=r"^integrator\.workspace\.repo: there is no folder"):
-        ready(MergeBranches(workspace=Workspace(repo="none")), [], [], folder, shell)
+        prepare_integrator(MergeBranches(workspace=Workspace(repo="none")), [], [], folder, shell)
 
 
 PATHS = ("a.py", "b.py", "lib/c.py")
@@ -372,7 +372,7 @@ def test_the_order_of_arrival_changes_no_byte(changes: list[Edits], rule: str, d
         merge = merged(git, outcomes, on_conflict=rule)
         turned = data.draw(st.permutations(outcomes))
         integrator = merging(git, on_conflict=rule)
-        assert seal(integrator.merge_asking([], turned, Nobody())) == seal(merge)
+        assert merge_digest(integrator.merge_asking([], turned, Nobody())) == merge_digest(merge)
 
 
 def _plausible(files: Edits) -> Files:

@@ -11,11 +11,11 @@ from pydantic import TypeAdapter, ValidationError
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.collate import Collate
-from prefect_dispatch.integrators.kinds import AnyIntegrator, PluggableIntegrator
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.ledger import Merge
-from prefect_dispatch.models import Brief, Outcome
-from prefect_dispatch.outputs import problems
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.integrators.registry import AnyIntegrator, PluggableIntegrator
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.ledger import Merge
+from prefect_dispatch.models.output_schema import validate_output
 from tests.integrators.said import entries, miss, say
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.records.rules import Claim
+    from prefect_dispatch.integrators.merge_records.resolution import Claim
+    from prefect_dispatch.models.outcome import Outcome
 
 
 def merged(outcomes: Sequence[Outcome], **options: object) -> Merge:
@@ -172,7 +173,7 @@ def test_functions_of_a_job_file_are_loaded_by_the_caller() -> None:
     """Names are listed, loaded by whoever may, and then they decide; the JSON form holds the names."""
     named = MergeRecords.model_validate({"identity": ["name"], "rules": {"x": "sums:total"}, "default": "max"})
     assert named.references == ("sums:total",)
-    loaded = named.resolved({"sums:total": total}.__getitem__)
+    loaded = named.resolve_references({"sums:total": total}.__getitem__)
     assert loaded.references == ()
     assert entries(loaded.merge([], [say("a", {"name": "n", "x": 5})])) == [{"name": "n", "x": 5}]
     [rule] = loaded.model_dump(mode="json")["rules"]
@@ -496,7 +497,7 @@ def test_what_does_not_fit_together_is_flagged(
     """Valid answers never fail a run: a merged record that its schema refuses stands, and is flagged."""
     brief = Brief.model_validate({"name": "terms", "instructions": "Read.", "output": output})
     said = [say(str(at), answer) for at, answer in enumerate(answers)]
-    assert [problem for each in said for problem in problems(brief.output, each.value)[1]] == []
+    assert [problem for each in said for problem in validate_output(brief.output, each.value)[1]] == []
     integrator = MergeRecords.model_validate({"identity": ["name"], **options})
     merge = integrator.merge([brief], said)
     assert audit(merge, said, [brief], integrator) == ()

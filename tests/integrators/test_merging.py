@@ -12,11 +12,12 @@ from prefect.exceptions import TerminationSignal
 
 from prefect_dispatch.errors import JobError, MergeError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.base import unshared
-from prefect_dispatch.integrators.merging import merge_by, require_writable, seal
-from prefect_dispatch.integrators.readiness import ready, unfit
-from prefect_dispatch.ledger import FieldRow, LedgerRow, Loser, Merge, Ref, Table
-from prefect_dispatch.models import Item, Outcome
+from prefect_dispatch.integrators.base import copy_mutable_value
+from prefect_dispatch.integrators.readiness import integrator_problem, prepare_integrator
+from prefect_dispatch.integrators.run_merge import merge_digest, require_serializable, run_integrator
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.ledger import FieldRow, LedgerRow, Loser, Merge, Ref, Table
+from prefect_dispatch.models.outcome import Outcome
 from tests.integrators.said import say
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.models import Brief
+    from prefect_dispatch.models.brief import Brief
 
 SAID = [say("a", {"x": [1]}), say("b", {"x": [2]})]
 LEDGER = tuple(LedgerRow(brief="terms", item=key, disposition="merged") for key in "ab")
@@ -90,7 +91,7 @@ class Word:
 )
 def test_what_cannot_merge_is_told_beforehand(integrator: object, why: str | None) -> None:
     """Each reason in a sentence, with the way out."""
-    found = unfit(integrator)
+    found = integrator_problem(integrator)
     assert (found is None) if why is None else (found is not None and why in found)
 
 
@@ -117,10 +118,10 @@ def test_what_cannot_merge_is_told_beforehand(integrator: object, why: str | Non
 def test_what_is_no_merge_is_told_with_its_integrator(made: Callable[[], Any], message: str) -> None:
     """Nothing that was paid for is lost, and the message says so."""
     with pytest.raises(MergeError) as caught:
-        merge_by(Own(made), [], SAID)
+        run_integrator(Own(made), [], SAID)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
-    assert "What agents answered is stored" in str(caught.value)
+    assert "The agents' answers are stored" in str(caught.value)
 
 
 @pytest.mark.parametrize("end", [KeyboardInterrupt, asyncio.CancelledError, TerminationSignal])
@@ -131,13 +132,13 @@ def test_what_ends_a_run_from_outside_ends_a_merge(end: type[BaseException]) -> 
         raise end(2)
 
     with pytest.raises(end):
-        merge_by(Own(ended), [], SAID)
+        run_integrator(Own(ended), [], SAID)
 
 
 class Forgetful(Own):
     """Says what it needs, and forgets to return itself."""
 
-    def seeing(self, briefs: Sequence[Brief], items: Sequence[Item]) -> Any:  # noqa: ANN401 -- itself, it should be
+    def with_items(self, briefs: Sequence[Brief], items: Sequence[Item]) -> Any:  # noqa: ANN401 -- itself, it should be
         """Return nothing."""
 
 
@@ -147,7 +148,7 @@ class Forgetful(Own):
         pytest.param(Own, "Own is a class, not an integrator", id="class"),
         pytest.param(
             Forgetful(dict),
-            r"The method 'seeing' of Forgetful must return an integrator \(self, say\), and didn't: NoneType is not",
+            r"The method 'with_items' of Forgetful must return an integrator \(such as self\), but it didn't",
             id="nothing",
         ),
     ],
@@ -155,7 +156,7 @@ class Forgetful(Own):
 def test_what_makes_no_integrator_ready_is_refused_beforehand(integrator: Any, message: str) -> None:  # noqa: ANN401 -- what a caller passes by mistake
     """Whatever an integrator makes of itself must merge, too."""
     with pytest.raises(JobError, match=message):
-        ready(integrator, [], [Item(key="a", value=1)], Path())
+        prepare_integrator(integrator, [], [Item(key="a", value=1)], Path())
 
 
 NO_NUMBER = "NaN or an infinity, which JSON has not, at"
@@ -182,7 +183,7 @@ ROW = FieldRow(path="", winner=1, rule="own", sources=(REF,), losers=(Loser(valu
 def test_what_json_has_not_is_told_with_its_place(merge: Merge, message: str) -> None:
     """A merge is published as JSON: what would come out as something else, or not at all, is named."""
     with pytest.raises(MergeError) as caught:
-        require_writable(merge, Own(dict))
+        require_serializable(merge, Own(dict))
     assert message in str(caught.value)
 
 
@@ -191,13 +192,13 @@ def test_what_was_put_there_later_is_told_too() -> None:
     merge = Merge(value={}, ledger=())
     cast("dict[str, Any]", merge.value)["x"] = object()
     with pytest.raises(MergeError, match="'value' holds an object of type object, at /x"):
-        require_writable(merge, Own(dict))
+        require_serializable(merge, Own(dict))
 
 
 @pytest.mark.parametrize("value", ["NaN", {"Infinity": "-Infinity"}, "ü😀", None, 10**30])
 def test_what_json_has_is_left_alone(value: Any) -> None:  # noqa: ANN401 -- any JSON value
     """Words that look like no number, and numbers that are large, are words and numbers."""
-    require_writable(merge_of(value=value), Own(dict))
+    require_serializable(merge_of(value=value), Own(dict))
 
 
 class Sly:
@@ -220,7 +221,7 @@ class Sly:
         self.first = self.first or merge
         return merge
 
-    def restated(self, merge: Merge) -> list[Outcome] | None:
+    def as_outcomes(self, merge: Merge) -> list[Outcome] | None:
         """Return the value as an answer, and change it."""
         if self.what == "value":
             _bend(merge.value)
@@ -235,7 +236,7 @@ def _bend(value: Any) -> None:  # noqa: ANN401 -- any JSON value
 def test_what_was_audited_is_what_is_published(what: str, *, caught: bool) -> None:
     """What an integrator does to what it was given changes nothing; what it does to its merge is found."""
     said, sly = [say("a", {"x": [1]}), say("b", {"x": [1]})], Sly(what)
-    merge = sly.merge([], [*map(unshared, said)])
+    merge = sly.merge([], [*map(copy_mutable_value, said)])
     messages = [found.message for found in audit(merge, said, [], sly)]
     assert ("the integrator changed its merge after it had returned it." in messages) is caught
     assert merge.value == {"x": [9 if caught else 1]}
@@ -246,5 +247,5 @@ def test_what_was_audited_is_what_is_published(what: str, *, caught: bool) -> No
 def test_what_can_not_be_written_has_no_seal() -> None:
     """It is never taken for another merge."""
     merge = Merge(value={"a": 1}, ledger=LEDGER)
-    assert seal(merge) == seal(merge.model_copy())
-    assert seal(merge.model_copy(update={"value": {"a": object()}})) is None
+    assert merge_digest(merge) == merge_digest(merge.model_copy())
+    assert merge_digest(merge.model_copy(update={"value": {"a": object()}})) is None

@@ -9,10 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dispatch.integrators.records.likeness import Shape, likeness, shape
-from prefect_dispatch.integrators.records.matching import Matching, Name, match, shape_of
-from prefect_dispatch.integrators.records.normalising import comparable
-from prefect_dispatch.integrators.values import order
+from prefect_dispatch.integrators.merge_records.similarity import (
+    ComparableIdentity,
+    ComparableText,
+    Matching,
+    compare_identities,
+    compare_texts,
+    prepare_text,
+    prepare_value,
+)
+from prefect_dispatch.integrators.merge_records.text_normalization import normalize_value
+from prefect_dispatch.serialization.json_values import value_order
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -48,8 +55,8 @@ if TYPE_CHECKING:
 )
 def test_spellings_that_tell_nothing_apart(one: str, other: str) -> None:
     """Texts that can only mean the same are the same; what stands for them stands for itself."""
-    assert comparable(one) == comparable(other)
-    assert comparable(comparable(one)) == comparable(one)
+    assert normalize_value(one) == normalize_value(other)
+    assert normalize_value(normalize_value(one)) == normalize_value(one)
 
 
 DIFFERENT = [
@@ -95,8 +102,8 @@ DIFFERENT = [
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_what_must_not_be_taken_for_the_same(one: str, other: str) -> None:
     """Neither equal without asking, nor free of doubt for whoever compares, however low the threshold."""
-    assert comparable(one) != comparable(other)
-    found = match(name(one), name(other), Matching(sure=0.01, propose=0.01))
+    assert normalize_value(one) != normalize_value(other)
+    found = compare_identities(name(one), name(other), Matching(sure=0.01, propose=0.01))
     assert found is None or not found.sure
 
 
@@ -122,29 +129,29 @@ def test_what_must_not_be_taken_for_the_same(one: str, other: str) -> None:
 )
 def test_what_is_alike_without_doubt(one: JsonValue, other: JsonValue, score: float) -> None:
     """Spellings that hardly ever tell two things apart are alike enough to be sure by default."""
-    found = match(name(one), name(other), Matching())
+    found = compare_identities(name(one), name(other), Matching())
     assert found is not None
     assert (found.score, found.sure) == (score, True)
 
 
-def name(value: JsonValue, **evidence: tuple[Shape, ...]) -> Name:
+def name(value: JsonValue, **evidence: tuple[ComparableText, ...]) -> ComparableIdentity:
     """Return an identity of one field."""
-    return Name((0, (order(comparable(value)),)), "", {"name": shape_of(value)}, evidence)
+    return ComparableIdentity((0, (value_order(normalize_value(value)),)), "", {"name": prepare_value(value)}, evidence)
 
 
 def test_a_known_word_is_no_slip() -> None:
     """Words that others use, too, are not taken for slips of each other, as alike as they are."""
-    one, other = shape("potassium sodium nitrate"), shape("potassium sodium nitrite")
-    assert likeness(one, other).doubt == ""
-    assert likeness(one, other, {"nitrate", "nitrite"}).doubt == "'nitrate' may not be 'nitrite'"
+    one, other = prepare_text("potassium sodium nitrate"), prepare_text("potassium sodium nitrite")
+    assert compare_texts(one, other).objection == ""
+    assert compare_texts(one, other, {"nitrate", "nitrite"}).objection == "'nitrate' may not be 'nitrite'"
 
 
 def test_long_texts_are_compared_as_a_whole() -> None:
     """Texts of more than forty words are alike letter by letter, and never the same for sure."""
     words = " ".join(f"word{letter * 3}" for letter in "abcdefghijklmnopqrstuvwxyz" * 2)
-    found = likeness(shape(words), shape(words.replace("wordaaa", "wordaab", 1)))
+    found = compare_texts(prepare_text(words), prepare_text(words.replace("wordaaa", "wordaab", 1)))
     assert found.score > 0.95
-    assert found.doubt == "they are too long to be compared word by word"
+    assert found.objection == "they are too long to be compared word by word"
 
 
 @pytest.mark.parametrize(
@@ -162,17 +169,17 @@ def test_other_fields_count_as_much_as_the_identity(
     """The score is the mean over the fields; what is missing doesn't count, of several values the most alike does."""
     matching = Matching(fields=("city",))
     left, right = (
-        name(text, city=tuple(map(shape_of, cities)))
+        name(text, city=tuple(map(prepare_value, cities)))
         for text, cities in (("Jonathan Smith", one), ("Jonathon Smith", other))
     )
-    found = match(left, right, matching)
+    found = compare_identities(left, right, matching)
     assert (found and found.score) == expected
 
 
 def test_what_is_doubtful_scores_below_what_is_sure() -> None:
     """A pair that is not the same for sure can't have a score that says it is, and says why."""
     names = ("International Business Machines Corporation", "International Business Machines Corp.")
-    found = match(name(names[0]), name(names[1]), Matching())
+    found = compare_identities(name(names[0]), name(names[1]), Matching())
     assert found is not None
     assert found == (0.94, "Alike: 'name' 0.9795; but 'corporation' may not be 'corp'.", False)
 
@@ -180,7 +187,9 @@ def test_what_is_doubtful_scores_below_what_is_sure() -> None:
 def test_a_series_is_not_proposed() -> None:
     """Texts that differ in a number alone are not worth anybody's time."""
     assert (
-        match(name("Annual report of the company for 2001"), name("Annual report of the company for 2002"), Matching())
+        compare_identities(
+            name("Annual report of the company for 2001"), name("Annual report of the company for 2002"), Matching()
+        )
         is None
     )
 
@@ -188,7 +197,7 @@ def test_a_series_is_not_proposed() -> None:
 def test_what_is_too_long_for_a_name_is_equal_or_nothing() -> None:
     """A text as long as a book takes no time to compare, though half of it is another's."""
     book = "a word " * 200_000
-    assert match(name(book), name(book + "more"), Matching(propose=0.01, sure=0.01)) is None
+    assert compare_identities(name(book), name(book + "more"), Matching(propose=0.01, sure=0.01)) is None
 
 
 TEXTS = st.text(
@@ -200,17 +209,17 @@ QUANTITIES = st.from_regex(r"\d{1,3} ?[mMgGsSlLkKtTWhHzZ]{1,3}", fullmatch=True)
 @given(TEXTS | QUANTITIES)
 def test_normalising_twice_is_normalising_once(text: str) -> None:
     """What a text is compared as is compared as itself, whatever the text."""
-    once = comparable(text)
-    assert comparable(once) == once
+    once = normalize_value(text)
+    assert normalize_value(once) == once
 
 
 @given(TEXTS, TEXTS)
 def test_likeness_is_symmetric(one: str, other: str) -> None:
     """Which text comes first makes no difference to the score, nor to whether there is a doubt."""
-    a, b = (shape(str(comparable(text))) for text in (one, other))
-    assert likeness(a, b).score == likeness(b, a).score
-    assert bool(likeness(a, b).doubt) == bool(likeness(b, a).doubt)
-    assert 0 <= likeness(a, b).score <= 1
+    a, b = (prepare_text(str(normalize_value(text))) for text in (one, other))
+    assert compare_texts(a, b).score == compare_texts(b, a).score
+    assert bool(compare_texts(a, b).objection) == bool(compare_texts(b, a).objection)
+    assert 0 <= compare_texts(a, b).score <= 1
 
 
 @given(TEXTS)
@@ -218,5 +227,7 @@ def test_case_and_forms_never_matter(text: str) -> None:
     """Upper case and decomposed letters are the same text, but for the case of units."""
     if not any(map(str.isdigit, text)):
         assert (
-            comparable(text) == comparable(unicodedata.normalize("NFD", text)) == comparable(text.swapcase().swapcase())
+            normalize_value(text)
+            == normalize_value(unicodedata.normalize("NFD", text))
+            == normalize_value(text.swapcase().swapcase())
         )

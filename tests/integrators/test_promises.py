@@ -8,9 +8,9 @@ import pytest
 from pydantic import BaseModel
 
 from prefect_dispatch import Brief, plan
-from prefect_dispatch.checks import MaxWords, Sources
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.promises import require_checked
+from prefect_dispatch.integrators.readiness import require_check_fields
+from prefect_dispatch.models.checks import MaxWords, Sources
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def brief(output: Any, field: str) -> Brief:  # noqa: ANN401 -- whatever form an
 )
 def test_what_may_be_there_may_be_checked(output: object, field: str) -> None:
     """The schema has the field, or doesn't say."""
-    require_checked([brief(output, field)])
+    require_check_fields([brief(output, field)])
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_what_may_be_there_may_be_checked(output: object, field: str) -> None:
 def test_what_no_answer_has_is_not_checked(output: object, field: str, why: str) -> None:
     """The message names the brief, the field, and the nearest one."""
     with pytest.raises(JobError) as caught:
-        require_checked([brief(output, field)])
+        require_check_fields([brief(output, field)])
     assert why in str(caught.value)
 
 

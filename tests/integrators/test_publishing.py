@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from prefect_dispatch.integrators.prose.evidence import numbered
-from prefect_dispatch.integrators.prose.publishing import MARK, cleaned, published
+from prefect_dispatch.integrators.synthesize.answer_index import number_answers
+from prefect_dispatch.integrators.synthesize.render_text import MARK, render_document, sanitize_prose
 from tests.integrators.said import say
 
 SAID = [say("a", "x"), say("b", "y")]
@@ -55,7 +55,7 @@ def test_no_mixture_hides_the_sections_below(prose: str) -> None:
 
 
 def _headings(prose: str) -> list[str]:
-    found = MarkdownIt("commonmark").parse(published(cleaned(prose), numbered(SAID), [1, 2], SAID))
+    found = MarkdownIt("commonmark").parse(render_document(sanitize_prose(prose), number_answers(SAID), [1, 2], SAID))
     assert "html_block" not in {token.type for token in found}
     tops = [at for at, token in enumerate(found) if token.type == "heading_open" and not token.level]
     return [found[at + 1].content for at in tops]
@@ -64,11 +64,11 @@ def _headings(prose: str) -> list[str]:
 @given(st.lists(st.sampled_from(["[unver", "ified]", "[unverified]", " ", "[", "]", "x"]), max_size=12).map("".join))
 def test_no_mark_is_a_models_own(prose: str) -> None:
     """However marks are put together: none is left."""
-    assert MARK.strip() not in cleaned(prose)
+    assert MARK.strip() not in sanitize_prose(prose)
 
 
 @pytest.mark.timeout(30)
 def test_marks_in_marks_take_no_long_time() -> None:
     """A mark in a mark in a mark: one way through the text is enough."""
     deep = 100_000
-    assert MARK not in cleaned("[unver" * deep + MARK + "ified]" * deep)
+    assert MARK not in sanitize_prose("[unver" * deep + MARK + "ified]" * deep)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from prefect_dispatch.errors import CoverageError
-from prefect_dispatch.integrators.reconcile import reconcile
-from prefect_dispatch.ledger import Ref
+from prefect_dispatch.integrators.run_merge import reconcile
+from prefect_dispatch.models.ledger import Ref
 from tests.integrators.said import miss, say
 
 WORK = [Ref(brief="terms", item=item) for item in ("a2", "a10")]

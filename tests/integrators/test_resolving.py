@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.merging import merge_by
-from prefect_dispatch.models import Brief
+from prefect_dispatch.integrators.run_merge import run_integrator
+from prefect_dispatch.models.brief import Brief
 from tests.integrators.crews import Crew, Seen
 from tests.integrators.repos import Files, Nobody, change_of, done, ends, files_at, merging, repository, rows, value
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.workspaces.git import Git
 
 TEXT = "1\n2\n3\n"
@@ -46,7 +46,7 @@ def run(git: Git, outcomes: list[Outcome], resolves: Callable[[Seen], Any]) -> t
     """Return a merge for which an agent is asked, which the audit has nothing against, and the agent."""
     integrator, crew = merging(git, on_conflict="agent"), Crew(git, resolves=resolves)
     merge = integrator.merge_asking(BRIEFS, outcomes, crew)
-    again = partial(merge_by, integrator, BRIEFS, ask=Crew(git, resolves=resolves))
+    again = partial(run_integrator, integrator, BRIEFS, ask=Crew(git, resolves=resolves))
     assert [*map(str, audit(merge, outcomes, BRIEFS, integrator, again=again))] == []
     return merge, crew
 

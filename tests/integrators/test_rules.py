@@ -8,9 +8,10 @@ import pytest
 from pydantic import ValidationError
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.records.rules import Claim, Rule
-from prefect_dispatch.integrators.values import content
-from prefect_dispatch.ledger import Ref
+from prefect_dispatch.integrators.merge_records.field_rules import Rule
+from prefect_dispatch.integrators.merge_records.resolution import Claim
+from prefect_dispatch.models.ledger import Ref
+from prefect_dispatch.serialization.json_values import content_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,7 +26,7 @@ def claims(*values: JsonValue, dates: Sequence[JsonValue] = ()) -> list[Claim]:
     """Return claims in the given order of preference, each by an outcome of its own."""
     when = [*dates, *[None] * len(values)]
     return [
-        Claim(value, content(value), Ref(brief="b", item=str(at)), {"meta": {"date": when[at]}}, (0, 0, "", at))
+        Claim(value, content_text(value), Ref(brief="b", item=str(at)), {"meta": {"date": when[at]}}, (0, 0, "", at))
         for at, value in enumerate(values)
     ]
 

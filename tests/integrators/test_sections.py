@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from prefect_dispatch.integrators.prose.drafts import Prose, without
-from prefect_dispatch.integrators.prose.evidence import numbered
-from prefect_dispatch.integrators.synthesize import Synthesize
+from prefect_dispatch.integrators.synthesize.answer_index import number_answers
+from prefect_dispatch.integrators.synthesize.draft_review import ProseFormat, find_missing_sections
+from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
 from tests.integrators.said import say
 
 SECTIONS = ("Finding", "Where they differ")
@@ -24,16 +24,16 @@ SECTIONS = ("Finding", "Where they differ")
 )
 def test_a_section_is_a_heading_and_something_under_it(text: str, left: list[str]) -> None:
     """Case, level and emphasis of the heading don't matter; an empty section is none."""
-    assert without(text, SECTIONS) == left
+    assert find_missing_sections(text, SECTIONS) == left
 
 
 def test_a_draft_is_told_of_the_sections_that_it_lacks() -> None:
     """It is asked for them in their order, and sent back for each that isn't there."""
-    form = Prose(SECTIONS)
+    form = ProseFormat(SECTIONS)
     assert form.rules.endswith("## Finding ## Where they differ")
-    draft = form.read("## Finding\nIt is so [1].", numbered([say("a", "it is so")]), [1])
+    draft = form.review_response("## Finding\nIt is so [1].", number_answers([say("a", "it is so")]), [1])
     assert draft.faults == ("There is no section '## Where they differ', or nothing in it.",)
-    assert Prose().rules == Prose.rules
+    assert ProseFormat().rules == ProseFormat.rules
 
 
 @pytest.mark.parametrize(

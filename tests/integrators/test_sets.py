@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.auditing.tracing import Trace
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.models import Brief
+from prefect_dispatch.integrators.audit.coverage import Trace
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.models.brief import Brief
 from tests.integrators.said import entries, say
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
 
 NONE: list[JsonValue] = []
 ODD: list[JsonValue] = [[None, {}, [1]], [None]]

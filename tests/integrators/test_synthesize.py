@@ -12,16 +12,15 @@ from pydantic import ValidationError
 
 from prefect_dispatch.errors import JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Ask
-from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import AskingIntegrator
-from prefect_dispatch.integrators.prose.doubts import findings
-from prefect_dispatch.integrators.prose.evidence import numbered
-from prefect_dispatch.integrators.prose.publishing import MARK, taken_apart
-from prefect_dispatch.integrators.prose.reducing import tokens
-from prefect_dispatch.integrators.prose.synthesis_words import described
-from prefect_dispatch.integrators.synthesize import Synthesize
-from prefect_dispatch.models import Brief
+from prefect_dispatch.integrators.synthesize.answer_index import check_prose, number_answers
+from prefect_dispatch.integrators.synthesize.llm_judge import describe_executor
+from prefect_dispatch.integrators.synthesize.map_reduce import estimate_tokens
+from prefect_dispatch.integrators.synthesize.render_text import MARK, split_document
+from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
+from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.said import miss, say
 from tests.integrators.writers import Desk, Sheet, faithful, scripted, sloppy
@@ -32,8 +31,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
 
 PLAIN = Synthesize(instructions="Sum up.")
 SAID = [say(f"item-{at}", f"the period is {7 * at + 3} days") for at in range(20)]
@@ -52,7 +51,7 @@ def merged(
 
 def prose(merge: Merge, said: Sequence[Outcome] = SAID) -> str:
     """Return what the model wrote, marks included."""
-    text, _, wrong = taken_apart(str(merge.value), numbered(said), said)
+    text, _, wrong = split_document(str(merge.value), number_answers(said), said)
     assert wrong == []
     return text
 
@@ -141,7 +140,9 @@ def test_every_question_fits_into_the_context() -> None:
     by = Synthesize(instructions="Sum up.", context_tokens=600)
     _, desk = merged(sloppy(1), by=by)
     assert len(desk.questions) > 3
-    assert all(tokens(desk.executor, each.brief, str(each.item.value)) <= 600 * 7 / 8 for each in desk.questions)
+    assert all(
+        estimate_tokens(desk.executor, each.brief, str(each.item.value)) <= 600 * 7 / 8 for each in desk.questions
+    )
 
 
 def test_parts_that_cannot_be_merged_stand_one_after_another() -> None:
@@ -326,7 +327,7 @@ def test_braces_in_instructions_are_meant() -> None:
     """Instructions are no template: what looks like a field of an item stands for itself."""
     by = Synthesize(instructions="Answer {name} as {{x}}.", constraints=("Keep {this}.",))
     _, desk = merged(by=by)
-    asked = desk.questions[0].brief.rendered(desk.questions[0].item)
+    asked = desk.questions[0].brief.fill_placeholders(desk.questions[0].item)
     assert asked.instructions.startswith("Answer {name} as {{x}}.")
     assert asked.constraints == ("Keep {this}.",)
 
@@ -345,14 +346,17 @@ def test_who_writes_and_who_judges_can_be_named() -> None:
 def test_models_are_found_and_known_before_anything_is_spent(tmp_path: Path) -> None:
     """Files of local models are looked up from the job's folder; an unknown provider is refused."""
     by = Synthesize(instructions="Sum up.", executor=LLM(model="local/tiny.gguf"), judge=LLM(model="nobody/knows"))
-    placed = by.placed(tmp_path)
+    placed = by.resolve_paths(tmp_path)
     assert isinstance(placed.executor, LLM)
     assert placed.executor.model == f"local/{tmp_path}/tiny.gguf"
     with pytest.raises(JobError, match="'nobody/knows' is unknown"):
         placed.preflight([])
-    PLAIN.placed(tmp_path).preflight([])
-    assert [(each.answers, each.times, each.executor) for each in by.asks(9)] == [(9, 1, by.executor), (1, 9, by.judge)]
-    assert [(each.answers, each.times, each.executor) for each in PLAIN.asks(9)] == [(9, 1, None)]
+    PLAIN.resolve_paths(tmp_path).preflight([])
+    assert [(each.answers, each.times, each.executor) for each in by.estimate_queries(9)] == [
+        (9, 1, by.executor),
+        (1, 9, by.judge),
+    ]
+    assert [(each.answers, each.times, each.executor) for each in PLAIN.estimate_queries(9)] == [(9, 1, None)]
 
 
 @pytest.mark.parametrize(
@@ -377,7 +381,7 @@ def test_rules_say_how_it_was_written() -> None:
     merge, _ = merged()
     assert merge.rules.startswith("The executor ScriptedExecutor wrote a text of 20 answers in 1 step:")
     model = LLM(model="local/smollm2", fallbacks=("local/b.gguf",))
-    assert described(model) == "the model local/smollm2 or local/b.gguf"
+    assert describe_executor(model) == "the model local/smollm2 or local/b.gguf"
 
 
 @pytest.mark.parametrize(
@@ -396,13 +400,13 @@ def test_rules_say_how_it_was_written() -> None:
 )
 def test_a_quotation_stands_in_what_is_cited(text: str, doubtful: list[str]) -> None:
     """Words in quotation marks are looked up letter by letter, white space and the form of the marks aside."""
-    sources = numbered([say("a", "You must keep it. Keep it\nfor 5 years."), say("b", "No.")])
-    assert [text[found.start : found.end] for found in findings(text, sources)] == doubtful
+    sources = number_answers([say("a", "You must keep it. Keep it\nfor 5 years."), say("b", "No.")])
+    assert [text[found.start : found.end] for found in check_prose(text, sources)] == doubtful
 
 
 def test_a_model_counts_its_tokens() -> None:
     """What a model can count itself is counted by it, and its context is known."""
     model = LLM(model="openai/gpt-4o")
     brief = Brief(name="x", instructions="Sum up.")
-    assert tokens(model, brief, "word " * 1000) - tokens(model, brief, "") in range(900, 1100)
-    assert tokens(scripted(), brief, "word " * 300) - tokens(scripted(), brief, "") == 500
+    assert estimate_tokens(model, brief, "word " * 1000) - estimate_tokens(model, brief, "") in range(900, 1100)
+    assert estimate_tokens(scripted(), brief, "word " * 300) - estimate_tokens(scripted(), brief, "") == 500

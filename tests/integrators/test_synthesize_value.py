@@ -10,10 +10,10 @@ from pydantic import BaseModel, field_validator
 
 from prefect_dispatch.errors import BriefError, RejectedError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.prose.judging import JUDGE
-from prefect_dispatch.integrators.prose.wrapping import wrapped
-from prefect_dispatch.integrators.synthesize import Synthesize
-from prefect_dispatch.outputs import normalise_output, problems
+from prefect_dispatch.integrators.synthesize.draft_review import schema_with_sources
+from prefect_dispatch.integrators.synthesize.llm_judge import JUDGE_BRIEF
+from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
+from prefect_dispatch.models.output_schema import normalize_output, validate_output
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.said import miss, say
 from tests.integrators.writers import Desk, faithful, scripted
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.executors.base import Ask
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -218,10 +218,10 @@ def test_a_model_of_the_users_own() -> None:
 def test_a_model_by_its_name() -> None:
     """`module:Name` is looked up in the user's code; what is no model is refused."""
     by = Synthesize(instructions="Sum up.", output="shapes:Finding")
-    assert by.resolved({"shapes:Finding": Finding}.__getitem__).output is Finding
-    assert SHAPED.resolved(lambda name: name) is SHAPED
+    assert by.resolve_references({"shapes:Finding": Finding}.__getitem__).output is Finding
+    assert SHAPED.resolve_references(lambda name: name) is SHAPED
     with pytest.raises(BriefError, match=r"integrator\.output: .* is not a pydantic model"):
-        by.resolved(lambda name: int)
+        by.resolve_references(lambda name: int)
 
 
 def test_references_inside_a_schema_still_lead_there() -> None:
@@ -231,9 +231,11 @@ def test_references_inside_a_schema_still_lead_there() -> None:
         "type": "object",
         "properties": {"n": {"$ref": "#/$defs/n"}, "sub": {"$ref": "#"}},
     }
-    output = str(normalise_output(wrapped({**tree, "$id": "https://example.org/tree", "examples": [{"$ref": 1}]})))
-    assert problems(output, answer({"n": 1, "sub": {"n": 2}}))[1] == []
-    assert problems(output, answer({"n": 1, "sub": {"n": "x"}}))[1] != []
+    output = str(
+        normalize_output(schema_with_sources({**tree, "$id": "https://example.org/tree", "examples": [{"$ref": 1}]}))
+    )
+    assert validate_output(output, answer({"n": 1, "sub": {"n": 2}}))[1] == []
+    assert validate_output(output, answer({"n": 1, "sub": {"n": "x"}}))[1] != []
 
 
 @pytest.mark.parametrize(
@@ -254,14 +256,14 @@ def test_references_inside_a_schema_still_lead_there() -> None:
 def test_references_to_the_schemas_own_address(reference: str, moved: str) -> None:
     """A schema may call itself by its address, in full or in part: where it stands now, it has none."""
     schema = {"$id": "https://example.org/tree", "properties": {"sub": {"$ref": reference}}}
-    assert wrapped(schema)["properties"]["value"] == {"properties": {"sub": {"$ref": moved}}}
+    assert schema_with_sources(schema)["properties"]["value"] == {"properties": {"sub": {"$ref": moved}}}
 
 
 def test_a_schema_in_the_schema_keeps_its_own_references() -> None:
     """What has an address of its own stands by itself, and may refer to what is around it."""
     inner = {"$id": "leaf", "properties": {"own": {"$ref": "#/x"}, "tree": {"$ref": "tree"}, "$ref": {"type": "null"}}}
     schema = {"$id": "https://example.org/tree", "$defs": {"leaf": inner}}
-    [found] = wrapped(schema)["properties"]["value"]["$defs"].values()
+    [found] = schema_with_sources(schema)["properties"]["value"]["$defs"].values()
     assert found["properties"] == {
         "own": {"$ref": "#/x"},
         "tree": {"$ref": "#/properties/value"},
@@ -351,5 +353,5 @@ def test_nothing_to_judge() -> None:
     merge = by.merge_asking([], SAID, desk)
     assert merge.tables[0].rows == ()
     assert merge.shortfalls == ("What was written cites none of the 3 answers; trust nothing in it.",)
-    assert JUDGE.name not in {question.brief.name for question in desk.questions}
+    assert JUDGE_BRIEF.name not in {question.brief.name for question in desk.questions}
     assert "No statement was compared with the answers: none cites any, so nothing was put to the exec" in merge.rules

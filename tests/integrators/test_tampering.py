@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.tournament import Tournament
+from prefect_dispatch.integrators.tournament.tournament import Tournament
 from tests.integrators.judges import Bench
 from tests.integrators.said import miss, say
 from tests.integrators.test_tournament import table, with_rows
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
 
 JUDGED = Tournament(criterion="Good.")
 
@@ -253,7 +253,7 @@ def bend_all_the_way(data: st.DataObject, merge: Merge) -> Merge:
     """Change a verdict and everything that follows from it: only the judge's own answers can show that."""
     bent = change_verdict(data, merge)
     try:
-        return JUDGED.recomputed(bent, LAST)
+        return JUDGED.recompute(bent, LAST)
     except Exception:
         assume(False)  # noqa: FBT003 -- hypothesis' own way to pass an example over
         raise
@@ -332,9 +332,9 @@ def test_a_bent_figure_is_named() -> None:
     outcomes = [say("mug", value, brief=value) for value in ("a", "bb")]
     merge = MEASURED.merge_asking([], outcomes, Bench(fickle))
     [first, *_] = audit(_with_figures(merge, {0: {"score": 9.0}}), outcomes, [], MEASURED)
-    assert str(first) == "precision at /: by the evidence, its 'fields' should be other ones."
+    assert str(first) == "precision at /: recomputed from the evidence, its 'fields' differs."
     found = audit(_with_figures(merge, {0: {"score": 9.0}}), outcomes, [], MEASURED)
-    assert "precision at /ranking/0/score: by the evidence, something else should stand there." in map(str, found)
+    assert "precision at /ranking/0/score: recomputed from the evidence, it differs." in map(str, found)
 
 
 @pytest.mark.parametrize("value", [None, [], {"ranking": []}, "text"])

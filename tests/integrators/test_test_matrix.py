@@ -12,21 +12,22 @@ from junitparser import Error, Failure, JUnitXml, Skipped
 from pydantic import TypeAdapter
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.junit import read_report
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.kinds import AnyIntegrator
-from prefect_dispatch.integrators.matrix import matrix_tables
-from prefect_dispatch.integrators.test_matrix import TestMatrix
-from prefect_dispatch.integrators.values import copied, parts
-from prefect_dispatch.junit import read_report
-from prefect_dispatch.ledger import Merge
-from prefect_dispatch.models import Brief, Item
-from prefect_dispatch.test_run import RED, RESULTS, RUN, TestCase, TestRun
+from prefect_dispatch.integrators.registry import AnyIntegrator
+from prefect_dispatch.integrators.test_matrix import matrix_integrator
+from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.ledger import Merge
+from prefect_dispatch.models.test_run import RED, RESULTS, RUN, TestCase, TestRun
+from prefect_dispatch.serialization.json_values import deep_copy, iter_parts
 from tests.integrators.said import miss, say
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.outcome import Outcome
 
 
 def ran(item: str, brief: str = "tests", /, **results: str) -> Outcome:
@@ -239,7 +240,7 @@ def test_durations() -> None:
 
 def test_many_tests_that_pass_everywhere() -> None:
     """Of very many tests, the table leaves out those that passed wherever they are, and says so; the value has all."""
-    names = {f"t{at}": "passed" for at in range(matrix_tables.MOST_ROWS)}
+    names = {f"t{at}": "passed" for at in range(matrix_integrator.MAX_TABLE_ROWS)}
     merge = merged([ran("a", bad="failed", **names)], required=[])
     assert [row["test"] for row in table(merge, "test-matrix")] == ["c::bad"]
     assert "2000 tests that passed wherever they exist are left out" in merge.tables[0].note
@@ -248,7 +249,9 @@ def test_many_tests_that_pass_everywhere() -> None:
 
 def test_many_environments_in_a_cell() -> None:
     """A cell of a table names the first environments, and counts the others."""
-    merge = merged([ran(f"e{at}", x="failed" if at else "passed") for at in range(matrix_tables.LISTED + 3)])
+    merge = merged(
+        [ran(f"e{at}", x="failed" if at else "passed") for at in range(matrix_integrator.MAX_CELL_NAMES + 3)]
+    )
     [row] = table(merge, "differences")
     assert row["passed"] == "e0"
     assert row["failed"].startswith("e1, e2, ")
@@ -269,9 +272,9 @@ def test_a_job_that_asks_for_something_else() -> None:
     brief = text.model_copy(update={"output": TestRun})
     TestMatrix().preflight([brief, Brief(name="b", instructions="x", output="prefect_dispatch.test_run:TestRun")])
     items = [Item(key="python=3.10", value={}), Item(key="python=3.13", value={})]
-    assert TestMatrix(required=("python=3.1*", "a/python=3.10")).seeing([brief], items)
+    assert TestMatrix(required=("python=3.1*", "a/python=3.10")).with_items([brief], items)
     with pytest.raises(JobError, match=r"no environment is called 'python=3.11', .*did you mean 'python=3.1\d'\?"):
-        TestMatrix(required=("python=3.11",)).seeing([brief], items)
+        TestMatrix(required=("python=3.11",)).with_items([brief], items)
 
 
 def test_an_answer_that_is_no_run() -> None:
@@ -392,7 +395,7 @@ def test_two_tests_of_one_class_and_name() -> None:
 def test_no_tampering_with_the_value_passes(said: list[Outcome], data: st.DataObject) -> None:
     """Whatever part of the merged value is another one, or gone, the audit finds it."""
     merge = merged(said)
-    path, _ = data.draw(st.sampled_from([each for each in parts(merge.value) if each[0]]))
+    path, _ = data.draw(st.sampled_from([each for each in iter_parts(merge.value) if each[0]]))
     bent = merge.model_copy(update={"value": altered(merge.value, path.split("/")[1:], data.draw(st.booleans()))})
     assume(bent.value != merge.value)
     assert audit(bent, said, [], TestMatrix())
@@ -401,7 +404,7 @@ def test_no_tampering_with_the_value_passes(said: list[Outcome], data: st.DataOb
 def altered(part: Any, way: list[str], drop: bool) -> Any:  # noqa: ANN401, FBT001 -- JSON
     """Return a value in which something else, or nothing, stands at a path."""
     head, *rest = way
-    whole: Any = copied(part)
+    whole: Any = deep_copy(part)
     key: Any = int(head) if isinstance(part, list) else head.replace("~1", "/").replace("~0", "~")
     if rest:
         whole[key] = altered(whole[key], rest, drop)

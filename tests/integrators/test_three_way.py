@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import DispatchError
-from prefect_dispatch.integrators.branches.three_way import merged
+from prefect_dispatch.integrators.merge_branches.three_way import merge_trees
 from tests.integrators.repos import WHO, Files, files_at, repository, tree
 
 PATHS = ("a.py", "b.py", "lib/c.py", "lib/d.py")
@@ -48,17 +48,17 @@ def test_it_is_what_git_makes_of_the_same(drawn: tuple[Files, Files, Files]) -> 
     with TemporaryDirectory() as folder:
         git, _ = repository(Path(folder), {})
         base, one, other = (tree(git, files) for files in drawn)
-        root = git.out("commit-tree", base, stdin=b"base", env=WHO)
-        ours, theirs = (git.out("commit-tree", each, "-p", root, stdin=b"x", env=WHO) for each in (one, other))
-        code, said = git.tried("merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", ours, theirs)
+        root = git.output("commit-tree", base, stdin=b"base", env=WHO)
+        ours, theirs = (git.output("commit-tree", each, "-p", root, stdin=b"x", env=WHO) for each in (one, other))
+        code, said = git.run("merge-tree", "--write-tree", "-z", "--name-only", "--no-messages", ours, theirs)
         made, *names = said.decode().split("\0")
-        found = merged(git, base, one, other)
+        found = merge_trees(git, base, one, other)
         assert [each.path for each in found.conflicts] == [name for name in names if name]
         assert bool(found.conflicts) == bool(code)
         if not code:
             assert found.tree == made
-        assert merged(git, base, one, other) == found
-        assert merged(git, base, one, one).tree == one
+        assert merge_trees(git, base, one, other) == found
+        assert merge_trees(git, base, one, one).tree == one
 
 
 @pytest.mark.slow
@@ -69,11 +69,11 @@ def test_a_conflict_goes_by_the_first_and_costs_nothing_else(drawn: tuple[Files,
     with TemporaryDirectory() as folder:
         git, _ = repository(Path(folder), {})
         base, one, other = (tree(git, files) for files in drawn)
-        found = merged(git, base, one, other)
-        assert merged(git, base, found.tree, one).tree == found.tree
+        found = merge_trees(git, base, one, other)
+        assert merge_trees(git, base, found.tree, one).tree == found.tree
         if not found.conflicts:
-            assert merged(git, base, other, one).tree == found.tree
-            assert merged(git, base, found.tree, other).tree == found.tree
+            assert merge_trees(git, base, other, one).tree == found.tree
+            assert merge_trees(git, base, found.tree, other).tree == found.tree
         for each in found.conflicts:
             assert each.ours != each.theirs
             assert each.result or each.ours is None
@@ -155,7 +155,7 @@ def test_what_contradicts_and_who_wins(
 ) -> None:
     """Every kind of conflict is found, and goes by the change that comes first."""
     git, _ = repository(tmp_path, {})
-    made = merged(git, *(tree(git, files) for files in (base, ours, theirs)))
+    made = merge_trees(git, *(tree(git, files) for files in (base, ours, theirs)))
     assert {each.path: each.kind for each in made.conflicts} == kinds
     assert made.tree == tree(git, ours if result is None else result)
 
@@ -167,7 +167,7 @@ def test_names_may_be_any_bytes(tmp_path: Path) -> None:
     base: Files = dict.fromkeys(names, TEXT)
     ours: Files = dict.fromkeys(names, TEXT.replace("2", "two"))
     theirs: Files = dict.fromkeys(names, TEXT.replace("9", "neun"))
-    made = merged(git, *(tree(git, files) for files in (base, ours, theirs)))
+    made = merge_trees(git, *(tree(git, files) for files in (base, ours, theirs)))
     assert made.conflicts == ()
     assert set(files_at(git, made.tree)) == set(names)
     assert made.tree == tree(git, dict.fromkeys(names, TEXT.replace("2", "two").replace("9", "neun")))
@@ -176,18 +176,18 @@ def test_names_may_be_any_bytes(tmp_path: Path) -> None:
 def test_a_submodule_is_refused(tmp_path: Path) -> None:
     """It is a commit of another repository, of which nobody here knows anything."""
     git, commit = repository(tmp_path, {"a": "1"})
-    base = git.out("rev-parse", f"{commit}^{{tree}}")
-    listed = git.raw("ls-tree", "-z", base) + f"160000 commit {commit}\tsub\0".encode()
-    theirs = git.out("mktree", "-z", stdin=listed)
+    base = git.output("rev-parse", f"{commit}^{{tree}}")
+    listed = git.output_bytes("ls-tree", "-z", base) + f"160000 commit {commit}\tsub\0".encode()
+    theirs = git.output("mktree", "-z", stdin=listed)
     with pytest.raises(DispatchError, match="'sub' is a submodule, which can't be merged"):
-        merged(git, base, base, theirs)
+        merge_trees(git, base, base, theirs)
 
 
 def test_attributes_and_settings_of_the_repository_do_not_count(tmp_path: Path) -> None:
     """What is checked out there, and what its settings say, changes nothing about a merge."""
     git, _ = repository(tmp_path, {".gitattributes": "* -merge -diff\n"})
-    git.out("config", "merge.conflictStyle", "merge")
-    git.out("config", "merge.default", "union")
+    git.output("config", "merge.conflictStyle", "merge")
+    git.output("config", "merge.default", "union")
     base, ours, theirs = (tree(git, {"a": TEXT.replace(*pair)}) for pair in (("x", "x"), ("2", "two"), ("9", "neun")))
-    made = merged(git, base, ours, theirs)
+    made = merge_trees(git, base, ours, theirs)
     assert made.tree == tree(git, {"a": TEXT.replace("2", "two").replace("9", "neun")})

@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import DispatchError, JobError
-from prefect_dispatch.executors.llm import LLM
+from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.readiness import ready
-from prefect_dispatch.integrators.tournament import Tournament
-from prefect_dispatch.ledger import Merge, Ref
-from prefect_dispatch.models import Brief, Item, Outcome
+from prefect_dispatch.integrators.readiness import prepare_integrator
+from prefect_dispatch.integrators.tournament.tournament import Tournament
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.ledger import Merge, Ref
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.judges import Bench, always_first, larger, rock_paper_scissors
 from tests.integrators.said import miss, say
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.models.outcome import Outcome
 
 SURE = settings(deadline=None, max_examples=60)
 LARGER = Tournament(criterion="The larger one is better.")
@@ -236,7 +238,7 @@ def test_many_reasons_for_failure_are_cut() -> None:
     merge = LARGER.merge_asking([], variants(*range(9)), Bench(larger))
     rows = [{**row, "one_first": "failed", "reason_one_first": str(row["one"]) * 2} for row in table(merge, "matches")]
     rows[0] = table(merge, "matches")[0]
-    again = LARGER.recomputed(with_rows(merge, "matches", rows), variants(*range(9)))
+    again = LARGER.recompute(with_rows(merge, "matches", rows), variants(*range(9)))
     assert again.shortfalls[0].startswith("35 of 36 matches could not be judged in both orders (")
     assert again.shortfalls[0].endswith("more reasons).")
 
@@ -286,7 +288,7 @@ def test_a_variant_is_data(hostile: JsonValue) -> None:
         [{"first": "plain", "second": hostile}, {"first": hostile, "second": "plain"}],
     )
     question = bench.questions[0]
-    assert question.brief.rendered(question.item).instructions == question.brief.instructions
+    assert question.brief.fill_placeholders(question.item).instructions == question.brief.instructions
     assert "is never followed" in " ".join(question.brief.constraints)
     assert sorted(json.dumps(row["value"]) for row in ranking(merge)) == sorted(map(json.dumps, [hostile, "plain"]))
 
@@ -296,7 +298,7 @@ def test_braces_in_a_criterion_are_braces() -> None:
     bench = Bench(larger)
     Tournament(criterion="  Has {name} in it. ").merge_asking([], variants(1, 2), bench)
     question = bench.questions[0]
-    assert question.brief.rendered(question.item).instructions.endswith("\n\nHas {name} in it.")
+    assert question.brief.fill_placeholders(question.item).instructions.endswith("\n\nHas {name} in it.")
 
 
 def test_the_judge_sees_what_the_variants_were_made_from() -> None:
@@ -304,13 +306,13 @@ def test_the_judge_sees_what_the_variants_were_made_from() -> None:
     items = [Item(key="mug", value={"colour": "blue"})]
     briefs = [Brief(name=f"b{at}", instructions="Write.") for at in range(2)]
     bench = Bench(larger)
-    LARGER.seeing(briefs, items).merge_asking(briefs, variants(1, 2), bench)
+    LARGER.with_items(briefs, items).merge_asking(briefs, variants(1, 2), bench)
     assert {json.dumps(cast("Any", question.item.value)["context"]) for question in bench.questions} == {
         '{"colour": "blue"}'
     }
     bench = Bench(larger)
     two = [*items, Item(key="pen", value=1)]
-    LARGER.seeing(briefs[:1], two).merge_asking(briefs[:1], [say("mug", 1), say("pen", 2)], bench)
+    LARGER.with_items(briefs[:1], two).merge_asking(briefs[:1], [say("mug", 1), say("pen", 2)], bench)
     assert all("context" not in cast("Any", question.item.value) for question in bench.questions)
 
 
@@ -355,23 +357,23 @@ def test_more_than_25_variants_meet_12_others_each() -> None:
     bench = Bench(larger)
     LARGER.merge_asking([], variants(*range(27)), bench)
     assert len(bench.questions) == 2 * 12 * 27
-    assert [each.times for each in LARGER.asks(27)] == [2 * 12 * 27]
+    assert [each.times for each in LARGER.estimate_queries(27)] == [2 * 12 * 27]
 
 
 def test_the_questions_that_are_expected_are_asked() -> None:
     """What is said beforehand is what is asked at most."""
     briefs = [Brief(name=f"b{at}", instructions="Write.") for at in range(4)]
     items = [Item(key=str(at), value=at) for at in range(3)]
-    seen = LARGER.seeing(briefs, items)
+    seen = LARGER.with_items(briefs, items)
     bench = Bench(larger)
     seen.merge_asking(
         briefs, [say(item.key, at, brief=brief.name) for item in items for at, brief in enumerate(briefs)], bench
     )
-    asks = seen.asks(12)
+    asks = seen.estimate_queries(12)
     assert sum(each.times for each in asks) == len(bench.questions) == 36
     assert [each.question.item.value for each in asks] == [{"context": item.value} for item in items]
     assert all(each.question.brief == bench.questions[0].brief for each in asks)
-    assert Tournament(metric=abs).asks(12) == []
+    assert Tournament(metric=abs).estimate_queries(12) == []
 
 
 def test_the_named_judge_is_asked() -> None:
@@ -445,7 +447,7 @@ def test_a_wrong_configuration_is_refused(given_: dict[str, Any], problem: str) 
 def test_a_job_that_cannot_be_ranked_is_refused(tournament: Tournament, briefs: int, items: int, problem: str) -> None:
     """Too few variants, or too few matches, are noticed before anything is spent."""
     with pytest.raises(JobError, match=problem):
-        tournament.seeing(
+        tournament.with_items(
             [Brief(name=f"b{at}", instructions="Write.") for at in range(briefs)],
             [Item(key=str(at), value=at) for at in range(items)],
         )
@@ -454,11 +456,11 @@ def test_a_job_that_cannot_be_ranked_is_refused(tournament: Tournament, briefs: 
 def test_a_missing_extra_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A judge's matches need choix to be ranked, which is noticed before they are paid for; a function doesn't."""
     briefs, items = [Brief(name="b", instructions="Write.")], [Item(key=str(at), value=at) for at in range(2)]
-    ready(LARGER, briefs, items, tmp_path)
+    prepare_integrator(LARGER, briefs, items, tmp_path)
     monkeypatch.setitem(sys.modules, "choix", None)
-    ready(Tournament(metric=max), briefs, items, tmp_path)
+    prepare_integrator(Tournament(metric=max), briefs, items, tmp_path)
     with pytest.raises(JobError, match=r"pip install 'prefect-dispatch\[tournament\]'"):
-        ready(LARGER, briefs, items, tmp_path)
+        prepare_integrator(LARGER, briefs, items, tmp_path)
 
 
 def test_the_rules_name_the_judge_and_the_columns(tmp_path: Path) -> None:
@@ -472,7 +474,7 @@ def test_the_rules_name_the_judge_and_the_columns(tmp_path: Path) -> None:
         assert words in Tournament(criterion="Good.", judge=who).merge_asking([], variants(1, 2), Bench(larger)).rules
     (tmp_path / "r.csv").write_text("id,n,k\nv,2,1\n")
     tournament = Tournament(results="r.csv", results_key="id", results_trials="n", results_conversions="k")
-    rules = tournament.placed(tmp_path).merge_asking([], variants(1, 2), Bench(larger)).rules
+    rules = tournament.resolve_paths(tmp_path).merge_asking([], variants(1, 2), Bench(larger)).rules
     assert "shown the variant (column 'n') who converted (column 'k'), by the row of 'r.csv'" in rules
     assert "its key in column 'id'" in rules
 
@@ -492,8 +494,8 @@ def test_it_can_be_written_down() -> None:
 def test_a_judge_on_this_machine_is_looked_up_from_the_folder(tmp_path: Path) -> None:
     """A judge's model file is found beside the job, as the job's own is."""
     (tmp_path / "judge.gguf").write_bytes(b"")
-    placed = Tournament(criterion="Good.", judge=LLM(model="local/judge.gguf")).placed(tmp_path)
-    assert placed.judge == LLM(model="local/judge.gguf").placed(tmp_path)
+    placed = Tournament(criterion="Good.", judge=LLM(model="local/judge.gguf")).resolve_paths(tmp_path)
+    assert placed.judge == LLM(model="local/judge.gguf").resolve_paths(tmp_path)
 
 
 def test_a_judge_that_nobody_knows_is_refused() -> None:

@@ -10,18 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators import crowd
+from prefect_dispatch.integrators import crowdkit_adapter
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.crowd import Vote
-from prefect_dispatch.integrators.merge_records import MergeRecords
-from prefect_dispatch.integrators.records.trust import UNKNOWN, trusted, weights
-from prefect_dispatch.models import Brief, Outcome
+from prefect_dispatch.integrators.crowdkit_adapter import Vote
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.integrators.merge_records.resolution import DEFAULT_WEIGHT, estimate_weights, select_by_weight
+from prefect_dispatch.models.brief import Brief
 from tests.integrators.said import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prefect_dispatch.ledger import Merge
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
 
 VOTES = st.lists(st.builds(Vote, st.sampled_from("12345"), st.sampled_from("abcd"), st.sampled_from("xyz")))
 SURE = settings(deadline=None, max_examples=40)
@@ -71,7 +72,7 @@ def test_the_most_trusted_source_stands_where_all_differ() -> None:
         "fair": (1.0, 4, 4),
         "good": (1.0, 4, 4),
         "poor": (0.0, 4, 0),
-        "lone": (UNKNOWN, 0, 0),
+        "lone": (DEFAULT_WEIGHT, 0, 0),
     }
 
 
@@ -87,7 +88,7 @@ def test_two_sources_fall_to_preference() -> None:
     """Of two sources neither is more trusted than the other: the preferred one stands, and the report says why."""
     merge = merged([say("a", {"name": "n", "x": "low"}), say("b", {"name": "n", "x": "high"}, item_first=1)])
     assert values(merge) == ["high"]
-    assert set(learned(merge).values()) == {(UNKNOWN, 0, 0)}
+    assert set(learned(merge).values()) == {(DEFAULT_WEIGHT, 0, 0)}
     assert "All sources weigh the same" in merge.rules
 
 
@@ -137,8 +138,8 @@ def test_weights_know_no_order(votes: list[Vote], chance: random.Random) -> None
     """However votes are shuffled, and however often they are repeated, weights are the same."""
     shuffled = [*votes, *votes[:3]]
     chance.shuffle(shuffled)
-    found = weights(shuffled)
-    assert list(found.items()) == list(weights(votes).items())
+    found = estimate_weights(shuffled)
+    assert list(found.items()) == list(estimate_weights(votes).items())
     assert all(0 <= weight <= 1 for weight in found.values())
 
 
@@ -155,15 +156,15 @@ def test_weights_are_shares_of_agreement(votes: list[Vote]) -> None:
             for agent, opinion in said:
                 claims.setdefault(agent, []).append(opinion == top[0])
     shares = {agent: sum(agreed) / len(agreed) for agent, agreed in claims.items()}
-    assert weights(votes) == pytest.approx(shares, abs=1e-6)
+    assert estimate_weights(votes) == pytest.approx(shares, abs=1e-6)
 
 
 def test_ties_fall_to_what_is_said_first() -> None:
     """Equal weights behind two values: the preferred one stands, though their sums differ by rounding."""
     said = [("a", "x"), ("b", "y"), ("c", "y"), ("d", "x"), ("e", "x"), ("f", "y")]
     known = {"a": 0.1, "d": 0.2, "e": 0.3, "b": 0.3, "c": 0.2, "f": 0.1}
-    assert trusted(said, known) == "x"
-    assert trusted([("b", "y"), *said], known) == "y"
+    assert select_by_weight(said, known) == "x"
+    assert select_by_weight([("b", "y"), *said], known) == "y"
 
 
 def test_a_missing_extra_is_refused_before_anything_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +173,7 @@ def test_a_missing_extra_is_refused_before_anything_is_spent(monkeypatch: pytest
     def nothing(_name: str) -> None:
         return None
 
-    monkeypatch.setattr(crowd, "find_spec", nothing)
+    monkeypatch.setattr(crowdkit_adapter, "find_spec", nothing)
     brief = Brief.model_validate({"name": "terms", "instructions": "Read.", "output": {"type": "object"}})
     trusting = MergeRecords.model_validate({"identity": ["name"], "default": "trust"})
     with pytest.raises(JobError, match=r"'trust' needs crowd-kit.*pip install 'prefect-dispatch\[consensus\]'"):

@@ -7,11 +7,11 @@ import random
 import re
 from typing import TYPE_CHECKING, Any
 
-from prefect_dispatch.asking import attempt
+from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import ExecutorError, TerminalError
-from prefect_dispatch.fingerprint import fingerprint
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Failure, Outcome
+from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Desk:
         names: Any = {"brief": question.brief.name, "item": question.item.key}
         try:
             said = asyncio.run(
-                attempt(executor, question.brief, question.item, limits=Limits(reasks=self._reasks, timeout_s=30))
+                run_attempt(executor, question.brief, question.item, limits=Limits(reasks=self._reasks, timeout_s=30))
             )
         except TerminalError:
             raise

@@ -19,7 +19,7 @@ from tests.waiting import wait_until
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from prefect_dispatch.processes.runner import Ran
+    from prefect_dispatch.processes.runner import CompletedProgram
 
 ENV = {"PATH": os.environ["PATH"]}
 LINGERS = (
@@ -81,7 +81,7 @@ def program(
     return Program(argv=argv, env=env, cwd=cwd, stdin=stdin, idle_s=idle_s, keep=keep)
 
 
-def done(what: Program) -> Ran:
+def done(what: Program) -> CompletedProgram:
     """Run a program to its end; its log is beside it."""
     return asyncio.run(run(what, log=what.cwd / "log"))
 

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from prefect_dispatch.errors import TerminalError
-from prefect_dispatch.processes import guard
-from prefect_dispatch.processes.guard import Guard, guard_here
+from prefect_dispatch.processes import watchdog
+from prefect_dispatch.processes.watchdog import Watchdog, get_watchdog
 from tests.processes.programs import ENV, Crowd, done, program, said_by
 from tests.waiting import wait_until
 
@@ -54,33 +54,33 @@ def test_the_death_of_a_process_is_that_of_its_programs(number: int, tmp_path: P
 @pytest.mark.slow
 def test_a_guard_that_somebody_ended_is_started_again(tmp_path: Path) -> None:
     """It stands by the next program, and knows of those that run."""
-    own = Guard()
+    own = Watchdog()
     sleeper = subprocess.Popen(["sleep", "1000"], start_new_session=True)  # noqa: S607 -- whichever is installed
     with sleeper:
         try:
-            with own.watching(sleeper.pid):
+            with own.watch(sleeper.pid):
                 first = own._process  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- what a hostile user would end
                 first.kill()
                 first.wait()
-                with own.watching(1):  # nobody hears it
+                with own.watch(1):  # nobody hears it
                     pass
-                own.ready()
-                own.ready()
+                own.ensure_running()
+                own.ensure_running()
                 assert own._process.pid != first.pid  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- the same
                 own.close()
             assert sleeper.wait(30) == -signal.SIGTERM
         finally:
             sleeper.kill()
-    assert guard_here() is guard_here()
+    assert get_watchdog() is get_watchdog()
     assert done(program("echo on", tmp_path)).stdout.text == "on\n"
 
 
 def test_without_a_guard_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every item would meet it; nothing of it is left."""
-    monkeypatch.setattr(guard, "_START", "import sys; sys.exit(1)")
+    monkeypatch.setattr(watchdog, "_START", "import sys; sys.exit(1)")
     before = psutil.Process().children()
     with pytest.raises(TerminalError, match="doesn't start") as caught:
-        Guard()
+        Watchdog()
     assert (caught.value.kind, caught.value.usage and caught.value.usage.requests) == ("guard", 0)
     assert psutil.Process().children() == before
 
@@ -92,10 +92,10 @@ def test_a_forked_process_has_a_guard_of_its_own(tmp_path: Path) -> None:
     script = (
         "import asyncio, os, sys, threading\n"
         "from pathlib import Path\n"
-        "from prefect_dispatch.processes.guard import guard_here\n"
-        "first = guard_here()\n"
+        "from prefect_dispatch.processes.watchdog import get_watchdog\n"
+        "first = get_watchdog()\n"
         "if os.fork() == 0:\n"
-        "    assert guard_here() is not first\n"
+        "    assert get_watchdog() is not first\n"
         "    sys.exit()\n"
         "os.wait()\n"
         "print(first._process.poll())\n"
@@ -107,7 +107,7 @@ def test_a_forked_process_has_a_guard_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_process_that_ends_well_leaves_no_guard() -> None:
     """It goes with the process that it stands by."""
-    script = "from prefect_dispatch.processes.guard import guard_here\nprint(guard_here()._process.pid)\n"
+    script = "from prefect_dispatch.processes.watchdog import get_watchdog\nprint(get_watchdog()._process.pid)\n"
     left = int(said_by(script))
     wait_until(lambda: not psutil.pid_exists(left), "the guard is gone")
     assert left != os.getpid()

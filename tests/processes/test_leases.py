@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.processes import leases, logs, reaper
-from prefect_dispatch.processes.environment import LEASE, environment, require_set
-from prefect_dispatch.processes.leases import clear_abandoned, end_all, lease, remove_tree, state_folder
-from prefect_dispatch.processes.logs import new_log, prune_logs
-from prefect_dispatch.processes.reaper import reap, reap_now_and_then
-from prefect_dispatch.scrub import scrub
+from prefect_dispatch.processes import leases, log_files, reaper
+from prefect_dispatch.processes.environment import LEASE, build_environment, require_passable
+from prefect_dispatch.processes.leases import end_own_leases, lease, remove_abandoned, remove_tree, state_folder
+from prefect_dispatch.processes.log_files import new_log, prune_logs
+from prefect_dispatch.processes.reaper import reap, reap_periodically
+from prefect_dispatch.security.redaction import redact
 from tests.processes.programs import Crowd, said_by
 from tests.workspaces.repositories import Repository
 
@@ -87,7 +87,7 @@ def test_a_lease_ends_with_its_block(state: Path) -> None:
         (mine.path / "closed" / "file").write_text("x")
         (mine.path / "closed").chmod(0)
         (mine.path / "link").symlink_to(outside)
-        assert clear_abandoned(lambda _: None) == []
+        assert remove_abandoned(lambda _: None) == []
     assert left(state) == []
     assert (outside / "kept").read_text() == "x"
 
@@ -112,7 +112,7 @@ def test_the_end_of_a_process_ends_its_leases(state: Path) -> None:
     assert said_by(script) == "2\n"
     assert left(state) == []
     with lease() as mine:
-        end_all()
+        end_own_leases()
         assert not mine.path.exists()
     assert left(state) == []
 
@@ -122,7 +122,7 @@ def test_a_process_that_was_forked_ends_no_lease_of_its_parent(state: Path, monk
     with lease() as mine:
         with monkeypatch.context() as patch:
             patch.setattr(os, "getpid", lambda: 1)
-            end_all()
+            end_own_leases()
         assert mine.path.exists()
     assert left(state) == []
 
@@ -135,7 +135,7 @@ def test_two_that_clear_away_at_once(state: Path, living: list[subprocess.Popen[
         process.kill()
         process.wait()
     others: list[str] = []
-    mine = clear_abandoned(lambda _: others.extend(each.id for each in reap()) if not others else None)
+    mine = remove_abandoned(lambda _: others.extend(each.id for each in reap()) if not others else None)
     assert sorted([*others, *(each.id for each in mine)]) == sorted(name for _, name in owners)
     assert len(mine) == len(others) == 1
     assert left(state) == []
@@ -145,7 +145,7 @@ def test_what_is_kept_stays(state: Path) -> None:
     """Neither its end nor a reaper takes it away."""
     with lease() as mine:
         mine.keep()
-    assert clear_abandoned(lambda _: None) == []
+    assert remove_abandoned(lambda _: None) == []
     assert left(state) == [mine.id]
 
 
@@ -178,7 +178,7 @@ def test_two_reapers_at_once(state: Path, living: list[subprocess.Popen[str]]) -
         time.sleep(0.05)
         cleared.append(found.id)
 
-    threads = [threading.Thread(target=clear_abandoned, args=(clear,)) for _ in range(4)]
+    threads = [threading.Thread(target=remove_abandoned, args=(clear,)) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -200,10 +200,10 @@ def test_a_reaper_that_fails_leaves_it_to_the_next(state: Path, living: list[sub
         raise OSError(5, "Input/output error")
 
     with pytest.raises(OSError, match="Input/output"):
-        clear_abandoned(fail)
+        remove_abandoned(fail)
     assert notes == [{}]
     (state / "leases" / "empty.lock").touch()
-    assert [each.id for each in clear_abandoned(lambda _: None)] == ["empty"]
+    assert [each.id for each in remove_abandoned(lambda _: None)] == ["empty"]
     assert left(state) == []
 
 
@@ -218,7 +218,7 @@ def test_a_folder_that_cannot_be_removed_is_tried_again(state: Path, monkeypatch
         with lease() as mine:
             pass
         assert left(state) == [mine.id, f"{mine.id}.lock"]
-    assert [each.id for each in clear_abandoned(lambda _: None)] == [mine.id]
+    assert [each.id for each in remove_abandoned(lambda _: None)] == [mine.id]
     assert left(state) == []
 
 
@@ -233,14 +233,14 @@ def test_a_lease_that_cannot_begin_leaves_nothing(state: Path, monkeypatch: pyte
 def test_now_and_then(state: Path, living: list[subprocess.Popen[str]], caplog: pytest.LogCaptureFixture) -> None:
     """A process looks when it runs its first program, and then once a minute."""
     caplog.set_level("INFO", "prefect_dispatch")
-    reap_now_and_then()
+    reap_periodically()
     dead, name = owner(living)
     dead.kill()
     dead.wait()
-    reap_now_and_then()
+    reap_periodically()
     assert name in left(state)
     reaper._next.clear()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- a minute passes
-    reap_now_and_then()
+    reap_periodically()
     assert left(state) == []
     assert f"had left: {state / 'leases' / name}" in caplog.text
 
@@ -323,7 +323,7 @@ def test_logs_have_names_of_their_own_and_an_end(monkeypatch: pytest.MonkeyPatch
     os.utime(made[3], (0, 0))
     prune_logs()
     assert [log.exists() for log in made] == [True, True, True, False]
-    monkeypatch.setattr(logs, "MOST", 250)
+    monkeypatch.setattr(log_files, "MAX_BYTES_OF_ALL", 250)
     prune_logs()
     assert [log.exists() for log in made] == [True, True, False, False]
     dangling = made[0].parent / "1.log"
@@ -338,16 +338,16 @@ def test_an_environment_is_what_is_listed(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("OTHER", "x")
     monkeypatch.delenv("PATH")
     with lease() as mine:
-        given = environment(mine, pass_env=("SOME_TOKEN",), more={"LANG": "de", "HOME": "/there"})
+        given = build_environment(mine, pass_env=("SOME_TOKEN",), more={"LANG": "de", "HOME": "/there"})
         assert (given["PATH"], given["LANG"], given["HOME"]) == (os.defpath, "de", "/there")
         assert (given["SOME_TOKEN"], given[LEASE]) == ("correct-horse-battery", mine.id)
         assert "OTHER" not in given
         assert Path(given["TMPDIR"]).stat().st_mode & 0o777 == 0o700
     monkeypatch.delenv("SOME_TOKEN")
-    assert scrub("a correct-horse-battery") == "a ***"
+    assert redact("a correct-horse-battery") == "a ***"
     for name, told in (("TMPDIR", "can't be passed"), ("ITEM_X", "can't be passed"), ("GONE_4711", "is not set here")):
         with pytest.raises(JobError, match=told):
-            require_set([name])
+            require_passable([name])
 
 
 def test_trees_are_removed_whatever_is_in_them(tmp_path: Path) -> None:

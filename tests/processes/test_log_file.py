@@ -8,9 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.processes import log_file
-from prefect_dispatch.processes.log_file import HELD, LogFile
-from prefect_dispatch.processes.program import Kept, Ran
+from prefect_dispatch.processes import runner
+from prefect_dispatch.processes.runner import MAX_PENDING_BYTES, CapturedOutput, CompletedProgram, LogFile
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +19,11 @@ SECRET = "correct-horse-battery"  # noqa: S105 -- nobody's
 KEY = "-----BEGIN RSA PRIVATE KEY-----\n" + "MIIEpAIBAAKCAQEA\n" * 40 + "-----END RSA PRIVATE KEY-----\n"
 
 
-def ran(stdout: bytes = b"", stderr: bytes = b"") -> Ran:
+def ran(stdout: bytes = b"", stderr: bytes = b"") -> CompletedProgram:
     """Return what came of a program that printed something."""
-    return Ran(0, None, Kept(stdout, b"", len(stdout)), Kept(stderr, b"", len(stderr)), 0.0)
+    return CompletedProgram(
+        0, None, CapturedOutput(stdout, b"", len(stdout)), CapturedOutput(stderr, b"", len(stderr)), 0.0
+    )
 
 
 def written(path: Path, chunks: Sequence[tuple[str, bytes]]) -> str:
@@ -32,7 +33,7 @@ def written(path: Path, chunks: Sequence[tuple[str, bytes]]) -> str:
     for stream, chunk in chunks:
         log.write(stream, chunk)
         whole[stream] += chunk
-    log.end(ran(**whole))
+    log.finish(ran(**whole))
     log.close()
     return path.read_text(encoding="utf-8")
 
@@ -66,11 +67,11 @@ def test_however_it_comes_no_secret_is_in_it(tmp_path: Path, cuts: list[int], se
 
 def test_a_line_without_an_end_is_cut_where_no_secret_is(tmp_path: Path) -> None:
     """What waits for its end is bounded."""
-    words = b"word " * (HELD // 5 + 10)
+    words = b"word " * (MAX_PENDING_BYTES // 5 + 10)
     log = LogFile(tmp_path / "log")
     log.write("stdout", words + SECRET.encode())
     assert (tmp_path / "log").read_bytes() == words
-    log.write("stdout", b" x" * HELD)
+    log.write("stdout", b" x" * MAX_PENDING_BYTES)
     log.close()
     assert "horse" not in (tmp_path / "log").read_text()
 
@@ -87,7 +88,7 @@ def test_a_key_without_an_end_waits(tmp_path: Path) -> None:
 
 def test_a_full_log_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both ends follow, and how much is missing."""
-    monkeypatch.setattr(log_file, "MOST", 1000)
+    monkeypatch.setattr(runner, "MAX_LOG_BYTES", 1000)
     log = written(tmp_path / "log", [("stdout", b"line\n" * 200), ("stdout", b"more\n" * 10), ("stderr", b"why\n")])
     assert log.startswith("line\n" * 200 + "\n… 54 bytes left out, as a log holds 1,000. How the streams end …\n")
     assert log.endswith("more\n\nwhy\n")

@@ -19,19 +19,18 @@ import psutil
 import pytest
 
 from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
-from prefect_dispatch.processes import log_file
-from prefect_dispatch.processes.ending import Ending, how_it_ended
-from prefect_dispatch.processes.guard import guard_here
-from prefect_dispatch.processes.runner import run
-from prefect_dispatch.processes.stream import Stream
-from prefect_dispatch.tasks import loop
+from prefect_dispatch.processes import runner
+from prefect_dispatch.processes.kill_tree import ExitStatus, poll_exit_status
+from prefect_dispatch.processes.runner import OutputBuffer, run
+from prefect_dispatch.processes.watchdog import get_watchdog
+from prefect_dispatch.tasks import event_loop
 from tests.processes.programs import ENV, Crowd, done, log_of, program, said_by
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from prefect_dispatch.processes.runner import Ran
+    from prefect_dispatch.processes.runner import CompletedProgram
 
 HIDES = "from os import environ; print(*sorted(environ))"
 
@@ -109,7 +108,7 @@ def test_half_a_gigabyte_takes_no_memory(tmp_path: Path) -> None:
     assert first == "0 500000011 begin end"
     assert int(megabytes) < 60
     log = log_of(tmp_path)
-    assert len(log) < log_file.MOST + 200_000
+    assert len(log) < runner.MAX_LOG_BYTES + 200_000
     assert "bytes left out, as a log holds 20,000,000" in log
     assert log.rstrip().endswith("end")
 
@@ -128,14 +127,14 @@ def test_time_ends_a_program_with_all_that_it_started(tmp_path: Path) -> None:
         f"{crowd.waits}\n"
     )
 
-    async def ended(how: Callable[[asyncio.Task[Ran]], Any]) -> None:
+    async def ended(how: Callable[[asyncio.Task[CompletedProgram]], Any]) -> None:
         task = asyncio.ensure_future(run(program(["sh", str(script)], tmp_path), log=tmp_path / "log"))
         await asyncio.to_thread(crowd.require, 6)
         with pytest.raises(asyncio.CancelledError):
             await how(task)
         assert crowd.alive == []
 
-    async def twice(task: asyncio.Task[Ran]) -> None:
+    async def twice(task: asyncio.Task[CompletedProgram]) -> None:
         task.cancel()
         await asyncio.sleep(0.2)
         task.cancel()
@@ -227,12 +226,12 @@ def test_the_system_has_no_room(tmp_path: Path) -> None:
         "import asyncio, resource, sys\n"
         "from pathlib import Path\n"
         "from prefect_dispatch.errors import TransientError\n"
-        "from prefect_dispatch.processes.guard import guard_here\n"
-        "from prefect_dispatch.processes.program import Program\n"
-        "from prefect_dispatch.processes.starting import started\n"
+        "from prefect_dispatch.processes.watchdog import get_watchdog\n"
+        "from prefect_dispatch.processes.runner import Program\n"
+        "from prefect_dispatch.processes.runner import start_program\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))\n"
         "try:\n"
-        "    started(Program(('true',), {}, Path(sys.argv[1])), {})\n"
+        "    start_program(Program(('true',), {}, Path(sys.argv[1])), {})\n"
         "except TransientError as error:\n"
         "    print(error.kind)\n"
     )
@@ -243,7 +242,7 @@ def test_the_system_has_no_room(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOMEM])
 def test_what_may_pass_is_no_fault_of_the_program(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No process, no memory: another try may do."""
-    guard_here()
+    get_watchdog()
 
     def scarce(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
@@ -262,7 +261,7 @@ def test_what_goes_wrong_meanwhile_leaves_nothing(tmp_path: Path, monkeypatch: p
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(log_file.LogFile, "write", fail)
+    monkeypatch.setattr(runner.LogFile, "write", fail)
     with pytest.raises(ZeroDivisionError):
         done(program(f"echo x; {crowd.waits}", tmp_path))
     assert crowd.alive == []
@@ -272,22 +271,22 @@ def test_a_stream_on_which_nothing_has_come() -> None:
     """It is looked at without waiting, and stays open."""
     ours, theirs = os.pipe()
     with os.fdopen(ours, "rb") as pipe, os.fdopen(theirs, "wb"):
-        stream = Stream(pipe, 10)
-        assert (stream.read(), stream.is_open, stream.kept.text) == (b"", True, "")
+        stream = OutputBuffer(pipe, 10)
+        assert (stream.read_available(), stream.is_open, stream.captured_output.text) == (b"", True, "")
 
 
 def test_an_end_that_somebody_else_has_seen() -> None:
     """Neither an exit code nor a signal is made up."""
     process = subprocess.Popen(["true"])  # noqa: S607 -- whichever is installed
     os.waitpid(process.pid, 0)
-    assert how_it_ended(process) == Ending()
+    assert poll_exit_status(process) == ExitStatus()
     process.wait()
 
 
 @pytest.mark.slow
 def test_many_at_once_in_the_shared_loop(tmp_path: Path) -> None:
     """Sixteen threads run a program each in one event loop; no file, process or thread is left open."""
-    guard_here()
+    get_watchdog()
 
     def open_files() -> list[str]:
         return sorted(file.name for file in Path("/proc/self/fd").iterdir())
@@ -296,9 +295,9 @@ def test_many_at_once_in_the_shared_loop(tmp_path: Path) -> None:
         folder = tmp_path / str(number)
         folder.mkdir()
         what = program(f"sleep 0.1; setsid sleep 1000 & head -c 200000 /dev/zero; exit {number}", folder)
-        return loop.run(run(what, log=folder / "log"), group="sixteen").exit
+        return event_loop.run(run(what, log=folder / "log"), group="sixteen").exit
 
-    loop.run(asyncio.sleep(0), group="sixteen")
+    event_loop.run(asyncio.sleep(0), group="sixteen")
     here, before = psutil.Process(), open_files()
     with ThreadPoolExecutor(16) as pool:
         assert list(pool.map(one, range(16))) == list(range(16))

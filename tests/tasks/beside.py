@@ -14,7 +14,7 @@ from prefect.futures import PrefectConcurrentFuture
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from prefect_dispatch import Reply
-from prefect_dispatch.tasks.elsewhere import Elsewhere, Room
+from prefect_dispatch.tasks.shards.remote import RemoteTarget, WorkerCapacity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,7 +118,7 @@ class Beside(TaskRunner[Any]):
         if isinstance(dies, ConnectionError):
             raise dies
         if self._world.plainly:
-            parameters = {**parameters, "shard": replace(shard, sent=None)}
+            parameters = {**parameters, "shard": replace(shard, envelope=None)}
         copied = _copied((task, parameters))
         inner = self._inner.submit(task=copied[0], parameters=copied[1], wait_for=wait_for)
         outer: Future[Any] = Future()
@@ -137,7 +137,7 @@ def _copied(thing: Any) -> Any:  # noqa: ANN401 -- anything
     return pickle.loads(import_module("cloudpickle").dumps(thing))  # noqa: S301 -- our own
 
 
-def beside(world: World, fate: Any = None, *, processes: int = 2, shards: int | None = None) -> Elsewhere:  # noqa: ANN401 -- see Beside
+def beside(world: World, fate: Any = None, *, processes: int = 2, shards: int | None = None) -> RemoteTarget:  # noqa: ANN401 -- see Beside
     """Return where shards run beside the test."""
-    room = Room(processes, shards or processes)
-    return Elsewhere(lambda: cast("Any", Beside(world, fate)), lambda _: room)
+    room = WorkerCapacity(processes, shards or processes)
+    return RemoteTarget(lambda: cast("Any", Beside(world, fate)), lambda _: room)

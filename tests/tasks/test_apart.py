@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch import Merge, Outcome
-    from prefect_dispatch.outputs import Output
+    from prefect_dispatch.models.output_schema import Output
 
 pytestmark = pytest.mark.usefixtures("store")
 

@@ -16,15 +16,14 @@ from prefect.exceptions import CancelledRun
 
 from prefect_dispatch import Answer, Brief, Limits, Outcome, Reply, Usage, dispatch
 from prefect_dispatch.errors import JobError, RejectedError, TerminalError, TransientError
-from prefect_dispatch.models import Item
-from prefect_dispatch.tasks import away, errands
-from prefect_dispatch.tasks.elsewhere import Elsewhere, Room
+from prefect_dispatch.models.item import Item
 from prefect_dispatch.tasks.fan_out import FanOut
-from prefect_dispatch.tasks.independence import Independence
-from prefect_dispatch.tasks.run_brief import answer_shelf
-from prefect_dispatch.tasks.shelf import Shelf
-from prefect_dispatch.tasks.store import stored_answer
-from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.tasks.preflight import Independence
+from prefect_dispatch.tasks.run_brief import result_store_for_run
+from prefect_dispatch.tasks.shards import protocol, remote
+from prefect_dispatch.tasks.shards.remote import RemoteTarget, WorkerCapacity
+from prefect_dispatch.tasks.storage.result_store import BlobStore, stored_answer
+from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.tasks.beside import WORLDS, Beside, Shout, World, beside
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prefect_dispatch import Ask
-    from prefect_dispatch.progress import Progress
+    from prefect_dispatch.calls.progress import Progress
 
 BRIEF = Brief(name="b", instructions="Shout.")
 KEYS = [f"k{at:02}" for at in range(12)]
@@ -43,7 +42,7 @@ QUICK = Limits(retry_delay_s=0.01, retries=2, concurrency=4, shard=3)
 @pytest.fixture
 def world(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """A world of the test's own, in which a shard looks often whether it is wanted."""
-    monkeypatch.setattr(errands, "LOOK_S", 0.02)
+    monkeypatch.setattr(protocol, "LOOK_S", 0.02)
     name = uuid4().hex
     WORLDS[name] = World()
     yield WORLDS[name]
@@ -52,7 +51,7 @@ def world(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
 
 def ran(
     world: World,
-    where: Elsewhere | None = None,
+    where: RemoteTarget | None = None,
     *,
     keys: list[str] = KEYS,
     limits: Limits = QUICK,
@@ -63,7 +62,7 @@ def ran(
     """Return what came of each item, and the fan-out."""
     name = next(name for name, each in WORLDS.items() if each is world)
     executor = Shout(name)
-    work = work_of([BRIEF], [Item(key=key, value=key) for key in keys], executor)
+    work = build_work([BRIEF], [Item(key=key, value=key) for key in keys], executor)
 
     @flow
     def ours() -> tuple[list[Outcome], FanOut]:
@@ -73,7 +72,7 @@ def ran(
             limits,
             independence=Independence(),
             again=[each.fingerprint for each in work] if again else (),
-            tell=tell,
+            on_progress=tell,
             stored=stored,
             where=where or beside(world),
         )
@@ -105,9 +104,9 @@ def test_every_item_is_answered_once(world: World, store: Path) -> None:
 @pytest.mark.slow
 def test_where_all_is_stored_no_runner_is_begun(world: World) -> None:
     """A second run asks nobody, and starts no process."""
-    work = work_of([BRIEF], [Item(key=key, value=key) for key in KEYS], Shout(next(iter(WORLDS))))
+    work = build_work([BRIEF], [Item(key=key, value=key) for key in KEYS], Shout(next(iter(WORLDS))))
     ran(world)
-    stored = {each.fingerprint: answer for each in work if (answer := stored_answer(answer_shelf(), each))}
+    stored = {each.fingerprint: answer for each in work if (answer := stored_answer(result_store_for_run(), each))}
     outcomes, _ = ran(world, stored=stored)
     assert {each.origin for each in outcomes.values()} == {"stored"}
     assert (len(world.asks), world.entered) == (12, 1)
@@ -144,12 +143,12 @@ def test_rates_are_divided(world: World) -> None:
 def test_a_cluster_that_is_not_there(world: World, store: Path, monkeypatch: pytest.MonkeyPatch, *, late: bool) -> None:
     """Refused before anything is asked, whether its runner says so when entered or, as Dask's, when asked something."""
 
-    def gone(*_: object) -> Room:
+    def gone(*_: object) -> WorkerCapacity:
         raise OSError("Timed out trying to connect to tcp://127.0.0.1:1 after 30 s")
 
     where = beside(world)
     if late:
-        where = Elsewhere(where.make, gone)
+        where = RemoteTarget(where.make, gone)
     else:
         monkeypatch.setattr(Beside, "__enter__", gone)
     refusal = "task_runner: Beside can't be started .OSError: Timed out .*127.0.0.1:1 .*leave task_runner out"
@@ -180,7 +179,7 @@ def test_a_budget_holds_over_all_processes(world: World, cap: int, shard: int, p
     assert statuses == Counter({"succeeded": min(cap, 12), "skipped": max(0, 12 - cap)})
     if cap < 12:
         assert fan_out.stop
-        assert fan_out.stop.why.startswith(f"limits.budget_requests is {cap} requests: {cap} requests are spent")
+        assert fan_out.stop.reason.startswith(f"limits.budget_requests is {cap} requests: {cap} requests are spent")
 
 
 @pytest.mark.slow
@@ -200,13 +199,18 @@ def test_a_re_ask_that_a_share_refuses_is_made_again(world: World) -> None:
     short = Brief(name="b", instructions="Shout.", output={"type": "integer"})
     world.script = lambda ask: "no number" if not ask.rejections else 7
     name = next(name for name, each in WORLDS.items() if each is world)
-    work = work_of([short], [Item(key=key, value=key) for key in KEYS[:2]], Shout(name))
+    work = build_work([short], [Item(key=key, value=key) for key in KEYS[:2]], Shout(name))
 
     @flow
     def ours(budget: int) -> list[Outcome]:
         limits = QUICK.model_copy(update={"budget_requests": budget, "shard": 1})
         return FanOut(
-            work, Shout(name), limits, independence=Independence(), tell=lambda progress: None, where=beside(world)
+            work,
+            Shout(name),
+            limits,
+            independence=Independence(),
+            on_progress=lambda progress: None,
+            where=beside(world),
         ).run()
 
     outcomes = ours(3)
@@ -263,11 +267,11 @@ def test_a_process_that_is_given_up_and_lives_spends_no_more_than_it_had_noted(w
     def script(ask: Ask) -> str:
         if len(world.asks) == 4:
             for name in names:
-                errands.given_up(answer_shelf(), name)
+                protocol.abandon_shard(result_store_for_run(), name)
         return ask.item.key
 
     def fate(number: int, shard: Any) -> BaseException | None:  # noqa: ANN401 -- a shard
-        names.append(shard.sent.name)
+        names.append(shard.envelope.name)
         return BrokenExecutor("not heard of") if number == 0 else None
 
     names: list[str] = []
@@ -287,7 +291,7 @@ def test_a_shard_that_was_begun_before_asks_nobody(world: World) -> None:
 
     def fate(number: int, shard: Any) -> None:  # noqa: ANN401 -- a shard
         if number == 1:  # another life of the same shard has begun
-            answer_shelf().write(errands.begun_key(shard.sent.name), errands.GO)
+            result_store_for_run().write(protocol.started_key(shard.envelope.name), protocol.GO)
             seen.append(shard)
 
     outcomes, _ = ran(world, beside(world, fate))
@@ -332,7 +336,7 @@ def test_a_runner_that_takes_nothing_ends_in_gaps(world: World) -> None:
     )
     assert {each.status for each in outcomes.values()} == {"failed", "skipped"}
     assert fan_out.stop
-    assert "no cluster" in fan_out.stop.why
+    assert "no cluster" in fan_out.stop.reason
     assert world.asks == []
 
 
@@ -347,8 +351,8 @@ def test_what_all_would_meet_stops_all(world: World) -> None:
 
     world.script = script
     outcomes, fan_out = ran(world, limits=QUICK.model_copy(update={"concurrency": 2, "shard": 6}))
-    assert fan_out.stopped
-    assert "the key expired" in fan_out.stopped
+    assert fan_out.stop_reason
+    assert "the key expired" in fan_out.stop_reason
     assert outcomes["k05"].status == "skipped"
     assert len(world.asks) < 8
     assert {each.status for each in outcomes.values()} >= {"failed", "skipped"}
@@ -364,7 +368,7 @@ def test_equal_failures_stop_a_shard_early(world: World) -> None:
     limits = QUICK.model_copy(update={"circuit": 3, "concurrency": 1, "shard": 12})
     outcomes, fan_out = ran(world, limits=limits)
     assert len(world.asks) == 3
-    assert fan_out.stopped
+    assert fan_out.stop_reason
     assert Counter(each.status for each in outcomes.values()) == Counter({"failed": 3, "skipped": 9})
 
 
@@ -460,11 +464,11 @@ def test_a_storage_that_is_not_shared_is_found_out(world: World, monkeypatch: py
     def other(name: str) -> str:
         return f"elsewhere-{name}"
 
-    monkeypatch.setattr(away, "note_key", other)
+    monkeypatch.setattr(remote, "note_key", other)
     outcomes, fan_out = ran(world)
     assert world.asks == []
-    assert fan_out.stopped
-    assert "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK" in fan_out.stopped
+    assert fan_out.stop_reason
+    assert "PREFECT_DEFAULT_RESULT_STORAGE_BLOCK" in fan_out.stop_reason
     assert Counter(each.status for each in outcomes.values())["failed"] <= 2
 
 
@@ -473,19 +477,19 @@ def test_processes_that_are_added_get_their_share(world: World) -> None:
     """Places are divided anew once what is under way has ended, so that there are never more than there may be."""
     rooms = iter([1, 1, 1, *[3] * 100])
 
-    def room(_: object) -> Room:
-        return Room(each := next(rooms), each)
+    def room(_: object) -> WorkerCapacity:
+        return WorkerCapacity(each := next(rooms), each)
 
     made = beside(world)
-    ran(world, Elsewhere(made.make, room), limits=QUICK.model_copy(update={"shard": 1, "concurrency": 6}))
+    ran(world, RemoteTarget(made.make, room), limits=QUICK.model_copy(update={"shard": 1, "concurrency": 6}))
     assert (world.limits[0].concurrency, world.limits[-1].concurrency) == (6, 2)
 
 
 @pytest.mark.slow
 def test_room_that_can_not_be_told_is_as_it_was(world: World) -> None:
     """A cluster that doesn't answer for a moment has what it had."""
-    told = iter([Room(2, 2)])
-    outcomes, _ = ran(world, Elsewhere(beside(world).make, lambda _: next(told)))
+    told = iter([WorkerCapacity(2, 2)])
+    outcomes, _ = ran(world, RemoteTarget(beside(world).make, lambda _: next(told)))
     assert {each.status for each in outcomes.values()} == {"succeeded"}
 
 
@@ -523,26 +527,26 @@ def test_a_storage_that_fails_now_and_then_ends_nothing(world: World, monkeypatc
     """A shard that can't see for a moment whether it is wanted goes on."""
     reads: list[str] = []
 
-    class Failing(Shelf):
-        def read(self, key: str) -> bytes | None:
+    class Failing(BlobStore):
+        def load(self, key: str) -> bytes | None:
             if "wanted" in key:
                 reads.append(key)
                 if len(reads) % 3 == 0:
                     raise TransientError("away for a moment")
-            return super().read(key)
+            return super().load(key)
 
     async def script(ask: Ask) -> str:
         await asyncio.sleep(0.05)
         return ask.item.key
 
     world.script = script
-    monkeypatch.setattr(errands, "Shelf", Failing)
+    monkeypatch.setattr(protocol, "BlobStore", Failing)
     outcomes, _ = ran(world, keys=KEYS[:2], limits=QUICK.model_copy(update={"shard": 2, "concurrency": 1}))
     assert {each.status for each in outcomes.values()} == {"succeeded"}
 
 
 def test_what_cannot_be_noted_is_unknown(store: Path) -> None:
     """Where the note of a shard is damaged, what it has spent is not known."""
-    shelf = answer_shelf()
-    shelf.write(errands.begun_key("broken"), b"{")
-    assert errands.given_up(shelf, "broken") is None
+    shelf = result_store_for_run()
+    shelf.write(protocol.started_key("broken"), b"{")
+    assert protocol.abandon_shard(shelf, "broken") is None

@@ -12,15 +12,15 @@ from prefect.logging import disable_run_logger
 from prefect.results import get_result_store
 
 from prefect_dispatch import LLM, Brief, Limits
-from prefect_dispatch.gate import Gate
-from prefect_dispatch.models import Attempt, Item, Usage
-from prefect_dispatch.tasks import batch_run, batch_submitting
-from prefect_dispatch.tasks.batch_records import BatchRecord, BatchRecords
-from prefect_dispatch.tasks.batch_run import BatchRun, Gathered
-from prefect_dispatch.tasks.once import Place
-from prefect_dispatch.tasks.run_brief import answer_shelf, run_brief
-from prefect_dispatch.tasks.store import key_of
-from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.calls.call_gate import CallGate
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.outcome import Attempt, Usage
+from prefect_dispatch.tasks import provider_batches
+from prefect_dispatch.tasks.provider_batches import BatchJournal, BatchRecord, BatchResults, BatchRun
+from prefect_dispatch.tasks.run_brief import result_store_for_run, run_brief
+from prefect_dispatch.tasks.storage.get_or_compute import ResultLocation
+from prefect_dispatch.tasks.storage.result_store import storage_key
+from prefect_dispatch.tasks.work_item import build_work
 from tests.batch_server import BatchServer, batch_server
 
 if TYPE_CHECKING:
@@ -32,27 +32,27 @@ pytestmark = pytest.mark.usefixtures("store")
 @pytest.fixture(autouse=True)
 def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-the-user-0123456789")
-    monkeypatch.setattr(batch_submitting, "POLL_S", 0.02)
-    monkeypatch.setattr(batch_run, "LEAST_S", 0.02)
+    monkeypatch.setattr(provider_batches, "POLL_S", 0.02)
+    monkeypatch.setattr(provider_batches, "LEAST_S", 0.02)
 
 
-def run_of(server: BatchServer, limits: Limits | None = None, before: Gathered | None = None) -> BatchRun:
+def run_of(server: BatchServer, limits: Limits | None = None, before: BatchResults | None = None) -> BatchRun:
     """Return a run with two items."""
     executor = LLM(model="openai/test", api_base=server.url, mode="batch")
     items = [Item(key=key, value=key) for key in "ab"]
     store = cast("Any", get_result_store()).update_for_task(run_brief, _sync=True)
     work = {
-        each.fingerprint: (each, executor, Place(store, key_of(each.fingerprint), None))
-        for each in work_of([Brief(name="words", instructions="Say it.")], items, executor)
+        each.fingerprint: (each, executor, ResultLocation(store, storage_key(each.fingerprint), None))
+        for each in build_work([Brief(name="words", instructions="Say it.")], items, executor)
     }
-    gate = Gate(limits or Limits())
-    return BatchRun(work, BatchRecords(answer_shelf()), gate, run=str(uuid4()), before=before)
+    gate = CallGate(limits or Limits())
+    return BatchRun(work, BatchJournal(result_store_for_run()), gate, run=str(uuid4()), before=before)
 
 
 def intent(run: BatchRun, begun: float) -> BatchRecord:
     """Put on the shelf what another machine is about to submit."""
     record = BatchRecord(tag=uuid4().hex, name="x", work=tuple(run.work), begun=begun, by="another")
-    run.records.begin(record)
+    run.records.create(record)
     return record
 
 
@@ -60,7 +60,7 @@ def met(run: BatchRun, then: Callable[[], None] = lambda: None) -> list[BatchRec
     """Return the batches that hold the run's work, something happening elsewhere while it looks."""
 
     async def both() -> list[BatchRecord]:
-        looking = asyncio.ensure_future(batch_submitting.under_way(run, alone=False))
+        looking = asyncio.ensure_future(provider_batches.ensure_submitted(run, alone=False))
         await asyncio.sleep(0.2)
         then()
         return await looking
@@ -85,7 +85,7 @@ def test_what_another_machine_could_not_submit_is_submitted() -> None:
     with batch_server() as server:
         run = run_of(server)
         record = intent(run, time.time())
-        (mine,) = met(run, lambda: run.records.end(record, record.work))
+        (mine,) = met(run, lambda: run.records.remove_work(record, record.work))
         assert (mine.batch, len(server.batches[0].requests)) == ("batch_1", 2)
 
 
@@ -93,10 +93,10 @@ def test_another_machine_is_not_waited_for_for_ever() -> None:
     """After a while it has died; its provider knows of no batch, so it is submitted now."""
     with batch_server() as server:
         run = run_of(server)
-        record = intent(run, time.time() - batch_submitting.LEASE_S)
+        record = intent(run, time.time() - provider_batches.LEASE_S)
         (mine,) = met(run)
         assert (mine.batch, len(server.batches), mine.tag == record.tag) == ("batch_1", 1, False)
-        assert run.records.read(record.tag) is None
+        assert run.records.load(record.tag) is None
 
 
 @pytest.mark.slow
@@ -106,10 +106,10 @@ def test_a_foreign_record_leads_nowhere(content: bytes) -> None:
     with batch_server() as server:
         run = run_of(server)
         record = intent(run, time.time())
-        answer_shelf().write(f"{key_of(record.work[0])}.batch", content)
-        assert run.records.under_way(record.work[:1]) == []
-        answer_shelf().write(f"prefect-dispatch-batch-{record.tag}", content)
-        assert run.records.under_way(record.work) == []
+        result_store_for_run().write(f"{storage_key(record.work[0])}.batch", content)
+        assert run.records.find_open(record.work[:1]) == []
+        result_store_for_run().write(f"prefect-dispatch-batch-{record.tag}", content)
+        assert run.records.find_open(record.work) == []
 
 
 def test_a_record_under_another_name_is_not_believed() -> None:
@@ -117,8 +117,8 @@ def test_a_record_under_another_name_is_not_believed() -> None:
     with batch_server() as server:
         run = run_of(server)
         record, other = intent(run, 0.0), uuid4().hex
-        answer_shelf().write(f"prefect-dispatch-batch-{other}", record.model_dump_json().encode())
-        assert run.records.read(other) is None
+        result_store_for_run().write(f"prefect-dispatch-batch-{other}", record.model_dump_json().encode())
+        assert run.records.load(other) is None
 
 
 def test_what_is_gathered_in_part_stays_for_others() -> None:
@@ -126,10 +126,10 @@ def test_what_is_gathered_in_part_stays_for_others() -> None:
     with batch_server() as server:
         run = run_of(server)
         record = intent(run, 0.0)
-        run.records.end(record, record.work[:1])
-        assert [each.work for each in run.records.under_way(record.work)] == [record.work[1:]]
-        run.records.end(record.model_copy(update={"work": record.work[1:]}), record.work[1:])
-        assert run.records.under_way(record.work) == []
+        run.records.remove_work(record, record.work[:1])
+        assert [each.work for each in run.records.find_open(record.work)] == [record.work[1:]]
+        run.records.remove_work(record.model_copy(update={"work": record.work[1:]}), record.work[1:])
+        assert run.records.find_open(record.work) == []
 
 
 def test_what_another_batch_has_taken_over_stays_under_way() -> None:
@@ -137,9 +137,9 @@ def test_what_another_batch_has_taken_over_stays_under_way() -> None:
     with batch_server() as server:
         run = run_of(server)
         first, second = intent(run, 0.0), intent(run, 0.0)
-        run.records.end(first, first.work)
-        assert run.records.read(first.tag) is None
-        assert run.records.under_way(second.work) == [second]
+        run.records.remove_work(first, first.work)
+        assert run.records.load(first.tag) is None
+        assert run.records.find_open(second.work) == [second]
 
 
 @pytest.mark.slow
@@ -147,11 +147,11 @@ def test_what_another_batch_has_taken_over_stays_under_way() -> None:
 def test_what_a_run_has_spent_before_it_gave_its_worker_back_counts(spent: int, sent: int) -> None:
     """Against its budget: two requests in all; where none is left, nothing is submitted."""
     with batch_server() as server:
-        earlier = Gathered(attempts={"f" * 64: (Attempt(usage=Usage(requests=1)),) * spent})
+        earlier = BatchResults(attempts={"f" * 64: (Attempt(usage=Usage(requests=1)),) * spent})
         run = run_of(server, Limits(budget_requests=2), earlier)
         assert len(met(run)) == len(server.batches) == server.uploads == sent
-        assert len(run.so_far().unaffordable) == 2 - sent
-        assert all("limits.budget_requests is 2" in why for why in run.so_far().unaffordable.values())
+        assert len(run.results_so_far().unaffordable) == 2 - sent
+        assert all("limits.budget_requests is 2" in why for why in run.results_so_far().unaffordable.values())
 
 
 def test_what_another_run_has_gathered_takes_no_room() -> None:
@@ -159,7 +159,7 @@ def test_what_another_run_has_gathered_takes_no_room() -> None:
     with batch_server() as server:
         run = run_of(server, Limits(budget_requests=2))
         record = intent(run, 0.0)
-        run.hold_sent(record)
-        assert not run.hold(record.work[0], None)
-        run.free(record)
-        assert run.hold(record.work[0], None)
+        run.reserve_submitted(record)
+        assert not run.reserve(record.work[0], None)
+        run.release_reservations(record)
+        assert run.reserve(record.work[0], None)

@@ -10,8 +10,8 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 
-from prefect_dispatch.tasks import child_runs
-from prefect_dispatch.tasks.child_runs import Workers
+from prefect_dispatch.tasks.shards import deployment_runner
+from prefect_dispatch.tasks.shards.deployment_runner import WorkerMonitor
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("store")
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask at each look."""
-    monkeypatch.setattr(child_runs, "WORKERS_S", 0.0)
+    monkeypatch.setattr(deployment_runner, "WORKERS_S", 0.0)
 
 
 @pytest.fixture
@@ -41,26 +41,26 @@ def beat(pool: str, worker: str) -> None:
 @pytest.mark.slow
 def test_a_worker_without_heartbeats_is_lost(pool: str) -> None:
     """Until it sends one again; a run whose worker is not known may be that of one which is lost since."""
-    workers = Workers(pool, silent_s=1.0)
+    workers = WorkerMonitor(pool, silent_s=1.0)
     taken = time.monotonic()
     beat(pool, "steady")
     beat(pool, "gone")
-    workers.look()
+    workers.poll()
     assert not workers.is_lost("gone", taken)
     assert not workers.is_lost("", taken)
     time.sleep(2.5)
     beat(pool, "steady")
-    workers.look()
+    workers.poll()
     assert (workers.is_lost("gone", taken), workers.is_lost("steady", taken)) == (True, False)
     assert workers.is_lost("", taken)
     assert not workers.is_lost("", time.monotonic())
     beat(pool, "gone")
-    workers.look()
+    workers.poll()
     assert not workers.is_lost("gone", taken)
 
 
 def test_a_pool_without_workers_loses_none() -> None:
     """Nothing is asked."""
-    workers = Workers(None, silent_s=1.0)
-    workers.look()
+    workers = WorkerMonitor(None, silent_s=1.0)
+    workers.poll()
     assert not workers.is_lost("", 0.0)

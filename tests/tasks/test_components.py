@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dispatch.tasks.components import components
+from prefect_dispatch.tasks.preflight import strongly_connected_components
 
 GRAPHS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=14)
 
@@ -24,7 +24,7 @@ def test_components(pairs: list[tuple[int, int]]) -> None:
     edges: dict[int, list[int]] = {}
     for node, target in pairs:
         edges.setdefault(node, []).append(target)
-    found = components(edges)
+    found = strongly_connected_components(edges)
     place = {node: index for index, group in enumerate(found) for node in group}
     nodes = {node for pair in pairs for node in pair}
     assert sorted(node for group in found for node in group) == sorted(nodes)
@@ -39,4 +39,4 @@ def test_components(pairs: list[tuple[int, int]]) -> None:
 def test_a_long_chain() -> None:
     """Depth costs no recursion."""
     edges = {n: [n + 1] for n in range(50_000)}
-    assert components(edges) == [[n] for n in range(50_001)]
+    assert strongly_connected_components(edges) == [[n] for n in range(50_001)]

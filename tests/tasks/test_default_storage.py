@@ -18,8 +18,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from prefect_dispatch.tasks.default_storage import default_folder
-from prefect_dispatch.tasks.run_brief import answer_shelf
+from prefect_dispatch.tasks.run_brief import result_store_for_run
+from prefect_dispatch.tasks.storage.result_store import default_folder
 from tests.ui import prefect_server
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def test_where_no_server_ever_was_results_lie_in_a_folder(tmp_path: Path) -> Non
     """Nothing is started, or made, to find that out."""
     folder = default_folder()
     assert folder is not None
-    assert answer_shelf().folder == Path(str(folder.basepath)).resolve()
+    assert result_store_for_run().folder == Path(str(folder.basepath)).resolve()
     assert not (tmp_path / "prefect.db").exists()
 
 

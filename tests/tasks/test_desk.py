@@ -9,9 +9,8 @@ from prefect.exceptions import ParameterTypeError
 
 from prefect_dispatch import Brief, Item, Limits, Merge, dispatch, plan
 from prefect_dispatch.errors import DispatchFailed, JobError, TerminalError
-from prefect_dispatch.integrators.base import AskingIntegrator, Integrator, Question
-from prefect_dispatch.integrators.gaps import unanswered
-from prefect_dispatch.ledger import LedgerRow
+from prefect_dispatch.integrators.base import AskingIntegrator, Integrator, Question, unanswered
+from prefect_dispatch.models.ledger import LedgerRow
 from prefect_dispatch.tasks.integrate import integrate
 from prefect_dispatch.testing import ScriptedExecutor
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Ask
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.outcome import Outcome
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -208,5 +207,5 @@ class Backwards:
 
 def test_an_integrator_that_depends_on_the_order_is_found_out() -> None:
     """Whoever wrote it."""
-    with pytest.raises(DispatchFailed, match="merged once more, in another order, its 'value' is another one"):
+    with pytest.raises(DispatchFailed, match="merged again in another order, its 'value' differs"):
         dispatch([WORDS], ["a", "b"], executor=ScriptedExecutor(shout), integrator=Backwards(), limits=QUICK)

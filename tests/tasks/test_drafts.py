@@ -18,16 +18,21 @@ from prefect.filesystems import LocalFileSystem
 from prefect.results import ResultStore
 
 from prefect_dispatch import Answer, Ask, Brief, Item, Limits
-from prefect_dispatch.asking import attempt
-from prefect_dispatch.checks import Function
+from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import TerminalError, TransientError
 from prefect_dispatch.executors.base import Reply
-from prefect_dispatch.models import Usage
-from prefect_dispatch.tasks.draft_records import SUFFIX, Look
-from prefect_dispatch.tasks.drafts import KeptDraft, TakenError, begun
-from prefect_dispatch.tasks.once import Place, UnwantedError, once
-from prefect_dispatch.tasks.shelf import Shelf
-from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.models.checks import Function
+from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.tasks.storage.checkpoints import (
+    SUFFIX,
+    StoredCheckpoint,
+    StoreSnapshot,
+    TakenError,
+    open_checkpoint,
+)
+from prefect_dispatch.tasks.storage.get_or_compute import CancelledBeforeSendError, ResultLocation, get_or_compute
+from prefect_dispatch.tasks.storage.result_store import BlobStore
+from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.tasks.storages import Elsewhere
 
@@ -37,7 +42,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.draft import Draft
+    from prefect_dispatch.calls.attempt import Checkpoint
     from tests.tasks.storages import Watch
 
 BRIEF = Brief(name="say", instructions="Say it.", output={"type": "object"})
@@ -50,7 +55,7 @@ class DeathError(BaseException):
     """The process is killed."""
 
 
-class Folder(Shelf):
+class Folder(BlobStore):
     """A storage on this machine, where a lock keeps others out, that tells of each moment."""
 
     def __init__(self, folder: str, watch: Watch) -> None:
@@ -58,21 +63,21 @@ class Folder(Shelf):
         super().__init__(LocalFileSystem(basepath=folder))
         self._watch = watch
 
-    def read(self, key: str) -> bytes | None:
+    def load(self, key: str) -> bytes | None:
         """Read."""
         self._watch("to read")
-        return super().read(key)
+        return super().load(key)
 
-    def write(self, key: str, content: bytes, *, lasting: bool = True) -> None:
+    def write(self, key: str, content: bytes, *, durable: bool = True) -> None:
         """Write."""
         self._watch("to write")
-        super().write(key, content, lasting=lasting)
+        super().write(key, content, durable=durable)
         self._watch("written")
 
-    def amend(self, key: str, at: int, content: bytes) -> bool:
+    def patch(self, key: str, at: int, content: bytes) -> bool:
         """Write over some of it."""
         self._watch("to amend")
-        amended = super().amend(key, at, content)
+        amended = super().patch(key, at, content)
         self._watch("amended")
         return amended
 
@@ -107,18 +112,18 @@ class World:
         """Do the work in a process of its own; return the answer and whether it was stored, or None if it died."""
         self.moment, self.dies = 0, dies
         executor = ScriptedExecutor(self._answer)
-        (work,) = work_of([BRIEF], [ITEM], executor)
+        (work,) = build_work([BRIEF], [ITEM], executor)
 
-        async def ask(draft: Draft) -> Answer:
-            answer = await attempt(executor, BRIEF, ITEM, limits=Limits(reasks=3), draft=draft)
+        async def ask(draft: Checkpoint) -> Answer:
+            answer = await run_attempt(executor, BRIEF, ITEM, limits=Limits(reasks=3), checkpoint=draft)
             return answer.model_copy(update={"fingerprint": work.fingerprint})
 
         storage = LocalFileSystem(basepath=self.folder) if self.folder else self.storage
-        place = Place(ResultStore(result_storage=storage), KEY, None)
+        place = ResultLocation(ResultStore(result_storage=storage), KEY, None)
         if self.folder:
-            vars(place)["shelf"] = Folder(self.folder, self._pass)
+            vars(place)["blobs"] = Folder(self.folder, self._pass)
         try:
-            return asyncio.run(once(place, work, ask, call_s=9, again=False))
+            return asyncio.run(get_or_compute(place, work, ask, call_s=9, again=False))
         except (DeathError, asyncio.CancelledError):
             return None
 
@@ -182,7 +187,7 @@ def test_what_is_made_ready_and_never_sent_is_no_loss(tmp_path: Path) -> None:
     world, lost = World(0, str(tmp_path)), list[int]()
     for dies in (5, 6):  # after two reads and a write: as it is to note the call, and as it has
         assert world.live(dies) is None
-        left_behind = Look.now(Shelf(LocalFileSystem(basepath=str(tmp_path))), KEY).draft
+        left_behind = StoreSnapshot.take(BlobStore(LocalFileSystem(basepath=str(tmp_path))), KEY).checkpoint
         assert left_behind is not None
         lost.append(left_behind.lost + left_behind.pending)
     assert (lost, world.calls) == ([0, 1], 0)
@@ -191,43 +196,51 @@ def test_what_is_made_ready_and_never_sent_is_no_loss(tmp_path: Path) -> None:
     assert [attempt.usage.unsettled for attempt in said[0].attempts] == [1]
 
 
-def draft_of(shelf: Shelf, *, alone: bool = False, work: str = "w", answered: bytes | None = None) -> KeptDraft | None:
+def draft_of(
+    shelf: BlobStore, *, alone: bool = False, work: str = "w", answered: bytes | None = None
+) -> StoredCheckpoint | None:
     """Begin a draft."""
-    return asyncio.run(begun(shelf, KEY, work, Look.now(shelf, KEY)._replace(answer=answered), alone=alone, call_s=1))
+    return asyncio.run(
+        open_checkpoint(
+            shelf, KEY, work, StoreSnapshot.take(shelf, KEY)._replace(answer=answered), alone=alone, call_s=1
+        )
+    )
 
 
-def heard(draft: KeptDraft | None) -> tuple[list[Any], int]:
+def heard(draft: StoredCheckpoint | None) -> tuple[list[Any], int]:
     """Return what a draft knows: the values of its replies, and how many calls were lost."""
     assert draft is not None
-    return [reply.value for reply in draft.heard(0)], draft.lost
+    return [reply.value for reply in draft.recovered_replies(0)], draft.unanswered_calls
 
 
 @pytest.fixture
-def shelf() -> Shelf:
+def shelf() -> BlobStore:
     """A storage elsewhere."""
-    return Shelf(Elsewhere())
+    return BlobStore(Elsewhere())
 
 
-async def left(shelf: Shelf, *replies: Reply, alone: bool = False) -> KeptDraft:
+async def left(shelf: BlobStore, *replies: Reply, alone: bool = False) -> StoredCheckpoint:
     """Leave a draft with some replies, and with a call under way."""
-    draft = await begun(shelf, KEY, "w", Look.now(shelf, KEY)._replace(answer=b"before"), alone=alone, call_s=1)
+    draft = await open_checkpoint(
+        shelf, KEY, "w", StoreSnapshot.take(shelf, KEY)._replace(answer=b"before"), alone=alone, call_s=1
+    )
     assert draft is not None
     for reply in replies:
-        await draft.send()
-        await draft.hear(0, reply)
-    await draft.send()
+        await draft.mark_sent()
+        await draft.record_reply(0, reply)
+    await draft.mark_sent()
     return draft
 
 
-def changed(shelf: Shelf, **fields: object) -> None:
+def changed(shelf: BlobStore, **fields: object) -> None:
     """Change some fields of the draft that is there."""
-    content = shelf.read(KEY + SUFFIX)
+    content = shelf.load(KEY + SUFFIX)
     assert content is not None
     shelf.write(KEY + SUFFIX, json.dumps({**json.loads(content), **fields}).encode())
 
 
 @pytest.mark.parametrize("alone", [False, True])
-def test_the_next_one_goes_on_where_one_died(shelf: Shelf, alone: bool) -> None:  # noqa: FBT001
+def test_the_next_one_goes_on_where_one_died(shelf: BlobStore, alone: bool) -> None:  # noqa: FBT001
     """With its replies, by tier, and with the call that it lost; another work, or a new answer, makes them void."""
     asyncio.run(left(shelf, Reply(value="one"), Reply(value="half \ud800", model="half \ud800"), alone=alone))
     assert heard(draft_of(shelf, alone=True, answered=b"before")) == (["one", None], 1)
@@ -235,10 +248,10 @@ def test_the_next_one_goes_on_where_one_died(shelf: Shelf, alone: bool) -> None:
     assert heard(draft_of(shelf, alone=True, answered=b"before", work="other")) == ([], 0)
 
 
-def test_a_reply_that_was_altered_is_not_heard(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_reply_that_was_altered_is_not_heard(shelf: BlobStore, caplog: pytest.LogCaptureFixture) -> None:
     """Its checksum is another one; the calls that were lost are told all the same, and older drafts have none."""
     asyncio.run(left(shelf, Reply(value="one"), alone=True))
-    content = shelf.read(KEY + SUFFIX)
+    content = shelf.load(KEY + SUFFIX)
     assert content is not None
     shelf.write(KEY + SUFFIX, content.replace(b'"one"', b'"two"'))
     assert heard(draft_of(shelf, alone=True, answered=b"before")) == ([], 1)
@@ -248,33 +261,33 @@ def test_a_reply_that_was_altered_is_not_heard(shelf: Shelf, caplog: pytest.LogC
     assert heard(draft_of(shelf, alone=True, answered=b"before")) == (["one"], 1)
 
 
-def test_an_answer_is_heard_by_its_own_tier_only(shelf: Shelf) -> None:
+def test_an_answer_is_heard_by_its_own_tier_only(shelf: BlobStore) -> None:
     """What a fallback said is the fallback's."""
 
-    async def script() -> KeptDraft:
+    async def script() -> StoredCheckpoint:
         draft = await left(shelf)
-        await draft.hear(1, Reply(value="mine"))
+        await draft.record_reply(1, Reply(value="mine"))
         return draft
 
     draft = asyncio.run(script())
-    assert [len(draft.heard(tier)) for tier in (0, 1)] == [0, 1]
+    assert [len(draft.recovered_replies(tier)) for tier in (0, 1)] == [0, 1]
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"[]", b"{}", b"\x00" * 50, b"\x80\x04.", b"[" * 100_000, b'{"draft_of": "w"}', b"null", b"9" * 5000],
 )
-def test_what_is_no_draft_is_not_believed(shelf: Shelf, content: bytes) -> None:
+def test_what_is_no_draft_is_not_believed(shelf: BlobStore, content: bytes) -> None:
     """Cut off, foreign, hostile: begun anew."""
     shelf.write(KEY + SUFFIX, content)
     for alone in (True, False):
         assert heard(draft_of(shelf, alone=alone)) == ([], 0)
 
 
-def test_a_draft_that_was_cut_off_is_not_believed(shelf: Shelf) -> None:
+def test_a_draft_that_was_cut_off_is_not_believed(shelf: BlobStore) -> None:
     """At whatever byte."""
     asyncio.run(left(shelf, Reply(value="one")))
-    whole = shelf.read(KEY + SUFFIX)
+    whole = shelf.load(KEY + SUFFIX)
     assert whole is not None
     for length in range(len(whole)):
         shelf.write(KEY + SUFFIX, whole[:length])
@@ -298,14 +311,14 @@ MINE = {"host": "here", "process": 1, "name": "n"}
     ],
 )
 def test_an_owner_is_believed_while_it_can_be_at_work(
-    shelf: Shelf,
+    shelf: BlobStore,
     owner: dict[str, object],
     until: float,
     believed: bool,  # noqa: FBT001
 ) -> None:
     """Elsewhere for as long as it said, here for as long as it lives; never where a lock says otherwise."""
     asyncio.run(left(shelf))
-    content = shelf.read(KEY + SUFFIX)
+    content = shelf.load(KEY + SUFFIX)
     assert content is not None
     changed(shelf, owner={**json.loads(content)["owner"], **owner}, until=time.time() + until)
     assert draft_of(shelf, alone=True, answered=b"before") is not None
@@ -322,58 +335,58 @@ def test_of_two_that_begin_at_once_the_later_one_goes_on() -> None:
         if moments == ["to", "to", "to", "written"]:  # it has read and written
             storage.content[KEY + SUFFIX] = storage.content[KEY + SUFFIX].replace(b'"name": "', b'"name": "other')
 
-    assert draft_of(Shelf(storage.watched(watch))) is None
+    assert draft_of(BlobStore(storage.watched(watch))) is None
 
 
-def test_who_was_overtaken_sends_nothing_and_touches_nothing(shelf: Shelf) -> None:
+def test_who_was_overtaken_sends_nothing_and_touches_nothing(shelf: BlobStore) -> None:
     """It waited too long before its call, and another run has begun meanwhile."""
 
     async def script() -> None:
         draft = await left(shelf)
         changed(shelf, owner={"host": "elsewhere", "process": 1, "name": "n"})
-        theirs = shelf.read(KEY + SUFFIX)
+        theirs = shelf.load(KEY + SUFFIX)
         for _ in range(2):
             with pytest.raises(TakenError) as caught:
-                await draft.send()
+                await draft.mark_sent()
             assert caught.value.usage == Usage()
-            await draft.hear(0, None)
-            await draft.end(settled=True)
-            await draft.end(settled=False)
-            assert shelf.read(KEY + SUFFIX) == theirs
+            await draft.record_reply(0, None)
+            await draft.discard(settled=True)
+            await draft.discard(settled=False)
+            assert shelf.load(KEY + SUFFIX) == theirs
             shelf.remove(KEY + SUFFIX)
-            theirs = shelf.read(KEY + SUFFIX)
+            theirs = shelf.load(KEY + SUFFIX)
 
     asyncio.run(script())
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_a_draft_goes_when_the_answer_is_there(shelf: Shelf, alone: bool) -> None:  # noqa: FBT001
+def test_a_draft_goes_when_the_answer_is_there(shelf: BlobStore, alone: bool) -> None:  # noqa: FBT001
     """Unless somebody may still look there for who is at work; it is void all the same."""
 
     async def script() -> None:
-        (await left(shelf, Reply(value="one"), alone=alone)).done()
+        (await left(shelf, Reply(value="one"), alone=alone)).complete()
 
     asyncio.run(script())
-    assert (shelf.read(KEY + SUFFIX) == b"{}") is alone
+    assert (shelf.load(KEY + SUFFIX) == b"{}") is alone
     assert heard(draft_of(shelf, answered=b"the answer")) == ([], 0)
 
 
 @pytest.mark.parametrize("settled", [True, False])
-def test_a_failed_attempt_leaves_no_spending_behind(shelf: Shelf, settled: bool) -> None:  # noqa: FBT001
+def test_a_failed_attempt_leaves_no_spending_behind(shelf: BlobStore, settled: bool) -> None:  # noqa: FBT001
     """It was told already; replies that a broken check could not judge stay, free of charge."""
 
     async def script() -> None:
         draft = await left(shelf, Reply(value="one", usage=Usage(requests=1, prompt_tokens=7)))
-        await draft.end(settled=settled)
+        await draft.discard(settled=settled)
 
     asyncio.run(script())
     draft = draft_of(shelf, answered=b"before")
     assert heard(draft) == ([] if settled else ["one"], 0)
     assert draft is not None
-    assert [reply.usage for reply in draft.heard(0)] == [Usage()] * (not settled)
+    assert [reply.usage for reply in draft.recovered_replies(0)] == [Usage()] * (not settled)
 
 
-def test_a_check_that_breaks_costs_nothing_twice(shelf: Shelf) -> None:
+def test_a_check_that_breaks_costs_nothing_twice(shelf: BlobStore) -> None:
     """The attempt fails with its spending; once the check is mended, the reply is there, and free."""
     broken = [True]
 
@@ -388,9 +401,9 @@ def test_a_check_that_breaks_costs_nothing_twice(shelf: Shelf) -> None:
     brief = BRIEF.model_copy(update={"checks": (Function(function=check),)})
     executor = ScriptedExecutor(script)
     with pytest.raises(TerminalError) as caught:
-        asyncio.run(attempt(executor, brief, ITEM, limits=Limits(), draft=draft_of(shelf)))
+        asyncio.run(run_attempt(executor, brief, ITEM, limits=Limits(), checkpoint=draft_of(shelf)))
     broken.clear()
-    answer = asyncio.run(attempt(executor, brief, ITEM, limits=Limits(), draft=draft_of(shelf)))
+    answer = asyncio.run(run_attempt(executor, brief, ITEM, limits=Limits(), checkpoint=draft_of(shelf)))
     assert executor.calls == 1
     assert [each.usage.prompt_tokens for each in (*caught.value.attempts, *answer.attempts)] == [7, 0]
 
@@ -405,55 +418,55 @@ def test_a_storage_that_cannot_be_written_keeps_nobody_from_hearing() -> None:
             raise OSError("No space left on device")
 
     async def script() -> None:
-        draft = await left(Shelf(storage.watched(watch)))
+        draft = await left(BlobStore(storage.watched(watch)))
         full.append(True)
-        await draft.hear(0, Reply(value="one"))
-        assert [reply.value for reply in draft.heard(0)] == ["one"]
+        await draft.record_reply(0, Reply(value="one"))
+        assert [reply.value for reply in draft.recovered_replies(0)] == ["one"]
         with pytest.raises(TransientError, match="No space left"):
-            await draft.send()
-        await draft.end(settled=True)
-        await draft.end(settled=False)
+            await draft.mark_sent()
+        await draft.discard(settled=True)
+        await draft.discard(settled=False)
 
     asyncio.run(script())
 
 
 def test_what_was_made_ready_is_taken_away_where_nobody_is_asked(tmp_path: Path) -> None:
     """As the run was stopped, or cancelled; and a draft that somebody has taken away meanwhile is written again."""
-    shelf = Shelf(LocalFileSystem(basepath=str(tmp_path)))
+    shelf = BlobStore(LocalFileSystem(basepath=str(tmp_path)))
     executor = ScriptedExecutor(lambda _: {"n": 1})
-    (work,) = work_of([BRIEF], [ITEM], executor)
-    place = Place(ResultStore(result_storage=shelf.storage), KEY, None)
+    (work,) = build_work([BRIEF], [ITEM], executor)
+    place = ResultLocation(ResultStore(result_storage=shelf.storage), KEY, None)
     there = list[bool]()
 
-    def ending(error: BaseException) -> Callable[[Draft], Awaitable[Answer]]:
-        async def ask(_: Draft) -> Answer:
-            there.append(shelf.read(KEY + SUFFIX) is not None)
+    def ending(error: BaseException) -> Callable[[Checkpoint], Awaitable[Answer]]:
+        async def ask(_: Checkpoint) -> Answer:
+            there.append(shelf.load(KEY + SUFFIX) is not None)
             raise error
 
         return ask
 
-    async def asked(draft: Draft) -> Answer:
+    async def asked(draft: Checkpoint) -> Answer:
         shelf.remove(KEY + SUFFIX)
-        await draft.send()
-        left_behind = Look.now(shelf, KEY).draft
+        await draft.mark_sent()
+        left_behind = StoreSnapshot.take(shelf, KEY).checkpoint
         assert left_behind is not None
         assert left_behind.pending
         raise TransientError("nobody there")
 
-    for error in (UnwantedError(), asyncio.CancelledError(), TransientError("no room in the budget")):
+    for error in (CancelledBeforeSendError(), asyncio.CancelledError(), TransientError("no room in the budget")):
         with pytest.raises(type(error)):
-            asyncio.run(once(place, work, ending(error), call_s=1, again=False))
-        assert shelf.read(KEY + SUFFIX) is None
+            asyncio.run(get_or_compute(place, work, ending(error), call_s=1, again=False))
+        assert shelf.load(KEY + SUFFIX) is None
     assert there == [True] * 3
     with pytest.raises(TransientError, match="nobody there"):
-        asyncio.run(once(place, work, asked, call_s=1, again=False))
+        asyncio.run(get_or_compute(place, work, asked, call_s=1, again=False))
 
 
 def test_what_is_made_ready_as_the_run_is_cancelled_is_taken_away(tmp_path: Path) -> None:
     """Its thread comes to its end, and nobody waits for it any more."""
     executor = ScriptedExecutor(lambda _: {"n": 1})
-    (work,) = work_of([BRIEF], [ITEM], executor)
-    place = Place(ResultStore(result_storage=LocalFileSystem(basepath=str(tmp_path))), KEY, None)
+    (work,) = build_work([BRIEF], [ITEM], executor)
+    place = ResultLocation(ResultStore(result_storage=LocalFileSystem(basepath=str(tmp_path))), KEY, None)
     written, cancelled = threading.Event(), threading.Event()
 
     def watch(moment: str) -> None:
@@ -461,11 +474,11 @@ def test_what_is_made_ready_as_the_run_is_cancelled_is_taken_away(tmp_path: Path
             written.set()
             assert cancelled.wait(30)
 
-    async def ask(_: Draft) -> Answer:
+    async def ask(_: Checkpoint) -> Answer:
         pytest.fail("it is cancelled")
 
     async def script() -> None:
-        task = asyncio.ensure_future(once(place, work, ask, call_s=1, again=False))
+        task = asyncio.ensure_future(get_or_compute(place, work, ask, call_s=1, again=False))
         assert await asyncio.to_thread(written.wait, 30)
         task.cancel()
         await asyncio.sleep(0)
@@ -473,7 +486,7 @@ def test_what_is_made_ready_as_the_run_is_cancelled_is_taken_away(tmp_path: Path
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    vars(place)["shelf"] = Folder(str(tmp_path), watch)
+    vars(place)["blobs"] = Folder(str(tmp_path), watch)
     asyncio.run(script())
     assert executor.calls == 0
     assert not list(tmp_path.glob(f"*{SUFFIX}"))
@@ -484,27 +497,27 @@ def test_whoever_is_not_to_ask_any_more_leaves_the_work_as_it_was(*, alone: bool
     """What another run has heard before it died is still there, and the next one needn't wait."""
     storage = LocalFileSystem(basepath=str(tmp_path)) if alone else Elsewhere()
     executor = ScriptedExecutor(lambda _: {"n": 1})
-    (work,) = work_of([BRIEF], [ITEM], executor)
-    place = Place(ResultStore(result_storage=storage), KEY, None)
+    (work,) = build_work([BRIEF], [ITEM], executor)
+    place = ResultLocation(ResultStore(result_storage=storage), KEY, None)
 
     async def script() -> None:
-        look = Look.now(place.shelf, KEY)
-        died = await begun(place.shelf, KEY, work.fingerprint, look, alone=alone, call_s=1)
+        look = StoreSnapshot.take(place.blobs, KEY)
+        died = await open_checkpoint(place.blobs, KEY, work.fingerprint, look, alone=alone, call_s=1)
         assert died is not None
-        await died.send()
-        await died.hear(0, Reply(value="no"))
+        await died.mark_sent()
+        await died.record_reply(0, Reply(value="no"))
 
-        async def ask(draft: Draft) -> Answer:
-            assert [reply.value for reply in draft.heard(0)] == ["no"]
-            raise UnwantedError
+        async def ask(draft: Checkpoint) -> Answer:
+            assert [reply.value for reply in draft.recovered_replies(0)] == ["no"]
+            raise CancelledBeforeSendError
 
-        with pytest.raises(UnwantedError):
-            await once(place, work, ask, call_s=1, again=False)
+        with pytest.raises(CancelledBeforeSendError):
+            await get_or_compute(place, work, ask, call_s=1, again=False)
 
     asyncio.run(script())
-    left_behind = Look.now(place.shelf, KEY).draft
+    left_behind = StoreSnapshot.take(place.blobs, KEY).checkpoint
     assert left_behind is not None
     assert [kept.reply.value for kept in left_behind.replies] == ["no"]
-    assert not left_behind.owner.at_work(0.0)
+    assert not left_behind.owner.holds_lease(0.0)
     if not alone:
         assert left_behind.until == 0

@@ -17,9 +17,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.transactions import Transaction, TransactionState, transaction
 
 from prefect_dispatch import Ask, Brief, Item, Limits, Merge, dispatch
+from prefect_dispatch.calls.progress import Progress, progress_listener
 from prefect_dispatch.errors import DispatchFailed, RejectedError
-from prefect_dispatch.flows.exclusive import exclusive, limit_name
-from prefect_dispatch.progress import Progress, listener
+from prefect_dispatch.flows.runtime.concurrency import hold_resources, limit_name
 from prefect_dispatch.tasks.run_brief import run_brief
 from prefect_dispatch.testing import ScriptedExecutor
 
@@ -109,11 +109,11 @@ def test_a_resource_is_held_for_the_whole_fan_out() -> None:
 
     def second() -> None:
         held.wait()
-        with exclusive(["a strange/name"]):
+        with hold_resources(["a strange/name"]):
             order.append("second")
 
     thread = threading.Thread(target=second)
-    with exclusive(["a strange/name"]):
+    with hold_resources(["a strange/name"]):
         thread.start()
         held.set()
         thread.join(0.5)
@@ -170,14 +170,14 @@ def test_an_interrupted_run_cancels_what_is_under_way() -> None:
             raise KeyboardInterrupt
 
     scripted = ScriptedExecutor(script)
-    token = listener.set(hear)
+    token = progress_listener.set(hear)
     try:
         with pytest.raises(CancelledRun, match="1 of 3 answered"):
             dispatch(
                 [Brief(name="b", instructions="Do.")], ["a", "b", "c"], executor=scripted, limits=Limits(grace_s=0.1)
             )
     finally:
-        listener.reset(token)
+        progress_listener.reset(token)
     assert sorted(cancelled) == ["b", "c"]
 
 

@@ -12,118 +12,120 @@ from prefect.results import ResultStore
 
 from prefect_dispatch import Brief, Item
 from prefect_dispatch.errors import ExecutorError
-from prefect_dispatch.models import Answer, Attempt, Usage
-from prefect_dispatch.tasks.draft_records import Look
-from prefect_dispatch.tasks.drafts import begun
-from prefect_dispatch.tasks.losses import MOST_UNBEGUN, SILENT, UNBEGUN, Losses
-from prefect_dispatch.tasks.once import Place
-from prefect_dispatch.tasks.shelf import Shelf
-from prefect_dispatch.tasks.store import key_of
-from prefect_dispatch.tasks.work import Work, work_of
+from prefect_dispatch.models.outcome import Answer, Attempt, Usage
+from prefect_dispatch.tasks.shards.remote import MAX_UNBEGUN, SILENT, UNBEGUN, CrashedWork
+from prefect_dispatch.tasks.storage.checkpoints import StoreSnapshot, open_checkpoint
+from prefect_dispatch.tasks.storage.get_or_compute import ResultLocation
+from prefect_dispatch.tasks.storage.result_store import BlobStore, storage_key
+from prefect_dispatch.tasks.work_item import WorkItem, build_work
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from prefect_dispatch.tasks.shards import Came
+    from prefect_dispatch.tasks.work_item import WorkResponse
 
 BRIEF = Brief(name="say", instructions="Say it.")
-WORK = work_of([BRIEF], [Item(key=f"i{at}", value=at) for at in range(6)], ScriptedExecutor(lambda ask: ask.item.key))
+WORK = build_work(
+    [BRIEF], [Item(key=f"i{at}", value=at) for at in range(6)], ScriptedExecutor(lambda ask: ask.item.key)
+)
 ANSWERED, SENT, *REST = WORK
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
+def shelf(tmp_path: Path) -> BlobStore:
     """A store."""
-    return Shelf(LocalFileSystem(basepath=str(tmp_path)))
+    return BlobStore(LocalFileSystem(basepath=str(tmp_path)))
 
 
-def answer(shelf: Shelf, work: Work) -> None:
+def answer(shelf: BlobStore, work: WorkItem) -> None:
     """Store an answer that was asked for just now."""
     said = Answer(
         value=work.item.key, fingerprint=work.fingerprint, attempts=(Attempt(started=datetime.now(timezone.utc)),)
     )
-    place = Place(
-        ResultStore(result_storage=LocalFileSystem(basepath=str(shelf.folder))), key_of(work.fingerprint), None
+    place = ResultLocation(
+        ResultStore(result_storage=LocalFileSystem(basepath=str(shelf.folder))), storage_key(work.fingerprint), None
     )
-    shelf.write(place.key, place.record(said))
+    shelf.write(place.key, place.to_record(said))
 
 
-def send(shelf: Shelf, work: Work) -> None:
+def send(shelf: BlobStore, work: WorkItem) -> None:
     """Leave the draft of a call that nobody heard of again."""
 
     async def sent() -> None:
-        key = key_of(work.fingerprint)
-        draft = await begun(shelf, key, work.fingerprint, Look.now(shelf, key), alone=True, call_s=9)
+        key = storage_key(work.fingerprint)
+        draft = await open_checkpoint(
+            shelf, key, work.fingerprint, StoreSnapshot.take(shelf, key), alone=True, call_s=9
+        )
         assert draft is not None
-        await draft.send()
+        await draft.mark_sent()
 
     asyncio.run(sent())
 
 
-def keys(come: Sequence[Came]) -> list[str]:
+def keys(come: Sequence[WorkResponse]) -> list[str]:
     """Return which items came, in their order."""
     return [each.work.item.key for each in come]
 
 
-def test_what_was_not_under_way_is_none_the_worse(shelf: Shelf) -> None:
+def test_what_was_not_under_way_is_none_the_worse(shelf: BlobStore) -> None:
     """It is asked again as if nothing had happened, after what was under way, however often a process dies."""
-    losses = Losses(shelf, most=1)
+    losses = CrashedWork(shelf, most=1)
     answer(shelf, ANSWERED)
     send(shelf, SENT)
-    first = losses.of(WORK, ConnectionError("gone"))
+    first = losses.results_of(WORK, ConnectionError("gone"))
     assert keys(first) == ["i0", "i2", "i3", "i4", "i5", "i1"]  # each is put before all that waits
-    assert [each.said is None for each in first] == [False, True, True, True, True, True]
-    losses.over(first)
+    assert [each.result is None for each in first] == [False, True, True, True, True, True]
+    losses.forget_finished(first)
     assert losses.size(100) == 3
-    assert losses.last
-    second = losses.of([SENT], ConnectionError("gone"))
-    assert isinstance(second[0].said, ExecutorError)
-    assert second[0].said.kind == "crashed"
-    (told,) = second[0].said.attempts
+    assert losses.is_last_attempt
+    second = losses.results_of([SENT], ConnectionError("gone"))
+    assert isinstance(second[0].result, ExecutorError)
+    assert second[0].result.kind == "crashed"
+    (told,) = second[0].result.attempts
     assert told.usage == Usage(requests=1, unsettled=1)
-    key = key_of(SENT.fingerprint)
-    draft = Look.now(shelf, key).draft
+    key = storage_key(SENT.fingerprint)
+    draft = StoreSnapshot.take(shelf, key).checkpoint
     assert draft
     assert (draft.pending, draft.lost) == (False, 0)  # the next run has nothing to tell of it
-    losses.over(second)
-    assert (losses.size(100), losses.last) == (100, False)
+    losses.forget_finished(second)
+    assert (losses.size(100), losses.is_last_attempt) == (100, False)
     send(shelf, REST[0])
-    assert [each.said is None for each in losses.of(REST, "gone")] == [True] * 4
+    assert [each.result is None for each in losses.results_of(REST, "gone")] == [True] * 4
 
 
-def test_where_nothing_was_under_way_all_of_it_is_suspected(shelf: Shelf) -> None:
+def test_where_nothing_was_under_way_all_of_it_is_suspected(shelf: BlobStore) -> None:
     """Something keeps its process from beginning at all, and is not tried forever."""
-    losses = Losses(shelf, most=1)
-    assert [each.said for each in losses.of(REST, "gone")] == [None] * 4
-    assert [getattr(each.said, "kind", "") for each in losses.of(REST, "gone")] == ["crashed"] * 4
+    losses = CrashedWork(shelf, most=1)
+    assert [each.result for each in losses.results_of(REST, "gone")] == [None] * 4
+    assert [getattr(each.result, "kind", "") for each in losses.results_of(REST, "gone")] == ["crashed"] * 4
 
 
-def test_what_no_process_began_is_not_suspected(shelf: Shelf) -> None:
+def test_what_no_process_began_is_not_suspected(shelf: BlobStore) -> None:
     """A worker that is lost takes shards with it which it had not begun: they keep their size, but not for ever."""
-    losses = Losses(shelf, most=0)
+    losses = CrashedWork(shelf, most=0)
     answer(shelf, ANSWERED)
     lost = ExecutorError("Its worker is lost.", kind=UNBEGUN)
-    for _ in range(MOST_UNBEGUN - 1):
-        come = losses.of([ANSWERED, *REST], lost)
-        assert [each.said is None for each in come] == [False] + [True] * 4
-        assert (losses.size(100), losses.last) == (100, False)
-    ended = losses.of(REST, lost)
-    assert [getattr(each.said, "kind", "") for each in ended] == [UNBEGUN] * 4
-    losses.over(ended)
-    assert losses.of(REST, lost)[0].said is None
+    for _ in range(MAX_UNBEGUN - 1):
+        come = losses.results_of([ANSWERED, *REST], lost)
+        assert [each.result is None for each in come] == [False] + [True] * 4
+        assert (losses.size(100), losses.is_last_attempt) == (100, False)
+    ended = losses.results_of(REST, lost)
+    assert [getattr(each.result, "kind", "") for each in ended] == [UNBEGUN] * 4
+    losses.forget_finished(ended)
+    assert losses.results_of(REST, lost)[0].result is None
 
 
-def test_of_a_run_that_fell_silent_only_what_was_under_way_is_suspected(shelf: Shelf) -> None:
+def test_of_a_run_that_fell_silent_only_what_was_under_way_is_suspected(shelf: BlobStore) -> None:
     """Shards are small until that is under way again, and nothing waits for it where each has a process of its own."""
-    losses = Losses(shelf, most=1, isolated=True)
+    losses = CrashedWork(shelf, most=1, isolated=True)
     silent = ExecutorError("Nothing was heard of it.", kind=SILENT)
-    assert [each.said for each in losses.of(REST, silent)] == [None] * 4
-    assert (losses.size(100), losses.last) == (100, False)
+    assert [each.result for each in losses.results_of(REST, silent)] == [None] * 4
+    assert (losses.size(100), losses.is_last_attempt) == (100, False)
     send(shelf, SENT)
-    losses.over(losses.of([SENT, *REST], silent))
-    assert (losses.size(100), losses.last) == (3, False)
-    losses.begun([SENT.fingerprint])
+    losses.forget_finished(losses.results_of([SENT, *REST], silent))
+    assert (losses.size(100), losses.is_last_attempt) == (3, False)
+    losses.mark_in_flight([SENT.fingerprint])
     assert losses.size(100) == 100
-    assert getattr(losses.of([SENT], silent)[0].said, "kind", "") == "crashed"
+    assert getattr(losses.results_of([SENT], silent)[0].result, "kind", "") == "crashed"

@@ -19,9 +19,9 @@ from prefect.transactions import transaction
 
 from prefect_dispatch import Answer, Ask, Brief, Item, Limits, Reply, run_brief
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.tasks.draft_records import SUFFIX
-from prefect_dispatch.tasks.store import AnswerSerializer, answer_in
-from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.tasks.storage.checkpoints import SUFFIX
+from prefect_dispatch.tasks.storage.result_store import AnswerSerializer, parse_record
+from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.tasks.storages import Elsewhere
 
@@ -60,7 +60,7 @@ def number(answer: object) -> int:
 
 def path_of(scripted: ScriptedExecutor, store: Path) -> Path:
     """Return where the answer stands."""
-    (work,) = work_of([BRIEF], [ITEM], scripted)
+    (work,) = build_work([BRIEF], [ITEM], scripted)
     return store / f"prefect-dispatch-{work.fingerprint}"
 
 
@@ -125,7 +125,7 @@ def test_a_key_of_the_callers_own_holds_the_answer(store: Path) -> None:
     scripted = counting()
     own = run_brief.with_options(cache_key_fn=mine)
     assert in_a_flow(lambda: [number(own(BRIEF, ITEM, scripted)) for _ in range(2)]) == [1, 1]
-    assert answer_in((store / "mine").read_bytes()) is not None
+    assert parse_record((store / "mine").read_bytes()) is not None
 
 
 def test_inside_of_a_task_of_the_callers_the_function_is_just_a_function(store: Path) -> None:
@@ -137,7 +137,7 @@ def test_inside_of_a_task_of_the_callers_the_function_is_just_a_function(store: 
         return f"number {number(run_brief.fn(BRIEF, ITEM, scripted))}"
 
     assert in_a_flow(lambda: [theirs(), theirs()]) == ["number 1", "number 1"]
-    assert answer_in((store / "mine").read_bytes()) is None
+    assert parse_record((store / "mine").read_bytes()) is None
 
 
 @pytest.mark.slow
@@ -230,7 +230,7 @@ def test_what_is_no_answer_is_asked_again_and_runs_nothing(
         for calls, (name, content) in enumerate(foreign(path.read_bytes(), canary, path.name).items(), start=2):
             path.write_bytes(content)
             assert number(run_brief(BRIEF, ITEM, scripted)) == calls, name
-            assert number(answer_in(path.read_bytes())) == calls, name
+            assert number(parse_record(path.read_bytes())) == calls, name
         assert number(run_brief(BRIEF, ITEM, scripted)) == scripted.calls
 
     in_a_flow(script)
@@ -289,7 +289,7 @@ def test_an_answer_that_cannot_be_stored_is_still_an_answer(
 def test_who_is_overtaken_waits_for_the_others_answer(prefect_server: None) -> None:
     """Another run on another machine has begun between the look and the call: nothing is sent, its answer is taken."""
     storage, scripted = Elsewhere(), counting()
-    (work,) = work_of([BRIEF], [ITEM], scripted)
+    (work,) = build_work([BRIEF], [ITEM], scripted)
     key = f"prefect-dispatch-{work.fingerprint}"
     theirs = Answer(value={"n": 77}, fingerprint=work.fingerprint)
     store = ResultStore(result_storage=storage, serializer=AnswerSerializer())

@@ -8,15 +8,15 @@ import pytest
 
 from prefect_dispatch import Limits
 from prefect_dispatch.errors import BusyError, TransientError
-from prefect_dispatch.tasks.patience import Patience
+from prefect_dispatch.tasks.provider_batches import RetryBudget
 
 
 def pauses(limits: Limits, *errors: TransientError, submitted: bool = False) -> list[tuple[float, str]]:
     """Return the waits that errors lead to, up to the one that ends it."""
-    patience = Patience(limits, submitted=submitted, least_s=1, most_s=5)
+    patience = RetryBudget(limits, submitted=submitted, least_s=1, most_s=5)
     found: list[tuple[float, str]] = []
     with suppress(TransientError):
-        found.extend(patience.after(error) for error in errors)
+        found.extend(patience.next_delay(error) for error in errors)
     return found
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prefect_dispatch import LLM, Ask, Brief, Item, Limits, Synthesize, Tournament, dispatch, plan
+from prefect_dispatch.cli.console import plan_table
 from prefect_dispatch.errors import JobError, TransientError
-from prefect_dispatch.executors.base import Ceiling
-from prefect_dispatch.integrators.base import Asks, Question
-from prefect_dispatch.tasks.plan import MOST_UNREAD, SAMPLE
-from prefect_dispatch.tasks.store import key_of
-from prefect_dispatch.tasks.work import work_of
-from prefect_dispatch.terminal import plan_table
+from prefect_dispatch.executors.base import CostBound
+from prefect_dispatch.integrators.base import QueryEstimate, Question
+from prefect_dispatch.tasks.plan import MAX_UNREADABLE, SAMPLE
+from prefect_dispatch.tasks.storage.result_store import storage_key
+from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.ledger import Merge
-    from prefect_dispatch.models import Outcome
+    from prefect_dispatch.models.ledger import Merge
+    from prefect_dispatch.models.outcome import Outcome
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -34,7 +34,7 @@ class Priced(ScriptedExecutor):
 
     counted = 0
 
-    def require_known(self) -> None:
+    def require_available(self) -> None:
         """Know everybody."""
 
     def count_tokens(self, brief: Brief, item: Item) -> int:
@@ -83,10 +83,10 @@ class Quiet:
 class Loud(Quiet):
     """Says what it will ask: something else of each answer."""
 
-    def asks(self, work: int) -> list[Asks]:
+    def estimate_queries(self, work: int) -> list[QueryEstimate]:
         """Return a kind of question for each."""
         puts = [Question(brief=BRIEF, item=Item(key=str(at), value=None)) for at in range(work)]
-        return [Asks(put, answers=1, times=2) for put in puts]
+        return [QueryEstimate(put, answers=1, times=2) for put in puts]
 
 
 PLAIN = ScriptedExecutor(lambda _: "said")
@@ -164,17 +164,17 @@ class Metered(Priced):
 
     name = "metered"
 
-    def ceiling(self, ask: Ask) -> Ceiling:
+    def cost_bound(self, ask: Ask) -> CostBound:
         """Return what it is counted at."""
-        return Ceiling(prompt_tokens=10, completion_tokens=50, cost_usd=1.1)
+        return CostBound(prompt_tokens=10, completion_tokens=50, cost_usd=1.1)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("limits", "notes"),
     [
-        pytest.param({"budget_requests": 0}, ["limits.budget_requests is 0, so nobody is asked"], id="nothing"),
-        pytest.param({"budget_usd": 0}, ["limits.budget_usd is 0, so nobody is asked"], id="no-money"),
+        pytest.param({"budget_requests": 0}, ["limits.budget_requests is 0, so nothing is asked"], id="nothing"),
+        pytest.param({"budget_usd": 0}, ["limits.budget_usd is 0, so nothing is asked"], id="no-money"),
         pytest.param({"budget_requests": 1}, ["limits.budget_requests is 1, and 2 asks are planned"], id="requests"),
         pytest.param({"budget_tokens": 119}, ["budget_tokens is 119, and about 120 tokens are planned"], id="tokens"),
         pytest.param({"budget_usd": 2.19}, ["budget_usd is 2.19, and about 2.2 USD are planned"], id="usd"),
@@ -237,22 +237,22 @@ def test_time_is_taken_from_what_was_measured() -> None:
 @pytest.mark.slow
 def test_a_record_that_can_not_be_read_is_told(store: Path) -> None:
     """It counts as none, and the run makes a gap of its item, naming the place; of too many nothing is planned."""
-    items, limits = [Item(key=f"{n}", value=n) for n in range(MOST_UNREAD + 1)], Limits(retries=0)
-    work = work_of([BRIEF], items, PLAIN)
+    items, limits = [Item(key=f"{n}", value=n) for n in range(MAX_UNREADABLE + 1)], Limits(retries=0)
+    work = build_work([BRIEF], items, PLAIN)
     for each in work[:1]:
-        (store / key_of(each.fingerprint)).mkdir(parents=True)
+        (store / storage_key(each.fingerprint)).mkdir(parents=True)
     planned = plan([BRIEF], items[:2], PLAIN)
     assert (planned.to_ask, planned.stored) == (2, 0)
-    assert "1 looked up in vain: The result storage can't be read: IsADirectoryError" in planned.basis
+    assert "unreadable records: 1, the first: The result storage can't be read: IsADirectoryError" in planned.basis
     report = dispatch([BRIEF], items[:2], executor=PLAIN, limits=limits)
     (gap,) = report.gaps
     assert (gap.item, gap.error.kind) == ("0", "storage")
-    assert str(store / key_of(work[0].fingerprint)) in gap.error.message
+    assert str(store / storage_key(work[0].fingerprint)) in gap.error.message
     for each in work[2:]:
-        (store / key_of(each.fingerprint)).mkdir()
-    assert plan([BRIEF], items[:-1], PLAIN).to_ask == MOST_UNREAD - 1
-    (store / key_of(work[1].fingerprint)).unlink()
-    (store / key_of(work[1].fingerprint)).mkdir()
+        (store / storage_key(each.fingerprint)).mkdir()
+    assert plan([BRIEF], items[:-1], PLAIN).to_ask == MAX_UNREADABLE - 1
+    (store / storage_key(work[1].fingerprint)).unlink()
+    (store / storage_key(work[1].fingerprint)).mkdir()
     with pytest.raises(TransientError, match="can't be read: IsADirectoryError"):
         plan([BRIEF], items, PLAIN)
 

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dispatch.checks import MustMention
 from prefect_dispatch.errors import BriefError, DependenceError
-from prefect_dispatch.globs import Glob, overlap
-from prefect_dispatch.ledger import Ref
-from prefect_dispatch.models import Brief, Item
-from prefect_dispatch.tasks.independence import SHOWN, Independence, require_independence
-from prefect_dispatch.tasks.preflight import preflight
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.checks import MustMention
+from prefect_dispatch.models.globs import Glob, overlap
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.ledger import Ref
+from prefect_dispatch.tasks.preflight import MAX_FINDINGS, Independence, preflight, require_independence
 
 if TYPE_CHECKING:
     import random
@@ -241,7 +241,11 @@ def _meet(one: Sequence[str], other: Sequence[str]) -> bool:
 def test_what_collides_never_runs_at_once(briefs: list[Brief], inputs: list[Item]) -> None:
     """Any two pieces of work that collide share a lock or have different stages, a writer before its readers."""
     found = preflight(briefs, inputs)
-    work = [(Ref(brief=each.name, item=item.key), each.rendered(item), item.key) for each in briefs for item in inputs]
+    work = [
+        (Ref(brief=each.name, item=item.key), each.fill_placeholders(item), item.key)
+        for each in briefs
+        for item in inputs
+    ]
     collisions = 0
     for (one, first, _), (other, second, _) in itertools.permutations(work, 2):
         apart = found.locks.get(one, frozenset()) & found.locks.get(other, frozenset())
@@ -278,7 +282,7 @@ def test_thousands_of_items(writes: str, findings: int) -> None:
     """Many items aren't compared with one another, and only the first findings are kept, in natural order."""
     found = preflight([brief(writes=[writes])], items(*map(str, range(5_000))))
     assert len(found.findings) + found.more == findings
-    assert [str(each.second) for each in found.findings] == [f"one/{n}" for n in range(1, SHOWN + 1) if findings]
+    assert [str(each.second) for each in found.findings] == [f"one/{n}" for n in range(1, MAX_FINDINGS + 1) if findings]
 
 
 @pytest.mark.slow
@@ -337,7 +341,7 @@ def test_a_refusal_says_how_many_more() -> None:
     found = preflight([brief(resources=["gpu"])], items(*map(str, range(1_050))))
     with pytest.raises(DependenceError, match=r"And 1,029 more\.$") as refused:
         require_independence(found, "refuse")
-    assert len(refused.value.findings) == SHOWN + 1
+    assert len(refused.value.findings) == MAX_FINDINGS + 1
 
 
 def test_what_mends_several_pairs_is_told_once() -> None:

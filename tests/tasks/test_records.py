@@ -16,8 +16,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from prefect_dispatch import Brief, Limits, dispatch
-from prefect_dispatch.tasks import records
-from prefect_dispatch.tasks.records import Recorded, Records
+from prefect_dispatch.tasks.shards import server_backlog
+from prefect_dispatch.tasks.shards.server_backlog import Recorded, TaskRunCounter
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -36,18 +36,18 @@ def said(*counts: int | None) -> Callable[[object], int | None]:
 def fan_out(made: int, counts: Iterable[int | None], monkeypatch: pytest.MonkeyPatch, under_way: int = 0) -> Recorded:
     """Return what is told of a fan-out whose server says certain counts."""
     monkeypatch.setattr(flow_run, "get_id", lambda: str(uuid4()))
-    told = Records(said(*counts))
+    told = TaskRunCounter(said(*counts))
     for _ in range(made):
-        told.begun(under_way)
-    told.end()
-    return told.told()
+        told.count_started(under_way)
+    told.stop()
+    return told.report()
 
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small numbers, and no patience."""
     for name, value in {"FEW": 5, "LOOK": 4, "BEHIND": 2, "POLL_S": 0.001, "STALLED_S": 0.05}.items():
-        monkeypatch.setattr(records, name, value)
+        monkeypatch.setattr(server_backlog, name, value)
 
 
 def test_few_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +71,7 @@ def test_lost_ones_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_late_ones_are_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that is only slow is not said to have lost anything."""
-    monkeypatch.setattr(records, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(server_backlog, "PATIENCE_S", 0.0)
     assert "recorded 3 of 7 task runs so far; the rest is still coming" in fan_out(7, [7, 3, 3], monkeypatch).note
 
 
@@ -90,9 +90,9 @@ def test_no_more_are_begun_than_the_server_can_take(monkeypatch: pytest.MonkeyPa
         asked.append(len(asked))
         return len(asked)
 
-    made = Records(count)
+    made = TaskRunCounter(count)
     for _ in range(8):
-        made.begun(1)
+        made.count_started(1)
     assert len(asked) == 5  # 1 for the fourth: 4 - 1 - 2; then 2, 3, 4 and 5 for the eighth
 
 
@@ -106,12 +106,12 @@ def test_a_server_that_records_nothing_holds_nobody_up(monkeypatch: pytest.Monke
         asked.append(0)
         return 0
 
-    made = Records(count)
+    made = TaskRunCounter(count)
     for _ in range(12):
-        made.begun(0)
+        made.count_started(0)
     before = len(asked)
     for _ in range(40):
-        made.begun(0)
+        made.count_started(0)
     assert len(asked) == before > 1
 
 
@@ -124,11 +124,11 @@ def test_who_cancels_is_heard_while_the_server_catches_up() -> None:
     def waits() -> None:
         with get_client(sync_client=True) as client:
             client.set_flow_run_state(str(flow_run.get_id()), Cancelling(), force=True)
-        made = Records(lambda _: 0)
+        made = TaskRunCounter(lambda _: 0)
         for _ in range(3):
-            made.begun(0)
-        with pytest.raises(CancelledRun, match="Somebody cancelled it"):
-            made.begun(0)
+            made.count_started(0)
+        with pytest.raises(CancelledRun, match="The flow run was cancelled"):
+            made.count_started(0)
 
     waits(return_state=True)
 
@@ -137,8 +137,8 @@ def test_who_cancels_is_heard_while_the_server_catches_up() -> None:
 @pytest.mark.usefixtures("store")
 def test_a_run_says_what_the_server_has_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A report has the task runs that were made, and recorded; a task run each, or shared."""
-    monkeypatch.setattr(records, "STALLED_S", 60.0)
-    monkeypatch.setattr(records, "BEHIND", 100)
+    monkeypatch.setattr(server_backlog, "STALLED_S", 60.0)
+    monkeypatch.setattr(server_backlog, "BEHIND", 100)
     apart = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(lambda ask: ask.item.key), limits=Limits(shard=1))
     assert apart.run["task_runs"] == {"made": 8, "recorded": 8}
     other = ScriptedExecutor(lambda ask: ask.item.key, fingerprint="other")
@@ -154,7 +154,7 @@ def test_a_gap_in_the_records_is_a_warning(monkeypatch: pytest.MonkeyPatch, capl
     def counted(*_: object) -> int:
         return 6
 
-    monkeypatch.setattr(Records, "_counted", counted)
+    monkeypatch.setattr(TaskRunCounter, "_query_recorded", counted)
     with caplog.at_level(logging.WARNING):
         report = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(lambda ask: ask.item.key), limits=Limits(shard=1))
     assert report.status == "complete"
@@ -168,8 +168,8 @@ def test_a_gap_in_the_records_is_a_warning(monkeypatch: pytest.MonkeyPatch, capl
 def test_an_api_that_is_away_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody answers: nothing is waited for, and nothing claimed."""
     monkeypatch.setattr(flow_run, "get_id", lambda: str(uuid4()))
-    made = Records()
+    made = TaskRunCounter()
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
         for _ in range(6):
-            made.begun(0)
-        assert made.told() == Recorded(made=6)
+            made.count_started(0)
+        assert made.report() == Recorded(made=6)

@@ -8,22 +8,22 @@ from hypothesis import strategies as st
 
 from prefect_dispatch import Brief, Item
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.tasks.refresh import asked_again
-from prefect_dispatch.tasks.work import Work, work_of
+from prefect_dispatch.tasks.refresh import fingerprints_to_refresh
+from prefect_dispatch.tasks.work_item import WorkItem, build_work
 from prefect_dispatch.testing import ScriptedExecutor
 
 BRIEFS = [Brief(name=name, instructions=f"Say the {name}.") for name in ("terms", "year")]
 KEYS = ["mit.txt", "notes/a.txt", "notes/b.md", "app/[id].ts"]
 
 
-def works() -> list[Work]:
+def works() -> list[WorkItem]:
     """Return two briefs for each key."""
-    return work_of(BRIEFS, [Item(key=key, value=key) for key in KEYS], ScriptedExecutor({}))
+    return build_work(BRIEFS, [Item(key=key, value=key) for key in KEYS], ScriptedExecutor({}))
 
 
 def meant(refresh: bool | str | list[str]) -> set[str]:  # noqa: FBT001 -- the forms of the parameter
     """Return the names of the work that is asked again."""
-    again = asked_again(works(), refresh)
+    again = fingerprints_to_refresh(works(), refresh)
     return {str(each.ref) for each in works() if each.fingerprint in again}
 
 
@@ -49,11 +49,11 @@ def test_a_pattern_means_names_and_keys(refresh: bool | str | list[str], names: 
 
 def test_an_item_is_meant_before_a_brief() -> None:
     """Where an item has the name of a brief, no more is asked than is sure to be meant; nor does a glob mean briefs."""
-    work = work_of(BRIEFS, [Item(key=key, value=key) for key in ("year", "a")], ScriptedExecutor({}))
-    again = asked_again(work, "year")
+    work = build_work(BRIEFS, [Item(key=key, value=key) for key in ("year", "a")], ScriptedExecutor({}))
+    again = fingerprints_to_refresh(work, "year")
     assert [str(each.ref) for each in work if each.fingerprint in again] == ["terms/year", "year/year"]
     with pytest.raises(JobError, match="no work is called 'term\\?'"):
-        asked_again(work, "term?")
+        fingerprints_to_refresh(work, "term?")
 
 
 def test_everything_is_everything() -> None:
@@ -67,13 +67,13 @@ def test_a_pattern_that_means_nothing_is_refused(pattern: str) -> None:
     with pytest.raises(
         JobError, match=r"refresh: no work is called .*; of 8 names near are '(terms|year)/.*, .*, "
     ) as e:
-        asked_again(works(), ["mit.txt", pattern])
+        fingerprints_to_refresh(works(), ["mit.txt", pattern])
     assert repr(pattern) in str(e.value)
 
 
 @given(key=st.text(min_size=1, max_size=20))
 def test_every_item_is_meant_by_its_own_key(key: str) -> None:
     """Whatever characters a key has, written down as it is it means its item."""
-    work = work_of(BRIEFS, [Item(key=key, value="x")], ScriptedExecutor({}))
-    assert asked_again(work, key) == {each.fingerprint for each in work}
-    assert asked_again(work, f"year/{key}") == {work[1].fingerprint}
+    work = build_work(BRIEFS, [Item(key=key, value="x")], ScriptedExecutor({}))
+    assert fingerprints_to_refresh(work, key) == {each.fingerprint for each in work}
+    assert fingerprints_to_refresh(work, f"year/{key}") == {work[1].fingerprint}

@@ -12,9 +12,7 @@ from prefect.filesystems import LocalFileSystem
 from pydantic import BaseModel, ValidationError
 
 from prefect_dispatch import LLM, Brief, Item, Limits, PythonCallable, Shell, Usage
-from prefect_dispatch.amounts import Amount
-from prefect_dispatch.attempts import Attempt, Rejection
-from prefect_dispatch.checks import Function, MaxWords
+from prefect_dispatch.calls.budget import UsageAmount
 from prefect_dispatch.errors import (
     BudgetError,
     BusyError,
@@ -27,25 +25,38 @@ from prefect_dispatch.errors import (
     TransientError,
     UnaskedError,
 )
-from prefect_dispatch.executors.coding.executor import CodingAgent
-from prefect_dispatch.models import Answer
-from prefect_dispatch.tasks.drafts import TakenError
-from prefect_dispatch.tasks.errands import Ended, Told
-from prefect_dispatch.tasks.shard_places import CAME, FOLDER, OLD_S, ShardPlaces
-from prefect_dispatch.tasks.shard_records import Sent, WrittenShard, in_words, packed, unpacked, written
-from prefect_dispatch.tasks.shard_results import WrittenError, WrittenResult
-from prefect_dispatch.tasks.shelf import Shelf
-from prefect_dispatch.tasks.stops import failure_of
-from prefect_dispatch.tasks.work import Work
+from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+from prefect_dispatch.models.checks import Function, MaxWords
+from prefect_dispatch.models.outcome import Answer, Attempt, Rejection
+from prefect_dispatch.tasks.circuit_breaker import failure_of
+from prefect_dispatch.tasks.shards.protocol import (
+    FOLDER,
+    RESULT_SUFFIX,
+    RETENTION_S,
+    ErrorRecord,
+    ItemResult,
+    ShardDocument,
+    ShardHeader,
+    ShardResult,
+    ShardResultRecord,
+    ShardStore,
+    decode_record,
+    encode_record,
+    to_document,
+    to_job_file_form,
+)
+from prefect_dispatch.tasks.storage.checkpoints import TakenError
+from prefect_dispatch.tasks.storage.result_store import BlobStore
+from prefect_dispatch.tasks.work_item import WorkItem
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.executors.kinds import BuiltInExecutor
+    from prefect_dispatch.executors.registry import BuiltInExecutor
 
-SENT = Sent(name="a" * 32, note="b" * 32)
+SENT = ShardHeader(name="a" * 32, note="b" * 32)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 values: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
@@ -78,9 +89,9 @@ attempts = st.builds(
 )
 
 
-def shard(work: list[Work], executor: BuiltInExecutor, again: frozenset[str] = frozenset()) -> WrittenShard:
+def shard(work: list[WorkItem], executor: BuiltInExecutor, again: frozenset[str] = frozenset()) -> ShardDocument:
     """Return some work as it travels."""
-    return written(work, executor, Limits(), sent=SENT, folder="/srv/job", beat_s=3, again=again)
+    return to_document(work, executor, Limits(), sent=SENT, folder="/srv/job", beat_s=3, again=again)
 
 
 @pytest.mark.slow
@@ -90,11 +101,12 @@ def test_a_shard_comes_back_as_it_was(
 ) -> None:
     """Every brief, item and executor that a job file can say is the same afterwards, and each stands there once."""
     work = [
-        Work(brief, item, f"{at:064x}") for at, (brief, item) in enumerate((one, two) for one in asked for two in about)
+        WorkItem(brief, item, f"{at:064x}")
+        for at, (brief, item) in enumerate((one, two) for one in asked for two in about)
     ]
     again = frozenset(each.fingerprint for each in work if data.draw(st.booleans()))
     before = shard(work, executor, again)
-    after = unpacked(packed(before), WrittenShard)
+    after = decode_record(encode_record(before), ShardDocument)
     assert after is not None
     assert after == before
     assert (len(after.briefs), len(after.items)) == (len(asked), len(about))
@@ -114,19 +126,19 @@ class Shape(BaseModel):
 def test_code_of_the_users_own_travels_by_its_name() -> None:
     """A model that a brief was bound to is its name again; one that has none can't go."""
     brief = Brief(name="a", instructions="Say it.", output=Shape)
-    assert in_words(brief).output == f"{__name__}:Shape"
+    assert to_job_file_form(brief).output == f"{__name__}:Shape"
 
     class Inside(BaseModel):
         sides: int
 
     with pytest.raises(ValidationError, match="must be 'text', a JSON Schema"):
-        in_words(Brief(name="a", instructions="Say it.", output=Inside))
+        to_job_file_form(Brief(name="a", instructions="Say it.", output=Inside))
 
 
 def hostile() -> list[Any]:
     """Return what somebody else might write where a shard is to stand."""
     brief, item = Brief(name="a", instructions="Say it."), Item(key="k", value=1)
-    good: dict[str, Any] = json.loads(packed(shard([Work(brief, item, "0" * 64)], LLM(model="openai/test"))))
+    good: dict[str, Any] = json.loads(encode_record(shard([WorkItem(brief, item, "0" * 64)], LLM(model="openai/test"))))
     work = good["work"][0]
     return [
         {**good, "format": 2},
@@ -151,7 +163,7 @@ def hostile() -> list[Any]:
 def test_what_is_no_shard_is_refused(record: object) -> None:
     """Cut off, foreign, of another version, pointing elsewhere, nested without end: it is nothing."""
     content = record if isinstance(record, bytes) else json.dumps(record).encode()
-    assert unpacked(content, WrittenShard) is None
+    assert decode_record(content, ShardDocument) is None
 
 
 ERRORS: list[ExecutorError] = [
@@ -176,10 +188,10 @@ def test_an_error_means_the_same_afterwards(
 ) -> None:
     """Its class, as far as a run goes by it, its kind, message and attempts; whatever it was before."""
     error.attempts, error.usage = tried, usage
-    came = WrittenResult.of("c" * 64, Ended([Told("0" * 64, error)], Amount(1, 2, 3, 4)))
-    after = unpacked(packed(came), WrittenResult)
+    came = ShardResultRecord.of("c" * 64, ShardResult([ItemResult("0" * 64, error)], UsageAmount(1, 2, 3, 4)))
+    after = decode_record(encode_record(came), ShardResultRecord)
     assert after is not None
-    assert (after.spent, after.begun_before) == (Amount(1, 2, 3, 4), False)
+    assert (after.spent, after.begun_before) == (UsageAmount(1, 2, 3, 4), False)
     assert after.done[0].error is not None
     back = after.done[0].error.error
     assert isinstance(error, type(back))
@@ -191,8 +203,8 @@ def test_an_error_means_the_same_afterwards(
 
 def test_where_more_stands_is_told_apart() -> None:
     """The end of a message that names a log is another in each run."""
-    error = ExecutorError("It failed.").traced("See /tmp/1.log.")
-    back = WrittenError.of(error).error
+    error = ExecutorError("It failed.").add_trace("See /tmp/1.log.")
+    back = ErrorRecord.of(error).error
     assert (str(back), failure_of(back)) == (str(error), failure_of(error))
     assert failure_of(back).message == "It failed."
 
@@ -200,7 +212,7 @@ def test_where_more_stands_is_told_apart() -> None:
 def test_any_error_can_travel() -> None:
     """One of the user's own code comes back as what a report would say of it."""
     error = ValueError("Their check broke.")
-    assert failure_of(WrittenError.of(error).error) == failure_of(error)
+    assert failure_of(ErrorRecord.of(error).error) == failure_of(error)
 
 
 @pytest.mark.parametrize(
@@ -217,86 +229,88 @@ def test_any_error_can_travel() -> None:
 )
 def test_what_is_no_result_is_refused(changed: dict[str, Any]) -> None:
     """No other class is made of a name, and nothing gives back what was spent."""
-    good: dict[str, Any] = json.loads(packed(WrittenResult(shard="c" * 64)))
-    assert unpacked(json.dumps({**good, **changed}).encode(), WrittenResult) is None
+    good: dict[str, Any] = json.loads(encode_record(ShardResultRecord(shard="c" * 64)))
+    assert decode_record(json.dumps({**good, **changed}).encode(), ShardResultRecord) is None
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> ShardPlaces:
+def places(tmp_path: Path) -> ShardStore:
     """A storage on this machine."""
-    return ShardPlaces(Shelf(LocalFileSystem(basepath=str(tmp_path))))
+    return ShardStore(BlobStore(LocalFileSystem(basepath=str(tmp_path))))
 
 
 RUN: Any = "01234567-89ab-cdef-0123-456789abcdef"
 
 
-def one() -> WrittenShard:
+def one() -> ShardDocument:
     """Return a shard."""
-    return shard([Work(Brief(name="a", instructions="b"), Item(key="k", value=1), "0" * 64)], LLM(model="openai/test"))
+    return shard(
+        [WorkItem(Brief(name="a", instructions="b"), Item(key="k", value=1), "0" * 64)], LLM(model="openai/test")
+    )
 
 
-def test_a_shard_stands_under_a_key_of_its_own(places: ShardPlaces, tmp_path: Path) -> None:
+def test_a_shard_stands_under_a_key_of_its_own(places: ShardStore, tmp_path: Path) -> None:
     """It is found there, with what came of it, until both are taken away."""
-    key = places.put(RUN, one())
+    key = places.write_shard(RUN, one())
     assert key.startswith(f"{FOLDER}/{RUN}/")
-    assert places.shard(key) == one()
-    assert places.result(key) is None
+    assert places.read_shard(key) == one()
+    assert places.read_result(key) is None
     answer: JsonValue = "yes"
-    result = WrittenResult.of(key.rpartition("/")[2], Ended([Told("0" * 64, Answer(value=answer))]))
-    places.answer(key, result)
-    assert places.result(key) == result
+    result = ShardResultRecord.of(key.rpartition("/")[2], ShardResult([ItemResult("0" * 64, Answer(value=answer))]))
+    places.write_result(key, result)
+    assert places.read_result(key) == result
     places.remove(key)
     assert list(tmp_path.rglob("*")) == [tmp_path / FOLDER]
 
 
-def test_one_shard_of_two_is_taken_away(places: ShardPlaces) -> None:
+def test_one_shard_of_two_is_taken_away(places: ShardStore) -> None:
     """The other is still there."""
-    keys = [places.put(RUN, one().model_copy(update={"folder": folder})) for folder in ("/a", "/b")]
+    keys = [places.write_shard(RUN, one().model_copy(update={"folder": folder})) for folder in ("/a", "/b")]
     places.remove(keys[0])
-    assert places.shard(keys[1]).folder == "/b"
+    assert places.read_shard(keys[1]).folder == "/b"
 
 
-def test_what_somebody_has_changed_is_not_done(places: ShardPlaces, tmp_path: Path) -> None:
+def test_what_somebody_has_changed_is_not_done(places: ShardStore, tmp_path: Path) -> None:
     """The key says what is to stand there: a writer into the storage can have no worker do anything else."""
-    key = places.put(RUN, one())
+    key = places.write_shard(RUN, one())
     evil = one().model_copy(update={"executor": Shell()})
-    (tmp_path / key).write_bytes(packed(evil))
+    (tmp_path / key).write_bytes(encode_record(evil))
     with pytest.raises(JobError, match="the result storage of this deployment's runs"):
-        places.shard(key)
-    (tmp_path / f"{key}{CAME}").write_bytes(packed(WrittenResult(shard="c" * 64)))
-    assert places.result(key) is None
+        places.read_shard(key)
+    (tmp_path / f"{key}{RESULT_SUFFIX}").write_bytes(encode_record(ShardResultRecord(shard="c" * 64)))
+    assert places.read_result(key) is None
 
 
-def test_a_shard_of_another_version(places: ShardPlaces, tmp_path: Path) -> None:
+def test_a_shard_of_another_version(places: ShardStore, tmp_path: Path) -> None:
     """It is said what is wrong."""
 
     class Later(BaseModel):
         format: int = 2
 
-    key = places.put(RUN, Later())  # type: ignore[arg-type]  # what a later version might write
+    key = places.write_shard(RUN, Later())  # type: ignore[arg-type]  # what a later version might write
     with pytest.raises(JobError, match="another version of prefect-dispatch than the worker"):
-        places.shard(key)
+        places.read_shard(key)
 
 
 @pytest.mark.parametrize(
     "key", ["", "x", f"{FOLDER}/../../etc/passwd", f"{FOLDER}/{RUN}/{'0' * 64}\n", f"/{FOLDER}/{RUN}/{'0' * 64}"]
 )
-def test_what_is_no_key_is_not_read(places: ShardPlaces, key: str) -> None:
+def test_what_is_no_key_is_not_read(places: ShardStore, key: str) -> None:
     """Nothing else of the storage is read."""
     with pytest.raises(JobError, match="is no key of a shard"):
-        places.shard(key)
+        places.read_shard(key)
 
 
-def test_what_died_runs_have_left_is_tidied_up(places: ShardPlaces, tmp_path: Path) -> None:
+def test_what_died_runs_have_left_is_tidied_up(places: ShardStore, tmp_path: Path) -> None:
     """Only what is old, and only here: elsewhere nothing can be listed."""
     import os  # noqa: PLC0415 -- for this alone
 
-    key = places.put(RUN, one())
-    places.tidy()
-    assert places.shard(key) == one()
-    old = (tmp_path / key).stat().st_mtime - OLD_S - 60
+    key = places.write_shard(RUN, one())
+    places.remove_expired()
+    assert places.read_shard(key) == one()
+    old = (tmp_path / key).stat().st_mtime - RETENTION_S - 60
     os.utime((tmp_path / key).parent, (old, old))
-    places.tidy()
+    places.remove_expired()
     assert not list((tmp_path / FOLDER).iterdir())
 
 
@@ -305,11 +319,11 @@ def test_a_storage_elsewhere_is_named_without_its_address() -> None:
     from prefect.filesystems import RemoteFileSystem  # noqa: PLC0415 -- for this alone
 
     storage = RemoteFileSystem(basepath="memory://user:password@bucket")
-    there = ShardPlaces(Shelf(storage))
-    there.tidy()
-    assert there.named == "a RemoteFileSystem"
-    key = there.put(RUN, one())
-    assert there.shard(key) == one()
+    there = ShardStore(BlobStore(storage))
+    there.remove_expired()
+    assert there.description == "a RemoteFileSystem"
+    key = there.write_shard(RUN, one())
+    assert there.read_shard(key) == one()
     there.remove(key)
     with pytest.raises(JobError, match="There is no such shard in a RemoteFileSystem"):
-        there.shard(key)
+        there.read_shard(key)

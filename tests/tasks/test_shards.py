@@ -13,12 +13,12 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import CancelledRun
 
 from prefect_dispatch import Ask, Brief, Item, Limits, dispatch
+from prefect_dispatch.calls.progress import Progress, progress_listener
 from prefect_dispatch.errors import DispatchFailed, RejectedError, TerminalError, TransientError
-from prefect_dispatch.executors.base import Ceiling
-from prefect_dispatch.models import Answer
-from prefect_dispatch.progress import Progress, listener
-from prefect_dispatch.tasks.shards import Came, Shard, sharded
-from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.executors.base import CostBound
+from prefect_dispatch.models.outcome import Answer
+from prefect_dispatch.tasks.shards.local import Shard, shard_task
+from prefect_dispatch.tasks.work_item import WorkResponse, build_work
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.waiting import wait_until
 
@@ -258,10 +258,10 @@ def test_whatever_else_breaks_is_its_items() -> None:
     class Fussy(ScriptedExecutor):
         name = "fussy"
 
-        def ceiling(self, ask: Ask) -> Ceiling:
+        def cost_bound(self, ask: Ask) -> CostBound:
             if ask.item.key == "k01":
                 raise LookupError("no such table")
-            return Ceiling(prompt_tokens=1, completion_tokens=1)
+            return CostBound(prompt_tokens=1, completion_tokens=1)
 
     report = dispatch([BRIEF], KEYS[:4], executor=Fussy(shout), limits=limits(4, tokens_per_minute=10**6))
     assert [(gap.item, gap.error.message) for gap in report.gaps] == [("k01", "LookupError: no such table")]
@@ -309,9 +309,9 @@ def test_work_that_shares_a_resource_stands_in_no_shard_together() -> None:
 def test_each_item_is_told_as_it_comes() -> None:
     """Progress counts items, not task runs, and no more under way than there are places."""
     seen: list[Progress] = []
-    token = listener.set(seen.append)
+    token = progress_listener.set(seen.append)
     dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout), limits=limits(12, concurrency=2))
-    listener.reset(token)
+    progress_listener.reset(token)
     assert {each.done for each in seen} == set(range(len(KEYS) + 1))
     assert max(each.in_flight for each in seen) == 2
 
@@ -331,10 +331,10 @@ def test_an_interrupted_shard_keeps_what_it_has() -> None:
             raise KeyboardInterrupt
 
     scripted = ScriptedExecutor(script)
-    token = listener.set(interrupt)
+    token = progress_listener.set(interrupt)
     with pytest.raises(CancelledRun, match="3 of 12 answered"):
         dispatch([BRIEF], KEYS, executor=scripted, limits=limits(12, concurrency=1, grace_s=0.0))
-    listener.reset(token)
+    progress_listener.reset(token)
     again = ScriptedExecutor(shout)
     dispatch([BRIEF], KEYS, executor=again, limits=limits(1))
     assert sorted(ask.item.key for ask in again.asks) == KEYS[3:]
@@ -352,13 +352,13 @@ def test_a_shard_that_nobody_follows_says_all_at_its_end() -> None:
         return shout(ask)
 
     scripted = ScriptedExecutor(script)
-    work = tuple(work_of([BRIEF], [Item(key=key, value=key) for key in KEYS[:4]], scripted))
+    work = tuple(build_work([BRIEF], [Item(key=key, value=key) for key in KEYS[:4]], scripted))
 
     @flow
-    def ours() -> list[Came]:
-        return cast("list[Came]", sharded(QUICK)(Shard(work), scripted, limits(1, concurrency=1)))
+    def ours() -> list[WorkResponse]:
+        return cast("list[WorkResponse]", shard_task(QUICK)(Shard(work), scripted, limits(1, concurrency=1)))
 
     came = ours()
     assert [each.work.item.key for each in came] == KEYS[:4]
-    assert isinstance(came[0].said, Answer)
-    assert [str(each.said) for each in came[1:]] == ["no", "the key expired", "None"]
+    assert isinstance(came[0].result, Answer)
+    assert [str(each.result) for each in came[1:]] == ["no", "the key expired", "None"]

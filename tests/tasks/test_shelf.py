@@ -12,7 +12,7 @@ import pytest
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem
 
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.tasks.shelf import Shelf
+from prefect_dispatch.tasks.storage.result_store import BlobStore
 from tests.tasks.storages import Elsewhere
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 KEY = "prefect-dispatch-404" + "0" * 61
 
 
-def failing(said: str, times: int = 1) -> Shelf:
+def failing(said: str, times: int = 1) -> BlobStore:
     """Return a storage elsewhere that fails so many times, with these words."""
     left = [said] * times
 
@@ -30,25 +30,25 @@ def failing(said: str, times: int = 1) -> Shelf:
         if left:
             raise RuntimeError(left.pop().format(path=moment.rsplit(maxsplit=1)[-1]))
 
-    return Shelf(Elsewhere().watched(watch))
+    return BlobStore(Elsewhere().watched(watch))
 
 
 @pytest.fixture(params=["local", "remote"])
-def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> Shelf:
+def shelf(request: pytest.FixtureRequest, tmp_path: Path) -> BlobStore:
     """A folder that isn't there yet, and a storage of fsspec's."""
     if request.param == "local":
-        return Shelf(LocalFileSystem(basepath=str(tmp_path / "deep" / "store")))
-    return Shelf(RemoteFileSystem(basepath=f"memory://{tmp_path.name}"))
+        return BlobStore(LocalFileSystem(basepath=str(tmp_path / "deep" / "store")))
+    return BlobStore(RemoteFileSystem(basepath=f"memory://{tmp_path.name}"))
 
 
-def test_what_is_written_is_read(shelf: Shelf) -> None:
+def test_what_is_written_is_read(shelf: BlobStore) -> None:
     """Nothing, then something, then something else, then nothing that is an answer."""
-    assert shelf.read(KEY) is None
+    assert shelf.load(KEY) is None
     for content in (b"one", b"another" * 1000):
         shelf.write(KEY, content)
-        assert shelf.read(KEY) == content
+        assert shelf.load(KEY) == content
     shelf.remove(KEY)
-    assert shelf.read(KEY) in {None, b"{}"}
+    assert shelf.load(KEY) in {None, b"{}"}
     shelf.remove(KEY)
 
 
@@ -56,16 +56,16 @@ def test_it_is_used_from_an_async_flow_too() -> None:
     """Where Prefect's blocks would hand out coroutines, they are told not to."""
 
     async def inside() -> bytes | None:
-        shelf = Shelf(RemoteFileSystem(basepath="memory://async"))
+        shelf = BlobStore(RemoteFileSystem(basepath="memory://async"))
         shelf.write(KEY, b"x")
-        return shelf.read(KEY)
+        return shelf.load(KEY)
 
     assert asyncio.run(inside()) == b"x"
 
 
 def test_a_reader_never_sees_half_of_it(tmp_path: Path) -> None:
     """While one thread writes long and short in turn, each read is one of them."""
-    shelf = Shelf(LocalFileSystem(basepath=str(tmp_path)))
+    shelf = BlobStore(LocalFileSystem(basepath=str(tmp_path)))
     ended = threading.Event()
     contents = (b"a" * 100_000, b"b")
     shelf.write(KEY, contents[0])
@@ -79,7 +79,7 @@ def test_a_reader_never_sees_half_of_it(tmp_path: Path) -> None:
     thread.start()
     seen: set[bytes | None] = set()
     while not ended.is_set():
-        seen.add(shelf.read(KEY))
+        seen.add(shelf.load(KEY))
     thread.join()
     assert seen <= {*contents}
     assert [path.name for path in tmp_path.iterdir()] == [KEY]
@@ -87,7 +87,7 @@ def test_a_reader_never_sees_half_of_it(tmp_path: Path) -> None:
 
 def test_others_may_read_it_as_the_umask_says(tmp_path: Path) -> None:
     """A store that several users share stays readable for them."""
-    shelf = Shelf(LocalFileSystem(basepath=str(tmp_path)))
+    shelf = BlobStore(LocalFileSystem(basepath=str(tmp_path)))
     before = os.umask(0o027)
     try:
         shelf.write(KEY, b"x")
@@ -110,12 +110,12 @@ def spoilt(folder: Path) -> Iterator[tuple[str, Path]]:
 def test_what_cannot_be_used_says_so(tmp_path: Path) -> None:
     """Worth a retry, with the storage's own words; nothing is left behind, and nothing of others' is touched."""
     for why, folder in spoilt(tmp_path):
-        shelf = Shelf(LocalFileSystem(basepath=str(folder)))
+        shelf = BlobStore(LocalFileSystem(basepath=str(folder)))
         with pytest.raises(TransientError, match="can't be written") as caught:
             shelf.write(KEY, b"x")
         assert caught.value.kind == "storage", why
         with pytest.raises(TransientError, match=r"can't be read: .*directory"):
-            shelf.read(KEY)
+            shelf.load(KEY)
         with pytest.raises(TransientError, match="can't be written"):
             shelf.remove(KEY)
     assert {path.name for path in tmp_path.rglob("*")} == {"a", "b", KEY, "kept"}
@@ -133,7 +133,7 @@ def test_what_cannot_be_used_says_so(tmp_path: Path) -> None:
 )
 def test_what_is_not_there_is_nothing(said: str) -> None:
     """Storages have many words for it."""
-    assert failing(said).read(KEY) is None
+    assert failing(said).load(KEY) is None
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_what_is_not_there_is_nothing(said: str) -> None:
 def test_what_cannot_be_read_is_not_taken_for_nothing(said: str) -> None:
     """Else it would be paid for again; a key that holds 404 misleads nobody."""
     with pytest.raises(TransientError, match="can't be read: RuntimeError") as caught:
-        failing(said).read(KEY)
+        failing(said).load(KEY)
     assert caught.value.usage is not None
     assert caught.value.usage.requests == 0
 
@@ -159,7 +159,7 @@ def test_a_write_is_tried_several_times(times: int, written: bool) -> None:  # n
     shelf = failing("SlowDown", times)
     if written:
         shelf.write(KEY, b"x")
-        assert shelf.read(KEY) == b"x"
+        assert shelf.load(KEY) == b"x"
     else:
         with pytest.raises(TransientError, match="can't be written: RuntimeError: SlowDown"):
             shelf.write(KEY, b"x")

@@ -21,9 +21,9 @@ from prefect_dispatch.errors import (
     TransientError,
 )
 from prefect_dispatch.executors.base import Ask, Reply
-from prefect_dispatch.models import Usage
-from prefect_dispatch.tasks.stops import Circuit
-from prefect_dispatch.tasks.work import Work
+from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.tasks.circuit_breaker import CircuitBreaker
+from prefect_dispatch.tasks.work_item import WorkItem
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("store")
 
 SAY = Brief(name="say", instructions="Say it.")
-WORK = Work(SAY, Item(key="a", value="a"), "f")
+WORK = WorkItem(SAY, Item(key="a", value="a"), "f")
 QUICK = Limits(retries=0, retry_delay_s=0, concurrency=1)
 
 
@@ -48,17 +48,17 @@ QUICK = Limits(retries=0, retry_delay_s=0, concurrency=1)
 )
 def test_equal_failures_in_a_row_open_the_circuit(error: Exception) -> None:
     """So many of one kind and with one message: the next items would only fail as well."""
-    circuit = Circuit(3)
-    assert [bool(circuit.failed(WORK, error)) for _ in range(3)] == [False, False, True]
+    circuit = CircuitBreaker(3)
+    assert [bool(circuit.record_failure(WORK, error)) for _ in range(3)] == [False, False, True]
 
 
 def test_numbers_in_a_message_make_no_other_message() -> None:
     """A request's number or a time is no difference."""
-    circuit = Circuit(2)
-    assert circuit.failed(WORK, TransientError("request 17 failed")) is None
-    stop = circuit.failed(WORK, TransientError("request 18 failed"))
+    circuit = CircuitBreaker(2)
+    assert circuit.record_failure(WORK, TransientError("request 17 failed")) is None
+    stop = circuit.record_failure(WORK, TransientError("request 18 failed"))
     assert stop is not None
-    assert stop.why == "2 in a row met the same error (limits.circuit): request 18 failed"
+    assert stop.reason == "2 in a row met the same error (limits.circuit): request 18 failed"
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_numbers_in_a_message_make_no_other_message() -> None:
 )
 def test_an_id_in_a_message_makes_no_other_message(make: Callable[[], str]) -> None:
     """A provider that names each request is one that is down all the same."""
-    circuit = Circuit(20)
-    assert [bool(circuit.failed(WORK, TransientError(make()))) for _ in range(20)] == [False] * 19 + [True]
+    circuit = CircuitBreaker(20)
+    assert [bool(circuit.record_failure(WORK, TransientError(make()))) for _ in range(20)] == [False] * 19 + [True]
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_an_id_in_a_message_makes_no_other_message(make: Callable[[], str]) -> N
 )
 def test_other_words_make_another_message(one: str, other: str) -> None:
     """However long they are: what differs in more than ids may be met by these items only."""
-    circuit = Circuit(2)
-    assert not any(circuit.failed(WORK, TransientError(message)) for message in (one, other) * 3)
+    circuit = CircuitBreaker(2)
+    assert not any(circuit.record_failure(WORK, TransientError(message)) for message in (one, other) * 3)
 
 
 @pytest.mark.parametrize(
@@ -106,23 +106,23 @@ def test_other_words_make_another_message(one: str, other: str) -> None:
 )
 def test_what_is_said_of_an_item_opens_no_circuit(error: ExecutorError) -> None:
     """Others may pass, and one that is like them doesn't count either."""
-    circuit = Circuit(2)
-    assert not any(circuit.failed(WORK, error) for _ in range(10))
+    circuit = CircuitBreaker(2)
+    assert not any(circuit.record_failure(WORK, error) for _ in range(10))
 
 
 def test_an_answer_between_closes_it() -> None:
     """Only failures one after another count, and only equal ones."""
-    circuit = Circuit(2)
+    circuit = CircuitBreaker(2)
     down, other = TransientError("down"), TransientError("cut")
-    assert circuit.failed(WORK, down) is None
-    circuit.passed()
-    assert [circuit.failed(WORK, error) for error in (down, other, down)] == [None, None, None]
+    assert circuit.record_failure(WORK, down) is None
+    circuit.record_success()
+    assert [circuit.record_failure(WORK, error) for error in (down, other, down)] == [None, None, None]
 
 
 @pytest.mark.parametrize(("error", "kind"), [(TerminalError("wrong key"), "circuit"), (BudgetError("spent"), "budget")])
 def test_one_is_enough(error: ExecutorError, kind: str) -> None:
     """An error that everybody would meet, and an empty purse."""
-    stop = Circuit(10).failed(WORK, error)
+    stop = CircuitBreaker(10).record_failure(WORK, error)
     assert stop is not None
     assert stop.kind == kind
 
@@ -172,7 +172,7 @@ def test_a_re_ask_that_the_budget_stops_is_a_failure_that_was_paid_for() -> None
 def test_calls_that_run_out_of_patience_together_count_as_one() -> None:
     """They all waited for the same provider; within another `wait_s` they count once more."""
     error = PatienceError("The provider takes no more.")
-    patient, hasty = Circuit(2, wait_s=900), Circuit(2)
-    assert [patient.failed(WORK, error) for _ in range(50)] == [None] * 50
-    assert hasty.failed(WORK, error) is None
-    assert hasty.failed(WORK, error)
+    patient, hasty = CircuitBreaker(2, wait_s=900), CircuitBreaker(2)
+    assert [patient.record_failure(WORK, error) for _ in range(50)] == [None] * 50
+    assert hasty.record_failure(WORK, error) is None
+    assert hasty.record_failure(WORK, error)

@@ -10,18 +10,18 @@ from prefect import flow
 from prefect.states import Cancelled
 
 from prefect_dispatch import Answer, Brief, Item, Limits, Report, dispatch, plan, run_brief
-from prefect_dispatch.course import course
+from prefect_dispatch.calls.progress import run_issues
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.tasks.run_brief import answer_shelf
-from prefect_dispatch.tasks.store import (
+from prefect_dispatch.tasks.run_brief import result_store_for_run
+from prefect_dispatch.tasks.storage.result_store import (
     AnswerSerializer,
     ReportSerializer,
-    answer_in,
     is_damaged,
-    key_of,
+    parse_record,
+    storage_key,
     stored_answer,
 )
-from prefect_dispatch.tasks.work import work_of
+from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
@@ -126,12 +126,12 @@ def test_the_task_alone_stores_for_the_flow() -> None:
 
     answer = alone()
     assert answer.value == {"name": "A"}
-    same, other = work_of([BRIEF], [Item(key="b", value="a"), Item(key="c", value="c")], scripted)
-    assert stored_answer(answer_shelf(), same) == answer
-    assert stored_answer(answer_shelf(), other) is None
+    same, other = build_work([BRIEF], [Item(key="b", value="a"), Item(key="c", value="c")], scripted)
+    assert stored_answer(result_store_for_run(), same) == answer
+    assert stored_answer(result_store_for_run(), other) is None
     assert dispatch([BRIEF], ["a"], executor=scripted).usage.cached == 1
     assert scripted.calls == 1
-    assert key_of("f") == "prefect-dispatch-f"
+    assert storage_key("f") == "prefect-dispatch-f"
 
 
 def test_the_function_alone_needs_no_server() -> None:
@@ -159,7 +159,7 @@ def test_an_answer_that_was_altered_is_asked_again(store: Path, caplog: pytest.L
     report = dispatch([BRIEF], ["a", "b"], executor=scripted)
     assert [outcome.value for outcome in report.outcomes] == [{"name": "the a"}, {"name": "the b"}]
     assert (scripted.calls, report.usage.cached, report.run["damaged"]) == (3, 1, 1)
-    assert "damaged answers in the store, asked again 1" in map(str, course(report))
+    assert "damaged answers in the store, asked again 1" in map(str, run_issues(report))
     assert note in caplog.text
     assert "damaged" not in dispatch([BRIEF], ["a", "b"], executor=scripted).run
 
@@ -202,4 +202,4 @@ def test_a_checksum_is_of_what_an_answer_says() -> None:
 def test_what_is_empty_or_foreign_is_not_damaged(content: bytes | None, damaged: bool) -> None:  # noqa: FBT001 -- a case
     """Only what was altered or cut off is told as such."""
     assert is_damaged(content) == damaged
-    assert answer_in(content) is None
+    assert parse_record(content) is None

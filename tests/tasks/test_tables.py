@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import create_engine, make_url, text
 
-from prefect_dispatch.asset_keys import LONGEST, asset_key, table_key
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.ledger import LedgerRow
-from prefect_dispatch.models import Failure, Outcome
-from prefect_dispatch.outcome_table import write_outcomes
-from prefect_dispatch.report import Report
-from prefect_dispatch.sources import Parquet, Sql, read_items
-from prefect_dispatch.tasks.tables import write_parquet, write_table
+from prefect_dispatch.models.ledger import LedgerRow
+from prefect_dispatch.models.outcome import Failure, Outcome
+from prefect_dispatch.models.report import Report
+from prefect_dispatch.reporting.tables import write_outcomes
+from prefect_dispatch.sources import read_items
+from prefect_dispatch.sources.sql import Sql
+from prefect_dispatch.sources.tabular import Parquet
+from prefect_dispatch.tasks.table_tasks import MAX_KEY_LENGTH, asset_key, table_key, write_parquet, write_table
 from tests.databases import filled, found, saved
 from tests.postgres import INITDB, postgres
 
@@ -128,7 +129,7 @@ def test_a_failure_writes_nothing(engine: Engine) -> None:
         write(engine, report(said("a", 2), said("b\0", 1), said("b␀", 2)))
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE others (item TEXT)"))
-    with pytest.raises(JobError, match="Table 'others' is there, and has no column 'job': it holds something else"):
+    with pytest.raises(JobError, match="Table 'others' exists, but has no column 'job': it holds something else"):
         write(engine, report(said("a", 2)), "others")
     assert rows(engine) == [("a", "succeeded", "1", "run-1")]
 
@@ -281,7 +282,7 @@ def test_a_file_that_cannot_be_written_is_told(path: str, why: str, tmp_path: Pa
 def test_assets_have_names_that_prefect_takes() -> None:
     """Names that differ stay apart; a table's has no password."""
     assert asset_key("file:///a b") != asset_key("file:///a_b") != asset_key("file:///a?b")
-    assert len(asset_key("file:///" + "x" * 600)) == LONGEST
+    assert len(asset_key("file:///" + "x" * 600)) == MAX_KEY_LENGTH
     assert table_key(make_url("postgresql://me:secret@db/lake"), None, "results") == "postgresql://db/lake/results"
     assert table_key(make_url("sqlite:////data/r.sqlite"), None, "t") == "sqlite:///data/r.sqlite/t"
     assert table_key(make_url("sqlite://"), None, "t") == "sqlite:////t"

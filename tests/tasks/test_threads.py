@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from prefect_dispatch.tasks.loop import first_in_thread, in_thread
+from prefect_dispatch.tasks.event_loop import run_in_pool, run_in_pool_urgent
 
 
 def test_a_call_in_a_thread_ends_before_its_cancelled_caller() -> None:
@@ -21,7 +21,7 @@ def test_a_call_in_a_thread_ends_before_its_cancelled_caller() -> None:
         ended.set()
 
     async def interrupt() -> None:
-        caller = asyncio.ensure_future(in_thread(write))
+        caller = asyncio.ensure_future(run_in_pool(write))
         await asyncio.to_thread(begun.wait, 60)
         caller.cancel()
         await asyncio.sleep(0)
@@ -45,7 +45,7 @@ def test_calls_of_one_moment_share_threads_and_each_has_its_own_end() -> None:
         return number * 2
 
     async def all_of_them() -> list[int | BaseException]:
-        calls = [asyncio.ensure_future(in_thread(call, number)) for number in range(300)]
+        calls = [asyncio.ensure_future(run_in_pool(call, number)) for number in range(300)]
         await asyncio.wait(calls[4:])  # the first few may share the thread of the slow one
         slow.set()
         return await asyncio.gather(*calls, return_exceptions=True)
@@ -62,7 +62,7 @@ def test_calls_come_back_while_more_are_made() -> None:
     """No thread has to have looked at the right moment."""
 
     async def one_after_another(first: int) -> list[int]:
-        return [await in_thread(int, number) for number in range(first, first + 200)]
+        return [await run_in_pool(int, number) for number in range(first, first + 200)]
 
     async def all_of_them() -> list[list[int]]:
         return await asyncio.gather(*(one_after_another(first) for first in range(0, 4000, 200)))
@@ -79,9 +79,9 @@ def test_who_holds_a_place_waits_behind_nobody() -> None:
         order.append(name)
 
     async def all_of_them() -> int:
-        waiting = [asyncio.ensure_future(in_thread(call, f"{number}")) for number in range(600)]
+        waiting = [asyncio.ensure_future(run_in_pool(call, f"{number}")) for number in range(600)]
         await asyncio.sleep(0)  # they wait for a thread by now
-        await first_in_thread(call, "first")
+        await run_in_pool_urgent(call, "first")
         late = sum(not each.done() for each in waiting)
         await asyncio.gather(*waiting)
         return late

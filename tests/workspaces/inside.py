@@ -6,30 +6,29 @@ import asyncio
 import subprocess
 from typing import TYPE_CHECKING, TypeVar
 
-from prefect_dispatch.workspaces.rooms import Room, opened
-from prefect_dispatch.workspaces.workspace import Workspace
+from prefect_dispatch.workspaces.workspace import OpenWorkspace, Workspace, open_workspace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from pathlib import Path
 
-    from prefect_dispatch.change import Change
+    from prefect_dispatch.models.outcome import Change
     from tests.workspaces.repositories import Repository
 
 T = TypeVar("T")
 
 
-def within(workspace: Workspace, do: Callable[[Room], Awaitable[T]], pass_env: tuple[str, ...] = ()) -> T:
+def within(workspace: Workspace, do: Callable[[OpenWorkspace], Awaitable[T]], pass_env: tuple[str, ...] = ()) -> T:
     """Return what something returns that is done in a workspace."""
 
     async def inside() -> T:
-        async with opened(workspace, pass_env=pass_env) as room:
+        async with open_workspace(workspace, pass_env=pass_env) as room:
             return await do(room)
 
     return asyncio.run(inside())
 
 
-def sh(room: Room, script: str) -> str:
+def sh(room: OpenWorkspace, script: str) -> str:
     """Return what a shell says that runs in a workspace, as an agent would run it."""
     done = subprocess.run(  # noqa: S603 -- our own words
         ["/bin/sh", "-ec", script], cwd=room.path, env=dict(room.env), capture_output=True, check=False
@@ -46,11 +45,11 @@ def leases(state: Path) -> list[str]:
 def changed_by(repository: Repository, script: str, writes: Sequence[str] = (".",)) -> Change:
     """Return what a script changes in a workspace."""
 
-    async def work(room: Room) -> Change:
+    async def work(room: OpenWorkspace) -> Change:
         sh(room, script)
-        return await room.change(writes)
+        return await room.capture_change(writes)
 
-    return within(Workspace().placed(repository.path), work)
+    return within(Workspace().resolve(repository.path), work)
 
 
 def told(change: Change) -> list[tuple[str, str, str]]:

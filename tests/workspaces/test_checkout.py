@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.workspaces.checkout import Checkout
+from prefect_dispatch.executors.coding.session import CheckoutSnapshot
 from tests.workspaces.repositories import Repository, picture
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-def read(path: Path) -> Checkout:
+def read(path: Path) -> CheckoutSnapshot:
     """Return what a checkout is like, which can be found out."""
-    found = Checkout.read(path)
+    found = CheckoutSnapshot.take(path)
     assert found is not None
     return found
 
 
-def changed(repository: Repository, before: Checkout) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def changed(repository: Repository, before: CheckoutSnapshot) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return what has changed in a checkout."""
     return read(repository.path).changes_since(before)
 
@@ -56,8 +56,8 @@ def test_where_no_state_can_be_read(repository: Repository, tmp_path: Path) -> N
     assert read(bare).top == bare
     assert not read(bare).files
     Repository.init(tmp_path / "unborn")
-    assert Checkout.read(tmp_path / "unborn") is None
-    assert Checkout.read(tmp_path) is None
+    assert CheckoutSnapshot.take(tmp_path / "unborn") is None
+    assert CheckoutSnapshot.take(tmp_path) is None
 
 
 def test_what_changes_between_two_moments(repository: Repository) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefect_dispatch.errors import RejectedError
-from prefect_dispatch.workspaces import collecting
-from prefect_dispatch.workspaces.commits import commit_of
+from prefect_dispatch.workspaces import patches
 from prefect_dispatch.workspaces.git import Git
+from prefect_dispatch.workspaces.patches import create_commit
 from prefect_dispatch.workspaces.workspace import Workspace
 from tests.workspaces.inside import changed_by, sh, told, within
 from tests.workspaces.repositories import Repository
@@ -18,7 +18,7 @@ from tests.workspaces.repositories import Repository
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prefect_dispatch.workspaces.rooms import Room
+    from prefect_dispatch.workspaces.workspace import OpenWorkspace
 
 
 def test_nothing_changed(repository: Repository) -> None:
@@ -95,7 +95,7 @@ def test_what_changed(script: str, expected: list[tuple[str, str, str]], reposit
     assert told(change) == expected
     clone = repository.path.parent / "clone"
     repository.git("clone", "--quiet", "--bare", ".", str(clone))
-    commit = commit_of(Git(clone), change, "Change")
+    commit = create_commit(Git(clone), change, "Change")
     assert Repository(clone).git("rev-parse", f"{commit}^{{tree}}", f"{commit}^") == f"{change.tree}\n{change.base}"
     assert not sprung.exists()
 
@@ -195,29 +195,29 @@ def test_a_submodule_that_the_set_up_brings(with_module: Repository) -> None:
     """A set-up may fill it: what it holds is no change."""
     workspace = Workspace.model_validate({"setup": {"run": "git init -q lib && echo x > lib/x"}})
 
-    async def work(room: Room) -> None:
+    async def work(room: OpenWorkspace) -> None:
         sh(room, "echo x > x")
-        assert told(await room.change(["."])) == [("x", "added", "100644")]
+        assert told(await room.capture_change(["."])) == [("x", "added", "100644")]
 
-    within(workspace.placed(with_module.path), work)
+    within(workspace.resolve(with_module.path), work)
 
 
 def test_too_large(repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file, or a patch, that can't be kept is refused before it is read, or kept."""
-    monkeypatch.setattr(collecting, "LARGEST_FILE", 3_000)
+    monkeypatch.setattr(patches, "LARGEST_FILE", 3_000)
     with pytest.raises(
         RejectedError, match=r"'huge' has 3,001 bytes, and 3,000 can be collected.*\.gitignore"
     ) as caught:
         changed_by(repository, "truncate -s 3001 huge")
     assert caught.value.kind == "size"
-    monkeypatch.setattr(collecting, "LARGEST_PATCH", 1_000)
+    monkeypatch.setattr(patches, "LARGEST_PATCH", 1_000)
     with pytest.raises(RejectedError, match=r"a patch of [0-9,]+ bytes, and 1,000 can be kept"):
         changed_by(repository, "head -c 3000 /dev/urandom > random")
 
 
 def test_what_was_large_before(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A large file of the base is no change as long as it is as large."""
-    monkeypatch.setattr(collecting, "LARGEST_FILE", 3_000)
+    monkeypatch.setattr(patches, "LARGEST_FILE", 3_000)
     made = Repository.init(tmp_path / "large")
     made.put("huge", b"x" * 3_001)
     made.commit("Huge")

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.change import Change, ChangedFile
 from prefect_dispatch.errors import RejectedError
-from prefect_dispatch.workspaces.commits import applied, commit_of
-from prefect_dispatch.workspaces.difference import between
+from prefect_dispatch.models.outcome import Change, ChangedFile
 from prefect_dispatch.workspaces.git import Git
+from prefect_dispatch.workspaces.patches import apply_to_index, create_commit, diff_trees
 from tests.workspaces.inside import changed_by
 from tests.workspaces.repositories import Repository, picture
 
@@ -32,9 +31,9 @@ def test_it_is_the_same_everywhere(repository: Repository, change: Change, tmp_p
     repository.git("clone", "--quiet", "--bare", ".", "../clone")
     here, there = Git(repository.path), Git(repository.path.with_name("clone"))
     before = picture(repository.path)
-    commit = commit_of(here, change, "Add c\n\nAnd é.")
-    assert commit == commit_of(there, change, "Add c\n\nAnd é.") == commit_of(here, change, "Add c\n\nAnd é.")
-    assert commit != commit_of(here, change, "Other words")
+    commit = create_commit(here, change, "Add c\n\nAnd é.")
+    assert commit == create_commit(there, change, "Add c\n\nAnd é.") == create_commit(here, change, "Add c\n\nAnd é.")
+    assert commit != create_commit(here, change, "Other words")
     assert repository.git("log", "-1", "--format=%an %ae %cn %B", commit).split("\n")[:3] == [
         "prefect-dispatch prefect-dispatch@localhost prefect-dispatch Add c",
         "",
@@ -51,7 +50,7 @@ def test_it_is_the_same_everywhere(repository: Repository, change: Change, tmp_p
 
 def test_nothing_is_a_commit_too(repository: Repository) -> None:
     """Without a change, the commit has its base's tree."""
-    commit = commit_of(Git(repository.path), changed_by(repository, "true"), "Nothing")
+    commit = create_commit(Git(repository.path), changed_by(repository, "true"), "Nothing")
     assert repository.git("rev-parse", f"{commit}^{{tree}}") == repository.git("rev-parse", "HEAD^{tree}")
 
 
@@ -76,14 +75,14 @@ def test_a_change_that_is_not_what_it_says(
 ) -> None:
     """What was stored may be damaged, or of another repository: it is looked at before it is used."""
     with pytest.raises(RejectedError, match=f"^The change of .* is not used: {message}") as caught:
-        commit_of(Git(repository.path), change.model_copy(update=damage), "Change")
+        create_commit(Git(repository.path), change.model_copy(update=damage), "Change")
     assert caught.value.kind == "change"
 
 
 def test_a_base_that_is_no_commit(repository: Repository, change: Change) -> None:
     """A tree by the name of a base is none."""
     with pytest.raises(RejectedError, match="its base isn't a commit"):
-        commit_of(Git(repository.path), change.model_copy(update={"base": change.tree}), "Change")
+        create_commit(Git(repository.path), change.model_copy(update={"base": change.tree}), "Change")
 
 
 @pytest.mark.parametrize("name", ["../outside", "/outside", ".git/config", "a/../../outside", ".GIT/hooks/x"])
@@ -92,7 +91,7 @@ def test_a_patch_that_leads_out(name: str, repository: Repository, change: Chang
     patch = re.sub(r"src/c\.py", name, change.patch)
     before = picture(repository.path.parent)
     with pytest.raises(RejectedError, match="its patch can't be applied"):
-        commit_of(Git(repository.path), change.model_copy(update={"patch": patch}), "Change")
+        create_commit(Git(repository.path), change.model_copy(update={"patch": patch}), "Change")
     after = picture(repository.path.parent)
     assert {path for path in after.keys() ^ before.keys() if "/objects/" not in path} == set()
 
@@ -101,11 +100,11 @@ def test_a_submodule_in_a_patch(repository: Repository, change: Change) -> None:
     """A patch that adds one is refused, even where it makes the tree that it says."""
     git = Git(repository.path)
     line = f"160000 {change.base}\tlib\n"
-    with applied(git, change) as index:
-        git.out("update-index", "--index-info", stdin=line.encode(), env=index)
-        tree = git.out("write-tree", env=index)
-    assert [each.path for each in between(git, change.base, tree)] == [b"lib", b"src/a.py", b"src/c.py"]
-    patch = git.out("diff-tree", "-p", "--full-index", "--binary", "--unified=0", change.base, tree) + "\n"
+    with apply_to_index(git, change) as index:
+        git.output("update-index", "--index-info", stdin=line.encode(), env=index)
+        tree = git.output("write-tree", env=index)
+    assert [each.path for each in diff_trees(git, change.base, tree)] == [b"lib", b"src/a.py", b"src/c.py"]
+    patch = git.output("diff-tree", "-p", "--full-index", "--binary", "--unified=0", change.base, tree) + "\n"
     with pytest.raises(RejectedError, match=r"^'lib': a submodule was added, moved or removed") as caught:
-        commit_of(git, change.model_copy(update={"tree": tree, "patch": patch}), "Change")
+        create_commit(git, change.model_copy(update={"tree": tree, "patch": patch}), "Change")
     assert caught.value.kind == "submodule"

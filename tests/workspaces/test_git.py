@@ -26,43 +26,43 @@ def test_settings_that_name_programs_are_passed_over(repository: Repository, spr
     repository.put(".git/hooks/post-index-change", trap.read_text(), mode=0o755)
     repository.put("src/a.py", "a = 2\n")
     git = Git(repository.path)
-    assert git.out("status", "--porcelain", "src") == " M src/a.py"
-    git.out("update-ref", "refs/heads/new", repository.head)
-    assert "+a = 2" in git.out("diff", "HEAD")
-    assert "a = 1" in git.out("show", "HEAD:src/a.py")
-    git.out("add", "src/a.py")
+    assert git.output("status", "--porcelain", "src") == " M src/a.py"
+    git.output("update-ref", "refs/heads/new", repository.head)
+    assert "+a = 2" in git.output("diff", "HEAD")
+    assert "a = 1" in git.output("show", "HEAD:src/a.py")
+    git.output("add", "src/a.py")
     assert not sprung.exists()
 
 
 def test_no_network(repository: Repository) -> None:
     """Nothing is fetched, nor is a program run that a URL names."""
     with pytest.raises(GitError, match="not allowed"):
-        Git(repository.path).out("fetch", "ext::sh -c 'touch sprung' ")
+        Git(repository.path).output("fetch", "ext::sh -c 'touch sprung' ")
     with pytest.raises(GitError, match="not allowed"):
-        Git(repository.path).out("fetch", str(repository.path))
+        Git(repository.path).output("fetch", str(repository.path))
 
 
 def test_what_it_says(repository: Repository) -> None:
     """Output is text or bytes; what git is told may be anything."""
     git = Git(repository.path)
-    blob = git.out("hash-object", "-w", "--stdin", stdin=b"caf\xe9\n\n")
-    assert git.raw("cat-file", "blob", blob) == b"caf\xe9\n\n"
-    assert git.out("cat-file", "blob", blob) == "caf\udce9"
-    assert git.out("var", "GIT_AUTHOR_IDENT", env={"GIT_AUTHOR_NAME": "x", "GIT_AUTHOR_EMAIL": "y"})[:5] == "x <y>"
+    blob = git.output("hash-object", "-w", "--stdin", stdin=b"caf\xe9\n\n")
+    assert git.output_bytes("cat-file", "blob", blob) == b"caf\xe9\n\n"
+    assert git.output("cat-file", "blob", blob) == "caf\udce9"
+    assert git.output("var", "GIT_AUTHOR_IDENT", env={"GIT_AUTHOR_NAME": "x", "GIT_AUTHOR_EMAIL": "y"})[:5] == "x <y>"
 
 
 def test_what_goes_wrong(repository: Repository, tmp_path: Path) -> None:
     """An error has the exit code and what git said, without secrets, and survives a trip through another process."""
     git = Git(repository.path)
     with pytest.raises(GitError) as caught:
-        git.out("cat-file", "-t", "sk-proj-0123456789")
+        git.output("cat-file", "-t", "sk-proj-0123456789")
     error: GitError = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 -- our own
     assert (error.kind, error.exit) == ("git", 128)
     assert str(error) == "git cat-file failed (128): fatal: Not a valid object name ***"
-    assert error.said == "fatal: Not a valid object name ***"
-    assert git.tried("cat-file", "-e", "0" * 40) == (1, b"")
+    assert error.stderr == "fatal: Not a valid object name ***"
+    assert git.run("cat-file", "-e", "0" * 40) == (1, b"")
     with pytest.raises(GitError, match=r"^git can't run in .*: No such file or directory\.$"):
-        Git(tmp_path / "nowhere").out("status")
+        Git(tmp_path / "nowhere").output("status")
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_what_takes_too_long_is_ended(repository: Repository) -> None:
     os.mkfifo(repository.path / "src" / ".gitignore")
     git = Git(repository.path, limit_s=0.5)
     with pytest.raises(GitError, match=r"git status took more than 0\.5 s"):
-        git.out("status")
+        git.output("status")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_git_that_cannot_be_used(
         (tmp_path / "git").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(JobError) as caught:
-        Git(tmp_path).out("status")
+        Git(tmp_path).output("status")
     assert str(caught.value) == message.replace("PATH/", f"{tmp_path}/")
 
 
@@ -101,15 +101,15 @@ def test_a_git_that_is_no_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "git").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(JobError, match=r"can't be run \(Exec format error\): install git 2.38"):
-        Git(tmp_path).out("status")
+        Git(tmp_path).output("status")
 
 
 def test_a_repository_of_somebody_else(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Git refuses one, unless the user's settings trust it: the only one of their settings that counts."""
     git = Git(repository.path, {"GIT_TEST_ASSUME_DIFFERENT_OWNER": "1"})  # git's own way to test this
     with pytest.raises(GitError, match="dubious ownership"):
-        git.out("status")
+        git.output("status")
     settings = tmp_path / "gitconfig"
     settings.write_text(f"[safe]\n    directory = {repository.path}\n")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
-    assert git.out("status", "--porcelain", "src") == ""
+    assert git.output("status", "--porcelain", "src") == ""

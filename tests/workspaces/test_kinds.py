@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefect_dispatch.errors import JobError, RejectedError
-from prefect_dispatch.workspaces.commits import commit_of
 from prefect_dispatch.workspaces.git import Git
+from prefect_dispatch.workspaces.patches import create_commit
 from prefect_dispatch.workspaces.workspace import Workspace
 from tests.workspaces.inside import changed_by, sh, told, within
 from tests.workspaces.repositories import Repository, picture
@@ -18,8 +18,8 @@ from tests.workspaces.repositories import Repository, picture
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from prefect_dispatch.change import Change
-    from prefect_dispatch.workspaces.rooms import Room
+    from prefect_dispatch.models.outcome import Change
+    from prefect_dispatch.workspaces.workspace import OpenWorkspace
 
 
 def _bare(made: Repository) -> Path:
@@ -100,17 +100,17 @@ def test_kinds_of_repositories(kind: Callable[[Repository], Path], repository: R
     path, base = kind(repository), repository.head if repository.path.exists() else ""
     before = picture(path)
 
-    async def work(room: Room) -> Change:
+    async def work(room: OpenWorkspace) -> Change:
         assert base in {sh(room, "git rev-parse HEAD"), ""}
         sh(room, "git log --oneline --stat > /dev/null; git status --porcelain; echo 'c = 1' > src/c.py; git add -A")
         sh(room, "git commit -qm Mine; git gc -q --prune=now; git fsck --no-dangling")
-        return await room.change(["src/"])
+        return await room.capture_change(["src/"])
 
-    change = within(Workspace().placed(path), work)
+    change = within(Workspace().resolve(path), work)
     assert told(change) == [("src/c.py", "added", "100644")]
     assert picture(path) == before
-    commit = commit_of(Git(path), change, "Change")
-    assert Git(path).out("rev-parse", f"{commit}^{{tree}}") == change.tree
+    commit = create_commit(Git(path), change, "Change")
+    assert Git(path).output("rev-parse", f"{commit}^{{tree}}") == change.tree
     after = picture(path)
     assert {name for name in after.keys() - before.keys() if "objects" not in name} == set()
     assert {name: after[name] for name in before} == before
@@ -123,22 +123,22 @@ def test_longer_names_of_objects(tmp_path: Path, state: Path) -> None:
     made.commit("Begin")
     change = changed_by(made, "echo b >> a.txt; git rev-parse HEAD | wc -c; git commit -qam x")
     assert (change.base, len(change.tree)) == (made.head, 64)
-    assert made.git("rev-parse", f"{commit_of(Git(made.path), change, 'x')}^") == made.head
+    assert made.git("rev-parse", f"{create_commit(Git(made.path), change, 'x')}^") == made.head
 
 
 def test_a_base_moves_on_meanwhile(repository: Repository) -> None:
     """A branch is looked up once, before anything is done; another commit is other work."""
-    workspace = Workspace(base="main").placed(repository.path)
+    workspace = Workspace(base="main").resolve(repository.path)
     repository.put("src/a.py", "a = 2\n")
     later = repository.commit("Later")
 
-    async def work(room: Room) -> Change:
+    async def work(room: OpenWorkspace) -> Change:
         assert sh(room, "cat src/a.py; git rev-parse main") == f"a = 1\n{later}"
         sh(room, "echo 'a = 3' > src/a.py")
-        return await room.change(["src/a.py"])
+        return await room.capture_change(["src/a.py"])
 
     assert within(workspace, work).base == repository.git("rev-parse", "main~1") != later
-    assert Workspace(base="main").placed(repository.path).identity != workspace.identity
+    assert Workspace(base="main").resolve(repository.path).identity != workspace.identity
 
 
 def test_the_user_tidies_up_meanwhile(repository: Repository) -> None:
@@ -146,15 +146,15 @@ def test_the_user_tidies_up_meanwhile(repository: Repository) -> None:
     repository.put("src/a.py", "a = 2\n")
     repository.git("stash", "--quiet")
 
-    async def work(room: Room) -> Change:
+    async def work(room: OpenWorkspace) -> Change:
         sh(room, "echo 'a = 3' > src/a.py; git commit -qam Mine")
         repository.git("reflog", "expire", "--all", "--expire=now")
         repository.git("repack", "-a", "-d", "-q")
         repository.git("gc", "--quiet", "--prune=now")
         sh(room, "git fsck --no-dangling; git log -p > /dev/null; echo 'b = 3' > src/b.py; git commit -qam Mine")
-        return await room.change(["src/"])
+        return await room.capture_change(["src/"])
 
-    assert told(within(Workspace().placed(repository.path), work)) == [
+    assert told(within(Workspace().resolve(repository.path), work)) == [
         ("src/a.py", "modified", "100644"),
         ("src/b.py", "modified", "100644"),
     ]
@@ -162,33 +162,33 @@ def test_the_user_tidies_up_meanwhile(repository: Repository) -> None:
 
 def test_the_user_throws_the_base_away_meanwhile(repository: Repository) -> None:
     """What began from a commit that no branch, tag or log has any more, and that was pruned, can't be used: said so."""
-    workspace = Workspace(keep="failed").placed(repository.path)
+    workspace = Workspace(keep="failed").resolve(repository.path)
 
-    async def work(room: Room) -> None:
+    async def work(room: OpenWorkspace) -> None:
         sh(room, "echo 'a = 3' > src/a.py")
         repository.git("update-ref", "-d", "refs/heads/main")
         repository.git("reflog", "expire", "--all", "--expire=now")
         repository.git("read-tree", "--empty")
         repository.git("gc", "--quiet", "--prune=now")
-        await room.change(["src/"])
+        await room.capture_change(["src/"])
 
     with pytest.raises(RejectedError, match=r"its base \w{12} is gone: .*pruned.* The workspace was kept: ") as caught:
         within(workspace, work)
     assert (Path(str(caught.value).rpartition(" kept: ")[2]) / "src/a.py").read_text() == "a = 3\n"
     with pytest.raises(JobError, match="isn't there; fetch it first"):
-        workspace.placed(repository.path)
+        workspace.resolve(repository.path)
 
 
 def test_the_repository_is_damaged_meanwhile(repository: Repository) -> None:
     """What git says of it is told."""
     tree = repository.git("rev-parse", "HEAD:src")
 
-    async def work(room: Room) -> None:
+    async def work(room: OpenWorkspace) -> None:
         (repository.path / ".git/objects" / tree[:2] / tree[2:]).unlink()
-        await room.change(["src/"])
+        await room.capture_change(["src/"])
 
     with pytest.raises(RejectedError, match=r"can't be collected: fatal: .* tree .*") as caught:
-        within(Workspace().placed(repository.path), work)
+        within(Workspace().resolve(repository.path), work)
     assert caught.value.kind == "workspace"
 
 
@@ -201,18 +201,18 @@ def test_names_that_mean_something_elsewhere(tmp_path: Path, state: Path) -> Non
         made.put(f"folder/{name}", "one\n")
     made.commit("Begin")
 
-    async def work(room: Room) -> Change:
+    async def work(room: OpenWorkspace) -> Change:
         for name in names:
             (room.path / name).write_text("two\n")
             (room.path / "folder" / name).unlink()
             (room.path / "new" / name).mkdir(parents=True)
             (room.path / "new" / name / name).write_text("three\n")
-        return await room.change(["**"])
+        return await room.capture_change(["**"])
 
-    change = within(Workspace().placed(made.path), work)
+    change = within(Workspace().resolve(made.path), work)
     kinds = Counter(each.change for each in change.files)
     assert kinds == dict.fromkeys(("modified", "deleted", "added"), len(names))
-    assert commit_of(Git(made.path), change, "x")
+    assert create_commit(Git(made.path), change, "x")
 
 
 def test_names_that_differ_by_case_alone(repository: Repository) -> None:

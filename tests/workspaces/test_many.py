@@ -18,8 +18,7 @@ import pytest
 from prefect.settings import PREFECT_API_URL
 
 from prefect_dispatch.processes.reaper import reap
-from prefect_dispatch.workspaces.rooms import opened
-from prefect_dispatch.workspaces.workspace import Workspace
+from prefect_dispatch.workspaces.workspace import Workspace, open_workspace
 from tests.waiting import wait_until
 from tests.workspaces.inside import leases, sh
 from tests.workspaces.repositories import Repository, picture
@@ -27,7 +26,7 @@ from tests.workspaces.repositories import Repository, picture
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from prefect_dispatch.change import Change
+    from prefect_dispatch.models.outcome import Change
 
 AT_ONCE = 16
 ROUNDS = 20
@@ -35,24 +34,23 @@ ROUNDS = 20
 OPENS = """
 import asyncio, sys
 from pathlib import Path
-from prefect_dispatch.command import Command
-from prefect_dispatch.processes.guard import guard_here
-from prefect_dispatch.workspaces.rooms import opened
-from prefect_dispatch.workspaces.workspace import Workspace
+from prefect_dispatch.models.brief import Command
+from prefect_dispatch.processes.watchdog import get_watchdog
+from prefect_dispatch.workspaces.workspace import Workspace, open_workspace
 
 setup = Command(run="(trap '' TERM; setsid sleep 1000) & mkfifo p; sleep 0.05")
 workspace = Workspace(repo=sys.argv[1], ports=3, setup=setup)
 
 async def again_and_again():
     while True:
-        async with opened(workspace) as room:
+        async with open_workspace(workspace) as room:
             (room.path / "README.md").write_text("changed")
-            await room.change(["**"])
+            await room.capture_change(["**"])
 
 async def together():
     await asyncio.gather(*(again_and_again() for _ in range(4)))
 
-guard_here()
+get_watchdog()
 print("ready", flush=True)
 asyncio.run(together())
 """
@@ -94,17 +92,17 @@ def of(folder: Path) -> list[str]:
 @pytest.mark.timeout(300)
 def test_sixteen_at_once_twenty_times(repository: Repository, state: Path) -> None:
     """Each has all that it should have and gives back its own change, and nothing is left of any."""
-    workspace = Workspace(ports=2).placed(repository.path)
+    workspace = Workspace(ports=2).resolve(repository.path)
     before = picture(repository.path)
 
     async def one(number: int) -> tuple[Change, str]:
-        async with opened(workspace) as room:
+        async with open_workspace(workspace) as room:
             assert sh(room, "git rev-parse --show-toplevel HEAD; git status --porcelain").split() == [
                 str(room.path),
                 workspace.base,
             ]
             sh(room, f"echo {number} > src/{number}.py; git checkout -qb topic; git add -A; git commit -qm {number}")
-            return await room.change([f"src/{number}.py"]), f"{room.path} {room.env['PORTS']}"
+            return await room.capture_change([f"src/{number}.py"]), f"{room.path} {room.env['PORTS']}"
 
     async def together() -> list[tuple[Change, str]]:
         return await asyncio.gather(*map(one, range(AT_ONCE)))

@@ -13,15 +13,15 @@ import pytest
 
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.workspaces import ports
-from prefect_dispatch.workspaces.ports import FIRST, SLOT, block
+from prefect_dispatch.workspaces.ports import FIRST, SLOT, reserve_ports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 HOLDS = """
-from prefect_dispatch.workspaces.ports import block
+from prefect_dispatch.workspaces.ports import reserve_ports
 
-with block(1) as ports:
+with reserve_ports(1) as ports:
     print(*ports, flush=True)
     input()
 """
@@ -30,7 +30,7 @@ with block(1) as ports:
 def test_blocks_do_not_meet() -> None:
     """In whatever process they are, for as long as they are held."""
     with ExitStack() as held:
-        taken = [port for _ in range(20) for port in held.enter_context(block(15))]
+        taken = [port for _ in range(20) for port in held.enter_context(reserve_ports(15))]
         other = held.enter_context(
             subprocess.Popen([sys.executable, "-c", HOLDS], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603 -- our own words
         )
@@ -43,7 +43,7 @@ def test_blocks_do_not_meet() -> None:
 @pytest.mark.parametrize("size", [1, SLOT, SLOT + 1, 100])
 def test_a_block_is_in_a_row_and_free(size: int) -> None:
     """Servers can listen on all of them, on every address."""
-    with block(size) as mine, ExitStack() as held:
+    with reserve_ports(size) as mine, ExitStack() as held:
         assert len(mine) == size
         assert all(two - one == 1 for one, two in pairwise(mine))
         for port in mine:
@@ -52,7 +52,7 @@ def test_a_block_is_in_a_row_and_free(size: int) -> None:
 
 def test_no_ports() -> None:
     """Who asks for none holds nothing."""
-    with block(0) as mine:
+    with reserve_ports(0) as mine:
         assert mine == ()
 
 
@@ -74,16 +74,16 @@ def test_what_somebody_listens_on_is_passed_over(
     listening: Callable[[int], socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server that was there before keeps its port; where all are taken, another try may find one."""
-    with block(1) as (port,):
+    with reserve_ports(1) as (port,):
         pass
     monkeypatch.setattr(ports, "FIRST", port - port % SLOT)
     monkeypatch.setattr(ports, "FIRST_HOLDER", ports.FIRST_HOLDER + (port - FIRST) // SLOT)
     monkeypatch.setattr(ports, "SLOTS", 2)
     with listening(port):
-        with block(1) as (mine,):
+        with reserve_ports(1) as (mine,):
             assert mine == port + SLOT
         with pytest.raises(TransientError, match=f"No 11 ports in a row are free between {port} and ") as caught:
-            block(11).__enter__()
+            reserve_ports(11).__enter__()
     assert caught.value.kind == "ports"
-    with block(20), pytest.raises(TransientError, match="No 1 ports"):
-        block(1).__enter__()
+    with reserve_ports(20), pytest.raises(TransientError, match="No 1 ports"):
+        reserve_ports(1).__enter__()

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.change import ChangedFile
 from prefect_dispatch.errors import BriefError, RejectedError
+from prefect_dispatch.models.outcome import ChangedFile
 from prefect_dispatch.workspaces.git import Git
-from prefect_dispatch.workspaces.scope import require_declared
+from prefect_dispatch.workspaces.patches import require_declared
 from tests.workspaces.inside import changed_by, told
 
 if TYPE_CHECKING:
@@ -146,5 +146,5 @@ def test_a_copy_of_what_was_there(repository: Repository) -> None:
     """Objects that are collected stay in a repository of their own: a refused secret isn't in the user's."""
     with pytest.raises(RejectedError):
         changed_by(repository, f"echo {SECRET} > x; git add x; git commit -qm x")
-    blob = Git(repository.path).out("hash-object", "--stdin", stdin=f"{SECRET}\n".encode())
-    assert Git(repository.path).tried("cat-file", "-e", blob)[0] != 0
+    blob = Git(repository.path).output("hash-object", "--stdin", stdin=f"{SECRET}\n".encode())
+    assert Git(repository.path).run("cat-file", "-e", blob)[0] != 0

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prefect_dispatch import Brief, Command, Item, Limits, Reply, Report, Shell, dispatch
-from prefect_dispatch.attempts import Usage
 from prefect_dispatch.errors import DispatchFailed, ExecutorError, JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Ask
-from prefect_dispatch.processes.leases import clear_abandoned
+from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.processes.leases import remove_abandoned
 from prefect_dispatch.workspaces.workspace import Workspace
 from tests.workspaces.inside import leases, told
 from tests.workspaces.repositories import Repository, picture
@@ -36,7 +36,7 @@ def brief(run: str, *writes: str, **more: Any) -> Brief:  # noqa: ANN401 -- what
 
 def shell(repository: Repository, cwd: str = ".", **workspace: Any) -> Shell:  # noqa: ANN401 -- the same
     """Return an executor whose commands have a workspace."""
-    return Shell(cwd=cwd, workspace=Workspace.model_validate(workspace)).placed(repository.path)
+    return Shell(cwd=cwd, workspace=Workspace.model_validate(workspace)).resolve_paths(repository.path)
 
 
 def answer(executor: Shell, what: Brief, key: str = "one") -> Reply:
@@ -242,7 +242,7 @@ def test_a_run_says_what_was_kept_and_goes_on(repository: Repository, state: Pat
     (kept,) = (Path(name) for name in failed.split() if name.endswith("/work"))
     assert (kept / "out-bad").read_text() == "x\n"
     assert (first.usage.requests, first.usage.unsettled, first.usage.cost_usd) == (2, 0, 0)
-    clear_abandoned(lambda lease: None)
+    remove_abandoned(lambda lease: None)
     (repository.path.parent / "fail").unlink()
     second = report()
     assert (second.status, second.usage.cached, second.usage.asked) == ("complete", 1, 1)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from prefect_dispatch.command import Command
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.models.brief import Command
 from prefect_dispatch.workspaces.workspace import Workspace
 from tests.workspaces.repositories import Repository
 
@@ -27,22 +27,22 @@ def test_the_base_is_resolved_once(repository: Repository, state: Path) -> None:
     repository.git("tag", "--annotate", "v1", "--message", "One", "main~1")
     folder = repository.path.parent
     for base in ("main~1", "v1", first, first[:9]):
-        placed = Workspace(repo=repository.path.name, base=base).placed(folder)
+        placed = Workspace(repo=repository.path.name, base=base).resolve(folder)
         assert (placed.repo, placed.base) == (str(repository.path), first)
-        assert placed.placed(Path("/")) == placed
+        assert placed.resolve(Path("/")) == placed
     elsewhere = folder / "elsewhere"
     shutil.copytree(repository.path, elsewhere, symlinks=True)
     setup = Command(run="make")
-    one, other = (Workspace(repo=str(each), setup=setup).placed(folder) for each in (repository.path, elsewhere))
+    one, other = (Workspace(repo=str(each), setup=setup).resolve(folder) for each in (repository.path, elsewhere))
     assert one.repo != other.repo
     assert one.identity == other.identity
-    assert one.identity != Workspace(repo=one.repo).placed(folder).identity
-    assert one.identity != Workspace(repo=one.repo, base=first, setup=setup).placed(folder).identity
+    assert one.identity != Workspace(repo=one.repo).resolve(folder).identity
+    assert one.identity != Workspace(repo=one.repo, base=first, setup=setup).resolve(folder).identity
 
 
 def test_a_folder_in_a_repository_is_that_repository(repository: Repository, state: Path) -> None:
     """A job that lies in a folder of a repository has `.` as its workspace's repository."""
-    assert Workspace().placed(repository.path / "src").base == repository.head
+    assert Workspace().resolve(repository.path / "src").base == repository.head
 
 
 def _no_folder(repository: Repository) -> Workspace:
@@ -168,7 +168,7 @@ def test_what_cannot_be_used_is_refused(
     """Each refusal names the key, the value and the way out."""
     workspace = bad(repository)
     with pytest.raises(JobError, match=message):
-        workspace.placed(repository.path)
+        workspace.resolve(repository.path)
 
 
 def test_a_repository_of_somebody_else_is_refused_with_the_way_out(repository: Repository, state: Path) -> None:
@@ -178,7 +178,7 @@ def test_a_repository_of_somebody_else_is_refused_with_the_way_out(repository: R
     for path in (repository.path, repository.path / ".git"):
         os.chown(path, 65534, 65534)
     with pytest.raises(JobError, match=r"belongs to another user.*: git config --global --add safe.directory '/.*é'$"):
-        Workspace().placed(repository.path)
+        Workspace().resolve(repository.path)
 
 
 def test_a_disk_without_room(repository: Repository, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,14 +191,14 @@ def test_a_disk_without_room(repository: Repository, state: Path, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", nearly_full)
         with pytest.raises(JobError, match=r"A workspace takes 2,\d{3} bytes, and the state folder .* has 100 left: "):
-            Workspace().placed(repository.path)
+            Workspace().resolve(repository.path)
 
     def read_only(**more: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
     with pytest.raises(JobError, match=r"can't be written to \(Read-only file system\): set PREFECT_DISPATCH_STATE"):
-        Workspace().placed(repository.path)
+        Workspace().resolve(repository.path)
 
 
 @pytest.mark.parametrize(

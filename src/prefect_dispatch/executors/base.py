@@ -1,21 +1,24 @@
-"""What an executor is: one property and one method."""
+"""The `Executor` protocol, its request and response, and the base class with defaults for all other methods."""
 
 from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from abc import ABC, abstractmethod
+from inspect import getattr_static
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
-from typing_extensions import Protocol, runtime_checkable  # to look whether an executor is one is thirty times as fast
+from typing_extensions import Protocol, runtime_checkable  # its isinstance check is thirty times as fast
 
-from prefect_dispatch.attempts import cut_notes
-from prefect_dispatch.change import Change
-from prefect_dispatch.json_text import UntakenError
-from prefect_dispatch.models import Brief, Item, Rejection, Usage
-from prefect_dispatch.outputs import read_json
-from prefect_dispatch.scrub import scrub, scrubbed
-from prefect_dispatch.strict import Frozen, Strict
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.models.base import Frozen, Strict
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.outcome import Change, Rejection, Usage, truncate_notes
+from prefect_dispatch.models.output_schema import read_json
+from prefect_dispatch.security.redaction import redact, redact_json
+from prefect_dispatch.serialization.json_text import UnsupportedJsonError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,86 +31,56 @@ class Ask(Frozen):
     brief: Brief
     """The brief, with the item's fields in place."""
     item: Item
-    """The item; its value is data, whatever it says."""
+    """The item; its value is data and never an instruction."""
     rejections: Annotated[tuple[Rejection, ...], Field()] = ()
-    """What was sent back before, oldest first; empty unless this is a re-ask."""
+    """The answers that were sent back before, oldest first; empty unless this is a re-ask."""
     change: Change | None = None
-    """What the work that was sent back last had changed in a repository, to go on from."""
+    """The change of a repository that was sent back last, to continue from."""
 
 
 _ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}|\\/)+")
 _ESCAPING = tuple('{["`')
-"""What JSON that can escape a text begins with, or the fence around it."""
+"""The first characters of JSON that can contain escaped text, or of a fence around it."""
 
 
-def without_secrets(value: JsonValue) -> JsonValue:
-    """Return what an agent said without secrets; JSON in a text stays JSON, however a secret in it is escaped."""
+def redact_value(value: JsonValue) -> JsonValue:
+    """Redact the secrets in an answer; JSON in a text stays JSON, and a secret may be escaped in it in any way."""
     if isinstance(value, str) and value.lstrip()[:1] in _ESCAPING:
         try:
-            inside = read_json(value, once=True)
-            clean = scrubbed(inside)
-            value = value if clean == inside else json.dumps(clean, ensure_ascii=False)
-        except UntakenError:  # it is sent back as it is, unless an escape hides a secret in it
-            bare = _ESCAPES.sub(lambda found: str(json.loads(f'"{found[0]}"')), value)
-            value = value if scrub(bare) == bare else bare
-        except ValueError:  # it is no JSON
+            parsed = read_json(value, once=True)
+            clean = redact_json(parsed)
+            value = value if clean == parsed else json.dumps(clean, ensure_ascii=False)
+        except UnsupportedJsonError:  # a re-ask quotes it unchanged, unless an escape hides a secret in it
+            unescaped = _ESCAPES.sub(lambda match: str(json.loads(f'"{match[0]}"')), value)
+            value = value if redact(unescaped) == unescaped else unescaped
+        except ValueError:  # not JSON
             pass
-    return scrubbed(value)
+    return redact_json(value)
 
 
 class Reply(Strict):
-    """What an agent said, before anybody checked it, and without secrets: nothing else is ever kept or sent back."""
+    """An agent's response before validation, with its secrets redacted: nothing else is stored or sent back."""
 
-    value: Annotated[JsonValue, AfterValidator(without_secrets)]
+    value: Annotated[JsonValue, AfterValidator(redact_value)]
     """Text, or a JSON value where the agent gives one itself."""
     finish: Literal["complete", "truncated", "refused"] = "complete"
-    """Whether the agent came to its end, was cut off, or declined."""
-    model: Annotated[str, AfterValidator(scrub)] = ""
-    """Who answered."""
-    served_model: Annotated[str, AfterValidator(scrub)] = ""
+    """Whether the agent finished, was cut off, or declined."""
+    model: Annotated[str, AfterValidator(redact)] = ""
+    """The model that was asked."""
+    served_model: Annotated[str, AfterValidator(redact)] = ""
     """The model that the provider's response names; empty where it names none."""
     change: Change | None = None
-    """What was changed in a repository; whoever makes it sees to it that it holds no secret."""
-    problems: tuple[Annotated[str, AfterValidator(scrub)], ...] = ()
-    """What the executor itself found wrong with the work: sent back, as what a check finds."""
-    notes: Annotated[tuple[Annotated[str, AfterValidator(scrub)], ...], AfterValidator(cut_notes)] = ()
-    """What the executor reports of its work that makes no answer wrong: kept with the attempt."""
+    """The change in a repository; the executor makes sure that it holds no secret."""
+    problems: tuple[Annotated[str, AfterValidator(redact)], ...] = ()
+    """Problems that the executor itself found in the work: sent back in a re-ask, like those of a check."""
+    notes: Annotated[tuple[Annotated[str, AfterValidator(redact)], ...], AfterValidator(truncate_notes)] = ()
+    """Notes of the executor on its work that make no answer invalid: stored with the attempt."""
     usage: Usage = Usage(requests=1)
-    """What the call spent."""
+    """Usage of the call."""
 
 
-@runtime_checkable
-class Warmable(Protocol):
-    """An executor that has something to load before its first ask in a process."""
-
-    async def warm_up(self) -> None:
-        """Load it; called before every ask and outside of its time limit, so cheap once done."""
-        ...
-
-
-@runtime_checkable
-class Countable(Protocol):
-    """An executor that can say beforehand what an ask takes."""
-
-    def require_known(self) -> None:
-        """Raise a `JobError` if it is plain beforehand that nobody can be asked, such as for an unknown provider."""
-        ...
-
-    def count_tokens(self, brief: Brief, item: Item) -> int:
-        """Return the tokens of the prompt."""
-        ...
-
-    def expected_completion_tokens(self, brief: Brief) -> int:
-        """Return how many tokens an answer is expected to have."""
-        ...
-
-    def price(self) -> tuple[float, float] | None:
-        """Return US dollars for a prompt token and a completion token, or None where unknown."""
-        ...
-
-
-class Ceiling(Strict):
-    """The most that one call can take."""
+class CostBound(Strict):
+    """Upper bound of the tokens and the cost of one call."""
 
     prompt_tokens: int = Field(ge=0)
     """Tokens of the prompt, as counted beforehand."""
@@ -116,93 +89,15 @@ class Ceiling(Strict):
     cost_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """US dollars; empty where a price is unknown, or the answer unbounded."""
     instead: str = ""
-    """What to set so that its cost is bounded, where a call is the run of a program; empty for a model's."""
-
-
-@runtime_checkable
-class Metered(Protocol):
-    """An executor whose calls can be bounded beforehand, and so paced by tokens and held to a budget."""
-
-    @property
-    def name(self) -> str:
-        """Who is asked: executors of one name share the pace of one provider's model."""
-        ...
-
-    def ceiling(self, ask: Ask) -> Ceiling:
-        """Return the most that a call can take; nothing is sent for it."""
-        ...
-
-
-@runtime_checkable
-class Tiered(Protocol):
-    """An executor that knows whom to ask in its place where it fails."""
-
-    @property
-    def tiers(self) -> tuple[Executor, ...]:
-        """Itself, asking nobody else, and then each fallback, in order."""
-        ...
-
-
-@runtime_checkable
-class Bounded(Protocol):
-    """An executor that knows how much it can take in at once."""
-
-    def context_tokens(self) -> int | None:
-        """Return how many tokens prompt and answer of one ask may have together, or None where unknown."""
-        ...
-
-
-@runtime_checkable
-class Placed(Protocol):
-    """An executor whose paths, programs, blocks and commits are looked up before it is asked."""
-
-    def placed(self, folder: Path) -> Executor:
-        """Return the executor with all of them found, paths being looked up from a folder.
-
-        Raises:
-            JobError: If one isn't there; the message says what to change.
-        """
-        ...
-
-
-@runtime_checkable
-class Demanding(Protocol):
-    """An executor that can't answer just any brief."""
-
-    def require_fit(self, briefs: Sequence[Brief]) -> None:
-        """Check that it can answer these.
-
-        Raises:
-            JobError: If it can't; the message says what to change.
-        """
-        ...
-
-
-@runtime_checkable
-class Abrupt(Protocol):
-    """An executor whose work is of no use half done: when a run is interrupted, it is ended at once."""
-
-    abrupt: ClassVar[bool]
-    """True."""
-
-
-@runtime_checkable
-class Deaf(Protocol):
-    """An executor that may read nothing of what was wrong with an answer: to send one back brings the same again."""
-
-    @property
-    def deaf(self) -> bool:
-        """Whether it does so."""
-        ...
+    """What to set so that the cost is bounded, where a call runs a program; empty for a call of a model."""
 
 
 @runtime_checkable
 class Executor(Protocol):
     """Answers one brief for one item.
 
-    Replies are validated, checked and sent back by the caller, so that no executor
-    has to. Errors are raised as `TransientError`, `RejectedError` or `TerminalError`
-    with the `usage` that was spent; anything else that is raised fails the item.
+    The caller validates replies, runs the checks and re-asks, so that no executor has to. Errors are raised as
+    `TransientError`, `RejectedError` or `TerminalError` with the call's `usage`; any other exception fails the item.
 
     Example:
         >>> class Shout:
@@ -216,9 +111,212 @@ class Executor(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Everything about the executor that can change an answer, and no secret."""
+        """Identity of everything about the executor that can change an answer; contains no secret."""
         ...
 
     async def answer(self, ask: Ask) -> Reply:
-        """Answer once; cancelling the coroutine must end the work."""
+        """Answer once; cancelling the coroutine must stop the work."""
         ...
+
+
+class BaseExecutor(ABC):
+    """Base class of executors: two members to implement, and defaults for all that callers may ask beyond these.
+
+    Deriving from it is optional. `BaseExecutor.of` adapts any object that implements the protocol `Executor`, and uses
+    those of the methods below that the object has.
+
+    Attributes:
+        cancel_immediately: Whether unfinished work is useless: when a run is interrupted, its calls are cancelled at
+            once, without a grace period.
+
+    Example:
+        >>> class Shout(BaseExecutor):
+        ...     @property
+        ...     def fingerprint(self) -> str:
+        ...         return "shout-1"
+        ...
+        ...     async def answer(self, ask: Ask) -> Reply:
+        ...         return Reply(value=str(ask.item.value).upper())
+        >>> Shout().name, Shout().ignores_feedback
+        ('Shout', False)
+    """
+
+    cancel_immediately: ClassVar[bool] = False
+
+    @staticmethod
+    def of(executor: Executor) -> BaseExecutor:
+        """Return an executor as a `BaseExecutor`: itself, or an adapter of an object with fewer methods."""
+        return executor if isinstance(executor, BaseExecutor) else _ExecutorAdapter(executor)
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Identity of everything about the executor that can change an answer; contains no secret."""
+
+    @abstractmethod
+    async def answer(self, ask: Ask) -> Reply:
+        """Answer once; cancelling the coroutine must stop the work."""
+
+    @property
+    def name(self) -> str:
+        """The name of its rate limiter: executors with one name share it. By default the class name."""
+        return type(self).__name__
+
+    @property
+    def fallback_chain(self) -> tuple[Executor, ...]:
+        """The fallback chain: itself without fallbacks, then each fallback, in order. By default itself."""
+        return (self,)
+
+    @property
+    def ignores_feedback(self) -> bool:
+        """Whether it may ignore the feedback on an invalid answer, so that a re-ask would bring the same answer."""
+        return False
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether it gives the same answer each time, so that more samples of an answer are useless."""
+        return False
+
+    @property
+    def has_external_inputs(self) -> bool:
+        """Whether answers depend on more than text, so that `external_inputs` is part of the work's fingerprint."""
+        return False
+
+    def resolve_paths(self, folder: Path) -> Executor:  # noqa: ARG002 -- a default
+        """Return the executor with its paths, programs, blocks and commits resolved, before its first call.
+
+        Args:
+            folder: The folder that relative paths start from.
+
+        Raises:
+            JobError: If one doesn't exist; the message says what to change.
+        """
+        return self
+
+    def require_available(self) -> None:
+        """Check that calls can succeed at all.
+
+        Raises:
+            JobError: If it is known beforehand that they can't, such as for an unknown provider.
+        """
+        return
+
+    def require_supported(self, briefs: Sequence[Brief]) -> None:
+        """Check that it supports all of these briefs. By default all but those with a command.
+
+        Raises:
+            JobError: If it doesn't; the message says what to change.
+        """
+        require_no_command(briefs, type(self).__name__)
+
+    def with_model(self, model: str) -> Executor | None:  # noqa: ARG002 -- a default
+        """Return a copy of the executor that uses only this model. By default None: it has no models."""
+        return None
+
+    async def warm_up(self) -> None:
+        """Load what the first call needs. Called before every call and outside of its time limit; cheap once done."""
+        return
+
+    def external_inputs(self, brief: Brief, item: Item) -> JsonValue:  # noqa: ARG002 -- a default
+        """Return all inputs of an answer beside the brief, the item's value and the fingerprint, such as file digests.
+
+        Args:
+            brief: The brief, with the item's fields filled in.
+            item: The item.
+
+        Raises:
+            JobError: If an input can't be read.
+        """
+        return None
+
+    def count_tokens(self, brief: Brief, item: Item) -> int | None:  # noqa: ARG002 -- a default
+        """Return the number of tokens of a prompt, without sending it. By default None: unknown."""
+        return None
+
+    def expected_completion_tokens(self, brief: Brief) -> int | None:  # noqa: ARG002 -- a default
+        """Return the expected number of tokens of an answer. By default None: unknown."""
+        return None
+
+    def context_tokens(self) -> int | None:
+        """Return the number of tokens that prompt and answer may have together. By default None: unknown."""
+        return None
+
+    def price(self) -> tuple[float, float] | None:
+        """Return US dollars per prompt token and per completion token. By default None: unknown."""
+        return None
+
+    def cost_bound(self, ask: Ask) -> CostBound | None:  # noqa: ARG002 -- a default
+        """Return the upper bound of a call, without sending anything. By default None: a budget can't be enforced."""
+        return None
+
+
+def require_no_command(briefs: Sequence[Brief], name: str) -> None:
+    """Check that no brief has a command, which an executor would ignore.
+
+    Args:
+        briefs: The briefs.
+        name: The name of the executor's class.
+
+    Raises:
+        JobError: If one has a command.
+    """
+    for brief in briefs:
+        if brief.command:
+            raise JobError(
+                f"Brief {brief.name!r} has a command, and {name} runs none: set the executor's kind to 'shell' or "
+                "'coding', or leave the command out."
+            )
+
+
+_ABSENT = object()
+_ADAPTED = frozenset({"answer", "fingerprint", "has_external_inputs", "name", "of"})
+"""Attributes that the adapter defines itself."""
+
+
+class _ExecutorAdapter(BaseExecutor):
+    """Executor that delegates to a user's object where that has the method, and to the defaults otherwise."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 -- any attribute
+        if not name.startswith("_") and name not in _ADAPTED and self._has(name):
+            return getattr(self._executor, name)
+        return super().__getattribute__(name)
+
+    def _has(self, name: str) -> bool:
+        """Return whether the object has an attribute; a property is not evaluated, which may be expensive."""
+        return getattr_static(self._executor, name, _ABSENT) is not _ABSENT
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the object."""
+        return self._executor.fingerprint
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Return the answer of the object."""
+        return await self._executor.answer(ask)
+
+    @property
+    def name(self) -> str:
+        """The name of the object if its cost is bounded, else that of its class."""
+        named: Any = self._executor
+        return str(named.name) if self._has("name") and self._has("cost_bound") else type(self._executor).__name__
+
+    @property
+    def fallback_chain(self) -> tuple[Executor, ...]:
+        """The object alone."""
+        return (self._executor,)
+
+    @property
+    def has_external_inputs(self) -> bool:
+        """Whether the object has the method `external_inputs`."""
+        return self._has("external_inputs")
+
+    def resolve_paths(self, folder: Path) -> Executor:  # noqa: ARG002 -- the signature of the base class
+        """Return the object, which has no paths."""
+        return self._executor
+
+    def require_supported(self, briefs: Sequence[Brief]) -> None:
+        """Check that no brief has a command."""
+        require_no_command(briefs, type(self._executor).__name__)

@@ -1,54 +1,391 @@
-"""A command, run once for each item: a script, a test suite, any program."""
+"""Executor that runs a command once for each item: a script, a test suite, or any other program.
+
+The command comes from the brief, or from a ShellOperation block. It runs in the job's folder or in a workspace of
+its own; its answer is what it prints, or the parsed report of a test run.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+import logging
+import os
+import signal
+import stat
+from asyncio import CancelledError
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from pydantic import Field, JsonValue, PrivateAttr
+from pydantic import BeforeValidator, Field, JsonValue, PrivateAttr, WithJsonSchema
 
-from prefect_dispatch.errors import ExecutorError, JobError
-from prefect_dispatch.executors.base import Ask, Ceiling, Reply
-from prefect_dispatch.executors.command_fit import require_command, require_program, within
-from prefect_dispatch.executors.command_run import carried_out
-from prefect_dispatch.executors.operation import OperationName, fresh_operation, operation
-from prefect_dispatch.executors.read_files import digests
-from prefect_dispatch.fingerprint import digest
-from prefect_dispatch.models import Brief, Item, Text, Usage
-from prefect_dispatch.processes.environment import Variable, require_set
-from prefect_dispatch.processes.guard import guard_here
-from prefect_dispatch.processes.leases import state_folder
-from prefect_dispatch.processes.reaper import reap_now_and_then
-from prefect_dispatch.strict import Strict
-from prefect_dispatch.workspaces.rooms import finished
-from prefect_dispatch.workspaces.workspace import Workspace
+from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
+from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
+from prefect_dispatch.executors.block_references import SLUGS, block_name, load_block, shell_operation
+from prefect_dispatch.executors.command_checks import (
+    file_digests,
+    item_environment,
+    normalize_cwd,
+    require_command,
+    require_program,
+    resolve_cwd,
+    stdin_bytes,
+)
+from prefect_dispatch.executors.junit import read_report
+from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.brief import Brief, Command, Text
+from prefect_dispatch.models.globs import Glob, matches_path
+from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.models.test_run import RUN
+from prefect_dispatch.processes.environment import Variable, build_environment, private_folder, require_passable
+from prefect_dispatch.processes.leases import lease, state_folder
+from prefect_dispatch.processes.log_files import new_log, quote_end, read_end
+from prefect_dispatch.processes.reaper import reap_periodically
+from prefect_dispatch.processes.runner import Program, run
+from prefect_dispatch.processes.watchdog import get_watchdog
+from prefect_dispatch.security.redaction import SECRET_NAME, register_secrets, secrets_in
+from prefect_dispatch.serialization.json_text import digest
+from prefect_dispatch.workspaces.workspace import Workspace, open_workspace, to_thread_shielded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
+
+    from prefect_dispatch.models.item import Item
+    from prefect_dispatch.models.outcome import Change
+    from prefect_dispatch.models.test_run import TestRun
+    from prefect_dispatch.processes.runner import CapturedOutput, CompletedProgram
+    from prefect_dispatch.workspaces.workspace import OpenWorkspace
 
 
-class Shell(Strict):
-    """Runs the command of a brief, once for each item, and answers with what it prints.
+KEEP = 1024 * 1024
+"""Bytes of the beginning and of the end of a command's output that are kept; an answer is both at most."""
+QUOTED = 600
+"""Bytes of the end of a command's output that an error quotes."""
+OUTPUT = 4_000
+"""Bytes of the end of the output that are kept with a test run whose report and exit code disagree."""
+MOST_REPORTED = 50_000_000
+"""Most bytes of all report files together."""
+FileStamps = dict[str, tuple[int, int, int]]
+"""Modification time in ns, size and inode of files, by name."""
 
-    An item is in variables (`ITEM_KEY`, `ITEM_VALUE`, `ITEM_<FIELD>`) or on standard input, never in the command's
-    text. A command sees few variables of this environment, and a HOME and TMPDIR of its own; whatever it starts is
-    gone when it ends, is ended, or the process that runs it dies.
+
+def require_success(ran: CompletedProgram, command: Command, log: Path) -> None:
+    """Check that a command succeeded; one that writes a report may have any exit code.
+
+    Args:
+        ran: Its result.
+        command: The command, with its exit codes for success and for another try.
+        log: The file with its whole output, which an error names.
+
+    Raises:
+        TransientError: If its exit code asks for another try, or it was silent for too long.
+        RejectedError: If it failed.
+    """
+    if ran.stopped:
+        raise _exit_error(TransientError, "idle", "printed nothing for too long, and was ended", ran, log)
+    if ran.signal is not None:
+        why = " (as the system does where memory runs out)" if ran.signal == signal.SIGKILL else ""
+        raise _exit_error(RejectedError, "signal", f"was ended by {_signal_name(ran.signal)}{why}", ran, log)
+    if ran.exit is None:
+        raise _exit_error(
+            TransientError, "lost", "ended, and something else in this process took its exit code", ran, log
+        )
+    if ran.exit in command.retry:
+        raise _exit_error(TransientError, "retry", f"asks for another try (exit code {ran.exit})", ran, log)
+    if ran.exit not in command.ok and not command.report:
+        raise _exit_error(RejectedError, "exit", f"failed (exit code {ran.exit})", ran, log)
+
+
+def output_text(ran: CompletedProgram, log: Path) -> str:
+    """Return the standard output of a command as its answer, without line breaks at the end.
+
+    Raises:
+        RejectedError: If it is too long for an answer, or no UTF-8 text.
+    """
+    if not ran.stdout.is_whole:
+        why = f"printed {ran.stdout.size:,} bytes, and an answer has {2 * KEEP:,} at most"
+        raise RejectedError(f"The command {why}.", kind="too_large").add_trace(_log_note(log))
+    try:
+        return (ran.stdout.head + ran.stdout.tail).decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        why = f"printed no UTF-8 text (at byte {error.start:,})"
+        raise RejectedError(f"The command {why}.", kind="not_text").add_trace(_log_note(log)) from None
+
+
+def stamp_files(patterns: Iterable[str], folder: Path) -> FileStamps:
+    """Return the stamps of the files that match a report's globs, before the command runs."""
+    return {name: _stamp(status) for name, status in _iter_matching(patterns, folder)}
+
+
+def read_test_run(
+    ran: CompletedProgram, command: Command, places: dict[Path, FileStamps], root: str, log: Path
+) -> TestRun:
+    """Read and parse the report of a command, and check it against the exit code.
+
+    Args:
+        ran: The command's result.
+        command: The command, with the globs of its report.
+        places: The folders that the globs are relative to, each with the stamps of its files before the run; an
+            unchanged file is no report of this run.
+        root: The folder that the command ran in.
+        log: The file with its whole output, which a failed run names.
+
+    Raises:
+        RejectedError: If the files are too large, or one is no plain file: an incomplete report must not count.
+    """
+    # 1. Read the files that are new or changed.
+    files: dict[str, bytes] = {}
+    budget = MOST_REPORTED
+    for folder, before in places.items():
+        for name, status in _iter_matching(command.report, folder):
+            if before.get(name) != _stamp(status):
+                if not stat.S_ISREG(status.st_mode):
+                    why = f"The report {name!r} is no plain file, and a link is not followed: have it written there."
+                    raise RejectedError(why, kind="report")
+                budget -= status.st_size
+                if budget < 0:
+                    why = f"The reports of the command have more than {MOST_REPORTED:,} bytes together."
+                    raise RejectedError(why, kind="too_large")
+                files[f"./{name}" if name in files else name] = (folder / name).read_bytes()
+    # 2. Parse them.
+    run = read_report(files, ran.exit, ok=command.ok, seconds=ran.seconds, root=root)
+    if run.verdict != "failed":
+        return run
+    # 3. A failed run names its log; checks of the run itself that failed show the end of it.
+    end = read_end(log, OUTPUT) if run.problems else ""
+    cases = [case.model_copy(update={"text": end}) if case.suite == RUN else case for case in run.cases]
+    return run.model_copy(update={"log": str(log), "cases": tuple(cases)})
+
+
+def _iter_matching(patterns: Iterable[str], folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield the files below a folder that match globs, with their status; untrusted links are not followed."""
+    globs = [Glob.parse(pattern) for pattern in patterns]
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(set(folders) - {".git"})
+        for file in sorted(files):
+            name = os.path.relpath(os.path.join(parent, file), folder)  # noqa: PTH118 -- thousands of them
+            if any(matches_path(glob, name) for glob in globs):
+                yield name, os.lstat(os.path.join(folder, name))  # noqa: PTH118 -- the same
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _exit_error(kind: type[ExecutorError], what: str, how: str, ran: CompletedProgram, log: Path) -> ExecutorError:
+    """Return an error that quotes the end of a command's output: of standard error, else of standard output."""
+    output = next((text for stream in (ran.stderr, ran.stdout) if (text := _quote_end(stream))), "it printed nothing")
+    return kind(f"The command {how}: {output}", kind=what).add_trace(_log_note(log))
+
+
+def _quote_end(stream: CapturedOutput) -> str:
+    return stream.end_text(QUOTED).strip()
+
+
+def _log_note(log: Path) -> str:
+    return f"(all of it: {log})"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal has no name
+        return f"signal {number}"
+
+
+SHELLS = frozenset({"sh", "bash", "dash", "ksh", "zsh"})
+"""The shells that stop at the first failed command with the option `-e`."""
+_operations: dict[str, Operation] = {}
+"""Cache of the blocks that this process has loaded; their secret variables are kept nowhere else."""
+OperationName = Annotated[
+    str,
+    BeforeValidator(partial(block_name, "operation")),
+    WithJsonSchema({"title": "Shell Operation", "type": "object", "block_type_slug": SLUGS["operation"]}),
+]
+"""The name of a ShellOperation block; a form shows a picker for it, and Python code may pass the block itself."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Content of a ShellOperation block."""
+
+    command: Command
+    """Its commands as one shell script, which stops at the first failure."""
+    env: Mapping[str, str]
+    """Its environment variables, some of which may be secret."""
+    cwd: Path | None
+    """Its working directory."""
+
+    @property
+    def identity(self) -> dict[str, JsonValue]:
+        """The part that can change an answer; of secret variables only the names."""
+        public = {name: value for name, value in self.env.items() if not SECRET_NAME.search(name)}
+        return {
+            "command": self.command.model_dump(mode="json"),
+            "env": cast("JsonValue", dict(sorted(public.items()))),
+            "secrets": cast("JsonValue", sorted(self.env.keys() - public.keys())),
+            "cwd": None if self.cwd is None else str(self.cwd),
+        }
+
+
+def operation(name: str) -> Operation:
+    """Return the content of a block from the cache of this process; load it if it isn't there.
+
+    Raises:
+        JobError: If there is no such block, or it can't be used.
+    """
+    return _operations.get(name) or load_operation(name)
+
+
+def load_operation(name: str) -> Operation:
+    """Load a block, and cache its content; the values of its secret variables are redacted from here on.
+
+    Raises:
+        JobError: If there is no such block, or its shell or its folder can't be used.
+    """
+    block = cast("Any", load_block(shell_operation(), name, "executor.operation"))
+    # `-e` stops the commands at the first failure; a shell without it would go on.
+    shell = block.shell or "bash"
+    if PurePath(shell).name not in SHELLS:
+        raise JobError(
+            f"executor.operation: the block {name!r} wants the shell {shell!r}; these can be used: "
+            f"{', '.join(sorted(SHELLS))}."
+        )
+    register_secrets(secrets_in(block.env))
+    command = Command(run=(shell, "-e", "-c", "\n".join(block.commands)))
+    _operations[name] = Operation(command, dict(block.env), block.working_dir and Path(block.working_dir))
+    return _operations[name]
+
+
+REPORTS = "REPORT_DIR"
+
+
+"""The environment variable that names the folder for reports; each run has one of its own."""
+SILENT = "(printed nothing)"
+
+
+"""The answer of a command that succeeded and printed nothing, as many do."""
+_log = logging.getLogger("prefect_dispatch")
+
+
+@dataclass(frozen=True)
+class _RunPlace:
+    """Where one run of a command takes place."""
+
+    folder: Path
+    """The folder that the command runs in."""
+    env: Mapping[str, str]
+    """Its environment, without the variables of brief and item."""
+    reports: Path
+    """The folder for its report, which no other run shares."""
+    workspace: OpenWorkspace | None = None
+    """The open workspace that the folder is in, if any."""
+
+
+async def run_command(shell: Shell, ask: Ask) -> Reply:
+    """Run a command for one item, and return its answer.
+
+    Args:
+        shell: The executor, with resolved paths.
+        ask: The brief and the item.
+
+    Raises:
+        ExecutorError: If it fails, or can't be run.
+    """
+    # 1. The command, and the variables that it gets for the item.
+    block = await to_thread_shielded(operation, shell.operation) if shell.operation else None
+    command = block.command if block else ask.brief.command
+    if command is None:
+        raise TerminalError(f"Brief {ask.brief.name!r} has no command to run.", kind="command", usage=Usage())
+    item_env = item_environment(ask.item, stdin=command.stdin)
+    async with _open_place(shell, block.cwd if block else None) as place:
+        # 2. Run it.
+        program = Program(
+            argv=command.argv,
+            env={**place.env, **(block.env if block else {}), **command.env, **item_env},
+            cwd=place.folder,
+            stdin=stdin_bytes(ask.item) if command.stdin else b"",
+            idle_s=shell.idle_s,
+            keep=KEEP,
+        )
+        log = new_log()
+        before = (
+            await to_thread_shielded(stamp_files, command.report, place.folder) if place.workspace else FileStamps()
+        )
+        try:
+            ran = await run(program, log=log)
+        except CancelledError:
+            quote_end(log, QUOTED)
+            _log.warning("%s/%s was ended; what it printed: %s", ask.brief.name, ask.item.key, log)
+            raise
+        _log.debug("%s/%s printed: %s", ask.brief.name, ask.item.key, log)
+        # 3. Its answer: the test run that its report describes, or what it printed.
+        require_success(ran, command, log)
+        if command.report:
+            places = {place.reports: FileStamps(), **({place.folder: before} if place.workspace else {})}
+            run_of_tests = await to_thread_shielded(read_test_run, ran, command, places, str(place.folder), log)
+            value: JsonValue = run_of_tests.model_dump(mode="json")
+        else:
+            value = output_text(ran, log)
+        # 4. The change of the repository, if the brief has it write files.
+        change = (
+            await place.workspace.capture_change(ask.brief.writes) if place.workspace and ask.brief.writes else None
+        )
+        if isinstance(value, str) and not value.strip() and (change or ask.brief.output == "text"):
+            value = _describe_change(change)
+        return Reply(value=value, model=shell.name, change=change)
+
+
+@asynccontextmanager
+async def _open_place(shell: Shell, cwd: Path | None) -> AsyncGenerator[_RunPlace, None]:
+    """Provide the folders for one run, and remove what is temporary among them afterwards."""
+    if shell.workspace:
+        async with open_workspace(shell.workspace, pass_env=shell.pass_env) as workspace:
+            reports = private_folder(workspace.lease.path / "reports")
+            folder = await to_thread_shielded(resolve_cwd, workspace.path, shell.cwd)
+            yield _RunPlace(folder, {**workspace.env, REPORTS: str(reports)}, reports, workspace)
+        return
+    stack = ExitStack()
+    try:
+        yield await to_thread_shielded(_open_folder, stack, shell, cwd or shell.folder)
+    finally:
+        await to_thread_shielded(stack.close)
+
+
+def _open_folder(stack: ExitStack, shell: Shell, folder: Path) -> _RunPlace:
+    mine = stack.enter_context(lease(about={"folder": str(folder)}))
+    reports = private_folder(mine.path / "reports")
+    return _RunPlace(folder, build_environment(mine, pass_env=shell.pass_env, more={REPORTS: str(reports)}), reports)
+
+
+def _describe_change(change: Change | None) -> str:
+    """Return the answer of a command that printed nothing: the files that it changed, if it has a change."""
+    if change is None:
+        return SILENT
+    return "\n".join(f"{file.change} {file.path}" for file in change.files) or "nothing changed"
+
+
+class Shell(BaseExecutor, Strict):
+    """Executor that runs the command of a brief once for each item, and answers with what it prints.
+
+    An item is passed in variables (`ITEM_KEY`, `ITEM_VALUE`, `ITEM_<FIELD>`) or on standard input, never in the
+    command's text. A command gets few variables of this environment, and a HOME and TMPDIR of its own; its whole
+    process tree is ended when it ends, is cancelled, or the process that runs it dies.
 
     Example:
         >>> Shell(pass_env=["HTTPS_PROXY"], idle_s=60).cwd
         '.'
     """
 
-    abrupt: ClassVar[bool] = True
-    deaf: ClassVar[bool] = True
+    cancel_immediately: ClassVar[bool] = True
 
     kind: Literal["shell"] = "shell"
-    """Tells the executors apart."""
+    """Discriminator of the kinds of executors."""
     cwd: Text = "."
     """The folder to run in, within the job's folder, or within the workspace."""
     pass_env: tuple[Variable, ...] = ()
-    """Variables of this environment that commands get to see, such as a key. Values of names that tell of a secret
-    are hidden in all that commands print."""
+    """Variables of this environment that commands get, such as a key. Values of variables whose names mark a secret
+    are redacted in the output of commands."""
     idle_s: Annotated[float, Field(title="Idle limit", gt=0, le=86400)] | None = Field(
         default=None, title="Idle limit in seconds"
     )
@@ -68,18 +405,23 @@ class Shell(Strict):
 
     @property
     def name(self) -> str:
-        """What its pace goes by: commands share one."""
+        """Key of the rate limiter that its runs share: all commands have the same."""
         return "shell"
 
     @property
+    def ignores_feedback(self) -> bool:
+        """True: a command gets no feedback."""
+        return True
+
+    @property
     def fingerprint(self) -> str:
-        """Everything that can change an answer, and no value of a variable that is passed on.
+        """Digest of everything that can change an answer; of passed variables only the names.
 
         Raises:
             JobError: If its folder, its block or its workspace can't be found.
         """
         if self._home is None:
-            return self.placed(Path()).fingerprint
+            return self.resolve_paths(Path()).fingerprint
         return digest(
             {
                 "shell": 1,
@@ -90,35 +432,37 @@ class Shell(Strict):
             }
         )
 
-    def placed(self, folder: Path) -> Shell:
-        """Return the executor with its folder, its block and its workspace looked up.
+    def resolve_paths(self, folder: Path) -> Shell:
+        """Return the executor with its folder, its block and its workspace resolved and validated.
 
         Args:
-            folder: The job's.
+            folder: The job's folder, which relative paths count from.
 
         Raises:
-            JobError: If one isn't there, or leads out of the folder that it has to be in.
+            JobError: If one of them doesn't exist, or leads out of the folder that it has to be in.
         """
-        require_set(self.pass_env)
+        # 1. What doesn't depend on the folder: variables, the state folder, the block.
+        require_passable(self.pass_env)
         state_folder()
-        block = fresh_operation(self.operation) if self.operation else None
+        block = load_operation(self.operation) if self.operation else None
         if block and block.cwd and self.workspace:
             raise JobError(
                 f"executor.operation: the block {self.operation!r} names a working directory, and a workspace is one: "
                 "leave one of them out."
             )
-        cwd = within(self.cwd, None if self.workspace else folder)
-        workspace = self.workspace.placed(folder) if self.workspace else None
+        # 2. The folder to run in, in the job's folder or in the workspace's commit; a set-up may create it.
+        cwd = normalize_cwd(self.cwd, None if self.workspace else folder)
+        workspace = self.workspace.resolve(folder) if self.workspace else None
         if workspace and not workspace.setup and not workspace.has_folder(cwd):
             raise JobError(
                 f"executor.cwd: the commit {workspace.base[:12]} has no folder {cwd!r}; name one that it has."
             )
-        placed = self.model_copy(update={"workspace": workspace, "cwd": cwd})
-        placed._home, placed._digests = folder.resolve(), {}  # noqa: SLF001 -- its own copy
-        return placed
+        resolved = self.model_copy(update={"workspace": workspace, "cwd": cwd})
+        resolved._home, resolved._digests = folder.resolve(), {}  # noqa: SLF001 -- its own copy
+        return resolved
 
-    def require_fit(self, briefs: Sequence[Brief]) -> None:
-        """Check that it can answer some briefs.
+    def require_supported(self, briefs: Sequence[Brief]) -> None:
+        """Check that the executor can answer some briefs.
 
         Raises:
             JobError: If it can't; the message says what to change.
@@ -129,8 +473,13 @@ class Shell(Strict):
             if command and not set_up:  # a set-up may install the program
                 require_program(brief.name, command, None if self.workspace else self.folder)
 
-    def situation(self, brief: Brief, item: Item) -> JsonValue:
-        """Return the content of the files that a brief reads; in a workspace its base says it all.
+    @property
+    def has_external_inputs(self) -> bool:
+        """True: see `external_inputs`."""
+        return True
+
+    def external_inputs(self, brief: Brief, item: Item) -> JsonValue:
+        """Return digests of the files that a brief reads; None in a workspace, where the base commit covers them.
 
         Raises:
             JobError: If one can't be read.
@@ -138,54 +487,54 @@ class Shell(Strict):
         if self.workspace:
             return None
         if self._home is None:
-            return self.placed(Path()).situation(brief, item)
-        if brief.reads not in self._digests:  # once a run: what commands write meanwhile is not what they read
-            self._digests[brief.reads] = dict(sorted(digests(brief.reads, self._home).items()))
+            return self.resolve_paths(Path()).external_inputs(brief, item)
+        if brief.reads not in self._digests:  # once a run, so that what commands write in the run doesn't count
+            self._digests[brief.reads] = dict(sorted(file_digests(brief.reads, self._home).items()))
         return self._digests[brief.reads]
 
     async def warm_up(self) -> None:
-        """See to it that nothing of a program can be left, and clear away what runs that died have left.
+        """Start the watchdog process, and clean up after runs that died.
 
         Raises:
             JobError: If the state folder can't be used.
-            TerminalError: If the guard doesn't start.
+            TerminalError: If the watchdog doesn't start.
         """
-        await finished(_warm_up)
+        await to_thread_shielded(_warm_up)
 
     async def answer(self, ask: Ask) -> Reply:
-        """Run the command; cancelling ends it, with whatever it started.
+        """Run the command; cancelling this ends its whole process tree.
 
         Raises:
             ExecutorError: If it fails, or can't be run.
-            JobError: If its folder, its block, its workspace or a variable isn't there.
+            JobError: If its folder, its block, its workspace or a variable doesn't exist.
         """
-        here = self if self._home else self.placed(Path())
+        here = self if self._home else self.resolve_paths(Path())
         try:
-            return await carried_out(here, ask)
+            return await run_command(here, ask)
         except ExecutorError as error:
-            error.usage = error.usage or Usage(requests=1)  # however it ended, it cost nothing
+            error.usage = error.usage or Usage(requests=1)  # a command costs nothing, even if it fails
             raise
 
-    def require_known(self) -> None:
-        """Check nothing: `placed` has."""
+    def require_available(self) -> None:
+        """Do nothing: `resolve_paths` has checked all."""
 
     def count_tokens(self, brief: Brief, item: Item) -> int:  # noqa: ARG002 -- the protocol's signature
         """Return 0: a command takes no tokens."""
         return 0
 
     def expected_completion_tokens(self, brief: Brief) -> int:  # noqa: ARG002 -- the protocol's signature
-        """Return 0."""
+        """Return 0: a command produces no tokens."""
         return 0
 
     def price(self) -> tuple[float, float]:
-        """Return no price: a command costs nothing that could be counted here."""
+        """Return a price of 0 per token."""
         return 0.0, 0.0
 
-    def ceiling(self, ask: Ask) -> Ceiling:  # noqa: ARG002 -- the protocol's signature
-        """Return the most that a command can take of a budget: nothing but a request."""
-        return Ceiling(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
+    def cost_bound(self, ask: Ask) -> CostBound:  # noqa: ARG002 -- the protocol's signature
+        """Return the cost bound of a command: it uses nothing of a budget but one request."""
+        return CostBound(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
 
 
 def _warm_up() -> None:
-    guard_here()
-    reap_now_and_then()
+    get_watchdog()
+    reap_periodically()

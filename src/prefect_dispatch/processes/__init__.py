@@ -1,1 +1,1 @@
-"""Programs: how they are run, what they get to see, and how nothing of them is left behind."""
+"""Programs: how they are run and supervised, their environment, and the clean-up of their process trees."""

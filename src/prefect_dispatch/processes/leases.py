@@ -1,8 +1,8 @@
-"""Folders that belong to somebody who is alive: what is left of the dead is found and cleared away.
+"""Leases: temporary folders that are bound to the life of a process, and removed after it dies.
 
-The owner holds an operating system's lock for as long as it lives, so that no process number has to be
-believed. Lock files are made, looked for and removed under one lock of the state folder; between two
-processes there is no moment in which a folder that is about to be used looks abandoned.
+The owner holds a lock of the operating system on a file for as long as it lives, so no process id has to be
+trusted. Lock files are created, listed and removed under one lock of the state folder, so a new folder never looks
+abandoned to another process.
 """
 
 from __future__ import annotations
@@ -32,60 +32,65 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
 WAIT_S = 30.0
-"""How long to wait for the lock of the state folder, which is held for milliseconds."""
+"""Seconds to wait for the lock of the state folder, which is held for milliseconds."""
 
 _ABOUT, _KEPT = "lease.json", "kept"
 _POINTER, _LONGEST_POINTER = b"gitdir:", 8192
-"""How a file `.git` begins that names the folder of its repository, and how many bytes of it are read."""
-_mine: dict[str, tuple[int, Lease, BaseFileLock]] = {}
-"""The leases of this process, each with its number: a forked child sees its parent's, too."""
-_lock_of = partial(FileLock, thread_local=False)  # one thread may take it, another let it go
+"""Start of a file `.git` that names the folder of its repository, and how many bytes of it are read."""
+_own_leases: dict[str, tuple[int, Lease, BaseFileLock]] = {}
+"""The leases of this process, with its process id, as a forked child inherits the entries of its parent."""
+_lock_of = partial(FileLock, thread_local=False)  # one thread may acquire it, and another release it
 
 
 @dataclass(frozen=True)
 class Lease:
-    """A folder that somebody has for as long as they live."""
+    """A folder that exists as long as the process that owns it."""
 
     id: str
-    """12 hexadecimal digits; programs that run for it carry them in `PREFECT_DISPATCH_LEASE`."""
+    """12 hexadecimal digits; programs that run for it have them in the variable `PREFECT_DISPATCH_LEASE`."""
     path: Path
-    """The folder; nobody but the owner's user can look into it."""
+    """The folder, accessible to its user only."""
     about: Mapping[str, JsonValue] = field(default_factory=dict[str, "JsonValue"])
-    """What it is for, for whoever finds it."""
+    """Description of its purpose, for people and for the clean-up."""
 
     def keep(self) -> None:
-        """Leave the folder where it is for people to look at: neither its end nor a reaper removes it."""
+        """Keep the folder for inspection: neither the end of the lease nor the reaper removes it."""
         (self.path / _KEPT).touch()
 
 
 def state_folder() -> Path:
-    """Return the folder for what outlives a process: `PREFECT_DISPATCH_STATE`, by default that of the user's state.
+    """Return the folder for files that outlive a process: `PREFECT_DISPATCH_STATE`, else in the user's state folder.
+
+    It is created if it doesn't exist, and made accessible to its user only.
 
     Raises:
-        JobError: If it can't be used, or lies inside a repository, or others may look into it.
+        JobError: If it can't be used, or is inside a repository.
     """
-    said = settings().state or str(user_state_path("prefect-dispatch"))
+    configured = settings().state or str(user_state_path("prefect-dispatch"))
     way_out = "set PREFECT_DISPATCH_STATE to a folder of your own outside of every repository"
     try:
-        folder = Path(said).expanduser().absolute()
-        inside = next((parent for parent in (folder, *folder.parents) if _is_repository(parent)), None)
-        if inside is not None:
-            raise JobError(f"The state folder {str(folder)!r} is in the repository {str(inside)!r}: {way_out}.")
+        folder = Path(configured).expanduser().absolute()
+        repository = next((parent for parent in (folder, *folder.parents) if _is_repository(parent)), None)
+        if repository is not None:
+            raise JobError(f"The state folder {str(folder)!r} is in the repository {str(repository)!r}: {way_out}.")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if stat.S_IMODE(folder.stat().st_mode) & 0o077:
             folder.chmod(0o700)
-    except (OSError, RuntimeError) as error:  # a RuntimeError where there is no home
+    except (OSError, RuntimeError) as error:  # a RuntimeError if the user has no home folder
         reason = getattr(error, "strerror", None) or error
-        raise JobError(f"The state folder {said!r} can't be used ({reason}): {way_out}.") from None
+        raise JobError(f"The state folder {configured!r} can't be used ({reason}): {way_out}.") from None
     return folder
 
 
 @contextmanager
 def lease(*, about: Mapping[str, JsonValue] | None = None) -> Generator[Lease, None, None]:
-    """Have a new folder; at the end it is removed, whatever is in it.
+    """Lease a new folder; it is removed with all its content at the end.
 
     Args:
-        about: What it is for, for whoever finds it.
+        about: Description of its purpose, for people and for the clean-up.
+
+    Yields:
+        The lease.
 
     Raises:
         JobError: If the state folder can't be used.
@@ -101,57 +106,60 @@ def lease(*, about: Mapping[str, JsonValue] | None = None) -> Generator[Lease, N
         >>> left
         False
     """
-    root = _root()
-    name = token_hex(6)  # no longer: the path of a socket in its TMPDIR has room for 107 bytes in all
+    root = _leases_folder()
+    name = token_hex(6)  # short, as the path of a socket in its TMPDIR is limited to 107 bytes
     mine = Lease(name, root / name, about or {})
-    with _alone(root):
+    # Lock first, so that the folder never exists without a lock that is held.
+    with _state_lock(root):
         lock = _lock_of(root / f"{name}.lock")
         lock.acquire(timeout=0)
-    _mine[name] = os.getpid(), mine, lock
+    _own_leases[name] = os.getpid(), mine, lock
     try:
         mine.path.mkdir(mode=0o700)
-        said = {"pid": os.getpid(), **mine.about}
-        (mine.path / _ABOUT).write_text(json.dumps(said), encoding="utf-8")
+        record = {"pid": os.getpid(), **mine.about}
+        (mine.path / _ABOUT).write_text(json.dumps(record), encoding="utf-8")
         yield mine
     finally:
-        if _mine.pop(name, None):
-            _end(mine, lock)
+        if _own_leases.pop(name, None):
+            _end_lease(mine, lock)
 
 
-@atexit.register  # here, so that it is done after a guard has ended what runs
-def end_all() -> None:
-    """End every lease of this process: it ends, and nobody comes to the end of what those were for."""
-    for name, (pid, mine, lock) in [*_mine.items()]:
-        if pid == os.getpid() and _mine.pop(name, None) is not None:
-            _end(mine, lock)
+@atexit.register  # registered at import, so that it runs after the watchdog has ended the programs
+def end_own_leases() -> None:
+    """End every lease of this process at its exit, as the code that owns them doesn't get to its end."""
+    for name, (pid, mine, lock) in [*_own_leases.items()]:
+        if pid == os.getpid() and _own_leases.pop(name, None) is not None:
+            _end_lease(mine, lock)
 
 
-def clear_abandoned(clear: Callable[[Lease], None]) -> list[Lease]:
-    """Remove the folders of the dead; return whose they were.
+def remove_abandoned(clear: Callable[[Lease], None]) -> list[Lease]:
+    """Remove the folders of processes that died; return their leases.
 
     Args:
-        clear: Called before a folder is removed, to end what still runs for it. Meanwhile the lease is held, so that
-            nobody else clears the same away.
+        clear: Called before a folder is removed, to end the programs that still run for it. The lease is locked
+            until then, so that no other process clears the same one.
 
     Raises:
         JobError: If the state folder can't be used.
     """
-    root, cleared = _root(), list[Lease]()
+    root, cleared = _leases_folder(), list[Lease]()
     for file in sorted(root.glob("*.lock")):
-        with _alone(root):
-            lock = _held(file)
+        # 1. A lock that can be acquired is one whose owner has died.
+        with _state_lock(root):
+            lock = _acquire_abandoned(file)
+        # 2. End its programs, then remove its folder and its lock.
         if lock is not None:
-            left = _read(root / file.stem)
+            abandoned = _read_lease(root / file.stem)
             try:
-                clear(left)
+                clear(abandoned)
             finally:
-                _end(left, lock)
-            cleared.append(left)
+                _end_lease(abandoned, lock)
+            cleared.append(abandoned)
     return cleared
 
 
 def remove_tree(folder: Path) -> None:
-    """Remove a folder and what is in it, folders included that nobody may write to; links are not followed."""
+    """Remove a folder and its content, read-only folders included; links are not followed."""
     for parent, _, _ in os.walk(folder):
         with suppress(OSError):
             Path(parent).chmod(0o700)
@@ -159,10 +167,10 @@ def remove_tree(folder: Path) -> None:
 
 
 def _is_repository(folder: Path) -> bool:
-    """Return whether a folder is the top of a git checkout, by the same marks as git itself.
+    """Return whether a folder is the top of a git checkout, by the same criteria as git itself.
 
-    A mere folder `.git` is none: Codex, for one, leaves empty ones behind where its sandbox was ended. git is not
-    asked, because it refuses to look into a repository of another user, and need not be installed here.
+    An empty folder `.git` doesn't make it one: Codex, for one, leaves such folders behind when its sandbox is ended.
+    git itself is not called, because it refuses to read a repository of another user, and may not be installed.
     """
     git_dir = folder / ".git"
     try:
@@ -174,25 +182,27 @@ def _is_repository(folder: Path) -> bool:
         head, shared = git_dir / "HEAD", git_dir / "commondir"
         if not (head.is_file() or head.is_symlink()):
             return False
-        # A linked worktree has its objects where the repository has them.
+        # A linked worktree has its objects in the folder of the main repository.
         common = git_dir / os.fsdecode(shared.read_bytes()[:_LONGEST_POINTER].strip()) if shared.is_file() else git_dir
         return (common / "objects").is_dir() and (common / "refs").is_dir()
     except OSError:  # what this user can't read, git can't either
         return False
 
 
-def _root() -> Path:
+def _leases_folder() -> Path:
+    """Return the folder of all leases and their lock files; create it if it doesn't exist."""
     folder = state_folder() / "leases"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 
-def _alone(root: Path) -> BaseFileLock:
+def _state_lock(root: Path) -> BaseFileLock:
+    """Return the lock of the state folder, for exclusive access to the lock files."""
     return _lock_of(root.with_name("leases.lock"), timeout=WAIT_S)
 
 
-def _held(file: Path) -> BaseFileLock | None:
-    """Return the lock of a lease whose owner is gone, or None if it lives, or somebody else has cleared it away."""
+def _acquire_abandoned(file: Path) -> BaseFileLock | None:
+    """Acquire and return the lock of a lease whose owner died; None if it lives, or another process has cleared it."""
     if not file.exists():
         return None
     lock = _lock_of(file)
@@ -203,20 +213,23 @@ def _held(file: Path) -> BaseFileLock | None:
     return lock
 
 
-def _read(folder: Path) -> Lease:
-    """Return what a folder says of its lease; nothing, if its owner died before it said anything."""
+def _read_lease(folder: Path) -> Lease:
+    """Read the lease of a folder; its description is empty if the owner died before writing it."""
     about: object = None
     with suppress(OSError, ValueError):
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
     return Lease(folder.name, folder, cast("dict[str, Any]", about) if isinstance(about, dict) else {})
 
 
-def _end(ended: Lease, lock: BaseFileLock) -> None:
-    """Remove the folder of a lease, unless it is to be kept, and then its lock; what stays is tried again later."""
-    kept = (ended.path / _KEPT).exists()
-    if not kept:
-        remove_tree(ended.path)
-    with _alone(ended.path.parent):
-        if kept or not ended.path.exists():
+def _end_lease(finished: Lease, lock: BaseFileLock) -> None:
+    """Remove the folder of a lease, unless it is to be kept, and then its lock.
+
+    If the folder can't be removed completely, its lock file stays, so that a later clean-up tries again.
+    """
+    keep = (finished.path / _KEPT).exists()
+    if not keep:
+        remove_tree(finished.path)
+    with _state_lock(finished.path.parent):
+        if keep or not finished.path.exists():
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()

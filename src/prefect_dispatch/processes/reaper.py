@@ -1,4 +1,4 @@
-"""Clears away what flow processes that died have left: programs, workspaces, folders, old logs."""
+"""Reaper: cleans up after flow processes that died, and removes their programs, workspaces, folders and old logs."""
 
 from __future__ import annotations
 
@@ -8,36 +8,36 @@ import time
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.processes.environment import LEASE
-from prefect_dispatch.processes.leases import clear_abandoned, state_folder
-from prefect_dispatch.processes.logs import prune_logs
-from prefect_dispatch.processes.sweep import Mark, end
+from prefect_dispatch.processes.kill_tree import Mark, end_processes
+from prefect_dispatch.processes.leases import remove_abandoned, state_folder
+from prefect_dispatch.processes.log_files import prune_logs
 
 if TYPE_CHECKING:
     from prefect_dispatch.processes.leases import Lease
 
 EVERY_S = 60.0
-"""How often a process looks for what others have left."""
+"""Shortest time in seconds between two clean-ups by one process."""
 GRACE_S = 1.0
-"""Seconds that the program of a dead run has to end itself."""
+"""Seconds that a program of a dead run has to end itself."""
 
 _log = logging.getLogger("prefect_dispatch")
 _lock = threading.Lock()
 _next: dict[str, float] = {}
-"""When to look again, for each state folder."""
+"""Time of the next clean-up, by state folder."""
 
 
 def reap() -> list[Lease]:
-    """Clear away what the dead have left; return whose it was. What belongs to the living is not touched.
+    """Clean up after processes that died, and return their leases; those of living processes are not touched.
 
     Raises:
         JobError: If the state folder can't be used.
     """
     prune_logs()
-    return clear_abandoned(lambda left: _end(left.id))
+    return remove_abandoned(lambda abandoned: _end_programs(abandoned.id))
 
 
-def reap_now_and_then() -> None:
-    """Do so before a program is run, unless this process has just done so.
+def reap_periodically() -> None:
+    """Clean up, unless this process has done so within `EVERY_S`; called before a program is run.
 
     Raises:
         JobError: If the state folder can't be used.
@@ -47,9 +47,10 @@ def reap_now_and_then() -> None:
         if time.monotonic() < _next.get(folder, 0.0):
             return
         _next[folder] = time.monotonic() + EVERY_S
-    for left in reap():
-        _log.info("Cleared away what a run that died had left: %s", left.path)
+    for abandoned in reap():
+        _log.info("Cleared away what a run that died had left: %s", abandoned.path)
 
 
-def _end(lease: str) -> None:
-    end(Mark(LEASE, lease), grace_s=GRACE_S)
+def _end_programs(lease: str) -> None:
+    """End the programs that run for a lease."""
+    end_processes(Mark(LEASE, lease), grace_s=GRACE_S)

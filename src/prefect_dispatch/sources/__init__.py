@@ -1,8 +1,7 @@
-"""Where items come from: a list, files, or the rows of a table.
+"""Sources of items: lists, files, and the rows of tables.
 
-Which source a mapping means is told by the one key that is there: `glob`,
-`jsonl`, `csv`, `parquet`, `sql` or `list`. What a source reads is data: it is decoded and
-parsed, never evaluated.
+The source of a mapping is identified by its one key of `glob`, `jsonl`, `csv`, `parquet`, `sql` and `list`. The content
+of a source is data: it is decoded and parsed, never evaluated.
 """
 
 from __future__ import annotations
@@ -17,42 +16,48 @@ from pydantic import BeforeValidator, Discriminator, Tag, TypeAdapter, Validatio
 from pydantic_core import PydanticCustomError
 
 from prefect_dispatch.errors import SourceError
-from prefect_dispatch.form import Tabs
-from prefect_dispatch.ledger import place_of
-from prefect_dispatch.scrub import scrub, teller
+from prefect_dispatch.models.base import Tabs
+from prefect_dispatch.models.ledger import sort_key
+from prefect_dispatch.security.redaction import redact, secret_detector
 from prefect_dispatch.sources.files import Glob
-from prefect_dispatch.sources.keys import hashed_keys_note
-from prefect_dispatch.sources.listed import FRAME, Listed, Lost, is_frame, is_listable, sound, upstream
-from prefect_dispatch.sources.parquet import Parquet
+from prefect_dispatch.sources.inline import (
+    FRAME_MESSAGE,
+    FailedItem,
+    Listed,
+    is_frame,
+    is_listable,
+    upstream_failure,
+    with_values,
+)
+from prefect_dispatch.sources.item_values import hashed_keys_note
 from prefect_dispatch.sources.sql import Sql
-from prefect_dispatch.sources.tables import Csv, JsonLines
+from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
 
 if TYPE_CHECKING:
     import logging
     from collections.abc import Generator, Sequence
     from pathlib import Path
 
-    from prefect_dispatch.models import Item
+    from prefect_dispatch.models.item import Item
 
 __all__ = [
     "Csv",
+    "FailedItem",
     "Glob",
     "ItemsInput",
     "JsonLines",
     "Listed",
-    "Lost",
     "Parquet",
     "Source",
     "Sql",
-    "note_on_keys",
+    "key_notes",
     "read_items",
-    "sound",
     "source",
+    "with_values",
 ]
 
 Source = Glob | JsonLines | Csv | Parquet | Sql | Listed
 """Any source."""
-
 _TAGS = {"glob": Glob, "jsonl": JsonLines, "csv": Csv, "parquet": Parquet, "sql": Sql, "list": Listed}
 _OFFER = "write a list, or one of {glob: …}, {jsonl: …}, {csv: …}, {parquet: …}, {sql: …}, {list: …, key: …}."
 
@@ -64,16 +69,16 @@ def _check_tag(data: object) -> None:
             has = f"has both {' and '.join(map(repr, tags))}" if tags else f"has none of {', '.join(map(repr, _TAGS))}"
             raise PydanticCustomError("source", "a source {has}; {offer}", {"has": has, "offer": _OFFER})
     elif isinstance(data, BaseException):
-        raise PydanticCustomError("source", "{why}; nothing was asked", {"why": upstream(data)})
+        raise PydanticCustomError("source", "{why}; nothing was asked", {"why": upstream_failure(data)})
     elif is_frame(data):
-        raise PydanticCustomError("source", "{why}", {"why": FRAME})
+        raise PydanticCustomError("source", "{why}", {"why": FRAME_MESSAGE})
     elif not is_listable(data) and not isinstance(data, Source):
         raise PydanticCustomError(
-            "source", "not a source: {data}; {offer}", {"data": scrub(repr(data)[:1000])[:80], "offer": _OFFER}
+            "source", "not a source: {data}; {offer}", {"data": redact(repr(data)[:1000])[:80], "offer": _OFFER}
         )
 
 
-def _recognised(data: object) -> object:
+def _validate_tag(data: object) -> object:
     _check_tag(data)
     return data
 
@@ -92,22 +97,20 @@ ItemsInput = Annotated[
     | Annotated[Sql, Tag("sql")]
     | Annotated[Listed, Tag("list")],
     Discriminator(_tag),
-    BeforeValidator(_recognised),
+    BeforeValidator(_validate_tag),
     Tabs(),
 ]
 """A source in any of its forms, as a field of a model or a parameter of a flow.
 
 Takes a source, the mapping of one, a list, or any iterable of items and JSON values.
 """
-
-SHOWN = 10
-"""How many empty items are named."""
-
+MAX_NAMED = 10
+"""Maximum number of empty items that a warning names."""
 _ADAPTER: TypeAdapter[Source] = TypeAdapter(ItemsInput)
 
 
 def source(data: object) -> Source:
-    """Return the source that data stands for.
+    """Convert data to a source.
 
     Args:
         data: A source, the mapping of one, a list, or any iterable of items and JSON values.
@@ -133,15 +136,15 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def read_items(source: Source, root: Path, limit: int | None = None) -> list[Item]:
-    """Return all items of a source, in the order that every list of them has; of one that is empty today, none.
+    """Read all items of a source, sorted in the order of every list of items in a report.
 
     Args:
-        source: Where they come from.
-        root: The job's own folder; relative paths start there.
-        limit: How many to keep, from the start of that order; all of them if there is none.
+        source: The source; a table or a query may be empty.
+        root: The job's own folder, which relative paths start from.
+        limit: Maximum number of items, from the start of that order; None for all of them.
 
     Raises:
-        SourceError: If two have the same key, a key holds a secret, something can't be read, or a glob means no file.
+        SourceError: If two have the same key, a key holds a secret, something can't be read, or a glob matches no file.
 
     Example:
         >>> from pathlib import Path
@@ -151,11 +154,11 @@ def read_items(source: Source, root: Path, limit: int | None = None) -> list[Ite
     if limit is not None and limit < 1:
         raise SourceError(f"The limit must be at least 1, not {limit}.")
     numbers: dict[str, int] = {}
-    tells = teller()
+    has_secret = secret_detector()
     items: list[Item] = []
-    with closing(cast("Generator[Item, None, None]", source.stream(root))) as stream:  # and what it holds open
+    with closing(cast("Generator[Item, None, None]", source.stream(root))) as stream:  # closes its files, too
         for number, item in enumerate(stream, 1):
-            if tells(item.key):  # keys stand in every list
+            if has_secret(item.key):  # keys are shown in logs and reports
                 raise SourceError(
                     f"The key of item number {number} of {source.where(root)} holds a secret, or what a pattern of "
                     "PREFECT_DISPATCH_REDACT matches, and keys stand in logs and reports: give it another."
@@ -167,29 +170,29 @@ def read_items(source: Source, root: Path, limit: int | None = None) -> list[Ite
                     "Keys must be unique: remove one, or give each a key of its own."
                 )
             items.append(item)
-    kept = sorted(items, key=lambda item: place_of("", item.key))[:limit]
-    _warn_of_blanks([item.key for item in kept if isinstance(item.value, str) and not item.value.strip()])
-    return kept
+    selected = sorted(items, key=lambda item: sort_key("", item.key))[:limit]
+    _warn_of_blanks([item.key for item in selected if isinstance(item.value, str) and not item.value.strip()])
+    return selected
 
 
-def note_on_keys(source: Source, items: Sequence[Item]) -> tuple[str, ...]:
-    """Return what to tell people of items that have no key of their own, if anything.
+def key_notes(source: Source, items: Sequence[Item]) -> tuple[str, ...]:
+    """Return notes on items without a key of their own.
 
     Args:
-        source: Where the items come from.
-        items: All of them.
+        source: The source of the items.
+        items: All items.
     """
     note = hashed_keys_note(items, _tag(source))
     return (note,) if note else ()
 
 
 def _warn_of_blanks(keys: list[str]) -> None:
-    """Say which items hold nothing: each is asked about, since one empty file must not stop all others."""
+    """Log a warning that names the empty items; they are asked about, as one empty file must not stop all others."""
     if not keys:
         return
     try:
         log: logging.Logger | logging.LoggerAdapter[logging.Logger] = get_run_logger()
-    except MissingContextError:  # a plan, say
+    except MissingContextError:  # outside of a run, such as in a plan
         log = get_logger("prefect_dispatch")
-    named = ", ".join(map(repr, keys[:SHOWN])) + (", …" if len(keys) > SHOWN else "")
-    log.warning("Items that are empty, of which an answer can say nothing: %d (%s); leave them out.", len(keys), named)
+    listed = ", ".join(map(repr, keys[:MAX_NAMED])) + (", …" if len(keys) > MAX_NAMED else "")
+    log.warning("Items that are empty, of which an answer can say nothing: %d (%s); leave them out.", len(keys), listed)

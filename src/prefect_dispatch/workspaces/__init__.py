@@ -1,1 +1,1 @@
-"""Workspaces: a checkout of its own for each piece of work, and what of it is collected as a change."""
+"""Workspaces: an isolated checkout for each piece of work, and the capture of its change as a patch."""

@@ -1,9 +1,10 @@
-"""git, run for one repository: without anybody's configuration, hooks, filters, prompts, or network.
+"""Run git in one repository, isolated from configuration, hooks, filters, prompts and the network.
 
-What a repository says of itself may come from an agent. So nothing in it may have a program run: settings that name
-one are overridden, no transport is allowed, and settings of the user and of the system don't count, but for
-`safe.directory`, without which git refuses a repository of somebody else. Filters, drivers and conversions have names
-that somebody made up, and can't be overridden: files of a checkout are only read by repositories of ours (`sharing`).
+The configuration of a repository may come from an agent, so nothing in it may start a program: settings that name one
+are overridden, no transport is allowed, and settings of the user and the system don't apply, except for
+`safe.directory`, without which git refuses a repository of another user. Filters, drivers and conversions have
+arbitrary names, and can't be overridden: so files of a checkout are only read by repositories of ours
+(`create_with_alternates`).
 """
 
 from __future__ import annotations
@@ -12,25 +13,102 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import JobError, TransientError
-from prefect_dispatch.scrub import scrub
-from prefect_dispatch.workspaces.leash import held
+from prefect_dispatch.security.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
+    from collections.abc import Generator, Mapping
+
+
+class CancellationScope:
+    """Cancellation scope for git processes, which any thread may start; thread-safe."""
+
+    def __init__(self) -> None:
+        """Create a scope without processes."""
+        self._lock = Lock()
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._is_cancelled = False
+
+    def cancel(self) -> None:
+        """Kill all processes of the scope, and any that are added later."""
+        with self._lock:
+            self._is_cancelled = True
+            for process in self._processes:
+                process.kill()
+
+    @contextmanager
+    def attach(self, process: subprocess.Popen[bytes]) -> Generator[None, None, None]:
+        """Add a process to the scope until the end of this context."""
+        with self._lock:
+            self._processes.add(process)
+            if self._is_cancelled:
+                process.kill()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._processes.discard(process)
+
+
+_scope: ContextVar[CancellationScope | None] = ContextVar("prefect-dispatch-git-scope", default=None)
+
+
+"""The current scope; `asyncio.to_thread` copies it to its threads."""
+
+
+@contextmanager
+def cancellation_scope() -> Generator[None, None, None]:
+    """Open a cancellation scope for each git command that is run inside, also in threads that are started inside."""
+    token = _scope.set(CancellationScope())
+    try:
+        yield
+    finally:
+        _scope.reset(token)
+
+
+@contextmanager
+def attach_process(process: subprocess.Popen[bytes]) -> Generator[None, None, None]:
+    """Add a process to the current cancellation scope, if there is one."""
+    scope = _scope.get()
+    if scope is None:
+        yield
+        return
+    with scope.attach(process):
+        yield
+
+
+def cancel_git() -> None:
+    """Cancel the current scope, if there is one: its git processes are killed."""
+    if scope := _scope.get():
+        scope.cancel()
+
 
 OLDEST = (2, 38)
-"""The first version that has all that is used."""
+
+
+"""The oldest version of git that has all features in use."""
+
+
 LIMIT_S = 600.0
-"""How long one call may take, unless somebody says otherwise."""
+
+
+"""Default time limit of one call in seconds."""
+
 
 _QUOTED = 2_000
-"""Characters of what git said that an error quotes."""
+
+
+"""Characters of the end of git's error output that an error quotes."""
+
+
 _SETTINGS = {
     "advice.detachedHead": "false",
     "commit.gpgSign": "false",
@@ -56,7 +134,11 @@ _SETTINGS = {
     "submodule.recurse": "false",
     "tag.gpgSign": "false",
 }
-"""What counts, whatever a repository says."""
+
+
+"""Settings that override those of a repository."""
+
+
 _ENVIRONMENT = {
     "HOME": os.devnull,
     "LC_ALL": "C",
@@ -67,45 +149,55 @@ _ENVIRONMENT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_NOSYSTEM": "1",
     "GIT_EDITOR": ":",
-    "GIT_LITERAL_PATHSPECS": "1",  # a file may be called `*`
+    "GIT_LITERAL_PATHSPECS": "1",  # a file may have the name `*`
     "GIT_NO_REPLACE_OBJECTS": "1",
-    "GIT_OPTIONAL_LOCKS": "0",  # to look at a checkout must not write its index
+    "GIT_OPTIONAL_LOCKS": "0",  # reading a checkout must not write its index
     "GIT_PAGER": "cat",
     "GIT_TERMINAL_PROMPT": "0",
     "SSH_ASKPASS": "",
 }
+
+
 _SHOWING, _PLAIN = frozenset({"diff", "log", "show"}), ("--no-ext-diff", "--no-textconv")
-"""What is added to commands that would else have programs of the repository's settings show a difference."""
+
+
+"""Options for commands that would otherwise run the repository's own programs to show differences."""
 
 
 class GitError(TransientError):
-    """git could not do what it was told to.
+    """A git command failed.
 
     Attributes:
-        exit: Its exit code; None if it took too long.
-        said: What it wrote on standard error.
+        exit: Its exit code; None if it timed out or couldn't be run.
+        stderr: Its output on standard error.
     """
 
     default_kind = "git"
 
-    def __init__(self, message: str, *, exit: int | None = None, said: str = "") -> None:  # noqa: A002 -- its name
-        """Keep the exit code and what git said."""
+    def __init__(self, message: str, *, exit: int | None = None, stderr: str = "") -> None:  # noqa: A002 -- its name
+        """Create the error.
+
+        Args:
+            message: The message.
+            exit: The exit code of git.
+            stderr: The redacted end of its output on standard error.
+        """
         super().__init__(message)
         self.exit = exit
-        self.said = said
+        self.stderr = stderr
 
 
 @dataclass(frozen=True)
 class Git:
-    """Runs git for one repository; calls block, so an event loop puts them into a thread.
+    """Runner of git commands in one repository; calls block, so coroutines have to use a thread.
 
     Example:
         >>> from pathlib import Path
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
         ...     git = Git(Path(folder))
-        ...     _ = git.out("init", "--quiet")
-        ...     git.out("rev-parse", "--is-inside-work-tree")
+        ...     _ = git.output("init", "--quiet")
+        ...     git.output("rev-parse", "--is-inside-work-tree")
         'true'
     """
 
@@ -114,69 +206,70 @@ class Git:
     env: Mapping[str, str] = field(default_factory=dict[str, str])
     """More variables for each call."""
     limit_s: float = LIMIT_S
-    """Seconds after which a call is ended: git waits for ever on a pipe that is called like a file it reads."""
+    """Seconds after which a call is killed: git blocks for ever on a named pipe in place of a file that it reads."""
 
-    def out(self, *args: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> str:
-        """Return what git writes, without the line break at its end; bytes that are no UTF-8 as half characters.
+    def output(self, *args: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> str:
+        """Run git, and return its output as text without trailing line breaks; invalid UTF-8 becomes surrogates.
 
         Args:
-            args: What git is told.
-            stdin: What it reads.
-            env: More variables, for this call.
+            args: The arguments of git.
+            stdin: Its standard input.
+            env: Further environment variables for this call.
 
         Raises:
             GitError: If its exit code isn't 0.
             JobError: If there is no git.
         """
-        return self.raw(*args, stdin=stdin, env=env).decode("utf-8", "surrogateescape").rstrip("\n")
+        return self.output_bytes(*args, stdin=stdin, env=env).decode("utf-8", "surrogateescape").rstrip("\n")
 
-    def raw(self, *args: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
-        """Return what git writes, as it is; see `out`."""
-        return self.tried(*args, stdin=stdin, env=env, most=0)[1]
+    def output_bytes(self, *args: str, stdin: bytes = b"", env: Mapping[str, str] | None = None) -> bytes:
+        """Run git, and return its output as bytes; see `output`."""
+        return self.run(*args, stdin=stdin, env=env, most=0)[1]
 
-    def tried(
+    def run(
         self,
         *args: str,
         stdin: bytes = b"",
         env: Mapping[str, str] | None = None,
         most: int = 255,
     ) -> tuple[int, bytes]:
-        """Return git's exit code, and what it writes.
+        """Run git, and return its exit code and its output.
 
         Args:
-            args: What git is told.
-            stdin: What it reads.
-            env: More variables, for this call.
+            args: The arguments of git.
+            stdin: Its standard input.
+            env: Further environment variables for this call.
             most: The highest exit code that is no error.
 
         Raises:
             GitError: If its exit code is higher, or a signal ended it, or it took longer than `limit_s`.
             JobError: If there is no git.
         """
-        command = [program(), args[0], *(_PLAIN if args[0] in _SHOWING else ()), *args[1:]]
+        command = [find_git(), args[0], *(_PLAIN if args[0] in _SHOWING else ()), *args[1:]]
         try:
-            exit_code, out, err = self._ran(command, stdin, _environment({**self.env, **(env or {})}))
+            exit_code, out, err = self._execute(command, stdin, _environment({**self.env, **(env or {})}))
         except subprocess.TimeoutExpired:
             raise GitError(f"git {args[0]} took more than {self.limit_s:g} s in {str(self.repo)!r}.") from None
         except OSError as error:
             raise GitError(f"git can't run in {str(self.repo)!r}: {error.strerror or error}.") from None
         if 0 <= exit_code <= most:
             return exit_code, out
-        said = scrub(err[-_QUOTED:].decode("utf-8", "replace").strip())
-        raise GitError(f"git {args[0]} failed ({exit_code}): {said}", exit=exit_code, said=said)
+        message = redact(err[-_QUOTED:].decode("utf-8", "replace").strip())
+        raise GitError(f"git {args[0]} failed ({exit_code}): {message}", exit=exit_code, stderr=message)
 
-    def _ran(self, command: list[str], stdin: bytes, env: dict[str, str]) -> tuple[int, bytes, bytes]:
+    def _execute(self, command: list[str], stdin: bytes, env: dict[str, str]) -> tuple[int, bytes, bytes]:
+        """Run a command within the current cancellation scope; return exit code, output and error output."""
         with (
-            subprocess.Popen(  # noqa: S603 -- no shell, and what git is told is ours
+            subprocess.Popen(  # noqa: S603 -- no shell, and the arguments are ours
                 command,
                 cwd=self.repo,
                 env=env,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for us: what is being cleared away is cleared away
+                start_new_session=True,  # Ctrl-C must not end a git that cleans up
             ) as process,
-            held(process),
+            attach_process(process),
         ):
             try:
                 out, err = process.communicate(stdin, self.limit_s)
@@ -186,56 +279,165 @@ class Git:
         return process.returncode, out, err
 
 
-def program() -> str:
-    """Return where git is.
+def find_git() -> str:
+    """Return the path of git's program.
 
     Raises:
-        JobError: If it isn't there, or too old.
+        JobError: If git isn't installed, or too old.
     """
-    found = shutil.which("git")
-    if found is None:
+    path = shutil.which("git")
+    if path is None:
         raise JobError("There is no git on the PATH: install git 2.38 or newer.")
-    if (version := _version(found)) < OLDEST:
-        raise JobError(f"git {'.'.join(map(str, version))} ({found}) is too old: install git 2.38 or newer.")
-    return found
+    if (version := _version(path)) < OLDEST:
+        raise JobError(f"git {'.'.join(map(str, version))} ({path}) is too old: install git 2.38 or newer.")
+    return path
 
 
 @lru_cache(maxsize=8)
-def _version(found: str) -> tuple[int, ...]:
+def _version(git_path: str) -> tuple[int, ...]:
+    """Return the major and the minor version of a git program; (0, 0) if they are unknown."""
     try:
-        said = _ambient(found, "version")
+        output = _run_outside(git_path, "version")
     except OSError as error:
-        raise JobError(f"{found!r} can't be run ({error.strerror}): install git 2.38 or newer.") from None
-    match = re.match(r"git version (\d+)\.(\d+)", said)
+        raise JobError(f"{git_path!r} can't be run ({error.strerror}): install git 2.38 or newer.") from None
+    match = re.match(r"git version (\d+)\.(\d+)", output)
     return tuple(map(int, match.groups())) if match else (0, 0)
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    """Return the complete environment of one call."""
+    """Return the complete environment of one call, with all settings in variables `GIT_CONFIG_…`."""
+    # 1. The overriding settings, and the folders that git trusts by the settings of user and system.
     where = tuple(os.environ.get(name, "") for name in ("HOME", "XDG_CONFIG_HOME", "GIT_CONFIG_GLOBAL"))
-    trusted = [("safe.directory", folder) for folder in _trusted(program(), where)]
+    trusted = [("safe.directory", folder) for folder in _safe_directories(find_git(), where)]
     settings = [*_SETTINGS.items(), *trusted]
+    # 2. git reads settings from numbered pairs of variables, which win over any configuration file.
     numbered = {
         f"GIT_CONFIG_{what}_{number}": text
         for number, setting in enumerate(settings)
         for what, text in zip(("KEY", "VALUE"), setting, strict=True)
     }
-    kept = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
-    return {**kept, **_ENVIRONMENT, **numbered, "GIT_CONFIG_COUNT": str(len(settings)), **more}
+    inherited = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+    return {**inherited, **_ENVIRONMENT, **numbered, "GIT_CONFIG_COUNT": str(len(settings)), **more}
 
 
 @lru_cache(maxsize=8)
-def _trusted(found: str, _where: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the folders of others that the user, or the system, has git trust."""
-    said = _ambient(found, "config", "--type=path", "--null", "--get-all", "safe.directory")
-    return tuple(said.split("\0")[:-1])
+def _safe_directories(git_path: str, _where: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the folders in `safe.directory` of the user and the system.
+
+    Args:
+        git_path: The program.
+        _where: The variables that locate the user's settings; a part of the cache's key only.
+    """
+    output = _run_outside(git_path, "config", "--type=path", "--null", "--get-all", "safe.directory")
+    return tuple(output.split("\0")[:-1])
 
 
-def _ambient(found: str, *args: str) -> str:
-    """Return what git says outside of any repository, with the settings of user and system."""
+def _run_outside(git_path: str, *args: str) -> str:
+    """Run git outside of any repository, with the settings of user and system, and return its output."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     plain |= {name: value for name, value in os.environ.items() if name.startswith("GIT_CONFIG_")}
     done = subprocess.run(  # noqa: S603 -- as above
-        [found, *args], cwd="/", env={**plain, "LC_ALL": "C"}, capture_output=True, check=False, timeout=LIMIT_S
+        [git_path, *args], cwd="/", env={**plain, "LC_ALL": "C"}, capture_output=True, check=False, timeout=LIMIT_S
     )
     return done.stdout.decode("utf-8", "surrogateescape")
+
+
+NAME, MAIL = "prefect-dispatch", "prefect-dispatch@localhost"
+
+
+"""Name and e-mail address of the committer."""
+
+
+_NO_CONVERSION = b"* -text !eol -filter -ident !working-tree-encoding\n"
+
+
+"""Attributes that override all others: the content of a file equals that in the repository, byte for byte."""
+
+
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """Location and format of a repository's object store."""
+
+    common: Path
+    """The git folder, which all worktrees of the repository share."""
+    hash: str
+    """The object format: `sha1` or `sha256`."""
+    alternates: tuple[str, ...]
+    """Further object folders that the repository reads itself, in the syntax of an alternates file."""
+
+    @classmethod
+    def of(cls, git: Git) -> ObjectStore:
+        """Return the object store of a repository, given any of its worktrees, or a folder in one."""
+        output = git.output("rev-parse", "--path-format=absolute", "--git-common-dir", "--show-object-format")
+        common, _, kind = output.rpartition("\n")
+        statistics = git.output("count-objects", "-v").split("\n")
+        elsewhere = tuple(line.removeprefix("alternate: ") for line in statistics if line.startswith("alternate: "))
+        return cls(Path(common), kind, elsewhere)
+
+
+def create_with_alternates(objects: ObjectStore, folder: Path, *, checkout: bool) -> Git:
+    """Create a repository that reads the objects of another one, and writes its own.
+
+    Args:
+        objects: The object store to read.
+        folder: Where to create the repository.
+        checkout: Whether the folder is to have files; else the repository is bare.
+    """
+    kind = () if checkout else ("--bare",)
+    Git(folder.parent).output(
+        *("init", "--quiet", "--template=", f"--object-format={objects.hash}", *kind, "--", str(folder))
+    )
+    git_dir = folder / ".git" if checkout else folder
+    alternates = [_quote_path(str(objects.common / "objects")), *objects.alternates]
+    _write_file(git_dir / "objects" / "info" / "alternates", os.fsencode("".join(f"{each}\n" for each in alternates)))
+    _write_file(git_dir / "info" / "attributes", _NO_CONVERSION)
+    # The commits without parents of a shallow clone, and the ignore rules of this clone only.
+    for name in ("shallow", "info/exclude"):
+        if (objects.common / name).is_file():
+            shutil.copyfile(objects.common / name, git_dir / name)
+    return Git(folder)
+
+
+def create_checkout(source: Git, objects: ObjectStore, base: str, folder: Path) -> Git:
+    """Create a repository with a commit checked out, and with the branches and tags of its source.
+
+    Args:
+        source: The repository that has the commit.
+        objects: Its object store.
+        base: The commit.
+        folder: Where to create the repository.
+    """
+    repository = create_with_alternates(objects, folder, checkout=True)
+    # All refs are written at once, as a file of packed refs.
+    refs = source.output_bytes(
+        "for-each-ref", "--format=%(objectname) %(refname)", "refs/heads", "refs/tags", "refs/remotes"
+    )
+    _write_file(folder / ".git" / "packed-refs", refs)
+    repository.output("checkout", "--quiet", "--force", "--detach", base)
+    return repository
+
+
+def with_work_tree(git: Git, files: Path, more: Mapping[str, str] | None = None) -> Git:
+    """Return a repository of ours with a folder as its work tree, regardless of any `.git` in that folder.
+
+    Args:
+        git: The repository.
+        files: The folder.
+        more: Further environment variables for each call.
+    """
+    return Git(files, {"GIT_DIR": str(git.repo), "GIT_WORK_TREE": str(files), **(more or {})})
+
+
+def _quote_path(path: str) -> str:
+    """Quote a path for an alternates file if necessary; a path may contain any character."""
+    if not path.startswith(('"', "#")) and "\n" not in path:
+        return path
+    return '"' + "".join(_ESCAPES.get(character, character) for character in path) + '"'
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)

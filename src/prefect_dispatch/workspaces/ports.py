@@ -1,7 +1,7 @@
-"""Blocks of ports: no two workspaces that are open on a machine have the same.
+"""Reservation of port ranges: no two open workspaces on a machine have the same ports.
 
-A block is held by a socket that is bound to a number of its own, which the operating system gives to nobody else,
-whatever process or user asks; it is free again as soon as its holder is gone, however that ended.
+The ports are divided into slots, and each slot has a lock: a socket that is bound to a port of its own, which the
+operating system gives to one process only, of any user. The lock is released when its process ends in any way.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
 
 SLOT = 10
-"""Ports that are held by one socket; a block begins at a multiple of it."""
+"""Ports per slot; a block starts at a multiple of it."""
 SLOTS = 1_000
+"""Number of slots."""
 FIRST = 20_000
-"""The first port that may be in a block. The last is 29,999: below those that systems give to clients."""
+"""The first port of all blocks. The last is 29,999: below the ephemeral ports that systems give to clients."""
 FIRST_HOLDER = 19_000
-"""The number of the socket that holds the first slot."""
-MOST = 100
+"""The port whose socket locks the first slot."""
+MAX_PORTS = 100
 """Ports of the largest block."""
 
 _HOST = "127.0.0.1"
 
 
 def _families() -> tuple[socket.AddressFamily, ...]:
-    """Return the protocols that this machine has; it may know IPv6 and have it switched off."""
+    """Return the address families of this machine; IPv6 may be compiled in, but switched off."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(("::1", 0))
@@ -40,44 +41,65 @@ def _families() -> tuple[socket.AddressFamily, ...]:
 
 
 FAMILIES = _families()
-"""The protocols by which a server can listen here."""
+"""The address families on which a server can listen here."""
 
 
 @contextmanager
-def block(size: int) -> Generator[tuple[int, ...], None, None]:
-    """Have some ports in a row, on which nobody listens and which no other block holds.
+def reserve_ports(size: int) -> Generator[tuple[int, ...], None, None]:
+    """Reserve consecutive ports on which no process listens, and which no other block has.
 
     Args:
-        size: How many.
+        size: Number of ports; 0 reserves none.
+
+    Yields:
+        The ports.
 
     Raises:
-        TransientError: If all are taken.
+        TransientError: If there is no such range.
 
     Example:
-        >>> with block(2) as ports:
+        >>> with reserve_ports(2) as ports:
         ...     len(ports), ports[1] - ports[0]
         (2, 1)
     """
-    with ExitStack() as held:
-        yield _taken(size, held) if size else ()
+    with ExitStack() as locks:
+        yield _lock_slots(size, locks) if size else ()
 
 
-def _taken(size: int, held: ExitStack) -> tuple[int, ...]:
-    slots = -(-size // SLOT)
+def _lock_slots(size: int, locks: ExitStack) -> tuple[int, ...]:
+    """Lock slots in a row for a number of ports, starting at a random one, and return the ports.
+
+    Args:
+        size: Number of ports.
+        locks: Gets the locks, and releases them when it is closed.
+
+    Raises:
+        TransientError: If there is no such range.
+    """
+    slots = -(-size // SLOT)  # rounded up
+    # In random order, so that workspaces which start at the same time seldom try the same slots.
     starts = range(SLOTS - slots + 1)
     for first in random.sample(starts, len(starts)):
         with ExitStack() as holding:
             ports = tuple(range(FIRST + first * SLOT, FIRST + first * SLOT + size))
-            if all(_held(FIRST_HOLDER + slot, holding) for slot in range(first, first + slots)) and _are_free(ports):
-                held.push(holding.pop_all())
+            if all(_lock_slot(FIRST_HOLDER + slot, holding) for slot in range(first, first + slots)) and _are_free(
+                ports
+            ):
+                # Keep the locks; those of a failed try are released at the end of `with`.
+                locks.push(holding.pop_all())
                 return ports
     raise TransientError(
         f"No {size} ports in a row are free between {FIRST} and {FIRST + SLOT * SLOTS - 1}.", kind="ports"
     )
 
 
-def _held(number: int, holding: ExitStack) -> bool:
-    """Return whether a slot is ours now."""
+def _lock_slot(number: int, holding: ExitStack) -> bool:
+    """Try to lock a slot; return whether that succeeded.
+
+    Args:
+        number: The port of the slot's socket.
+        holding: Gets the socket, and closes it when it is closed itself.
+    """
     holder = holding.enter_context(socket.socket())
     try:
         holder.bind((_HOST, number))
@@ -87,13 +109,13 @@ def _held(number: int, holding: ExitStack) -> bool:
 
 
 def _are_free(ports: Sequence[int]) -> bool:
-    """Return whether nobody listens on any of some ports, by whichever protocol."""
+    """Return whether no process listens on any of some ports, by any protocol."""
     return all(_is_free(family, port) for port in ports for family in FAMILIES)
 
 
 def _is_free(family: socket.AddressFamily, port: int) -> bool:
     with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what was closed a moment ago is free
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
         if family == socket.AF_INET6:
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         try:

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prefect_dispatch.executors.base import Ask
-from prefect_dispatch.models import Brief, Item
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
 
 if TYPE_CHECKING:
     from prefect_dispatch.errors import ExecutorError
     from prefect_dispatch.executors.base import Reply
-    from prefect_dispatch.executors.coding.executor import CodingAgent
+    from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 
 VERSIONS = {
     "claude": "2.1.197 (Claude Code)",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import psutil
 import pytest
 
-from prefect_dispatch.executors.coding.executor import CodingAgent
+from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from tests.executors.coding.agent_server import AgentServer, Request, Turn, agent_server
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def real_agent(
             "max_usd": 5,
             "max_turns": 20,
         }
-        yield CodingAgent.model_validate({**fields, **more}).placed(repository.path), server
+        yield CodingAgent.model_validate({**fields, **more}).resolve_paths(repository.path), server
 
 
 def ending(request: Request, text: str = "Done.") -> Turn:

@@ -12,10 +12,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.executors.coding.adapter import LONGEST_ARGUMENT, Launch, Printed, Said, Tokens, Told, listed
-from prefect_dispatch.executors.coding.agents import KNOWN, adapter_of
+from prefect_dispatch.executors.coding.adapter import (
+    LONGEST_ARGUMENT,
+    AgentOutput,
+    AgentReport,
+    Launch,
+    LaunchRequest,
+    Tokens,
+    as_list,
+)
 from prefect_dispatch.executors.coding.codex import KEY as CODEX_KEY
-from prefect_dispatch.executors.coding.generic import Generic
+from prefect_dispatch.executors.coding.coding_agent import BUILT_IN_ADAPTERS, adapter_of
+from prefect_dispatch.executors.coding.custom import Generic
 from tests.executors.coding.fake_agents import KEY, claude_end, claude_start, codex_end, codex_said
 
 if TYPE_CHECKING:
@@ -27,11 +35,11 @@ HOME, WORK = Path("/home-of-the-run"), Path("/work")
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"], "additionalProperties": False}
 PROMPT = "Do it — 'all' of it."
 GENERIC = Generic(name="any", argv=("any", "-m", "{model}"), key="ANY_KEY")
-ADAPTERS: Mapping[str, Adapter] = {**KNOWN, "any": adapter_of(GENERIC)}
+ADAPTERS: Mapping[str, Adapter] = {**BUILT_IN_ADAPTERS, "any": adapter_of(GENERIC)}
 every_adapter = pytest.mark.parametrize("adapter", [pytest.param(each, id=name) for name, each in ADAPTERS.items()])
 
 
-def started(adapter: Adapter, params: Mapping[str, Any] | None = None, **more: Any) -> Launch:  # noqa: ANN401 -- of `Told`
+def started(adapter: Adapter, params: Mapping[str, Any] | None = None, **more: Any) -> Launch:  # noqa: ANN401 -- fields
     """Return how an adapter has its agent started."""
     fields: dict[str, Any] = {
         "program": f"/bin/{adapter.name}",
@@ -41,19 +49,19 @@ def started(adapter: Adapter, params: Mapping[str, Any] | None = None, **more: A
         "home": HOME,
         "workspace": WORK,
         "answer": HOME / "answer.txt",
-        "params": adapter.own.model_validate(params or {}),
+        "params": adapter.params_model.model_validate(params or {}),
         "key": KEY,
     }
-    return adapter.launch(Told(**{**fields, **more}))
+    return adapter.launch(LaunchRequest(**{**fields, **more}))
 
 
-def said(agent: str | Generic, *lines: object, exit_code: int | None = 0, **files: str) -> Said:
+def said(agent: str | Generic, *lines: object, exit_code: int | None = 0, **files: str) -> AgentReport:
     """Return what it means that an agent prints some lines; those that are no texts as JSON."""
-    adapter = adapter_of(agent) if isinstance(agent, Generic) else KNOWN[agent]
+    adapter = adapter_of(agent) if isinstance(agent, Generic) else BUILT_IN_ADAPTERS[agent]
     stderr = files.pop("stderr", "")
     stdout = "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
     named = {name.replace("_", "."): text for name, text in files.items()}
-    return adapter.parse(Printed(stdout, stderr, files=named, exit=exit_code))
+    return adapter.parse(AgentOutput(stdout, stderr, files=named, exit=exit_code))
 
 
 def after(launch: Launch, option: str) -> list[str]:
@@ -121,9 +129,9 @@ def test_neither_key_nor_prompt_is_an_argument(adapter: Adapter) -> None:
 @given(text=st.text(), exit_code=st.none() | st.integers(0, 255))
 def test_whatever_is_printed_nothing_is_raised(adapter: Adapter, text: str, exit_code: int | None) -> None:
     """Output is hostile data; without the event that means success it is no success."""
-    found = adapter.parse(Printed(text, text, dict.fromkeys(adapter.reads, text), exit_code))
+    found = adapter.parse(AgentOutput(text, text, dict.fromkeys(adapter.output_files, text), exit_code))
     if adapter.name != "any":
-        assert not found.done
+        assert not found.reports_success
 
 
 ODD: tuple[Any, ...] = (None, True, -1, 0.5, float("inf"), "x", "", [], [0, None], {}, {"a": None})
@@ -132,7 +140,7 @@ ODD: tuple[Any, ...] = (None, True, -1, 0.5, float("inf"), "x", "", [], [0, None
 
 def places(value: Any) -> Iterator[tuple[Any, Any]]:  # noqa: ANN401 -- JSON
     """Yield each object or list inside a JSON value with each key or index of it."""
-    keys: Iterable[Any] = cast("dict[str, Any]", value) if isinstance(value, dict) else range(len(listed(value)))
+    keys: Iterable[Any] = cast("dict[str, Any]", value) if isinstance(value, dict) else range(len(as_list(value)))
     for key in keys:
         part: Any = cast("Any", value)[key]
         yield value, key
@@ -150,7 +158,7 @@ def test_events_of_any_shape(adapter: Adapter, bent: list[tuple[int, object]]) -
             inside, key = found[number % len(found)]
             inside[key] = deepcopy(odd)
     text = "\n".join(map(json.dumps, printed))
-    end = adapter.parse(Printed(text, files=dict.fromkeys(adapter.reads, text)))
+    end = adapter.parse(AgentOutput(text, files=dict.fromkeys(adapter.output_files, text)))
     assert end.cost_usd is None or 0 <= end.cost_usd < float("inf")
     assert end.tokens is None or min(end.tokens) >= 0
     assert all(isinstance(each, str) for each in (*end.errors, *end.denials, end.text))
@@ -158,7 +166,7 @@ def test_events_of_any_shape(adapter: Adapter, bent: list[tuple[int, object]]) -
 
 def test_how_claude_is_started() -> None:
     """Its own settings are apart, it edits in its folder, and its key comes from a file by a helper."""
-    claude = KNOWN["claude"]
+    claude = BUILT_IN_ADAPTERS["claude"]
     launch = started(
         claude, {"allowed_tools": ["Bash(ls *)"], "effort": "low"}, model="anthropic/claude-sonnet-4-5",
         schema=SCHEMA, max_usd=0.5, max_turns=7, api_base="http://127.0.0.1:1",
@@ -184,7 +192,7 @@ def test_how_claude_is_started() -> None:
 
 def test_how_codex_is_started() -> None:
     """Its provider is one of ours, its key in a variable that its commands don't get, and a strict schema in a file."""
-    codex = KNOWN["codex"]
+    codex = BUILT_IN_ADAPTERS["codex"]
     launch = started(
         codex, {"config": {"model_reasoning_effort": "high"}}, schema=SCHEMA, api_base="http://127.0.0.1:1/v1"
     )
@@ -209,7 +217,7 @@ def test_how_codex_is_started() -> None:
 
 def test_how_opencode_is_started() -> None:
     """All of it stands in a configuration of its own, the key in a file that this names."""
-    opencode = KNOWN["opencode"]
+    opencode = BUILT_IN_ADAPTERS["opencode"]
     params = {"permission": {"bash": "deny"}, "provider": {"npm": "@x/y", "options": {"timeout": 1}}, "variant": "high"}
     launch = started(opencode, params, model="mine/m/1", api_base="http://127.0.0.1:1/v1")
     config = json.loads(launch.files[Path(launch.env["OPENCODE_CONFIG"])])
@@ -230,7 +238,11 @@ def test_how_opencode_is_started() -> None:
 def test_how_mini_is_started() -> None:
     """All of it stands in a file of its own; the commands that it runs see an empty key."""
     launch = started(
-        KNOWN["mini"], {"model_kwargs": {"seed": 1}}, api_base="http://127.0.0.1:1", max_usd=0.5, max_turns=7
+        BUILT_IN_ADAPTERS["mini"],
+        {"model_kwargs": {"seed": 1}},
+        api_base="http://127.0.0.1:1",
+        max_usd=0.5,
+        max_turns=7,
     )
     config = json.loads(launch.files[Path(after(launch, "-c")[1])])
     assert config["run"]["task"].startswith(PROMPT)
@@ -242,14 +254,14 @@ def test_how_mini_is_started() -> None:
     assert config["environment"]["cwd"] == str(WORK)
     assert launch.env["OPENAI_API_KEY"] == KEY
     assert launch.cwd == HOME
-    assert "OPENAI_API_KEY" not in started(KNOWN["mini"], key="").env
+    assert "OPENAI_API_KEY" not in started(BUILT_IN_ADAPTERS["mini"], key="").env
 
 
 def test_what_codex_says() -> None:
     """Its end counts; errors before it are notes of new tries. Its last message is in a file, or in what it prints."""
     note = {"type": "error", "message": "Reconnecting... 1/3 (stream disconnected before completion)"}
     done = said("codex", note, codex_said("First."), codex_said(), codex_end())
-    assert (done.done, done.text, done.tokens, done.errors) == (True, "Done.", Tokens(100, 20, 40), ())
+    assert (done.reports_success, done.text, done.tokens, done.errors) == (True, "Done.", Tokens(100, 20, 40), ())
     assert said("codex", codex_said(), codex_end(), answer_txt="By file.").text == "By file."
     assert said("codex", codex_said(), codex_end(usage=None)).tokens is None
     declined = {
@@ -269,7 +281,7 @@ def test_what_codex_refuses_itself() -> None:
     """Its policy tells it in its log alone; the model goes on, and so its work may be done all the same."""
     refused = said("codex", codex_said(), codex_end(), stderr=f"Reading …\n{REFUSED}{REFUSED}")
     why = "/bin/bash -c 'rm -rf ~' rejected: rm -f style commands are not permitted."
-    assert (refused.done, refused.denials, refused.refusals) == (True, (), (why, why))
+    assert (refused.reports_success, refused.denials, refused.refusals) == (True, (), (why, why))
     assert said("codex", codex_end(), stderr="ERROR codex_core: Rejected by a server").refusals == ()
 
 
@@ -302,7 +314,12 @@ def test_how_codex_fails(message: str, status: int | None, may_pass: bool) -> No
     """What it says of its provider tells whether another try is worth it; nobody knows what was spent."""
     for events in ([{"type": "turn.failed", "error": {"message": message}}], [{"type": "error", "message": message}]):
         found = said("codex", *events)
-        assert (found.done, found.errors, found.status, found.may_pass) == (False, (message,), status, may_pass)
+        assert (found.reports_success, found.errors, found.status, found.is_transient) == (
+            False,
+            (message,),
+            status,
+            may_pass,
+        )
         assert found.tokens is None
 
 
@@ -312,8 +329,8 @@ def test_what_opencode_says() -> None:
     synthetic = {"type": "text", "part": {"text": "Ours.", "synthetic": True}}
     first = step("tool-calls", input=10, output=2, reasoning=3, cache={"read": 5, "write": 1})
     done = said("opencode", first, text, synthetic, step("stop", input=1, output=1))
-    assert (done.done, done.text, done.tokens, done.cost_usd) == (True, "Done.", Tokens(17, 6, 5), 0.5)
-    assert not said("opencode", first, text).done
+    assert (done.reports_success, done.text, done.tokens, done.cost_usd) == (True, "Done.", Tokens(17, 6, 5), 0.5)
+    assert not said("opencode", first, text).reports_success
     assert said("opencode", step("stop", cost=0, input=1)).cost_usd is None
     assert said("opencode", step("stop"), "… 5 bytes left out …").tokens is None
     for error in ("The user rejected permission to use this", "prevents you from using", "no such file"):
@@ -329,23 +346,23 @@ def test_how_opencode_fails() -> None:
         return {"type": "error", "error": {"name": "APIError", "data": data}}
 
     found = said("opencode", error(message="no", statusCode=401, isRetryable=False))
-    assert (found.done, found.status, found.errors, found.may_pass) == (False, 401, ("no",), False)
+    assert (found.reports_success, found.status, found.errors, found.is_transient) == (False, 401, ("no",), False)
     assert found.tokens is None
-    assert said("opencode", error(message="cut", isRetryable=True)).may_pass
-    assert said("opencode", error(message="cut"), step("stop")).done
+    assert said("opencode", error(message="cut", isRetryable=True)).is_transient
+    assert said("opencode", error(message="cut"), step("stop")).reports_success
     assert said("opencode", {"type": "error", "error": {"name": "ContextOverflowError"}}).status == 413
-    assert said("opencode", step("stop"), error(message="late")).done is False
+    assert said("opencode", step("stop"), error(message="late")).reports_success is False
 
 
 def test_what_mini_says() -> None:
     """Its trajectory says how it ended; its answer is in a file, or else what it submitted."""
     done = said("mini", trajectory_json=trajectory("Submitted", USAGE, USAGE))
-    assert (done.done, done.text, done.tokens, done.cost_usd) == (True, "Words.", Tokens(20, 4, 8), 0.5)
+    assert (done.reports_success, done.text, done.tokens, done.cost_usd) == (True, "Words.", Tokens(20, 4, 8), 0.5)
     assert (done.agent_version, done.errors) == ("2.4.6", ())
     assert said("mini", trajectory_json=trajectory("Submitted"), answer_txt=" By file. ").text == "By file."
     assert said("mini", trajectory_json=trajectory("Submitted", USAGE, {})).tokens is None
     assert said("mini", trajectory_json=trajectory("Submitted", USAGE, calls=2)).tokens is None
-    assert not said("mini", "Submitted").done
+    assert not said("mini", "Submitted").reports_success
 
 
 @pytest.mark.parametrize(
@@ -363,7 +380,7 @@ def test_what_mini_says() -> None:
 def test_how_mini_fails(status: str, number: int | None, limit: str, may_pass: bool) -> None:  # noqa: FBT001 -- a column
     """The class of the error that ended it says what it means; it exits with 0 when a limit ended it."""
     found = said("mini", trajectory_json=trajectory(status, USAGE))
-    assert (found.done, found.status, found.limit, found.may_pass) == (False, number, limit, may_pass)
+    assert (found.reports_success, found.status, found.limit, found.is_transient) == (False, number, limit, may_pass)
     assert found.errors == (f"{status}: it said no",)
 
 
@@ -381,10 +398,10 @@ def test_what_claude_says() -> None:
         "b": {"cacheReadInputTokens": 4, "cacheCreationInputTokens": 8},
     }
     found = said("claude", claude_start(), claude_end(modelUsage=models))
-    assert (found.done, found.tokens, found.agent_version) == (True, Tokens(13, 2, 4), "2.1.197")
+    assert (found.reports_success, found.tokens, found.agent_version) == (True, Tokens(13, 2, 4), "2.1.197")
     assert said("claude", claude_end(modelUsage=None)).tokens is None
     assert said("claude", claude_end(total_cost_usd=float("nan"))).cost_usd is None
-    assert said("claude", claude_end(), claude_end(is_error=True)).done is False
+    assert said("claude", claude_end(), claude_end(is_error=True)).reports_success is False
 
 
 @pytest.mark.parametrize(
@@ -403,8 +420,8 @@ def test_what_claude_says() -> None:
 )
 def test_how_claude_tells_a_cut_stream(message: str, more: dict[str, Any], may_pass: bool) -> None:  # noqa: FBT001 -- a column
     """A provider's answer that broke off is worth another try; an answer that is no error never is."""
-    assert said("claude", claude_end(is_error=True, result=message, **more), exit_code=1).may_pass is may_pass
-    assert not said("claude", claude_end(result=message)).may_pass
+    assert said("claude", claude_end(is_error=True, result=message, **more), exit_code=1).is_transient is may_pass
+    assert not said("claude", claude_end(result=message)).is_transient
 
 
 def test_an_agent_that_is_described() -> None:
@@ -439,12 +456,12 @@ def test_what_a_described_agent_says() -> None:
     agent = described(done={"json_last": {"/ok": True}}, text="/messages/1/text", usage=spent)
     end = {"ok": True, "messages": [0, {"text": "Done."}], "usage": {"in": 3, "out": 4}, "cost": 0.5}
     found = said(agent, "Working …", {"ok": False}, end)
-    assert (found.done, found.text, found.tokens, found.cost_usd) == (True, "Done.", Tokens(3, 4), 0.5)
+    assert (found.reports_success, found.text, found.tokens, found.cost_usd) == (True, "Done.", Tokens(3, 4), 0.5)
     wrong = said(agent, {**end, "ok": 1, "usage": {"in": "3"}, "cost": "much"})
-    assert (wrong.done, wrong.errors) == (False, ("/ok is 1 and not true",))
+    assert (wrong.reports_success, wrong.errors) == (False, ("/ok is 1 and not true",))
     assert (wrong.tokens, wrong.cost_usd) == (None, None)
     assert said(agent, "nothing").errors == ("/ok is null and not true",)
-    assert said(agent, json.dumps(end, indent=1)).done
+    assert said(agent, json.dumps(end, indent=1)).reports_success
 
 
 def test_where_a_described_agent_says_it() -> None:
@@ -461,6 +478,6 @@ def test_where_a_described_agent_says_it() -> None:
 def test_exit_codes_of_a_described_agent() -> None:
     """Its description says which mean success, and which another time."""
     agent = described(done={"exit": [0, 3], "retry": [75]})
-    assert said(agent, exit_code=3).exits == (0, 3)
-    assert said(agent, exit_code=75).may_pass
-    assert not said(agent, exit_code=1).may_pass
+    assert said(agent, exit_code=3).valid_exit_codes == (0, 3)
+    assert said(agent, exit_code=75).is_transient
+    assert not said(agent, exit_code=1).is_transient

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch.asking import attempt
-from prefect_dispatch.command import Command
+from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import (
     BusyError,
     ExecutorError,
@@ -17,12 +16,13 @@ from prefect_dispatch.errors import (
     TerminalError,
     TransientError,
 )
-from prefect_dispatch.executors.coding import answering, running, verdict
+from prefect_dispatch.executors.coding import session, verdict
 from prefect_dispatch.executors.coding.adapter import Tokens
-from prefect_dispatch.executors.coding.executor import CodingAgent
-from prefect_dispatch.executors.coding.spending import estimated
-from prefect_dispatch.limits import Limits
-from prefect_dispatch.models import Usage
+from prefect_dispatch.executors.coding.coding_agent import UNCHANGED, CodingAgent
+from prefect_dispatch.executors.coding.session import estimate_cost
+from prefect_dispatch.models.brief import Command
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.workspaces.workspace import Workspace
 from tests.executors.coding.fake_agents import (
     BRIEF,
@@ -77,7 +77,7 @@ def executor_of(repository: Repository, **more: Any) -> CodingAgent:  # noqa: AN
         "workspace": Workspace(repo=str(repository.path)),
         "pass_env": ("ANTHROPIC_API_KEY",),
     }
-    return CodingAgent.model_validate({**fields, **more}).placed(repository.path)
+    return CodingAgent.model_validate({**fields, **more}).resolve_paths(repository.path)
 
 
 def test_work_that_is_done(executor: CodingAgent, claude: FakeAgent, own: Path, repository: Repository) -> None:
@@ -118,13 +118,13 @@ def test_what_an_agent_refuses_itself_is_reported(
     executor = codex_of(repository, programs, codex_said(), codex_end())
     reply = asked(executor)
     assert reply.notes == (note,)
-    assert reply.problems == (answering.UNCHANGED, note)
+    assert reply.problems == (UNCHANGED, note)
     assert note in caplog.text
     brief = BRIEF.model_copy(update={"writes": ()})
-    answer = asyncio.run(attempt(executor, brief, ITEM, limits=Limits()))
+    answer = asyncio.run(run_attempt(executor, brief, ITEM, limits=Limits()))
     assert [each.notes for each in answer.attempts] == [(note,)]
     with pytest.raises(InvalidOutput) as caught:
-        asyncio.run(attempt(executor, BRIEF, ITEM, limits=Limits(reasks=1)))
+        asyncio.run(run_attempt(executor, BRIEF, ITEM, limits=Limits(reasks=1)))
     assert [each.notes for each in caught.value.attempts] == [(note,)]
 
 
@@ -161,7 +161,7 @@ def test_a_sandbox_that_cannot_be_made_stops_the_run(repository: Repository, pro
             claude_end(is_error=True, api_error_status=401, result="No entry.", total_cost_usd=0, modelUsage={}),
             TerminalError,
             "credentials",
-            "provider answered 401: No entry.; mend the key",
+            "provider answered 401: No entry.; correct the key",
             Usage(requests=1),
             id="401",
         ),
@@ -169,7 +169,7 @@ def test_a_sandbox_that_cannot_be_made_stops_the_run(repository: Repository, pro
             claude_end(is_error=True, api_error_status=404, result="No such model."),
             TerminalError,
             "model",
-            "answered 404: No such model.; mend executor.model",
+            "answered 404: No such model.; correct executor.model",
             REPORTED,
             id="404",
         ),
@@ -263,7 +263,7 @@ def test_work_that_is_not_done(  # noqa: PLR0917 -- columns
     assert message in str(found)
     assert found.usage == usage
     assert "Its log: " in str(found)
-    assert len(str(found)) < verdict.LONGEST + verdict.TAIL + 500  # its words, the end of its output, and ours
+    assert len(str(found)) < verdict.MAX_QUOTED + verdict.TAIL + 500  # its words, the end of its output, and ours
 
 
 @pytest.mark.slow
@@ -351,7 +351,7 @@ def test_an_agent_that_hangs(executor: CodingAgent, claude: FakeAgent, own: Path
     crowd = Crowd()
     claude.does(f"while :; do echo .; {crowd.waits.replace('1000', '0.05')}; done")
     with pytest.raises(TransientError, match="No answer within") as caught:
-        asyncio.run(attempt(executor, BRIEF, ITEM, limits=Limits(timeout_s=0.7, reasks=0)))
+        asyncio.run(run_attempt(executor, BRIEF, ITEM, limits=Limits(timeout_s=0.7, reasks=0)))
     assert caught.value.kind == "timeout"
     assert caught.value.attempts[0].usage.unsettled == 1
     assert crowd.alive == []
@@ -360,7 +360,7 @@ def test_an_agent_that_hangs(executor: CodingAgent, claude: FakeAgent, own: Path
 
 def test_much_output(executor: CodingAgent, claude: FakeAgent, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beginning and end are read, however much there is in between."""
-    monkeypatch.setattr(running, "KEEP", 20_000)
+    monkeypatch.setattr(session, "KEEP", 20_000)
     filler = claude.prints(*(["x" * 1000] * 300))
     claude.does(CHANGES, claude.prints(claude_start()), filler, filler, claude.prints(claude_end()))
     reply = asked(executor)
@@ -425,7 +425,7 @@ def test_what_it_does_to_its_repository(
 def test_work_without_a_change(executor: CodingAgent, claude: FakeAgent) -> None:
     """Where the brief writes something, to leave all as it was is sent back; where it doesn't, that is the work."""
     claude.does(claude.prints(claude_end()))
-    assert asked(executor).problems == (answering.UNCHANGED,)
+    assert asked(executor).problems == (UNCHANGED,)
     reply = asked(executor, BRIEF.model_copy(update={"writes": ()}))
     assert (reply.value, reply.problems) == ("Done.", ())
     assert reply.change is not None
@@ -454,7 +454,7 @@ def test_an_answer_by_a_schema(executor: CodingAgent, claude: FakeAgent) -> None
     assert asked(executor, brief).value == "No JSON came"
     claude.does(CHANGES, claude.prints(claude_end(result='{"n": "one"}')))
     with pytest.raises(InvalidOutput, match="No valid answer in 2 asks"):
-        asyncio.run(attempt(executor, brief, ITEM, limits=Limits(reasks=1)))
+        asyncio.run(run_attempt(executor, brief, ITEM, limits=Limits(reasks=1)))
 
 
 ACCEPTED = BRIEF.model_copy(update={"command": Command(run="grep -q 'A = 2' a.py || { echo 'A is not 2'; exit 1; }")})
@@ -469,7 +469,7 @@ def test_work_that_is_not_accepted_is_sent_back(
         "[ $n = 0 ] && echo 'A = 1' > a.py || echo 'A = 2' > a.py",
         claude.prints(claude_end(result="Done, I hope.")),
     )
-    answer = asyncio.run(attempt(executor, ACCEPTED, ITEM, limits=Limits(reasks=2)))
+    answer = asyncio.run(run_attempt(executor, ACCEPTED, ITEM, limits=Limits(reasks=2)))
     assert answer.change is not None
     assert "+A = 2" in answer.change.patch
     assert "A = 1" not in answer.change.patch
@@ -489,7 +489,7 @@ def test_work_that_is_not_accepted_is_sent_back(
 def test_work_that_is_never_accepted(executor: CodingAgent, claude: FakeAgent) -> None:
     """After the re-asks it is a failure that says what the command said."""
     with pytest.raises(InvalidOutput, match="ended with exit code 1, and said at last:\nA is not 2") as caught:
-        asyncio.run(attempt(executor, ACCEPTED, ITEM, limits=Limits(reasks=1)))
+        asyncio.run(run_attempt(executor, ACCEPTED, ITEM, limits=Limits(reasks=1)))
     assert caught.value.attempts[0].usage == REPORTED + REPORTED
     assert len(claude.calls) == 2
 
@@ -536,7 +536,7 @@ def test_an_acceptance_command_that_asks_for_another_time(
     passes_at: int, executor: CodingAgent, claude: FakeAgent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It alone is tried again, some times; the agent's work stands, and is sent back if it never comes to a verdict."""
-    monkeypatch.setattr(running, "PAUSES_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(session, "PAUSES_S", (0.0, 0.0, 0.0))
     tries = tmp_path / "tries"
     run = f"echo >> {tries}; [ $(wc -l < {tries}) -ge {passes_at} ] || {{ echo no room >&2; exit 75; }}"
     reply = asked(executor, BRIEF.model_copy(update={"command": Command(run=run, retry=(75,))}))
@@ -590,7 +590,7 @@ def test_an_agent_that_puts_something_else_in_place_of_its_files(
         'mkfifo "$HOME/answer.txt"',
         'ln -s /etc/passwd "$HOME/answer.txt"',
         'mkdir "$HOME/answer.txt"',
-        f'truncate -s {running.LARGEST + 1} "$HOME/answer.txt"',
+        f'truncate -s {session.MAX_FILE_BYTES + 1} "$HOME/answer.txt"',
     ):
         codex.does(CHANGES, body, says)
         assert asked(made).value == "By its output."
@@ -608,7 +608,7 @@ def test_a_cost_that_nobody_reported(programs: Path, repository: Repository) -> 
     assert known.cost_usd == pytest.approx((60 * 1.25 + 40 * 0.125 + 20 * 10) / 1e6)
     assert known.estimated_usd == known.cost_usd
     assert (unknown.cost_usd, unknown.estimated_usd, unknown.unsettled) == (None, 0.0, 0)
-    assert estimated(Tokens(), "gpt-of-tomorrow") == 0.0
+    assert estimate_cost(Tokens(), "gpt-of-tomorrow") == 0.0
 
 
 def test_a_program_that_is_gone(executor: CodingAgent, claude: FakeAgent) -> None:

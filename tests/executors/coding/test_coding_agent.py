@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from prefect_dispatch.blocks import LLMCredentials
-from prefect_dispatch.bounds import require_bounded
-from prefect_dispatch.command import Command
+from prefect_dispatch.calls.budget import require_enforceable_limits
 from prefect_dispatch.errors import JobError, RejectedError, TerminalError
-from prefect_dispatch.executors.base import Abrupt, Demanding, Metered, Placed, Warmable
-from prefect_dispatch.executors.coding.executor import CodingAgent
-from prefect_dispatch.fingerprint import fingerprint
-from prefect_dispatch.limits import Limits
+from prefect_dispatch.executors.base import Executor
+from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
+from prefect_dispatch.models.brief import Command
+from prefect_dispatch.models.limits import Limits
 from tests.executors.coding.fake_agents import (
     BRIEF,
     ITEM,
@@ -50,7 +50,8 @@ def in_repository(repository: Repository, **more: Any) -> CodingAgent:  # noqa: 
 def test_what_it_is() -> None:
     """It keeps the Protocols by which a run knows that it has to be looked up, warmed up, metered and ended at once."""
     executor = made()
-    assert all(isinstance(executor, each) for each in (Abrupt, Demanding, Metered, Placed, Warmable))
+    assert isinstance(executor, Executor)
+    assert executor.cancel_immediately
     assert CodingAgent.model_validate(executor.model_dump(mode="json")) == executor
 
 
@@ -62,7 +63,7 @@ def test_what_it_is() -> None:
         ({"agent": {**DESCRIBED, "argv": ["a\0b"]}}, "String should match pattern"),
         ({"agent": {**DESCRIBED, "argv": ["mine", "--key=sk-proj-0123456789"]}}, "'--key=***' looks like a secret"),
         ({"agent": {**DESCRIBED, "env": {"MY_TOKEN": "x"}}}, "'MY_TOKEN' looks like a secret; name the variable"),
-        ({"agent": {**DESCRIBED, "env": {"PREFECT_DISPATCH_LEASE": "x"}}}, "is set for each run anew"),
+        ({"agent": {**DESCRIBED, "env": {"PREFECT_DISPATCH_LEASE": "x"}}}, "is set separately for each run"),
         ({"agent": {**DESCRIBED, "text": "answer"}}, "agent.described.text"),
         ({"agent": {**DESCRIBED, "done": {"exit": []}}}, "agent.described.done.exit"),
         ({"agent": "mini"}, "mini takes a model as provider/model, and not 'claude-sonnet-4-5'"),
@@ -127,7 +128,7 @@ def test_the_commit_counts(repository: Repository, programs: Path) -> None:
 
     def identity(**more: object) -> str:
         workspace = {"repo": str(repository.path), **more}
-        return fingerprint(BRIEF, ITEM, made(workspace=workspace).placed(Path("/")))
+        return fingerprint(BRIEF, ITEM, made(workspace=workspace).resolve_paths(Path("/")))
 
     before = identity()
     assert identity(base=repository.head, keep="failed") == before
@@ -147,13 +148,13 @@ def test_whose_pace_it_shares() -> None:
 
 def test_what_bounds_a_run_of_it() -> None:
     """A budget in dollars needs `max_usd`; tokens can't be bounded; the message says what to set."""
-    require_bounded(Limits(budget_usd=5), made(max_usd=1), [BRIEF])
-    require_bounded(Limits(budget_requests=5), made(), [BRIEF])
+    require_enforceable_limits(Limits(budget_usd=5), made(max_usd=1), [BRIEF])
+    require_enforceable_limits(Limits(budget_requests=5), made(), [BRIEF])
     with pytest.raises(JobError, match=r"limits.budget_usd can't be held: nothing bounds .*; set executor.max_usd, or"):
-        require_bounded(Limits(budget_usd=5), made(), [BRIEF])
+        require_enforceable_limits(Limits(budget_usd=5), made(), [BRIEF])
     for key in ("budget_tokens", "tokens_per_minute"):
         with pytest.raises(JobError, match=f"limits.{key} can't be held: .* how many tokens a run takes; set"):
-            require_bounded(Limits.model_validate({key: 5}), made(max_usd=1), [BRIEF])
+            require_enforceable_limits(Limits.model_validate({key: 5}), made(max_usd=1), [BRIEF])
 
 
 @pytest.mark.parametrize(
@@ -168,8 +169,8 @@ def test_what_bounds_a_run_of_it() -> None:
 def test_a_brief_that_it_can_t_answer(change: dict[str, object], message: str) -> None:
     """It is named, before anything is spent."""
     with pytest.raises(JobError, match=f"Brief 'a': {message}"):
-        made().require_fit([BRIEF, type(BRIEF).model_validate({**BRIEF.model_dump(), **change})])
-    made().require_fit([BRIEF, BRIEF.model_copy(update={"command": Command(run="true", env={"A": "1"})})])
+        made().require_supported([BRIEF, type(BRIEF).model_validate({**BRIEF.model_dump(), **change})])
+    made().require_supported([BRIEF, BRIEF.model_copy(update={"command": Command(run="true", env={"A": "1"})})])
 
 
 @pytest.mark.parametrize("name", sorted(VERSIONS))
@@ -177,11 +178,15 @@ def test_a_program_that_is_found(name: str, programs: Path, repository: Reposito
     """It is looked up in PATH, by its name or by the one that the job gives, or where the job says."""
     FakeAgent(programs, name)
     here = {"agent": name, "model": "openai/gpt-5", "pass_env": ["OPENAI_API_KEY"]}
-    placed = in_repository(repository, **here).placed(repository.path)
+    placed = in_repository(repository, **here).resolve_paths(repository.path)
     assert placed.executable == str(programs / name)
     (programs / "other").symlink_to(programs / name)
-    assert in_repository(repository, **here, program="other").placed(repository.path).program == str(programs / "other")
-    assert in_repository(repository, **here, program=f"./{name}").placed(programs).program == str(programs / name)
+    assert in_repository(repository, **here, program="other").resolve_paths(repository.path).program == str(
+        programs / "other"
+    )
+    assert in_repository(repository, **here, program=f"./{name}").resolve_paths(programs).program == str(
+        programs / name
+    )
 
 
 @pytest.mark.parametrize(
@@ -189,14 +194,14 @@ def test_a_program_that_is_found(name: str, programs: Path, repository: Reposito
     [
         pytest.param("2.1.5 (Claude Code)", "claude 2.1.5 is older than what is understood; install", id="old"),
         pytest.param("1.999.999", "older than what is understood", id="older"),
-        pytest.param("Hello!", "'claude' doesn't tell its version; install a version from 2.1.197 to below", id="none"),
+        pytest.param("Hello!", "'claude' doesn't print its version; install a version from 2.1.197 to", id="none"),
     ],
 )
 def test_a_version_that_won_t_do(version: str, message: str, programs: Path, repository: Repository) -> None:
     """It is told with the way out, before anything is spent."""
     FakeAgent(programs, "claude", version=version)
     with pytest.raises(JobError, match="npm install") as caught:
-        in_repository(repository).placed(repository.path)
+        in_repository(repository).resolve_paths(repository.path)
     assert message in str(caught.value)
 
 
@@ -204,17 +209,17 @@ def test_a_version_that_is_newer(programs: Path, repository: Repository, caplog:
     """It is used, and the log says that nobody has tried it."""
     FakeAgent(programs, "claude", version="2.10.0")
     with caplog.at_level(logging.WARNING):
-        in_repository(repository).placed(repository.path)
+        in_repository(repository).resolve_paths(repository.path)
     assert "claude 2.10.0 is newer than what was tested" in caplog.text
 
 
 def test_a_program_that_was_replaced(programs: Path, repository: Repository) -> None:
     """Its version is asked for again."""
     FakeAgent(programs, "claude")
-    in_repository(repository).placed(repository.path)
+    in_repository(repository).resolve_paths(repository.path)
     (programs / "claude").write_text("#!/bin/sh\necho 1.0.0\n")
     with pytest.raises(JobError, match=r"claude 1.0.0 is older"):
-        in_repository(repository).placed(repository.path)
+        in_repository(repository).resolve_paths(repository.path)
 
 
 def test_a_program_that_isn_t_there(repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,31 +227,31 @@ def test_a_program_that_isn_t_there(repository: Repository, tmp_path: Path, monk
     monkeypatch.setenv("PATH", str(tmp_path))
     for program in (None, "./nothing"):
         with pytest.raises(JobError, match="isn't installed here or can't be run: npm install -g @anthropic-ai"):
-            in_repository(repository, program=program).placed(repository.path)
+            in_repository(repository, program=program).resolve_paths(repository.path)
 
 
 def test_a_program_that_doesn_t_run(programs: Path, repository: Repository) -> None:
     """The message says why."""
     (programs / "claude").write_bytes(b"\x7fELF no program")
     (programs / "claude").chmod(0o755)
-    with pytest.raises(JobError, match=r"doesn't tell its version \(Exec format error\); install it anew"):
-        in_repository(repository).placed(repository.path)
+    with pytest.raises(JobError, match=r"doesn't print its version \(Exec format error\); reinstall it"):
+        in_repository(repository).resolve_paths(repository.path)
 
 
 def test_a_program_that_hangs(programs: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
     """It isn't waited for without end."""
-    monkeypatch.setattr("prefect_dispatch.executors.coding.agents._SECONDS", 0.1)
+    monkeypatch.setattr("prefect_dispatch.executors.coding.coding_agent._SECONDS", 0.1)
     (programs / "claude").write_text("#!/bin/sh\nexec sleep 1000\n")
     (programs / "claude").chmod(0o755)
     with pytest.raises(JobError, match=r"it didn't answer within 0.1 s"):
-        in_repository(repository).placed(repository.path)
+        in_repository(repository).resolve_paths(repository.path)
 
 
 def test_a_described_program_tells_no_version(programs: Path, repository: Repository) -> None:
     """Nobody asks it: it might take that for work."""
     FakeAgent(programs, "mine")
     placed = in_repository(repository, agent={**DESCRIBED, "key": "OPENAI_API_KEY"}, pass_env=["OPENAI_API_KEY"])
-    assert placed.placed(repository.path).program == str(programs / "mine")
+    assert placed.resolve_paths(repository.path).program == str(programs / "mine")
 
 
 def test_an_agent_without_a_key(programs: Path, repository: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,14 +259,14 @@ def test_an_agent_without_a_key(programs: Path, repository: Repository, monkeypa
     FakeAgent(programs, "claude")
     FakeAgent(programs, "mine")
     with pytest.raises(JobError, match=r"no key for 'anthropic/claude-sonnet-4-5': .* \(ANTHROPIC_API_KEY, say\)"):
-        in_repository(repository, pass_env=[]).placed(repository.path)
+        in_repository(repository, pass_env=[]).resolve_paths(repository.path)
     with pytest.raises(JobError, match=r"\(MINE_KEY, say\)"):
-        in_repository(repository, agent=DESCRIBED, pass_env=[]).placed(repository.path)
-    in_repository(repository, pass_env=[], api_base="http://127.0.0.1:1").placed(repository.path)
-    in_repository(repository, agent={**DESCRIBED, "key": None}, pass_env=[]).placed(repository.path)
+        in_repository(repository, agent=DESCRIBED, pass_env=[]).resolve_paths(repository.path)
+    in_repository(repository, pass_env=[], api_base="http://127.0.0.1:1").resolve_paths(repository.path)
+    in_repository(repository, agent={**DESCRIBED, "key": None}, pass_env=[]).resolve_paths(repository.path)
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     with pytest.raises(JobError, match="variable 'ANTHROPIC_API_KEY' is not set here"):
-        in_repository(repository).placed(repository.path)
+        in_repository(repository).resolve_paths(repository.path)
 
 
 @pytest.mark.slow
@@ -275,7 +280,7 @@ def test_a_key_in_a_block(programs: Path, repository: Repository) -> None:
         LLMCredentials(api_key=SecretStr(key), api_base="http://127.0.0.1:1/", model="anthropic/x").save(
             "coding", overwrite=True
         )
-        executor = in_repository(repository, credentials="coding", pass_env=[]).placed(repository.path)
+        executor = in_repository(repository, credentials="coding", pass_env=[]).resolve_paths(repository.path)
         prints.add(executor.fingerprint)
         claude.does("echo 1 > a.py", f'cp "$HOME/key" "{programs}/seen"', claude.prints(claude_end()))
         assert asked(executor).value == "Done."
@@ -285,7 +290,7 @@ def test_a_key_in_a_block(programs: Path, repository: Repository) -> None:
         assert key not in repr(executor)
     assert len(prints) == 1
     claude.does(claude.prints(claude_end(is_error=True, api_error_status=401, result=f"Bad key {keys[1]}")))
-    executor = in_repository(repository, credentials="coding", pass_env=[]).placed(repository.path)
+    executor = in_repository(repository, credentials="coding", pass_env=[]).resolve_paths(repository.path)
     found = failed(executor, TerminalError)
     assert "The key is that of the LLMCredentials block 'coding': change it there" in str(found)
     assert keys[1] not in str(found)
@@ -304,8 +309,8 @@ def test_a_block_that_won_t_do(programs: Path, repository: Repository) -> None:
         ("nowhere", "has no LLMCredentials block 'nowhere'"),
     ):
         with pytest.raises(JobError, match=message):
-            in_repository(repository, credentials=block).placed(repository.path)
-    placed = in_repository(repository).placed(repository.path)
+            in_repository(repository, credentials=block).resolve_paths(repository.path)
+    placed = in_repository(repository).resolve_paths(repository.path)
     found = failed(placed.model_copy(update={"credentials": "gone"}), TerminalError)
     assert (found.kind, found.usage and found.usage.requests) == ("credentials", 0)
 
@@ -320,7 +325,7 @@ def test_the_key_is_nowhere(
     key = {"claude": "ANTHROPIC_API_KEY", "codex": "OPENAI_API_KEY"}[name]
     end = claude_end(result=f"It is {KEY}.") if name == "claude" else codex_end()
     agent.does(f"echo {KEY}; echo {KEY} >&2; echo {KEY} > $HOME/answer.txt; echo 1 > a.py", agent.prints(end))
-    executor = in_repository(repository, agent=name, model="gpt-5", pass_env=[key]).placed(repository.path)
+    executor = in_repository(repository, agent=name, model="gpt-5", pass_env=[key]).resolve_paths(repository.path)
     (repository.path / "key.txt").write_text(KEY)
     command = Command(run=f"cat {repository.path}/key.txt; exit 1")
     reply = asked(executor, BRIEF.model_copy(update={"command": command}))

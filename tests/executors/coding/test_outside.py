@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.asking import attempt
-from prefect_dispatch.command import Command
+from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import RejectedError
-from prefect_dispatch.executors.coding.adapter import Printed
-from prefect_dispatch.executors.coding.executor import CodingAgent
-from prefect_dispatch.executors.coding.outside import OutsideWatch
-from prefect_dispatch.limits import Limits
+from prefect_dispatch.executors.coding.adapter import AgentOutput
+from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+from prefect_dispatch.executors.coding.session import OutsideWriteDetector
+from prefect_dispatch.models.brief import Command
+from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.workspaces.workspace import Workspace
 from tests.executors.coding.fake_agents import BRIEF, ITEM, FakeAgent, asked, claude_end, claude_start, failed
 
@@ -39,7 +39,7 @@ def executor_of(repository: Repository) -> CodingAgent:
         model="claude-sonnet-4-5",
         workspace=Workspace(repo=str(repository.path)),
         pass_env=("ANTHROPIC_API_KEY",),
-    ).placed(repository.path)
+    ).resolve_paths(repository.path)
 
 
 def doing(claude: FakeAgent, repository: Repository, script: str, said: str = "") -> CodingAgent:
@@ -98,7 +98,7 @@ def test_what_anybody_may_have_done_is_told(
     brief = BRIEF if what != "'a.py'" else BRIEF.model_copy(update={"writes": ("*.txt",)})
     if what == "'a.py'":
         script += "; git checkout -q a.py; echo x > new.txt"
-    answer = asyncio.run(attempt(doing(claude, repository, script), brief, ITEM, limits=Limits(retries=0)))
+    answer = asyncio.run(run_attempt(doing(claude, repository, script), brief, ITEM, limits=Limits(retries=0)))
     (note,) = answer.attempts[0].notes
     assert (
         note == f"While it worked, the checkout '{repository.path}' changed: {what}; nothing traces that to the agent."
@@ -114,9 +114,9 @@ def test_a_checkout_that_stays_as_it_is(claude: FakeAgent, repository: Repositor
     assert reply.notes == ()
 
 
-def watch_of(repository: Repository, program: str = "") -> OutsideWatch:
+def watch_of(repository: Repository, program: str = "") -> OutsideWriteDetector:
     """Return a watch of the checkout whose workspace is nowhere."""
-    return OutsideWatch(repository.path, repository.path.parent / "nowhere", BRIEF.writes, program)
+    return OutsideWriteDetector(repository.path, repository.path.parent / "nowhere", BRIEF.writes, program)
 
 
 def test_folders_that_only_begin_alike_are_not_named(repository: Repository) -> None:
@@ -124,28 +124,28 @@ def test_folders_that_only_begin_alike_are_not_named(repository: Repository) -> 
     program = str(repository.path / "agent.sh")
     watch = watch_of(repository, program)
     repository.put("notes.txt", "x\n")
-    beside = Printed(f"{repository.path}-state/leases {program}: line 3", f"{repository.path}2")
+    beside = AgentOutput(f"{repository.path}-state/leases {program}: line 3", f"{repository.path}2")
     assert "nothing traces" in watch.require_inside(beside)
     with pytest.raises(RejectedError, match="Its output names"):
-        watch.require_inside(Printed("", f"cd {repository.path}/src"))
+        watch.require_inside(AgentOutput("", f"cd {repository.path}/src"))
 
 
 def test_links_and_large_files_are_not_compared(repository: Repository) -> None:
     """What stands there may be anything."""
     work = repository.path.parent / "work"
     work.mkdir()
-    watch = OutsideWatch(repository.path, work, (), "")
+    watch = OutsideWriteDetector(repository.path, work, (), "")
     repository.link("link.txt", "a.py")
     repository.put("empty.txt", "")
     (repository.path / "only-there.txt").write_text("x")
     for name in ("link.txt", "empty.txt"):
         (work / name).touch()
-    assert "nothing traces" in watch.require_inside(Printed(""))
+    assert "nothing traces" in watch.require_inside(AgentOutput(""))
 
 
 def test_a_repository_that_cannot_be_read(repository: Repository, tmp_path: Path) -> None:
     """From the beginning, it isn't watched; where it becomes so meanwhile, that is told."""
-    assert OutsideWatch(tmp_path, tmp_path, (), "").require_inside(Printed("")) == ""
+    assert OutsideWriteDetector(tmp_path, tmp_path, (), "").require_inside(AgentOutput("")) == ""
     watch = watch_of(repository)
     shutil.rmtree(repository.path / ".git")
-    assert "became unreadable" in watch.require_inside(Printed(""))
+    assert "became unreadable" in watch.require_inside(AgentOutput(""))

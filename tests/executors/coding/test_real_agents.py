@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefect_dispatch.errors import BusyError, ExecutorError, RejectedError, TerminalError, TransientError
-from prefect_dispatch.executors.coding import answering
+from prefect_dispatch.executors.coding.coding_agent import UNCHANGED
 from tests.executors.coding.agent_server import Request, Turn
 from tests.executors.coding.fake_agents import BRIEF, KEY, asked, failed
 from tests.executors.coding.real_agents import below, ending, every_agent, real_agent
@@ -61,7 +61,7 @@ def test_work_that_is_done(name: str, repository: Repository, own: Path) -> None
 def test_work_without_a_change(name: str, repository: Repository) -> None:
     """It ends well, and that isn't taken for success."""
     with real_agent(name, repository, ending) as (executor, _):
-        assert answering.UNCHANGED in asked(executor, WRITES).problems
+        assert UNCHANGED in asked(executor, WRITES).problems
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def outside(request: Request) -> Turn:
 def test_a_sandbox_that_lets_nothing_be_written(repository: Repository) -> None:
     """What Codex may not write it doesn't tell as denied: that nothing was changed says it."""
     with real_agent("codex", repository, writing, params={"sandbox": "read-only"}) as (executor, _):
-        assert answering.UNCHANGED in asked(executor, WRITES).problems
+        assert UNCHANGED in asked(executor, WRITES).problems
 
 
 @pytest.mark.parametrize("name", ["claude", "codex"])
@@ -170,7 +170,7 @@ def test_a_command_that_codex_refuses_itself(repository: Repository) -> None:
         assert reply.problems == ()
     with real_agent("codex", repository, lambda request: ending(request) if request.turn else refused) as (executor, _):
         problems = asked(executor, WRITES).problems
-    assert problems == (answering.UNCHANGED, note)
+    assert problems == (UNCHANGED, note)
 
 
 def test_a_limit_of_turns(repository: Repository) -> None:

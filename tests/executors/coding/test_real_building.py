@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prefect_dispatch import Report
-    from prefect_dispatch.executors.coding.agents import Known
+    from prefect_dispatch.executors.coding.coding_agent import AgentName
 
 pytestmark = [pytest.mark.agents, pytest.mark.timeout(600), pytest.mark.usefixtures("store")]
 
@@ -36,7 +36,7 @@ def test_a_provider_of_ones_own(name: str, tmp_path: Path, monkeypatch: pytest.M
         report = build_modules(
             modules()[:1],
             str(repository.path),
-            agent=cast("Known", name),
+            agent=cast("AgentName", name),
             model=real.model,
             api_base=server.url + real.end,
             params=real.params,
@@ -72,7 +72,7 @@ def test_a_project_of_eight_modules(name: str, tmp_path: Path, monkeypatch: pyte
             return build_modules(
                 modules(),
                 str(repository.path),
-                agent=cast("Known", name),
+                agent=cast("AgentName", name),
                 credentials=block,
                 model=real.model,
                 accept=ACCEPT,

@@ -1,1 +1,1 @@
-"""Coding agents: command-line programs that work in a folder of their own, each behind an adapter."""
+"""Coding agents: command-line programs that work in an isolated checkout, each with an adapter."""

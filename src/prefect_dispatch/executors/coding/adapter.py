@@ -1,4 +1,7 @@
-"""What an adapter is: how one coding agent is started, and what its output means. All of it pure functions."""
+"""Protocol of an adapter, which starts one coding agent and parses its output, with its data types.
+
+Adapters consist of pure functions: they neither start programs nor read or write files.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,26 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.strict import Strict
+    from prefect_dispatch.models.base import Strict
 
 LONGEST_ARGUMENT = 100_000
-"""Bytes of one argument; Linux takes 131,072."""
+"""Most bytes of one command-line argument; Linux allows 131,072."""
 
 
 class Tokens(NamedTuple):
-    """What an agent says that it sent and received."""
+    """Token counts that an agent reports."""
 
     prompt: int = 0
-    """Sent, what came from a cache included."""
+    """Tokens sent, cached ones included."""
     completion: int = 0
-    """Received, what was only thought included."""
+    """Tokens received, reasoning included."""
     cached: int = 0
-    """Those of the prompt that came from a cache."""
+    """Those of the prompt that were read from a cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
-    """What an agent is told for one run."""
+class LaunchRequest:
+    """Request for one run of an agent: everything that an adapter needs to start it."""
 
     program: str
     """The agent's program."""
@@ -41,160 +44,160 @@ class Told:
     prompt: str
     """The whole prompt."""
     schema: dict[str, Any] | None
-    """The form of its answer; empty for text."""
+    """The JSON Schema of its answer; None for text."""
     home: Path
-    """Its own HOME, which nobody else can look into."""
+    """Its own HOME, accessible to its user only."""
     workspace: Path
     """The folder that it works in."""
     answer: Path
-    """A file that an agent without a way to answer may write its answer into."""
+    """A file for the answer of an agent that has no other way to return one."""
     params: Any
-    """What its adapter's `Params` made of the executor's params."""
+    """The executor's params, validated by the model that the adapter names in `params_model`."""
     api_base: str = ""
     """The address of the provider; empty for the provider's own."""
     key: str = ""
-    """The provider's key; empty where the environment has all that is needed."""
+    """The provider's key; empty if the environment has all that is needed."""
     max_usd: float | None = None
-    """US dollars that it may spend."""
+    """Most US dollars that it may spend."""
     max_turns: int | None = None
-    """How often it may ask its model."""
+    """How often it may call its model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """How an agent is started."""
+    """Command, environment and files that start an agent."""
 
     argv: tuple[str, ...]
-    """Program and arguments; no key, and nothing of the prompt."""
+    """Program and arguments, without the key and the prompt."""
     cwd: Path
     """The folder that it is started in."""
     env: Mapping[str, str] = field(default_factory=dict[str, str])
-    """What its environment has beside the workspace's."""
+    """Environment variables in addition to the workspace's."""
     files: Mapping[Path, str] = field(default_factory=dict[Path, str])
-    """What is written beforehand, for nobody else to read."""
+    """Files to write before the start, readable by their owner only."""
     stdin: str = ""
-    """What it reads."""
+    """Its standard input."""
 
 
-class Printed(NamedTuple):
-    """What an agent left behind."""
+class AgentOutput(NamedTuple):
+    """Output of an agent's program."""
 
     stdout: str
-    """What it printed; where something was left out, a line says so."""
+    """Its standard output; a line stands for bytes that were left out."""
     stderr: str = ""
-    """What it complained of."""
+    """Its standard error."""
     files: Mapping[str, str] = MappingProxyType({})
-    """The files of its HOME that its adapter reads, by name; what isn't there is missing."""
+    """The files of its HOME that its adapter reads, by name, as far as they exist."""
     exit: int | None = 0
-    """Its exit code; empty if a signal ended it."""
+    """Its exit code. None: a signal ended it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Said:
-    """What that means; by itself no promise that the work is done."""
+class AgentReport:
+    """Report of an agent, parsed from its output; `verdict` decides from it whether the work is done."""
 
-    done: bool = False
-    """Whether it came to the end that it calls success."""
-    exits: tuple[int, ...] = (0,)
-    """The exit codes that go with such an end."""
+    reports_success: bool = False
+    """Whether the agent reports success."""
+    valid_exit_codes: tuple[int, ...] = (0,)
+    """The exit codes that are valid with this report."""
     text: str = ""
-    """Its last words."""
+    """Its final message."""
     structured: JsonValue = None
-    """Its answer, where it gave one by a schema of its own accord."""
+    """Its answer, if it returned structured output."""
     tokens: Tokens | None = None
-    """What it sent and received; empty if it didn't say, or only in part."""
+    """Its token counts. None: it reports none, or only a part."""
     cost_usd: float | None = None
-    """What it says that was spent."""
+    """The cost that it reports."""
     errors: tuple[str, ...] = ()
-    """What went wrong, in its words."""
+    """Its error messages."""
     denials: tuple[str, ...] = ()
-    """What it wanted to do, and was not allowed to: its work doesn't count."""
+    """Actions that it was not allowed to do; one fails the work."""
     refusals: tuple[str, ...] = ()
-    """What its own policy refused and left it to do in another way: reported, and no failure by itself."""
+    """Actions that its own policy refused, so that it had to find another way; reported, and no failure by itself."""
     no_sandbox: str = ""
-    """Why its sandbox can't be made on this machine, where none of its commands could be run for that."""
+    """Why its sandbox can't be created on this machine, if that kept all of its commands from running."""
     status: int | None = None
-    """The HTTP status by which its provider refused it at last."""
+    """The HTTP status of its provider's final refusal."""
     limit: Literal["", "max_turns", "max_usd"] = ""
     """Which limit ended it."""
-    may_pass: bool = False
-    """Whether what went wrong may pass by itself: a connection, a provider in trouble."""
+    is_transient: bool = False
+    """Whether its failure is transient: a lost connection, a provider in trouble."""
     agent_version: str = ""
-    """Its version, where its output has it."""
+    """Its version, if its output has it."""
 
 
 class Adapter(Protocol):
-    """One coding agent."""
+    """Adapter for one coding agent."""
 
     @property
     def name(self) -> str:
-        """What a job calls it, and its program is called."""
+        """Name of the agent in jobs, and of its program."""
         ...
 
     @property
     def provider(self) -> str:
-        """Whose models it asks if a model doesn't say, as litellm names it; empty if a model must say."""
+        """Default provider of its models, as litellm names it; empty if a model must include its provider."""
         ...
 
     @property
-    def version(self) -> tuple[str, ...]:
-        """The arguments that make it print its version; none, and nobody asks."""
+    def version_arguments(self) -> tuple[str, ...]:
+        """The arguments that make it print its version; empty if the version isn't checked."""
         ...
 
     @property
-    def tested(self) -> tuple[str, str]:
-        """The versions that it was tested with: the oldest, and the first that is too new."""
+    def tested_versions(self) -> tuple[str, str]:
+        """The tested versions: the oldest one, and the first one that is too new."""
         ...
 
     @property
     def install(self) -> str:
-        """How to get it."""
+        """How to install it, as part of a message."""
         ...
 
     @property
-    def own(self) -> type[Strict]:
-        """What of the executor's params it takes."""
+    def params_model(self) -> type[Strict]:
+        """The model that validates the executor's `params`."""
         ...
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """Names of files in its HOME that are read afterwards."""
+    def output_files(self) -> tuple[str, ...]:
+        """Names of the files in its HOME that are read after a run."""
         ...
 
-    def launch(self, told: Told) -> Launch:
-        """Return how it is started."""
+    def launch(self, request: LaunchRequest) -> Launch:
+        """Return the command, the environment and the files that start it."""
         ...
 
-    def parse(self, printed: Printed) -> Said:
-        """Return what it said; whatever it printed, nothing is raised."""
+    def parse(self, output: AgentOutput) -> AgentReport:
+        """Parse its output; never raises, whatever the output is."""
         ...
 
 
-def events(text: str) -> Iterator[dict[str, Any]]:
-    r"""Yield the JSON objects among the lines of a text; whatever else is there is passed over.
+def iter_json_objects(text: str) -> Iterator[dict[str, Any]]:
+    r"""Yield the JSON objects among the lines of a text; other lines are skipped.
 
     Example:
-        >>> list(events('Hello\n{"a": 1}\n[2]\n{"b":'))
+        >>> list(iter_json_objects('Hello\n{"a": 1}\n[2]\n{"b":'))
         [{'a': 1}]
     """
     for line in text.splitlines():
-        if isinstance(found := loaded(line), dict):
-            yield found
+        if isinstance(value := parse_json(line), dict):
+            yield value
 
 
-def loaded(text: str) -> JsonValue:
-    """Return the JSON value that a text is, or None."""
+def parse_json(text: str) -> JsonValue:
+    """Parse a JSON text; None if it is invalid."""
     try:
         return cast("JsonValue", json.loads(text))
     except (ValueError, RecursionError):
         return None
 
 
-def at(value: object, *path: str) -> Any:  # noqa: ANN401 -- whatever is there
-    """Return what stands at a path of keys, or None: an agent's output may be anything.
+def value_at(value: object, *path: str) -> Any:  # noqa: ANN401 -- any JSON value
+    """Return the value at a path of keys, or None if there is none; safe for any untrusted value.
 
     Example:
-        >>> at({"a": {"b": 1}}, "a", "b"), at({"a": [1]}, "a", "b")
+        >>> value_at({"a": {"b": 1}}, "a", "b"), value_at({"a": [1]}, "a", "b")
         (1, None)
     """
     for key in path:
@@ -202,38 +205,38 @@ def at(value: object, *path: str) -> Any:  # noqa: ANN401 -- whatever is there
     return value
 
 
-def count(value: object) -> int:
-    """Return a number of tokens, or 0 for whatever is none.
+def parse_token_count(value: object) -> int:
+    """Return a number of tokens, or 0 for any value that isn't a positive integer.
 
     Example:
-        >>> count(3), count(-1), count("3"), count(None)
+        >>> parse_token_count(3), parse_token_count(-1), parse_token_count("3"), parse_token_count(None)
         (3, 0, 0, 0)
     """
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-def dollars(value: object) -> float | None:
-    """Return an amount of money, or None for whatever is none.
+def parse_usd(value: object) -> float | None:
+    """Return an amount in US dollars, or None for any value that isn't a finite number of at least 0.
 
     Example:
-        >>> dollars(0.5), dollars(2), dollars(-1), dollars(float("nan")), dollars("1")
-        (0.5, 2.0, None, None, None)
+        >>> [parse_usd(each) for each in (0.5, 2, -1, float("nan"), "1")]
+        [0.5, 2.0, None, None, None]
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
         return None
     return float(value)
 
 
-def listed(value: object) -> list[Any]:
-    """Return a list as it is, and an empty one for whatever is none.
+def as_list(value: object) -> list[Any]:
+    """Return a list unchanged, and an empty one for any other value.
 
     Example:
-        >>> listed([1]), listed({"a": 1}), listed(None)
+        >>> as_list([1]), as_list({"a": 1}), as_list(None)
         ([1], [], [])
     """
-    return value if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType] -- of whatever
+    return value if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType] -- of any values
 
 
-def texts(values: object) -> tuple[str, ...]:
-    """Return the texts of a list, or nothing for whatever is none."""
-    return tuple(map(str, listed(values)))
+def as_texts(values: object) -> tuple[str, ...]:
+    """Return the elements of a list as texts; an empty tuple for any other value."""
+    return tuple(map(str, as_list(values)))

@@ -1,4 +1,4 @@
-"""Codex: `codex exec`, its user's settings apart, in its own sandbox; it tells no cost, and keeps to no schema."""
+"""Adapter for Codex: `codex exec` in its own sandbox, isolated from the user's settings; it reports no cost."""
 
 from __future__ import annotations
 
@@ -9,31 +9,41 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, Field
 
-from prefect_dispatch.executors.coding.adapter import Launch, Printed, Said, Tokens, Told, at, count, events
-from prefect_dispatch.executors.prompt import response_format
-from prefect_dispatch.strict import Strict
+from prefect_dispatch.executors.coding.adapter import (
+    AgentOutput,
+    AgentReport,
+    Launch,
+    LaunchRequest,
+    Tokens,
+    iter_json_objects,
+    parse_token_count,
+    value_at,
+)
+from prefect_dispatch.executors.llm.messages import response_format
+from prefect_dispatch.models.base import Strict
 
 KEY = "CODEX_PROVIDER_KEY"
-"""The variable that has its provider's key, and that the commands which it runs don't get to see."""
+"""The environment variable with its provider's key, which it doesn't pass to the commands that it runs."""
 RETRIES = 3
-"""How often it asks its provider again, of each kind of failure."""
+"""How often it retries a call of its provider, for each kind of failure."""
 _OPENAI = "https://api.openai.com/v1"
-_OURS = (
+_RESERVED_KEYS = (
     *("model_provider", "model_providers", "shell_environment_policy", "sandbox_mode", "approval_policy", "notify"),
     "mcp_servers",
 )
 _STATUS = re.compile(r"\b(?:unexpected|last) status:? (\d{3})\b")
-_REFUSED = re.compile(r'\bRejected\(\\*"(?P<what>.+?)\\*"\)')
-"""How a line of its log names a command that its own policy refuses; its events say nothing of it."""
+_REFUSAL = re.compile(r'\bRejected\(\\*"(?P<what>.+?)\\*"\)')
+"""A command in its log that its own policy refused; its events don't report that."""
 _NO_SANDBOX = "bwrap: "
-"""How the output of each command begins where the system doesn't let it make its sandbox."""
+"""Start of the output of each command on a system that doesn't let it create its sandbox."""
 _CONNECTION = re.compile(
     r"stream disconnected|high demand|network error|error sending request|timed? ?out", re.IGNORECASE
 )
 
 
-def _not_ours(config: dict[str, _Setting]) -> dict[str, _Setting]:
-    if found := next((key for key in config if key.partition(".")[0] in _OURS), None):
+def _validate_config(config: dict[str, _Setting]) -> dict[str, _Setting]:
+    """Check that settings are dotted keys, and none that follows from the executor's fields."""
+    if found := next((key for key in config if key.partition(".")[0] in _RESERVED_KEYS), None):
         msg = f"{found!r} can't be set here; it follows from the executor's fields"
         raise ValueError(msg)
     if found := next((key for key in config if not re.fullmatch(r"[A-Za-z0-9_.-]+", key)), None):
@@ -46,101 +56,105 @@ _Setting = str | bool | int | float | list[str]
 
 
 class CodexParams(Strict):
-    """What Codex is told beside the brief."""
+    """Settings of Codex."""
 
     sandbox: Literal["read-only", "workspace-write", "danger-full-access"] = "workspace-write"
-    """What the commands that it runs may touch; the first two need a system that lets it make its sandbox."""
-    config: Annotated[dict[str, _Setting], AfterValidator(_not_ours)] = Field(default_factory=dict[str, Any])
+    """What the commands that it runs may access; the first two need a system that lets it create its sandbox."""
+    config: Annotated[dict[str, _Setting], AfterValidator(_validate_config)] = Field(default_factory=dict[str, Any])
     """Settings of its `config.toml` by dotted key, such as `model_reasoning_effort: high`."""
 
 
 class Codex:
-    """Codex."""
+    """Adapter for Codex."""
 
     name = "codex"
     provider = "openai"
-    version = ("--version",)
-    tested = ("0.169", "0.170")
+    version_arguments = ("--version",)
+    tested_versions = ("0.169", "0.170")
     install = "npm install -g @openai/codex"
-    own = CodexParams
-    reads = ("answer.txt",)
+    params_model = CodexParams
+    output_files = ("answer.txt",)
 
-    def launch(self, told: Told) -> Launch:
-        """Return how it is started."""
-        params = cast("CodexParams", told.params)
+    def launch(self, request: LaunchRequest) -> Launch:
+        """Return how to start it."""
+        params = cast("CodexParams", request.params)
         provider = {
             "name": "provider",
-            "base_url": told.api_base or _OPENAI,
+            "base_url": request.api_base or _OPENAI,
             "wire_api": "responses",
             "request_max_retries": RETRIES,
             "stream_max_retries": RETRIES,
-            **({"env_key": KEY} if told.key else {}),
+            **({"env_key": KEY} if request.key else {}),
         }
         config = {
             "model_provider": "prefect_dispatch",
             **{f"model_providers.prefect_dispatch.{name}": value for name, value in provider.items()},
             "shell_environment_policy.exclude": [KEY],
-            "allow_login_shell": False,  # it would set PATH anew
-            # The temporary folder of all programs may hold anything, the user's own checkout included. TMPDIR is the
-            # attempt's own, so that it may write there.
+            "allow_login_shell": False,  # a login shell resets PATH
+            # /tmp is shared by all programs, and may contain the user's own checkout. TMPDIR is private to the
+            # attempt, so it may write there.
             "sandbox_workspace_write.exclude_slash_tmp": True,
             **params.config,
         }
-        argv = [told.program, "exec", "--json", "--ephemeral", "--ignore-user-config", "--ignore-rules"]
-        argv += ["--skip-git-repo-check", "--color", "never", "-C", str(told.workspace), "-s", params.sandbox]
-        argv += ["-m", told.model.removeprefix("openai/"), "-o", str(told.home / self.reads[0])]
+        argv = [request.program, "exec", "--json", "--ephemeral", "--ignore-user-config", "--ignore-rules"]
+        argv += ["--skip-git-repo-check", "--color", "never", "-C", str(request.workspace), "-s", params.sandbox]
+        argv += ["-m", request.model.removeprefix("openai/"), "-o", str(request.home / self.output_files[0])]
         for name, value in config.items():
-            argv += ["-c", f"{name}={json.dumps(value)}"]  # of texts, numbers and lists JSON is TOML, too
+            argv += ["-c", f"{name}={json.dumps(value)}"]  # for texts, numbers and lists, JSON is valid TOML
         files = dict[Path, str]()
-        if told.schema and response_format(told.schema)["json_schema"]["strict"]:  # it sends none that isn't
-            files[told.home / "schema.json"] = json.dumps(told.schema)
-            argv += ["--output-schema", str(told.home / "schema.json")]
-        env = {"CODEX_HOME": str(told.home / ".codex"), **({KEY: told.key} if told.key else {})}
-        files[told.home / ".codex" / "config.toml"] = ""  # it doesn't make its folder itself
-        return Launch(argv=(*argv, "-"), cwd=told.workspace, env=env, files=files, stdin=told.prompt)
+        if request.schema and response_format(request.schema)["json_schema"]["strict"]:  # it sends strict ones only
+            files[request.home / "schema.json"] = json.dumps(request.schema)
+            argv += ["--output-schema", str(request.home / "schema.json")]
+        env = {"CODEX_HOME": str(request.home / ".codex"), **({KEY: request.key} if request.key else {})}
+        files[request.home / ".codex" / "config.toml"] = ""  # it doesn't create its folder
+        return Launch(argv=(*argv, "-"), cwd=request.workspace, env=env, files=files, stdin=request.prompt)
 
-    def parse(self, printed: Printed) -> Said:
-        """Return what it said; errors before a turn's end are notes of new tries, and of models it doesn't know."""
+    def parse(self, output: AgentOutput) -> AgentReport:
+        """Parse its output; errors before the end of a turn are only notes on retries and unknown models."""
+        # 1. Collect its events: the end of its turn, its last message and error, its declined and failed commands.
         end, text, error = dict[str, Any](), "", ""
         denials, outputs = list[str](), list[str]()
-        for event in events(printed.stdout):
+        for event in iter_json_objects(output.stdout):
             kind, item = event.get("type"), event.get("item")
             if kind in ("turn.completed", "turn.failed"):
                 end = event
             elif kind == "error":
                 error = str(event.get("message") or "")
-            elif kind == "item.completed" and at(item, "type") == "agent_message":
-                text = str(at(item, "text") or "")
-            elif kind == "item.completed" and at(item, "status") == "declined":
-                denials.append(str(at(item, "command") or at(item, "type")))
-            elif kind == "item.completed" and at(item, "type") == "command_execution":
-                failed = at(item, "status") == "failed"
-                outputs.append(str(at(item, "aggregated_output") or "") if failed else "")
+            elif kind == "item.completed" and value_at(item, "type") == "agent_message":
+                text = str(value_at(item, "text") or "")
+            elif kind == "item.completed" and value_at(item, "status") == "declined":
+                denials.append(str(value_at(item, "command") or value_at(item, "type")))
+            elif kind == "item.completed" and value_at(item, "type") == "command_execution":
+                failed = value_at(item, "status") == "failed"
+                outputs.append(str(value_at(item, "aggregated_output") or "") if failed else "")
+        # 2. An error counts only if the turn wasn't completed; its text may contain the provider's HTTP status.
         done = end.get("type") == "turn.completed"
-        words = "" if done else str(at(end, "error", "message") or error)
+        words = "" if done else str(value_at(end, "error", "message") or error)
         found = _STATUS.search(words)
         status = int(found[1]) if found else 400 if words.startswith('{"error"') else None
-        return Said(
-            done=done,
-            text=printed.files.get(self.reads[0]) or text,
+        return AgentReport(
+            reports_success=done,
+            text=output.files.get(self.output_files[0]) or text,
             tokens=_tokens(end.get("usage")) if done else None,
             errors=(words,) if words else (),
             denials=tuple(denials),
-            refusals=tuple(found["what"].replace("`", "") for found in _REFUSED.finditer(printed.stderr)),
+            refusals=tuple(found["what"].replace("`", "") for found in _REFUSAL.finditer(output.stderr)),
             no_sandbox=_no_sandbox(outputs),
             status=status,
-            may_pass=status is None and bool(_CONNECTION.search(words)),
+            is_transient=status is None and bool(_CONNECTION.search(words)),
         )
 
 
 def _no_sandbox(outputs: list[str]) -> str:
-    """Return why no sandbox can be made, if that is all that any of its commands came to; else nothing."""
+    """Return why no sandbox can be created, if all of its commands failed for that reason; else an empty text."""
     if outputs and all(output.startswith(_NO_SANDBOX) for output in outputs):
         return outputs[0].splitlines()[0]
     return ""
 
 
 def _tokens(usage: object) -> Tokens | None:
-    if at(usage, "input_tokens") is None:
+    if value_at(usage, "input_tokens") is None:
         return None
-    return Tokens(*(count(at(usage, f"{each}_tokens")) for each in ("input", "output", "cached_input")))
+    return Tokens(
+        *(parse_token_count(value_at(usage, f"{each}_tokens")) for each in ("input", "output", "cached_input"))
+    )

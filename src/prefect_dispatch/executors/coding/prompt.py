@@ -1,21 +1,24 @@
-"""What a coding agent is told: the brief, then the item, fenced as data, then what was sent back."""
+"""Prompt for a coding agent: the brief, the feedback on a rejected answer, and the item, fenced as data.
+
+All texts below are part of stored fingerprints by `PROMPT`: increase it whenever one of them changes.
+"""
 
 from __future__ import annotations
 
 import shlex
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.executors.prompt import fenced
-from prefect_dispatch.outputs import schema_of, show_output
+from prefect_dispatch.executors.llm.messages import fence_value
+from prefect_dispatch.models.output_schema import schema_of, serialize_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prefect_dispatch.executors.base import Ask
-    from prefect_dispatch.models import Brief
+    from prefect_dispatch.models.brief import Brief
 
 PROMPT = 1
-"""Raised whenever the words below change: the prompt is part of what an answer depends on."""
+"""Version of the texts below, and a part of every fingerprint, as answers depend on the prompt."""
 
 _ROLE = (
     "You carry out one brief for one item in a git repository. Your working directory is a copy of it that is yours "
@@ -39,16 +42,16 @@ _AGAIN = (
 )
 
 
-def prompt(ask: Ask) -> str:
-    """Return all that an agent is told; equal asks give equal prompts.
+def build_prompt(ask: Ask) -> str:
+    """Return the whole prompt for an agent; equal asks give equal prompts.
 
     Args:
-        ask: The brief with the item's fields in place, the item, and what was sent back before.
+        ask: The brief with the item's fields filled in, the item, and the rejected earlier answers.
 
     Example:
         >>> from prefect_dispatch import Ask, Brief, Item
         >>> ask = Ask(brief=Brief(name="a", instructions="Add a.py.", writes=["a.py"]), item=Item(key="a", value="A"))
-        >>> "You may change only files that match `a.py`." in prompt(ask)
+        >>> "You may change only files that match `a.py`." in build_prompt(ask)
         True
     """
     brief = ask.brief
@@ -56,31 +59,32 @@ def prompt(ask: Ask) -> str:
         ("", _ROLE),
         ("Scope", brief.scope),
         ("Instructions", brief.instructions),
-        ("Constraints", _listed(brief.constraints)),
-        ("Files", "\n\n".join(_files(brief))),
+        ("Constraints", _bullet_list(brief.constraints)),
+        ("Files", "\n\n".join(_file_rules(brief))),
         ("Acceptance", _acceptance(brief)),
         ("Answer", _answer(brief)),
-        ("Sent back", _sent_back(ask)),
-        ("Item", f"{_DATA}\n\n{fenced(ask.item.value)}"),
+        ("Sent back", _feedback(ask)),
+        ("Item", f"{_DATA}\n\n{fence_value(ask.item.value)}"),
     ]
     return "\n\n".join(f"# {title}\n{text}" if title else text for title, text in parts if text)
 
 
-def _listed(lines: Sequence[str]) -> str:
+def _bullet_list(lines: Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def _files(brief: Brief) -> Iterator[str]:
+def _file_rules(brief: Brief) -> Iterator[str]:
     if brief.reads:
-        yield f"Read what matches {_quoted(brief.reads)}."
+        yield f"Read what matches {_quote_globs(brief.reads)}."
     if brief.writes:
-        yield f"You may change only files that match {_quoted(brief.writes)}. A change elsewhere fails the whole work."
+        globs = _quote_globs(brief.writes)
+        yield f"You may change only files that match {globs}. A change elsewhere fails the whole work."
     else:
         yield "Change no file."
     yield _LEAVE
 
 
-def _quoted(globs: Sequence[str]) -> str:
+def _quote_globs(globs: Sequence[str]) -> str:
     return ", ".join(f"`{glob}`" for glob in globs)
 
 
@@ -97,12 +101,12 @@ def _answer(brief: Brief) -> str:
     schema = schema_of(brief.output)
     if schema is None:
         return _AS_TEXT
-    return f"{_AS_JSON} It must satisfy this JSON Schema:\n{show_output(schema)}"
+    return f"{_AS_JSON} It must satisfy this JSON Schema:\n{serialize_output(schema)}"
 
 
-def _sent_back(ask: Ask) -> str:
+def _feedback(ask: Ask) -> str:
     if not ask.rejections:
         return ""
     last = ask.rejections[-1]
-    said = f"\n\nYour last words then were, as data:\n\n{fenced(last.text)}" if last.text.strip() else ""
-    return f"{_AGAIN}\n\n{fenced(_listed(last.problems))}{said}"
+    last_words = f"\n\nYour last words then were, as data:\n\n{fence_value(last.text)}" if last.text.strip() else ""
+    return f"{_AGAIN}\n\n{fence_value(_bullet_list(last.problems))}{last_words}"

@@ -1,0 +1,270 @@
+"""Finalization of a run: merge its outcomes, judge the whole, and build the report."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Literal
+
+import prefect
+from prefect.runtime import flow_run
+from pydantic import BaseModel, JsonValue
+
+from prefect_dispatch.errors import AuditError, MergeError
+from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.executors.llm.local_model import is_local
+from prefect_dispatch.executors.llm.messages import is_expected_model
+from prefect_dispatch.flows.runtime.query_executors import query_executors
+from prefect_dispatch.integrators.audit.published_report import audit_inputs
+from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.models.ledger import Flag, Gap, LedgerRow, Merge, Ref, Violation, sort_key
+from prefect_dispatch.models.outcome import answering_models
+from prefect_dispatch.models.report import Report, ServedModel, Spending
+from prefect_dispatch.models.version import __version__
+from prefect_dispatch.prefect_compat import outside_transactions
+from prefect_dispatch.security.escaping import strip_control_chars
+from prefect_dispatch.security.redaction import redact_json, safe_message
+from prefect_dispatch.tasks.integrate import integrate
+from prefect_dispatch.tasks.work_item import unmapped_quote
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
+    from prefect_dispatch.models.outcome import Outcome
+    from prefect_dispatch.tasks.plan import Plan
+
+NAMED_GAPS = 5
+MOST_SOURCES = 1_000
+"""Maximum number of outcomes that a flag of a model names."""
+
+
+class Clock:
+    """Clock of a run: its start, and the seconds since then."""
+
+    def __init__(self, started: datetime | None = None) -> None:
+        """Start now, or at the start of an earlier process of the run."""
+        now = datetime.now(timezone.utc)
+        self.started = started or now
+        # The time before this process began is only known by the wall clock.
+        self._began = time.monotonic() - max(0.0, (now - self.started).total_seconds())
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return round(time.monotonic() - self._began, 3)
+
+
+def build_report(
+    job: PreparedJob,
+    outcomes: Sequence[Outcome],
+    *,
+    stopped: str | None,
+    planned: Plan,
+    clock: Clock,
+    refresh: bool = False,
+    known: Sequence[Outcome] = (),
+) -> Report:
+    """Merge the outcomes of a run and return its report.
+
+    Args:
+        job: The job.
+        outcomes: The outcomes, in any order.
+        stopped: Why the fan-out ended early, if it did.
+        planned: The plan.
+        clock: The clock of the run.
+        refresh: Whether the integrator's own queries are sent even where an answer is stored.
+        known: The outcomes of the integrator's own queries so far.
+    """
+    # 1. Merge and audit.
+    ordered = sorted(outcomes, key=lambda outcome: sort_key(outcome.brief, outcome.item))
+    merge, violations, broken = _merge(job, ordered, refresh=refresh, known=known)
+    # 2. Judge the whole.
+    status, message = _verdict(
+        ordered, job.limits.min_success, stopped=stopped, broken=broken or merge.failed, shortfalls=merge.shortfalls
+    )
+    # 3. Report.
+    models, other = _served_models(job, [*ordered, *merge.asked])
+    return Report(
+        status=status,
+        message=strip_control_chars(message),
+        value=merge.value,
+        ledger=_add_join_reasons(merge.ledger, ordered),
+        fields=merge.fields,
+        gaps=tuple(
+            Gap(brief=outcome.brief, item=outcome.item, status=outcome.status, error=outcome.error)
+            for outcome in ordered
+            if outcome.status != "succeeded" and outcome.error is not None
+        ),
+        violations=violations,
+        rules=merge.rules,
+        proposals=merge.proposals,
+        flags=(*merge.flags, *other),
+        tables=merge.tables,
+        documents=merge.documents,
+        shortfalls=merge.shortfalls,
+        models=models,
+        usage=Spending.of([*ordered, *merge.asked]),
+        integration=Spending.of(merge.asked),
+        plan=planned.model_dump(mode="json"),
+        run=_run_facts(job, merge, [*ordered, *merge.asked], clock),
+        outcomes=tuple(ordered),
+        asked=merge.asked,
+    )
+
+
+def add_shortfall(report: Report, shortfall: str) -> Report:
+    """Return a report with one more shortfall: something that the run could not do."""
+    return report.model_copy(
+        update={
+            "status": "gaps" if report.status == "complete" else report.status,
+            "message": strip_control_chars(f"{report.message} {shortfall}"),
+            "shortfalls": (*report.shortfalls, shortfall),
+        }
+    )
+
+
+def _merge(
+    job: PreparedJob, outcomes: Sequence[Outcome], *, refresh: bool, known: Sequence[Outcome]
+) -> tuple[Merge, tuple[Violation, ...], str | None]:
+    """Return the merge, the violations that the audit found, and the reason if there is no merged value."""
+    rows = tuple(row for outcome in outcomes if (row := unanswered(outcome)))
+    if len(rows) == len(outcomes):
+        return Merge(value=None, ledger=rows), (), None
+    try:
+        with outside_transactions():
+            merged = integrate(
+                unmapped_quote(job.briefs),
+                unmapped_quote(job.items),
+                unmapped_quote(outcomes),
+                job.integrator,
+                job.executor,
+                job.limits,
+                refresh=refresh,
+                known=unmapped_quote(known),
+            )
+        return merged, (), None  # noqa: TRY300 -- the result without an error
+    except AuditError as error:
+        return error.merge.model_copy(update={"value": None}), error.violations, str(error)
+    except MergeError as error:
+        return Merge(value=None, ledger=rows, asked=error.asked), (), str(error)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- an integrator may raise anything; the answers are stored
+        broken = f"The integrator {type(job.integrator).__name__} raised {safe_message(error)}"
+        return Merge(value=None, ledger=rows), (), broken
+
+
+def _add_join_reasons(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> tuple[LedgerRow, ...]:
+    """Return the ledger with the reason for each answer that was joined from the answers to parts of its item."""
+    joined = {Ref.of(outcome): outcome.joined for outcome in outcomes if outcome.joined}
+    if not joined:
+        return tuple(rows)
+    return tuple(
+        row.model_copy(update={"reason": "; ".join(filter(None, (joined[Ref.of(row)], row.reason)))})
+        if Ref.of(row) in joined
+        else row
+        for row in rows
+    )
+
+
+def _served_models(job: PreparedJob, outcomes: Sequence[Outcome]) -> tuple[tuple[ServedModel, ...], tuple[Flag, ...]]:
+    """Return the models that answered, and a flag for each that is not the requested one."""
+    sources: dict[tuple[str, str], set[Ref]] = {}
+    for outcome in outcomes:
+        for asked, served in answering_models(outcome.attempts) if outcome.status == "succeeded" else ():
+            sources.setdefault((asked, served), set()).add(Ref.of(outcome))
+    accepted = _accepted_models(job)
+    rows = [
+        ServedModel(
+            asked=asked,
+            served=served,
+            answers=len(refs),
+            expected=is_local(asked) or is_expected_model(asked, served, accepted),
+        )
+        for (asked, served), refs in sorted(sources.items())
+    ]
+    flags = [_model_flag(row, sources[row.asked, row.served]) for row in rows if not row.expected]
+    return tuple(rows), tuple(flags)
+
+
+def _model_flag(row: ServedModel, sources: set[Ref]) -> Flag:
+    return Flag(
+        path="",
+        kind="model",
+        text=row.served,
+        message=(
+            f"{row.asked!r} was asked, and the responses to {row.answers} of the answers name another model: accept it "
+            "by a pattern in accept_models, or set strict_model"
+        ),
+        sources=tuple(sorted(sources, key=lambda ref: ref.order)[:MOST_SOURCES]),
+    )
+
+
+def _accepted_models(job: PreparedJob) -> tuple[str, ...]:
+    """Return the accepted model-name patterns of all language models of a job."""
+    models = [each for each in (job.executor, *query_executors(job.integrator).values()) if isinstance(each, LLM)]
+    return tuple(dict.fromkeys(pattern for each in models for pattern in each.accept_models))
+
+
+def _verdict(
+    outcomes: Sequence[Outcome],
+    min_success: float,
+    *,
+    stopped: str | None,
+    broken: str | None,
+    shortfalls: Sequence[str],
+) -> tuple[Literal["complete", "gaps", "failed"], str]:
+    total = len(outcomes)
+    gaps = [outcome for outcome in outcomes if outcome.status != "succeeded"]
+    answered = f"{total - len(gaps)} of {total} answered{_describe_gaps(gaps)}"
+    if not total:
+        return "complete", "There were no items, so nothing was asked."
+    if broken:
+        return "failed", f"{broken} ({answered})"
+    if stopped:
+        return "failed", f"Stopped: {stopped} ({answered})"
+    if len(gaps) == total:
+        return "failed", f"Failed: {answered}"
+    if (total - len(gaps)) / total < min_success:
+        return "failed", f"Failed: {answered}; at least {min_success:.0%} must be (limits.min_success)"
+    return ("gaps" if gaps or shortfalls else "complete"), " ".join([answered + ".", *shortfalls])
+
+
+def _describe_gaps(gaps: Sequence[Outcome]) -> str:
+    if not gaps:
+        return ""
+    listed = ", ".join(f"{Ref.of(gap)} ({gap.error.kind if gap.error else gap.status})" for gap in gaps[:NAMED_GAPS])
+    more = f" and {len(gaps) - NAMED_GAPS} more" if len(gaps) > NAMED_GAPS else ""
+    kinds = Counter(gap.error.kind for gap in gaps if gap.error)
+    counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    return f"; no answer for {len(gaps)} ({counts}): {listed}{more}"
+
+
+def _run_facts(job: PreparedJob, merge: Merge, outcomes: Sequence[Outcome], clock: Clock) -> dict[str, JsonValue]:
+    run_id = flow_run.get_id()
+    attempts = [attempt for outcome in outcomes for attempt in outcome.spent]
+    return {
+        "started": clock.started.isoformat(),
+        "seconds": clock.seconds,
+        "waits": sum(attempt.waits for attempt in attempts),
+        "waited_s": round(sum(attempt.waited_s for attempt in attempts), 3),
+        "flow_run": {"id": run_id, "name": flow_run.get_name()},
+        "executor": redact_json(_to_json(job.executor)),
+        "integrator": redact_json(_to_json(job.integrator)),
+        "fields_traced": bool(merge.fields),
+        "audit": redact_json(audit_inputs(job.briefs, job.integrator)),
+        "limits": job.limits.model_dump(mode="json"),
+        "versions": {
+            "prefect-dispatch": __version__,
+            "prefect": prefect.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _to_json(thing: object) -> JsonValue:
+    if isinstance(thing, BaseModel):
+        described: dict[str, JsonValue] = thing.model_dump(mode="json")
+        return described
+    return type(thing).__name__

@@ -1,0 +1,257 @@
+"""Execution of a job within a flow run: prepare, plan, fan out, merge, review, publish."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from prefect_dispatch.calls.call_gate import reopen_gates
+from prefect_dispatch.errors import DispatchFailed
+from prefect_dispatch.flows.finalize import Clock, add_shortfall, build_report
+from prefect_dispatch.flows.prepare import build_plan, keep_refreshed, load_stored_answers, prepare
+from prefect_dispatch.flows.publish import (
+    PAGE,
+    LiveProgress,
+    create_artifacts_in_time,
+    emit_events,
+    ensure_folder,
+    write_files,
+    write_page,
+)
+from prefect_dispatch.flows.remote_targets import resolve_deployment, shard_target
+from prefect_dispatch.flows.review import (
+    STATE,
+    ResumedRun,
+    collect_answers,
+    decisions_file,
+    is_undecided,
+    remove_record,
+    require_review,
+    resume,
+    review,
+)
+from prefect_dispatch.flows.runtime.batch_phase import run_batches
+from prefect_dispatch.flows.runtime.concurrency import hold_resources, hold_slots, rate_limit_share, skip_overlap
+from prefect_dispatch.flows.runtime.flow_class import (
+    INTERRUPTIONS,
+    cancelled_state,
+    has_retries_left,
+    start_of_earlier_attempts,
+)
+from prefect_dispatch.flows.runtime.garbage_collection import frozen_gc
+from prefect_dispatch.flows.runtime.heartbeat import send_heartbeats
+from prefect_dispatch.flows.runtime.last_run import LastRunStore
+from prefect_dispatch.flows.runtime.query_executors import require_keys
+from prefect_dispatch.integrators.base import BaseIntegrator, Delivery
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.prefect_compat import ReportState
+from prefect_dispatch.security.escaping import strip_control_chars
+from prefect_dispatch.security.redaction import redact, safe_message
+from prefect_dispatch.sources.inline import with_values
+from prefect_dispatch.tasks.fan_out import FanOut
+from prefect_dispatch.tasks.table_tasks import emit_file_assets
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.flows.remote_targets import ByDeployment, Dask, Processes, Ray, Threads
+    from prefect_dispatch.integrators.base import AnyMerger
+    from prefect_dispatch.integrators.decisions_file import DecisionsFile
+    from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.models.report import Report
+    from prefect_dispatch.sources import Source
+    from prefect_dispatch.tasks.plan import StoredAnswers
+    from prefect_dispatch.tasks.shards.server_backlog import Recorded
+
+
+def deliver_value(report: Report, integrator: AnyMerger, folder: Path) -> Report:
+    """Deliver the merged value, if the integrator has a destination for it; return the report with the result.
+
+    Args:
+        report: The report; nothing is delivered for a run that failed, or whose review isn't over.
+        integrator: The integrator.
+        folder: The folder that relative paths start from.
+    """
+    if report.status == "failed" or is_undecided(report) or report.value is None:
+        return report
+    try:
+        done, shortfall = BaseIntegrator.of(integrator).deliver(report.value, folder) or Delivery()
+    except (Exception, SystemExit) as error:  # noqa: BLE001 -- integrators may raise anything; the report has the value
+        return add_shortfall(report, f"The merged value was not delivered: {safe_message(error)}")
+    if done:
+        report = report.model_copy(update={"message": f"{report.message} {redact(done)}"})
+    return add_shortfall(report, redact(shortfall)) if shortfall else report
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """Parts of a job, which every flow builds from its own form."""
+
+    briefs: Sequence[Brief]
+    """The briefs."""
+    items: Source
+    """The source of the items."""
+    executor: Executor | None = None
+    """The executor; None for the default one."""
+    integrator: AnyMerger | None = None
+    """How the answers are merged."""
+    limits: Limits = Limits()  # noqa: RUF009 -- frozen
+    """The limits of the run."""
+    review: bool = False
+    """Whether people decide before the run publishes."""
+    fan_out: ByDeployment | None = None
+    """The deployment whose runs process shards; None for this process."""
+    task_runner: Threads | Processes | Dask | Ray | None = None
+    """The task runner of the shards; None for the flow's own."""
+
+
+@skip_overlap
+@frozen_gc()
+@send_heartbeats()
+def run_job(
+    parts: JobSpec,
+    *,
+    folder: str = ".",
+    out: str | None = None,
+    limit: int | None = None,
+    refresh: bool | str | Sequence[str] = False,
+    name: str | None = None,
+) -> Report:
+    """Run a job within the current flow run; the arguments are explained at `dispatch`.
+
+    Returns:
+        The report; to Prefect, the final state of the run with the report as its data.
+
+    Raises:
+        JobError: If the job is unusable; nothing was spent.
+        DispatchFailed: If the run failed.
+        Pause: If the run was suspended for a review; it continues in another process.
+    """
+    log, place = get_run_logger(), Path(folder).resolve()
+    reopen_gates(
+        str(flow_run.get_id())
+    )  # an earlier attempt that reached its time limit has closed the run's call gate
+    # 1. Resume a suspended run, and prepare the job.
+    decisions, resumed = _resume_review(parts, place)
+    job = prepare(
+        parts.briefs,
+        parts.items,
+        parts.executor,
+        parts.integrator,
+        parts.limits,
+        folder=place,
+        limit=limit,
+        refresh=refresh,
+    )
+    job = keep_refreshed(replace(job, limits=rate_limit_share(job.limits)), start_of_earlier_attempts())
+    memory = LastRunStore(parts.briefs, parts.items, folder, place, limit=limit, name=name)
+    files = None if out is None else ensure_folder(Path(folder, out))
+    # 2. Plan what is left: outcomes from before a suspension and stored answers are not asked again.
+    before = resumed.outcomes_of(job.work)
+    resumed.charge_budget(job.limits)
+    rest, stored = load_stored_answers(job.without_outcomes(before))
+    job = replace(job, refresh_fingerprints=rest.refresh_fingerprints)
+    expected = build_plan(rest, stored)
+    if expected.to_ask:  # else the answers to the integrator's own queries may be stored, too
+        require_keys(job.integrator)
+    route = resolve_deployment(parts.fan_out, rest.work, job.executor, place)
+    notes = [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator, *expected.notes]
+    if before:
+        notes = [f"Resumed after a review: {len(before)} of {len(job.work)} outcomes are those from before it."]
+    log.info("%s", " ".join(filter(None, (*notes, *route.notes))))
+    # 3. Fan out and merge.
+    expected, clock = resumed.plan(expected), Clock(resumed.started)
+    progress = LiveProgress(job.briefs, expected)
+    fan_out = FanOut(
+        job.work,
+        job.executor,
+        job.limits,
+        independence=job.independence,
+        again=job.refresh_fingerprints,
+        on_progress=progress,
+        join=job.part_joiner,
+        stored=stored.answers,
+        where=shard_target(parts.task_runner, job.executor, route.target),
+        known=before,
+    )
+    try:
+        with progress:
+            gathered = run_batches(rest)
+            with hold_slots(job.limits):
+                with hold_resources(rest.resources):
+                    outcomes = fan_out.run(gathered)
+                report = build_report(
+                    job,
+                    [*job.skipped_outcomes, *outcomes],
+                    stopped=fan_out.stop_reason,
+                    planned=expected,
+                    clock=clock,
+                    refresh=refresh is True,
+                    known=resumed.query_outcomes,
+                )
+        # 4. Review; this may suspend the run.
+        if parts.review and decisions is not None:
+            report = review(job, report, decisions, resumed.collect(report, expected, outcomes, clock.started), resumed)
+        # 5. Deliver and publish.
+        recorded = fan_out.counter.report()
+        report = _add_facts(report, recorded, stored)
+        for sentence in filter(None, (*_gap_sentences(report), *stored.notes, recorded.note)):
+            log.warning("%s", strip_control_chars(sentence))
+        report = memory.compare_with_last(deliver_value(report, job.integrator, place))
+        if files is not None:
+            emit_file_assets(report, write_files(report, files), parts.items, place)
+            if lacking := write_page(report, files, job.briefs, with_values(job.items)):
+                log.warning("%s", lacking)
+                files = None
+        is_last = report.status != "failed" or not has_retries_left()
+        create_artifacts_in_time(report, job.briefs, files and files / PAGE, is_last=is_last)
+        if is_last:  # an attempt that is retried emits no events and is not compared with
+            emit_events(report, job.briefs)
+            memory.save(report)
+            remove_record()
+        if report.status == "failed":
+            raise DispatchFailed(report.message, report)
+        # Prefect returns the data of a returned state to the caller.
+        return cast("Report", Completed(cls=ReportState, name=_state_name(report), message=report.message, data=report))
+    except INTERRUPTIONS as error:
+        return cast("Report", cancelled_state(fan_out.summary, error))
+
+
+def _add_facts(report: Report, recorded: Recorded, stored: StoredAnswers) -> Report:
+    """Add the number of task runs that Prefect has recorded, and of damaged stored answers, to a report."""
+    facts: dict[str, JsonValue] = {"task_runs": recorded.model_dump(exclude_defaults=True)}
+    if stored.blobs.damaged:
+        facts["damaged"] = len(stored.blobs.damaged)
+    return report.model_copy(update={"run": {**report.run, **facts}})
+
+
+def _resume_review(parts: JobSpec, place: Path) -> tuple[DecisionsFile | None, ResumedRun]:
+    """Return the decisions file, if any, updated with all answered reviews, and the state of a suspended run."""
+    file = require_review(parts.integrator, place) if parts.review else decisions_file(parts.integrator, place)
+    if file is None:
+        return None, ResumedRun()
+    resumed = resume(file)
+    collect_answers(file)
+    return file, resumed
+
+
+def _state_name(report: Report) -> str:
+    """Return the name of the final state of a run that has not failed."""
+    if is_undecided(report):
+        return STATE
+    return "Completed" if report.status == "complete" else "CompletedWithGaps"
+
+
+def _gap_sentences(report: Report) -> Iterator[str]:
+    """Yield a sentence for each gap, with run-specific details that are left out of the comparable report."""
+    for outcome in report.outcomes:
+        if outcome.status != "succeeded" and outcome.error:
+            yield f"No answer for {outcome.brief}/{outcome.item}: {outcome.failure}"

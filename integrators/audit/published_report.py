@@ -1,0 +1,291 @@
+"""Audit of a published report: compares its files with each other, and merges their outcomes again.
+
+A published report is a folder with `report.json`, every outcome in `outcomes.jsonl`, and the integrator's own
+questions in `questions.jsonl`. The files are read as data: the audit asks no model, runs no code that a report names,
+and needs no server. It compares files with each other, so it can't find a change that was made in all of them alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.integrators.audit.laws import audit, is_traced
+from prefect_dispatch.integrators.base import BaseIntegrator, DecisionIntegrator, Integrator
+from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
+from prefect_dispatch.integrators.merge_branches.verify import refused_outcomes
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.integrators.registry import AnyIntegrator
+from prefect_dispatch.integrators.run_merge import run_integrator
+from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
+from prefect_dispatch.integrators.tournament.tournament import Tournament
+from prefect_dispatch.models.base import Frozen
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.decisions import Decisions
+from prefect_dispatch.models.ledger import Gap, LedgerRow, Merge, Ref, Violation
+from prefect_dispatch.models.outcome import Outcome
+from prefect_dispatch.models.report import Report, Spending
+from prefect_dispatch.security.escaping import strip_control_chars
+from prefect_dispatch.serialization.json_text import canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from prefect_dispatch.integrators.base import AnyMerger
+
+OUTCOMES, QUESTIONS = "outcomes.jsonl", "questions.jsonl"
+MAX_INPUTS = 1_000_000
+"""Most characters of JSON that a report stores as inputs of its audit; with larger inputs, it isn't merged again."""
+_NOT_MERGED_AGAIN = ": nothing is merged once more."
+_INTEGRATOR_ADAPTER: TypeAdapter[AnyIntegrator] = TypeAdapter(AnyIntegrator)
+
+
+class _MergeBrief(Frozen):
+    """The fields of a brief that a merge depends on."""
+
+    name: str
+    output: Any = "text"
+    priority: int = 0
+
+
+class _AuditInputs(Frozen):
+    """The inputs of an audit beside the outcomes, as they are stored in a report."""
+
+    briefs: tuple[_MergeBrief, ...] = ()
+    decisions: Decisions = Field(default_factory=Decisions)
+
+
+@dataclass(frozen=True)
+class ReportAudit:
+    """Result of the audit of a published report.
+
+    Attributes:
+        violations: Every violation; empty if there is none.
+        checked: What was checked, a phrase each.
+        unchecked: What could not be checked and why, a sentence each.
+    """
+
+    violations: tuple[Violation, ...]
+    checked: tuple[str, ...]
+    unchecked: tuple[str, ...]
+
+
+def audit_inputs(briefs: Sequence[Brief], integrator: object) -> JsonValue:
+    """Return what a report must store so that it can be audited from its files.
+
+    Args:
+        briefs: The briefs of the job.
+        integrator: The integrator, with the decisions that it follows.
+
+    Returns:
+        The inputs as JSON; None if they have more than `MAX_INPUTS` characters.
+    """
+    decisions = integrator.decisions if isinstance(integrator, DecisionIntegrator) else Decisions()
+    inputs: dict[str, JsonValue] = {
+        "briefs": [each.model_dump(mode="json", include={"name", "output", "priority"}) for each in briefs],
+        "decisions": decisions.model_dump(mode="json"),
+    }
+    return inputs if len(canonical_json(inputs)) <= MAX_INPUTS else None
+
+
+def audit_report(path: Path) -> ReportAudit:
+    """Audit a published report from the files beside it.
+
+    Args:
+        path: The `report.json`, or the folder that has it.
+
+    Raises:
+        JobError: If a file is missing or isn't part of a report, or the run failed before there was a merged value.
+    """
+    file = path / "report.json" if path.is_dir() else path
+    report = _read_report(file)
+    outcomes = _read_outcomes(file.with_name(OUTCOMES), required=bool(report.ledger or report.gaps))
+    questions = _read_outcomes(file.with_name(QUESTIONS), required=report.integration != Spending())
+    if report.violations:  # the run itself published no value, so there is nothing to compare
+        return ReportAudit(report.violations, (), ("The run itself found these violations, and published no value.",))
+    answered = any(outcome.status == "succeeded" for outcome in outcomes)
+    if report.value is None and report.status == "failed" and answered:
+        raise JobError(f"The run failed before there was a merged value, so nothing can be audited: {report.message}")
+    return _compare_report(report, outcomes, questions)
+
+
+def _compare_report(report: Report, outcomes: Sequence[Outcome], questions: Sequence[Outcome]) -> ReportAudit:
+    """Compare a report with its outcomes.
+
+    Args:
+        report: The report.
+        outcomes: The outcomes of `outcomes.jsonl`.
+        questions: The outcomes of the integrator's own questions.
+    """
+    # 1. The sums in the report.
+    merge = _build_merge(report, outcomes, questions)
+    found = list(_sum_violations(report, outcomes, questions))
+    checked = ["the ledger against the outcomes", "gaps and usage against the outcomes"]
+    # 2. The merge, by the laws of the audit; merged again if the integrator and its inputs are in the report.
+    inputs = _read_inputs(report)
+    briefs = [
+        Brief(name=each.name, instructions="-", output=each.output, priority=each.priority) for each in inputs.briefs
+    ]
+    integrator, why = _load_integrator(report, has_briefs=bool(inputs.briefs))
+    unchecked = [why] if why else []
+    if isinstance(integrator, MergeBranches):
+        merge = merge.model_copy(update={"fields": ()})  # they are about files, which are only in the repository
+        found += audit(merge, outcomes, briefs, _BranchExclusions())
+        integrator = None
+    else:
+        if isinstance(integrator, MergeRecords):
+            integrator = integrator.with_decisions(inputs.decisions)
+        again = None
+        if isinstance(integrator, Integrator):
+            again = partial(_merge_again, integrator, briefs, report)
+        found += audit(merge, outcomes, briefs, integrator, again=again)
+    # 3. What was checked, and what could not be.
+    if is_traced(merge) or BaseIntegrator.of(integrator).verify(merge, outcomes, briefs) is not None:
+        checked.append("the value against the outcomes, both ways")
+    else:
+        unchecked.append("The value doesn't say which outcome each part of it is from, so it isn't traced.")
+    if isinstance(integrator, Synthesize):
+        unchecked.append("A model wrote the text: what it cites was looked up; that it is faithful isn't proven.")
+    elif integrator is not None:
+        checked.append("the merge, computed once more")
+    unchecked.append("A change that was made in all files alike isn't found.")
+    return ReportAudit(tuple(dict.fromkeys(found)), tuple(checked), tuple(unchecked))
+
+
+def _merge_again(integrator: Integrator, briefs: Sequence[Brief], report: Report, outcomes: Sequence[Outcome]) -> Merge:
+    """Merge outcomes again, and take over from the report what it says about the run itself."""
+    merge = run_integrator(integrator, briefs, outcomes)
+    # A report has no `failed`: the integrator's reason for failing a run is part of the report's message.
+    return merge.model_copy(update={"failed": "", "shortfalls": report.shortfalls})
+
+
+class _BranchExclusions:
+    """Stand-in for a `MergeBranches` integrator that only reports which outcomes were refused."""
+
+    def excluded_outcomes(self, merge: Merge) -> list[Ref]:
+        """Return the outcomes that the merge's own evidence shows to be refused by the acceptance command."""
+        return refused_outcomes(merge)
+
+
+def _load_integrator(report: Report, *, has_briefs: bool) -> tuple[AnyMerger | None, str]:
+    """Return the integrator of a report and why it can't merge again.
+
+    Args:
+        report: The report.
+        has_briefs: Whether the report has the briefs of its job.
+
+    Returns:
+        The integrator, or None if there is none that can be used; and the reason why nothing can be merged again,
+        empty if it can.
+    """
+    described = report.run.get("integrator")
+    try:
+        integrator = _INTEGRATOR_ADAPTER.validate_python(described)
+    except ValidationError:
+        name = strip_control_chars(str(described))[:100]
+        return None, f"The integrator {name} is code of your own, which isn't run{_NOT_MERGED_AGAIN}"
+    if isinstance(integrator, MergeBranches):
+        return integrator, f"The changes are in a git repository, which isn't read{_NOT_MERGED_AGAIN}"
+    if not has_briefs:
+        why = "The briefs aren't in the report, as it is of an older version, or they are too large"
+        return None, f"{why}{_NOT_MERGED_AGAIN}"
+    own: tuple[str, ...] = getattr(integrator, "references", ())
+    if own:
+        return None, f"A rule is code of your own ({', '.join(own)}), which isn't run{_NOT_MERGED_AGAIN}"
+    if isinstance(integrator, Tournament) and not integrator.criterion:
+        return None, f"The results in {integrator.results!r} aren't in the report{_NOT_MERGED_AGAIN}"
+    return integrator, ""
+
+
+def _build_merge(report: Report, outcomes: Sequence[Outcome], questions: Sequence[Outcome]) -> Merge:
+    """Return the merge that a report was made of."""
+    return Merge(
+        value=report.value,
+        ledger=tuple(_without_part_notes(report.ledger, outcomes)),
+        fields=report.fields,
+        rules=report.rules,
+        proposals=report.proposals,
+        flags=report.flags,
+        tables=report.tables,
+        documents=report.documents,
+        shortfalls=report.shortfalls,
+        asked=tuple(questions),
+    )
+
+
+def _without_part_notes(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> Iterator[LedgerRow]:
+    """Yield the ledger's rows as the integrator made them: `reason` without the note on parts that were joined."""
+    joined = {Ref.of(outcome): outcome.joined for outcome in outcomes if outcome.joined}
+    for row in rows:
+        how = joined.get(Ref.of(row), "")
+        reason = row.reason.removeprefix(how).removeprefix("; ") if how else row.reason
+        yield row.model_copy(update={"reason": reason})
+
+
+def _sum_violations(report: Report, outcomes: Sequence[Outcome], questions: Sequence[Outcome]) -> Iterator[Violation]:
+    """Yield a violation for each of gaps, usage and status of a report that doesn't match its outcomes."""
+    gaps = tuple(
+        Gap(brief=outcome.brief, item=outcome.item, status=outcome.status, error=outcome.error)
+        for outcome in outcomes
+        if outcome.status != "succeeded" and outcome.error is not None
+    )
+    if report.gaps != gaps:
+        yield Violation(law="conservation", where="/gaps", message="these are not the gaps among the outcomes.")
+    for name, part in (("usage", [*outcomes, *questions]), ("integration", questions)):
+        if getattr(report, name) != Spending.of(part):
+            yield Violation(law="conservation", where=f"/{name}", message="it is not the sum over the outcomes.")
+    if report.status == "complete" and (gaps or report.shortfalls):
+        yield Violation(law="conservation", where="/status", message="it is 'complete', beside gaps or shortfalls.")
+
+
+def _read_inputs(report: Report) -> _AuditInputs:
+    try:
+        return _AuditInputs.model_validate(report.run.get("audit") or {})
+    except ValidationError:
+        raise JobError("The report's 'run.audit' isn't what a run writes there.") from None
+
+
+def _read_report(file: Path) -> Report:
+    try:
+        return Report.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise JobError(f"{str(file)!r} can't be read: {error.strerror}.") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise JobError(
+            strip_control_chars(
+                f"{str(file)!r} is not a report.json as a run writes it: {where}{': ' if where else ''}{first['msg']}."
+            )
+        ) from None
+
+
+def _read_outcomes(file: Path, *, required: bool) -> list[Outcome]:
+    """Return the outcomes in a JSON Lines file.
+
+    Args:
+        file: The file.
+        required: Whether it must be there; if not, a missing file has no outcomes.
+
+    Raises:
+        JobError: If a required file is missing, or a line isn't an outcome.
+    """
+    if not required and not file.exists():
+        return []
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as error:
+        raise JobError(
+            f"{str(file)!r} can't be read: {error.strerror}. It is beside the report.json of each run."
+        ) from None
+    outcomes: list[Outcome] = []
+    try:
+        outcomes.extend(Outcome.model_validate_json(line) for line in lines)
+    except ValidationError:
+        raise JobError(f"{str(file)!r}, line {len(outcomes) + 1}, is not an outcome as a run writes it.") from None
+    return outcomes

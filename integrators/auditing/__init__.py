@@ -1,1 +1,0 @@
-"""What the audit is made of."""

@@ -1,1 +1,0 @@
-"""What `MergeBranches` is made of: changes in order, merged tree by tree, tried, and put where they are to be."""

@@ -1,0 +1,333 @@
+"""The integrator `Consensus`: several answers to the same item are combined into one by votes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.fingerprint import original_name
+from prefect_dispatch.integrators.audit.laws import gap_violations, recount_votes
+from prefect_dispatch.integrators.base import BaseIntegrator, gaps, gaps_as_outcomes
+from prefect_dispatch.integrators.consensus.consensus_tables import create_flags, create_tables, describe_shortfalls
+from prefect_dispatch.integrators.consensus.vote_rules import (
+    LONGEST_LABEL,
+    OUTLIER_LIMIT,
+    LabelMethod,
+    RuleName,
+    VoteRules,
+    assemble_answer,
+    common_output,
+    decide_ballots,
+    enforce_schema,
+    group_answers_by_item,
+    ledger_rows,
+    schema_violations,
+    split_into_ballots,
+)
+from prefect_dispatch.integrators.crowdkit_adapter import ITERATIONS, TOLERANCE, require_crowd_kit
+from prefect_dispatch.integrators.readiness import require_fields
+from prefect_dispatch.models.base import Strict, did_you_mean
+from prefect_dispatch.models.ledger import Merge, Ref
+from prefect_dispatch.models.outcome import Outcome
+from prefect_dispatch.serialization.json_values import pointer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pydantic import JsonValue
+    from typing_extensions import Self
+
+    from prefect_dispatch.integrators.consensus.vote_rules import Path, Verdict
+    from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.models.ledger import Violation
+
+
+# Parts of the rules text in the report.
+_WHO = (
+    "All answers to an item, one from each brief or sample, vote on one answer, field by field where they are objects."
+)
+
+_MAJORITY = "the answer that most give"
+_LEARNED = "votes weighted by how often a brief agrees with the majority over all items (Wawa, by crowd-kit)"
+
+_DAWID_SKENE = (
+    "the answer that the model of Dawid and Skene (1979, by crowd-kit, at most "
+    f"{ITERATIONS} rounds, until a vote gains less than {TOLERANCE:g}) finds most probable, each brief having "
+    "its own probability of saying one thing where another is right, estimated over all items"
+)
+
+_MEAN = (
+    f"the mean of the numbers within {OUTLIER_LIMIT} scaled median absolute deviations of their median "
+    "(Iglewicz and Hoaglin 1993), rounded where the schema says integer"
+)
+
+_RULES = {
+    "majority": _MAJORITY,
+    "dawid_skene": _DAWID_SKENE,
+    "mean": _MEAN,
+    "median": "the median of the numbers, rounded where the schema says integer",
+    "medoid": "the text most like all the others by rapidfuzz's ratio",
+    "priority": "the answer of the brief with the highest priority",
+}
+
+_KINDS = (
+    f"Numbers become {_MEAN}. Prose (texts over {LONGEST_LABEL} characters or with a line break, or texts of which "
+    "none repeats for any item) becomes its medoid, the text most like all the others by rapidfuzz's ratio. Of lists "
+    "the one that more than half have stands, else the elements that more than half have in theirs, sorted. Null "
+    "stands where more than half say it. A field that some answers lack is decided by those that have it."
+)
+
+_SCHEMA = (
+    "Where the fields that were voted for don't go together by the briefs' schema, the given answer that has most of "
+    "them stands whole, and is flagged."
+)
+
+_TIES = (
+    "Texts are one answer regardless of case, width and white space, and stand as most write them. Ties go to the "
+    "brief of higher priority, then to the answer with the smaller JSON text, and are flagged."
+)
+
+
+def describe_rules(
+    method: LabelMethod, rules: Mapping[str, RuleName], weights: Mapping[str, float], *, min_votes: int
+) -> str:
+    """Return the rules of a consensus as one paragraph, for the report.
+
+    Example:
+        >>> describe_rules("majority", {"year": "median"}, {}, min_votes=3).rpartition("flagged. ")[2]
+        'An item with fewer than 3 answers is undecided.'
+    """
+    weight_list = ", ".join(f"{brief!r} {weight:g}" for brief, weight in weights.items())
+    phrases = {**_RULES, "weighted": f"votes weighted by brief ({weight_list}; all others 1)" if weights else _LEARNED}
+    parts = [_WHO, f"Labels become {phrases[method]}.", _KINDS]
+    parts += [f"Field {field!r} becomes {phrases[rule]}." for field, rule in rules.items() if rule != "auto"]
+    parts += [_SCHEMA, _TIES]
+    if min_votes > 1:
+        parts.append(f"An item with fewer than {min_votes} answers is undecided.")
+    return " ".join(parts)
+
+
+class FieldVote(Strict):
+    """Rule for one field.
+
+    Example:
+        >>> FieldVote(field="year", rule="median").rule
+        'median'
+    """
+
+    field: Annotated[str, Field(pattern=r"^[^.]+(\.[^.]+)*$")]
+    """The field's name, or the dotted path of a field inside an object."""
+    rule: RuleName = "auto"
+    """`auto` (by what it holds), `majority`, `weighted`, `dawid_skene`, `mean`, `median`, `medoid` or `priority`."""
+
+
+class Weight(Strict):
+    """Weight of the answers of one brief."""
+
+    brief: str
+    """The brief's name; of one with `samples`, each sample has this weight."""
+    weight: Annotated[float, Field(gt=0, le=1_000_000)]
+    """Votes that each of its answers is worth."""
+
+
+def _accept_mapping(first: str, second: str) -> BeforeValidator:
+    """Return a validator that also accepts a mapping for a list of objects with two fields.
+
+    Args:
+        first: The field that takes the mapping's keys.
+        second: The field that takes its values.
+    """
+
+    def convert(value: object) -> object:
+        if not isinstance(value, Mapping):
+            return value
+        return [{first: key, second: each} for key, each in cast("Mapping[object, object]", value).items()]
+
+    return BeforeValidator(convert)
+
+
+class Consensus(BaseIntegrator, Strict):
+    """Integrator that combines several answers to the same item into one: of several samples, models or briefs.
+
+    **Who votes.** Every brief that has an answer to an item, once. To ask one brief several times, give
+    it `samples`; to ask several models, give several briefs a `model` each.
+
+    **What is voted on.** An answer that is an object is decided field by field, at any depth;
+    everything else as a whole. A field that some answers lack is decided by those that have it.
+
+    **How.** Labels (schemas with `enum`, `const`, `boolean`, `format` or `pattern`; short texts of which some
+    repeat) by `method`: the majority; weighted votes; or Dawid and Skene's model of each brief's errors. Texts
+    are one opinion regardless of case, width and white space. Numbers: the mean without
+    outliers, rounded where the schema says integer. Prose (a text over 80 characters or with a line
+    break, or texts of which none repeats): the medoid, the one most like the others. Lists: the
+    list that more than half have, else the elements that more than half have in theirs. Null is an
+    answer: it wins where more than half give it. A rule for a field takes precedence over all that.
+
+    **Schema.** Where the answer that was decided field by field violates the briefs' schema (its fields don't go
+    together), the given answer that has most of its fields is taken whole, and is flagged.
+
+    **Ties** are broken by the priority of the brief, then by content; each is flagged.
+
+    **Value.** `{"answers": [{"item": …, "value": …}], "undecided": […], "gaps": […]}`, each in the order
+    of the items' keys; `undecided` holds the items with fewer answers than `min_votes`. The table
+    `disagreements` lists the items on which agents disagree, the lowest agreement first.
+
+    **Ledger.** `merged`: an answer that gives the winner of some field (of several, the preferred one), and
+    every answer that went into a number or a list; `overridden`: outvoted on some field; else `duplicate_of`.
+
+    Example:
+        >>> from prefect_dispatch.models.outcome import Outcome
+        >>> outcomes = [
+        ...     Outcome(brief=f"terms-{n}", item="a", status="succeeded", value={"free": free, "year": year})
+        ...     for n, (free, year) in enumerate([(True, 1987), (True, 1989), (False, 1988)], 1)
+        ... ]
+        >>> merge = Consensus().merge([], outcomes)
+        >>> merge.value["answers"]
+        [{'item': 'a', 'value': {'free': True, 'year': 1988}}]
+        >>> merge.tables[0].rows[0]["field"], merge.tables[0].rows[0]["agreement"]
+        ('free', 0.6667)
+    """
+
+    model_config = ConfigDict(title="Consensus")
+
+    kind: Literal["consensus"] = "consensus"
+    """Discriminator of the integrators."""
+    method: LabelMethod = "majority"
+    """Rule for labels: `majority`, `weighted`, or `dawid_skene` (error rates of each brief, learned from all items)."""
+    rules: Annotated[tuple[FieldVote, ...], _accept_mapping("field", "rule")] = ()
+    """Rules for fields, in place of the rule by their kind. A mapping from field to rule is accepted, too."""
+    weights: Annotated[tuple[Weight, ...], _accept_mapping("brief", "weight")] = ()
+    """For `weighted`: each brief's weight, 1 if not named. None at all: learned, by agreement with the majority."""
+    min_votes: int = Field(default=1, ge=1, le=1000)
+    """Answers that an item needs; one with fewer is listed as undecided, and the run completes with gaps."""
+
+    entries: ClassVar[str] = "answers"
+    """Field of the merged value with the decided answers."""
+    open_entries: ClassVar[str] = "undecided"
+    """Field of the merged value with the items that have too few answers."""
+
+    @model_validator(mode="after")
+    def _check_configuration(self) -> Self:
+        for what, names in (("field", [r.field for r in self.rules]), ("brief", [w.brief for w in self.weights])):
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{what} {repeated[0]!r} is named twice; keep one")
+        if self.weights and "weighted" not in self._used_rules:
+            raise ValueError(
+                "'weights' count for the rule 'weighted' alone; set method to 'weighted', or leave them out"
+            )
+        return self
+
+    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
+        """Return the merge: one answer for each item, a row for each field, a ledger row for each outcome."""
+        # 1. Split the answers to each item into ballots, one for each field.
+        ranked = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+        answers = group_answers_by_item(ranked)
+        all_ballots = [ballot for item, claims in answers.items() for ballot in split_into_ballots(item, claims)]
+        # 2. Decide all ballots on a field together, since learned weights depend on all items.
+        polls = decide_ballots(all_ballots, self._vote_rules(briefs), briefs)
+        verdicts_by_item: dict[str, list[Verdict]] = {item: [] for item in answers}
+        for each in polls:
+            for ballot, verdict in zip(each.ballots, each.verdicts, strict=True):
+                verdicts_by_item[ballot.item].append(verdict)
+        # 3. Replace answers that violate the schema, and put them into the merged value.
+        output = common_output(briefs)
+        results = {item: enforce_schema(verdicts, answers[item], output) for item, verdicts in verdicts_by_item.items()}
+        places = _answer_places(self, answers)
+        value: dict[str, JsonValue] = {self.entries: [], self.open_entries: []}
+        for item, verdicts in results.items():
+            entry: JsonValue = {"item": item, "value": assemble_answer(verdict.decision for verdict in verdicts)}
+            cast("list[JsonValue]", value[places[item][0]]).append(entry)
+        return Merge(
+            value={**value, "gaps": gaps(ranked)},
+            ledger=ledger_rows(ranked, ([verdict.decision for verdict in each] for each in results.values())),
+            fields=tuple(
+                verdict.decision.to_row(pointer(*places[item], "value", *verdict.decision.path))
+                for item, verdicts in results.items()
+                for verdict in verdicts
+            ),
+            rules=describe_rules(
+                self.method,
+                {rule.field: rule.rule for rule in self.rules},
+                {weight.brief: weight.weight for weight in self.weights},
+                min_votes=self.min_votes,
+            ),
+            flags=create_flags(results, places),
+            tables=create_tables(polls),
+            shortfalls=describe_shortfalls(places, self.open_entries, self.min_votes),
+        )
+
+    def as_outcomes(self, merge: Merge) -> list[Outcome]:
+        """Return the answers of a merged value as outcomes: `min_votes` equal ones for each decided item, else one."""
+        value: Any = merge.value
+        entries = [(entry, vote) for entry in value[self.entries] for vote in range(self.min_votes)]
+        entries += [(entry, 0) for entry in value[self.open_entries]]
+        votes = [
+            Outcome(brief=f"vote-{vote + 1}", item=entry["item"], status="succeeded", value=entry["value"])
+            for entry, vote in entries
+        ]
+        return [*votes, *gaps_as_outcomes(value)]
+
+    def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
+        """Yield a violation for gaps left out, for results that a recount contradicts, and for schema errors."""
+        yield from gap_violations(merge, outcomes)
+        yield from recount_votes(
+            merge, outcomes, decided=self.entries, undecided=self.open_entries, min_votes=self.min_votes
+        )
+        yield from schema_violations(merge, outcomes, briefs)
+
+    def preflight(self, briefs: Sequence[Brief]) -> None:
+        """Check that there are enough briefs, and that all fields and briefs in the configuration exist.
+
+        Raises:
+            JobError: If not, or if crowd-kit is needed and not installed.
+        """
+        if len(briefs) < max(2, self.min_votes):
+            raise JobError(
+                f"A consensus of {max(2, self.min_votes)} answers or more needs as many briefs, and there "
+                f"{'is' if len(briefs) == 1 else 'are'} {len(briefs)}: give a brief 'samples', add briefs (with a "
+                "'model' each, say), or take the integrator 'collate'."
+            )
+        if self.rules:
+            require_fields(briefs, records="", identity=(), rule_fields=[rule.field for rule in self.rules])
+        if len({brief.output == "text" for brief in briefs}) > 1:
+            text = next(brief.name for brief in briefs if brief.output == "text")
+            raise JobError(
+                f"Brief {text!r} answers with text and others by a schema, so there is nothing to agree on; "
+                "give all briefs the same 'output'."
+            )
+        names = sorted({original_name(brief) for brief in briefs})
+        for weight in self.weights:
+            if weight.brief not in names:
+                raise JobError(
+                    f"There is no brief {weight.brief!r} to give a weight; {did_you_mean(weight.brief, names)}"
+                )
+        if "dawid_skene" in self._used_rules or ("weighted" in self._used_rules and not self.weights):
+            require_crowd_kit("A consensus by 'dawid_skene', or by 'weighted' without 'weights',")
+
+    @property
+    def _used_rules(self) -> set[str]:
+        """All rules that the configuration uses."""
+        return {self.method, *(rule.rule for rule in self.rules)}
+
+    def _vote_rules(self, briefs: Sequence[Brief]) -> VoteRules:
+        """Return the vote configuration; a brief made of `samples` has its original brief's weight."""
+        weights = {weight.brief: weight.weight for weight in self.weights}
+        sample_weights = {
+            brief.name: weights[original_name(brief)] for brief in briefs if original_name(brief) in weights
+        }
+        rules: dict[Path, RuleName] = {tuple(rule.field.split(".")): rule.rule for rule in self.rules}
+        return VoteRules(self.method, rules, {**weights, **sample_weights})
+
+
+def _answer_places(integrator: Consensus, answers: Mapping[str, Sequence[object]]) -> dict[str, tuple[str, int]]:
+    """Return the place of each item's answer in the merged value: the list's name, and the index in it."""
+    found: dict[str, tuple[str, int]] = {}
+    counts = {integrator.entries: 0, integrator.open_entries: 0}
+    for item, claims in answers.items():
+        name = integrator.entries if len(claims) >= integrator.min_votes else integrator.open_entries
+        found[item] = (name, counts[name])
+        counts[name] += 1
+    return found

@@ -1,1 +1,0 @@
-"""What `Tournament` is made of."""

@@ -1,0 +1,121 @@
+"""Adapter for crowd-kit: estimates each agent's reliability and weights the answers by it.
+
+crowd-kit is optional and imported only where it is needed.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prefect_dispatch.errors import JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+ITERATIONS = 100
+TOLERANCE = 1e-5
+"""Limits of crowd-kit's EM: maximum number of iterations, and minimum gain of the log-likelihood bound per vote."""
+
+
+class Vote(NamedTuple):
+    """One agent's opinion about one item."""
+
+    item: str
+    agent: str
+    opinion: str
+
+
+class CrowdEstimates(NamedTuple):
+    """Estimates of a model of the agents."""
+
+    scores: Mapping[str, Mapping[str, float]]
+    """For each item the score of each opinion; its probability, where the model has one."""
+    skills: Mapping[str, float]
+    """The estimated share of right answers of each agent."""
+    confusion: Mapping[tuple[str, str, str], float]
+    """The probability of an agent's answer given the right one, by (agent, right opinion, given opinion)."""
+    rounds: int = 0
+    """The number of EM iterations; 0 for a model without iterations."""
+
+
+def require_crowd_kit(what: str) -> None:
+    """Check that crowd-kit is installed.
+
+    Args:
+        what: The feature that needs it, as the message names it.
+
+    Raises:
+        JobError: If it isn't installed; the message says how to install it.
+    """
+    if find_spec("crowdkit") is None:
+        raise JobError(f"{what} needs crowd-kit, which isn't installed: pip install 'prefect-dispatch[consensus]'.")
+
+
+def dawid_skene(votes: Sequence[Vote]) -> CrowdEstimates:
+    """Return the estimates of the model of Dawid and Skene (1979).
+
+    Each agent has its own probability of answering one opinion where another is right. These probabilities and
+    the right answers are estimated in turn, starting from the majority, until they converge (EM).
+
+    Args:
+        votes: The votes in any order, at most one for each item and agent.
+    """
+    table = _VoteTable(votes)
+    with warnings.catch_warnings():  # crowd-kit uses deprecated pandas functions
+        warnings.simplefilter("ignore")
+        model = _import_aggregator("dawid_skene", "DawidSkene")(n_iter=ITERATIONS, tol=TOLERANCE).fit(table.frame)
+    priors = [float(model.priors_.get(code, 0.0)) for code in range(len(table.opinions))]
+    confusion: dict[tuple[str, str, str], float] = {
+        (table.agents[agent], table.opinions[truth], table.opinions[given]): float(share)
+        for (agent, given), row in zip(model.errors_.index, model.errors_.to_numpy().tolist(), strict=True)
+        for truth, share in zip(map(int, model.errors_.columns), row, strict=True)
+    }
+    prior_of_opinion = list(zip(priors, table.opinions, strict=True))
+    skills = {
+        agent: math.fsum(prior * confusion.get((agent, opinion, opinion), 0.0) for prior, opinion in prior_of_opinion)
+        for agent in table.agents
+    }
+    return CrowdEstimates(table.scores(model.probas_), skills, confusion, len(model.loss_history_))
+
+
+def wawa(votes: Sequence[Vote]) -> CrowdEstimates:
+    """Return the votes weighted by how often each agent agrees with the majority (worker agreement with aggregate).
+
+    Args:
+        votes: The votes in any order, at most one for each item and agent.
+    """
+    table = _VoteTable(votes)
+    with warnings.catch_warnings():  # crowd-kit uses deprecated pandas functions
+        warnings.simplefilter("ignore")
+        # Not `predict`: it needs a function that current releases of scikit-learn no longer have.
+        skills = _import_aggregator("wawa", "Wawa")().fit(table.frame).skills_
+        weighted = _import_aggregator("majority_vote", "MajorityVote")().fit(table.frame, skills)
+    skill_by_agent = {agent: float(skills.get(code, 0.0)) for code, agent in enumerate(table.agents)}
+    return CrowdEstimates(table.scores(weighted.probas_), skill_by_agent, {})
+
+
+class _VoteTable:
+    """Votes as crowd-kit's input: sorted, and with numeric codes, so that pandas interprets no name."""
+
+    def __init__(self, votes: Sequence[Vote]) -> None:
+        ordered = sorted(votes)
+        self.items, self.agents, self.opinions = (sorted({vote[part] for vote in ordered}) for part in range(3))
+        names = (self.items, self.agents, self.opinions)
+        items, agents, opinions = ({name: code for code, name in enumerate(each)} for each in names)
+        rows = [(items[vote.item], agents[vote.agent], opinions[vote.opinion]) for vote in ordered]
+        self.frame: Any = import_module("pandas").DataFrame(rows, columns=["task", "worker", "label"])
+
+    def scores(self, frame: Any) -> dict[str, dict[str, float]]:  # noqa: ANN401 -- a data frame, untyped here
+        columns = [self.opinions[int(code)] for code in frame.columns]
+        return {
+            self.items[int(code)]: dict(zip(columns, map(float, row), strict=True))
+            for code, row in zip(frame.index, frame.to_numpy().tolist(), strict=True)
+        }
+
+
+def _import_aggregator(module: str, name: str) -> Any:  # noqa: ANN401 -- a class of a library that is optional
+    return getattr(import_module(f"crowdkit.aggregation.classification.{module}"), name)

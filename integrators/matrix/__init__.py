@@ -1,1 +1,0 @@
-"""Test runs in several environments, compared test by test."""

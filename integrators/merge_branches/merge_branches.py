@@ -1,0 +1,347 @@
+"""Integrator `MergeBranches`: merges the changes that agents made to one repository independently."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import BaseModel, JsonValue, StringConstraints, field_serializer, model_validator
+
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.base import BaseExecutor
+from prefect_dispatch.executors.registry import AnyExecutor
+from prefect_dispatch.executors.shell import Shell
+from prefect_dispatch.integrators.base import BaseIntegrator, Delivery, QueryEstimate
+from prefect_dispatch.integrators.merge_branches.acceptance import (
+    BASE_LABEL,
+    AcceptanceRunner,
+    acceptance_query,
+    check_at_end,
+    check_each_change,
+)
+from prefect_dispatch.integrators.merge_branches.apply import (
+    ConflictRule,
+    RepositoryBase,
+    apply_change,
+    common_base,
+    merged_patch,
+    order_changes,
+    overlaps_table,
+)
+from prefect_dispatch.integrators.merge_branches.conflict_agent import (
+    ConflictAgent,
+    edits_files,
+    executor_at_commit,
+    require_base,
+)
+from prefect_dispatch.integrators.merge_branches.publish_branch import (
+    CommitMessages,
+    deliver_patch,
+    move_branch,
+    reject_delivery,
+    require_branch,
+    write_history,
+)
+from prefect_dispatch.integrators.merge_branches.result import (
+    MergeResult,
+    acceptance_table,
+    branches_table,
+    conflicts_table,
+    failure_message,
+    field_rows,
+    file_entry,
+    flags,
+    ledger_rows,
+    merged_value,
+    review_document,
+    shortfalls,
+)
+from prefect_dispatch.integrators.merge_branches.three_way import list_differences
+from prefect_dispatch.integrators.merge_branches.verify import merge_violations, refused_outcomes
+from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.brief import Command
+from prefect_dispatch.models.ledger import Merge, Ref
+from prefect_dispatch.workspaces.git import Git
+from prefect_dispatch.workspaces.workspace import Workspace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from typing_extensions import Self
+
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.integrators.base import Asker
+    from prefect_dispatch.integrators.merge_branches.apply import Resolver
+    from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.models.ledger import Violation
+    from prefect_dispatch.models.outcome import Outcome
+
+
+def merge_changes(
+    repo: RepositoryBase,
+    outcomes: Sequence[Outcome],
+    briefs: Sequence[Brief],
+    rule: ConflictRule,
+    acceptance: AcceptanceRunner,
+    resolve: Resolver,
+    *,
+    each: bool,
+    rules: str,
+) -> Merge:
+    """Return the merge of the changes of the outcomes.
+
+    Args:
+        repo: The repository and the base.
+        outcomes: All outcomes, in any order.
+        briefs: The briefs of the job, for the commit messages.
+        rule: The rule that resolves conflicts.
+        acceptance: Runs the acceptance command.
+        resolve: Combines changes where the rule is `agent`.
+        each: Whether the acceptance command is run after each change; else at the end.
+        rules: The rules in words.
+    """
+    ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+    # 1. Order the changes, apply them one by one with acceptance runs, and write the commits to publish.
+    changes = order_changes(repo.git, ordered)
+    apply_one = partial(apply_change, repo, rule=rule, resolve=resolve)
+    steps = (check_each_change if each else check_at_end)(repo, changes.branches, apply_one, acceptance)
+    history = write_history(repo, changes.branches, steps, CommitMessages(ordered, briefs))
+    result = MergeResult(repo, ordered, changes, steps, acceptance.verdicts, rule, history)
+    # 2. Report the result.
+    value, overlap_table = merged_value(result), overlaps_table(repo, changes.branches)
+    return Merge(
+        value=value,
+        ledger=tuple(ledger_rows(result)),
+        fields=tuple(field_rows(result, value)),
+        rules=rules,
+        flags=tuple(flags(result)),
+        tables=(branches_table(result), overlap_table, conflicts_table(result), acceptance_table(result)),
+        documents=(merged_patch(repo, result.final_state.tree), review_document(result, overlap_table, rules)),
+        failed=failure_message(result),
+        shortfalls=tuple(shortfalls(result)),
+    )
+
+
+_ORDER = (
+    "Changes of one base are merged one after another: by the priority of their briefs, then of their items, then in "
+    "the order of every list. Of equal changes the first one counts. Files are compared path by path, and line by line "
+    "where both sides changed one; a renamed file counts as one deleted and one added."
+)
+
+
+_CONFLICTS = {
+    "priority": "Where changes contradict each other, the one that comes first counts: of a file with lines for each "
+    "group of lines by itself, of any other for the whole file.",
+    "skip": "A change that contradicts an earlier one is left out whole.",
+    "fail": "A change that contradicts an earlier one is left out whole, and the run fails.",
+    "agent": "Where changes contradict each other on lines, an agent brings them together; it may touch only the files "
+    "concerned, and must leave no marker. If it can't, the later change is left out whole. Of any other file the one "
+    "counts that comes first.",
+}
+
+
+_CHECK_EACH = (
+    "The acceptance command is run on the base, and after each change: one after which what passed fails is left out."
+)
+
+
+_CHECK_AT_END = (
+    "The acceptance command is run on what is merged. If it fails, and passes on the base, the first change after "
+    "which it fails is looked for by halves and left out, and so on; if it fails on the base, too, none is left out."
+)
+
+
+def describe_rules(rule: ConflictRule, accept: Command | None, check: str) -> str:
+    """Return the rules in words.
+
+    Example:
+        >>> describe_rules("skip", None, "end")[-59:]
+        'A change that contradicts an earlier one is left out whole.'
+    """
+    acceptance = "" if accept is None else _CHECK_EACH if check == "each" else _CHECK_AT_END
+    return " ".join(filter(None, (_ORDER, _CONFLICTS[rule], acceptance)))
+
+
+BranchName = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
+
+
+class MergeBranches(BaseIntegrator, Strict):
+    """Merges the changes that agents made to one repository independently, and tests the result.
+
+    Changes are merged onto the commit that all of them are based on, one after another: by the priority of their
+    briefs, then of their items, then sorted by brief and item. Nothing is checked out: checkout, branch and index of
+    the user's repository stay as they are, byte for byte.
+
+    **Conflicts** (`on_conflict`). `priority`: the change that comes first counts, in a file with lines for each group
+    of lines separately. `skip`: a change that conflicts with an earlier one is left out. `fail`: as `skip`, and the run
+    fails. `agent`: a coding agent combines both. A renamed file counts as one deleted and one added.
+
+    **Acceptance** (`accept`). Changes that merge without a conflict may still break the whole. The command is run on
+    the merge, and a change that breaks it is left out if the base passes (`check`).
+
+    **Value.** `{"base": …, "commit": …, "tree": …, "accepted": …, "files": […], "said": […], "gaps": […]}`: `files` are
+    those that differ from the base, with the changes that they come from; `said` has each agent's answer.
+    `merge_changes.patch` is the whole merge, and `review.md` shows a reviewer which change touched what, which changes
+    overlap or conflict, and what was left out.
+
+    Example:
+        >>> MergeBranches(accept={"run": "pytest -q"}, branch="agents/merge_changes").on_conflict
+        'priority'
+    """
+
+    kind: Literal["merge_branches"] = "merge_branches"
+    """Discriminates between integrators."""
+    workspace: Workspace | None = None
+    """The repository, and the set-up of the acceptance command's workspace; the base is the one of the changes.
+    None: the executor's workspace."""
+    on_conflict: ConflictRule = "priority"
+    """The rule where changes conflict."""
+    accept: Command | None = None
+    """A command that must pass on the merge."""
+    check: Literal["each", "end"] = "end"
+    """When the command is run: after each change, or at the end, with a binary search for the change that breaks it."""
+    branch: BranchName = ""
+    """The branch that the merge is published on. Empty: none; the merge is in `merge_changes.patch`."""
+    force: bool = False
+    """Whether the branch may be moved to a merge that lacks commits of it, such as those of an earlier run."""
+    agent: AnyExecutor | None = None
+    """The agent that combines conflicting changes. None: the job's executor."""
+    pass_env: tuple[str, ...] = ()
+    """Names of environment variables that are passed to the acceptance command."""
+
+    @model_validator(mode="after")
+    def _validate_combination(self) -> Self:
+        if self.agent is not None and self.on_conflict != "agent":
+            raise ValueError(f"'agent' is for on_conflict 'agent', and it is {self.on_conflict!r}; remove one of them")
+        if self.force and not self.branch:
+            raise ValueError("'force' is for a branch that is published on; name one under 'branch', or leave it out")
+        if self.accept and (self.accept.report or self.accept.stdin):
+            key = "report" if self.accept.report else "stdin"
+            raise ValueError(f"accept: it passes or fails by its exit code, and reads no item; leave out {key!r}")
+        return self
+
+    @field_serializer("agent", when_used="json")
+    def _serialize_agent(self, agent: object) -> object:
+        serializable = agent is None or isinstance(agent, BaseModel)
+        return agent if serializable else type(agent).__name__
+
+    def with_executor(self, executor: Executor, folder: Path) -> MergeBranches:
+        """Return this integrator with the executor's workspace, unless it has its own.
+
+        Raises:
+            JobError: If its own repository lacks the commit that the executor's changes are based on.
+        """
+        executor_workspace = getattr(executor, "workspace", None)
+        if not isinstance(executor_workspace, Workspace):
+            return self
+        if self.workspace is None:
+            return self.model_copy(update={"workspace": executor_workspace})
+        require_base(Path(folder, self.workspace.repo), executor_workspace)
+        return self
+
+    def resolve_paths(self, folder: Path) -> MergeBranches:
+        """Return this integrator with its repository found, relative paths starting from a folder.
+
+        Raises:
+            JobError: If there is no repository, the branch can't be published to, or the agent can't be used.
+        """
+        try:
+            workspace = self._effective_workspace.resolve(folder)
+        except JobError as error:  # name the integrator: the executor has a workspace, too
+            raise JobError(f"integrator.{error}") from None
+        if self.branch:
+            require_branch(Git(Path(workspace.repo)), self.branch)
+        agent = BaseExecutor.of(self.agent).resolve_paths(folder) if self.agent else None
+        return self.model_copy(update={"workspace": workspace, "agent": agent})
+
+    def preflight(self, briefs: Sequence[Brief]) -> None:  # noqa: ARG002 -- the signature of every check
+        """Check that the command can be run, and that the agent edits files, as far as that can be known before a run.
+
+        Raises:
+            JobError: If not.
+        """
+        if self.accept:
+            self._acceptance_executor(self._effective_workspace.base).require_supported(
+                [acceptance_query(self.accept, BASE_LABEL, "").brief]
+            )
+        if self.agent is not None and not edits_files(self.agent):
+            raise JobError(
+                f"integrator.agent: {type(self.agent).__name__} doesn't edit files as instructed; name a coding "
+                "agent, or leave it out where the job's executor is one."
+            )
+
+    def estimate_queries(self, work: int) -> list[QueryEstimate]:
+        """Return the minimum number of queries: one at the end, or one for each change and the base."""
+        if self.accept is None:
+            return []
+        times = work + 1 if self.check == "each" else 1
+        return [
+            QueryEstimate(
+                acceptance_query(self.accept, BASE_LABEL, ""),
+                0,
+                times,
+                self._acceptance_executor(self._effective_workspace.base),
+            )
+        ]
+
+    def merge_asking(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker) -> Merge:
+        """Return the merge; queries are sent only for an acceptance command, or for conflicts that an agent resolves.
+
+        Raises:
+            DispatchError: If the outcomes have no change, or changes of different bases.
+        """
+        repo = RepositoryBase.of(self._git, common_base(outcomes))
+        acceptance = AcceptanceRunner(repo, self.accept, self._acceptance_executor, ask)
+        agent = self.agent or ask.executor
+        agent_at = partial(executor_at_commit, agent, self._git.repo) if edits_files(agent) else None
+        return merge_changes(
+            repo,
+            outcomes,
+            briefs,
+            self.on_conflict,
+            acceptance,
+            ConflictAgent(repo, briefs, agent_at, ask),
+            each=self.check == "each",
+            rules=describe_rules(self.on_conflict, self.accept, self.check),
+        )
+
+    def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
+        """Yield where a merge differs from the one that the changes in its ledger result in."""
+        return merge_violations(self._git, merge, outcomes, briefs, self.on_conflict)
+
+    def excluded_outcomes(self, merge: Merge) -> list[Ref]:
+        """Return the outcomes that are left out because the acceptance command fails with them."""
+        return refused_outcomes(merge)
+
+    def side_effects(self, outcome: Outcome) -> JsonValue:
+        """Return the files that an outcome changed, as entries of the merged value."""
+        change = outcome.change
+        if change is None:
+            return None
+        changes = list_differences(self._git, change.base, change.tree)
+        sources: list[JsonValue] = [str(Ref.of(outcome))]
+        return [{**file_entry(path, each.after), "by": sources} for path, each in changes.items()]
+
+    def deliver(self, value: JsonValue, folder: Path) -> Delivery:  # noqa: ARG002 -- the repository was found before the run
+        """Publish the merge on the branch, if one is configured and the acceptance command passes."""
+        if not isinstance(value, dict) or value["commit"] == value["base"]:
+            return Delivery()
+        commit = str(value["commit"])
+        if not self.branch:
+            return deliver_patch(commit)
+        if self.accept and value["accepted"] is not True:
+            return reject_delivery(self.branch)
+        return move_branch(self._git, self.branch, commit, force=self.force)
+
+    @property
+    def _effective_workspace(self) -> Workspace:
+        return self.workspace or Workspace()
+
+    @property
+    def _git(self) -> Git:
+        return Git(Path(self._effective_workspace.repo))
+
+    def _acceptance_executor(self, commit: str) -> Shell:
+        workspace = self._effective_workspace.model_copy(update={"base": commit})
+        return Shell(workspace=workspace, pass_env=self.pass_env).resolve_paths(Path(workspace.repo))

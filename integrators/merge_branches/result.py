@@ -1,0 +1,477 @@
+"""Result of a merge of branches, and what is shown of it: merged value, ledger rows, flags, tables and documents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from prefect_dispatch.integrators.base import gaps, unanswered
+from prefect_dispatch.integrators.merge_branches.apply import PATCH_NAME, excerpts, initial_state
+from prefect_dispatch.integrators.merge_branches.three_way import Entry, display_path, list_differences
+from prefect_dispatch.models.ledger import Document, FieldRow, Flag, LedgerRow, Loser, Ref, Table
+from prefect_dispatch.security.escaping import (
+    escape_cell,
+    escape_paragraph,
+    escape_unprintable,
+    fence_text,
+    markdown_table,
+    strip_control_chars,
+)
+from prefect_dispatch.serialization.json_values import pointer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch.integrators.merge_branches.acceptance import Verdict
+    from prefect_dispatch.integrators.merge_branches.apply import (
+        AppliedChange,
+        Branch,
+        ConflictRule,
+        MergeState,
+        OrderedChanges,
+        RepositoryBase,
+        ResolvedConflict,
+    )
+    from prefect_dispatch.integrators.merge_branches.publish_branch import History
+    from prefect_dispatch.integrators.merge_branches.three_way import Differences
+    from prefect_dispatch.models.outcome import Outcome
+
+
+class MergeResult(NamedTuple):
+    """Result of a merge of branches."""
+
+    repo: RepositoryBase
+    """The repository and the base."""
+    outcomes: Sequence[Outcome]
+    """All outcomes, those without an answer included, sorted by brief and item."""
+    changes: OrderedChanges
+    """Their changes, in merge order."""
+    steps: Sequence[AppliedChange]
+    """The result of applying each change, in merge order."""
+    verdicts: Sequence[Verdict]
+    """The results of the acceptance command, in the order of the runs."""
+    rule: ConflictRule
+    """The rule that resolves conflicts."""
+    history: History
+    """The commits to publish."""
+
+    @property
+    def final_state(self) -> MergeState:
+        """The final state of the merge."""
+        return self.steps[-1].state if self.steps else initial_state(self.repo)
+
+    @property
+    def accepted(self) -> bool | None:
+        """Whether the final state passes the acceptance command; None if unknown."""
+        status = next((each.status for each in self.verdicts if each.tree == self.final_state.tree), "unknown")
+        return None if status == "unknown" else status == "green"
+
+    @property
+    def succeeded_refs(self) -> tuple[Ref, ...]:
+        """The outcomes with an answer."""
+        return tuple(Ref.of(each) for each in self.outcomes if each.status == "succeeded")
+
+    @property
+    def conflicts(self) -> Iterator[tuple[AppliedChange, ResolvedConflict]]:
+        """Each conflict that affected the result, with the later of the changes."""
+        for step in self.steps:
+            if step.status != "refused":
+                yield from ((step, each) for each in step.conflicts)
+
+
+class ChangedFile(NamedTuple):
+    """File that differs from the base."""
+
+    path: str
+    """Its path."""
+    after: Entry | None
+    """The merged file; None: deleted."""
+    sources: tuple[Branch, ...]
+    """The changes that it comes from: those that leave exactly this file, else all merged ones that touch it."""
+    is_verbatim: bool
+    """Whether it is exactly what those changes leave, not combined from several."""
+
+    @property
+    def entry(self) -> dict[str, JsonValue]:
+        """Its entry in the merged value."""
+        return {**file_entry(self.path, self.after), "by": [str(each.ref) for each in self.sources]}
+
+
+def file_entry(path: str, entry: Entry | None) -> dict[str, JsonValue]:
+    """Return the entry of a file in a merged value."""
+    mode, blob = entry or Entry("", "")
+    return {"path": display_path(path), "mode": mode, "blob": blob}
+
+
+def changed_files(result: MergeResult) -> list[ChangedFile]:
+    """Return the files that differ from the base, sorted by path."""
+    changes: Differences = list_differences(result.repo.git, result.repo.base, result.final_state.commit)
+    files: list[ChangedFile] = []
+    for path in sorted(changes):
+        after = changes[path].after
+        touching = [each for each in result.final_state.branches if path in each.files]
+        exact = [each for each in touching if each.files[path].after == after]
+        files.append(ChangedFile(path, after, tuple(exact or touching), bool(exact)))
+    return files
+
+
+_RULE = "merge_branches"
+
+
+_MAX_LISTED = 20
+
+
+"""Maximum number of conflicts that a sentence lists."""
+
+
+def merged_value(result: MergeResult) -> dict[str, JsonValue]:
+    """Return the merged value: the merged commit and its files, each agent's answer, and the gaps."""
+    answers: list[JsonValue] = [
+        {"brief": each.brief, "item": each.item, "value": each.value}
+        for each in result.outcomes
+        if each.status == "succeeded"
+    ]
+    return {
+        "base": result.repo.base,
+        "commit": result.history.commit,
+        "tree": result.final_state.tree,
+        "accepted": result.accepted,
+        "files": [each.entry for each in changed_files(result)],
+        "said": answers,
+        "gaps": gaps(result.outcomes),
+    }
+
+
+def field_rows(result: MergeResult, value: Mapping[str, JsonValue]) -> Iterator[FieldRow]:
+    """Yield the sources of each part of the value."""
+    # The commit as a whole comes from all merged changes; without any, from all outcomes with an answer.
+    all_sources = tuple(each.ref for each in result.final_state.branches) or result.succeeded_refs
+    for name in ("base", "commit", "tree", "accepted"):
+        yield FieldRow(path=pointer(name), winner=value[name], rule=f"{_RULE}:{name}", sources=all_sources)
+    losers = _losers(result)
+    for at, file in enumerate(changed_files(result)):
+        yield FieldRow(
+            path=pointer("files", at),
+            winner=file.entry,
+            losers=tuple(losers.get(file.path, {}).values()),
+            rule=_field_rule(result, file),
+            sources=tuple(each.ref for each in file.sources),
+        )
+    answered = [each for each in result.outcomes if each.status == "succeeded"]
+    for at, outcome in enumerate(answered):
+        path = pointer("said", at, "value")
+        yield FieldRow(path=path, winner=outcome.value, rule="kept", sources=(Ref.of(outcome),))
+
+
+def ledger_rows(result: MergeResult) -> Iterator[LedgerRow]:
+    """Yield the disposition of each outcome."""
+    rows = {step.branch.ref: _ledger_row(step) for step in result.steps}
+    for ref, original in result.changes.duplicates.items():
+        rows[ref] = LedgerRow(**ref.model_dump(), disposition="duplicate_of", by=original, reason="the same change")
+    for ref in result.changes.unchanged:
+        rows[ref] = LedgerRow(**ref.model_dump(), disposition="merged", reason="changed nothing")
+    for outcome in result.outcomes:
+        yield unanswered(outcome) or rows[Ref.of(outcome)]
+
+
+def flags(result: MergeResult) -> Iterator[Flag]:
+    """Yield a flag for each file in which a change was overridden, or changes were combined by an agent."""
+    places = {file.path: at for at, file in enumerate(changed_files(result))}
+    for step, each in result.conflicts:
+        at = places.get(each.conflict.path)
+        refs = (*each.against, step.branch.ref)
+        yield Flag(
+            path=pointer("files", at) if at is not None else pointer("files"),
+            kind="conflict",
+            text=display_path(each.conflict.path),
+            message=f"{step.branch.ref} contradicts {', '.join(map(str, each.against))} here ({each.conflict.kind}); "
+            f"{RULE_EFFECTS[each.rule]}.",
+            sources=refs,
+        )
+
+
+RULE_EFFECTS = {
+    "priority": "what comes first counts",
+    "skip": "the change that comes later is left out",
+    "fail": "the change that comes later is left out, and the run has failed",
+    "agent": "an agent brought both together",
+}
+
+
+"""What each rule does about a conflict, for messages."""
+
+
+def shortfalls(result: MergeResult) -> Iterator[str]:
+    """Yield what could not be done, one sentence each."""
+    for ref in result.changes.unchanged:
+        yield f"{ref} changed nothing in the repository."
+    for step in result.steps:
+        if step.status == "refused":
+            yield f"{step.branch.ref} is left out: {step.reason.splitlines()[0][:300]}"
+        elif step.status == "overridden" and step.conflicts[0].rule != "priority":
+            yield f"{step.branch.ref} is left out: {step.reason}."
+    if any(each.status == "unknown" for each in result.verdicts):
+        untested = next(each for each in result.verdicts if each.status == "unknown")
+        yield (
+            f"The acceptance command could not be run on what is merged up to {untested.after}: "
+            f"{untested.details[:300]}"
+        )
+    if result.accepted is False:
+        base = next((each for each in result.verdicts if each.tree == result.repo.tree), None)
+        base_fails = base is not None and base.status == "red" and bool(result.final_state.branches)
+        as_well = ", and on the base as well: no single change can be blamed" if base_fails else ""
+        yield f"The acceptance command fails on what is merged{as_well}; see the table 'acceptance'."
+
+
+def failure_message(result: MergeResult) -> str:
+    """Return why the run fails although agents answered; empty if it doesn't."""
+    conflicts = [
+        f"{step.branch.ref} contradicts {', '.join(map(str, each.against))} on {display_path(each.conflict.path)!r} "
+        f"({each.conflict.kind})"
+        for step, each in result.conflicts
+        if each.rule == "fail"
+    ]
+    more = f"; and {len(conflicts) - _MAX_LISTED} more" if len(conflicts) > _MAX_LISTED else ""
+    return (
+        f"Changes contradict each other ('on_conflict' is 'fail'): {'; '.join(conflicts[:_MAX_LISTED])}{more}."
+        if conflicts
+        else ""
+    )
+
+
+def _ledger_row(step: AppliedChange) -> LedgerRow:
+    # Both `overridden` and `refused` have the ledger's `overridden`; only the former has a `by`.
+    """Return the ledger row of a change."""
+    end = {"merged": "merged", "equal": "duplicate_of", "overridden": "overridden", "refused": "overridden"}[
+        step.status
+    ]
+    ref = step.branch.ref
+    return LedgerRow.model_validate(
+        {**ref.model_dump(), "disposition": end, "by": step.superseded_by, "reason": step.reason}
+    )
+
+
+def _field_rule(result: MergeResult, file: ChangedFile) -> str:
+    """Return the rule that produced a file, for its field row."""
+    rules = [each.rule for _, each in result.conflicts if each.conflict.path == file.path]
+    if file.is_verbatim:
+        return f"{_RULE}:equal" if len(file.sources) > 1 else "kept"
+    return f"{_RULE}:{'agent' if 'agent' in rules else 'lines'}"
+
+
+def _losers(result: MergeResult) -> dict[str, dict[str, Loser]]:
+    """Return the files that a rule removed, by path and content."""
+    losers: dict[str, dict[str, Loser]] = {}
+    for step, each in result.conflicts:
+        path, theirs = each.conflict.path, each.conflict.theirs
+        removed: ResolvedConflict | None = each if each.result != theirs else None
+        if removed:
+            by_entry = losers.setdefault(path, {})
+            name = str(theirs)
+            before = by_entry[name].sources if name in by_entry else ()
+            by_entry[name] = Loser(value=dict(file_entry(path, theirs)), sources=(*before, step.branch.ref))
+    return losers
+
+
+CONFLICTS, ACCEPTANCE = "conflicts", "acceptance"
+
+
+STATUS_LABELS = {"merged": "merged", "equal": "already there", "overridden": "left out", "refused": "left out"}
+
+
+_ACCEPTANCE_NOTE = (
+    "What the acceptance command said of the base, or of all changes up to one. `green`: it passed. `red`: it failed. "
+    "`unknown`: it could not be run."
+)
+
+
+_CONFLICTS_NOTE = (
+    "Where a change contradicts what was merged before it. `base`, `ours` (what was merged), `theirs` (the change) and "
+    "`result` are a file's mode and content, by the names that git has for them; empty where there is none. The texts "
+    "are excerpts."
+)
+
+
+def branches_table(result: MergeResult) -> Table:
+    """Return the table of changes, in merge order."""
+    rows: list[dict[str, JsonValue]] = [
+        {
+            "place": at,
+            "change": str(step.branch.ref),
+            "end": STATUS_LABELS[step.status],
+            "by": str(step.superseded_by) if step.superseded_by else "",
+            "files": len(step.branch.files),
+            "conflicts": len(step.conflicts),
+            "commit": result.history.changes[step.branch.ref],
+            "reason": step.reason,
+        }
+        for at, step in enumerate(result.steps, 1)
+    ]
+    note = "In the order in which they were merged: by priority, then in the order of every list. The first one wins."
+    return Table(name="branches", title="What became of each change", rows=tuple(rows), note=note)
+
+
+def conflicts_table(result: MergeResult) -> Table:
+    """Return the table of conflicts."""
+    rows = tuple(_conflict_row(result, step, each) for step, each in result.conflicts)
+    return Table(name=CONFLICTS, title="What changes contradict each other on", rows=rows, note=_CONFLICTS_NOTE)
+
+
+def acceptance_table(result: MergeResult) -> Table:
+    """Return the table of acceptance results."""
+    rows: list[dict[str, JsonValue]] = [
+        {"after": each.after, "said": each.status, "tree": each.tree, "told": each.details} for each in result.verdicts
+    ]
+    return Table(name=ACCEPTANCE, title="What the acceptance command said", rows=tuple(rows), note=_ACCEPTANCE_NOTE)
+
+
+def _conflict_row(result: MergeResult, step: AppliedChange, each: ResolvedConflict) -> dict[str, JsonValue]:
+    """Return the row of a conflict in the table of conflicts."""
+    conflict = each.conflict
+    base, ours, theirs = excerpts(result.repo.git, conflict)
+    return {
+        "path": display_path(conflict.path),
+        "kind": conflict.kind,
+        "change": str(step.branch.ref),
+        "against": [str(ref) for ref in each.against],
+        "rule": each.rule,
+        "base": entry_text(conflict.base),
+        "ours": entry_text(conflict.ours),
+        "theirs": entry_text(conflict.theirs),
+        "result": entry_text(each.result),
+        "base_text": base,
+        "ours_text": ours,
+        "theirs_text": theirs,
+    }
+
+
+def entry_text(entry: Entry | None) -> str:
+    """Return a file as its mode and object id; empty if there is no file."""
+    return " ".join(entry) if entry else ""
+
+
+REVIEW = "review.md"
+
+
+"""File name of the review."""
+
+
+_MAX_SHOWN = 50
+
+
+"""Maximum number of conflicts shown with both sides; the table has all of them."""
+
+
+def review_document(result: MergeResult, overlaps: Table, rules: str) -> Document:
+    """Return the review document; all text in it that comes from agents or files is escaped."""
+    parts = [
+        "# What was merged",
+        _summary(result),
+        *(f"- {escape_paragraph(each)}" for each in shortfalls(result)),
+        "## Changes",
+        "In the order in which they were merged; where two contradict each other, the first one counts first.",
+        markdown_table(
+            ("", "change", "ended", "instead", "files", "why"),
+            [
+                (
+                    at,
+                    step.branch.ref,
+                    STATUS_LABELS[step.status],
+                    step.superseded_by or "",
+                    len(step.branch.files),
+                    step.reason,
+                )
+                for at, step in enumerate(result.steps, 1)
+            ],
+        ),
+        *_unmerged_lines(result),
+        "## Files",
+        markdown_table(("file", "", "by"), [*_file_rows(result)])
+        if result.final_state.branches
+        else "Nothing is changed.",
+        "## What several changes touch",
+        _overlaps_section(overlaps),
+        "## Conflicts",
+        *_conflict_sections(result),
+        "## Acceptance",
+        *_acceptance_section(result),
+        "## Rules",
+        escape_paragraph(rules),
+    ]
+    return Document(name=REVIEW, title="What was merged, for a reviewer", text="\n\n".join(parts) + "\n")
+
+
+def _summary(result: MergeResult) -> str:
+    merged, total = len(result.final_state.branches), len(result.steps)
+    passes = {True: " The acceptance command passes.", False: " The acceptance command fails.", None: ""}
+    return (
+        f"{merged} of {total} changes are merged onto `{result.repo.base[:12]}` as `{result.history.commit[:12]}`."
+        f"{passes[result.accepted]} To try it: `git apply --index {PATCH_NAME}` where the former is checked out."
+    )
+
+
+def _unmerged_lines(result: MergeResult) -> Iterator[str]:
+    """Yield lines about the outcomes whose changes were not merged one by one."""
+    for ref, original in result.changes.duplicates.items():
+        yield f"- {escape_paragraph(f'{ref} is the same change as {original}.')}"
+    for each in result.outcomes:
+        if each.status != "succeeded":
+            why = f": {each.error.kind}: {each.error.message}" if each.error else ""
+            yield f"- {escape_paragraph(f'{each.brief}/{each.item} has no change ({each.status}{why}).')}"
+
+
+def _file_rows(result: MergeResult) -> Iterator[tuple[str, str, str]]:
+    """Yield the rows of the review's table of files."""
+    for file in changed_files(result):
+        how = "" if file.is_verbatim else "put together"
+        yield (
+            escape_unprintable(display_path(file.path)),
+            how if file.after else "deleted",
+            ", ".join(str(each.ref) for each in file.sources),
+        )
+
+
+def _overlaps_section(overlaps: Table) -> str:
+    if not overlaps.rows:
+        return "No two changes touch one file."
+    return markdown_table(
+        ("file", "one", "other", "how"),
+        [[escape_unprintable(str(each)) for each in row.values()] for row in overlaps.rows],
+    )
+
+
+def _conflict_sections(result: MergeResult) -> Iterator[str]:
+    conflicts = [*result.conflicts]
+    if not conflicts:
+        yield "No change contradicts another."
+    for step, each in conflicts[:_MAX_SHOWN]:
+        yield from _conflict_section(result, step, each)
+    if len(conflicts) > _MAX_SHOWN:
+        yield f"… and {len(conflicts) - _MAX_SHOWN} more in the table `conflicts`."
+
+
+def _conflict_section(result: MergeResult, step: AppliedChange, each: ResolvedConflict) -> Iterator[str]:
+    """Yield the review's paragraphs on one conflict: the rule, and the text of each side."""
+    conflict = each.conflict
+    yield f"### {escape_cell(escape_unprintable(display_path(conflict.path)))}"
+    against = ", ".join(map(str, each.against))
+    yield escape_paragraph(f"{step.branch.ref} contradicts {against} ({conflict.kind}): {RULE_EFFECTS[each.rule]}.")
+    sides = zip(("Base", against, str(step.branch.ref)), excerpts(result.repo.git, conflict), strict=True)
+    for name, text in sides:
+        lines = "\n".join(strip_control_chars(line) for line in text.splitlines())
+        yield (
+            f"{escape_paragraph(name)}:\n\n{fence_text(lines, 'text')}"
+            if text
+            else f"{escape_paragraph(name)}: nothing."
+        )
+
+
+def _acceptance_section(result: MergeResult) -> Iterator[str]:
+    if not result.verdicts:
+        yield "No command was run."
+        return
+    yield markdown_table(("after", "said"), [(each.after, each.status) for each in result.verdicts])
+    for each in result.verdicts:
+        if each.details:
+            yield f"{escape_paragraph(f'After {each.after}')}:\n\n{fence_text(each.details, 'text')}"

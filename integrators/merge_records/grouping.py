@@ -1,0 +1,464 @@
+"""Group the records of all answers by identity, and merge each group into one entry."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+from prefect_dispatch.integrators.base import gaps_as_outcomes, unanswered
+from prefect_dispatch.integrators.merge_records.fold import keep_unmerged, merge_parts
+from prefect_dispatch.integrators.merge_records.identities import KEY_FIELD, has_identity, key_without_identity
+from prefect_dispatch.integrators.merge_records.linkage import LinkResult, get_or_compute, link_identities
+from prefect_dispatch.integrators.merge_records.resolution import (
+    RecordPart,
+    estimate_trust,
+    make_trust_table,
+    resolve_source_kind,
+)
+from prefect_dispatch.integrators.merge_records.similarity import ComparableIdentity, prepare_value
+from prefect_dispatch.models.ledger import LedgerRow, Proposal, Ref
+from prefect_dispatch.models.outcome import Outcome
+from prefect_dispatch.serialization.json_values import exact_text, get_at, is_empty_value, pointer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch.integrators.merge_records.field_rules import Path, Rulebook
+    from prefect_dispatch.integrators.merge_records.identities import Identities, Piece
+    from prefect_dispatch.integrators.merge_records.linkage import Link, Pairs
+    from prefect_dispatch.integrators.merge_records.resolution import Claim, FieldDecision, Source
+    from prefect_dispatch.integrators.merge_records.similarity import ComparableText, Matching
+    from prefect_dispatch.models.decisions import Choice, Decisions, Identity
+    from prefect_dispatch.models.ledger import FieldRow, Flag, Merge, Table
+    from prefect_dispatch.serialization.json_values import Key
+
+
+_AHEAD = 1 << 62
+"""Added to the priority of an item key, so that it precedes every value of every answer."""
+_IndexedPiece = tuple[int, "Outcome", "Piece"]
+"""Index of the outcome, the outcome, and a piece of its answer."""
+
+
+class RecordGroup(NamedTuple):
+    """The parts of one entry of the merged value."""
+
+    key: Key
+    """The identity key that they share; of linked identities, the first."""
+    parts: list[RecordPart]
+    """In order of preference."""
+
+
+class RecordIndex:
+    """Index of the records of all answers, by identity.
+
+    Attributes:
+        identities: Finds the records of an answer and their identities.
+        unknown_identities: Identities in the reviewers' decisions that no record has.
+        linkage: Identities that are the same although they are spelled differently.
+    """
+
+    def __init__(
+        self,
+        outcomes: Sequence[Outcome],
+        identities: Identities,
+        matching: Matching | None = None,
+        decisions: Decisions | None = None,
+    ) -> None:
+        """Index the records of outcomes, which are sorted by reference."""
+        self.identities = identities
+        self._pieces: dict[Key, list[_IndexedPiece]] = defaultdict(list)
+        self._pieces_by_outcome = {(outcome.brief, outcome.item): identities.pieces(outcome) for outcome in outcomes}
+        for position, outcome in enumerate(outcomes):
+            for piece in self._pieces_by_outcome[outcome.brief, outcome.item]:
+                self._pieces[piece.key].append((position, outcome, piece))
+        self.unknown_identities: list[Identity] = []
+        same = self._existing_pairs(decisions.same if decisions else ())
+        apart = self._existing_pairs(decisions.different if decisions else ())
+        self._choices = decisions.fields if decisions else ()
+        self._note_unknown([each.record for each in self._choices])
+        self.linkage = self._link_identities(matching, same, apart) if matching or same else LinkResult({})
+
+    def groups(self) -> list[RecordGroup]:
+        """Return the groups of parts, sorted by identity; a part without an identity is a group of its own."""
+        together: dict[Key, list[_IndexedPiece]] = defaultdict(list)
+        groups: list[RecordGroup] = []
+        for key, pieces in self._pieces.items():
+            if has_identity(key):
+                together[self.linkage.head(key)] += pieces
+            else:
+                groups += [
+                    RecordGroup(key, parts) for indexed in pieces for parts in [_make_parts(*indexed, text=True)]
+                ]
+        for key, pieces in together.items():
+            parts = [part for indexed in pieces for part in _make_parts(*indexed, text=len(pieces) > 1)]
+            groups.append(RecordGroup(key, sorted(parts, key=lambda part: part.rank)))
+        return sorted(groups, key=lambda group: (group.key, group.parts[0].rank[2:]))
+
+    def parts(self, outcome: Outcome) -> list[tuple[Key, JsonValue]]:
+        """Return the pieces of an answer, each with the key of the entry that it belongs to; an item key separately."""
+        return [
+            (self.linkage.head(piece.key), value)
+            for piece in self._pieces_by_outcome[outcome.brief, outcome.item]
+            for value in ([piece.value] if piece.item_key_part is None else [piece.item_key_part, piece.value])
+        ]
+
+    def pieces(self, outcome: Outcome) -> list[tuple[Key, Piece]]:
+        """Return the records of an answer, each with the key of the entry that it belongs to."""
+        return [(self.linkage.head(piece.key), piece) for piece in self._pieces_by_outcome[outcome.brief, outcome.item]]
+
+    def scope(self, entry: JsonValue, *, alone: bool) -> Key:
+        """Return the key of the parts of answers that an entry of a merged value was made of.
+
+        Args:
+            entry: The entry.
+            alone: Whether it was kept unchanged, because it has no identity.
+        """
+        return key_without_identity(entry) if alone else self.linkage.head(self.identities.key(entry))
+
+    def identity_key(self, record: JsonValue) -> Key:
+        """Return the identity key of a record, without regard to links."""
+        return self.identities.key(record)
+
+    def choices_by_record(self) -> dict[Key, dict[Path, JsonValue]]:
+        """Return the values chosen by a reviewer, by record and field.
+
+        Fields of an identity that is taken from one record as a whole are left out.
+        """
+        choices: dict[Key, dict[Path, JsonValue]] = defaultdict(dict)
+        for key, path, choice in self._iter_choices():
+            if not self.identities.is_taken_whole(path):
+                choices[key][path] = choice.value
+        return choices
+
+    def unapplied_choices(self, considered: AbstractSet[tuple[Key, Path]]) -> list[Choice]:
+        """Return choices for records that exist, but for a field that no decision of its own was made on.
+
+        Args:
+            considered: Records and fields for which a choice was considered.
+        """
+        return [choice for key, path, choice in self._iter_choices() if (key, path) not in considered]
+
+    def _iter_choices(self) -> Iterator[tuple[Key, Path, Choice]]:
+        """Yield each choice for a record that exists, with its record's key and its field's path."""
+        for choice in self._choices:
+            if (key := self.identities.key_of(choice.record)) in self._pieces:
+                yield self.linkage.head(key), tuple(choice.field.split(".")), choice
+
+    def spelling(self, key: Key) -> Identity:
+        """Return the identity as the records spell it: the smallest spelling, so that their order doesn't matter."""
+        first, *more = [self.identities.original_spelling(piece) for _, _, piece in self._pieces[key]]
+        return min((first, *more), key=exact_text) if more else first
+
+    def sources(self, key: Key) -> tuple[Ref, ...]:
+        """Return the outcomes that have a record of this identity, in order."""
+        refs = {position: Ref.of(outcome) for position, outcome, _ in self._pieces[key]}
+        return tuple(refs[position] for position in sorted(refs))
+
+    def proposals(self) -> tuple[Proposal, ...]:
+        """Return the pairs proposed for review, the most similar first."""
+        return tuple(self._proposal(each) for each in self.linkage.proposals)
+
+    def _proposal(self, pair: Link) -> Proposal:
+        return Proposal(
+            left=self.spelling(pair.left),
+            right=self.spelling(pair.right),
+            score=pair.score,
+            why=pair.why,
+            left_sources=self.sources(pair.left),
+            right_sources=self.sources(pair.right),
+        )
+
+    def _existing_pairs(self, pairs: Sequence[tuple[Identity, Identity]]) -> Pairs:
+        """Return the pairs whose identities both exist, and note the identities that don't."""
+        existing: set[tuple[Key, Key]] = set()
+        for pair in pairs:
+            left, right = map(self.identities.key_of, pair)
+            if self._note_unknown(pair) and left and right and left != right:
+                existing.add((min(left, right), max(left, right)))
+        return tuple(sorted(existing))
+
+    def _note_unknown(self, identities: Iterable[Identity]) -> bool:
+        """Return whether records of all these identities exist, and note the identities without any."""
+        missing = [name for name in identities if self.identities.key_of(name) not in self._pieces]
+        self.unknown_identities += [name for name in missing if name not in self.unknown_identities]
+        return not missing
+
+    def _link_identities(self, matching: Matching | None, same: Pairs, apart: Pairs) -> LinkResult:
+        """Return which identities are the same; the comparison is cached."""
+        keys = sorted(key for key in self._pieces if has_identity(key))
+        fields = matching.fields if matching else ()
+        evidence = [self._evidence(key, fields) for key in keys] if fields else []
+        sources = [[[shape.source for shape in each[field]] for field in fields] for each in evidence]
+        options = matching.model_dump(mode="json") if matching else None
+        cache_inputs: list[Any] = [self.identities.fields, options, same, apart, keys, sources]
+        return get_or_compute(
+            cache_inputs,
+            lambda: link_identities(
+                [self._make_comparable(key, evidence[index] if evidence else {}) for index, key in enumerate(keys)],
+                matching,
+                same,
+                apart,
+            ),
+        )
+
+    def _evidence(self, key: Key, fields: Sequence[str]) -> dict[str, tuple[ComparableText, ...]]:
+        """Return the distinct values of the other compared fields in the records of an identity."""
+        evidence: dict[str, dict[str, ComparableText]] = {field: {} for field in fields}
+        for _, _, piece in self._pieces[key]:
+            for field, shapes in evidence.items():
+                if not is_empty_value(value := get_at(piece.value, field.split("."))):
+                    shape = prepare_value(value)
+                    shapes[shape.source] = shape
+        return {field: tuple(shapes[source] for source in sorted(shapes)) for field, shapes in evidence.items()}
+
+    def _make_comparable(self, key: Key, evidence: Mapping[str, tuple[ComparableText, ...]]) -> ComparableIdentity:
+        identity = dict(self.spelling(key))
+        within = str(identity.pop(KEY_FIELD)) if self.identities.by_item else ""
+        return ComparableIdentity(
+            key, within, {name: prepare_value(value) for name, value in identity.items()}, evidence
+        )
+
+
+def _make_parts(place: int, outcome: Outcome, piece: Piece, *, text: bool) -> list[RecordPart]:
+    """Return a piece as parts of a record: the item key, which takes precedence over all pieces, and the piece.
+
+    Args:
+        place: Index of the outcome.
+        outcome: The outcome.
+        piece: A piece of its answer.
+        text: Whether to serialize the value for breaking ties; not needed for a group of a single piece.
+    """
+    source, first = Ref.of(outcome), (-outcome.item_priority, exact_text(piece.value) if text else "", place)
+    part = RecordPart(piece.value, source, (-outcome.brief_priority, *first))
+    lead = RecordPart(piece.item_key_part, source, (-outcome.brief_priority - _AHEAD, *first))
+    return [part] if piece.item_key_part is None else [lead, part]
+
+
+class _Verdict(NamedTuple):
+    """Result of an outcome's part in one merged record, as the ledger shows it."""
+
+    disposition: Literal["merged", "duplicate_of", "overridden"]
+    by: Ref | None = None
+    reason: str = ""
+
+
+_MERGED = _Verdict("merged")
+_KEPT = _Verdict("merged", None, "kept as it is, for it has no identity")
+
+
+def make_ledger(outcomes: Sequence[Outcome], records: Iterable[Sequence[FieldDecision]]) -> tuple[LedgerRow, ...]:
+    """Return the ledger: one row for each outcome.
+
+    Args:
+        outcomes: All outcomes; the last number of a claim's rank is an index into this list.
+        records: For each merged record, the decisions on its fields.
+    """
+    verdicts: dict[int, list[_Verdict]] = defaultdict(list)
+    for decisions in records:
+        for position, verdict in _verdicts(decisions).items():
+            verdicts[position].append(verdict)
+    return tuple(
+        unanswered(outcome) or _make_ledger_row(outcome, verdicts[position])
+        for position, outcome in enumerate(outcomes)
+    )
+
+
+def _verdicts(decisions: Sequence[FieldDecision]) -> dict[int, _Verdict]:
+    """Return, for one merged record, the verdict on each outcome that has a part in it, by the outcome's index."""
+    # 1. Fast path: a record from one outcome alone. Another outcome with a part in it would back the identity, too.
+    carrying = {claim.rank[-1] for decision in decisions for claim in decision.carriers}
+    if len(carrying) == 1 and all(len(each.backers) == 1 and not each.losers for each in decisions):
+        [position] = carrying
+        return {position: _KEPT if decisions[0].rule == "kept" else _MERGED}
+    # 2. Collect, by outcome, the decisions that removed a value, and the outcomes that it agrees with.
+    overridden: dict[int, list[FieldDecision]] = defaultdict(list)
+    agreements: dict[int, Counter[Ref]] = defaultdict(Counter)
+    for decision in decisions:
+        for claim in decision.losers:
+            overridden[claim.rank[-1]].append(decision)
+        for claim in decision.backers:
+            agreements[claim.rank[-1]].update(carrier.source for carrier in decision.carriers[:1])
+    # 3. An outcome that contributes a value is merged, else one with a removed value overridden, else a duplicate.
+    verdicts: dict[int, _Verdict] = {}
+    for position in sorted(carrying | agreements.keys() | overridden.keys()):
+        if position in carrying:
+            verdicts[position] = _KEPT if decisions[0].rule == "kept" else _MERGED
+        elif position in overridden:
+            first, more = overridden[position][0], len({decision.path for decision in overridden[position]}) - 1
+            field = ".".join(first.path)
+            reason = f"rule {first.rule!r} on field {field!r}" + (f" and {more} more" if more else "")
+            verdicts[position] = _Verdict("overridden", first.carriers[0].source, reason)
+        else:
+            [(by, _)] = agreements[position].most_common(1)
+            verdicts[position] = _Verdict("duplicate_of", by, "equal record")
+    return verdicts
+
+
+def _make_ledger_row(outcome: Outcome, verdicts: Sequence[_Verdict]) -> LedgerRow:
+    if not verdicts:
+        return LedgerRow(brief=outcome.brief, item=outcome.item, disposition="merged", reason="no records")
+    if verdicts == [_MERGED]:  # fast path for the most common case
+        return LedgerRow(brief=outcome.brief, item=outcome.item, disposition="merged", reason="1 record merged")
+    order = ("merged", "duplicate_of", "overridden")
+    best = min(verdicts, key=lambda verdict: order.index(verdict.disposition))
+    reason = best.reason if len(verdicts) == 1 and best.reason else _summarize_verdicts(verdicts)
+    if best.by is None:  # an unset field takes less memory than one set to None
+        return LedgerRow(brief=outcome.brief, item=outcome.item, disposition=best.disposition, reason=reason)
+    return LedgerRow(brief=outcome.brief, item=outcome.item, disposition=best.disposition, by=best.by, reason=reason)
+
+
+def _summarize_verdicts(verdicts: Sequence[_Verdict]) -> str:
+    """Return the number of records with each verdict, as a phrase for the ledger."""
+    merged = sum(verdict.disposition == "merged" and not verdict.reason for verdict in verdicts)
+    kept = sum(verdict == _KEPT for verdict in verdicts)
+    parts = [f"{merged} record{'s' * (merged != 1)} merged"] if merged else []
+    parts += [f"{kept} kept without identity"] if kept else []
+    for disposition, word in (("duplicate_of", "duplicate of"), ("overridden", "overridden by")):
+        by = [str(verdict.by) for verdict in verdicts if verdict.disposition == disposition]
+        others = " and others" if len(set(by)) > 1 else ""
+        parts += [f"{len(by)} {word} {by[0]}{others}"] if by else []
+    return ", ".join(parts)
+
+
+class MergedEntries(NamedTuple):
+    """The merged entries, with ledger, field rows and flags."""
+
+    entries: list[JsonValue]
+    """The entries, sorted by identity."""
+    ledger: tuple[LedgerRow, ...]
+    """One row for each outcome."""
+    fields: tuple[FieldRow, ...]
+    """One row for each decided field."""
+    flags: tuple[Flag, ...]
+    """Fields to review."""
+    considered_choices: set[tuple[Key, Path]]
+    """Records and fields for which a reviewer's choice was considered."""
+
+
+def merge_groups(
+    outcomes: Sequence[Outcome],
+    index: RecordIndex,
+    groups: Sequence[RecordGroup],
+    book: Rulebook,
+    choices: Mapping[Key, Mapping[Path, JsonValue]],
+    *,
+    at: str,
+) -> MergedEntries:
+    """Merge each group of records into one entry.
+
+    Args:
+        outcomes: All outcomes, sorted by reference.
+        index: The index that the groups come from.
+        groups: The groups.
+        book: The rules.
+        choices: Values chosen by a reviewer, by record and field.
+        at: Name of the list of entries in the merged value.
+    """
+    entries: list[JsonValue] = []
+    fields: list[FieldRow] = []
+    flags: list[Flag] = []
+    met: set[tuple[Key, Path]] = set()
+
+    def merge_group(group: RecordGroup) -> tuple[JsonValue, list[FieldDecision]]:
+        if has_identity(group.key):
+            return merge_parts(group.parts, book, choices.get(group.key))
+        return group.parts[0].value, [keep_unmerged(group.parts[0])]
+
+    def sort_key(group: RecordGroup) -> Key:
+        # A linked record is sorted by the identity that it has after merging, any other by its own.
+        return index.identity_key(merge_group(group)[0]) if group.key in index.linkage.heads else group.key
+
+    def decide_groups() -> Iterator[list[FieldDecision]]:
+        # A generator makes the rows entry by entry: the decisions of 100,000 entries at once would dominate memory.
+        for group in sorted(groups, key=sort_key):
+            entry, decisions = merge_group(group)
+            head = pointer(at, len(entries))
+            entries.append(entry)
+            for decision in decisions:
+                path = head + pointer(*decision.path)
+                fields.append(decision.to_row(path))
+                flags.extend(decision.to_flags(path))
+            for field in choices.get(group.key, ()):
+                if any(decision.path[: len(field)] == field for decision in decisions):
+                    met.add((group.key, field))
+            yield decisions
+
+    ledger = make_ledger(outcomes, decide_groups())
+    return MergedEntries(entries, ledger, tuple(fields), tuple(flags), met)
+
+
+def add_source_trust(
+    groups: Iterable[Sequence[RecordPart]], book: Rulebook, outcomes: Sequence[Outcome]
+) -> tuple[Rulebook, tuple[Table, ...]]:
+    """Estimate how reliable the sources are, if any rule is `trust`.
+
+    Args:
+        groups: The records of one identity each, in order of preference.
+        book: The rules.
+        outcomes: All outcomes.
+
+    Returns:
+        The rules with the estimates, and a table of them; the rules unchanged and no table if no rule is `trust`.
+    """
+    requested: set[Source | None] = {rule.of for rule in (book.default, *book.rules.values()) if rule.rule == "trust"}
+    if not requested:
+        return book, ()
+    kinds: dict[Source | None, Source] = {of: resolve_source_kind(of, outcomes) for of in requested}
+    source_kinds: list[Source] = sorted(kinds.values())
+    fields: dict[Source, list[Sequence[Claim]]] = {kind: [] for kind in source_kinds}
+    # Which claims compete doesn't depend on the weights, so merging without them finds the claims to learn from.
+    for parts in groups:
+        for decision in merge_parts(parts, book)[1]:
+            claims = [*decision.backers, *decision.losers]
+            if decision.rule == "trust" and decision.winner is not None and len(claims) > 1:
+                fields[kinds[decision.source_kind]].append(claims)
+    trusts = {kind: estimate_trust(claims, outcomes, kind) for kind, claims in fields.items()}
+    return replace(book, trust={of: trusts[kind] for of, kind in kinds.items()}), (make_trust_table(trusts.values()),)
+
+
+def to_outcomes(merge: Merge, identities: Identities, *, entries: str) -> list[Outcome]:
+    """Return a merged value as outcomes that can be merged again: its records, its gaps, and the linked spellings.
+
+    A merged record has one identity, but may have been made of several linked ones. These follow as additional
+    outcomes of a lower priority, so that a second merge links and separates the same identities.
+
+    Args:
+        merge: The merge.
+        identities: Finds the records of an answer and their identities.
+        entries: Name of the list of records in the merged value.
+    """
+    value: Any = merge.value
+    kept_paths = {row.path for row in merge.fields if row.rule == "kept"}
+    unidentified = [record for index, record in enumerate(value[entries]) if pointer(entries, index) in kept_paths]
+    identified = [record for index, record in enumerate(value[entries]) if pointer(entries, index) not in kept_paths]
+    rows = [row for table in merge.tables if table.name == LINKS for row in table.rows]
+    spellings = [identities.make_record(cast("Any", row[side])) for row in rows for side in ("left", "right")]
+    return [
+        *_make_outcomes("merged", identified, identities),
+        *([Outcome(brief="kept", item="*", status="succeeded", value=unidentified)] if unidentified else ()),
+        *_make_outcomes("spelt", spellings, identities, brief_priority=-1),
+        *gaps_as_outcomes(value),
+    ]
+
+
+def _make_outcomes(
+    brief: str, records: list[JsonValue], identities: Identities, brief_priority: int = 0
+) -> list[Outcome]:
+    """Return records as outcomes, grouped by item if the identity has the item's key."""
+    answers: dict[str, list[JsonValue]] = defaultdict(list)
+    distinct = {json: record for record in records for json in [exact_text(record)]}
+    for record in distinct.values():
+        item = cast("Any", record)[KEY_FIELD] if identities.by_item else "*"
+        answers[item].append(record)
+    return [
+        Outcome(brief=brief, item=item, status="succeeded", value=answer, brief_priority=brief_priority)
+        for item, answer in answers.items()
+    ]
+
+
+LINKS = "links"
+"""The table of identities that were taken for the same."""

@@ -1,0 +1,280 @@
+"""Integrator that deduplicates records and merges them field by field, by documented rules."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+
+from prefect_dispatch.integrators.audit.laws import gap_violations, unflagged_violations
+from prefect_dispatch.integrators.base import BaseIntegrator, gaps
+from prefect_dispatch.integrators.crowdkit_adapter import require_crowd_kit
+from prefect_dispatch.integrators.decisions_file import DecisionsFile, FileName
+from prefect_dispatch.integrators.merge_records.field_rules import (
+    Conflicts,
+    FieldPath,
+    OneRule,
+    OptionalPath,
+    Rule,
+    Rulebook,
+    Rules,
+)
+from prefect_dispatch.integrators.merge_records.grouping import RecordIndex, add_source_trust, merge_groups, to_outcomes
+from prefect_dispatch.integrators.merge_records.identities import Identities, has_identity
+from prefect_dispatch.integrators.merge_records.rules_text import describe_identity, describe_rules, make_link_table
+from prefect_dispatch.integrators.merge_records.schema_conformance import find_record_violations
+from prefect_dispatch.integrators.merge_records.similarity import Matching
+from prefect_dispatch.integrators.readiness import require_fields
+from prefect_dispatch.integrators.run_merge import gc_paused
+from prefect_dispatch.models.base import NON_EMPTY, Strict
+from prefect_dispatch.models.decisions import Decisions, Identity
+from prefect_dispatch.models.imports import REFERENCE
+from prefect_dispatch.models.ledger import Merge, Ref
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterator, Sequence
+    from pathlib import Path
+
+    from typing_extensions import Self
+
+    from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.models.ledger import Violation
+    from prefect_dispatch.models.outcome import Outcome
+
+
+class MergeRecords(BaseIntegrator, Strict):
+    """Merges records of equal identity into one.
+
+    **Records.** An answer is one record (an object), a list of records, or an object that holds the
+    list at the path `records`; the rest of that object is then a record, too. Null and `{}` are no
+    records. A part without an identity (a record that lacks a field of `identity`, or a value that is
+    no object) is kept unchanged, as an entry of its own.
+
+    **Identity.** Records are the same if all `identity` fields are equal after normalization
+    (`text_normalization`), which ignores only spelling that can't distinguish two things: case, white space,
+    compatibility forms, quotation marks and dashes; and, if they are the whole text, unambiguously grouped
+    digits, and dates and quantities with a single reading. `1` equals `1.0`, and differs from `"1"` and from
+    `true`; "C" is not "C++", nor "1.10" "1.1". A blank text, `[]` and `{}` are no identity. `{key}` in `identity`
+    is the key of the item that an answer is about, not normalized; the merged record has it as its field
+    `key`, in preference to a field of that name in the answer. If it is the only field of the identity, several
+    records of one answer are kept unchanged.
+
+    **Matching.** With `match`, different identities are compared, too (`similarity`); `match: {}` uses the default
+    thresholds. Certain matches are merged, and the table `links` states the reason; likely ones are proposed and kept
+    apart. The file `aliases` lists identities that are the same, and identities that are different, which are never
+    merged through a third one; it overrides any similarity. An identity of several fields is then taken from one
+    record as a whole.
+
+    **Fields.** Each field (key of the record) is decided by its rule, or by `default`; fields of
+    the identity by `priority` unless they have a rule. Null never competes with a value. A
+    rule for a dotted path `a.b` merges the objects at `a` key by key, their other
+    keys by the rule for `a`; if some record has no object at `a`, `a` is decided as a whole.
+
+    **Lists.** Under `union` and `keep_all` a list counts as its elements; with `identity`, elements that
+    are objects are identified by it and merged like records, by the rules for `list.field`.
+
+    **Conflicts.** If records disagree, the rule decides (`resolve`), or decides and flags the field
+    (`flag`), or all values are kept as a list (`keep_all`); a value chosen by a reviewer (`aliases`) takes precedence.
+
+    **Schema.** Fields that are valid one by one may not be valid together (`oneOf`, `maxProperties`, `if`): a record
+    that was merged from several and violates its brief's schema is kept, and flagged with the violation.
+
+    **Preference.** Higher brief priority, then higher item priority, then the record with the
+    smaller JSON text, so that all ties of two records are resolved in favour of the same one.
+
+    **Value.** `{"records": […], "gaps": […]}`: the records sorted by identity, then those without one
+    by their JSON, keys sorted; and the outcomes without an answer, as in `Collate`.
+
+    **Ledger.** In each merged record an outcome is `merged` if it is the most preferred one with
+    some value that is kept; else `overridden` if a rule removed a value of it, `by` the
+    outcome whose value is kept instead; else `duplicate_of` the outcome that has most of its values. An
+    outcome with several records gets the best of these, and a count of each as the reason.
+
+    Example:
+        >>> from prefect_dispatch.models.outcome import Outcome
+        >>> outcomes = [
+        ...     Outcome(brief="terms", item="a", status="succeeded", value={"name": "MIT", "year": 1987}),
+        ...     Outcome(brief="terms", item="b", status="succeeded", value={"name": "mit ", "year": 1988}),
+        ... ]
+        >>> merge = MergeRecords(identity=("name",), rules={"year": "max"}).merge([], outcomes)
+        >>> merge.value
+        {'records': [{'name': 'MIT', 'year': 1988}], 'gaps': []}
+        >>> [(row.path, row.rule, str(row.sources[0])) for row in merge.fields]
+        [('/records/0/name', 'priority', 'terms/a'), ('/records/0/year', 'max', 'terms/b')]
+    """
+
+    model_config = ConfigDict(title="Merge records")
+
+    kind: Literal["merge_records"] = "merge_records"
+    """Discriminates the kinds of integrators."""
+    identity: Annotated[tuple[FieldPath, ...], NON_EMPTY]
+    """The fields (dotted paths allowed) that identify a record; `{key}` is the item's key."""
+    records: OptionalPath = ""
+    """Dotted path of the list of records inside an answer; empty if the answer is a record or a list."""
+    rules: Rules = ()
+    """How fields are decided. A mapping from field to rule is accepted, too."""
+    default: OneRule = Field(default=Rule(), title="All other fields")
+    """How all other fields are decided."""
+    conflicts: Conflicts = "resolve"
+    """If records disagree: the rule decides; or all values are kept, as a list; or it decides and flags the field."""
+    match: Matching | None = Field(default=None, title="Match identities that are spelt differently")
+    """Thresholds for merging records whose identities are spelled differently. Empty: identities must be equal."""
+    aliases: FileName | None = None
+    """Path of the decisions file, relative to the job file: records that are the same, or not, and chosen values."""
+    _decisions: Decisions = PrivateAttr(default_factory=Decisions)
+
+    entries: ClassVar[str] = "records"
+    """Name of the list of records in the merged value."""
+
+    @model_validator(mode="after")
+    def _rules_fit(self) -> Self:
+        fields = [rule.field for rule in self.rules]
+        if duplicates := sorted({field for field in fields if fields.count(field) > 1}):
+            raise ValueError(f"field {duplicates[0]!r} has more than one rule; keep one")
+        for rule in self.rules:
+            if self.book.affects_identity(tuple(rule.field.split("."))) and not (
+                rule.picks_value and rule.conflicts is None
+            ):
+                raise ValueError(
+                    f"field {rule.field!r} belongs to the identity, so rule {rule.name!r} can't change it, nor can "
+                    "'conflicts'; take a rule that picks one of the values"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _identity_fits(self) -> Self:
+        ruled = [rule.field for rule in self.rules if rule.rule != "priority"]
+        if error := self.identities.find_flaw(
+            ruled, linking=bool(self.match or self.aliases), matching=bool(self.match)
+        ):
+            raise ValueError(error)
+        return self
+
+    @gc_paused()
+    def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
+        """Return the merged records, with a row for each field and each outcome.
+
+        Raises:
+            JobError: If a rule's function is missing, or returned a value that is not JSON.
+        """
+        # 1. Index the records by identity, and link identities by similarity and decisions.
+        ranked = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+        index = self.scopes(ranked)
+        groups = index.groups()
+        # 2. Estimate the reliability of sources for the rule `trust`, then merge each group.
+        book, trust = add_source_trust([group.parts for group in groups if has_identity(group.key)], self.book, ranked)
+        merged = merge_groups(ranked, index, groups, book, index.choices_by_record(), at=self.entries)
+        # 3. Describe the result, and flag merged records that violate their schema.
+        words = describe_identity(self.identity, self.match, index, merged.considered_choices)
+        merge = Merge(
+            value={self.entries: merged.entries, "gaps": gaps(ranked)},
+            ledger=merged.ledger,
+            fields=merged.fields,
+            flags=merged.flags,
+            proposals=index.proposals(),
+            tables=(*make_link_table(index), *trust),
+            rules=describe_rules(book, words, self.records, self.aliases, len(self.decisions.fields)),
+        )
+        violations = [
+            each.flag
+            for each in find_record_violations(merge, ranked, briefs, index, book, at=self.entries)
+            if each.is_merged
+        ]
+        return merge.model_copy(update={"flags": (*merge.flags, *violations)}) if violations else merge
+
+    def as_outcomes(self, merge: Merge) -> list[Outcome] | None:
+        """Return a merged value as outcomes that can be merged again; None if a second merge may differ.
+
+        It may if a function decides; if fields beside the identity are compared, since a merged
+        record may have more of them than any source; and if parts of an object are collected.
+        """
+        if (self.match and self.match.fields) or any(callable(rule.rule) for rule in (*self.rules, self.default)):
+            return None
+        if any(
+            "." in r.field and (not r.picks_value or (r.conflicts or self.conflicts) == "keep_all") for r in self.rules
+        ):
+            return None  # a part is not collected if some record has no object there, but would be the next time
+        return to_outcomes(merge, self.identities, entries=self.entries)
+
+    def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
+        """Yield schema violations of records that are not flagged, and gaps that are not reported."""
+        yield from gap_violations(merge, outcomes)
+        ranked = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+        yield from unflagged_violations(
+            merge, find_record_violations(merge, outcomes, briefs, self.scopes(ranked), self.book, at=self.entries)
+        )
+
+    def preflight(self, briefs: Sequence[Brief]) -> None:
+        """Check that the briefs' schemas have the fields that this integrator uses.
+
+        Raises:
+            JobError: If a brief asks for text, or a field is unknown; the message names the nearest one.
+        """
+        paths = [rule.field for rule in self.rules] + [rule.by for rule in (*self.rules, self.default) if rule.by]
+        paths += [f"{rule.field}.{name}" for rule in self.rules for name in rule.identity]
+        compared = self.match.fields if self.match else ()
+        require_fields(
+            briefs, records=self.records, identity=self.identity, rule_fields=paths, compared_fields=compared
+        )
+        if any(rule.rule == "trust" for rule in (*self.rules, self.default)):
+            require_crowd_kit("The rule 'trust'")
+
+    def scopes(self, outcomes: Sequence[Outcome]) -> RecordIndex:
+        """Return the index of records, which assigns each part of an answer to an entry of the merged value."""
+        return RecordIndex(outcomes, self.identities, self.match, self.decisions)
+
+    @property
+    def identities(self) -> Identities:
+        """Finds the records of an answer and their identities."""
+        return Identities(self.identity, self.records)
+
+    @property
+    def book(self) -> Rulebook:
+        """Selects the rule of each field."""
+        return Rulebook(
+            rules={tuple(rule.field.split(".")): rule for rule in self.rules},
+            default=self.default,
+            identity=self.identities.paths,
+            conflicts=self.conflicts,
+        )
+
+    @property
+    def references(self) -> tuple[str, ...]:
+        """The `module:name` references among the rules that are not resolved to functions yet."""
+        names = [rule.rule for rule in (*self.rules, self.default)]
+        return tuple(name for name in names if isinstance(name, str) and REFERENCE.fullmatch(name))
+
+    def resolve_references(self, load: Callable[[str], Any]) -> MergeRecords:
+        """Return a copy with every `module:name` replaced by what `load` returns for it."""
+        *rules, default = (
+            rule.model_copy(update={"rule": load(rule.rule)}) if rule.name in self.references else rule
+            for rule in (*self.rules, self.default)
+        )
+        return self.model_copy(update={"rules": tuple(rules), "default": default})
+
+    def canonical_identity(self, identity: Identity) -> Hashable:
+        """Return the canonical name of an identity, equal for all its spellings."""
+        return self.identities.canonical_name(identity)
+
+    @property
+    def decisions(self) -> Decisions:
+        """Decisions of reviewers about earlier merges."""
+        return self._decisions
+
+    def with_decisions(self, decisions: Decisions) -> Self:
+        """Return a copy that follows these decisions, and no others."""
+        other = self.model_copy()
+        other._decisions = decisions  # noqa: SLF001 -- the copy is of this class
+        return other
+
+    def resolve_paths(self, folder: Path) -> Self:
+        """Return a copy that follows the decisions in its file, if it has one.
+
+        Raises:
+            JobError: If the file is not usable.
+        """
+        return (
+            self.with_decisions(DecisionsFile(folder / self.aliases, self.canonical_identity).load())
+            if self.aliases
+            else self
+        )

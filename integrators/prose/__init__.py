@@ -1,1 +1,0 @@
-"""What `Synthesize` is made of."""

@@ -1,1 +1,0 @@
-"""What `MergeRecords` is made of."""

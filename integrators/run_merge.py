@@ -1,0 +1,187 @@
+"""Runs an integrator, and validates that its result is a merge that can be serialized."""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from contextlib import contextmanager
+from hashlib import sha256
+from typing import TYPE_CHECKING, cast
+
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+
+from prefect_dispatch.errors import CoverageError, MergeError
+from prefect_dispatch.models.ledger import Merge, Ref
+from prefect_dispatch.security.redaction import redact, safe_message
+from prefect_dispatch.serialization.json_text import find_json_problem, iter_json_chunks
+from prefect_dispatch.serialization.json_values import pointer
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Sequence
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch.integrators.base import AnyMerger, Asker, AskingIntegrator, Integrator
+    from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.models.outcome import Outcome
+
+
+REUSE_NOTE = "The agents' answers are stored; another run of the job uses them again."
+"""Appended to every message about a failed merge."""
+
+
+def run_integrator(
+    integrator: AnyMerger, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker | None = None
+) -> Merge:
+    """Return an integrator's merge of the outcomes.
+
+    Args:
+        integrator: The integrator.
+        briefs: The briefs of the job.
+        outcomes: All outcomes.
+        ask: Runs queries for an `AskingIntegrator`. None: the method `merge` is called.
+
+    Raises:
+        MergeError: If the integrator raises, or doesn't return a merge.
+    """
+    name = type(integrator).__name__
+    try:
+        merge = _call_merge(integrator, briefs, outcomes, ask)
+    except (Exception, SystemExit) as error:  # a sys.exit() in it would end the run without a message
+        raise MergeError(f"The integrator {name} raised {_describe_error(error)}. {REUSE_NOTE}") from error
+    if not isinstance(merge, Merge):
+        raise MergeError(
+            f"The integrator {name} returned {'nothing' if merge is None else f'a {type(merge).__name__}'}; it must "
+            f"return a Merge(value=…, ledger=…). {REUSE_NOTE}"
+        )
+    return merge
+
+
+def _call_merge(
+    integrator: AnyMerger, briefs: Sequence[Brief], outcomes: Sequence[Outcome], ask: Asker | None
+) -> object:  # a merge by its signature, but user code may return any object
+    """Call `merge` or `merge_asking` and return its unchecked result."""
+    if ask is None:
+        return cast("Integrator", integrator).merge(list(briefs), outcomes)
+    return cast("AskingIntegrator", integrator).merge_asking(list(briefs), outcomes, ask)
+
+
+def require_serializable(merge: Merge, integrator: object) -> None:
+    """Check that a merge can be serialized as JSON.
+
+    Raises:
+        MergeError: If it has a value that JSON can't represent; the message has the path of that value.
+    """
+    if _is_serializable(merge):
+        return
+    for name, value in merge.model_dump(warnings=False).items():
+        for path, part in _iter_leaves(value):
+            if problem := _json_problem(part):
+                raise MergeError(
+                    f"The integrator {type(integrator).__name__} returned a merge whose {name!r} {problem}, at "
+                    f"{path or '/'}; give null or text there. {REUSE_NOTE}"
+                )
+
+
+def merge_digest(merge: Merge) -> bytes | None:
+    """Return the SHA-256 digest of a merge, or None if it can't be serialized."""
+    digest = sha256()
+    try:
+        for chunk in iter_json_chunks(merge):
+            digest.update(chunk)
+    except PydanticSerializationError:
+        return None
+    return digest.digest()
+
+
+def _is_serializable(merge: Merge) -> bool:
+    """Return whether a merge can be serialized, without numbers that pydantic would write as null."""
+    # Values of nested models are serialized once more by themselves: a model writes NaN and Infinity as null.
+    rows = [(row.winner, [loser.value for loser in row.losers]) for row in merge.fields]
+    pairs = [(each.left, each.right) for each in merge.proposals]
+    cells = [table.rows for table in merge.tables]
+    try:
+        return not any(
+            b"NaN" in chunk or b"Infinity" in chunk
+            for part in (merge, rows, pairs, cells)
+            for chunk in iter_json_chunks(part, odd="constants")
+        )
+    except PydanticSerializationError:
+        return False
+
+
+def _iter_leaves(value: JsonValue) -> Iterator[tuple[str, JsonValue]]:
+    """Yield the leaves of a value and the names in its objects, each with its path."""
+    stack: list[tuple[str, JsonValue]] = [("", value)]
+    while stack:
+        path, part = stack.pop()
+        if isinstance(part, dict):
+            stack += [(path, name) for name in part]
+            stack += [(path + pointer(name), inside) for name, inside in part.items()]
+        elif isinstance(part, (list, tuple)):
+            stack += [(path + pointer(at), inside) for at, inside in enumerate(part)]
+        else:
+            yield path, part
+
+
+def _json_problem(part: object) -> str | None:
+    """Return why a value isn't valid JSON, or None; other types were inserted after the merge was validated."""
+    if part is None or isinstance(part, (str, int, float)):
+        return find_json_problem(part)
+    return f"holds an object of type {type(part).__name__}"
+
+
+def _describe_error(error: BaseException) -> str:
+    """Return an exception as a sentence; of a pydantic error only the first problem."""
+    if not isinstance(error, ValidationError):
+        return safe_message(error).rstrip(".")
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(map(str, (error.title, *first["loc"][:5])))
+    return redact(f"ValidationError: {place}: {first['msg']}")
+
+
+def reconcile(work: Iterable[Ref], outcomes: Sequence[Outcome]) -> None:
+    """Check that there is exactly one outcome for each piece of work.
+
+    Args:
+        work: Every (brief, item) of the job; duplicates are ignored.
+        outcomes: The outcomes, in any order.
+
+    Raises:
+        CoverageError: If an outcome is missing, repeated or unknown.
+
+    Example:
+        >>> reconcile([Ref(brief="terms", item="mit.txt")], [])
+        Traceback (most recent call last):
+        ...
+        prefect_dispatch.errors.CoverageError: Outcomes and work don't match; missing: terms/mit.txt.
+    """
+    expected = set(work)
+    counts = Counter(map(Ref.of, outcomes))
+    missing, unknown = expected - counts.keys(), counts.keys() - expected
+    repeated = [ref for ref, count in counts.items() if count > 1]
+    if missing or unknown or repeated:
+        raise CoverageError(*(sorted(refs, key=lambda ref: ref.order) for refs in (missing, repeated, unknown)))
+
+
+@contextmanager
+def gc_paused() -> Generator[None]:
+    """Pause the garbage collector's search for cycles: a merge creates none, and is a third faster without it.
+
+    Objects that are in no cycle are freed as always. If several threads pause at once, the first one to finish ends
+    the pause.
+
+    Example:
+        >>> import gc
+        >>> with gc_paused():
+        ...     gc.isenabled()
+        False
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

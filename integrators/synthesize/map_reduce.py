@@ -1,0 +1,258 @@
+"""Map-reduce over answers within the model's context: drafts of groups of answers, then merges of drafts.
+
+Every step is one query, and every draft is reviewed against the answers that went into it. Its faults are sent
+back in a new query together with the draft, so that each draft is stored like any other answer: an imperfect draft
+is kept, and no step is paid for twice. Of several drafts the one with the fewest faults is used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import ceil
+from typing import TYPE_CHECKING, NamedTuple
+
+from prefect_dispatch.executors.base import BaseExecutor
+from prefect_dispatch.integrators.base import Question
+from prefect_dispatch.integrators.synthesize.answer_index import format_citation, indent_lines
+from prefect_dispatch.models.item import Item
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.integrators.base import Asker
+    from prefect_dispatch.integrators.synthesize.answer_index import Source
+    from prefect_dispatch.integrators.synthesize.draft_review import Draft, DraftFormat
+    from prefect_dispatch.models.brief import Brief
+
+BYTES_PER_TOKEN = 3
+"""Estimate for an executor that can't count tokens; English has about four bytes per token."""
+DRAFT_SHARE = 8
+"""A draft may take one part in eight of the context, so that a revision can hold draft, faults and sources."""
+WRONG_FORMAT = "what came is not of the form that was asked for"
+
+
+class Node(NamedTuple):
+    """A contiguous group of the answers, as it is shown to the model."""
+
+    sort_key: int
+    """Sort key: the number of the first answer in it."""
+    numbers: tuple[int, ...]
+    """Numbers of the answers that it covers."""
+    text: str
+    """The text for the prompt."""
+    draft: Draft | None = None
+    """The draft written of the group; None for an answer itself."""
+
+
+@dataclass
+class ReduceResult:
+    """Result of the reduction."""
+
+    nodes: list[Node] = field(default_factory=list["Node"])
+    """The remaining drafts, in order; more than one where they could not be merged."""
+    dropped: dict[int, str] = field(default_factory=dict[int, str])
+    """Reasons why answers were left out, by their numbers."""
+    shortfalls: list[str] = field(default_factory=list[str])
+    """What could not be done, one sentence each, for the report."""
+    levels: int = 0
+    """Number of levels: the first draft is level 1, each merge one more."""
+
+
+def estimate_tokens(executor: Executor, brief: Brief, text: str) -> int:
+    """Return the number of tokens of a query; estimated from its bytes if the executor can't count.
+
+    Args:
+        executor: The executor that would get the query.
+        brief: The query's brief.
+        text: The query's item.
+    """
+    counted = BaseExecutor.of(executor).count_tokens(brief, Item(key="counted", value=text))
+    if counted is not None:
+        return counted
+    texts = [brief.scope, brief.instructions, *brief.constraints, str(brief.output), text]
+    return ceil(sum(len(part.encode()) for part in texts) / BYTES_PER_TOKEN)
+
+
+class Reducer:
+    """Reduces answers to as few drafts as the context allows, ideally one."""
+
+    def __init__(
+        self,
+        briefs: Mapping[str, Brief],
+        form: DraftFormat,
+        sources: Sequence[Source],
+        ask: Asker,
+        executor: Executor,
+        *,
+        context: int,
+        reasks: int,
+    ) -> None:
+        """Divide the context between prompt, draft and answers.
+
+        Args:
+            briefs: The briefs for the steps `write`, `merge` and `revise`.
+            form: The output format, which reviews drafts.
+            sources: All answers.
+            ask: Runs the queries.
+            executor: The executor of the queries.
+            context: Tokens of a query and its response together.
+            reasks: How often a draft is sent back at most.
+        """
+        self._briefs, self._form, self._sources = briefs, form, sources
+        self._ask, self._executor, self._reasks = ask, executor, reasks
+        self._context = context
+        self._draft_tokens = context // DRAFT_SHARE
+        self._brief_tokens = {name: estimate_tokens(executor, brief, "") for name, brief in briefs.items()}
+        self.input_tokens = context - max(self._brief_tokens.values()) - 3 * self._draft_tokens
+        """Tokens for the answers, or the drafts, in one query."""
+
+    def reduce(self) -> ReduceResult:
+        """Return the drafts that remain when none can be merged any more."""
+        # 1. Leave out answers that don't fit into a query of their own.
+        result = ReduceResult()
+        nodes: list[Node] = []
+        for source in self._sources:
+            if self._token_size(source.block) > self.input_tokens:
+                result.dropped[source.number] = f"too long for a context of {self._context} tokens"
+            else:
+                nodes.append(Node(source.number, (source.number,), source.block))
+        if result.dropped:
+            result.shortfalls.append(
+                f"{_pluralize(len(result.dropped), 'answer')} {'is' if len(result.dropped) == 1 else 'are'} too long "
+                f"for a context of {self._context} tokens, and only reported verbatim."
+            )
+        # 2. Write drafts of groups of answers, then merge groups of drafts, level by level.
+        while groups := self._group_nodes(nodes, first=not result.levels):
+            result.levels += 1
+            nodes = self._reduce_level(groups, result)
+        # 3. Put back drafts that could not be merged.
+        result.nodes = sorted([*result.nodes, *nodes], key=lambda node: node.sort_key)
+        if len(result.nodes) > 1:
+            result.shortfalls.append(
+                f"The answers were written up in {len(result.nodes)} parts that could not be merged into one."
+            )
+        return result
+
+    def _token_size(self, text: str) -> int:
+        """Return the tokens that a text adds to a query."""
+        return estimate_tokens(self._executor, self._briefs["write"], text + "\n\n") - self._brief_tokens["write"]
+
+    def _group_nodes(self, nodes: Sequence[Node], *, first: bool) -> list[list[Node]]:
+        """Return consecutive nodes in groups that fit into one query each; empty if no merge is possible."""
+        groups: list[list[Node]] = []
+        tokens_left = 0
+        for node in nodes:
+            size = self._token_size(_format_part(0, node))
+            if not groups or size > tokens_left:
+                groups.append([])
+                tokens_left = self.input_tokens
+            groups[-1].append(node)
+            tokens_left -= size
+        return groups if first or any(len(group) > 1 for group in groups) else []
+
+    def _reduce_level(self, groups: Sequence[Sequence[Node]], result: ReduceResult) -> list[Node]:
+        """Return one node for each group that could be written; record the failure of the others."""
+        # A group of a single draft needs no query: it moves up as it is.
+        unwritten = [group for group in groups if group[0].draft is None or len(group) > 1]
+        drafts = iter(self._write_drafts(unwritten, result.levels))
+        nodes: list[Node] = []
+        for group in groups:
+            if len(group) == 1 and group[0].draft is not None:
+                nodes.append(group[0])
+                continue
+            draft = next(drafts)
+            if isinstance(draft, str):
+                self._record_failure(group, draft, result)
+            else:
+                nodes.append(Node(group[0].sort_key, draft.cited, self._form.render_for_prompt(draft), draft))
+        return nodes
+
+    def _record_failure(self, group: Sequence[Node], why: str, result: ReduceResult) -> None:
+        """Record a group that could not be written: its answers are left out, its drafts are kept unmerged."""
+        if group[0].draft is None:
+            numbers = [node.sort_key for node in group]
+            cited = f"{format_citation(numbers[:1])} to {format_citation(numbers[-1:])}"
+            what = f"{_pluralize(len(numbers), 'answer')} ({cited})"
+            result.dropped.update(dict.fromkeys(numbers, f"its part could not be written: {why}"))
+            result.shortfalls.append(f"The part on {what} could not be written ({why}); it is reported verbatim.")
+        else:
+            result.nodes += group
+            result.shortfalls.append(
+                f"{_pluralize(len(group), 'part')} could not be merged ({why}); they stand one after another."
+            )
+
+    def _write_drafts(self, groups: Sequence[Sequence[Node]], level: int) -> list[Draft | str]:
+        """Return the best draft for each group, or the reason why there is none."""
+        texts = [_group_prompt(group) for group in groups]
+        kind = "write" if level == 1 else "merge"
+        # 1. The first draft of each group.
+        best = self._query_drafts([(kind, at, texts[at]) for at in range(len(groups))], groups, f"{level}")
+        latest = dict(enumerate(best))
+        # 2. Revisions of all drafts with faults, one round of queries after another.
+        for again in range(1, self._reasks + 1):
+            revisions = [
+                (at, text) for at, draft in latest.items() if (text := self._revision_prompt(texts[at], draft))
+            ]
+            answers = self._query_drafts(
+                [("revise", at, text) for at, text in revisions],
+                [groups[at] for at, _ in revisions],
+                f"{level}-again-{again}",
+            )
+            latest = {at: draft for (at, _), draft in zip(revisions, answers, strict=True)}
+            best = [min(draft, latest.get(at, draft), key=_rank) for at, draft in enumerate(best)]
+        return [WRONG_FORMAT if not isinstance(draft, str) and not draft.usable else draft for draft in best]
+
+    def _revision_prompt(self, text: str, draft: Draft | str) -> str | None:
+        """Return the text for the revision of a draft; None if it has no faults, or if the text doesn't fit."""
+        if isinstance(draft, str) or not draft.faults:
+            return None
+        faults = "\n".join(f"    - {' '.join(fault.split())}" for fault in draft.faults)
+        text = f"{text}\n\nDraft:\n{indent_lines(self._form.render_for_prompt(draft))}\n\nFaults:\n{faults}"
+        fits = estimate_tokens(self._executor, self._briefs["revise"], text) + self._draft_tokens <= self._context
+        return text if fits else None
+
+    def _query_drafts(
+        self, prompts: Sequence[tuple[str, int, str]], groups: Sequence[Sequence[Node]], stage: str
+    ) -> list[Draft | str]:
+        """Ask for drafts.
+
+        Args:
+            prompts: Step, index of the part and text of each query.
+            groups: The nodes that each query covers.
+            stage: Prefix of the items' keys.
+
+        Returns:
+            A reviewed draft, or the kind of the error, for each query.
+        """
+        questions = [
+            Question(brief=self._briefs[kind], item=Item(key=f"{stage}-part-{at + 1}", value=text))
+            for kind, at, text in prompts
+        ]
+        outcomes = self._ask(questions, self._executor) if questions else []
+        return [
+            self._form.review_response(
+                outcome.value, self._sources, [number for node in group for number in node.numbers]
+            )
+            if outcome.status == "succeeded"
+            else (outcome.error.kind if outcome.error else outcome.status)
+            for outcome, group in zip(outcomes, groups, strict=True)
+        ]
+
+
+def _rank(draft: Draft | str) -> tuple[int, int]:
+    """Return the sort key of a draft: usable ones first, by number of faults; then unusable ones; errors last."""
+    return (2, 0) if isinstance(draft, str) else (1 - draft.usable, len(draft.faults))
+
+
+def _group_prompt(group: Sequence[Node]) -> str:
+    """Return the text of a group for a prompt."""
+    return "\n\n".join(_format_part(at, node) for at, node in enumerate(group, 1))
+
+
+def _format_part(at: int, node: Node) -> str:
+    return node.text if node.draft is None else f"Part {at}:\n{indent_lines(node.text)}"
+
+
+def _pluralize(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"

@@ -1,1 +1,0 @@
-"""What `Consensus` is made of."""

@@ -1,0 +1,1 @@
+"""One attempt of a call: rate limiter, budget, call gate, validation."""

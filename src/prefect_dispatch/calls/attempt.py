@@ -1,0 +1,515 @@
+"""One attempt: call the executor, wait while it is busy, validate the reply, re-ask, and fall back to another model."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from asyncio import CancelledError
+from contextlib import contextmanager, nullcontext
+from datetime import datetime, timezone
+from sys import intern
+from typing import TYPE_CHECKING, Protocol
+
+import anyio
+
+from prefect_dispatch.calls.budget import executor_name
+from prefect_dispatch.calls.call_gate import CallGate
+from prefect_dispatch.errors import (
+    BudgetError,
+    BusyError,
+    ExecutorError,
+    FormRefusedError,
+    InvalidOutput,
+    RejectedError,
+    TerminalError,
+    TransientError,
+)
+from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply, redact_value
+from prefect_dispatch.models.outcome import Answer, Attempt, Failure, Rejection, Usage, truncate_notes
+from prefect_dispatch.models.output_schema import validate_output
+from prefect_dispatch.processes.log_files import collect_logs
+from prefect_dispatch.security.item_redaction import redact_item_text
+from prefect_dispatch.security.redaction import redact, safe_message
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch.calls.call_gate import GatedCall
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.models.checks import Check
+    from prefect_dispatch.models.item import Item
+    from prefect_dispatch.models.limits import Limits
+    from prefect_dispatch.models.outcome import Change
+    from prefect_dispatch.processes.log_files import NewLog
+
+
+class SharedTimeout:
+    """Time limit for several calls together; the waits between them don't count.
+
+    Args:
+        seconds: The limit.
+
+    Attributes:
+        said: The message of the error once the time is over.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        """Start with the whole limit."""
+        self.message = f"No answer within {seconds:g} s."
+        self._left = seconds
+
+    @contextmanager
+    def limit(self) -> Generator[None, None, None]:
+        """Limit the body to the time that is left, and subtract what it took.
+
+        Raises:
+            TimeoutError: If the time is over.
+        """
+        start = time.monotonic()
+        try:
+            with anyio.fail_after(self._left):
+                yield
+        finally:
+            self._left = max(0.0, self._left - (time.monotonic() - start))
+
+
+EMPTY = "The answer was empty."
+TRUNCATED = "The answer was cut off at the length limit; give a shorter one."
+
+
+class BrokenCheckError(TerminalError):
+    """A check or a validator of the user's own raised, so no other model can succeed."""
+
+
+def validate_reply(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, list[str]]:
+    """Validate a reply; return its value as it would be stored, and its problems.
+
+    Raises:
+        RejectedError: If the agent declined.
+        TerminalError: If a check or a validator of the user's own raises.
+    """
+    if reply.finish == "refused":
+        raise RejectedError(_refusal_message(feedback_text(reply.value)), kind="refused")
+    if reply.finish == "truncated":
+        return reply.value, [TRUNCATED]
+    value, wrong = _validate_value(brief, item, reply.value)
+    return value, list(map(redact, [*wrong, *reply.problems]))
+
+
+def _validate_value(brief: Brief, item: Item, raw: JsonValue) -> tuple[JsonValue, list[str]]:
+    """Return the validated value of an answer, and its problems: those of its form, else those that checks find."""
+    if (raw is None and brief.output == "text") or (isinstance(raw, str) and not raw.strip()):
+        return raw, [EMPTY]
+    try:
+        value, wrong = validate_output(brief.output, raw)
+    except (Exception, SystemExit) as error:  # a validator may be the user's; a broken one is broken for every item
+        raise BrokenCheckError(f"The output's validation raised {safe_message(error)}") from error
+    return value, wrong or [problem for check in brief.checks if (problem := _run_check(check, value, item))]
+
+
+def revalidate_stored(brief: Brief, item: Item, answer: Answer) -> tuple[JsonValue, list[str]]:
+    """Validate a stored answer against the brief of today; return its value and its problems.
+
+    A check or a pydantic model may call code that no fingerprint covers, and a store may be damaged: so a stored
+    answer is validated like a new one.
+
+    Raises:
+        TerminalError: If a check of the user's own raises.
+    """
+    try:
+        return _validate_value(brief, item, redact_value(answer.value if answer.said is None else answer.said))
+    except ExecutorError as error:
+        raise redact_item_text(error, item) from None
+
+
+def invalid_output_error(wrong: list[str], asked: int) -> InvalidOutput:
+    """Return the error for an agent that gave no valid answer.
+
+    Args:
+        wrong: The problems of its last answer.
+        asked: How often it was asked.
+    """
+    kind = {TRUNCATED: "truncated", EMPTY: "empty"}.get(wrong[0])
+    shown = " ".join(wrong[:5])
+    return InvalidOutput(f"No valid answer in {asked} asks. {shown}", problems=wrong, kind=kind)
+
+
+def feedback_text(value: JsonValue) -> str:
+    """Return an answer as text for a re-ask, without secrets."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return redact(text)
+
+
+def _refusal_message(text: str) -> str:
+    if reply := text.strip():
+        return f"The agent declined: {reply[:200]!r}."
+    return "The agent declined without a text, as where its provider's content filter stops it."
+
+
+def _run_check(check: Check, value: JsonValue, item: Item) -> str | None:
+    try:
+        return check.problem(value, item)
+    except BaseException as error:  # a check may be the user's function; a broken one is broken for every item
+        raise BrokenCheckError(f"The check {check.kind!r} raised {safe_message(error)}") from error
+
+
+CONTEXT_FILL = 0.9
+"""Share of the context that a part is planned to fill: parts are equal in characters, and only roughly in tokens."""
+
+
+def require_context_fits(executor: Executor, brief: Brief, item: Item) -> None:
+    """Check that prompt and answer fit into the context, if the brief has a rule to split items that are too long.
+
+    Where the executor has no token count or no context size, the call is sent, and the provider decides.
+
+    Raises:
+        RejectedError: If they don't fit; nothing was sent.
+    """
+    if brief.split and (excess := _context_excess(executor, brief, item)):
+        raise RejectedError(
+            f"Prompt and answer take about {excess[0]} tokens, and {executor_name(executor)} takes in {excess[1]}, "
+            "so it was not sent.",
+            kind="context_length",
+            usage=Usage(),
+        )
+
+
+def is_too_long(executor: Executor, brief: Brief, item: Item) -> bool:
+    """Return whether an item is known not to fit into the context of any of an executor's models."""
+    tiers = BaseExecutor.of(executor).fallback_chain
+    return all(_context_excess(tier, brief, item) for tier in tiers)
+
+
+def estimate_parts(executor: Executor, brief: Brief, item: Item) -> int:
+    """Return the estimated number of parts in which a refused item fits: two where nothing is known of the context."""
+    whole, blank = (_context_usage(executor, brief, each) for each in (item, without_text(brief, item)))
+    if whole is None or blank is None:
+        return 2
+    available = blank[1] - blank[0]
+    return max(2, math.ceil((whole[0] - blank[0]) / (CONTEXT_FILL * available))) if available > 0 else 2
+
+
+def without_text(brief: Brief, item: Item) -> Item:
+    """Return an item without the text that may be split."""
+    return brief.split.part(item, "") if brief.split else item
+
+
+def _context_excess(executor: Executor, brief: Brief, item: Item) -> tuple[int, int] | None:
+    """Return the tokens of an ask and of the context, or None if it fits or either is unknown."""
+    taken = _context_usage(executor, brief, item)
+    return taken if taken and taken[0] > taken[1] else None
+
+
+def _context_usage(executor: Executor, brief: Brief, item: Item) -> tuple[int, int] | None:
+    """Return the tokens of an ask, its answer included, and those of the context; None where either is unknown."""
+    base = BaseExecutor.of(executor)
+    if (context := base.context_tokens()) is None:
+        return None
+    prompt, completion = base.count_tokens(brief, item), base.expected_completion_tokens(brief)
+    return None if prompt is None or completion is None else (prompt + completion, context)
+
+
+class Checkpoint(Protocol):
+    """Checkpoint of one piece of work: stores every reply as soon as it is received, until there is an answer."""
+
+    @property
+    def unanswered_calls(self) -> int:
+        """Number of calls that were sent by runs that died before the response; their cost is unknown."""
+        ...
+
+    def recovered_replies(self, tier: int) -> Sequence[Reply]:
+        """Return the replies of an executor that a run stored before it died without an answer.
+
+        Args:
+            tier: Position of the executor in the fallback chain, from 0.
+        """
+        ...
+
+    async def mark_sent(self) -> None:
+        """Record that a call is sent now."""
+        ...
+
+    async def record_reply(self, tier: int, reply: Reply | None, *, at_once: bool = True) -> None:
+        """Record the result of a call.
+
+        Args:
+            tier: Position of the executor in the fallback chain, from 0.
+            reply: The reply; None if the call brought none.
+            at_once: Whether it is stored now, or with the next write.
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Store recorded replies that aren't stored yet."""
+        ...
+
+    async def discard(self, *, settled: bool) -> None:
+        """Discard the checkpoint of a failed attempt, whose usage is reported.
+
+        Args:
+            settled: Whether the replies are discarded, too; if not, they are kept without their usage.
+        """
+        ...
+
+
+class NullCheckpoint:
+    """Checkpoint that stores nothing."""
+
+    unanswered_calls = 0
+    """No call is unanswered, as none is recorded."""
+
+    def recovered_replies(self, tier: int) -> Sequence[Reply]:  # noqa: ARG002 -- the protocol's signature
+        """Return nothing."""
+        return ()
+
+    async def mark_sent(self) -> None:
+        """Record nothing."""
+
+    async def record_reply(self, tier: int, reply: Reply | None, *, at_once: bool = True) -> None:
+        """Record nothing."""
+
+    async def flush(self) -> None:
+        """Store nothing."""
+
+    async def discard(self, *, settled: bool) -> None:
+        """Discard nothing."""
+
+
+_NOTHING = CostBound(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
+
+MAX_OVERTAKEN = 5
+"""How often a call may be refused as too many while other calls pass: beyond that, not the provider is the cause."""
+
+
+async def run_attempt(
+    executor: Executor,
+    brief: Brief,
+    item: Item,
+    *,
+    limits: Limits,
+    gate: CallGate | None = None,
+    checkpoint: Checkpoint | None = None,
+    slot: AbstractAsyncContextManager[object] | None = None,
+) -> Answer:
+    """Run one attempt, and return a valid answer.
+
+    A busy provider is waited for, and an invalid answer is sent back in a re-ask. Where that doesn't help, or a call
+    fails, the next executor of the fallback chain is asked, if there is one.
+
+    Args:
+        executor: The executor, with its fallbacks.
+        brief: The brief.
+        item: The item.
+        limits: Re-asks, the time limit, and how long a busy provider is waited for.
+        gate: The gate of the run, with its budget and rate limiters; a new one by default.
+        checkpoint: The checkpoint in which replies are stored; nothing is stored by default.
+        slot: Context manager that is entered for each call and for nothing else, such as a concurrency slot; the wait
+            for it doesn't count as time of the attempt.
+
+    Returns:
+        The answer; its one attempt holds the usage of all calls.
+
+    Raises:
+        ExecutorError: If there is no valid answer: the least severe failure of the fallback chain; its attempt holds
+            the usage.
+    """
+    checkpoint = checkpoint or NullCheckpoint()
+    current = _Attempt(brief, item, limits, gate or CallGate(limits), checkpoint, slot or nullcontext())
+    try:
+        value, reply = await current.run(executor)
+    except ExecutorError as error:
+        await checkpoint.discard(settled=not isinstance(error, BrokenCheckError))
+        error.attempts = (current.to_record(f"{error.kind}: {error}"),)
+        raise error from None  # its cause may quote the item, too
+    original = reply.value if isinstance(brief.output, type) else None
+    model = intern(reply.model)  # most answers of a run have the same
+    return Answer(
+        value=value,
+        said=original,
+        change=reply.change,
+        model=model,
+        served_model=intern(reply.served_model),
+        attempts=(current.to_record(),),
+    )
+
+
+class _Attempt:
+    """An attempt in progress: counts its usage, its waits, its re-asks and the models that it gave up."""
+
+    def __init__(
+        self,
+        brief: Brief,
+        item: Item,
+        limits: Limits,
+        gate: CallGate,
+        checkpoint: Checkpoint,
+        slot: AbstractAsyncContextManager[object],
+    ) -> None:
+        self._brief, self._item, self._filled_brief = brief, item, brief.fill_placeholders(item)
+        self._limits, self._gate, self._checkpoint, self._slot = limits, gate, checkpoint, slot
+        self._start = time.monotonic()
+        self._started: datetime | None = None
+        self._usage = Usage()
+        self._model = self._served_model = ""
+        self._reasks = self._waits = 0
+        self._waited_s = 0.0
+        self._patience_s = limits.wait_s
+        # The user's own code may be slow, or end the process, so a reply is stored before it runs. Without any, the
+        # answer is stored as soon as a checkpoint would be.
+        self._runs_code = bool(brief.checks) or isinstance(brief.output, type)
+        self._given_up: list[Failure] = []
+        self._invalid: list[Rejection] = []
+        self._notes: list[str] = []
+
+    def to_record(self, error: str | None = None) -> Attempt:
+        """Return the record of the attempt, with the error that ended it if it failed."""
+        return Attempt(
+            model=self._model,
+            served_model=self._served_model,
+            usage=self._usage,
+            reasks=self._reasks,
+            rejections=tuple(self._invalid),
+            waits=self._waits,
+            escalations=tuple(self._given_up),
+            started=self._started or datetime.now(timezone.utc),
+            seconds=round(time.monotonic() - self._start - self._waited_s, 3),
+            waited_s=round(self._waited_s, 3),
+            notes=truncate_notes(tuple(self._notes)),
+            error=error,
+        )
+
+    async def run(self, executor: Executor) -> tuple[JsonValue, Reply]:
+        """Return the first valid answer of the executor and its fallbacks, with its reply."""
+        self._usage = _usage_of_unanswered_calls(
+            executor, Ask(brief=self._filled_brief, item=self._item), self._checkpoint.unanswered_calls
+        )
+        tiers = BaseExecutor.of(executor).fallback_chain
+        failures: list[ExecutorError] = []
+        for position, tier in enumerate(tiers):
+            try:
+                return await self._first_valid_answer(position, tier)
+            except ExecutorError as error:  # noqa: PERF203 -- a call takes far longer
+                redact_item_text(error, self._item)
+                if isinstance(error, (BudgetError, BrokenCheckError)):  # every fallback would fail with it
+                    raise
+                failures.append(error)
+                if position + 1 < len(tiers):
+                    self._given_up.append(Failure(kind=error.kind, message=str(error)))
+        raise min(failures, key=_error_severity)
+
+    async def _first_valid_answer(self, position: int, tier: Executor) -> tuple[JsonValue, Reply]:
+        """Return the first valid answer of one executor, with its reply; re-ask while answers are invalid."""
+        recovered = iter(self._checkpoint.recovered_replies(position))
+        rejections: list[Rejection] = []
+        change: Change | None = None
+        clock = SharedTimeout(self._limits.timeout_s)
+        while True:
+            # 1. Take the reply from the checkpoint of a run that died, or call the executor.
+            ask = Ask(brief=self._filled_brief, item=self._item, rejections=tuple(rejections), change=change)
+            stored = next(recovered, None)
+            reply = stored or await self._call_with_backoff(position, tier, ask, clock)
+            self._usage += reply.usage
+            self._model, self._served_model = intern(reply.model), intern(reply.served_model)
+            self._notes += reply.notes
+            if not stored:
+                await self._checkpoint.record_reply(position, reply, at_once=self._runs_code)
+            # 2. Validate it.
+            value, wrong = validate_reply(self._brief, self._item, reply)
+            if not wrong:
+                return value, reply
+            # 3. Send it back with its problems, if re-asks are left.
+            await self._checkpoint.flush()
+            rejection = Rejection(text=feedback_text(reply.value), problems=tuple(wrong))
+            self._invalid.append(rejection.truncated)
+            if len(rejections) >= (0 if BaseExecutor.of(tier).ignores_feedback else self._limits.reasks):
+                raise invalid_output_error(wrong, asked=len(rejections) + 1)
+            self._reasks += 1
+            rejections.append(rejection)
+            change = reply.change
+
+    async def _call_with_backoff(self, position: int, tier: Executor, ask: Ask, clock: SharedTimeout) -> Reply:
+        """Return the reply to a call, which is sent again while the provider is busy."""
+        if self._brief.split:  # counting tokens is slow
+            await asyncio.to_thread(require_context_fits, tier, self._brief, self._item)
+        overtaken = 0
+        while True:
+            taken_before = self._gate.processed_calls(tier)
+            call = self._gate.call(tier, ask, wait_s=max(0.0, self._patience_s))
+            try:
+                reply = await self._send(call, tier, ask, clock)
+            except ExecutorError as error:
+                self._usage += error.usage or Usage()
+                if call.sent:
+                    await self._checkpoint.record_reply(position, None)
+                if isinstance(error, FormRefusedError):  # at most once for each method of structured output
+                    continue
+                if not isinstance(error, BusyError):
+                    raise
+                overtaken += self._gate.processed_calls(tier) > taken_before
+                if overtaken > MAX_OVERTAKEN:
+                    raise
+                self._waits += 1
+            else:
+                return reply
+            finally:
+                self._waited_s += call.waited_s
+                self._patience_s -= call.blocked_s
+
+    async def _send(self, call: GatedCall, tier: Executor, ask: Ask, clock: SharedTimeout) -> Reply:
+        """Send a call when it has a slot, budget and its turn; return its reply."""
+        queued = time.monotonic()
+        async with self._slot:
+            self._start += time.monotonic() - queued
+            self._started = self._started or datetime.now(timezone.utc)
+            async with call:
+                await self._checkpoint.mark_sent()
+                with collect_logs() as logs:
+                    try:
+                        with clock.limit():
+                            reply = await _invoke_executor(tier, ask)
+                    except TimeoutError:
+                        raise self._timeout_error(clock, logs, _usage_of_unanswered_calls(tier, ask)) from None
+                call.usage = reply.usage
+                return reply
+
+    def _timeout_error(self, clock: SharedTimeout, logs: Sequence[NewLog], usage: Usage) -> ExecutorError:
+        """Return the error of a call that timed out, with the end of what a command printed."""
+        end = next((log.end for log in reversed(logs) if log.end), "")
+        message = f"{clock.message} It printed at last: {end}" if end else clock.message
+        kind = TransientError if self._limits.retry_timeouts else RejectedError
+        late = kind(message, kind="timeout", usage=usage)
+        return late.add_trace(f"(all of it: {', '.join(str(log.path) for log in logs)})") if logs else late
+
+
+async def _invoke_executor(executor: Executor, ask: Ask) -> Reply:
+    """Call an executor once, and turn everything that it raises into an `ExecutorError` with its usage."""
+    try:
+        reply = await executor.answer(ask)
+    except ExecutorError as error:
+        error.usage = error.usage or Usage(requests=1, unsettled=int(not isinstance(error, BusyError)))
+        raise
+    except (CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:  # an executor may be the user's code; its failure, even an exit, is this item's
+        raise ExecutorError(safe_message(error), usage=_usage_of_unanswered_calls(executor, ask)) from error
+    if not isinstance(reply, Reply):  # pyright: ignore[reportUnnecessaryIsInstance] -- an executor may be untyped
+        raise TerminalError(f"The executor returned a {type(reply).__name__} instead of a Reply.")
+    return reply
+
+
+def _usage_of_unanswered_calls(executor: Executor, ask: Ask, calls: int = 1) -> Usage:
+    """Return the usage of calls that were sent and never answered: unsettled, unless the executor's calls are free."""
+    free = calls and BaseExecutor.of(executor).cost_bound(ask) == _NOTHING
+    return Usage(requests=calls, unsettled=0 if free else calls)
+
+
+def _error_severity(error: ExecutorError) -> int:
+    """Return the rank of an error by its severity: a retry may help, other items may pass, nothing will."""
+    order = (TransientError, InvalidOutput, RejectedError, TerminalError)
+    return next((rank for rank, kind in enumerate(order) if isinstance(error, kind)), 1)

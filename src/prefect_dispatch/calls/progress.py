@@ -1,0 +1,162 @@
+"""Progress of a run, and its issues: passed to callbacks that are registered in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from prefect_dispatch.models.base import Frozen
+from prefect_dispatch.models.outcome import Outcome, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from prefect_dispatch.models.report import Report
+
+
+class Progress(Frozen):
+    """Progress of a run."""
+
+    total: int
+    """Number of (brief, item) pairs."""
+    done: int = 0
+    """Number of pairs with an outcome."""
+    cached: int = 0
+    """How many of them came from the store."""
+    failed: int = 0
+    """How many of them failed."""
+    skipped: int = 0
+    """How many of them were not asked."""
+    asked: int = 0
+    """How many of them were sent to an agent."""
+    in_flight: int = 0
+    """Number of task runs in flight."""
+    usage: Usage = Usage()
+    """Usage so far."""
+    seconds_left: float | None = None
+    """Seconds until all have an outcome, at the speed so far; empty while there is no estimate."""
+    note: str = ""
+    """What the run waits for, where that is no answer, such as a worker; it stands in place of the time left."""
+
+    def plus(self, *outcomes: Outcome) -> Progress:
+        """Return the progress after some more outcomes."""
+        return self.model_copy(
+            update={
+                "done": self.done + len(outcomes),
+                "cached": self.cached + sum(outcome.origin == "stored" for outcome in outcomes),
+                "failed": self.failed + sum(outcome.status == "failed" for outcome in outcomes),
+                "skipped": self.skipped + sum(outcome.status == "skipped" for outcome in outcomes),
+                "asked": self.asked + sum(outcome.origin == "asked" for outcome in outcomes),
+                "usage": sum((outcome.usage for outcome in outcomes if outcome.spent), self.usage),
+            }
+        )
+
+    def __str__(self) -> str:
+        """Return the progress beyond the count, in words.
+
+        Example:
+            >>> print(Progress(total=40, done=12, cached=2, asked=10, in_flight=8, seconds_left=95))
+            2 from the store, 8 in flight, 0 tokens, cost $0.0000, about 1 min 35 s left
+        """
+        counts = {"from the store": self.cached, "failed": self.failed, "skipped": self.skipped}
+        parts = [f"{count} {name}" for name, count in {**counts, "in flight": self.in_flight}.items() if count]
+        parts += [f"{self.usage.tokens} tokens", f"cost {format_usd(self.usage.cost_usd)}"]
+        if self.note:
+            parts.append(self.note)
+        elif self.done < self.total and self.seconds_left is not None:
+            parts.append(f"about {format_duration(self.seconds_left)} left")
+        return ", ".join(parts)
+
+
+def estimate_seconds_left(progress: Progress, asks: int, seconds: float) -> float | None:
+    """Return the estimated seconds that a fan-out still takes, at the speed so far.
+
+    Args:
+        progress: The progress so far.
+        asks: Number of pairs that are sent to an agent in all.
+        seconds: Seconds since the first of them was sent.
+
+    Returns:
+        None until as many were answered as are in flight: the first wave alone allows no estimate.
+    """
+    if not progress.asked or progress.asked < progress.in_flight:
+        return None
+    return seconds * max(asks - progress.asked, progress.in_flight) / progress.asked
+
+
+def format_usd(cost: float | None) -> str:
+    """Return an amount in US dollars as text."""
+    return "unknown" if cost is None else f"${cost:.4f}"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a duration in seconds as text.
+
+    Example:
+        >>> format_duration(4.2), format_duration(95), format_duration(2 * 3600 + 170)
+        ('4 s', '1 min 35 s', '2 h 3 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    if minutes < 60:  # noqa: PLR2004 -- minutes of an hour
+        return f"{minutes} min {rest} s"
+    return "{} h {} min".format(*divmod(round(seconds / 60), 60))
+
+
+Listener = Callable[[Progress], None]
+
+progress_listener: ContextVar[Listener | None] = ContextVar("prefect-dispatch-progress", default=None)
+"""Callback for the progress of a run, set before its flow is called; called with each outcome, and once for all cached
+ones."""
+
+on_interrupted: ContextVar[Callable[[], None] | None] = ContextVar("prefect-dispatch-interrupted", default=None)
+"""Callback for an interrupted run, set before its flow is called; called when the run's work has ended."""
+
+on_report: ContextVar[Callable[[Report], None] | None] = ContextVar("prefect-dispatch-finished", default=None)
+"""Callback for the report, set before the flow is called; called when it is written, before Prefect has the state."""
+
+on_wait: ContextVar[Callable[[str], None] | None] = ContextVar("prefect-dispatch-announce", default=None)
+"""Callback for what a run waits for, in a sentence; set before its flow is called."""
+
+
+class RunIssue(NamedTuple):
+    """An issue of a run: waits, retries, re-asks and the like, with their count."""
+
+    what: str
+    times: int
+    why: str = ""
+
+    def __str__(self) -> str:
+        """Return the issue with its count, and the reasons in parentheses."""
+        return f"{self.what} {self.times}" + (f" ({self.why})" if self.why else "")
+
+
+def run_issues(report: Report) -> list[RunIssue]:
+    """Return the issues of a run: waits, retries, re-asks, escalations, unsettled calls and damaged records.
+
+    Example:
+        >>> from prefect_dispatch.models.report import Report, Spending
+        >>> usage = Spending(reasks=2, retried={"timeout": 1, "connection": 3})
+        >>> [str(each) for each in run_issues(Report(status="complete", message="All.", usage=usage, run={"waits": 1}))]
+        ['waits for a busy provider 1', 'retries 4 (3 connection, 1 timeout)', 're-asks 2']
+    """
+    usage, run = report.usage, report.run
+    waits: Any = run.get("waits", 0)
+    waited: Any = run.get("waited_s", 0)
+    damaged: Any = run.get("damaged", 0)
+    issues = (
+        RunIssue("waits for a busy provider", waits),
+        RunIssue("seconds waited, all calls together", round(waited)),
+        RunIssue("retries", sum(usage.retried.values()), _by_class(usage.retried)),
+        RunIssue("re-asks", usage.reasks),
+        RunIssue("escalations to the next model", sum(usage.escalated.values()), _by_class(usage.escalated)),
+        RunIssue("calls whose cost nobody told", usage.unsettled),
+        RunIssue("damaged answers in the store, asked again", damaged),
+    )
+    return [each for each in issues if each.times]
+
+
+def _by_class(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{times} {kind}" for kind, times in sorted(counts.items(), key=lambda each: (-each[1], each[0])))

@@ -1,0 +1,375 @@
+"""Command line interface: parse the arguments, call a flow, print the result.
+
+Prefect is imported only by the commands that need it, so that the others start quickly.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from prefect_dispatch import __version__
+from prefect_dispatch.cli.deploy import add_commands
+from prefect_dispatch.errors import DispatchError, DispatchFailed, JobError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from prefect_dispatch.flows.job_file import AnyJob
+    from prefect_dispatch.models.report import Report
+    from prefect_dispatch.tasks.plan import Plan
+
+
+EXIT_S = 15.0
+
+
+"""Time limit in seconds for the process to exit by itself, once its command has ended."""
+
+
+INTERRUPTED_S = 4.5
+
+
+"""Time limit in seconds, beyond the grace period, for an interrupted run to end by itself."""
+
+
+POLL_S = 0.2
+
+
+"""Seconds between two checks of the time."""
+
+
+INTERRUPTED_MESSAGE = "\nInterrupted. Answers received so far are stored: the same command goes on from there."
+
+
+class ExitGuard:
+    """Watchdog that ends this process by force if it does not exit by itself in time."""
+
+    def __init__(self, leave: Callable[[int], object] | None) -> None:
+        """Create the guard without a deadline.
+
+        Args:
+            leave: Ends the process with an exit status. None: the process belongs to a caller and is never ended.
+        """
+        self._leave = leave
+        self._lock = threading.Lock()
+        self._until = float("inf")
+        self._code, self._summary, self._message = 0, "", ""
+        self._thread: threading.Thread | None = None
+
+    def arm(self, seconds: float, code: int, message: str = "", *, summary: str = "") -> None:
+        """Set the deadline; of several deadlines the earliest counts.
+
+        Args:
+            seconds: Seconds from now.
+            code: The exit status.
+            message: Printed on standard error at the deadline.
+            summary: Printed on standard output at the deadline.
+        """
+        until = time.monotonic() + seconds
+        with self._lock:
+            if self._leave is None or until >= self._until:
+                return
+            self._until, self._code, self._message, self._summary = until, code, message, summary
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._wait, name="prefect-dispatch-exit", daemon=True)
+                self._thread.start()
+
+    def finish(self, code: int) -> None:
+        """Set the deadline for a command that has ended and printed its output: only the process has to exit."""
+        with self._lock:
+            self._code, self._message, self._summary = code, "", ""
+        self.arm(EXIT_S, code)
+
+    def _wait(self) -> None:
+        while (rest_s := self._until - time.monotonic()) > 0:
+            time.sleep(min(rest_s, POLL_S))
+        with self._lock:
+            if self._summary:
+                print(self._summary, flush=True)
+            if self._message:
+                print(self._message, file=sys.stderr, flush=True)
+        if "prefect_dispatch.processes.ephemeral_server" in sys.modules:
+            import_module("prefect_dispatch.processes.ephemeral_server").kill_server()
+        cast("Callable[[int], object]", self._leave)(self._code)
+
+
+@contextmanager
+def interruptible(guard: ExitGuard, grace_s: float, code: int) -> Generator[None]:
+    """Arm the guard when Ctrl-C, SIGTERM or a cancellation interrupts the body, so that the process ends soon after.
+
+    Args:
+        guard: Ends the process.
+        grace_s: Grace period in seconds for calls in flight.
+        code: The exit status of an interrupted run.
+    """
+    from prefect_dispatch.calls.progress import on_interrupted  # noqa: PLC0415 -- imports pydantic, loaded by then
+
+    def on_signal(number: int, frame: Any) -> None:  # noqa: ANN401 -- a frame
+        guard.arm(grace_s + INTERRUPTED_S, code, INTERRUPTED_MESSAGE)
+        signal.default_int_handler(number, frame)
+
+    token = on_interrupted.set(lambda: guard.arm(INTERRUPTED_S, code, INTERRUPTED_MESSAGE))
+    before = signal.getsignal(signal.SIGINT)
+    in_main = threading.current_thread() is threading.main_thread()
+    if in_main:
+        signal.signal(signal.SIGINT, on_signal)
+    try:
+        yield
+    finally:
+        if in_main:
+            signal.signal(signal.SIGINT, before)
+        on_interrupted.reset(token)
+
+
+_CODES = {"complete": 0, "failed": 1, "gaps": 3}
+
+
+REPORT_TIMEOUT_S = 180.0
+
+
+"""Time limit in seconds for Prefect's API to accept the artifacts and the state of a run whose report is written."""
+
+
+RESUME_HINT = "Answers received so far are stored: the same command goes on from there."
+
+
+NOT_REPORTED = "Prefect's API did not take the end of the run; its report is complete without that."
+
+
+COMPLETE, FAILED, UNUSABLE, GAPS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: The arguments; by default those of the process.
+
+    Returns:
+        0 complete, 3 complete with gaps, 1 failed, 2 unusable job (nothing was spent), 130 interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    # Never kill the process of a caller that passes arguments.
+    arguments.guard = guard = ExitGuard(os._exit if argv is None else None)
+    code = _run_command(arguments)
+    with suppress(OSError):
+        sys.stdout.flush()
+    guard.finish(code)
+    return code
+
+
+def _run_command(arguments: argparse.Namespace) -> int:
+    """Run a command and return its exit status; errors become messages on standard error."""
+    # Prefect's log lines would break the progress line; they are stored with the run anyway.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    # Without a server of the user's, Prefect starts one; on a busy machine the default of 20 s is too short.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    # Prefect would print an event that could not be delivered in full.
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL", "CRITICAL")
+    try:
+        code: int = arguments.command(arguments)
+        sys.stdout.flush()
+    except JobError as error:
+        print(f"prefect-dispatch: {error}", file=sys.stderr)
+        return UNUSABLE
+    except DispatchError as error:  # the job is valid; the result storage failed, for example
+        print(f"prefect-dispatch: {error}", file=sys.stderr)
+        return FAILED
+    except SystemExit as error:  # raised by the user's code: its status must not become that of the command
+        from prefect_dispatch.security.redaction import safe_message  # noqa: PLC0415 -- only here
+
+        print(
+            f"prefect-dispatch: code that the command runs ended it ({safe_message(error)}). Answers received so far "
+            "are stored: the same command goes on from there.",
+            file=sys.stderr,
+        )
+        return FAILED
+    except BrokenPipeError:  # the reader of standard output has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:  # before the run began, or a second one while it ended
+        print(f"\nInterrupted. {RESUME_HINT}", file=sys.stderr)
+        return INTERRUPTED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="prefect-dispatch",
+        description="Run explicit briefs over many inputs, merge the answers, and account for every input.",
+        epilog="Exit status: 0 complete, 3 completed with gaps, 1 failed, 2 unusable job (nothing was spent), "
+        "130 interrupted.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = _job_command(commands, "run", _run, "run a job")
+    run.add_argument("--out", metavar="DIR", type=_folder, help="write the report, every outcome and every table there")
+    _job_command(commands, "plan", _plan, "say what a job would take; nothing is asked")
+
+    explain = commands.add_parser("explain", help="explain how a value or an item of a report came about")
+    explain.set_defaults(command=_explain)
+    explain.add_argument("report", metavar="REPORT", type=Path, help="a report.json")
+    explain.add_argument(
+        "what", metavar="FIELD|KEY", nargs="?", help="a value (`records.0.year`, `year`, `MIT.year`) or an item's key"
+    )
+
+    audit = commands.add_parser("audit", help="audit a published report again from its outcomes; nothing is asked")
+    audit.set_defaults(command=_audit)
+    audit.add_argument("report", metavar="REPORT", type=Path, help="a report.json, or the folder that holds it")
+
+    add_commands(commands)
+    return parser
+
+
+def _job_command(
+    commands: Any,  # noqa: ANN401 -- the type is private to argparse
+    name: str,
+    command: object,
+    text: str,
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text)
+    parser.set_defaults(command=command)
+    parser.add_argument("job", metavar="JOB", type=Path, help="the job file (YAML or JSON)")
+    parser.add_argument("--model", metavar="M", help="the model to ask instead of the one in the job")
+    parser.add_argument(
+        "--set", metavar="a.b=c", action="append", default=[], dest="changes", help="change one value of the job"
+    )
+    parser.add_argument("--limit", metavar="N", type=_positive, help="take the first N items only")
+    parser.add_argument(
+        "--refresh",
+        metavar="PATTERN",
+        nargs="*",
+        help="ask again even where an answer is stored: all of it, or what patterns name (`terms/*.txt`, `mit.txt`)",
+    )
+    return parser
+
+
+def _folder(text: str) -> Path:
+    if text.strip():
+        return Path(text)
+    raise argparse.ArgumentTypeError("it is empty; name a folder, such as report, or leave it out")
+
+
+def _positive(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+
+
+def _refresh(arguments: argparse.Namespace) -> bool | list[str]:
+    patterns: list[str] | None = arguments.refresh
+    return patterns or patterns is not None
+
+
+def _load_job(arguments: argparse.Namespace) -> AnyJob:
+    from prefect_dispatch.flows.job_file import read_job  # noqa: PLC0415 -- imports Prefect
+
+    return read_job(arguments.job, arguments.changes, model=arguments.model)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from prefect.exceptions import CancelledRun  # noqa: PLC0415 -- imports Prefect
+
+    from prefect_dispatch.calls.progress import on_report  # noqa: PLC0415 -- imports pydantic
+    from prefect_dispatch.cli.console import show_progress, summary  # noqa: PLC0415 -- imports rich
+    from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.publish import ensure_folder  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.processes.ephemeral_server import use_server  # noqa: PLC0415 -- only here
+    from prefect_dispatch.security.redaction import safe_message  # noqa: PLC0415 -- only here
+    from prefect_dispatch.tasks.bounded_api import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
+
+    job, folder = _load_job(arguments), arguments.job.resolve().parent
+    # Validated before the run, an invalid job needs no server and leaves no flow run behind.
+    bounds: dict[str, Any] = {"limit": arguments.limit, "refresh": _refresh(arguments)}
+    ready = validate_job(job, folder, **bounds)
+    print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
+    out = job.report_folder(folder) if arguments.out is None else arguments.out
+    files = None if out is None else str(ensure_folder(out.resolve()))
+    reports: list[Report] = []
+
+    def on_finished(report: Report) -> None:
+        """Store the report, which is complete even if Prefect's API does not accept the end of the run."""
+        reports.append(report)
+        arguments.guard.arm(REPORT_TIMEOUT_S, _CODES[report.status], NOT_REPORTED, summary=summary(report, out))
+
+    token = on_report.set(on_finished)
+    try:
+        with (
+            interruptible(arguments.guard, ready.limits.grace_s, INTERRUPTED),
+            show_progress() as show,
+            use_server(show),
+        ):
+            report = job.run(folder, out=files, **bounds)
+    except DispatchFailed as error:
+        report = error.report
+    except CancelledRun as error:
+        print(f"\n{error}", file=sys.stderr)
+        return INTERRUPTED
+    except (*UNAVAILABLE, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_unreachable(error):
+            raise
+        if not reports:
+            print(
+                f"prefect-dispatch: Prefect's API can't be used: {safe_message(error)} {RESUME_HINT}", file=sys.stderr
+            )
+            return FAILED
+        report = reports[-1]
+        print(f"{NOT_REPORTED} ({safe_message(error)})", file=sys.stderr)
+    finally:
+        on_report.reset(token)
+    print(summary(report, out))
+    return _CODES[report.status]
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from prefect_dispatch.cli.console import plan_table  # noqa: PLC0415 -- imports rich
+    from prefect_dispatch.flows.job_file import plan_job  # noqa: PLC0415 -- imports Prefect
+
+    folder = arguments.job.resolve().parent
+    plan: Plan = plan_job(_load_job(arguments), folder, limit=arguments.limit, refresh=_refresh(arguments))
+    print(plan_table(plan))
+    return COMPLETE
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    from pydantic import ValidationError  # noqa: PLC0415 -- only here
+
+    from prefect_dispatch.models.report import Report  # noqa: PLC0415 -- only here
+    from prefect_dispatch.reporting.explain import explain  # noqa: PLC0415 -- only here
+
+    try:
+        report = Report.model_validate_json(arguments.report.read_bytes())
+        print(explain(report, arguments.what))
+    except OSError as error:
+        raise JobError(f"{str(arguments.report)!r} can't be read: {error.strerror}.") from None
+    except ValidationError:
+        raise JobError(f"{str(arguments.report)!r} is not a report.json.") from None
+    except LookupError as error:
+        raise JobError(str(error)) from None
+    return COMPLETE
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    from prefect_dispatch.integrators.audit.published_report import audit_report  # noqa: PLC0415 -- imports every integrator
+    from prefect_dispatch.security.escaping import strip_control_chars  # noqa: PLC0415 -- only here
+
+    found = audit_report(arguments.report)
+    for violation in found.violations:
+        print(strip_control_chars(str(violation)))
+    count = len(found.violations)
+    print(f"{count} violation{'s' if count > 1 else ''}." if count else "Held.")
+    if found.checked:
+        print(f"Checked: {'; '.join(found.checked)}.")
+    for sentence in found.unchecked:
+        print(f"Not checked: {strip_control_chars(sentence)}")
+    return FAILED if found.violations else COMPLETE

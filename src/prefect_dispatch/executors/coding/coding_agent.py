@@ -1,0 +1,440 @@
+"""Executor that runs a coding agent in a repository, each ask in a workspace of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+
+from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
+
+from prefect_dispatch.errors import ExecutorError, JobError, RejectedError
+from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
+from prefect_dispatch.executors.coding.adapter import AgentOutput, AgentReport, LaunchRequest
+from prefect_dispatch.executors.coding.claude import Claude
+from prefect_dispatch.executors.coding.codex import Codex
+from prefect_dispatch.executors.coding.custom import Generic, GenericAdapter
+from prefect_dispatch.executors.coding.mini_swe_agent import Mini
+from prefect_dispatch.executors.coding.opencode import OpenCode
+from prefect_dispatch.executors.coding.prompt import PROMPT, build_prompt
+from prefect_dispatch.executors.coding.session import (
+    OutsideWriteDetector,
+    require_access,
+    resolve_access,
+    run_acceptance_command,
+    run_agent,
+    usage_of,
+)
+from prefect_dispatch.executors.coding.session import key_names as names_of_keys
+from prefect_dispatch.executors.coding.verdict import describe_refusals, find_error
+from prefect_dispatch.executors.command_checks import require_valid_env
+from prefect_dispatch.executors.llm.credentials import Credentials, name_block_in_failure
+from prefect_dispatch.executors.llm.litellm_adapter import Params, load_litellm
+from prefect_dispatch.models.base import Strict, Tabs
+from prefect_dispatch.models.brief import Brief, Text
+from prefect_dispatch.models.outcome import Change, Usage
+from prefect_dispatch.models.output_schema import schema_of
+from prefect_dispatch.processes.environment import Variable, require_passable
+from prefect_dispatch.processes.log_files import new_log
+from prefect_dispatch.processes.reaper import reap_periodically
+from prefect_dispatch.processes.watchdog import get_watchdog
+from prefect_dispatch.serialization.json_text import digest
+from prefect_dispatch.workspaces.workspace import OpenWorkspace, Workspace, open_workspace, to_thread_shielded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch.executors.coding.adapter import Adapter
+    from prefect_dispatch.models.item import Item
+
+
+AgentName = Literal["claude", "codex", "opencode", "mini"]
+BUILT_IN_ADAPTERS: Mapping[str, Adapter] = {
+    "claude": Claude(),
+    "codex": Codex(),
+    "opencode": OpenCode(),
+    "mini": Mini(),
+}
+"""Registry of the built-in adapters, by the names that jobs use."""
+_VERSION = re.compile(r"\b\d+(?:\.\d+)+\b")
+_SECONDS = 60.0
+"""Seconds that an agent may take to print its version; with a cold disk cache it is slow."""
+_log = logging.getLogger("prefect_dispatch")
+
+
+def adapter_of(agent: str | Generic) -> Adapter:
+    """Return the adapter for an agent: a built-in one by its name, or one for a description."""
+    return GenericAdapter(agent) if isinstance(agent, Generic) else BUILT_IN_ADAPTERS[agent]
+
+
+def find_program(adapter: Adapter, program: str, folder: Path) -> str:
+    """Find an agent's program, check its version, and return its absolute path.
+
+    Args:
+        adapter: The agent's adapter.
+        program: The program in the job: a name that is looked up in PATH, or a path.
+        folder: The folder that a relative path counts from.
+
+    Raises:
+        JobError: If it doesn't exist, doesn't run, or is too old.
+    """
+    where = str(folder / Path(program).expanduser()) if os.sep in program else program
+    path = shutil.which(where)
+    if path is None:
+        raise JobError(
+            f"executor.agent: {adapter.name!r} needs the program {program!r}, which isn't installed here or can't be "
+            f"run: {adapter.install}, or give its path under 'executor.program'."
+        )
+    path = os.path.abspath(path)  # noqa: PTH100 -- links are kept: a program may act by the name of its link
+    if adapter.version_arguments:
+        changed = Path(path).stat().st_mtime_ns
+        _require_tested(adapter, version_of(path, adapter.version_arguments, changed))
+    return path
+
+
+@lru_cache(maxsize=32)
+def version_of(path: str, arguments: Sequence[str], changed: int) -> str:
+    """Run a program to get its version; return an empty text if its output has none.
+
+    Args:
+        path: The program.
+        arguments: The arguments that make it print its version.
+        changed: Modification time of its file in ns; a part of the cache's key only.
+
+    Raises:
+        JobError: If it doesn't run.
+    """
+    del changed
+    env = {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "COLUMNS": "200"}
+    try:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home:  # it may still write there
+            done = subprocess.run(  # noqa: S603 -- the program that the job names
+                [path, *arguments],
+                env={**env, "HOME": home, "TMPDIR": home},
+                cwd=home,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_SECONDS,
+                check=False,
+            )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        why = getattr(error, "strerror", None) or f"it didn't answer within {_SECONDS:g} s"
+        raise JobError(f"executor.program: {path!r} doesn't print its version ({why}); reinstall it.") from None
+    match = _VERSION.search((done.stdout + done.stderr).decode("utf-8", "replace"))
+    return match[0] if match else ""
+
+
+def _require_tested(adapter: Adapter, version: str) -> None:
+    """Check the version of an agent's program against the tested ones; log a warning if it is newer.
+
+    Raises:
+        JobError: If it is older, or unknown.
+    """
+    oldest, beyond = adapter.tested_versions
+    way_out = f"install a version from {oldest} to below {beyond} ({adapter.install})"
+    if not version:
+        raise JobError(f"executor.agent: the program of {adapter.name!r} doesn't print its version; {way_out}.")
+    if _order(version) < _order(oldest):
+        raise JobError(f"executor.agent: {adapter.name} {version} is older than what is understood; {way_out}.")
+    if _order(version) >= _order(beyond):
+        _log.warning("%s %s is newer than what was tested; if its runs fail, %s.", adapter.name, version, way_out)
+
+
+def _order(version: str) -> tuple[int, ...]:
+    """Return a version as a sort key."""
+    return tuple(map(int, version.split(".")))
+
+
+AnyAgent = Annotated[
+    Annotated[AgentName, Tag("known"), Field(title="Known")] | Annotated[Generic, Tag("described")],
+    Discriminator(lambda agent: "known" if isinstance(agent, str) else "described"),
+    Tabs(),
+]
+"""A coding agent: a built-in one by its name, or any other one by a description."""
+_COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+class CodingAgent(BaseExecutor, Strict):
+    """Executor that runs a coding agent in a repository: each ask in an isolated checkout, whose change it returns.
+
+    Example:
+        >>> CodingAgent(agent="claude", model="claude-sonnet-4-5", pass_env=["ANTHROPIC_API_KEY"], max_usd=2).name
+        'claude with anthropic/claude-sonnet-4-5'
+    """
+
+    cancel_immediately: ClassVar[bool] = True
+
+    kind: Literal["coding"] = "coding"
+    """Discriminator of the kinds of executors."""
+    agent: AnyAgent = "claude"
+    """The agent: a built-in one by its name, or any other one, described by data."""
+    model: Text
+    """The model that it uses, such as `claude-sonnet-4-5`; for `opencode` and `mini` as `provider/model`."""
+    workspace: Workspace = Workspace()
+    """The repository, and the commit to begin from."""
+    program: Text | None = None
+    """The agent's program: a path from the job's folder, or a name to look up in PATH. None: its usual name."""
+    api_base: str = Field(default="", title="API base")
+    """The address of a provider of one's own. Empty: the agent's own provider."""
+    credentials: Credentials | None = None
+    """The name of an LLMCredentials block with the key. None: the key is in a variable that `pass_env` names."""
+    pass_env: tuple[Variable, ...] = ()
+    """Variables that are passed on as they are set here; commands run in a workspace get all but the key's."""
+    max_usd: float | None = Field(default=None, gt=0, le=100_000, allow_inf_nan=False, title="Most per run in dollars")
+    """US dollars that one run may cost: passed to an agent that has such a limit, and reserved of the budget."""
+    max_turns: int | None = Field(default=None, ge=1, le=100_000, title="Most turns")
+    """How often it may call its model in one run; for agents that have such a limit."""
+    idle_s: Annotated[float, Field(title="Idle limit", gt=0, le=86_400)] | None = Field(
+        default=900.0, title="Idle limit in seconds"
+    )
+    """Seconds without any output after which a run is ended. None: only the time limit ends it."""
+    params: Params = Field(default={}, json_schema_extra={"default": "{}"})
+    """Further settings of the agent; each agent has its own: see the page on coding agents."""
+
+    @field_validator("api_base")
+    @classmethod
+    def _holds_no_secret(cls, api_base: str) -> str:
+        if "@" in api_base or "?" in api_base:
+            msg = "must be a plain address; keys and passwords live in the environment"
+            raise ValueError(msg)
+        return api_base.rstrip("/")
+
+    @model_validator(mode="after")
+    def _validate_params(self) -> CodingAgent:
+        adapter = self.adapter
+        try:
+            adapter.params_model.model_validate(self.params)
+        except ValidationError as error:
+            wrong = error.errors(include_url=False, include_input=False)[0]
+            place = ".".join(("params", *map(str, wrong["loc"])))
+            msg = f"{place}: for {adapter.name!r}: {wrong['msg'].removeprefix('Value error, ')}"
+            raise ValueError(msg) from None
+        if self.agent in ("opencode", "mini") and "/" not in self.model:
+            msg = f"model: {self.agent} takes a model as provider/model, and not {self.model!r}"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of everything that can change an answer but the commit; no key, limit or version of the agent."""
+        agent = self.agent.model_dump(mode="json") if isinstance(self.agent, Generic) else self.agent
+        parts = {"prompt": PROMPT, "agent": agent, "model": self.model_id, "api_base": self.api_base}
+        return digest({**parts, "params": self.params})
+
+    @property
+    def has_external_inputs(self) -> bool:
+        """True: see `external_inputs`."""
+        return True
+
+    def external_inputs(self, brief: Brief, item: Item) -> JsonValue:  # noqa: ARG002 -- its answer depends on the whole commit
+        """Return the identity of the workspace: the commit, and its set-up.
+
+        Raises:
+            JobError: If the workspace isn't resolved, and the repository or the commit doesn't exist.
+        """
+        is_resolved = _COMMIT.fullmatch(self.workspace.base)
+        return (self.workspace if is_resolved else self.workspace.resolve(Path())).identity
+
+    @property
+    def name(self) -> str:
+        """Key of the rate limiter that its runs share: the agent with its model, and the address if one is set."""
+        at = f" at {self.api_base}" if self.api_base else ""
+        return f"{self.adapter.name} with {self.model_id}{at}"
+
+    def cost_bound(self, ask: Ask) -> CostBound:  # noqa: ARG002 -- of a run only the cost is bounded
+        """Return the cost bound of a run: `max_usd`; its tokens have no bound."""
+        return CostBound(prompt_tokens=0, cost_usd=self.max_usd, instead="set executor.max_usd")
+
+    def resolve_paths(self, folder: Path) -> CodingAgent:
+        """Return the executor with its program, repository, commit and credentials resolved and validated.
+
+        Args:
+            folder: The job's folder, which relative paths count from.
+
+        Raises:
+            JobError: If one of them doesn't exist, or can't be used.
+        """
+        require_passable(self.pass_env)
+        names, block = self.key_names, self.credentials
+        api_base = self.api_base
+        if block is not None or not isinstance(self.agent, Generic) or self.agent.key is not None:
+            api_base = require_access(self.model_id, block, self.pass_env, api_base, names)
+        program = find_program(self.adapter, self.executable, folder)
+        workspace = self.workspace.resolve(folder)
+        return self.model_copy(update={"api_base": api_base.rstrip("/"), "program": program, "workspace": workspace})
+
+    def require_supported(self, briefs: Sequence[Brief]) -> None:
+        """Check that the executor can answer some briefs.
+
+        Raises:
+            JobError: If a brief uses a feature that it doesn't support.
+        """
+        for brief in briefs:
+            if brief.command and brief.command.report:
+                raise JobError(
+                    f"Brief {brief.name!r}: command.report is for a Shell; the acceptance command of a coding agent "
+                    "passes or fails by its exit code alone."
+                )
+            if brief.command:
+                require_valid_env(brief.name, brief.command)
+            if brief.split:
+                raise JobError(f"Brief {brief.name!r}: 'split' is for language models; leave it out.")
+
+    async def warm_up(self) -> None:
+        """Start the watchdog process, clean up after runs that died, and load litellm with its price table.
+
+        Raises:
+            JobError: If the state folder can't be used.
+            TerminalError: If the watchdog doesn't start.
+        """
+        await to_thread_shielded(_warm_up)
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Run the agent once in a new workspace, with the change of a rejected earlier answer applied.
+
+        Raises:
+            ExecutorError: If the work isn't done.
+        """
+        return await run_session(self, ask)
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter that starts the agent and parses its output."""
+        return adapter_of(self.agent)
+
+    @property
+    def model_id(self) -> str:
+        """The model, as litellm names it."""
+        return self.model if "/" in self.model else "/".join(filter(None, (self.adapter.provider, self.model)))
+
+    @property
+    def executable(self) -> str:
+        """The program to run, as a name or a path."""
+        usual = self.agent.argv[0] if isinstance(self.agent, Generic) else self.agent
+        return self.program or usual
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """The environment variables that may hold its provider's key, in order of preference."""
+        own = (self.agent.key,) if isinstance(self.agent, Generic) and self.agent.key else ()
+        return (*own, *names_of_keys(self.model_id))
+
+
+def _warm_up() -> None:
+    get_watchdog()
+    reap_periodically()
+    load_litellm()
+
+
+UNCHANGED = "Nothing was changed in the repository, and the brief says that something is to be written."
+"""Problem of work that changed no file; part of a prompt, so the wording must not change."""
+
+
+async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
+    """Run one session of an agent, and return its answer with its change.
+
+    Args:
+        agent: The executor, with resolved paths.
+        ask: The brief, the item, and the rejected earlier answers with the change of the last one.
+
+    Raises:
+        ExecutorError: If the work isn't done; it carries the usage all the same.
+    """
+    spent = Usage()
+    try:
+        # 1. Open a workspace; if the agent has worked on this before, with its earlier changes applied.
+        provider_access = await resolve_access(agent.credentials, agent.pass_env, agent.key_names)
+        async with open_workspace(agent.workspace, pass_env=provider_access.passed_variables) as workspace:
+            if ask.change:
+                await workspace.apply(ask.change)
+            # 2. Run the agent.
+            work = await _run_program(agent, workspace, ask, provider_access.key)
+            report, spent, notes = work.report, work.usage, list(work.notes)
+            # 3. Capture its change, and check it with the acceptance command.
+            change = await workspace.capture_change(ask.brief.writes)
+            problems = await _find_problems(workspace, ask, change)
+            if ask.brief.command:  # which has run code that the agent wrote
+                notes += filter(None, [await to_thread_shielded(work.watch.require_inside, work.output)])
+    except ExecutorError as error:
+        error.usage = error.usage if error.usage and error.usage.requests else spent
+        raise name_block_in_failure(error, agent.credentials) from None
+    # 4. Build the reply.
+    value = report.text if report.structured is None else report.structured
+    if value == "" and ask.brief.output == "text":
+        value = _default_answer(change)
+    who = " ".join(filter(None, (agent.model_id, "in", agent.adapter.name, report.agent_version)))
+    if problems and report.refusals:
+        problems = (*problems, describe_refusals(agent.adapter.name, report.refusals))
+    for note in notes:
+        _log.warning("%s", note)
+    return Reply(value=value, model=who, change=change, problems=problems, notes=tuple(notes), usage=spent)
+
+
+class _AgentRun(NamedTuple):
+    """Result of an agent's program, before its change is captured."""
+
+    report: AgentReport
+    usage: Usage
+    output: AgentOutput
+    watch: OutsideWriteDetector
+    notes: tuple[str, ...]
+
+
+async def _run_program(agent: CodingAgent, workspace: OpenWorkspace, ask: Ask, key: str) -> _AgentRun:
+    """Run an agent's program in a workspace, and parse its output.
+
+    Raises:
+        ExecutorError: If the program can't be started or has failed, or has written outside of the workspace.
+    """
+    adapter, log, home = agent.adapter, new_log(), Path(workspace.env["HOME"])
+    repo, writes = Path(agent.workspace.repo), ask.brief.writes
+    watch = await to_thread_shielded(OutsideWriteDetector, repo, workspace.path, writes, agent.executable)
+    request = LaunchRequest(
+        program=agent.executable,
+        model=agent.model,
+        prompt=build_prompt(ask),
+        schema=schema_of(ask.brief.output),
+        home=home,
+        workspace=workspace.path,
+        answer=home / "answer.txt",
+        params=adapter.params_model.model_validate(agent.params),
+        api_base=agent.api_base,
+        key=key,
+        max_usd=agent.max_usd,
+        max_turns=agent.max_turns,
+    )
+    ran, output = await run_agent(adapter, adapter.launch(request), workspace, agent.idle_s, log)
+    report = adapter.parse(output)
+    usage = usage_of(report, agent.model_id)
+    try:
+        outside_note = await to_thread_shielded(watch.require_inside, output)
+    except RejectedError as outside:
+        outside.usage = usage
+        raise outside.add_trace(f"Its log: {log}") from None
+    if error := find_error(adapter.name, ran, report, usage):
+        raise error.add_trace(f"Its log: {log}")
+    refusal_note = describe_refusals(adapter.name, report.refusals) if report.refusals else ""
+    return _AgentRun(report, usage, output, watch, tuple(filter(None, (refusal_note, outside_note))))
+
+
+async def _find_problems(workspace: OpenWorkspace, ask: Ask, change: Change) -> tuple[str, ...]:
+    """Return the problems of finished work: an empty change, or a failed acceptance command."""
+    brief = ask.brief
+    problems = [UNCHANGED] if brief.writes and not change.files else []
+    if brief.command and (problem := await run_acceptance_command(brief.command, ask.item, workspace)):
+        problems.append(problem)
+    return (*problems, kept_note) if problems and (kept_note := workspace.keep_after_failure()) else tuple(problems)
+
+
+def _default_answer(change: Change) -> str:
+    """Return the answer for an agent that printed none: the files that it changed, if any."""
+    files = ", ".join(each.path for each in change.files)
+    return f"(The agent said nothing; it changed {files}.)" if files else ""

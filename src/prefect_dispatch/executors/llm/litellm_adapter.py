@@ -1,0 +1,384 @@
+"""Adapter for litellm: loads it, builds requests, looks up prices and limits, and parses responses."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import warnings
+from contextlib import aclosing
+from functools import cache, lru_cache
+from importlib import import_module
+from math import inf
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, JsonValue, PlainSerializer, WithJsonSchema
+
+from prefect_dispatch.errors import TransientError
+from prefect_dispatch.executors.base import Reply
+from prefect_dispatch.executors.llm.http_exchange import is_count
+from prefect_dispatch.executors.llm.local_model import is_local
+from prefect_dispatch.executors.llm.messages import build_messages, response_format, shows_schema
+from prefect_dispatch.executors.llm.provider_errors import is_read_timeout
+from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.models.output_schema import schema_of, to_provider_schema
+from prefect_dispatch.security.redaction import is_secret_name
+from prefect_dispatch.serialization.json_text import canonical_json
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+
+    from prefect_dispatch.executors.base import Ask
+    from prefect_dispatch.executors.llm.messages import Message, Method
+
+
+LOCAL_PARAMS: dict[str, JsonValue] = {"temperature": 0, "repeat_penalty": 1.15, "max_tokens": 512}
+"""Default parameters of a local model, which `params` override: small models ramble and repeat themselves."""
+
+TOOL = "answer"
+"""Name of the tool whose arguments are the answer, if structured output is requested by a tool."""
+
+
+def build_request(
+    litellm: Any,  # noqa: ANN401 -- a module
+    ask: Ask,
+    model: str,
+    params: Mapping[str, JsonValue],
+    method: Method,
+) -> dict[str, Any]:
+    """Return the arguments of `acompletion` for an ask, without the model, its address and its key.
+
+    Args:
+        litellm: The module.
+        ask: The ask.
+        model: The model that is asked.
+        params: The executor's parameters.
+        method: The method of structured output, if the answer is to be JSON.
+    """
+    schema, local = schema_of(ask.brief.output), is_local(model)
+    request: dict[str, Any] = {
+        **(LOCAL_PARAMS if local else {}),
+        **params,
+        "messages": build_messages(ask, schema_in_prompt=not shows_schema(litellm, method, model)),
+        "num_retries": 0,
+        "max_retries": 0,
+    }
+    if isinstance(seed := request.get("seed"), int) and ask.brief.sample > 1:
+        request["seed"] = seed + ask.brief.sample - 1  # with one seed, all samples would be equal
+    if schema is not None:
+        request.update(_format_arguments(schema, method))
+    return request
+
+
+def _format_arguments(schema: dict[str, Any], method: Method) -> dict[str, Any]:
+    """Return the arguments of a request for structured output."""
+    if method == "json_schema":
+        return {"response_format": response_format(schema)}
+    if method == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    if method == "tools":
+        function = {"name": TOOL, "description": "Give the answer.", "parameters": to_provider_schema(schema)}
+        choice = {"type": "function", "function": {"name": TOOL}}
+        return {"tools": [{"type": "function", "function": function}], "tool_choice": choice}
+    return {}
+
+
+Price = tuple[float, float]
+"""US dollars per token sent, and per token received."""
+
+_PROMPT_STEP = 1 << 16
+"""Step in tokens to which a prompt is rounded up, where the price depends on its length."""
+
+_MAX_COUNTED_BYTES = 1 << 19
+"""Bytes of a chat beyond which its tokens aren't counted, as that would delay every other call."""
+
+MAX_UNLISTED = 256
+"""Upper bound of the cached models without a price: litellm takes most of a millisecond to find none."""
+
+_unpriced: set[tuple[str, str]] = set()
+"""Models without a price: the model that was asked, and the one that the response names."""
+
+_MARKUP_TOKENS = 20
+"""Upper bound of the tokens that a provider adds to a message."""
+
+
+@cache
+def load_litellm() -> Any:  # noqa: ANN401 -- a module, whose own types are partly unknown
+    """Import litellm, which takes seconds, without its network requests, its `.env` and its advertising.
+
+    The modules that its first call would import are loaded, too, so that they don't use up the time limit of a call.
+    """
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
+    litellm: Any = import_module("litellm")
+    import_module("prefect_dispatch.executors.llm.http_exchange").install(litellm)
+    with warnings.catch_warnings():  # the first response builds litellm's models, which warns about its own types
+        warnings.simplefilter("ignore")
+        litellm.ModelResponse()
+        import_module("openai.resources.chat")
+        mock: dict[str, Any] = {"messages": [{"role": "user", "content": "-"}], "mock_response": "-"}
+        litellm.completion(model="openai/none", **mock)
+        list(litellm.completion(model="openai/none", **mock, stream=True))
+    litellm.suppress_debug_info = True
+    litellm.disable_hf_tokenizer_download = True
+    return litellm
+
+
+async def load_litellm_in_thread() -> Any:  # noqa: ANN401 -- as above
+    """Return litellm; if it isn't loaded yet, a thread imports it, so that the event loop isn't blocked."""
+    return load_litellm() if load_litellm.cache_info().currsize else await asyncio.to_thread(load_litellm)
+
+
+def has_known_provider(model: str) -> bool:
+    """Return whether litellm knows a model's provider; that of a local model is known."""
+    try:
+        return bool(load_litellm().get_llm_provider(model=f"openai/{model}" if is_local(model) else model))
+    except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown provider
+        return False
+
+
+def listed_price(model: str, prompt_tokens: int = 1) -> Price | None:
+    """Return the price of a model in litellm's table, or None if it isn't there.
+
+    Args:
+        model: The model.
+        prompt_tokens: Estimated length of the prompt: some models cost more per token for a long one.
+    """
+    return _price_of_long(
+        model, -(-prompt_tokens // _PROMPT_STEP) * _PROMPT_STEP if prompt_tokens > _PROMPT_STEP else 1
+    )
+
+
+@lru_cache(maxsize=256)  # litellm takes most of a millisecond
+def _price_of_long(model: str, prompt_tokens: int) -> Price | None:
+    try:
+        sent, received = load_litellm().cost_per_token(model=model, prompt_tokens=prompt_tokens, completion_tokens=1)
+        reasoning = load_litellm().get_model_info(model).get("output_cost_per_reasoning_token") or 0
+    except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown model
+        return None
+    return float(sent) / prompt_tokens, max(float(received), float(reasoning))
+
+
+def listed_batch_price(model: str) -> Price | None:
+    """Return the price of a model in a batch by litellm's table, by default half of the live price; None if unknown."""
+    if (price := listed_price(model)) is None:
+        return None
+    info: dict[str, Any] = load_litellm().get_model_info(model)
+    sent, received = info.get("input_cost_per_token_batches"), info.get("output_cost_per_token_batches")
+    return price[0] / 2 if sent is None else float(sent), price[1] / 2 if received is None else float(received)
+
+
+def listed_answer_tokens(model: str) -> int | None:
+    """Return the maximum tokens of an answer of a model by litellm's table, or None if it isn't there."""
+    return _listed_limit(model, "max_output_tokens")
+
+
+def listed_context_tokens(model: str) -> int | None:
+    """Return the context window of a model in tokens by litellm's table, or None if it isn't there."""
+    return _listed_limit(model, "max_input_tokens")
+
+
+def _listed_limit(model: str, key: str) -> int | None:
+    """Return a limit of a model from litellm's table, or None if it isn't there."""
+    try:
+        limit = load_litellm().get_model_info(model)[key]
+    except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown model
+        return None
+    return limit if isinstance(limit, int) else None
+
+
+def max_prompt_tokens(model: str, chat: Sequence[Message]) -> int:
+    """Return an upper bound of the tokens that a provider counts in a chat.
+
+    No tokenizer yields more tokens than there are bytes, plus some markup of the chat. Below that, it is litellm's
+    count plus a quarter, as other tokenizers yield up to 14 % more tokens than litellm's. litellm takes 0.1 s per
+    megabyte to count, so for a very long chat it is the number of bytes.
+    """
+    size = sum(len(message["content"].encode()) + _MARKUP_TOKENS for message in chat)
+    if size > _MAX_COUNTED_BYTES:
+        return size
+    counted = int(load_litellm().token_counter(model=model, messages=chat))
+    return min(size, counted + counted // 4 + _MARKUP_TOKENS)
+
+
+def parse_response(response: Any, model: str, price: Price | None, served: str = "") -> Reply:  # noqa: ANN401 -- litellm's ModelResponse
+    """Parse a response of litellm.
+
+    Args:
+        response: The response; anything in it may be missing.
+        model: The model that was asked.
+        price: Price per token; None to use litellm's table.
+        served: The model that the provider's response names; litellm may put another name into its own response.
+    """
+    choice: Any = next(iter(response.choices), None)
+    message: Any = getattr(choice, "message", None)
+    fields: dict[str, Any] = getattr(message, "provider_specific_fields", None) or {}
+    text: str = getattr(message, "content", None) or ""
+    finish: Literal["complete", "truncated", "refused"] = "complete"
+    match getattr(choice, "finish_reason", None):
+        case "content_filter":
+            finish = "refused"
+        case "length":
+            finish = "truncated"
+        case _:
+            pass
+    text = text or _arguments(message)
+    if refusal := getattr(message, "refusal", None) or fields.get("refusal"):  # there up to litellm 1.106
+        finish, text = "refused", str(refusal)
+    text = text.encode("utf-8", "replace").decode()  # JSON can contain lone surrogates, which can't be stored
+    return Reply(value=text, finish=finish, model=model, served_model=served, usage=_usage(response, model, price))
+
+
+def _arguments(message: Any) -> str:  # noqa: ANN401 -- litellm's Message
+    """Return the arguments of a call of the answer tool, or an empty text."""
+    for call in getattr(message, "tool_calls", None) or ():
+        function: Any = getattr(call, "function", None)
+        if getattr(function, "name", None) == TOOL:
+            return str(getattr(function, "arguments", None) or "")
+    return ""
+
+
+def _usage(response: Any, model: str, price: Price | None) -> Usage:  # noqa: ANN401 -- litellm's ModelResponse
+    usage: Any = getattr(response, "usage", None)
+    counts = [getattr(usage, f"{part}_tokens", None) for part in ("prompt", "completion")]
+    sent, received = (count if isinstance(count, int) and is_count(count) else 0 for count in counts)
+    if not sent and not received:
+        return Usage(requests=1, unsettled=1, cost_usd=0.0 if price or listed_price(model) else None)
+    cost = sent * price[0] + received * price[1] if price else _listed_cost(response, model)
+    return Usage(requests=1, prompt_tokens=sent, completion_tokens=received, cost_usd=cost)
+
+
+def _listed_cost(response: Any, model: str) -> float | None:  # noqa: ANN401 -- litellm's ModelResponse
+    names = model, str(getattr(response, "model", ""))
+    if names in _unpriced:
+        return None
+    try:
+        cost = float(load_litellm().completion_cost(completion_response=response, model=model))
+    except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown model
+        if listed_price(model) is None and len(_unpriced) < MAX_UNLISTED:  # the served name may change each time
+            _unpriced.add(names)
+        return None
+    return cost if 0 <= cost < inf else None
+
+
+RESERVED_PARAMS = frozenset(
+    {"model", "messages", "api_base", "base_url", "response_format", "stream", "n", "timeout", "num_retries"}
+    | {"max_retries", "retry_policy", "fallbacks", "caching", "mock_response", "headers", "extra_headers"}
+)
+"""Parameters of a call that are set by this package, or would break its guarantees."""
+
+ANSWER_LIMIT_PARAMS = ("max_tokens", "max_completion_tokens")
+"""Parameters that bound the length of an answer."""
+
+
+def _parse_params(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _iter_names(value: JsonValue) -> Iterator[str]:
+    """Yield the keys of all objects in a JSON value."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield name
+            yield from _iter_names(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _iter_names(part)
+
+
+def _require_allowed_params(params: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    body = params.get("extra_body")
+    if reserved := sorted(RESERVED_PARAMS & {*params, *(body if isinstance(body, dict) else ())}):
+        msg = f"{reserved[0]!r} can't be set here; it follows from the brief, the executor's fields or the limits"
+        raise ValueError(msg)
+    if secret := next(filter(is_secret_name, _iter_names(params)), None):
+        msg = f"{secret!r} looks like a secret; keys live in the environment, such as OPENAI_API_KEY"
+        raise ValueError(msg)
+    return params
+
+
+Params = Annotated[
+    dict[str, JsonValue],
+    BeforeValidator(_parse_params),
+    AfterValidator(_require_allowed_params),
+    PlainSerializer(canonical_json, return_type=str),
+    WithJsonSchema({"type": "string", "format": "json-string", "default": "{}"}),
+]
+"""A JSON object, or its text: Prefect's forms can edit only text."""
+
+CONNECT_S = 60.0
+"""Time limit for opening a connection, in seconds."""
+
+_NEEDS_CLIENT = ("gemini/", "vertex_ai/")
+"""Providers whose streams litellm requests without the call's time-out, so that a client with it has to be passed."""
+
+
+async def complete_streaming(litellm: Any, model: str, request: dict[str, Any], idle_s: float) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
+    """Send a request as a stream, and return the assembled response.
+
+    Args:
+        litellm: The module.
+        model: Name of the model, for errors.
+        request: The arguments of `acompletion`.
+        idle_s: Seconds without a new byte after which the connection is closed.
+
+    Raises:
+        TransientError: If the stream was idle for too long, or ended before the answer was complete.
+    """
+    import httpx  # noqa: PLC0415 -- comes with litellm, and is loaded with it
+    from openai import AsyncStream  # noqa: PLC0415 -- as above
+
+    # 1. Open the stream. Its read time-out is the idle limit.
+    refusals: list[str] = []
+    timeout = httpx.Timeout(CONNECT_S, read=idle_s)
+    more: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}, "timeout": timeout}
+    if model.startswith(_NEEDS_CLIENT):
+        more["client"] = _client(litellm, timeout)
+    try:
+        stream = await litellm.acompletion(**request, **more)
+        # 2. Read it to its end; litellm collects the chunks.
+        raw: object = stream.completion_stream
+        if isinstance(raw, AsyncStream):
+            stream.completion_stream = _collect_refusals(stream.completion_stream, refusals)
+        async with aclosing(stream):
+            async for _ in stream:
+                pass
+    except Exception as error:  # a client may raise anything; the caller classifies it, but for the idle limit
+        if is_read_timeout(error):
+            raise _stream_error(f"{model!r} failed: nothing came for {idle_s:g} s", "idle") from None
+        raise
+    # 3. Check that it is complete, and assemble the response.
+    if not stream.chunks:
+        raise _stream_error(f"{model!r} failed: the response was no stream", "malformed")
+    if not (stream.received_finish_reason or stream.intermittent_finish_reason):
+        raise _stream_error(f"{model!r} failed: the stream ended before the answer did", "connection")
+    return _assemble_response(litellm, stream.chunks, refusals)
+
+
+def _client(litellm: Any, timeout: Any) -> Any:  # noqa: ANN401 -- as above
+    """Return litellm's HTTP client with a time-out."""
+    handlers = import_module("litellm.llms.custom_httpx.http_handler")
+    return handlers.get_async_httpx_client(litellm.LlmProviders.VERTEX_AI, params={"timeout": timeout})
+
+
+async def _collect_refusals(stream: Any, refusals: list[str]) -> AsyncGenerator[Any, None]:  # noqa: ANN401 -- openai's stream
+    """Yield the chunks of a stream, and collect the refusals in them, which litellm drops."""
+    async with stream:
+        async for chunk in stream:
+            deltas = (choice.delta for choice in chunk.choices)
+            refusals.extend(filter(None, (getattr(delta, "refusal", None) for delta in deltas)))
+            yield chunk
+
+
+def _assemble_response(litellm: Any, chunks: list[Any], refusals: list[str]) -> Any:  # noqa: ANN401 -- as above
+    """Return the response of a stream, without a usage that litellm has estimated, and with the refusals."""
+    response = litellm.stream_chunk_builder(chunks)
+    if not any(getattr(chunk, "usage", None) for chunk in chunks):
+        response.usage = None
+    if refusals:
+        response.choices[0].message.provider_specific_fields = {"refusal": "".join(refusals)}
+    return response
+
+
+def _stream_error(message: str, kind: str) -> TransientError:
+    return TransientError(message, kind=kind, usage=Usage(requests=1, unsettled=1))

@@ -1,0 +1,360 @@
+"""Executor for language models through litellm: any provider's, or one on this machine."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeFloat, field_validator
+
+from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError
+from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
+from prefect_dispatch.executors.block_references import credentials, load_credentials, missing_key_variables
+from prefect_dispatch.executors.llm.credentials import (
+    Credentials,
+    load_key,
+    name_block_in_failure,
+    require_matching_provider,
+)
+from prefect_dispatch.executors.llm.http_exchange import Exchange, use_exchange
+from prefect_dispatch.executors.llm.litellm_adapter import (
+    ANSWER_LIMIT_PARAMS,
+    LOCAL_PARAMS,
+    Params,
+    Price,
+    build_request,
+    complete_streaming,
+    has_known_provider,
+    listed_answer_tokens,
+    listed_batch_price,
+    listed_context_tokens,
+    listed_price,
+    load_litellm,
+    load_litellm_in_thread,
+    max_prompt_tokens,
+    parse_response,
+)
+from prefect_dispatch.executors.llm.local_model import SLOT_TOKENS, is_local, model_digest, resolve_model_path, serve
+from prefect_dispatch.executors.llm.messages import (
+    PROMPT,
+    Method,
+    StructuredOutput,
+    build_messages,
+    choose_method,
+    is_expected_model,
+    raise_if_form_refused,
+)
+from prefect_dispatch.executors.llm.openai_http import post_chat_completion, supports_direct_http
+from prefect_dispatch.executors.llm.provider_errors import classify_error
+from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.brief import Brief, Text
+from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.models.output_schema import schema_of
+from prefect_dispatch.serialization.json_text import digest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from prefect_dispatch.models.item import Item
+
+EXPECTED_COMPLETION_TOKENS = 500
+"""A plan's estimate of the length of an answer: a page of text, or a record of medium size."""
+
+
+class LLM(BaseExecutor, Strict):
+    """Calls a language model once per ask; keys come from a block, or from the environment (`OPENAI_API_KEY`, …).
+
+    Example:
+        >>> LLM(model="openai/gpt-5-mini", params={"seed": 1}).params
+        {'seed': 1}
+    """
+
+    kind: Literal["llm"] = "llm"
+    """Kind of the executor."""
+    model: Text
+    """Any model that litellm knows, such as `openai/gpt-5-mini`; `local/smollm2`, or `local/<path>.gguf`."""
+    api_base: Annotated[str, Field(title="Address")] | None = Field(default=None, title="API base")
+    """The address of your own server; it serves the fallbacks of the same provider, too."""
+    credentials: Credentials | None = None
+    """The name of an LLMCredentials block with the key. None: the key comes from the environment."""
+    params: Params = Field(default={}, json_schema_extra={"default": "{}"})
+    """Parameters of each call, such as `temperature`, `max_tokens` or `seed`; a refused one is an error."""
+    fallbacks: tuple[Text, ...] = ()
+    """Models that are asked in this order when the one before has failed, or gave no valid answer."""
+    usd_per_million: Annotated[tuple[NonNegativeFloat, NonNegativeFloat], Field(title="Prices")] | None = Field(
+        default=None, title="US dollars per million tokens"
+    )
+    """US dollars per million tokens sent, and per million received. None: litellm's table."""
+    idle_s: Annotated[float, Field(title="Idle limit", gt=0, le=86400)] | None = Field(
+        default=None, title="Idle limit in seconds"
+    )
+    """Seconds without a new byte after which a call is ended. None: only the time limit ends it."""
+    structured_output: Annotated[StructuredOutput, Field(title="Structured output")] = "auto"
+    """How the form of an answer is requested: `json_schema`, `json_object`, `tools`, or `prompt`: by the prompt alone.
+    `auto`: the strongest that the model is known to support; for an unknown one, the strongest its server takes."""
+    accept_models: tuple[Text, ...] = ()
+    """Patterns (globs) of names under which the model may answer; snapshots, prefixes and paths need none."""
+    strict_model: bool = False
+    """Whether an answer from another model than the one that was asked is a failure, and not only a flag."""
+    mode: Literal["live", "batch"] = "live"
+    """`batch`: a run first sends its requests to the provider in one file, for about half the price, within a day."""
+    rounds: int = Field(default=1, ge=1, le=10, title="Batches in a row")
+    """Number of batches, the first included, for requests that fail, before they are sent live."""
+
+    @field_validator("api_base")
+    @classmethod
+    def _holds_no_secret(cls, api_base: str | None) -> str | None:
+        if api_base is not None and ("@" in api_base or "?" in api_base):
+            msg = "must be a plain address; keys and passwords live in the environment"
+            raise ValueError(msg)
+        return api_base
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models in the order in which they are asked."""
+        return (self.model, *self.fallbacks)
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of everything that can change an answer; no key and no price.
+
+        Raises:
+            JobError: If a local model has no file.
+        """
+        return digest(
+            {
+                "prompt": PROMPT,
+                "models": [f"local:{model_digest(model)}" if is_local(model) else model for model in self.models],
+                "api_base": self.api_base,
+                "params": self.params,
+                "local": LOCAL_PARAMS if any(map(is_local, self.models)) else None,
+                **({} if self.structured_output == "auto" else {"structured_output": self.structured_output}),
+            }
+        )
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether it is deterministic: at temperature 0."""
+        assumed = LOCAL_PARAMS["temperature"] if is_local(self.model) else None
+        return self.params.get("temperature", assumed) == 0
+
+    def with_model(self, model: str) -> LLM:
+        """Return this executor with another model, and without fallbacks, so that any answer is from that model.
+
+        The address is kept for a model of the same provider; prices never are.
+        """
+        if model == self.model and not self.fallbacks:
+            return self
+        price = self.usd_per_million if model == self.model else None
+        return self._with_single_model(model).model_copy(update={"usd_per_million": price})
+
+    def resolve_paths(self, folder: Path) -> LLM:
+        """Return this executor with absolute paths of local models, and with the address and price of its block.
+
+        Args:
+            folder: The folder that relative paths start from.
+
+        Raises:
+            JobError: If there is no such block, or it isn't for this model.
+        """
+        first, *others = [resolve_model_path(model, folder) for model in self.models]
+        return apply_block(self.model_copy(update={"model": first, "fallbacks": tuple(others)}))
+
+    async def warm_up(self) -> None:
+        """Load litellm and local models; a model that can't be served is reported by the first call."""
+        await load_litellm_in_thread()
+        for model in filter(is_local, self.models):
+            with suppress(JobError):
+                await asyncio.to_thread(serve, model)
+
+    @property
+    def fallback_chain(self) -> tuple[LLM, ...]:
+        """The fallback chain: this model alone, then each fallback."""
+        return tuple(self._with_single_model(model) for model in self.models) if self.fallbacks else (self,)
+
+    @property
+    def batch_variant(self) -> LLM:
+        """This model alone, with the price of a batch: half of the stated price, else by litellm's table."""
+        stated, listed = self.usd_per_million, listed_batch_price(self.model)
+        price = (stated[0] / 2, stated[1] / 2) if stated else listed and (listed[0] * 1e6, listed[1] * 1e6)
+        return self._with_single_model(self.model).model_copy(update={"usd_per_million": price, "mode": "live"})
+
+    @property
+    def name(self) -> str:
+        """The name of its rate limiter: the model, and its address where one is set."""
+        return f"{self.model} at {self.api_base.rstrip('/')}" if self.api_base else self.model
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Call the model once; the fallbacks are in `fallback_chain`.
+
+        Raises:
+            FormRefusedError: If the server refuses the method of structured output: the call is to be repeated.
+            ExecutorError: If it fails.
+        """
+        litellm = await load_litellm_in_thread()
+        exchange = Exchange(self.model)
+        schema = schema_of(ask.brief.output)
+        method = self.output_method(litellm, schema)
+        try:
+            request = {**build_request(litellm, ask, self.model, self.params, method), **await self._call_target()}
+            response = await self._request_response(litellm, request, exchange)
+            reply = parse_response(response, self.model, self._price(), exchange.served_model)
+        except JobError as error:
+            raise TerminalError(str(error), kind="local_model", usage=Usage()) from None
+        except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its message is redacted
+            failure = (
+                error if isinstance(error, ExecutorError) else classify_error(exchange.failure or error, self.model)
+            )
+            if schema is not None:
+                is_object = schema.get("type") == "object"
+                target = (self.structured_output, self.model, self.api_base)
+                raise_if_form_refused(failure, method, *target, is_object=is_object)
+            raise name_block_in_failure(failure, self.credentials) from None
+        self.require_expected(reply)
+        return reply
+
+    def output_method(self, litellm: Any, schema: dict[str, Any] | None, *, tries: bool = True) -> Method:  # noqa: ANN401 -- a module
+        """Return the method of structured output, by what is known of the model so far; see `method_for`."""
+        if schema is None:
+            return "prompt"
+        return choose_method(litellm, self.structured_output, self.model, self.api_base, schema, tries=tries)
+
+    def is_expected(self, asked: str, served: str) -> bool:
+        """Return whether a model that a response names is the one that was asked, or is accepted in its place."""
+        return is_local(asked) or is_expected_model(asked, served, self.accept_models)
+
+    def require_expected(self, reply: Reply) -> None:
+        """Check that a reply comes from the model that was asked, where `strict_model` is set.
+
+        Raises:
+            RejectedError: If it doesn't; its usage is that of the reply.
+        """
+        if self.strict_model and not self.is_expected(self.model, reply.served_model):
+            raise RejectedError(
+                f"{self.model!r} was asked, and the response names {reply.served_model!r} (strict_model)",
+                kind="other_model",
+                usage=reply.usage,
+            )
+
+    async def _request_response(self, litellm: Any, request: dict[str, Any], exchange: Exchange) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
+        if self.idle_s is None and supports_direct_http(litellm, request):
+            return await post_chat_completion(litellm, request, exchange)
+        with use_exchange(exchange):
+            if self.idle_s is not None:
+                return await complete_streaming(litellm, self.model, request, self.idle_s)
+            return await litellm.acompletion(**request)
+
+    def require_available(self) -> None:
+        """Check that litellm knows the provider of every model.
+
+        Raises:
+            JobError: If it doesn't; the message explains how to name models.
+        """
+        for model in self.models:
+            if not has_known_provider(model):
+                raise JobError(f"Model {model!r} is unknown to litellm: name it as provider/model.")
+
+    def count_tokens(self, brief: Brief, item: Item) -> int:
+        """Return the estimated number of tokens of a prompt, without sending anything.
+
+        Raises:
+            BriefError: If the brief uses a field that the item doesn't have.
+        """
+        chat = build_messages(Ask(brief=brief.fill_placeholders(item), item=item), schema_in_prompt=True)
+        return int(load_litellm().token_counter(model=self.model, messages=chat))
+
+    def expected_completion_tokens(self, brief: Brief) -> int:  # noqa: ARG002 -- a better guess may use it
+        """Return the assumed length of an answer: 500 tokens, or the cap in `params` if that is less."""
+        caps = [self.params.get(name) for name in ANSWER_LIMIT_PARAMS]
+        return min([EXPECTED_COMPLETION_TOKENS, *(cap for cap in caps if isinstance(cap, int))])
+
+    def context_tokens(self) -> int | None:
+        """Return the smallest context window of the models, by litellm's table; None if one of them is unknown."""
+        sizes = [SLOT_TOKENS if is_local(model) else listed_context_tokens(model) for model in self.models]
+        known = [size for size in sizes if size is not None]
+        return min(known) if len(known) == len(sizes) else None
+
+    def price(self) -> Price | None:
+        """Return US dollars per token sent and per token received, by the dearest model; None if one is unknown."""
+        if self.mode == "batch":
+            return self.batch_variant.price()
+        prices = [tier._price() or listed_price(tier.model) for tier in self.fallback_chain]  # noqa: SLF001 -- its own kind
+        known = [price for price in prices if price is not None]
+        return (max(sent for sent, _ in known), max(got for _, got in known)) if len(known) == len(prices) else None
+
+    def cost_bound(self, ask: Ask) -> CostBound:
+        """Return the upper bound of a call: by its prompt, the longest answer, and the highest price."""
+        sent = max_prompt_tokens(self.model, build_messages(ask, schema_in_prompt=True))
+        got = self._max_answer_tokens()
+        price = self._price() or listed_price(self.model, sent)
+        cost = None if price is None or (got is None and price[1]) else sent * price[0] + (got or 0) * price[1]
+        return CostBound(prompt_tokens=sent, completion_tokens=got, cost_usd=cost)
+
+    def _max_answer_tokens(self) -> int | None:
+        """Return the upper bound of an answer's tokens: by `params`, else by litellm's table; None where unknown."""
+        local = is_local(self.model)
+        params = {**(LOCAL_PARAMS if local else {}), **self.params}
+        caps = [cap for name in ANSWER_LIMIT_PARAMS if isinstance(cap := params.get(name), int) and cap > 0]
+        return max(caps) if caps else SLOT_TOKENS if local else listed_answer_tokens(self.model)
+
+    def _with_single_model(self, model: str) -> LLM:
+        """Return this executor with one model and no fallbacks; address and key are only kept for its provider."""
+        same_provider = model.partition("/")[0] == self.model.partition("/")[0]
+        other_provider = {} if same_provider else {"api_base": None, "credentials": None}
+        return self.model_copy(update={"model": model, "fallbacks": (), **other_provider})
+
+    async def _call_target(self) -> dict[str, Any]:
+        """Return the arguments of a call that name the model, its address and its key."""
+        if is_local(self.model):
+            served = await asyncio.to_thread(serve, self.model)
+            return {"model": f"openai/{self.model}", "api_base": served.api_base, "api_key": served.api_key}
+        return {"model": self.model, "api_base": self.api_base, **await load_key(self.credentials)}
+
+    def _price(self) -> Price | None:
+        """Return the price per token if it is known without litellm's table; else None."""
+        if is_local(self.model):
+            return 0.0, 0.0
+        if self.usd_per_million is not None:
+            return self.usd_per_million[0] / 1e6, self.usd_per_million[1] / 1e6
+        return None
+
+
+def apply_block(llm: LLM, where: str = "executor") -> LLM:
+    """Return an executor with the address and the price of its block; the key stays in the block.
+
+    Args:
+        llm: The executor.
+        where: Its path in the job, for messages.
+
+    Raises:
+        JobError: If there is no such block, or it isn't for the executor's model.
+    """
+    if llm.credentials is None or is_local(llm.model):
+        return llm
+    block = load_credentials(llm.credentials, f"{where}.credentials")
+    require_matching_provider(block.model, llm.model, llm.credentials, where)
+    stated = block.price if block.model in ("", llm.model) and not llm.fallbacks else None
+    more = {"api_base": llm.api_base or block.api_base or None, "usd_per_million": llm.usd_per_million or stated}
+    return llm.model_copy(update=more)
+
+
+def require_key(llm: LLM, where: str) -> None:
+    """Check that there is a key for a model, in its block or in the environment of this process.
+
+    Args:
+        llm: The executor, with its block's address.
+        where: Its path in the job, for messages.
+
+    Raises:
+        JobError: If there is certainly none.
+    """
+    block = f"neither the block {llm.credentials!r} nor " if llm.credentials else ""
+    if is_local(llm.model) or llm.api_base or (llm.credentials and credentials(llm.credentials).arguments):
+        return
+    if missing := missing_key_variables(llm.model):
+        has = "has" if block else "has no"
+        raise JobError(
+            f"{where}: there is no key for {llm.model!r}: {block}the environment of this run {has} {missing}. Set it "
+            f"there, name a block under '{where}.credentials' that has a key, or ask a model whose key is known."
+        )

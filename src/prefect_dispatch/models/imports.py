@@ -1,0 +1,106 @@
+"""References to the user's own classes and functions: `module:name`.
+
+A reference is only resolved in code below a folder that the user named (that of a job file, or the working folder), so
+that a parameter can't import from installed packages or the standard library.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from prefect_dispatch.errors import BriefError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def to_reference(thing: Any) -> str:  # noqa: ANN401 -- a function, a class or a name already
+    """Return the `module:name` of a function or class; a reference is returned unchanged.
+
+    Example:
+        >>> to_reference(len), to_reference("shapes:Licence")
+        ('builtins:len', 'shapes:Licence')
+    """
+    if isinstance(thing, str):
+        return thing
+    name = getattr(thing, "__qualname__", type(thing).__qualname__)  # a callable object goes by its class
+    return f"{thing.__module__}:{name}"
+
+
+def import_reference(reference: str, root: Path) -> Any:  # noqa: ANN401 -- an object of the user's module
+    """Import the object that `module:name` refers to, from code below `root`.
+
+    Args:
+        reference: Module and name, such as `shapes:Licence`.
+        root: The folder that holds the user's code; it is put on the import path.
+
+    Raises:
+        BriefError: If the module isn't below `root`, or doesn't have the name.
+    """
+    module_name, _, name = reference.partition(":")
+    root = root.resolve()
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+        importlib.invalidate_caches()
+    try:
+        spec = importlib.util.find_spec(module_name.partition(".")[0])
+    except ValueError:  # `__main__`, or a module that was created by hand
+        spec = None
+    paths: list[str] = []  # the origin of `os` and `builtins` is a word and not a file
+    if spec and spec.origin:
+        paths = [spec.origin] if spec.has_location else []
+    elif spec:
+        paths = list(spec.submodule_search_locations or ())
+    if not paths or not all(_is_below(path, root) for path in paths):
+        raise BriefError(f"{reference!r} is not code of yours: no module {module_name!r} lies below {root.name!r}/.")
+    try:
+        module: Any = importlib.import_module(module_name)
+        return getattr(module, name)
+    except (Exception, SystemExit) as error:  # the user's module runs here, and may call sys.exit()
+        raise BriefError(f"{reference!r} can't be loaded: {type(error).__name__}: {error}.") from error
+
+
+def _is_below(path: str | None, root: Path) -> bool:
+    from pathlib import Path  # noqa: PLC0415 -- keeps the annotation import lazy
+
+    return path is not None and Path(path).resolve().is_relative_to(root)
+
+
+def explain_misfit(function: object, *arguments: str) -> str | None:
+    """Return why a function can't be used, in words that follow its name; None if it can.
+
+    Args:
+        function: A function, a bound method, or another callable object.
+        arguments: Names of the positional arguments that it will be called with, for the message.
+
+    Example:
+        >>> explain_misfit(abs, "value", "key")
+        'must take 2 arguments: value, key'
+        >>> explain_misfit(max, "value", "key")
+    """
+    if not callable(function):
+        return f"must be a function, not {type(function).__name__}"
+    if any(map(_is_deferred, (function, type(function).__call__))):
+        return "must return at once: neither be async nor yield"
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        many = f"{len(arguments)} argument{'s' * (len(arguments) != 1)}"
+        return f"must take {many}: {', '.join(arguments)}"
+    except ValueError:  # some builtins have no signature
+        return None
+    return None
+
+
+def _is_deferred(function: object) -> bool:
+    """Return whether a call returns a coroutine or a generator in place of the result."""
+    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+    return any(is_kind(function) for is_kind in kinds)

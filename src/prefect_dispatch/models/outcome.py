@@ -1,0 +1,312 @@
+"""Answers and outcomes of a job, with their attempts and usage."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, field_validator
+
+from prefect_dispatch.models.base import CompactFrozen, Frozen, Strict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+LONGEST_TEXT = 2_000
+"""Characters of an invalid answer that an attempt stores."""
+
+LONGEST_PROBLEM = 500
+"""Characters of a problem of an invalid answer that an attempt stores."""
+
+MOST_PROBLEMS = 20
+"""Problems of an invalid answer that an attempt stores."""
+
+LONGEST_NOTE = 500
+"""Characters of a note of an executor that an attempt stores."""
+
+MOST_NOTES = 20
+"""Notes of an executor that an attempt stores."""
+
+
+class Usage(CompactFrozen):
+    """Requests, tokens and cost of one call or several.
+
+    Example:
+        >>> (Usage(requests=1, prompt_tokens=10, cost_usd=0.5) + Usage(requests=1, cost_usd=None)).cost_usd is None
+        True
+    """
+
+    requests: int = Field(default=0, ge=0)
+    """Calls sent to the agent or its provider, answered or not."""
+    prompt_tokens: int = Field(default=0, ge=0)
+    """Tokens sent, as the provider counted them."""
+    completion_tokens: int = Field(default=0, ge=0)
+    """Tokens received, as the provider counted them."""
+    cost_usd: float | None = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """US dollars; empty where the price is unknown."""
+    estimated_usd: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """The part of `cost_usd` that no provider reported: computed from a coding agent's token counts and a price."""
+    unsettled: int = Field(default=0, ge=0)
+    """Calls of unknown usage: sent, and cut off, timed out or lost. They may have cost something."""
+
+    def __add__(self, other: Usage) -> Usage:
+        """Return the sum; an unknown price makes the sum unknown."""
+        known = self.cost_usd is not None and other.cost_usd is not None
+        return _cached_usage(
+            self.requests + other.requests,
+            self.prompt_tokens + other.prompt_tokens,
+            self.completion_tokens + other.completion_tokens,
+            (self.cost_usd or 0) + (other.cost_usd or 0) if known else None,
+            self.estimated_usd + other.estimated_usd,
+            self.unsettled + other.unsettled,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens sent and received."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@lru_cache(maxsize=1 << 12)
+def _cached_usage(
+    requests: int,
+    prompt_tokens: int,
+    completion_tokens: int,
+    cost_usd: float | None,
+    estimated_usd: float,
+    unsettled: int,
+) -> Usage:
+    return Usage(  # from a cache: it is frozen, and many calls have the same usage
+        requests=requests,
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        cost_usd=cost_usd,
+        estimated_usd=estimated_usd,
+        unsettled=unsettled,
+    )
+
+
+class Failure(Frozen):
+    """The reason why an outcome has no value."""
+
+    kind: str
+    """The class of failure: `transient`, `timeout`, `invalid_output`, `truncated`, `empty`, `refused`, …"""
+    message: str
+    """What happened, in a sentence."""
+
+
+class Rejection(Frozen):
+    """An invalid answer."""
+
+    text: str
+    """The answer as it was received, without secrets."""
+    problems: tuple[str, ...]
+    """The problems that validation found."""
+
+    @property
+    def truncated(self) -> Rejection:
+        """The rejection as an attempt stores it: truncated texts end in `…`.
+
+        Example:
+            >>> len(Rejection(text="word " * 1000, problems=("It is too long.",)).truncated.text)
+            2000
+        """
+        problems = [_truncate(problem, LONGEST_PROBLEM) for problem in self.problems[:MOST_PROBLEMS]]
+        return Rejection(text=_truncate(self.text, LONGEST_TEXT), problems=tuple(problems))
+
+
+class Attempt(CompactFrozen):
+    """One attempt at one ask: a request and its re-asks."""
+
+    part: str = ""
+    """The part of an item that was too long: `2`, or `2.1` where that was split again; empty: the whole item."""
+    model: str = ""
+    """The model that was asked last; empty if an earlier version stored it, and if it was no language model."""
+    served_model: str = ""
+    """The model that its response named; empty where it named none."""
+    usage: Usage = Usage()
+    """Usage of this attempt."""
+    reasks: int = Field(default=0, ge=0)
+    """How often an invalid answer was sent back."""
+    rejections: tuple[Rejection, ...] = ()
+    """Every invalid answer, oldest first: those that were sent back, and the last one if none was valid; truncated."""
+    waits: int = Field(default=0, ge=0)
+    """How often the provider was busy, and was waited for."""
+    escalations: tuple[Failure, ...] = ()
+    """Why each model before the last one was given up, in order."""
+    started: AwareDatetime | None = None
+    """When it started; empty in a batch, and where an earlier version stored it."""
+    seconds: float = Field(default=0.0, ge=0)
+    """Its duration in seconds, without the waits."""
+    waited_s: float = Field(default=0.0, ge=0)
+    """Seconds that it waited: for a busy provider, for the rate limit, for the budget."""
+    notes: tuple[str, ...] = ()
+    """Notes of the executor on its work, such as commands that a coding agent's own policy refused; truncated."""
+    error: str | None = None
+    """The failure that ended the attempt, unless it succeeded: its class and message."""
+
+
+def answering_models(attempts: Iterable[Attempt]) -> set[tuple[str, str]]:
+    """Return the models that gave an answer: each as the one that was asked, and the one that its response named."""
+    return {(each.model, each.served_model) for each in attempts if each.model and each.error is None}
+
+
+def truncate_notes(notes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the notes as an attempt stores them: without duplicates, and truncated texts end in `…`.
+
+    Example:
+        >>> truncate_notes(("a", "b", "a"))
+        ('a', 'b')
+    """
+    return tuple(_truncate(note, LONGEST_NOTE) for note in dict.fromkeys(notes))[:MOST_NOTES]
+
+
+def _truncate(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+ObjectId = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
+"""The name of an object in git: 40 or 64 hexadecimal characters."""
+
+_BASE64 = "base64:"
+
+
+class ChangedFile(Strict):
+    """One changed file."""
+
+    path: str
+    """Its path from the top of the repository, `/` between names; bytes that aren't UTF-8 as `\\xNN`."""
+    change: Literal["added", "modified", "deleted", "typechange"]
+    """The kind of change; a renamed file is one deleted and one added."""
+    mode: str = ""
+    """Its new mode in git: `100644`, `100755`, `120000`; empty if it was deleted."""
+
+
+class Change(Strict):
+    """The difference between the commit that work started from and its result.
+
+    Example:
+        >>> Change(base="0" * 40, tree="1" * 40).files
+        ()
+    """
+
+    base: ObjectId
+    """The commit that it started from."""
+    tree: ObjectId
+    """The resulting tree."""
+    patch: str = ""
+    """`git diff --binary --full-index --no-renames` between them; see `encode_patch` for one that isn't UTF-8."""
+    files: tuple[ChangedFile, ...] = ()
+    """The files that the patch changes, in the order of their paths."""
+
+    @field_validator("patch")
+    @classmethod
+    def _can_be_read(cls, patch: str) -> str:
+        if patch.startswith(_BASE64):
+            try:
+                base64.b64decode(patch[len(_BASE64) :], validate=True)
+            except binascii.Error:
+                msg = "the patch is damaged: it is no base64"
+                raise ValueError(msg) from None
+        return patch
+
+    @property
+    def bytes(self) -> bytes:
+        """The patch in bytes, for git."""
+        if self.patch.startswith(_BASE64):
+            return base64.b64decode(self.patch[len(_BASE64) :])
+        return self.patch.encode()
+
+
+def encode_patch(patch: bytes) -> str:
+    r"""Return a patch as text: unchanged if it is UTF-8, else in base64 after `base64:`.
+
+    Example:
+        >>> encode_patch("é".encode()), encode_patch(b"\xff")
+        ('é', 'base64:/w==')
+    """
+    try:
+        text = patch.decode()
+    except UnicodeDecodeError:
+        return _BASE64 + base64.b64encode(patch).decode()
+    return _BASE64 + base64.b64encode(patch).decode() if text.startswith(_BASE64) else text
+
+
+class Answer(CompactFrozen):
+    """A valid answer as it is stored; any item or job with the same work reuses it."""
+
+    value: JsonValue
+    """The answer; it satisfies the brief's schema and checks."""
+    said: JsonValue = None
+    """The original value, if a pydantic model converted it."""
+    change: Change | None = None
+    """Its change of a repository, if it worked in one."""
+    fingerprint: str = ""
+    """Identity of the work that it answers; it must be equal to the name of the record."""
+    model: str = ""
+    """The model that answered."""
+    served_model: str = ""
+    """The model that the provider's response named; empty where it named none."""
+    attempts: tuple[Attempt, ...] = ()
+    """The attempts; the last one succeeded."""
+    joined: str = ""
+    """How the answers to the parts of the item were joined, if it was too long."""
+
+
+class Outcome(CompactFrozen):
+    """The result of one brief for one item."""
+
+    brief: str
+    """The brief's name."""
+    item: str
+    """The item's key."""
+    status: Literal["succeeded", "failed", "skipped"]
+    """Its status; skipped means that no executor was called."""
+    value: JsonValue = None
+    """The answer; empty unless it succeeded."""
+    change: Change | None = None
+    """The change of a repository, if the executor worked in one and succeeded."""
+    error: Failure | None = None
+    """Why there is no answer."""
+    model: str = ""
+    """The model that answered."""
+    served_model: str = ""
+    """The model that the provider's response named; empty where it named none."""
+    attempts: tuple[Attempt, ...] = ()
+    """The attempts, in this run or in the one that stored the answer."""
+    origin: Literal["asked", "stored", "shared"] | None = None
+    """Asked in this run, found in the store, or shared with an equal item of this run; empty if skipped."""
+    fingerprint: str = ""
+    """The identity of the work; the answer is stored under it."""
+    joined: str = ""
+    """How the answers to the parts of the item were joined, such as `3 parts, joined by merge_records`."""
+    brief_priority: int = 0
+    """The brief's priority."""
+    item_priority: int = 0
+    """The item's priority."""
+
+    @property
+    def failure(self) -> str:
+        """Why there is no answer, as text: the class of failure, the message, and the path of a log if there is one.
+
+        The path is only in the last attempt: the error itself must be the same in each run.
+        """
+        if self.error is None:
+            return ""
+        text = f"{self.error.kind}: {self.error.message}"
+        last = self.attempts[-1].error if self.attempts else None
+        return last if last and last.startswith(text) else text
+
+    @property
+    def spent(self) -> tuple[Attempt, ...]:
+        """The attempts in this run: none unless it was asked in this run."""
+        return self.attempts if self.origin == "asked" else ()
+
+    @property
+    def usage(self) -> Usage:
+        """Its usage in this run."""
+        spent = self.spent
+        return spent[0].usage if len(spent) == 1 else sum((attempt.usage for attempt in spent), Usage())

@@ -1,0 +1,314 @@
+"""The temporary Prefect server of a process that has no server: started, supervised, and ended with the process.
+
+Prefect's own temporary server inherits the terminal and the output of the process, outlives a process that was killed,
+and is not started again when it dies. This one has a session and a log file of its own, polls its parent, and serves a
+socket that its parent keeps open: while a server that died is started again, requests wait for it and don't fail.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import httpx
+
+from prefect_dispatch.errors import ServerError
+from prefect_dispatch.security.redaction import redact
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+RESTARTS = 3
+"""How often a server that died is started again."""
+RESTART_S = 120.0
+"""Seconds within which a server that is started again has to answer."""
+LOOK_S = 0.5
+"""Seconds between two checks of the server's process, and of the server's parent."""
+HEALTH_S = 10.0
+"""Seconds between two requests that check whether the server answers."""
+SILENT_S = 60.0
+"""Seconds without an answer after which the server counts as hung: it is killed and started again."""
+GRACE_S = 5.0
+"""Seconds that the server has to end by itself."""
+LOG_CHARS = 2000
+"""Characters of the end of the server's log that an error quotes."""
+BACKLOG = 1024
+"""Connections that wait while the server is started again."""
+
+APP = "prefect.server.api.server:create_app"
+"""Prefect's server."""
+_START = (
+    "import sys; sys.path[:] = sys.argv[4:]; "
+    "from prefect_dispatch.processes.ephemeral_server import serve; serve(*sys.argv[1:4])"
+)
+_MODE = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+"""Settings that Prefect uses for its own temporary server."""
+
+_lock = threading.Lock()
+_servers: dict[int, TemporaryServer] = {}
+"""Servers by process id, as a forked child inherits the entry of its parent."""
+
+
+class TemporaryServer:
+    """A Prefect server in a process of its own, which is supervised, and ends with this process.
+
+    Attributes:
+        url: The address of its API.
+        failure: Why there is no server any more. None: there is one, or one is being started again.
+        observe: Called with a message when the server died, was started again, or can't be started again.
+    """
+
+    def __init__(self, env: dict[str, str], observe: Callable[[str], object], app: str = APP) -> None:
+        """Choose a free port, and listen there.
+
+        Args:
+            env: The environment of the server.
+            observe: Called with a message when the server dies and when it is started again.
+            app: The factory of the application, as uvicorn imports it.
+        """
+        self._env, self._app = env, app
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=BACKLOG)
+        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/api"
+        self.failure: str | None = None
+        self.observe = observe
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ready, self._ending = threading.Event(), threading.Event()
+
+    def start(self, timeout_s: float) -> None:
+        """Start the server, and wait until it answers.
+
+        Args:
+            timeout_s: Seconds that it may need.
+
+        Raises:
+            ServerError: If it ends, or does not answer in time; then no process of it is left.
+        """
+        self._supervisor = threading.Thread(
+            target=self._supervise, args=(timeout_s,), name="prefect-dispatch-server", daemon=True
+        )
+        self._supervisor.start()
+        self._ready.wait()
+        if self.failure:
+            raise ServerError(
+                f"{self.failure} Start a server with `prefect server start`, set PREFECT_API_URL to its address, and "
+                "run the job again."
+            )
+
+    def stop(self, grace_s: float = GRACE_S) -> None:
+        """End the server.
+
+        Args:
+            grace_s: Seconds that it has to end by itself.
+        """
+        self._ending.set()
+        if self._process is not None:
+            _end_process(self._process, grace_s)
+        self._socket.close()
+
+    def _supervise(self, timeout_s: float) -> None:
+        """Start the server, and start it again when it has died, until `stop` is called or starts fail."""
+        restarts = 0
+        while True:
+            with tempfile.TemporaryFile() as log:
+                # 1. Start the server, and wait until it answers.
+                self._process = process = self._spawn(log)
+                why = self._wait_for_start(process, timeout_s) or ""
+                # 2. Supervise it until it ends or hangs.
+                if not why:
+                    if self._ready.is_set():
+                        self.observe("Prefect's temporary server was started again; the run goes on.")
+                    self._ready.set()
+                    why = self._wait_for_end(process)
+                _end_process(process, 0.0)
+                # 3. After `stop`, leave; `start` may still be waiting.
+                if self._ending.is_set():
+                    self.failure = why
+                    self._ready.set()
+                    return
+                log_end = _tail(log)
+            # 4. Give up if the first start or too many restarts failed, else start it again.
+            if not self._ready.is_set() or restarts == RESTARTS:
+                self._fail(f"{why}{log_end}")
+                return
+            restarts, timeout_s = restarts + 1, RESTART_S
+            self.observe(f"{why} It is started again.")
+
+    def _spawn(self, log: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 -- a temporary file has no public type
+        """Start the server's process, which inherits the listening socket."""
+        listening = self._socket.fileno()
+        return subprocess.Popen(  # noqa: S603 -- this module
+            [sys.executable, "-c", _START, self._app, str(listening), str(os.getpid()), *sys.path],
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=(listening,),
+            start_new_session=True,
+        )
+
+    def _wait_for_start(self, process: subprocess.Popen[bytes], timeout_s: float) -> str | None:
+        """Return why a server did not start, or None as soon as it answers."""
+        last = time.monotonic() + timeout_s
+        while not self._ending.is_set():
+            if process.poll() is not None:
+                return f"Prefect's temporary server ended while it started (exit code {process.returncode})."
+            if time.monotonic() > last:
+                return f"Prefect's temporary server did not start within {timeout_s:g} s."
+            if self._is_healthy(LOOK_S):
+                return None
+        return "Prefect's temporary server was stopped."
+
+    def _wait_for_end(self, process: subprocess.Popen[bytes]) -> str:
+        """Wait until a running server ends or hangs, and return a message on that."""
+        answered = asked = time.monotonic()
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return f"Prefect's temporary server ended (exit code {process.wait(LOOK_S)})."
+            # It still runs: check its health now and then.
+            now = time.monotonic()
+            if now - asked < HEALTH_S:
+                continue
+            asked = now
+            if self._is_healthy(HEALTH_S):
+                answered = time.monotonic()
+            elif time.monotonic() - answered > SILENT_S:
+                return f"Prefect's temporary server did not answer for {SILENT_S:g} s."
+
+    def _is_healthy(self, timeout_s: float) -> bool:
+        """Return whether the server answers a health check in time."""
+        try:
+            # A proxy from the environment can't reach this machine.
+            return httpx.get(f"{self.url}/health", timeout=timeout_s, trust_env=False).is_success
+        except httpx.HTTPError:
+            return False
+
+    def _fail(self, why: str) -> None:
+        """Give up: pending requests fail, and so does `start`."""
+        self.failure = why
+        self._socket.close()  # requests that wait for the server fail now
+        if self._ready.is_set():
+            self.observe(f"{why} It is not started again.")
+        self._ready.set()
+
+
+def _end_process(process: subprocess.Popen[bytes], grace_s: float) -> None:
+    """End a process, and wait for it."""
+    if grace_s:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(grace_s)
+    process.kill()  # does nothing once it was waited for
+    process.wait()
+
+
+def _tail(log: Any) -> str:  # noqa: ANN401 -- a temporary file has no public type
+    """Return the end of a log as part of a message."""
+    log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_CHARS))
+    text = redact(log.read().decode(errors="replace")).strip()
+    return f" The end of its log: {text}" if text else ""
+
+
+def has_server() -> bool:
+    """Return whether the settings name a Prefect server, or forbid a temporary one."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED  # noqa: PLC0415 -- imports Prefect
+
+    return bool(PREFECT_API_URL.value()) or not PREFECT_SERVER_EPHEMERAL_ENABLED.value()
+
+
+@contextmanager
+def use_server(observe: Callable[[str], object] | None = None) -> Generator[None]:
+    """Run the code within with a Prefect server: the configured one, else the temporary one of this process.
+
+    The first use starts the temporary server; it ends with the process. The code within, and processes that inherit
+    Prefect's settings from it, find its address in the setting `PREFECT_API_URL`.
+
+    Args:
+        observe: Called with a message when the temporary server dies and when it is started again. None: it is logged.
+
+    Raises:
+        ServerError: If the temporary server can't be started.
+    """
+    if has_server():
+        yield
+        return
+    from prefect_dispatch.prefect_compat import (  # noqa: PLC0415 -- imports Prefect
+        ephemeral_server_url,
+        override_settings,
+    )
+
+    with override_settings("api", url=ephemeral_server_url() or _get_or_start_server(observe).url):
+        yield
+
+
+def kill_server() -> None:
+    """Kill the temporary server of this process, if there is one; for a process that is about to exit."""
+    if server := _servers.get(os.getpid()):
+        server.stop(0.0)
+
+
+def _get_or_start_server(observe: Callable[[str], object] | None) -> TemporaryServer:
+    """Return the temporary server of this process; start it if there is none, or the last one failed."""
+    from prefect.settings import (  # noqa: PLC0415 -- imports Prefect
+        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
+        get_current_settings,
+    )
+
+    with _lock:
+        server = _servers.get(os.getpid())
+        if server is None or server.failure:
+            # The server's process gets all settings of this one, profiles included, as environment variables.
+            env = {**os.environ, **_MODE, **get_current_settings().to_environment_variables(exclude_unset=True)}
+            server = TemporaryServer(env, observe or _log)
+            server.start(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
+            _servers[os.getpid()] = server
+            atexit.register(_stop_at_exit, os.getpid())
+        elif observe is not None:
+            server.observe = observe
+        return server
+
+
+def _log(message: str) -> None:
+    from prefect.logging import get_logger  # noqa: PLC0415 -- imports Prefect
+
+    get_logger("dispatch").warning(message)
+
+
+def _stop_at_exit(pid: int) -> None:  # pragma: no cover -- at the end of a process, which is not measured any more
+    if pid == os.getpid() and (server := _servers.pop(pid, None)):
+        server.stop()
+
+
+def serve(app: str, listening: str, parent: str) -> None:  # pragma: no cover -- in a process of its own
+    """Serve an application until the parent process is gone; the body of the server's process.
+
+    Args:
+        app: The factory of the application.
+        listening: The file descriptor of a socket that listens.
+        parent: The process id of the parent.
+    """
+    threading.Thread(target=_exit_with_parent, args=(int(parent),), daemon=True).start()
+    import uvicorn  # noqa: PLC0415 -- only here
+
+    config = uvicorn.Config(app, factory=True, log_level="error", lifespan="on", timeout_graceful_shutdown=int(GRACE_S))
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(listening))])
+
+
+def _exit_with_parent(parent: int) -> None:  # pragma: no cover -- in a process of its own
+    """End this process once its parent is gone: gracefully, else by force."""
+    import signal  # noqa: PLC0415 -- only here
+
+    while os.getppid() == parent:
+        time.sleep(LOOK_S)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE_S)
+    os._exit(1)

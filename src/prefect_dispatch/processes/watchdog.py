@@ -1,0 +1,167 @@
+"""Watchdog process, which outlives this process, and ends the programs that this one was running.
+
+It is started with the first program, in a session of its own, and reads from a pipe that stays open as long as this
+process lives: when the pipe is closed, this process is gone, however it ended.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from typing import IO, TYPE_CHECKING, cast
+from uuid import uuid4
+
+import psutil
+
+from prefect_dispatch.errors import TerminalError
+from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.processes.kill_tree import Mark, end_processes
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+VARIABLE = "PREFECT_DISPATCH_GUARD"
+"""The environment variable that marks the programs which a watchdog has to end."""
+GRACE_S = 1.0
+"""Seconds that programs have to end themselves, once the process that started them is gone."""
+LOOK_S = 0.5
+"""Seconds between two checks of the watchdog's parent, as a forked child may keep the pipe open."""
+START_S = 30.0
+"""Seconds within which a watchdog has to start; it usually takes 0.1 s."""
+
+_START = (
+    "import sys; sys.path[:] = sys.argv[2:]; "
+    "from prefect_dispatch.processes import watchdog; watchdog.main(sys.argv[1])"
+)
+_lock = threading.Lock()
+_guards: dict[int, Watchdog] = {}
+"""Watchdogs by process id, as a forked child inherits the entry of its parent."""
+
+
+class Watchdog:
+    """Handle of this process's watchdog.
+
+    Attributes:
+        mark: The mark for the environment of programs.
+    """
+
+    def __init__(self) -> None:
+        """Start the watchdog process.
+
+        Raises:
+            TerminalError: If it doesn't start, so that no program could be run safely.
+        """
+        self.mark = Mark(VARIABLE, uuid4().hex)
+        self._roots: set[int] = set()
+        self._start()
+
+    def ensure_running(self) -> None:
+        """Restart the watchdog process if it has ended."""
+        if self._process.poll() is not None:
+            self._pipe.close()
+            self._start()
+
+    @contextmanager
+    def watch(self, root: int) -> Generator[None, None, None]:
+        """Register a program with the watchdog until it was waited for.
+
+        Args:
+            root: The process id of the program, which leads a session of its own.
+        """
+        self._roots.add(root)
+        self._send(f"+{root}\n")
+        try:
+            yield
+        finally:
+            self._roots.discard(root)
+            self._send(f"-{root}\n")
+
+    def close(self) -> None:
+        """Close the pipe, upon which the watchdog ends what is left and exits, and wait for it."""
+        self._pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(START_S)
+
+    def _start(self) -> None:
+        """Start the watchdog process, wait for its first byte, and register the running programs."""
+        self._process = subprocess.Popen(  # noqa: S603 -- ourselves
+            [sys.executable, "-I", "-c", _START, self.mark.value, *sys.path],
+            env={},
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+        )
+        self._pipe = cast("IO[bytes]", self._process.stdin)
+        with cast("IO[bytes]", self._process.stdout) as output:
+            readable, _, _ = select.select([output], [], [], START_S)
+            if not readable or not output.read(1):
+                self._process.kill()
+                self._process.wait()
+                self._pipe.close()
+                raise TerminalError("The process that guards programs doesn't start.", kind="guard", usage=Usage())
+        for root in tuple(self._roots):
+            self._send(f"+{root}\n")
+
+    def _send(self, line: str) -> None:
+        """Send a line: `+` or `-`, and the process id of a program."""
+        with suppress(OSError, ValueError):  # the watchdog was killed; the next program restarts it
+            self._pipe.write(line.encode())
+
+
+def get_watchdog() -> Watchdog:
+    """Return the watchdog of this process; start it if there is none.
+
+    Raises:
+        TerminalError: If it can't be started.
+    """
+    with _lock:
+        guard = _guards.get(os.getpid())
+        if guard is None:
+            guard = Watchdog()
+            atexit.register(_close_at_exit, os.getpid())
+            _guards[os.getpid()] = guard
+        guard.ensure_running()
+        return guard
+
+
+def _close_at_exit(pid: int) -> None:  # pragma: no cover -- at the exit of a process, which is not measured any more
+    if pid == os.getpid():
+        _guards.pop(pid).close()
+
+
+def main(value: str) -> None:  # pragma: no cover -- in a process of its own
+    """Run as a watchdog: wait until the parent process is gone, and end the programs that it left.
+
+    Args:
+        value: The value of the mark in the environment of its programs.
+    """
+    # 1. Ignore signals that are meant for the parent, and report the start.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    parent, roots = os.getppid(), dict[int, psutil.Process]()
+    os.write(1, b".")
+    # 2. Follow which programs run, until the pipe is closed or the parent is another process.
+    partial_line = b""
+    while os.getppid() == parent:
+        if not select.select([0], [], [], LOOK_S)[0]:
+            continue
+        if not (more := os.read(0, 65536)):
+            break
+        *lines, partial_line = (partial_line + more).split(b"\n")
+        for line in lines:
+            root = int(line[1:])
+            roots.pop(root, None)
+            if line[:1] == b"+":
+                with suppress(psutil.Error):  # it has ended
+                    roots[root] = psutil.Process(root)
+    # 3. End what is left; a `Process` knows whether its id was reused.
+    end_processes(Mark(VARIABLE, value), [pid for pid, root in roots.items() if root.is_running()], grace_s=GRACE_S)

@@ -1,0 +1,1 @@
+"""Reports as Markdown, tables, data frames and HTML."""

@@ -1,0 +1,237 @@
+"""The report as Markdown, for an artifact or a file; and its outcomes as rows of a table artifact.
+
+What a reader must act on comes first: violations, shortfalls, gaps, flags, open decisions. Then
+follow the numbers, the rules, the merged value, and the ledger.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from prefect_dispatch.calls.progress import run_issues
+from prefect_dispatch.models.decisions import Decisions
+from prefect_dispatch.models.ledger import Ref, sort_key
+from prefect_dispatch.security.escaping import (
+    MAX_ROWS,
+    TRUNCATION_NOTE,
+    column_names,
+    escape_cell,
+    escape_paragraph,
+    escape_prose,
+    fence_text,
+    join_names,
+    json_block,
+    markdown_table,
+    strip_control_chars,
+    value_text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from pydantic import JsonValue
+
+    from prefect_dispatch.models.ledger import FieldRow, Proposal
+    from prefect_dispatch.models.ledger import Table as Figures
+    from prefect_dispatch.models.report import Report, ServedModel
+
+__all__ = ["MAX_CHARACTERS", "MAX_ROWS", "escape_cell", "markdown", "outcome_rows", "strip_control_chars"]
+
+MAX_CHARACTERS = 200_000
+"""Most characters of a report, so that Prefect's UI can show it; a longer one is truncated, with a note."""
+MAX_PROBLEMS = 100
+"""Most rows of a table before the merged value."""
+MAX_NAMES = 20
+"""Most outcomes that are named for each kind of change."""
+MAX_PAIRS = 20
+"""Most proposals with lines for the decisions file."""
+
+TO_DECIDE = "to-decide.md"
+"""Name of the document with lines for the decisions file, if a run ended with open decisions."""
+
+TITLES = {"complete": "Complete", "gaps": "Complete with gaps", "failed": "Failed"}
+"""Titles by the status of a report."""
+
+
+def markdown(report: Report) -> str:
+    """Return the report as Markdown, at most `MAX_CHARACTERS` long."""
+    parts = [f"# {TITLES[report.status]}", escape_paragraph(report.message), *_problem_sections(report)]
+    if report.changes.earlier != "none":
+        parts += ["## Since the last run", *_change_section(report)]
+    parts += ["## Numbers", _numbers_table(report)]
+    if issues := run_issues(report):
+        parts += ["## How it went", markdown_table(("", "how many", "by class"), issues)]
+    if any(each.served for each in report.models):
+        models = [(each.asked, each.served or "not named", each.answers, _model_remark(each)) for each in report.models]
+        parts += [
+            "## Which models answered",
+            markdown_table(("asked", "named by its responses", "answers", ""), models),
+        ]
+    if report.rules:
+        parts += ["## How the answers were merged", escape_paragraph(report.rules)]
+    if report.value is not None:
+        parts += [
+            "## Merged value",
+            escape_prose(report.value) if isinstance(report.value, str) else json_block(report.value),
+        ]
+    for figures in report.tables:
+        parts += _table_section(figures)
+    rows = [(row.brief, row.item, row.disposition, row.by or "", row.reason) for row in report.ledger]
+    parts += ["## Ledger", markdown_table(("brief", "item", "disposition", "by", "reason"), rows)]
+    text = "\n\n".join(parts) + "\n"
+    if len(text) > MAX_CHARACTERS:
+        text = f"{text[:MAX_CHARACTERS]}\n\n{TRUNCATION_NOTE}\n"
+    return text
+
+
+def outcome_rows(report: Report) -> list[dict[str, Any]]:
+    """Return one row for each outcome, at most `MAX_ROWS`, failures first."""
+    ledger = {(row.brief, row.item): row for row in report.ledger}
+    ordered = sorted(report.outcomes, key=lambda o: (o.status == "succeeded", sort_key(o.brief, o.item)))
+    return [
+        {
+            "brief": outcome.brief,
+            "item": escape_cell(outcome.item),
+            "status": outcome.status,
+            "disposition": row.disposition if (row := ledger.get((outcome.brief, outcome.item))) else "",
+            "origin": outcome.origin or "",
+            "attempts": len(outcome.attempts),
+            "tokens": sum(attempt.usage.tokens for attempt in outcome.attempts),
+            "answer": escape_cell(value_text(outcome.value)) if outcome.status == "succeeded" else "",
+            "error": escape_cell(outcome.failure),
+        }
+        for outcome in ordered[:MAX_ROWS]
+    ]
+
+
+def _problem_sections(report: Report) -> Iterator[str]:
+    """Yield the sections that a reader must act on, each as a heading and its content."""
+    if report.violations:
+        found = [(each.law, each.where, each.message) for each in report.violations]
+        yield from ("## What the audit found", markdown_table(("law", "where", "what"), found, MAX_PROBLEMS))
+    if report.shortfalls:
+        yield from ("## What could not be done", "\n".join(f"- {escape_paragraph(each)}" for each in report.shortfalls))
+    if report.gaps:
+        # The failure of an outcome also names its log; a report that was read from a file has no outcomes.
+        failures = {Ref.of(each): each.failure.partition(": ")[2] for each in report.outcomes if each.error}
+        gaps = [
+            (gap.brief, gap.item, gap.status, gap.error.kind, failures.get(Ref.of(gap), gap.error.message))
+            for gap in report.gaps
+        ]
+        yield from ("## Gaps", markdown_table(("brief", "item", "status", "kind", "why"), gaps, MAX_PROBLEMS))
+    if report.flags:
+        flags = [(flag.path, flag.kind, flag.text, flag.message, join_names(flag.sources)) for flag in report.flags]
+        yield "## Not to be taken on trust"
+        yield markdown_table(("where", "what", "words", "why", "looked into"), flags, MAX_PROBLEMS)
+    if decided := _decision_rows(report.decided):
+        yield from ("## Decided in this run's review", markdown_table(("what", "this", "and this"), decided))
+    if report.proposals:
+        yield from ("## To decide: one or two?", *_proposal_section(report.proposals))
+    if conflicts := [row for row in report.fields if row.losers]:
+        yield from ("## Conflicts", _conflicts_table(conflicts))
+
+
+def _proposal_section(proposals: Sequence[Proposal]) -> Iterator[str]:
+    """Yield the table of proposals, and lines for the decisions file with the first pairs."""
+    rows = [
+        (
+            f"{p.score:.3f}",
+            value_text(p.left),
+            value_text(p.right),
+            p.why,
+            join_names(p.left_sources),
+            join_names(p.right_sources),
+        )
+        for p in proposals
+    ]
+    yield markdown_table(("alike", "this", "and this", "why", "this from", "that from"), rows, MAX_PROBLEMS)
+    # The identity of a record is an object; what a user's integrator proposes may be any value.
+    pairs = [(p.left, p.right) for p in proposals if isinstance(p.left, dict) and isinstance(p.right, dict)]
+    if pairs:
+        yield (
+            "They were left apart. Decide with `review` on, or in the decisions file that the integrator's `aliases` "
+            "names: the pairs that are one stay under `same`, the others go under `different`."
+        )
+        yield fence_text(Decisions(same=tuple(pairs[:MAX_PAIRS])).text().rstrip(), "yaml")
+
+
+def _change_section(report: Report) -> Iterator[str]:
+    """Yield what changed since the last run: counts, then some names for each kind of change."""
+    since: Any = report.run.get("since") or {}
+    run = f" {since['flow_run']['name']} of {since['started']}" if since else ""
+    yield escape_paragraph(f"Compared with the run{run}: {report.changes}.")
+    lines = [f"- {name}: {escape_paragraph(_limit_refs(names))}" for name, names in report.changes.lists.items()]
+    if lines:
+        yield "\n".join(lines)
+
+
+def _limit_refs(names: Sequence[Ref]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more in report.json" if len(names) > MAX_NAMES else ""
+    return join_names(names[:MAX_NAMES]) + more
+
+
+def _decision_rows(decisions: Decisions) -> list[tuple[str, ...]]:
+    """Return the rows of the table of decisions."""
+    return [
+        *(("same", value_text(left), value_text(right)) for left, right in decisions.same),
+        *(("different", value_text(left), value_text(right)) for left, right in decisions.different),
+        *((each.field, value_text(each.record), value_text(each.value)) for each in decisions.fields),
+    ]
+
+
+def _model_remark(model: ServedModel) -> str:
+    return "" if model.expected else "another model"
+
+
+def _numbers_table(report: Report) -> str:
+    """Return the table of planned and actual usage, with a column for the integrator if it asked questions."""
+    usage, planned, own = report.usage, report.plan, report.integration
+    rows: list[tuple[object, ...]] = [
+        ("answers from the store", planned.get("stored"), usage.cached, own.cached),
+        ("shared with an equal item", planned.get("shared"), usage.shared, own.shared),
+        ("asked", planned.get("to_ask"), usage.asked, own.asked),
+        ("requests", planned.get("to_ask"), usage.requests, own.requests),
+        ("prompt tokens", planned.get("prompt_tokens"), usage.prompt_tokens, own.prompt_tokens),
+        ("completion tokens", planned.get("completion_tokens"), usage.completion_tokens, own.completion_tokens),
+        ("cost in USD", planned.get("cost_usd"), usage.cost_usd, own.cost_usd),
+        ("seconds", planned.get("seconds_in_parallel"), report.run.get("seconds"), ""),
+    ]
+    if usage.estimated_usd:
+        rows.insert(-1, ("of that estimated", "", usage.estimated_usd, own.estimated_usd))
+    rows = [tuple("unknown" if figure is None else figure for figure in row) for row in rows]
+    header = ("", "planned", "happened", "of that the integrator's own")
+    asks = own.asked + own.cached + own.shared > 0
+    return markdown_table(header, rows) if asks else markdown_table(header[:3], [row[:3] for row in rows])
+
+
+def _conflicts_table(rows: Sequence[FieldRow]) -> str:
+    return markdown_table(
+        ("field", "kept", "from", "rule", "not kept"),
+        [
+            (
+                row.path,
+                value_text(row.winner),
+                join_names(row.sources),
+                row.rule,
+                "; ".join(f"{value_text(loser.value)} (from {join_names(loser.sources)})" for loser in row.losers),
+            )
+            for row in rows
+        ],
+        MAX_PROBLEMS,
+    )
+
+
+def _table_section(figures: Figures) -> Iterator[str]:
+    names = column_names(figures.rows)
+    yield f"## {escape_cell(figures.title)}"
+    if figures.note:
+        yield escape_paragraph(figures.note)
+    yield (
+        markdown_table(names, [[_format_cell(row.get(name)) for name in names] for row in figures.rows])
+        if names
+        else "No rows."
+    )
+
+
+def _format_cell(value: JsonValue) -> str:
+    return "" if value is None else value_text(value)

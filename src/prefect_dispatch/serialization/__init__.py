@@ -1,0 +1,1 @@
+"""Canonical and strict JSON, strict YAML, streamed JSON and atomic writes."""

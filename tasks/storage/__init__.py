@@ -1,0 +1,1 @@
+"""The result store: stored answers, checkpoints of replies, locks."""
