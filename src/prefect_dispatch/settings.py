@@ -125,15 +125,18 @@ def settings() -> Settings:
 
 
 @lru_cache(maxsize=2)
-def _own_variables(_environment: Hashable) -> tuple[tuple[str, str], ...]:
-    """Return our variables of the environment; the argument is the cache key."""
-    return tuple(sorted(each for each in os.environ.items() if each[0].upper().startswith(PREFIX)))
+def _own_variables(environment: Hashable) -> tuple[tuple[str, str], ...]:
+    """Return our variables of a snapshot: of that one, as another thread may have changed the environment since."""
+    pairs = cast("frozenset[tuple[bytes | str, bytes | str]]", environment)
+    variables = ((os.fsdecode(name), os.fsdecode(value)) for name, value in pairs)
+    return tuple(sorted(each for each in variables if each[0].upper().startswith(PREFIX)))
 
 
 @lru_cache(maxsize=8)  # validating the patterns takes some time
-def _settings(_variables: tuple[tuple[str, str], ...]) -> Settings:
+def _settings(variables: tuple[tuple[str, str], ...]) -> Settings:
+    values: dict[str, Any] = {name[len(PREFIX) :].lower(): value for name, value in variables}
     try:
-        return Settings()
+        return Settings(**{name: value for name, value in values.items() if name in Settings.model_fields})
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = PREFIX + str(first["loc"][0]).upper()

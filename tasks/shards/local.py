@@ -141,18 +141,18 @@ def _run_shard(shard: Shard, executor: Executor, limits: Limits) -> list[WorkRes
     state = _earlier.pop(run.id, None)
     # 1. Set up: a retry goes on with the state of the attempt before it.
     if state is None:
-        errand = ShardSupervisor(shard.envelope, executor, limits, group) if shard.envelope else None
-        state = _ShardState(shard, cast("Listener | None", errand) or _listeners.get(shard.listener), errand)
+        supervisor = ShardSupervisor(shard.envelope, executor, limits, group) if shard.envelope else None
+        state = _ShardState(shard, cast("Listener | None", supervisor) or _listeners.get(shard.listener), supervisor)
         try:
-            if errand and not errand.start():
-                return errand.finish(begun_before=True)
+            if supervisor and not supervisor.start():
+                return supervisor.finish(begun_before=True)
         except TerminalError as error:  # all others would meet it
             return ShardResult([ItemResult(shard.work[0].fingerprint, error)])
     # 2. Ask what is left.
-    errand = state.supervisor
-    attempt = _ShardAttempt(state, executor, limits, errand.group if errand else group)
+    supervisor = state.supervisor
+    attempt = _ShardAttempt(state, executor, limits, supervisor.group if supervisor else group)
     try:
-        event_loop.run(errand.run(attempt.run()) if errand else attempt.run(), group=group)
+        event_loop.run(supervisor.run(attempt.run()) if supervisor else attempt.run(), group=group)
     except event_loop.CancelledError:
         raise ExecutorError("Interrupted.", kind="interrupted") from None
     # 3. Have Prefect retry while transient errors are left, else finish.
@@ -164,7 +164,7 @@ def _run_shard(shard: Shard, executor: Executor, limits: Limits) -> list[WorkRes
             "again."
         )
     results = attempt.finish(again=again)
-    return errand.finish() if errand else results
+    return supervisor.finish() if supervisor else results
 
 
 run_shard = task(  # of a function under a name of its own: so it is pickled by name, not with what its module holds
