@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import tempfile
 import threading
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
@@ -31,12 +33,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def state(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path, None, None]:
-    """A state folder of the tests' own: nothing is looked for, or left, in the user's."""
+def isolated_environment(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path, None, None]:
+    """A state folder of the tests' own: nothing is looked for, or left, in the user's.
+
+    The temporary folder may lie in a repository; no test is to find that.
+    """
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("state")
+        ceilings = (str(tmp_path_factory.getbasetemp()), tempfile.gettempdir())
+        patch.setenv("GIT_CEILING_DIRECTORIES", os.pathsep.join(ceilings))
         patch.setenv("PREFECT_DISPATCH_STATE", str(folder))
         yield folder
+
+
+@pytest.fixture
+def state(isolated_environment: Path) -> Path:
+    """The state folder."""
+    return isolated_environment
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import stat
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, cast
@@ -26,11 +27,13 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping
+    from collections.abc import Callable, Generator, Iterator, Mapping
 
     from filelock import BaseFileLock
     from pydantic import JsonValue
 
+CEILINGS = "GIT_CEILING_DIRECTORIES"
+"""git's own variable: folders in which, and above which, no repository is looked for."""
 WAIT_S = 30.0
 """Seconds to wait for the lock of the state folder, which is held for milliseconds."""
 
@@ -70,7 +73,7 @@ def state_folder() -> Path:
     way_out = "set PREFECT_DISPATCH_STATE to a folder of your own outside of every repository"
     try:
         folder = Path(configured).expanduser().absolute()
-        repository = next((parent for parent in (folder, *folder.parents) if _is_repository(parent)), None)
+        repository = next(filter(_is_repository, _searched_folders(folder)), None)
         if repository is not None:
             raise JobError(f"The state folder {str(folder)!r} is in the repository {str(repository)!r}: {way_out}.")
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -96,15 +99,11 @@ def lease(*, about: Mapping[str, JsonValue] | None = None) -> Generator[Lease, N
         JobError: If the state folder can't be used.
 
     Example:
-        >>> from tempfile import TemporaryDirectory
-        >>> with TemporaryDirectory() as folder:
-        ...     os.environ["PREFECT_DISPATCH_STATE"] = folder
-        ...     with lease() as mine:
-        ...         _ = (mine.path / "note.txt").write_text("Mine.")
-        ...     left = mine.path.exists()
-        ...     del os.environ["PREFECT_DISPATCH_STATE"]
-        >>> left
-        False
+        >>> with lease() as mine:
+        ...     _ = (mine.path / "note.txt").write_text("Mine.")
+        ...     there = mine.path.exists()
+        >>> there, mine.path.exists()
+        (True, False)
     """
     root = _leases_folder()
     name = token_hex(6)  # short, as the path of a socket in its TMPDIR is limited to 107 bytes
@@ -164,6 +163,13 @@ def remove_tree(folder: Path) -> None:
         with suppress(OSError):
             Path(parent).chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _searched_folders(folder: Path) -> Iterator[Path]:
+    """Yield a folder and its parents, in which git looks for a repository: up to `GIT_CEILING_DIRECTORIES`."""
+    ceilings = {Path(each) for each in os.environ.get(CEILINGS, "").split(os.pathsep) if each}
+    yield folder
+    yield from takewhile(lambda parent: parent not in ceilings, folder.parents)
 
 
 def _is_repository(folder: Path) -> bool:

@@ -22,6 +22,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import JobError, TransientError
+from prefect_dispatch.processes.leases import CEILINGS
 from prefect_dispatch.security.redaction import redact
 
 if TYPE_CHECKING:
@@ -316,7 +317,7 @@ def _environment(more: Mapping[str, str]) -> dict[str, str]:
         for number, setting in enumerate(settings)
         for what, text in zip(("KEY", "VALUE"), setting, strict=True)
     }
-    inherited = {name: os.environ[name] for name in ("PATH", "TMPDIR") if name in os.environ}
+    inherited = {name: os.environ[name] for name in ("PATH", "TMPDIR", CEILINGS) if name in os.environ}
     return {**inherited, **_ENVIRONMENT, **numbered, "GIT_CONFIG_COUNT": str(len(settings)), **more}
 
 
