@@ -20,6 +20,7 @@ from prefect_dispatch.processes.leases import end_own_leases, lease, remove_aban
 from prefect_dispatch.processes.log_files import new_log, prune_logs
 from prefect_dispatch.processes.reaper import reap, reap_periodically
 from prefect_dispatch.security.redaction import redact
+from prefect_dispatch.workspaces.git import Git
 from tests.processes.programs import Crowd, said_by
 from tests.workspaces.repositories import Repository
 
@@ -276,6 +277,21 @@ def test_a_state_folder_in_a_worktree_is_refused(state: Path, tmp_path: Path) ->
         state_folder()
     remove_tree(main.path)
     assert state_folder() == state
+
+
+def test_a_repository_above_a_ceiling_is_not_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As git does it: for the state folder, and for the checkouts that git itself looks for."""
+    repository = Repository.init(tmp_path / "home")
+    repository.commit("Begin")
+    folder = repository.path / "tmp" / "state"
+    folder.mkdir(parents=True)
+    monkeypatch.setenv("PREFECT_DISPATCH_STATE", str(folder))
+    with pytest.raises(JobError, match="is in the repository"):
+        state_folder()
+    assert Git(folder).run("rev-parse", "--git-dir")[0] == 0
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", f"/elsewhere:{repository.path}")
+    assert state_folder() == folder
+    assert Git(folder).run("rev-parse", "--git-dir")[0] != 0
 
 
 @pytest.mark.parametrize(
