@@ -281,17 +281,18 @@ class _IntegratorAdapter(BaseIntegrator):
         if not name.startswith("_") and name != "of":
             if getattr_static(self._integrator, name, _ABSENT) is not _ABSENT:
                 return getattr(self._integrator, name)
-            if name in _RETURNS_ITSELF:
-                return partial(_same, self._integrator)
+            if name in _PREPARATIONS:
+                return partial(_unchanged, self._integrator)
         return super().__getattribute__(name)
 
 
-def _same(integrator: object, *_: object) -> object:
-    """Return the integrator, whatever the other arguments are."""
+_PREPARATIONS = frozenset({"resolve_references", "with_executor", "resolve_paths", "with_items"})
+"""Methods that return a prepared copy: by default the user's object, and not its adapter."""
+
+
+def _unchanged(integrator: object, *_: object) -> object:
+    """Return the integrator; the arguments of a preparation that it doesn't have are ignored."""
     return integrator
-
-
-_RETURNS_ITSELF = frozenset({"resolve_references", "with_executor", "resolve_paths", "with_items"})
 
 
 @runtime_checkable
