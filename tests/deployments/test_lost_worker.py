@@ -17,6 +17,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId
 from tests.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from prefect.client.schemas.objects import FlowRun
@@ -33,8 +34,8 @@ WORKERS = ("one", "two", "three")
 
 
 @pytest.fixture
-def place(server: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
-    """The server, and a pool for three workers."""
+def place(server: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """The server, and a pool for three workers, with the deployments of this test alone."""
     monkeypatch.setattr("tests.deployments.conftest.PATIENCE_S", 1500)
     env = {
         **server.env,
@@ -45,7 +46,11 @@ def place(server: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pla
     with here.client() as client:
         client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
     here.run("prefect_dispatch", "deploy", "--work-pool", POOL)
-    return here
+    yield here
+    with here.client() as client:
+        for deployment in client.read_deployments():
+            client.delete_deployment(deployment.id)
+        client.delete_work_pool(POOL)
 
 
 def shards(place: Place) -> list[FlowRun]:
