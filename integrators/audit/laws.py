@@ -223,9 +223,6 @@ def _vote_violation(law: str, where: str, message: str) -> Violation:
 _REMOVED_DISPOSITIONS = ("duplicate_of", "overridden")
 
 
-_ANSWER_DISPOSITIONS = ("merged", *_REMOVED_DISPOSITIONS)
-
-
 @gc_paused()
 def audit(
     merge: Merge,
@@ -308,12 +305,10 @@ def _conservation_violations(
         if count > 1:
             yield _conservation_violation(ref, f"it has {count} ledger rows.")
     for row in rows:
-        # 2. The disposition fits the outcome's status.
+        # 2. The disposition is a state that may follow the outcome's; a failed or skipped outcome stays what it is.
         ref = Ref.of(row)
         outcome = outcome_by_ref.get(ref)
-        if outcome and row.disposition not in (
-            _ANSWER_DISPOSITIONS if outcome.status == "succeeded" else (outcome.status,)
-        ):
+        if outcome and row.disposition not in (tuple(outcome.state.next_states) or (outcome.state,)):
             yield _conservation_violation(ref, f"it {outcome.status}, but its ledger row says {row.disposition!r}.")
         # 3. A removed outcome names the other outcome, one with an answer, that replaces it; no other row names any.
         if row.disposition in _REMOVED_DISPOSITIONS and not (row.by is None and ref in refused):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_dispatch.models.base import Frozen
+from prefect_dispatch.models.item_state import ItemState
 from prefect_dispatch.models.outcome import Outcome, Usage
 
 if TYPE_CHECKING:
@@ -41,12 +43,13 @@ class Progress(Frozen):
 
     def plus(self, *outcomes: Outcome) -> Progress:
         """Return the progress after some more outcomes."""
+        states = Counter(outcome.state for outcome in outcomes)
         return self.model_copy(
             update={
                 "done": self.done + len(outcomes),
-                "cached": self.cached + sum(outcome.origin == "stored" for outcome in outcomes),
-                "failed": self.failed + sum(outcome.status == "failed" for outcome in outcomes),
-                "skipped": self.skipped + sum(outcome.status == "skipped" for outcome in outcomes),
+                "cached": self.cached + states[ItemState.CACHED],
+                "failed": self.failed + states[ItemState.FAILED],
+                "skipped": self.skipped + states[ItemState.SKIPPED],
                 "asked": self.asked + sum(outcome.origin == "asked" for outcome in outcomes),
                 "usage": sum((outcome.usage for outcome in outcomes if outcome.spent), self.usage),
             }

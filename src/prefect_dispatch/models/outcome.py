@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, field_validator
 
 from prefect_dispatch.models.base import CompactFrozen, Frozen, Strict
+from prefect_dispatch.models.item_state import ItemState
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -289,6 +290,11 @@ class Outcome(CompactFrozen):
     """The item's priority."""
 
     @property
+    def state(self) -> ItemState:
+        """The state in which it left the fan-out: its status, and for an answer where it came from."""
+        return ItemState(self.status) if self.status != "succeeded" else _STATE_OF_ORIGIN[self.origin]
+
+    @property
     def failure(self) -> str:
         """Why there is no answer, as text: the class of failure, the message, and the path of a log if there is one.
 
@@ -310,3 +316,11 @@ class Outcome(CompactFrozen):
         """Its usage in this run."""
         spent = self.spent
         return spent[0].usage if len(spent) == 1 else sum((attempt.usage for attempt in spent), Usage())
+
+
+_STATE_OF_ORIGIN = {
+    None: ItemState.ANSWERED,
+    "asked": ItemState.ANSWERED,
+    "stored": ItemState.CACHED,
+    "shared": ItemState.SHARED,
+}
