@@ -47,7 +47,7 @@ def escape_cell(value: object) -> str:
         'a&#124;b &#60;img>'
     """
     flat = " ".join(strip_control_chars(value if isinstance(value, str) else str(value)).split())
-    return _escape_markup(flat if len(flat) <= MAX_CELL else flat[: MAX_CELL - 1] + "…")
+    return _escape_markup(shorten(flat, MAX_CELL))
 
 
 def strip_control_chars(text: str) -> str:
@@ -93,9 +93,36 @@ def value_text(value: JsonValue) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def join_names(names: Iterable[object]) -> str:
-    """Join names, such as those of outcomes, to one text."""
-    return ", ".join(map(str, names))
+def join_names(names: Iterable[object], limit: int | None = None) -> str:
+    """Join names, such as those of outcomes, to one text; beyond a limit their number is given.
+
+    Example:
+        >>> join_names(["a", "b", "c"]), join_names(["a", "b", "c"], limit=2)
+        ('a, b, c', 'a, b and 1 more')
+    """
+    texts = list(map(str, names))
+    more = len(texts) - limit if limit else 0
+    return ", ".join(texts[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def shorten(text: str, length: int) -> str:
+    """Return a text of at most so many characters: a longer one is cut, and ends in `…`.
+
+    Example:
+        >>> shorten("seven", 5), shorten("seventy", 5)
+        ('seven', 'seve…')
+    """
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def count_noun(count: int, noun: str) -> str:
+    """Return a number with a noun, in the plural unless the number is 1.
+
+    Example:
+        >>> count_noun(1, "item"), count_noun(3, "item")
+        ('1 item', '3 items')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]], max_rows: int = MAX_ROWS) -> str:
