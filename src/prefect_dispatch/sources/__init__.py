@@ -30,8 +30,7 @@ from prefect_dispatch.sources.inline import (
     with_values,
 )
 from prefect_dispatch.sources.item_values import hashed_keys_note
-from prefect_dispatch.sources.sql import Sql
-from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
+from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet, Sql
 
 if TYPE_CHECKING:
     import logging
