@@ -11,7 +11,7 @@ import regex
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import JobError, first_problem
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -138,6 +138,5 @@ def _settings(variables: tuple[tuple[str, str], ...]) -> Settings:
     try:
         return Settings(**{name: value for name, value in values.items() if name in Settings.model_fields})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = PREFIX + str(first["loc"][0]).upper()
-        raise JobError(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from None
+        name, message = first_problem(error)
+        raise JobError(f"{PREFIX}{name.partition('.')[0].upper()}: {message}.") from None

@@ -23,13 +23,13 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from prefect_dispatch.errors import BriefError
+from prefect_dispatch.errors import BriefError, first_problem
 from prefect_dispatch.models.base import NON_EMPTY, Strict
 from prefect_dispatch.models.checks import Check, Function, MustMention, source_digest
 from prefect_dispatch.models.globs import Glob
 from prefect_dispatch.models.imports import REFERENCE, import_reference
+from prefect_dispatch.models.item import render
 from prefect_dispatch.models.output_schema import Output, has_validators, normalize_output, serialize_output
-from prefect_dispatch.models.template import render
 from prefect_dispatch.models.test_run import TestRun
 
 if TYPE_CHECKING:
@@ -336,7 +336,7 @@ def resolve_user_code(brief: Brief, root: Path) -> Brief:
         checks = tuple(_resolve_check(check, root) for check in brief.checks)
         return Brief.model_validate({**dict(brief), "output": output, "checks": checks})
     except ValidationError as error:
-        raise BriefError(f"Brief {brief.name!r}: {error.errors(include_url=False)[0]['msg']}.") from None
+        raise BriefError(f"Brief {brief.name!r}: {first_problem(error)[1]}.") from None
 
 
 def _resolve_check(check: Check, root: Path) -> Check:

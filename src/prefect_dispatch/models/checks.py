@@ -19,8 +19,9 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PlainSeriali
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.models.base import NON_EMPTY, Strict, Tabs
 from prefect_dispatch.models.imports import REFERENCE, to_reference
+from prefect_dispatch.models.item import render
 from prefect_dispatch.models.output_schema import SEARCH_SECONDS
-from prefect_dispatch.models.template import render
+from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.serialization.json_text import canonical_json
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ class Sources(Strict):
         if wrong:
             return f"field {self.field!r} has {str(wrong[0])[:200]!r}, which is no source of a known form; {hint}"
         if (count := len({normalize_source(text) for text in right})) < max(self.at_least, len(right)):
-            too_few = f"names {count} different source{'s' * (count != 1)}; at least {self.at_least} are asked for"
+            too_few = f"names {count_noun(count, 'different source')}; at least {self.at_least} are asked for"
             repeated = f"names {len(right)} sources, of which only {count} are different"
             return f"field {self.field!r} {too_few if count < self.at_least else repeated}; {hint}"
         return None

@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from prefect_dispatch.errors import BriefError
+from prefect_dispatch.security.escaping import count_noun, join_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,8 +94,7 @@ def explain_misfit(function: object, *arguments: str) -> str | None:
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError:
-        many = f"{len(arguments)} argument{'s' * (len(arguments) != 1)}"
-        return f"must take {many}: {', '.join(arguments)}"
+        return f"must take {count_noun(len(arguments), 'argument')}: {join_names(arguments)}"
     except ValueError:  # some builtins have no signature
         return None
     return None

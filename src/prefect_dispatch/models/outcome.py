@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import binascii
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, field_validator
 
 from prefect_dispatch.models.base import CompactFrozen, Frozen, Strict
+from prefect_dispatch.security.escaping import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -114,8 +116,8 @@ class Rejection(Frozen):
             >>> len(Rejection(text="word " * 1000, problems=("It is too long.",)).truncated.text)
             2000
         """
-        problems = [_truncate(problem, LONGEST_PROBLEM) for problem in self.problems[:MOST_PROBLEMS]]
-        return Rejection(text=_truncate(self.text, LONGEST_TEXT), problems=tuple(problems))
+        problems = [shorten(problem, LONGEST_PROBLEM) for problem in self.problems[:MOST_PROBLEMS]]
+        return Rejection(text=shorten(self.text, LONGEST_TEXT), problems=tuple(problems))
 
 
 class Attempt(CompactFrozen):
@@ -161,11 +163,7 @@ def truncate_notes(notes: tuple[str, ...]) -> tuple[str, ...]:
         >>> truncate_notes(("a", "b", "a"))
         ('a', 'b')
     """
-    return tuple(_truncate(note, LONGEST_NOTE) for note in dict.fromkeys(notes))[:MOST_NOTES]
-
-
-def _truncate(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return tuple(shorten(note, LONGEST_NOTE) for note in dict.fromkeys(notes))[:MOST_NOTES]
 
 
 ObjectId = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
@@ -205,20 +203,17 @@ class Change(Strict):
     @field_validator("patch")
     @classmethod
     def _can_be_read(cls, patch: str) -> str:
-        if patch.startswith(_BASE64):
-            try:
-                base64.b64decode(patch[len(_BASE64) :], validate=True)
-            except binascii.Error:
-                msg = "the patch is damaged: it is no base64"
-                raise ValueError(msg) from None
+        try:
+            _decode_patch(patch)
+        except binascii.Error:
+            msg = "the patch is damaged: it is no base64"
+            raise ValueError(msg) from None
         return patch
 
     @property
     def bytes(self) -> bytes:
         """The patch in bytes, for git."""
-        if self.patch.startswith(_BASE64):
-            return base64.b64decode(self.patch[len(_BASE64) :])
-        return self.patch.encode()
+        return _decode_patch(self.patch)
 
 
 def encode_patch(patch: bytes) -> str:
@@ -228,11 +223,18 @@ def encode_patch(patch: bytes) -> str:
         >>> encode_patch("é".encode()), encode_patch(b"\xff")
         ('é', 'base64:/w==')
     """
-    try:
+    with suppress(UnicodeDecodeError):
         text = patch.decode()
-    except UnicodeDecodeError:
-        return _BASE64 + base64.b64encode(patch).decode()
-    return _BASE64 + base64.b64encode(patch).decode() if text.startswith(_BASE64) else text
+        if not text.startswith(_BASE64):
+            return text
+    return _BASE64 + base64.b64encode(patch).decode()
+
+
+def _decode_patch(patch: str) -> bytes:
+    """Return the bytes of a patch; raise `binascii.Error` if it is damaged."""
+    if patch.startswith(_BASE64):
+        return base64.b64decode(patch[len(_BASE64) :], validate=True)
+    return patch.encode()
 
 
 class Answer(CompactFrozen):

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from prefect_dispatch.errors import SourceError
+from prefect_dispatch.errors import SourceError, first_problem
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.serialization.json_text import digest
 
@@ -72,8 +72,8 @@ def make_item(key: object, value: object, priority: object = 0) -> Item:
         return Item.model_validate({"key": key, "value": value, "priority": 0 if priority in (None, "") else priority})
     except ValidationError as error:
         check_json([key, value])  # raises an error with a better message
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise ValueError(f"{first['loc'][0]}: {first['msg']}.") from None
+        where, message = first_problem(error)
+        raise ValueError(f"{where.partition('.')[0]}: {message}.") from None
 
 
 def check_json(value: object) -> None:
