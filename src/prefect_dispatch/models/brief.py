@@ -93,8 +93,7 @@ class Command(Strict):
     @classmethod
     def _never_retries_success(cls, retry: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         if 0 in retry:
-            msg = "0 means success, and is never tried again"
-            raise ValueError(msg)
+            raise ValueError("0 means success, and is never tried again")
         if twice := set(retry) & set(info.data.get("ok", ())):
             raise ValueError(f"{min(twice)} stands under 'ok' and under 'retry'; take it out of one of them")
         return retry
@@ -135,8 +134,7 @@ class Split(Strict):
     @model_validator(mode="after")
     def _is_one_rule(self) -> Self:
         if self.separator is not None and "by" in self.model_fields_set:
-            msg = "'by' and 'separator' both say where to cut; keep one"
-            raise ValueError(msg)
+            raise ValueError("'by' and 'separator' both say where to cut; keep one")
         return self
 
     @property

@@ -73,22 +73,9 @@ class Usage(CompactFrozen):
 
 
 @lru_cache(maxsize=1 << 12)
-def _cached_usage(
-    requests: int,
-    prompt_tokens: int,
-    completion_tokens: int,
-    cost_usd: float | None,
-    estimated_usd: float,
-    unsettled: int,
-) -> Usage:
-    return Usage(  # from a cache: it is frozen, and many calls have the same usage
-        requests=requests,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        cost_usd=cost_usd,
-        estimated_usd=estimated_usd,
-        unsettled=unsettled,
-    )
+def _cached_usage(*values: float | None) -> Usage:
+    """Return the usage of the values of all fields, from a cache: it is frozen, and many calls have the same usage."""
+    return Usage.model_validate(dict(zip(Usage.model_fields, values, strict=True)))
 
 
 class Failure(Frozen):
@@ -206,8 +193,7 @@ class Change(Strict):
         try:
             _decode_patch(patch)
         except binascii.Error:
-            msg = "the patch is damaged: it is no base64"
-            raise ValueError(msg) from None
+            raise ValueError("the patch is damaged: it is no base64") from None
         return patch
 
     @property

@@ -123,11 +123,9 @@ def loads(text: str, *, unique_keys: bool = False) -> JsonValue:
     except (json.JSONDecodeError, UnsupportedJsonError, _ConstantError):
         raise
     except RecursionError:
-        msg = "it is nested too deep"
-        raise ValueError(msg) from None
+        raise ValueError("it is nested too deep") from None
     except ValueError:  # Python's limit for the digits of an integer
-        msg = "it holds a number of more digits than can be read"
-        raise UnsupportedJsonError(msg) from None
+        raise UnsupportedJsonError("it holds a number of more digits than can be read") from None
 
 
 class _ConstantError(ValueError):
@@ -135,8 +133,7 @@ class _ConstantError(ValueError):
 
 
 def _reject_constant(name: str) -> None:
-    msg = f"{name} is not JSON"
-    raise _ConstantError(msg)
+    raise _ConstantError(f"{name} is not JSON")
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -145,8 +142,7 @@ def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return found
     counts = Counter(name for name, _ in pairs)
     twice = next(name for name, count in counts.items() if count > 1)
-    msg = f"the key {twice[:_MAX_SHOWN]!r} stands twice in one object"
-    raise UnsupportedJsonError(msg)
+    raise UnsupportedJsonError(f"the key {twice[:_MAX_SHOWN]!r} stands twice in one object")
 
 
 def iter_json_chunks(

@@ -49,8 +49,7 @@ def lazy_names(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
 
     def get(name: str) -> Any:  # noqa: ANN401 -- an attribute of any type
         if name not in homes:
-            msg = f"module {package!r} has no attribute {name!r}"
-            raise AttributeError(msg)
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         found = getattr(import_module(f"{package}.{homes[name]}"), name)
         setattr(sys.modules[package], name, found)
         return found

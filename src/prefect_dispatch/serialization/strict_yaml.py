@@ -289,7 +289,8 @@ class _Reader:
                 f"<< takes a mapping, or a list of mappings, such as *defaults, and not {describe_value(wrong[0])}",
                 event,
             )
-        return cast("Any", [(each, at.parts) for each, at in zip(values, cast("Any", places), strict=True)])
+        pairs: Any = zip(values, cast("list[SourcePosition]", places), strict=True)
+        return [(each, at.parts) for each, at in pairs]
 
     def _read_key(self, event: NodeEvent) -> str:
         if not isinstance(event, (ScalarEvent, AliasEvent)):
@@ -346,7 +347,7 @@ class _Reader:
         return cast("str", self._parser.resolve(ScalarNode, event.value, event.implicit))
 
     def _resolve_alias(self, event: AliasEvent) -> tuple[JsonValue, SourcePosition]:
-        name = _show(event.anchor)
+        name = _show(str(event.anchor))
         if event.anchor not in self._anchors:
             raise self._error(
                 f"*{name} is an alias, and no anchor &{name} stands before it; put a text that begins with an asterisk "
@@ -365,7 +366,7 @@ class _Reader:
         self._copied += 1 + sum(map(len, texts))
         if self._copied > MAX_COPIED:
             raise self._error(
-                f"with *{_show(event.anchor)}, the aliases up to here stand for more than {MAX_COPIED:,} "
+                f"with *{_show(str(event.anchor))}, the aliases up to here stand for more than {MAX_COPIED:,} "
                 "characters; use fewer of them, or write out what is needed",
                 event,
             )
@@ -517,16 +518,9 @@ def dump_line(value: JsonValue) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(dump_line, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_dump_key(dump_line(key))}: {dump_line(part)}' for key, part in value.items())}}}"
+        keys = (key if len(key) < LONGEST_KEY else f"? {key} " for key in map(dump_line, value))
+        return f"{{{', '.join(f'{key}: {dump_line(part)}' for key, part in zip(keys, value.values(), strict=True))}}}"
     text = json.dumps(value, ensure_ascii=False)
     if isinstance(value, float):
         return text if "." in text else text.replace("e", ".0e")  # "1e+20" is a text in YAML
-    return "".join(each if each.isprintable() else _escape(ord(each)) for each in text)
-
-
-def _dump_key(text: str) -> str:
-    return text if len(text) < LONGEST_KEY else f"? {text} "
-
-
-def _escape(point: int) -> str:
-    return f"\\u{point:04x}" if point < 1 << 16 else f"\\U{point:08x}"
+    return escape_unprintable(text)

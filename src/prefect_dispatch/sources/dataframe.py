@@ -141,15 +141,13 @@ def column_values(table: Frame, column: str) -> list[JsonValue]:
     """Return the values of a column as JSON; missing values are None."""
     series = table[column]
     _require_microseconds(series)
-    pairs = zip(series.to_list(), series.is_null().to_list(), strict=True)
-    return [None if missing else _cell(value, column, number) for number, (value, missing) in enumerate(pairs, 1)]
-
-
-def _cell(value: object, column: str, number: int) -> JsonValue:
-    try:
-        return to_json_value(value)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"Column {column!r}, row {number}: {error}.") from None
+    cells: list[JsonValue] = []
+    for number, (value, missing) in enumerate(zip(series.to_list(), series.is_null().to_list(), strict=True), 1):
+        try:
+            cells.append(None if missing else to_json_value(value))
+        except (ValueError, RecursionError) as error:  # noqa: PERF203 -- the message names the row
+            raise SourceError(f"Column {column!r}, row {number}: {error}.") from None
+    return cells
 
 
 def _require_microseconds(series: nw.Series[Any]) -> None:

@@ -143,13 +143,6 @@ def _item_from_element(element: object) -> Item:
     return make_item(element["key"], element["value"], element.get("priority"))
 
 
-def _numbered_item(number: int, element: object) -> Item:
-    try:
-        return _to_item(number, element)
-    except ValueError as error:
-        raise PydanticCustomError("element", "element {number}: {why}", {"number": number, "why": str(error)}) from None
-
-
 def _find_failure(data: object) -> BaseException | None:
     """Return an error of a failed task run within data, or None."""
     pending, seen = [data], set[int]()
@@ -159,14 +152,11 @@ def _find_failure(data: object) -> BaseException | None:
             return part
         if id(part) not in seen:
             seen.add(id(part))  # Python data may be cyclic
-            pending += _parts(part)
+            if isinstance(part, Mapping):
+                pending += cast("Mapping[object, object]", part).values()
+            elif isinstance(part, list | tuple):
+                pending += cast("Iterable[object]", part)
     return None
-
-
-def _parts(data: object) -> Iterable[object]:
-    if isinstance(data, Mapping):
-        return cast("Mapping[object, object]", data).values()
-    return cast("Iterable[object]", data) if isinstance(data, list | tuple) else ()
 
 
 def _create_failed_item(number: int, element: object, failure: BaseException) -> FailedItem:
@@ -176,10 +166,6 @@ def _create_failed_item(number: int, element: object, failure: BaseException) ->
         item = make_item(element["key"], None, element.get("priority"))
         key, priority = item.key, item.priority
     return FailedItem(key=key, value=None, priority=priority, why=why)
-
-
-def _has_list(data: object) -> TypeGuard[Mapping[str, object]]:
-    return isinstance(data, Mapping) and "list" in data
 
 
 def _elements_with_keys(data: Mapping[str, object]) -> object:
@@ -222,7 +208,14 @@ def _add_key(number: int, element: object, key: str, priority: str) -> object:
 def _items(elements: object) -> tuple[Item, ...]:
     if not is_listable(elements):
         raise PydanticCustomError("not_a_list", "must be a list of items")
-    return tuple(_numbered_item(number, element) for number, element in enumerate(elements, 1))
+    items: list[Item] = []
+    for number, element in enumerate(elements, 1):
+        try:
+            items.append(_to_item(number, element))
+        except ValueError as error:  # noqa: PERF203 -- the message has the number
+            context = {"number": number, "why": str(error)}
+            raise PydanticCustomError("element", "element {number}: {why}", context) from None
+    return tuple(items)
 
 
 class Listed(Strict):
@@ -250,7 +243,9 @@ class Listed(Strict):
     def _from_list(cls, data: object) -> object:
         if is_listable(data):
             return {"items": data}
-        return {"items": _elements_with_keys(data)} if _has_list(data) else data
+        if isinstance(data, Mapping) and "list" in data:
+            return {"items": _elements_with_keys(cast("Mapping[str, object]", data))}
+        return cast("object", data)
 
     @model_serializer
     def _to_list(self) -> list[Item]:
