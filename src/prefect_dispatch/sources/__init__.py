@@ -24,12 +24,12 @@ from prefect_dispatch.sources.inline import (
     FRAME_MESSAGE,
     FailedItem,
     Listed,
+    hashed_keys_note,
     is_frame,
     is_listable,
     upstream_failure,
     with_values,
 )
-from prefect_dispatch.sources.item_values import hashed_keys_note
 from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet, Sql
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.models.base import did_you_mean
 from prefect_dispatch.security.escaping import join_names
-from prefect_dispatch.sources.inline import upstream_failure
-from prefect_dispatch.sources.item_values import make_item, to_json_value
+from prefect_dispatch.sources.inline import make_item, to_json_value, upstream_failure
 
 if TYPE_CHECKING:
     import narwhals as nw

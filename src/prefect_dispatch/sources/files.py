@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.security.redaction import redact
-from prefect_dispatch.sources.item_values import make_item
+from prefect_dispatch.sources.inline import make_item
 from prefect_dispatch.sources.object_store import (
     Encoding,
     decode,

@@ -20,7 +20,7 @@ from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.processes.ephemeral_server import use_server
 from prefect_dispatch.security.redaction import MARK, redact, register_secrets
 from prefect_dispatch.serialization.json_text import UnsupportedJsonError, loads
-from prefect_dispatch.sources.item_values import content_key, make_item, to_json_row
+from prefect_dispatch.sources.inline import content_key, make_item, to_json_row
 from prefect_dispatch.sources.object_store import (
     Encoding,
     is_url,
