@@ -331,13 +331,12 @@ def resolve_user_code(brief: Brief, root: Path) -> Brief:
     if isinstance(output, str) and REFERENCE.fullmatch(output):
         output = BUILT_IN_OUTPUTS.get(output) or import_reference(output, root)
     try:
-        checks = tuple(_resolve_check(check, root) for check in brief.checks)
+        checks = [
+            Function(function=import_reference(check.function, root))
+            if isinstance(check, Function) and isinstance(check.function, str)
+            else check
+            for check in brief.checks
+        ]
         return Brief.model_validate({**dict(brief), "output": output, "checks": checks})
     except ValidationError as error:
         raise BriefError(f"Brief {brief.name!r}: {first_problem(error)[1]}.") from None
-
-
-def _resolve_check(check: Check, root: Path) -> Check:
-    if isinstance(check, Function) and isinstance(check.function, str):
-        return Function(function=import_reference(check.function, root))
-    return check

@@ -228,15 +228,13 @@ def decode(data: bytes, otherwise: str = "") -> str:
 
 
 def _detect_encoding(data: bytes, otherwise: str) -> str:
-    if b"\0" not in data:
-        try:
-            data.decode()
-        except UnicodeDecodeError:
-            return otherwise or _guess(data)
-        return "utf-8"
-    if not otherwise:
-        raise ValueError("it holds NUL bytes")
-    return otherwise
+    if b"\0" in data:
+        return otherwise or "latin-1"  # which decodes any bytes, so that the NUL bytes are named
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return otherwise or _guess(data)
+    return "utf-8"
 
 
 def _guess(data: bytes) -> str:
