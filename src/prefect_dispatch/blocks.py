@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.core import Block
-from pydantic import Field, HttpUrl
+from pydantic import Field, HttpUrl, ValidationError
 
+from prefect_dispatch.errors import JobError, first_problem
 from prefect_dispatch.executors.block_references import load_block, read_document, shell_operation
 from prefect_dispatch.executors.llm.credentials_block import DOCUMENTATION, LOGOS, LLMCredentials
 from prefect_dispatch.models.limits import Limits
@@ -73,9 +74,6 @@ class DispatchProfile(Block):
         Raises:
             JobError: If its credentials aren't saved, or its parameters are wrong.
         """
-        from pydantic import ValidationError  # noqa: PLC0415 -- as below
-
-        from prefect_dispatch.errors import JobError, first_problem  # noqa: PLC0415 -- as below
         from prefect_dispatch.executors.llm.llm import LLM  # noqa: PLC0415 -- a server only looks the blocks up
 
         model = self.model or (self.credentials.model if self.credentials else "")

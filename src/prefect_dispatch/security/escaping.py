@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import re
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -218,14 +218,9 @@ def _escape_formula(match: re.Match[str]) -> str:
 
 
 def _indent_json(value: JsonValue) -> str:
-    """Return the start of a value's indented JSON, just over `MAX_VALUE` characters: all of it may take long."""
-    parts, size = list[str](), 0
-    for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value):
-        parts.append(part)
-        size += len(part)
-        if size > MAX_VALUE:
-            break
-    return "".join(parts)
+    """Return a value's indented JSON, or more than `MAX_VALUE` characters of its start: all of it may take long."""
+    parts = json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value)
+    return "".join(islice(parts, MAX_VALUE + 1))  # no part is empty
 
 
 def _truncate(text: str) -> tuple[str, str]:

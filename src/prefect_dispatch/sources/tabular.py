@@ -150,11 +150,9 @@ def _parse_object(line: str, place: str) -> dict[str, object]:
     return cast("dict[str, object]", found)
 
 
-def _unescape_tab(text: str) -> str:
-    return "\t" if text == r"\t" else text
-
-
-Delimiter = Annotated[str, StringConstraints(pattern=r'^([^"\r\n]|\\t)$'), AfterValidator(_unescape_tab)]
+Delimiter = Annotated[
+    str, StringConstraints(pattern=r'^([^"\r\n]|\\t)$'), AfterValidator(lambda text: text.replace(r"\t", "\t"))
+]
 r"""One character; a tab can be written as `\t`, since a form accepts no tab."""
 
 
@@ -410,7 +408,9 @@ class Sql(Columns):
         try:
             with open_database(self.connection) as engine, engine.connect() as connection:
                 result = _read_only(connection).execute(self._bind_parameters())
-                names = list(result.keys()) if result.returns_rows else []
+                if not result.returns_rows:
+                    raise SourceError(f"{where} yields no rows; write one that does, a `select` for instance.")  # noqa: TRY301 -- it passes the handler below
+                names = list(result.keys())
                 self.check_columns(names, where)
                 for number, row in enumerate(result, 1):
                     place = f"{where}, row {number}"
@@ -419,16 +419,6 @@ class Sql(Columns):
             raise
         except JobError as error:
             raise SourceError(str(error)) from None
-
-    def check_columns(self, names: list[str], where: str) -> None:
-        """Check the column names of the result.
-
-        Raises:
-            SourceError: If a column is missing or duplicate, or there are none.
-        """
-        if not names:
-            raise SourceError(f"{where} yields no rows; write one that does, a `select` for instance.")
-        super().check_columns(names, where)
 
     def _bind_parameters(self) -> TextClause:
         from sqlalchemy import bindparam, text  # noqa: PLC0415 -- only those who have a database need it
