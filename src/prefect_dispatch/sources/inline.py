@@ -474,9 +474,10 @@ class Listed(Strict):
     def _from_list(cls, data: object) -> object:
         if is_listable(data):
             return {"items": data}
-        if isinstance(data, Mapping) and "list" in data:
-            return {"items": _elements_with_keys(cast("Mapping[str, object]", data))}
-        return cast("object", data)
+        given = data
+        if isinstance(given, Mapping) and "list" in given:
+            return {"items": _elements_with_keys(cast("Mapping[str, object]", given))}
+        return data
 
     @model_serializer
     def _to_list(self) -> list[Item]:
