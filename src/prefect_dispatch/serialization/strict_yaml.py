@@ -51,6 +51,7 @@ MAX_DIGITS = 4300
 """Maximum characters of a number: Python refuses to convert longer ones."""
 MAX_SHOWN = 60
 """Characters of a key or a value that an error message quotes."""
+_FAST_LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = SafeConstructor()
 _CONVERT = {
@@ -168,9 +169,8 @@ def load_with_positions(text: str) -> list[YamlDocument]:
     except UnicodeEncodeError:
         raise YamlError(_LONE_SURROGATE) from None
     # 1. Try libyaml, which is fast; on a syntax error, fall through to the parser with better messages.
-    if yaml.__with_libyaml__:
-        with suppress(yaml.YAMLError):
-            return _Reader(yaml.CSafeLoader(text)).read_all()
+    with suppress(yaml.YAMLError):
+        return _Reader(_FAST_LOADER(text)).read_all()
     # 2. PyYAML's own parser, whose errors are turned into sentences.
     try:
         return _Reader(yaml.SafeLoader(text)).read_all()
