@@ -29,9 +29,8 @@ from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBran
 from prefect_dispatch.models.base import NON_EMPTY, Strict
 from prefect_dispatch.models.brief import Brief, Command, Name, Text
 from prefect_dispatch.models.globs import Glob, find_overlaps
-from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.item import Item, escape_template
 from prefect_dispatch.models.limits import Limits
-from prefect_dispatch.models.template import escape_template
 from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.workspaces.workspace import Workspace

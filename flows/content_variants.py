@@ -26,8 +26,7 @@ from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, Name, Text
 from prefect_dispatch.models.checks import MaxWords
-from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.template import escape_template
+from prefect_dispatch.models.item import Item, escape_template
 from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
 

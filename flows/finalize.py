@@ -19,10 +19,10 @@ from prefect_dispatch.executors.llm.messages import is_expected_model
 from prefect_dispatch.flows.runtime.query_executors import query_executors
 from prefect_dispatch.integrators.audit.published_report import audit_inputs
 from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.models import __version__
 from prefect_dispatch.models.ledger import Flag, Gap, LedgerRow, Merge, Ref, Violation, sort_key
 from prefect_dispatch.models.outcome import answering_models
 from prefect_dispatch.models.report import Report, ServedModel, Spending
-from prefect_dispatch.models.version import __version__
 from prefect_dispatch.prefect_compat import outside_transactions
 from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.security.redaction import redact_json, safe_message

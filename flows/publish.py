@@ -32,7 +32,7 @@ from prefect_dispatch.reporting.html.page import GENERATOR, render_page
 from prefect_dispatch.reporting.markdown import markdown, outcome_rows
 from prefect_dispatch.security.escaping import escape_paragraph, fence_text, strip_control_chars, to_safe_csv
 from prefect_dispatch.security.redaction import safe_message
-from prefect_dispatch.serialization.atomic_write import write_atomically
+from prefect_dispatch.serialization import write_atomically
 from prefect_dispatch.serialization.json_text import iter_json_chunks
 from prefect_dispatch.tasks.bounded_api import start_thread
 

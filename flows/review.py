@@ -39,7 +39,7 @@ from prefect_dispatch.prefect_compat import form_answer, form_keys, propose_stat
 from prefect_dispatch.reporting.explain import pointer_tokens
 from prefect_dispatch.reporting.markdown import TO_DECIDE
 from prefect_dispatch.security.escaping import escape_paragraph, fence_text, join_names, strip_control_chars, value_text
-from prefect_dispatch.serialization.atomic_write import write_atomically
+from prefect_dispatch.serialization import write_atomically
 from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.serialization.json_values import get_at, is_empty_value, pointer, resolve_pointer
 from prefect_dispatch.tasks.plan import Plan

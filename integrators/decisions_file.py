@@ -12,7 +12,7 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.validation_messages import explain_errors
 from prefect_dispatch.security.escaping import strip_control_chars
-from prefect_dispatch.serialization.atomic_write import write_atomically
+from prefect_dispatch.serialization import write_atomically
 from prefect_dispatch.serialization.json_text import canonical_json
 from prefect_dispatch.serialization.strict_yaml import MAX_BYTES, YamlError, decode, load_with_positions
 

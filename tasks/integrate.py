@@ -22,7 +22,7 @@ from prefect_dispatch.models.item import Item  # noqa: TC001 -- Prefect reads th
 from prefect_dispatch.models.ledger import LedgerRow, Merge, Ref, make_ref, sort_key
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Outcome  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.security.item_redaction import log_error, redact_quotes
+from prefect_dispatch.security.redaction import log_error, redact_quotes
 from prefect_dispatch.sources.inline import with_values
 from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.preflight import Independence

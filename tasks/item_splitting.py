@@ -22,7 +22,7 @@ from prefect_dispatch.executors.fingerprint import executor_for, fingerprint
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.outcome import Answer, Outcome
-from prefect_dispatch.security.item_redaction import redact_item_text
+from prefect_dispatch.security.redaction import redact_item_text
 from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.tasks.circuit_breaker import failure_of
 from prefect_dispatch.tasks.run_brief import run_brief

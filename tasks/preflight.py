@@ -17,8 +17,8 @@ from pydantic import Field
 from prefect_dispatch.errors import BriefError, DependenceError
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.globs import Glob, find_overlaps
+from prefect_dispatch.models.item import look_up
 from prefect_dispatch.models.ledger import Ref, sort_key
-from prefect_dispatch.models.template import look_up
 from prefect_dispatch.tasks.work_item import used_fields
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from prefect_dispatch.executors.base import Ask, Reply
 from prefect_dispatch.executors.llm.batch_api import MOST_BYTES, MOST_LINES, Batch, BatchAPI
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.outcome import Answer, Attempt, Rejection, Usage
-from prefect_dispatch.security.item_redaction import redact_item_text, redact_quotes
+from prefect_dispatch.security.redaction import redact_item_text, redact_quotes
 from prefect_dispatch.tasks.bounded_api import raise_if_cancelled
 from prefect_dispatch.tasks.event_loop import run_in_pool
 from prefect_dispatch.tasks.item_splitting import TOO_LONG, is_recorded_too_long, record_too_long

@@ -17,8 +17,7 @@ from prefect_dispatch.reporting.tables import Vanished, file_url, write_outcomes
 from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.sources.files import Glob
 from prefect_dispatch.sources.object_store import is_url
-from prefect_dispatch.sources.sql import Sql, open_database
-from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
+from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet, Sql, open_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -9,9 +9,9 @@ from prefect.utilities.annotations import quote
 
 from prefect_dispatch.executors.fingerprint import fingerprinter
 from prefect_dispatch.models.checks import Function, MustMention
+from prefect_dispatch.models.item import placeholders
 from prefect_dispatch.models.ledger import make_ref, sort_key
 from prefect_dispatch.models.outcome import Answer, Attempt, Failure, Outcome
-from prefect_dispatch.models.template import placeholders
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

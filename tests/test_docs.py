@@ -28,7 +28,7 @@ from prefect_dispatch.flows.job_file import Job, form_model
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.checks import Check
 from prefect_dispatch.models.decisions import Decisions
-from prefect_dispatch.models.template import placeholders
+from prefect_dispatch.models.item import placeholders
 from prefect_dispatch.settings import PREFIX, Settings
 from prefect_dispatch.sources import Source
 from tests.fences import Fence, fences

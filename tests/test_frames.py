@@ -22,7 +22,7 @@ from prefect_dispatch.models.report import Report
 from prefect_dispatch.reporting.tables import outcomes_frame
 from prefect_dispatch.sources import source
 from prefect_dispatch.sources.dataframe import items_from, to_narwhals
-from prefect_dispatch.sources.item_values import to_json_value
+from prefect_dispatch.sources.inline import to_json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect_dispatch.errors import JobError, SourceError
 from prefect_dispatch.flows.job_file import load_job
 from prefect_dispatch.sources import read_items, source
-from prefect_dispatch.sources.sql import Sql
+from prefect_dispatch.sources.tabular import Sql
 from tests.databases import filled, found, saved
 
 if TYPE_CHECKING:

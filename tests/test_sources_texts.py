@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.sources import read_items
-from prefect_dispatch.sources.encoding import decode
 from prefect_dispatch.sources.files import Glob
+from prefect_dispatch.sources.object_store import decode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.template import escape_template, look_up, placeholders, render
+from prefect_dispatch.models.item import Item, escape_template, look_up, placeholders, render
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.serialization.atomic_write import write_atomically
+from prefect_dispatch.serialization import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -19,7 +19,7 @@ from prefect_dispatch.models.checks import Function
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Answer
-from prefect_dispatch.security.item_redaction import LONGEST, RUN, redact_quotes
+from prefect_dispatch.security.redaction import LONGEST, RUN, redact_quotes
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:

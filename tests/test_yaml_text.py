@@ -68,6 +68,7 @@ def test_what_looks_like_more_than_json_is_a_text() -> None:
         ),
         pytest.param("no: 2", r"line 1: the key no is read as false \(yes or no\)", id="bool-key"),
         pytest.param("? [a]\n: 1", "a key is a text, and here is a list or a mapping", id="list-as-key"),
+        pytest.param("- &a [b]\n- *a : 1", r"line 2: \[1\]: a key is a text, and here is a list", id="alias-as-key"),
         pytest.param("a: {{x}}", "line 1: a: a key is a text, .* braces in quotation marks", id="template"),
         pytest.param("\n- -.inf", r"line 2: \[0\]: -.inf is no number that JSON has", id="infinity"),
         pytest.param("1.0e+999", "is no number that JSON has", id="too-large"),

@@ -20,8 +20,7 @@ from prefect_dispatch.integrators.merge_branches.three_way import (
     replace_entries,
 )
 from prefect_dispatch.models.brief import Brief
-from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.template import escape_template
+from prefect_dispatch.models.item import Item, escape_template
 from prefect_dispatch.workspaces.git import Git
 from prefect_dispatch.workspaces.patches import create_commit
 from prefect_dispatch.workspaces.workspace import Workspace

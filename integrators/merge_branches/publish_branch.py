@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.base import Delivery
 from prefect_dispatch.integrators.merge_branches.apply import PATCH_NAME
+from prefect_dispatch.models.item import unescape_template
 from prefect_dispatch.models.ledger import Ref
-from prefect_dispatch.models.template import unescape_template
 from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.security.redaction import redact
 from prefect_dispatch.workspaces.git import GitError

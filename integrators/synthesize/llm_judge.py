@@ -10,8 +10,7 @@ from prefect_dispatch.integrators.base import Question
 from prefect_dispatch.integrators.synthesize.answer_index import format_citation, indent_lines
 from prefect_dispatch.integrators.synthesize.map_reduce import estimate_tokens
 from prefect_dispatch.models.brief import Brief
-from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.template import escape_template
+from prefect_dispatch.models.item import Item, escape_template
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from prefect_dispatch.integrators.base import Question
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief
-from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.item import Item, escape_template
 from prefect_dispatch.models.ledger import Ref, Table
-from prefect_dispatch.models.template import escape_template
 from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.serialization.json_values import content_text
 

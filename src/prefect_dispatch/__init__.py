@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.models.version import __version__
+from prefect_dispatch.models import __version__
 from prefect_dispatch.serialization import moved_names
 
 if TYPE_CHECKING:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.core import Block
-from pydantic import Field, HttpUrl
+from pydantic import Field, HttpUrl, ValidationError
 
+from prefect_dispatch.errors import JobError, first_problem
 from prefect_dispatch.executors.block_references import load_block, read_document, shell_operation
 from prefect_dispatch.executors.llm.credentials_block import DOCUMENTATION, LOGOS, LLMCredentials
 from prefect_dispatch.models.limits import Limits
@@ -73,9 +74,6 @@ class DispatchProfile(Block):
         Raises:
             JobError: If its credentials aren't saved, or its parameters are wrong.
         """
-        from pydantic import ValidationError  # noqa: PLC0415 -- as below
-
-        from prefect_dispatch.errors import JobError  # noqa: PLC0415 -- as below
         from prefect_dispatch.executors.llm.llm import LLM  # noqa: PLC0415 -- a server only looks the blocks up
 
         model = self.model or (self.credentials.model if self.credentials else "")
@@ -85,10 +83,8 @@ class DispatchProfile(Block):
         try:
             return LLM.model_validate({"model": model, **given})
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
+            where, message = first_problem(error)
             name = f" {self._block_document_name!r}" if self._block_document_name else ""
-            message = first["msg"].removeprefix("Value error, ")
             raise JobError(f"The profile{name} can't be used: {where}: {message}.") from None
 
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pydantic import ValidationError
     from typing_extensions import Self
 
     from prefect_dispatch.models.ledger import Merge, Ref, Violation
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
 
 class DispatchError(Exception):
     """Base class of all errors of this package."""
+
+    def __str__(self) -> str:
+        """Return the message: further arguments are attributes."""
+        return str(self.args[0]) if self.args else ""
 
     def __repr__(self) -> str:
         """Return the class and the message; further attributes of an error don't belong into a log."""
@@ -222,10 +227,6 @@ class MergeError(DispatchError):
         super().__init__(message, asked)
         self.asked = tuple(asked)
 
-    def __str__(self) -> str:
-        """Return the message alone."""
-        return str(self.args[0])
-
 
 class AuditError(DispatchError):
     """The merged value contradicts the outcomes.
@@ -258,6 +259,8 @@ class DispatchFailed(DispatchError):  # noqa: N818 -- named after the state of t
         super().__init__(message, report)
         self.report = report
 
-    def __str__(self) -> str:
-        """Return the message alone."""
-        return str(self.args[0])
+
+def first_problem(error: ValidationError) -> tuple[str, str]:
+    """Return where the first error of a validation is, as a dotted path, and its message."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")

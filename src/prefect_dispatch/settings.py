@@ -11,7 +11,7 @@ import regex
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import JobError, first_problem
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -59,8 +59,9 @@ def _parse_patterns(value: Any) -> Any:  # noqa: ANN401 -- any input of a valida
         parsed = json.loads(value)
     except ValueError:
         if value.replace(" ", "").startswith('["'):
-            msg = f"{value!r} begins like a JSON list, and is none: in JSON a backslash is written twice"
-            raise ValueError(msg) from None
+            raise ValueError(
+                f"{value!r} begins like a JSON list, and is none: in JSON a backslash is written twice"
+            ) from None
         return (value,) if value else ()
     several = cast("list[object]", parsed if isinstance(parsed, list) else [...])
     return several if all(isinstance(each, str) for each in several) else (value,)
@@ -68,26 +69,21 @@ def _parse_patterns(value: Any) -> Any:  # noqa: ANN401 -- any input of a valida
 
 def _require_usable(patterns: tuple[str, ...]) -> tuple[str, ...]:
     for pattern in patterns:
-        if why := _pattern_problem(pattern):
-            msg = f"the pattern {pattern!r} {why}"
-            raise ValueError(msg)
+        try:
+            compiled = regex.compile(pattern)
+            if compiled.search(""):
+                raise ValueError(f"the pattern {pattern!r} matches the empty text, and so everywhere")
+            # Probe with texts that make catastrophic backtracking visible.
+            for text in PROBES:
+                compiled.sub("", text, timeout=PROBE_SECONDS)
+        except regex.error as error:  # noqa: PERF203 -- the message has the pattern
+            raise ValueError(f"the pattern {pattern!r} is not a regular expression: {error}") from None
+        except TimeoutError:
+            raise ValueError(
+                f"the pattern {pattern!r} takes more than {PROBE_SECONDS:g} s on a short text; avoid repeats within "
+                "repeats, such as (a+)+"
+            ) from None
     return patterns
-
-
-def _pattern_problem(pattern: str) -> str | None:
-    """Return the reason why a pattern can't be used, or None."""
-    try:
-        compiled = regex.compile(pattern)
-        if compiled.search(""):
-            return "matches the empty text, and so everywhere"
-        # Probe with texts that make catastrophic backtracking visible.
-        for text in PROBES:
-            compiled.sub("", text, timeout=PROBE_SECONDS)
-    except regex.error as error:
-        return f"is not a regular expression: {error}"
-    except TimeoutError:
-        return f"takes more than {PROBE_SECONDS:g} s on a short text; avoid repeats within repeats, such as (a+)+"
-    return None
 
 
 class Settings(BaseSettings):
@@ -138,6 +134,5 @@ def _settings(variables: tuple[tuple[str, str], ...]) -> Settings:
     try:
         return Settings(**{name: value for name, value in values.items() if name in Settings.model_fields})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = PREFIX + str(first["loc"][0]).upper()
-        raise JobError(f"{name}: {first['msg'].removeprefix('Value error, ')}.") from None
+        name, message = first_problem(error)
+        raise JobError(f"{PREFIX}{name.partition('.')[0].upper()}: {message}.") from None

@@ -11,7 +11,7 @@ from prefect_dispatch import Brief, Item, dispatch, outcome_of, plan, write_parq
 from prefect_dispatch.errors import JobError, SourceError
 from prefect_dispatch.flows.forms import with_form_messages
 from prefect_dispatch.models.report import Report
-from prefect_dispatch.sources.sql import Sql
+from prefect_dispatch.sources.tabular import Sql
 from prefect_dispatch.tasks.table_tasks import input_assets
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.databases import filled

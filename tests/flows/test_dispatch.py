@@ -38,7 +38,7 @@ from prefect_dispatch.errors import (
     TransientError,
 )
 from prefect_dispatch.models.ledger import LedgerRow, Ref
-from prefect_dispatch.sources.item_values import content_key
+from prefect_dispatch.sources.inline import content_key
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:

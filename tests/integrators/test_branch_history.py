@@ -15,8 +15,8 @@ from prefect_dispatch.integrators.merge_branches.publish_branch import (
     CommitMessages,
 )
 from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import escape_template
 from prefect_dispatch.models.ledger import Ref
-from prefect_dispatch.models.template import escape_template
 from tests.integrators.repos import Files, Nobody, change_of, done, merging, repository, rows, value
 
 if TYPE_CHECKING:

@@ -17,8 +17,7 @@ from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.reporting.tables import write_outcomes
 from prefect_dispatch.sources import read_items
-from prefect_dispatch.sources.sql import Sql
-from prefect_dispatch.sources.tabular import Parquet
+from prefect_dispatch.sources.tabular import Parquet, Sql
 from prefect_dispatch.tasks.table_tasks import MAX_KEY_LENGTH, asset_key, table_key, write_parquet, write_table
 from tests.databases import filled, found, saved
 from tests.postgres import INITDB, postgres

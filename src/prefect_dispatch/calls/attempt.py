@@ -30,8 +30,7 @@ from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply,
 from prefect_dispatch.models.outcome import Answer, Attempt, Failure, Rejection, Usage, truncate_notes
 from prefect_dispatch.models.output_schema import validate_output
 from prefect_dispatch.processes.log_files import collect_logs
-from prefect_dispatch.security.item_redaction import redact_item_text
-from prefect_dispatch.security.redaction import redact, safe_message
+from prefect_dispatch.security.redaction import redact, redact_item_text, safe_message
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

@@ -13,4 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "Brief", "Item", "Outcome"]
 
+__version__ = "0.1.0"
+"""Version of the package, which reports contain; apart from the package itself, whose names import everything."""
 __getattr__ = lazy_names(__name__, {"Answer": "outcome", "Outcome": "outcome", "Brief": "brief", "Item": "item"})

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
-from pydantic_core.core_schema import no_info_after_validator_function
 from rapidfuzz import fuzz, process
 from typing_extensions import override
 
 from prefect_dispatch.serialization.json_text import find_json_problem
 
 if TYPE_CHECKING:
-    from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+    from pydantic import GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
     from typing_extensions import Self
@@ -86,12 +85,8 @@ def _require_storable(value: JsonValue) -> JsonValue:
     return value
 
 
-class _NonEmpty:
+class _NonEmpty(AfterValidator):
     """Annotation for a tuple with one element at least; pydantic's own `min_length` counts only the valid elements."""
-
-    @staticmethod
-    def __get_pydantic_core_schema__(source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return no_info_after_validator_function(_require_non_empty, handler(source))
 
     @staticmethod
     def __get_pydantic_json_schema__(schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -104,7 +99,7 @@ def _require_non_empty(values: tuple[_T, ...]) -> tuple[_T, ...]:
     return values
 
 
-NON_EMPTY = _NonEmpty()
+NON_EMPTY = _NonEmpty(_require_non_empty)
 """Annotation for a non-empty tuple. If an element is invalid, only that is reported."""
 
 StorableJson = Annotated[JsonValue, AfterValidator(_require_storable)]

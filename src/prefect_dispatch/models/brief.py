@@ -23,13 +23,13 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from prefect_dispatch.errors import BriefError
+from prefect_dispatch.errors import BriefError, first_problem
 from prefect_dispatch.models.base import NON_EMPTY, Strict
 from prefect_dispatch.models.checks import Check, Function, MustMention, source_digest
 from prefect_dispatch.models.globs import Glob
 from prefect_dispatch.models.imports import REFERENCE, import_reference
+from prefect_dispatch.models.item import render
 from prefect_dispatch.models.output_schema import Output, has_validators, normalize_output, serialize_output
-from prefect_dispatch.models.template import render
 from prefect_dispatch.models.test_run import TestRun
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ class Command(Strict):
     @classmethod
     def _never_retries_success(cls, retry: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         if 0 in retry:
-            msg = "0 means success, and is never tried again"
-            raise ValueError(msg)
+            raise ValueError("0 means success, and is never tried again")
         if twice := set(retry) & set(info.data.get("ok", ())):
             raise ValueError(f"{min(twice)} stands under 'ok' and under 'retry'; take it out of one of them")
         return retry
@@ -135,8 +134,7 @@ class Split(Strict):
     @model_validator(mode="after")
     def _is_one_rule(self) -> Self:
         if self.separator is not None and "by" in self.model_fields_set:
-            msg = "'by' and 'separator' both say where to cut; keep one"
-            raise ValueError(msg)
+            raise ValueError("'by' and 'separator' both say where to cut; keep one")
         return self
 
     @property
@@ -333,13 +331,12 @@ def resolve_user_code(brief: Brief, root: Path) -> Brief:
     if isinstance(output, str) and REFERENCE.fullmatch(output):
         output = BUILT_IN_OUTPUTS.get(output) or import_reference(output, root)
     try:
-        checks = tuple(_resolve_check(check, root) for check in brief.checks)
+        checks = [
+            Function(function=import_reference(check.function, root))
+            if isinstance(check, Function) and isinstance(check.function, str)
+            else check
+            for check in brief.checks
+        ]
         return Brief.model_validate({**dict(brief), "output": output, "checks": checks})
     except ValidationError as error:
-        raise BriefError(f"Brief {brief.name!r}: {error.errors(include_url=False)[0]['msg']}.") from None
-
-
-def _resolve_check(check: Check, root: Path) -> Check:
-    if isinstance(check, Function) and isinstance(check.function, str):
-        return Function(function=import_reference(check.function, root))
-    return check
+        raise BriefError(f"Brief {brief.name!r}: {first_problem(error)[1]}.") from None

@@ -9,7 +9,7 @@ import copy
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -19,9 +19,11 @@ from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PlainSeriali
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.models.base import NON_EMPTY, Strict, Tabs
 from prefect_dispatch.models.imports import REFERENCE, to_reference
+from prefect_dispatch.models.item import render
 from prefect_dispatch.models.output_schema import SEARCH_SECONDS
-from prefect_dispatch.models.template import render
+from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.serialization.json_text import canonical_json
+from prefect_dispatch.serialization.json_values import get_at
 
 if TYPE_CHECKING:
     from prefect_dispatch.models.item import Item
@@ -114,16 +116,12 @@ def _is_isbn(text: str) -> bool:
     return False
 
 
-CheckFunction = Callable[[Any, Any], "str | None"]
-
-
 def _require_function(value: object) -> object:
     if inspect.iscoroutinefunction(value):
         raise ValueError(f"must not be async: {value.__name__!r}")
     if callable(value) or (isinstance(value, str) and REFERENCE.fullmatch(value)):
         return value
-    msg = f"must be a function or 'module:name', not {value!r}"
-    raise ValueError(msg)
+    raise ValueError(f"must be a function or 'module:name', not {value!r}")
 
 
 FunctionReference = Annotated[
@@ -168,8 +166,7 @@ class Regex(_FieldCheck):
         try:
             regex.compile(pattern)
         except regex.error as error:
-            msg = f"not a regular expression: {error}"
-            raise ValueError(msg) from None
+            raise ValueError(f"not a regular expression: {error}") from None
         return pattern
 
     def problem(self, value: JsonValue, item: Item) -> str | None:  # noqa: ARG002 -- one signature for all checks
@@ -229,9 +226,7 @@ class Sources(Strict):
 
     def problem(self, value: JsonValue, item: Item) -> str | None:  # noqa: ARG002 -- one signature for all checks
         """Return what is wrong with an answer, or None."""
-        found = value
-        for name in filter(None, self.field.split(".")):
-            found = found.get(name) if isinstance(found, Mapping) else None
+        found = get_at(value, filter(None, self.field.split(".")))
         sources = found if isinstance(found, list) else []
         right = [text for text in sources if isinstance(text, str) and source_kind(text) in self.forms]
         wrong = [text for text in sources if text not in right]
@@ -240,7 +235,7 @@ class Sources(Strict):
         if wrong:
             return f"field {self.field!r} has {str(wrong[0])[:200]!r}, which is no source of a known form; {hint}"
         if (count := len({normalize_source(text) for text in right})) < max(self.at_least, len(right)):
-            too_few = f"names {count} different source{'s' * (count != 1)}; at least {self.at_least} are asked for"
+            too_few = f"names {count_noun(count, 'different source')}; at least {self.at_least} are asked for"
             repeated = f"names {len(right)} sources, of which only {count} are different"
             return f"field {self.field!r} {too_few if count < self.at_least else repeated}; {hint}"
         return None

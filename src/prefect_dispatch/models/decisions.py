@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from pydantic import Field, JsonValue
 
 from prefect_dispatch.models.base import StorableJson, Strict
+from prefect_dispatch.security.escaping import shorten
 from prefect_dispatch.serialization.json_text import canonical_json
 from prefect_dispatch.serialization.strict_yaml import dump_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 Identity = dict[str, JsonValue]
 """The identity of a record: its fields by name, such as `{"name": "MIT"}`."""
 
 Pair = tuple[Identity, Identity]
+_Subject = frozenset[Hashable] | tuple[Hashable, str]
 IdentityNormalizer = Callable[[Identity], Hashable]
 """Returns a normalized identity: equal for all spellings of one record."""
 
@@ -61,17 +63,10 @@ class Decisions(Strict):
             later: Later decisions, in order.
             normalize: Normalizes the identity of a record.
         """
-        every = (self, *later)
-        pairs = {
-            frozenset(map(normalize, pair)): (word, pair) for each in every for word, pair in _labelled_pairs(each)
-        }
-        fields = {(normalize(each.record), each.field): each for one in every for each in one.fields}
-        ordered = sorted(pairs.values(), key=lambda each: sorted(map(canonical_json, each[1])))
-        return Decisions(
-            same=tuple(pair for word, pair in ordered if word == "same"),
-            different=tuple(pair for word, pair in ordered if word == "different"),
-            fields=tuple(sorted(fields.values(), key=lambda each: (canonical_json(each.record), each.field))),
-        )
+        verdicts: dict[_Subject, _Verdict] = {}
+        for each in (self, *later):
+            verdicts |= each._verdicts(normalize)  # noqa: SLF001 -- of the same class
+        return _collect(sorted(verdicts.values(), key=_order))
 
     def without(self, others: Decisions, normalize: IdentityNormalizer = canonical_json) -> Decisions:
         """Return the decisions on pairs and fields on which there are no others.
@@ -86,13 +81,8 @@ class Decisions(Strict):
             >>> no.without(yes), no.without(Decisions()) == no
             (Decisions(same=(), different=(), fields=()), True)
         """
-        pairs = {frozenset(map(normalize, pair)) for _, pair in _labelled_pairs(others)}
-        fields = {(normalize(each.record), each.field) for each in others.fields}
-        return Decisions(
-            same=tuple(pair for pair in self.same if frozenset(map(normalize, pair)) not in pairs),
-            different=tuple(pair for pair in self.different if frozenset(map(normalize, pair)) not in pairs),
-            fields=tuple(each for each in self.fields if (normalize(each.record), each.field) not in fields),
-        )
+        decided = others._verdicts(normalize)
+        return _collect(each for each in self._iter_verdicts(normalize) if each.subject not in decided)
 
     def contradicted_by(self, others: Decisions, normalize: IdentityNormalizer = canonical_json) -> Decisions:
         """Return the decisions that others contradict.
@@ -107,16 +97,9 @@ class Decisions(Strict):
             >>> no.contradicted_by(yes) == no, yes.contradicted_by(yes)
             (True, Decisions(same=(), different=(), fields=()))
         """
-        words = {frozenset(map(normalize, pair)): word for word, pair in _labelled_pairs(others)}
-        values = {(normalize(each.record), each.field): canonical_json(each.value) for each in others.fields}
-        return Decisions(
-            same=tuple(pair for pair in self.same if words.get(frozenset(map(normalize, pair))) == "different"),
-            different=tuple(pair for pair in self.different if words.get(frozenset(map(normalize, pair))) == "same"),
-            fields=tuple(
-                each
-                for each in self.fields
-                if values.get((normalize(each.record), each.field)) not in {None, canonical_json(each.value)}
-            ),
+        decided = others._verdicts(normalize)
+        return _collect(
+            each for each in self._iter_verdicts(normalize) if decided.get(each.subject, each).word != each.word
         )
 
     def contradictions(self, normalize: IdentityNormalizer = canonical_json) -> Iterator[str]:
@@ -125,24 +108,33 @@ class Decisions(Strict):
         Args:
             normalize: Normalizes the identity of a record.
         """
-        words: dict[frozenset[Hashable], str] = {}
-        for word, pair in _labelled_pairs(self):
-            both = f"{_format_value(pair[0])} and {_format_value(pair[1])}"
-            name = frozenset(map(normalize, pair))
-            if word == "different" and len(name) == 1:
+        first: dict[_Subject, _Verdict] = {}
+        for each in self._iter_verdicts(normalize):
+            before, decision = first.setdefault(each.subject, each), each.decision
+            if isinstance(decision, Choice):
+                if before.word != each.word:
+                    values = f"{shorten(before.word, MAX_VALUE_LENGTH)} and {shorten(each.word, MAX_VALUE_LENGTH)}"
+                    where = f"{decision.field!r} of {_format_value(decision.record)}"
+                    yield f"two values are chosen for {where}, {values}; keep one"
+                continue
+            both = " and ".join(map(_format_value, decision))
+            if each.word == "different" and normalize(decision[0]) == normalize(decision[1]):
                 yield (
                     f"{both} are under 'different', but are spellings of one identity; drop that line, or add a field "
                     "to the identity that distinguishes them"
                 )
-            if words.setdefault(name, word) != word:
+            if before.word != each.word:
                 yield f"{both} are under 'same' and under 'different'; keep one of the two"
-        chosen: dict[tuple[Hashable, str], JsonValue] = {}
+
+    def _verdicts(self, normalize: IdentityNormalizer) -> dict[_Subject, _Verdict]:
+        """Return the verdict on each subject; a later one replaces an earlier one."""
+        return {each.subject: each for each in self._iter_verdicts(normalize)}
+
+    def _iter_verdicts(self, normalize: IdentityNormalizer) -> Iterator[_Verdict]:
+        for word, pairs in (("same", self.same), ("different", self.different)):
+            yield from (_Verdict(frozenset(map(normalize, pair)), word, pair) for pair in pairs)
         for each in self.fields:
-            first = chosen.setdefault((normalize(each.record), each.field), each.value)
-            if canonical_json(first) != canonical_json(each.value):
-                where = f"{each.field!r} of {_format_value(each.record)}"
-                values = f"{_format_value(first)} and {_format_value(each.value)}"
-                yield f"two values are chosen for {where}, {values}; keep one"
+            yield _Verdict((normalize(each.record), each.field), canonical_json(each.value), each)
 
     def text(self) -> str:
         """Return the decisions as YAML, one per line.
@@ -158,12 +150,30 @@ class Decisions(Strict):
         )
 
 
-def _labelled_pairs(decisions: Decisions) -> Iterator[tuple[str, Pair]]:
-    """Yield each pair with its verdict, `same` or `different`."""
-    yield from (("same", pair) for pair in decisions.same)
-    yield from (("different", pair) for pair in decisions.different)
+class _Verdict(NamedTuple):
+    """One decision."""
+
+    subject: _Subject
+    """What it is about: two normalized identities, or one and the name of a field."""
+    word: str
+    """What was decided: `same`, `different`, or the canonical JSON of the value of a field."""
+    decision: Pair | Choice
+
+
+def _collect(verdicts: Iterable[_Verdict]) -> Decisions:
+    """Return the decisions of verdicts, in their order."""
+    found: dict[str, list[Pair | Choice]] = {}
+    for each in verdicts:
+        found.setdefault("fields" if isinstance(each.decision, Choice) else each.word, []).append(each.decision)
+    return Decisions.model_validate(found)
+
+
+def _order(verdict: _Verdict) -> tuple[str, ...]:
+    decision = verdict.decision
+    if isinstance(decision, Choice):
+        return canonical_json(decision.record), decision.field
+    return tuple(sorted(map(canonical_json, decision)))
 
 
 def _format_value(value: JsonValue) -> str:
-    text = canonical_json(value)
-    return text if len(text) <= MAX_VALUE_LENGTH else f"{text[: MAX_VALUE_LENGTH - 1]}…"
+    return shorten(canonical_json(value), MAX_VALUE_LENGTH)

@@ -11,13 +11,11 @@ import importlib.util
 import inspect
 import re
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from prefect_dispatch.errors import BriefError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
+from prefect_dispatch.security.escaping import count_noun, join_names
 
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -59,19 +57,13 @@ def import_reference(reference: str, root: Path) -> Any:  # noqa: ANN401 -- an o
         paths = [spec.origin] if spec.has_location else []
     elif spec:
         paths = list(spec.submodule_search_locations or ())
-    if not paths or not all(_is_below(path, root) for path in paths):
+    if not paths or not all(Path(path).resolve().is_relative_to(root) for path in paths):
         raise BriefError(f"{reference!r} is not code of yours: no module {module_name!r} lies below {root.name!r}/.")
     try:
         module: Any = importlib.import_module(module_name)
         return getattr(module, name)
     except (Exception, SystemExit) as error:  # the user's module runs here, and may call sys.exit()
         raise BriefError(f"{reference!r} can't be loaded: {type(error).__name__}: {error}.") from error
-
-
-def _is_below(path: str | None, root: Path) -> bool:
-    from pathlib import Path  # noqa: PLC0415 -- keeps the annotation import lazy
-
-    return path is not None and Path(path).resolve().is_relative_to(root)
 
 
 def explain_misfit(function: object, *arguments: str) -> str | None:
@@ -88,19 +80,13 @@ def explain_misfit(function: object, *arguments: str) -> str | None:
     """
     if not callable(function):
         return f"must be a function, not {type(function).__name__}"
-    if any(map(_is_deferred, (function, type(function).__call__))):
+    deferred = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
+    if any(is_kind(each) for each in (function, type(function).__call__) for is_kind in deferred):
         return "must return at once: neither be async nor yield"
     try:
         inspect.signature(function).bind(*arguments)
     except TypeError:
-        many = f"{len(arguments)} argument{'s' * (len(arguments) != 1)}"
-        return f"must take {many}: {', '.join(arguments)}"
+        return f"must take {count_noun(len(arguments), 'argument')}: {join_names(arguments)}"
     except ValueError:  # some builtins have no signature
         return None
     return None
-
-
-def _is_deferred(function: object) -> bool:
-    """Return whether a call returns a coroutine or a generator in place of the result."""
-    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction, inspect.isgeneratorfunction)
-    return any(is_kind(function) for is_kind in kinds)

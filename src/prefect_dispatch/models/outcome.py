@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +12,7 @@ from pydantic import AwareDatetime, Field, JsonValue, StringConstraints, field_v
 
 from prefect_dispatch.models.base import CompactFrozen, Frozen, Strict
 from prefect_dispatch.models.item_state import ItemState
+from prefect_dispatch.security.escaping import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,22 +74,9 @@ class Usage(CompactFrozen):
 
 
 @lru_cache(maxsize=1 << 12)
-def _cached_usage(
-    requests: int,
-    prompt_tokens: int,
-    completion_tokens: int,
-    cost_usd: float | None,
-    estimated_usd: float,
-    unsettled: int,
-) -> Usage:
-    return Usage(  # from a cache: it is frozen, and many calls have the same usage
-        requests=requests,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=completion_tokens,
-        cost_usd=cost_usd,
-        estimated_usd=estimated_usd,
-        unsettled=unsettled,
-    )
+def _cached_usage(*values: float | None) -> Usage:
+    """Return the usage of the values of all fields, from a cache: it is frozen, and many calls have the same usage."""
+    return Usage.model_validate(dict(zip(Usage.model_fields, values, strict=True)))
 
 
 class Failure(Frozen):
@@ -115,8 +104,8 @@ class Rejection(Frozen):
             >>> len(Rejection(text="word " * 1000, problems=("It is too long.",)).truncated.text)
             2000
         """
-        problems = [_truncate(problem, LONGEST_PROBLEM) for problem in self.problems[:MOST_PROBLEMS]]
-        return Rejection(text=_truncate(self.text, LONGEST_TEXT), problems=tuple(problems))
+        problems = [shorten(problem, LONGEST_PROBLEM) for problem in self.problems[:MOST_PROBLEMS]]
+        return Rejection(text=shorten(self.text, LONGEST_TEXT), problems=tuple(problems))
 
 
 class Attempt(CompactFrozen):
@@ -162,11 +151,7 @@ def truncate_notes(notes: tuple[str, ...]) -> tuple[str, ...]:
         >>> truncate_notes(("a", "b", "a"))
         ('a', 'b')
     """
-    return tuple(_truncate(note, LONGEST_NOTE) for note in dict.fromkeys(notes))[:MOST_NOTES]
-
-
-def _truncate(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return tuple(shorten(note, LONGEST_NOTE) for note in dict.fromkeys(notes))[:MOST_NOTES]
 
 
 ObjectId = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
@@ -206,20 +191,16 @@ class Change(Strict):
     @field_validator("patch")
     @classmethod
     def _can_be_read(cls, patch: str) -> str:
-        if patch.startswith(_BASE64):
-            try:
-                base64.b64decode(patch[len(_BASE64) :], validate=True)
-            except binascii.Error:
-                msg = "the patch is damaged: it is no base64"
-                raise ValueError(msg) from None
+        try:
+            _decode_patch(patch)
+        except binascii.Error:
+            raise ValueError("the patch is damaged: it is no base64") from None
         return patch
 
     @property
     def bytes(self) -> bytes:
         """The patch in bytes, for git."""
-        if self.patch.startswith(_BASE64):
-            return base64.b64decode(self.patch[len(_BASE64) :])
-        return self.patch.encode()
+        return _decode_patch(self.patch)
 
 
 def encode_patch(patch: bytes) -> str:
@@ -229,11 +210,18 @@ def encode_patch(patch: bytes) -> str:
         >>> encode_patch("é".encode()), encode_patch(b"\xff")
         ('é', 'base64:/w==')
     """
-    try:
+    with suppress(UnicodeDecodeError):
         text = patch.decode()
-    except UnicodeDecodeError:
-        return _BASE64 + base64.b64encode(patch).decode()
-    return _BASE64 + base64.b64encode(patch).decode() if text.startswith(_BASE64) else text
+        if not text.startswith(_BASE64):
+            return text
+    return _BASE64 + base64.b64encode(patch).decode()
+
+
+def _decode_patch(patch: str) -> bytes:
+    """Return the bytes of a patch; raise `binascii.Error` if it is damaged."""
+    if patch.startswith(_BASE64):
+        return base64.b64decode(patch[len(_BASE64) :], validate=True)
+    return patch.encode()
 
 
 class Answer(CompactFrozen):

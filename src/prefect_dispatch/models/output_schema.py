@@ -118,21 +118,18 @@ def normalize_output(value: object) -> object:
     if isinstance(value, type):
         if issubclass(value, BaseModel):
             return value
-        msg = f"{value.__name__} is not a pydantic model"
-        raise ValueError(msg)
+        raise ValueError(f"{value.__name__} is not a pydantic model")
     if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
             value = read_json(value)
         except ValueError as error:
-            msg = f"not JSON: {error}"
-            raise ValueError(msg) from None
+            raise ValueError(f"not JSON: {error}") from None
     if isinstance(value, dict):
         _check_schema(cast("dict[str, Any]", value))
         return serialize_output(cast("dict[str, Any]", value))
     if isinstance(value, str) and (value == "text" or REFERENCE.fullmatch(value)):
         return value
-    msg = f"must be 'text', a JSON Schema, or 'module:Name' of a pydantic model, not {value!r}"
-    raise ValueError(msg)
+    raise ValueError(f"must be 'text', a JSON Schema, or 'module:Name' of a pydantic model, not {value!r}")
 
 
 def serialize_output(output: Output) -> str:
@@ -227,32 +224,27 @@ def _check_schema(schema: dict[str, Any]) -> None:
     try:
         validator_for(schema, default=Draft202012Validator).check_schema(schema)
     except SchemaError as error:
-        msg = f"not a valid JSON Schema: {error.json_path}: {error.message}"
-        raise ValueError(msg) from None
+        raise ValueError(f"not a valid JSON Schema: {error.json_path}: {error.message}") from None
     except RecursionError:
-        msg = "not a valid JSON Schema: it is nested too deep"
-        raise ValueError(msg) from None
+        raise ValueError("not a valid JSON Schema: it is nested too deep") from None
     # 2. Every `$ref` leads to a part of the schema.
     resolver = EMPTY_REGISTRY.resolver_with_root(DRAFT202012.create_resource(schema))
     try:
         for reference in _references(schema):
             resolver.lookup(reference)
     except Unresolvable as error:
-        msg = f"not a usable JSON Schema: {error.ref!r} is not in it, and nothing is fetched"
-        raise ValueError(msg) from None
+        raise ValueError(f"not a usable JSON Schema: {error.ref!r} is not in it, and nothing is fetched") from None
     # 3. Validation terminates.
     try:
         _validator(json.dumps(schema)).is_valid(None)
     except RecursionError:
-        msg = "not a usable JSON Schema: it refers to itself without end"
-        raise ValueError(msg) from None
+        raise ValueError("not a usable JSON Schema: it refers to itself without end") from None
     # 4. Some answer can be valid.
     for place, name in _unsatisfiable(schema, "$"):
-        msg = (
+        raise ValueError(
             f"not a usable JSON Schema: no answer can be valid, as {place} requires {name!r}, which is not among its "
             "'properties', and its 'additionalProperties' is false; add it to the one, or take it from 'required'"
         )
-        raise ValueError(msg)
 
 
 def _unsatisfiable(schema: dict[str, Any], place: str) -> Iterator[tuple[str, str]]:

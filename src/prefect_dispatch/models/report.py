@@ -29,8 +29,9 @@ from prefect_dispatch.models.ledger import (
     make_ref,
     sort_key,
 )
-from prefect_dispatch.models.outcome import Outcome, Usage
+from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.serialization.json_text import digest
+from prefect_dispatch.serialization.json_values import resolve_pointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -258,31 +259,25 @@ class Spending(Strict):
     @classmethod
     def of(cls, outcomes: Iterable[Outcome]) -> Spending:
         """Sum up the outcomes of a run."""
-        origins: dict[str | None, int] = {}
-        usages: list[Usage] = []
-        retried, escalated, reasks = Counter[str](), Counter[str](), 0
-        for outcome in outcomes:
-            origins[outcome.origin] = origins.get(outcome.origin, 0) + 1
-            retried.update(_retried_kinds(outcome.spent))
-            for attempt in outcome.spent:
-                usages.append(attempt.usage)
-                escalated.update(given_up.kind for given_up in attempt.escalations)
-                reasks += attempt.reasks
+        outcomes = list(outcomes)
+        origins = Counter(outcome.origin for outcome in outcomes)
+        attempts = [attempt for outcome in outcomes for attempt in outcome.spent]
+        retried = Counter(kind for outcome in outcomes for kind in _retried_kinds(outcome.spent))
+        escalated = Counter(given_up.kind for attempt in attempts for given_up in attempt.escalations)
+        usages = [attempt.usage for attempt in attempts]
+        counts = {
+            name: sum(getattr(usage, name) for usage in usages)
+            for name in ("requests", "prompt_tokens", "completion_tokens", "tokens", "unsettled")
+        }
         costs = [usage.cost_usd for usage in usages]
-        prompt = sum(usage.prompt_tokens for usage in usages)
-        completion = sum(usage.completion_tokens for usage in usages)
         return cls(
-            asked=origins.get("asked", 0),
-            cached=origins.get("stored", 0),
-            shared=origins.get("shared", 0),
-            requests=sum(usage.requests for usage in usages),
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            tokens=prompt + completion,
+            asked=origins["asked"],
+            cached=origins["stored"],
+            shared=origins["shared"],
+            **counts,
             cost_usd=None if None in costs else round(fsum(filter(None, costs)), 9),  # fsum: the same in any order
             estimated_usd=round(fsum(usage.estimated_usd for usage in usages), 9),
-            unsettled=sum(usage.unsettled for usage in usages),
-            reasks=reasks,
+            reasks=sum(attempt.reasks for attempt in attempts),
             retried=dict(sorted(retried.items())),
             escalated=dict(sorted(escalated.items())),
         )
@@ -377,15 +372,11 @@ class Report(Strict):
         if not isinstance(data, Mapping):
             return data
         given = dict(cast("Mapping[str, Any]", data))
-        # A key that only shortened rows have marks them: `winner_at` in fields, `sha256` in documents.
-        marked = (
-            ("fields", "winner_at", partial(_long_row, given.get("value"))),
-            ("documents", "sha256", _long_document),
-        )
-        for name, mark, restore in marked:
+        restorers = (("fields", partial(_long_row, given.get("value"))), ("documents", _long_document))
+        for name, restore in restorers:
             if isinstance(rows := given.get(name), list):
                 given[name] = [
-                    restore(cast("dict[str, Any]", row)) if isinstance(row, dict) and mark in row else row
+                    restore(cast("dict[str, Any]", row)) if isinstance(row, dict) else row
                     for row in cast("list[object]", rows)
                 ]
         return given
@@ -394,22 +385,19 @@ class Report(Strict):
 def _short_row(row: FieldRow) -> FieldRow:
     if not isinstance(row.winner, (list, dict)) or len(row.winner) <= LONG_WINNER:
         return row
-    return LongFieldRow(
-        path=row.path, winner=None, losers=row.losers, rule=row.rule, sources=row.sources, winner_at=row.path
-    )
+    return LongFieldRow.model_validate({**dict(row), "winner": None, "winner_at": row.path})
 
 
 def _long_row(value: JsonValue, row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with its winner, from the merged value.
+    """Return a row with its winner, which a shortened one has in the merged value only.
 
     Raises:
         ValueError: If the value has no such path.
     """
-    winner: Any = value
+    if "winner_at" not in row:
+        return row
     try:
-        for part in row["winner_at"].split("/")[1:]:
-            key = part.replace("~1", "/").replace("~0", "~")
-            winner = cast("Any", winner[int(key)] if isinstance(winner, list) else winner[key])
+        winner, _ = resolve_pointer(value, row["winner_at"])
     except (LookupError, TypeError, AttributeError):
         raise ValueError(f"the value has nothing at {row['winner_at']!r}") from None
     return {**{name: each for name, each in row.items() if name != "winner_at"}, "winner": winner}
@@ -419,10 +407,12 @@ def _short_document(document: Document) -> Document:
     if len(document.text) <= LONG_DOCUMENT:
         return document
     data = document.text.encode()
-    return LongDocument(
-        name=document.name, title=document.title, text="", sha256=sha256(data).hexdigest(), bytes=len(data)
-    )
+    digests = {"sha256": sha256(data).hexdigest(), "bytes": len(data)}
+    return LongDocument.model_validate({**dict(document), "text": "", **digests})
 
 
 def _long_document(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a document without what only a shortened one has."""
+    if "sha256" not in document:
+        return document
     return {name: each for name, each in document.items() if name not in {"sha256", "bytes"}}

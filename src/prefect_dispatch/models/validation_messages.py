@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, TypeGuard, cast
 
 from prefect_dispatch.models.base import did_you_mean
-from prefect_dispatch.security.escaping import escape_unprintable
+from prefect_dispatch.security.escaping import escape_unprintable, shorten
 from prefect_dispatch.security.redaction import SECRET_NAME, redact
 from prefect_dispatch.serialization.strict_yaml import join_path
 
@@ -74,7 +74,7 @@ def show_value(value: object) -> str:
         null 'MIT' {"names": ["MIT", null]}
     """
     text = repr(value) if isinstance(value, str) else escape_unprintable(json.dumps(value, ensure_ascii=False))
-    return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+    return shorten(text, MAX_SHOWN)
 
 
 def _sentence(

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import re
-from itertools import zip_longest
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def escape_cell(value: object) -> str:
         'a&#124;b &#60;img>'
     """
     flat = " ".join(strip_control_chars(value if isinstance(value, str) else str(value)).split())
-    return _escape_markup(flat if len(flat) <= MAX_CELL else flat[: MAX_CELL - 1] + "…")
+    return _escape_markup(shorten(flat, MAX_CELL))
 
 
 def strip_control_chars(text: str) -> str:
@@ -93,9 +93,36 @@ def value_text(value: JsonValue) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def join_names(names: Iterable[object]) -> str:
-    """Join names, such as those of outcomes, to one text."""
-    return ", ".join(map(str, names))
+def join_names(names: Iterable[object], limit: int | None = None) -> str:
+    """Join names, such as those of outcomes, to one text; beyond a limit their number is given.
+
+    Example:
+        >>> join_names(["a", "b", "c"]), join_names(["a", "b", "c"], limit=2)
+        ('a, b, c', 'a, b and 1 more')
+    """
+    texts = list(map(str, names))
+    more = len(texts) - limit if limit else 0
+    return ", ".join(texts[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def shorten(text: str, length: int) -> str:
+    """Return a text of at most so many characters: a longer one is cut, and ends in `…`.
+
+    Example:
+        >>> shorten("seven", 5), shorten("seventy", 5)
+        ('seven', 'seve…')
+    """
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def count_noun(count: int, noun: str) -> str:
+    """Return a number with a noun, in the plural unless the number is 1.
+
+    Example:
+        >>> count_noun(1, "item"), count_noun(3, "item")
+        ('1 item', '3 items')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]], max_rows: int = MAX_ROWS) -> str:
@@ -191,14 +218,9 @@ def _escape_formula(match: re.Match[str]) -> str:
 
 
 def _indent_json(value: JsonValue) -> str:
-    """Return the start of a value's indented JSON, just over `MAX_VALUE` characters: all of it may take long."""
-    parts, size = list[str](), 0
-    for part in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value):
-        parts.append(part)
-        size += len(part)
-        if size > MAX_VALUE:
-            break
-    return "".join(parts)
+    """Return a value's indented JSON, or more than `MAX_VALUE` characters of its start: all of it may take long."""
+    parts = json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value)
+    return "".join(islice(parts, MAX_VALUE + 1))  # no part is empty
 
 
 def _truncate(text: str) -> tuple[str, str]:

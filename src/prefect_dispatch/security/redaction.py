@@ -1,4 +1,4 @@
-"""Redaction of secrets in messages, logs, fingerprints and stored values.
+"""Redaction of secrets in messages, logs, fingerprints and stored values, and of an item's text in messages.
 
 A secret is the value of an environment variable whose name says so, a registered text (a key from a block), a text of
 the shape of a key or token, or a match of a pattern of the user's (`PREFECT_DISPATCH_REDACT`).
@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import re
+import traceback
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote, quote_plus, unquote
 
 import regex
 
 from prefect_dispatch.errors import TerminalError
+from prefect_dispatch.security.escaping import replace_nul
 from prefect_dispatch.settings import environment_snapshot, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
     from pydantic import JsonValue
+
+    from prefect_dispatch.errors import ExecutorError
+    from prefect_dispatch.models.item import Item
 
 
 _VALUE_CHARACTER = r"""[^\s"'\\,;&<>(){}\[\]|]"""
@@ -403,3 +411,97 @@ def _encoded_forms(secret: str) -> set[str]:
         padded = bytes(shift) + raw
         parts |= {base64.b64encode(padded).decode()[fixed], base64.urlsafe_b64encode(padded).decode()[fixed]}
     return {form for form in whole if len(form) >= _SHORTEST} | {form for form in parts if len(form) >= _SHORTEST_PART}
+
+
+_log = logging.getLogger("prefect_dispatch")
+
+WITHHELD = "[…]"
+RUN = 24
+"""Minimum length of a run of characters that counts as a quotation of an item."""
+WHOLE = 8
+"""Minimum length of a text of the item that is redacted where it occurs as a whole, as a separate word."""
+LONGEST = 4_000
+"""Maximum characters of a message about an item."""
+_SPACE_OR_ESCAPE = (
+    r"""(?P<blank>(?:\s|\\+[nrtfv])+)|\\+(?:u(?P<u>[0-9a-fA-F]{4})|x(?P<x>[0-9a-fA-F]{2})|(?P<self>["'/]))?"""
+)
+_NOT_PLAIN = re.compile(_SPACE_OR_ESCAPE)
+_UNIT = re.compile(rf"{_SPACE_OR_ESCAPE}|(?P<plain>.)")
+
+
+def redact_item_text(error: ExecutorError, item: Item) -> ExecutorError:
+    """Redact the message of an error so that it quotes nothing of an item; the full text is logged at debug level."""
+    log_error(error)
+    error.args = (replace_nul(redact_quotes(redact(str(error)), item.value)),)
+    return error
+
+
+def log_error(error: BaseException) -> None:
+    """Log an error at debug level with its traceback and causes; secrets are redacted."""
+    if _log.isEnabledFor(logging.DEBUG):
+        _log.debug("%s", redact("".join(traceback.format_exception(error))))
+
+
+def redact_quotes(message: str, value: JsonValue) -> str:
+    """Redact the quotations of an item's value in a message, and truncate it to `LONGEST` characters.
+
+    Messages of providers, validators and the user's code quote their input, and messages end up in logs, states and
+    artifacts. A quotation is a run of `RUN` characters that occurs in a text of the item, or a whole short text of the
+    item. Both sides are compared with white space and escapes normalized, as a message may hold a `repr` or JSON.
+
+    Example:
+        >>> text = "Permission is hereby granted, free of charge, to any person."
+        >>> redact_quotes(f"{text[:45]!r} is not of type 'object'", {"text": text})
+        "'[…]' is not of type 'object'"
+    """
+    if len(message) > LONGEST:
+        message = message[:LONGEST] + "…"
+    # 1. Split the message into units, each of which is one character when it is normalized.
+    units = list(_UNIT.finditer(message))
+    normal = "".join(map(_normalize_match, units))
+    # 2. Mark the units that are quotations.
+    quoted = bytearray(len(units))
+    for start, end in _iter_quotes(normal, {_normalize(text) for text in _texts(value)}):
+        quoted[start:end] = b"\1" * (end - start)
+    # 3. Replace each run of marked units.
+    runs = groupby(zip(units, quoted, strict=True), key=itemgetter(1))
+    return "".join(WITHHELD if is_quoted else "".join(unit[0] for unit, _ in run) for is_quoted, run in runs)
+
+
+def _texts(value: JsonValue) -> Iterator[str]:
+    """Yield every text in a value that is long enough to be quoted; keys are names, not texts."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, str):
+            if len(part) >= WHOLE:
+                yield part
+        elif isinstance(part, (dict, list)):
+            pending += part.values() if isinstance(part, dict) else part
+
+
+def _iter_quotes(message: str, texts: set[str]) -> Iterator[tuple[int, int]]:
+    """Yield the spans of the message that are runs of `RUN` characters of a text, or a whole shorter text as a word."""
+    starts = range(len(message) - RUN + 1)
+    runs = {message[start : start + RUN] for start in starts}
+    found: set[str] = set()
+    for text in texts:
+        if len(text) >= RUN:
+            found |= runs.intersection(text[at : at + RUN] for at in range(len(text) - RUN + 1))
+        elif len(text) >= WHOLE and text in message:
+            for match in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", message):
+                yield match.span()
+    yield from ((start, start + RUN) for start in starts if message[start : start + RUN] in found)
+
+
+def _normalize(text: str) -> str:
+    return _NOT_PLAIN.sub(_normalize_match, text).strip() if "\\" in text else " ".join(text.split())
+
+
+def _normalize_match(match: re.Match[str]) -> str:
+    """Return the character that a run of white space, an escape or any other character is normalized to."""
+    if match["blank"]:
+        return " "
+    if code := match["u"] or match["x"]:
+        return chr(int(code, 16))
+    return match["self"] or match[0][-1]

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from pydantic_core import to_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -21,8 +21,8 @@ MAX_JSON_DEPTH = 100
 """Maximum nesting of lists and mappings: enough for any answer, and far from every parser's limit."""
 _BLOCK = 100
 """Elements of a list per chunk of streamed JSON."""
-_CANONICAL_SPLIT_DEPTH = 2
-"""Depth to which mappings are split into chunks of canonical JSON; deeper values are one chunk."""
+_SPLIT_DEPTH = 2
+"""Depth to which objects are split into chunks; deeper values are one chunk."""
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
@@ -80,24 +80,13 @@ def streamed_digest(value: JsonValue) -> str:
         True
     """
     sha256 = hashlib.sha256()
-    for chunk in _iter_canonical_chunks(value, 0):
-        sha256.update(chunk.encode())
+    for chunk in _ChunkWriter(_canonical_bytes, sort=True).iter_part(value):
+        sha256.update(chunk)
     return sha256.hexdigest()
 
 
-def _iter_canonical_chunks(value: JsonValue, depth: int) -> Iterator[str]:
-    if isinstance(value, list) and value:
-        for at in range(0, len(value), _BLOCK):
-            yield "," if at else "["
-            yield canonical_json(value[at : at + _BLOCK])[1:-1]
-        yield "]"
-    elif isinstance(value, dict) and value and depth < _CANONICAL_SPLIT_DEPTH:
-        for at, name in enumerate(sorted(value)):
-            yield f"{',' if at else '{'}{canonical_json(name)}:"
-            yield from _iter_canonical_chunks(value[name], depth + 1)
-        yield "}"
-    else:
-        yield canonical_json(value)
+def _canonical_bytes(value: JsonValue) -> bytes:
+    return canonical_json(value).encode()
 
 
 _MAX_SHOWN = 100
@@ -134,11 +123,9 @@ def loads(text: str, *, unique_keys: bool = False) -> JsonValue:
     except (json.JSONDecodeError, UnsupportedJsonError, _ConstantError):
         raise
     except RecursionError:
-        msg = "it is nested too deep"
-        raise ValueError(msg) from None
+        raise ValueError("it is nested too deep") from None
     except ValueError:  # Python's limit for the digits of an integer
-        msg = "it holds a number of more digits than can be read"
-        raise UnsupportedJsonError(msg) from None
+        raise UnsupportedJsonError("it holds a number of more digits than can be read") from None
 
 
 class _ConstantError(ValueError):
@@ -146,8 +133,7 @@ class _ConstantError(ValueError):
 
 
 def _reject_constant(name: str) -> None:
-    msg = f"{name} is not JSON"
-    raise _ConstantError(msg)
+    raise _ConstantError(f"{name} is not JSON")
 
 
 def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -156,12 +142,7 @@ def _reject_duplicate_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         return found
     counts = Counter(name for name, _ in pairs)
     twice = next(name for name, count in counts.items() if count > 1)
-    msg = f"the key {twice[:_MAX_SHOWN]!r} stands twice in one object"
-    raise UnsupportedJsonError(msg)
-
-
-_SPLIT_DEPTH = 2
-"""Depth to which objects are split into chunks; deeper values are one chunk."""
+    raise UnsupportedJsonError(f"the key {twice[:_MAX_SHOWN]!r} stands twice in one object")
 
 
 def iter_json_chunks(
@@ -182,59 +163,53 @@ def iter_json_chunks(
         >>> b"".join(iter_json_chunks({"a": [1, float("nan")], "b": []}, odd="constants"))
         b'{"a":[1,NaN],"b":[]}'
     """
-    write = _Writer(indent, odd, long)
     if isinstance(whole, BaseModel):
         fields = type(whole).model_fields.items()
-        parts: dict[Any, object] = {name: getattr(whole, name) for name, field in fields if not field.exclude}
-        return _iter_object(parts, write, indent, 0)
-    return _iter_part(whole, write, indent, 0)
+        whole = {name: getattr(whole, name) for name, field in fields if not field.exclude}
+    return _ChunkWriter(partial(to_json, by_alias=False, inf_nan_mode=odd), indent=indent, long=long).iter_part(whole)
 
 
-class _Writer:
-    """Serializer of the parts that are one chunk."""
+class _ChunkWriter:
+    """Serializer of a value in chunks: lists in blocks, and the outermost objects by their keys."""
 
-    def __init__(self, indent: int | None, odd: Literal["null", "constants"], long: int | None) -> None:
-        """Store the options; see `iter_json_chunks`."""
-        self._write = partial(to_json, by_alias=False, inf_nan_mode=odd)
-        self._indent, self._long = indent, long
+    def __init__(
+        self, dump: Callable[..., bytes], *, indent: int | None = None, long: int | None = None, sort: bool = False
+    ) -> None:
+        """Store the options; see `iter_json_chunks`.
 
-    def __call__(self, part: object) -> bytes:
-        """Return the JSON of a part, indented."""
-        return self._write(part, indent=self._indent)
+        Args:
+            dump: Serializes a part in one line, or with an `indent`.
+            indent: Spaces of indentation per level. None: all in one line.
+            long: Length beyond which an indented list is written with one element per line. None: all are indented.
+            sort: Whether the keys of objects are sorted.
+        """
+        self._dump, self._long, self._sort = dump, long, sort
+        self._write = dump if indent is None else partial(dump, indent=indent)
+        self._line, self._end, self._colon = b"", b"", b":"
+        if indent is not None:
+            self._line, self._end, self._colon = b"\n" + b" " * indent, b"\n", b": "
 
-    def is_long(self, many: Sequence[object]) -> bool:
-        """Return whether a list is written with one element per line."""
-        return self._indent is not None and self._long is not None and len(many) > self._long
+    def iter_part(self, part: Any, depth: int = 0) -> Iterator[bytes]:  # noqa: ANN401 -- anything that can be serialized
+        """Yield the chunks of a part; one that lies deeper than `_SPLIT_DEPTH` is one chunk."""
+        if isinstance(part, (list, tuple)) and part:
+            yield from self._iter_list(cast("Sequence[object]", part))
+        elif isinstance(part, dict) and part and depth < _SPLIT_DEPTH:
+            parts = cast("dict[Any, object]", part)
+            for at, name in enumerate(sorted(parts) if self._sort else parts):
+                yield (b"," if at else b"{") + self._line + self._dump({name: None})[1:-6] + self._colon
+                for chunk in self.iter_part(parts[name], depth + 1):
+                    yield chunk.replace(b"\n", self._line) if self._line else chunk
+            yield self._end + b"}"
+        else:
+            yield self._write(part)
 
-    def lines(self, many: Sequence[object]) -> bytes:
-        """Return the JSON of elements, each on an indented line of its own."""
-        start = b"\n" + b" " * (self._indent or 0)
-        return b",".join(start + self._write(each) for each in many)
-
-
-def _iter_part(part: object, write: _Writer, indent: int | None, depth: int) -> Iterator[bytes]:
-    if isinstance(part, (list, tuple)) and part:
-        many = cast("Sequence[object]", part)
-        end = b"]" if indent is None else b"\n]"
-        if write.is_long(many):
-            for at in range(0, len(many), _BLOCK):
-                yield (b"," if at else b"[") + write.lines(many[at : at + _BLOCK])
-            yield end
-            return
+    def _iter_list(self, many: Sequence[object]) -> Iterator[bytes]:
+        end = self._end + b"]"
         for at in range(0, len(many), _BLOCK):
             yield b"," if at else b"["
-            yield write(many[at : at + _BLOCK])[1 : -len(end)]
+            block = many[at : at + _BLOCK]
+            if self._long is not None and len(many) > self._long:
+                yield b",".join(self._line + self._dump(each) for each in block)
+            else:
+                yield self._write(block)[1 : -len(end)]
         yield end
-    elif isinstance(part, dict) and part and depth < _SPLIT_DEPTH:
-        yield from _iter_object(cast("dict[Any, object]", part), write, indent, depth)
-    else:
-        yield write(part)  # pyright: ignore[reportUnknownArgumentType] -- any value
-
-
-def _iter_object(parts: dict[Any, object], write: _Writer, indent: int | None, depth: int) -> Iterator[bytes]:
-    line, colon = (b"", b":") if indent is None else (b"\n" + b" " * indent, b": ")
-    for at, (name, part) in enumerate(parts.items()):
-        yield (b"," if at else b"{") + line + to_json({name: None})[1:-6] + colon
-        for chunk in _iter_part(part, write, indent, depth + 1):
-            yield chunk.replace(b"\n", line) if line else chunk
-    yield b"}" if indent is None else b"\n}"

@@ -76,7 +76,7 @@ def value_order(value: JsonValue) -> Order:
     if (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
-        and (isinstance(value, int) or _is_finite(value))
+        and (isinstance(value, int) or math.isfinite(value))
     ):
         return (0, value, "")
     return (2, 0, content_text(value))
@@ -237,7 +237,3 @@ def _integers_as_int(value: JsonValue) -> JsonValue:
     if isinstance(value, dict):
         return {name: _integers_as_int(part) for name, part in value.items()}
     return value
-
-
-def _is_finite(value: float) -> bool:
-    return math.isfinite(value)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
 PACKAGE = "prefect_dispatch"
 MOVED = {
@@ -51,8 +49,7 @@ def lazy_names(package: str, homes: dict[str, str]) -> Callable[[str], Any]:
 
     def get(name: str) -> Any:  # noqa: ANN401 -- an attribute of any type
         if name not in homes:
-            msg = f"module {package!r} has no attribute {name!r}"
-            raise AttributeError(msg)
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
         found = getattr(import_module(f"{package}.{homes[name]}"), name)
         setattr(sys.modules[package], name, found)
         return found
@@ -70,28 +67,7 @@ class _MovedModule(ModuleType):
         return getattr(import_module(f"{PACKAGE}.{MOVED[self.__name__[len(PACKAGE) + 1 :]]}"), name)
 
 
-class _MovedFinder(MetaPathFinder, Loader):
-    """Import finder for modules of earlier versions."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        """Return the spec of a module that has moved, or None."""
-        del path, target
-        package, _, name = fullname.partition(".")
-        if package != PACKAGE or name not in MOVED:
-            return None
-        return ModuleSpec(fullname, self, is_package=any(each.startswith(f"{name}.") for each in MOVED))
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """Return the stand-in module."""
-        return _MovedModule(spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Do nothing: names are resolved on access."""
-
-
 def install() -> None:
-    """Install the finder for modules of earlier versions; last, so that it hides no present module."""
-    if not any(isinstance(each, _MovedFinder) for each in sys.meta_path):
-        sys.meta_path.append(_MovedFinder())
+    """Add a stand-in for each module of earlier versions to the imported modules."""
+    for name in MOVED:
+        sys.modules.setdefault(f"{PACKAGE}.{name}", _MovedModule(f"{PACKAGE}.{name}"))

@@ -12,7 +12,6 @@ import json
 import math
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import yaml
@@ -29,7 +28,7 @@ from yaml.events import (
 )
 from yaml.nodes import ScalarNode
 
-from prefect_dispatch.security.escaping import escape_unprintable
+from prefect_dispatch.security.escaping import escape_unprintable, shorten
 from prefect_dispatch.serialization.json_text import MAX_JSON_DEPTH
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ MAX_DIGITS = 4300
 """Maximum characters of a number: Python refuses to convert longer ones."""
 MAX_SHOWN = 60
 """Characters of a key or a value that an error message quotes."""
-_PARSERS: tuple[Any, ...] = (*([yaml.CSafeLoader] if yaml.__with_libyaml__ else []), yaml.SafeLoader)
-"""Parsers in the order in which they are tried: libyaml is fast, PyYAML's own gives better syntax errors."""
+_FAST_LOADER: Any = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 _TAG = "tag:yaml.org,2002:"
 _SCALARS = SafeConstructor()
 _CONVERT = {
@@ -62,6 +60,9 @@ _CONVERT = {
     "float": _SCALARS.construct_yaml_float,
 }
 _DEFAULT_TAGS: tuple[str | None, ...] = (None, "!")
+
+
+_Parts = dict[str, "SourcePosition"] | list["SourcePosition"] | None
 
 
 class YamlError(ValueError):
@@ -87,7 +88,7 @@ class SourcePosition(NamedTuple):
     """
 
     line: int
-    parts: dict[str, SourcePosition] | list[SourcePosition] | None = None
+    parts: _Parts = None
 
     def find(self, path: Sequence[str | int]) -> SourcePosition:
         """Return the position of the value at a path below this one, or of its nearest ancestor that exists."""
@@ -102,8 +103,7 @@ class SourcePosition(NamedTuple):
         return f"line {self.line}"
 
 
-@dataclass(frozen=True)
-class YamlDocument:
+class YamlDocument(NamedTuple):
     """One document of a YAML text.
 
     Attributes:
@@ -126,7 +126,7 @@ def decode(content: bytes) -> str:
         ('a: 1', 'a: 1')
     """
     if len(content) > MAX_BYTES:
-        raise _too_long()
+        raise YamlError(_TOO_LONG)
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return content.decode("utf-16" if wide else "utf-8-sig")
@@ -163,16 +163,17 @@ def load_with_positions(text: str) -> list[YamlDocument]:
         YamlError: If it is no YAML, holds what JSON can't express, or is too large.
     """
     if len(text) > MAX_CHARACTERS:
-        raise _too_long()
-    if not _is_whole(text):
-        raise YamlError(_LONE_SURROGATE)
-    # 1. Try the fast parser; on a syntax error, fall through to the one with better messages.
-    for parser in _PARSERS[:-1]:
-        with suppress(yaml.YAMLError):
-            return _Reader(parser(text)).read_all()
+        raise YamlError(_TOO_LONG)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise YamlError(_LONE_SURROGATE) from None
+    # 1. Try libyaml, which is fast; on a syntax error, fall through to the parser with better messages.
+    with suppress(yaml.YAMLError):
+        return _Reader(_FAST_LOADER(text)).read_all()
     # 2. PyYAML's own parser, whose errors are turned into sentences.
     try:
-        return _Reader(_PARSERS[-1](text)).read_all()
+        return _Reader(yaml.SafeLoader(text)).read_all()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise YamlError(
@@ -191,17 +192,8 @@ def join_path(path: Sequence[str | int]) -> str:
         >>> join_path(["briefs", 0, "output"])
         'briefs[0].output'
     """
-    parts = (f"[{part}]" if isinstance(part, int) else f".{escape_unprintable(_truncate(part))}" for part in path)
+    parts = (f"[{part}]" if isinstance(part, int) else f".{_show(part)}" for part in path)
     return "".join(parts).removeprefix(".")
-
-
-class _Anchor(NamedTuple):
-    """Value, position and size that an alias expands to."""
-
-    value: JsonValue
-    place: SourcePosition
-    size: int
-    height: int
 
 
 class _Reader:
@@ -212,12 +204,10 @@ class _Reader:
 
     def __init__(self, parser: Any) -> None:  # noqa: ANN401 -- either of PyYAML's parsers
         self._parser = parser
-        self._anchors: dict[str, _Anchor | None] = {}
+        self._anchors: dict[str, tuple[JsonValue, SourcePosition] | None] = {}
         self._path: list[str | int] = []
-        self._size = 0  # characters read so far, copies included
         self._copied = 0
         self._depth = 0
-        self._deepest = 0
 
     def read_all(self) -> list[YamlDocument]:
         """Return all documents."""
@@ -225,60 +215,55 @@ class _Reader:
         while not isinstance(event := self._parser.get_event(), StreamEndEvent):
             if isinstance(event, DocumentStartEvent):
                 self._anchors = {}
-                begin = _line(event)
                 value, place = self._read_value(self._parser.get_event())
-                # Aliases share their values until here, so a text that is too large is rejected before any copy.
-                found.append(YamlDocument(_copy(value) if self._copied else value, place._replace(line=begin)))
+                found.append(YamlDocument(value, place._replace(line=_line(event))))
         return found
 
     def _read_value(self, event: NodeEvent) -> tuple[JsonValue, SourcePosition]:
         """Return the value that begins with an event, and its position."""
         if isinstance(event, AliasEvent):
             return self._resolve_alias(event)
-        if (name := event.anchor) is not None:
-            if name in self._anchors:
-                raise self._error(f"the anchor &{name} is defined twice; give one of them another name", event)
-            self._anchors[name] = None  # until its value is complete: an alias inside it would be a cycle
-        size, deepest = self._size, self._deepest
-        self._deepest = self._depth
+        if event.anchor in self._anchors:
+            raise self._error(f"the anchor &{event.anchor} is defined twice; give one of them another name", event)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = None  # until its value is complete: an alias inside it would be a cycle
         value, parts = self._read_content(event)
         place = SourcePosition(_line(event), parts)
-        if name is not None:
-            self._anchors[name] = _Anchor(value, place, self._size - size, self._deepest - self._depth)
-        self._deepest = max(deepest, self._deepest)
+        if event.anchor is not None:
+            self._anchors[event.anchor] = value, place
         return value, place
 
-    def _read_content(
-        self, event: NodeEvent
-    ) -> tuple[JsonValue, dict[str, SourcePosition] | list[SourcePosition] | None]:
-        self._size += 1
+    def _read_content(self, event: NodeEvent) -> tuple[JsonValue, _Parts]:
         if isinstance(event, ScalarEvent):
-            self._size += len(event.value)
             return self._read_scalar(event, self._resolve_tag(event)), None
+        is_sequence = isinstance(event, SequenceStartEvent)
         tag = cast("SequenceStartEvent | MappingStartEvent", event).tag
-        wanted = "seq" if isinstance(event, SequenceStartEvent) else "map"
-        if tag not in (*_DEFAULT_TAGS, _TAG + wanted):
+        if tag not in (*_DEFAULT_TAGS, f"{_TAG}seq" if is_sequence else f"{_TAG}map"):
             raise self._tag_error(str(tag), event)
-        self._check_depth(1, event)
         self._depth += 1
-        read = self._read_sequence if isinstance(event, SequenceStartEvent) else self._read_mapping
-        found = read()
+        self._check_depth(self._depth, event)
+        found = self._read_sequence() if is_sequence else self._read_mapping()
         self._depth -= 1
+        return found
+
+    def _read_part(self, key: str | int, event: NodeEvent) -> tuple[JsonValue, SourcePosition]:
+        """Return the value of a key or an index, and its position."""
+        self._path.append(key)
+        found = self._read_value(event)
+        self._path.pop()
         return found
 
     def _read_sequence(self) -> tuple[JsonValue, list[SourcePosition]]:
         values, places = list[Any](), list[SourcePosition]()
         while not isinstance(event := self._parser.get_event(), SequenceEndEvent):
-            self._path.append(len(values))
-            value, place = self._read_value(event)
-            self._path.pop()
+            value, place = self._read_part(len(values), event)
             values.append(value)
             places.append(place)
         return values, places
 
     def _read_mapping(self) -> tuple[JsonValue, dict[str, SourcePosition]]:
         own, places = dict[str, Any](), dict[str, SourcePosition]()
-        merged: tuple[dict[str, Any], dict[str, SourcePosition]] | None = None
+        merged: list[tuple[dict[str, Any], dict[str, SourcePosition]]] | None = None
         while not isinstance(event := self._parser.get_event(), MappingEndEvent):
             if isinstance(event, ScalarEvent) and self._resolve_tag(event) == f"{_TAG}merge":
                 if merged is not None:
@@ -288,46 +273,37 @@ class _Reader:
             key = self._read_key(event)
             if key in own:
                 raise self._error(f"the key {_quote(key)} stands twice; put all of it under one", event)
-            self._path.append(key)
-            own[key], place = self._read_value(self._parser.get_event())
-            self._path.pop()
+            own[key], place = self._read_part(key, self._parser.get_event())
             places[key] = place._replace(line=_line(event))
-        if merged is not None:
-            return {**merged[0], **own}, {**merged[1], **places}
+        # Own keys have precedence over merged ones, and an earlier mapping over a later one.
+        for values, inside in merged or ():
+            own, places = {**values, **own}, {**inside, **places}
         return own, places
 
-    def _read_merge(self, event: NodeEvent) -> tuple[dict[str, Any], dict[str, SourcePosition]]:
-        """Return the mapping under a merge key; of several mappings the earlier one has precedence."""
+    def _read_merge(self, event: NodeEvent) -> list[tuple[dict[str, JsonValue], dict[str, SourcePosition]]]:
+        """Return the mappings under a merge key, each with the positions of its values."""
         value, place = self._read_value(self._parser.get_event())
-        several = isinstance(value, list)
-        values: list[Any] = value if isinstance(value, list) else [value]
-        places = cast("list[SourcePosition]", place.parts) if several else [place]
-        found, where = dict[str, Any](), dict[str, SourcePosition]()
-        for each, position in zip(values, places, strict=True):
-            if not isinstance(each, dict):
-                raise self._error(
-                    f"<< takes a mapping, or a list of mappings, such as *defaults, and not {describe_value(each)}",
-                    event,
-                )
-            inside = cast("dict[str, Any]", each)
-            found = {**inside, **found}
-            where = {**cast("dict[str, SourcePosition]", position.parts), **where}
-        return found, where
+        values, places = (value, place.parts) if isinstance(value, list) else ([value], [place])
+        if wrong := [each for each in values if not isinstance(each, dict)]:
+            raise self._error(
+                f"<< takes a mapping, or a list of mappings, such as *defaults, and not {describe_value(wrong[0])}",
+                event,
+            )
+        pairs: Any = zip(values, cast("list[SourcePosition]", places), strict=True)
+        return [(each, at.parts) for each, at in pairs]
 
     def _read_key(self, event: NodeEvent) -> str:
+        if not isinstance(event, (ScalarEvent, AliasEvent)):
+            raise self._error(_NO_KEY, event)
         found, _ = self._read_value(event)
         if isinstance(found, str):
             return found
         if isinstance(found, list | dict):
-            raise self._error(
-                "a key is a text, and here is a list or a mapping; put a text with brackets or braces in quotation "
-                "marks",
-                event,
-            )
+            raise self._error(_NO_KEY, event)
         written = event.value if isinstance(event, ScalarEvent) else str(found)
         raise self._error(
-            f"the key {escape_unprintable(_truncate(written)) or 'before the colon'} is read as "
-            f"{describe_value(found)}, and a key is a text; put it in quotation marks",
+            f"the key {_show(written) or 'before the colon'} is read as {describe_value(found)}, and a key is a text; "
+            "put it in quotation marks",
             event,
         )
 
@@ -337,7 +313,7 @@ class _Reader:
             return self._read_text(event)
         if kind == "null":
             return None
-        if kind not in ("bool", "int", "float"):
+        if kind not in _CONVERT:
             raise self._tag_error(tag, event)
         too_long = (
             f"the number has too many digits ({len(text):,} characters); put it in quotation marks to have a text"
@@ -352,20 +328,17 @@ class _Reader:
             raise self._error(no_number if len(text) <= MAX_SHOWN else too_long, event) from None
         if not math.isfinite(number):
             raise self._error(
-                f"{_truncate(text)} is no number that JSON has; leave the key out, or put the word in quotation marks",
+                f"{_show(text)} is no number that JSON has; leave the key out, or put the word in quotation marks",
                 event,
             )
         return number
 
     def _read_text(self, event: ScalarEvent) -> str:
-        text = event.value
-        if _is_whole(text):
-            return text
         # Escapes such as "\ud83d\ude00" are two halves of one character, as JSON writes it.
-        joined = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-        if "\ufffd" in joined and "\ufffd" not in text:
-            raise self._error(_LONE_SURROGATE, event)
-        return joined
+        try:
+            return event.value.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+        except UnicodeDecodeError:
+            raise self._error(_LONE_SURROGATE, event) from None
 
     def _resolve_tag(self, event: ScalarEvent) -> str:
         """Return the tag of a scalar: the explicit one, or the one that its text implies."""
@@ -374,37 +347,44 @@ class _Reader:
         return cast("str", self._parser.resolve(ScalarNode, event.value, event.implicit))
 
     def _resolve_alias(self, event: AliasEvent) -> tuple[JsonValue, SourcePosition]:
-        name = escape_unprintable(_truncate(str(event.anchor)))
-        if name not in self._anchors:
+        name = _show(str(event.anchor))
+        if event.anchor not in self._anchors:
             raise self._error(
                 f"*{name} is an alias, and no anchor &{name} stands before it; put a text that begins with an asterisk "
                 "in quotation marks",
                 event,
             )
-        anchor = self._anchors[name]
+        anchor = self._anchors[event.anchor]
         if anchor is None:
             raise self._error(f"*{name} stands inside of what it stands for; write it out", event)
-        self._copied += anchor.size
+        value, place = anchor
+        return self._copy(value, self._depth, event), place._replace(line=_line(event))
+
+    def _copy(self, value: JsonValue, depth: int, event: AliasEvent) -> JsonValue:
+        """Return a deep copy of the value of an alias; all copies together are at most `MAX_COPIED` characters."""
+        texts = [value] if isinstance(value, str) else value if isinstance(value, dict) else ()
+        self._copied += 1 + sum(map(len, texts))
         if self._copied > MAX_COPIED:
             raise self._error(
-                f"with *{name}, the aliases up to here stand for more than {MAX_COPIED:,} characters; "
-                "use fewer of them, or write out what is needed",
+                f"with *{_show(str(event.anchor))}, the aliases up to here stand for more than {MAX_COPIED:,} "
+                "characters; use fewer of them, or write out what is needed",
                 event,
             )
-        self._size += anchor.size
-        self._check_depth(anchor.height, event)
-        return anchor.value, anchor.place._replace(line=_line(event))
+        if not isinstance(value, (list, dict)):
+            return value
+        self._check_depth(depth + 1, event)
+        if isinstance(value, list):
+            return [self._copy(part, depth + 1, event) for part in value]
+        return {name: self._copy(part, depth + 1, event) for name, part in value.items()}
 
-    def _check_depth(self, levels: int, event: NodeEvent) -> None:
-        self._deepest = max(self._deepest, self._depth + levels)
-        if self._deepest > MAX_DEPTH:
+    def _check_depth(self, depth: int, event: NodeEvent) -> None:
+        if depth > MAX_DEPTH:
             raise YamlError(f"it is nested more than {MAX_DEPTH} deep; make it flatter", _line(event))
 
     def _tag_error(self, tag: str, event: NodeEvent) -> YamlError:
-        name = escape_unprintable(_truncate(tag.replace(_TAG, "!!")))
         return self._error(
-            f"the tag {name} can't be used here; leave it out, or put a text that begins with an exclamation mark in "
-            "quotation marks",
+            f"the tag {_show(tag.replace(_TAG, '!!'))} can't be used here; leave it out, or put a text that begins "
+            "with an exclamation mark in quotation marks",
             event,
         )
 
@@ -413,13 +393,11 @@ class _Reader:
 
 
 _LONE_SURROGATE = "it holds half of a character (a lone surrogate), which no file can; write the whole character"
-
-
-def _too_long() -> YamlError:
-    return YamlError(
-        f"it is longer than {MAX_CHARACTERS:,} characters; keep the items in a file of their own, such as JSON Lines "
-        "(items: {jsonl: items.jsonl})"
-    )
+_NO_KEY = "a key is a text, and here is a list or a mapping; put a text with brackets or braces in quotation marks"
+_TOO_LONG = (
+    f"it is longer than {MAX_CHARACTERS:,} characters; keep the items in a file of their own, such as JSON Lines "
+    "(items: {jsonl: items.jsonl})"
+)
 
 
 def describe_value(value: object) -> str:
@@ -437,23 +415,7 @@ def describe_value(value: object) -> str:
         return f"the text {_quote(value)}"
     if isinstance(value, list):
         return "a list"
-    return "a mapping" if isinstance(value, dict) else f"the number {_truncate(str(value))}"
-
-
-def _copy(value: JsonValue) -> JsonValue:
-    """Return a deep copy that shares no list and no mapping."""
-    if isinstance(value, dict):
-        return {name: _copy(part) for name, part in value.items()}
-    return [_copy(part) for part in value] if isinstance(value, list) else value
-
-
-def _is_whole(text: str) -> bool:
-    """Return whether a text has no lone surrogate, so that it can be encoded."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return "a mapping" if isinstance(value, dict) else f"the number {_show(str(value))}"
 
 
 def _line(event: Any) -> int:  # noqa: ANN401 -- an event or an error of either parser
@@ -461,11 +423,11 @@ def _line(event: Any) -> int:  # noqa: ANN401 -- an event or an error of either 
 
 
 def _quote(text: str) -> str:
-    return repr(_truncate(text))
+    return repr(shorten(text, MAX_SHOWN))
 
 
-def _truncate(text: str) -> str:
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
+def _show(text: str) -> str:
+    return escape_unprintable(shorten(text, MAX_SHOWN))
 
 
 _OPEN_COLLECTIONS = {"flow sequence": ("list", "]"), "flow mapping": ("mapping", "}")}
@@ -556,16 +518,9 @@ def dump_line(value: JsonValue) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(dump_line, value))}]"
     if isinstance(value, dict):
-        return f"{{{', '.join(f'{_dump_key(dump_line(key))}: {dump_line(part)}' for key, part in value.items())}}}"
+        keys = (key if len(key) < LONGEST_KEY else f"? {key} " for key in map(dump_line, value))
+        return f"{{{', '.join(f'{key}: {dump_line(part)}' for key, part in zip(keys, value.values(), strict=True))}}}"
     text = json.dumps(value, ensure_ascii=False)
     if isinstance(value, float):
         return text if "." in text else text.replace("e", ".0e")  # "1e+20" is a text in YAML
-    return "".join(character if character.isprintable() else _escape(ord(character)) for character in text)
-
-
-def _dump_key(text: str) -> str:
-    return text if len(text) < LONGEST_KEY else f"? {text} "
-
-
-def _escape(point: int) -> str:
-    return f"\\u{point:04x}" if point < 1 << 16 else f"\\U{point:08x}"
+    return escape_unprintable(text)

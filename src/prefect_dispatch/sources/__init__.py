@@ -24,14 +24,13 @@ from prefect_dispatch.sources.inline import (
     FRAME_MESSAGE,
     FailedItem,
     Listed,
+    hashed_keys_note,
     is_frame,
     is_listable,
     upstream_failure,
     with_values,
 )
-from prefect_dispatch.sources.item_values import hashed_keys_note
-from prefect_dispatch.sources.sql import Sql
-from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
+from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet, Sql
 
 if TYPE_CHECKING:
     import logging
@@ -62,7 +61,7 @@ _TAGS = {"glob": Glob, "jsonl": JsonLines, "csv": Csv, "parquet": Parquet, "sql"
 _OFFER = "write a list, or one of {glob: …}, {jsonl: …}, {csv: …}, {parquet: …}, {sql: …}, {list: …, key: …}."
 
 
-def _check_tag(data: object) -> None:
+def _validate_tag(data: object) -> object:
     if isinstance(data, Mapping):
         tags = [tag for tag in _TAGS if tag in data]
         if len(tags) != 1:
@@ -76,11 +75,7 @@ def _check_tag(data: object) -> None:
         raise PydanticCustomError(
             "source", "not a source: {data}; {offer}", {"data": redact(repr(data)[:1000])[:80], "offer": _OFFER}
         )
-
-
-def _validate_tag(data: object) -> object:
-    _check_tag(data)
-    return data
+    return cast("object", data)
 
 
 def _tag(data: object) -> str:

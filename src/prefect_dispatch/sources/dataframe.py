@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.models.base import did_you_mean
-from prefect_dispatch.sources.inline import upstream_failure
-from prefect_dispatch.sources.item_values import make_item, to_json_value
+from prefect_dispatch.security.escaping import join_names
+from prefect_dispatch.sources.inline import make_item, to_json_value, upstream_failure
 
 if TYPE_CHECKING:
     import narwhals as nw
@@ -124,7 +124,7 @@ def key_texts(values: list[JsonValue], column: str) -> list[str]:
             )
         rows.setdefault(str(value), []).append(number)
     if twice := {key: numbers for key, numbers in rows.items() if len(numbers) > 1}:
-        listed = ", ".join(f"{key[:80]!r} ({_rows(numbers)})" for key, numbers in list(twice.items())[:MAX_NAMED])
+        listed = join_names(f"{key[:80]!r} ({_rows(numbers)})" for key, numbers in list(twice.items())[:MAX_NAMED])
         more = f", and {len(twice) - MAX_NAMED} more" if len(twice) > MAX_NAMED else ""
         raise SourceError(
             f"Keys in column {column!r} must be unique, and aren't: {listed}{more}; keep one row of each."
@@ -133,24 +133,20 @@ def key_texts(values: list[JsonValue], column: str) -> list[str]:
 
 
 def _rows(numbers: list[int]) -> str:
-    listed = ", ".join(map(str, numbers[:MAX_NAMED]))
-    more = f" and {len(numbers) - MAX_NAMED} more" if len(numbers) > MAX_NAMED else ""
-    return f"row{'s' if len(numbers) > 1 else ''} {listed}{more}"
+    return f"row{'s' if len(numbers) > 1 else ''} {join_names(numbers, MAX_NAMED)}"
 
 
 def column_values(table: Frame, column: str) -> list[JsonValue]:
     """Return the values of a column as JSON; missing values are None."""
     series = table[column]
     _require_microseconds(series)
-    pairs = zip(series.to_list(), series.is_null().to_list(), strict=True)
-    return [None if missing else _cell(value, column, number) for number, (value, missing) in enumerate(pairs, 1)]
-
-
-def _cell(value: object, column: str, number: int) -> JsonValue:
-    try:
-        return to_json_value(value)
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"Column {column!r}, row {number}: {error}.") from None
+    cells: list[JsonValue] = []
+    for number, (value, missing) in enumerate(zip(series.to_list(), series.is_null().to_list(), strict=True), 1):
+        try:
+            cells.append(None if missing else to_json_value(value))
+        except (ValueError, RecursionError) as error:  # noqa: PERF203 -- the message names the row
+            raise SourceError(f"Column {column!r}, row {number}: {error}.") from None
+    return cells
 
 
 def _require_microseconds(series: nw.Series[Any]) -> None:
@@ -160,29 +156,23 @@ def _require_microseconds(series: nw.Series[Any]) -> None:
     """
     import narwhals as nw  # noqa: PLC0415 -- only those who have frames need it
 
-    if series.implementation.is_pandas_like():
+    if series.implementation.is_pandas_like() or not _has_nanoseconds(series.dtype):
         return
-    if _has_nanoseconds(series.dtype):
+    where = ""
+    if not isinstance(series.dtype, nw.Struct | nw.List | nw.Array):
         rows = [number for number, ns in enumerate(series.dt.nanosecond().to_list(), 1) if (ns or 0) % 1000]
-        where = f", row {rows[0]}" if rows else None
-    else:
-        where = (
-            ""
-            if isinstance(series.dtype, nw.Struct | nw.List | nw.Array) and _nests_nanoseconds(series.dtype)
-            else None
-        )
-    if where is not None:
-        raise SourceError(
-            f"Column {series.name!r}{where}: nanoseconds would be lost; cast the times to microseconds or to text."
-        )
+        if not rows:
+            return
+        where = f", row {rows[0]}"
+    raise SourceError(
+        f"Column {series.name!r}{where}: nanoseconds would be lost; cast the times to microseconds or to text."
+    )
 
 
-def _has_nanoseconds(dtype: object) -> bool:
+def _has_nanoseconds(dtype: Any) -> bool:  # noqa: ANN401 -- narwhals has no common base type of nested types
+    """Return whether a type, or one nested in it, is a time in nanoseconds."""
     import narwhals as nw  # noqa: PLC0415 -- only those who have frames need it
 
-    return isinstance(dtype, nw.Time) or (isinstance(dtype, nw.Datetime) and dtype.time_unit == "ns")
-
-
-def _nests_nanoseconds(dtype: Any) -> bool:  # noqa: ANN401 -- narwhals has no common base type of nested types
     inner = [getattr(dtype, "inner", None), *(field.dtype for field in getattr(dtype, "fields", ()))]
-    return any(_has_nanoseconds(each) or _nests_nanoseconds(each) for each in inner if each is not None)
+    is_fine_datetime = isinstance(dtype, nw.Datetime) and dtype.time_unit == "ns"
+    return isinstance(dtype, nw.Time) or is_fine_datetime or any(map(_has_nanoseconds, filter(None, inner)))

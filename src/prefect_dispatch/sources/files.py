@@ -14,9 +14,15 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.security.redaction import redact
-from prefect_dispatch.sources.encoding import Encoding, decode
-from prefect_dispatch.sources.item_values import make_item
-from prefect_dispatch.sources.object_store import is_url, open_filesystem, storage_errors, without_password
+from prefect_dispatch.sources.inline import make_item
+from prefect_dispatch.sources.object_store import (
+    Encoding,
+    decode,
+    is_url,
+    open_filesystem,
+    storage_errors,
+    without_password,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,10 +70,7 @@ class Glob(Strict):
     @classmethod
     def _stays_below(cls, glob: str | tuple[str, ...]) -> str | tuple[str, ...]:
         for each in _as_tuple(glob):
-            below = each
-            if is_url(each):
-                without_password(each)
-                below = _split_url(each)[1]
+            below = _split_url(without_password(each))[1] if is_url(each) else each
             if not _parts(below) or below.startswith("/") or Path(below).is_absolute() or ".." in _parts(below):
                 raise ValueError(f"{each!r} must stay below its folder; name another folder as `root`")
         return glob
@@ -96,9 +99,11 @@ class Glob(Strict):
 
     def where(self, root: Path) -> str:
         """Return the description of this source for error messages."""
-        place, globs = self.place
-        folder = redact(place) if is_url(place) else str((root / place).absolute())
-        return f"the glob {', '.join(map(repr, globs))} in {folder!r}"
+        place = self.place[0]
+        return self._describe(redact(place) if is_url(place) else str((root / place).absolute()))
+
+    def _describe(self, place: str) -> str:
+        return f"the glob {', '.join(map(repr, self.place[1]))} in {place!r}"
 
     def stream(self, root: Path) -> Iterator[Item]:
         """Yield one item for each file, by path.
@@ -109,70 +114,69 @@ class Glob(Strict):
         Raises:
             SourceError: If a file or folder can't be read, or a file is rejected (see above).
         """
-        place, _ = self.place
+        place = self.place[0]
         if is_url(place):
             with storage_errors(self.where(root)):
-                yield from self._read_objects(place, self.where(root))
+                yield from self._read_objects(place)
             return
         try:
             base = Path(os.path.realpath(root / self.root, strict=True))
-            files = self._find_files(base)
-            if not files:  # an error, as a misspelt glob looks the same
-                raise SourceError(f"There are no items: {self.where(root)} yields none.")
-            for name, real in files:
-                with real.open("rb") as file:
+            matched = self._match(partial(_scan_folder, base))
+            real = {name: _resolve_below(base, name) for found in matched.values() for name in found}
+            for name in self._require_matches(matched, str(base), base):
+                with real[name].open("rb") as file:
                     yield self._item(name, file.read(self.max_bytes + 1))
         except OSError as error:
             raise SourceError(f"{error.filename!r} can't be read: {error.strerror}.") from error
 
-    def _read_objects(self, place: str, where: str) -> Iterator[Item]:
+    def _match(self, entries: Callable[[str], Iterable[_Entry]]) -> dict[str, dict[str, _Entry]]:
+        """Return the files that each glob matches by their paths; `entries` lists the folder at a path prefix."""
+        return {glob: dict(_iter_matches(entries, _parts(glob))) for glob in self.place[1]}
+
+    def _require_matches(
+        self, matched: dict[str, dict[str, _Entry]], place: str, folder: Path | None = None
+    ) -> dict[str, _Entry]:
+        """Return the files that the globs match by their paths, sorted.
+
+        Args:
+            matched: The files that each glob matches.
+            place: The folder or bucket, for error messages.
+            folder: The folder, if it is on this machine.
+
+        Raises:
+            SourceError: If one of several globs matches none, or none of them does.
+        """
+        files = {name: entry for found in matched.values() for name, entry in found.items()}
+        for glob in (glob for glob, found in matched.items() if not found):
+            fix = _hint(folder, "/".join(_parts(glob))) if folder else ""
+            if files or fix:
+                nothing = "no file" if folder else "nothing"
+                raise SourceError(
+                    f"The glob {glob!r} matches {nothing} in {place!r}; {fix or 'correct it, or leave it out'}."
+                )
+        if not files:  # an error, as a misspelt glob looks the same
+            raise SourceError(f"There are no items: {self._describe(place)} yields none.")
+        return dict(sorted(files.items()))
+
+    def _read_objects(self, place: str) -> Iterator[Item]:
         """Yield one item for each object of a bucket that the globs match; several are read concurrently."""
         system, base = open_filesystem(place)
-        sizes: dict[str, int] = {}
-
-        def entries(prefix: str) -> list[_Entry]:
-            return [*_list_objects(system, base, prefix, sizes)]
-
-        # 1. List the folders, and match the names.
-        matched = {glob: set(_iter_matches(entries, _parts(glob))) for glob in self.place[1]}
-        for glob, found in matched.items():
-            if not found and len(matched) > 1:
-                raise SourceError(
-                    f"The glob {glob!r} matches nothing in {redact(place)!r}; correct it, or leave it out."
-                )
-        names = sorted({name for found in matched.values() for name in found})
-        if not names:
-            raise SourceError(f"There are no items: {where} yields none.")
-        # 2. Check all sizes before anything is read.
-        for name in names:
-            if sizes[name] > self.max_bytes:
+        matched = self._match(partial(_list_objects, system, base.rstrip("/")))
+        files = self._require_matches(matched, redact(place))
+        # 1. Check all sizes before anything is read.
+        for name, entry in files.items():
+            if entry.size > self.max_bytes:
                 self._refuse_size(name)
-        # 3. Read in batches, one byte more than the limit, as an object may have grown.
+        # 2. Read in batches, one byte more than the limit, as an object may have grown.
+        names = list(files)
         for at in range(0, len(names), PARALLEL_READS):
+            batch = names[at : at + PARALLEL_READS]
             # An empty object has no range of bytes that could be requested.
-            non_empty = [name for name in names[at : at + PARALLEL_READS] if sizes[name]]
+            non_empty = [name for name in batch if files[name].size]
             paths = [f"{base.rstrip('/')}/{name}" for name in non_empty]
             found = system.cat_ranges(paths, [0] * len(paths), [self.max_bytes + 1] * len(paths), on_error="raise")
             contents = dict(zip(non_empty, found, strict=True))
-            yield from (self._item(name, contents.get(name, b"")) for name in names[at : at + PARALLEL_READS])
-
-    def _find_files(self, base: Path) -> list[tuple[str, Path]]:
-        """Return the files that the globs match, each once.
-
-        Raises:
-            SourceError: If a glob matches none.
-        """
-        # 1. Match the names, then resolve links, which must not lead out of the folder.
-        matched = {glob: set(_iter_matches(partial(_scan_folder, base), _parts(glob))) for glob in _as_tuple(self.glob)}
-        names = sorted({name for found in matched.values() for name in found})
-        files = {name: real for name in names if (real := _resolve_below(base, name)).is_file()}
-        # 2. Report each glob without a file, with a hint if it is the name of a file or folder.
-        for glob in (glob for glob, found in matched.items() if not files.keys() & found):
-            hint = _hint(base, "/".join(_parts(glob)))
-            if files or hint:
-                fix = hint or "correct it, or leave it out"
-                raise SourceError(f"The glob {glob!r} matches no file in {str(base)!r}; {fix}.")
-        return list(files.items())
+            yield from (self._item(name, contents.get(name, b"")) for name in batch)
 
     def _refuse_size(self, name: str) -> NoReturn:
         raise SourceError(
@@ -240,30 +244,32 @@ class _Entry(NamedTuple):
     name: str
     is_folder: bool
     is_link: bool = False
+    size: int = 0
 
 
-def _scan_folder(base: Path, prefix: str) -> list[_Entry]:
-    """Return the entries of a folder of this machine; unlike in `Path.glob`, an unreadable one is an error."""
+def _scan_folder(base: Path, prefix: str) -> Iterator[_Entry]:
+    """Yield the files and folders in a folder of this machine; unlike in `Path.glob`, an unreadable one is an error."""
     with os.scandir(base / prefix) as scan:
-        return [_Entry(entry.name, entry.is_dir(), entry.is_symlink()) for entry in scan]
+        for entry in scan:
+            # A pipe or a device is no item; a link to nothing is an error when it is resolved.
+            if entry.is_dir() or entry.is_file() or not os.path.exists(entry.path):  # noqa: PTH110 -- a link in a circle
+                yield _Entry(entry.name, entry.is_dir(), entry.is_symlink())
 
 
-def _list_objects(system: Any, base: str, prefix: str, sizes: dict[str, int]) -> Iterator[_Entry]:  # noqa: ANN401 -- of fsspec
-    """Yield the entries of a folder of an object store, and record the size of each object in `sizes`."""
-    folder = f"{base.rstrip('/')}/{prefix}".rstrip("/")
+def _list_objects(system: Any, base: str, prefix: str) -> Iterator[_Entry]:  # noqa: ANN401 -- of fsspec
+    """Yield the entries of a folder of an object store."""
+    folder = f"{base}/{prefix}".rstrip("/")
     for entry in system.ls(folder, detail=True):
-        path = str(entry["name"])
-        name = path.rstrip("/").rpartition("/")[2]
-        is_folder = entry["type"] == "directory"
-        if path.rstrip("/") == folder:  # the marker object of an empty folder that some tools create
-            continue
-        if not is_folder:
-            sizes[f"{prefix}{name}"] = int(entry.get("size") or 0)
-        yield _Entry(name, is_folder)
+        path = str(entry["name"]).rstrip("/")
+        if path != folder:  # the marker object of an empty folder that some tools create
+            is_folder = entry["type"] == "directory"
+            yield _Entry(path.rpartition("/")[2], is_folder, size=int(entry.get("size") or 0))
 
 
-def _iter_matches(entries: Callable[[str], Iterable[_Entry]], parts: Sequence[str], prefix: str = "") -> Iterator[str]:
-    """Yield the paths of matching files.
+def _iter_matches(
+    entries: Callable[[str], Iterable[_Entry]], parts: Sequence[str], prefix: str = ""
+) -> Iterator[tuple[str, _Entry]]:
+    """Yield the path and the entry of each matching file.
 
     Args:
         entries: Lists the folder at a path prefix.
@@ -274,14 +280,13 @@ def _iter_matches(entries: Callable[[str], Iterable[_Entry]], parts: Sequence[st
     found = [entry for entry in entries(prefix) if first.startswith(".") or not entry.name.startswith(".")]
     if first == "**":  # no folder, or each folder in turn with the same pattern; links could form a cycle
         yield from _iter_matches(entries, rest, prefix)
-        for entry in found:
-            if entry.is_folder and not entry.is_link:
-                yield from _iter_matches(entries, parts, f"{prefix}{entry.name}/")
-        return
     for entry in found:
-        if not fnmatchcase(entry.name, first):
-            continue
-        if not rest and not entry.is_folder:
-            yield prefix + entry.name
-        elif rest and entry.is_folder:
-            yield from _iter_matches(entries, rest, f"{prefix}{entry.name}/")
+        path = prefix + entry.name
+        if first == "**":
+            if entry.is_folder and not entry.is_link:
+                yield from _iter_matches(entries, parts, f"{path}/")
+        elif fnmatchcase(entry.name, first):
+            if rest and entry.is_folder:
+                yield from _iter_matches(entries, rest, f"{path}/")
+            elif not rest and not entry.is_folder:
+                yield path, entry

@@ -1,25 +1,254 @@
-"""Items given inline: listed in the job itself, or passed by the calling code or an upstream task."""
+"""Items from plain values: their conversion, with the checks that all sources share, and the items of a list.
+
+A list stands in the job itself, or is passed by the calling code or an upstream task.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+import re
+import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, TypeGuard, cast
+from datetime import date, time
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, TypeGuard, cast
+from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_serializer, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_serializer, model_validator
 from pydantic_core import PydanticCustomError
 
+from prefect_dispatch.errors import SourceError, first_problem
 from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.item import Item
+from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.security.redaction import safe_message
-from prefect_dispatch.sources.item_values import content_key, make_item
+from prefect_dispatch.serialization.json_text import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from pydantic import GetJsonSchemaHandler
+    from pydantic import GetJsonSchemaHandler, JsonValue
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
+
+
+LONGEST_OWN_KEY = 80
+"""Maximum characters of a text that is its own key."""
+
+
+def content_key(value: object) -> str:
+    """Return the default key of a value.
+
+    Returns:
+        The value itself if it is a short text of a single line; otherwise 12 hexadecimal digits of its digest.
+
+    Raises:
+        ValueError: If the value isn't JSON.
+
+    Example:
+        >>> content_key("Apache-2.0")
+        'Apache-2.0'
+        >>> content_key({"a": 1})
+        '015abd7f5cc5'
+    """
+    if isinstance(value, str) and value.strip() and len(value) <= LONGEST_OWN_KEY and value.splitlines() == [value]:
+        return value
+    check_json(value)
+    return digest(cast("JsonValue", value))[:12]
+
+
+def make_item(key: object, value: object, priority: object = 0) -> Item:
+    """Build an item, and validate that its value is JSON.
+
+    Args:
+        key: Text, or a whole number.
+        value: Any value; an error unless it is JSON.
+        priority: A whole number, its decimal text, or nothing (None or an empty text), which is 0.
+
+    Raises:
+        ValueError: If one of them is invalid; the message does not quote the value.
+
+    Example:
+        >>> make_item(7, {"name": "MIT"})
+        Item(key='7', value={'name': 'MIT'}, priority=0)
+    """
+    if isinstance(key, int) and not isinstance(key, bool):
+        key = str(key)
+    if not isinstance(key, str) or not key:
+        raise ValueError(f"the key must be text that isn't empty, or a whole number, not {key!r}.")
+    try:
+        return Item.model_validate({"key": key, "value": value, "priority": 0 if priority in (None, "") else priority})
+    except ValidationError as error:
+        check_json([key, value])  # raises an error with a better message
+        where, message = first_problem(error)
+        raise ValueError(f"{where.partition('.')[0]}: {message}.") from None
+
+
+def check_json(value: object) -> None:
+    """Check that a value can be written as JSON and read back.
+
+    Raises:
+        ValueError: If it has NaN, an infinity, half a surrogate pair, or another type.
+    """
+    try:
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair is no text and can't be written as UTF-8.") from None
+    except RecursionError:
+        raise ValueError("the value is nested too deeply.") from None
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the value is not JSON: {error}.") from None
+
+
+def hashed_keys_note(items: Sequence[Item], source: str) -> str | None:
+    """Return a note for items whose keys are hashes although one of their fields could be the key.
+
+    Args:
+        items: All items of a source.
+        source: The key of the source in a job, such as `csv`.
+
+    Returns:
+        A sentence with the field, or None if no item with fields has a hash as its key.
+
+    Example:
+        >>> value = {"id": 7, "text": "A kettle."}
+        >>> print(hashed_keys_note([make_item(content_key(value), value)], "csv"))
+        1 item has no key and is named by a hash, such as f00860212d2b; to name each by its 'id', write items: \
+{csv: …, key: id}.
+    """
+    # A key with the form of a hash may be the user's own: check the first one.
+    hashed = [item for item in items if isinstance(item.value, dict) and _HASH.fullmatch(item.key)]
+    if not hashed or hashed[0].key != content_key(hashed[0].value):
+        return None
+    rows = [cast("dict[str, JsonValue]", item.value) for item in hashed]
+    field = next((name for name in _fields(rows[0]) if _could_name(rows, name)), None)
+    write = f"items: {{{source}: …, key: {field or '…'}}}"
+    fix = f"to name each by its {field!r}, write" if field else "to name each by one of its fields, write"
+    have = "has no key and is" if len(rows) == 1 else "have no key and are"
+    return f"{count_noun(len(rows), 'item')} {have} named by a hash, such as {hashed[0].key}; {fix} {write}."
+
+
+_HASH = re.compile(r"[0-9a-f]{12}")
+
+
+_PREFERRED = ("id", "key", "uuid", "name", "slug", "path", "url", "title")
+
+
+def _fields(row: dict[str, JsonValue]) -> list[str]:
+    """Return the fields that may be the key of a row, the likeliest first."""
+    likely = [name for each in _PREFERRED for name in row if name.lower() == each]
+    return [*likely, *(name for name in row if name.endswith(("_id", "Id", "ID")) and name not in likely)]
+
+
+def _could_name(rows: Sequence[dict[str, JsonValue]], field: str) -> bool:
+    """Return whether a field has a valid and distinct key in each row."""
+    found: set[str] = set()
+    for row in rows:
+        value = row.get(field)
+        if isinstance(value, bool) or not isinstance(value, int | str) or not str(value).strip() or str(value) in found:
+            return False
+        found.add(str(value))
+    return True
+
+
+def to_json_value(value: object) -> JsonValue:
+    """Convert a value of a table to JSON without loss.
+
+    Dates and times become ISO 8601 text; decimals and UUIDs become text; NumPy's and pandas' numbers, texts and arrays
+    become JSON's. Missing values become None.
+
+    Args:
+        value: One value of a table, nested ones included.
+
+    Raises:
+        ValueError: If it can't be converted without loss: NaN, an infinity, bytes, a duration, an object.
+
+    Example:
+        >>> from datetime import date
+        >>> to_json_value({"day": date(2026, 1, 31), "price": Decimal("1.10")})
+        {'day': '2026-01-31', 'price': '1.10'}
+        >>> to_json_value(float("nan"))
+        Traceback (most recent call last):
+        ValueError: nan is no number in JSON
+    """
+    if value is None or type(value) in (bool, int, str):
+        return cast("JsonValue", value)
+    if isinstance(value, Mapping):
+        parts = cast("Mapping[object, object]", value)
+        if wrong := [key for key in parts if not isinstance(key, str)]:
+            raise ValueError(f"it has the key {wrong[0]!r}, and in JSON keys are text")
+        return {str(key): to_json_value(each) for key, each in parts.items()}
+    if isinstance(value, list | tuple):
+        return [to_json_value(each) for each in cast("list[object]", value)]
+    return _scalar_to_json(value)
+
+
+def _scalar_to_json(value: object) -> JsonValue:
+    if is_missing(value):
+        return None
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{float(value)!r} is no number in JSON")
+        return float(value)
+    if isinstance(value, date | time):
+        return value.isoformat()  # pandas' Timestamp keeps its nanoseconds there
+    if isinstance(value, str):
+        return str.__str__(value)  # str() of an Enum of texts returns its name
+    if isinstance(value, Decimal) and value.is_infinite():
+        raise ValueError(f"{value!r} is no number in JSON")
+    if isinstance(value, Decimal | UUID):
+        return str(value)
+    return int(value) if isinstance(value, int) else _numpy_to_json(value)
+
+
+def _numpy_to_json(value: object) -> JsonValue:
+    # Looked up without importing it: a value can only be NumPy's if NumPy is imported already.
+    numpy: Any = sys.modules.get("numpy")
+    if numpy and isinstance(value, numpy.ndarray):
+        return to_json_value(cast("Any", value).tolist())
+    if numpy and isinstance(value, numpy.datetime64):
+        return str(value)
+    if numpy and isinstance(value, numpy.number | numpy.bool_):
+        inner: object = cast("Any", value).item()
+        if isinstance(inner, bool | int | float) and not isinstance(value, numpy.timedelta64):
+            return to_json_value(inner)
+    raise ValueError(f"{type(value).__name__} is neither text, number, date nor time; cast the column to text")
+
+
+def is_missing(value: object) -> bool:
+    """Return whether a value is a missing one: None, and pandas' NaT and NA; NaN is a number.
+
+    Example:
+        >>> is_missing(None), is_missing("")
+        (True, False)
+    """
+    pandas: Any = sys.modules.get("pandas")
+    return value is None or (bool(pandas) and (value is pandas.NaT or value is pandas.NA))
+
+
+def to_json_row(row: Mapping[str, object], place: str) -> dict[str, object]:
+    """Convert the values of a row to JSON without loss.
+
+    Args:
+        row: The row.
+        place: The place of the row, for error messages.
+
+    Raises:
+        SourceError: If a value can't be converted without loss; the message names place and column.
+
+    Example:
+        >>> to_json_row({"id": 1, "price": Decimal("1.10")}, "row 1")
+        {'id': 1, 'price': '1.10'}
+    """
+    found: dict[str, object] = {}
+    for name, value in row.items():
+        try:
+            found[name] = to_json_value(value)
+        except (ValueError, RecursionError) as error:  # noqa: PERF203 -- the message names the column
+            raise SourceError(f"{place}: column {name!r} has no form in JSON: {error}.") from None
+    return found
 
 
 _SCHEMA: JsonSchemaValue = {
@@ -129,9 +358,12 @@ def _to_item(number: int, element: object) -> Item:
         return _create_failed_item(number, element, failure)
 
 
+def _to_plain(element: object) -> object:
+    return element.model_dump(mode="json") if isinstance(element, BaseModel) else element
+
+
 def _item_from_element(element: object) -> Item:
-    if isinstance(element, BaseModel):
-        element = element.model_dump(mode="json")
+    element = _to_plain(element)
     if not _has_key(element):
         return make_item(content_key(element), element)
     for name in element:
@@ -143,13 +375,6 @@ def _item_from_element(element: object) -> Item:
     return make_item(element["key"], element["value"], element.get("priority"))
 
 
-def _numbered_item(number: int, element: object) -> Item:
-    try:
-        return _to_item(number, element)
-    except ValueError as error:
-        raise PydanticCustomError("element", "element {number}: {why}", {"number": number, "why": str(error)}) from None
-
-
 def _find_failure(data: object) -> BaseException | None:
     """Return an error of a failed task run within data, or None."""
     pending, seen = [data], set[int]()
@@ -159,14 +384,11 @@ def _find_failure(data: object) -> BaseException | None:
             return part
         if id(part) not in seen:
             seen.add(id(part))  # Python data may be cyclic
-            pending += _parts(part)
+            if isinstance(part, Mapping):
+                pending += cast("Mapping[object, object]", part).values()
+            elif isinstance(part, list | tuple):
+                pending += cast("Iterable[object]", part)
     return None
-
-
-def _parts(data: object) -> Iterable[object]:
-    if isinstance(data, Mapping):
-        return cast("Mapping[object, object]", data).values()
-    return cast("Iterable[object]", data) if isinstance(data, list | tuple) else ()
 
 
 def _create_failed_item(number: int, element: object, failure: BaseException) -> FailedItem:
@@ -176,10 +398,6 @@ def _create_failed_item(number: int, element: object, failure: BaseException) ->
         item = make_item(element["key"], None, element.get("priority"))
         key, priority = item.key, item.priority
     return FailedItem(key=key, value=None, priority=priority, why=why)
-
-
-def _has_list(data: object) -> TypeGuard[Mapping[str, object]]:
-    return isinstance(data, Mapping) and "list" in data
 
 
 def _elements_with_keys(data: Mapping[str, object]) -> object:
@@ -206,7 +424,7 @@ def _elements_with_keys(data: Mapping[str, object]) -> object:
 
 def _add_key(number: int, element: object, key: str, priority: str) -> object:
     """Return an element as the mapping of an item, with the key from one of its fields."""
-    value: object = element.model_dump(mode="json") if isinstance(element, BaseModel) else element
+    value = _to_plain(element)
     if isinstance(value, BaseException):  # of a failed task run: becomes a failed item, as in any list
         return value
     fields = cast("Mapping[str, object]", value) if isinstance(value, Mapping) else dict[str, object]()
@@ -215,14 +433,20 @@ def _add_key(number: int, element: object, key: str, priority: str) -> object:
         raise PydanticCustomError(
             "element", "element {number}: {why}", {"number": number, "why": f"no field {key!r}; {hint}"}
         )
-    item: dict[str, object] = {"key": fields[key], "value": fields, "priority": fields.get(priority)}
-    return item
+    return {"key": fields[key], "value": fields, "priority": fields.get(priority)}
 
 
 def _items(elements: object) -> tuple[Item, ...]:
     if not is_listable(elements):
         raise PydanticCustomError("not_a_list", "must be a list of items")
-    return tuple(_numbered_item(number, element) for number, element in enumerate(elements, 1))
+    items: list[Item] = []
+    for number, element in enumerate(elements, 1):
+        try:
+            items.append(_to_item(number, element))
+        except ValueError as error:  # noqa: PERF203 -- the message has the number
+            context = {"number": number, "why": str(error)}
+            raise PydanticCustomError("element", "element {number}: {why}", context) from None
+    return tuple(items)
 
 
 class Listed(Strict):
@@ -250,7 +474,10 @@ class Listed(Strict):
     def _from_list(cls, data: object) -> object:
         if is_listable(data):
             return {"items": data}
-        return {"items": _elements_with_keys(data)} if _has_list(data) else data
+        given = data
+        if isinstance(given, Mapping) and "list" in given:
+            return {"items": _elements_with_keys(cast("Mapping[str, object]", given))}
+        return data
 
     @model_serializer
     def _to_list(self) -> list[Item]:

@@ -1,16 +1,18 @@
-"""Access to files on this machine or by URL (fsspec): text files, and Parquet, also in partitioned folders."""
+"""Access to files on this machine or by URL (fsspec): text in any encoding, and folders of Parquet."""
 
 from __future__ import annotations
 
+import codecs
 from contextlib import contextmanager
 from importlib import import_module
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
+
+from pydantic import AfterValidator
 
 from prefect_dispatch.errors import SourceError
 from prefect_dispatch.security.redaction import redact
-from prefect_dispatch.sources.encoding import detect_bom
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -66,10 +68,8 @@ def storage_errors(where: str) -> Generator[None]:
         yield
     except SourceError:
         raise
-    except MissingExtraError as error:
-        raise SourceError(f"{where} needs {error}.") from None
     except ImportError as error:
-        raise SourceError(f"{where} needs a package that isn't installed: {_error_text(error)}.") from None
+        raise SourceError(f"{where} needs {_error_text(error)}.") from None
     except Exception as error:  # noqa: BLE001 -- each storage has errors of its own
         raise SourceError(f"{where} can't be opened: {_error_text(error)}.") from None
 
@@ -79,16 +79,11 @@ def _error_text(error: BaseException) -> str:
     return text if isinstance(error, ImportError | ValueError) else f"{type(error).__name__}: {text}"
 
 
-class MissingExtraError(ImportError):
-    """A package of an optional extra isn't installed; the message says how to install it."""
-
-
 def open_filesystem(url: str) -> tuple[Any, str]:
     """Open the file system of a URL; return it, and the path in it.
 
     Raises:
-        MissingExtraError: If an extra of this package would install the requirements of the protocol.
-        ImportError: If the package for its protocol isn't installed.
+        ImportError: If the package for its protocol isn't installed; the message says what is needed.
         ValueError: If the protocol is unknown.
 
     Example:
@@ -99,11 +94,11 @@ def open_filesystem(url: str) -> tuple[Any, str]:
     protocol = url.partition("://")[0]
     try:
         system, path = core.url_to_fs(url)
-    except ImportError:
+    except ImportError as error:
         if protocol not in EXTRAS:
-            raise
+            raise ImportError(f"a package that isn't installed: {error}") from None
         extra = f"prefect-dispatch[{EXTRAS[protocol]}]"
-        raise MissingExtraError(f"s3fs, which isn't installed: pip install '{extra}'") from None
+        raise ImportError(f"s3fs, which isn't installed: pip install '{extra}'") from None
     system.invalidate_cache()  # fsspec caches listings for the life of the process: weeks, for a served flow
     return system, str(path)
 
@@ -179,3 +174,75 @@ def iter_batches(path: str, root: Path, rows: int) -> Iterator[tuple[str, list[s
     schema: Any = pa.unify_schemas([lake.schema, *(file.physical_schema for file in files)])
     for file in files:
         yield str(file.path), list(schema.names), file.to_batches(schema=schema, batch_size=rows)
+
+
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+
+
+def _require_codec(encoding: str) -> str:
+    try:
+        " ".encode(encoding or "utf-8")
+    except (LookupError, ValueError):
+        raise ValueError(f"{encoding!r} is not a known encoding of text; write utf-8, cp1252, shift_jis, …") from None
+    return encoding
+
+
+Encoding = Annotated[str, AfterValidator(_require_codec)]
+"""The name of a text codec, or an empty text."""
+
+
+def detect_bom(data: bytes) -> str | None:
+    """Return the encoding of a byte order mark, or None.
+
+    Example:
+        >>> detect_bom("a".encode("utf-8-sig"))
+        'utf-8-sig'
+    """
+    return next((name for mark, name in _MARKS if data.startswith(mark)), None)
+
+
+def decode(data: bytes, otherwise: str = "") -> str:
+    r"""Decode the content of a text file: by its byte order mark, else as UTF-8, else by `otherwise`, else by a guess.
+
+    Line ends are not converted.
+
+    Args:
+        data: The content of the file.
+        otherwise: The encoding of a file that isn't UTF-8; empty to guess it.
+
+    Raises:
+        ValueError: If it is no text.
+
+    Example:
+        >>> decode(b"na\xefve"), decode("ни".encode("utf-16"))
+        ('naïve', 'ни')
+    """
+    encoding = detect_bom(data) or _detect_encoding(data, otherwise)
+    try:
+        text = data.decode(encoding)
+    except UnicodeError:
+        raise ValueError(f"it is not {encoding}") from None
+    if "\0" in text:
+        raise ValueError("it holds NUL bytes")
+    return text
+
+
+def _detect_encoding(data: bytes, otherwise: str) -> str:
+    if b"\0" in data:
+        return otherwise or "latin-1"  # which decodes any bytes, so that the NUL bytes are named
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return otherwise or _guess(data)
+    return "utf-8"
+
+
+def _guess(data: bytes) -> str:
+    from charset_normalizer import from_bytes  # noqa: PLC0415 -- slow to import, and most files are UTF-8
+
+    matches = from_bytes(data)
+    names = [name for match in matches for name in (match.encoding, *match.could_be_from_charset)]
+    if not names:
+        raise ValueError("it is not text in any known encoding")
+    # A short text has many equal guesses in alphabetical order: with the first one, "niño" would become "nińo".
+    return "cp1252" if "cp1252" in names else names[0]
