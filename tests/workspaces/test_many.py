@@ -35,7 +35,7 @@ OPENS = """
 import asyncio, sys
 from pathlib import Path
 from prefect_dispatch.models.brief import Command
-from prefect_dispatch.processes.watchdog import get_watchdog
+from prefect_dispatch.processes.process_tree import get_watchdog
 from prefect_dispatch.workspaces.workspace import Workspace, open_workspace
 
 setup = Command(run="(trap '' TERM; setsid sleep 1000) & mkfifo p; sleep 0.05")

@@ -8,9 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.processes.environment import LEASE
-from prefect_dispatch.processes.kill_tree import Mark, end_processes
 from prefect_dispatch.processes.leases import remove_abandoned, state_folder
 from prefect_dispatch.processes.log_files import prune_logs
+from prefect_dispatch.processes.process_tree import Mark, end_processes
 
 if TYPE_CHECKING:
     from prefect_dispatch.processes.leases import Lease

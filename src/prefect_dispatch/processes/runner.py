@@ -8,40 +8,36 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import re
 import selectors
 import socket
 import subprocess
+import sys
+import tempfile
 import time
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Thread
-from typing import IO, TYPE_CHECKING, Literal, cast
+from typing import IO, TYPE_CHECKING, Literal, TypeVar, cast
 from uuid import uuid4
 
 import anyio
 
 from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.models.outcome import Usage
-from prefect_dispatch.processes.kill_tree import (
-    KILL_TIMEOUT_S,
-    ExitStatus,
-    Mark,
-    end_processes,
-    open_exit_handle,
-    poll_exit_status,
-)
-from prefect_dispatch.processes.watchdog import get_watchdog
+from prefect_dispatch.processes.process_tree import KILL_TIMEOUT_S, Mark, end_processes, get_watchdog
 from prefect_dispatch.security.redaction import redact, redactor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-
-_SCARCE = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+_T = TypeVar("_T")
+_SCARCE = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
 
 
 def start_program(program: Program, marks: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -55,16 +51,19 @@ def start_program(program: Program, marks: Mapping[str, str]) -> subprocess.Pope
         ExecutorError: If it can't be started; nothing was spent. It is terminal if it would fail for every item.
     """
     try:
-        return subprocess.Popen(  # noqa: S603 -- the job's own program; items are only in its environment and input
-            list(program.argv),
-            env={**program.env, **marks},
-            cwd=program.cwd,
-            stdin=subprocess.PIPE if program.stdin else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-        )
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(program.stdin)
+            stdin.seek(0)
+            return subprocess.Popen(  # noqa: S603 -- the job's own program; items are only in its environment and input
+                list(program.argv),
+                env={**program.env, **marks},
+                cwd=program.cwd,
+                stdin=stdin if program.stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+            )
     except ValueError:  # NUL
         raise RejectedError("A NUL character can't be passed to a program.", kind="nul", usage=Usage()) from None
     except OSError as error:
@@ -212,7 +211,7 @@ def _line_start(tail: bytes) -> int:
 
 
 CHUNK = 64 * 1024
-"""Bytes that are read or written at a time."""
+"""Bytes that are read at a time."""
 
 
 class OutputBuffer:
@@ -256,53 +255,63 @@ class OutputBuffer:
         return CapturedOutput(bytes(self._head), bytes(self._tail[max(0, len(self._tail) - self._keep) :]), self._size)
 
 
+def wait_for_exit(process: subprocess.Popen[bytes]) -> int | None:
+    """Wait for the end of a program without reaping it, so that its id isn't reused.
+
+    Returns:
+        Its exit code, or the negative number of the signal that ended it; None if other code has reaped it.
+    """
+    if sys.platform == "darwin":  # pragma: no cover -- without `waitid` before Python 3.13
+        return process.wait()
+    try:
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
 GRACE_S = 3.0
 """Seconds that a program has to end itself, after SIGTERM."""
 LINGER_S = 0.5
 """Seconds in which descendants of a program that has ended may still print."""
-LOOK_S = 0.05
-"""Seconds between two polls for a program's end, where the system has no handle for it."""
+LONGEST_WAIT_S = 3600.0
+"""Most seconds that a selector waits at a time."""
 
 
 class StopSignal:
     """Stop signal for a running program, which any thread can set; a socket pair wakes the supervising selector.
 
     Attributes:
-        read_socket: The socket that becomes readable when the signal is set.
+        socket: The socket that becomes readable when the selector is to wake up.
         is_set: Whether the signal was set.
     """
 
     def __init__(self) -> None:
         """Create an unset signal."""
-        self.read_socket, self._write_socket = socket.socketpair()
+        self.socket, self._other_end = socket.socketpair()
         self.is_set = False
 
     def request_stop(self) -> None:
         """Set the signal; has no effect once the program has ended."""
-        with suppress(OSError):
-            self._write_socket.send(b"!")
+        self.is_set = True
+        self.wake_up()
 
-    def acknowledge(self) -> None:
-        """Read the socket, and note that the signal is set."""
-        self.is_set = bool(self.read_socket.recv(16))
+    def wake_up(self) -> None:
+        """Wake up the supervising selector."""
+        with suppress(OSError):
+            self._other_end.send(b"!")
 
     def close(self) -> None:
         """Close both sockets."""
-        self.read_socket.close()
-        self._write_socket.close()
+        self.socket.close()
+        self._other_end.close()
 
 
 class ProcessSupervisor:
-    """Supervisor of one running program: moves its input and output, and ends its process tree."""
+    """Supervisor of one running program: reads its output, and ends its process tree."""
 
     def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        program: Program,
-        mark: Mark,
-        log: LogFile,
-        stop: StopSignal,
-        selector: selectors.BaseSelector,
+        self, process: subprocess.Popen[bytes], program: Program, mark: Mark, log: LogFile, stop: StopSignal
     ) -> None:
         """Prepare the supervision of a started program.
 
@@ -312,121 +321,97 @@ class ProcessSupervisor:
             mark: The mark in the environment of its processes.
             log: The log file for its output.
             stop: The signal that ends it.
-            selector: The selector to wait with; created before the program starts, so that it can't fail afterwards.
         """
-        self._process, self._mark, self._log, self._stop_signal = process, mark, log, stop
-        self._stdout = OutputBuffer(cast("IO[bytes]", process.stdout), program.keep)
-        self._stderr = OutputBuffer(cast("IO[bytes]", process.stderr), program.keep)
-        self._pending_input, self._idle_s = memoryview(program.stdin), program.idle_s
-        self._selector = selector
-        self._handle = open_exit_handle(process)
-        self._start = self._last_output = time.monotonic()
-        self._stopped: Literal["", "idle"] = ""
-        self._exit_status: ExitStatus | None = None
-        self._end_time = 0.0
-        self._end_thread: Thread | None = None
-        self._is_gone = False
+        self._process, self._program, self._mark, self._log, self._stop_signal = process, program, mark, log, stop
+        self._exit_code: int | None = None
+        self._end_time: float | None = None
+        self._last_output = time.monotonic()
 
     def run(self) -> CompletedProgram:
         """Supervise the program; return its result once its whole process tree is gone."""
+        start = self._last_output
         try:
-            # 1. Handle events until the process tree is gone.
-            self._register_events()
-            while not self._is_over():
-                for key, _ in self._selector.select(self._timeout_s()):
-                    key.data()
-            # 2. Read what is still in the pipes; no process is left to write more.
-            for stream in (self._stdout, self._stderr):
-                while stream.is_open and self._read_output(stream):
-                    pass  # pragma: no cover -- output of the very last moment
-            seconds = round(time.monotonic() - self._start, 3)
-            code, number = self._exit_status or ExitStatus()
-            return CompletedProgram(
-                code, number, self._stdout.captured_output, self._stderr.captured_output, seconds, self._stopped
-            )
+            with selectors.DefaultSelector() as self._selector:
+                # 1. Register the stop signal and the pipes; the data of each key is its callback.
+                wake_up = self._stop_signal.socket
+                self._selector.register(wake_up, selectors.EVENT_READ, partial(wake_up.recv, CHUNK))
+                self._streams = [self._register_stream(name) for name in ("stdout", "stderr")]
+                waiter = Thread(target=self._wait_for_exit, name="prefect-dispatch-program-exit", daemon=True)
+                waiter.start()
+                # 2. Read its output until it has ended, or is to be ended; end what is left of it.
+                stopped = self._read_until_over()
+                self._end_tree(self._read_for)
+                # 3. Read what is still in the pipes; no process is left to write more.
+                waiter.join(KILL_TIMEOUT_S)
+                self._handle_events(0.0)
+        except BaseException:
+            self._end_tree(time.sleep)
+            raise
         finally:
             self._close()
+        seconds = round(time.monotonic() - start, 3)
+        stdout, stderr = (stream.captured_output for stream in self._streams)
+        code = self._exit_code
+        exit_code, number = (code, None) if code is None or code >= 0 else (None, -code)
+        return CompletedProgram(exit_code, number, stdout, stderr, seconds, stopped)
 
-    def _register_events(self) -> None:
-        """Register the stop signal, the pipes and the exit handle; the data of each key is its callback."""
-        register = self._selector.register
-        register(self._stop_signal.read_socket, selectors.EVENT_READ, self._stop_signal.acknowledge)
-        for stream in (self._stdout, self._stderr):
-            register(stream.pipe, selectors.EVENT_READ, partial(self._read_output, stream))
-        if stdin := self._process.stdin:
-            os.set_blocking(stdin.fileno(), False)
-            register(stdin, selectors.EVENT_WRITE, partial(self._write_input, stdin))
-        if self._handle is not None:
-            register(self._handle, selectors.EVENT_READ, partial(self._selector.unregister, self._handle))
+    def _register_stream(self, name: str) -> OutputBuffer:
+        """Return the buffer for an output stream, after registering its pipe."""
+        stream = OutputBuffer(getattr(self._process, name), self._program.keep)
+        self._selector.register(stream.pipe, selectors.EVENT_READ, partial(self._read_output, name, stream))
+        return stream
 
-    def _timeout_s(self) -> float | None:
-        """Return the seconds to wait for the next event; None waits without a limit."""
-        if self._end_thread:  # it sets the stop signal when it is done
-            return None
-        if self._handle is None:
-            return LOOK_S
-        if self._exit_status:
-            return LINGER_S
-        return None if self._idle_s is None else max(0.0, self._last_output + self._idle_s - time.monotonic())
-
-    def _read_output(self, stream: OutputBuffer) -> bool:
-        """Read the available output of a stream, and log it; return whether there was any."""
-        chunk = stream.read_available()
-        if chunk:
+    def _read_output(self, name: str, stream: OutputBuffer) -> None:
+        """Read the available output of a stream, and log it."""
+        if chunk := stream.read_available():
             self._last_output = time.monotonic()
-            self._log.write("stdout" if stream is self._stdout else "stderr", chunk)
+            self._log.write(name, chunk)
         if not stream.is_open:
             self._selector.unregister(stream.pipe)
-        return bool(chunk)
 
-    def _write_input(self, stdin: IO[bytes]) -> None:
-        """Write the next part of the program's input; close the pipe at its end."""
-        try:
-            self._pending_input = self._pending_input[os.write(stdin.fileno(), self._pending_input[:CHUNK]) :]
-        except BrokenPipeError:  # it has closed its standard input
-            self._pending_input = self._pending_input[:0]
-        if not self._pending_input:
-            self._selector.unregister(stdin)
-            stdin.close()
+    def _wait_for_exit(self) -> None:
+        """Note the end of the program itself; runs in a thread of its own."""
+        self._exit_code = wait_for_exit(self._process)
+        self._end_time = time.monotonic()
+        self._stop_signal.wake_up()
 
-    def _is_over(self) -> bool:
-        """Return whether the process tree is gone; start to end it when it is time."""
-        now = time.monotonic()
-        # 1. Note the program's own end.
-        if self._exit_status is None and (found := poll_exit_status(self._process)):
-            self._exit_status, self._end_time = found, now
-        # 2. Once the tree is being ended, only that thread decides.
-        if self._end_thread:
-            return self._is_gone
-        # 3. End the tree if a stop was requested, if the program has ended (and its descendants have closed the pipes
-        #    or had their time), or if it was silent for too long.
-        silent = not (self._stdout.is_open or self._stderr.is_open)
-        idle = self._idle_s is not None and now >= self._last_output + self._idle_s
-        finished = self._exit_status and (silent or now >= self._end_time + LINGER_S)
-        if self._stop_signal.is_set or finished or idle:
-            self._stopped = "idle" if idle and not finished and not self._stop_signal.is_set else ""
-            self._end_thread = Thread(target=self._end_tree, daemon=True)
-            self._end_thread.start()
-        return False
+    def _read_until_over(self) -> Literal["", "idle"]:
+        """Read output until a stop is requested, the program has ended, or it was silent for too long.
 
-    def _end_tree(self) -> None:
+        Descendants of a program that has ended may print for `LINGER_S`, unless they have closed the pipes.
+        """
+        idle_s = math.inf if self._program.idle_s is None else self._program.idle_s
+        while not self._stop_signal.is_set:
+            end_time = self._end_time
+            if end_time and not any(stream.is_open for stream in self._streams):
+                break
+            wait_s = (end_time + LINGER_S if end_time else self._last_output + idle_s) - time.monotonic()
+            if wait_s <= 0:
+                return "" if end_time else "idle"
+            self._handle_events(min(wait_s, LONGEST_WAIT_S))
+        return ""
+
+    def _handle_events(self, wait_s: float) -> None:
+        """Wait for events, at most some seconds, and handle them."""
+        for key, _ in self._selector.select(wait_s):
+            key.data()
+
+    def _read_for(self, seconds: float) -> None:
+        """Read output for some seconds."""
+        end = time.monotonic() + seconds
+        while (wait_s := end - time.monotonic()) > 0:
+            self._handle_events(wait_s)
+
+    def _end_tree(self, pause: Callable[[float], object]) -> None:
         """End the program and all its descendants."""
-        # An empty `ExitStatus`: other code has reaped the process, so its id may belong to another one by now.
-        is_ours = self._exit_status is None or self._exit_status != ExitStatus()
-        end_processes(self._mark, [self._process.pid] if is_ours else [], grace_s=GRACE_S)
-        self._is_gone = True
-        self._stop_signal.request_stop()
+        # Once other code has reaped the process, its id may belong to another one.
+        is_reaped = self._end_time is not None and self._exit_code is None
+        end_processes(self._mark, () if is_reaped else (self._process.pid,), grace_s=GRACE_S, pause=pause)
 
     def _close(self) -> None:
-        """Close all handles; after an error, end the process tree first."""
-        if self._end_thread is None:
-            self._end_tree()
-        for pipe in (self._process.stdin, self._stdout.pipe, self._stderr.pipe):
-            if pipe:
-                pipe.close()
-        if self._handle is not None:
-            os.close(self._handle)
-        # Reap the process, after which its id may be reused; its threads may still be exiting.
+        """Close the pipes, and reap the process, after which its id may be reused; its threads may still be exiting."""
+        for pipe in (self._process.stdout, self._process.stderr):
+            cast("IO[bytes]", pipe).close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(KILL_TIMEOUT_S)
 
@@ -511,10 +496,7 @@ def _writable_length(pending: bytes) -> int:
     return edge.end() if edge else len(pending)
 
 
-__all__ = ["COOKIE", "KEEP", "CapturedOutput", "CompletedProgram", "Program", "run"]
 COOKIE = "PREFECT_DISPATCH_COOKIE"
-
-
 """The environment variable that marks the processes of one program."""
 
 
@@ -536,53 +518,48 @@ async def run(program: Program, *, log: Path) -> CompletedProgram:
         ExecutorError: If it can't be started; see `start_program`.
         OSError: If the log can't be written.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[CompletedProgram] = loop.create_future()
-    stop = StopSignal()
-
-    def settle(outcome: CompletedProgram | BaseException) -> None:
-        if isinstance(outcome, CompletedProgram):
-            done.set_result(outcome)
-        else:
-            done.set_exception(outcome)
+    done, stop = Future[CompletedProgram](), StopSignal()
 
     def work() -> None:
-        outcome: CompletedProgram | BaseException
         try:
-            outcome = _run(program, log, stop)
+            done.set_result(_run(program, log, stop))
         except BaseException as error:  # noqa: BLE001 -- raised where it is waited for
-            outcome = error
-        with suppress(RuntimeError):  # the loop is closed, so nothing waits for the result
-            loop.call_soon_threadsafe(settle, outcome)
+            done.set_exception(error)
 
     Thread(target=work, name="prefect-dispatch-program", daemon=True).start()
     try:
-        return await asyncio.shield(done)
-    except asyncio.CancelledError:
-        stop.request_stop()
-        await _wait_until_done(done)
-        raise
+        return await wait_shielded(asyncio.wrap_future(done), stop.request_stop)
     finally:
         stop.request_stop()
 
 
-async def _wait_until_done(done: asyncio.Future[CompletedProgram]) -> None:
-    """Wait until a program that is being ended is gone, even if this is cancelled again."""
-    with anyio.CancelScope(shield=True):
-        while not done.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([done])
-    done.exception()  # mark it as retrieved, else asyncio logs it
+async def wait_shielded(task: asyncio.Future[_T], on_cancel: Callable[[], object]) -> _T:
+    """Return the result of a task that a cancellation must not leave running.
+
+    Args:
+        task: The task.
+        on_cancel: Called at the first cancellation, to have the task end soon; its end is waited for, even if this is
+            cancelled again.
+    """
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        on_cancel()
+        with anyio.CancelScope(shield=True):
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # mark it as retrieved, else asyncio logs it
+        raise
 
 
 def _run(program: Program, log: Path, stop: StopSignal) -> CompletedProgram:
     """Run a program; blocks, so it is called in a thread of its own."""
-    cookie = Mark(COOKIE, uuid4().hex)
-    with closing(stop), selectors.DefaultSelector() as selector:
-        guard = get_watchdog()
-        with closing(LogFile(log)) as log_file:
-            process = start_program(program, dict((cookie, guard.mark)))
-            with guard.watch(process.pid):
-                ran = ProcessSupervisor(process, program, cookie, log_file, stop, selector).run()
-            log_file.finish(ran)
+    cookie, watchdog = Mark(COOKIE, uuid4().hex), get_watchdog()
+    with closing(stop), closing(LogFile(log)) as log_file:
+        process = start_program(program, dict((cookie, watchdog.mark)))
+        with watchdog.watch(process.pid):
+            ran = ProcessSupervisor(process, program, cookie, log_file, stop).run()
+        log_file.finish(ran)
     return ran

@@ -42,8 +42,8 @@ from prefect_dispatch.models.outcome import Change, Usage
 from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.processes.environment import Variable, require_passable
 from prefect_dispatch.processes.log_files import new_log
+from prefect_dispatch.processes.process_tree import get_watchdog
 from prefect_dispatch.processes.reaper import reap_periodically
-from prefect_dispatch.processes.watchdog import get_watchdog
 from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.workspaces.workspace import OpenWorkspace, Workspace, open_workspace, to_thread_shielded
 
