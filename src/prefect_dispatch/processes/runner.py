@@ -193,6 +193,16 @@ class CompletedProgram:
     stopped: Literal["", "idle"] = ""
     """Why it was ended, if it didn't end itself."""
 
+    def describe(self, most: int) -> tuple[str, str]:
+        """Return how it ended, and the end of its output, as parts of a message.
+
+        Args:
+            most: Bytes of the end of each stream.
+        """
+        status = f"exit code {self.exit}" if self.signal is None else f"signal {self.signal}"
+        ends = (stream.end_text(most).strip() for stream in (self.stdout, self.stderr))
+        return status, "\n".join(filter(None, ends))
+
 
 def _redact(part: bytes) -> str:
     """Decode output, and redact it."""
