@@ -17,7 +17,7 @@ import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL
 
-from prefect_dispatch.processes.reaper import reap
+from prefect_dispatch.processes.state_folder import reap
 from prefect_dispatch.workspaces.workspace import Workspace, open_workspace
 from tests.waiting import wait_until
 from tests.workspaces.inside import leases, sh

@@ -29,7 +29,7 @@ from prefect_dispatch.errors import (
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply, redact_value
 from prefect_dispatch.models.outcome import Answer, Attempt, Failure, Rejection, Usage, truncate_notes
 from prefect_dispatch.models.output_schema import validate_output
-from prefect_dispatch.processes.log_files import collect_logs
+from prefect_dispatch.processes.state_folder import collect_logs
 from prefect_dispatch.security.item_redaction import redact_item_text
 from prefect_dispatch.security.redaction import redact, safe_message
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.limits import Limits
     from prefect_dispatch.models.outcome import Change
-    from prefect_dispatch.processes.log_files import NewLog
+    from prefect_dispatch.processes.state_folder import NewLog
 
 
 class SharedTimeout:

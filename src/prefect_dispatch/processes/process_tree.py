@@ -59,7 +59,7 @@ class Mark(NamedTuple):
     value: str
 
 
-def find_processes(mark: Mark, roots: Collection[int] = ()) -> set[psutil.Process]:
+def find_processes(mark: Mark, roots: Collection[int] = ()) -> list[psutil.Process]:
     """Return the living processes that have a mark, and all their descendants.
 
     Args:
@@ -84,7 +84,7 @@ def find_processes(mark: Mark, roots: Collection[int] = ()) -> set[psutil.Proces
     # 2. Their children, until there are no more.
     while children := {pid for pid, parent in parents.items() if parent in matching} - matching:
         matching |= children
-    return {processes[pid] for pid in matching}
+    return [processes[pid] for pid in sorted(matching)]
 
 
 def end_processes(
@@ -102,10 +102,11 @@ def end_processes(
     for number, limit_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_TIMEOUT_S)):
         deadline, signalled = time.monotonic() + limit_s, set[psutil.Process]()
         while remaining and time.monotonic() < deadline:  # not `psutil.wait_procs`, which reaps children
-            for process in remaining - signalled:
-                with suppress(psutil.Error):  # it has just ended, or belongs to another user
-                    process.send_signal(number)
-            signalled |= remaining
+            for process in remaining:  # in their order, so that a parent is asked before its children
+                if process not in signalled:
+                    signalled.add(process)
+                    with suppress(psutil.Error):  # it has just ended, or belongs to another user
+                        process.send_signal(number)
             pause(PAUSE_S)
             remaining = find_processes(mark, roots)
 

@@ -12,7 +12,6 @@ import math
 import os
 import re
 import selectors
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import IO, TYPE_CHECKING, Literal, TypeVar, cast
 from uuid import uuid4
 
@@ -64,27 +63,26 @@ def start_program(program: Program, marks: Mapping[str, str]) -> subprocess.Pope
                 bufsize=0,
                 start_new_session=True,
             )
-    except ValueError:  # NUL
-        raise RejectedError("A NUL character can't be passed to a program.", kind="nul", usage=Usage()) from None
-    except OSError as error:
-        raise _start_error(program, error) from None
+    except (OSError, ValueError) as error:
+        error_class, kind, message = _classify_start_error(program, error)
+        raise error_class(message, kind=kind, usage=Usage()) from None
 
 
-def _start_error(program: Program, error: OSError) -> ExecutorError:
-    """Classify a failed start: terminal, rejected for this item, or transient."""
+def _classify_start_error(program: Program, error: OSError | ValueError) -> tuple[type[ExecutorError], str, str]:
+    """Return the class, the kind and the message for a failed start: terminal, rejected for this item, or transient."""
+    if isinstance(error, ValueError):
+        return RejectedError, "nul", "A NUL character can't be passed to a program."
     name, reason = redact(repr(program.argv[0])), error.strerror
     if not program.cwd.is_dir():
-        return TerminalError(f"The folder {str(program.cwd)!r} isn't there.", kind="missing_folder", usage=Usage())
+        return TerminalError, "missing_folder", f"The folder {str(program.cwd)!r} isn't there."
     if error.errno == errno.E2BIG:
-        return RejectedError(
-            f"{name} can't be started: its arguments and environment are too long.", kind="too_large", usage=Usage()
-        )
+        return RejectedError, "too_large", f"{name} can't be started: its arguments and environment are too long."
     if error.errno in _SCARCE:
-        return TransientError(f"{name} can't be started now: {reason}.", kind="resources", usage=Usage())
+        return TransientError, "resources", f"{name} can't be started now: {reason}."
     if isinstance(error, FileNotFoundError):
-        return TerminalError(f"{name} {_describe_missing(program)}.", kind="missing_program", usage=Usage())
+        return TerminalError, "missing_program", f"{name} {_describe_missing(program)}."
     hint = "; a script begins with a line such as #!/bin/sh" if error.errno == errno.ENOEXEC else ""
-    return TerminalError(f"{name} can't be run: {reason}{hint}.", kind="not_executable", usage=Usage())
+    return TerminalError, "not_executable", f"{name} can't be run: {reason}{hint}."
 
 
 def _describe_missing(program: Program) -> str:
@@ -274,7 +272,7 @@ def wait_for_exit(process: subprocess.Popen[bytes]) -> int | None:
     if sys.platform == "darwin":  # pragma: no cover -- without `waitid` before Python 3.13
         return process.wait()
     try:
-        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        ended = cast("os.waitid_result", os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT))
     except ChildProcessError:
         return None
     return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
@@ -284,76 +282,42 @@ GRACE_S = 3.0
 """Seconds that a program has to end itself, after SIGTERM."""
 LINGER_S = 0.5
 """Seconds in which descendants of a program that has ended may still print."""
-LONGEST_WAIT_S = 3600.0
-"""Most seconds that a selector waits at a time."""
+POLL_S = 0.1
+"""Seconds between two checks whether a stop is requested."""
 
 
-class StopSignal:
-    """Stop signal for a running program, which any thread can set; a socket pair wakes the supervising selector.
-
-    Attributes:
-        socket: The socket that becomes readable when the selector is to wake up.
-        is_set: Whether the signal was set.
-    """
-
-    def __init__(self) -> None:
-        """Create an unset signal."""
-        self.socket, self._other_end = socket.socketpair()
-        self.is_set = False
-
-    def request_stop(self) -> None:
-        """Set the signal; has no effect once the program has ended."""
-        self.is_set = True
-        self.wake_up()
-
-    def wake_up(self) -> None:
-        """Wake up the supervising selector."""
-        with suppress(OSError):
-            self._other_end.send(b"!")
-
-    def close(self) -> None:
-        """Close both sockets."""
-        self.socket.close()
-        self._other_end.close()
-
-
+@dataclass
 class ProcessSupervisor:
     """Supervisor of one running program: reads its output, and ends its process tree."""
 
-    def __init__(
-        self, process: subprocess.Popen[bytes], program: Program, mark: Mark, log: LogFile, stop: StopSignal
-    ) -> None:
-        """Prepare the supervision of a started program.
-
-        Args:
-            process: The process, with pipes.
-            program: What was started.
-            mark: The mark in the environment of its processes.
-            log: The log file for its output.
-            stop: The signal that ends it.
-        """
-        self._process, self._program, self._mark, self._log, self._stop_signal = process, program, mark, log, stop
-        self._exit_code: int | None = None
-        self._end_time: float | None = None
-        self._last_output = time.monotonic()
+    process: subprocess.Popen[bytes]
+    """The process, with pipes."""
+    program: Program
+    """What was started."""
+    mark: Mark
+    """The mark in the environment of its processes."""
+    log: LogFile
+    """The log file for its output."""
+    stop: Event
+    """The event that ends it."""
 
     def run(self) -> CompletedProgram:
         """Supervise the program; return its result once its whole process tree is gone."""
-        start = self._last_output
+        start = self._last_output = time.monotonic()
+        self._exit_code: int | None = None
+        self._end_time: float | None = None
         try:
             with selectors.DefaultSelector() as self._selector:
-                # 1. Register the stop signal and the pipes; the data of each key is its callback.
-                wake_up = self._stop_signal.socket
-                self._selector.register(wake_up, selectors.EVENT_READ, partial(wake_up.recv, CHUNK))
+                # 1. Register the pipes, and wait for its end in a thread.
                 self._streams = [self._register_stream(name) for name in ("stdout", "stderr")]
-                waiter = Thread(target=self._wait_for_exit, name="prefect-dispatch-program-exit", daemon=True)
-                waiter.start()
+                self._waiter = Thread(target=self._wait_for_exit, name="prefect-dispatch-program-exit", daemon=True)
+                self._waiter.start()
                 # 2. Read its output until it has ended, or is to be ended; end what is left of it.
                 stopped = self._read_until_over()
                 self._end_tree(self._read_for)
                 # 3. Read what is still in the pipes; no process is left to write more.
-                waiter.join(KILL_TIMEOUT_S)
-                self._handle_events(0.0)
+                self._waiter.join(KILL_TIMEOUT_S)
+                self._read_available(0.0)
         except BaseException:
             self._end_tree(time.sleep)
             raise
@@ -367,7 +331,7 @@ class ProcessSupervisor:
 
     def _register_stream(self, name: str) -> OutputBuffer:
         """Return the buffer for an output stream, after registering its pipe."""
-        stream = OutputBuffer(getattr(self._process, name), self._program.keep)
+        stream = OutputBuffer(getattr(self.process, name), self.program.keep)
         self._selector.register(stream.pipe, selectors.EVENT_READ, partial(self._read_output, name, stream))
         return stream
 
@@ -375,34 +339,33 @@ class ProcessSupervisor:
         """Read the available output of a stream, and log it."""
         if chunk := stream.read_available():
             self._last_output = time.monotonic()
-            self._log.write(name, chunk)
+            self.log.write(name, chunk)
         if not stream.is_open:
             self._selector.unregister(stream.pipe)
 
     def _wait_for_exit(self) -> None:
         """Note the end of the program itself; runs in a thread of its own."""
-        self._exit_code = wait_for_exit(self._process)
+        self._exit_code = wait_for_exit(self.process)
         self._end_time = time.monotonic()
-        self._stop_signal.wake_up()
 
     def _read_until_over(self) -> Literal["", "idle"]:
         """Read output until a stop is requested, the program has ended, or it was silent for too long.
 
         Descendants of a program that has ended may print for `LINGER_S`, unless they have closed the pipes.
         """
-        idle_s = math.inf if self._program.idle_s is None else self._program.idle_s
-        while not self._stop_signal.is_set:
-            end_time = self._end_time
-            if end_time and not any(stream.is_open for stream in self._streams):
+        idle_s = math.inf if self.program.idle_s is None else self.program.idle_s
+        while not self.stop.is_set():
+            end_time, is_open = self._end_time, bool(self._selector.get_map())
+            if end_time and not is_open:
                 break
             wait_s = (end_time + LINGER_S if end_time else self._last_output + idle_s) - time.monotonic()
             if wait_s <= 0:
                 return "" if end_time else "idle"
-            self._handle_events(min(wait_s, LONGEST_WAIT_S))
+            (self._read_available if is_open else self._waiter.join)(min(wait_s, POLL_S))
         return ""
 
-    def _handle_events(self, wait_s: float) -> None:
-        """Wait for events, at most some seconds, and handle them."""
+    def _read_available(self, wait_s: float) -> None:
+        """Wait for output, at most some seconds, and read it."""
         for key, _ in self._selector.select(wait_s):
             key.data()
 
@@ -410,20 +373,20 @@ class ProcessSupervisor:
         """Read output for some seconds."""
         end = time.monotonic() + seconds
         while (wait_s := end - time.monotonic()) > 0:
-            self._handle_events(wait_s)
+            self._read_available(wait_s)
 
     def _end_tree(self, pause: Callable[[float], object]) -> None:
         """End the program and all its descendants."""
         # Once other code has reaped the process, its id may belong to another one.
         is_reaped = self._end_time is not None and self._exit_code is None
-        end_processes(self._mark, () if is_reaped else (self._process.pid,), grace_s=GRACE_S, pause=pause)
+        end_processes(self.mark, () if is_reaped else (self.process.pid,), grace_s=GRACE_S, pause=pause)
 
     def _close(self) -> None:
         """Close the pipes, and reap the process, after which its id may be reused; its threads may still be exiting."""
-        for pipe in (self._process.stdout, self._process.stderr):
+        for pipe in (self.process.stdout, self.process.stderr):
             cast("IO[bytes]", pipe).close()
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(KILL_TIMEOUT_S)
+            self.process.wait(KILL_TIMEOUT_S)
 
 
 MAX_LOG_BYTES = 20_000_000
@@ -465,28 +428,25 @@ class LogFile:
         pending = self._pending.get(stream, b"") + chunk
         cut = _writable_length(pending)
         self._pending[stream] = pending[cut:]
-        self._write_redacted(pending[:cut])
+        self._write(pending[:cut])
 
     def finish(self, ran: CompletedProgram) -> None:
         """Write the rest, and if the log is full, how many bytes were left out and how the streams end."""
         for pending in self._pending.values():
-            self._write_redacted(pending)
+            self._write(pending)
         if left_out := ran.stdout.size + ran.stderr.size - self._size:
             note = f"\n… {left_out:,} bytes left out, as a log holds {MAX_LOG_BYTES:,}. How the streams end …"
-            self._write("\n".join((note, ran.stdout.end_text(LOG_END_BYTES), ran.stderr.end_text(LOG_END_BYTES))))
+            ends = (ran.stdout.end_text(LOG_END_BYTES), ran.stderr.end_text(LOG_END_BYTES))
+            self._write("\n".join((note, *ends)).encode())
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
 
-    def _write_redacted(self, text: bytes) -> None:
-        """Count output, redact it, and write it."""
+    def _write(self, text: bytes) -> None:
+        """Count output, redact it, and write it; a full disk must not end the program."""
         self._size += len(text)
-        self._write(self._scrub(text.decode("utf-8", "replace")))
-
-    def _write(self, text: str) -> None:
-        """Write a text; a full disk must not end the program."""
-        rest = text.encode()
+        rest = self._scrub(text.decode("utf-8", "replace")).encode()
         with suppress(OSError):
             while rest:
                 rest = rest[os.write(self._file, rest) :]
@@ -528,7 +488,7 @@ async def run(program: Program, *, log: Path) -> CompletedProgram:
         ExecutorError: If it can't be started; see `start_program`.
         OSError: If the log can't be written.
     """
-    done, stop = Future[CompletedProgram](), StopSignal()
+    done, stop = Future[CompletedProgram](), Event()
 
     def work() -> None:
         try:
@@ -538,12 +498,12 @@ async def run(program: Program, *, log: Path) -> CompletedProgram:
 
     Thread(target=work, name="prefect-dispatch-program", daemon=True).start()
     try:
-        return await wait_shielded(asyncio.wrap_future(done), stop.request_stop)
+        return await wait_shielded(asyncio.wrap_future(done), stop.set)
     finally:
-        stop.request_stop()
+        stop.set()
 
 
-async def wait_shielded(task: asyncio.Future[_T], on_cancel: Callable[[], object]) -> _T:
+async def wait_shielded(task: asyncio.Future[_T], on_cancel: Callable[[], object] = lambda: None) -> _T:
     """Return the result of a task that a cancellation must not leave running.
 
     Args:
@@ -564,10 +524,10 @@ async def wait_shielded(task: asyncio.Future[_T], on_cancel: Callable[[], object
         raise
 
 
-def _run(program: Program, log: Path, stop: StopSignal) -> CompletedProgram:
+def _run(program: Program, log: Path, stop: Event) -> CompletedProgram:
     """Run a program; blocks, so it is called in a thread of its own."""
     cookie, watchdog = Mark(COOKIE, uuid4().hex), get_watchdog()
-    with closing(stop), closing(LogFile(log)) as log_file:
+    with closing(LogFile(log)) as log_file:
         process = start_program(program, dict((cookie, watchdog.mark)))
         with watchdog.watch(process.pid):
             ran = ProcessSupervisor(process, program, cookie, log_file, stop).run()

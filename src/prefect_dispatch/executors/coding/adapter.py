@@ -54,8 +54,6 @@ class LaunchRequest:
     """Its own HOME, accessible to its user only."""
     workspace: Path
     """The folder that it works in."""
-    answer: Path
-    """A file for the answer of an agent that has no other way to return one."""
     params: Any
     """The executor's params, validated by the model that the adapter names in `params_model`."""
     api_base: str = ""

@@ -16,21 +16,20 @@ from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
+from prefect_dispatch.executors.block_references import load_credentials
 from prefect_dispatch.executors.coding.claude import Claude
 from prefect_dispatch.executors.coding.codex import Codex
 from prefect_dispatch.executors.coding.custom import Generic, GenericAdapter
-from prefect_dispatch.executors.coding.open_source_agents import Mini, OpenCode
+from prefect_dispatch.executors.coding.open_source_agents import Mini, OpenCode, key_variable
 from prefect_dispatch.executors.coding.prompt import PROMPT
-from prefect_dispatch.executors.coding.session import key_names as names_of_keys
-from prefect_dispatch.executors.coding.session import require_access, run_session
+from prefect_dispatch.executors.coding.session import run_session
 from prefect_dispatch.executors.command_checks import require_valid_env
-from prefect_dispatch.executors.llm.credentials import Credentials
+from prefect_dispatch.executors.llm.credentials import Credentials, require_matching_provider
 from prefect_dispatch.executors.llm.litellm_adapter import Params, load_litellm
 from prefect_dispatch.models.base import Strict, Tabs
 from prefect_dispatch.models.brief import Brief, Text
-from prefect_dispatch.processes.environment import Variable, require_passable
 from prefect_dispatch.processes.process_tree import get_watchdog
-from prefect_dispatch.processes.reaper import reap_periodically
+from prefect_dispatch.processes.state_folder import Variable, reap_periodically, require_passable
 from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.workspaces.workspace import Workspace, to_thread_shielded
 
@@ -44,13 +43,10 @@ if TYPE_CHECKING:
 
 
 AgentName = Literal["claude", "codex", "opencode", "mini"]
-BUILT_IN_ADAPTERS: Mapping[str, Adapter] = {
-    "claude": Claude(),
-    "codex": Codex(),
-    "opencode": OpenCode(),
-    "mini": Mini(),
-}
+BUILT_IN_ADAPTERS: Mapping[str, Adapter] = {each.name: each for each in (Claude(), Codex(), OpenCode(), Mini())}
 """Registry of the built-in adapters, by the names that jobs use."""
+_MORE_KEYS = {"openai": ("CODEX_API_KEY",), "anthropic": ("ANTHROPIC_AUTH_TOKEN",), "gemini": ("GOOGLE_API_KEY",)}
+"""Further variables that may hold the key of a provider."""
 _VERSION = re.compile(r"\b\d+(?:\.\d+)+\b")
 _SECONDS = 60.0
 """Seconds that an agent may take to print its version; with a cold disk cache it is slow."""
@@ -82,8 +78,7 @@ def find_program(adapter: Adapter, program: str, folder: Path) -> str:
         )
     path = os.path.abspath(path)  # noqa: PTH100 -- links are kept: a program may act by the name of its link
     if adapter.version_arguments:
-        changed = Path(path).stat().st_mtime_ns
-        _require_tested(adapter, version_of(path, adapter.version_arguments, changed))
+        _require_tested(adapter, version_of(path, adapter.version_arguments, Path(path).stat().st_mtime_ns))
     return path
 
 
@@ -109,13 +104,15 @@ def version_of(path: str, arguments: Sequence[str], changed: int) -> str:
                 cwd=home,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=_SECONDS,
                 check=False,
             )
     except (OSError, subprocess.TimeoutExpired) as error:
         why = getattr(error, "strerror", None) or f"it didn't answer within {_SECONDS:g} s"
         raise JobError(f"executor.program: {path!r} doesn't print its version ({why}); reinstall it.") from None
-    match = _VERSION.search((done.stdout + done.stderr).decode("utf-8", "replace"))
+    match = _VERSION.search(done.stdout + done.stderr)
     return match[0] if match else ""
 
 
@@ -129,15 +126,11 @@ def _require_tested(adapter: Adapter, version: str) -> None:
     way_out = f"install a version from {oldest} to below {beyond} ({adapter.install})"
     if not version:
         raise JobError(f"executor.agent: the program of {adapter.name!r} doesn't print its version; {way_out}.")
-    if _order(version) < _order(oldest):
+    found, first, end = (tuple(map(int, each.split("."))) for each in (version, oldest, beyond))
+    if found < first:
         raise JobError(f"executor.agent: {adapter.name} {version} is older than what is understood; {way_out}.")
-    if _order(version) >= _order(beyond):
+    if found >= end:
         _log.warning("%s %s is newer than what was tested; if its runs fail, %s.", adapter.name, version, way_out)
-
-
-def _order(version: str) -> tuple[int, ...]:
-    """Return a version as a sort key."""
-    return tuple(map(int, version.split(".")))
 
 
 AnyAgent = Annotated[
@@ -190,8 +183,7 @@ class CodingAgent(BaseExecutor, Strict):
     @classmethod
     def _holds_no_secret(cls, api_base: str) -> str:
         if "@" in api_base or "?" in api_base:
-            msg = "must be a plain address; keys and passwords live in the environment"
-            raise ValueError(msg)
+            raise ValueError("must be a plain address; keys and passwords live in the environment")
         return api_base.rstrip("/")
 
     @model_validator(mode="after")
@@ -202,11 +194,10 @@ class CodingAgent(BaseExecutor, Strict):
         except ValidationError as error:
             wrong = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(("params", *map(str, wrong["loc"])))
-            msg = f"{place}: for {adapter.name!r}: {wrong['msg'].removeprefix('Value error, ')}"
-            raise ValueError(msg) from None
+            message = wrong["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{place}: for {adapter.name!r}: {message}") from None
         if self.agent in ("opencode", "mini") and "/" not in self.model:
-            msg = f"model: {self.agent} takes a model as provider/model, and not {self.model!r}"
-            raise ValueError(msg)
+            raise ValueError(f"model: {self.agent} takes a model as provider/model, and not {self.model!r}")
         return self
 
     @property
@@ -250,10 +241,7 @@ class CodingAgent(BaseExecutor, Strict):
             JobError: If one of them doesn't exist, or can't be used.
         """
         require_passable(self.pass_env)
-        names, block = self.key_names, self.credentials
-        api_base = self.api_base
-        if block is not None or not isinstance(self.agent, Generic) or self.agent.key is not None:
-            api_base = require_access(self.model_id, block, self.pass_env, api_base, names)
+        api_base = self._require_access()
         program = find_program(self.adapter, self.executable, folder)
         workspace = self.workspace.resolve(folder)
         return self.model_copy(update={"api_base": api_base.rstrip("/"), "program": program, "workspace": workspace})
@@ -312,7 +300,29 @@ class CodingAgent(BaseExecutor, Strict):
     def key_names(self) -> tuple[str, ...]:
         """The environment variables that may hold its provider's key, in order of preference."""
         own = (self.agent.key,) if isinstance(self.agent, Generic) and self.agent.key else ()
-        return (*own, *names_of_keys(self.model_id))
+        return (*own, key_variable(self.model_id), *_MORE_KEYS.get(self.model_id.partition("/")[0], ()))
+
+    def _require_access(self) -> str:
+        """Check that there is a key for the model's provider; return the provider's address.
+
+        Raises:
+            JobError: If the block doesn't exist, has no key or is for another provider, or if there is no key at all.
+        """
+        block = self.credentials
+        if block is not None:
+            found = load_credentials(block, "executor.credentials")
+            require_matching_provider(found.model, self.model_id, block)
+            if not found.arguments.get("api_key"):
+                raise JobError(f"executor.credentials: the block {block!r} has no key, and an agent needs one; add it.")
+            return self.api_base or found.api_base
+        needs_key = not isinstance(self.agent, Generic) or self.agent.key is not None
+        if needs_key and not self.pass_env and not self.api_base:
+            raise JobError(
+                f"executor: the agent has no key for {self.model_id!r}: name the variable that holds it under "
+                f"'executor.pass_env' ({self.key_names[0]}, say), or an LLMCredentials block under "
+                "'executor.credentials'."
+            )
+        return self.api_base
 
 
 def _warm_up() -> None:

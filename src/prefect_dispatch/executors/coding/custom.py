@@ -22,7 +22,7 @@ from prefect_dispatch.executors.coding.adapter import (
 )
 from prefect_dispatch.models.base import NON_EMPTY, Strict
 from prefect_dispatch.models.brief import Name
-from prefect_dispatch.processes.environment import RESERVED, Variable
+from prefect_dispatch.processes.state_folder import RESERVED, Variable
 from prefect_dispatch.security.redaction import is_secret_name, redact
 
 ANSWER, PROMPT, SCHEMA = "answer.txt", "prompt.txt", "schema.json"
@@ -99,25 +99,25 @@ class Generic(Strict):
     @field_validator("argv", "env")
     @classmethod
     def _holds_no_secret(cls, words: tuple[str, ...] | dict[str, str]) -> tuple[str, ...] | dict[str, str]:
-        variables = words if isinstance(words, dict) else dict.fromkeys(words, "")
-        for name, value in variables.items():
-            if redact(name) != name or redact(value) != value or (isinstance(words, dict) and is_secret_name(name)):
-                msg = f"{redact(name)!r} looks like a secret; name the variable with the agent's key under 'key'"
-                raise ValueError(msg)
-            if isinstance(words, dict) and RESERVED.fullmatch(name):
-                msg = f"{name!r} is set separately for each run"
-                raise ValueError(msg)
+        variables = words if isinstance(words, dict) else {}
+        for name, value in (variables or dict.fromkeys(words, "")).items():
+            if redact(name) != name or redact(value) != value or (name in variables and is_secret_name(name)):
+                raise ValueError(
+                    f"{redact(name)!r} looks like a secret; name the variable with the agent's key under 'key'"
+                )
+            if name in variables and RESERVED.fullmatch(name):
+                raise ValueError(f"{name!r} is set separately for each run")
         return words
 
     @property
     def names_model(self) -> bool:
         """Whether its command has the placeholder `{model}`."""
-        return any("{model}" in word for word in (*self.argv, *self.env.values()))
+        return "{model}" in " ".join((*self.argv, *self.env.values()))
 
     @property
     def names_address(self) -> bool:
         """Whether its command has the placeholder `{api_base}`."""
-        return any("{api_base}" in word for word in (*self.argv, *self.env.values()))
+        return "{api_base}" in " ".join((*self.argv, *self.env.values()))
 
 
 class GenericAdapter(Adapter):

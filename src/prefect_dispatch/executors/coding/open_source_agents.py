@@ -185,9 +185,10 @@ class Mini(Adapter):
     def launch(self, request: LaunchRequest) -> Launch:
         """Return how to start it: not in the workspace, where it would read a `mini.yaml` as its own configuration."""
         params, home = cast("MiniParams", request.params), request.home
-        key, trajectory = key_variable(request.model), str(home / self.output_files[0])
+        key = key_variable(request.model)
+        trajectory, answer = (str(home / name) for name in self.output_files)
         ending = (
-            f"\n\nBefore you submit, write your answer into the file {request.answer} (and nothing else there). "
+            f"\n\nBefore you submit, write your answer into the file {answer} (and nothing else there). "
             "Then submit, by the command for it alone."
         )
         config: dict[str, Any] = {

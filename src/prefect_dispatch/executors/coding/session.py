@@ -15,19 +15,18 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Reply
-from prefect_dispatch.executors.block_references import credentials, load_credentials
+from prefect_dispatch.executors.block_references import credentials
 from prefect_dispatch.executors.coding.adapter import AgentOutput, LaunchRequest
-from prefect_dispatch.executors.coding.open_source_agents import key_variable
 from prefect_dispatch.executors.coding.prompt import build_prompt
 from prefect_dispatch.executors.coding.verdict import describe_refusals, find_error
 from prefect_dispatch.executors.command_checks import item_environment, stdin_bytes
-from prefect_dispatch.executors.llm.credentials import name_block_in_failure, require_matching_provider
+from prefect_dispatch.executors.llm.credentials import name_block_in_failure
 from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
 from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.models.output_schema import schema_of
-from prefect_dispatch.processes.log_files import new_log
 from prefect_dispatch.processes.runner import Program, run
+from prefect_dispatch.processes.state_folder import new_log
 from prefect_dispatch.security.redaction import register_secrets
 from prefect_dispatch.workspaces.git import Git, GitError, ObjectStore, create_with_alternates, with_work_tree
 from prefect_dispatch.workspaces.patches import display_path, summarize_paths
@@ -85,8 +84,8 @@ class CheckoutSnapshot(NamedTuple):
 
     def changes_since(self, before: CheckoutSnapshot) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Return the changed files, and the changed refs and settings, both as text for messages."""
-        files = {path for path in {*self.files, *before.files} if self.files.get(path) != before.files.get(path)}
-        parts = {name for name in {*self.git, *before.git} if self.git.get(name) != before.git.get(name)}
+        files = {path for path, _ in self.files.items() ^ before.files.items()}
+        parts = {name for name, _ in self.git.items() ^ before.git.items()}
         return tuple(map(display_path, sorted(files))), tuple(sorted(parts))
 
 
@@ -176,7 +175,13 @@ class OutsideWriteDetector:
         #    has, too, but git doesn't list it as modified.
         dirty = {display_path(path) for path in now.files}
         compared = [path for path in files if path in dirty][:_MAX_COMPARED_FILES]
-        if same := [path for path in compared if self._is_same(now.top / path, self._workspace / path)]:
+        same = [
+            path
+            for path in compared
+            if (content := read_plain_file(now.top / path, MAX_COMPARED_BYTES))
+            and content == read_plain_file(self._workspace / path, MAX_COMPARED_BYTES)
+        ]
+        if same:
             return f"The content of {summarize_paths(same)} is what it left in its workspace"
         # 3. The agent's output names the checkout.
         folders = {str(now.top), str(now.top.resolve()), str(self._repo), str(self._repo.resolve())}
@@ -184,12 +189,6 @@ class OutsideWriteDetector:
         texts = (output.stdout, output.stderr, *output.files.values())
         is_named = any(naming.search(text.replace(self._program, "")) for text in texts)
         return "Its output names that folder" if is_named else ""
-
-    @staticmethod
-    def _is_same(one: Path, other: Path) -> bool:
-        """Return whether two plain files have the same content, which isn't empty."""
-        content = read_plain_file(one, MAX_COMPARED_BYTES)
-        return bool(content) and content == read_plain_file(other, MAX_COMPARED_BYTES)
 
 
 UNCHANGED = "Nothing was changed in the repository, and the brief says that something is to be written."
@@ -218,8 +217,9 @@ async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
     spent, adapter, brief = Usage(), agent.adapter, ask.brief
     try:
         # 1. Open a workspace; if the agent has worked on this before, with its earlier changes applied.
-        access = await resolve_access(agent.credentials, agent.pass_env, agent.key_names)
-        async with open_workspace(agent.workspace, pass_env=access.passed_variables) as workspace:
+        key = await resolve_key(agent)
+        passed = [name for name in agent.pass_env if name not in agent.key_names]  # to all programs in its workspace
+        async with open_workspace(agent.workspace, pass_env=passed) as workspace:
             if ask.change:
                 await workspace.apply(ask.change)
             # 2. Run the agent.
@@ -227,7 +227,7 @@ async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
             detector = await to_thread_shielded(
                 OutsideWriteDetector, repo, workspace.path, brief.writes, agent.executable
             )
-            ran, output = await _run_agent(agent, workspace, ask, access.key, log)
+            ran, output = await _run_agent(agent, workspace, ask, key, log)
             report = adapter.parse(output)
             spent = usage_of(report, agent.model_id)
             # 3. Check where it wrote, and that its work is done.
@@ -277,7 +277,6 @@ async def _run_agent(
             schema=schema_of(ask.brief.output),
             home=home,
             workspace=workspace.path,
-            answer=home / "answer.txt",
             params=adapter.params_model.model_validate(agent.params),
             api_base=agent.api_base,
             key=key,
@@ -416,65 +415,22 @@ def estimate_cost(tokens: Tokens, model: str) -> float | None:
     return float(sent) + float(got)
 
 
-class Access(NamedTuple):
-    """Credentials of an agent for its provider."""
+async def resolve_key(agent: CodingAgent) -> str:
+    """Return the key of an agent for its provider; it is redacted in all texts from here on.
 
-    key: str
-    """The key; empty if there is none, or if the agent finds one itself."""
-    passed_variables: tuple[str, ...]
-    """The variables that are passed to all programs in its workspace, which excludes those of the key."""
-
-
-def key_names(model: str) -> tuple[str, ...]:
-    """Return the environment variables that may hold the key of a model's provider, in order of preference.
-
-    Example:
-        >>> key_names("openai/gpt-5")
-        ('OPENAI_API_KEY', 'CODEX_API_KEY')
-    """
-    more = {"openai": ("CODEX_API_KEY",), "anthropic": ("ANTHROPIC_AUTH_TOKEN",), "gemini": ("GOOGLE_API_KEY",)}
-    return (key_variable(model), *more.get(model.partition("/")[0], ()))
-
-
-def require_access(model: str, block: str | None, pass_env: Sequence[str], api_base: str, names: Sequence[str]) -> str:
-    """Check that there is a key for a model's provider; return the provider's address.
-
-    Args:
-        model: The model, with its provider.
-        block: The name of an LLMCredentials block.
-        pass_env: The variables that are passed to the agent.
-        api_base: The address in the job; wins over that of the block.
-        names: The variables that may hold the key.
+    Returns:
+        The key; empty if there is none, or if the agent finds one itself.
 
     Raises:
-        JobError: If the block doesn't exist, has no key or is for another provider, or if there is no key at all.
-    """
-    if block is not None:
-        found = load_credentials(block, "executor.credentials")
-        require_matching_provider(found.model, model, block)
-        if not found.arguments.get("api_key"):
-            raise JobError(f"executor.credentials: the block {block!r} has no key, and an agent needs one; add it.")
-        return api_base or found.api_base
-    if not pass_env and not api_base:
-        raise JobError(
-            f"executor: the agent has no key for {model!r}: name the variable that holds it under 'executor.pass_env' "
-            f"({names[0]}, say), or an LLMCredentials block under 'executor.credentials'."
-        )
-    return api_base
-
-
-async def resolve_access(block: str | None, pass_env: Sequence[str], names: Sequence[str]) -> Access:
-    """Return the credentials of an agent; its key is redacted in all texts from here on.
-
-    Raises:
-        TerminalError: If the block no longer exists.
+        TerminalError: If the credentials block no longer exists.
     """
     # The first variable that is passed on and set.
-    key = next((os.environ[name] for name in names if name in pass_env and os.environ.get(name)), "")
-    if block is not None:
+    set_names = (name for name in agent.key_names if name in agent.pass_env and os.environ.get(name))
+    key = next((os.environ[name] for name in set_names), "")
+    if agent.credentials is not None:
         try:
-            key = str((await asyncio.to_thread(credentials, block)).arguments.get("api_key", ""))
+            key = str((await asyncio.to_thread(credentials, agent.credentials)).arguments.get("api_key", ""))
         except JobError as error:
             raise TerminalError(str(error), kind="credentials", usage=Usage()) from None
     register_secrets([key])
-    return Access(key, tuple(name for name in pass_env if name not in names))
+    return key

@@ -23,21 +23,24 @@ _USAGE = re.compile(
 )
 _LONG = re.compile(r"context.?(length|window|size)|too long", re.IGNORECASE)
 _SERVER = 500
-_KEY = "; correct the key that it is given."
-_STATUS: Mapping[int, tuple[str, type[ExecutorError], str]] = {
-    401: ("credentials", TerminalError, _KEY),
-    402: ("quota", TerminalError, ""),
-    403: ("credentials", TerminalError, _KEY),
-    404: ("model", TerminalError, "; correct executor.model or executor.api_base."),
-    408: ("timeout", TransientError, ""),
-    409: ("conflict", TransientError, ""),
-    413: ("context_length", RejectedError, ""),
-    425: ("conflict", TransientError, ""),
-    429: ("rate_limit", BusyError, ""),
-    503: ("overloaded", BusyError, ""),
-    529: ("overloaded", BusyError, ""),
+_STATUS: Mapping[int, tuple[type[ExecutorError], str]] = {
+    401: (TerminalError, "credentials"),
+    402: (TerminalError, "quota"),
+    403: (TerminalError, "credentials"),
+    404: (TerminalError, "model"),
+    408: (TransientError, "timeout"),
+    409: (TransientError, "conflict"),
+    413: (RejectedError, "context_length"),
+    425: (TransientError, "conflict"),
+    429: (BusyError, "rate_limit"),
+    503: (BusyError, "overloaded"),
+    529: (BusyError, "overloaded"),
 }
-"""Kind, error class and advice by the HTTP status of a provider; see `llm.provider_errors` for the reasons."""
+"""Error class and kind by the HTTP status of a provider; see `llm.provider_errors` for the reasons."""
+_ADVICE = {
+    "credentials": "; correct the key that it is given.",
+    "model": "; correct executor.model or executor.api_base.",
+}
 _MOST_DENIALS, _QUOTED = 5, 200
 """Most commands that a message names, and most characters of each."""
 
@@ -111,11 +114,11 @@ def _iter_errors(agent: str, ran: CompletedProgram, report: AgentReport) -> Iter
 
 def _provider_error(agent: str, status: int, errors: str) -> ExecutorError:
     """Return the error for the final refusal of its provider, classified by its HTTP status."""
-    default = ("server", TransientError, "") if status >= _SERVER else ("rejected", RejectedError, "")
-    kind, error, way_out = _STATUS.get(status, default)
+    default = (TransientError, "server") if status >= _SERVER else (RejectedError, "rejected")
+    error, kind = _STATUS.get(status, default)
     if kind == "rejected" and _LONG.search(errors):
         kind = "context_length"
-    return error(f"{agent}'s provider answered {status}: {errors}{way_out}", kind=kind)
+    return error(f"{agent}'s provider answered {status}: {errors}{_ADVICE.get(kind, '')}", kind=kind)
 
 
 def _exit_error(agent: str, ran: CompletedProgram, errors: str, quoted: str) -> ExecutorError:
