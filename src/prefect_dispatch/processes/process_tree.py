@@ -169,8 +169,7 @@ class Watchdog:
         )
         self._pipe = cast("IO[bytes]", self._process.stdin)
         with cast("IO[bytes]", self._process.stdout) as output:
-            readable, _, _ = select.select([output], [], [], START_S)
-            if not readable or not output.read(1):
+            if not select.select([output], [], [], START_S)[0] or not output.read(1):
                 self._process.kill()
                 self._process.wait()
                 self._pipe.close()

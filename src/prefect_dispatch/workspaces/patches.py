@@ -179,30 +179,23 @@ def require_no_secrets(git: Git, files: Sequence[ChangedFile], patch: bytes) -> 
     # A change of type has two sections in the patch: one removes the old entry, the next adds the new one.
     paths = [each.path for each in files for _ in range(1 + (each.change == "typechange"))]
     for path, section in zip(paths, _SECTION.split(patch)[1:], strict=True):
-        lines = [*_iter_added_text(git, section, removed)]
+        lines = _added_text(git, section, removed)
         for start in range(0, len(lines), _LINES_AT_ONCE):
             part = lines[start : start + _LINES_AT_ONCE]
             if contains_secret("\n".join(part)):
-                raise _secret_error(path, _locate_secret(part))
+                line = strip_control_chars(next(filter(contains_secret, part), "")).strip()
+                where = f"the line {redactor()(line)[:_QUOTED]!r}" if line else "some lines of it"
+                raise _secret_error(path, where)
 
 
-def _iter_added_text(git: Git, section: bytes, removed: Container[bytes]) -> Iterator[str]:
-    """Yield the lines added to one file; of a binary file, its runs of printable characters."""
+def _added_text(git: Git, section: bytes, removed: Container[bytes]) -> list[str]:
+    """Return the lines added to one file; of a binary file, its runs of printable characters."""
     if binary := _BINARY.search(section):
-        content = git.output_bytes("cat-file", "blob", binary[1].decode()) if binary[1].strip(b"0") else b""
-        yield from (run.decode() for run in _PRINTABLE.findall(content))
+        blob = binary[1].decode()
+        added = _PRINTABLE.findall(git.output_bytes("cat-file", "blob", blob)) if blob.strip("0") else []
     else:
-        added = (line for line in _ADDED.findall(section) if line.strip() not in removed)
-        yield from (line.decode("utf-8", "replace") for line in added)
-
-
-def _locate_secret(lines: Iterable[str]) -> str:
-    """Return where in some lines the secret is, as part of a message without the secret."""
-    clean, contains_secret = redactor(), secret_detector()
-    shown = (
-        f"the line {clean(strip_control_chars(line).strip())[:_QUOTED]!r}" for line in filter(contains_secret, lines)
-    )
-    return next(shown, "some lines of it")
+        added = [line for line in _ADDED.findall(section) if line.strip() not in removed]
+    return [each.decode("utf-8", "replace") for each in added]
 
 
 def _secret_error(path: str, where: str) -> RejectedError:

@@ -15,6 +15,7 @@ from prefect_dispatch.executors.coding.adapter import (
     Launch,
     LaunchRequest,
     Tokens,
+    iter_json_objects,
     parse_json,
     parse_token_count,
     parse_usd,
@@ -193,8 +194,8 @@ class GenericAdapter(Adapter):
 
 def _last_object(text: str) -> JsonValue:
     """Return the last JSON object of a text: the whole text, or else its last line that is an object."""
-    candidates = map(parse_json, (text, *reversed(text.splitlines())))
-    return next((found for found in candidates if isinstance(found, dict)), None)
+    whole = parse_json(text)
+    return whole if isinstance(whole, dict) else next(reversed([*iter_json_objects(text)]), None)
 
 
 def _json(value: object) -> str:

@@ -16,7 +16,6 @@ from prefect_dispatch.executors.coding.adapter import (
     AgentReport,
     Launch,
     LaunchRequest,
-    Tokens,
     as_list,
     build_options,
     describe_call,
@@ -236,9 +235,10 @@ class Mini(Adapter):
         status = text_at(record, "/info/exit_status")
         error = text_at(messages[-1:], "/0/extra/exception_str")
         # The tokens of each response of its model, as the provider counted them.
-        responses = [found for each in messages if (found := value_at(each, "/extra/response")) is not None]
-        calls = [_call_tokens(value_at(response, "/usage")) for response in responses]
-        counted = [tokens for tokens in calls if tokens.prompt or tokens.completion]
+        cached = "/prompt_tokens_details/cached_tokens"
+        usages = [value_at(each, "/extra/response/usage") for each in messages]
+        calls = (parse_tokens(usage, ("/prompt_tokens",), ("/completion_tokens",), cached) for usage in usages)
+        counted = [tokens for tokens in calls if any(tokens)]
         call_count = parse_token_count(value_at(record, "/info/model_stats/api_calls"))
         step_limit = parse_token_count(value_at(record, "/info/config/agent/step_limit"))
         limit: Literal["max_turns", "max_usd"] = "max_turns" if 0 < step_limit <= call_count else "max_usd"
@@ -263,8 +263,3 @@ def key_variable(model: str) -> str:
         'ANTHROPIC_API_KEY'
     """
     return f"{model.partition('/')[0].replace('-', '_').upper()}_API_KEY"
-
-
-def _call_tokens(usage: object) -> Tokens:
-    cached = "/prompt_tokens_details/cached_tokens"
-    return parse_tokens(usage, ("/prompt_tokens",), ("/completion_tokens",), cached)

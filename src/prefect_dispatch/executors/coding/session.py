@@ -425,8 +425,8 @@ async def resolve_key(agent: CodingAgent) -> str:
         TerminalError: If the credentials block no longer exists.
     """
     # The first variable that is passed on and set.
-    set_names = (name for name in agent.key_names if name in agent.pass_env and os.environ.get(name))
-    key = next((os.environ[name] for name in set_names), "")
+    values = (os.environ.get(name) for name in agent.key_names if name in agent.pass_env)
+    key = next(filter(None, values), "")
     if agent.credentials is not None:
         try:
             key = str((await asyncio.to_thread(credentials, agent.credentials)).arguments.get("api_key", ""))
