@@ -26,7 +26,7 @@ from prefect_dispatch.models.brief import Brief, Command, Name, Text
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.test_run import TestRun
-from prefect_dispatch.processes.environment import RESERVED
+from prefect_dispatch.processes.state_folder import RESERVED
 from prefect_dispatch.security.redaction import SECRET_NAME, redact
 from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature

@@ -18,8 +18,8 @@ from prefect_dispatch.executors.base import Ask, Executor
 from prefect_dispatch.executors.command_checks import MAX_VARIABLE_BYTES, require_item_variables
 from prefect_dispatch.executors.fingerprint import fingerprint
 from prefect_dispatch.executors.shell import KEEP
-from prefect_dispatch.processes.leases import state_folder
 from prefect_dispatch.processes.runner import MAX_LOG_BYTES as MOST_LOGGED
+from prefect_dispatch.processes.state_folder import state_folder
 from tests.processes.programs import Crowd
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from prefect_dispatch.executors import shell
 from prefect_dispatch.executors.base import Ask
 from prefect_dispatch.executors.command_checks import file_digests
 from prefect_dispatch.models.test_run import TestRun
-from prefect_dispatch.processes.reaper import reap_periodically
+from prefect_dispatch.processes.state_folder import reap_periodically
 from prefect_dispatch.workspaces.workspace import Workspace
 from tests.workspaces.repositories import Repository, picture
 

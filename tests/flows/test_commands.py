@@ -17,7 +17,7 @@ from prefect_dispatch import Brief, Command, Limits, Shell, dispatch
 from prefect_dispatch.cli.commands import main
 from prefect_dispatch.errors import DispatchFailed, JobError
 from prefect_dispatch.executors.block_references import shell_operation
-from prefect_dispatch.processes.leases import state_folder
+from prefect_dispatch.processes.state_folder import state_folder
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.processes.programs import Crowd
 

@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from prefect_dispatch.errors import TerminalError
-from prefect_dispatch.processes import watchdog
-from prefect_dispatch.processes.watchdog import Watchdog, get_watchdog
+from prefect_dispatch.processes import process_tree
+from prefect_dispatch.processes.process_tree import Watchdog, get_watchdog
 from tests.processes.programs import ENV, Crowd, done, program, said_by
 from tests.waiting import wait_until
 
@@ -77,7 +77,7 @@ def test_a_guard_that_somebody_ended_is_started_again(tmp_path: Path) -> None:
 
 def test_without_a_guard_nothing_is_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every item would meet it; nothing of it is left."""
-    monkeypatch.setattr(watchdog, "_START", "import sys; sys.exit(1)")
+    monkeypatch.setattr(process_tree, "_START", "import sys; sys.exit(1)")
     before = psutil.Process().children()
     with pytest.raises(TerminalError, match="doesn't start") as caught:
         Watchdog()
@@ -92,7 +92,7 @@ def test_a_forked_process_has_a_guard_of_its_own(tmp_path: Path) -> None:
     script = (
         "import asyncio, os, sys, threading\n"
         "from pathlib import Path\n"
-        "from prefect_dispatch.processes.watchdog import get_watchdog\n"
+        "from prefect_dispatch.processes.process_tree import get_watchdog\n"
         "first = get_watchdog()\n"
         "if os.fork() == 0:\n"
         "    assert get_watchdog() is not first\n"
@@ -107,7 +107,7 @@ def test_a_forked_process_has_a_guard_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_process_that_ends_well_leaves_no_guard() -> None:
     """It goes with the process that it stands by."""
-    script = "from prefect_dispatch.processes.watchdog import get_watchdog\nprint(get_watchdog()._process.pid)\n"
+    script = "from prefect_dispatch.processes.process_tree import get_watchdog\nprint(get_watchdog()._process.pid)\n"
     left = int(said_by(script))
     wait_until(lambda: not psutil.pid_exists(left), "the guard is gone")
     assert left != os.getpid()

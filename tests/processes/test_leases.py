@@ -14,11 +14,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.processes import leases, log_files, reaper
-from prefect_dispatch.processes.environment import LEASE, build_environment, require_passable
-from prefect_dispatch.processes.leases import end_own_leases, lease, remove_abandoned, remove_tree, state_folder
-from prefect_dispatch.processes.log_files import new_log, prune_logs
-from prefect_dispatch.processes.reaper import reap, reap_periodically
+from prefect_dispatch.processes import state_folder as module
+from prefect_dispatch.processes.state_folder import (
+    LEASE,
+    build_environment,
+    end_own_leases,
+    lease,
+    new_log,
+    prune_logs,
+    reap,
+    reap_periodically,
+    remove_abandoned,
+    remove_tree,
+    require_passable,
+    state_folder,
+)
 from prefect_dispatch.security.redaction import redact
 from prefect_dispatch.workspaces.git import Git
 from tests.processes.programs import Crowd, said_by
@@ -27,11 +37,11 @@ from tests.workspaces.repositories import Repository
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from prefect_dispatch.processes.leases import Lease
+    from prefect_dispatch.processes.state_folder import Lease
 
 DIES = (
     "import os, subprocess, time\n"
-    "from prefect_dispatch.processes.leases import lease\n"
+    "from prefect_dispatch.processes.state_folder import lease\n"
     "with lease(about={'folder': '/somewhere'}) as mine:\n"
     "    (mine.path / 'work').mkdir()\n"
     "    (mine.path / 'work' / 'a').write_text('x')\n"
@@ -97,7 +107,7 @@ def test_the_end_of_a_process_ends_its_leases(state: Path) -> None:
     """A run that is cancelled doesn't wait for what it was doing; those of a parent stay."""
     script = (
         "import os, threading, time\n"
-        "from prefect_dispatch.processes.leases import lease\n"
+        "from prefect_dispatch.processes.state_folder import lease\n"
         "def hold():\n"
         "    with lease() as mine:\n"
         "        there.set()\n"
@@ -215,7 +225,7 @@ def test_a_folder_that_cannot_be_removed_is_tried_again(state: Path, monkeypatch
         del folder
 
     with monkeypatch.context() as patch:
-        patch.setattr(leases, "remove_tree", nothing)
+        patch.setattr(module, "remove_tree", nothing)
         with lease() as mine:
             pass
         assert left(state) == [mine.id, f"{mine.id}.lock"]
@@ -225,7 +235,7 @@ def test_a_folder_that_cannot_be_removed_is_tried_again(state: Path, monkeypatch
 
 def test_a_lease_that_cannot_begin_leaves_nothing(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that fails in the middle of it: no lock, no folder."""
-    monkeypatch.setattr(leases, "_ABOUT", "no/such/folder")
+    monkeypatch.setattr(module, "_ABOUT", "no/such/folder")
     with pytest.raises(FileNotFoundError), lease():
         raise AssertionError
     assert left(state) == []
@@ -240,7 +250,7 @@ def test_now_and_then(state: Path, living: list[subprocess.Popen[str]], caplog: 
     dead.wait()
     reap_periodically()
     assert name in left(state)
-    reaper._next.clear()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- a minute passes
+    module._next_clean_up.clear()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- a minute passes
     reap_periodically()
     assert left(state) == []
     assert f"had left: {state / 'leases' / name}" in caplog.text
@@ -339,7 +349,7 @@ def test_logs_have_names_of_their_own_and_an_end(monkeypatch: pytest.MonkeyPatch
     os.utime(made[3], (0, 0))
     prune_logs()
     assert [log.exists() for log in made] == [True, True, True, False]
-    monkeypatch.setattr(log_files, "MAX_BYTES_OF_ALL", 250)
+    monkeypatch.setattr(module, "MAX_BYTES_OF_ALL", 250)
     prune_logs()
     assert [log.exists() for log in made] == [True, True, False, False]
     dangling = made[0].parent / "1.log"

@@ -20,9 +20,8 @@ import pytest
 
 from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.processes import runner
-from prefect_dispatch.processes.kill_tree import ExitStatus, poll_exit_status
-from prefect_dispatch.processes.runner import OutputBuffer, run
-from prefect_dispatch.processes.watchdog import get_watchdog
+from prefect_dispatch.processes.process_tree import get_watchdog
+from prefect_dispatch.processes.runner import OutputBuffer, run, wait_for_exit
 from prefect_dispatch.tasks import event_loop
 from tests.processes.programs import ENV, Crowd, done, log_of, program, said_by
 from tests.waiting import wait_until
@@ -226,7 +225,7 @@ def test_the_system_has_no_room(tmp_path: Path) -> None:
         "import asyncio, resource, sys\n"
         "from pathlib import Path\n"
         "from prefect_dispatch.errors import TransientError\n"
-        "from prefect_dispatch.processes.watchdog import get_watchdog\n"
+        "from prefect_dispatch.processes.process_tree import get_watchdog\n"
         "from prefect_dispatch.processes.runner import Program\n"
         "from prefect_dispatch.processes.runner import start_program\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))\n"
@@ -279,7 +278,7 @@ def test_an_end_that_somebody_else_has_seen() -> None:
     """Neither an exit code nor a signal is made up."""
     process = subprocess.Popen(["true"])  # noqa: S607 -- whichever is installed
     os.waitpid(process.pid, 0)
-    assert poll_exit_status(process) == ExitStatus()
+    assert wait_for_exit(process) is None
     process.wait()
 
 
@@ -304,13 +303,6 @@ def test_many_at_once_in_the_shared_loop(tmp_path: Path) -> None:
     assert open_files() == before
     assert not [child for child in here.children() if child.status() == psutil.STATUS_ZOMBIE]
     wait_until(lambda: not any("program" in each.name for each in threading.enumerate()), "no thread is left")
-
-
-def test_where_the_system_does_not_tell_of_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a handle on a process it is looked at now and then."""
-    monkeypatch.delattr(os, "pidfd_open")
-    ran = done(program("exec >&- 2>&-; sleep 0.2; exit 5", tmp_path))
-    assert ran.exit == 5
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL
 
-from prefect_dispatch.processes.reaper import reap
+from prefect_dispatch.processes.state_folder import reap
 from prefect_dispatch.workspaces.workspace import Workspace, open_workspace
 from tests.waiting import wait_until
 from tests.workspaces.inside import leases, sh
@@ -35,7 +35,7 @@ OPENS = """
 import asyncio, sys
 from pathlib import Path
 from prefect_dispatch.models.brief import Command
-from prefect_dispatch.processes.watchdog import get_watchdog
+from prefect_dispatch.processes.process_tree import get_watchdog
 from prefect_dispatch.workspaces.workspace import Workspace, open_workspace
 
 setup = Command(run="(trap '' TERM; setsid sleep 1000) & mkfifo p; sleep 0.05")

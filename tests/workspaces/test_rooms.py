@@ -16,10 +16,10 @@ import pytest
 from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.models.brief import Command
 from prefect_dispatch.models.outcome import Usage
-from prefect_dispatch.processes.leases import remove_abandoned
+from prefect_dispatch.processes.state_folder import remove_abandoned
 from prefect_dispatch.workspaces.git import Git, find_git
 from prefect_dispatch.workspaces.workspace import OpenWorkspace, Workspace, open_workspace, to_thread_shielded
-from tests.workspaces.inside import leases, sh, within
+from tests.workspaces.inside import changed_by, leases, sh, within
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -350,3 +350,20 @@ def test_work_goes_on_where_it_ended(repository: Repository) -> None:
 
     change = within(workspace, first)
     within(workspace, second)
+
+
+def test_nothing_is_removed_behind_a_link(repository: Repository, tmp_path: Path) -> None:
+    """A set-up may have put one in place of a folder whose files a change removes."""
+    change = changed_by(repository, "rm -r bin")
+    outside = tmp_path / "outside"
+    for each in change.files:
+        (outside / each.path).parent.mkdir(parents=True, exist_ok=True)
+        (outside / each.path).write_text("mine")
+
+    async def again(room: OpenWorkspace) -> None:
+        sh(room, f"rm -r bin; ln -s '{outside}/bin' bin")
+        await room.apply(change)
+
+    within(Workspace().resolve(repository.path), again)
+    assert [(outside / each.path).read_text() for each in change.files] == ["mine"] * len(change.files)
+    assert change.files

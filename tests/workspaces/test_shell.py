@@ -12,7 +12,7 @@ from prefect_dispatch import Brief, Command, Item, Limits, Reply, Report, Shell,
 from prefect_dispatch.errors import DispatchFailed, ExecutorError, JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Ask
 from prefect_dispatch.models.outcome import Usage
-from prefect_dispatch.processes.leases import remove_abandoned
+from prefect_dispatch.processes.state_folder import remove_abandoned
 from prefect_dispatch.workspaces.workspace import Workspace
 from tests.workspaces.inside import leases, told
 from tests.workspaces.repositories import Repository, picture

@@ -29,8 +29,8 @@ from prefect_dispatch.errors import (
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply, redact_value
 from prefect_dispatch.models.outcome import Answer, Attempt, Failure, Rejection, Usage, truncate_notes
 from prefect_dispatch.models.output_schema import validate_output
-from prefect_dispatch.processes.log_files import collect_logs
 from prefect_dispatch.security.redaction import redact, redact_item_text, safe_message
+from prefect_dispatch.processes.state_folder import collect_logs
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.limits import Limits
     from prefect_dispatch.models.outcome import Change
-    from prefect_dispatch.processes.log_files import NewLog
+    from prefect_dispatch.processes.state_folder import NewLog
 
 
 class SharedTimeout:

@@ -17,7 +17,7 @@ from prefect_dispatch.errors import JobError, RejectedError, TerminalError
 from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.models.test_run import TestRun
-from prefect_dispatch.processes.environment import SET_PER_PROGRAM
+from prefect_dispatch.processes.state_folder import SET_PER_PROGRAM
 from prefect_dispatch.security.redaction import is_secret_name, redact
 
 if TYPE_CHECKING:

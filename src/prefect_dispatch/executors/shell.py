@@ -37,12 +37,20 @@ from prefect_dispatch.models.brief import Brief, Command, Text
 from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.models.test_run import RUN
-from prefect_dispatch.processes.environment import Variable, build_environment, private_folder, require_passable
-from prefect_dispatch.processes.leases import lease, state_folder
-from prefect_dispatch.processes.log_files import new_log, quote_end, read_end
-from prefect_dispatch.processes.reaper import reap_periodically
+from prefect_dispatch.processes.process_tree import get_watchdog
 from prefect_dispatch.processes.runner import Program, run
-from prefect_dispatch.processes.watchdog import get_watchdog
+from prefect_dispatch.processes.state_folder import (
+    Variable,
+    build_environment,
+    lease,
+    new_log,
+    private_folder,
+    quote_end,
+    read_end,
+    reap_periodically,
+    require_passable,
+    state_folder,
+)
 from prefect_dispatch.security.redaction import SECRET_NAME, register_secrets, secrets_in
 from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.workspaces.workspace import Workspace, open_workspace, to_thread_shielded

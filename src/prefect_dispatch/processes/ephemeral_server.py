@@ -8,7 +8,6 @@ socket that its parent keeps open: while a server that died is started again, re
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import socket
 import subprocess
@@ -80,7 +79,6 @@ class TemporaryServer:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/api"
         self.failure: str | None = None
         self.observe = observe
-        self._process: subprocess.Popen[bytes] | None = None
         self._ready, self._ending = threading.Event(), threading.Event()
 
     def start(self, timeout_s: float) -> None:
@@ -104,14 +102,13 @@ class TemporaryServer:
             )
 
     def stop(self, grace_s: float = GRACE_S) -> None:
-        """End the server.
+        """End the server, which was started.
 
         Args:
             grace_s: Seconds that it has to end by itself.
         """
         self._ending.set()
-        if self._process is not None:
-            _end_process(self._process, grace_s)
+        _end_process(self._process, grace_s)
         self._socket.close()
 
     def _supervise(self, timeout_s: float) -> None:
@@ -119,28 +116,20 @@ class TemporaryServer:
         restarts = 0
         while True:
             with tempfile.TemporaryFile() as log:
-                # 1. Start the server, and wait until it answers.
-                self._process = process = self._spawn(log)
-                why = self._wait_for_start(process, timeout_s) or ""
-                # 2. Supervise it until it ends or hangs.
-                if not why:
-                    if self._ready.is_set():
-                        self.observe("Prefect's temporary server was started again; the run goes on.")
-                    self._ready.set()
-                    why = self._wait_for_end(process)
-                _end_process(process, 0.0)
-                # 3. After `stop`, leave; `start` may still be waiting.
-                if self._ending.is_set():
-                    self.failure = why
-                    self._ready.set()
-                    return
-                log_end = _tail(log)
-            # 4. Give up if the first start or too many restarts failed, else start it again.
-            if not self._ready.is_set() or restarts == RESTARTS:
-                self._fail(f"{why}{log_end}")
-                return
+                self._process = self._spawn(log)
+                reason = self._watch(self._process, timeout_s)
+                _end_process(self._process, 0.0)
+                quoted = f"{reason}{_tail(log)}"
+            # Give up after `stop`, if the first start failed, or after too many restarts.
+            if self._ending.is_set() or not self._ready.is_set() or restarts == RESTARTS:
+                break
             restarts, timeout_s = restarts + 1, RESTART_S
-            self.observe(f"{why} It is started again.")
+            self.observe(f"{reason} It is started again.")
+        self.failure = quoted
+        self._socket.close()  # requests that wait for the server fail now
+        if self._ready.is_set() and not self._ending.is_set():
+            self.observe(f"{quoted} It is not started again.")
+        self._ready.set()
 
     def _spawn(self, log: Any) -> subprocess.Popen[bytes]:  # noqa: ANN401 -- a temporary file has no public type
         """Start the server's process, which inherits the listening socket."""
@@ -155,33 +144,22 @@ class TemporaryServer:
             start_new_session=True,
         )
 
-    def _wait_for_start(self, process: subprocess.Popen[bytes], timeout_s: float) -> str | None:
-        """Return why a server did not start, or None as soon as it answers."""
-        last = time.monotonic() + timeout_s
+    def _watch(self, process: subprocess.Popen[bytes], timeout_s: float) -> str:
+        """Wait until a server ends, hangs or doesn't start in time, and return a message on that."""
+        answers, deadline = False, time.monotonic() + timeout_s
         while not self._ending.is_set():
-            if process.poll() is not None:
-                return f"Prefect's temporary server ended while it started (exit code {process.returncode})."
-            if time.monotonic() > last:
-                return f"Prefect's temporary server did not start within {timeout_s:g} s."
-            if self._is_healthy(LOOK_S):
-                return None
-        return "Prefect's temporary server was stopped."
-
-    def _wait_for_end(self, process: subprocess.Popen[bytes]) -> str:
-        """Wait until a running server ends or hangs, and return a message on that."""
-        answered = asked = time.monotonic()
-        while True:
             with suppress(subprocess.TimeoutExpired):
-                return f"Prefect's temporary server ended (exit code {process.wait(LOOK_S)})."
-            # It still runs: check its health now and then.
-            now = time.monotonic()
-            if now - asked < HEALTH_S:
-                continue
-            asked = now
-            if self._is_healthy(HEALTH_S):
-                answered = time.monotonic()
-            elif time.monotonic() - answered > SILENT_S:
-                return f"Prefect's temporary server did not answer for {SILENT_S:g} s."
+                code = process.wait(HEALTH_S if answers else 0.0)
+                return f"Prefect's temporary server ended{'' if answers else ' while it started'} (exit code {code})."
+            if self._is_healthy(HEALTH_S if answers else LOOK_S):
+                if not answers and self._ready.is_set():
+                    self.observe("Prefect's temporary server was started again; the run goes on.")
+                answers, deadline = True, time.monotonic() + SILENT_S
+                self._ready.set()
+            elif time.monotonic() > deadline:
+                problem = f"answer for {SILENT_S:g} s" if answers else f"start within {timeout_s:g} s"
+                return f"Prefect's temporary server did not {problem}."
+        return "Prefect's temporary server was stopped."
 
     def _is_healthy(self, timeout_s: float) -> bool:
         """Return whether the server answers a health check in time."""
@@ -190,14 +168,6 @@ class TemporaryServer:
             return httpx.get(f"{self.url}/health", timeout=timeout_s, trust_env=False).is_success
         except httpx.HTTPError:
             return False
-
-    def _fail(self, why: str) -> None:
-        """Give up: pending requests fail, and so does `start`."""
-        self.failure = why
-        self._socket.close()  # requests that wait for the server fail now
-        if self._ready.is_set():
-            self.observe(f"{why} It is not started again.")
-        self._ready.set()
 
 
 def _end_process(process: subprocess.Popen[bytes], grace_s: float) -> None:
@@ -219,9 +189,10 @@ def _tail(log: Any) -> str:  # noqa: ANN401 -- a temporary file has no public ty
 
 def has_server() -> bool:
     """Return whether the settings name a Prefect server, or forbid a temporary one."""
-    from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED  # noqa: PLC0415 -- imports Prefect
+    from prefect.settings import get_current_settings  # noqa: PLC0415 -- imports Prefect
 
-    return bool(PREFECT_API_URL.value()) or not PREFECT_SERVER_EPHEMERAL_ENABLED.value()
+    settings = get_current_settings()
+    return bool(settings.api.url) or not settings.server.ephemeral.enabled
 
 
 @contextmanager
@@ -257,18 +228,16 @@ def kill_server() -> None:
 
 def _get_or_start_server(observe: Callable[[str], object] | None) -> TemporaryServer:
     """Return the temporary server of this process; start it if there is none, or the last one failed."""
-    from prefect.settings import (  # noqa: PLC0415 -- imports Prefect
-        PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS,
-        get_current_settings,
-    )
+    from prefect.settings import get_current_settings  # noqa: PLC0415 -- imports Prefect
 
+    settings = get_current_settings()
     with _lock:
         server = _servers.get(os.getpid())
         if server is None or server.failure:
             # The server's process gets all settings of this one, profiles included, as environment variables.
-            env = {**os.environ, **_MODE, **get_current_settings().to_environment_variables(exclude_unset=True)}
+            env = {**os.environ, **_MODE, **settings.to_environment_variables(exclude_unset=True)}
             server = TemporaryServer(env, observe or _log)
-            server.start(PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS.value())
+            server.start(settings.server.ephemeral.startup_timeout_seconds)
             _servers[os.getpid()] = server
             atexit.register(_stop_at_exit, os.getpid())
         elif observe is not None:
@@ -299,7 +268,7 @@ def serve(app: str, listening: str, parent: str) -> None:  # pragma: no cover --
     import uvicorn  # noqa: PLC0415 -- only here
 
     config = uvicorn.Config(app, factory=True, log_level="error", lifespan="on", timeout_graceful_shutdown=int(GRACE_S))
-    with contextlib.suppress(KeyboardInterrupt):
+    with suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[socket.socket(fileno=int(listening))])
 
 

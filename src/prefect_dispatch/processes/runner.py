@@ -8,40 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import os
 import re
 import selectors
-import socket
 import subprocess
+import sys
+import tempfile
 import time
+from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from threading import Thread
-from typing import IO, TYPE_CHECKING, Literal, cast
+from threading import Event, Thread
+from typing import IO, TYPE_CHECKING, Literal, TypeVar, cast
 from uuid import uuid4
 
 import anyio
 
 from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.models.outcome import Usage
-from prefect_dispatch.processes.kill_tree import (
-    KILL_TIMEOUT_S,
-    ExitStatus,
-    Mark,
-    end_processes,
-    open_exit_handle,
-    poll_exit_status,
-)
-from prefect_dispatch.processes.watchdog import get_watchdog
+from prefect_dispatch.processes.process_tree import KILL_TIMEOUT_S, Mark, end_processes, get_watchdog
 from prefect_dispatch.security.redaction import redact, redactor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-
-_SCARCE = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
+_T = TypeVar("_T")
+_SCARCE = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC})
 
 
 def start_program(program: Program, marks: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -55,37 +50,39 @@ def start_program(program: Program, marks: Mapping[str, str]) -> subprocess.Pope
         ExecutorError: If it can't be started; nothing was spent. It is terminal if it would fail for every item.
     """
     try:
-        return subprocess.Popen(  # noqa: S603 -- the job's own program; items are only in its environment and input
-            list(program.argv),
-            env={**program.env, **marks},
-            cwd=program.cwd,
-            stdin=subprocess.PIPE if program.stdin else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            start_new_session=True,
-        )
-    except ValueError:  # NUL
-        raise RejectedError("A NUL character can't be passed to a program.", kind="nul", usage=Usage()) from None
-    except OSError as error:
-        raise _start_error(program, error) from None
+        with tempfile.TemporaryFile() as stdin:
+            stdin.write(program.stdin)
+            stdin.seek(0)
+            return subprocess.Popen(  # noqa: S603 -- the job's own program; items are only in its environment and input
+                list(program.argv),
+                env={**program.env, **marks},
+                cwd=program.cwd,
+                stdin=stdin if program.stdin else subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                bufsize=0,
+                start_new_session=True,
+            )
+    except (OSError, ValueError) as error:
+        error_class, kind, message = _classify_start_error(program, error)
+        raise error_class(message, kind=kind, usage=Usage()) from None
 
 
-def _start_error(program: Program, error: OSError) -> ExecutorError:
-    """Classify a failed start: terminal, rejected for this item, or transient."""
+def _classify_start_error(program: Program, error: OSError | ValueError) -> tuple[type[ExecutorError], str, str]:
+    """Return the class, the kind and the message for a failed start: terminal, rejected for this item, or transient."""
+    if isinstance(error, ValueError):
+        return RejectedError, "nul", "A NUL character can't be passed to a program."
     name, reason = redact(repr(program.argv[0])), error.strerror
     if not program.cwd.is_dir():
-        return TerminalError(f"The folder {str(program.cwd)!r} isn't there.", kind="missing_folder", usage=Usage())
+        return TerminalError, "missing_folder", f"The folder {str(program.cwd)!r} isn't there."
     if error.errno == errno.E2BIG:
-        return RejectedError(
-            f"{name} can't be started: its arguments and environment are too long.", kind="too_large", usage=Usage()
-        )
+        return RejectedError, "too_large", f"{name} can't be started: its arguments and environment are too long."
     if error.errno in _SCARCE:
-        return TransientError(f"{name} can't be started now: {reason}.", kind="resources", usage=Usage())
+        return TransientError, "resources", f"{name} can't be started now: {reason}."
     if isinstance(error, FileNotFoundError):
-        return TerminalError(f"{name} {_describe_missing(program)}.", kind="missing_program", usage=Usage())
+        return TerminalError, "missing_program", f"{name} {_describe_missing(program)}."
     hint = "; a script begins with a line such as #!/bin/sh" if error.errno == errno.ENOEXEC else ""
-    return TerminalError(f"{name} can't be run: {reason}{hint}.", kind="not_executable", usage=Usage())
+    return TerminalError, "not_executable", f"{name} can't be run: {reason}{hint}."
 
 
 def _describe_missing(program: Program) -> str:
@@ -194,6 +191,16 @@ class CompletedProgram:
     stopped: Literal["", "idle"] = ""
     """Why it was ended, if it didn't end itself."""
 
+    def describe(self, most: int) -> tuple[str, str]:
+        """Return how it ended, and the end of its output, as parts of a message.
+
+        Args:
+            most: Bytes of the end of each stream.
+        """
+        status = f"exit code {self.exit}" if self.signal is None else f"signal {self.signal}"
+        ends = (stream.end_text(most).strip() for stream in (self.stdout, self.stderr))
+        return status, "\n".join(filter(None, ends))
+
 
 def _redact(part: bytes) -> str:
     """Decode output, and redact it."""
@@ -212,7 +219,7 @@ def _line_start(tail: bytes) -> int:
 
 
 CHUNK = 64 * 1024
-"""Bytes that are read or written at a time."""
+"""Bytes that are read at a time."""
 
 
 class OutputBuffer:
@@ -256,179 +263,130 @@ class OutputBuffer:
         return CapturedOutput(bytes(self._head), bytes(self._tail[max(0, len(self._tail) - self._keep) :]), self._size)
 
 
+def wait_for_exit(process: subprocess.Popen[bytes]) -> int | None:
+    """Wait for the end of a program without reaping it, so that its id isn't reused.
+
+    Returns:
+        Its exit code, or the negative number of the signal that ended it; None if other code has reaped it.
+    """
+    if sys.platform == "darwin":  # pragma: no cover -- without `waitid` before Python 3.13
+        return process.wait()
+    try:
+        ended = cast("os.waitid_result", os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT))
+    except ChildProcessError:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+
+
 GRACE_S = 3.0
 """Seconds that a program has to end itself, after SIGTERM."""
 LINGER_S = 0.5
 """Seconds in which descendants of a program that has ended may still print."""
-LOOK_S = 0.05
-"""Seconds between two polls for a program's end, where the system has no handle for it."""
+POLL_S = 0.1
+"""Seconds between two checks whether a stop is requested."""
 
 
-class StopSignal:
-    """Stop signal for a running program, which any thread can set; a socket pair wakes the supervising selector.
-
-    Attributes:
-        read_socket: The socket that becomes readable when the signal is set.
-        is_set: Whether the signal was set.
-    """
-
-    def __init__(self) -> None:
-        """Create an unset signal."""
-        self.read_socket, self._write_socket = socket.socketpair()
-        self.is_set = False
-
-    def request_stop(self) -> None:
-        """Set the signal; has no effect once the program has ended."""
-        with suppress(OSError):
-            self._write_socket.send(b"!")
-
-    def acknowledge(self) -> None:
-        """Read the socket, and note that the signal is set."""
-        self.is_set = bool(self.read_socket.recv(16))
-
-    def close(self) -> None:
-        """Close both sockets."""
-        self.read_socket.close()
-        self._write_socket.close()
-
-
+@dataclass
 class ProcessSupervisor:
-    """Supervisor of one running program: moves its input and output, and ends its process tree."""
+    """Supervisor of one running program: reads its output, and ends its process tree."""
 
-    def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        program: Program,
-        mark: Mark,
-        log: LogFile,
-        stop: StopSignal,
-        selector: selectors.BaseSelector,
-    ) -> None:
-        """Prepare the supervision of a started program.
-
-        Args:
-            process: The process, with pipes.
-            program: What was started.
-            mark: The mark in the environment of its processes.
-            log: The log file for its output.
-            stop: The signal that ends it.
-            selector: The selector to wait with; created before the program starts, so that it can't fail afterwards.
-        """
-        self._process, self._mark, self._log, self._stop_signal = process, mark, log, stop
-        self._stdout = OutputBuffer(cast("IO[bytes]", process.stdout), program.keep)
-        self._stderr = OutputBuffer(cast("IO[bytes]", process.stderr), program.keep)
-        self._pending_input, self._idle_s = memoryview(program.stdin), program.idle_s
-        self._selector = selector
-        self._handle = open_exit_handle(process)
-        self._start = self._last_output = time.monotonic()
-        self._stopped: Literal["", "idle"] = ""
-        self._exit_status: ExitStatus | None = None
-        self._end_time = 0.0
-        self._end_thread: Thread | None = None
-        self._is_gone = False
+    process: subprocess.Popen[bytes]
+    """The process, with pipes."""
+    program: Program
+    """What was started."""
+    mark: Mark
+    """The mark in the environment of its processes."""
+    log: LogFile
+    """The log file for its output."""
+    stop: Event
+    """The event that ends it."""
 
     def run(self) -> CompletedProgram:
         """Supervise the program; return its result once its whole process tree is gone."""
+        start = self._last_output = time.monotonic()
+        self._exit_code: int | None = None
+        self._end_time: float | None = None
         try:
-            # 1. Handle events until the process tree is gone.
-            self._register_events()
-            while not self._is_over():
-                for key, _ in self._selector.select(self._timeout_s()):
-                    key.data()
-            # 2. Read what is still in the pipes; no process is left to write more.
-            for stream in (self._stdout, self._stderr):
-                while stream.is_open and self._read_output(stream):
-                    pass  # pragma: no cover -- output of the very last moment
-            seconds = round(time.monotonic() - self._start, 3)
-            code, number = self._exit_status or ExitStatus()
-            return CompletedProgram(
-                code, number, self._stdout.captured_output, self._stderr.captured_output, seconds, self._stopped
-            )
+            with selectors.DefaultSelector() as self._selector:
+                # 1. Register the pipes, and wait for its end in a thread.
+                self._streams = [self._register_stream(name) for name in ("stdout", "stderr")]
+                self._waiter = Thread(target=self._wait_for_exit, name="prefect-dispatch-program-exit", daemon=True)
+                self._waiter.start()
+                # 2. Read its output until it has ended, or is to be ended; end what is left of it.
+                stopped = self._read_until_over()
+                self._end_tree(self._read_for)
+                # 3. Read what is still in the pipes; no process is left to write more.
+                self._waiter.join(KILL_TIMEOUT_S)
+                self._read_available(0.0)
+        except BaseException:
+            self._end_tree(time.sleep)
+            raise
         finally:
             self._close()
+        seconds = round(time.monotonic() - start, 3)
+        stdout, stderr = (stream.captured_output for stream in self._streams)
+        code = self._exit_code
+        exit_code, number = (code, None) if code is None or code >= 0 else (None, -code)
+        return CompletedProgram(exit_code, number, stdout, stderr, seconds, stopped)
 
-    def _register_events(self) -> None:
-        """Register the stop signal, the pipes and the exit handle; the data of each key is its callback."""
-        register = self._selector.register
-        register(self._stop_signal.read_socket, selectors.EVENT_READ, self._stop_signal.acknowledge)
-        for stream in (self._stdout, self._stderr):
-            register(stream.pipe, selectors.EVENT_READ, partial(self._read_output, stream))
-        if stdin := self._process.stdin:
-            os.set_blocking(stdin.fileno(), False)
-            register(stdin, selectors.EVENT_WRITE, partial(self._write_input, stdin))
-        if self._handle is not None:
-            register(self._handle, selectors.EVENT_READ, partial(self._selector.unregister, self._handle))
+    def _register_stream(self, name: str) -> OutputBuffer:
+        """Return the buffer for an output stream, after registering its pipe."""
+        stream = OutputBuffer(getattr(self.process, name), self.program.keep)
+        self._selector.register(stream.pipe, selectors.EVENT_READ, partial(self._read_output, name, stream))
+        return stream
 
-    def _timeout_s(self) -> float | None:
-        """Return the seconds to wait for the next event; None waits without a limit."""
-        if self._end_thread:  # it sets the stop signal when it is done
-            return None
-        if self._handle is None:
-            return LOOK_S
-        if self._exit_status:
-            return LINGER_S
-        return None if self._idle_s is None else max(0.0, self._last_output + self._idle_s - time.monotonic())
-
-    def _read_output(self, stream: OutputBuffer) -> bool:
-        """Read the available output of a stream, and log it; return whether there was any."""
-        chunk = stream.read_available()
-        if chunk:
+    def _read_output(self, name: str, stream: OutputBuffer) -> None:
+        """Read the available output of a stream, and log it."""
+        if chunk := stream.read_available():
             self._last_output = time.monotonic()
-            self._log.write("stdout" if stream is self._stdout else "stderr", chunk)
+            self.log.write(name, chunk)
         if not stream.is_open:
             self._selector.unregister(stream.pipe)
-        return bool(chunk)
 
-    def _write_input(self, stdin: IO[bytes]) -> None:
-        """Write the next part of the program's input; close the pipe at its end."""
-        try:
-            self._pending_input = self._pending_input[os.write(stdin.fileno(), self._pending_input[:CHUNK]) :]
-        except BrokenPipeError:  # it has closed its standard input
-            self._pending_input = self._pending_input[:0]
-        if not self._pending_input:
-            self._selector.unregister(stdin)
-            stdin.close()
+    def _wait_for_exit(self) -> None:
+        """Note the end of the program itself; runs in a thread of its own."""
+        self._exit_code = wait_for_exit(self.process)
+        self._end_time = time.monotonic()
 
-    def _is_over(self) -> bool:
-        """Return whether the process tree is gone; start to end it when it is time."""
-        now = time.monotonic()
-        # 1. Note the program's own end.
-        if self._exit_status is None and (found := poll_exit_status(self._process)):
-            self._exit_status, self._end_time = found, now
-        # 2. Once the tree is being ended, only that thread decides.
-        if self._end_thread:
-            return self._is_gone
-        # 3. End the tree if a stop was requested, if the program has ended (and its descendants have closed the pipes
-        #    or had their time), or if it was silent for too long.
-        silent = not (self._stdout.is_open or self._stderr.is_open)
-        idle = self._idle_s is not None and now >= self._last_output + self._idle_s
-        finished = self._exit_status and (silent or now >= self._end_time + LINGER_S)
-        if self._stop_signal.is_set or finished or idle:
-            self._stopped = "idle" if idle and not finished and not self._stop_signal.is_set else ""
-            self._end_thread = Thread(target=self._end_tree, daemon=True)
-            self._end_thread.start()
-        return False
+    def _read_until_over(self) -> Literal["", "idle"]:
+        """Read output until a stop is requested, the program has ended, or it was silent for too long.
 
-    def _end_tree(self) -> None:
+        Descendants of a program that has ended may print for `LINGER_S`, unless they have closed the pipes.
+        """
+        idle_s = math.inf if self.program.idle_s is None else self.program.idle_s
+        while not self.stop.is_set():
+            end_time, is_open = self._end_time, bool(self._selector.get_map())
+            if end_time and not is_open:
+                break
+            wait_s = (end_time + LINGER_S if end_time else self._last_output + idle_s) - time.monotonic()
+            if wait_s <= 0:
+                return "" if end_time else "idle"
+            (self._read_available if is_open else self._waiter.join)(min(wait_s, POLL_S))
+        return ""
+
+    def _read_available(self, wait_s: float) -> None:
+        """Wait for output, at most some seconds, and read it."""
+        for key, _ in self._selector.select(wait_s):
+            key.data()
+
+    def _read_for(self, seconds: float) -> None:
+        """Read output for some seconds."""
+        end = time.monotonic() + seconds
+        while (wait_s := end - time.monotonic()) > 0:
+            self._read_available(wait_s)
+
+    def _end_tree(self, pause: Callable[[float], object]) -> None:
         """End the program and all its descendants."""
-        # An empty `ExitStatus`: other code has reaped the process, so its id may belong to another one by now.
-        is_ours = self._exit_status is None or self._exit_status != ExitStatus()
-        end_processes(self._mark, [self._process.pid] if is_ours else [], grace_s=GRACE_S)
-        self._is_gone = True
-        self._stop_signal.request_stop()
+        # Once other code has reaped the process, its id may belong to another one.
+        is_reaped = self._end_time is not None and self._exit_code is None
+        end_processes(self.mark, () if is_reaped else (self.process.pid,), grace_s=GRACE_S, pause=pause)
 
     def _close(self) -> None:
-        """Close all handles; after an error, end the process tree first."""
-        if self._end_thread is None:
-            self._end_tree()
-        for pipe in (self._process.stdin, self._stdout.pipe, self._stderr.pipe):
-            if pipe:
-                pipe.close()
-        if self._handle is not None:
-            os.close(self._handle)
-        # Reap the process, after which its id may be reused; its threads may still be exiting.
+        """Close the pipes, and reap the process, after which its id may be reused; its threads may still be exiting."""
+        for pipe in (self.process.stdout, self.process.stderr):
+            cast("IO[bytes]", pipe).close()
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(KILL_TIMEOUT_S)
+            self.process.wait(KILL_TIMEOUT_S)
 
 
 MAX_LOG_BYTES = 20_000_000
@@ -470,28 +428,25 @@ class LogFile:
         pending = self._pending.get(stream, b"") + chunk
         cut = _writable_length(pending)
         self._pending[stream] = pending[cut:]
-        self._write_redacted(pending[:cut])
+        self._write(pending[:cut])
 
     def finish(self, ran: CompletedProgram) -> None:
         """Write the rest, and if the log is full, how many bytes were left out and how the streams end."""
         for pending in self._pending.values():
-            self._write_redacted(pending)
+            self._write(pending)
         if left_out := ran.stdout.size + ran.stderr.size - self._size:
             note = f"\n… {left_out:,} bytes left out, as a log holds {MAX_LOG_BYTES:,}. How the streams end …"
-            self._write("\n".join((note, ran.stdout.end_text(LOG_END_BYTES), ran.stderr.end_text(LOG_END_BYTES))))
+            ends = (ran.stdout.end_text(LOG_END_BYTES), ran.stderr.end_text(LOG_END_BYTES))
+            self._write("\n".join((note, *ends)).encode())
 
     def close(self) -> None:
         """Close the file."""
         os.close(self._file)
 
-    def _write_redacted(self, text: bytes) -> None:
-        """Count output, redact it, and write it."""
+    def _write(self, text: bytes) -> None:
+        """Count output, redact it, and write it; a full disk must not end the program."""
         self._size += len(text)
-        self._write(self._scrub(text.decode("utf-8", "replace")))
-
-    def _write(self, text: str) -> None:
-        """Write a text; a full disk must not end the program."""
-        rest = text.encode()
+        rest = self._scrub(text.decode("utf-8", "replace")).encode()
         with suppress(OSError):
             while rest:
                 rest = rest[os.write(self._file, rest) :]
@@ -511,10 +466,7 @@ def _writable_length(pending: bytes) -> int:
     return edge.end() if edge else len(pending)
 
 
-__all__ = ["COOKIE", "KEEP", "CapturedOutput", "CompletedProgram", "Program", "run"]
 COOKIE = "PREFECT_DISPATCH_COOKIE"
-
-
 """The environment variable that marks the processes of one program."""
 
 
@@ -536,53 +488,48 @@ async def run(program: Program, *, log: Path) -> CompletedProgram:
         ExecutorError: If it can't be started; see `start_program`.
         OSError: If the log can't be written.
     """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[CompletedProgram] = loop.create_future()
-    stop = StopSignal()
-
-    def settle(outcome: CompletedProgram | BaseException) -> None:
-        if isinstance(outcome, CompletedProgram):
-            done.set_result(outcome)
-        else:
-            done.set_exception(outcome)
+    done, stop = Future[CompletedProgram](), Event()
 
     def work() -> None:
-        outcome: CompletedProgram | BaseException
         try:
-            outcome = _run(program, log, stop)
+            done.set_result(_run(program, log, stop))
         except BaseException as error:  # noqa: BLE001 -- raised where it is waited for
-            outcome = error
-        with suppress(RuntimeError):  # the loop is closed, so nothing waits for the result
-            loop.call_soon_threadsafe(settle, outcome)
+            done.set_exception(error)
 
     Thread(target=work, name="prefect-dispatch-program", daemon=True).start()
     try:
-        return await asyncio.shield(done)
-    except asyncio.CancelledError:
-        stop.request_stop()
-        await _wait_until_done(done)
-        raise
+        return await wait_shielded(asyncio.wrap_future(done), stop.set)
     finally:
-        stop.request_stop()
+        stop.set()
 
 
-async def _wait_until_done(done: asyncio.Future[CompletedProgram]) -> None:
-    """Wait until a program that is being ended is gone, even if this is cancelled again."""
-    with anyio.CancelScope(shield=True):
-        while not done.done():
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([done])
-    done.exception()  # mark it as retrieved, else asyncio logs it
+async def wait_shielded(task: asyncio.Future[_T], on_cancel: Callable[[], object] = lambda: None) -> _T:
+    """Return the result of a task that a cancellation must not leave running.
+
+    Args:
+        task: The task.
+        on_cancel: Called at the first cancellation, to have the task end soon; its end is waited for, even if this is
+            cancelled again.
+    """
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        on_cancel()
+        with anyio.CancelScope(shield=True):
+            while not task.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # mark it as retrieved, else asyncio logs it
+        raise
 
 
-def _run(program: Program, log: Path, stop: StopSignal) -> CompletedProgram:
+def _run(program: Program, log: Path, stop: Event) -> CompletedProgram:
     """Run a program; blocks, so it is called in a thread of its own."""
-    cookie = Mark(COOKIE, uuid4().hex)
-    with closing(stop), selectors.DefaultSelector() as selector:
-        guard = get_watchdog()
-        with closing(LogFile(log)) as log_file:
-            process = start_program(program, dict((cookie, guard.mark)))
-            with guard.watch(process.pid):
-                ran = ProcessSupervisor(process, program, cookie, log_file, stop, selector).run()
-            log_file.finish(ran)
+    cookie, watchdog = Mark(COOKIE, uuid4().hex), get_watchdog()
+    with closing(LogFile(log)) as log_file:
+        process = start_program(program, dict((cookie, watchdog.mark)))
+        with watchdog.watch(process.pid):
+            ran = ProcessSupervisor(process, program, cookie, log_file, stop).run()
+        log_file.finish(ran)
     return ran

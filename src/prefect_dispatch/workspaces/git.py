@@ -13,100 +13,48 @@ import os
 import re
 import shutil
 import subprocess
-from contextlib import contextmanager
+import time
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from threading import Lock
+from threading import Event
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import JobError, TransientError
-from prefect_dispatch.processes.leases import CEILINGS
+from prefect_dispatch.processes.state_folder import CEILINGS
 from prefect_dispatch.security.redaction import redact
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
 
-class CancellationScope:
-    """Cancellation scope for git processes, which any thread may start; thread-safe."""
-
-    def __init__(self) -> None:
-        """Create a scope without processes."""
-        self._lock = Lock()
-        self._processes: set[subprocess.Popen[bytes]] = set()
-        self._is_cancelled = False
-
-    def cancel(self) -> None:
-        """Kill all processes of the scope, and any that are added later."""
-        with self._lock:
-            self._is_cancelled = True
-            for process in self._processes:
-                process.kill()
-
-    @contextmanager
-    def attach(self, process: subprocess.Popen[bytes]) -> Generator[None, None, None]:
-        """Add a process to the scope until the end of this context."""
-        with self._lock:
-            self._processes.add(process)
-            if self._is_cancelled:
-                process.kill()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._processes.discard(process)
-
-
-_scope: ContextVar[CancellationScope | None] = ContextVar("prefect-dispatch-git-scope", default=None)
-
-
-"""The current scope; `asyncio.to_thread` copies it to its threads."""
+POLL_S = 0.1
+"""Seconds between two checks whether a running command was cancelled."""
+_cancelled: ContextVar[Event | None] = ContextVar("prefect-dispatch-git-cancelled", default=None)
+"""The event of the current cancellation scope; `asyncio.to_thread` copies it to its threads."""
 
 
 @contextmanager
-def cancellation_scope() -> Generator[None, None, None]:
-    """Open a cancellation scope for each git command that is run inside, also in threads that are started inside."""
-    token = _scope.set(CancellationScope())
+def cancellation_scope() -> Generator[Event, None, None]:
+    """Yield an event that ends each git command that is run inside, also in threads that are started inside."""
+    token = _cancelled.set(cancelled := Event())
     try:
-        yield
+        yield cancelled
     finally:
-        _scope.reset(token)
-
-
-@contextmanager
-def attach_process(process: subprocess.Popen[bytes]) -> Generator[None, None, None]:
-    """Add a process to the current cancellation scope, if there is one."""
-    scope = _scope.get()
-    if scope is None:
-        yield
-        return
-    with scope.attach(process):
-        yield
-
-
-def cancel_git() -> None:
-    """Cancel the current scope, if there is one: its git processes are killed."""
-    if scope := _scope.get():
-        scope.cancel()
+        _cancelled.reset(token)
 
 
 OLDEST = (2, 38)
-
-
 """The oldest version of git that has all features in use."""
 
 
 LIMIT_S = 600.0
-
-
 """Default time limit of one call in seconds."""
 
 
 _QUOTED = 2_000
-
-
 """Characters of the end of git's error output that an error quotes."""
 
 
@@ -135,8 +83,6 @@ _SETTINGS = {
     "submodule.recurse": "false",
     "tag.gpgSign": "false",
 }
-
-
 """Settings that override those of a repository."""
 
 
@@ -159,9 +105,9 @@ _ENVIRONMENT = {
 }
 
 
+_OTHERS_SETTING = re.compile(r"GIT_(?!CONFIG_)")
+"""Variables of git, except those that name settings."""
 _SHOWING, _PLAIN = frozenset({"diff", "log", "show"}), ("--no-ext-diff", "--no-textconv")
-
-
 """Options for commands that would otherwise run the repository's own programs to show differences."""
 
 
@@ -248,7 +194,7 @@ class Git:
         """
         command = [find_git(), args[0], *(_PLAIN if args[0] in _SHOWING else ()), *args[1:]]
         try:
-            exit_code, out, err = self._execute(command, stdin, _environment({**self.env, **(env or {})}))
+            out, err, exit_code = self._execute(command, stdin, _environment({**self.env, **(env or {})}))
         except subprocess.TimeoutExpired:
             raise GitError(f"git {args[0]} took more than {self.limit_s:g} s in {str(self.repo)!r}.") from None
         except OSError as error:
@@ -258,26 +204,26 @@ class Git:
         message = redact(err[-_QUOTED:].decode("utf-8", "replace").strip())
         raise GitError(f"git {args[0]} failed ({exit_code}): {message}", exit=exit_code, stderr=message)
 
-    def _execute(self, command: list[str], stdin: bytes, env: dict[str, str]) -> tuple[int, bytes, bytes]:
-        """Run a command within the current cancellation scope; return exit code, output and error output."""
-        with (
-            subprocess.Popen(  # noqa: S603 -- no shell, and the arguments are ours
-                command,
-                cwd=self.repo,
-                env=env,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C must not end a git that cleans up
-            ) as process,
-            attach_process(process),
-        ):
+    def _execute(self, command: list[str], stdin: bytes, env: dict[str, str]) -> tuple[bytes, bytes, int]:
+        """Run a command within the current cancellation scope; return output, error output and exit code."""
+        cancelled, deadline = _cancelled.get() or Event(), time.monotonic() + self.limit_s
+        with subprocess.Popen(  # noqa: S603 -- no shell, and the arguments are ours
+            command,
+            cwd=self.repo,
+            env=env,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C must not end a git that cleans up
+        ) as process:
             try:
-                out, err = process.communicate(stdin, self.limit_s)
-            except BaseException:
-                process.kill()
-                raise
-        return process.returncode, out, err
+                while not cancelled.is_set() and time.monotonic() < deadline:
+                    with suppress(subprocess.TimeoutExpired):
+                        return (*process.communicate(stdin, POLL_S), process.returncode)
+                    stdin = b""  # the first call keeps it, and sends it to its end
+            finally:
+                process.kill()  # does nothing if it has ended
+        raise subprocess.TimeoutExpired(command, self.limit_s)
 
 
 def find_git() -> str:
@@ -335,27 +281,22 @@ def _safe_directories(git_path: str, _where: tuple[str, ...]) -> tuple[str, ...]
 
 def _run_outside(git_path: str, *args: str) -> str:
     """Run git outside of any repository, with the settings of user and system, and return its output."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    plain |= {name: value for name, value in os.environ.items() if name.startswith("GIT_CONFIG_")}
+    own = {name: os.environ[name] for name in os.environ if _OTHERS_SETTING.match(name) is None}
     done = subprocess.run(  # noqa: S603 -- as above
-        [git_path, *args], cwd="/", env={**plain, "LC_ALL": "C"}, capture_output=True, check=False, timeout=LIMIT_S
+        [git_path, *args], cwd="/", env={**own, "LC_ALL": "C"}, capture_output=True, check=False, timeout=LIMIT_S
     )
     return done.stdout.decode("utf-8", "surrogateescape")
 
 
 NAME, MAIL = "prefect-dispatch", "prefect-dispatch@localhost"
-
-
 """Name and e-mail address of the committer."""
 
 
 _NO_CONVERSION = b"* -text !eol -filter -ident !working-tree-encoding\n"
-
-
 """Attributes that override all others: the content of a file equals that in the repository, byte for byte."""
 
 
-_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
+_ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
 
 
 @dataclass(frozen=True)
@@ -436,7 +377,7 @@ def _quote_path(path: str) -> str:
     """Quote a path for an alternates file if necessary; a path may contain any character."""
     if not path.startswith(('"', "#")) and "\n" not in path:
         return path
-    return '"' + "".join(_ESCAPES.get(character, character) for character in path) + '"'
+    return f'"{path.translate(_ESCAPES)}"'
 
 
 def _write_file(path: Path, content: bytes) -> None:

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import tempfile
-from contextlib import contextmanager
-from functools import cache
+from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -25,84 +24,14 @@ from prefect_dispatch.security.redaction import redactor, secret_detector
 from prefect_dispatch.workspaces.git import MAIL, NAME, Git, GitError, create_with_alternates, with_work_tree
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Container, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Container, Generator, Iterable, Iterator, Mapping, Sequence
 
     from prefect_dispatch.workspaces.git import ObjectStore
 
 
-_FILES = (stat.S_IFREG, stat.S_IFLNK)
 _READ_BY_GIT = frozenset({b".gitattributes", b".gitignore", b".gitmodules"})
-
-
-class FolderView:
-    """File system view of a folder that never follows links; paths in it are bytes, with `/` between names."""
-
-    def __init__(self, folder: bytes) -> None:
-        """Create a view of a folder.
-
-        Args:
-            folder: Its path, which must not contain a link.
-        """
-        self._folder = folder
-        self._is_real = cache(_is_real)
-
-    def stat_file(self, path: bytes) -> os.stat_result | None:
-        """Return the status of a plain file or a link; None if there is neither, or only behind another link."""
-        full = os.path.join(self._folder, path)  # noqa: PTH118 -- a `Path` has no bytes
-        try:
-            status = os.lstat(full)
-        except OSError:
-            return None
-        real = self._is_real(os.path.dirname(full))  # noqa: PTH120 -- the same
-        return status if real and stat.S_IFMT(status.st_mode) in _FILES else None
-
-    def submodule_has_content(self, path: bytes) -> bool | None:
-        """Return whether the folder of a submodule has any content; None if it is not a folder."""
-        full = os.path.join(self._folder, path)  # noqa: PTH118 -- the same
-        try:
-            return bool(os.listdir(full)) if stat.S_ISDIR(os.lstat(full).st_mode) else None  # noqa: PTH208 -- the same
-        except FileNotFoundError:
-            return False
-
-    def walk(self, path: bytes = b"") -> Iterator[tuple[bytes, os.DirEntry[bytes] | None]]:
-        """Walk a folder: yield the path and entry of each non-folder below it, and None for an unreadable folder.
-
-        Entries named `.git`, and all below them, are skipped.
-        """
-        pending = [path]
-        while pending:
-            folder = pending.pop()
-            try:
-                with os.scandir(os.path.join(self._folder, folder)) as found:  # noqa: PTH118 -- the same
-                    entries = [entry for entry in found if entry.name != b".git"]
-            except OSError:
-                yield folder, None
-                continue
-            for entry in entries:
-                at = os.path.join(folder, entry.name)  # noqa: PTH118 -- the same
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(at)
-                else:
-                    yield at, entry
-
-    def find_obstacles(self) -> tuple[list[bytes], list[bytes]]:
-        """Return special files on which git would block for ever (such as a pipe), and folders that can't be read."""
-        pipes, unreadable = list[bytes](), list[bytes]()
-        for path, entry in self.walk():
-            if entry is None:
-                unreadable.append(path)
-            elif entry.name in _READ_BY_GIT and not (entry.is_file(follow_symlinks=False) or entry.is_symlink()):
-                pipes.append(path)
-        return pipes, unreadable
-
-
-def _is_real(folder: bytes) -> bool:
-    return os.path.realpath(folder) == folder
-
-
+"""Names of files that git reads itself; at a named pipe in place of one it would wait for ever."""
 SUBMODULE = "160000"
-
-
 """The mode of a submodule, which is a commit of another repository."""
 MAX_NAMED_PATHS = 10
 """Most paths that a message names."""
@@ -135,12 +64,12 @@ class Difference(NamedTuple):
 
 def diff_trees(git: Git, one: str, other: str) -> list[Difference]:
     """Return the differences between two trees, or the trees of two commits, in the order of the paths."""
-    return [*_parse_raw_diff(git.output_bytes("diff-tree", *_RAW, "--no-commit-id", one, other))]
+    return [*_iter_differences(git, "diff-tree", one, other)]
 
 
 def diff_index(git: Git, base: str) -> list[Difference]:
     """Return the differences between a tree and the index of a repository, in the order of the paths."""
-    return [*_parse_raw_diff(git.output_bytes("diff-index", "--cached", *_RAW, base))]
+    return [*_iter_differences(git, "diff-index", "--cached", base)]
 
 
 def to_changed_files(differences: Sequence[Difference]) -> tuple[ChangedFile, ...]:
@@ -188,21 +117,20 @@ def summarize_paths(paths: Iterable[bytes | str]) -> str:
     )
 
 
-def _parse_raw_diff(raw: bytes) -> Iterator[Difference]:
-    """Parse the output of `git diff-tree --raw -z`."""
-    parts = iter(raw.split(b"\0"))
-    for head in parts:
-        if head:
-            before, after, one, other, kind = head[1:].decode().split(" ")
-            yield Difference(next(parts), Entry(before, one), Entry(after, other), kind)
+def _iter_differences(git: Git, *command: str) -> Iterator[Difference]:
+    """Yield the differences that a command of git prints."""
+    parts = iter(git.output_bytes(*command, *_RAW).split(b"\0"))
+    for head in filter(None, parts):
+        before, after, one, other, kind = head[1:].decode().split(" ")
+        yield Difference(next(parts), Entry(before, one), Entry(after, other), kind)
 
 
 _SECTION = re.compile(rb"^(?=diff --git )", re.MULTILINE)
 _BINARY = re.compile(rb"^index [0-9a-f]+\.\.([0-9a-f]+)[^\n]*\nGIT binary patch$", re.MULTILINE)
 _ADDED, _REMOVED = re.compile(rb"^\+(.*)$", re.MULTILINE), re.compile(rb"^-(.*)$", re.MULTILINE)
 _PRINTABLE = re.compile(rb"[\t -~]{6,}")
-_AT_ONCE = 200_000
-"""Characters that are searched for secrets at a time."""
+_LINES_AT_ONCE = 2_000
+"""Lines that are searched for secrets at a time, as one search of a long text is slow."""
 _QUOTED = 120
 
 
@@ -251,40 +179,23 @@ def require_no_secrets(git: Git, files: Sequence[ChangedFile], patch: bytes) -> 
     # A change of type has two sections in the patch: one removes the old entry, the next adds the new one.
     paths = [each.path for each in files for _ in range(1 + (each.change == "typechange"))]
     for path, section in zip(paths, _SECTION.split(patch)[1:], strict=True):
-        for text in _join_chunks(_iter_added_text(git, section, removed)):
-            if contains_secret(text):
-                raise _secret_error(path, _locate_secret(text))
+        lines = _added_text(git, section, removed)
+        for start in range(0, len(lines), _LINES_AT_ONCE):
+            part = lines[start : start + _LINES_AT_ONCE]
+            if contains_secret("\n".join(part)):
+                line = strip_control_chars(next(filter(contains_secret, part), "")).strip()
+                where = f"the line {redactor()(line)[:_QUOTED]!r}" if line else "some lines of it"
+                raise _secret_error(path, where)
 
 
-def _iter_added_text(git: Git, section: bytes, removed: Container[bytes]) -> Iterator[str]:
-    """Yield the lines added to one file; of a binary file, its runs of printable characters."""
+def _added_text(git: Git, section: bytes, removed: Container[bytes]) -> list[str]:
+    """Return the lines added to one file; of a binary file, its runs of printable characters."""
     if binary := _BINARY.search(section):
-        content = git.output_bytes("cat-file", "blob", binary[1].decode()) if binary[1].strip(b"0") else b""
-        yield from (run.decode() for run in _PRINTABLE.findall(content))
+        blob = binary[1].decode()
+        added = _PRINTABLE.findall(git.output_bytes("cat-file", "blob", blob)) if blob.strip("0") else []
     else:
-        added = (line for line in _ADDED.findall(section) if line.strip() not in removed)
-        yield from (line.decode("utf-8", "replace") for line in added)
-
-
-def _join_chunks(lines: Iterable[str]) -> Iterator[str]:
-    """Yield lines joined to chunks of about `_AT_ONCE` characters, as one search of a long text is slow."""
-    chunk, size = list[str](), 0
-    for line in lines:
-        chunk.append(line)
-        size += len(line)
-        if size > _AT_ONCE:
-            yield "\n".join(chunk)
-            chunk, size = [], 0
-    yield "\n".join(chunk)
-
-
-def _locate_secret(text: str) -> str:
-    """Return where in a text the secret is, as part of a message without the secret."""
-    clean, contains_secret = redactor(), secret_detector()
-    for line in text.split("\n"):
-        if contains_secret(line):
-            return f"the line {clean(strip_control_chars(line).strip())[:_QUOTED]!r}"
-    return "some lines of it"
+        added = [line for line in _ADDED.findall(section) if line.strip() not in removed]
+    return [each.decode("utf-8", "replace") for each in added]
 
 
 def _secret_error(path: str, where: str) -> RejectedError:
@@ -311,7 +222,7 @@ class WorkspaceState(NamedTuple):
     differences: frozenset[Difference] = frozenset()
     """The differences between base and workspace."""
     modules: frozenset[bytes] = frozenset()
-    """Submodules whose folders had content."""
+    """Submodules whose folders had content, or were replaced."""
 
 
 UNCHANGED_STATE = WorkspaceState()
@@ -340,23 +251,24 @@ class WorkspaceSnapshot:
         """
         self._base, self._own = base, own
         self._git = with_work_tree(create_with_alternates(objects, own, checkout=False), files)
-        self._folder_view = FolderView(os.fsencode(files))
-        self._modules: dict[bytes, bool | None] = {}
+        self._folder = os.fsencode(files)
+        self._modules: dict[bytes, bool] = {}
         try:
             if not files.is_dir() or os.path.realpath(files) != str(files):
                 raise _capture_error(f"its folder {str(files)!r} is gone, or has become a link")
-            self._require_readable()
             self._git.output("read-tree", base)
             self._stage(_plain_paths(writes))
         except GitError as error:
-            raise _capture_error(self._missing_base_message() or error.stderr or str(error)) from None
+            lacks_base = Git(own).run("cat-file", "-e", base)[0] != 0
+            gone = f"its base {base[:12]} is gone: the repository was moved, or pruned of what no branch has"
+            raise _capture_error(gone if lacks_base else error.stderr or str(error)) from None
 
     @property
     def state(self) -> WorkspaceState:
         """Differences between the base and the captured files."""
         return WorkspaceState(
             frozenset(diff_index(self._git, self._base)),
-            frozenset(path for path, full in self._modules.items() if full),
+            frozenset(path for path, is_filled in self._modules.items() if is_filled),
         )
 
     def capture_change(self, writes: Sequence[str], before: WorkspaceState) -> Change:
@@ -371,9 +283,7 @@ class WorkspaceSnapshot:
             BriefError: If a glob is invalid.
         """
         # 1. Submodules can't be captured: their folders must have content only where they had before.
-        if found := [
-            path for path, full in self._modules.items() if full is None or (full and path not in before.modules)
-        ]:
+        if found := sorted(self.state.modules - before.modules):
             raise RejectedError(
                 f"{summarize_paths(found)}: what is changed in a submodule can't be collected.", kind="submodule"
             )
@@ -390,12 +300,6 @@ class WorkspaceSnapshot:
         require_no_secrets(self._git, files, patch)
         return Change(base=self._base, tree=tree, patch=encode_patch(patch), files=files)
 
-    def _missing_base_message(self) -> str:
-        """Return a message if the base commit no longer exists, else an empty text."""
-        if not Git(self._own).run("cat-file", "-e", self._base)[0]:
-            return ""
-        return f"its base {self._base[:12]} is gone: the repository was moved, or pruned of what no branch has"
-
     def _patch(self, tree: str) -> bytes:
         """Return the binary patch from the base to a tree.
 
@@ -408,14 +312,6 @@ class WorkspaceSnapshot:
             raise _size_error(f"a patch of {size:,} bytes, and {LARGEST_PATCH:,} can be kept")
         return file.read_bytes()
 
-    def _require_readable(self) -> None:
-        """Check that git can read all files: no special file that blocks it, no unreadable folder but ignored ones."""
-        pipes, unreadable = self._folder_view.find_obstacles()
-        if pipes:
-            raise _capture_error(f"{summarize_paths(pipes)} should be a file")
-        if not_ignored := {*unreadable} - self._filter_ignored(unreadable):
-            raise _capture_error(f"the folder {summarize_paths(sorted(not_ignored))} can't be read")
-
     def _stage(self, plain: Iterable[bytes]) -> None:
         """Update the index, which has the base, to the files in the folder.
 
@@ -425,28 +321,53 @@ class WorkspaceSnapshot:
         # 1. Tracked files that are gone leave the index; submodules stay as they are in the base.
         tracked = dict(self._iter_index())
         self._modules = {
-            path: self._folder_view.submodule_has_content(path)
+            path: _is_filled(os.path.join(self._folder, path))  # noqa: PTH118 -- a `Path` has no bytes
             for path, entry in tracked.items()
             if entry.mode == SUBMODULE
         }
-        files = tracked.keys() - self._modules.keys()
-        gone = {path for path in files if not self._folder_view.stat_file(path)}
+        sizes = self._find_files()
+        gone = tracked.keys() - self._modules.keys() - sizes.keys()
         self._update_index((path, Entry("0", tracked[path].object)) for path in gone)
-        # 2. New files are added: untracked ones, those of nested repositories (which git lists as a folder), and the
-        #    explicitly named ones.
-        others = {*self._git.output_bytes("ls-files", "-z", "--others", "--exclude-standard").split(b"\0")} - {b""}
-        inside = {path for folder in others if folder.endswith(b"/") for path, _ in self._folder_view.walk(folder)}
-        more = {
-            path
-            for path in {*others, *(inside - self._filter_ignored(inside)), *plain}
-            if self._folder_view.stat_file(path)
-        }
-        found = sorted((files - gone) | more)
-        self._require_small(found, tracked)
-        self._git.output("update-index", "--add", "--remove", "-z", "--stdin", stdin=_nul_lines(found))
+        # 2. New files are added, also those of nested repositories: those that aren't ignored, or explicitly named.
+        new = sizes.keys() - tracked.keys()
+        staged = sorted(sizes.keys() - (self._filter_ignored(new) - {*plain}))
+        for path in staged:
+            self._require_small(path, sizes[path], tracked)
+        self._git.output("update-index", "--add", "--remove", "-z", "--stdin", stdin=_nul_lines(staged))
         # 3. git silently skips names that it forbids, such as `.git` in another case.
-        if refused := {*found} - {path for path, _ in self._iter_index()}:
+        if refused := {*staged} - {path for path, _ in self._iter_index()}:
             raise _capture_error(f"git takes no files that are called {summarize_paths(sorted(refused))}")
+
+    def _find_files(self) -> dict[bytes, int]:
+        """Return the sizes of all plain files and links in the folder, by path; submodules and `.git` are left out.
+
+        Raises:
+            RejectedError: If git can't read them all: there is a special file that blocks it, or a folder that can't
+                be read and isn't ignored.
+        """
+        sizes, pipes, unreadable = dict[bytes, int](), list[bytes](), list[bytes]()
+        pending = [b""]
+        while pending:
+            folder = pending.pop()
+            try:
+                with os.scandir(os.path.join(self._folder, folder)) as found:  # noqa: PTH118 -- the same
+                    entries = [entry for entry in found if entry.name != b".git"]
+            except OSError:
+                unreadable.append(folder)
+                continue
+            for entry in entries:
+                path = os.path.join(folder, entry.name)  # noqa: PTH118 -- the same
+                if entry.is_symlink() or entry.is_file(follow_symlinks=False):
+                    sizes[path] = entry.stat(follow_symlinks=False).st_size
+                elif entry.is_dir(follow_symlinks=False):
+                    pending += [path] if path not in self._modules else []
+                elif entry.name in _READ_BY_GIT:
+                    pipes.append(path)
+        if pipes:
+            raise _capture_error(f"{summarize_paths(pipes)} should be a file")
+        if not_ignored := {*unreadable} - self._filter_ignored(unreadable):
+            raise _capture_error(f"the folder {summarize_paths(sorted(not_ignored))} can't be read")
+        return sizes
 
     def _iter_index(self) -> Iterator[tuple[bytes, Entry]]:
         """Yield the paths and entries of the index."""
@@ -471,16 +392,20 @@ class WorkspaceSnapshot:
         if lines := _nul_lines(f"{mode} {name}\t".encode() + path for path, (mode, name) in entries):
             self._git.output("update-index", "-z", "--index-info", stdin=lines)
 
-    def _require_small(self, paths: Iterable[bytes], tracked: dict[bytes, Entry]) -> None:
-        """Check that no file exceeds `LARGEST_FILE`; a file of the same size as in the base may."""
-        for path in paths:
-            found = self._folder_view.stat_file(path)
-            if found and found.st_size > LARGEST_FILE:
-                base_size = path in tracked and int(self._git.output("cat-file", "-s", tracked[path].object))
-                if base_size != found.st_size:
-                    raise _size_error(
-                        f"{summarize_paths([path])} has {found.st_size:,} bytes, and {LARGEST_FILE:,} can be collected"
-                    )
+    def _require_small(self, path: bytes, size: int, tracked: Mapping[bytes, Entry]) -> None:
+        """Check that a file doesn't exceed `LARGEST_FILE`; one of the same size as in the base may."""
+        if size <= LARGEST_FILE:
+            return
+        if path not in tracked or int(self._git.output("cat-file", "-s", tracked[path].object)) != size:
+            raise _size_error(f"{summarize_paths([path])} has {size:,} bytes, and {LARGEST_FILE:,} can be collected")
+
+
+def _is_filled(folder: bytes) -> bool:
+    """Return whether the folder of a submodule has any content, or is none."""
+    try:
+        return os.path.islink(folder) or bool(os.listdir(folder))  # noqa: PTH114, PTH208 -- the same
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
 
 
 def _plain_paths(writes: Iterable[str]) -> Iterator[bytes]:
@@ -587,23 +512,22 @@ def write_change(change: Change, git: Git, files: Path) -> None:
     Raises:
         RejectedError: If the change is invalid; see `apply_to_index`.
     """
-    standing = FolderView(os.fsencode(files))
     with apply_to_index(git, change) as index:
         # 1. Remove the deleted files first, as a new file may have the path of a folder that becomes empty.
         differences = diff_trees(git, change.base, change.tree)
         for each in differences:
-            if each.kind == "D" and standing.stat_file(each.path):
+            if each.kind == "D":
                 _remove_file(files, each.path)
         # 2. Write the added and modified files.
-        written_paths = b"".join(each.path + b"\0" for each in differences if each.kind != "D")
+        written_paths = _nul_lines(each.path for each in differences if each.kind != "D")
         with_work_tree(git, files, index).output("checkout-index", "--force", "-z", "--stdin", stdin=written_paths)
 
 
 def _remove_file(files: Path, path: bytes) -> None:
-    """Remove a file, and the parent folders that become empty."""
+    """Remove a file unless it is behind a link, and the parent folders that become empty."""
     file = files / os.fsdecode(path)
-    file.unlink()
-    folder = file.parent
-    while folder != files and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
+    if os.path.realpath(file.parent) == str(file.parent):
+        with suppress(OSError):  # there is no such file, or its folder isn't empty
+            file.unlink()
+            for folder in takewhile(lambda parent: parent != files, file.parents):
+                folder.rmdir()

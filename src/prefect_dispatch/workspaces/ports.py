@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.errors import TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator
 
 SLOT = 10
 """Ports per slot; a block starts at a multiple of it."""
@@ -62,64 +62,35 @@ def reserve_ports(size: int) -> Generator[tuple[int, ...], None, None]:
         ...     len(ports), ports[1] - ports[0]
         (2, 1)
     """
-    with ExitStack() as locks:
-        yield _lock_slots(size, locks) if size else ()
-
-
-def _lock_slots(size: int, locks: ExitStack) -> tuple[int, ...]:
-    """Lock slots in a row for a number of ports, starting at a random one, and return the ports.
-
-    Args:
-        size: Number of ports.
-        locks: Gets the locks, and releases them when it is closed.
-
-    Raises:
-        TransientError: If there is no such range.
-    """
     slots = -(-size // SLOT)  # rounded up
     # In random order, so that workspaces which start at the same time seldom try the same slots.
     starts = range(SLOTS - slots + 1)
     for first in random.sample(starts, len(starts)):
-        with ExitStack() as holding:
-            ports = tuple(range(FIRST + first * SLOT, FIRST + first * SLOT + size))
-            if all(_lock_slot(FIRST_HOLDER + slot, holding) for slot in range(first, first + slots)) and _are_free(
-                ports
-            ):
-                # Keep the locks; those of a failed try are released at the end of `with`.
-                locks.push(holding.pop_all())
-                return ports
+        ports = tuple(range(FIRST + first * SLOT, FIRST + first * SLOT + size))
+        with ExitStack() as locks:
+            holders = (locks.enter_context(socket.socket()) for _ in range(slots))
+            is_locked = all(_can_bind(holder, _HOST, FIRST_HOLDER + first + n) for n, holder in enumerate(holders))
+            if is_locked and all(_is_free(family, port) for port in ports for family in FAMILIES):
+                yield ports
+                return
     raise TransientError(
         f"No {size} ports in a row are free between {FIRST} and {FIRST + SLOT * SLOTS - 1}.", kind="ports"
     )
 
 
-def _lock_slot(number: int, holding: ExitStack) -> bool:
-    """Try to lock a slot; return whether that succeeded.
-
-    Args:
-        number: The port of the slot's socket.
-        holding: Gets the socket, and closes it when it is closed itself.
-    """
-    holder = holding.enter_context(socket.socket())
-    try:
-        holder.bind((_HOST, number))
-    except OSError:
-        return False
-    return True
-
-
-def _are_free(ports: Sequence[int]) -> bool:
-    """Return whether no process listens on any of some ports, by any protocol."""
-    return all(_is_free(family, port) for port in ports for family in FAMILIES)
-
-
 def _is_free(family: socket.AddressFamily, port: int) -> bool:
+    """Return whether no process listens on a port, by the protocols of an address family."""
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free
         if family == socket.AF_INET6:
             probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
+        return _can_bind(probe, "", port)
+
+
+def _can_bind(holder: socket.socket, host: str, port: int) -> bool:
+    """Bind a socket to a port; return whether that succeeded."""
+    try:
+        holder.bind((host, port))
+    except OSError:
+        return False
     return True

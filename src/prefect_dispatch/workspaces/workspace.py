@@ -13,28 +13,26 @@ import re
 import shlex
 import shutil
 import tempfile
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec, TypeVar
 
-import anyio
 from pydantic import Field, StringConstraints, field_validator
 
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.brief import Command
 from prefect_dispatch.models.outcome import Usage
-from prefect_dispatch.processes.environment import build_environment
-from prefect_dispatch.processes.leases import Lease, lease, state_folder
-from prefect_dispatch.processes.runner import Program, run
+from prefect_dispatch.processes.runner import Program, run, wait_shielded
+from prefect_dispatch.processes.state_folder import Lease, build_environment, lease, state_folder
 from prefect_dispatch.workspaces.git import (
     MAIL,
     NAME,
     Git,
     GitError,
     ObjectStore,
-    cancel_git,
     cancellation_scope,
     create_checkout,
     create_with_alternates,
@@ -195,7 +193,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _log = logging.getLogger("prefect_dispatch")
 _TAIL = 2_000
-"""Characters of a set-up command's output that its error quotes."""
+"""Bytes of the end of each stream of a set-up command that its error quotes."""
 _TRANSIENT = re.compile(
     r"(?i)no space left|quota exceeded|too many open files|cannot allocate|out of memory|temporarily unavailable|"
     r"input/output error|interrupted system call"
@@ -235,7 +233,9 @@ class OpenWorkspace:
             raise RejectedError(
                 f"A change of {change.base[:12]} can't go on in a workspace of {self.base[:12]}.", kind="change"
             )
-        await _to_thread_cancellable(self._apply, change)
+        await self._with_repository(
+            lambda own: write_change(change, create_with_alternates(self.objects, own, checkout=False), self.path)
+        )
 
     async def capture_change(self, writes: Sequence[str]) -> Change:
         """Capture the change of the files against the base, whether or not it was committed.
@@ -248,7 +248,15 @@ class OpenWorkspace:
                 written, or something that can't be captured (`submodule`, `workspace`).
             BriefError: If a glob is invalid.
         """
-        return await _to_thread_cancellable(self._capture_change, writes)
+        return await self._with_repository(
+            lambda own: WorkspaceSnapshot(self.objects, self.base, self.path, own, writes).capture_change(
+                writes, self.setup_state
+            )
+        )
+
+    async def capture_state(self) -> WorkspaceState:
+        """Return the current differences from the base."""
+        return await self._with_repository(lambda own: WorkspaceSnapshot(self.objects, self.base, self.path, own).state)
 
     def keep_after_failure(self) -> str:
         """Keep the workspace after a failure, if that is configured; return a message on it, or an empty text."""
@@ -257,26 +265,17 @@ class OpenWorkspace:
         self.lease.keep()
         return f"The workspace was kept: {self.path}"
 
-    def _apply(self, change: Change) -> None:
-        with self._temporary_repository() as own:
-            write_change(change, create_with_alternates(self.objects, own, checkout=False), self.path)
+    async def _with_repository(self, function: Callable[[Path], _T]) -> _T:
+        """Call a function in a thread with a temporary path for a repository of ours.
 
-    def _capture_change(self, writes: Sequence[str]) -> Change:
-        with self._temporary_repository() as own:
-            return WorkspaceSnapshot(self.objects, self.base, self.path, own, writes).capture_change(
-                writes, self.setup_state
-            )
+        It is outside of what programs in the workspace can know.
+        """
 
-    def capture_state(self) -> WorkspaceState:
-        """Return the current differences from the base."""
-        with self._temporary_repository() as own:
-            return WorkspaceSnapshot(self.objects, self.base, self.path, own).state
+        def call() -> _T:
+            with tempfile.TemporaryDirectory(prefix="git-", dir=self.lease.path) as folder:
+                return function(Path(folder, "git"))
 
-    @contextmanager
-    def _temporary_repository(self) -> Generator[Path, None, None]:
-        """Provide a temporary path for a repository of ours, outside of what programs in the workspace can know."""
-        with tempfile.TemporaryDirectory(prefix="git-", dir=self.lease.path) as folder:
-            yield Path(folder, "git")
+        return await _to_thread_cancellable(call)
 
 
 @asynccontextmanager
@@ -302,18 +301,22 @@ async def open_workspace(workspace: Workspace, *, pass_env: Sequence[str] = ()) 
     try:
         # 1. Lease a folder, reserve ports, check out the base.
         with _without_usage():
-            opened_workspace = await _to_thread_cancellable(_create, stack, workspace, tuple(pass_env))
+            opened_workspace = await _to_thread_cancellable(partial(_create, stack, workspace, pass_env))
         try:
             # 2. Run the set-up command, and record what it wrote, which is no part of the work's change.
             if workspace.setup:
                 with _without_usage():
                     await _set_up(opened_workspace, workspace.setup)
-                    left = await _to_thread_cancellable(opened_workspace.capture_state)
+                    left = await opened_workspace.capture_state()
                     opened_workspace = replace(opened_workspace, setup_state=left)
             yield opened_workspace
         except BaseException as error:
             # 3. After a failure, keep the folder if that is configured.
-            _report_kept(error, opened_workspace.keep_after_failure())
+            if note := opened_workspace.keep_after_failure():
+                if isinstance(error, ExecutorError):
+                    error.add_trace(note)
+                else:
+                    _log.warning("%s", note)
             raise
     finally:
         await to_thread_shielded(stack.close)
@@ -321,24 +324,13 @@ async def open_workspace(workspace: Workspace, *, pass_env: Sequence[str] = ()) 
 
 async def to_thread_shielded(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
     """Run a function in a thread, and return its result; a cancellation waits until the thread has ended."""
-    task = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        cancel_git()
-        with anyio.CancelScope(shield=True):
-            while not task.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # mark it as retrieved, else asyncio logs it
-        raise
+    return await wait_shielded(asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs)))
 
 
-async def _to_thread_cancellable(function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-    """Run a function in a thread, and return its result; a cancellation kills the git commands that it runs."""
-    with cancellation_scope():
-        return await to_thread_shielded(function, *args, **kwargs)
+async def _to_thread_cancellable(function: Callable[[], _T]) -> _T:
+    """Run a function in a thread, and return its result; a cancellation ends the git commands that it runs."""
+    with cancellation_scope() as cancelled:
+        return await wait_shielded(asyncio.ensure_future(asyncio.to_thread(function)), cancelled.set)
 
 
 @contextmanager
@@ -402,15 +394,6 @@ async def _set_up(workspace: OpenWorkspace, command: Command) -> None:
     ran = await run(program, log=workspace.lease.path / "setup.log")
     if ran.exit in command.ok:
         return
-    status = f"exit code {ran.exit}" if ran.signal is None else f"signal {ran.signal}"
-    output = "\n".join(text for text in (ran.stdout.text.strip(), ran.stderr.text.strip()) if text)
-    message = f"The workspace's set-up failed ({status}): {output[-_TAIL:] or 'it printed nothing'}"
+    status, output = ran.describe(_TAIL)
+    message = f"The workspace's set-up failed ({status}): {output or 'it printed nothing'}"
     raise (TransientError if ran.exit in command.retry else RejectedError)(message, kind="setup")
-
-
-def _report_kept(error: BaseException, note: str) -> None:
-    """Report a kept workspace: with the error if it can carry a note, else in the log."""
-    if note and isinstance(error, ExecutorError):
-        error.add_trace(note)
-    elif note:
-        _log.warning("%s", note)

@@ -48,7 +48,6 @@ def started(adapter: Adapter, params: Mapping[str, Any] | None = None, **more: A
         "schema": None,
         "home": HOME,
         "workspace": WORK,
-        "answer": HOME / "answer.txt",
         "params": adapter.params_model.model_validate(params or {}),
         "key": KEY,
     }

@@ -18,8 +18,8 @@ from prefect_dispatch.errors import (
 )
 from prefect_dispatch.executors.coding import session, verdict
 from prefect_dispatch.executors.coding.adapter import Tokens
-from prefect_dispatch.executors.coding.coding_agent import UNCHANGED, CodingAgent
-from prefect_dispatch.executors.coding.session import estimate_cost
+from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+from prefect_dispatch.executors.coding.session import UNCHANGED, estimate_cost
 from prefect_dispatch.models.brief import Command
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Usage

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from prefect_dispatch.errors import BusyError, ExecutorError, RejectedError, TerminalError, TransientError
-from prefect_dispatch.executors.coding.coding_agent import UNCHANGED
+from prefect_dispatch.executors.coding.session import UNCHANGED
 from tests.executors.coding.agent_server import Request, Turn
 from tests.executors.coding.fake_agents import BRIEF, KEY, asked, failed
 from tests.executors.coding.real_agents import below, ending, every_agent, real_agent

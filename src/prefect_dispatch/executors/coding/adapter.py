@@ -1,4 +1,4 @@
-"""Protocol of an adapter, which starts one coding agent and parses its output, with its data types.
+"""Base class of an adapter, which starts one coding agent and parses its output, with its data types.
 
 Adapters consist of pure functions: they neither start programs nor read or write files.
 """
@@ -6,20 +6,25 @@ Adapters consist of pure functions: they neither start programs nor read or writ
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar, cast
+
+from prefect_dispatch.models.base import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.models.base import Strict
-
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 LONGEST_ARGUMENT = 100_000
 """Most bytes of one command-line argument; Linux allows 131,072."""
+_DIGITS = 9
+"""Most digits of an index in a JSON Pointer."""
 
 
 class Tokens(NamedTuple):
@@ -49,8 +54,6 @@ class LaunchRequest:
     """Its own HOME, accessible to its user only."""
     workspace: Path
     """The folder that it works in."""
-    answer: Path
-    """A file for the answer of an agent that has no other way to return one."""
     params: Any
     """The executor's params, validated by the model that the adapter names in `params_model`."""
     api_base: str = ""
@@ -126,51 +129,55 @@ class AgentReport:
     """Its version, if its output has it."""
 
 
-class Adapter(Protocol):
+class NoParams(Strict):
+    """No params: all settings of such an agent are in its arguments."""
+
+
+class Adapter(ABC):
     """Adapter for one coding agent."""
 
-    @property
-    def name(self) -> str:
-        """Name of the agent in jobs, and of its program."""
-        ...
+    name: str
+    """Name of the agent in jobs, and of its program."""
+    provider: ClassVar[str] = ""
+    """Default provider of its models, as litellm names it; empty if a model must include its provider."""
+    version_arguments: ClassVar[tuple[str, ...]] = ("--version",)
+    """The arguments that make it print its version; empty if the version isn't checked."""
+    tested_versions: ClassVar[tuple[str, str]] = ("", "")
+    """The tested versions: the oldest one, and the first one that is too new."""
+    install: ClassVar[str]
+    """How to install it, as part of a message."""
+    params_model: ClassVar[type[Strict]] = NoParams
+    """The model that validates the executor's `params`."""
+    output_files: tuple[str, ...] = ()
+    """Names of the files in its HOME that are read after a run."""
 
-    @property
-    def provider(self) -> str:
-        """Default provider of its models, as litellm names it; empty if a model must include its provider."""
-        ...
-
-    @property
-    def version_arguments(self) -> tuple[str, ...]:
-        """The arguments that make it print its version; empty if the version isn't checked."""
-        ...
-
-    @property
-    def tested_versions(self) -> tuple[str, str]:
-        """The tested versions: the oldest one, and the first one that is too new."""
-        ...
-
-    @property
-    def install(self) -> str:
-        """How to install it, as part of a message."""
-        ...
-
-    @property
-    def params_model(self) -> type[Strict]:
-        """The model that validates the executor's `params`."""
-        ...
-
-    @property
-    def output_files(self) -> tuple[str, ...]:
-        """Names of the files in its HOME that are read after a run."""
-        ...
-
+    @abstractmethod
     def launch(self, request: LaunchRequest) -> Launch:
         """Return the command, the environment and the files that start it."""
-        ...
 
+    @abstractmethod
     def parse(self, output: AgentOutput) -> AgentReport:
         """Parse its output; never raises, whatever the output is."""
-        ...
+
+
+def drop_empty(entries: Mapping[_Key, _Value]) -> dict[_Key, _Value]:
+    """Return the entries that have a value.
+
+    Example:
+        >>> drop_empty({"a": "1", "b": "", "c": None})
+        {'a': '1'}
+    """
+    return {key: value for key, value in entries.items() if value}
+
+
+def build_options(options: Mapping[str, object]) -> list[str]:
+    """Return command-line options, without those that have no value.
+
+    Example:
+        >>> build_options({"--model": "m", "--effort": None})
+        ['--model', 'm']
+    """
+    return [word for name, value in drop_empty(options).items() for word in (name, str(value))]
 
 
 def iter_json_objects(text: str) -> Iterator[dict[str, Any]]:
@@ -193,16 +200,31 @@ def parse_json(text: str) -> JsonValue:
         return None
 
 
-def value_at(value: object, *path: str) -> Any:  # noqa: ANN401 -- any JSON value
-    """Return the value at a path of keys, or None if there is none; safe for any untrusted value.
+def value_at(value: object, pointer: str) -> Any:  # noqa: ANN401 -- any JSON value
+    """Return the value at a JSON Pointer, or None if there is none; safe for any untrusted value.
 
     Example:
-        >>> value_at({"a": {"b": 1}}, "a", "b"), value_at({"a": [1]}, "a", "b")
+        >>> value_at({"a": [{"b": 1}]}, "/a/0/b"), value_at({"a": [1]}, "/a/b")
         (1, None)
     """
-    for key in path:
-        value = cast("dict[str, object]", value).get(key) if isinstance(value, dict) else None
+    for token in pointer.split("/")[1:]:
+        if isinstance(value, dict):
+            value = cast("dict[str, object]", value).get(token.replace("~1", "/").replace("~0", "~"))
+        else:
+            is_index = token.isdecimal() and len(token) <= _DIGITS
+            value = next(iter(as_list(value)[int(token) :]), None) if is_index else None
     return value
+
+
+def text_at(value: object, pointer: str) -> str:
+    """Return the value at a JSON Pointer as text; empty if there is none."""
+    return str(value_at(value, pointer) or "")
+
+
+def describe_call(tool: object, arguments: object) -> str:
+    """Return a tool call as text: the tool, and its command, file or address."""
+    targets = (text_at(arguments, place) for place in ("/command", "/file_path", "/filePath", "/url"))
+    return f"{tool} {next(filter(None, targets), '')}".strip()
 
 
 def parse_token_count(value: object) -> int:
@@ -213,6 +235,23 @@ def parse_token_count(value: object) -> int:
         (3, 0, 0, 0)
     """
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
+
+def parse_tokens(usage: object, prompt: Iterable[str], completion: Iterable[str], cached: str) -> Tokens:
+    """Return the token counts of a usage, given the JSON Pointers of their parts.
+
+    Example:
+        >>> parse_tokens({"in": 2, "cached": 3, "out": 1}, ("/in", "/cached"), ("/out",), "/cached")
+        Tokens(prompt=5, completion=1, cached=3)
+    """
+    return Tokens(
+        *(sum(parse_token_count(value_at(usage, place)) for place in part) for part in (prompt, completion, (cached,)))
+    )
+
+
+def sum_tokens(counts: Iterable[Tokens]) -> Tokens:
+    """Return the sum of token counts."""
+    return Tokens(*map(sum, zip(Tokens(), *counts, strict=True)))
 
 
 def parse_usd(value: object) -> float | None:
@@ -235,8 +274,3 @@ def as_list(value: object) -> list[Any]:
         ([1], [], [])
     """
     return value if isinstance(value, list) else []  # pyright: ignore[reportUnknownVariableType] -- of any values
-
-
-def as_texts(values: object) -> tuple[str, ...]:
-    """Return the elements of a list as texts; an empty tuple for any other value."""
-    return tuple(map(str, as_list(values)))

@@ -12,16 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from prefect_dispatch.executors.coding.adapter import (
     LONGEST_ARGUMENT,
+    Adapter,
     AgentOutput,
     AgentReport,
     Launch,
     LaunchRequest,
     Tokens,
     as_list,
-    as_texts,
+    build_options,
+    describe_call,
+    drop_empty,
     iter_json_objects,
-    parse_token_count,
+    parse_tokens,
     parse_usd,
+    sum_tokens,
+    text_at,
     value_at,
 )
 from prefect_dispatch.models.base import Strict
@@ -55,68 +60,77 @@ class ClaudeParams(Strict):
     """How much it reasons."""
 
 
-class Claude:
+class Claude(Adapter):
     """Adapter for Claude Code."""
 
     name = "claude"
     provider = "anthropic"
-    version_arguments = ("--version",)
     tested_versions = ("2.1.197", "2.2")
     install = "npm install -g @anthropic-ai/claude-code"
     params_model = ClaudeParams
-    output_files = ()
 
     def launch(self, request: LaunchRequest) -> Launch:
         """Return how to start it; it gets its key from a helper, so that the commands which it runs don't."""
         params = cast("ClaudeParams", request.params)
         key = request.home / "key"
-        settings = {"apiKeyHelper": f"cat {shlex.quote(str(key))}"} if request.key else {}
+        helper = f"cat {shlex.quote(str(key))}" if request.key else ""
         tools = dict.fromkeys((*_EDITING, *(tool.partition("(")[0] for tool in params.allowed_tools)))
-        argv = [request.program, "-p", "--safe-mode", "--setting-sources", "", "--strict-mcp-config"]
-        argv += ["--no-session-persistence", "--output-format", "stream-json", "--verbose"]
-        argv += ["--permission-mode", "acceptEdits", "--settings", json.dumps(settings)]
-        argv += ["--model", request.model.removeprefix("anthropic/"), "--tools", ",".join(tools)]
-        argv += ["--allowedTools", ",".join(params.allowed_tools)] if params.allowed_tools else []
-        argv += ["--effort", params.effort] if params.effort else []
-        argv += ["--max-turns", str(request.max_turns)] if request.max_turns else []
-        argv += ["--max-budget-usd", f"{request.max_usd:f}"] if request.max_usd else []
         schema = json.dumps(request.schema)
-        if request.schema and request.schema.get("type") == "object" and len(schema) < LONGEST_ARGUMENT:
-            argv += ["--json-schema", schema]
+        takes_schema = value_at(request.schema, "/type") == "object" and len(schema) < LONGEST_ARGUMENT
+        flags = ("-p", "--safe-mode", "--strict-mcp-config", "--no-session-persistence", "--verbose")
+        options = {
+            "--output-format": "stream-json",
+            "--permission-mode": "acceptEdits",
+            "--settings": json.dumps(drop_empty({"apiKeyHelper": helper})),
+            "--model": request.model.removeprefix("anthropic/"),
+            "--tools": ",".join(tools),
+            "--allowedTools": ",".join(params.allowed_tools),
+            "--effort": params.effort,
+            "--max-turns": request.max_turns,
+            "--max-budget-usd": request.max_usd and f"{request.max_usd:f}",
+            "--json-schema": takes_schema and schema,
+        }
         env = {
             "CLAUDE_CONFIG_DIR": str(request.home / ".claude"),
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "CLAUDE_CODE_MAX_RETRIES": str(RETRIES),
             "DISABLE_AUTOUPDATER": "1",
-            **({"ANTHROPIC_BASE_URL": request.api_base} if request.api_base else {}),
+            "ANTHROPIC_BASE_URL": request.api_base,
         }
-        files = {key: request.key} if request.key else {}
-        return Launch(argv=tuple(argv), cwd=request.workspace, env=env, files=files, stdin=request.prompt)
+        return Launch(
+            argv=(request.program, *flags, "--setting-sources", "", *build_options(options)),
+            cwd=request.workspace,
+            env=drop_empty(env),
+            files=drop_empty({key: request.key}),
+            stdin=request.prompt,
+        )
 
     def parse(self, output: AgentOutput) -> AgentReport:
         """Parse its output by the last event of type `result`; its exit code may be 0 for a failure."""
         # 1. The last result event, and the version, which another event has.
         version, end = "", dict[str, Any]()
         for event in iter_json_objects(output.stdout):
-            version = str(event.get("claude_code_version") or version)
+            version = text_at(event, "/claude_code_version") or version
             end = event if event.get("type") == "result" else end
         # 2. Whether it failed, and in which way.
-        kind, words = str(end.get("subtype", "")), str(end.get("result") or "")
+        kind, words = text_at(end, "/subtype"), text_at(end, "/result")
         failed = bool(end.get("is_error")) or kind != "success"
         status = end.get("api_error_status")
-        structured = cast("JsonValue", end.get("structured_output"))
         # It gave up on the requested schema: that is an answer, which validation rejects with a better message.
         formless = kind == _SCHEMA
-        wrong = (*as_texts(end.get("errors")), *((words,) if words else ())) if failed and end else ()
+        wrong = tuple(str(each) for each in (*as_list(end.get("errors")), words) if each) if failed and end else ()
         return AgentReport(
-            reports_success=formless or (bool(end) and not failed),
+            reports_success=formless or not failed,
             valid_exit_codes=(0, 1) if formless else (0,),
             text=" ".join(wrong) if formless else words,
-            structured=structured,
-            tokens=_tokens(end),
+            structured=cast("JsonValue", end.get("structured_output")),
+            tokens=_tokens(end.get("modelUsage")),
             cost_usd=parse_usd(end.get("total_cost_usd")),
             errors=() if formless else wrong,
-            denials=tuple(map(_format_denial, as_list(end.get("permission_denials")))),
+            denials=tuple(
+                describe_call(value_at(denial, "/tool_name"), value_at(denial, "/tool_input"))
+                for denial in as_list(end.get("permission_denials"))
+            ),
             status=status if isinstance(status, int) else None,
             limit=_LIMITS.get(kind, ""),
             is_transient=kind == "error_during_execution"
@@ -126,26 +140,10 @@ class Claude:
         )
 
 
-def _tokens(end: Mapping[str, Any]) -> Tokens | None:
+def _tokens(models: object) -> Tokens | None:
     """Return the tokens of all its models; its field `usage` lacks the last turn if a limit ended it."""
-    models = end.get("modelUsage")
     if not isinstance(models, dict):
         return None
-    total = Tokens()
-    for each in cast("dict[str, object]", models).values():
-        cached = parse_token_count(value_at(each, "cacheReadInputTokens"))
-        sent = (
-            parse_token_count(value_at(each, "inputTokens"))
-            + cached
-            + parse_token_count(value_at(each, "cacheCreationInputTokens"))
-        )
-        got = parse_token_count(value_at(each, "outputTokens"))
-        total = Tokens(total.prompt + sent, total.completion + got, total.cached + cached)
-    return total
-
-
-def _format_denial(denial: object) -> str:
-    """Return a denied tool call as text: the tool, and its command, file or address."""
-    tool, given = value_at(denial, "tool_name"), value_at(denial, "tool_input")
-    target = value_at(given, "command") or value_at(given, "file_path") or value_at(given, "url") or ""
-    return f"{tool} {target}".strip()
+    prompt = ("/inputTokens", "/cacheReadInputTokens", "/cacheCreationInputTokens")
+    usages = cast("dict[str, object]", models).values()
+    return sum_tokens(parse_tokens(each, prompt, ("/outputTokens",), "/cacheReadInputTokens") for each in usages)

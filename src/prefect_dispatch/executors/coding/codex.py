@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, Field
 
 from prefect_dispatch.executors.coding.adapter import (
+    Adapter,
     AgentOutput,
     AgentReport,
     Launch,
     LaunchRequest,
-    Tokens,
+    build_options,
+    drop_empty,
     iter_json_objects,
-    parse_token_count,
+    parse_tokens,
+    text_at,
     value_at,
 )
 from prefect_dispatch.executors.llm.messages import response_format
@@ -43,12 +45,11 @@ _CONNECTION = re.compile(
 
 def _validate_config(config: dict[str, _Setting]) -> dict[str, _Setting]:
     """Check that settings are dotted keys, and none that follows from the executor's fields."""
-    if found := next((key for key in config if key.partition(".")[0] in _RESERVED_KEYS), None):
-        msg = f"{found!r} can't be set here; it follows from the executor's fields"
-        raise ValueError(msg)
-    if found := next((key for key in config if not re.fullmatch(r"[A-Za-z0-9_.-]+", key)), None):
-        msg = f"{found!r} is no dotted key of its config.toml"
-        raise ValueError(msg)
+    for key in config:
+        if key.partition(".")[0] in _RESERVED_KEYS:
+            raise ValueError(f"{key!r} can't be set here; it follows from the executor's fields")
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", key):
+            raise ValueError(f"{key!r} is no dotted key of its config.toml")
     return config
 
 
@@ -64,12 +65,11 @@ class CodexParams(Strict):
     """Settings of its `config.toml` by dotted key, such as `model_reasoning_effort: high`."""
 
 
-class Codex:
+class Codex(Adapter):
     """Adapter for Codex."""
 
     name = "codex"
     provider = "openai"
-    version_arguments = ("--version",)
     tested_versions = ("0.169", "0.170")
     install = "npm install -g @openai/codex"
     params_model = CodexParams
@@ -78,17 +78,18 @@ class Codex:
     def launch(self, request: LaunchRequest) -> Launch:
         """Return how to start it."""
         params = cast("CodexParams", request.params)
+        home = request.home
         provider = {
             "name": "provider",
             "base_url": request.api_base or _OPENAI,
             "wire_api": "responses",
             "request_max_retries": RETRIES,
             "stream_max_retries": RETRIES,
-            **({"env_key": KEY} if request.key else {}),
+            "env_key": request.key and KEY,
         }
         config = {
             "model_provider": "prefect_dispatch",
-            **{f"model_providers.prefect_dispatch.{name}": value for name, value in provider.items()},
+            **{f"model_providers.prefect_dispatch.{name}": value for name, value in drop_empty(provider).items()},
             "shell_environment_policy.exclude": [KEY],
             "allow_login_shell": False,  # a login shell resets PATH
             # /tmp is shared by all programs, and may contain the user's own checkout. TMPDIR is private to the
@@ -96,18 +97,28 @@ class Codex:
             "sandbox_workspace_write.exclude_slash_tmp": True,
             **params.config,
         }
-        argv = [request.program, "exec", "--json", "--ephemeral", "--ignore-user-config", "--ignore-rules"]
-        argv += ["--skip-git-repo-check", "--color", "never", "-C", str(request.workspace), "-s", params.sandbox]
-        argv += ["-m", request.model.removeprefix("openai/"), "-o", str(request.home / self.output_files[0])]
-        for name, value in config.items():
-            argv += ["-c", f"{name}={json.dumps(value)}"]  # for texts, numbers and lists, JSON is valid TOML
-        files = dict[Path, str]()
+        files = {home / ".codex" / "config.toml": ""}  # it doesn't create its folder
+        schema = home / "schema.json"
         if request.schema and response_format(request.schema)["json_schema"]["strict"]:  # it sends strict ones only
-            files[request.home / "schema.json"] = json.dumps(request.schema)
-            argv += ["--output-schema", str(request.home / "schema.json")]
-        env = {"CODEX_HOME": str(request.home / ".codex"), **({KEY: request.key} if request.key else {})}
-        files[request.home / ".codex" / "config.toml"] = ""  # it doesn't create its folder
-        return Launch(argv=(*argv, "-"), cwd=request.workspace, env=env, files=files, stdin=request.prompt)
+            files[schema] = json.dumps(request.schema)
+        flags = ("exec", "--json", "--ephemeral", "--ignore-user-config", "--ignore-rules", "--skip-git-repo-check")
+        options = {
+            "--color": "never",
+            "-C": request.workspace,
+            "-s": params.sandbox,
+            "-m": request.model.removeprefix("openai/"),
+            "-o": home / self.output_files[0],
+            "--output-schema": schema in files and schema,
+        }
+        # For texts, numbers and lists, JSON is valid TOML.
+        settings = [word for name, value in config.items() for word in ("-c", f"{name}={json.dumps(value)}")]
+        return Launch(
+            argv=(request.program, *flags, *build_options(options), *settings, "-"),
+            cwd=request.workspace,
+            env=drop_empty({"CODEX_HOME": str(home / ".codex"), KEY: request.key}),
+            files=files,
+            stdin=request.prompt,
+        )
 
     def parse(self, output: AgentOutput) -> AgentReport:
         """Parse its output; errors before the end of a turn are only notes on retries and unknown models."""
@@ -119,42 +130,33 @@ class Codex:
             if kind in ("turn.completed", "turn.failed"):
                 end = event
             elif kind == "error":
-                error = str(event.get("message") or "")
-            elif kind == "item.completed" and value_at(item, "type") == "agent_message":
-                text = str(value_at(item, "text") or "")
-            elif kind == "item.completed" and value_at(item, "status") == "declined":
-                denials.append(str(value_at(item, "command") or value_at(item, "type")))
-            elif kind == "item.completed" and value_at(item, "type") == "command_execution":
-                failed = value_at(item, "status") == "failed"
-                outputs.append(str(value_at(item, "aggregated_output") or "") if failed else "")
+                error = text_at(event, "/message")
+            elif kind != "item.completed":
+                continue
+            elif value_at(item, "/type") == "agent_message":
+                text = text_at(item, "/text")
+            elif value_at(item, "/status") == "declined":
+                denials.append(text_at(item, "/command") or text_at(item, "/type"))
+            elif value_at(item, "/type") == "command_execution":
+                outputs.append(text_at(item, "/aggregated_output") if value_at(item, "/status") == "failed" else "")
         # 2. An error counts only if the turn wasn't completed; its text may contain the provider's HTTP status.
-        done = end.get("type") == "turn.completed"
-        words = "" if done else str(value_at(end, "error", "message") or error)
+        done, usage = end.get("type") == "turn.completed", end.get("usage")
+        words = "" if done else text_at(end, "/error/message") or error
         found = _STATUS.search(words)
         status = int(found[1]) if found else 400 if words.startswith('{"error"') else None
+        # 3. No sandbox can be created if all of its commands failed for that reason.
+        lacks_sandbox = bool(outputs) and all(output.startswith(_NO_SANDBOX) for output in outputs)
+        has_usage = done and value_at(usage, "/input_tokens") is not None
         return AgentReport(
             reports_success=done,
             text=output.files.get(self.output_files[0]) or text,
-            tokens=_tokens(end.get("usage")) if done else None,
+            tokens=parse_tokens(usage, ("/input_tokens",), ("/output_tokens",), "/cached_input_tokens")
+            if has_usage
+            else None,
             errors=(words,) if words else (),
             denials=tuple(denials),
             refusals=tuple(found["what"].replace("`", "") for found in _REFUSAL.finditer(output.stderr)),
-            no_sandbox=_no_sandbox(outputs),
+            no_sandbox=outputs[0].splitlines()[0] if lacks_sandbox else "",
             status=status,
             is_transient=status is None and bool(_CONNECTION.search(words)),
         )
-
-
-def _no_sandbox(outputs: list[str]) -> str:
-    """Return why no sandbox can be created, if all of its commands failed for that reason; else an empty text."""
-    if outputs and all(output.startswith(_NO_SANDBOX) for output in outputs):
-        return outputs[0].splitlines()[0]
-    return ""
-
-
-def _tokens(usage: object) -> Tokens | None:
-    if value_at(usage, "input_tokens") is None:
-        return None
-    return Tokens(
-        *(parse_token_count(value_at(usage, f"{each}_tokens")) for each in ("input", "output", "cached_input"))
-    )

@@ -10,42 +10,28 @@ import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from prefect_dispatch.errors import ExecutorError, JobError, RejectedError
+from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
-from prefect_dispatch.executors.coding.adapter import AgentOutput, AgentReport, LaunchRequest
+from prefect_dispatch.executors.block_references import load_credentials
 from prefect_dispatch.executors.coding.claude import Claude
 from prefect_dispatch.executors.coding.codex import Codex
 from prefect_dispatch.executors.coding.custom import Generic, GenericAdapter
-from prefect_dispatch.executors.coding.mini_swe_agent import Mini
-from prefect_dispatch.executors.coding.opencode import OpenCode
-from prefect_dispatch.executors.coding.prompt import PROMPT, build_prompt
-from prefect_dispatch.executors.coding.session import (
-    OutsideWriteDetector,
-    require_access,
-    resolve_access,
-    run_acceptance_command,
-    run_agent,
-    usage_of,
-)
-from prefect_dispatch.executors.coding.session import key_names as names_of_keys
-from prefect_dispatch.executors.coding.verdict import describe_refusals, find_error
+from prefect_dispatch.executors.coding.open_source_agents import Mini, OpenCode, key_variable
+from prefect_dispatch.executors.coding.prompt import PROMPT
+from prefect_dispatch.executors.coding.session import run_session
 from prefect_dispatch.executors.command_checks import require_valid_env
-from prefect_dispatch.executors.llm.credentials import Credentials, name_block_in_failure
+from prefect_dispatch.executors.llm.credentials import Credentials, require_matching_provider
 from prefect_dispatch.executors.llm.litellm_adapter import Params, load_litellm
 from prefect_dispatch.models.base import Strict, Tabs
 from prefect_dispatch.models.brief import Brief, Text
-from prefect_dispatch.models.outcome import Change, Usage
-from prefect_dispatch.models.output_schema import schema_of
-from prefect_dispatch.processes.environment import Variable, require_passable
-from prefect_dispatch.processes.log_files import new_log
-from prefect_dispatch.processes.reaper import reap_periodically
-from prefect_dispatch.processes.watchdog import get_watchdog
+from prefect_dispatch.processes.process_tree import get_watchdog
+from prefect_dispatch.processes.state_folder import Variable, reap_periodically, require_passable
 from prefect_dispatch.serialization.json_text import digest
-from prefect_dispatch.workspaces.workspace import OpenWorkspace, Workspace, open_workspace, to_thread_shielded
+from prefect_dispatch.workspaces.workspace import Workspace, to_thread_shielded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,13 +43,10 @@ if TYPE_CHECKING:
 
 
 AgentName = Literal["claude", "codex", "opencode", "mini"]
-BUILT_IN_ADAPTERS: Mapping[str, Adapter] = {
-    "claude": Claude(),
-    "codex": Codex(),
-    "opencode": OpenCode(),
-    "mini": Mini(),
-}
+BUILT_IN_ADAPTERS: Mapping[str, Adapter] = {each.name: each for each in (Claude(), Codex(), OpenCode(), Mini())}
 """Registry of the built-in adapters, by the names that jobs use."""
+_MORE_KEYS = {"openai": ("CODEX_API_KEY",), "anthropic": ("ANTHROPIC_AUTH_TOKEN",), "gemini": ("GOOGLE_API_KEY",)}
+"""Further variables that may hold the key of a provider."""
 _VERSION = re.compile(r"\b\d+(?:\.\d+)+\b")
 _SECONDS = 60.0
 """Seconds that an agent may take to print its version; with a cold disk cache it is slow."""
@@ -95,8 +78,7 @@ def find_program(adapter: Adapter, program: str, folder: Path) -> str:
         )
     path = os.path.abspath(path)  # noqa: PTH100 -- links are kept: a program may act by the name of its link
     if adapter.version_arguments:
-        changed = Path(path).stat().st_mtime_ns
-        _require_tested(adapter, version_of(path, adapter.version_arguments, changed))
+        _require_tested(adapter, version_of(path, adapter.version_arguments, Path(path).stat().st_mtime_ns))
     return path
 
 
@@ -122,13 +104,15 @@ def version_of(path: str, arguments: Sequence[str], changed: int) -> str:
                 cwd=home,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
+                encoding="utf-8",
+                errors="replace",
                 timeout=_SECONDS,
                 check=False,
             )
     except (OSError, subprocess.TimeoutExpired) as error:
         why = getattr(error, "strerror", None) or f"it didn't answer within {_SECONDS:g} s"
         raise JobError(f"executor.program: {path!r} doesn't print its version ({why}); reinstall it.") from None
-    match = _VERSION.search((done.stdout + done.stderr).decode("utf-8", "replace"))
+    match = _VERSION.search(done.stdout + done.stderr)
     return match[0] if match else ""
 
 
@@ -142,15 +126,11 @@ def _require_tested(adapter: Adapter, version: str) -> None:
     way_out = f"install a version from {oldest} to below {beyond} ({adapter.install})"
     if not version:
         raise JobError(f"executor.agent: the program of {adapter.name!r} doesn't print its version; {way_out}.")
-    if _order(version) < _order(oldest):
+    found, first, end = (tuple(map(int, each.split("."))) for each in (version, oldest, beyond))
+    if found < first:
         raise JobError(f"executor.agent: {adapter.name} {version} is older than what is understood; {way_out}.")
-    if _order(version) >= _order(beyond):
+    if found >= end:
         _log.warning("%s %s is newer than what was tested; if its runs fail, %s.", adapter.name, version, way_out)
-
-
-def _order(version: str) -> tuple[int, ...]:
-    """Return a version as a sort key."""
-    return tuple(map(int, version.split(".")))
 
 
 AnyAgent = Annotated[
@@ -203,8 +183,7 @@ class CodingAgent(BaseExecutor, Strict):
     @classmethod
     def _holds_no_secret(cls, api_base: str) -> str:
         if "@" in api_base or "?" in api_base:
-            msg = "must be a plain address; keys and passwords live in the environment"
-            raise ValueError(msg)
+            raise ValueError("must be a plain address; keys and passwords live in the environment")
         return api_base.rstrip("/")
 
     @model_validator(mode="after")
@@ -215,11 +194,10 @@ class CodingAgent(BaseExecutor, Strict):
         except ValidationError as error:
             wrong = error.errors(include_url=False, include_input=False)[0]
             place = ".".join(("params", *map(str, wrong["loc"])))
-            msg = f"{place}: for {adapter.name!r}: {wrong['msg'].removeprefix('Value error, ')}"
-            raise ValueError(msg) from None
+            message = wrong["msg"].removeprefix("Value error, ")
+            raise ValueError(f"{place}: for {adapter.name!r}: {message}") from None
         if self.agent in ("opencode", "mini") and "/" not in self.model:
-            msg = f"model: {self.agent} takes a model as provider/model, and not {self.model!r}"
-            raise ValueError(msg)
+            raise ValueError(f"model: {self.agent} takes a model as provider/model, and not {self.model!r}")
         return self
 
     @property
@@ -263,10 +241,7 @@ class CodingAgent(BaseExecutor, Strict):
             JobError: If one of them doesn't exist, or can't be used.
         """
         require_passable(self.pass_env)
-        names, block = self.key_names, self.credentials
-        api_base = self.api_base
-        if block is not None or not isinstance(self.agent, Generic) or self.agent.key is not None:
-            api_base = require_access(self.model_id, block, self.pass_env, api_base, names)
+        api_base = self._require_access()
         program = find_program(self.adapter, self.executable, folder)
         workspace = self.workspace.resolve(folder)
         return self.model_copy(update={"api_base": api_base.rstrip("/"), "program": program, "workspace": workspace})
@@ -325,116 +300,32 @@ class CodingAgent(BaseExecutor, Strict):
     def key_names(self) -> tuple[str, ...]:
         """The environment variables that may hold its provider's key, in order of preference."""
         own = (self.agent.key,) if isinstance(self.agent, Generic) and self.agent.key else ()
-        return (*own, *names_of_keys(self.model_id))
+        return (*own, key_variable(self.model_id), *_MORE_KEYS.get(self.model_id.partition("/")[0], ()))
+
+    def _require_access(self) -> str:
+        """Check that there is a key for the model's provider; return the provider's address.
+
+        Raises:
+            JobError: If the block doesn't exist, has no key or is for another provider, or if there is no key at all.
+        """
+        block = self.credentials
+        if block is not None:
+            found = load_credentials(block, "executor.credentials")
+            require_matching_provider(found.model, self.model_id, block)
+            if not found.arguments.get("api_key"):
+                raise JobError(f"executor.credentials: the block {block!r} has no key, and an agent needs one; add it.")
+            return self.api_base or found.api_base
+        needs_key = not isinstance(self.agent, Generic) or self.agent.key is not None
+        if needs_key and not self.pass_env and not self.api_base:
+            raise JobError(
+                f"executor: the agent has no key for {self.model_id!r}: name the variable that holds it under "
+                f"'executor.pass_env' ({self.key_names[0]}, say), or an LLMCredentials block under "
+                "'executor.credentials'."
+            )
+        return self.api_base
 
 
 def _warm_up() -> None:
     get_watchdog()
     reap_periodically()
     load_litellm()
-
-
-UNCHANGED = "Nothing was changed in the repository, and the brief says that something is to be written."
-"""Problem of work that changed no file; part of a prompt, so the wording must not change."""
-
-
-async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
-    """Run one session of an agent, and return its answer with its change.
-
-    Args:
-        agent: The executor, with resolved paths.
-        ask: The brief, the item, and the rejected earlier answers with the change of the last one.
-
-    Raises:
-        ExecutorError: If the work isn't done; it carries the usage all the same.
-    """
-    spent = Usage()
-    try:
-        # 1. Open a workspace; if the agent has worked on this before, with its earlier changes applied.
-        provider_access = await resolve_access(agent.credentials, agent.pass_env, agent.key_names)
-        async with open_workspace(agent.workspace, pass_env=provider_access.passed_variables) as workspace:
-            if ask.change:
-                await workspace.apply(ask.change)
-            # 2. Run the agent.
-            work = await _run_program(agent, workspace, ask, provider_access.key)
-            report, spent, notes = work.report, work.usage, list(work.notes)
-            # 3. Capture its change, and check it with the acceptance command.
-            change = await workspace.capture_change(ask.brief.writes)
-            problems = await _find_problems(workspace, ask, change)
-            if ask.brief.command:  # which has run code that the agent wrote
-                notes += filter(None, [await to_thread_shielded(work.watch.require_inside, work.output)])
-    except ExecutorError as error:
-        error.usage = error.usage if error.usage and error.usage.requests else spent
-        raise name_block_in_failure(error, agent.credentials) from None
-    # 4. Build the reply.
-    value = report.text if report.structured is None else report.structured
-    if value == "" and ask.brief.output == "text":
-        value = _default_answer(change)
-    who = " ".join(filter(None, (agent.model_id, "in", agent.adapter.name, report.agent_version)))
-    if problems and report.refusals:
-        problems = (*problems, describe_refusals(agent.adapter.name, report.refusals))
-    for note in notes:
-        _log.warning("%s", note)
-    return Reply(value=value, model=who, change=change, problems=problems, notes=tuple(notes), usage=spent)
-
-
-class _AgentRun(NamedTuple):
-    """Result of an agent's program, before its change is captured."""
-
-    report: AgentReport
-    usage: Usage
-    output: AgentOutput
-    watch: OutsideWriteDetector
-    notes: tuple[str, ...]
-
-
-async def _run_program(agent: CodingAgent, workspace: OpenWorkspace, ask: Ask, key: str) -> _AgentRun:
-    """Run an agent's program in a workspace, and parse its output.
-
-    Raises:
-        ExecutorError: If the program can't be started or has failed, or has written outside of the workspace.
-    """
-    adapter, log, home = agent.adapter, new_log(), Path(workspace.env["HOME"])
-    repo, writes = Path(agent.workspace.repo), ask.brief.writes
-    watch = await to_thread_shielded(OutsideWriteDetector, repo, workspace.path, writes, agent.executable)
-    request = LaunchRequest(
-        program=agent.executable,
-        model=agent.model,
-        prompt=build_prompt(ask),
-        schema=schema_of(ask.brief.output),
-        home=home,
-        workspace=workspace.path,
-        answer=home / "answer.txt",
-        params=adapter.params_model.model_validate(agent.params),
-        api_base=agent.api_base,
-        key=key,
-        max_usd=agent.max_usd,
-        max_turns=agent.max_turns,
-    )
-    ran, output = await run_agent(adapter, adapter.launch(request), workspace, agent.idle_s, log)
-    report = adapter.parse(output)
-    usage = usage_of(report, agent.model_id)
-    try:
-        outside_note = await to_thread_shielded(watch.require_inside, output)
-    except RejectedError as outside:
-        outside.usage = usage
-        raise outside.add_trace(f"Its log: {log}") from None
-    if error := find_error(adapter.name, ran, report, usage):
-        raise error.add_trace(f"Its log: {log}")
-    refusal_note = describe_refusals(adapter.name, report.refusals) if report.refusals else ""
-    return _AgentRun(report, usage, output, watch, tuple(filter(None, (refusal_note, outside_note))))
-
-
-async def _find_problems(workspace: OpenWorkspace, ask: Ask, change: Change) -> tuple[str, ...]:
-    """Return the problems of finished work: an empty change, or a failed acceptance command."""
-    brief = ask.brief
-    problems = [UNCHANGED] if brief.writes and not change.files else []
-    if brief.command and (problem := await run_acceptance_command(brief.command, ask.item, workspace)):
-        problems.append(problem)
-    return (*problems, kept_note) if problems and (kept_note := workspace.keep_after_failure()) else tuple(problems)
-
-
-def _default_answer(change: Change) -> str:
-    """Return the answer for an agent that printed none: the files that it changed, if any."""
-    files = ", ".join(each.path for each in change.files)
-    return f"(The agent said nothing; it changed {files}.)" if files else ""

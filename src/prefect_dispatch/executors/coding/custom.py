@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Literal, cast
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, field_validator
 
 from prefect_dispatch.executors.coding.adapter import (
+    Adapter,
     AgentOutput,
     AgentReport,
     Launch,
     LaunchRequest,
     Tokens,
+    iter_json_objects,
     parse_json,
     parse_token_count,
     parse_usd,
@@ -21,7 +23,7 @@ from prefect_dispatch.executors.coding.adapter import (
 )
 from prefect_dispatch.models.base import NON_EMPTY, Strict
 from prefect_dispatch.models.brief import Name
-from prefect_dispatch.processes.environment import RESERVED, Variable
+from prefect_dispatch.processes.state_folder import RESERVED, Variable
 from prefect_dispatch.security.redaction import is_secret_name, redact
 
 ANSWER, PROMPT, SCHEMA = "answer.txt", "prompt.txt", "schema.json"
@@ -31,7 +33,6 @@ Word = Annotated[str, StringConstraints(min_length=1, max_length=10_000, pattern
 Pointer = Annotated[str, StringConstraints(pattern=r"^(/[^/]*)+$", max_length=200)]
 """A JSON Pointer, such as `/usage/input_tokens`."""
 _Place = Annotated[Pointer, Field(title="Place")]
-_DIGITS = 9
 _Code = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -55,10 +56,6 @@ class Spent(Strict):
     """Tokens received: a place such as /usage/output_tokens. None: it doesn't report them."""
     cost_usd: _Place | None = Field(default=None, title="US dollars")
     """US dollars: a place such as /total_cost_usd. None: it doesn't report them."""
-
-
-class NoParams(Strict):
-    """No params: all settings of such an agent are in its arguments."""
 
 
 class Generic(Strict):
@@ -103,35 +100,32 @@ class Generic(Strict):
     @field_validator("argv", "env")
     @classmethod
     def _holds_no_secret(cls, words: tuple[str, ...] | dict[str, str]) -> tuple[str, ...] | dict[str, str]:
-        variables = words if isinstance(words, dict) else dict.fromkeys(words, "")
-        for name, value in variables.items():
-            if redact(name) != name or redact(value) != value or (isinstance(words, dict) and is_secret_name(name)):
-                msg = f"{redact(name)!r} looks like a secret; name the variable with the agent's key under 'key'"
-                raise ValueError(msg)
-            if isinstance(words, dict) and RESERVED.fullmatch(name):
-                msg = f"{name!r} is set separately for each run"
-                raise ValueError(msg)
+        variables = words if isinstance(words, dict) else {}
+        for name, value in (variables or dict.fromkeys(words, "")).items():
+            if redact(name) != name or redact(value) != value or (name in variables and is_secret_name(name)):
+                raise ValueError(
+                    f"{redact(name)!r} looks like a secret; name the variable with the agent's key under 'key'"
+                )
+            if name in variables and RESERVED.fullmatch(name):
+                raise ValueError(f"{name!r} is set separately for each run")
         return words
 
     @property
     def names_model(self) -> bool:
         """Whether its command has the placeholder `{model}`."""
-        return any("{model}" in word for word in (*self.argv, *self.env.values()))
+        return "{model}" in " ".join((*self.argv, *self.env.values()))
 
     @property
     def names_address(self) -> bool:
         """Whether its command has the placeholder `{api_base}`."""
-        return any("{api_base}" in word for word in (*self.argv, *self.env.values()))
+        return "{api_base}" in " ".join((*self.argv, *self.env.values()))
 
 
-class GenericAdapter:
+class GenericAdapter(Adapter):
     """Adapter for an agent that is described by data."""
 
-    provider = ""
     version_arguments = ()
-    tested_versions = ("", "")
     install = "it is the first of the words in executor.agent.argv"
-    params_model = NoParams
 
     def __init__(self, agent: Generic) -> None:
         """Create the adapter for a description."""
@@ -151,18 +145,20 @@ class GenericAdapter:
             "schema_file": str(home / SCHEMA),
             "api_base": request.api_base,
             "max_usd": "" if request.max_usd is None else f"{request.max_usd:f}",
-            "max_turns": "" if request.max_turns is None else str(request.max_turns),
+            "max_turns": str(request.max_turns or ""),
         }
 
         def fill(text: str) -> str:
             return _WORD.sub(lambda found: words[found[1]], text)
 
-        env = {name: fill(value) for name, value in agent.env.items()}
-        env |= {agent.key: request.key} if agent.key and request.key else {}
-        files = {home / PROMPT: request.prompt, home / SCHEMA: _json(request.schema)}
-        stdin = request.prompt if agent.stdin == "prompt" else ""
-        argv = (request.program, *map(fill, agent.argv[1:]))
-        return Launch(argv=argv, cwd=request.workspace, env=env, files=files, stdin=stdin)
+        key = {agent.key: request.key} if agent.key and request.key else {}
+        return Launch(
+            argv=(request.program, *map(fill, agent.argv[1:])),
+            cwd=request.workspace,
+            env={name: fill(value) for name, value in agent.env.items()} | key,
+            files={home / PROMPT: request.prompt, home / SCHEMA: _json(request.schema)},
+            stdin=request.prompt if agent.stdin == "prompt" else "",
+        )
 
     def parse(self, output: AgentOutput) -> AgentReport:
         """Parse its output, by the places in its description."""
@@ -170,58 +166,36 @@ class GenericAdapter:
         last = _last_object(output.stdout)
         # 1. The required values.
         wrong = [
-            f"{pointer} is {_json(found)} and not {_json(value)}"
+            f"{pointer} is {found} and not {_json(value)}"
             for pointer, value in agent.done.json_last.items()
-            if _json(found := _resolve_pointer(last, pointer)) != _json(value)
+            if (found := _json(value_at(last, pointer))) != _json(value)
         ]
         # 2. The usage, as far as it is reported.
         usage = agent.usage
-        sent, got = (_resolve_pointer(last, pointer) for pointer in (usage.prompt_tokens, usage.completion_tokens))
+        sent, got, cost = (
+            pointer and value_at(last, pointer)
+            for pointer in (usage.prompt_tokens, usage.completion_tokens, usage.cost_usd)
+        )
         has_tokens = isinstance(sent, int) and isinstance(got, int)
+        # 3. Its answer: all that it printed, a file, or a place in its last JSON object.
+        text: Any = output.stdout if agent.text == "stdout" else output.files.get(ANSWER, "")
+        if agent.text not in ("stdout", "file"):
+            text = value_at(last, agent.text)
         return AgentReport(
             reports_success=not wrong,
-            text=self._answer_text(output, last),
+            text=text.strip() if isinstance(text, str) else "" if text is None else _json(text),
             tokens=Tokens(parse_token_count(sent), parse_token_count(got)) if has_tokens else None,
-            cost_usd=parse_usd(_resolve_pointer(last, usage.cost_usd)),
+            cost_usd=parse_usd(cost),
             errors=tuple(wrong),
             valid_exit_codes=agent.done.exit,
             is_transient=output.exit in agent.done.retry,
         )
 
-    def _answer_text(self, output: AgentOutput, last: JsonValue) -> str:
-        """Return the text of its answer: from standard output, the answer file, or the last JSON object."""
-        if self._agent.text == "stdout":
-            return output.stdout.strip()
-        if self._agent.text == "file":
-            return output.files.get(ANSWER, "").strip()
-        found = _resolve_pointer(last, self._agent.text)
-        return found if isinstance(found, str) else "" if found is None else _json(found)
-
 
 def _last_object(text: str) -> JsonValue:
     """Return the last JSON object of a text: the whole text, or else its last line that is an object."""
-    if isinstance(whole := parse_json(text), dict):
-        return whole
-    lines = reversed(text.splitlines())
-    return next((found for line in lines if isinstance(found := parse_json(line), dict)), None)
-
-
-def _resolve_pointer(value: object, pointer: str | None) -> JsonValue:
-    """Resolve a JSON Pointer; None if there is no value, or no pointer."""
-    if pointer is None:
-        return None
-    for token in pointer.split("/")[1:]:
-        value = _get_member(value, token.replace("~1", "/").replace("~0", "~"))
-    return cast("JsonValue", value)
-
-
-def _get_member(value: object, name: str) -> object:
-    """Return the member of an object or the element of a list, by one token of a JSON Pointer."""
-    if not isinstance(value, list):
-        return value_at(value, name)
-    items = cast("list[object]", value)
-    index = int(name[:_DIGITS]) if name.isdecimal() else len(items)
-    return items[index] if index < len(items) else None
+    whole = parse_json(text)
+    return whole if isinstance(whole, dict) else next(reversed([*iter_json_objects(text)]), None)
 
 
 def _json(value: object) -> str:

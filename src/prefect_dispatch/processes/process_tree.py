@@ -1,7 +1,11 @@
-"""Watchdog process, which outlives this process, and ends the programs that this one was running.
+"""Find and end all processes that descend from a program, even after this process has died.
 
-It is started with the first program, in a session of its own, and reads from a pipe that stays open as long as this
-process lives: when the pipe is closed, this process is gone, however it ended.
+A program has a mark in its environment, which its descendants inherit, so that they are found even in sessions of
+their own, or after their parent has ended. A process that removes the mark is found by its session, or by its parent.
+
+The watchdog is a process that is started with the first program, in a session of its own, and reads from a pipe that
+stays open as long as this process lives: when the pipe is closed, this process is gone, however it ended, and the
+watchdog ends the programs that it was running.
 """
 
 from __future__ import annotations
@@ -13,22 +17,26 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager, suppress
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
 from uuid import uuid4
 
 import psutil
 
 from prefect_dispatch.errors import TerminalError
 from prefect_dispatch.models.outcome import Usage
-from prefect_dispatch.processes.kill_tree import Mark, end_processes
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Collection, Generator
 
+KILL_TIMEOUT_S = 5.0
+"""Seconds to go on killing processes that don't end, such as those of another user."""
+PAUSE_S = 0.05
+"""Seconds between two searches for processes that are left."""
 VARIABLE = "PREFECT_DISPATCH_GUARD"
 """The environment variable that marks the programs which a watchdog has to end."""
-GRACE_S = 1.0
+ORPHAN_GRACE_S = 1.0
 """Seconds that programs have to end themselves, once the process that started them is gone."""
 LOOK_S = 0.5
 """Seconds between two checks of the watchdog's parent, as a forked child may keep the pipe open."""
@@ -37,11 +45,70 @@ START_S = 30.0
 
 _START = (
     "import sys; sys.path[:] = sys.argv[2:]; "
-    "from prefect_dispatch.processes import watchdog; watchdog.main(sys.argv[1])"
+    "from prefect_dispatch.processes import process_tree; process_tree.main(sys.argv[1])"
 )
 _lock = threading.Lock()
-_guards: dict[int, Watchdog] = {}
+_watchdogs: dict[int, Watchdog] = {}
 """Watchdogs by process id, as a forked child inherits the entry of its parent."""
+
+
+class Mark(NamedTuple):
+    """An environment variable that marks processes."""
+
+    variable: str
+    value: str
+
+
+def find_processes(mark: Mark, roots: Collection[int] = ()) -> list[psutil.Process]:
+    """Return the living processes that have a mark, and all their descendants.
+
+    Args:
+        mark: The mark in the environment that they were started with.
+        roots: Ids of processes that lead sessions of their own; all processes in these sessions count. They must not
+            have been waited for, else their ids may be reused.
+    """
+    processes: dict[int, psutil.Process] = {}
+    parents: dict[int, int] = {}
+    matching: set[int] = set()
+    # 1. Processes with the mark, or in the session of a root.
+    for pid in psutil.pids():
+        with suppress(psutil.Error, OSError):  # it has just ended
+            process = psutil.Process(pid)
+            with process.oneshot():
+                # A zombie with several threads is alive: only its main thread has ended.
+                if process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1:
+                    continue
+                processes[pid], parents[pid] = process, process.ppid()
+                if os.getsid(pid) in roots or process.environ().get(mark.variable) == mark.value:
+                    matching.add(pid)
+    # 2. Their children, until there are no more.
+    while children := {pid for pid, parent in parents.items() if parent in matching} - matching:
+        matching |= children
+    return [processes[pid] for pid in sorted(matching)]
+
+
+def end_processes(
+    mark: Mark, roots: Collection[int] = (), *, grace_s: float, pause: Callable[[float], object] = time.sleep
+) -> None:
+    """End all processes that `find_processes` finds: ask them to end, then kill what is left.
+
+    Args:
+        mark: The mark in their environment.
+        roots: See `find_processes`.
+        grace_s: Seconds that they have to end themselves, after SIGTERM.
+        pause: Called to wait for some seconds.
+    """
+    remaining = find_processes(mark, roots)
+    for number, limit_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILL_TIMEOUT_S)):
+        deadline, signalled = time.monotonic() + limit_s, set[psutil.Process]()
+        while remaining and time.monotonic() < deadline:  # not `psutil.wait_procs`, which reaps children
+            for process in remaining:  # in their order, so that a parent is asked before its children
+                if process not in signalled:
+                    signalled.add(process)
+                    with suppress(psutil.Error):  # it has just ended, or belongs to another user
+                        process.send_signal(number)
+            pause(PAUSE_S)
+            remaining = find_processes(mark, roots)
 
 
 class Watchdog:
@@ -102,8 +169,7 @@ class Watchdog:
         )
         self._pipe = cast("IO[bytes]", self._process.stdin)
         with cast("IO[bytes]", self._process.stdout) as output:
-            readable, _, _ = select.select([output], [], [], START_S)
-            if not readable or not output.read(1):
+            if not select.select([output], [], [], START_S)[0] or not output.read(1):
                 self._process.kill()
                 self._process.wait()
                 self._pipe.close()
@@ -124,18 +190,17 @@ def get_watchdog() -> Watchdog:
         TerminalError: If it can't be started.
     """
     with _lock:
-        guard = _guards.get(os.getpid())
-        if guard is None:
-            guard = Watchdog()
+        watchdog = _watchdogs.get(os.getpid())
+        if watchdog is None:
+            watchdog = _watchdogs[os.getpid()] = Watchdog()
             atexit.register(_close_at_exit, os.getpid())
-            _guards[os.getpid()] = guard
-        guard.ensure_running()
-        return guard
+        watchdog.ensure_running()
+        return watchdog
 
 
 def _close_at_exit(pid: int) -> None:  # pragma: no cover -- at the exit of a process, which is not measured any more
     if pid == os.getpid():
-        _guards.pop(pid).close()
+        _watchdogs.pop(pid).close()
 
 
 def main(value: str) -> None:  # pragma: no cover -- in a process of its own
@@ -164,4 +229,5 @@ def main(value: str) -> None:  # pragma: no cover -- in a process of its own
                 with suppress(psutil.Error):  # it has ended
                     roots[root] = psutil.Process(root)
     # 3. End what is left; a `Process` knows whether its id was reused.
-    end_processes(Mark(VARIABLE, value), [pid for pid, root in roots.items() if root.is_running()], grace_s=GRACE_S)
+    living = [pid for pid, root in roots.items() if root.is_running()]
+    end_processes(Mark(VARIABLE, value), living, grace_s=ORPHAN_GRACE_S)
