@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import DeploymentSchedule
     from prefect.deployments.runner import RunnerDeployment
 
-    from prefect_dispatch.flows.job_file import AnyJob
+    from prefect_dispatch.flows.job_file import JobFile
 
     Given = DeploymentSchedule | DeploymentScheduleCreate | DeploymentScheduleUpdate
 
@@ -217,7 +217,7 @@ def job_file_of(description: str | None) -> str | None:
 
 
 def deployment(
-    job: AnyJob, folder: Path, name: str | None = None, file: Path | None = None, source: CodeSource = LOCAL
+    job: JobFile, folder: Path, name: str | None = None, file: Path | None = None, source: CodeSource = LOCAL
 ) -> RunnerDeployment:
     """Return the deployment of a job, with its content as the form's defaults.
 

@@ -23,7 +23,7 @@ from prefect_dispatch.flows.forms import (
     Texts,
     form_flow,
 )
-from prefect_dispatch.flows.run_job import JobSpec
+from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.merge_branches.apply import ConflictRule  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
 from prefect_dispatch.models.base import NON_EMPTY, Strict

@@ -21,7 +21,7 @@ from prefect_dispatch.flows.forms import (
     limits_from_fields,
     second_executor,
 )
-from prefect_dispatch.flows.run_job import JobSpec
+from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, Name, Text

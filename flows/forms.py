@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, cast, get_type_hints
 
@@ -28,7 +29,7 @@ from prefect_dispatch.errors import BriefError, JobError, SourceError
 from prefect_dispatch.executors.block_references import SLUGS, block_name, load_credentials, missing_key_variables
 from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
 from prefect_dispatch.executors.llm.llm import LLM
-from prefect_dispatch.flows.run_job import JobSpec, run_job
+from prefect_dispatch.flows.run_job import run_job
 from prefect_dispatch.flows.runtime.flow_class import JobFlow, run_attempt
 from prefect_dispatch.integrators.merge_records.field_rules import FieldPath, FieldRule, Rules
 from prefect_dispatch.models.base import NON_EMPTY, Strict
@@ -38,7 +39,6 @@ from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.output_schema import PARTIAL_DATE
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.processes.ephemeral_server import use_server
-from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.tasks.storage.result_store import ReportSerializer
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from prefect_dispatch.sources import Source
+    from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 
 
 P = ParamSpec("P")
@@ -129,45 +129,39 @@ def form_flow(build: Callable[P, JobSpec], name: str) -> FormFlow[P, Report]:
 
     Args:
         build: Builds the parts of the job. Its parameters are those of the form, with `name`, `folder`, `out`,
-            `refresh` and optionally `limit` among them.
+            `refresh` and optionally `limit` among them, which it need not pass on.
         name: The name of the flow in Prefect.
     """
-    form = form_signature(build)
+    # The types are resolved here, as Prefect would look up their names in this module.
+    types = get_type_hints(build, include_extras=True)
+    plain = inspect.signature(build)
+    parameters = [each.replace(annotation=types[name]) for name, each in plain.parameters.items()]
+    form = plain.replace(parameters=parameters, return_annotation=Report)
     unnamed = form.parameters["name"].default
 
-    @wraps(build)
-    def run_form(*args: P.args, **kwargs: P.kwargs) -> Report:
+    def build_spec(*args: P.args, **kwargs: P.kwargs) -> JobSpec:
         bound = form.bind(*args, **kwargs)
         bound.apply_defaults()
         fields = bound.arguments
+        return replace(
+            build(*args, **kwargs),
+            folder=fields["folder"],
+            out=fields["out"] or None,
+            limit=fields.get("limit"),
+            refresh=fields["refresh"],
+            name=None if fields["name"] == unnamed else fields["name"],
+        )
 
-        def step() -> Report:
-            return run_job(
-                build(*args, **kwargs),
-                folder=fields["folder"],
-                out=fields["out"] or None,
-                limit=fields.get("limit"),
-                refresh=fields["refresh"],
-                name=None if fields["name"] == unnamed else fields["name"],
-            )
+    @wraps(build)
+    def run_form(*args: P.args, **kwargs: P.kwargs) -> Report:
+        return run_attempt(lambda: with_form_messages(lambda: run_job(build_spec(*args, **kwargs))))
 
-        return run_attempt(lambda: with_form_messages(step))
-
-    # The types are resolved here, as Prefect would look up their names in this module.
     cast("Any", run_form).__signature__ = form
     # A deployment finds the flow in the module of `build` by the name of its function.
     run_form.__name__ = run_form.__qualname__ = build.__name__.lstrip("_")
     flow: Any = FormFlow(cast("Any", run_form), name=name, result_serializer=ReportSerializer())
-    flow.build = build
+    flow.build = build_spec
     return cast("FormFlow[P, Report]", flow)
-
-
-def form_signature(build: Callable[..., JobSpec]) -> inspect.Signature:
-    """Return the signature of a form's flow, with resolved types."""
-    types = get_type_hints(build, include_extras=True)
-    signature = inspect.signature(build)
-    parameters = [each.replace(annotation=types[name]) for name, each in signature.parameters.items()]
-    return signature.replace(parameters=parameters, return_annotation=Report)
 
 
 def with_form_messages(step: Callable[[], R]) -> R:
@@ -484,38 +478,3 @@ def limits_from_fields(profile: DispatchProfile | str | None, **given: float | N
     base = saved_profile(str(profile)).limits if profile else Limits()
     overrides = {name: value for name, value in given.items() if value != Limits.model_fields[name].default}
     return Limits.model_validate({**base.model_dump(), **overrides})
-
-
-NO_ITEMS = (
-    "There are no items: the list is empty; name some, or a source that may be empty, such as a table or a query."
-)
-
-
-def validate_items(items: Source) -> Source:
-    """Validate the items of a job file.
-
-    Raises:
-        ValueError: If they are an empty list.
-
-    Example:
-        >>> validate_items(Listed.model_validate(["MIT"])).items[0].key
-        'MIT'
-    """
-    if isinstance(items, Listed) and not items.items:
-        raise ValueError(NO_ITEMS)
-    return items
-
-
-def require_items(items: Source) -> None:
-    """Check the items of a flow run of a deployment, whose list is filled in by a person in its form.
-
-    Raises:
-        SourceError: If the list is empty.
-    """
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
-        return
-    try:
-        validate_items(items)
-    except ValueError as error:
-        raise SourceError(str(error)) from None

@@ -19,7 +19,7 @@ from prefect_dispatch.flows.forms import (
     Texts,
     form_flow,
 )
-from prefect_dispatch.flows.run_job import JobSpec
+from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix
 from prefect_dispatch.models.base import NON_EMPTY, Strict, did_you_mean
 from prefect_dispatch.models.brief import Brief, Command, Name, Text

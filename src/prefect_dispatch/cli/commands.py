@@ -23,7 +23,7 @@ from prefect_dispatch.errors import DispatchError, DispatchFailed, JobError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from prefect_dispatch.flows.job_file import AnyJob
+    from prefect_dispatch.flows.job_file import JobFile
     from prefect_dispatch.models.report import Report
     from prefect_dispatch.tasks.plan import Plan
 
@@ -270,7 +270,7 @@ def _refresh(arguments: argparse.Namespace) -> bool | list[str]:
     return patterns or patterns is not None
 
 
-def _load_job(arguments: argparse.Namespace) -> AnyJob:
+def _load_job(arguments: argparse.Namespace) -> JobFile:
     from prefect_dispatch.flows.job_file import read_job  # noqa: PLC0415 -- imports Prefect
 
     return read_job(arguments.job, arguments.changes, model=arguments.model)
@@ -282,6 +282,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.calls.progress import on_report  # noqa: PLC0415 -- imports pydantic
     from prefect_dispatch.cli.console import show_progress, summary  # noqa: PLC0415 -- imports rich
     from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.prepare import as_prepared  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.publish import ensure_folder  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.processes.ephemeral_server import use_server  # noqa: PLC0415 -- only here
@@ -308,6 +309,7 @@ def _run(arguments: argparse.Namespace) -> int:
             interruptible(arguments.guard, ready.limits.grace_s, INTERRUPTED),
             show_progress() as show,
             use_server(show),
+            as_prepared(ready),
         ):
             report = job.run(folder, out=files, **bounds)
     except DispatchFailed as error:
