@@ -28,7 +28,8 @@ from prefect_dispatch.calls.progress import estimate_seconds_left, on_report, pr
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.ledger import Document, Table
 from prefect_dispatch.models.outcome import Outcome
-from prefect_dispatch.reporting.html.page import GENERATOR, render_page
+from prefect_dispatch.reporting.html.document import GENERATOR
+from prefect_dispatch.reporting.html.page import render_page
 from prefect_dispatch.reporting.markdown import markdown, outcome_rows
 from prefect_dispatch.security.escaping import escape_paragraph, fence_text, strip_control_chars, to_safe_csv
 from prefect_dispatch.security.redaction import safe_message

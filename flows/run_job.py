@@ -33,6 +33,7 @@ from prefect_dispatch.flows.publish import (
 from prefect_dispatch.flows.remote_targets import resolve_deployment, shard_target
 from prefect_dispatch.flows.review import (
     STATE,
+    Collected,
     ResumedRun,
     collect_answers,
     decisions_file,
@@ -128,7 +129,8 @@ def run_job(spec: JobSpec) -> Report:
         notes = [f"Resumed after a review: {len(before)} of {len(job.work)} outcomes are those from before it."]
     log.info("%s", " ".join(filter(None, (*notes, *route.notes))))
     # 3. Fan out and merge.
-    expected, clock = resumed.plan(expected), Clock(resumed.started)
+    earlier = resumed.collected
+    expected, clock = (earlier.plan, Clock(earlier.started)) if earlier else (expected, Clock())
     progress = LiveProgress(job.briefs, expected)
     fan_out = FanOut(
         job.work,
@@ -155,11 +157,18 @@ def run_job(spec: JobSpec) -> Report:
                     planned=expected,
                     clock=clock,
                     refresh=spec.refresh is True,
-                    known=resumed.query_outcomes,
+                    known=earlier.asked if earlier else (),
                 )
         # 4. Review; this may suspend the run.
         if spec.review and decisions is not None:
-            report = review(job, report, decisions, resumed.collect(report, expected, outcomes, clock.started), resumed)
+            collected = Collected(
+                started=clock.started,
+                plan=expected,
+                outcomes=tuple(outcomes),
+                asked=report.asked,
+                forms=earlier.forms if earlier else {},
+            )
+            report = review(job, report, decisions, collected, resumed)
         # 5. Deliver and publish.
         report = _add_facts(report, fan_out.counter.report(), stored)
         report = memory.compare_with_last(deliver_value(report, job.integrator, place))

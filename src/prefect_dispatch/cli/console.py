@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from prefect_dispatch.calls.progress import format_usd, on_wait, progress_listener, run_issues
-from prefect_dispatch.reporting.html.page import missing_library
+from prefect_dispatch.reporting.html.document import missing_library
 from prefect_dispatch.reporting.markdown import TITLES, TO_DECIDE
 from prefect_dispatch.security.escaping import strip_control_chars
 
