@@ -100,18 +100,15 @@ class LastRunStore:
             return
         value = self._value or (self._last.value if self._last else "")
         run = LastRun.model_validate({name: report.run[name] for name in LastRun.model_fields})
+        record = _Record.model_construct(memory=RunSnapshot(run=run, work=self._work, value=value))
         try:
-            result_store_for_run().write(self._keys[0], _serialize(RunSnapshot(run=run, work=self._work, value=value)))
+            result_store_for_run().write(self._keys[0], record.model_dump_json(by_alias=True).encode())
         except TransientError as error:
             get_run_logger().warning("The next run of this job will not know what changed since this one: %s", error)
 
 
 class _Record(BaseModel):
     memory: RunSnapshot = Field(alias=TAG)
-
-
-def _serialize(memory: RunSnapshot) -> bytes:
-    return _Record.model_construct(memory=memory).model_dump_json(by_alias=True).encode()
 
 
 def _parse_record(blob: bytes | None) -> RunSnapshot | None:
