@@ -104,7 +104,7 @@ def register(
         # 1. Check everything.
         before = [_find_deployment(client, each) for each in deployments]
         _require_block(client, source)
-        pool = _resolve_pool(client, work_pool, deployments[0].spec.work_pool.name, source)
+        pool = _resolve_pool(client, work_pool, deployments[0].spec.work_pool["name"], source)
         # 2. Write.
         _register_blocks()
         registered: list[RegisteredDeployment] = []
@@ -152,7 +152,7 @@ def _register(
         paused: Whether it is to be paused.
     """
     # A new deployment gets the example of its flow; an existing one keeps its schedules, changed by the options.
-    example = next((timed.schedule() for timed in each.spec.schedules), None)
+    example = next(iter(each.spec.schedules), None)
     before = [example] if was is None and example else was.schedules if was else []
     schedules = timing.merge_schedules(example, before)
     each.deployment.schedules = [
