@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import wraps
@@ -47,29 +48,15 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from prefect_dispatch.flows.runtime.prepared_job import JobSpec
-
-
 P = ParamSpec("P")
-
-
 R = TypeVar("R")
 
 
 _JOB_PREFIX = re.compile(r"\b(?:limits|executor|integrator|items|briefs\[0\])\.(?=[a-z])")
-
-
 """Path prefixes of fields in a job of `dispatch`, which a flat form does not have."""
-
-
 _FIELD_PREFIX = re.compile(r"[a-z_]+(?:\.\w+)*: ")
-
-
 _FIELDS = {"glob": "files", "aliases": "decisions"}
-
-
 """The names of parts' fields in a form."""
-
-
 _WORDS = (
     ("`root`", "`folder`"),
     (", or raise `max_bytes`", ""),
@@ -80,8 +67,6 @@ _WORDS = (
     ("workspace.base: ", "base: "),
     (", or set stdin: true and read it there", ""),
 )
-
-
 """Replacements in messages for fields that a form doesn't have."""
 
 
@@ -230,8 +215,6 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
 
 
 RECORDS_FIELD = "records"
-
-
 """The field of an answer with its list of records, if it may have several."""
 
 
@@ -300,18 +283,28 @@ def schema_of_fields(fields: Sequence[AnswerField], *, several: bool = False) ->
         {'year': {'type': 'integer'}}
     """
     names = [field.name for field in fields]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise JobError(f"fields: {twice[0]!r} stands there twice; give each a name of its own.")
-    record = {
-        "type": "object",
-        "properties": {field.name: field.field_schema for field in fields},
-        "required": names,
-        "additionalProperties": False,
-    }
-    if not several:
-        return record
-    listed = {RECORDS_FIELD: {"type": "array", "items": record}}
-    return {"type": "object", "properties": listed, "required": [RECORDS_FIELD], "additionalProperties": False}
+    require_distinct("fields", names)
+    record = _object_schema({field.name: field.field_schema for field in fields})
+    return _object_schema({RECORDS_FIELD: {"type": "array", "items": record}}) if several else record
+
+
+def _object_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    required = list(properties)
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def require_distinct(field: str, names: Sequence[str]) -> None:
+    """Check that no name stands twice in a field of a form.
+
+    Raises:
+        JobError: If one does.
+    """
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise JobError(f"{field}: {twice!r} stands there twice; give each a name of its own.")
+
+
+def _block_name(field: str) -> Any:  # noqa: ANN401 -- what `Annotated` takes
+    return BeforeValidator(lambda value: None if value is None or value == "" else block_name(field, value))
 
 
 def _block_picker(field: str, title: str) -> Any:  # noqa: ANN401 -- what `Annotated` takes
@@ -319,65 +312,37 @@ def _block_picker(field: str, title: str) -> Any:  # noqa: ANN401 -- what `Annot
     return WithJsonSchema({"title": title, "block_type_slug": SLUGS[field]})
 
 
-def _block_name_validator(field: str) -> BeforeValidator:
-    def name(value: object) -> str | None:
-        nothing = value is None or (isinstance(value, str) and not value)
-        return None if nothing else block_name(field, value)
-
-    return BeforeValidator(name)
-
-
 CredentialsField = Annotated[
-    LLMCredentials | str | None, _block_name_validator("credentials"), _block_picker("credentials", "LLM Credentials")
+    LLMCredentials | str | None, _block_name("credentials"), _block_picker("credentials", "LLM Credentials")
 ]
-
-
 """A saved LLMCredentials block, or its name; validated to the name."""
-
-
 ProfileField = Annotated[
-    DispatchProfile | str | None, _block_name_validator("profile"), _block_picker("profile", "Dispatch Profile")
+    DispatchProfile | str | None, _block_name("profile"), _block_picker("profile", "Dispatch Profile")
 ]
-
-
 """A saved DispatchProfile block, or its name; validated to the name."""
-
-
 Files = Annotated[str, Field(title="One", min_length=1)] | Annotated[list[str], Field(title="Several", min_length=1)]
-
-
 """A glob, or several."""
 
 
 Fields = Annotated[Sequence[AnswerField | str], GetPydanticSchema(lambda _, handler: handler(tuple[AnswerField, ...]))]
-
-
 """The fields of an answer; a bare name is a text field of that name."""
 
 
 OutputField = Annotated[
     str | Mapping[str, Any] | type[BaseModel], GetPydanticSchema(lambda _, handler: handler(OutputForm))
 ]
-
-
 """`text`, a JSON Schema as text or as a mapping, or a pydantic model; in a form, a JSON editor."""
 
 
 RulesField = Annotated[Mapping[str, Any] | Sequence[FieldRule], GetPydanticSchema(lambda _, handler: handler(Rules))]
-
-
 """Rules for fields, or a mapping from field to rule."""
 
 
 Texts = Annotated[Sequence[str], GetPydanticSchema(lambda _, handler: handler(tuple[Text, ...]))]
-
-
 """Texts, none of them empty."""
 
 
 Paths = Annotated[Sequence[str], GetPydanticSchema(lambda _, handler: handler(tuple[FieldPath, ...]))]
-
-
 """Dotted paths of fields."""
 
 
@@ -385,14 +350,10 @@ _Forms = Annotated[tuple[SourceKind, ...], NON_EMPTY]
 
 
 Forms = Annotated[Sequence[SourceKind], GetPydanticSchema(lambda _, handler: handler(_Forms))]
-
-
 """Kinds of sources, such as `doi`."""
 
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True)]
-
-
 """A text that may be empty."""
 
 

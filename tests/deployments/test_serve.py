@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidStatus
 from websockets.frames import Close, CloseCode
 from websockets.http11 import Response
 
-from prefect_dispatch.deployments.serve import FIRST_S, OUTAGE_S, Outage, is_outage
+from prefect_dispatch.deployments.register import FIRST_S, OUTAGE_S, Outage, is_outage
 from prefect_dispatch.deployments.specs import deployment
 from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.flows.dispatch import dispatch

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect_dispatch.deployments import automations
 from prefect_dispatch.deployments.code_source import LOCAL, Checkout, CodeOptions, CodeSource, code_source
 from prefect_dispatch.deployments.register import find_open_api, register
-from prefect_dispatch.deployments.serve import serve as serve_deployments
+from prefect_dispatch.deployments.register import serve as serve_deployments
 from prefect_dispatch.deployments.specs import PlannedDeployment, ScheduleOverride, plan_deployments
 from prefect_dispatch.errors import JobError
 
