@@ -103,7 +103,7 @@ def test_the_ready_flows_are_registered_as_the_file_says(
     earlier: Any = ready.flow.to_deployment(
         "dispatch",
         concurrency_limit=cancelling,
-        schedules=[example.schedule()],
+        schedules=[example],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     earlier.apply()
