@@ -94,7 +94,11 @@ def build_report(
         value=merge.value,
         ledger=_add_join_reasons(merge.ledger, ordered),
         fields=merge.fields,
-        gaps=tuple(Gap(brief=o.brief, item=o.item, status=o.status, error=o.error) for o in gaps if o.error),
+        gaps=tuple(
+            Gap(brief=each.brief, item=each.item, status=each.status, error=each.error)
+            for each in gaps
+            if each.error and each.status != "succeeded"
+        ),
         violations=violations,
         rules=merge.rules,
         proposals=merge.proposals,

@@ -58,8 +58,8 @@ RefreshInput = bool | str | Sequence[str]
 class JobFile(Strict):
     """Job file: the parameters of a flow. The model of each flow with a form is derived from this one."""
 
-    flow: str
-    """The flow that runs it, as job files name it."""
+    flow: Any
+    """The flow that runs it, as job files name it: in each model one name."""
 
     @property
     def deployment_name(self) -> str:
