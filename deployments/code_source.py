@@ -61,7 +61,8 @@ class CodeOptions:
             JobError: If two of them contradict each other, or a value is invalid.
         """
         git_options = {"--git-url": self.url, "--git-branch": self.branch, "--git-commit": self.commit}
-        if not self.git and (lone := next((name for name, value in git_options.items() if value is not None), None)):
+        lone = next((name for name, value in git_options.items() if value is not None), None)
+        if not self.git and lone is not None:
             raise JobError(f"{lone} says how workers clone the job's repository: add --git.")
         if not self.git and self.credentials is not None:
             raise JobError("--git-credentials are for the clone of the job's repository: add --git.")
@@ -272,26 +273,28 @@ class Checkout:
             raise JobError(f"--git-credentials: they are for an address that begins with https://, not {url!r}.")
         if "://" not in url and not _SSH.match(url):  # a folder of this machine
             url = str(Path(self.root, url).resolve())
-        # 2. A commit, if one is named.
+        # 2. A commit, if one is named; otherwise a branch, which has to be known at the remote.
+        branch = commit = None
         if options.commit is not None:
             commit = self._git_output(
                 "rev-parse", "--verify", "--quiet", "--end-of-options", f"{options.commit}^{{commit}}"
             )
             if not commit:
                 raise JobError(f"--git-commit {options.commit!r}: there is no such commit in {str(self.root)!r}.")
-            return self._repository(url, None, commit, options)
-        # 3. Otherwise a branch, which has to be known at the remote.
-        branch = options.branch or self.upstream
-        if not branch:
-            raise JobError("--git: no branch is checked out here: name --git-branch, or --git-commit HEAD.")
-        if branch.startswith("-"):
-            raise JobError(f"--git-branch {branch!r}: the name of a branch does not begin with a hyphen.")
-        if options.url is None and not self._git_output("rev-parse", "--verify", "--quiet", self._tracking_ref(branch)):
-            raise JobError(
-                f"--git: the remote {self.remote!r} has no branch {branch!r} as far as is known here: git push it "
-                "(or git fetch) first."
-            )
-        return self._repository(url, branch, None, options)
+        else:
+            branch = options.branch or self.upstream
+            if not branch:
+                raise JobError("--git: no branch is checked out here: name --git-branch, or --git-commit HEAD.")
+            if branch.startswith("-"):
+                raise JobError(f"--git-branch {branch!r}: the name of a branch does not begin with a hyphen.")
+            tracking = f"refs/remotes/{self.remote}/{branch}"
+            if options.url is None and not self._git_output("rev-parse", "--verify", "--quiet", tracking):
+                raise JobError(
+                    f"--git: the remote {self.remote!r} has no branch {branch!r} as far as is known here: git push it "
+                    "(or git fetch) first."
+                )
+        submodules = (self.root / ".gitmodules").is_file()
+        return Repository(url, branch=branch, commit=commit, submodules=submodules, block=options.credentials)
 
     def notes(self, folder: Path, commit: str) -> Iterator[str]:
         """Yield a note on what workers will lack of a folder: what was not committed, or not pushed."""
@@ -303,13 +306,6 @@ class Checkout:
             yield f"Not committed, so workers do not have it: {named}"
         if self._git_output("rev-list", "--max-count=1", commit, "--not", f"--remotes={self.remote}"):
             yield f"{commit} has commits that are not pushed to {self.remote!r}, so workers do not have them."
-
-    def _repository(self, url: str, branch: str | None, commit: str | None, options: CodeOptions) -> Repository:
-        submodules = (self.root / ".gitmodules").is_file()
-        return Repository(url, branch=branch, commit=commit, submodules=submodules, block=options.credentials)
-
-    def _tracking_ref(self, branch: str) -> str:
-        return f"refs/remotes/{self.remote}/{branch}"
 
     def _git_config(self, name: str) -> str:
         return self._git_output("config", "--get", name)
@@ -335,7 +331,7 @@ def _has_password(url: str) -> bool:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
         return "@" in url.partition("://")[2].partition("/")[0]
-    return bool(parsed.password) or (bool(parsed.username) and parsed.scheme != "ssh")
+    return bool(parsed.password or (parsed.username and parsed.scheme != "ssh"))
 
 
 def _without_tag(image: str) -> str:
@@ -345,6 +341,4 @@ def _without_tag(image: str) -> str:
         >>> _without_tag("localhost:5000/jobs:v1"), _without_tag("localhost:5000/jobs")
         ('localhost:5000/jobs', 'localhost:5000/jobs')
     """
-    plain = image.partition("@")[0]
-    head, slash, last = plain.rpartition("/")
-    return f"{head}{slash}{last.partition(':')[0]}"
+    return re.sub(r"(:[^/]*)?(@.*)?$", "", image)

@@ -1,7 +1,13 @@
-"""Registration of deployments with Prefect; everything is checked before anything is written."""
+"""Registration of deployments with Prefect, for workers or to be served by this process.
+
+Everything is checked before anything is written. Prefect's own `serve` ends when the API has failed a few times in a
+row. Here it is restarted with backoff, up to the maximum length of an outage: a server that restarts, or is too busy
+for a while, must not stop the schedules.
+"""
 
 from __future__ import annotations
 
+import signal
 import socket
 import ssl
 import sys
@@ -13,32 +19,35 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 
 import httpx
+from prefect import serve as serve_deployments
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate, WorkPoolCreate
 from prefect.deployments.runner import DeploymentApplyError
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import get_current_settings
 from prefect.workers.process import ProcessWorker
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
 from prefect_dispatch.blocks import DispatchProfile
 from prefect_dispatch.deployments.code_source import LOCAL
-from prefect_dispatch.deployments.specs import describe_schedules, job_file_of
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.deployments.specs import ScheduleOverride, describe_schedules, job_file_of
+from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
 from prefect_dispatch.models.base import did_you_mean
 from prefect_dispatch.security.escaping import strip_control_chars
-from prefect_dispatch.security.redaction import redact
+from prefect_dispatch.security.redaction import redact, safe_message
 from prefect_dispatch.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
     from uuid import UUID
 
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
     from prefect_dispatch.deployments.code_source import CodeSource
-    from prefect_dispatch.deployments.specs import PlannedDeployment, ScheduleOverride
+    from prefect_dispatch.deployments.specs import PlannedDeployment
 
 
 POOL_TYPE = "process"
@@ -104,7 +113,7 @@ def register(
         # 1. Check everything.
         before = [_find_deployment(client, each) for each in deployments]
         _require_block(client, source)
-        pool = _resolve_pool(client, work_pool, deployments[0].spec.work_pool.name, source)
+        pool = _resolve_pool(client, work_pool, deployments[0].spec.work_pool["name"], source)
         # 2. Write.
         _register_blocks()
         registered: list[RegisteredDeployment] = []
@@ -152,7 +161,7 @@ def _register(
         paused: Whether it is to be paused.
     """
     # A new deployment gets the example of its flow; an existing one keeps its schedules, changed by the options.
-    example = next((timed.schedule() for timed in each.spec.schedules), None)
+    example = next(iter(each.spec.schedules), None)
     before = [example] if was is None and example else was.schedules if was else []
     schedules = timing.merge_schedules(example, before)
     each.deployment.schedules = [
@@ -395,3 +404,122 @@ def is_open_api(url: httpx.URL) -> bool:
             return response.is_success and isinstance(response.json(), str)
     except (httpx.HTTPError, ValueError, OSError):
         return False
+
+
+FIRST_S, MOST_S = 5.0, 60.0
+"""Initial and maximum backoff in seconds."""
+OUTAGE_S = 3600.0
+"""Maximum length of an outage in seconds."""
+HEALTHY_S = 600.0
+"""Seconds of serving after which the next error begins a new outage."""
+
+
+def serve(  # pragma: no cover -- never ends; test_worker runs it as a process
+    deployments: Sequence[PlannedDeployment],
+    timing: ScheduleOverride,
+    on_registered: Callable[[Sequence[RegisteredDeployment]], None],
+) -> None:
+    """Register deployments and serve them, each with one run at a time, until interrupted.
+
+    Args:
+        deployments: The deployments.
+        timing: The schedule options of the command line; after an outage, schedules are not changed again.
+        on_registered: Called once with the registered deployments.
+
+    Raises:
+        JobError: If they can't be registered at first.
+        DispatchError: If Prefect's API has been out of order for an hour.
+    """
+    # Errors of the first registration are the user's; only later ones can be an outage.
+    on_registered(register_served(deployments, timing))
+    outage = Outage()
+    again = False
+    while True:
+        began = time.monotonic()
+        try:
+            if again:
+                register_served(deployments, ScheduleOverride())
+            serve_deployments(*(each.deployment for each in deployments), limit=len(deployments))
+            return  # noqa: TRY300 -- interrupted by the user
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            wait_s = outage.next_delay_s(error, began, time.monotonic())
+            why = _truncate(safe_message(error))
+            sys.stderr.write(
+                f"Prefect's API is out of order ({why}). Runs that were under way here have ended; "
+                f"what had been answered is stored. Serving again in {wait_s:g} s.\n"
+            )
+            sys.stderr.flush()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Prefect's handler belongs to the runner that has ended
+        time.sleep(wait_s)
+        again = True
+
+
+class Outage:
+    """Exponential backoff during an outage of Prefect's API."""
+
+    def __init__(self) -> None:
+        """Start without an outage."""
+        self._since: float | None = None
+        self._tries = 0
+
+    def next_delay_s(self, error: BaseException, began: float, now: float) -> float:
+        """Return how many seconds to wait before the next try.
+
+        Args:
+            error: The error of the last try.
+            began: The start of the last try, in seconds of any clock.
+            now: The end of the last try.
+
+        Raises:
+            DispatchError: If the outage has lasted too long.
+
+        Example:
+            >>> outage, error = Outage(), ConnectionError("refused")
+            >>> [outage.next_delay_s(error, began, began) for began in (0, 5, 15, 35, 75, 135)]
+            [5.0, 10.0, 20.0, 40.0, 60.0, 60.0]
+            >>> outage.next_delay_s(error, 195, 9000)
+            5.0
+        """
+        if self._since is None or now - began > HEALTHY_S:
+            self._since, self._tries = now, 0
+        if now - self._since > OUTAGE_S:
+            raise DispatchError(
+                f"Prefect's API has been out of order for {(now - self._since) / 60:.0f} min "
+                f"({_truncate(safe_message(error))}): see to the server, and serve again."
+            )
+        self._tries += 1
+        return min(MOST_S, FIRST_S * 2.0 ** (self._tries - 1))
+
+
+def is_outage(error: BaseException) -> bool:
+    """Return whether an error is a temporary failure of Prefect's API: unreachable, gone, too busy, or broken.
+
+    Example:
+        >>> is_outage(RuntimeError("Service exceeded error threshold.")), is_outage(RuntimeError("No such flow."))
+        (True, False)
+    """
+    return any(map(_is_api_failure, _iter_causes(error)))
+
+
+def _is_api_failure(error: BaseException) -> bool:
+    if isinstance(error, ConnectionClosed):  # by the network or the server, unless the server rejected the connection
+        return error.rcvd is None or error.rcvd.code not in {CloseCode.PROTOCOL_ERROR, CloseCode.POLICY_VIOLATION}
+    status = getattr(getattr(error, "response", None), "status_code", None)  # of httpx, and of websockets
+    if isinstance(status, int):
+        return status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS
+    is_threshold = isinstance(error, RuntimeError) and str(error) == "Service exceeded error threshold."
+    return is_threshold or isinstance(error, (httpx.TransportError, ConnectionError, TimeoutError))
+
+
+def _iter_causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, the members of an exception group, and all causes and contexts."""
+    pending, seen = [error], set[int]()
+    while pending:
+        each = pending.pop()
+        if id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            members: tuple[BaseException, ...] = getattr(each, "exceptions", ())
+            pending += [*members, *filter(None, (each.__cause__, each.__context__))]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentScheduleUpdate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
@@ -17,7 +18,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import get_current_settings
 from prefect.types.entrypoint import EntrypointType
-from pydantic import Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 
 from prefect_dispatch.deployments.code_source import LOCAL, CodeSource
 from prefect_dispatch.errors import JobError
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import DeploymentSchedule
     from prefect.deployments.runner import RunnerDeployment
 
-    from prefect_dispatch.flows.job_file import AnyJob
+    from prefect_dispatch.flows.job_file import JobFile
 
     Given = DeploymentSchedule | DeploymentScheduleCreate | DeploymentScheduleUpdate
 
@@ -43,29 +44,10 @@ if TYPE_CHECKING:
 FILE = "prefect.yaml"
 
 
-class ScheduleSpec(Strict):
-    """Example schedule of a ready flow."""
-
-    slug: str
-    """Its name among the schedules of the deployment."""
-    cron: str
-    """Its cron expression."""
-    timezone: str
-    """Its time zone, by the IANA name."""
-    active: bool
-    """Whether it creates runs."""
-
-    def schedule(self) -> DeploymentScheduleCreate:
-        """Return the schedule in the form of Prefect's client."""
-        cron = CronSchedule(cron=self.cron, timezone=self.timezone)
-        return DeploymentScheduleCreate(schedule=cron, active=self.active, slug=self.slug)
-
-
-class WorkPool(Strict):
-    """Work pool of a deployment."""
-
-    name: str
-    """Its name."""
+def _to_schedule(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return a schedule of `prefect.yaml` in the form of Prefect's client."""
+    cron = {"cron": entry["cron"], "timezone": entry["timezone"]}
+    return {"schedule": cron, "active": entry["active"], "slug": entry["slug"]}
 
 
 class DeploymentSpec(Strict):
@@ -83,9 +65,11 @@ class DeploymentSpec(Strict):
     """Whether a run with invalid parameters is rejected before it is created."""
     concurrency_limit: ConcurrencyLimitConfig | None = None
     """The limit of concurrent runs, and what happens to further ones; None: limited by the workers only."""
-    work_pool: WorkPool
+    work_pool: dict[Literal["name"], str]
     """The default work pool of its runs."""
-    schedules: Annotated[tuple[ScheduleSpec, ...], Field(max_length=1)] = ()
+    schedules: Annotated[
+        tuple[Annotated[DeploymentScheduleCreate, BeforeValidator(_to_schedule)], ...], Field(max_length=1)
+    ] = ()
     """An inactive example; none if other runs start its runs."""
 
     @property
@@ -131,25 +115,23 @@ def forget_imports(folder: Path) -> Generator[None]:
         folder: The folder of a job; a virtual environment inside it stays as it is.
     """
     path, before = [*sys.path], set(sys.modules)
-    places = [place for each in path if (place := Path(each).resolve()).is_relative_to(folder)]
+    inside = [place for each in path if (place := Path(each).resolve()).is_relative_to(folder)]
+
+    def is_job_code(module: ModuleType) -> bool:
+        file: str | None = getattr(module, "__file__", None)
+        homes = [file] if file else list(getattr(module, "__path__", ()))  # of a package without a file, its folders
+        found = [Path(home).resolve() for home in homes]
+        return any(
+            home.is_relative_to(folder) and not any(home.is_relative_to(place) for place in inside) for home in found
+        )
+
     try:
         yield
     finally:
         sys.path[:] = path
         for name in set(sys.modules) - before:
-            if any(_is_job_code(home, folder, places) for home in _module_paths(sys.modules[name])):
+            if is_job_code(sys.modules[name]):
                 del sys.modules[name]
-
-
-def _module_paths(module: ModuleType) -> list[str]:
-    """Return the file of a module, or the folders of a package without one."""
-    file: str | None = getattr(module, "__file__", None)
-    return [file] if file else list(getattr(module, "__path__", ()))
-
-
-def _is_job_code(home: str, folder: Path, places: list[Path]) -> bool:
-    found = Path(home).resolve()
-    return found.is_relative_to(folder) and not any(found.is_relative_to(place) for place in places)
 
 
 _ORIGIN = re.compile(r"\n\nJob file: `(.*)`\Z", re.DOTALL)
@@ -188,20 +170,21 @@ def plan_deployments(
     Raises:
         JobError: If a job is unusable, or two would have the same name.
     """
-    if name is not None and len(jobs) != 1:
-        raise JobError(f"--name {name!r} names the deployment of one job file; {len(jobs)} are given.")
-    if name is not None and (not name.strip() or re.search(r"[/%&<>\x00-\x1f]", name)):
-        raise JobError(f"--name {name!r}: a name is a text without any of / % & < >.")
-    name = name.strip() if name else None
+    if name is not None:
+        if len(jobs) != 1:
+            raise JobError(f"--name {name!r} names the deployment of one job file; {len(jobs)} are given.")
+        if not name.strip() or re.search(r"[/%&<>\x00-\x1f]", name):
+            raise JobError(f"--name {name!r}: a name is a text without any of / % & < >.")
+        name = name.strip()
     found = [_from_job_file(path, name, source) for path in jobs] if jobs else list(_from_ready_flows(here, source))
     # Deployments are identified by flow and name.
-    for at, each in enumerate(found):
-        if each.name in (other.name for other in found[:at]):
-            raise JobError(
-                f"Two of the job files would be the deployment {each.name!r}, which is named after the job: "
-                "rename one of them (the first brief of a `dispatch` job, the `name` of any other), or deploy them one "
-                "by one with --name."
-            )
+    names = Counter(each.name for each in found)
+    if twice := next((each for each, count in names.items() if count > 1), None):
+        raise JobError(
+            f"Two of the job files would be the deployment {twice!r}, which is named after the job: "
+            "rename one of them (the first brief of a `dispatch` job, the `name` of any other), or deploy them one "
+            "by one with --name."
+        )
     return found
 
 
@@ -217,7 +200,7 @@ def job_file_of(description: str | None) -> str | None:
 
 
 def deployment(
-    job: AnyJob, folder: Path, name: str | None = None, file: Path | None = None, source: CodeSource = LOCAL
+    job: JobFile, folder: Path, name: str | None = None, file: Path | None = None, source: CodeSource = LOCAL
 ) -> RunnerDeployment:
     """Return the deployment of a job, with its content as the form's defaults.
 
@@ -234,8 +217,7 @@ def deployment(
     ready = ready_flows()[job.flow]
     description = ready.description + ("" if file is None else f"\n\nJob file: `{source.origin(file)}`")
     parameters: dict[str, Any] = job.form_parameters(folder)
-    own = job.place(Path()).is_absolute()  # the job itself names a folder of the machine that it runs on
-    if not own:
+    if not job.place(Path()).is_absolute():  # else the job itself names a folder of the machine that it runs on
         parameters["folder"] = source.folder(job.place(folder))
     return _create_deployment(ready, name or job.deployment_name, description, parameters)
 
@@ -252,10 +234,15 @@ def _from_job_file(path: Path, name: str | None, source: CodeSource) -> PlannedD
     with forget_imports(file.parent):
         validate_job(job, file.parent)
     new = deployment(job, file.parent, name, file, source)
-    _require_parameter_size(new, file)
-    return PlannedDeployment(
-        ready_flows()[job.flow], new, source.origins(file), tuple(source.lost_write_notes(new.parameters))
-    )
+    max_size = get_current_settings().server.api.max_parameter_size
+    size = len(canonical_json(new.parameters).encode())
+    if 0 < max_size < size:
+        raise JobError(
+            f"{file.name}: as a deployment the job takes {size} bytes, and Prefect keeps {max_size} at most: "
+            "put the items into a file (items: {jsonl: …} or {glob: …})."
+        )
+    notes = tuple(source.lost_write_notes(new.parameters))
+    return PlannedDeployment(ready_flows()[job.flow], new, source.origins(file), notes)
 
 
 def _create_deployment(
@@ -268,31 +255,14 @@ def _create_deployment(
         tags=ready.tags,
         enforce_parameter_schema=ready.enforce_parameter_schema,
         concurrency_limit=ready.concurrency_limit,
-        schedules=[each.schedule() for each in ready.schedules],
+        schedules=[*ready.schedules],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     return cast("RunnerDeployment", new)
 
 
-def _require_parameter_size(new: RunnerDeployment, file: Path) -> None:
-    """Check that a job's parameters are within Prefect's size limit.
-
-    Raises:
-        JobError: If not.
-    """
-    max_size = get_current_settings().server.api.max_parameter_size
-    size = len(canonical_json(new.parameters).encode())
-    if 0 < max_size < size:
-        raise JobError(
-            f"{file.name}: as a deployment the job takes {size} bytes, and Prefect keeps {max_size} at most: "
-            "put the items into a file (items: {jsonl: …} or {glob: …})."
-        )
-
-
-_SAMPLE = "0 0 * * *"
-
-
 _FIELDS = 5
+"""Fields of a cron expression."""
 
 
 @dataclass(frozen=True)
@@ -317,10 +287,12 @@ class ScheduleOverride:
                 f"--cron {self.cron!r} is no cron expression, or is never due: write five fields (minute, hour, day, "
                 "month, day of the week), such as '0 6 * * 1-5'."
             )
-        if self.timezone is not None and not (
-            self.timezone and _is_valid_schedule(cron=_SAMPLE, timezone=self.timezone)
-        ):
-            raise JobError(f"--timezone {self.timezone!r} is no time zone: use an IANA name, such as 'Europe/Berlin'.")
+        try:
+            CronSchedule(cron="@daily", timezone="UTC" if self.timezone is None else self.timezone or "-")
+        except ValidationError:
+            raise JobError(
+                f"--timezone {self.timezone!r} is no time zone: use an IANA name, such as 'Europe/Berlin'."
+            ) from None
 
     def merge_schedules(
         self, example: DeploymentScheduleCreate | None, before: Sequence[Given]
@@ -341,7 +313,7 @@ class ScheduleOverride:
         return [*others, self._override_example(own or example, example)]
 
     def _override_example(self, own: Given, example: DeploymentScheduleCreate) -> DeploymentScheduleUpdate:
-        update = _to_update(own, active=self.active or bool(own.active))
+        update = _to_update(own).model_copy(update={"active": self.active or bool(own.active)})
         if self.cron is None and self.timezone is None:
             return update
         was: Any = own.schedule if isinstance(own.schedule, CronSchedule) else example.schedule
@@ -371,14 +343,8 @@ def _describe_schedule(schedule: object) -> str:
     return f"every {schedule.interval}" if isinstance(schedule, IntervalSchedule) else "by a recurrence rule"
 
 
-def _to_update(each: Given, *, active: bool | None = None) -> DeploymentScheduleUpdate:
-    return DeploymentScheduleUpdate(
-        schedule=each.schedule,
-        active=each.active if active is None else active,
-        max_scheduled_runs=each.max_scheduled_runs,
-        parameters=each.parameters,
-        slug=each.slug,
-    )
+def _to_update(each: Given) -> DeploymentScheduleUpdate:
+    return DeploymentScheduleUpdate.model_validate(each, from_attributes=True)
 
 
 def _is_valid_cron(cron: str) -> bool:
@@ -390,11 +356,3 @@ def _is_valid_cron(cron: str) -> bool:
         return has_next_date(cron)
     except ValueError:  # from pydantic, or from the parser for a date that never occurs
         return False
-
-
-def _is_valid_schedule(**parts: str) -> bool:
-    try:
-        CronSchedule.model_validate(parts)
-    except ValidationError:
-        return False
-    return True

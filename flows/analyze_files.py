@@ -25,7 +25,7 @@ from prefect_dispatch.flows.forms import (
     limits_from_fields,
     schema_of_fields,
 )
-from prefect_dispatch.flows.run_job import JobSpec
+from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records.field_rules import Conflicts  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords

@@ -22,8 +22,9 @@ from prefect_dispatch.flows.forms import (
     Share,
     Texts,
     form_flow,
+    require_distinct,
 )
-from prefect_dispatch.flows.run_job import JobSpec
+from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.merge_branches.apply import ConflictRule  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
 from prefect_dispatch.models.base import NON_EMPTY, Strict
@@ -127,9 +128,7 @@ def require_disjoint(modules: Sequence[Module]) -> None:
     Raises:
         JobError: If not; the message names the two, and the overlapping globs.
     """
-    names = [each.name for each in modules]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise JobError(f"modules: {twice!r} stands there twice; give each a name of its own.")
+    require_distinct("modules", [each.name for each in modules])
     pairs = _find_overlaps(modules)
     if pairs:
         more = f"; and {len(pairs) - _MAX_PAIRS} more pairs" if len(pairs) > _MAX_PAIRS else ""
@@ -255,10 +254,14 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     """
     # The parameters are validated by Prefect or by the model of a job file, so they have the types of the validators.
     every = cast("tuple[Module, ...]", modules)
-    require_disjoint(every)
-    _require_address_option(cast("AgentName | Generic", agent), api_base)
-    workspace = Workspace(repo=repo or ".", base=base or "HEAD", setup=_to_command(setup), keep=keep)
     coding_agent = cast("AgentName | Generic", agent)
+    require_disjoint(every)
+    if api_base and isinstance(coding_agent, Generic) and not coding_agent.names_address:
+        raise JobError(
+            f"api_base: the agent {coding_agent.name!r} takes no address; write {{api_base}} where it takes one in its "
+            "argv or env, or leave api_base out."
+        )
+    workspace = Workspace(repo=repo or ".", base=base or "HEAD", setup=_to_command(setup), keep=keep)
     key = str(credentials) if credentials else None
     executor = CodingAgent(
         agent=coding_agent,
@@ -298,19 +301,6 @@ build_modules = form_flow(_build_modules, "build-modules")
 
 def _to_command(text: str) -> Command | None:
     return Command(run=text) if text else None
-
-
-def _require_address_option(agent: AgentName | Generic, api_base: str) -> None:
-    """Check that an agent has an option for the address of its provider.
-
-    Raises:
-        JobError: If it is a custom agent, and its description has no placeholder for the address.
-    """
-    if api_base and isinstance(agent, Generic) and not agent.names_address:
-        raise JobError(
-            f"api_base: the agent {agent.name!r} takes no address; write {{api_base}} where it takes one in its argv "
-            "or env, or leave api_base out."
-        )
 
 
 def _resolve_model(agent: AgentName | Generic, credentials: str | None) -> str:

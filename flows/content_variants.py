@@ -19,9 +19,10 @@ from prefect_dispatch.flows.forms import (
     executor_from_fields,
     form_flow,
     limits_from_fields,
+    require_distinct,
     second_executor,
 )
-from prefect_dispatch.flows.run_job import JobSpec
+from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, Name, Text
@@ -140,9 +141,7 @@ def _require_distinct(variants: Sequence[Variant]) -> None:
     Raises:
         JobError: If not: for equal angles, one text would be requested and used for both.
     """
-    names = [each.name for each in variants]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise JobError(f"variants: {twice!r} stands there twice; give each a name of its own.")
+    require_distinct("variants", [each.name for each in variants])
     first: dict[str, str] = {}
     for each in variants:
         angle = " ".join(each.angle.split())

@@ -8,13 +8,14 @@ from typing import Annotated, Any, cast
 from pydantic import Field, GetPydanticSchema
 
 from prefect_dispatch.executors.registry import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.flows.forms import require_items
+from prefect_dispatch.flows.prepare import require_items
 from prefect_dispatch.flows.remote_targets import (
     FanOutTo,  # noqa: TC001 -- Prefect reads the signature
     TaskRunnerInput,  # noqa: TC001 -- Prefect reads the signature
 )
-from prefect_dispatch.flows.run_job import JobSpec, run_job
+from prefect_dispatch.flows.run_job import run_job
 from prefect_dispatch.flows.runtime.flow_class import DataFlow, run_attempt
+from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.registry import PluggableIntegrator  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.models.brief import Brief, BriefsInput, Name
 from prefect_dispatch.models.limits import Limits
@@ -83,8 +84,9 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
 
     def carry() -> Report:
         require_items(items)
-        parts = JobSpec(cast("list[Brief]", briefs), items, executor, integrator, limits, review, fan_out, task_runner)
-        return run_job(parts, folder=folder, out=out, limit=limit, refresh=refresh, name=name)
+        asked = cast("list[Brief]", briefs)
+        parts = asked, items, executor, integrator, limits, review, folder, out, limit, refresh, fan_out, task_runner
+        return run_job(JobSpec(*parts, name=name))
 
     return run_attempt(carry)
 

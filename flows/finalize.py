@@ -16,7 +16,7 @@ from prefect_dispatch.errors import AuditError, MergeError
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.local_model import is_local
 from prefect_dispatch.executors.llm.messages import is_expected_model
-from prefect_dispatch.flows.runtime.query_executors import query_executors
+from prefect_dispatch.flows.runtime.prepared_job import query_executors
 from prefect_dispatch.integrators.audit.published_report import audit_inputs
 from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.models import __version__
@@ -81,12 +81,13 @@ def build_report(
     # 1. Merge and audit.
     ordered = sorted(outcomes, key=lambda outcome: sort_key(outcome.brief, outcome.item))
     merge, violations, broken = _merge(job, ordered, refresh=refresh, known=known)
+    every = [*ordered, *merge.asked]
     # 2. Judge the whole.
-    status, message = _verdict(
-        ordered, job.limits.min_success, stopped=stopped, broken=broken or merge.failed, shortfalls=merge.shortfalls
-    )
+    gaps = [outcome for outcome in ordered if outcome.status != "succeeded"]
+    failure = broken or merge.failed or (stopped and f"Stopped: {stopped}")
+    status, message = _verdict(len(ordered), gaps, failure, job.limits.min_success, merge.shortfalls)
     # 3. Report.
-    models, other = _served_models(job, [*ordered, *merge.asked])
+    models, other = _served_models(job, every)
     return Report(
         status=status,
         message=strip_control_chars(message),
@@ -94,9 +95,9 @@ def build_report(
         ledger=_add_join_reasons(merge.ledger, ordered),
         fields=merge.fields,
         gaps=tuple(
-            Gap(brief=outcome.brief, item=outcome.item, status=outcome.status, error=outcome.error)
-            for outcome in ordered
-            if outcome.status != "succeeded" and outcome.error is not None
+            Gap(brief=each.brief, item=each.item, status=each.status, error=each.error)
+            for each in gaps
+            if each.error and each.status != "succeeded"
         ),
         violations=violations,
         rules=merge.rules,
@@ -106,10 +107,10 @@ def build_report(
         documents=merge.documents,
         shortfalls=merge.shortfalls,
         models=models,
-        usage=Spending.of([*ordered, *merge.asked]),
+        usage=Spending.of(every),
         integration=Spending.of(merge.asked),
         plan=planned.model_dump(mode="json"),
-        run=_run_facts(job, merge, [*ordered, *merge.asked], clock),
+        run=_run_facts(job, merge, every, clock),
         outcomes=tuple(ordered),
         asked=merge.asked,
     )
@@ -158,14 +159,11 @@ def _merge(
 def _add_join_reasons(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> tuple[LedgerRow, ...]:
     """Return the ledger with the reason for each answer that was joined from the answers to parts of its item."""
     joined = {Ref.of(outcome): outcome.joined for outcome in outcomes if outcome.joined}
-    if not joined:
-        return tuple(rows)
-    return tuple(
-        row.model_copy(update={"reason": "; ".join(filter(None, (joined[Ref.of(row)], row.reason)))})
-        if Ref.of(row) in joined
-        else row
-        for row in rows
-    )
+    ledger = list(rows)
+    for at, row in enumerate(ledger if joined else ()):
+        if how := joined.get(Ref.of(row)):
+            ledger[at] = row.model_copy(update={"reason": "; ".join(filter(None, (how, row.reason)))})
+    return tuple(ledger)
 
 
 def _served_models(job: PreparedJob, outcomes: Sequence[Outcome]) -> tuple[tuple[ServedModel, ...], tuple[Flag, ...]]:
@@ -174,7 +172,8 @@ def _served_models(job: PreparedJob, outcomes: Sequence[Outcome]) -> tuple[tuple
     for outcome in outcomes:
         for asked, served in answering_models(outcome.attempts) if outcome.status == "succeeded" else ():
             sources.setdefault((asked, served), set()).add(Ref.of(outcome))
-    accepted = _accepted_models(job)
+    executors = (job.executor, *query_executors(job.integrator).values())
+    accepted = [pattern for each in executors if isinstance(each, LLM) for pattern in each.accept_models]
     rows = [
         ServedModel(
             asked=asked,
@@ -184,46 +183,40 @@ def _served_models(job: PreparedJob, outcomes: Sequence[Outcome]) -> tuple[tuple
         )
         for (asked, served), refs in sorted(sources.items())
     ]
-    flags = [_model_flag(row, sources[row.asked, row.served]) for row in rows if not row.expected]
+    flags = [
+        Flag(
+            path="",
+            kind="model",
+            text=row.served,
+            message=(
+                f"{row.asked!r} was asked, and the responses to {row.answers} of the answers name another model: "
+                "accept it by a pattern in accept_models, or set strict_model"
+            ),
+            sources=tuple(sorted(sources[row.asked, row.served], key=lambda ref: ref.order)[:MOST_SOURCES]),
+        )
+        for row in rows
+        if not row.expected
+    ]
     return tuple(rows), tuple(flags)
 
 
-def _model_flag(row: ServedModel, sources: set[Ref]) -> Flag:
-    return Flag(
-        path="",
-        kind="model",
-        text=row.served,
-        message=(
-            f"{row.asked!r} was asked, and the responses to {row.answers} of the answers name another model: accept it "
-            "by a pattern in accept_models, or set strict_model"
-        ),
-        sources=tuple(sorted(sources, key=lambda ref: ref.order)[:MOST_SOURCES]),
-    )
-
-
-def _accepted_models(job: PreparedJob) -> tuple[str, ...]:
-    """Return the accepted model-name patterns of all language models of a job."""
-    models = [each for each in (job.executor, *query_executors(job.integrator).values()) if isinstance(each, LLM)]
-    return tuple(dict.fromkeys(pattern for each in models for pattern in each.accept_models))
-
-
 def _verdict(
-    outcomes: Sequence[Outcome],
-    min_success: float,
-    *,
-    stopped: str | None,
-    broken: str | None,
-    shortfalls: Sequence[str],
+    total: int, gaps: Sequence[Outcome], failure: str | None, min_success: float, shortfalls: Sequence[str]
 ) -> tuple[Literal["complete", "gaps", "failed"], str]:
-    total = len(outcomes)
-    gaps = [outcome for outcome in outcomes if outcome.status != "succeeded"]
+    """Return the status of a run and its message.
+
+    Args:
+        total: The number of outcomes.
+        gaps: Those without an answer.
+        failure: Why the merge failed or the fan-out ended early, if one did.
+        min_success: The share of outcomes that must have an answer.
+        shortfalls: What the integrator could not do.
+    """
     answered = f"{total - len(gaps)} of {total} answered{_describe_gaps(gaps)}"
     if not total:
         return "complete", "There were no items, so nothing was asked."
-    if broken:
-        return "failed", f"{broken} ({answered})"
-    if stopped:
-        return "failed", f"Stopped: {stopped} ({answered})"
+    if failure:
+        return "failed", f"{failure} ({answered})"
     if len(gaps) == total:
         return "failed", f"Failed: {answered}"
     if (total - len(gaps)) / total < min_success:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, cast, get_type_hints
 
@@ -28,7 +30,7 @@ from prefect_dispatch.errors import BriefError, JobError, SourceError
 from prefect_dispatch.executors.block_references import SLUGS, block_name, load_credentials, missing_key_variables
 from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
 from prefect_dispatch.executors.llm.llm import LLM
-from prefect_dispatch.flows.run_job import JobSpec, run_job
+from prefect_dispatch.flows.run_job import run_job
 from prefect_dispatch.flows.runtime.flow_class import JobFlow, run_attempt
 from prefect_dispatch.integrators.merge_records.field_rules import FieldPath, FieldRule, Rules
 from prefect_dispatch.models.base import NON_EMPTY, Strict
@@ -38,7 +40,6 @@ from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.output_schema import PARTIAL_DATE
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.processes.ephemeral_server import use_server
-from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.tasks.storage.result_store import ReportSerializer
 
 if TYPE_CHECKING:
@@ -46,30 +47,16 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from prefect_dispatch.sources import Source
-
-
+    from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 P = ParamSpec("P")
-
-
 R = TypeVar("R")
 
 
 _JOB_PREFIX = re.compile(r"\b(?:limits|executor|integrator|items|briefs\[0\])\.(?=[a-z])")
-
-
 """Path prefixes of fields in a job of `dispatch`, which a flat form does not have."""
-
-
 _FIELD_PREFIX = re.compile(r"[a-z_]+(?:\.\w+)*: ")
-
-
 _FIELDS = {"glob": "files", "aliases": "decisions"}
-
-
 """The names of parts' fields in a form."""
-
-
 _WORDS = (
     ("`root`", "`folder`"),
     (", or raise `max_bytes`", ""),
@@ -80,8 +67,6 @@ _WORDS = (
     ("workspace.base: ", "base: "),
     (", or set stdin: true and read it there", ""),
 )
-
-
 """Replacements in messages for fields that a form doesn't have."""
 
 
@@ -129,45 +114,39 @@ def form_flow(build: Callable[P, JobSpec], name: str) -> FormFlow[P, Report]:
 
     Args:
         build: Builds the parts of the job. Its parameters are those of the form, with `name`, `folder`, `out`,
-            `refresh` and optionally `limit` among them.
+            `refresh` and optionally `limit` among them, which it need not pass on.
         name: The name of the flow in Prefect.
     """
-    form = form_signature(build)
+    # The types are resolved here, as Prefect would look up their names in this module.
+    types = get_type_hints(build, include_extras=True)
+    plain = inspect.signature(build)
+    parameters = [each.replace(annotation=types[name]) for name, each in plain.parameters.items()]
+    form = plain.replace(parameters=parameters, return_annotation=Report)
     unnamed = form.parameters["name"].default
 
-    @wraps(build)
-    def run_form(*args: P.args, **kwargs: P.kwargs) -> Report:
+    def build_spec(*args: P.args, **kwargs: P.kwargs) -> JobSpec:
         bound = form.bind(*args, **kwargs)
         bound.apply_defaults()
         fields = bound.arguments
+        return replace(
+            build(*args, **kwargs),
+            folder=fields["folder"],
+            out=fields["out"] or None,
+            limit=fields.get("limit"),
+            refresh=fields["refresh"],
+            name=None if fields["name"] == unnamed else fields["name"],
+        )
 
-        def step() -> Report:
-            return run_job(
-                build(*args, **kwargs),
-                folder=fields["folder"],
-                out=fields["out"] or None,
-                limit=fields.get("limit"),
-                refresh=fields["refresh"],
-                name=None if fields["name"] == unnamed else fields["name"],
-            )
+    @wraps(build)
+    def run_form(*args: P.args, **kwargs: P.kwargs) -> Report:
+        return run_attempt(lambda: with_form_messages(lambda: run_job(build_spec(*args, **kwargs))))
 
-        return run_attempt(lambda: with_form_messages(step))
-
-    # The types are resolved here, as Prefect would look up their names in this module.
     cast("Any", run_form).__signature__ = form
     # A deployment finds the flow in the module of `build` by the name of its function.
     run_form.__name__ = run_form.__qualname__ = build.__name__.lstrip("_")
     flow: Any = FormFlow(cast("Any", run_form), name=name, result_serializer=ReportSerializer())
-    flow.build = build
+    flow.build = build_spec
     return cast("FormFlow[P, Report]", flow)
-
-
-def form_signature(build: Callable[..., JobSpec]) -> inspect.Signature:
-    """Return the signature of a form's flow, with resolved types."""
-    types = get_type_hints(build, include_extras=True)
-    signature = inspect.signature(build)
-    parameters = [each.replace(annotation=types[name]) for name, each in signature.parameters.items()]
-    return signature.replace(parameters=parameters, return_annotation=Report)
 
 
 def with_form_messages(step: Callable[[], R]) -> R:
@@ -236,8 +215,6 @@ _SCHEMAS: dict[str, dict[str, Any]] = {
 
 
 RECORDS_FIELD = "records"
-
-
 """The field of an answer with its list of records, if it may have several."""
 
 
@@ -306,18 +283,28 @@ def schema_of_fields(fields: Sequence[AnswerField], *, several: bool = False) ->
         {'year': {'type': 'integer'}}
     """
     names = [field.name for field in fields]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise JobError(f"fields: {twice[0]!r} stands there twice; give each a name of its own.")
-    record = {
-        "type": "object",
-        "properties": {field.name: field.field_schema for field in fields},
-        "required": names,
-        "additionalProperties": False,
-    }
-    if not several:
-        return record
-    listed = {RECORDS_FIELD: {"type": "array", "items": record}}
-    return {"type": "object", "properties": listed, "required": [RECORDS_FIELD], "additionalProperties": False}
+    require_distinct("fields", names)
+    record = _object_schema({field.name: field.field_schema for field in fields})
+    return _object_schema({RECORDS_FIELD: {"type": "array", "items": record}}) if several else record
+
+
+def _object_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    required = list(properties)
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def require_distinct(field: str, names: Sequence[str]) -> None:
+    """Check that no name stands twice in a field of a form.
+
+    Raises:
+        JobError: If one does.
+    """
+    if twice := next((name for name, count in Counter(names).items() if count > 1), None):
+        raise JobError(f"{field}: {twice!r} stands there twice; give each a name of its own.")
+
+
+def _block_name(field: str) -> Any:  # noqa: ANN401 -- what `Annotated` takes
+    return BeforeValidator(lambda value: None if value is None or value == "" else block_name(field, value))
 
 
 def _block_picker(field: str, title: str) -> Any:  # noqa: ANN401 -- what `Annotated` takes
@@ -325,65 +312,37 @@ def _block_picker(field: str, title: str) -> Any:  # noqa: ANN401 -- what `Annot
     return WithJsonSchema({"title": title, "block_type_slug": SLUGS[field]})
 
 
-def _block_name_validator(field: str) -> BeforeValidator:
-    def name(value: object) -> str | None:
-        nothing = value is None or (isinstance(value, str) and not value)
-        return None if nothing else block_name(field, value)
-
-    return BeforeValidator(name)
-
-
 CredentialsField = Annotated[
-    LLMCredentials | str | None, _block_name_validator("credentials"), _block_picker("credentials", "LLM Credentials")
+    LLMCredentials | str | None, _block_name("credentials"), _block_picker("credentials", "LLM Credentials")
 ]
-
-
 """A saved LLMCredentials block, or its name; validated to the name."""
-
-
 ProfileField = Annotated[
-    DispatchProfile | str | None, _block_name_validator("profile"), _block_picker("profile", "Dispatch Profile")
+    DispatchProfile | str | None, _block_name("profile"), _block_picker("profile", "Dispatch Profile")
 ]
-
-
 """A saved DispatchProfile block, or its name; validated to the name."""
-
-
 Files = Annotated[str, Field(title="One", min_length=1)] | Annotated[list[str], Field(title="Several", min_length=1)]
-
-
 """A glob, or several."""
 
 
 Fields = Annotated[Sequence[AnswerField | str], GetPydanticSchema(lambda _, handler: handler(tuple[AnswerField, ...]))]
-
-
 """The fields of an answer; a bare name is a text field of that name."""
 
 
 OutputField = Annotated[
     str | Mapping[str, Any] | type[BaseModel], GetPydanticSchema(lambda _, handler: handler(OutputForm))
 ]
-
-
 """`text`, a JSON Schema as text or as a mapping, or a pydantic model; in a form, a JSON editor."""
 
 
 RulesField = Annotated[Mapping[str, Any] | Sequence[FieldRule], GetPydanticSchema(lambda _, handler: handler(Rules))]
-
-
 """Rules for fields, or a mapping from field to rule."""
 
 
 Texts = Annotated[Sequence[str], GetPydanticSchema(lambda _, handler: handler(tuple[Text, ...]))]
-
-
 """Texts, none of them empty."""
 
 
 Paths = Annotated[Sequence[str], GetPydanticSchema(lambda _, handler: handler(tuple[FieldPath, ...]))]
-
-
 """Dotted paths of fields."""
 
 
@@ -391,14 +350,10 @@ _Forms = Annotated[tuple[SourceKind, ...], NON_EMPTY]
 
 
 Forms = Annotated[Sequence[SourceKind], GetPydanticSchema(lambda _, handler: handler(_Forms))]
-
-
 """Kinds of sources, such as `doi`."""
 
 
 Line = Annotated[str, StringConstraints(strip_whitespace=True)]
-
-
 """A text that may be empty."""
 
 
@@ -484,38 +439,3 @@ def limits_from_fields(profile: DispatchProfile | str | None, **given: float | N
     base = saved_profile(str(profile)).limits if profile else Limits()
     overrides = {name: value for name, value in given.items() if value != Limits.model_fields[name].default}
     return Limits.model_validate({**base.model_dump(), **overrides})
-
-
-NO_ITEMS = (
-    "There are no items: the list is empty; name some, or a source that may be empty, such as a table or a query."
-)
-
-
-def validate_items(items: Source) -> Source:
-    """Validate the items of a job file.
-
-    Raises:
-        ValueError: If they are an empty list.
-
-    Example:
-        >>> validate_items(Listed.model_validate(["MIT"])).items[0].key
-        'MIT'
-    """
-    if isinstance(items, Listed) and not items.items:
-        raise ValueError(NO_ITEMS)
-    return items
-
-
-def require_items(items: Source) -> None:
-    """Check the items of a flow run of a deployment, whose list is filled in by a person in its form.
-
-    Raises:
-        SourceError: If the list is empty.
-    """
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
-        return
-    try:
-        validate_items(items)
-    except ValueError as error:
-        raise SourceError(str(error)) from None

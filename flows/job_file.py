@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypedDict, TypeGuard, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, TypeVar, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, create_model
 
@@ -14,11 +15,11 @@ from prefect_dispatch.blocks import block_reference
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.block_references import SLUGS
 from prefect_dispatch.executors.registry import BuiltInExecutor
-from prefect_dispatch.flows.forms import FormFlow, form_signature, validate_items, with_form_messages
-from prefect_dispatch.flows.prepare import build_plan, load_stored_answers, prepare
-from prefect_dispatch.flows.remote_targets import FanOutTo, TaskRunnerInput, resolve_deployment, shard_target
-from prefect_dispatch.flows.review import require_deciding, require_review
-from prefect_dispatch.flows.run_job import JobSpec
+from prefect_dispatch.flows.forms import with_form_messages
+from prefect_dispatch.flows.prepare import plan_spec, prepare, validate_items
+from prefect_dispatch.flows.remote_targets import FanOutTo, TaskRunnerInput
+from prefect_dispatch.flows.review import require_review
+from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.registry import AnyIntegrator
 from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.brief import Brief, Name, to_brief_list
@@ -37,8 +38,7 @@ from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.tasks.refresh import Refresh
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-    from inspect import Parameter
+    from collections.abc import Callable
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.report import Report
     from prefect_dispatch.tasks.plan import Plan
 
+R = TypeVar("R")
 
 FORMS = ("analyze_files", "research_topics", "content_variants", "build_modules", "test_matrix")
 """The flows with a flat form, as job files name them; each is defined in a module of its name."""
@@ -54,147 +55,55 @@ RefreshInput = bool | str | Sequence[str]
 """Which items to ask again although an answer is stored: all, none, or those that match patterns."""
 
 
-class Bounds(TypedDict):
-    """The part of a job that is run."""
+class JobFile(Strict):
+    """Job file: the parameters of a flow. The model of each flow with a form is derived from this one."""
 
-    limit: int | None
-    """Number of items to take; None for all of them."""
-    refresh: RefreshInput
-    """Which items to ask again."""
-
-
-class FormJob:
-    """Job file for a flow with a flat form.
-
-    Attributes:
-        flow: The flow, as job files name it.
-        given: The fields that the file sets, in the types of the form.
-    """
-
-    def __init__(self, flow: str, form: Strict) -> None:
-        """Store the validated form."""
-        self.flow = flow
-        self._form = form
-        self.values: dict[str, Any] = {name: getattr(form, name) for name in form.model_fields_set - {"flow"}}
-
-    @property
-    def deployment_name(self) -> str:
-        """The name in the form."""
-        return str(cast("Any", self._form).name)
-
-    def parts(self, folder: Path) -> JobSpec:
-        """Return the parts of the job."""
-        flow = load_form_flow(self.flow)
-        return with_form_messages(lambda: flow.build(**{**self.values, "folder": str(self.place(folder))}))
-
-    def form_parameters(self, folder: Path) -> dict[str, JsonValue]:
-        """Return the parameters of the job's deployment, as a form shows them."""
-        given = self._form.model_dump(mode="json", exclude={"flow"}, exclude_unset=True, exclude_none=True)
-        parameters: dict[str, JsonValue] = to_form_json({**given, "folder": str(self.place(folder))})
-        return parameters
-
-    def report_folder(self, folder: Path) -> Path | None:
-        """Return the folder of the report's files, if the job names one."""
-        return self.place(folder) / self.values["out"] if self.values.get("out") else None
-
-    def place(self, folder: Path) -> Path:
-        """Return the folder that the job names, or that of its file."""
-        return folder / str(self.values.get("folder", "."))
-
-    def bounds(self, limit: int | None, refresh: RefreshInput) -> Bounds:
-        """Return the limits given by the caller, else those of the job.
-
-        Raises:
-            JobError: If there is a limit, and the flow always takes all items.
-        """
-        if limit is not None and "limit" not in type(self._form).model_fields:
-            raise JobError(f"--limit: {self.flow} has no items of which to take the first; leave it out.")
-        own = self.values.get("limit"), self.values.get("refresh", False)
-        return {"limit": own[0] if limit is None else limit, "refresh": own[1] if refresh is False else refresh}
-
-    def run(self, folder: Path, *, out: str | None, limit: int | None, refresh: RefreshInput) -> Report:
-        """Run the flow."""
-        flow: Any = load_form_flow(self.flow)
-        more = {**self.bounds(limit, refresh), **({} if out is None else {"out": out})}
-        own = {name: value for name, value in more.items() if name in type(self._form).model_fields}
-        return cast("Report", flow(**{**self.values, "folder": str(self.place(folder)), **own}))
-
-
-def load_form_flow(name: str) -> FormFlow[..., Report]:
-    """Import the flow that job files call by a name."""
-    return cast("FormFlow[..., Report]", getattr(import_module(f"prefect_dispatch.flows.{name}"), name))
-
-
-@cache
-def form_model(name: str) -> type[Strict]:
-    """Return the model of a job file for a flow with a flat form: the parameters of the flow, and `flow`."""
-    fields: dict[str, Any] = {"flow": (Literal[name], ...)}
-    for parameter in form_signature(load_form_flow(name).build).parameters.values():
-        fields[parameter.name] = (parameter.annotation, _default(parameter))
-    return create_model(name, __base__=Strict, **fields)
-
-
-def _default(parameter: Parameter) -> object:
-    return ... if parameter.default is parameter.empty else parameter.default
-
-
-def to_form_json(value: Any) -> Any:  # noqa: ANN401 -- JSON
-    """Convert JSON to what a form shows: schemas over several lines, and blocks by reference."""
-    if isinstance(value, list):
-        parts: list[Any] = value  # pyright: ignore[reportUnknownVariableType] -- JSON
-        return [to_form_json(part) for part in parts]
-    if not isinstance(value, dict):
-        return value
-    return {name: _field_to_form_json(name, part) for name, part in cast("dict[str, Any]", value).items()}
-
-
-def _field_to_form_json(name: str, value: Any) -> Any:  # noqa: ANN401 -- JSON
-    if name in SLUGS and isinstance(value, str):
-        return block_reference(name, value)
-    if name == "output" and isinstance(value, str) and value.startswith("{"):
-        return json.dumps(json.loads(value), indent=2, ensure_ascii=False)
-    return to_form_json(value)
-
-
-_RUN_PARAMETERS = ("name", "out", "limit", "refresh")
-"""Parameters of the flow that are not parts of a job."""
-
-
-class AnyJob(Protocol):
-    """Interface of every job, independent of the flow that runs it."""
-
-    @property
-    def flow(self) -> str:
-        """The flow that runs it, as a job file names it."""
-        ...
+    flow: Any
+    """The flow that runs it, as job files name it: in each model one name."""
 
     @property
     def deployment_name(self) -> str:
         """The default name of its deployment."""
-        ...
+        return str(cast("Any", self).name)
+
+    def place(self, folder: Path) -> Path:
+        """Return the base folder of its relative paths, for a job file in a folder."""
+        return folder / str(getattr(self, "folder", "."))
 
     def report_folder(self, folder: Path) -> Path | None:
-        """Return the folder of the report's files, if the job names one; relative to the folder of the job file."""
-        ...
+        """Return the folder of the report's files, if the job names one, for a job file in a folder."""
+        out: str | None = getattr(self, "out", None)
+        return self.place(folder) / out if out else None
 
-    def parts(self, folder: Path) -> JobSpec:
-        """Return the parts of the job.
+    def parameters(
+        self, folder: Path, *, limit: int | None = None, refresh: RefreshInput = False, out: str | None = None
+    ) -> dict[str, Any]:
+        """Return the parameters of the flow, as objects.
 
         Args:
             folder: The folder of the job file.
+            limit: Number of items to take, in place of the job's own.
+            refresh: Which items to ask again, in place of the job's own.
+            out: The folder of the report's files, in place of the job's own.
+
+        Raises:
+            JobError: If there is a limit, and the flow always takes all items.
+        """
+        fields = type(self).model_fields
+        if limit is not None and "limit" not in fields:
+            raise JobError(f"--limit: {self.flow} has no items of which to take the first; leave it out.")
+        own = {name: getattr(self, name) for name in fields if name != "flow"}
+        options = {"limit": limit, "refresh": refresh or None, "out": out, "folder": str(self.place(folder))}
+        return own | {name: value for name, value in options.items() if value is not None}
+
+    def spec(self, folder: Path, *, limit: int | None = None, refresh: RefreshInput = False) -> JobSpec:
+        """Return the parts of the job; the arguments are those of `parameters`.
 
         Raises:
             JobError: If they can't be built.
         """
-        ...
-
-    def place(self, folder: Path) -> Path:
-        """Return the base folder of its relative paths, for a job file in a folder."""
-        ...
-
-    def bounds(self, limit: int | None, refresh: RefreshInput) -> Bounds:
-        """Return the item limit and the refresh selection: those of the caller, else those of the job."""
-        ...
+        spec: JobSpec = load_flow(self.flow).build(**self.parameters(folder, limit=limit, refresh=refresh))
+        return spec
 
     def form_parameters(self, folder: Path) -> dict[str, JsonValue]:
         """Return the parameters of its deployment, as a form shows them: JSON, blocks by reference.
@@ -202,19 +111,21 @@ class AnyJob(Protocol):
         Raises:
             JobError: If a block doesn't exist.
         """
-        ...
+        given = self.model_dump(mode="json", exclude={"flow"}, exclude_unset=True, exclude_none=True)
+        return cast("dict[str, JsonValue]", to_form_json({**given, "folder": str(self.place(folder))}))
 
     def run(self, folder: Path, *, out: str | None, limit: int | None, refresh: RefreshInput) -> Report:
-        """Run its flow; None and False stand for the values of the job.
+        """Run its flow; the arguments are those of `parameters`.
 
         Raises:
             JobError: If it is unusable; nothing was spent.
             DispatchFailed: If the run failed.
         """
-        ...
+        report: Report = load_flow(self.flow)(**self.parameters(folder, limit=limit, refresh=refresh, out=out))
+        return report
 
 
-class Job(Strict):
+class Job(JobFile):
     """Job file for the flow `dispatch`."""
 
     flow: Literal["dispatch"] = "dispatch"
@@ -249,50 +160,55 @@ class Job(Strict):
         """The name of the job, else that of its first brief."""
         return self.name or self.briefs[0].name
 
-    def parameters(self, *, exclude: Collection[str] = ()) -> dict[str, Any]:
-        """Return the parameters of the flow as objects, without the excluded ones."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name not in {"flow", *exclude}}
-
-    def parts(self, folder: Path) -> JobSpec:  # noqa: ARG002 -- the signature of every job
-        """Return the parts of the job."""
-        return JobSpec(**self.parameters(exclude=_RUN_PARAMETERS))
-
-    def report_folder(self, folder: Path) -> Path | None:
-        """Return the folder of the report's files, if the job names one."""
-        return None if self.out is None else folder / self.out
+    def spec(self, folder: Path, *, limit: int | None = None, refresh: RefreshInput = False) -> JobSpec:
+        """Return the parts of the job; the arguments are those of `parameters`."""
+        return JobSpec(**self.parameters(folder, limit=limit, refresh=refresh))  # a plan needs no flow
 
     def form_parameters(self, folder: Path) -> dict[str, JsonValue]:
-        """Return the parameters of the job's deployment, as a form shows them."""
+        """Return the parameters of the job's deployment, as a form shows them, with all defaults of its parts."""
         given = self.model_dump(mode="json", exclude={"flow"}, exclude_none=True)
         for brief in given["briefs"]:
             for hidden in ("sample", "part"):  # set while a job runs; no form has them, and Prefect rejects them
                 del brief[hidden]
         if not self.refresh:  # the default of the flow
             del given["refresh"]
-        parameters: dict[str, JsonValue] = to_form_json({**given, "folder": str(folder)})
-        return parameters
-
-    def place(self, folder: Path) -> Path:
-        """Return the folder itself."""
-        return folder
-
-    def bounds(self, limit: int | None, refresh: RefreshInput) -> Bounds:
-        """Return the limits given by the caller, else those of the job."""
-        return {
-            "limit": self.limit if limit is None else limit,
-            "refresh": self.refresh if refresh is False else refresh,
-        }
-
-    def run(self, folder: Path, *, out: str | None, limit: int | None, refresh: RefreshInput) -> Report:
-        """Run `dispatch`."""
-        from prefect_dispatch.flows.dispatch import dispatch  # noqa: PLC0415 -- a plan needs no flow
-
-        run: Any = dispatch
-        given = {**self.parameters(), **self.bounds(limit, refresh), **({} if out is None else {"out": out})}
-        return cast("Report", run(**given, folder=str(folder)))
+        return cast("dict[str, JsonValue]", to_form_json({**given, "folder": str(folder)}))
 
 
-def validate_job(job: AnyJob, folder: Path, *, limit: int | None = None, refresh: RefreshInput = False) -> PreparedJob:
+def load_flow(name: str) -> Any:  # noqa: ANN401 -- the flow class depends on the name
+    """Import the flow that job files call by a name."""
+    return getattr(import_module(f"prefect_dispatch.flows.{name}"), name)
+
+
+@cache
+def form_model(name: str) -> type[JobFile]:
+    """Return the model of a job file for a flow with a flat form: the parameters of the flow, and `flow`."""
+    fields: dict[str, Any] = {"flow": (Literal[name], ...)}
+    for each in inspect.signature(load_flow(name).fn).parameters.values():
+        fields[each.name] = (each.annotation, ... if each.default is each.empty else each.default)
+    return create_model(name, __base__=JobFile, **fields)
+
+
+def to_form_json(value: Any, name: str = "") -> Any:  # noqa: ANN401 -- JSON
+    """Convert JSON to what a form shows: schemas over several lines, and blocks by reference.
+
+    Args:
+        value: The JSON.
+        name: The name of the field that has this value.
+    """
+    if isinstance(value, dict):
+        return {key: to_form_json(part, key) for key, part in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        parts: list[Any] = value  # pyright: ignore[reportUnknownVariableType] -- JSON
+        return [to_form_json(part) for part in parts]
+    if name in SLUGS and isinstance(value, str):
+        return block_reference(name, value)
+    if name == "output" and isinstance(value, str) and value.startswith("{"):
+        return json.dumps(json.loads(value), indent=2, ensure_ascii=False)
+    return value
+
+
+def validate_job(job: JobFile, folder: Path, *, limit: int | None = None, refresh: RefreshInput = False) -> PreparedJob:
     """Validate a job and return it ready to run; nothing is asked, and only a job with a block needs a server.
 
     Args:
@@ -304,38 +220,28 @@ def validate_job(job: AnyJob, folder: Path, *, limit: int | None = None, refresh
     Raises:
         JobError: If it is unusable.
     """
-    parts, place = job.parts(folder), job.place(folder)
-    if parts.review:
-        require_review(parts.integrator, place)
-    return _prepare(job, parts, place, job.bounds(limit, refresh))
+
+    def step() -> PreparedJob:
+        spec = job.spec(folder, limit=limit, refresh=refresh)
+        if spec.review:
+            require_review(spec.integrator, spec.place)
+        return prepare(spec)
+
+    return _with_messages(job, step)
 
 
-def plan_job(job: AnyJob, folder: Path, *, limit: int | None = None, refresh: RefreshInput = False) -> Plan:
+def plan_job(job: JobFile, folder: Path, *, limit: int | None = None, refresh: RefreshInput = False) -> Plan:
     """Return the plan of a job; nothing is asked. The arguments are those of `validate_job`.
 
     Raises:
         JobError: If it is unusable.
     """
-    parts = job.parts(folder)
-    if parts.review:
-        require_deciding(parts.integrator)  # without the check of `validate_job` that the file can be written
-    prepared = _prepare(job, parts, job.place(folder), job.bounds(limit, refresh))
-    plan = build_plan(*load_stored_answers(prepared))
-    way = resolve_deployment(parts.fan_out, prepared.work, prepared.executor, job.place(folder).resolve())
-    shard_target(parts.task_runner, prepared.executor, way.target)
-    return plan.model_copy(update={"notes": (*plan.notes, *way.notes)})
+    return _with_messages(job, lambda: plan_spec(job.spec(folder, limit=limit, refresh=refresh)))
 
 
-def _prepare(job: AnyJob, parts: JobSpec, place: Path, bounds: Bounds) -> PreparedJob:
-    def step() -> PreparedJob:
-        return prepare(
-            parts.briefs, parts.items, parts.executor, parts.integrator, parts.limits, folder=place.resolve(), **bounds
-        )
-
+def _with_messages(job: JobFile, step: Callable[[], R]) -> R:
+    """Run a step; its error messages use the field names of the job file."""
     return step() if isinstance(job, Job) else with_form_messages(step)
-
-
-__all__ = ["FormJob", "Job", "load_job", "read_job"]
 
 
 _MODEL_FREE = {"shell": "a shell, which runs commands", "python": "a Python function, which makes its own calls"}
@@ -353,7 +259,7 @@ def load_job(path: Path, changes: Sequence[str] = (), *, model: str | None = Non
     return job
 
 
-def read_job(path: Path, changes: Sequence[str] = (), *, model: str | None = None) -> Job | FormJob:
+def read_job(path: Path, changes: Sequence[str] = (), *, model: str | None = None) -> JobFile:
     """Load a job file, for any flow.
 
     Args:
@@ -387,7 +293,7 @@ def read_job(path: Path, changes: Sequence[str] = (), *, model: str | None = Non
         data["briefs"] = [data["briefs"]]
     # 3. Validate; the errors name the line or the option of each value.
     try:
-        return Job.model_validate(data) if flow == "dispatch" else FormJob(flow, form_model(flow).model_validate(data))
+        return (Job if flow == "dispatch" else form_model(flow)).model_validate(data)
     except ValidationError as error:
         raise JobError(f"{path.name}: " + " ".join(explain_errors(error, data, where))) from None
 

@@ -2,98 +2,140 @@
 
 from __future__ import annotations
 
+import math
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
-from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING
 
+from prefect.context import FlowRunContext
+
 from prefect_dispatch.calls.budget import require_enforceable_limits
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import JobError, SourceError
 from prefect_dispatch.executors.base import BaseExecutor, Executor
 from prefect_dispatch.executors.command_checks import require_item_variables
-from prefect_dispatch.executors.fingerprint import expand_samples, require_variety
-from prefect_dispatch.executors.llm.llm import LLM
-from prefect_dispatch.executors.llm.local_model import resolve_model_path
+from prefect_dispatch.executors.fingerprint import executor_for, expand_samples, require_variety
+from prefect_dispatch.executors.llm.llm import LLM, apply_block, require_key
+from prefect_dispatch.executors.llm.local_model import is_local, model_file, resolve_model_path
 from prefect_dispatch.executors.registry import default_executor
+from prefect_dispatch.flows.remote_targets import resolve_deployment, shard_target
 from prefect_dispatch.flows.review import require_deciding
 from prefect_dispatch.flows.runtime.batch_phase import require_batches
 from prefect_dispatch.flows.runtime.concurrency import rate_limit_share
 from prefect_dispatch.flows.runtime.part_joiner import PartJoiner
-from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
-from prefect_dispatch.flows.runtime.query_executors import add_query_cost, query_executors, require_known_models
+from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob, query_executors
+from prefect_dispatch.integrators.base import AskingIntegrator, BaseIntegrator
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.readiness import prepare_integrator, require_check_fields
 from prefect_dispatch.models.brief import Brief, resolve_user_code
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Failure, answering_models
 from prefect_dispatch.sources import key_notes, read_items, source
-from prefect_dispatch.sources.inline import FailedItem, with_values
-from prefect_dispatch.tasks.plan import Plan, StoredAnswers, estimate, with_notes
+from prefect_dispatch.sources.inline import FailedItem, Listed, with_values
+from prefect_dispatch.tasks.plan import SAMPLE, Plan, StoredAnswers, estimate, with_notes
 from prefect_dispatch.tasks.preflight import preflight, require_independence
 from prefect_dispatch.tasks.refresh import fingerprints_to_refresh
 from prefect_dispatch.tasks.run_brief import result_store_for_run
 from prefect_dispatch.tasks.work_item import WorkItem, WorkResult, build_work
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from datetime import datetime
+    from pathlib import Path
 
-    from prefect_dispatch.integrators.base import AnyMerger
+    from prefect_dispatch.integrators.base import AnyMerger, QueryEstimate
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.outcome import Answer, Outcome
     from prefect_dispatch.sources import Source
 
-
 KIND = "upstream"
 """The failure kind of items without a value, in outcomes and reports."""
+_prepared: ContextVar[list[PreparedJob] | None] = ContextVar("_prepared", default=None)
+"""The job that the caller of a flow has prepared; the list is emptied by the run's first attempt."""
 
 
 def outcomes_of_failed_items(briefs: Sequence[Brief], items: Sequence[Item]) -> tuple[Outcome, ...]:
     """Return a skipped outcome for each brief and each item without a value."""
-    failed = [item for item in items if isinstance(item, FailedItem)]
-    return tuple(outcome for item in failed for brief in briefs for outcome in _skipped_outcomes(brief, item))
+    found: list[Outcome] = []
+    for item in items:
+        if isinstance(item, FailedItem):
+            error = Failure(kind=KIND, message=f"Not asked: {item.why}")
+            for work in (WorkItem(brief, item, "") for brief in briefs):
+                found += WorkResult(work, "skipped", error=error).to_outcomes([work], ())
+    return tuple(found)
 
 
-def _skipped_outcomes(brief: Brief, item: FailedItem) -> list[Outcome]:
-    work = WorkItem(brief, item, "")
-    error = Failure(kind=KIND, message=f"Not asked: {item.why}")
-    return WorkResult(work, "skipped", error=error).to_outcomes([work], ())
+NO_ITEMS = (
+    "There are no items: the list is empty; name some, or a source that may be empty, such as a table or a query."
+)
 
 
-def prepare(
-    briefs: Sequence[Brief],
-    items: Source,
-    executor: Executor | None,
-    integrator: AnyMerger | None,
-    limits: Limits | None,
-    *,
-    folder: Path,
-    limit: int | None = None,
-    refresh: bool | str | Sequence[str] = False,
-) -> PreparedJob:
+def validate_items(items: Source) -> Source:
+    """Validate the items of a job file.
+
+    Raises:
+        ValueError: If they are an empty list.
+
+    Example:
+        >>> validate_items(Listed.model_validate(["MIT"])).items[0].key
+        'MIT'
+    """
+    if isinstance(items, Listed) and not items.items:
+        raise ValueError(NO_ITEMS)
+    return items
+
+
+def require_items(items: Source) -> None:
+    """Check the items of a flow run of a deployment, whose list is filled in by a person in its form.
+
+    Raises:
+        SourceError: If the list is empty.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        return
+    try:
+        validate_items(items)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
+
+
+@contextmanager
+def as_prepared(job: PreparedJob) -> Generator[None]:
+    """Have the flow run that the block starts use a job that is prepared already."""
+    token = _prepared.set([job])
+    try:
+        yield
+    finally:
+        _prepared.reset(token)
+
+
+def take_prepared() -> PreparedJob | None:
+    """Return the job that was prepared for this flow run, once; None if there is none."""
+    jobs = _prepared.get()
+    return jobs.pop() if jobs else None
+
+
+def prepare(spec: JobSpec) -> PreparedJob:
     """Return a job with its code bound, its items read and its independence proven.
 
     Args:
-        briefs: The briefs.
-        items: The source of the items.
-        executor: The executor; by default the model of the settings, else the local one.
-        integrator: How outcomes are merged; by default they are collated.
-        limits: The limits of the run.
-        folder: The folder in which relative paths and the user's own code are looked up.
-        limit: Maximum number of items to take, from the first.
-        refresh: What is asked again even where an answer is stored.
+        spec: The parts of the job; relative paths and the user's own code are looked up in its folder.
 
     Raises:
         JobError: If the job is unusable; the message says what to change.
     """
-    if not briefs:
+    if not spec.briefs:
         raise JobError("There is no brief; give at least one under 'briefs'.")
-    limits = limits or Limits()
-    executor = executor or default_executor()
-    executor = BaseExecutor.of(executor).resolve_paths(folder)
-    integrator = integrator or Collate()
+    folder, limits = spec.place, spec.limits
+    executor = BaseExecutor.of(spec.executor or default_executor()).resolve_paths(folder)
+    integrator = spec.integrator or Collate()
     # 1. Resolve the briefs' code references, expand their samples, and check them against the executor.
     bound = [
-        one for brief in briefs for one in expand_samples(resolve_user_code(_resolve_model_path(brief, folder), folder))
+        one
+        for brief in spec.briefs
+        for one in expand_samples(resolve_user_code(_resolve_model_path(brief, folder), folder))
     ]
     require_check_fields(bound)
     BaseExecutor.of(executor).require_supported(bound)
@@ -103,7 +145,7 @@ def prepare(
         require_enforceable_limits(limits, each, bound)
     require_known_models(integrator, folder)
     # 2. Read the items; those whose task run failed have no value and become skipped outcomes.
-    read = read_items(items, folder, limit)
+    read = read_items(spec.items, folder, spec.limit)
     valid = with_values(read)
     require_item_variables(bound, valid)
     # 3. Prove the independence of the work, and prepare the merge.
@@ -113,10 +155,20 @@ def prepare(
     joins = PartJoiner(bound, valid, folder)
     # 4. Build the work, and select what is asked again.
     work = build_work(bound, valid, executor)
-    again = fingerprints_to_refresh(work, refresh)
+    again = fingerprints_to_refresh(work, spec.refresh)
     skipped = outcomes_of_failed_items(bound, read)
     return PreparedJob(
-        bound, read, work, executor, integrator, limits, independence, joins, again, skipped, key_notes(items, valid)
+        bound,
+        read,
+        work,
+        executor,
+        integrator,
+        limits,
+        independence,
+        joins,
+        again,
+        skipped,
+        key_notes(spec.items, valid),
     )
 
 
@@ -153,12 +205,26 @@ def plan(
     Raises:
         JobError: If the job is unusable; the message says what to change.
     """
-    if review:
-        require_deciding(integrator)
-    place = Path(folder).resolve()
     briefs = [briefs] if isinstance(briefs, Brief) else briefs
-    job = prepare(briefs, source(items), executor, integrator, limits, folder=place, limit=limit, refresh=refresh)
-    return build_plan(*load_stored_answers(replace(job, limits=rate_limit_share(job.limits))))
+    shared = rate_limit_share(limits or Limits())
+    return plan_spec(
+        JobSpec(briefs, source(items), executor, integrator, shared, review, str(folder), limit=limit, refresh=refresh)
+    )
+
+
+def plan_spec(spec: JobSpec) -> Plan:
+    """Return the plan of a job; nothing is asked.
+
+    Raises:
+        JobError: If the job is unusable.
+    """
+    if spec.review:
+        require_deciding(spec.integrator)
+    job = prepare(spec)
+    plan = build_plan(*load_stored_answers(job))
+    way = resolve_deployment(spec.fan_out, job.work, job.executor, spec.place)
+    shard_target(spec.task_runner, job.executor, way.target)
+    return plan.model_copy(update={"notes": (*plan.notes, *way.notes)})
 
 
 def load_stored_answers(job: PreparedJob) -> tuple[PreparedJob, StoredAnswers]:
@@ -169,14 +235,14 @@ def load_stored_answers(job: PreparedJob) -> tuple[PreparedJob, StoredAnswers]:
     Raises:
         TransientError: If the storage can't be read.
     """
-    stored = StoredAnswers(job.work, result_store_for_run(), job.refresh_fingerprints)
+    stored = StoredAnswers(job.work, result_store_for_run(), job.again)
     executor = job.executor
     if isinstance(executor, LLM) and executor.strict_model:
         pairs = {name: answering_models(answer.attempts) for name, answer in stored.answers.items()}
         other = {name for name, found in pairs.items() if not all(executor.is_expected(*pair) for pair in found)}
         for name in other:
             del stored.answers[name]
-        job = replace(job, refresh_fingerprints=job.refresh_fingerprints | other)
+        job = replace(job, again=job.again | other)
     return job, stored
 
 
@@ -192,11 +258,9 @@ def keep_refreshed(job: PreparedJob, since: datetime | None) -> PreparedJob:
     """
     if since is None:
         return job
-    stored = StoredAnswers(
-        [each for each in job.work if each.fingerprint in job.refresh_fingerprints], result_store_for_run()
-    )
+    stored = StoredAnswers([each for each in job.work if each.fingerprint in job.again], result_store_for_run())
     refreshed = {name for name, answer in stored.answers.items() if _started_since(answer, since)}
-    return replace(job, refresh_fingerprints=job.refresh_fingerprints - refreshed)
+    return replace(job, again=job.again - refreshed)
 
 
 def _started_since(answer: Answer, since: datetime) -> bool:
@@ -211,7 +275,108 @@ def build_plan(job: PreparedJob, stored: StoredAnswers) -> Plan:
         job: The job.
         stored: The stored answers.
     """
-    work = estimate(job.work, job.executor, job.limits, stored, again=job.refresh_fingerprints)
+    work = estimate(job.work, job.executor, job.limits, stored, again=job.again)
     total = add_query_cost(work, job.integrator, job.briefs, job.executor)
     result = with_notes(total, job.executor, job.limits)
     return result.model_copy(update={"notes": (*result.notes, *job.notes, *stored.notes)})
+
+
+def require_known_models(integrator: AnyMerger, folder: Path) -> None:
+    """Check that the models of an integrator's own queries, and the blocks that they name, exist.
+
+    Args:
+        integrator: Any integrator.
+        folder: The folder in which the files of local models are looked up.
+
+    Raises:
+        JobError: If not; the message names the field.
+    """
+    for where, llm in _query_models(integrator):
+        apply_block(llm, where)
+        try:
+            llm.require_available()
+            for model in filter(is_local, llm.models):
+                model_file(resolve_model_path(model, folder))
+        except JobError as error:
+            raise JobError(f"{where}: {error}") from None
+
+
+def require_keys(integrator: AnyMerger) -> None:
+    """Check that there are keys for the models of an integrator's own queries, in the environment of the run.
+
+    Raises:
+        JobError: If there is none.
+    """
+    for where, llm in _query_models(integrator):
+        require_key(apply_block(llm, where), where)
+
+
+def _query_models(integrator: AnyMerger) -> Iterator[tuple[str, LLM]]:
+    return ((where, each) for where, each in query_executors(integrator).items() if isinstance(each, LLM))
+
+
+def add_query_cost(plan: Plan, integrator: object, briefs: Sequence[Brief], executor: Executor) -> Plan:
+    """Add the tokens and the cost of the integrator's own queries to a plan, with a sentence on them.
+
+    Args:
+        plan: The plan of the work.
+        integrator: The integrator.
+        briefs: The briefs of the work, whose answers are part of the integrator's queries.
+        executor: The executor of the briefs, and of queries that name no executor of their own.
+    """
+    if not plan.work:  # without work there is no merge
+        return plan
+    queries = BaseIntegrator.of(integrator).estimate_queries(plan.work)
+    if queries is None:
+        note = "The integrator asks as well; its share is not counted."
+        return plan.model_copy(update={"integrator": note}) if isinstance(integrator, AskingIntegrator) else plan
+    asks = [each for each in queries if each.times]
+    if not asks:
+        return plan
+    note = f"The integrator asks as well, about {sum(each.times for each in asks)} times"
+    estimate = _estimate_queries(asks, briefs, executor)
+    if estimate is None:
+        return plan.model_copy(update={"integrator": f"{note}; its share is not counted."})
+    prompt, completion, cost = estimate
+    return plan.model_copy(
+        update={
+            "prompt_tokens": None if plan.prompt_tokens is None else plan.prompt_tokens + prompt,
+            "completion_tokens": None if plan.completion_tokens is None else plan.completion_tokens + completion,
+            "cost_usd": None if plan.cost_usd is None or cost is None else round(plan.cost_usd + cost, 6),
+            "integrator": f"{note}, unless that is stored: {prompt} prompt and {completion} completion tokens, "
+            "counted above.",
+        }
+    )
+
+
+def _estimate_queries(
+    asks: Sequence[QueryEstimate], briefs: Sequence[Brief], executor: Executor
+) -> tuple[int, int, float | None] | None:
+    """Estimate the prompt tokens, completion tokens and cost of queries; None if an executor can't count tokens.
+
+    Many queries are projected from a sample.
+    """
+    # Counting tokens is slow, so at most SAMPLE queries are counted and scaled up.
+    sample = asks[:: math.ceil(len(asks) / SAMPLE)]
+    scale = sum(each.times for each in asks) / sum(each.times for each in sample)
+    sent = expected = 0.0
+    cost: float | None = 0.0
+    for each in sample:
+        answering = BaseExecutor.of(each.executor or executor)
+        question_tokens = answering.count_tokens(each.question.brief, each.question.item)
+        completion_tokens = answering.expected_completion_tokens(each.question.brief)
+        if question_tokens is None or completion_tokens is None:
+            return None
+        prompt = each.times * (question_tokens + each.answers * _answer_tokens(briefs, executor, answering))
+        completion = each.times * completion_tokens
+        price = answering.price()
+        sent, expected = sent + prompt, expected + completion
+        cost = None if cost is None or price is None else cost + prompt * price[0] + completion * price[1]
+    return round(scale * sent), round(scale * expected), None if cost is None else scale * cost
+
+
+def _answer_tokens(briefs: Sequence[Brief], executor: Executor, other: BaseExecutor) -> float:
+    """Return the expected tokens of an answer to the briefs; `other` estimates for executors that can't."""
+    expected = [BaseExecutor.of(executor_for(brief, executor)).expected_completion_tokens(brief) for brief in briefs]
+    substitutes = (other.expected_completion_tokens(brief) or 0 for brief in briefs)
+    return mean(tokens if own is None else own for own, tokens in zip(expected, substitutes, strict=True))

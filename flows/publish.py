@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 from uuid import UUID
 
@@ -28,7 +28,8 @@ from prefect_dispatch.calls.progress import estimate_seconds_left, on_report, pr
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.ledger import Document, Table
 from prefect_dispatch.models.outcome import Outcome
-from prefect_dispatch.reporting.html.page import GENERATOR, render_page
+from prefect_dispatch.reporting.html.document import GENERATOR
+from prefect_dispatch.reporting.html.page import render_page
 from prefect_dispatch.reporting.markdown import markdown, outcome_rows
 from prefect_dispatch.security.escaping import escape_paragraph, fence_text, strip_control_chars, to_safe_csv
 from prefect_dispatch.security.redaction import safe_message
@@ -125,29 +126,25 @@ class LiveProgress:
         """Create the artifact, and update it until the run ends."""
         try:
             created = create_progress_artifact(progress=0.0, key=self._key, description=f"0 of {self._total} done")
-            artifact = created if isinstance(created, UUID) else UUID(str(created))
         except Exception as error:  # noqa: BLE001 -- progress display must not fail the run
             self._warn(error)
             return
-        while True:
+        artifact, is_closed = UUID(str(created)), False
+        while not is_closed:
             self._changed.wait()
             self._changed.clear()
             is_closed = self._closed  # read before the progress, so that the last progress is not missed
             progress, self._latest = self._latest, None
-            if progress is not None:
-                self._update(artifact, progress)
-            if is_closed:
-                return
-
-    def _update(self, artifact: UUID, progress: Progress) -> None:
-        try:
-            update_progress_artifact(
-                artifact_id=artifact,
-                progress=100.0 * progress.done / progress.total if progress.total else 100.0,
-                description=f"{progress.done} of {progress.total} done, {progress}",
-            )
-        except Exception as error:  # noqa: BLE001 -- progress display must not fail the run
-            self._warn(error)
+            if progress is None:
+                continue
+            try:
+                update_progress_artifact(
+                    artifact_id=artifact,
+                    progress=100.0 * progress.done / progress.total if progress.total else 100.0,
+                    description=f"{progress.done} of {progress.total} done, {progress}",
+                )
+            except Exception as error:  # noqa: BLE001 -- progress display must not fail the run
+                self._warn(error)
 
     def _warn(self, error: Exception) -> None:
         if not self._closed:
@@ -254,55 +251,38 @@ def build_events(report: Report, briefs: Sequence[Brief]) -> Iterator[RunEvent]:
         >>> [(each.event, each.payload["new"], each.payload["first"]) for each in build_events(report, [])]
         [('prefect-dispatch.run.changed', 1, ['new: terms/mit.txt'])]
     """
-    common: dict[str, JsonValue] = {
-        "briefs": [brief.name for brief in briefs[:MAX_NAMES]],
-        "status": report.status,
-        "message": report.message,
-        "items": len(report.ledger),
-    }
+
+    def event(name: str, own: Mapping[str, JsonValue], first: Iterable[str]) -> RunEvent:
+        payload: dict[str, JsonValue] = {
+            "briefs": [brief.name for brief in briefs[:MAX_NAMES]],
+            "status": report.status,
+            "message": report.message,
+            "items": len(report.ledger),
+            **own,
+            "first": [*islice(first, MAX_NAMES)],
+        }
+        return RunEvent(PREFIX + name, {key: _truncate_texts(value) for key, value in payload.items()})
+
     if report.gaps:
         kinds = Counter(gap.error.kind for gap in report.gaps)
-        yield _build_event(
-            "gaps",
-            common,
-            {"gaps": len(report.gaps), "kinds": dict(sorted(kinds.items()))},
-            (f"{gap.brief}/{gap.item} ({gap.error.kind})" for gap in report.gaps),
-        )
-    stopped = [each for each in (*report.outcomes, *report.asked) if each.error and each.error.kind == "budget"]
-    if stopped:
-        spent = report.usage
-        figures: dict[str, JsonValue] = {
-            "skipped": len(stopped),
-            "cost_usd": spent.cost_usd,
-            "tokens": spent.tokens,
-            "requests": spent.requests,
-        }
-        yield _build_event("budget-reached", common, figures, (f"{each.brief}/{each.item}" for each in stopped))
+        gaps = (f"{gap.brief}/{gap.item} ({gap.error.kind})" for gap in report.gaps)
+        yield event("gaps", {"gaps": len(report.gaps), "kinds": dict(sorted(kinds.items()))}, gaps)
+    if stopped := [each for each in (*report.outcomes, *report.asked) if each.error and each.error.kind == "budget"]:
+        spent = {name: getattr(report.usage, name) for name in ("cost_usd", "tokens", "requests")}
+        names = (f"{each.brief}/{each.item}" for each in stopped)
+        yield event("budget-reached", {"skipped": len(stopped), **spent}, names)
     lists = report.changes.lists
     if lists or report.changes.merged:
-        counts = {name.replace(" ", "_"): len(refs) for name, refs in lists.items()}
-        every = dict.fromkeys(("new", "gone", "changed", "gaps_closed", "gaps_opened"), 0) | counts
-        yield _build_event(
-            "changed",
-            common,
-            {**every, "changes": str(report.changes)},
-            (f"{name}: {ref}" for name, refs in lists.items() for ref in refs),
-        )
+        counts = dict.fromkeys(("new", "gone", "changed", "gaps_closed", "gaps_opened"), 0)
+        counts |= {name.replace(" ", "_"): len(refs) for name, refs in lists.items()}
+        names = (f"{name}: {ref}" for name, refs in lists.items() for ref in refs)
+        yield event("changed", {**counts, "changes": str(report.changes)}, names)
     if other := [each for each in report.models if not each.expected]:
-        names = [f"{each.asked} answered as {each.served}" for each in other]
         answers = sum(each.answers for each in other)
-        yield _build_event("other-model", common, {"answers": answers, "models": len(other)}, names)
+        names = (f"{each.asked} answered as {each.served}" for each in other)
+        yield event("other-model", {"answers": answers, "models": len(other)}, names)
     if report.violations:
-        yield _build_event("failed-audit", common, {"violations": len(report.violations)}, map(str, report.violations))
-
-
-def _build_event(
-    name: str, common: Mapping[str, JsonValue], own: Mapping[str, JsonValue], first: Iterable[str]
-) -> RunEvent:
-    names: list[JsonValue] = [text for text, _ in zip(first, range(MAX_NAMES), strict=False)]
-    return RunEvent(
-        PREFIX + name, {key: _truncate_texts(value) for key, value in {**common, **own, "first": names}.items()}
-    )
+        yield event("failed-audit", {"violations": len(report.violations)}, map(str, report.violations))
 
 
 def _truncate_texts(value: JsonValue) -> JsonValue:
@@ -325,7 +305,7 @@ JSON_TABLES = frozenset({"ab-test"})
 PAGE = "report.html"
 """The report as an HTML page."""
 _HEAD = 2_000
-"""Characters at the start of a page within which its generator is named."""
+"""Bytes at the start of a page within which its generator is named."""
 
 
 def ensure_folder(folder: Path) -> Path:
@@ -377,7 +357,7 @@ def write_page(report: Report, folder: Path, briefs: Sequence[Brief], items: Seq
     try:
         write_atomically(file, render_page(report, briefs, items))
     except Exception as error:  # noqa: BLE001 -- the page only shows what is already written: it must not fail the run
-        if GENERATOR in _read_text(file)[:_HEAD]:
+        if GENERATOR.encode() in _read(file)[:_HEAD]:
             file.unlink()
         return f"{PAGE} was not written; the other files are. {safe_message(error)}"
     return ""
@@ -393,9 +373,9 @@ def _files_of_earlier_run(folder: Path) -> set[str]:
         report = _EarlierReport.model_validate_json((folder / "report.json").read_bytes())
     except (OSError, ValidationError):
         return set()
-    found = {name for name, text in _extra_files(report).items() if _read_text(folder / name) == text}
-    found |= {each.name for each in report.documents if each.sha256 and _file_sha256(folder / each.name) == each.sha256}
-    return found | {QUESTIONS} if _are_outcomes(_read_text(folder / QUESTIONS)) else found
+    found = {name for name, text in _extra_files(report).items() if _read(folder / name) == text.encode()}
+    found |= {each.name for each in report.documents if each.sha256 == sha256(_read(folder / each.name)).hexdigest()}
+    return found | {QUESTIONS} if _are_outcomes(_read(folder / QUESTIONS)) else found
 
 
 class _EarlierDocument(Document):
@@ -422,28 +402,21 @@ def _extra_files(report: Report | _EarlierReport) -> dict[str, str]:
     return {each.name: each.text for each in report.documents} | sheets
 
 
-def _read_text(path: Path) -> str:
-    """Return the text of a file; empty if it is missing or not UTF-8."""
+def _read(path: Path) -> bytes:
+    """Return the content of a file; empty if it can't be read."""
     try:
-        return path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError):
-        return ""
-
-
-def _file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal; empty if the file can't be read."""
-    try:
-        return sha256(path.read_bytes()).hexdigest()
+        return path.read_bytes()
     except OSError:
-        return ""
+        return b""
 
 
-def _are_outcomes(text: str) -> bool:
+def _are_outcomes(content: bytes) -> bool:
+    """Return whether a file has the lines that a run wrote."""
     try:
-        outcomes = [Outcome.model_validate_json(line) for line in text.split("\n")[:-1]]
+        outcomes = [Outcome.model_validate_json(line) for line in content.split(b"\n")[:-1]]
     except ValidationError:
         return False
-    return bool(outcomes) and "".join(_outcome_lines(outcomes)) == text
+    return bool(outcomes) and "".join(_outcome_lines(outcomes)).encode() == content
 
 
 def _outcome_lines(outcomes: Iterable[Outcome]) -> Iterable[str]:

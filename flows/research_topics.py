@@ -23,7 +23,7 @@ from prefect_dispatch.flows.forms import (
     limits_from_fields,
     second_executor,
 )
-from prefect_dispatch.flows.run_job import JobSpec
+from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
 from prefect_dispatch.models.brief import Brief, Name, Text
 from prefect_dispatch.models.checks import SOURCE_EXAMPLES, SourceKind, Sources

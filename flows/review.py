@@ -47,7 +47,7 @@ from prefect_dispatch.tasks.run_brief import result_store_for_run
 from prefect_dispatch.tasks.storage.result_store import PREFIX
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from prefect.client.schemas.objects import FlowRun, State
@@ -63,14 +63,10 @@ if TYPE_CHECKING:
 
 
 MAX_QUESTIONS = 20
-
-
 """Questions in one form, at most."""
 
 
 MAX_OPTIONS = 20
-
-
 """Values that one question offers, at most."""
 
 
@@ -78,14 +74,10 @@ MAX_LABEL = 80
 
 
 OPEN = "leave open"
-
-
 """The option that decides nothing: the merge stays unchanged, and the next run asks again."""
 
 
 FieldLocator = Callable[["FieldRow"], tuple[Identity, str] | None]
-
-
 """Returns the record and the field of a row; None if it can't, or need not, be decided on."""
 
 
@@ -119,30 +111,18 @@ class ReviewForm(Strict):
         """The identity of the form: equal questions give an equal name."""
         return digest([matter.name for matter in self.matters])[:16]
 
-    def decisions_from(self, answers: Mapping[str, object]) -> Decisions:
-        """Return the decisions of an answered form; an answer that is none of the options decides nothing."""
-        decisions = Decisions()
+    def chosen(self, answers: Mapping[str, object]) -> Iterator[tuple[str, Decisions]]:
+        """Yield the title of each question with the decisions of its answer; one that is no option decides nothing."""
         for matter in self.matters:
-            decisions = decisions.combine(matter.options.get(str(answers.get(matter.name)), Decisions()))
-        return decisions
+            yield matter.title, matter.options.get(str(answers.get(matter.name)), Decisions())
+
+    def decisions_from(self, answers: Mapping[str, object]) -> Decisions:
+        """Return the decisions of an answered form."""
+        return Decisions().combine(*(decisions for _, decisions in self.chosen(answers)))
 
     def titles(self, answers: Mapping[str, object], decisions: Decisions) -> tuple[str, ...]:
-        """Return the titles of the questions whose answers led to some of these decisions.
-
-        Args:
-            answers: The answers to the form.
-            decisions: A subset of the decisions that they made.
-        """
-        chosen = [
-            (matter.title, matter.options.get(str(answers.get(matter.name)), Decisions())) for matter in self.matters
-        ]
-        return tuple(
-            title
-            for title, each in chosen
-            if any(pair in decisions.same for pair in each.same)
-            or any(pair in decisions.different for pair in each.different)
-            or any(choice in decisions.fields for choice in each.fields)
-        )
+        """Return the titles of the questions whose answers led to some of these decisions."""
+        return tuple(title for title, chosen in self.chosen(answers) if chosen.without(decisions) != chosen)
 
     def lines(self) -> str:
         """Return the questions as lines for a decisions file that a person edits: each as the merge proposes it.
@@ -201,21 +181,17 @@ def _question_on_proposal(proposal: Proposal) -> ReviewQuestion | None:
 
 
 def _question_on_conflict(row: FieldRow, record: Identity, field: str) -> ReviewQuestion:
-    values: list[tuple[JsonValue, Iterable[Ref]]] = [(row.winner, row.sources)]
-    values += [(loser.value, loser.sources) for loser in row.losers]
-    offered = values[:MAX_OPTIONS]
-    cut = f" {len(offered)} of {len(values)} values are offered here." if offered != values else ""
+    values = [(row.winner, row.sources), *((loser.value, loser.sources) for loser in row.losers)]
+    cut = f" {MAX_OPTIONS} of {len(values)} values are offered here." if len(values) > MAX_OPTIONS else ""
+    options = {OPEN: Decisions()}
+    for at, (value, sources) in enumerate(values[:MAX_OPTIONS], 1):
+        label = f"{at}. {_truncate(value_text(value))} (from {_truncate(join_names(sources))})"
+        options[label] = Decisions(fields=(Choice(record=record, field=field, value=value),))
     return ReviewQuestion(
         title=f"{_truncate(field)} of {_truncate(_identity_text(record))}",
         why=f"The rule {_truncate(row.rule)} keeps {_truncate(value_text(row.winner))} "
         f"(from {_truncate(join_names(row.sources))}).{cut}",
-        options={OPEN: Decisions()}
-        | {
-            f"{at}. {_truncate(value_text(value))} (from {_truncate(join_names(sources))})": Decisions(
-                fields=(Choice(record=record, field=field, value=value),)
-            )
-            for at, (value, sources) in enumerate(offered, 1)
-        },
+        options=options,
     )
 
 
@@ -229,14 +205,10 @@ def _truncate(text: str) -> str:
 
 
 STATE = "NeedsReview"
-
-
 """The state name of a run that waits for a review, and of one that ended with open questions."""
 
 
 KEY = "review-"
-
-
 """Prefix of the key of each pause for a review."""
 
 
@@ -290,16 +262,6 @@ class ResumedRun:
     overruled_titles: tuple[str, ...] = ()
     """The titles of questions that had another decision before a form of this run was answered."""
 
-    @property
-    def started(self) -> datetime | None:
-        """When the run began; None if it begins now."""
-        return self.collected.started if self.collected else None
-
-    @property
-    def query_outcomes(self) -> tuple[Outcome, ...]:
-        """The outcomes of the integrator's own queries."""
-        return self.collected.asked if self.collected else ()
-
     def outcomes_of(self, work: Sequence[WorkItem]) -> tuple[Outcome, ...]:
         """Return the outcomes that belong to this work: the source of the items may have changed since."""
         if self.collected is None:
@@ -308,37 +270,12 @@ class ResumedRun:
         return tuple(each for each in self.collected.outcomes if (Ref.of(each), each.fingerprint) in wanted)
 
     def charge_budget(self, limits: Limits) -> None:
-        """Charge the usage from before the suspension to the run's budget.
-
-        Args:
-            limits: The limits of the run's calls.
-        """
-        if self.collected is None:
-            return
-        budget = gate_for_run(str(flow_run.get_id()), limits).budget
-        for outcome in (*self.collected.outcomes, *self.collected.asked):
-            for attempt in outcome.spent:
-                budget.charge(attempt.usage)
-
-    def plan(self, rest: Plan) -> Plan:
-        """Return the plan from when the run began.
-
-        Args:
-            rest: The plan of the remaining work, for a run that was not suspended.
-        """
-        return self.collected.plan if self.collected else rest
-
-    def collect(self, report: Report, plan: Plan, outcomes: Sequence[Outcome], started: datetime) -> Collected:
-        """Return the snapshot of the run in its present state.
-
-        Args:
-            report: The report.
-            plan: The plan from when the run began.
-            outcomes: One outcome for each (brief, item) of the work.
-            started: When the run began.
-        """
-        forms = self.collected.forms if self.collected else {}
-        return Collected(started=started, plan=plan, outcomes=tuple(outcomes), asked=report.asked, forms=forms)
+        """Charge the usage from before the suspension to the run's budget, within the limits of its calls."""
+        if self.collected is not None:
+            budget = gate_for_run(str(flow_run.get_id()), limits).budget
+            for outcome in (*self.collected.outcomes, *self.collected.asked):
+                for attempt in outcome.spent:
+                    budget.charge(attempt.usage)
 
 
 def can_suspend() -> bool:
@@ -424,13 +361,12 @@ def resume(file: DecisionsFile) -> ResumedRun:
         if key in keys:
             answer = _read_answer(run_id, key) or {}  # Prefect does not store an empty answer
             passed |= {matter.name for matter in form.matters}
-            rejected = file.add(form.decisions_from(answer))
+            chosen = form.decisions_from(answer)
+            rejected = file.add(chosen)
             overruled += form.titles(answer, rejected)
-            decided = decided.combine(
-                form.decisions_from(answer).without(rejected, normalize=file.normalize), normalize=file.normalize
-            )
-    for note in _note_files(file):
-        if (pending := _read_note(note)) and pending.flow_run == run_id:
+            decided = decided.combine(chosen.without(rejected, file.normalize), normalize=file.normalize)
+    for note, pending in _read_notes(file):
+        if pending.flow_run == run_id:
             note.unlink(missing_ok=True)
     return ResumedRun(collected, frozenset(passed), decided, tuple(overruled))
 
@@ -450,25 +386,21 @@ def collect_answers(file: DecisionsFile) -> None:
     Raises:
         JobError: If they can't be stored.
     """
-    for note in _note_files(file):
-        if (pending := _read_note(note)) and pending.api == (PREFECT_API_URL.value() or ""):
-            _collect_answer(pending, file, note)
-
-
-def _collect_answer(pending: Pending, file: DecisionsFile, note: Path) -> None:
-    answer = _read_answer(pending.flow_run, pending.key)
-    if answer is not None:
-        rejected = file.add(pending.form.decisions_from(answer))
-        for title in pending.form.titles(answer, rejected):
-            get_run_logger().warning(
-                "In a review of another run it was decided otherwise, and later, so the earlier decision stays: %s",
-                title,
-            )
-    elif _is_over(pending.flow_run):
-        result_store_for_run().remove(_record_key(pending.flow_run))
-    else:
-        return
-    note.unlink(missing_ok=True)
+    for note, pending in _read_notes(file):
+        if pending.api != (PREFECT_API_URL.value() or ""):
+            continue
+        answer = _read_answer(pending.flow_run, pending.key)
+        if answer is not None:
+            for title in pending.form.titles(answer, file.add(pending.form.decisions_from(answer))):
+                get_run_logger().warning(
+                    "In a review of another run it was decided otherwise, and later, so the earlier decision stays: %s",
+                    title,
+                )
+        elif _is_over(pending.flow_run):
+            result_store_for_run().remove(_record_key(pending.flow_run))
+        else:
+            continue
+        note.unlink(missing_ok=True)
 
 
 def _flow_run() -> FlowRun | None:
@@ -515,15 +447,11 @@ def _to_run_input(asked: ReviewForm) -> type[RunInput]:
     return model.with_initial_data(description=asked.description())
 
 
-def _note_files(file: DecisionsFile) -> Sequence[Path]:
-    return sorted(file.path.parent.glob(f".{glob.escape(file.path.name)}.review-*.json"))
-
-
-def _read_note(note: Path) -> Pending | None:
-    """Return the content of a note file; None if it is another file, or another run has removed it."""
-    with suppress(ValidationError, FileNotFoundError):
-        return Pending.model_validate_json(note.read_bytes())
-    return None
+def _read_notes(file: DecisionsFile) -> Iterator[tuple[Path, Pending]]:
+    """Yield the note files beside a decisions file; without other files, and those that another run has removed."""
+    for note in sorted(file.path.parent.glob(f".{glob.escape(file.path.name)}.review-*.json")):
+        with suppress(ValidationError, FileNotFoundError):
+            yield note, Pending.model_validate_json(note.read_bytes())
 
 
 def _record_key(run_id: UUID) -> str:
@@ -531,8 +459,6 @@ def _record_key(run_id: UUID) -> str:
 
 
 DECIDED = "decided"
-
-
 """The rule of a field whose value a person chose."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -13,7 +13,14 @@ from prefect.states import Completed
 from prefect_dispatch.calls.call_gate import reopen_gates
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.flows.finalize import Clock, add_shortfall, build_report
-from prefect_dispatch.flows.prepare import build_plan, keep_refreshed, load_stored_answers, prepare
+from prefect_dispatch.flows.prepare import (
+    build_plan,
+    keep_refreshed,
+    load_stored_answers,
+    prepare,
+    require_keys,
+    take_prepared,
+)
 from prefect_dispatch.flows.publish import (
     PAGE,
     LiveProgress,
@@ -26,6 +33,7 @@ from prefect_dispatch.flows.publish import (
 from prefect_dispatch.flows.remote_targets import resolve_deployment, shard_target
 from prefect_dispatch.flows.review import (
     STATE,
+    Collected,
     ResumedRun,
     collect_answers,
     decisions_file,
@@ -46,9 +54,8 @@ from prefect_dispatch.flows.runtime.flow_class import (
 from prefect_dispatch.flows.runtime.garbage_collection import frozen_gc
 from prefect_dispatch.flows.runtime.heartbeat import send_heartbeats
 from prefect_dispatch.flows.runtime.last_run import LastRunStore
-from prefect_dispatch.flows.runtime.query_executors import require_keys
 from prefect_dispatch.integrators.base import BaseIntegrator, Delivery
-from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.prefect_compat import ReportState
 from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.security.redaction import redact, safe_message
@@ -57,17 +64,12 @@ from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.table_tasks import emit_file_assets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
     from pydantic import JsonValue
 
-    from prefect_dispatch.executors.base import Executor
-    from prefect_dispatch.flows.remote_targets import ByDeployment, Dask, Processes, Ray, Threads
+    from prefect_dispatch.flows.runtime.prepared_job import JobSpec
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.integrators.decisions_file import DecisionsFile
-    from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.report import Report
-    from prefect_dispatch.sources import Source
     from prefect_dispatch.tasks.plan import StoredAnswers
     from prefect_dispatch.tasks.shards.server_backlog import Recorded
 
@@ -91,41 +93,11 @@ def deliver_value(report: Report, integrator: AnyMerger, folder: Path) -> Report
     return add_shortfall(report, redact(shortfall)) if shortfall else report
 
 
-@dataclass(frozen=True)
-class JobSpec:
-    """Parts of a job, which every flow builds from its own form."""
-
-    briefs: Sequence[Brief]
-    """The briefs."""
-    items: Source
-    """The source of the items."""
-    executor: Executor | None = None
-    """The executor; None for the default one."""
-    integrator: AnyMerger | None = None
-    """How the answers are merged."""
-    limits: Limits = Limits()  # noqa: RUF009 -- frozen
-    """The limits of the run."""
-    review: bool = False
-    """Whether people decide before the run publishes."""
-    fan_out: ByDeployment | None = None
-    """The deployment whose runs process shards; None for this process."""
-    task_runner: Threads | Processes | Dask | Ray | None = None
-    """The task runner of the shards; None for the flow's own."""
-
-
 @skip_overlap
 @frozen_gc()
 @send_heartbeats()
-def run_job(
-    parts: JobSpec,
-    *,
-    folder: str = ".",
-    out: str | None = None,
-    limit: int | None = None,
-    refresh: bool | str | Sequence[str] = False,
-    name: str | None = None,
-) -> Report:
-    """Run a job within the current flow run; the arguments are explained at `dispatch`.
+def run_job(spec: JobSpec) -> Report:
+    """Run a job within the current flow run.
 
     Returns:
         The report; to Prefect, the final state of the run with the report as its data.
@@ -135,51 +107,41 @@ def run_job(
         DispatchFailed: If the run failed.
         Pause: If the run was suspended for a review; it continues in another process.
     """
-    log, place = get_run_logger(), Path(folder).resolve()
-    reopen_gates(
-        str(flow_run.get_id())
-    )  # an earlier attempt that reached its time limit has closed the run's call gate
-    # 1. Resume a suspended run, and prepare the job.
-    decisions, resumed = _resume_review(parts, place)
-    job = prepare(
-        parts.briefs,
-        parts.items,
-        parts.executor,
-        parts.integrator,
-        parts.limits,
-        folder=place,
-        limit=limit,
-        refresh=refresh,
-    )
+    log, place = get_run_logger(), spec.place
+    reopen_gates(str(flow_run.get_id()))  # an earlier attempt that reached its time limit has closed them
+    # 1. Resume a suspended run, and prepare the job; decisions may have been added since the caller prepared it.
+    decisions, resumed = _resume_review(spec)
+    job = (take_prepared() if decisions is None else None) or prepare(spec)
     job = keep_refreshed(replace(job, limits=rate_limit_share(job.limits)), start_of_earlier_attempts())
-    memory = LastRunStore(parts.briefs, parts.items, folder, place, limit=limit, name=name)
-    files = None if out is None else ensure_folder(Path(folder, out))
+    memory = LastRunStore(spec)
+    files = None if spec.out is None else ensure_folder(Path(spec.folder, spec.out))
     # 2. Plan what is left: outcomes from before a suspension and stored answers are not asked again.
     before = resumed.outcomes_of(job.work)
     resumed.charge_budget(job.limits)
-    rest, stored = load_stored_answers(job.without_outcomes(before))
-    job = replace(job, refresh_fingerprints=rest.refresh_fingerprints)
+    done = {Ref.of(outcome) for outcome in before}
+    rest, stored = load_stored_answers(replace(job, work=[work for work in job.work if work.ref not in done]))
     expected = build_plan(rest, stored)
     if expected.to_ask:  # else the answers to the integrator's own queries may be stored, too
         require_keys(job.integrator)
-    route = resolve_deployment(parts.fan_out, rest.work, job.executor, place)
+    route = resolve_deployment(spec.fan_out, rest.work, job.executor, place)
     notes = [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator, *expected.notes]
     if before:
         notes = [f"Resumed after a review: {len(before)} of {len(job.work)} outcomes are those from before it."]
     log.info("%s", " ".join(filter(None, (*notes, *route.notes))))
     # 3. Fan out and merge.
-    expected, clock = resumed.plan(expected), Clock(resumed.started)
+    earlier = resumed.collected
+    expected, clock = (earlier.plan, Clock(earlier.started)) if earlier else (expected, Clock())
     progress = LiveProgress(job.briefs, expected)
     fan_out = FanOut(
         job.work,
         job.executor,
         job.limits,
         independence=job.independence,
-        again=job.refresh_fingerprints,
+        again=rest.again,
         on_progress=progress,
         join=job.part_joiner,
         stored=stored.answers,
-        where=shard_target(parts.task_runner, job.executor, route.target),
+        where=shard_target(spec.task_runner, job.executor, route.target),
         known=before,
     )
     try:
@@ -194,20 +156,24 @@ def run_job(
                     stopped=fan_out.stop_reason,
                     planned=expected,
                     clock=clock,
-                    refresh=refresh is True,
-                    known=resumed.query_outcomes,
+                    refresh=spec.refresh is True,
+                    known=earlier.asked if earlier else (),
                 )
         # 4. Review; this may suspend the run.
-        if parts.review and decisions is not None:
-            report = review(job, report, decisions, resumed.collect(report, expected, outcomes, clock.started), resumed)
+        if spec.review and decisions is not None:
+            collected = Collected(
+                started=clock.started,
+                plan=expected,
+                outcomes=tuple(outcomes),
+                asked=report.asked,
+                forms=earlier.forms if earlier else {},
+            )
+            report = review(job, report, decisions, collected, resumed)
         # 5. Deliver and publish.
-        recorded = fan_out.counter.report()
-        report = _add_facts(report, recorded, stored)
-        for sentence in filter(None, (*_gap_sentences(report), *stored.notes, recorded.note)):
-            log.warning("%s", strip_control_chars(sentence))
+        report = _add_facts(report, fan_out.counter.report(), stored)
         report = memory.compare_with_last(deliver_value(report, job.integrator, place))
         if files is not None:
-            emit_file_assets(report, write_files(report, files), parts.items, place)
+            emit_file_assets(report, write_files(report, files), spec.items, place)
             if lacking := write_page(report, files, job.briefs, with_values(job.items)):
                 log.warning("%s", lacking)
                 files = None
@@ -226,16 +192,21 @@ def run_job(
 
 
 def _add_facts(report: Report, recorded: Recorded, stored: StoredAnswers) -> Report:
-    """Add the number of task runs that Prefect has recorded, and of damaged stored answers, to a report."""
+    """Return a report with facts on Prefect's records and the store; log them, and the reason for each gap."""
     facts: dict[str, JsonValue] = {"task_runs": recorded.model_dump(exclude_defaults=True)}
     if stored.blobs.damaged:
         facts["damaged"] = len(stored.blobs.damaged)
+    gaps = [each for each in report.outcomes if each.status != "succeeded" and each.error]
+    # The failure of an outcome has details that are left out of the comparable report.
+    unanswered = (f"No answer for {each.brief}/{each.item}: {each.failure}" for each in gaps)
+    for sentence in filter(None, (*unanswered, *stored.notes, recorded.note)):
+        get_run_logger().warning("%s", strip_control_chars(sentence))
     return report.model_copy(update={"run": {**report.run, **facts}})
 
 
-def _resume_review(parts: JobSpec, place: Path) -> tuple[DecisionsFile | None, ResumedRun]:
+def _resume_review(spec: JobSpec) -> tuple[DecisionsFile | None, ResumedRun]:
     """Return the decisions file, if any, updated with all answered reviews, and the state of a suspended run."""
-    file = require_review(parts.integrator, place) if parts.review else decisions_file(parts.integrator, place)
+    file = (require_review if spec.review else decisions_file)(spec.integrator, spec.place)
     if file is None:
         return None, ResumedRun()
     resumed = resume(file)
@@ -248,10 +219,3 @@ def _state_name(report: Report) -> str:
     if is_undecided(report):
         return STATE
     return "Completed" if report.status == "complete" else "CompletedWithGaps"
-
-
-def _gap_sentences(report: Report) -> Iterator[str]:
-    """Yield a sentence for each gap, with run-specific details that are left out of the comparable report."""
-    for outcome in report.outcomes:
-        if outcome.status != "succeeded" and outcome.error:
-            yield f"No answer for {outcome.brief}/{outcome.item}: {outcome.failure}"

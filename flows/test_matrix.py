@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -19,7 +20,7 @@ from prefect_dispatch.flows.forms import (
     Texts,
     form_flow,
 )
-from prefect_dispatch.flows.run_job import JobSpec
+from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix
 from prefect_dispatch.models.base import NON_EMPTY, Strict, did_you_mean
 from prefect_dispatch.models.brief import Brief, Command, Name, Text
@@ -185,10 +186,7 @@ def build_cells(axes: Sequence[Axis], exclude: Sequence[str], include: Sequence[
     """
     _require_distinct_axes(axes)
     names = [axis.name for axis in axes]
-    count = 1
-    for axis in axes:
-        count *= len(axis.values)
-    if count > MAX_CELLS:
+    if (count := math.prod(len(axis.values) for axis in axes)) > MAX_CELLS:
         raise JobError(
             f"axes: they make {count:,} cells, and a matrix has {MAX_CELLS:,} at most; leave some values out."
         )
@@ -198,9 +196,7 @@ def build_cells(axes: Sequence[Axis], exclude: Sequence[str], include: Sequence[
     # 2. Without the excluded ones.
     for text in exclude:
         part = _parse_cell(text, names, "exclude")
-        rest = [
-            cell for cell in every if not all(_matches(value, cell[name], of[name]) for name, value in part.items())
-        ]
+        rest = [cell for cell in every if not _matches(part, cell, of)]
         if len(rest) == len(every):
             raise JobError(f"exclude: {text!r} means no cell that is there; correct it, or leave it out.")
         every = rest
@@ -241,9 +237,7 @@ def set_variables(cells: Sequence[Item], axes: Sequence[Axis], parts: Sequence[C
     taken = {axis.variable: f"the axis {axis.name!r}" for axis in axes}
     for part in parts:
         pattern = {} if part.cells == "*" else _parse_cell(part.cells, names, "env")
-        hits = [
-            value for value in values if all(_matches(text, value[name], of[name]) for name, text in pattern.items())
-        ]
+        hits = [value for value in values if _matches(pattern, value, of)]
         if not hits:
             raise JobError(f"env: {part.cells!r} means no environment that is there; correct it, or leave it out.")
         for name, text in part.settings.items():
@@ -271,9 +265,9 @@ def _require_settable(name: str, text: str, taken: dict[str, str]) -> None:
         raise JobError(f"env: {name!r} and {taken[own]} would both be in {own}; call one of them something else.")
 
 
-def _matches(pattern: str, value: str, values: Sequence[str]) -> bool:
-    """Return whether a pattern matches a value: literally if it is a value of the axis, else as a glob."""
-    return value == pattern if pattern in values else fnmatchcase(value, pattern)
+def _matches(part: Mapping[str, str], cell: Mapping[str, str], of: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether a part matches a cell: literally where it names a value of the axis, else as a glob."""
+    return all(cell[name] == text if text in of[name] else fnmatchcase(cell[name], text) for name, text in part.items())
 
 
 def _require_distinct_axes(axes: Sequence[Axis]) -> None:

@@ -27,7 +27,7 @@ from prefect_dispatch.executors.block_references import (
     evict_credentials,
     load_credentials,
 )
-from prefect_dispatch.flows.runtime.query_executors import require_keys
+from prefect_dispatch.flows.prepare import require_keys
 from prefect_dispatch.security.redaction import redact
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.openai_server import Behaviour, OpenAIServer, failure, openai_server

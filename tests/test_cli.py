@@ -24,6 +24,7 @@ from prefect_dispatch.calls.progress import Progress, progress_listener
 from prefect_dispatch.cli.commands import BROKEN_PIPE, COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
 from prefect_dispatch.cli.console import show_progress
 from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.sources import read_items
 from tests.openai_server import HANG, Behaviour, document, failure, openai_server
 from tests.prefect_database import empty_database
 from tests.waiting import wait_until
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from typing import Any
+
+    from prefect_dispatch.models.item import Item
+    from prefect_dispatch.sources import Source
 
 KEY = "sk-test-0123456789"
 
@@ -361,6 +365,21 @@ def test_a_run_is_retried_as_prefects_settings_say(job: Path, monkeypatch: pytes
         assert (process.returncode, server.count) == (FAILED, 6)
     assert b"Failed: 4 of 5 answered" in out
     assert b"Traceback" not in out + err
+
+
+@pytest.mark.usefixtures("store")
+def test_a_run_prepares_its_job_once(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is checked before Prefect starts is what the flow runs: the items are read a single time."""
+    read: list[int | None] = []
+
+    def counted(items: Source, folder: Path, limit: int | None = None) -> list[Item]:
+        read.append(limit)
+        return read_items(items, folder, limit)
+
+    monkeypatch.setattr("prefect_dispatch.flows.prepare.read_items", counted)
+    with openai_server(answer) as server:
+        assert main(["run", at(job, server.url), "--limit", "2"]) == COMPLETE
+    assert read == [2]
 
 
 @pytest.mark.slow

@@ -19,8 +19,17 @@ from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.ledger import Ref, Table, Violation
 from prefect_dispatch.models.outcome import Attempt, Failure, Outcome, Usage
 from prefect_dispatch.models.report import Changes, Report
-from prefect_dispatch.reporting.html.page import (
+from prefect_dispatch.reporting.html.document import (
     ASSETS_FOLDER,
+    LENGTHS,
+    MAX_TOTAL,
+    TextPreviews,
+    fit_length,
+    load_assets,
+    missing_library,
+    to_script_json,
+)
+from prefect_dispatch.reporting.html.page import (
     BLOCK_SIZE,
     COLUMNS,
     MAX_ATTEMPTS,
@@ -31,13 +40,10 @@ from prefect_dispatch.reporting.html.page import (
     attempt_spans,
     build_summary,
     count_untimed,
-    load_assets,
-    missing_library,
     outcome_rows,
     render_page,
     select_outcomes,
 )
-from prefect_dispatch.reporting.html.texts import LENGTHS, MAX_TOTAL, TextPreviews, fit_length, to_script_json
 from tests.reports import BRIEF, made
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch.reporting.html import matrix_heatmap
-from prefect_dispatch.reporting.html.matrix_heatmap import LETTERS
-from prefect_dispatch.reporting.html.texts import TextPreviews
+from prefect_dispatch.reporting.html import page
+from prefect_dispatch.reporting.html.document import TextPreviews
+from prefect_dispatch.reporting.html.page import LETTERS
 from tests.matrices import matrix
 from tests.reports import made
 from tests.test_page import HOSTILE, told
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def map_of(report: Report) -> dict[str, Any]:
     """Return the heat map of a report that has one."""
-    found = matrix_heatmap.build_heat_map(report, TextPreviews())
+    found = page.build_heat_map(report, TextPreviews())
     assert found
     return found
 
@@ -83,8 +83,8 @@ def test_what_is_wrong_with_a_run() -> None:
 
 def test_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of very many tests those in trouble are shown, and it is said how many there are."""
-    monkeypatch.setattr(matrix_heatmap, "CELLS", 35)
-    monkeypatch.setattr(matrix_heatmap, "SAID", 2)
+    monkeypatch.setattr(page, "CELLS", 35)
+    monkeypatch.setattr(page, "SAID", 2)
     found = map_of(matrix(10, 60))
     assert (len(found["tests"]), found["of"], len(found["said"])) == (3, 60, 2)
     assert all("F" in row[3] or "E" in row[3] for row in found["tests"])
@@ -102,7 +102,7 @@ def test_several_briefs() -> None:
 @pytest.mark.parametrize("value", [None, "text", {"tests": 1}, {"tests": [], "passed": [{"name": "x"}]}])
 def test_other_values(value: Any) -> None:  # noqa: ANN401 -- JSON
     """What is no test matrix has no heat map, whatever tables are beside it."""
-    assert matrix_heatmap.build_heat_map(matrix(2, 3).model_copy(update={"value": value}), TextPreviews()) is None
+    assert page.build_heat_map(matrix(2, 3).model_copy(update={"value": value}), TextPreviews()) is None
 
 
 def test_on_the_page() -> None:

@@ -14,7 +14,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from prefect_dispatch.models.ledger import FieldRow, LedgerRow, Loser, Merge, Ref
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.models.report import Report
-from prefect_dispatch.reporting.html.texts import TextPreviews, to_readable_text
+from prefect_dispatch.reporting.html.document import TextPreviews, to_readable_text
 from prefect_dispatch.serialization.json_text import digest, iter_json_chunks, streamed_digest
 from prefect_dispatch.serialization.json_values import exact_text, is_identical
 

@@ -135,7 +135,7 @@ def test_a_job_file_may_name_a_query(tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
     said = "briefs: [{name: a, instructions: Do.}]\nitems: {sql: select 1 as id, connection: lake"
     job.write_text(said + ", key: id}")
-    assert source(load_job(job).parameters()["items"]) == Sql(sql="select 1 as id", key="id", connection="lake")
+    assert source(load_job(job).items) == Sql(sql="select 1 as id", key="id", connection="lake")
     job.write_text(said + "}")
     with pytest.raises(JobError, match=r"key: Field required"):
         load_job(job)

@@ -104,7 +104,7 @@ def run_batches(job: PreparedJob) -> BatchResults:
     deployed = _is_deployed()
     before = _load_gathered(run, blobs) if deployed else None
     batch_run = BatchRun(
-        work, BatchJournal(blobs), gate_for_run(run, job.limits), run=run, again=job.refresh_fingerprints, before=before
+        work, BatchJournal(blobs), gate_for_run(run, job.limits), run=run, again=job.again, before=before
     )
     try:
         return event_loop.run(collect_batches(batch_run, blobs.folder, waits=not deployed), group=run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
@@ -65,16 +65,21 @@ def hold_resources(resources: Collection[str]) -> Generator[None, None, None]:
     Args:
         resources: Their names; with none, nothing is acquired.
     """
-    if not resources:
-        yield
-        return
     names = sorted(map(limit_name, resources))
-    with get_client(sync_client=True) as client:
-        for name in names:
-            with suppress(ObjectAlreadyExists):
-                client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
-    with concurrency(names, occupy=1, lease_duration=LEASE_S, strict=True, raise_on_lease_renewal_failure=False):
+    if names:
+        with get_client(sync_client=True) as client:
+            for name in names:
+                with suppress(ObjectAlreadyExists):
+                    client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
+    with _hold(names, 1):
         yield
+
+
+def _hold(names: list[str], slots: int) -> AbstractContextManager[None]:
+    """Return a context that holds slots of Prefect limits, and waits while other runs hold them."""
+    if not names:
+        return nullcontext()
+    return concurrency(names, occupy=slots, lease_duration=LEASE_S, strict=True, raise_on_lease_renewal_failure=False)
 
 
 def rate_limit_share(limits: Limits) -> Limits:
@@ -103,30 +108,16 @@ def rate_limit_share(limits: Limits) -> Limits:
     return limits.model_copy(update=shares)
 
 
-@contextmanager
-def hold_slots(limits: Limits) -> Generator[None, None, None]:
+def hold_slots(limits: Limits) -> AbstractContextManager[None]:
     """Hold the run's slots of the limit for a shared rate while the body runs; wait while other runs hold them.
 
     They are acquired once for a run: acquired for each call, they would cost seconds on a busy server.
     """
-    if limits.pace_limit is None:
-        yield
-        return
-    with concurrency(
-        limits.pace_limit,
-        occupy=limits.concurrency,
-        lease_duration=LEASE_S,
-        strict=True,
-        raise_on_lease_renewal_failure=False,
-    ):
-        yield
+    return _hold([] if limits.pace_limit is None else [limits.pace_limit], limits.concurrency)
 
 
 P = ParamSpec("P")
-
-
 R = TypeVar("R")
-
 
 SKIPPED = "Skipped"
 """The final state name of a scheduled run that overlaps another one; its type is CANCELLED."""
@@ -179,15 +170,18 @@ def _overlaps(client: SyncPrefectClient, run: FlowRun, deployment: UUID) -> Iter
         )
         return [each for each in found if each.id != run.id]
 
+    def states(*types: StateType) -> FlowRunFilterState:
+        return FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))
+
     # 1. It has ended since the run was due, so its input was as recent as that of this run. A run that a person started
     # and that failed, or one that crashed or was cancelled, did not do the work of this one.
-    ended = _state_types(StateType.COMPLETED, StateType.FAILED)
+    ended = states(StateType.COMPLETED, StateType.FAILED)
     for other in read(end_time=FlowRunFilterEndTime(after_=run.expected_start_time), state=ended):
         if other.state_type == StateType.COMPLETED or other.auto_scheduled:
             yield other, "has ended since"
     # 2. It has begun and will continue by itself: it waits for a batch, a retry, or a worker after it was resumed.
     begun = FlowRunFilterStartTime(is_null_=False)
-    for other in read(start_time=begun, state=_state_types(StateType.SCHEDULED)):
+    for other in read(start_time=begun, state=states(StateType.SCHEDULED)):
         yield other, "has begun and goes on later"
     # 3. A person has started it and waits for it.
     for other in read(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=[_QUEUED_STATE]))):
@@ -195,15 +189,11 @@ def _overlaps(client: SyncPrefectClient, run: FlowRun, deployment: UUID) -> Iter
             yield other, "waits for its turn"
     # 4. It is running concurrently. With a limit of one run, a running one must be dead: the server has given its slot
     # to this one because its process no longer renews its lease.
-    working = read(start_time=begun, state=_state_types(StateType.RUNNING, StateType.CANCELLING))
+    working = read(start_time=begun, state=states(StateType.RUNNING, StateType.CANCELLING))
     limit = client.read_deployment(deployment).global_concurrency_limit if working else None
     for other in () if limit is not None and limit.limit == 1 else working:
         if _start_order(other) < _start_order(run):
             yield other, "is at work"
-
-
-def _state_types(*types: StateType) -> FlowRunFilterState:
-    return FlowRunFilterState(type=FlowRunFilterStateType(any_=list(types)))
 
 
 def _start_order(run: FlowRun) -> tuple[str, str]:

@@ -57,8 +57,6 @@ class AwaitCancelled(BaseException):
 INTERRUPTIONS = (KeyboardInterrupt, TerminationSignal, CancelledRun, AwaitCancelled)
 """Interruptions of a run from outside: Ctrl-C, SIGTERM, and a cancellation."""
 _FAILED_ATTEMPT = "Encountered exception during execution: %r"
-
-
 _ENGINE_EXIT = "Engine execution exited with unexpected exception"
 """Prefect's log messages for an error that a flow raised; both have a traceback."""
 _RUN_OF_ERROR = "_prefect_dispatch_flow_run"
@@ -175,11 +173,7 @@ _log_filter = _LogFilter()
 
 
 P = ParamSpec("P")
-
-
 R = TypeVar("R")
-
-
 _COROUTINE = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
@@ -291,11 +285,7 @@ class _Data(TypedDict, total=False):
 
 
 _ADAPTER = TypeAdapter(_Data)
-
-
 _DATA_PARAMETERS = ("briefs", "items")
-
-
 _OBJECT_PARAMETERS = ("executor", "integrator")
 
 

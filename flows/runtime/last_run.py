@@ -23,11 +23,9 @@ from prefect_dispatch.tasks.run_brief import result_store_for_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
-    from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.flows.runtime.prepared_job import JobSpec
     from prefect_dispatch.models.report import KnownAnswer, Report
-    from prefect_dispatch.sources import Source
 
 KEY = "prefect-dispatch.job-"
 TAG = "prefect-dispatch-memory"
@@ -36,34 +34,18 @@ TAG = "prefect-dispatch-memory"
 class LastRunStore:
     """Store for the record of a job's last run."""
 
-    def __init__(
-        self,
-        briefs: Sequence[Brief],
-        items: Source,
-        folder: str,
-        place: Path,
-        *,
-        limit: int | None = None,
-        name: str | None = None,
-    ) -> None:
-        """Identify the job.
-
-        Args:
-            briefs: Its briefs, as they were given.
-            items: The source of its items.
-            folder: Its folder, as it was given: a deployment that fetches code has a new real folder in each run.
-            place: The real path of that folder.
-            limit: Maximum number of its items.
-            name: Its name, if it has one.
-        """
+    def __init__(self, spec: JobSpec) -> None:
+        """Identify the job."""
         deployed: str | None = deployment.id
-        where: JsonValue = [deployed, folder] if deployed else str(place)
-        self._is_list = isinstance(items, Listed)
-        source = None if self._is_list else items.model_dump(mode="json")
-        unnamed = KEY + digest([[*sorted(brief.name for brief in briefs)], source, limit, where])
+        # A deployment that fetches code has a new real folder in each run.
+        where: JsonValue = [deployed, spec.folder] if deployed else str(spec.place)
+        self._is_list = isinstance(spec.items, Listed)
+        source = None if self._is_list else spec.items.model_dump(mode="json")
+        names: list[JsonValue] = [*sorted(brief.name for brief in spec.briefs)]
+        unnamed = KEY + digest([names, source, spec.limit, where])
         # A job that gets a name is compared with its last run before that.
-        named = [] if name is None else [KEY + digest(["name", flow_run.flow_name, name, limit, where])]
-        self._keys = [*named, unnamed]
+        name = None if spec.name is None else ["name", flow_run.flow_name, spec.name, spec.limit, where]
+        self._keys = [*([] if name is None else [KEY + digest(name)]), unnamed]
         self._last: RunSnapshot | None = None
         self._work: tuple[KnownAnswer, ...] = ()
         self._value = ""
@@ -118,18 +100,15 @@ class LastRunStore:
             return
         value = self._value or (self._last.value if self._last else "")
         run = LastRun.model_validate({name: report.run[name] for name in LastRun.model_fields})
+        record = _Record.model_construct(memory=RunSnapshot(run=run, work=self._work, value=value))
         try:
-            result_store_for_run().write(self._keys[0], _serialize(RunSnapshot(run=run, work=self._work, value=value)))
+            result_store_for_run().write(self._keys[0], record.model_dump_json(by_alias=True).encode())
         except TransientError as error:
             get_run_logger().warning("The next run of this job will not know what changed since this one: %s", error)
 
 
 class _Record(BaseModel):
     memory: RunSnapshot = Field(alias=TAG)
-
-
-def _serialize(memory: RunSnapshot) -> bytes:
-    return _Record.model_construct(memory=memory).model_dump_json(by_alias=True).encode()
 
 
 def _parse_record(blob: bytes | None) -> RunSnapshot | None:

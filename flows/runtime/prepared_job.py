@@ -1,24 +1,51 @@
-"""Prepared jobs: validated, with their work and their integrator, ready to run."""
+"""Jobs before they run: their parts as a flow's form gives them, and validated with their work and their integrator."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.models.ledger import Ref
+from prefect_dispatch.executors.registry import is_executor
+from prefect_dispatch.models.limits import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.flows.remote_targets import ByDeployment, Dask, Processes, Ray, Threads
     from prefect_dispatch.flows.runtime.part_joiner import PartJoiner
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.item import Item
-    from prefect_dispatch.models.limits import Limits
     from prefect_dispatch.models.outcome import Outcome
+    from prefect_dispatch.sources import Source
     from prefect_dispatch.tasks.preflight import Independence
     from prefect_dispatch.tasks.work_item import WorkItem
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """Parts of a job, which every flow builds from its own form; `dispatch` explains them."""
+
+    briefs: Sequence[Brief]
+    items: Source
+    executor: Executor | None = None
+    integrator: AnyMerger | None = None
+    limits: Limits = Limits()  # noqa: RUF009 -- frozen
+    review: bool = False
+    folder: str = "."
+    out: str | None = None
+    limit: int | None = None
+    refresh: bool | str | Sequence[str] = False
+    fan_out: ByDeployment | None = None
+    task_runner: Threads | Processes | Dask | Ray | None = None
+    name: str | None = None
+
+    @property
+    def place(self) -> Path:
+        """The real path of the folder: that of a deployment that fetches code is another one in each run."""
+        return Path(self.folder).resolve()
 
 
 @dataclass(frozen=True)
@@ -34,8 +61,8 @@ class PreparedJob:
     independence: Independence
     part_joiner: PartJoiner
     """Joins the answers to the parts of an item that is too long."""
-    refresh_fingerprints: frozenset[str] = frozenset()
-    """The fingerprints that are asked again even where an answer is stored."""
+    again: frozenset[str] = frozenset()
+    """The fingerprints that are asked even where an answer is stored."""
     skipped_outcomes: tuple[Outcome, ...] = ()
     """The outcomes of items without a value, for which there is no work."""
     notes: tuple[str, ...] = ()
@@ -47,11 +74,13 @@ class PreparedJob:
         declaring = (work for work in self.work if work.brief.resources)
         return {name for work in declaring for name in work.brief.fill_placeholders(work.item).resources}
 
-    def without_outcomes(self, outcomes: Sequence[Outcome]) -> PreparedJob:
-        """Return the job with only the work that has no outcome yet.
 
-        Args:
-            outcomes: Some outcomes of its work.
-        """
-        done = {Ref.of(outcome) for outcome in outcomes}
-        return replace(self, work=[work for work in self.work if work.ref not in done]) if done else self
+def query_executors(integrator: AnyMerger) -> dict[str, Executor]:
+    """Return the executors of an integrator's own queries, such as a judge, by their field in the job.
+
+    Example:
+        >>> from prefect_dispatch import LLM, Tournament
+        >>> list(query_executors(Tournament(criterion="Which is clearer?", judge=LLM(model="openai/gpt-5-mini"))))
+        ['integrator.judge']
+    """
+    return {f"integrator.{name}": each for name, each in vars(integrator).items() if is_executor(each)}

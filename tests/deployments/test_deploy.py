@@ -103,7 +103,7 @@ def test_the_ready_flows_are_registered_as_the_file_says(
     earlier: Any = ready.flow.to_deployment(
         "dispatch",
         concurrency_limit=cancelling,
-        schedules=[example.schedule()],
+        schedules=[example],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     earlier.apply()
@@ -170,7 +170,7 @@ def test_schedules_are_changed_only_where_that_is_said(tmp_path: Path, capsys: p
 
 def test_an_interval_gives_way_to_a_cron() -> None:
     """Where somebody has made an interval of the schedule, a cron replaces it, and a zone goes with the example's."""
-    example = ready_flows()["dispatch"].schedules[0].schedule()
+    example = ready_flows()["dispatch"].schedules[0]
     hourly = example.model_copy(update={"schedule": IntervalSchedule.model_validate({"interval": 3600})})
     assert describe_schedules(ScheduleOverride().merge_schedules(example, [hourly])) == "every 1:00:00, not active"
     assert (

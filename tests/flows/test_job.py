@@ -11,7 +11,7 @@ import pytest
 from prefect_dispatch.cli.commands import UNUSABLE, main
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.llm.llm import LLM
-from prefect_dispatch.flows.job_file import FormJob, load_job, read_job, validate_job
+from prefect_dispatch.flows.job_file import Job, load_job, read_job, validate_job
 from prefect_dispatch.models.output_schema import schema_of
 from tests.openai_server import Behaviour, openai_server
 
@@ -170,8 +170,8 @@ def test_a_job_says_what_is_run_of_it(folder: Path) -> None:
     job = load_job(folder / "job.yaml")
     assert [brief.name for brief in job.briefs] == ["terms"]
     assert (job.deployment_name, job.report_folder(folder)) == ("daily", folder / "report")
-    assert job.bounds(None, False) == {"limit": 1, "refresh": ["a"]}  # noqa: FBT003 -- one of its forms
-    assert job.bounds(2, True) == {"limit": 2, "refresh": True}  # noqa: FBT003 -- one of its forms
+    own, changed = job.parameters(folder), job.parameters(folder, limit=2, refresh=True)
+    assert (own["limit"], own["refresh"], changed["limit"], changed["refresh"]) == (1, ["a"], 2, True)
     assert len(validate_job(job, folder).items) == 1
     given = job.form_parameters(folder)
     assert {name: given[name] for name in ("name", "out", "limit", "refresh")} == {
@@ -207,10 +207,9 @@ def test_wrong_bounds_are_refused(line: str, why: str, folder: Path) -> None:
 def test_a_good_job_becomes_the_parameters_of_the_flow(folder: Path) -> None:
     """Every part is there, in its type."""
     (folder / "job.yaml").write_text(GOOD)
-    parameters = load_job(folder / "job.yaml").parameters()
-    where, around = {"task_runner", "fan_out"}, {"name", "out", "limit", "refresh"}
+    parameters = load_job(folder / "job.yaml").parameters(folder)
+    where, around = {"task_runner", "fan_out"}, {"name", "out", "limit", "refresh", "folder"}
     assert set(parameters) == {"briefs", "items", "executor", "integrator", "limits", "review", *where, *around}
-    assert set(load_job(folder / "job.yaml").parameters(exclude={"review"})) == set(parameters) - {"review"}
     assert parameters["limits"].concurrency == 2
     assert schema_of(parameters["briefs"][0].output) == {
         "type": "object",
@@ -275,8 +274,8 @@ def test_one_model_in_place_of_several_is_refused(folder: Path) -> None:
     with pytest.raises(JobError, match=r"--model: 'openai/c' would not .* under 'models'; change those with --set"):
         read_job(file, model="openai/c")
     found = read_job(file, ["models=[]"], model="openai/c")
-    assert isinstance(found, FormJob)
-    assert found.values["model"] == "openai/c"
+    assert not isinstance(found, Job)
+    assert found.parameters(folder)["model"] == "openai/c"
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

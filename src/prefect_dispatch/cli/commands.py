@@ -6,6 +6,7 @@ Prefect is imported only by the commands that need it, so that the others start 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -17,32 +18,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect_dispatch import __version__
-from prefect_dispatch.cli.deploy import add_commands
 from prefect_dispatch.errors import DispatchError, DispatchFailed, JobError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-    from prefect_dispatch.flows.job_file import AnyJob
+    from prefect_dispatch.flows.job_file import JobFile
     from prefect_dispatch.models.report import Report
     from prefect_dispatch.tasks.plan import Plan
 
 
+LEAST_S = 30
+"""Minimum of `--start-timeout` in seconds."""
 EXIT_S = 15.0
-
-
 """Time limit in seconds for the process to exit by itself, once its command has ended."""
 
 
 INTERRUPTED_S = 4.5
-
-
 """Time limit in seconds, beyond the grace period, for an interrupted run to end by itself."""
 
 
 POLL_S = 0.2
-
-
 """Seconds between two checks of the time."""
 
 
@@ -133,8 +129,6 @@ _CODES = {"complete": 0, "failed": 1, "gaps": 3}
 
 
 REPORT_TIMEOUT_S = 180.0
-
-
 """Time limit in seconds for Prefect's API to accept the artifacts and the state of a run whose report is written."""
 
 
@@ -226,7 +220,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.set_defaults(command=_audit)
     audit.add_argument("report", metavar="REPORT", type=Path, help="a report.json, or the folder that holds it")
 
-    add_commands(commands)
+    _add_deploy_commands(commands)
     return parser
 
 
@@ -253,6 +247,118 @@ def _job_command(
     return parser
 
 
+def _add_deploy_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is private to argparse
+    deploy = commands.add_parser(
+        "deploy",
+        help="register jobs, or the ready flows, with Prefect, for a worker to run",
+        description="Register a deployment of each job file with Prefect, or of each ready flow if there is none, for "
+        "a worker to run. Running it again updates them; schedules that were changed in Prefect stay.",
+    )
+    deploy.set_defaults(command=_register("deploy"))
+    deploy.add_argument(
+        "--work-pool",
+        metavar="P",
+        help="the pool whose workers run it (by default Prefect's default, or else the process pool 'dispatch', which "
+        "is made if it isn't there)",
+    )
+    _add_code_options(deploy)
+    serve = commands.add_parser(
+        "serve",
+        help="the same, run by this very process as long as it lasts",
+        description="Register a deployment of each job file with Prefect, or of each ready flow if there is none, and "
+        "run what Prefect's UI, schedules or API ask for, until interrupted.",
+    )
+    serve.set_defaults(command=_register("serve"))
+    for parser in (deploy, serve):
+        parser.add_argument(
+            "jobs", metavar="JOB", nargs="*", type=Path, help="a job file whose content fills in the form"
+        )
+        parser.add_argument("--name", metavar="N", help="what the deployment of the one job is called")
+        parser.add_argument("--cron", metavar="C", help="when it is due, such as '0 6 * * 1-5'")
+        parser.add_argument("--timezone", metavar="Z", help="in which time zone, such as Europe/Berlin (else UTC)")
+        parser.add_argument("--active", action="store_true", help="have the schedule make runs")
+
+    automations = commands.add_parser(
+        "automations",
+        help="the automations that end runs whose worker died",
+        description="Show the automations that mark a run as Crashed once its worker or its process has died, or "
+        "apply them.",
+    )
+    automations.set_defaults(command=_register("show_automations"))
+    automations.add_argument("--apply", action="store_true", help="create them, or bring them up to date")
+    automations.add_argument(
+        "--start-timeout",
+        metavar="S",
+        type=_seconds,
+        help="seconds that a run may take from when a worker takes it until it begins (by default 600); more where "
+        "large images are pulled",
+    )
+
+
+def _register(name: str) -> Callable[[argparse.Namespace], int]:
+    """Return a command of the module that imports Prefect's deployments."""
+
+    def command(arguments: argparse.Namespace) -> int:
+        if name == "serve":  # its log is its output
+            os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "NOTSET"
+        code: int = getattr(import_module("prefect_dispatch.cli.deploy"), name)(arguments)
+        return code
+
+    return command
+
+
+def _seconds(text: str) -> int:
+    if text.isdecimal() and int(text) >= LEAST_S:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {LEAST_S} or more")
+
+
+def _add_code_options(deploy: argparse.ArgumentParser) -> None:
+    code = deploy.add_argument_group(
+        "where runs find the job's folder",
+        "By default under the path that it has here. All else that a run needs is in the worker's environment, or in "
+        "the image.",
+    )
+    code.add_argument("--git", action="store_true", help="workers clone the job's git repository before each run")
+    code.add_argument("--git-url", dest="url", metavar="URL", help="its address for workers (by default the remote's)")
+    code.add_argument(
+        "--git-branch", dest="branch", metavar="B", help="what they clone (by default the branch checked out here)"
+    )
+    code.add_argument("--git-commit", dest="commit", metavar="C", help="the commit to check out instead, such as HEAD")
+    code.add_argument(
+        "--git-credentials",
+        dest="credentials",
+        metavar="TYPE/NAME",
+        help="a saved block with which they clone it, such as secret/github",
+    )
+    code.add_argument("--image", metavar="I", help="the image that runs start from, in a Docker or Kubernetes pool")
+    code.add_argument(
+        "--folder",
+        metavar="DIR",
+        help="the folder that has, where runs work, what the current folder has here (with --image by default the "
+        "image's working directory)",
+    )
+    code.add_argument(
+        "--job-variable",
+        metavar="K=V",
+        action="append",
+        default=[],
+        type=_variable,
+        dest="job_variables",
+        help="a setting of the work pool's jobs; V is JSON, or else a text",
+    )
+
+
+def _variable(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise argparse.ArgumentTypeError(f"{text!r} is no K=V")
+    try:
+        return name.strip(), json.loads(value)
+    except ValueError:
+        return name.strip(), value
+
+
 def _folder(text: str) -> Path:
     if text.strip():
         return Path(text)
@@ -270,7 +376,7 @@ def _refresh(arguments: argparse.Namespace) -> bool | list[str]:
     return patterns or patterns is not None
 
 
-def _load_job(arguments: argparse.Namespace) -> AnyJob:
+def _load_job(arguments: argparse.Namespace) -> JobFile:
     from prefect_dispatch.flows.job_file import read_job  # noqa: PLC0415 -- imports Prefect
 
     return read_job(arguments.job, arguments.changes, model=arguments.model)
@@ -282,6 +388,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.calls.progress import on_report  # noqa: PLC0415 -- imports pydantic
     from prefect_dispatch.cli.console import show_progress, summary  # noqa: PLC0415 -- imports rich
     from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.prepare import as_prepared  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.publish import ensure_folder  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.processes.ephemeral_server import use_server  # noqa: PLC0415 -- only here
@@ -308,6 +415,7 @@ def _run(arguments: argparse.Namespace) -> int:
             interruptible(arguments.guard, ready.limits.grace_s, INTERRUPTED),
             show_progress() as show,
             use_server(show),
+            as_prepared(ready),
         ):
             report = job.run(folder, out=files, **bounds)
     except DispatchFailed as error:

@@ -12,12 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 
 from prefect_dispatch.calls.progress import format_usd, on_wait, progress_listener, run_issues
-from prefect_dispatch.reporting.html.page import missing_library
+from prefect_dispatch.reporting.html.document import missing_library
 from prefect_dispatch.reporting.markdown import TITLES, TO_DECIDE
 from prefect_dispatch.security.escaping import strip_control_chars
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     from prefect_dispatch.calls.progress import Progress
@@ -43,35 +43,34 @@ def show_progress() -> Generator[Callable[[str], None]]:
 
     token = on_wait.set(show)
     try:
-        with _bar(console) if console.is_terminal else _lines():
-            yield show
+        if not console.is_terminal:
+            with _listener(_line_printer()):
+                yield show
+            return
+        columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
+        with Bar(*columns, console=console) as bar:
+            task = bar.add_task("starting", total=None)
+
+            def on_progress(progress: Progress) -> None:
+                bar.update(task, total=progress.total, completed=progress.done, description=str(progress))
+
+            with _listener(on_progress):
+                yield show
     finally:
         on_wait.reset(token)
 
 
 @contextmanager
-def _bar(console: Console) -> Generator[None, None, None]:
-    columns = (
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}", markup=False),
-    )
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task("starting", total=None)
-
-        def on_progress(progress: Progress) -> None:
-            bar.update(task, total=progress.total, completed=progress.done, description=str(progress))
-
-        token = progress_listener.set(on_progress)
-        try:
-            yield
-        finally:
-            progress_listener.reset(token)
+def _listener(on_progress: Callable[[Progress], None]) -> Generator[None]:
+    token = progress_listener.set(on_progress)
+    try:
+        yield
+    finally:
+        progress_listener.reset(token)
 
 
-@contextmanager
-def _lines() -> Generator[None, None, None]:
+def _line_printer() -> Callable[[Progress], None]:
+    """Return a listener that prints a line every few seconds, and at the end."""
     printed = time.monotonic()
 
     def on_progress(progress: Progress) -> None:
@@ -80,18 +79,17 @@ def _lines() -> Generator[None, None, None]:
             printed = time.monotonic()
             print(f"{progress.done}/{progress.total} {progress}", file=sys.stderr, flush=True)
 
-    token = progress_listener.set(on_progress)
-    try:
-        yield
-    finally:
-        progress_listener.reset(token)
+    return on_progress
 
 
 def summary(report: Report, out: Path | None) -> str:
     """Return the summary of a run: verdict, open points, spending, files."""
     message = report.message.removeprefix("Failed: ")
     lines = [f"{TITLES[report.status]}: {strip_control_chars(message)}"]
-    lines += _to_decide(report, out)
+    if isinstance(found := report.run.get("review"), dict):
+        place = str(out / TO_DECIDE) if out else f"the run's artifacts; --out DIR writes them to {TO_DECIDE}"
+        decisions = strip_control_chars(str(found["decisions"]))
+        lines.append(f"Decide in {decisions} (lines for it: {place}), and run the same command again.")
     lines += [f"Shortfall: {strip_control_chars(each)}" for each in report.shortfalls if each not in message]
     if report.changes.earlier != "none":
         lines.append(f"Since the last run: {report.changes}")
@@ -103,23 +101,13 @@ def summary(report: Report, out: Path | None) -> str:
     if (own := report.integration).asked + own.cached + own.shared:
         lines.append(f"of that the integrator: {', '.join(_usage_parts(own))}")
     if out is not None:
-        more = [f"{table.name}.csv" for table in report.tables] + ["questions.jsonl"] * bool(report.asked)
-        pages = ["report.html"] * (out / "report.html").exists()
-        beside = [each.name for each in report.documents]
-        names = [*pages, "report.md", *beside, "report.json", "outcomes.jsonl", *more]
-        if not pages:
+        names = ["report.html"] if (out / "report.html").exists() else []
+        if not names:
             lines.append(f"No report.html: {missing_library() or 'the log of the run says why.'}")
+        names += ["report.md", *(each.name for each in report.documents), "report.json", "outcomes.jsonl"]
+        names += [f"{table.name}.csv" for table in report.tables] + ["questions.jsonl"] * bool(report.asked)
         lines.append("Report: " + ", ".join(str(out / name) for name in names))
     return "\n".join(lines)
-
-
-def _to_decide(report: Report, out: Path | None) -> Iterator[str]:
-    """Yield a line on where to answer the open questions of a review, if there are any."""
-    found = report.run.get("review")
-    if isinstance(found, dict):
-        lines = str(out / TO_DECIDE) if out else f"the run's artifacts; --out DIR writes them to {TO_DECIDE}"
-        decisions = strip_control_chars(str(found["decisions"]))
-        yield f"Decide in {decisions} (lines for it: {lines}), and run the same command again."
 
 
 def _open_points(report: Report) -> str:
@@ -128,7 +116,7 @@ def _open_points(report: Report) -> str:
     counts = {
         "flag": len(report.flags) - len(flagged),
         "proposal": len(report.proposals),
-        "conflict": len(flagged) + sum(1 for row in report.fields if row.losers and row.path not in flagged_paths),
+        "conflict": len(flagged) + sum(bool(row.losers) and row.path not in flagged_paths for row in report.fields),
     }
     return ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count)
 
@@ -151,8 +139,8 @@ def plan_table(plan: Plan) -> str:
         ("stored already", plan.stored),
         ("shared", plan.shared),
         ("to ask", f"{plan.to_ask}, {plan.parts} of them parts of what is too long" if plan.parts else plan.to_ask),
-        ("prompt tokens", _or_unknown(plan.prompt_tokens)),
-        ("completion tokens", _or_unknown(plan.completion_tokens)),
+        ("prompt tokens", "unknown" if plan.prompt_tokens is None else plan.prompt_tokens),
+        ("completion tokens", "unknown" if plan.completion_tokens is None else plan.completion_tokens),
         ("cost", format_usd(plan.cost_usd)),
         ("time in turn", f"{plan.seconds_in_turn:g} s"),
         ("time in parallel", f"{plan.seconds_in_parallel:g} s"),
@@ -161,7 +149,3 @@ def plan_table(plan: Plan) -> str:
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {figure}" for name, figure in rows]
     return "\n".join([*lines, plan.advice, *filter(None, [plan.integrator]), *plan.notes])
-
-
-def _or_unknown(figure: int | None) -> str:
-    return "unknown" if figure is None else str(figure)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import chain, islice
+from collections import Counter
+from itertools import chain, compress, islice
 from typing import TYPE_CHECKING
 
 from rapidfuzz import process
@@ -13,7 +14,7 @@ from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.security.escaping import join_names, strip_control_chars, value_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -57,22 +58,18 @@ def find_field_rows(what: str, fields: Sequence[FieldRow], value: JsonValue) -> 
     Returns:
         The rows of the first interpretation of the query that matches any; empty if none does.
     """
-    path = what.removesuffix("/")
-    interpretations: tuple[Callable[[FieldRow], bool], ...] = (
-        # 1. The path of a row.
-        lambda row: what in (row.path, to_dotted_path(row.path)),
-        # 2. A path above rows.
-        lambda row: path != "" and row.path.startswith(f"{path}/"),
-        lambda row: to_dotted_path(row.path).startswith(f"{what}."),
-        # 3. A path inside the value of a row.
-        lambda row: f"{what}/".startswith(f"{row.path}/") or what.startswith(f"{to_dotted_path(row.path)}."),
-        # 4. The name of a field.
-        lambda row: pointer_tokens(row.path)[-1:] == [what],
-    )
-    for matches in interpretations:
-        if found := [row for row in fields if matches(row)]:
-            return found
-    # 5. A record by one of its values, with or without a field.
+    # A query is compared with paths in its own notation.
+    sign = "/" if what.startswith("/") else "."
+    query = what.removesuffix("/")
+    paths = [row.path if sign == "/" else to_dotted_path(row.path) for row in fields]
+    is_at = [path in (what, query) for path in paths]
+    is_below = [query != "" and path.startswith(f"{query}{sign}") for path in paths]
+    is_above = [f"{query}{sign}".startswith(f"{path}{sign}") for path in paths]
+    is_called = [pointer_tokens(row.path)[-1:] == [what] for row in fields]
+    for matches in (is_at, is_below, is_above, is_called):
+        if any(matches):
+            return list(compress(fields, matches))
+    # A record by one of its values, with or without a field.
     names = record_names(fields, value)
     return [row for row in fields if _names_record(what, row, names[_record_path(row)])]
 
@@ -89,14 +86,14 @@ def record_names(fields: Sequence[FieldRow], value: JsonValue) -> dict[tuple[str
     """
     names: dict[tuple[str, ...], list[str]] = {}
     for row in fields:
-        if _record_path(row) not in names:
+        path = _record_path(row)
+        if path not in names:
             entry = value
-            for token in _record_path(row):
+            for token in path:
                 entry = _get_child(entry, token)
-            inner = entry.get("value") if isinstance(entry, dict) else None
-            parts = [part for each in (entry, inner) if isinstance(each, dict) for part in each.values()]
-            names[_record_path(row)] = list(_short_texts(parts))
-        names[_record_path(row)] += _short_texts(loser.value for loser in row.losers)
+            parts = (each for each in (entry, _get_child(entry, "value")) if isinstance(each, dict))
+            names[path] = list(_short_texts(chain.from_iterable(part.values() for part in parts)))
+        names[path] += _short_texts(loser.value for loser in row.losers)
     return names
 
 
@@ -118,12 +115,10 @@ def _record_path(row: FieldRow) -> tuple[str, ...]:
 def _short_texts(values: Iterable[JsonValue]) -> Iterator[str]:
     """Yield the values that are short enough for a name, as text."""
     for value in values:
-        if (
-            isinstance(value, (str, int, float))
-            and not isinstance(value, bool)
-            and 0 < len(value_text(value)) <= MAX_NAME_LENGTH
-        ):
-            yield value_text(value)
+        if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            text = value_text(value)
+            if 0 < len(text) <= MAX_NAME_LENGTH:
+                yield text
 
 
 def _names_record(what: str, row: FieldRow, names: Iterable[str]) -> bool:
@@ -191,9 +186,7 @@ def explain(report: Report, what: str | None = None) -> str:
 
 def _report_lines(report: Report) -> Iterator[str]:
     """Yield the lines on a report as a whole: ledger, changes, problems, conflicts and rules."""
-    counts: dict[str, int] = {}
-    for row in report.ledger:
-        counts[row.disposition] = counts.get(row.disposition, 0) + 1
+    counts = Counter(row.disposition for row in report.ledger)
     yield report.message
     yield "Ledger: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
     if report.changes.earlier != "none":
@@ -246,13 +239,8 @@ def _value_lines(row: FieldRow, report: Report) -> list[str]:
         if _is_identity_of(p.left, names) or _is_identity_of(p.right, names)
     )
     sources = {*row.sources, *(ref for loser in row.losers for ref in loser.sources)}
-    about = {
-        row.path,
-        to_dotted_path(row.path),
-        *pointer_tokens(row.path)[-1:],
-        *map(str, sources),
-        *(ref.brief for ref in sources),
-    }
+    about = {row.path, to_dotted_path(row.path), *pointer_tokens(row.path)[-1:]}
+    about |= {name for ref in sources for name in (str(ref), ref.brief)}
     return [*lines, *_table_lines(report, about)]
 
 
@@ -264,10 +252,8 @@ def _rule_sentences(row: FieldRow, rules: str) -> list[str]:
 
 
 def _format_proposal(proposal: Proposal) -> str:
-    left, right = (
-        _format_value(proposal.left, proposal.left_sources),
-        _format_value(proposal.right, proposal.right_sources),
-    )
+    left = _format_value(proposal.left, proposal.left_sources)
+    right = _format_value(proposal.right, proposal.right_sources)
     return f"Open: are {left} and {right} one? {proposal.score:.3f} alike: {proposal.why}"
 
 

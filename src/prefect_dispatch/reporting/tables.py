@@ -49,9 +49,8 @@ def build_rows(report: Report) -> list[Row]:
         >>> row["item"], row["answer"], row["error"]
         ('mit.txt', '{"family": "permissive"}', None)
     """
-    outcomes = sorted_outcomes(report)
     ledger = {Ref.of(row): row for row in report.ledger}
-    return [_build_row(outcome, ledger.get(Ref.of(outcome))) for outcome in outcomes]
+    return [_build_row(outcome, ledger.get(Ref.of(outcome))) for outcome in sorted_outcomes(report)]
 
 
 def sorted_outcomes(report: Report) -> list[Outcome]:
@@ -163,13 +162,16 @@ def outcomes_frame(report: Report, like: object, *, key: str = "") -> object:
         >>> outcomes_frame(report, pl.DataFrame({"id": [7]}), key="id")["id", "answer.family"].rows()
         [(7, 'permissive')]
     """
+    import narwhals as nw  # noqa: PLC0415 -- only needed for data frames
+
     columns = build_columns(report)
     if isinstance(like, str):
         if like not in FRAME_LIBRARIES:
             raise JobError(
                 f"like: {like!r} is no library of frames; write one of {', '.join(map(repr, FRAME_LIBRARIES))}."
             )
-        return _build_frame(columns, like).to_native()
+        series = {each.name: each for each in _build_series(columns, like)}
+        return nw.from_dict(series, backend=cast("Any", like)).to_native()
     # 1. The row of each item in the frame.
     table = to_narwhals(like)
     require_column(table, key)
@@ -186,9 +188,7 @@ def outcomes_frame(report: Report, like: object, *, key: str = "") -> object:
         columns = {f"outcome.{name}" if name == key else name: column for name, column in columns.items()}
         columns.pop("outcome.item", None)  # the same, as text
     keys = table.select(key)[[row_of[item] for item in items]]
-    import narwhals as nw  # noqa: PLC0415 -- only needed for data frames
-
-    return nw.maybe_reset_index(keys).with_columns(*_build_series(columns, _library_name(table))).to_native()
+    return nw.maybe_reset_index(keys).with_columns(*_build_series(columns, str(table.implementation.value))).to_native()
 
 
 def build_columns(report: Report) -> dict[str, TypedColumn]:
@@ -203,39 +203,28 @@ def build_columns(report: Report) -> dict[str, TypedColumn]:
         >>> build_columns(Report(status="complete", message="", outcomes=(outcome,)))["answer.n"]
         ('Int64', [1])
     """
-    rows, outcomes = build_rows(report), sorted_outcomes(report)
+    rows = build_rows(report)
     columns: dict[str, TypedColumn] = {
         name: cast("TypedColumn", (COLUMN_TYPES.get(name, "String"), [row[name] for row in rows])) for name in COLUMNS
     }
-    objects = [outcome.value if isinstance(outcome.value, dict) else {} for outcome in outcomes]
-    fields = dict.fromkeys(name for value in objects for name in value)  # each once, in the order of the items
-    return columns | {f"answer.{name}": _infer_type([value.get(name) for value in objects]) for name in sorted(fields)}
+    objects = [each.value if isinstance(each.value, dict) else {} for each in sorted_outcomes(report)]
+    fields = sorted({name for value in objects for name in value})
+    return columns | {f"answer.{name}": _infer_type([value.get(name) for value in objects]) for name in fields}
 
 
 def _infer_type(values: list[JsonValue]) -> TypedColumn:
     """Return a column with the narrowest type that represents its values exactly; without one, as JSON texts."""
-    present = [value for value in values if value is not None]
-    if all(isinstance(value, bool) for value in present) and present:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {bool}:
         return "Boolean", values
-    numbers = [value for value in present if isinstance(value, int | float) and not isinstance(value, bool)]
-    if len(numbers) == len(present) and present:
-        if all(isinstance(value, int) and abs(value) <= MAX_INT64 for value in numbers):
-            return "Int64", values
-        if all(isinstance(value, float) or abs(value) <= MAX_EXACT_FLOAT for value in numbers):
-            return "Float64", [None if value is None else float(cast("float", value)) for value in values]
-    if all(isinstance(value, str) for value in present):
+    integers = [value for value in values if isinstance(value, int)]
+    if kinds == {int} and all(abs(value) <= MAX_INT64 for value in integers):
+        return "Int64", values
+    if kinds and kinds <= {int, float} and all(abs(value) <= MAX_EXACT_FLOAT for value in integers):
+        return "Float64", [None if value is None else float(cast("float", value)) for value in values]
+    if kinds <= {str}:
         return "String", values
     return "String", [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
-
-
-def _build_frame(columns: dict[str, TypedColumn], library: str) -> nw.DataFrame[Any]:
-    import narwhals as nw  # noqa: PLC0415 -- only needed for data frames
-
-    return nw.from_dict({each.name: each for each in _build_series(columns, library)}, backend=cast("Any", library))
-
-
-def _library_name(table: nw.DataFrame[Any]) -> str:
-    return str(table.implementation.value)
 
 
 def _build_series(columns: dict[str, TypedColumn], library: str) -> list[nw.Series[Any]]:
@@ -288,35 +277,40 @@ def write_outcomes(
     """
     if engine.dialect.name not in ("sqlite", "postgresql"):
         raise JobError(f"Results are written to SQLite and PostgreSQL, not to {engine.dialect.name}.")
-    rows = _database_rows(report, job)
-    target = _build_table(table, schema)
+    from sqlalchemy import delete  # noqa: PLC0415 -- optional
+
+    written_at = datetime.now(timezone.utc)
+    rows = _database_rows(report, job, written_at)
+    target, deleted = _build_table(table, schema), 0
     with engine.begin() as connection:
         target.create(connection, checkfirst=True)
         _require_columns(connection, target)
         if rows:
             connection.execute(_upsert(target, engine.dialect.name), rows)
-        gone = _vanished_keys(connection, target, job, rows) if vanished == "delete" else []
-        if gone:
-            connection.execute(_delete_statement(target), gone)
-    return {"written": len(rows), "deleted": len(gone)}
+        if vanished == "delete":
+            # The rows that were just written have the time of this call.
+            others = target.c.written_at.is_distinct_from(written_at)
+            deleted = connection.execute(delete(target).where(target.c.job == _replace_nul(job), others)).rowcount
+    return {"written": len(rows), "deleted": deleted}
 
 
-def _database_rows(report: Report, job: str) -> list[dict[str, Any]]:
+def _database_rows(report: Report, job: str, written_at: datetime) -> list[dict[str, Any]]:
     """Return the rows to write.
 
     Raises:
         JobError: If two items have equal keys once NUL is replaced, or the report has no outcomes.
     """
     run = cast("dict[str, object]", report.run.get("flow_run") or {})
-    more: dict[str, object] = {"job": job, "run": run.get("id"), "written_at": datetime.now(timezone.utc)}
+    more: dict[str, object] = {"job": job, "run": run.get("id"), "written_at": written_at}
     rows: list[dict[str, Any]] = [
         {name: _replace_nul(value) for name, value in {**row, **more}.items()} for row in build_rows(report)
     ]
-    row_of_key: dict[tuple[Any, ...], int] = {}
-    for number, row in enumerate(rows):
+    keys: set[tuple[Any, ...]] = set()
+    for row in rows:
         key = tuple(row[part] for part in KEY_COLUMNS)
-        if row_of_key.setdefault(key, number) != number:
+        if key in keys:
             raise JobError(f"Two items have the key {row['item']!r} once NUL is {NUL_REPLACEMENT}; give one another.")
+        keys.add(key)
     return rows
 
 
@@ -329,15 +323,11 @@ def _build_table(name: str, schema: str | None) -> Table:
     from sqlalchemy import Column, DateTime, Float, Integer, MetaData, Table, Text  # noqa: PLC0415 -- optional
     from sqlalchemy.sql import quoted_name  # noqa: PLC0415 -- the same
 
-    kinds: dict[str, Any] = {
-        "attempts": Integer,
-        "tokens": Integer,
-        "cost_usd": Float,
-        "written_at": DateTime(timezone=True),
-    }
-    columns: list[Column[Any]] = [Column(part, Text, primary_key=True) for part in KEY_COLUMNS]
-    columns += [
-        Column(each, kinds.get(each, Text)) for each in (*COLUMNS, "run", "written_at") if each not in KEY_COLUMNS
+    kinds: dict[str, Any] = {"attempts": Integer, "tokens": Integer, "cost_usd": Float}
+    kinds["written_at"] = DateTime(timezone=True)
+    names = dict.fromkeys((*KEY_COLUMNS, *COLUMNS, "run", "written_at"))
+    columns: list[Column[Any]] = [
+        Column(each, kinds.get(each, Text), primary_key=each in KEY_COLUMNS) for each in names
     ]
     return Table(
         quoted_name(name, quote=True), MetaData(), *columns, schema=quoted_name(schema, quote=True) if schema else None
@@ -349,9 +339,9 @@ def _require_columns(connection: Connection, table: Table) -> None:
 
     inspector = inspect(connection)
     existing = {str(column["name"]) for column in inspector.get_columns(table.name, schema=table.schema)}
-    if missing := [column.name for column in table.columns if column.name not in existing]:
+    if missing := next((column.name for column in table.columns if column.name not in existing), None):
         raise JobError(
-            f"Table {table.name!r} exists, but has no column {missing[0]!r}: it holds something else. Name another "
+            f"Table {table.name!r} exists, but has no column {missing!r}: it holds something else. Name another "
             "table; it is created."
         )
 
@@ -365,28 +355,6 @@ def _upsert(table: Table, dialect: str) -> Any:  # noqa: ANN401 -- one class for
     return statement.on_conflict_do_update(
         index_elements=list(KEY_COLUMNS), set_={name: statement.excluded[name] for name in others}
     )
-
-
-def _vanished_keys(
-    connection: Connection, table: Table, job: str, rows: Sequence[dict[str, Any]]
-) -> list[dict[str, str]]:
-    """Return the keys of the job's rows that are not among those just written."""
-    from sqlalchemy import select  # noqa: PLC0415 -- optional
-
-    written = {(row["brief"], row["item"]) for row in rows}
-    existing = connection.execute(select(table.c.brief, table.c.item).where(table.c.job == _replace_nul(job)))
-    return [
-        {"a_job": str(_replace_nul(job)), "a_brief": brief, "an_item": item}
-        for brief, item in existing
-        if (brief, item) not in written
-    ]
-
-
-def _delete_statement(table: Table) -> Any:  # noqa: ANN401 -- SQLAlchemy's
-    from sqlalchemy import bindparam, delete  # noqa: PLC0415 -- optional
-
-    names = {"job": "a_job", "brief": "a_brief", "item": "an_item"}
-    return delete(table).where(*(table.c[part] == bindparam(names[part]) for part in KEY_COLUMNS))
 
 
 def file_url(path: str) -> str:

@@ -1,32 +1,29 @@
-"""The report as a self-contained HTML page, safe to open from disk with any content from agents and items.
-
-All data is JSON in inert script elements, and a content security policy allows no scripts but those written here.
-"""
+"""The data of a report's page: the run as a whole, its rows, its timeline, the view of each item, and the heat map."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import html
-import json
-import re
-import secrets
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from itertools import chain, islice
 from math import fsum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from prefect_dispatch.calls.progress import run_issues
 from prefect_dispatch.models import __version__
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.models.output_schema import serialize_output
-from prefect_dispatch.reporting.html.matrix_heatmap import PASSED_VERDICTS, build_heat_map
-from prefect_dispatch.reporting.html.texts import TextPreviews, fit_length, to_readable_text, to_script_json
-from prefect_dispatch.security.escaping import column_names
-from prefect_dispatch.security.escaping import value_text as shown_value
+from prefect_dispatch.models.test_run import RED, RUN, Result, label
+from prefect_dispatch.reporting.html.document import (
+    TextPreviews,
+    fit_length,
+    load_assets,
+    render_document,
+    to_readable_text,
+)
+from prefect_dispatch.security.escaping import column_names, value_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,45 +32,70 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.item import Item
-    from prefect_dispatch.models.ledger import FieldRow, Proposal, Table
+    from prefect_dispatch.models.ledger import FieldRow, Table
     from prefect_dispatch.models.outcome import Attempt, Outcome
     from prefect_dispatch.models.report import Report
 
-
 MAX_ENTRIES = 2_000
-
-
 """Most entries of one list: conflicts, flags, proposals, rows of a table, names of what changed."""
-
-
 MAX_VALUE = 1_000_000
-
-
 """Most characters of the merged value."""
-
-
 MAX_SUMMARY_TEXT = 2_000
-
-
 """Most characters of any other text."""
-
-
 MAX_CONFLICT_VALUE = 500
-
-
 """Most characters of a value in a conflict."""
-
-
 MAX_SOURCES = 20
-
-
 """Most losers of a conflict, and most sources of a value."""
-
-
+MAX_TITLE_NAMES = 3
+"""Most briefs that the title of a page names."""
 _MAX_EXACT_NUMBER = 2**53
-
-
 """The integer up to which JavaScript's numbers represent every integer."""
+
+
+def render_page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[Item] = ()) -> Iterator[str]:
+    """Return the HTML page of a report, in chunks.
+
+    Args:
+        report: The report.
+        briefs: The briefs of the run.
+        items: The items of the run.
+
+    Raises:
+        MissingLibraryError: If a library that the build downloads is missing.
+    """
+    assets = load_assets()
+    outcomes, texts = select_outcomes(report), TextPreviews()
+    views = ItemViews(outcomes, briefs, items, report.fields, texts)
+    names = sorted({outcome.brief for outcome in report.outcomes} or {brief.name for brief in briefs})
+    more = f" and {len(names) - MAX_TITLE_NAMES} more" if len(names) > MAX_TITLE_NAMES else ""
+    title = ", ".join(names[:MAX_TITLE_NAMES]) + more
+    heat = build_heat_map(report, texts)
+    red = heat and {"red": sum(each["verdict"] not in PASSED_VERDICTS for each in heat["environments"])}
+
+    def data() -> Iterator[tuple[str, object]]:
+        yield (
+            "report",
+            {
+                **build_summary(report, texts),
+                "matrix": red,
+                "title": title,
+                "briefs": views.build_briefs(),
+                "columns": COLUMNS,
+                "block": BLOCK_SIZE,
+                "length": views.length,
+                "rows": [len(outcomes), len(report.outcomes)],
+                "untimed": count_untimed(chain(report.outcomes, report.asked)),
+                "licences": assets.licences,
+            },
+        )
+        yield "rows", list(outcome_rows(report, outcomes, texts))
+        yield "spans", list(attempt_spans(report, outcomes))
+        if heat:
+            yield "heat", heat
+        for number, block in enumerate(views.iter_blocks()):
+            yield f"block-{number}", block
+
+    return render_document(assets, f"{title}: {report.status}", data())
 
 
 def build_summary(report: Report, texts: TextPreviews) -> dict[str, Any]:
@@ -83,15 +105,15 @@ def build_summary(report: Report, texts: TextPreviews) -> dict[str, Any]:
         report: The report.
         texts: Truncates and redacts texts.
     """
-    usage, own = report.usage.model_dump(mode="json"), report.integration.model_dump(mode="json")
     conflicts = [row for row in report.fields if row.losers]
+    named = ("violations", "flags", "proposals", "gaps", "fields")
     return {
         "version": __version__,
         "status": report.status,
         "message": report.message,
         "run": report.run,
-        "usage": usage,
-        "integration": own,
+        "usage": report.usage.model_dump(mode="json"),
+        "integration": report.integration.model_dump(mode="json"),
         "plan": report.plan,
         "course": [each._asdict() for each in run_issues(report)],
         "spending": list(_spending([*report.outcomes, *report.asked])),
@@ -100,22 +122,39 @@ def build_summary(report: Report, texts: TextPreviews) -> dict[str, Any]:
         "rules": report.rules,
         "shortfalls": report.shortfalls,
         "violations": [[each.law, each.where, each.message] for each in report.violations[:MAX_ENTRIES]],
-        "flags": list(_flags(texts, report)),
-        "proposals": [_proposal(texts, each) for each in report.proposals[:MAX_ENTRIES]],
-        "conflicts": [_conflict(texts, row) for row in conflicts[:MAX_ENTRIES]],
+        "flags": [
+            {
+                "path": each.path,
+                "kind": each.kind,
+                "text": texts.preview(each.text, MAX_SUMMARY_TEXT),
+                "message": each.message,
+                "sources": _sources(each.sources),
+            }
+            for each in report.flags[:MAX_ENTRIES]
+        ],
+        "proposals": [
+            {
+                "left": texts.preview(value_text(each.left), MAX_SUMMARY_TEXT),
+                "right": texts.preview(value_text(each.right), MAX_SUMMARY_TEXT),
+                "score": each.score,
+                "why": each.why,
+                "leftSources": _sources(each.left_sources),
+                "rightSources": _sources(each.right_sources),
+            }
+            for each in report.proposals[:MAX_ENTRIES]
+        ],
+        "conflicts": [_conflict(row, texts) for row in conflicts[:MAX_ENTRIES]],
         "decided": report.decided.model_dump(mode="json"),
-        "tables": [_table(texts, each) for each in report.tables],
-        "changes": _changes(report),
+        "tables": [_table(each, texts) for each in report.tables],
+        "changes": {
+            "earlier": report.changes.earlier,
+            "said": str(report.changes),
+            "counts": {name: len(refs) for name, refs in report.changes.lists.items()},
+            "names": {name: _ref_names(refs[:MAX_ENTRIES]) for name, refs in report.changes.lists.items()},
+        },
         "value": None if report.value is None else texts.preview_value(report.value, MAX_VALUE),
         "prose": isinstance(report.value, str),
-        "counts": {
-            "gaps": len(report.gaps),
-            "violations": len(report.violations),
-            "flags": len(report.flags),
-            "proposals": len(report.proposals),
-            "conflicts": len(conflicts),
-            "fields": len(report.fields),
-        },
+        "counts": {name: len(getattr(report, name)) for name in named} | {"conflicts": len(conflicts)},
     }
 
 
@@ -143,74 +182,37 @@ def _spending(outcomes: Iterable[Outcome]) -> Iterator[list[Any]]:
         ]
 
 
-def _flags(texts: TextPreviews, report: Report) -> Iterator[dict[str, Any]]:
-    for flag in report.flags[:MAX_ENTRIES]:
-        yield {
-            "path": flag.path,
-            "kind": flag.kind,
-            "text": texts.preview(flag.text, MAX_SUMMARY_TEXT),
-            "message": flag.message,
-            "sources": _sources(flag.sources),
-        }
+def _conflict(row: FieldRow, texts: TextPreviews) -> dict[str, Any]:
+    def shown(value: JsonValue, sources: Sequence[Ref]) -> dict[str, Any]:
+        return {"value": texts.preview(value_text(value), MAX_CONFLICT_VALUE), "sources": _sources(sources)}
+
+    winner = shown(row.winner, row.sources)
+    losers = [shown(each.value, each.sources) for each in row.losers[:MAX_SOURCES]]
+    kept = {"winner": winner["value"], "sources": winner["sources"]}
+    return {"path": row.path, "rule": row.rule, **kept, "losers": losers, "of": len(row.losers)}
 
 
-def _proposal(texts: TextPreviews, proposal: Proposal) -> dict[str, Any]:
-    return {
-        "left": texts.preview(shown_value(proposal.left), MAX_SUMMARY_TEXT),
-        "right": texts.preview(shown_value(proposal.right), MAX_SUMMARY_TEXT),
-        "score": proposal.score,
-        "why": proposal.why,
-        "leftSources": _sources(proposal.left_sources),
-        "rightSources": _sources(proposal.right_sources),
-    }
-
-
-def _conflict(texts: TextPreviews, row: FieldRow) -> dict[str, Any]:
-    return {
-        "path": row.path,
-        "rule": row.rule,
-        "winner": texts.preview(shown_value(row.winner), MAX_CONFLICT_VALUE),
-        "sources": _sources(row.sources),
-        "losers": [
-            {"value": texts.preview(shown_value(each.value), MAX_CONFLICT_VALUE), "sources": _sources(each.sources)}
-            for each in row.losers[:MAX_SOURCES]
-        ],
-        "of": len(row.losers),
-    }
-
-
-def _table(texts: TextPreviews, table: Table) -> dict[str, Any]:
+def _table(table: Table, texts: TextPreviews) -> dict[str, Any]:
     names = column_names(table.rows)
     return {
         "name": table.name,
         "title": table.title,
         "note": table.note,
         "columns": names,
-        "rows": [[_table_cell(texts, row.get(name)) for name in names] for row in table.rows[:MAX_ENTRIES]],
+        "rows": [[_table_cell(row.get(name), texts) for name in names] for row in table.rows[:MAX_ENTRIES]],
         "of": len(table.rows),
     }
 
 
-def _table_cell(texts: TextPreviews, value: JsonValue) -> JsonValue:
+def _table_cell(value: JsonValue, texts: TextPreviews) -> JsonValue:
     """Return a table's value for display and sorting: numbers that JavaScript represents exactly stay numbers."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, float) or (isinstance(value, int) and abs(value) < _MAX_EXACT_NUMBER):
+    if value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < _MAX_EXACT_NUMBER):
         return value
     return str(texts.preview(to_readable_text(value), MAX_SUMMARY_TEXT)[0])
 
 
-def _changes(report: Report) -> dict[str, Any]:
-    return {
-        "earlier": report.changes.earlier,
-        "said": str(report.changes),
-        "counts": {name: len(refs) for name, refs in report.changes.lists.items()},
-        "names": {name: _ref_names(refs) for name, refs in report.changes.lists.items()},
-    }
-
-
 def _ref_names(refs: Sequence[Ref]) -> list[list[str]]:
-    return [[ref.brief, ref.item] for ref in refs[:MAX_ENTRIES]]
+    return [[ref.brief, ref.item] for ref in refs]
 
 
 def _sources(refs: Sequence[Ref]) -> dict[str, Any]:
@@ -218,8 +220,6 @@ def _sources(refs: Sequence[Ref]) -> dict[str, Any]:
 
 
 MAX_ROWS = 20_000
-
-
 """Most rows of a page; if there are more outcomes, those without an answer take precedence."""
 
 
@@ -227,14 +227,10 @@ COLUMNS = (
     *("brief", "item", "disposition", "by", "reason", "status", "origin", "model", "attempts", "reasks", "waits"),
     *("tokens", "cost", "seconds", "kind", "error", "change", "answer"),
 )
-
-
 """The columns of a row, in this order."""
 
 
 _MAX_CELL = 160
-
-
 """Most characters of an answer, a reason or an error in a row."""
 
 
@@ -290,63 +286,41 @@ def attempt_spans(report: Report, outcomes: Sequence[Outcome]) -> Iterator[list[
         start of the attempt, seconds that it took, seconds of these that it waited, its number from 1, 1 if it failed
         (else 0), and the name of the integrator's question (else empty).
     """
-    start = start_time(report.run)
-    for number, outcome in enumerate(outcomes):
-        yield from _outcome_spans(outcome, number, "", start)
-    for outcome in report.asked:
-        yield from _outcome_spans(outcome, -1, str(Ref.of(outcome)), start)
-
-
-def _outcome_spans(outcome: Outcome, row: int, name: str, start: datetime | None) -> Iterator[list[Any]]:
-    """Yield the data of an outcome's attempts; attempts without a start time are left out."""
-    for number, attempt in enumerate(outcome.spent, 1):
-        if attempt.started is not None and start is not None:
-            offset = round((attempt.started - start).total_seconds(), 3)
-            took = round(attempt.seconds + attempt.waited_s, 3)
-            yield [row, offset, took, attempt.waited_s, number, int(attempt.error is not None), name]
-
-
-def start_time(run: Mapping[str, Any]) -> datetime | None:
-    """Return when a run started; None if its report has no valid time."""
     try:
-        return datetime.fromisoformat(str(run.get("started")))
+        start = datetime.fromisoformat(str(report.run.get("started")))
     except ValueError:
-        return None
+        return
+    rows = ((number, outcome, "") for number, outcome in enumerate(outcomes))
+    for row, outcome, name in chain(rows, ((-1, outcome, str(Ref.of(outcome))) for outcome in report.asked)):
+        for number, attempt in enumerate(outcome.spent, 1):
+            if attempt.started is not None:
+                offset = round((attempt.started - start).total_seconds(), 3)
+                took = round(attempt.seconds + attempt.waited_s, 3)
+                yield [row, offset, took, attempt.waited_s, number, int(attempt.error is not None), name]
 
 
 def count_untimed(outcomes: Iterable[Outcome]) -> int:
     """Return the number of attempts without a start time: those in a provider's batch."""
-    attempts: list[Attempt] = [attempt for outcome in outcomes for attempt in outcome.spent]
-    return sum(attempt.started is None for attempt in attempts)
+    return sum(attempt.started is None for outcome in outcomes for attempt in outcome.spent)
 
 
 BLOCK_SIZE = 100
-
-
 """Items in one block."""
 
 
 MAX_TEXT = 4_000
-
-
 """Most characters of a text of a brief, and of an error."""
 
 
 MAX_FIELD_VALUE = 300
-
-
 """Most characters of a merged field's value."""
 
 
 MAX_FIELDS = 40
-
-
 """Most merged fields in the view of an item."""
 
 
 MAX_ATTEMPTS = 20
-
-
 """Most attempts of an item that are shown, the last ones; an item in many parts may have more."""
 
 
@@ -453,13 +427,10 @@ def _values_by_outcome(
     """Return the values that each outcome contributed to the merged value, and those of it that a rule removed."""
     contributed: dict[Ref, list[Any]] = {}
     removed: dict[Ref, list[Any]] = {}
-    for field in fields:
-        values = [
-            (contributed, field.winner, field.sources),
-            *((removed, each.value, each.sources) for each in field.losers),
-        ]
-        for group, value, sources in values:
-            shown = [field.path, texts.preview(shown_value(value), MAX_FIELD_VALUE), field.rule]
+    for row in fields:
+        losers = ((removed, each.value, each.sources) for each in row.losers)
+        for group, value, sources in ((contributed, row.winner, row.sources), *losers):
+            shown = [row.path, texts.preview(value_text(value), MAX_FIELD_VALUE), row.rule]
             for ref in sources:
                 entries = group.setdefault(ref, [])
                 if len(entries) < MAX_FIELDS:
@@ -492,192 +463,152 @@ def _format_check(fields: dict[str, Any]) -> str:
     )
 
 
-ASSETS_FOLDER = Path(__file__).parent
+CELLS = 1_500_000
+"""Most cells of a page, one for each test in each environment; failing and differing tests come first."""
+SAID = 5_000
+"""Most cells with details on why they aren't a pass."""
+MAX_CASE_MESSAGE, MAX_CASE_TEXT = 300, 1_000
+"""Most characters of a message, and of the details of the test runner."""
+LETTERS = {
+    "passed": "P",
+    "xfailed": "X",
+    "skipped": "S",
+    "flaky": "K",
+    "failed": "F",
+    "error": "E",
+    "absent": "-",
+    "no result": "?",
+}
+"""The letter of each result."""
+
+PASSED_VERDICTS = ("passed", "flaky")
+"""The verdicts of environments that count as passed."""
+
+_NO_RESULT = "no result"
+_ROUNDED_FROM_MS = 10
+"""Milliseconds from which a duration is rounded to an integer."""
 
 
-"""The folder with the template, the style sheet and the scripts."""
+@dataclass(slots=True)
+class _Case:
+    result: Result
+    seconds: float
+    message: str = ""
+    text: str = ""
+    tries: int = 1
+    failures: list[str] = field(default_factory=list[str])
 
 
-SCRIPTS = ("dom", "charts", "grids", "heat", "timeline", "findings", "item", "summary", "views", "main")
+@dataclass(slots=True, kw_only=True)
+class _Test:
+    suite: str
+    classname: str
+    name: str
+    same: str
+    file: str = ""
+    results: dict[str, _Case] = field(default_factory=dict[str, _Case])
+    seconds: list[float | None] = field(default_factory=list[float | None])
+    """Of a test that passed everywhere: the seconds, in the order of the environments with results."""
+
+    def cells(self, environments: Sequence[_Environment]) -> list[_Case | None]:
+        """Return its result in each environment; None where it is absent."""
+        if self.results:
+            return [self.results.get(each.environment) for each in environments]
+        seconds = iter(self.seconds)
+        took = [None if each.verdict == _NO_RESULT else next(seconds, None) for each in environments]
+        return [None if each is None else _Case("passed", each) for each in took]
 
 
-"""The page's own scripts, in the order in which they are concatenated."""
+@dataclass(slots=True)
+class _Value:
+    tests: list[_Test]
+    passed: list[_Test]
 
 
-GENERATOR = "prefect-dispatch report page"
+@dataclass(slots=True)
+class _Environment:
+    environment: str
+    verdict: str
+    required: str
+    tests: int | None
+    seconds: float | None
+    why: str
 
 
-"""Content of the page's `generator` element, by which a later run recognizes a page that it may overwrite."""
+_VALUE = TypeAdapter(_Value)
+_ENVIRONMENTS = TypeAdapter(list[_Environment])
 
 
-_ELEMENT_END = re.compile(r"<(?=/script|!--)", re.IGNORECASE)
-
-
-_SOURCE_MAP = re.compile(r"^//# sourceMappingURL=.*$", re.MULTILINE)
-
-
-_SLOT = re.compile(r"%%([A-Z]+)%%")
-
-
-class MissingLibraryError(Exception):
-    """A JavaScript library that the build downloads is missing; the message says how to get it."""
-
-
-@dataclass(frozen=True)
-class PageAssets:
-    """The static parts of a page.
-
-    Attributes:
-        template: The HTML template.
-        style: The style sheet.
-        page_script: The page's own script.
-        libraries: The scripts of the libraries.
-        licences: Name, version, home and licence text of each library.
-    """
-
-    template: str
-    style: str
-    page_script: str
-    libraries: tuple[str, ...]
-    licences: tuple[dict[str, str], ...]
-
-
-def load_assets(folder: Path = ASSETS_FOLDER) -> PageAssets:
-    """Load the static parts of a page.
-
-    Args:
-        folder: The folder with their files.
-
-    Raises:
-        MissingLibraryError: If a library is missing.
-    """
-    vendored: list[dict[str, Any]] = json.loads((folder / "vendored.json").read_bytes())
-    scripts: list[str] = []
-    licences: list[dict[str, str]] = []
-    for package in vendored:
-        script, licence = (_read_library(folder, file["name"], package) for file in package["files"])
-        scripts.append(_escape_script(script))
-        licences.append({name: package[name] for name in ("name", "version", "home")} | {"text": licence})
-    own = "\n".join((folder / "script" / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
-    return PageAssets(
-        template=(folder / "template.html").read_text("utf-8"),
-        style=(folder / "page.css").read_text("utf-8"),
-        page_script=_escape_script(f'(() => {{\n"use strict";\n{own}}})();'),
-        libraries=tuple(scripts),
-        licences=tuple(licences),
-    )
-
-
-def render_document(assets: PageAssets, title: str, data: dict[str, object], blocks: Iterable[object]) -> Iterator[str]:
-    """Yield the HTML of a page in chunks.
-
-    Args:
-        assets: The static parts of the page.
-        title: The title of its window.
-        data: The data by the id of its element; the first one precedes the scripts, which read it when they start.
-        blocks: The data of the item views, each block in an element of its own.
-    """
-    nonce = secrets.token_urlsafe(16)
-    first, *rest = data.items()
-    scripts = "".join(f"<script>{text}</script>\n" for text in (assets.page_script, *assets.libraries))
-    slots = {
-        "POLICY": _content_security_policy((assets.page_script, *assets.libraries), nonce),
-        "TITLE": html.escape(title),
-        "GENERATOR": GENERATOR,
-        "NONCE": nonce,
-        "STYLE": assets.style,
-        "FIRST": _data_element(*first),
-        "SCRIPTS": scripts,
-    }
-    # One pass over the template, so that slots in what is inserted are not replaced.
-    yield _SLOT.sub(lambda slot: slots[slot[1]], assets.template)
-    yield from (_data_element(*each) for each in rest)
-    yield from (_data_element(f"block-{number}", block) for number, block in enumerate(blocks))
-    yield "</body>\n</html>\n"
-
-
-def _content_security_policy(scripts: Iterable[str], nonce: str) -> str:
-    """Return the content security policy: only these scripts run, by their digests, and nothing is loaded."""
-    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    return (
-        f"default-src 'none'; script-src {allowed}; style-src 'nonce-{nonce}'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
-    )
-
-
-def _data_element(name: str, data: object) -> str:
-    return f'<script type="application/json" id="{name}">{to_script_json(data)}</script>\n'
-
-
-def _read_library(folder: Path, name: str, package: dict[str, Any]) -> str:
-    try:
-        return (folder / "vendor" / name).read_text("utf-8")
-    except OSError:
-        raise MissingLibraryError(
-            f"{package['name']} {package['version']} is missing, which the build downloads: install prefect-dispatch "
-            "again (in a checkout: `uv sync --reinstall-package prefect-dispatch`) where npm's registry can be reached."
-        ) from None
-
-
-def _escape_script(script: str) -> str:
-    """Return a script for use in a script element, which it can't end, without the URL of its source map."""
-    return _ELEMENT_END.sub(r"<\\", _SOURCE_MAP.sub("", script))
-
-
-__all__ = ["GENERATOR", "missing_library", "render_page"]
-
-
-MAX_TITLE_NAMES = 3
-
-
-"""Most briefs that the title of a page names."""
-
-
-def missing_library(folder: Path = ASSETS_FOLDER) -> str:
-    """Return why no page can be built with this installation, in a sentence; empty if it can."""
-    try:
-        load_assets(folder)
-    except MissingLibraryError as error:
-        return str(error)
-    return ""
-
-
-def render_page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[Item] = ()) -> Iterator[str]:
-    """Return the HTML page of a report, in chunks.
+def build_heat_map(report: Report, texts: TextPreviews) -> dict[str, Any] | None:
+    """Return the data of a report's heat map; None if its value is no test matrix.
 
     Args:
         report: The report.
-        briefs: The briefs of the run.
-        items: The items of the run.
+        texts: Truncates and redacts texts.
 
-    Raises:
-        MissingLibraryError: If a library that the build downloads is missing.
+    Returns:
+        `environments`: the data of each environment, in their order. `tests`: for each test its label, its suite,
+        whether its results are the same, a letter for each environment (a single one if all are equal), and its
+        milliseconds in each (empty if all are 0). `of`: the number of all tests. `said`: message, text and tries of
+        a cell, by `row/column`.
     """
-    assets = load_assets()
-    outcomes = select_outcomes(report)
-    texts = TextPreviews()
-    pages = ItemViews(outcomes, briefs, items, report.fields, texts)
-    names = sorted({outcome.brief for outcome in report.outcomes} or {brief.name for brief in briefs})
-    first_names = ", ".join(names[:MAX_TITLE_NAMES])
-    title = f"{first_names} and {len(names) - MAX_TITLE_NAMES} more" if len(names) > MAX_TITLE_NAMES else first_names
-    matrix = build_heat_map(report, texts)
-    data: dict[str, object] = {
-        "report": {
-            **build_summary(report, texts),
-            "matrix": matrix
-            and {"red": sum(each["verdict"] not in PASSED_VERDICTS for each in matrix["environments"])},
-            "title": title,
-            "briefs": pages.build_briefs(),
-            "columns": COLUMNS,
-            "block": BLOCK_SIZE,
-            "length": pages.length,
-            "rows": [len(outcomes), len(report.outcomes)],
-            "untimed": count_untimed(chain(report.outcomes, report.asked)),
-            "licences": assets.licences,
-        },
-        "rows": list(outcome_rows(report, outcomes, texts)),
-        "spans": list(attempt_spans(report, outcomes)),
-        **({"heat": matrix} if matrix else {}),
+    try:
+        table = next(table.rows for table in report.tables if table.name == "environments")
+        environments = _ENVIRONMENTS.validate_python(list(table))
+        value = _VALUE.validate_python(report.value)
+    except (StopIteration, ValidationError):
+        return None
+    every = ((test, test.cells(environments)) for test in chain(value.tests, value.passed))
+    lines = sorted(every, key=lambda line: _severity(*line))
+    shown = lines[: CELLS // max(len(environments), 1)]
+    several = len({outcome.brief for outcome in report.outcomes}) > 1
+    refs = {str(ref) if several else ref.item: [ref.brief, ref.item] for ref in map(Ref.of, report.outcomes)}
+    return {
+        "environments": [asdict(each) | {"ref": refs.get(each.environment)} for each in environments],
+        "results": {letter: result for result, letter in LETTERS.items()},
+        "tests": [_test_data(*line, environments) for line in shown],
+        "of": len(lines),
+        "said": dict(islice(_cell_details((cells for _, cells in shown), texts), SAID)),
     }
-    return render_document(assets, f"{title}: {report.status}", data, pages.iter_blocks())
+
+
+def _severity(test: _Test, cells: Sequence[_Case | None]) -> tuple[int, int]:
+    """Return the sort key of a test: failing ones (most failures first), then differing, flaky and partly absent."""
+    results = [cell.result for cell in cells if cell]
+    red = sum(result in RED for result in results)
+    signs = (red > 0, test.same == "differs", "flaky" in results, test.same == "absent", True)
+    return (signs.index(True), -red)
+
+
+def _test_data(test: _Test, cells: Sequence[_Case | None], environments: Sequence[_Environment]) -> list[Any]:
+    """Return the data of a test: label, suite, whether its results are the same, letters, and milliseconds."""
+    absent = "passed" if test.suite == RUN else "absent"
+    letters = "".join(
+        LETTERS[cell.result if cell else _NO_RESULT if each.verdict == _NO_RESULT else absent]
+        for cell, each in zip(cells, environments, strict=True)
+    )
+    times = [None if cell is None else _milliseconds(cell.seconds) for cell in cells]
+    return [
+        label((test.suite, test.classname, test.name, test.file)),
+        test.suite,
+        test.same,
+        letters[:1] if len(set(letters)) == 1 else letters,
+        times if any(times) else [],
+    ]
+
+
+def _milliseconds(seconds: float) -> float:
+    """Return milliseconds, rounded to keep the page small."""
+    milliseconds = seconds * 1000
+    return round(milliseconds) if milliseconds >= _ROUNDED_FROM_MS else round(milliseconds, 2)
+
+
+def _cell_details(lines: Iterable[Sequence[_Case | None]], texts: TextPreviews) -> Iterator[tuple[str, list[Any]]]:
+    """Yield the details of the cells that have any: `row/column`, and message, text and tries."""
+    for row, cells in enumerate(lines):
+        for column, cell in enumerate(cells):
+            if cell and (cell.message or cell.text or cell.tries > 1):
+                message = texts.preview(cell.message, MAX_CASE_MESSAGE)
+                several = "".join(f"- {failure}\n" for failure in cell.failures)
+                text = texts.preview(f"{several}\n{cell.text}" if several else cell.text, len(several) + MAX_CASE_TEXT)
+                yield f"{row}/{column}", [message, text, cell.tries]
