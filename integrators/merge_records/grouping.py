@@ -17,7 +17,7 @@ from prefect_dispatch.integrators.merge_records.resolution import (
     resolve_source_kind,
 )
 from prefect_dispatch.integrators.merge_records.similarity import ComparableIdentity, prepare_value
-from prefect_dispatch.models.ledger import LedgerRow, Proposal, Ref
+from prefect_dispatch.models.ledger import LedgerRow, Proposal, Ref, Table
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.serialization.json_values import exact_text, get_at, is_empty_value, pointer
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.merge_records.resolution import Claim, FieldDecision, Source
     from prefect_dispatch.integrators.merge_records.similarity import ComparableText, Matching
     from prefect_dispatch.models.decisions import Choice, Decisions, Identity
-    from prefect_dispatch.models.ledger import FieldRow, Flag, Merge, Table
+    from prefect_dispatch.models.ledger import FieldRow, Flag, Merge
     from prefect_dispatch.serialization.json_values import Key
 
 
@@ -171,6 +171,20 @@ class RecordIndex:
             left_sources=self.sources(pair.left),
             right_sources=self.sources(pair.right),
         )
+
+    def link_tables(self) -> tuple[Table, ...]:
+        """Return the table of linked identities, if there are any."""
+        rows: list[dict[str, JsonValue]] = [
+            {
+                "left": dict(self.spelling(link.left)),
+                "right": dict(self.spelling(link.right)),
+                "score": link.score,
+                "why": link.why,
+            }
+            for link in self.linkage.links
+        ]
+        note = "Of n identities that were taken for the same, the n - 1 links by which they were, the most alike first."
+        return (Table(name=LINKS, title="Taken for the same", rows=tuple(rows), note=note),) if rows else ()
 
     def _existing_pairs(self, pairs: Sequence[tuple[Identity, Identity]]) -> Pairs:
         """Return the pairs whose identities both exist, and note the identities that don't."""

@@ -21,7 +21,7 @@ from prefect_dispatch.integrators.merge_records.field_rules import (
 )
 from prefect_dispatch.integrators.merge_records.grouping import RecordIndex, add_source_trust, merge_groups, to_outcomes
 from prefect_dispatch.integrators.merge_records.identities import Identities, has_identity
-from prefect_dispatch.integrators.merge_records.rules_text import describe_identity, describe_rules, make_link_table
+from prefect_dispatch.integrators.merge_records.rules_text import describe_rules
 from prefect_dispatch.integrators.merge_records.schema_conformance import find_record_violations
 from prefect_dispatch.integrators.merge_records.similarity import Matching
 from prefect_dispatch.integrators.readiness import require_fields
@@ -165,15 +165,14 @@ class MergeRecords(BaseIntegrator, Strict):
         book, trust = add_source_trust([group.parts for group in groups if has_identity(group.key)], self.book, ranked)
         merged = merge_groups(ranked, index, groups, book, index.choices_by_record(), at=self.entries)
         # 3. Describe the result, and flag merged records that violate their schema.
-        words = describe_identity(self.identity, self.match, index, merged.considered_choices)
         merge = Merge(
             value={self.entries: merged.entries, "gaps": gaps(ranked)},
             ledger=merged.ledger,
             fields=merged.fields,
             flags=merged.flags,
             proposals=index.proposals(),
-            tables=(*make_link_table(index), *trust),
-            rules=describe_rules(book, words, self.records, self.aliases, len(self.decisions.fields)),
+            tables=(*index.link_tables(), *trust),
+            rules=describe_rules(self, book, index, merged),
         )
         violations = [
             each.flag
