@@ -13,7 +13,7 @@ from prefect_dispatch.integrators.merge_records.resolution import (
     as_elements,
     sources_of,
 )
-from prefect_dispatch.integrators.merge_records.text_normalization import normalize_value
+from prefect_dispatch.integrators.merge_records.similarity import normalize_value
 from prefect_dispatch.serialization.json_values import Order, content_text, get_at, is_empty_value, value_order
 
 if TYPE_CHECKING:

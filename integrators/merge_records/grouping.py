@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 from prefect_dispatch.integrators.base import gaps_as_outcomes, unanswered
 from prefect_dispatch.integrators.merge_records.fold import keep_unmerged, merge_parts
 from prefect_dispatch.integrators.merge_records.identities import KEY_FIELD, has_identity, key_without_identity
-from prefect_dispatch.integrators.merge_records.linkage import LinkResult, get_or_compute, link_identities
+from prefect_dispatch.integrators.merge_records.linkage import LinkResult, link_keys
 from prefect_dispatch.integrators.merge_records.resolution import (
     RecordPart,
     estimate_trust,
     make_trust_table,
     resolve_source_kind,
 )
-from prefect_dispatch.integrators.merge_records.similarity import ComparableIdentity, prepare_value
+from prefect_dispatch.integrators.merge_records.similarity import normalize_value
 from prefect_dispatch.models.ledger import LedgerRow, Proposal, Ref, Table
 from prefect_dispatch.models.outcome import Outcome
-from prefect_dispatch.serialization.json_values import exact_text, get_at, is_empty_value, pointer
+from prefect_dispatch.serialization.json_values import exact_text, get_at, is_empty_value, pointer, value_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.merge_records.identities import Identities, Piece
     from prefect_dispatch.integrators.merge_records.linkage import Link, Pairs
     from prefect_dispatch.integrators.merge_records.resolution import Claim, FieldDecision, Source
-    from prefect_dispatch.integrators.merge_records.similarity import ComparableText, Matching
+    from prefect_dispatch.integrators.merge_records.similarity import Matching
     from prefect_dispatch.models.decisions import Choice, Decisions, Identity
     from prefect_dispatch.models.ledger import FieldRow, Flag, Merge
-    from prefect_dispatch.serialization.json_values import Key
+    from prefect_dispatch.serialization.json_values import Key, Order
 
 
 _AHEAD = 1 << 62
@@ -202,39 +202,16 @@ class RecordIndex:
         return not missing
 
     def _link_identities(self, matching: Matching | None, same: Pairs, apart: Pairs) -> LinkResult:
-        """Return which identities are the same; the comparison is cached."""
-        keys = sorted(key for key in self._pieces if has_identity(key))
-        fields = matching.fields if matching else ()
-        evidence = [self._evidence(key, fields) for key in keys] if fields else []
-        sources = [[[shape.source for shape in each[field]] for field in fields] for each in evidence]
-        options = matching.model_dump(mode="json") if matching else None
-        cache_inputs: list[Any] = [self.identities.fields, options, same, apart, keys, sources]
-        return get_or_compute(
-            cache_inputs,
-            lambda: link_identities(
-                [self._make_comparable(key, evidence[index] if evidence else {}) for index, key in enumerate(keys)],
-                matching,
-                same,
-                apart,
-            ),
-        )
+        """Return which identities are the same."""
+        keys = tuple(sorted(key for key in self._pieces if has_identity(key)))
+        fields = [field.split(".") for field in (matching.fields if matching else ())]
+        evidence = tuple(tuple(self._distinct_values(key, path) for path in fields) for key in keys)
+        return link_keys(keys, self.identities.fields, evidence, matching, same, apart)
 
-    def _evidence(self, key: Key, fields: Sequence[str]) -> dict[str, tuple[ComparableText, ...]]:
-        """Return the distinct values of the other compared fields in the records of an identity."""
-        evidence: dict[str, dict[str, ComparableText]] = {field: {} for field in fields}
-        for _, _, piece in self._pieces[key]:
-            for field, shapes in evidence.items():
-                if not is_empty_value(value := get_at(piece.value, field.split("."))):
-                    shape = prepare_value(value)
-                    shapes[shape.source] = shape
-        return {field: tuple(shapes[source] for source in sorted(shapes)) for field, shapes in evidence.items()}
-
-    def _make_comparable(self, key: Key, evidence: Mapping[str, tuple[ComparableText, ...]]) -> ComparableIdentity:
-        identity = dict(self.spelling(key))
-        within = str(identity.pop(KEY_FIELD)) if self.identities.by_item else ""
-        return ComparableIdentity(
-            key, within, {name: prepare_value(value) for name, value in identity.items()}, evidence
-        )
+    def _distinct_values(self, key: Key, path: Sequence[str]) -> tuple[Order, ...]:
+        """Return the distinct values of a compared field in the records of an identity, as sort keys."""
+        values = [get_at(piece.value, path) for _, _, piece in self._pieces[key]]
+        return tuple(sorted({value_order(normalize_value(value)) for value in values if not is_empty_value(value)}))
 
 
 def _make_parts(place: int, outcome: Outcome, piece: Piece, *, text: bool) -> list[RecordPart]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from prefect_dispatch.integrators.merge_records.text_normalization import normalize_value
+from prefect_dispatch.integrators.merge_records.similarity import normalize_value
 from prefect_dispatch.serialization.json_values import content_text, get_at, is_empty_value, value_order
 
 if TYPE_CHECKING:

@@ -138,9 +138,11 @@ def _describe_fields(config: MergeRecords, book: Rulebook) -> Iterator[str]:
         ),
         (
             any(rule.identity for rule in config.rules),
-            "The objects of such a list are identified, as records are, by these fields, and merged field by field, by "
-            "the rules for their fields or the one for all others; sorted, they come in the order of their identity, "
-            "and what has none comes last, once each.",
+            (
+                "The objects of such a list are identified, as records are, by these fields, and merged field by "
+                "field, by the rules for their fields or the one for all others; sorted, they come in the order of "
+                "their identity, and what has none comes last, once each."
+            ),
         ),
     )
     yield from (note for applies, note in notes if applies)
@@ -164,10 +166,10 @@ def _describe_trust(trust: Trust) -> Iterator[str]:
     """Yield how reliable the sources are, of one kind of source."""
     sources = {*trust.names.values()}
     yield (
-        f"A source is {'an' if trust.source_kind == 'item' else 'a'} {trust.source_kind}: there are {len(sources)}. Its "
-        f"weight is the share of its claims that most sources agree with (Wawa), or {DEFAULT_WEIGHT} where nothing is "
-        "known; that counts fields about which two sources or more say something and one value has more of them than "
-        "any other."
+        f"A source is {'an' if trust.source_kind == 'item' else 'a'} {trust.source_kind}: there are {len(sources)}. "
+        f"Its weight is the share of its claims that most sources agree with (Wawa), or {DEFAULT_WEIGHT} where nothing "
+        "is known; that counts fields about which two sources or more say something and one value has more of them "
+        "than any other."
     )
     if len({trust.weights.get(name, DEFAULT_WEIGHT) for name in sources}) == 1:
         yield "All sources weigh the same, so the most of them decide, and where they tie, the preferred record."
