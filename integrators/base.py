@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.ledger import LedgerRow, Ref
+from prefect_dispatch.models.ledger import LedgerRow, Ref, Violation
 from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.serialization.json_text import canonical_json
-from prefect_dispatch.serialization.json_values import deep_copy
+from prefect_dispatch.serialization.json_values import deep_copy, get_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models.decisions import Decisions, Identity
-    from prefect_dispatch.models.ledger import Merge, Violation
+    from prefect_dispatch.models.ledger import Merge
 
 
 @runtime_checkable
@@ -365,6 +365,13 @@ def gaps(outcomes: Iterable[Outcome]) -> list[JsonValue]:
         {"brief": outcome.brief, "item": outcome.item, "status": outcome.status, "reason": _failure_reason(outcome)}
         for outcome in _sort_unanswered(outcomes)
     ]
+
+
+def gap_violations(merge: Merge, outcomes: Sequence[Outcome]) -> Iterator[Violation]:
+    """Yield a violation if the merged value's field `gaps` doesn't list exactly the outcomes without an answer."""
+    if get_at(merge.value, ["gaps"]) != gaps(outcomes):
+        message = "the value's gaps are not the outcomes without an answer."
+        yield Violation(law="conservation", where="/gaps", message=message)
 
 
 def gaps_as_outcomes(value: JsonValue) -> list[Outcome]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.integrators.audit.cited import CitedAudit
 from prefect_dispatch.integrators.audit.coverage import Trace
-from prefect_dispatch.integrators.base import BaseIntegrator, Integrator, copy_mutable_value, gaps
+from prefect_dispatch.integrators.base import BaseIntegrator, Integrator, copy_mutable_value
 from prefect_dispatch.integrators.consensus.vote_rules import (
     ELEMENTS,
     STATISTICS,
@@ -32,11 +32,6 @@ from prefect_dispatch.integrators.consensus.vote_rules import (
     majority_elements,
 )
 from prefect_dispatch.integrators.merge_records.resolution import Claim
-from prefect_dispatch.integrators.merge_records.schema_conformance import (
-    SCHEMA_FLAG_KIND,
-    iter_schema_violations,
-    schemas_of,
-)
 from prefect_dispatch.integrators.run_merge import gc_paused, merge_digest, run_integrator
 from prefect_dispatch.models.ledger import Ref, Violation, sort_key
 from prefect_dispatch.security.redaction import safe_message
@@ -44,11 +39,10 @@ from prefect_dispatch.serialization.json_text import iter_json_chunks
 from prefect_dispatch.serialization.json_values import content_text, exact_text, get_at, is_identical, pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.merge_records.schema_conformance import RecordViolation
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.ledger import FieldRow, LedgerRow, Merge
     from prefect_dispatch.models.outcome import Outcome
@@ -429,35 +423,3 @@ def _cycle_violations(by: Mapping[Ref, Ref]) -> Iterator[Violation]:
 
 def _conservation_violation(ref: Ref | str, message: str) -> Violation:
     return Violation(law="conservation", where=str(ref), message=message)
-
-
-def gap_violations(merge: Merge, outcomes: Sequence[Outcome]) -> Iterator[Violation]:
-    """Yield a violation if the merged value's field `gaps` doesn't list exactly the outcomes without an answer."""
-    if get_at(merge.value, ["gaps"]) != gaps(outcomes):
-        message = "the value's gaps are not the outcomes without an answer."
-        yield Violation(law="conservation", where="/gaps", message=message)
-
-
-def schema_violations(merge: Merge, briefs: Sequence[Brief], *, at: str) -> Iterator[Violation]:
-    """Yield each part of an entry's value that doesn't satisfy the schema of its brief.
-
-    Args:
-        merge: The merge.
-        briefs: The briefs, with their schemas.
-        at: The field of the merged value that holds the list of entries.
-    """
-    schemas = schemas_of(briefs)
-    entries = get_at(merge.value, [at])
-    for number, entry in enumerate(entries if isinstance(entries, list) else []):
-        if isinstance(entry, dict) and (schema := schemas.get(str(entry.get("brief")))):
-            for fault in iter_schema_violations(schema, entry.get("value")):
-                where = pointer(at, number, "value", *fault.path)
-                yield Violation(law="schema", where=where, message=fault.message)
-
-
-def unflagged_violations(merge: Merge, misfits: Iterable[RecordViolation]) -> Iterator[Violation]:
-    """Yield each part of merged records that doesn't satisfy a schema and has no flag that reports it."""
-    flagged = {(flag.path, flag.message) for flag in merge.flags if flag.kind == SCHEMA_FLAG_KIND}
-    for each in misfits:
-        if (each.flag.path, each.flag.message) not in flagged:
-            yield Violation(law="schema", where=each.flag.path, message=each.message)

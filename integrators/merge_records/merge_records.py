@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
-from prefect_dispatch.integrators.audit.laws import gap_violations, unflagged_violations
-from prefect_dispatch.integrators.base import BaseIntegrator, gaps
+from prefect_dispatch.integrators.base import BaseIntegrator, gap_violations, gaps
 from prefect_dispatch.integrators.crowdkit_adapter import require_crowd_kit
 from prefect_dispatch.integrators.decisions_file import DecisionsFile, FileName
 from prefect_dispatch.integrators.merge_records.field_rules import (
@@ -22,7 +21,7 @@ from prefect_dispatch.integrators.merge_records.field_rules import (
 from prefect_dispatch.integrators.merge_records.grouping import RecordIndex, add_source_trust, merge_groups, to_outcomes
 from prefect_dispatch.integrators.merge_records.identities import Identities, has_identity
 from prefect_dispatch.integrators.merge_records.rules_text import describe_rules
-from prefect_dispatch.integrators.merge_records.schema_conformance import find_record_violations
+from prefect_dispatch.integrators.merge_records.schema_conformance import find_record_violations, unflagged_violations
 from prefect_dispatch.integrators.merge_records.similarity import Matching
 from prefect_dispatch.integrators.readiness import require_fields
 from prefect_dispatch.integrators.run_merge import gc_paused

@@ -16,7 +16,7 @@ from referencing.jsonschema import EMPTY_REGISTRY
 
 from prefect_dispatch.integrators.merge_records.identities import KEY_FIELD
 from prefect_dispatch.models.imports import REFERENCE
-from prefect_dispatch.models.ledger import Flag, Ref
+from prefect_dispatch.models.ledger import Flag, Ref, Violation
 from prefect_dispatch.models.output_schema import LONGEST, serialize_output
 from prefect_dispatch.serialization.json_values import (
     content_text,
@@ -28,7 +28,7 @@ from prefect_dispatch.serialization.json_values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from jsonschema.protocols import Validator
     from pydantic import JsonValue
@@ -136,6 +136,14 @@ def find_record_violations(
         loose = {name for name in record if not book.keeps_type((name,))}
         for fault in _find_violations(schema, candidates, loose):
             yield _make_violation((at, number), record, fault, refs, several=len(contributors) > 1)
+
+
+def unflagged_violations(merge: Merge, misfits: Iterable[RecordViolation]) -> Iterator[Violation]:
+    """Yield each part of merged records that doesn't satisfy a schema and has no flag that reports it."""
+    flagged = {(flag.path, flag.message) for flag in merge.flags if flag.kind == SCHEMA_FLAG_KIND}
+    for each in misfits:
+        if (each.flag.path, each.flag.message) not in flagged:
+            yield Violation(law="schema", where=each.flag.path, message=each.message)
 
 
 def _find_contributors(record: JsonValue, outcome: Outcome | None, index: RecordIndex) -> Iterator[_Contributor]:
