@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
-from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.imports import ObjectAdapter
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.ledger import LedgerRow, Ref, Violation
 from prefect_dispatch.models.outcome import Failure, Outcome
@@ -268,31 +267,8 @@ class BaseIntegrator:
         return None
 
 
-_ABSENT = object()
-
-
-class _IntegratorAdapter(BaseIntegrator):
+class _IntegratorAdapter(ObjectAdapter, BaseIntegrator):
     """Integrator that delegates to a user's object where that has the method, and to the defaults otherwise."""
-
-    def __init__(self, integrator: object) -> None:
-        self._integrator = integrator
-
-    def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 -- any attribute
-        if not name.startswith("_") and name != "of":
-            if getattr_static(self._integrator, name, _ABSENT) is not _ABSENT:
-                return getattr(self._integrator, name)
-            if name in _PREPARATIONS:
-                return partial(_unchanged, self._integrator)
-        return super().__getattribute__(name)
-
-
-_PREPARATIONS = frozenset({"resolve_references", "with_executor", "resolve_paths", "with_items"})
-"""Methods that return a prepared copy: by default the user's object, and not its adapter."""
-
-
-def _unchanged(integrator: object, *_: object) -> object:
-    """Return the integrator; the arguments of a preparation that it doesn't have are ignored."""
-    return integrator
 
 
 @runtime_checkable

@@ -71,13 +71,10 @@ def prepare_integrator(
     if problem := integrator_problem(integrator):
         raise JobError(problem)
     # The order matters: each step may need the result of the one before.
-    resolved = BaseIntegrator.of(integrator).resolve_references(partial(import_reference, root=folder))
-    integrator = _require_integrator(resolved, integrator, "resolve_references")
+    integrator = _prepare(integrator, "resolve_references", partial(import_reference, root=folder))
     if executor is not None:
-        adapted = BaseIntegrator.of(integrator).with_executor(executor, folder)
-        integrator = _require_integrator(adapted, integrator, "with_executor")
-    placed = BaseIntegrator.of(integrator).resolve_paths(folder)
-    integrator = _require_integrator(placed, integrator, "resolve_paths")
+        integrator = _prepare(integrator, "with_executor", executor, folder)
+    integrator = _prepare(integrator, "resolve_paths", folder)
     if items:  # without items, nothing is merged
         integrator = bind_items(integrator, briefs, items)
     BaseIntegrator.of(integrator).preflight(briefs)
@@ -90,16 +87,21 @@ def bind_items(integrator: AnyMerger, briefs: Sequence[Brief], items: Sequence[I
     Raises:
         JobError: If it doesn't fit the items, or its method returns no integrator.
     """
-    return _require_integrator(BaseIntegrator.of(integrator).with_items(briefs, items), integrator, "with_items")
+    return _prepare(integrator, "with_items", briefs, items)
 
 
-def _require_integrator(result: object, integrator: object, method: str) -> AnyMerger:
-    if problem := integrator_problem(result):
-        name = type(integrator).__name__
+def _prepare(integrator: AnyMerger, method: str, *arguments: object) -> AnyMerger:
+    """Return the prepared copy of an integrator that one of its methods returns; by default the integrator itself."""
+    base = BaseIntegrator.of(integrator)
+    prepared = getattr(base, method)(*arguments)
+    if prepared is base:
+        return integrator
+    if problem := integrator_problem(prepared):
         raise JobError(
-            f"The method {method!r} of {name} must return an integrator (such as self), but it didn't: {problem}"
+            f"The method {method!r} of {type(integrator).__name__} must return an integrator (such as self), but it "
+            f"didn't: {problem}"
         )
-    return cast("AnyMerger", result)
+    return cast("AnyMerger", prepared)
 
 
 Schema = dict[str, Any]

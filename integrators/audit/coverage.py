@@ -173,6 +173,11 @@ def uncovered_violations(
             todo.extend((path + pointer(name), entry[name]) for name in names)
 
 
+def split_pointer(path: str) -> list[str]:
+    """Return the keys and indices of a JSON Pointer."""
+    return [token.replace("~1", "/").replace("~0", "~") for token in path.split("/")[1:]]
+
+
 def precision_violation(path: str, message: str) -> Violation:
     """Return a violation of precision at a path of the merged value."""
     return Violation(law="precision", where=path, message=message)
@@ -229,8 +234,9 @@ class RecordScopes:
         alone = not tokens
         if (index, alone) not in self._entries:
             self._entries[index, alone] = self._number(self._index.scope(entry, alone=alone))
-        keys = (token.replace("~1", "/").replace("~0", "~") for token in tokens)
-        inner, is_set = locate(entry, keys, self._book) if self._has_sets else ((), False)
+        if not self._has_sets:
+            return (self._entries[index, alone], ()), False
+        inner, is_set = locate(entry, split_pointer(path.removeprefix(self._prefix + index)), self._book)
         return (self._entries[index, alone], inner), is_set
 
     def _number(self, key: Hashable) -> int:
