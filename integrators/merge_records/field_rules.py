@@ -213,13 +213,16 @@ Path = tuple[str, ...]
 """The keys that lead from the record to a field; indices of list elements are left out."""
 
 
-class _FieldSettings(NamedTuple):
+class FieldSettings(NamedTuple):
     """Resolved settings of one field."""
 
     rule: Rule
     name: str
+    """The name of the rule."""
     policy: Conflicts
+    """Policy for records that disagree about the field."""
     is_plain: bool
+    """Whether the value of a single record is taken unchanged and undivided."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,7 @@ class Rulebook:
     Example:
         >>> largest = FieldRule(field="year", rule="max")
         >>> book = Rulebook({("year",): largest}, default=Rule(rule="longest"), identity=[("name",)])
-        >>> [book.rule_name((field,)) for field in ("year", "note", "name")]
+        >>> [book.settings((field,)).name for field in ("year", "note", "name")]
         ['max', 'longest', 'priority']
     """
 
@@ -244,32 +247,17 @@ class Rulebook:
     trust: Mapping[Source | None, Trust] = field(default_factory=dict["Source | None", "Trust"])
     """Reliability of the sources, by what `trust` treats as one source."""
 
-    _settings_cache: dict[Path, _FieldSettings] = field(
-        default_factory=dict["Path", "_FieldSettings"], init=False, repr=False, compare=False
+    _settings_cache: dict[Path, FieldSettings] = field(
+        default_factory=dict["Path", "FieldSettings"], init=False, repr=False, compare=False
     )
 
-    def rule_for(self, path: Path) -> Rule:
-        """Return the rule for a field."""
-        return self._settings_for(path).rule
-
-    def rule_name(self, path: Path) -> str:
-        """Return the name of the rule for a field."""
-        return self._settings_for(path).name
-
-    def conflict_policy(self, path: Path) -> Conflicts:
-        """Return the policy for records that disagree about a field."""
-        return self._settings_for(path).policy
-
-    def is_plain(self, path: Path) -> bool:
-        """Return whether the value of a single record is taken unchanged and undivided."""
-        return self._settings_for(path).is_plain
-
-    def _settings_for(self, path: Path) -> _FieldSettings:
+    def settings(self, path: Path) -> FieldSettings:
+        """Return the settings of a field."""
         if path not in self._settings_cache:  # cached, because it is called for each field of each record
             rule = self._find_rule(path)
             policy = "resolve" if self.affects_identity(path) else rule.conflicts or self.conflicts
             plain = rule.picks_value and not self.element_identity(path) and not self.has_nested_rules(path)
-            self._settings_cache[path] = _FieldSettings(rule, rule.name, policy, plain)
+            self._settings_cache[path] = FieldSettings(rule, rule.name, policy, plain)
         return self._settings_cache[path]
 
     def _find_rule(self, path: Path) -> Rule:
@@ -299,7 +287,8 @@ class Rulebook:
     def keeps_type(self, path: Path) -> bool:
         """Return whether the field, with all its parts, always has the unchanged value of some record."""
         parts = [path, *(other for other in self.rules if other[: len(path)] == path)]
-        return all(self.rule_for(part).picks_value and self.conflict_policy(part) != "keep_all" for part in parts)
+        settings = map(self.settings, parts)
+        return all(each.rule.picks_value and each.policy != "keep_all" for each in settings)
 
     def _iter_identity_paths(self) -> Iterator[tuple[Path, Path]]:
         """Yield the identity fields of records, then of list elements, each with the path that it starts from."""
