@@ -31,7 +31,7 @@ from prefect_dispatch.integrators.consensus.vote_rules import (
     is_number,
     majority_elements,
 )
-from prefect_dispatch.integrators.merge_records.resolution import Claim
+from prefect_dispatch.integrators.merge_records.field_rules import Claim
 from prefect_dispatch.integrators.run_merge import gc_paused, merge_digest, run_integrator
 from prefect_dispatch.models.ledger import Ref, Violation, sort_key
 from prefect_dispatch.security.redaction import safe_message

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+import math
+from collections import Counter, defaultdict
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from prefect_dispatch.integrators.merge_records.field_rules import COLLECTING_RULES, Rule
-from prefect_dispatch.integrators.merge_records.identities import comparison_key
-from prefect_dispatch.integrators.merge_records.resolution import (
+from prefect_dispatch.integrators.crowdkit_adapter import Vote, require_crowd_kit, wawa
+from prefect_dispatch.integrators.merge_records.field_rules import (
+    COLLECTING_RULES,
     Claim,
     FieldDecision,
     FlagReason,
     RecordPart,
+    Rule,
     as_elements,
     sources_of,
 )
+from prefect_dispatch.integrators.merge_records.identities import comparison_key
 from prefect_dispatch.integrators.merge_records.similarity import normalize_value
+from prefect_dispatch.models.ledger import Ref, Table
 from prefect_dispatch.serialization.json_values import content_text, get_at, is_empty_value, value_order
 
 if TYPE_CHECKING:
@@ -22,8 +28,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.merge_records.field_rules import Path, Rulebook
-    from prefect_dispatch.models.ledger import Ref
+    from prefect_dispatch.integrators.merge_records.field_rules import Path, Rulebook, Source
+    from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.serialization.json_values import Order
 
 
@@ -294,3 +300,169 @@ def _truncate(text: str, most: int = 60) -> str:
 
 def _make_claim(part: RecordPart, value: JsonValue) -> Claim:
     return Claim(value, content_text(value), part.source, part.value, part.rank)
+
+
+DEFAULT_WEIGHT = 0.5
+"""The weight of a source without any informative vote."""
+
+
+def select_informative_votes(votes: Iterable[Vote]) -> list[Vote]:
+    """Return the informative votes: those on items with several sources and a unique most frequent opinion.
+
+    Each vote is returned once, and the votes are sorted.
+
+    Example:
+        >>> select_informative_votes([Vote("alone", "a", "x"), Vote("tie", "a", "x"), Vote("tie", "b", "y")])
+        []
+    """
+    backing: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for vote in votes:
+        backing[vote.item][vote.opinion].add(vote.agent)
+    informative: list[Vote] = []
+    for item in sorted(backing):
+        counts = sorted((len(agents) for agents in backing[item].values()), reverse=True)
+        sources = set[str]().union(*backing[item].values())
+        if len(sources) > 1 and counts[0] > max(counts[1:], default=0):
+            informative += [Vote(item, agent, opinion) for opinion, agents in backing[item].items() for agent in agents]
+    return sorted(informative)
+
+
+def estimate_weights(votes: Iterable[Vote]) -> dict[str, float]:
+    """Return how often each source agrees with most of the other sources, from 0 to 1.
+
+    Args:
+        votes: The opinions (`opinion`) of sources (`agent`) on fields (`item`), in any order.
+
+    Returns:
+        The sources' weights, by name; sources without an informative vote are left out.
+
+    Raises:
+        JobError: If crowd-kit is not installed.
+
+    Example:
+        >>> says = {"a": "xxy", "b": "xxx", "c": "xyx"}
+        >>> votes = [Vote(str(at), source, values[at]) for source, values in says.items() for at in range(3)]
+        >>> estimate_weights(votes)
+        {'a': 0.666667, 'b': 1.0, 'c': 0.666667}
+    """
+    informative = select_informative_votes(votes)
+    if not informative:
+        return {}
+    require_crowd_kit("The rule 'trust'")
+    # Replace each opinion by its index among the opinions on its field: texts may be long, and only opinions on one
+    # field are compared.
+    numbers: dict[str, dict[str, int]] = defaultdict(dict)
+    for vote in informative:
+        numbers[vote.item].setdefault(vote.opinion, len(numbers[vote.item]))
+    numbered = [vote._replace(opinion=str(numbers[vote.item][vote.opinion])) for vote in informative]
+    skills = wawa(numbered).skills
+    return {source: round(skills[source], 6) for source in sorted(skills)}
+
+
+def select_by_weight(opinions: Sequence[tuple[str, str]], source_weights: Mapping[str, float]) -> str:
+    """Return the value with the greatest total weight of its sources; of equals the first.
+
+    Args:
+        opinions: Source and value, in order of preference.
+        source_weights: The sources' weights; a missing source weighs `DEFAULT_WEIGHT`.
+
+    Example:
+        >>> select_by_weight([("a", "x"), ("b", "y"), ("c", "y")], {"a": 0.9, "b": 0.3, "c": 0.4})
+        'x'
+    """
+    backing: dict[str, set[str]] = {}
+    for source, value in opinions:
+        backing.setdefault(value, set()).add(source)
+    return max(
+        backing,
+        key=lambda value: round(math.fsum(source_weights.get(each, DEFAULT_WEIGHT) for each in backing[value]), 6),
+    )
+
+
+class Trust(NamedTuple):
+    """Estimated reliability of the sources of claims."""
+
+    source_kind: Source
+    """What counts as one source."""
+    names: Mapping[Ref, str]
+    """The name of each outcome's source."""
+    weights: Mapping[str, float]
+    """The sources' weights, by name."""
+    claims: Mapping[str, int]
+    """The number of informative claims of each source."""
+
+    def decide(self, claims: Sequence[Claim]) -> JsonValue:
+        """Return the value with the greatest total weight of its sources."""
+        text = select_by_weight([(self.names[claim.source], claim.text) for claim in claims], self.weights)
+        return next(claim.value for claim in claims if claim.text == text)
+
+
+def estimate_trust(fields: Iterable[Sequence[Claim]], outcomes: Iterable[Outcome], of: Source) -> Trust:
+    """Estimate the reliability of the sources of some claims.
+
+    Args:
+        fields: For each field, the claims to its value.
+        outcomes: All outcomes.
+        of: What counts as one source.
+    """
+    names = {Ref.of(o): str(getattr(o, of)) for o in outcomes if o.status == "succeeded"}
+    votes = [Vote(str(at), names[claim.source], claim.text) for at, claims in enumerate(fields) for claim in claims]
+    return Trust(of, names, estimate_weights(votes), Counter(vote.agent for vote in select_informative_votes(votes)))
+
+
+def add_source_trust(
+    groups: Iterable[Sequence[RecordPart]], book: Rulebook, outcomes: Sequence[Outcome]
+) -> tuple[Rulebook, tuple[Table, ...]]:
+    """Estimate how reliable the sources are, if any rule is `trust`.
+
+    Args:
+        groups: The records of one identity each, in order of preference.
+        book: The rules.
+        outcomes: All outcomes.
+
+    Returns:
+        The rules with the estimates, and a table of them; the rules unchanged and no table if no rule is `trust`.
+    """
+    # With one brief for many files, the sources that differ are the files; with several briefs, they are the briefs.
+    default: Source = "item" if len({outcome.brief for outcome in outcomes}) == 1 else "brief"
+    rules = [rule for rule in (book.default, *book.rules.values()) if rule.rule == "trust"]
+    if not rules:
+        return book, ()
+    kinds: dict[Source | None, Source] = {rule.of: rule.of or default for rule in rules}
+    fields: dict[Source, list[Sequence[Claim]]] = {kind: [] for kind in sorted(kinds.values())}
+    # Which claims compete doesn't depend on the weights, so merging without them finds the claims to learn from.
+    for parts in groups:
+        for decision in merge_parts(parts, book)[1]:
+            claims = [*decision.backers, *decision.losers]
+            if decision.rule == "trust" and decision.winner is not None and len(claims) > 1:
+                fields[kinds[decision.source_kind]].append(claims)
+    trusts = {kind: estimate_trust(claims, outcomes, kind) for kind, claims in fields.items()}
+    return replace(book, trust={of: trusts[kind] for of, kind in kinds.items()}), (_make_trust_table(trusts.values()),)
+
+
+def _make_trust_table(trusts: Iterable[Trust]) -> Table:
+    """Return the sources and their weights as a table of the report, the greatest weight first."""
+    rows: list[dict[str, JsonValue]] = []
+    for trust in trusts:
+        weights = {name: trust.weights.get(name, DEFAULT_WEIGHT) for name in trust.names.values()}
+        for name in sorted(weights, key=lambda name: (-weights[name], name)):
+            claims = trust.claims.get(name, 0)
+            rows.append(
+                {
+                    "of": trust.source_kind,
+                    "source": name,
+                    "weight": weights[name],
+                    "claims": claims,
+                    "agreements": round(weights[name] * claims),
+                }
+            )
+    return Table(
+        name="trust",
+        title="How far each source is trusted",
+        rows=tuple(rows),
+        note=(
+            "The weight is the share of a source's claims that most sources agree with. Claims counted are those to "
+            "fields decided by `trust` on which two sources or more say something and one value has more of them "
+            f"than any other; a source without any has the weight {DEFAULT_WEIGHT}."
+        ),
+    )

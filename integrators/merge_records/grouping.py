@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from prefect_dispatch.integrators.base import gaps_as_outcomes, unanswered
+from prefect_dispatch.integrators.merge_records.field_rules import RecordPart
 from prefect_dispatch.integrators.merge_records.fold import keep_unmerged, merge_parts
 from prefect_dispatch.integrators.merge_records.identities import KEY_FIELD, has_identity, key_without_identity
 from prefect_dispatch.integrators.merge_records.linkage import LinkResult, link_keys
-from prefect_dispatch.integrators.merge_records.resolution import (
-    RecordPart,
-    estimate_trust,
-    make_trust_table,
-    resolve_source_kind,
-)
 from prefect_dispatch.integrators.merge_records.similarity import normalize_value
 from prefect_dispatch.models.ledger import LedgerRow, Proposal, Ref, Table
 from prefect_dispatch.models.outcome import Outcome
@@ -27,10 +21,9 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.merge_records.field_rules import Path, Rulebook
+    from prefect_dispatch.integrators.merge_records.field_rules import FieldDecision, Path, Rulebook
     from prefect_dispatch.integrators.merge_records.identities import Identities, Piece
     from prefect_dispatch.integrators.merge_records.linkage import Link, Pairs
-    from prefect_dispatch.integrators.merge_records.resolution import Claim, FieldDecision, Source
     from prefect_dispatch.integrators.merge_records.similarity import Matching
     from prefect_dispatch.models.decisions import Choice, Decisions, Identity
     from prefect_dispatch.models.ledger import FieldRow, Flag, Merge
@@ -380,35 +373,6 @@ def merge_groups(
 
     ledger = make_ledger(outcomes, decide_groups())
     return MergedEntries(entries, ledger, tuple(fields), tuple(flags), met)
-
-
-def add_source_trust(
-    groups: Iterable[Sequence[RecordPart]], book: Rulebook, outcomes: Sequence[Outcome]
-) -> tuple[Rulebook, tuple[Table, ...]]:
-    """Estimate how reliable the sources are, if any rule is `trust`.
-
-    Args:
-        groups: The records of one identity each, in order of preference.
-        book: The rules.
-        outcomes: All outcomes.
-
-    Returns:
-        The rules with the estimates, and a table of them; the rules unchanged and no table if no rule is `trust`.
-    """
-    requested: set[Source | None] = {rule.of for rule in (book.default, *book.rules.values()) if rule.rule == "trust"}
-    if not requested:
-        return book, ()
-    kinds: dict[Source | None, Source] = {of: resolve_source_kind(of, outcomes) for of in requested}
-    source_kinds: list[Source] = sorted(kinds.values())
-    fields: dict[Source, list[Sequence[Claim]]] = {kind: [] for kind in source_kinds}
-    # Which claims compete doesn't depend on the weights, so merging without them finds the claims to learn from.
-    for parts in groups:
-        for decision in merge_parts(parts, book)[1]:
-            claims = [*decision.backers, *decision.losers]
-            if decision.rule == "trust" and decision.winner is not None and len(claims) > 1:
-                fields[kinds[decision.source_kind]].append(claims)
-    trusts = {kind: estimate_trust(claims, outcomes, kind) for kind, claims in fields.items()}
-    return replace(book, trust={of: trusts[kind] for of, kind in kinds.items()}), (make_trust_table(trusts.values()),)
 
 
 def to_outcomes(merge: Merge, identities: Identities, *, entries: str) -> list[Outcome]:

@@ -18,7 +18,8 @@ from prefect_dispatch.integrators.merge_records.field_rules import (
     Rulebook,
     Rules,
 )
-from prefect_dispatch.integrators.merge_records.grouping import RecordIndex, add_source_trust, merge_groups, to_outcomes
+from prefect_dispatch.integrators.merge_records.fold import add_source_trust
+from prefect_dispatch.integrators.merge_records.grouping import RecordIndex, merge_groups, to_outcomes
 from prefect_dispatch.integrators.merge_records.identities import Identities, has_identity
 from prefect_dispatch.integrators.merge_records.rules_text import describe_rules
 from prefect_dispatch.integrators.merge_records.schema_conformance import find_record_violations, unflagged_violations

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.integrators.merge_records.fold import DEFAULT_WEIGHT
 from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY
 from prefect_dispatch.integrators.merge_records.linkage import WINDOW
-from prefect_dispatch.integrators.merge_records.resolution import DEFAULT_WEIGHT
 from prefect_dispatch.serialization.json_text import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from prefect_dispatch.integrators.merge_records.field_rules import Rule, Rulebook
+    from prefect_dispatch.integrators.merge_records.fold import Trust
     from prefect_dispatch.integrators.merge_records.grouping import MergedEntries, RecordIndex
     from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
-    from prefect_dispatch.integrators.merge_records.resolution import Trust
 
 
 _RULES = {
