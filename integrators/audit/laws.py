@@ -117,11 +117,11 @@ def recount_votes(
     # 2. Each field row, at `/<list>/<index>/value/<field of the answer>`, is the result of the votes on its field.
     for row in merge.fields:
         tokens = split_pointer(row.path)
-        item = entries.get((tokens[0], tokens[1])) if tokens[2:3] == ["value"] else None
-        if item is None:
+        about = entries.get((tokens[0], tokens[1])) if tokens[2:3] == ["value"] else None
+        if about is None:
             yield precision_violation(row.path, "a field row is about no answer.")
         else:
-            yield from _row_violations(row, _votes_at(answers[item], tokens[3:]))
+            yield from _row_violations(row, _votes_at(answers[about], tokens[3:]))
 
 
 def _items_of_entries(merge: Merge, names: Sequence[str]) -> dict[tuple[str, str], str]:

@@ -28,7 +28,7 @@ from prefect_dispatch.integrators.consensus.vote_rules import (
     split_into_ballots,
 )
 from prefect_dispatch.integrators.crowdkit_adapter import ITERATIONS, TOLERANCE, require_crowd_kit
-from prefect_dispatch.integrators.readiness import require_fields
+from prefect_dispatch.integrators.merge_records.schema_conformance import require_fields
 from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.ledger import Merge, Ref
 from prefect_dispatch.models.outcome import Outcome

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.integrators.merge_records.field_rules import FieldDecision, Path, Rulebook
     from prefect_dispatch.integrators.merge_records.identities import Identities, Piece
-    from prefect_dispatch.integrators.merge_records.linkage import Link, Pairs
+    from prefect_dispatch.integrators.merge_records.linkage import Pairs
     from prefect_dispatch.integrators.merge_records.similarity import Matching
     from prefect_dispatch.models.decisions import Choice, Decisions, Identity
     from prefect_dispatch.models.ledger import FieldRow, Flag, Merge
@@ -83,25 +83,22 @@ class RecordIndex:
             if has_identity(key):
                 together[self.linkage.head(key)] += pieces
             else:
-                groups += [
-                    RecordGroup(key, parts) for indexed in pieces for parts in [_make_parts(*indexed, text=True)]
-                ]
-        for key, pieces in together.items():
-            parts = [part for indexed in pieces for part in _make_parts(*indexed, text=len(pieces) > 1)]
-            groups.append(RecordGroup(key, sorted(parts, key=lambda part: part.rank)))
+                groups += [RecordGroup(key, _make_parts([piece])) for piece in pieces]
+        groups += [RecordGroup(key, _make_parts(pieces)) for key, pieces in together.items()]
         return sorted(groups, key=lambda group: (group.key, group.parts[0].rank[2:]))
-
-    def parts(self, outcome: Outcome) -> list[tuple[Key, JsonValue]]:
-        """Return the pieces of an answer, each with the key of the entry that it belongs to; an item key separately."""
-        return [
-            (self.linkage.head(piece.key), value)
-            for piece in self._pieces_by_outcome[outcome.brief, outcome.item]
-            for value in ([piece.value] if piece.item_key_part is None else [piece.item_key_part, piece.value])
-        ]
 
     def pieces(self, outcome: Outcome) -> list[tuple[Key, Piece]]:
         """Return the records of an answer, each with the key of the entry that it belongs to."""
         return [(self.linkage.head(piece.key), piece) for piece in self._pieces_by_outcome[outcome.brief, outcome.item]]
+
+    def parts(self, outcome: Outcome) -> list[tuple[Key, JsonValue]]:
+        """Return the records of an answer, each with the key of its entry; the item's key as a record of its own."""
+        return [
+            (key, value)
+            for key, piece in self.pieces(outcome)
+            for value in (piece.item_key_part, piece.value)
+            if value is not None
+        ]
 
     def scope(self, entry: JsonValue, *, alone: bool) -> Key:
         """Return the key of the parts of answers that an entry of a merged value was made of.
@@ -111,10 +108,6 @@ class RecordIndex:
             alone: Whether it was kept unchanged, because it has no identity.
         """
         return key_without_identity(entry) if alone else self.linkage.head(self.identities.key(entry))
-
-    def identity_key(self, record: JsonValue) -> Key:
-        """Return the identity key of a record, without regard to links."""
-        return self.identities.key(record)
 
     def choices_by_record(self) -> dict[Key, dict[Path, JsonValue]]:
         """Return the values chosen by a reviewer, by record and field.
@@ -143,26 +136,25 @@ class RecordIndex:
 
     def spelling(self, key: Key) -> Identity:
         """Return the identity as the records spell it: the smallest spelling, so that their order doesn't matter."""
-        first, *more = [self.identities.original_spelling(piece) for _, _, piece in self._pieces[key]]
-        return min((first, *more), key=exact_text) if more else first
+        return min((self.identities.original_spelling(piece) for _, _, piece in self._pieces[key]), key=exact_text)
 
-    def sources(self, key: Key) -> tuple[Ref, ...]:
+    def _sources(self, key: Key) -> tuple[Ref, ...]:
         """Return the outcomes that have a record of this identity, in order."""
         refs = {position: Ref.of(outcome) for position, outcome, _ in self._pieces[key]}
         return tuple(refs[position] for position in sorted(refs))
 
     def proposals(self) -> tuple[Proposal, ...]:
         """Return the pairs proposed for review, the most similar first."""
-        return tuple(self._proposal(each) for each in self.linkage.proposals)
-
-    def _proposal(self, pair: Link) -> Proposal:
-        return Proposal(
-            left=self.spelling(pair.left),
-            right=self.spelling(pair.right),
-            score=pair.score,
-            why=pair.why,
-            left_sources=self.sources(pair.left),
-            right_sources=self.sources(pair.right),
+        return tuple(
+            Proposal(
+                left=self.spelling(pair.left),
+                right=self.spelling(pair.right),
+                score=pair.score,
+                why=pair.why,
+                left_sources=self._sources(pair.left),
+                right_sources=self._sources(pair.right),
+            )
+            for pair in self.linkage.proposals
         )
 
     def link_tables(self) -> tuple[Table, ...]:
@@ -207,19 +199,18 @@ class RecordIndex:
         return tuple(sorted({value_order(normalize_value(value)) for value in values if not is_empty_value(value)}))
 
 
-def _make_parts(place: int, outcome: Outcome, piece: Piece, *, text: bool) -> list[RecordPart]:
-    """Return a piece as parts of a record: the item key, which takes precedence over all pieces, and the piece.
-
-    Args:
-        place: Index of the outcome.
-        outcome: The outcome.
-        piece: A piece of its answer.
-        text: Whether to serialize the value for breaking ties; not needed for a group of a single piece.
-    """
-    source, first = Ref.of(outcome), (-outcome.item_priority, exact_text(piece.value) if text else "", place)
-    part = RecordPart(piece.value, source, (-outcome.brief_priority, *first))
-    lead = RecordPart(piece.item_key_part, source, (-outcome.brief_priority - _AHEAD, *first))
-    return [part] if piece.item_key_part is None else [lead, part]
+def _make_parts(pieces: Sequence[_IndexedPiece]) -> list[RecordPart]:
+    """Return pieces as parts of one record, in order of preference: the item keys take precedence over all pieces."""
+    parts: list[RecordPart] = []
+    for place, outcome, piece in pieces:
+        # The text breaks ties; a single piece without an identity is sorted by it, too.
+        is_compared = len(pieces) > 1 or not has_identity(piece.key)
+        first = (-outcome.item_priority, exact_text(piece.value) if is_compared else "", place)
+        source = Ref.of(outcome)
+        if piece.item_key_part is not None:
+            parts.append(RecordPart(piece.item_key_part, source, (-outcome.brief_priority - _AHEAD, *first)))
+        parts.append(RecordPart(piece.value, source, (-outcome.brief_priority, *first)))
+    return sorted(parts, key=lambda part: part.rank)
 
 
 class _Verdict(NamedTuple):
@@ -283,22 +274,18 @@ def _verdicts(decisions: Sequence[FieldDecision]) -> dict[int, _Verdict]:
 
 
 def _make_ledger_row(outcome: Outcome, verdicts: Sequence[_Verdict]) -> LedgerRow:
-    if not verdicts:
-        return LedgerRow(brief=outcome.brief, item=outcome.item, disposition="merged", reason="no records")
-    if verdicts == [_MERGED]:  # fast path for the most common case
-        return LedgerRow(brief=outcome.brief, item=outcome.item, disposition="merged", reason="1 record merged")
     order = ("merged", "duplicate_of", "overridden")
-    best = min(verdicts, key=lambda verdict: order.index(verdict.disposition))
-    reason = best.reason if len(verdicts) == 1 and best.reason else _summarize_verdicts(verdicts)
-    if best.by is None:  # an unset field takes less memory than one set to None
-        return LedgerRow(brief=outcome.brief, item=outcome.item, disposition=best.disposition, reason=reason)
-    return LedgerRow(brief=outcome.brief, item=outcome.item, disposition=best.disposition, by=best.by, reason=reason)
+    best = min(
+        verdicts, key=lambda verdict: order.index(verdict.disposition), default=_Verdict("merged", None, "no records")
+    )
+    reason = best.reason if best.reason and len(verdicts) <= 1 else _summarize_verdicts(verdicts)
+    row = LedgerRow(brief=outcome.brief, item=outcome.item, disposition=best.disposition, reason=reason)
+    return row.model_copy(update={"by": best.by}) if best.by else row  # an unset field takes less memory
 
 
 def _summarize_verdicts(verdicts: Sequence[_Verdict]) -> str:
     """Return the number of records with each verdict, as a phrase for the ledger."""
-    merged = sum(verdict.disposition == "merged" and not verdict.reason for verdict in verdicts)
-    kept = sum(verdict == _KEPT for verdict in verdicts)
+    merged, kept = verdicts.count(_MERGED), verdicts.count(_KEPT)
     parts = [f"{merged} record{'s' * (merged != 1)} merged"] if merged else []
     parts += [f"{kept} kept without identity"] if kept else []
     for disposition, word in (("duplicate_of", "duplicate of"), ("overridden", "overridden by")):
@@ -354,7 +341,7 @@ def merge_groups(
 
     def sort_key(group: RecordGroup) -> Key:
         # A linked record is sorted by the identity that it has after merging, any other by its own.
-        return index.identity_key(merge_group(group)[0]) if group.key in index.linkage.heads else group.key
+        return index.identities.key(merge_group(group)[0]) if group.key in index.linkage.heads else group.key
 
     def decide_groups() -> Iterator[list[FieldDecision]]:
         # A generator makes the rows entry by entry: the decisions of 100,000 entries at once would dominate memory.

@@ -15,7 +15,7 @@ from prefect_dispatch.integrators.base import DecisionIntegrator
 from prefect_dispatch.integrators.merge_records.linkage import WINDOW, Blocks, ComparableIdentity, link_identities
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.integrators.merge_records.similarity import Matching, compare_texts, prepare_text
-from prefect_dispatch.integrators.readiness import prepare_integrator
+from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.decisions import Decisions
 from tests.integrators.said import entries, miss, say

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
 from typing_extensions import Protocol, runtime_checkable  # its isinstance check is thirty times as fast
@@ -272,6 +272,7 @@ class _ExecutorAdapter(ObjectAdapter, BaseExecutor):
     """Executor that delegates to a user's object where that has the method, and to the defaults otherwise."""
 
     _own_names = frozenset({"answer", "fingerprint", "has_external_inputs", "name", "of"})
+    _adapted: Executor
 
     @property
     def fingerprint(self) -> str:
@@ -285,9 +286,8 @@ class _ExecutorAdapter(ObjectAdapter, BaseExecutor):
     @property
     def name(self) -> str:
         """The name of the object if its cost is bounded, else that of its class."""
-        return (
-            str(self._adapted.name) if self._has("name") and self._has("cost_bound") else type(self._adapted).__name__
-        )
+        named: Any = self._adapted
+        return str(named.name) if self._has("name") and self._has("cost_bound") else type(self._adapted).__name__
 
     @property
     def fallback_chain(self) -> tuple[Executor, ...]:

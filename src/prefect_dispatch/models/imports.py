@@ -27,10 +27,11 @@ class ObjectAdapter:
 
     _own_names: ClassVar[frozenset[str]] = frozenset({"of"})
     """The attributes that are always taken from the class."""
+    _adapted: Any
 
     def __init__(self, adapted: object) -> None:
         """Adapt a user's object."""
-        self._adapted: Any = adapted
+        self._adapted = adapted
 
     def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 -- any attribute
         """Return an attribute of the object if it has it, else of the class."""
