@@ -27,7 +27,8 @@ from prefect_dispatch.flows.runtime.part_joiner import PartJoiner
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob, query_executors
 from prefect_dispatch.integrators.base import AskingIntegrator, BaseIntegrator
 from prefect_dispatch.integrators.collate import Collate
-from prefect_dispatch.integrators.readiness import prepare_integrator, require_check_fields
+from prefect_dispatch.integrators.merge_records.schema_conformance import require_check_fields
+from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.models.brief import Brief, resolve_user_code
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Failure, answering_models

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
-from inspect import getattr_static
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.imports import ObjectAdapter
 from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.ledger import LedgerRow, Ref
+from prefect_dispatch.models.ledger import LedgerRow, Ref, Violation
 from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.serialization.json_text import canonical_json
-from prefect_dispatch.serialization.json_values import deep_copy
+from prefect_dispatch.serialization.json_values import deep_copy, get_at
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models.decisions import Decisions, Identity
-    from prefect_dispatch.models.ledger import Merge, Violation
+    from prefect_dispatch.models.ledger import Merge
 
 
 @runtime_checkable
@@ -268,31 +267,8 @@ class BaseIntegrator:
         return None
 
 
-_ABSENT = object()
-
-
-class _IntegratorAdapter(BaseIntegrator):
+class _IntegratorAdapter(ObjectAdapter, BaseIntegrator):
     """Integrator that delegates to a user's object where that has the method, and to the defaults otherwise."""
-
-    def __init__(self, integrator: object) -> None:
-        self._integrator = integrator
-
-    def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 -- any attribute
-        if not name.startswith("_") and name != "of":
-            if getattr_static(self._integrator, name, _ABSENT) is not _ABSENT:
-                return getattr(self._integrator, name)
-            if name in _PREPARATIONS:
-                return partial(_unchanged, self._integrator)
-        return super().__getattribute__(name)
-
-
-_PREPARATIONS = frozenset({"resolve_references", "with_executor", "resolve_paths", "with_items"})
-"""Methods that return a prepared copy: by default the user's object, and not its adapter."""
-
-
-def _unchanged(integrator: object, *_: object) -> object:
-    """Return the integrator; the arguments of a preparation that it doesn't have are ignored."""
-    return integrator
 
 
 @runtime_checkable
@@ -365,6 +341,13 @@ def gaps(outcomes: Iterable[Outcome]) -> list[JsonValue]:
         {"brief": outcome.brief, "item": outcome.item, "status": outcome.status, "reason": _failure_reason(outcome)}
         for outcome in _sort_unanswered(outcomes)
     ]
+
+
+def gap_violations(merge: Merge, outcomes: Sequence[Outcome]) -> Iterator[Violation]:
+    """Yield a violation if the merged value's field `gaps` doesn't list exactly the outcomes without an answer."""
+    if get_at(merge.value, ["gaps"]) != gaps(outcomes):
+        message = "the value's gaps are not the outcomes without an answer."
+        yield Violation(law="conservation", where="/gaps", message=message)
 
 
 def gaps_as_outcomes(value: JsonValue) -> list[Outcome]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from prefect_dispatch.integrators.audit.laws import gap_violations, schema_violations
-from prefect_dispatch.integrators.base import BaseIntegrator, gaps, gaps_as_outcomes, unanswered
+from prefect_dispatch.integrators.base import BaseIntegrator, gap_violations, gaps, gaps_as_outcomes, unanswered
+from prefect_dispatch.integrators.merge_records.schema_conformance import iter_schema_violations, schemas_of
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.ledger import FieldRow, LedgerRow, Merge, Ref, Violation, sort_key
 from prefect_dispatch.models.outcome import Outcome
-from prefect_dispatch.serialization.json_values import pointer
+from prefect_dispatch.serialization.json_values import get_at, pointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -72,7 +72,13 @@ class Collate(BaseIntegrator, Strict):
         are listed.
         """
         yield from gap_violations(merge, outcomes)
-        yield from schema_violations(merge, briefs, at=self.entries)
+        schemas = schemas_of(briefs)
+        entries = get_at(merge.value, [self.entries])
+        for number, entry in enumerate(entries if isinstance(entries, list) else []):
+            if isinstance(entry, dict) and (schema := schemas.get(str(entry.get("brief")))):
+                for fault in iter_schema_violations(schema, entry.get("value")):
+                    where = pointer(self.entries, number, "value", *fault.path)
+                    yield Violation(law="schema", where=where, message=fault.message)
         sources = Counter(source for row in merge.fields for source in row.sources)
         for outcome in outcomes:
             if outcome.status == "succeeded" and sources[Ref.of(outcome)] != 1:

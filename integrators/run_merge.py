@@ -1,17 +1,21 @@
-"""Runs an integrator, and validates that its result is a merge that can be serialized."""
+"""Prepares an integrator, runs it, and validates that its result is a merge that can be serialized."""
 
 from __future__ import annotations
 
 import gc
+import inspect
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, cast
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
-from prefect_dispatch.errors import CoverageError, MergeError
+from prefect_dispatch.errors import CoverageError, JobError, MergeError
+from prefect_dispatch.integrators.base import AskingIntegrator, BaseIntegrator, Integrator
+from prefect_dispatch.models.imports import explain_misfit, import_reference
 from prefect_dispatch.models.ledger import Merge, Ref
 from prefect_dispatch.security.redaction import redact, safe_message
 from prefect_dispatch.serialization.json_text import find_json_problem, iter_json_chunks
@@ -19,12 +23,92 @@ from prefect_dispatch.serialization.json_values import pointer
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.base import AnyMerger, Asker, AskingIntegrator, Integrator
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.integrators.base import AnyMerger, Asker
     from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.outcome import Outcome
+
+
+def integrator_problem(integrator: object) -> str | None:
+    """Return why an object is no integrator, as a sentence that says what to do; None if it is one.
+
+    Example:
+        >>> from prefect_dispatch import Collate
+        >>> integrator_problem(Collate())
+        >>> integrator_problem(Collate)
+        'Collate is a class, not an integrator: pass an object of it, such as Collate().'
+    """
+    if inspect.isclass(integrator):
+        name = integrator.__name__
+        return f"{name} is a class, not an integrator: pass an object of it, such as {name}()."
+    name = type(integrator).__name__
+    if isinstance(integrator, AskingIntegrator):
+        why = explain_misfit(integrator.merge_asking, "briefs", "outcomes", "ask")
+        return f"{name} is not an integrator: its method 'merge_asking' {why}." if why else None
+    if isinstance(integrator, Integrator):
+        why = explain_misfit(integrator.merge, "briefs", "outcomes")
+        return f"{name} is not an integrator: its method 'merge' {why}." if why else None
+    return f"{name} is not an integrator: it needs a method 'merge' (or 'merge_asking')."
+
+
+def prepare_integrator(
+    integrator: AnyMerger,
+    briefs: Sequence[Brief],
+    items: Sequence[Item],
+    folder: Path,
+    executor: Executor | None = None,
+) -> AnyMerger:
+    """Return an integrator that is prepared for a run.
+
+    Args:
+        integrator: Any integrator; one without optional abilities is returned as it is.
+        briefs: The briefs of the job.
+        items: The items of the job.
+        folder: The folder that relative paths and the user's own code are looked up from.
+        executor: The job's executor, with its paths resolved.
+
+    Raises:
+        JobError: If something is missing, the object is no integrator, or it doesn't fit the job.
+    """
+    if problem := integrator_problem(integrator):
+        raise JobError(problem)
+    # The order matters: each step may need the result of the one before.
+    integrator = _prepare(integrator, "resolve_references", partial(import_reference, root=folder))
+    if executor is not None:
+        integrator = _prepare(integrator, "with_executor", executor, folder)
+    integrator = _prepare(integrator, "resolve_paths", folder)
+    if items:  # without items, nothing is merged
+        integrator = bind_items(integrator, briefs, items)
+    BaseIntegrator.of(integrator).preflight(briefs)
+    return integrator
+
+
+def bind_items(integrator: AnyMerger, briefs: Sequence[Brief], items: Sequence[Item]) -> AnyMerger:
+    """Return an integrator with the items that it needs.
+
+    Raises:
+        JobError: If it doesn't fit the items, or its method returns no integrator.
+    """
+    return _prepare(integrator, "with_items", briefs, items)
+
+
+def _prepare(integrator: AnyMerger, method: str, *arguments: object) -> AnyMerger:
+    """Return the prepared copy of an integrator that one of its methods returns; by default the integrator itself."""
+    base = BaseIntegrator.of(integrator)
+    prepared = getattr(base, method)(*arguments)
+    if prepared is base:
+        return integrator
+    if problem := integrator_problem(prepared):
+        raise JobError(
+            f"The method {method!r} of {type(integrator).__name__} must return an integrator (such as self), but it "
+            f"didn't: {problem}"
+        )
+    return cast("AnyMerger", prepared)
 
 
 REUSE_NOTE = "The agents' answers are stored; another run of the job uses them again."

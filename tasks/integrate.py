@@ -15,8 +15,13 @@ from prefect_dispatch.executors.fingerprint import fingerprint
 from prefect_dispatch.executors.registry import default_executor
 from prefect_dispatch.integrators.audit.laws import audit
 from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, copy_mutable_value
-from prefect_dispatch.integrators.readiness import bind_items, integrator_problem
-from prefect_dispatch.integrators.run_merge import reconcile, require_serializable, run_integrator
+from prefect_dispatch.integrators.run_merge import (
+    bind_items,
+    integrator_problem,
+    reconcile,
+    require_serializable,
+    run_integrator,
+)
 from prefect_dispatch.models.brief import Brief  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.models.item import Item  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.models.ledger import LedgerRow, Merge, Ref, make_ref, sort_key

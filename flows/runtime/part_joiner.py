@@ -10,9 +10,8 @@ from prefect_dispatch.errors import InvalidOutput, JobError, MergeError
 from prefect_dispatch.integrators.audit.laws import audit
 from prefect_dispatch.integrators.consensus.consensus import Consensus
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
-from prefect_dispatch.integrators.readiness import prepare_integrator
 from prefect_dispatch.integrators.registry import AnyIntegrator
-from prefect_dispatch.integrators.run_merge import run_integrator
+from prefect_dispatch.integrators.run_merge import prepare_integrator, run_integrator
 from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.models.validation_messages import describe_expected
 from prefect_dispatch.security.escaping import value_text

@@ -19,11 +19,11 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from functools import partial
 from operator import eq
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from prefect_dispatch.integrators.audit.cited import CitedAudit
-from prefect_dispatch.integrators.audit.coverage import Trace
-from prefect_dispatch.integrators.base import BaseIntegrator, Integrator, copy_mutable_value, gaps
+from prefect_dispatch.integrators.audit.coverage import Trace, precision_violation, split_pointer
+from prefect_dispatch.integrators.base import BaseIntegrator, Integrator, copy_mutable_value
 from prefect_dispatch.integrators.consensus.vote_rules import (
     ELEMENTS,
     STATISTICS,
@@ -31,12 +31,7 @@ from prefect_dispatch.integrators.consensus.vote_rules import (
     is_number,
     majority_elements,
 )
-from prefect_dispatch.integrators.merge_records.resolution import Claim
-from prefect_dispatch.integrators.merge_records.schema_conformance import (
-    SCHEMA_FLAG_KIND,
-    iter_schema_violations,
-    schemas_of,
-)
+from prefect_dispatch.integrators.merge_records.field_rules import Claim
 from prefect_dispatch.integrators.run_merge import gc_paused, merge_digest, run_integrator
 from prefect_dispatch.models.ledger import Ref, Violation, sort_key
 from prefect_dispatch.security.redaction import safe_message
@@ -44,11 +39,10 @@ from prefect_dispatch.serialization.json_text import iter_json_chunks
 from prefect_dispatch.serialization.json_values import content_text, exact_text, get_at, is_identical, pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.merge_records.schema_conformance import RecordViolation
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.ledger import FieldRow, LedgerRow, Merge
     from prefect_dispatch.models.outcome import Outcome
@@ -59,15 +53,15 @@ def recompute_violations(merge: Merge, outcomes: Sequence[Outcome], integrator: 
     try:
         again = BaseIntegrator.of(integrator).recompute(merge, [*map(copy_mutable_value, outcomes)])
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- evidence that was tampered with may be anything
-        yield _precision_violation("/", f"it can't be recomputed from its evidence: {safe_message(error)}")
+        yield precision_violation("/", f"it can't be recomputed from its evidence: {safe_message(error)}")
         return
     if again is None:
         return
     for path in _differences("", merge.value, again.value):
-        yield _precision_violation(path or "/", "recomputed from the evidence, it differs.")
+        yield precision_violation(path or "/", "recomputed from the evidence, it differs.")
     for name in ("ledger", "fields", "rules", "flags", "tables", "shortfalls"):
         if _comparable_field(merge, name) != _comparable_field(again, name):
-            yield _precision_violation("/", f"recomputed from the evidence, its {name!r} differs.")
+            yield precision_violation("/", f"recomputed from the evidence, its {name!r} differs.")
 
 
 def _differences(path: str, one: JsonValue, two: JsonValue) -> Iterator[str]:
@@ -86,10 +80,6 @@ def _comparable_field(merge: Merge, name: str) -> object:
     """Return a field of a merge; the rows of `ledger` and `fields`, which may be in any order, sorted."""
     value = getattr(merge, name)
     return sorted(map(repr, value)) if name in ("ledger", "fields") else value
-
-
-def _precision_violation(where: str, message: str) -> Violation:
-    return Violation(law="precision", where=where, message=message)
 
 
 def recount_votes(
@@ -113,66 +103,38 @@ def recount_votes(
     for outcome in outcomes:
         if outcome.status == "succeeded":
             answers[outcome.item].append(outcome)
-    entries = _entries(merge, (decided, undecided))
-    counts = {item: len(group) for item, group in answers.items()}
-    yield from _placement_violations(
-        entries, counts, {item for item, count in counts.items() if count >= min_votes}, decided
-    )
-    # 2. Each field row is the result of the votes on its field.
-    for row in merge.fields:
-        head = _parse_row_path(row.path)
-        item = entries.get((head.name, head.at)) if head else None
-        if head is None or item is None:
-            yield _vote_violation("precision", row.path, "a field row is about no answer.")
-        else:
-            yield from _row_violations(row, _votes_at(answers[item], head.path))
-
-
-def _entries(merge: Merge, names: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Return the item of each entry of the merged value, by the name of its list and its index in it."""
-    entries: dict[tuple[str, str], str] = {}
-    for name in names:
-        listed = get_at(merge.value, [name])
-        for at, entry in enumerate(listed if isinstance(listed, list) else []):
-            entries[name, str(at)] = str(get_at(entry, ["item"]))
-    return entries
-
-
-def _placement_violations(
-    entries: Mapping[tuple[str, str], str], answers: Mapping[str, int], enough: set[str], decided: str
-) -> Iterator[Violation]:
-    """Yield items without exactly one entry, and entries in the wrong list.
-
-    Args:
-        entries: The item of each entry, by the name of its list and its index in it.
-        answers: The number of answers of each item that has any.
-        enough: The items with enough answers.
-        decided: The name of the list for items with enough answers.
-    """
+    entries = _items_of_entries(merge, (decided, undecided))
     listed = Counter(entries.values())
     for item in sorted(answers.keys() | listed.keys()):
-        if listed[item] != (item in answers):
-            yield _vote_violation("recall", item, f"it has {answers.get(item, 0)} answers and {listed[item]} entries.")
+        count = len(answers.get(item, ()))
+        if listed[item] != bool(count):
+            message = f"it has {count} answers and {listed[item]} entries."
+            yield Violation(law="recall", where=item, message=message)
     for (name, at), item in entries.items():
-        if item in answers and (item in enough) != (name == decided):
-            yield _vote_violation("precision", f"/{name}/{at}", f"{answers[item]} answers don't put it there.")
+        count = len(answers.get(item, ()))
+        if count and (count >= min_votes) != (name == decided):
+            yield precision_violation(f"/{name}/{at}", f"{count} answers don't put it there.")
+    # 2. Each field row, at `/<list>/<index>/value/<field of the answer>`, is the result of the votes on its field.
+    for row in merge.fields:
+        tokens = split_pointer(row.path)
+        about = entries.get((tokens[0], tokens[1])) if tokens[2:3] == ["value"] else None
+        if about is None:
+            yield precision_violation(row.path, "a field row is about no answer.")
+        else:
+            yield from _row_violations(row, _votes_at(answers[about], tokens[3:]))
 
 
-class _RowPath(NamedTuple):
-    """The parts of a field row's path: `/<list>/<index>/value/<field of the answer>`."""
-
-    name: str
-    at: str
-    path: tuple[str, ...]
-
-
-def _parse_row_path(path: str) -> _RowPath | None:
-    """Return the parts of a field row's path, or None if it isn't about an answer."""
-    tokens = [token.replace("~1", "/").replace("~0", "~") for token in path.split("/")[1:]]
-    return _RowPath(tokens[0], tokens[1], tuple(tokens[3:])) if tokens[2:3] == ["value"] else None
+def _items_of_entries(merge: Merge, names: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Return the item of each entry of the merged value, by the name of its list and its index in it."""
+    lists = {name: get_at(merge.value, [name]) for name in names}
+    return {
+        (name, str(at)): str(get_at(entry, ["item"]))
+        for name, listed in lists.items()
+        for at, entry in enumerate(listed if isinstance(listed, list) else [])
+    }
 
 
-def _votes_at(outcomes: Sequence[Outcome], path: tuple[str, ...]) -> dict[Ref, JsonValue]:
+def _votes_at(outcomes: Sequence[Outcome], path: Sequence[str]) -> dict[Ref, JsonValue]:
     """Return what each outcome has at a path of its answer; one without that field has no vote."""
     votes: dict[Ref, JsonValue] = {}
     for outcome in outcomes:
@@ -193,31 +155,26 @@ def _row_violations(row: FieldRow, votes: Mapping[Ref, JsonValue]) -> Iterator[V
     sources = {ref for refs in (row.sources, *(loser.sources for loser in row.losers)) for ref in refs}
     if sources != set(votes):
         missing = sorted(votes.keys() ^ sources, key=lambda ref: ref.order)
-        yield _vote_violation(
-            "recall", row.path, f"its row and the votes on it differ by {', '.join(map(str, missing))}."
-        )
+        message = f"its row and the votes on it differ by {', '.join(map(str, missing))}."
+        yield Violation(law="recall", where=row.path, message=message)
         return
     # 2. The rule, applied to the votes, gives the winner.
     if row.rule in STATISTICS:
         numbers = [value for _, value in sorted(votes.items(), key=lambda vote: vote[0].order) if is_number(value)]
         expected = STATISTICS[row.rule](numbers) if numbers else None  # type: ignore[arg-type]
         if content_text(expected) != content_text(row.winner):
-            yield _vote_violation("precision", row.path, f"{row.rule!r} of the answers gives {exact_text(expected)}.")
+            yield precision_violation(row.path, f"{row.rule!r} of the answers gives {exact_text(expected)}.")
     elif row.rule == ELEMENTS:
         claims = [
             Claim(value, content_text(value), ref, value, (0, 0, "", at))
             for at, (ref, value) in enumerate(votes.items())
         ]
         if content_text(majority_elements(claims)) != content_text(row.winner):
-            yield _vote_violation("precision", row.path, "it isn't what more than half have in their lists.")
+            yield precision_violation(row.path, "it isn't what more than half have in their lists.")
     elif row.rule == "majority":
         counts = Counter(map(comparison_key, votes.values()))
         if counts[comparison_key(row.winner)] < max(counts.values(), default=0):
-            yield _vote_violation("precision", row.path, "another answer has more votes.")
-
-
-def _vote_violation(law: str, where: str, message: str) -> Violation:
-    return Violation.model_validate({"law": law, "where": where, "message": message})
+            yield precision_violation(row.path, "another answer has more votes.")
 
 
 _REMOVED_DISPOSITIONS = ("duplicate_of", "overridden")
@@ -338,8 +295,7 @@ def _guarantee_violations(
         found = integrator.verify(merge, [*map(copy_mutable_value, outcomes)], briefs)
         violations = None if found is None else [*found]
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- an integrator may be the user's code
-        message = f"the integrator's own checks raised {safe_message(error)}"
-        return [Violation(law="precision", where="/", message=message)]
+        return [precision_violation("/", f"the integrator's own checks raised {safe_message(error)}")]
     return violations
 
 
@@ -424,35 +380,3 @@ def _cycle_violations(by: Mapping[Ref, Ref]) -> Iterator[Violation]:
 
 def _conservation_violation(ref: Ref | str, message: str) -> Violation:
     return Violation(law="conservation", where=str(ref), message=message)
-
-
-def gap_violations(merge: Merge, outcomes: Sequence[Outcome]) -> Iterator[Violation]:
-    """Yield a violation if the merged value's field `gaps` doesn't list exactly the outcomes without an answer."""
-    if get_at(merge.value, ["gaps"]) != gaps(outcomes):
-        message = "the value's gaps are not the outcomes without an answer."
-        yield Violation(law="conservation", where="/gaps", message=message)
-
-
-def schema_violations(merge: Merge, briefs: Sequence[Brief], *, at: str) -> Iterator[Violation]:
-    """Yield each part of an entry's value that doesn't satisfy the schema of its brief.
-
-    Args:
-        merge: The merge.
-        briefs: The briefs, with their schemas.
-        at: The field of the merged value that holds the list of entries.
-    """
-    schemas = schemas_of(briefs)
-    entries = get_at(merge.value, [at])
-    for number, entry in enumerate(entries if isinstance(entries, list) else []):
-        if isinstance(entry, dict) and (schema := schemas.get(str(entry.get("brief")))):
-            for fault in iter_schema_violations(schema, entry.get("value")):
-                where = pointer(at, number, "value", *fault.path)
-                yield Violation(law="schema", where=where, message=fault.message)
-
-
-def unflagged_violations(merge: Merge, misfits: Iterable[RecordViolation]) -> Iterator[Violation]:
-    """Yield each part of merged records that doesn't satisfy a schema and has no flag that reports it."""
-    flagged = {(flag.path, flag.message) for flag in merge.flags if flag.kind == SCHEMA_FLAG_KIND}
-    for each in misfits:
-        if (each.flag.path, each.flag.message) not in flagged:
-            yield Violation(law="schema", where=each.flag.path, message=each.message)

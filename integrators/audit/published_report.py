@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
@@ -45,12 +46,10 @@ _NOT_MERGED_AGAIN = ": nothing is merged once more."
 _INTEGRATOR_ADAPTER: TypeAdapter[AnyIntegrator] = TypeAdapter(AnyIntegrator)
 
 
-class _MergeBrief(Frozen):
-    """The fields of a brief that a merge depends on."""
+class _MergeBrief(Brief):
+    """Brief of which a report has only the fields that a merge depends on."""
 
-    name: str
-    output: Any = "text"
-    priority: int = 0
+    instructions: str = "-"
 
 
 class _AuditInputs(Frozen):
@@ -128,24 +127,23 @@ def _compare_report(report: Report, outcomes: Sequence[Outcome], questions: Sequ
     checked = ["the ledger against the outcomes", "gaps and usage against the outcomes"]
     # 2. The merge, by the laws of the audit; merged again if the integrator and its inputs are in the report.
     inputs = _read_inputs(report)
-    briefs = [
-        Brief(name=each.name, instructions="-", output=each.output, priority=each.priority) for each in inputs.briefs
-    ]
     integrator, why = _load_integrator(report, has_briefs=bool(inputs.briefs))
     unchecked = [why] if why else []
     if isinstance(integrator, MergeBranches):
-        merge = merge.model_copy(update={"fields": ()})  # they are about files, which are only in the repository
-        found += audit(merge, outcomes, briefs, _BranchExclusions())
+        # Its fields are about files, which are only in the repository; which outcomes the acceptance command refused
+        # is in the merge's own evidence.
+        merge = merge.model_copy(update={"fields": ()})
+        found += audit(merge, outcomes, inputs.briefs, SimpleNamespace(excluded_outcomes=refused_outcomes))
         integrator = None
     else:
         if isinstance(integrator, MergeRecords):
             integrator = integrator.with_decisions(inputs.decisions)
         again = None
         if isinstance(integrator, Integrator):
-            again = partial(_merge_again, integrator, briefs, report)
-        found += audit(merge, outcomes, briefs, integrator, again=again)
+            again = partial(_merge_again, integrator, inputs.briefs, report)
+        found += audit(merge, outcomes, inputs.briefs, integrator, again=again)
     # 3. What was checked, and what could not be.
-    if is_traced(merge) or BaseIntegrator.of(integrator).verify(merge, outcomes, briefs) is not None:
+    if is_traced(merge) or type(BaseIntegrator.of(integrator)).verify is not BaseIntegrator.verify:
         checked.append("the value against the outcomes, both ways")
     else:
         unchecked.append("The value doesn't say which outcome each part of it is from, so it isn't traced.")
@@ -162,14 +160,6 @@ def _merge_again(integrator: Integrator, briefs: Sequence[Brief], report: Report
     merge = run_integrator(integrator, briefs, outcomes)
     # A report has no `failed`: the integrator's reason for failing a run is part of the report's message.
     return merge.model_copy(update={"failed": "", "shortfalls": report.shortfalls})
-
-
-class _BranchExclusions:
-    """Stand-in for a `MergeBranches` integrator that only reports which outcomes were refused."""
-
-    def excluded_outcomes(self, merge: Merge) -> list[Ref]:
-        """Return the outcomes that the merge's own evidence shows to be refused by the acceptance command."""
-        return refused_outcomes(merge)
 
 
 def _load_integrator(report: Report, *, has_briefs: bool) -> tuple[AnyMerger | None, str]:

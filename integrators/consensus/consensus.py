@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.fingerprint import original_name
-from prefect_dispatch.integrators.audit.laws import gap_violations, recount_votes
-from prefect_dispatch.integrators.base import BaseIntegrator, gaps, gaps_as_outcomes
+from prefect_dispatch.integrators.audit.laws import recount_votes
+from prefect_dispatch.integrators.base import BaseIntegrator, gap_violations, gaps, gaps_as_outcomes
 from prefect_dispatch.integrators.consensus.consensus_tables import create_flags, create_tables, describe_shortfalls
 from prefect_dispatch.integrators.consensus.vote_rules import (
     LONGEST_LABEL,
@@ -28,7 +28,7 @@ from prefect_dispatch.integrators.consensus.vote_rules import (
     split_into_ballots,
 )
 from prefect_dispatch.integrators.crowdkit_adapter import ITERATIONS, TOLERANCE, require_crowd_kit
-from prefect_dispatch.integrators.readiness import require_fields
+from prefect_dispatch.integrators.merge_records.schema_conformance import require_fields
 from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.ledger import Merge, Ref
 from prefect_dispatch.models.outcome import Outcome

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.integrators.consensus.vote_rules import Ballot, FieldResult, Verdict
-    from prefect_dispatch.integrators.merge_records.resolution import Claim
+    from prefect_dispatch.integrators.merge_records.field_rules import Claim
 
 
 DIGITS = 4

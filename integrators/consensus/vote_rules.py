@@ -16,8 +16,8 @@ from rapidfuzz import fuzz
 
 from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.integrators.crowdkit_adapter import CrowdEstimates, Vote, dawid_skene, wawa
-from prefect_dispatch.integrators.merge_records.resolution import Claim, FieldDecision
-from prefect_dispatch.integrators.readiness import iter_subschemas, property_schemas
+from prefect_dispatch.integrators.merge_records.field_rules import Claim, FieldDecision
+from prefect_dispatch.integrators.merge_records.schema_conformance import iter_subschemas, property_schemas
 from prefect_dispatch.models.imports import REFERENCE
 from prefect_dispatch.models.ledger import LedgerRow, Ref, Violation
 from prefect_dispatch.models.output_schema import schema_of, serialize_output, validate_output
@@ -485,7 +485,7 @@ def assemble_answer(decisions: Iterable[FieldDecision]) -> JsonValue:
     """Return the answer that the decided fields make up.
 
     Example:
-        >>> from prefect_dispatch.integrators.merge_records.resolution import FieldDecision
+        >>> from prefect_dispatch.integrators.merge_records.field_rules import FieldDecision
         >>> nested = FieldDecision(("a", "b"), "majority", 1, (), (), ())
         >>> assemble_answer([nested, FieldDecision(("c",), "majority", 2, (), (), ())])
         {'a': {'b': 1}, 'c': 2}

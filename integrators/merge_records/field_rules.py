@@ -1,10 +1,17 @@
-"""Configuration of how fields are merged: rules, conflict policies, and the rulebook that selects a rule by path."""
+"""Rules by which fields are merged: their configuration, and the built-in rules that resolve conflicts.
+
+A rule decides between claims of records to the value of a field. Claims hold no nulls, and come in order of preference:
+higher priority of the brief first, then of the item, then the record with the smaller JSON text. A rule that takes the
+first of equals thus breaks every tie by content, never by order of arrival.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast, get_args
 
 from pydantic import (
@@ -20,43 +27,211 @@ from pydantic import (
 )
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.merge_records.resolution import (
-    RULES,
-    Claim,
-    Rank,
-    RuleFunction,
-    Source,
-    make_newest_rule,
-)
 from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.imports import REFERENCE, to_reference
+from prefect_dispatch.models.ledger import FieldRow, Flag, Loser, Ref
+from prefect_dispatch.serialization.json_values import content_text, get_at, value_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from typing_extensions import Self
 
-    from prefect_dispatch.integrators.merge_records.resolution import Trust
+    from prefect_dispatch.integrators.merge_records.fold import Trust
 
 
-__all__ = [
-    "COLLECTING_RULES",
-    "Claim",
-    "Conflicts",
-    "FieldPath",
-    "FieldRule",
-    "OneRule",
-    "OptionalPath",
-    "Rank",
-    "Rule",
-    "RuleFunction",
-    "RuleName",
-    "Rules",
-    "Source",
-]
+Rank = tuple[int, int, str, int]
+
+
+class Claim(NamedTuple):
+    """Value that one record has for a field."""
+
+    value: JsonValue
+    """The value; null only if every record has null there."""
+    text: str
+    """The value as canonical JSON text, equal for equal values."""
+    source: Ref
+    """The outcome that the record comes from."""
+    record: JsonValue
+    """The whole record."""
+    rank: Rank
+    """Sort key of the order of preference, the most preferred first."""
+
+
+RuleFunction = Callable[[Sequence[Claim]], JsonValue]
+"""A rule: takes one claim or more in order of preference, and returns the JSON value of the merged field."""
+_WHEN = TypeAdapter(datetime)
+_YEAR = re.compile(r"([0-9]{4})(?:-([0-9]{2}))?")
+MONTHS = 12
+
+
+def priority(claims: Sequence[Claim]) -> JsonValue:
+    """Return the value of the claim with the highest priority of its brief, then of its item."""
+    return claims[0].value
+
+
+def majority(claims: Sequence[Claim]) -> JsonValue:
+    """Return the value that most outcomes have."""
+    voters: dict[str, set[Ref]] = {}
+    for claim in claims:
+        voters.setdefault(claim.text, set()).add(claim.source)
+    return max(claims, key=lambda claim: len(voters[claim.text])).value
+
+
+def longest(claims: Sequence[Claim]) -> JsonValue:
+    """Return the longest text; the length of any other value is that of its JSON."""
+    return max(claims, key=lambda claim: len(claim.value if isinstance(claim.value, str) else claim.text)).value
+
+
+def largest(claims: Sequence[Claim]) -> JsonValue:
+    """Return the largest value: numbers by size, then texts by code point, then the rest by its JSON."""
+    return max(claims, key=lambda claim: value_order(claim.value)).value
+
+
+def smallest(claims: Sequence[Claim]) -> JsonValue:
+    """Return the smallest value, in the order of `largest`."""
+    return min(claims, key=lambda claim: value_order(claim.value)).value
+
+
+def union(claims: Sequence[Claim]) -> JsonValue:
+    """Return the distinct values, sorted; a list counts as its elements."""
+    return sorted(_distinct_values(claims), key=value_order)
+
+
+def keep_all(claims: Sequence[Claim]) -> JsonValue:
+    """Return the distinct values in order of preference; a list counts as its elements."""
+    return _distinct_values(claims)
+
+
+def make_newest_rule(by: str) -> RuleFunction:
+    """Return the rule that takes the value of the newest record.
+
+    Args:
+        by: Dotted path, in the record, of a date or time (ISO 8601, UTC unless it has an
+            offset), of a year, of a year and month, or of seconds since 1970. Other texts are older than all
+            dates, in text order; records without the field are older still.
+    """
+
+    def rule(claims: Sequence[Claim]) -> JsonValue:
+        return max(claims, key=lambda claim: _time_sort_key(get_at(claim.record, by.split(".")))).value
+
+    return rule
+
+
+def as_elements(value: JsonValue) -> list[JsonValue]:
+    """Return the elements of a list, or any other value as the only element, for rules that collect values."""
+    return value if isinstance(value, list) else [value]
+
+
+RULES: dict[str, RuleFunction] = {
+    "priority": priority,
+    "majority": majority,
+    "trust": majority,
+    "longest": longest,
+    "max": largest,
+    "min": smallest,
+    "union": union,
+    "keep_all": keep_all,
+}
+
+
+def _distinct_values(claims: Sequence[Claim]) -> list[JsonValue]:
+    distinct: dict[str, JsonValue] = {}
+    for claim in claims:
+        for element in as_elements(claim.value):
+            distinct.setdefault(content_text(element), element)
+    return list(distinct.values())
+
+
+def _time_sort_key(value: JsonValue) -> tuple[int, datetime, str]:
+    """Return the sort key of a point in time: missing values first, then other texts, then dates."""
+    never = datetime.min.replace(tzinfo=timezone.utc)
+    if value is None or isinstance(value, bool):
+        return (0, never, "")
+    # A year, or a year and month, is the first day of it.
+    if (year := _YEAR.fullmatch(str(value))) and 1 <= int(year[2] or 1) <= MONTHS and int(year[1]):
+        return (2, datetime(int(year[1]), int(year[2] or 1), 1, tzinfo=timezone.utc), "")
+    try:
+        when = _WHEN.validate_python(value)
+    except ValidationError:
+        return (1, never, value if isinstance(value, str) else content_text(value))
+    return (2, when if when.tzinfo else when.replace(tzinfo=timezone.utc), "")
+
+
+class RecordPart(NamedTuple):
+    """A record, or another piece of an answer, of one outcome."""
+
+    value: JsonValue
+    """The record."""
+    source: Ref
+    """The outcome."""
+    rank: Rank
+    """Its place in the order of preference; the last number is the index of the outcome, in order of reference."""
+
+
+class FlagReason(NamedTuple):
+    """Reason why a field should be reviewed."""
+
+    kind: str
+    """The kind of the flag that reports it."""
+    message: str
+    """The reason, as a sentence."""
+
+
+class FieldDecision(NamedTuple):
+    """Decision on the value of one field of a merged record."""
+
+    path: tuple[str, ...]
+    """The keys, and the indices in lists merged as sets, that lead from the record to the field."""
+    rule: str
+    """The rule's name."""
+    winner: JsonValue
+    """The value of the field."""
+    backers: Sequence[Claim]
+    """The claims that support the winner, in order of preference."""
+    losers: Sequence[Claim]
+    """The claims whose value was removed, in order of preference."""
+    carriers: Sequence[Claim]
+    """The backers that the winner needs: without one of them, a part of it would be missing."""
+    flag_reasons: Sequence[FlagReason] = ()
+    """Reasons why the field should be reviewed."""
+    source_kind: Source | None = None
+    """What the rule `trust` treats as one source."""
+
+    def to_row(self, path: str) -> FieldRow:
+        """Return the decision as a row of the report; `path` is a JSON Pointer into the merged value."""
+        row = FieldRow(path=path, winner=self.winner, rule=self.rule, sources=sources_of(self.backers))
+        if not self.losers:  # a row takes half the memory if `losers` is not set
+            return row
+        removed: dict[str, list[Claim]] = {}
+        for claim in self.losers:
+            removed.setdefault(claim.text, []).append(claim)
+        losers = tuple(Loser(value=claims[0].value, sources=sources_of(claims)) for claims in removed.values())
+        return row.model_copy(update={"losers": losers})
+
+    def to_flags(self, path: str) -> list[Flag]:
+        """Return the reasons for review as flags of the report; `path` is a JSON Pointer into the merged value."""
+        if not self.flag_reasons:
+            return []
+        text = self.winner if isinstance(self.winner, str) else content_text(self.winner)
+        sources = sources_of([*self.backers, *self.losers])
+        return [
+            Flag(path=path, kind=doubt.kind, text=text, message=doubt.message, sources=sources)
+            for doubt in self.flag_reasons
+        ]
+
+
+def sources_of(claims: Sequence[Claim]) -> tuple[Ref, ...]:
+    """Return the distinct outcomes of claims, in order of reference."""
+    if len(claims) == 1:
+        return (claims[0].source,)
+    by_position = {claim.rank[-1]: claim.source for claim in claims}
+    return tuple(by_position[position] for position in sorted(by_position))
 
 
 RuleName = Literal["priority", "majority", "trust", "newest", "longest", "max", "min", "union", "keep_all"]
+Source = Literal["brief", "item", "model"]
+"""What the rule `trust` treats as one source."""
 Conflicts = Literal["resolve", "keep_all", "flag"]
 """Policy for fields on which records disagree."""
 COLLECTING_RULES = frozenset({"union", "keep_all"})
@@ -213,13 +388,16 @@ Path = tuple[str, ...]
 """The keys that lead from the record to a field; indices of list elements are left out."""
 
 
-class _FieldSettings(NamedTuple):
+class FieldSettings(NamedTuple):
     """Resolved settings of one field."""
 
     rule: Rule
     name: str
+    """The name of the rule."""
     policy: Conflicts
+    """Policy for records that disagree about the field."""
     is_plain: bool
+    """Whether the value of a single record is taken unchanged and undivided."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +407,7 @@ class Rulebook:
     Example:
         >>> largest = FieldRule(field="year", rule="max")
         >>> book = Rulebook({("year",): largest}, default=Rule(rule="longest"), identity=[("name",)])
-        >>> [book.rule_name((field,)) for field in ("year", "note", "name")]
+        >>> [book.settings((field,)).name for field in ("year", "note", "name")]
         ['max', 'longest', 'priority']
     """
 
@@ -244,32 +422,17 @@ class Rulebook:
     trust: Mapping[Source | None, Trust] = field(default_factory=dict["Source | None", "Trust"])
     """Reliability of the sources, by what `trust` treats as one source."""
 
-    _settings_cache: dict[Path, _FieldSettings] = field(
-        default_factory=dict["Path", "_FieldSettings"], init=False, repr=False, compare=False
+    _settings_cache: dict[Path, FieldSettings] = field(
+        default_factory=dict["Path", "FieldSettings"], init=False, repr=False, compare=False
     )
 
-    def rule_for(self, path: Path) -> Rule:
-        """Return the rule for a field."""
-        return self._settings_for(path).rule
-
-    def rule_name(self, path: Path) -> str:
-        """Return the name of the rule for a field."""
-        return self._settings_for(path).name
-
-    def conflict_policy(self, path: Path) -> Conflicts:
-        """Return the policy for records that disagree about a field."""
-        return self._settings_for(path).policy
-
-    def is_plain(self, path: Path) -> bool:
-        """Return whether the value of a single record is taken unchanged and undivided."""
-        return self._settings_for(path).is_plain
-
-    def _settings_for(self, path: Path) -> _FieldSettings:
+    def settings(self, path: Path) -> FieldSettings:
+        """Return the settings of a field."""
         if path not in self._settings_cache:  # cached, because it is called for each field of each record
             rule = self._find_rule(path)
             policy = "resolve" if self.affects_identity(path) else rule.conflicts or self.conflicts
             plain = rule.picks_value and not self.element_identity(path) and not self.has_nested_rules(path)
-            self._settings_cache[path] = _FieldSettings(rule, rule.name, policy, plain)
+            self._settings_cache[path] = FieldSettings(rule, rule.name, policy, plain)
         return self._settings_cache[path]
 
     def _find_rule(self, path: Path) -> Rule:
@@ -299,7 +462,8 @@ class Rulebook:
     def keeps_type(self, path: Path) -> bool:
         """Return whether the field, with all its parts, always has the unchanged value of some record."""
         parts = [path, *(other for other in self.rules if other[: len(path)] == path)]
-        return all(self.rule_for(part).picks_value and self.conflict_policy(part) != "keep_all" for part in parts)
+        settings = map(self.settings, parts)
+        return all(each.rule.picks_value and each.policy != "keep_all" for each in settings)
 
     def _iter_identity_paths(self) -> Iterator[tuple[Path, Path]]:
         """Yield the identity fields of records, then of list elements, each with the path that it starts from."""

@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from prefect_dispatch.integrators.merge_records.field_rules import COLLECTING_RULES, Rule
-from prefect_dispatch.integrators.merge_records.resolution import (
+from prefect_dispatch.integrators.crowdkit_adapter import Vote, require_crowd_kit, wawa
+from prefect_dispatch.integrators.merge_records.field_rules import (
+    COLLECTING_RULES,
     Claim,
     FieldDecision,
     FlagReason,
     RecordPart,
+    Rule,
     as_elements,
     sources_of,
 )
-from prefect_dispatch.integrators.merge_records.text_normalization import normalize_value
-from prefect_dispatch.serialization.json_values import Order, content_text, get_at, is_empty_value, value_order
+from prefect_dispatch.integrators.merge_records.identities import comparison_key
+from prefect_dispatch.integrators.merge_records.similarity import normalize_value
+from prefect_dispatch.models.ledger import Ref, Table
+from prefect_dispatch.serialization.json_values import content_text, get_at, is_empty_value, value_order
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.merge_records.field_rules import Path, Rulebook
-    from prefect_dispatch.models.ledger import Ref
-
-
-Key = tuple[int, tuple[Order, ...]]
-"""Sort key of a group of list elements: whether it has an identity, then the identity (or the element itself)."""
-_HAS_IDENTITY, _NO_IDENTITY = 0, 1
+    from prefect_dispatch.integrators.merge_records.field_rules import Path, Rulebook, Source
+    from prefect_dispatch.models.outcome import Outcome
+    from prefect_dispatch.serialization.json_values import Order
 
 
 def element_key(value: JsonValue, identity: Sequence[Path]) -> tuple[Order, ...] | None:
@@ -38,99 +41,58 @@ def element_key(value: JsonValue, identity: Sequence[Path]) -> tuple[Order, ...]
         True
         >>> element_key("et al.", [("name",)])
     """
-    values = [normalize_value(get_at(value, path)) for path in identity]
-    if any(is_empty_value(value) or value in ("", []) for value in values):
-        return None
-    return tuple(map(value_order, values))
+    return comparison_key([normalize_value(get_at(value, path)) for path in identity])
 
 
-class ElementGroup(NamedTuple):
-    """List elements that are merged into one."""
-
-    same: bool
-    """Whether they share an identity; otherwise they are equal in content."""
-    members: list[int]
-    """Their indices in the sequence that was grouped."""
+Scopes = list[tuple["Hashable", "JsonValue"]]
+"""Pairs of scope and value."""
 
 
-def group_elements(values: Sequence[JsonValue], identity: Sequence[Path], *, ordered: bool) -> list[ElementGroup]:
-    """Return list elements grouped by identity.
-
-    Args:
-        values: The elements, in order of preference.
-        identity: Paths of the fields that identify an element; if empty, only equal elements are grouped.
-        ordered: Whether groups are sorted by identity, with groups without an identity last; otherwise they
-            keep the order of preference.
-    """
-    groups: dict[Key, list[int]] = {}
-    for index, value in enumerate(values):
-        key = element_key(value, identity)
-        group: Key = (_NO_IDENTITY, (value_order(value),)) if key is None else (_HAS_IDENTITY, key)
-        groups.setdefault(group, []).append(index)
-    return [ElementGroup(group[0] == _HAS_IDENTITY, groups[group]) for group in (sorted(groups) if ordered else groups)]
-
-
-def split_scopes(record: JsonValue, book: Rulebook) -> list[tuple[Hashable, JsonValue]]:
+def split_scopes(record: JsonValue, book: Rulebook) -> Scopes:
     """Return a record split into scopes: the record without its identified list elements, and each of these elements.
 
-    Returns:
-        Pairs of scope and value. The record's own scope is `()`; an element's scope lists the paths and identity
-        keys that lead to it.
+    The record's own scope is `()`; an element's scope lists the paths and identity keys that lead to it.
     """
-    splitter = _ScopeSplitter(book)
-    remainder = splitter.walk(record, (), ())
-    return [((), remainder), *splitter.scopes]
+    elements: Scopes = []
+    remainder = _move_elements(record, (), (), book, elements)
+    return [((), remainder), *elements]
 
 
-class _ScopeSplitter:
-    """State of splitting one record.
+def _move_elements(
+    value: JsonValue, path: Path, scope: tuple[Hashable, ...], book: Rulebook, elements: Scopes
+) -> JsonValue:
+    """Return a value without its identified list elements, which are added to `elements` with scopes of their own."""
+    identity = book.element_identity(path)
+    if not identity:
+        return _move_elements_of_fields(value, path, scope, book, elements)
+    kept: list[JsonValue] = []
+    for element in as_elements(value):
+        if (key := element_key(element, identity)) is None:
+            kept.append(element)
+        else:
+            inner = (*scope, (path, key))
+            elements.append((inner, _move_elements_of_fields(element, path, inner, book, elements)))
+    return kept
 
-    A class, not nested functions: their reference cycle would keep all collected elements alive.
-    """
 
-    def __init__(self, book: Rulebook) -> None:
-        self._book = book
-        self.scopes: list[tuple[Hashable, JsonValue]] = []
-
-    def walk(self, value: JsonValue, path: Path, scope: tuple[Hashable, ...]) -> JsonValue:
-        """Return a value without its identified list elements, which are moved to scopes of their own."""
-        if identity := self._book.element_identity(path):
-            return [kept for each in _as_list(value) for kept in self._extract_element(each, identity, path, scope)]
-        if isinstance(value, dict):
-            return self._walk_fields(value, path, scope)
+def _move_elements_of_fields(
+    value: JsonValue, path: Path, scope: tuple[Hashable, ...], book: Rulebook, elements: Scopes
+) -> JsonValue:
+    if not isinstance(value, dict):
         return value
-
-    def _walk_fields(
-        self, value: dict[str, JsonValue], path: Path, scope: tuple[Hashable, ...]
-    ) -> dict[str, JsonValue]:
-        kept = {name: self.walk(part, (*path, name), scope) for name, part in value.items()}
-        # A list is dropped if all its elements were moved to scopes of their own; a list that was empty from the
-        # start stays, because it states that there are no elements.
-        return {name: part for name, part in kept.items() if part != [] or value[name] == []}
-
-    def _extract_element(
-        self, value: JsonValue, identity: Sequence[Path], path: Path, scope: tuple[Hashable, ...]
-    ) -> list[JsonValue]:
-        """Return what is left of a list element: nothing if it has an identity and was moved to its own scope."""
-        key = element_key(value, identity)
-        if key is None:
-            return [value]
-        inner = (*scope, (path, key))
-        self.scopes.append((inner, self._walk_fields(cast("dict[str, JsonValue]", value), path, inner)))
-        return []
+    kept = {name: _move_elements(part, (*path, name), scope, book, elements) for name, part in value.items()}
+    # A list is dropped if all its elements were moved to scopes of their own; a list that was empty from the
+    # start stays, because it states that there are no elements.
+    return {name: part for name, part in kept.items() if part != [] or value[name] == []}
 
 
-class RecordLocation(NamedTuple):
-    """Location inside a merged record."""
+def locate(record: JsonValue, tokens: Iterable[str], book: Rulebook) -> tuple[Hashable, bool]:
+    """Return where a sequence of keys and list indices in a merged record leads to.
 
-    scope: Hashable
-    """The scope, as `split_scopes` names it."""
-    is_set: bool
-    """Whether it is a list merged as a set, whose elements have scopes of their own."""
-
-
-def locate(record: JsonValue, tokens: Iterable[str], book: Rulebook) -> RecordLocation:
-    """Return the location that a sequence of keys and list indices in a merged record leads to."""
+    Returns:
+        The scope, as `split_scopes` names it, and whether it is a list merged as a set, whose elements have scopes of
+        their own.
+    """
     path: Path = ()
     scope: tuple[Hashable, ...] = ()
     value, in_list = record, False
@@ -143,11 +105,7 @@ def locate(record: JsonValue, tokens: Iterable[str], book: Rulebook) -> RecordLo
         else:
             path = (*path, token)
             value = get_at(value, [token])
-    return RecordLocation(scope, isinstance(value, list) and not in_list and bool(book.element_identity(path)))
-
-
-def _as_list(value: JsonValue) -> list[JsonValue]:
-    return value if isinstance(value, list) else [value]
+    return scope, isinstance(value, list) and not in_list and bool(book.element_identity(path))
 
 
 PartValue = tuple["RecordPart", "dict[str, JsonValue]"]
@@ -197,23 +155,20 @@ class _RecordMerger:
         """
         merged: dict[str, JsonValue] = {}
         decisions: list[FieldDecision] = []
-        if len(objects) == 1:
-            [(part, single)] = objects
-            for name in sorted(single):
-                # Fast path: most records have an identity of their own, and most fields need no decision.
-                if not self.choices and self.book.is_plain((*keys, name)):
-                    merged[name] = single[name]
-                    decisions.append(
-                        self._make_single_decision(_make_claim(part, single[name]), (*keys, name), (*path, name))
-                    )
-                    continue
-                merged[name], field_decisions = self._merge_field([(part, single[name])], (*keys, name), (*path, name))
-                decisions += field_decisions
-            return merged, decisions
         for name in sorted({name for _, record in objects for name in record}):
             values = [(part, record[name]) for part, record in objects if name in record]
+            rule_path, location = (*keys, name), (*path, name)
+            # Fast path: most fields are in one record only, and need no decision.
+            if len(values) == 1 and not self.choices and self.book.settings(rule_path).is_plain:
+                merged[name] = values[0][1]
+                claims = [_make_claim(*values[0])]
+                rule = self.book.settings(rule_path).name
+                decisions.append(
+                    FieldDecision(location, rule, merged[name], claims, (), () if merged[name] is None else claims)
+                )
+                continue
             present = [(part, value) for part, value in values if value is not None] or values
-            merged[name], field_decisions = self._merge_field(present, (*keys, name), (*path, name))
+            merged[name], field_decisions = self._merge_field(present, rule_path, location)
             decisions += field_decisions
         return merged, decisions
 
@@ -222,10 +177,7 @@ class _RecordMerger:
     ) -> tuple[JsonValue, list[FieldDecision]]:
         """Return the value of a field, with its decision, or with those on its parts."""
         claims = [_make_claim(part, value) for part, value in present]
-        # 1. A single value under a rule that keeps single values as they are needs no decision.
-        if len(claims) == 1 and not self.choices and self.book.is_plain(keys):
-            return claims[0].value, [self._make_single_decision(claims[0], keys, path)]
-        # 2. A reviewer's choice takes precedence if some record has the chosen value.
+        # 1. A reviewer's choice takes precedence if some record has the chosen value.
         doubts: list[FlagReason] = []
         if keys in self.choices and keys == path:
             text = content_text(self.choices[keys])
@@ -236,17 +188,10 @@ class _RecordMerger:
             doubts = [
                 FlagReason("decision", f"The chosen value {_truncate(text)} is in no record; the rule decided instead.")
             ]
-        # 3. The rule decides; an unusable choice is flagged on its first decision.
+        # 2. The rule decides; an unusable choice is flagged on its first decision.
         value, decisions = self._apply_rule(claims, present, keys, path)
         first = decisions[0]
         return value, [first._replace(flag_reasons=[*doubts, *first.flag_reasons]), *decisions[1:]]
-
-    def _make_single_decision(self, claim: Claim, keys: Path, path: Path) -> FieldDecision:
-        """Return the decision on a field that only one record has."""
-        claims = (claim,)
-        return FieldDecision(
-            path, self.book.rule_name(keys), claim.value, claims, (), () if claim.value is None else claims
-        )
 
     def _apply_rule(
         self,
@@ -276,28 +221,29 @@ class _RecordMerger:
         path: Path,
     ) -> tuple[JsonValue, list[FieldDecision]]:
         """Return several lists merged into one: elements of one identity are merged field by field."""
-        rule = self.book.rule_for(keys)
-        pairs = [(part, element) for part, value in present for element in as_elements(value)]
-        groups = group_elements(
-            [element for _, element in pairs], self.book.element_identity(keys), ordered=rule.name == "union"
-        )
+        # 1. Group the elements by identity; those without one, by content.
+        rule, identity = self.book.settings(keys).rule, self.book.element_identity(keys)
+        groups: dict[tuple[bool, tuple[Order, ...]], list[tuple[RecordPart, JsonValue]]] = {}
+        for part, value in present:
+            for element in as_elements(value):
+                key = element_key(element, identity)
+                group = (key is None, key or (value_order(element),))
+                groups.setdefault(group, []).append((part, element))
+        # 2. Merge each group; under `union` sorted by identity, with groups without one last.
         merged: list[JsonValue] = []
         decisions: list[FieldDecision] = []
-        for index, group in enumerate(groups):
-            members = [pairs[place] for place in group.members]
-            if group.same:
-                value, element_decisions = self.merge_objects(
-                    cast("list[PartValue]", members), keys, (*path, str(index))
-                )
-            else:
+        for index, group in enumerate(sorted(groups) if rule.name == "union" else groups):
+            members, location = groups[group], (*path, str(index))
+            without_identity, _ = group
+            if without_identity:
                 backers = [_make_claim(part, element) for part, element in members]
-                value, element_decisions = (
-                    members[0][1],
-                    [FieldDecision((*path, str(index)), rule.name, members[0][1], backers, (), backers[:1])],
-                )
-            merged.append(value)
-            decisions += element_decisions
-        # A record with an empty list states that there are no elements; the merged list overrides it.
+                merged.append(backers[0].value)
+                decisions.append(FieldDecision(location, rule.name, backers[0].value, backers, (), backers[:1]))
+            else:
+                element, element_decisions = self.merge_objects(cast("list[PartValue]", members), keys, location)
+                merged.append(element)
+                decisions += element_decisions
+        # 3. A record with an empty list states that there are no elements; the merged list overrides it.
         if empty := [claim for claim in claims if claim.value == []]:
             filled = [claim for claim in claims if claim.value != []]
             decisions.insert(0, FieldDecision(path, rule.name, [*merged], filled, empty, filled[:1]))
@@ -305,7 +251,7 @@ class _RecordMerger:
 
     def _decide(self, claims: Sequence[Claim], keys: Path, path: Path) -> FieldDecision:
         """Return the decision on a field as a whole, by its rule and its conflict policy."""
-        rule, policy = self.book.rule_for(keys), self.book.conflict_policy(keys)
+        rule, _, policy, _ = self.book.settings(keys)
         if claims[0].value is None:
             return FieldDecision(path, rule.name, None, claims, (), ())
         differ = any(claim.text != claims[0].text for claim in claims)
@@ -354,3 +300,169 @@ def _truncate(text: str, most: int = 60) -> str:
 
 def _make_claim(part: RecordPart, value: JsonValue) -> Claim:
     return Claim(value, content_text(value), part.source, part.value, part.rank)
+
+
+DEFAULT_WEIGHT = 0.5
+"""The weight of a source without any informative vote."""
+
+
+def select_informative_votes(votes: Iterable[Vote]) -> list[Vote]:
+    """Return the informative votes: those on items with several sources and a unique most frequent opinion.
+
+    Each vote is returned once, and the votes are sorted.
+
+    Example:
+        >>> select_informative_votes([Vote("alone", "a", "x"), Vote("tie", "a", "x"), Vote("tie", "b", "y")])
+        []
+    """
+    backing: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for vote in votes:
+        backing[vote.item][vote.opinion].add(vote.agent)
+    informative: list[Vote] = []
+    for item in sorted(backing):
+        counts = sorted((len(agents) for agents in backing[item].values()), reverse=True)
+        sources = set[str]().union(*backing[item].values())
+        if len(sources) > 1 and counts[0] > max(counts[1:], default=0):
+            informative += [Vote(item, agent, opinion) for opinion, agents in backing[item].items() for agent in agents]
+    return sorted(informative)
+
+
+def estimate_weights(votes: Iterable[Vote]) -> dict[str, float]:
+    """Return how often each source agrees with most of the other sources, from 0 to 1.
+
+    Args:
+        votes: The opinions (`opinion`) of sources (`agent`) on fields (`item`), in any order.
+
+    Returns:
+        The sources' weights, by name; sources without an informative vote are left out.
+
+    Raises:
+        JobError: If crowd-kit is not installed.
+
+    Example:
+        >>> says = {"a": "xxy", "b": "xxx", "c": "xyx"}
+        >>> votes = [Vote(str(at), source, values[at]) for source, values in says.items() for at in range(3)]
+        >>> estimate_weights(votes)
+        {'a': 0.666667, 'b': 1.0, 'c': 0.666667}
+    """
+    informative = select_informative_votes(votes)
+    if not informative:
+        return {}
+    require_crowd_kit("The rule 'trust'")
+    # Replace each opinion by its index among the opinions on its field: texts may be long, and only opinions on one
+    # field are compared.
+    numbers: dict[str, dict[str, int]] = defaultdict(dict)
+    for vote in informative:
+        numbers[vote.item].setdefault(vote.opinion, len(numbers[vote.item]))
+    numbered = [vote._replace(opinion=str(numbers[vote.item][vote.opinion])) for vote in informative]
+    skills = wawa(numbered).skills
+    return {source: round(skills[source], 6) for source in sorted(skills)}
+
+
+def select_by_weight(opinions: Sequence[tuple[str, str]], source_weights: Mapping[str, float]) -> str:
+    """Return the value with the greatest total weight of its sources; of equals the first.
+
+    Args:
+        opinions: Source and value, in order of preference.
+        source_weights: The sources' weights; a missing source weighs `DEFAULT_WEIGHT`.
+
+    Example:
+        >>> select_by_weight([("a", "x"), ("b", "y"), ("c", "y")], {"a": 0.9, "b": 0.3, "c": 0.4})
+        'x'
+    """
+    backing: dict[str, set[str]] = {}
+    for source, value in opinions:
+        backing.setdefault(value, set()).add(source)
+    return max(
+        backing,
+        key=lambda value: round(math.fsum(source_weights.get(each, DEFAULT_WEIGHT) for each in backing[value]), 6),
+    )
+
+
+class Trust(NamedTuple):
+    """Estimated reliability of the sources of claims."""
+
+    source_kind: Source
+    """What counts as one source."""
+    names: Mapping[Ref, str]
+    """The name of each outcome's source."""
+    weights: Mapping[str, float]
+    """The sources' weights, by name."""
+    claims: Mapping[str, int]
+    """The number of informative claims of each source."""
+
+    def decide(self, claims: Sequence[Claim]) -> JsonValue:
+        """Return the value with the greatest total weight of its sources."""
+        text = select_by_weight([(self.names[claim.source], claim.text) for claim in claims], self.weights)
+        return next(claim.value for claim in claims if claim.text == text)
+
+
+def estimate_trust(fields: Iterable[Sequence[Claim]], outcomes: Iterable[Outcome], of: Source) -> Trust:
+    """Estimate the reliability of the sources of some claims.
+
+    Args:
+        fields: For each field, the claims to its value.
+        outcomes: All outcomes.
+        of: What counts as one source.
+    """
+    names = {Ref.of(o): str(getattr(o, of)) for o in outcomes if o.status == "succeeded"}
+    votes = [Vote(str(at), names[claim.source], claim.text) for at, claims in enumerate(fields) for claim in claims]
+    return Trust(of, names, estimate_weights(votes), Counter(vote.agent for vote in select_informative_votes(votes)))
+
+
+def add_source_trust(
+    groups: Iterable[Sequence[RecordPart]], book: Rulebook, outcomes: Sequence[Outcome]
+) -> tuple[Rulebook, tuple[Table, ...]]:
+    """Estimate how reliable the sources are, if any rule is `trust`.
+
+    Args:
+        groups: The records of one identity each, in order of preference.
+        book: The rules.
+        outcomes: All outcomes.
+
+    Returns:
+        The rules with the estimates, and a table of them; the rules unchanged and no table if no rule is `trust`.
+    """
+    # With one brief for many files, the sources that differ are the files; with several briefs, they are the briefs.
+    default: Source = "item" if len({outcome.brief for outcome in outcomes}) == 1 else "brief"
+    rules = [rule for rule in (book.default, *book.rules.values()) if rule.rule == "trust"]
+    if not rules:
+        return book, ()
+    kinds: dict[Source | None, Source] = {rule.of: rule.of or default for rule in rules}
+    fields: dict[Source, list[Sequence[Claim]]] = {kind: [] for kind in sorted(kinds.values())}
+    # Which claims compete doesn't depend on the weights, so merging without them finds the claims to learn from.
+    for parts in groups:
+        for decision in merge_parts(parts, book)[1]:
+            claims = [*decision.backers, *decision.losers]
+            if decision.rule == "trust" and decision.winner is not None and len(claims) > 1:
+                fields[kinds[decision.source_kind]].append(claims)
+    trusts = {kind: estimate_trust(claims, outcomes, kind) for kind, claims in fields.items()}
+    return replace(book, trust={of: trusts[kind] for of, kind in kinds.items()}), (_make_trust_table(trusts.values()),)
+
+
+def _make_trust_table(trusts: Iterable[Trust]) -> Table:
+    """Return the sources and their weights as a table of the report, the greatest weight first."""
+    rows: list[dict[str, JsonValue]] = []
+    for trust in trusts:
+        weights = {name: trust.weights.get(name, DEFAULT_WEIGHT) for name in trust.names.values()}
+        for name in sorted(weights, key=lambda name: (-weights[name], name)):
+            claims = trust.claims.get(name, 0)
+            rows.append(
+                {
+                    "of": trust.source_kind,
+                    "source": name,
+                    "weight": weights[name],
+                    "claims": claims,
+                    "agreements": round(weights[name] * claims),
+                }
+            )
+    return Table(
+        name="trust",
+        title="How far each source is trusted",
+        rows=tuple(rows),
+        note=(
+            "The weight is the share of a source's claims that most sources agree with. Claims counted are those to "
+            "fields decided by `trust` on which two sources or more say something and one value has more of them "
+            f"than any other; a source without any has the weight {DEFAULT_WEIGHT}."
+        ),
+    )

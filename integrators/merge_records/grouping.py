@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from prefect_dispatch.integrators.base import gaps_as_outcomes, unanswered
+from prefect_dispatch.integrators.merge_records.field_rules import RecordPart
 from prefect_dispatch.integrators.merge_records.fold import keep_unmerged, merge_parts
 from prefect_dispatch.integrators.merge_records.identities import KEY_FIELD, has_identity, key_without_identity
-from prefect_dispatch.integrators.merge_records.linkage import LinkResult, get_or_compute, link_identities
-from prefect_dispatch.integrators.merge_records.resolution import (
-    RecordPart,
-    estimate_trust,
-    make_trust_table,
-    resolve_source_kind,
-)
-from prefect_dispatch.integrators.merge_records.similarity import ComparableIdentity, prepare_value
-from prefect_dispatch.models.ledger import LedgerRow, Proposal, Ref
+from prefect_dispatch.integrators.merge_records.linkage import LinkResult, link_keys
+from prefect_dispatch.integrators.merge_records.similarity import normalize_value
+from prefect_dispatch.models.ledger import LedgerRow, Proposal, Ref, Table
 from prefect_dispatch.models.outcome import Outcome
-from prefect_dispatch.serialization.json_values import exact_text, get_at, is_empty_value, pointer
+from prefect_dispatch.serialization.json_values import exact_text, get_at, is_empty_value, pointer, value_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,14 +21,13 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.merge_records.field_rules import Path, Rulebook
+    from prefect_dispatch.integrators.merge_records.field_rules import FieldDecision, Path, Rulebook
     from prefect_dispatch.integrators.merge_records.identities import Identities, Piece
-    from prefect_dispatch.integrators.merge_records.linkage import Link, Pairs
-    from prefect_dispatch.integrators.merge_records.resolution import Claim, FieldDecision, Source
-    from prefect_dispatch.integrators.merge_records.similarity import ComparableText, Matching
+    from prefect_dispatch.integrators.merge_records.linkage import Pairs
+    from prefect_dispatch.integrators.merge_records.similarity import Matching
     from prefect_dispatch.models.decisions import Choice, Decisions, Identity
-    from prefect_dispatch.models.ledger import FieldRow, Flag, Merge, Table
-    from prefect_dispatch.serialization.json_values import Key
+    from prefect_dispatch.models.ledger import FieldRow, Flag, Merge
+    from prefect_dispatch.serialization.json_values import Key, Order
 
 
 _AHEAD = 1 << 62
@@ -90,25 +83,22 @@ class RecordIndex:
             if has_identity(key):
                 together[self.linkage.head(key)] += pieces
             else:
-                groups += [
-                    RecordGroup(key, parts) for indexed in pieces for parts in [_make_parts(*indexed, text=True)]
-                ]
-        for key, pieces in together.items():
-            parts = [part for indexed in pieces for part in _make_parts(*indexed, text=len(pieces) > 1)]
-            groups.append(RecordGroup(key, sorted(parts, key=lambda part: part.rank)))
+                groups += [RecordGroup(key, _make_parts([piece])) for piece in pieces]
+        groups += [RecordGroup(key, _make_parts(pieces)) for key, pieces in together.items()]
         return sorted(groups, key=lambda group: (group.key, group.parts[0].rank[2:]))
-
-    def parts(self, outcome: Outcome) -> list[tuple[Key, JsonValue]]:
-        """Return the pieces of an answer, each with the key of the entry that it belongs to; an item key separately."""
-        return [
-            (self.linkage.head(piece.key), value)
-            for piece in self._pieces_by_outcome[outcome.brief, outcome.item]
-            for value in ([piece.value] if piece.item_key_part is None else [piece.item_key_part, piece.value])
-        ]
 
     def pieces(self, outcome: Outcome) -> list[tuple[Key, Piece]]:
         """Return the records of an answer, each with the key of the entry that it belongs to."""
         return [(self.linkage.head(piece.key), piece) for piece in self._pieces_by_outcome[outcome.brief, outcome.item]]
+
+    def parts(self, outcome: Outcome) -> list[tuple[Key, JsonValue]]:
+        """Return the records of an answer, each with the key of its entry; the item's key as a record of its own."""
+        return [
+            (key, value)
+            for key, piece in self.pieces(outcome)
+            for value in (piece.item_key_part, piece.value)
+            if value is not None
+        ]
 
     def scope(self, entry: JsonValue, *, alone: bool) -> Key:
         """Return the key of the parts of answers that an entry of a merged value was made of.
@@ -118,10 +108,6 @@ class RecordIndex:
             alone: Whether it was kept unchanged, because it has no identity.
         """
         return key_without_identity(entry) if alone else self.linkage.head(self.identities.key(entry))
-
-    def identity_key(self, record: JsonValue) -> Key:
-        """Return the identity key of a record, without regard to links."""
-        return self.identities.key(record)
 
     def choices_by_record(self) -> dict[Key, dict[Path, JsonValue]]:
         """Return the values chosen by a reviewer, by record and field.
@@ -150,27 +136,40 @@ class RecordIndex:
 
     def spelling(self, key: Key) -> Identity:
         """Return the identity as the records spell it: the smallest spelling, so that their order doesn't matter."""
-        first, *more = [self.identities.original_spelling(piece) for _, _, piece in self._pieces[key]]
-        return min((first, *more), key=exact_text) if more else first
+        return min((self.identities.original_spelling(piece) for _, _, piece in self._pieces[key]), key=exact_text)
 
-    def sources(self, key: Key) -> tuple[Ref, ...]:
+    def _sources(self, key: Key) -> tuple[Ref, ...]:
         """Return the outcomes that have a record of this identity, in order."""
         refs = {position: Ref.of(outcome) for position, outcome, _ in self._pieces[key]}
         return tuple(refs[position] for position in sorted(refs))
 
     def proposals(self) -> tuple[Proposal, ...]:
         """Return the pairs proposed for review, the most similar first."""
-        return tuple(self._proposal(each) for each in self.linkage.proposals)
-
-    def _proposal(self, pair: Link) -> Proposal:
-        return Proposal(
-            left=self.spelling(pair.left),
-            right=self.spelling(pair.right),
-            score=pair.score,
-            why=pair.why,
-            left_sources=self.sources(pair.left),
-            right_sources=self.sources(pair.right),
+        return tuple(
+            Proposal(
+                left=self.spelling(pair.left),
+                right=self.spelling(pair.right),
+                score=pair.score,
+                why=pair.why,
+                left_sources=self._sources(pair.left),
+                right_sources=self._sources(pair.right),
+            )
+            for pair in self.linkage.proposals
         )
+
+    def link_tables(self) -> tuple[Table, ...]:
+        """Return the table of linked identities, if there are any."""
+        rows: list[dict[str, JsonValue]] = [
+            {
+                "left": dict(self.spelling(link.left)),
+                "right": dict(self.spelling(link.right)),
+                "score": link.score,
+                "why": link.why,
+            }
+            for link in self.linkage.links
+        ]
+        note = "Of n identities that were taken for the same, the n - 1 links by which they were, the most alike first."
+        return (Table(name=LINKS, title="Taken for the same", rows=tuple(rows), note=note),) if rows else ()
 
     def _existing_pairs(self, pairs: Sequence[tuple[Identity, Identity]]) -> Pairs:
         """Return the pairs whose identities both exist, and note the identities that don't."""
@@ -188,54 +187,30 @@ class RecordIndex:
         return not missing
 
     def _link_identities(self, matching: Matching | None, same: Pairs, apart: Pairs) -> LinkResult:
-        """Return which identities are the same; the comparison is cached."""
-        keys = sorted(key for key in self._pieces if has_identity(key))
-        fields = matching.fields if matching else ()
-        evidence = [self._evidence(key, fields) for key in keys] if fields else []
-        sources = [[[shape.source for shape in each[field]] for field in fields] for each in evidence]
-        options = matching.model_dump(mode="json") if matching else None
-        cache_inputs: list[Any] = [self.identities.fields, options, same, apart, keys, sources]
-        return get_or_compute(
-            cache_inputs,
-            lambda: link_identities(
-                [self._make_comparable(key, evidence[index] if evidence else {}) for index, key in enumerate(keys)],
-                matching,
-                same,
-                apart,
-            ),
-        )
+        """Return which identities are the same."""
+        keys = tuple(sorted(key for key in self._pieces if has_identity(key)))
+        fields = [field.split(".") for field in (matching.fields if matching else ())]
+        evidence = tuple(tuple(self._distinct_values(key, path) for path in fields) for key in keys)
+        return link_keys(keys, self.identities.fields, evidence, matching, same, apart)
 
-    def _evidence(self, key: Key, fields: Sequence[str]) -> dict[str, tuple[ComparableText, ...]]:
-        """Return the distinct values of the other compared fields in the records of an identity."""
-        evidence: dict[str, dict[str, ComparableText]] = {field: {} for field in fields}
-        for _, _, piece in self._pieces[key]:
-            for field, shapes in evidence.items():
-                if not is_empty_value(value := get_at(piece.value, field.split("."))):
-                    shape = prepare_value(value)
-                    shapes[shape.source] = shape
-        return {field: tuple(shapes[source] for source in sorted(shapes)) for field, shapes in evidence.items()}
-
-    def _make_comparable(self, key: Key, evidence: Mapping[str, tuple[ComparableText, ...]]) -> ComparableIdentity:
-        identity = dict(self.spelling(key))
-        within = str(identity.pop(KEY_FIELD)) if self.identities.by_item else ""
-        return ComparableIdentity(
-            key, within, {name: prepare_value(value) for name, value in identity.items()}, evidence
-        )
+    def _distinct_values(self, key: Key, path: Sequence[str]) -> tuple[Order, ...]:
+        """Return the distinct values of a compared field in the records of an identity, as sort keys."""
+        values = [get_at(piece.value, path) for _, _, piece in self._pieces[key]]
+        return tuple(sorted({value_order(normalize_value(value)) for value in values if not is_empty_value(value)}))
 
 
-def _make_parts(place: int, outcome: Outcome, piece: Piece, *, text: bool) -> list[RecordPart]:
-    """Return a piece as parts of a record: the item key, which takes precedence over all pieces, and the piece.
-
-    Args:
-        place: Index of the outcome.
-        outcome: The outcome.
-        piece: A piece of its answer.
-        text: Whether to serialize the value for breaking ties; not needed for a group of a single piece.
-    """
-    source, first = Ref.of(outcome), (-outcome.item_priority, exact_text(piece.value) if text else "", place)
-    part = RecordPart(piece.value, source, (-outcome.brief_priority, *first))
-    lead = RecordPart(piece.item_key_part, source, (-outcome.brief_priority - _AHEAD, *first))
-    return [part] if piece.item_key_part is None else [lead, part]
+def _make_parts(pieces: Sequence[_IndexedPiece]) -> list[RecordPart]:
+    """Return pieces as parts of one record, in order of preference: the item keys take precedence over all pieces."""
+    parts: list[RecordPart] = []
+    for place, outcome, piece in pieces:
+        # The text breaks ties; a single piece without an identity is sorted by it, too.
+        is_compared = len(pieces) > 1 or not has_identity(piece.key)
+        first = (-outcome.item_priority, exact_text(piece.value) if is_compared else "", place)
+        source = Ref.of(outcome)
+        if piece.item_key_part is not None:
+            parts.append(RecordPart(piece.item_key_part, source, (-outcome.brief_priority - _AHEAD, *first)))
+        parts.append(RecordPart(piece.value, source, (-outcome.brief_priority, *first)))
+    return sorted(parts, key=lambda part: part.rank)
 
 
 class _Verdict(NamedTuple):
@@ -299,22 +274,18 @@ def _verdicts(decisions: Sequence[FieldDecision]) -> dict[int, _Verdict]:
 
 
 def _make_ledger_row(outcome: Outcome, verdicts: Sequence[_Verdict]) -> LedgerRow:
-    if not verdicts:
-        return LedgerRow(brief=outcome.brief, item=outcome.item, disposition="merged", reason="no records")
-    if verdicts == [_MERGED]:  # fast path for the most common case
-        return LedgerRow(brief=outcome.brief, item=outcome.item, disposition="merged", reason="1 record merged")
     order = ("merged", "duplicate_of", "overridden")
-    best = min(verdicts, key=lambda verdict: order.index(verdict.disposition))
-    reason = best.reason if len(verdicts) == 1 and best.reason else _summarize_verdicts(verdicts)
-    if best.by is None:  # an unset field takes less memory than one set to None
-        return LedgerRow(brief=outcome.brief, item=outcome.item, disposition=best.disposition, reason=reason)
-    return LedgerRow(brief=outcome.brief, item=outcome.item, disposition=best.disposition, by=best.by, reason=reason)
+    best = min(
+        verdicts, key=lambda verdict: order.index(verdict.disposition), default=_Verdict("merged", None, "no records")
+    )
+    reason = best.reason if best.reason and len(verdicts) <= 1 else _summarize_verdicts(verdicts)
+    row = LedgerRow(brief=outcome.brief, item=outcome.item, disposition=best.disposition, reason=reason)
+    return row.model_copy(update={"by": best.by}) if best.by else row  # an unset field takes less memory
 
 
 def _summarize_verdicts(verdicts: Sequence[_Verdict]) -> str:
     """Return the number of records with each verdict, as a phrase for the ledger."""
-    merged = sum(verdict.disposition == "merged" and not verdict.reason for verdict in verdicts)
-    kept = sum(verdict == _KEPT for verdict in verdicts)
+    merged, kept = verdicts.count(_MERGED), verdicts.count(_KEPT)
     parts = [f"{merged} record{'s' * (merged != 1)} merged"] if merged else []
     parts += [f"{kept} kept without identity"] if kept else []
     for disposition, word in (("duplicate_of", "duplicate of"), ("overridden", "overridden by")):
@@ -370,7 +341,7 @@ def merge_groups(
 
     def sort_key(group: RecordGroup) -> Key:
         # A linked record is sorted by the identity that it has after merging, any other by its own.
-        return index.identity_key(merge_group(group)[0]) if group.key in index.linkage.heads else group.key
+        return index.identities.key(merge_group(group)[0]) if group.key in index.linkage.heads else group.key
 
     def decide_groups() -> Iterator[list[FieldDecision]]:
         # A generator makes the rows entry by entry: the decisions of 100,000 entries at once would dominate memory.
@@ -389,35 +360,6 @@ def merge_groups(
 
     ledger = make_ledger(outcomes, decide_groups())
     return MergedEntries(entries, ledger, tuple(fields), tuple(flags), met)
-
-
-def add_source_trust(
-    groups: Iterable[Sequence[RecordPart]], book: Rulebook, outcomes: Sequence[Outcome]
-) -> tuple[Rulebook, tuple[Table, ...]]:
-    """Estimate how reliable the sources are, if any rule is `trust`.
-
-    Args:
-        groups: The records of one identity each, in order of preference.
-        book: The rules.
-        outcomes: All outcomes.
-
-    Returns:
-        The rules with the estimates, and a table of them; the rules unchanged and no table if no rule is `trust`.
-    """
-    requested: set[Source | None] = {rule.of for rule in (book.default, *book.rules.values()) if rule.rule == "trust"}
-    if not requested:
-        return book, ()
-    kinds: dict[Source | None, Source] = {of: resolve_source_kind(of, outcomes) for of in requested}
-    source_kinds: list[Source] = sorted(kinds.values())
-    fields: dict[Source, list[Sequence[Claim]]] = {kind: [] for kind in source_kinds}
-    # Which claims compete doesn't depend on the weights, so merging without them finds the claims to learn from.
-    for parts in groups:
-        for decision in merge_parts(parts, book)[1]:
-            claims = [*decision.backers, *decision.losers]
-            if decision.rule == "trust" and decision.winner is not None and len(claims) > 1:
-                fields[kinds[decision.source_kind]].append(claims)
-    trusts = {kind: estimate_trust(claims, outcomes, kind) for kind, claims in fields.items()}
-    return replace(book, trust={of: trusts[kind] for of, kind in kinds.items()}), (make_trust_table(trusts.values()),)
 
 
 def to_outcomes(merge: Merge, identities: Identities, *, entries: str) -> list[Outcome]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import permutations
 from typing import TYPE_CHECKING, NamedTuple, cast
 
-from prefect_dispatch.integrators.merge_records.text_normalization import normalize_value
+from prefect_dispatch.integrators.merge_records.similarity import normalize_value
 from prefect_dispatch.serialization.json_values import content_text, get_at, is_empty_value, value_order
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.models.decisions import Identity
     from prefect_dispatch.models.outcome import Outcome
-    from prefect_dispatch.serialization.json_values import Key
+    from prefect_dispatch.serialization.json_values import Key, Order
 
 ITEM_KEY = "{key}"
 """Placeholder in an identity for the key of the item that an answer is about."""
@@ -118,28 +118,27 @@ class Identities:
             return [Piece(self.key(part), part, None, at) for at, part in parts]
         lead: JsonValue = {KEY_FIELD: outcome.item}
         # If the identity is only the item's key, several records of one answer can't be distinguished: they have none.
-        if self.fields == (ITEM_KEY,) and len(parts) > 1:
-            return [Piece(key_without_identity(part), part, None, at) for at, part in parts]
+        indistinct = self.fields == (ITEM_KEY,) and len(parts) > 1
         pieces: list[Piece] = []
         for at, part in parts:
-            key = self.key({**part, KEY_FIELD: outcome.item}) if isinstance(part, dict) else key_without_identity(part)
-            same = key[0] == _HAS_IDENTITY
-            pieces.append(Piece(key, part, lead, at) if same else Piece(key_without_identity(part), part, None, at))
+            key = key_without_identity(part)
+            if isinstance(part, dict) and not indistinct:
+                with_item = self.key({**part, KEY_FIELD: outcome.item})
+                key = with_item if has_identity(with_item) else key
+            pieces.append(Piece(key, part, lead if has_identity(key) else None, at))
         return pieces
 
     def key(self, record: JsonValue) -> Key:
         """Return the key of a record's identity, as it is compared; for a record without one, a key of its content."""
-        values = self.values(record)
-        if any(is_empty_value(value) or value in ("", []) for value in values):
-            return key_without_identity(record)
-        return (_HAS_IDENTITY, tuple(map(value_order, values)))
-
-    def values(self, record: JsonValue) -> list[JsonValue]:
-        """Return the values of the identity's fields, as they are compared; an item's key is not normalized."""
-        raw = [get_at(record, path) for path in self.paths]
-        if not self.by_item:
-            return [normalize_value(value) for value in raw]
-        return [raw[at] if field == ITEM_KEY else normalize_value(raw[at]) for at, field in enumerate(self.fields)]
+        values = [get_at(record, path) for path in self.paths]
+        # An item's key is not normalized.
+        key = comparison_key(
+            [
+                value if field == ITEM_KEY else normalize_value(value)
+                for field, value in zip(self.fields, values, strict=True)
+            ]
+        )
+        return key_without_identity(record) if key is None else (_HAS_IDENTITY, key)
 
     def original_spelling(self, piece: Piece) -> Identity:
         """Return the identity of a record, as fields and values in the record's own spelling."""
@@ -155,7 +154,7 @@ class Identities:
         if fields.keys() != {".".join(path) for path in self.paths}:
             return None
         key = self.key(self.make_record(fields))
-        return key if key[0] == _HAS_IDENTITY else None
+        return key if has_identity(key) else None
 
     def canonical_name(self, identity: Identity) -> Hashable:
         """Return the canonical name of an identity given as fields and values, equal for all its spellings."""
@@ -181,6 +180,13 @@ class Identities:
         if path:
             parts.append((None, _remove_path(value, path)))
         return [(at, part) for at, part in parts if not is_empty_value(part)]
+
+
+def comparison_key(values: Sequence[JsonValue]) -> tuple[Order, ...] | None:
+    """Return the key of an identity from its normalized values, or None if one of them identifies nothing."""
+    if any(is_empty_value(value) or value in ("", []) for value in values):
+        return None
+    return tuple(map(value_order, values))
 
 
 def key_without_identity(part: JsonValue) -> Key:

@@ -7,25 +7,27 @@ decided keeps that decision; identities that must stay apart are never joined th
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, defaultdict
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from functools import lru_cache
 from itertools import combinations
-from operator import itemgetter
+from math import fsum
 from typing import TYPE_CHECKING, NamedTuple
 
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
-from prefect_dispatch.integrators.merge_records.similarity import Matching, compare_identities
-from prefect_dispatch.serialization.json_text import digest
+from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY
+from prefect_dispatch.integrators.merge_records.similarity import (
+    LOOSE_EQUALITY_SCORE,
+    ComparableText,
+    Matching,
+    compare_texts,
+    prepare_order,
+)
+from prefect_dispatch.serialization.json_values import Key, Order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-    from pydantic import JsonValue
-
-    from prefect_dispatch.integrators.merge_records.similarity import ComparableIdentity, ComparableText
-    from prefect_dispatch.serialization.json_values import Key
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 
 class DisjointSets:
@@ -93,6 +95,7 @@ class Blocks:
     """Blocking index: finds, for each of many texts, the candidates to compare it with.
 
     Attributes:
+        compared_pairs: How many pairs are compared.
         skipped_pairs: How many times two texts with a common blocking key were not compared under that key.
 
     Example:
@@ -109,7 +112,7 @@ class Blocks:
             rows: The texts of each row (one for each field), rows sorted by text.
             groups: A name for each row; only rows of the same name are compared.
         """
-        self.skipped_pairs = 0
+        self.compared_pairs = self.skipped_pairs = 0
         self._parts = [
             [prefix + part for at, shape in enumerate(row) for part in _blocking_parts(shape, at)]
             for row, prefix in zip(rows, groups or [""] * len(rows), strict=True)
@@ -123,12 +126,10 @@ class Blocks:
             candidates: set[int] = set()
             for name in self._blocking_keys(parts):
                 block = blocks[name]
-                if len(block) > WINDOW:
-                    self.skipped_pairs += len(block) - WINDOW
-                    candidates.update(block[-WINDOW:])
-                else:
-                    candidates.update(block)
+                self.skipped_pairs += max(0, len(block) - WINDOW)
+                candidates.update(block[-WINDOW:])
                 block.append(row)
+            self.compared_pairs += len(candidates)
             yield row, [*candidates]
 
     def _blocking_keys(self, parts: list[str]) -> list[object]:
@@ -153,13 +154,94 @@ def _blocking_parts(shape: ComparableText, at: int) -> set[str]:
     return parts
 
 
+_ROUNDING = 1e-3  # tolerance, because scores are rounded
+_MOST_VALUES = 8  # values of one field, among the records of one identity, that are compared pairwise
+
+
+class ComparableIdentity(NamedTuple):
+    """Identity of some record, with everything that is compared."""
+
+    key: Key
+    """The key of the identity."""
+    partition: str
+    """The item's key, if it is a part of the identity: only identities with an equal one are compared."""
+    texts: Mapping[str, ComparableText]
+    """The fields of the identity, prepared for comparison."""
+    evidence: Mapping[str, Sequence[ComparableText]]
+    """The distinct values of each other compared field in the records of this identity."""
+
+    @property
+    def sorted_text(self) -> str:
+        """The identity as one text, the words of each field sorted."""
+        return "\n".join([each.sorted_text for each in self.texts.values()])
+
+    @property
+    def text(self) -> str:
+        """The identity as one text."""
+        return "\n".join([each.text for each in self.texts.values()])
+
+
+class Match(NamedTuple):
+    """Similarity of two identities."""
+
+    score: float
+    """The similarity, from 0 to 1."""
+    why: str
+    """The compared fields and their similarity, as a sentence."""
+    sure: bool
+    """Whether it is a certain match."""
+
+
+def compare_identities(
+    one: ComparableIdentity, other: ComparableIdentity, matching: Matching, words: Container[str] = ()
+) -> Match | None:
+    """Return the similarity of two identities, the mean over their fields; None if it is below the thresholds.
+
+    Args:
+        one: An identity.
+        other: Another identity.
+        matching: The thresholds.
+        words: Established words: a difference between two of them is no typo.
+    """
+    # 1. Compare the identity's fields, the shortest first; stop when the threshold is out of reach.
+    scores: dict[str, float] = dict.fromkeys(one.texts, 0.0)
+    objections: dict[str, str] = dict.fromkeys(one.texts, "")
+    shortfall = 0.0
+    for name in sorted(one.texts, key=lambda name: len(one.texts[name].tokens)):
+        scores[name], objections[name] = compare_texts(one.texts[name], other.texts[name], words)
+        shortfall += 1 - scores[name]
+        if shortfall > (1 - matching.propose) * (len(one.texts) + len(one.evidence)) + _ROUNDING:
+            return None
+    # 2. Compare the other fields, by their most similar values; a missing value doesn't count.
+    for name, values in one.evidence.items():
+        if values and other.evidence[name]:
+            scores[name] = _best_similarity(values, other.evidence[name], words)
+    # 3. Compute the score; an objection lowers it below the threshold of a certain match.
+    score = min(round(fsum(scores.values()) / len(scores), 4), LOOSE_EQUALITY_SCORE)
+    if score < matching.propose:
+        return None
+    objection = next(filter(None, objections.values()), "")
+    if objection:
+        score = min(score, max(matching.propose, round(matching.sure - 0.01, 4)))
+    compared = ", ".join(f"{name!r} {value:g}" for name, value in scores.items())
+    why = f"Alike: {compared}{'; but ' if objection else ''}{objection}."
+    return Match(score, why, score >= matching.sure and not objection)
+
+
+def _best_similarity(one: Sequence[ComparableText], other: Sequence[ComparableText], words: Container[str]) -> float:
+    """Return the similarity of the two most similar values."""
+    if {each.source for each in one} & {each.source for each in other}:
+        return 1.0
+    return max(compare_texts(a, b, words).score for a in one[:_MOST_VALUES] for b in other[:_MOST_VALUES])
+
+
 _SLACK = 0.07
 """Tolerance of the prefilter: by how much the character similarity of a match may be below its word similarity."""
 _CACHE_SIZE = 4
 """Number of cached results: comparing takes longest, and an audit compares the same identities again."""
 
 
-Pairs = tuple[tuple["Key", "Key"], ...]
+Pairs = tuple[tuple[Key, Key], ...]
 
 
 class Link(NamedTuple):
@@ -173,6 +255,8 @@ class Link(NamedTuple):
     """Similarity, from 0 to 1."""
     why: str
     """The reason, as a sentence: the compared fields, or that a reviewer decided."""
+    is_sure: bool = True
+    """Whether it is a certain match."""
     is_decided: bool = False
     """Whether a reviewer decided it."""
 
@@ -198,22 +282,35 @@ class LinkResult(NamedTuple):
         return self.heads.get(key, key)
 
 
-_cache: OrderedDict[str, LinkResult] = OrderedDict()
-
-
-def get_or_compute(inputs: JsonValue, compute: Callable[[], LinkResult]) -> LinkResult:
-    """Return the cached result for these inputs, or compute and cache it.
+@lru_cache(maxsize=_CACHE_SIZE)
+def link_keys(
+    keys: tuple[Key, ...],
+    fields: tuple[str, ...],
+    evidence: tuple[tuple[tuple[Order, ...], ...], ...],
+    matching: Matching | None,
+    same: Pairs,
+    apart: Pairs,
+) -> LinkResult:
+    """Return which identities are the same, and which may be; cached.
 
     Args:
-        inputs: Everything that the result depends on.
-        compute: Computes the result.
+        keys: The keys of the distinct identities.
+        fields: The fields of the identities, and optionally `{key}`.
+        evidence: For each identity, the distinct values of each other compared field, as sort keys.
+        matching: Thresholds of the comparison; None: identities are not compared.
+        same: Pairs decided to be the same.
+        apart: Pairs decided to be different.
     """
-    name = digest(inputs)
-    if name not in _cache:
-        _cache[name] = compute()
-        while len(_cache) > _CACHE_SIZE:
-            _cache.popitem(last=False)
-    return _cache[name]
+    names: list[ComparableIdentity] = []
+    for key, values in zip(keys, evidence, strict=True):
+        parts = dict(zip(fields, key[1], strict=True))
+        _, _, item = parts.pop(ITEM_KEY, (1, 0, ""))
+        texts = {name: prepare_order(part) for name, part in parts.items()}
+        compared = zip(matching.fields if matching else (), values, strict=True)
+        names.append(
+            ComparableIdentity(key, item, texts, {name: [*map(prepare_order, each)] for name, each in compared})
+        )
+    return link_identities(names, matching, same, apart)
 
 
 def link_identities(
@@ -239,71 +336,56 @@ def link_identities(
             sets.join(left, right)
             links.append(Link(left, right, 1.0, "Decided to be the same.", is_decided=True))
     # 2. Join matches, the most similar first, unless a decision keeps the two sets apart.
-    candidates = _compare_candidates(names, matching) if matching else _MatchResult()
-    candidates.pairs.sort(key=lambda pair: (-pair[0].score, pair[0].left, pair[0].right))
-    for each, sure in candidates.pairs:
-        if sure and sets.head(each.left) != sets.head(each.right) and not sets.is_forbidden(each.left, each.right):
-            sets.join(each.left, each.right)
-            links.append(each)
+    compared, matching = (names, matching) if matching else ([], Matching())
+    blocks = Blocks([[*name.texts.values()] for name in compared], [name.partition for name in compared])
+    pairs = sorted(_iter_matches(compared, blocks, matching), key=lambda pair: (-pair.score, pair.left, pair.right))
+    for pair in pairs:
+        is_new = pair.is_sure and sets.head(pair.left) != sets.head(pair.right)
+        if is_new and not sets.is_forbidden(pair.left, pair.right):
+            sets.join(pair.left, pair.right)
+            links.append(pair)
     # 3. Propose the best remaining match between each two sets.
     proposals: dict[frozenset[Key], Link] = {}
-    for each, _ in candidates.pairs:
-        ends = frozenset((sets.head(each.left), sets.head(each.right)))
-        if len(ends) > 1 and not sets.is_forbidden(each.left, each.right):
-            proposals.setdefault(ends, each)
-    best_proposals = tuple(proposals.values())
+    for pair in pairs:
+        ends = frozenset((sets.head(pair.left), sets.head(pair.right)))
+        if len(ends) > 1 and not sets.is_forbidden(pair.left, pair.right):
+            proposals.setdefault(ends, pair)
     return LinkResult(
-        sets.heads(), tuple(links), best_proposals, tuple(broken), candidates.comparisons, candidates.skipped_pairs
+        sets.heads(),
+        tuple(links),
+        tuple(proposals.values()),
+        tuple(broken),
+        blocks.compared_pairs,
+        blocks.skipped_pairs,
     )
 
 
-@dataclass
-class _MatchResult:
-    """Matches found by comparing identities."""
-
-    pairs: list[tuple[Link, bool]] = field(default_factory=list[tuple[Link, bool]])
-    """Links that are similar enough, each with whether it is certain."""
-    comparisons: int = 0
-    skipped_pairs: int = 0
-
-
-def _compare_candidates(names: Sequence[ComparableIdentity], matching: Matching) -> _MatchResult:
-    """Compare the identities that share a blocking key."""
+def _iter_matches(names: Sequence[ComparableIdentity], blocks: Blocks, matching: Matching) -> Iterator[Link]:
+    """Yield the identities that share a blocking key and are similar enough."""
     # Words used by two identities or more are not typos of one another.
-    usage = Counter(token for name in names for token in _tokens(name))
+    usage = Counter(
+        token for name in names for token in {token for text in name.texts.values() for token in text.tokens}
+    )
     words = {token for token, count in usage.items() if count > 1}
     texts = [name.text for name in names]
     ordered = [name.sorted_text for name in names]
-    blocks = Blocks([[*name.texts.values()] for name in names], [name.partition for name in names])
-    candidates = _MatchResult()
     for row, others in blocks.pairs():
-        candidates.comparisons += len(others)
         # Prefilter by edit distance, of the words as they stand and sorted.
-        near = (
-            {*_filter_similar(texts, row, others, matching), *_filter_similar(ordered, row, others, matching)}
-            if others
-            else ()
-        )
+        near = {*_filter_similar(texts, row, others, matching), *_filter_similar(ordered, row, others, matching)}
         for other in sorted(near):
-            if alike := compare_identities(names[other], names[row], matching, words):
+            if match := compare_identities(names[other], names[row], matching, words):
                 left, right = sorted((names[other].key, names[row].key))
-                candidates.pairs.append((Link(left, right, alike.score, alike.why), alike.sure))
-    candidates.skipped_pairs = blocks.skipped_pairs
-    return candidates
+                yield Link(left, right, match.score, match.why, match.sure)
 
 
 def _filter_similar(texts: Sequence[str], at: int, others: Sequence[int], matching: Matching) -> Iterator[int]:
     """Yield those of the other rows whose text is similar enough to be compared word by word."""
     for _, _, index in process.extract(
         texts[at],
-        itemgetter(*others)(texts) if len(others) > 1 else [texts[others[0]]],
+        [texts[other] for other in others],
         scorer=Indel.normalized_similarity,
         processor=None,
         score_cutoff=max(0.0, matching.propose - _SLACK),
         limit=None,
     ):
         yield others[index]
-
-
-def _tokens(name: ComparableIdentity) -> set[str]:
-    return {token for each in name.texts.values() for token in each.tokens}

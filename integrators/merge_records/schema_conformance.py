@@ -1,4 +1,4 @@
-"""Check that merged records conform to the output schemas of their briefs.
+"""Check the output schemas of briefs: that they have the fields that are used, and that merged records conform to them.
 
 Each answer conforms, or it would have been asked for again. But fields are merged one by one, and values that
 conform in each of two records may not conform together (`oneOf`, `maxProperties`, `dependentRequired`, `if`).
@@ -7,17 +7,20 @@ conform in each of two records may not conform together (`oneOf`, `maxProperties
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from jsonschema import Draft202012Validator
 from jsonschema.validators import validator_for
 from referencing.jsonschema import EMPTY_REGISTRY
 
-from prefect_dispatch.integrators.merge_records.identities import KEY_FIELD
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY, KEY_FIELD
+from prefect_dispatch.models.base import did_you_mean
 from prefect_dispatch.models.imports import REFERENCE
-from prefect_dispatch.models.ledger import Flag, Ref
-from prefect_dispatch.models.output_schema import LONGEST, serialize_output
+from prefect_dispatch.models.ledger import Flag, Ref, Violation
+from prefect_dispatch.models.output_schema import LONGEST, schema_of, serialize_output
 from prefect_dispatch.serialization.json_values import (
     content_text,
     exact_text,
@@ -28,7 +31,7 @@ from prefect_dispatch.serialization.json_values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from jsonschema.protocols import Validator
     from pydantic import JsonValue
@@ -138,6 +141,14 @@ def find_record_violations(
             yield _make_violation((at, number), record, fault, refs, several=len(contributors) > 1)
 
 
+def unflagged_violations(merge: Merge, misfits: Iterable[RecordViolation]) -> Iterator[Violation]:
+    """Yield each part of merged records that doesn't satisfy a schema and has no flag that reports it."""
+    flagged = {(flag.path, flag.message) for flag in merge.flags if flag.kind == SCHEMA_FLAG_KIND}
+    for each in misfits:
+        if (each.flag.path, each.flag.message) not in flagged:
+            yield Violation(law="schema", where=each.flag.path, message=each.message)
+
+
 def _find_contributors(record: JsonValue, outcome: Outcome | None, index: RecordIndex) -> Iterator[_Contributor]:
     """Yield the records of an outcome that contributed to a merged record."""
     if outcome is None:
@@ -242,3 +253,207 @@ def _count_positional_schemas(text: str) -> int:
     """Return the largest number of leading list elements to which the schema gives schemas of their own."""
     lists = [node.value for node in list_nodes(json.loads(text)) if node.name in _BY_PLACE]
     return max((len(each) for each in lists if isinstance(each, list)), default=0)
+
+
+Schema = dict[str, Any]
+
+
+_TYPES = frozenset({"null", "boolean", "integer", "number", "string", "array", "object"})
+
+
+def require_fields(
+    briefs: Sequence[Brief],
+    *,
+    records: str,
+    identity: Sequence[str],
+    rule_fields: Sequence[str],
+    compared_fields: Sequence[str] = (),
+) -> None:
+    """Check that the schemas of briefs have the fields of records that an integrator uses.
+
+    A schema without a list of properties may have any field.
+
+    Args:
+        briefs: The briefs; one whose model isn't loaded yet (`module:Name`) is skipped.
+        records: Dotted path of the list of records in an answer, or empty.
+        identity: Dotted paths that the records of every brief must have.
+        rule_fields: Dotted paths of fields with a rule; the records of at least one brief must have each.
+        compared_fields: Dotted paths of fields that are compared; the records of at least one brief must have each.
+
+    Raises:
+        JobError: If a brief asks for text, or a field is unknown; the message suggests the nearest name.
+    """
+    unknown: dict[str, list[str | None]] = {field: [] for field in (*rule_fields, *compared_fields)}
+    for brief in briefs:
+        if isinstance(brief.output, str) and REFERENCE.fullmatch(brief.output):
+            # Its fields aren't known yet, so that it may have any of them.
+            unknown = {field: [*hints, None] for field, hints in unknown.items()}
+            continue
+        root = schema_of(brief.output)
+        if root is None:
+            raise JobError(
+                f"Brief {brief.name!r} answers with text, which can't be merged as records; "
+                "give it an 'output' schema, or take the integrator 'collate'."
+            )
+        record = _record_schemas(root, records, brief)
+        if ITEM_KEY in identity:
+            _require_no_key(record, root, brief, alone=len(identity) == 1)
+        for field in identity:
+            if field != ITEM_KEY and (hint := _unknown_name_hint(record, field, root)):
+                raise JobError(f"Identity field {field!r} is not in the schema of brief {brief.name!r}; {hint}")
+        for field in unknown:
+            unknown[field].append(_unknown_name_hint(record, field, root))
+    for field, hints in unknown.items():
+        if hints and all(hints):
+            why = "has a rule" if field in rule_fields else "is to be compared"
+            raise JobError(f"Field {field!r} {why}, but no brief's schema has that field; {hints[0]}")
+
+
+def require_check_fields(briefs: Sequence[Brief]) -> None:
+    """Check that the schemas of briefs have the fields that the briefs' checks use.
+
+    Args:
+        briefs: The briefs, with their own models loaded.
+
+    Raises:
+        JobError: If an answer can't have such a field, so that the check would reject every answer, or none.
+    """
+    for brief in briefs:
+        root = schema_of(brief.output)
+        for check in brief.checks:
+            if not (field := getattr(check, "field", "")):
+                continue
+            if root is None:
+                raise JobError(
+                    f"Brief {brief.name!r} answers with text, and has a check of field {field!r}; leave 'field' out to "
+                    "check the text, or give the brief an 'output' schema."
+                )
+            if hint := _unknown_name_hint([root], field, root):
+                raise JobError(f"Field {field!r} of a check is not in the schema of brief {brief.name!r}; {hint}")
+
+
+def _require_no_key(record: list[Schema], root: Schema, brief: Brief, *, alone: bool) -> None:
+    """Check that records don't have the field in which an identity stores their item's key.
+
+    Raises:
+        JobError: If they have it, or if an answer is a list of records and the key is their only identity.
+    """
+    parts = [*iter_subschemas(record, root)]
+    if any(KEY_FIELD in (*part.get("properties", {}), *part.get("required", ())) for part in parts):
+        raise JobError(
+            f"Brief {brief.name!r} asks for a field {KEY_FIELD!r}, where {ITEM_KEY!r} ('identity') puts the key of the "
+            "item; leave it out of the schema: it needs no copying."
+        )
+    if alone and record != [root]:
+        raise JobError(
+            f"Brief {brief.name!r} answers with a list of records, which {ITEM_KEY!r} alone doesn't tell apart; "
+            "add a field of theirs to 'identity'."
+        )
+
+
+def _record_schemas(root: Schema, records: str, brief: Brief) -> list[Schema]:
+    """Return the schemas of one record.
+
+    Raises:
+        JobError: If the path of the records isn't in the schema, or is not that of a list.
+    """
+    schemas = [root]
+    if records:
+        if hint := _unknown_name_hint(schemas, records, root):
+            raise JobError(f"Path {records!r} ('records') is not in the schema of brief {brief.name!r}; {hint}")
+        for name in records.split("."):
+            schemas = property_schemas(schemas, name, root)
+        if not (types := _possible_types(schemas, root)) & {"array"}:
+            raise JobError(
+                f"Path {records!r} ('records') leads to no list in the schema of brief {brief.name!r}, but to "
+                f"{_join_types(types)}; name the list of the records, or leave 'records' out."
+            )
+    return _element_schemas(schemas, root) or schemas
+
+
+def _unknown_name_hint(schemas: list[Schema], field: str, root: Schema) -> str | None:
+    """Return a hint about the first unknown name in a dotted path, or None if every name may exist."""
+    parent = "it"
+    for name in field.split("."):
+        if not (types := _possible_types(schemas, root)) & {"object", "array"}:
+            return f"{parent} is {_join_types(types)}, which has no fields."
+        names = [key for part in iter_subschemas(schemas, root) for key in part.get("properties", {})]
+        if names and name not in names:
+            return did_you_mean(name, names)
+        schemas = property_schemas(schemas, name, root)
+        schemas = _element_schemas(schemas, root) or schemas
+        parent = repr(name)
+    return None
+
+
+def _element_schemas(schemas: list[Schema], root: Schema) -> list[Schema]:
+    """Return the schemas of the elements of lists."""
+    subschemas = [
+        each
+        for part in iter_subschemas(schemas, root)
+        for keyword in ("prefixItems", "items")
+        for each in (part[keyword] if isinstance(part.get(keyword), list) else [part.get(keyword)])
+    ]
+    return [each for each in subschemas if isinstance(each, dict)]
+
+
+def _possible_types(schemas: list[Schema], root: Schema) -> frozenset[str]:
+    """Return the types that a value may have if each of some schemas applies to some answer."""
+    return frozenset[str]().union(*(_permitted_types(schema, root, ()) for schema in schemas)) if schemas else _TYPES
+
+
+def _permitted_types(schema: object, root: Schema, seen: tuple[int, ...]) -> frozenset[str]:
+    """Return the types that a schema permits; for recursive schemas, all types."""
+    if not isinstance(schema, dict):
+        return _TYPES
+    part = cast("Schema", schema)
+    if id(part) in seen:
+        return _TYPES
+    seen = (*seen, id(part))
+    types = _TYPES
+    if "type" in part:
+        # In JSON Schema an integer is a number, too.
+        declared = {part["type"]} if isinstance(part["type"], str) else {*part["type"]}
+        types &= declared | ({"integer"} if "number" in declared else set())
+    if "enum" in part or "const" in part:
+        values = part.get("enum", [part.get("const")])
+        types &= {name for name in _TYPES for value in values if Draft202012Validator.TYPE_CHECKER.is_type(value, name)}
+    for keyword in ("anyOf", "oneOf"):
+        if keyword in part:
+            types &= frozenset[str]().union(*(_permitted_types(each, root, seen) for each in part[keyword]))
+    # Keywords of one schema apply together: each narrows the types further.
+    for each in (*part.get("allOf", ()), _resolve_ref(part, root)):
+        types &= _permitted_types(each, root, seen)
+    return types
+
+
+def _join_types(types: frozenset[str]) -> str:
+    return " or ".join(sorted(types)) or "nothing"
+
+
+def property_schemas(schemas: list[Schema], name: str, root: Schema) -> list[Schema]:
+    """Return the schemas of a property."""
+    properties = [
+        part["properties"][name] for part in iter_subschemas(schemas, root) if name in part.get("properties", {})
+    ]
+    return [schema for schema in properties if isinstance(schema, dict)]
+
+
+def iter_subschemas(schemas: Iterable[Schema], root: Schema) -> Iterator[Schema]:
+    """Yield schemas and, recursively, those that they refer to or combine, each once."""
+    queue, seen = list(schemas), set[int]()
+    while queue:
+        schema = queue.pop(0)
+        if id(schema) in seen:
+            continue
+        seen.add(id(schema))
+        yield schema
+        combined = [_resolve_ref(schema, root), *(schema.get(keyword) for keyword in ("then", "else"))]
+        combined += [part for keyword in ("anyOf", "oneOf", "allOf") for part in schema.get(keyword, ())]
+        queue += [cast("Schema", part) for part in combined if isinstance(part, dict)]
+
+
+def _resolve_ref(schema: Schema, root: Schema) -> object:
+    with suppress(LookupError):  # a reference that is no JSON pointer, such as an anchor, may be any schema
+        return resolve_pointer(root, str(schema["$ref"]).removeprefix("#"))[0]
+    return None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.merge_records.resolution import Claim
+    from prefect_dispatch.integrators.merge_records.field_rules import Claim
     from prefect_dispatch.models.ledger import Merge
 
 

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
-from prefect_dispatch.integrators.merge_records.field_rules import Conflicts, FieldRule, RuleName
+from prefect_dispatch.integrators.merge_records.field_rules import Conflicts, FieldRule, RuleName, Source
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
-from prefect_dispatch.integrators.merge_records.resolution import Source
 from prefect_dispatch.integrators.merge_records.similarity import Matching
 from prefect_dispatch.models.decisions import Choice, Decisions
 from tests.integrators.said import say
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.merge_records.resolution import Claim
+    from prefect_dispatch.integrators.merge_records.field_rules import Claim
 
 SAID = [
     say("a", {"name": "n", "version": 1, "when": "2024-01-01", "x": [{"id": 1}], "y": 1}),

@@ -12,15 +12,10 @@ from pydantic import ValidationError
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import DecisionIntegrator
-from prefect_dispatch.integrators.merge_records.linkage import WINDOW, Blocks, link_identities
+from prefect_dispatch.integrators.merge_records.linkage import WINDOW, Blocks, ComparableIdentity, link_identities
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
-from prefect_dispatch.integrators.merge_records.similarity import (
-    ComparableIdentity,
-    Matching,
-    compare_texts,
-    prepare_text,
-)
-from prefect_dispatch.integrators.readiness import prepare_integrator
+from prefect_dispatch.integrators.merge_records.similarity import Matching, compare_texts, prepare_text
+from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.decisions import Decisions
 from tests.integrators.said import entries, miss, say

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.readiness import prepare_integrator
+from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.integrators.tournament.matches import group_contests
 from prefect_dispatch.integrators.tournament.results import Conversions, rank_by_conversion
 from prefect_dispatch.integrators.tournament.tournament import Tournament

@@ -13,8 +13,13 @@ from prefect.exceptions import TerminationSignal
 from prefect_dispatch.errors import JobError, MergeError
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import copy_mutable_value
-from prefect_dispatch.integrators.readiness import integrator_problem, prepare_integrator
-from prefect_dispatch.integrators.run_merge import merge_digest, require_serializable, run_integrator
+from prefect_dispatch.integrators.run_merge import (
+    integrator_problem,
+    merge_digest,
+    prepare_integrator,
+    require_serializable,
+    run_integrator,
+)
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.ledger import FieldRow, LedgerRow, Loser, Merge, Ref, Table
 from prefect_dispatch.models.outcome import Outcome

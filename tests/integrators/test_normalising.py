@@ -9,16 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_dispatch.integrators.merge_records.linkage import ComparableIdentity, compare_identities
 from prefect_dispatch.integrators.merge_records.similarity import (
-    ComparableIdentity,
     ComparableText,
     Matching,
-    compare_identities,
     compare_texts,
+    normalize_value,
     prepare_text,
     prepare_value,
 )
-from prefect_dispatch.integrators.merge_records.text_normalization import normalize_value
 from prefect_dispatch.serialization.json_values import value_order
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from prefect_dispatch import Brief, plan
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.readiness import require_check_fields
+from prefect_dispatch.integrators.merge_records.schema_conformance import require_check_fields
 from prefect_dispatch.models.checks import MaxWords, Sources
 from prefect_dispatch.testing import ScriptedExecutor
 

@@ -8,8 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.merge_records.field_rules import Rule
-from prefect_dispatch.integrators.merge_records.resolution import Claim
+from prefect_dispatch.integrators.merge_records.field_rules import Claim, Rule
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.serialization.json_values import content_text
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from inspect import getattr_static
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
@@ -14,6 +13,7 @@ from typing_extensions import Protocol, runtime_checkable  # its isinstance chec
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.base import Frozen, Strict
 from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.imports import ObjectAdapter
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.outcome import Change, Rejection, Usage, truncate_notes
 from prefect_dispatch.models.output_schema import read_json
@@ -268,45 +268,31 @@ def require_no_command(briefs: Sequence[Brief], name: str) -> None:
             )
 
 
-_ABSENT = object()
-_ADAPTED = frozenset({"answer", "fingerprint", "has_external_inputs", "name", "of"})
-"""Attributes that the adapter defines itself."""
-
-
-class _ExecutorAdapter(BaseExecutor):
+class _ExecutorAdapter(ObjectAdapter, BaseExecutor):
     """Executor that delegates to a user's object where that has the method, and to the defaults otherwise."""
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-
-    def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 -- any attribute
-        if not name.startswith("_") and name not in _ADAPTED and self._has(name):
-            return getattr(self._executor, name)
-        return super().__getattribute__(name)
-
-    def _has(self, name: str) -> bool:
-        """Return whether the object has an attribute; a property is not evaluated, which may be expensive."""
-        return getattr_static(self._executor, name, _ABSENT) is not _ABSENT
+    _own_names = frozenset({"answer", "fingerprint", "has_external_inputs", "name", "of"})
+    _adapted: Executor
 
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the object."""
-        return self._executor.fingerprint
+        return self._adapted.fingerprint
 
     async def answer(self, ask: Ask) -> Reply:
         """Return the answer of the object."""
-        return await self._executor.answer(ask)
+        return await self._adapted.answer(ask)
 
     @property
     def name(self) -> str:
         """The name of the object if its cost is bounded, else that of its class."""
-        named: Any = self._executor
-        return str(named.name) if self._has("name") and self._has("cost_bound") else type(self._executor).__name__
+        named: Any = self._adapted
+        return str(named.name) if self._has("name") and self._has("cost_bound") else type(self._adapted).__name__
 
     @property
     def fallback_chain(self) -> tuple[Executor, ...]:
         """The object alone."""
-        return (self._executor,)
+        return (self._adapted,)
 
     @property
     def has_external_inputs(self) -> bool:
@@ -315,8 +301,8 @@ class _ExecutorAdapter(BaseExecutor):
 
     def resolve_paths(self, folder: Path) -> Executor:  # noqa: ARG002 -- the signature of the base class
         """Return the object, which has no paths."""
-        return self._executor
+        return self._adapted
 
     def require_supported(self, briefs: Sequence[Brief]) -> None:
         """Check that no brief has a command."""
-        require_no_command(briefs, type(self._executor).__name__)
+        require_no_command(briefs, type(self._adapted).__name__)

@@ -1,4 +1,4 @@
-"""References to the user's own classes and functions: `module:name`.
+"""The user's own classes, functions and objects: references (`module:name`), signatures and adapters.
 
 A reference is only resolved in code below a folder that the user named (that of a job file, or the working folder), so
 that a parameter can't import from installed packages or the standard library.
@@ -12,12 +12,35 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.security.escaping import count_noun, join_names
 
 REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+class ObjectAdapter:
+    """Mixin of adapters: public attributes that the user's object has are taken from there, others from the class."""
+
+    _own_names: ClassVar[frozenset[str]] = frozenset({"of"})
+    """The attributes that are always taken from the class."""
+    _adapted: Any
+
+    def __init__(self, adapted: object) -> None:
+        """Adapt a user's object."""
+        self._adapted = adapted
+
+    def __getattribute__(self, name: str) -> Any:  # noqa: ANN401 -- any attribute
+        """Return an attribute of the object if it has it, else of the class."""
+        if not name.startswith("_") and name not in self._own_names and self._has(name):
+            return getattr(self._adapted, name)
+        return super().__getattribute__(name)
+
+    def _has(self, name: str) -> bool:
+        """Return whether the object has an attribute; a property is not evaluated, which may be expensive."""
+        absent = object()
+        return inspect.getattr_static(self._adapted, name, absent) is not absent
 
 
 def to_reference(thing: Any) -> str:  # noqa: ANN401 -- a function, a class or a name already
