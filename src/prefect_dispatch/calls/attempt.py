@@ -29,8 +29,8 @@ from prefect_dispatch.errors import (
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply, redact_value
 from prefect_dispatch.models.outcome import Answer, Attempt, Failure, Rejection, Usage, truncate_notes
 from prefect_dispatch.models.output_schema import validate_output
-from prefect_dispatch.security.redaction import redact, redact_item_text, safe_message
 from prefect_dispatch.processes.state_folder import collect_logs
+from prefect_dispatch.security.redaction import redact, redact_item_text, safe_message
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence

@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.security.escaping import count_noun, join_names
