@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.calls.budget import require_enforceable_limits
+from prefect_dispatch.calls.call_gate import require_enforceable_limits
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import BaseExecutor, Executor
 from prefect_dispatch.executors.command_checks import require_item_variables

@@ -7,7 +7,7 @@ from collections import Counter
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from prefect_dispatch.calls.budget import executor_name
+from prefect_dispatch.calls.call_gate import executor_name
 from prefect_dispatch.executors.base import BaseExecutor
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.fingerprint import executor_for

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from prefect_dispatch.calls.budget import require_enforceable_limits
+from prefect_dispatch.calls.call_gate import require_enforceable_limits
 from prefect_dispatch.errors import JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Executor
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
