@@ -9,13 +9,21 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
 from prefect_dispatch.executors.llm.credentials import load_key, name_block_in_failure
-from prefect_dispatch.executors.llm.http_exchange import Exchange, ResponseTooLargeError, inspect_body, use_exchange
+from prefect_dispatch.executors.llm.http_exchange import (
+    Exchange,
+    HTTPError,
+    ResponseTooLargeError,
+    convert_response,
+    inspect_body,
+    use_exchange,
+)
 from prefect_dispatch.executors.llm.litellm_adapter import Price, build_request, load_litellm, parse_response
 from prefect_dispatch.executors.llm.provider_errors import classify_error
 from prefect_dispatch.models.outcome import Usage
@@ -28,9 +36,6 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Ask, Reply
     from prefect_dispatch.executors.llm.llm import LLM
-
-
-_OK = 200
 
 
 class _Error(BaseModel):
@@ -61,24 +66,12 @@ class ResultLine(BaseModel):
         except ValidationError:
             return None
 
-
-class _FailedLine(Exception):  # noqa: N818 -- never raised, only classified like an error of litellm's
-    """A request that failed within a batch, in the form of an error of litellm's."""
-
-    litellm_response_headers: dict[str, str]
-
-    def __init__(self, status: int, body: dict[str, JsonValue], message: str) -> None:
-        super().__init__(message)
-        self.status_code, self.body, self.litellm_response_headers = status, body, {}
-
-    @classmethod
-    def from_line(cls, line: ResultLine) -> _FailedLine:
-        """Return the error of a line without a successful response."""
-        error: JsonValue = line.response.body.get("error") if line.response else None
-        details = error if isinstance(error, dict) else line.error.model_dump() if line.error else {}
-        message = details.get("message")
-        status = line.response.status_code if line.response else _OK
-        return cls(status, details, message if isinstance(message, str) else "it failed")
+    def to_error(self) -> HTTPError:
+        """Return the error of a request without a successful response."""
+        if self.response:
+            return HTTPError(self.response.status_code, {}, json.dumps(self.response.body))
+        error = self.error or _Error(message="it failed")
+        return HTTPError(HTTPStatus.OK, {}, json.dumps({"error": error.model_dump()}))
 
 
 def parse_result(line: ResultLine, model: str, price: Price | None) -> Reply | ExecutorError:
@@ -91,14 +84,11 @@ def parse_result(line: ResultLine, model: str, price: Price | None) -> Reply | E
     """
     if line.error and line.error.code == "batch_expired":
         return TransientError(f"{model!r}: the batch expired before this was asked.", kind="expired", usage=Usage())
-    if line.response is None or line.response.status_code != _OK:
-        return classify_error(_FailedLine.from_line(line), model)
+    if line.response is None or line.response.status_code != HTTPStatus.OK:
+        return classify_error(line.to_error(), model)
     served, _ = inspect_body(line.response.body, model)
     try:
-        response = load_litellm().utils.convert_to_model_response_object(
-            response_object=line.response.body, model_response_object=load_litellm().ModelResponse()
-        )
-        return parse_response(response, model, price, served)
+        return parse_response(convert_response(load_litellm(), line.response.body), model, price, served)
     except Exception as error:  # noqa: BLE001 -- untrusted data may break litellm anywhere
         why, usage = redact(type(error).__name__), Usage(requests=1, unsettled=1)
         return TransientError(f"{model!r} failed: its answer can't be read ({why})", kind="malformed", usage=usage)
@@ -131,7 +121,6 @@ _SETTLING_S = 600.0
 """Seconds for which a complete batch may have no files yet."""
 
 _CALL_S = 600.0
-_NOT_FOUND = 404
 
 
 class Batch(NamedTuple):
@@ -339,7 +328,7 @@ class BatchAPI:
             with use_exchange(within):
                 return await call
         except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its message is redacted
-            if missing and getattr(error, "status_code", None) == _NOT_FOUND:
+            if missing and getattr(error, "status_code", None) == HTTPStatus.NOT_FOUND:
                 return None
             raise name_block_in_failure(
                 classify_error(within.failure or error, self.llm.model), self.llm.credentials

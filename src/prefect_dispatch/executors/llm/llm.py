@@ -17,7 +17,12 @@ from prefect_dispatch.executors.llm.credentials import (
     name_block_in_failure,
     require_matching_provider,
 )
-from prefect_dispatch.executors.llm.http_exchange import Exchange, use_exchange
+from prefect_dispatch.executors.llm.http_exchange import (
+    Exchange,
+    post_chat_completion,
+    supports_direct_http,
+    use_exchange,
+)
 from prefect_dispatch.executors.llm.litellm_adapter import (
     ANSWER_LIMIT_PARAMS,
     LOCAL_PARAMS,
@@ -45,7 +50,6 @@ from prefect_dispatch.executors.llm.messages import (
     is_expected_model,
     raise_if_form_refused,
 )
-from prefect_dispatch.executors.llm.openai_http import post_chat_completion, supports_direct_http
 from prefect_dispatch.executors.llm.provider_errors import classify_error
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, Text
