@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.calls.call_gate import require_enforceable_limits
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.base import BaseExecutor, Executor
+from prefect_dispatch.executors.base import BaseExecutor, Executor, expand_samples, require_variety
 from prefect_dispatch.executors.command_checks import require_item_variables
-from prefect_dispatch.executors.fingerprint import expand_samples, require_variety
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.local_model import resolve_model_path
 from prefect_dispatch.executors.registry import default_executor

@@ -7,8 +7,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.base import BaseExecutor
-from prefect_dispatch.executors.fingerprint import executor_for
+from prefect_dispatch.executors.base import BaseExecutor, executor_for
 from prefect_dispatch.executors.llm.llm import LLM, apply_block, require_key
 from prefect_dispatch.executors.llm.local_model import is_local, model_file, resolve_model_path
 from prefect_dispatch.executors.registry import is_executor

@@ -8,7 +8,7 @@ import pytest
 from pydantic import BaseModel, ValidationError, model_validator
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.fingerprint import expand_samples
+from prefect_dispatch.executors.base import expand_samples
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.consensus.consensus import Consensus
 from prefect_dispatch.integrators.consensus.vote_rules import median, robust_mean

@@ -26,8 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.calls.rate_limiter import FifoWaiters, RateLimiter
 from prefect_dispatch.errors import BudgetError, BusyError, ExecutorError, JobError, TransientError
-from prefect_dispatch.executors.base import Ask, BaseExecutor
-from prefect_dispatch.executors.fingerprint import executor_for
+from prefect_dispatch.executors.base import Ask, BaseExecutor, executor_for
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.outcome import Usage
 

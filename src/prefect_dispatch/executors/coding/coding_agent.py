@@ -16,6 +16,7 @@ from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
+from prefect_dispatch.executors.block_references import Credentials, name_block_in_failure
 from prefect_dispatch.executors.coding.adapter import AgentOutput, AgentReport, LaunchRequest
 from prefect_dispatch.executors.coding.claude import Claude
 from prefect_dispatch.executors.coding.codex import Codex
@@ -34,7 +35,6 @@ from prefect_dispatch.executors.coding.session import (
 from prefect_dispatch.executors.coding.session import key_names as names_of_keys
 from prefect_dispatch.executors.coding.verdict import describe_refusals, find_error
 from prefect_dispatch.executors.command_checks import require_valid_env
-from prefect_dispatch.executors.llm.credentials import Credentials, name_block_in_failure
 from prefect_dispatch.executors.llm.litellm_adapter import Params, load_litellm
 from prefect_dispatch.models.base import Strict, Tabs
 from prefect_dispatch.models.brief import Brief, Text

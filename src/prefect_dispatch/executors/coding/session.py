@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.errors import JobError, RejectedError, TerminalError
-from prefect_dispatch.executors.block_references import credentials, load_credentials
+from prefect_dispatch.executors.block_references import credentials, load_credentials, require_matching_provider
 from prefect_dispatch.executors.coding.adapter import AgentOutput
 from prefect_dispatch.executors.coding.mini_swe_agent import key_variable
 from prefect_dispatch.executors.command_checks import item_environment, stdin_bytes
-from prefect_dispatch.executors.llm.credentials import require_matching_provider
 from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
 from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.outcome import Usage

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
-from prefect_dispatch.executors.llm.credentials import load_key, name_block_in_failure
+from prefect_dispatch.executors.block_references import load_key, name_block_in_failure
 from prefect_dispatch.executors.llm.http_exchange import (
     Exchange,
     HTTPError,
@@ -341,7 +341,7 @@ class BatchAPI:
             "max_retries": 0,
             "timeout": _CALL_S,
             **address,
-            **await load_key(self.llm.credentials),
+            **(await load_key(self.llm.credentials) if self.llm.credentials else {}),
         }
 
 

@@ -10,10 +10,12 @@ from pydantic import Field, NonNegativeFloat, field_validator
 
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
-from prefect_dispatch.executors.block_references import credentials, load_credentials, missing_key_variables
-from prefect_dispatch.executors.llm.credentials import (
+from prefect_dispatch.executors.block_references import (
     Credentials,
+    credentials,
+    load_credentials,
     load_key,
+    missing_key_variables,
     name_block_in_failure,
     require_matching_provider,
 )
@@ -313,7 +315,8 @@ class LLM(BaseExecutor, Strict):
         if is_local(self.model):
             served = await asyncio.to_thread(serve, self.model)
             return {"model": f"openai/{self.model}", "api_base": served.api_base, "api_key": served.api_key}
-        return {"model": self.model, "api_base": self.api_base, **await load_key(self.credentials)}
+        key = await load_key(self.credentials) if self.credentials else {}
+        return {"model": self.model, "api_base": self.api_base, **key}
 
     def _price(self) -> Price | None:
         """Return the price per token if it is known without litellm's table; else None."""

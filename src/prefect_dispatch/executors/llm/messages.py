@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 
 PROMPT = 1
-
-
 """Version of the prompt, part of the fingerprint: increase it with every change of the texts below."""
 
 
@@ -83,6 +81,22 @@ def build_messages(ask: Ask, *, schema_in_prompt: bool) -> list[Message]:
     return chat
 
 
+def build_text(ask: Ask) -> str:
+    """Return the whole chat for an agent as one text: the brief, the item, and rejected earlier answers.
+
+    Example:
+        >>> from prefect_dispatch import Ask, Brief, Item
+        >>> ask = Ask(brief=Brief(name="sum", instructions="Add up."), item=Item(key="a", value=[1, 2]))
+        >>> "Add up." in build_text(ask)
+        True
+    """
+    chat = build_messages(ask, schema_in_prompt=True)
+    return "\n\n".join(
+        f"Your answer was:\n{fence_value(each['content'])}" if each["role"] == "assistant" else each["content"]
+        for each in chat
+    )
+
+
 def response_format(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the `response_format` of a request that makes a provider enforce a schema.
 
@@ -132,8 +146,6 @@ _STRICT = frozenset(
     | {"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf", "maxItems", "minItems"}
     | {"properties", "required", "title", "type"}
 )
-
-
 """Keywords that OpenAI's strict mode supports; a schema with others is sent without it, and validated all the same."""
 
 
@@ -163,14 +175,10 @@ def _subschemas(schema: object) -> Iterator[dict[str, Any]]:
 
 
 Method = Literal["json_schema", "json_object", "tools", "prompt"]
-
-
 """A method of structured output, strongest first; `prompt`: by the prompt alone."""
 
 
 StructuredOutput = Literal["auto", "json_schema", "json_object", "tools", "prompt"]
-
-
 """A method, or `auto`."""
 
 
@@ -178,14 +186,10 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 
 _OBJECT_METHODS = frozenset({"json_object", "tools"})
-
-
 """Methods that only support JSON objects."""
 
 
 MAX_REMEMBERED = 256
-
-
 """Upper bound of the models whose method is cached."""
 
 
@@ -202,14 +206,10 @@ _METHOD_WORDS["prompt"] = f"{_METHOD_WORDS['json_schema']}|{_METHOD_WORDS['tools
 
 
 _REFUSAL_KINDS = frozenset({"rejected", "params", "server"})
-
-
 """Classes of failure by which a server may refuse a method: 400, 415, 422, or 500 with its reason."""
 
 
 _methods: dict[tuple[str, ...], Method] = {}
-
-
 """Cache: the strongest method that wasn't refused, by model and address."""
 
 
@@ -325,14 +325,10 @@ _FILE = re.compile(r"\.(?:gguf|ggml|safetensors|bin)$")
 
 
 _QUANTIZED = re.compile(r"[-._](?:i?q\d(?:_[a-z0-9]+)*|f16|bf16|f32)$")
-
-
 """The suffix of a model's file that names the quantization of its weights."""
 
 
 _VARIANT = re.compile(r":(?:free|nitro|floor|online|extended|exacto|latest|\d+)$")
-
-
 """The suffix that a router or a registry adds for price or speed; the model is the same. `-v1:0` is Bedrock's."""
 
 
@@ -342,8 +338,6 @@ _BEDROCK = re.compile(
 
 
 _STAMP = re.compile(r"[-@](20\d{2}-?[01]\d-?[0-3]\d|[01]\d-20\d{2}|[01]\d-[0-3]\d|[01]\d[0-3]\d|2\d[01]\d|00\d)$")
-
-
 """The date or the number of a snapshot at the end of a name: `-2025-08-07`, `-20250929`, `-0613`, `-2411`, `-001`."""
 
 
@@ -351,20 +345,14 @@ _LATEST = re.compile(r"[-:]latest$")
 
 
 _RENAMED = {"gpt-4-turbo-preview": "gpt-4-0125-preview"}
-
-
 """Names of one model that no rule below relates."""
 
 
 _DEPLOYMENTS = ("azure/", "azure_ai/", "azure_text/", "sagemaker/", "sagemaker_chat/")
-
-
 """Providers that are called with the name of a deployment, which doesn't identify its model."""
 
 
 _ROUTERS = re.compile(r"(?:^|/)(?:auto|model[-_]router)(?::[a-z]+)?$|(?:^|/)arn:|^vertex_ai/(?:openai/)?\d+$")
-
-
 """Names for which the provider chooses the model: OpenRouter's `auto`, Azure's router, profiles, endpoints."""
 
 

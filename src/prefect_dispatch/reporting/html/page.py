@@ -19,12 +19,12 @@ from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prefect_dispatch.calls.progress import run_issues
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.models.output_schema import serialize_output
 from prefect_dispatch.models.version import __version__
 from prefect_dispatch.reporting.html.matrix_heatmap import PASSED_VERDICTS, build_heat_map
 from prefect_dispatch.reporting.html.texts import TextPreviews, fit_length, to_readable_text, to_script_json
+from prefect_dispatch.reporting.progress import run_issues
 from prefect_dispatch.security.escaping import column_names
 from prefect_dispatch.security.escaping import value_text as shown_value
 
