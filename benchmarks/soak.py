@@ -27,8 +27,8 @@ from prefect.settings import (
 from prefect.testing.utilities import prefect_test_harness
 
 from prefect_dispatch import LLM, Limits, dispatch
-from prefect_dispatch.reporting.progress import progress_listener
 from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
+from prefect_dispatch.reporting.progress import progress_listener
 from tests.faults.lives import SIZES
 from tests.faults.wires import Patient, mixed, require_accounts
 from tests.openai_server import openai_server

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import BaseExecutor, executor_for
 from prefect_dispatch.executors.llm.llm import LLM, apply_block, require_key
-from prefect_dispatch.executors.llm.local_model import is_local, model_file, resolve_model_path
+from prefect_dispatch.executors.llm.local_model import model_file, resolve_model_path
+from prefect_dispatch.executors.llm.messages import is_local
 from prefect_dispatch.executors.registry import is_executor
 from prefect_dispatch.integrators.base import AskingIntegrator, BaseIntegrator
 from prefect_dispatch.tasks.plan import SAMPLE

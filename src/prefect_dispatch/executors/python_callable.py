@@ -450,8 +450,8 @@ def _from_framework(result: object, name: str) -> Reply | None:
         return _from_messages([result], None, name)
     state = cast("dict[str, Any]", result) if isinstance(result, dict) else {}
     messages = state.get("messages")
-    if messages and isinstance(messages, list) and _has_attributes(messages[-1], "content", "type"):
-        return _from_messages(cast("list[Any]", messages), state.get("structured_response"), name)
+    if messages and isinstance(messages, list) and _has_attributes(state["messages"][-1], "content", "type"):
+        return _from_messages(state["messages"], state.get("structured_response"), name)
     return None
 
 
@@ -528,7 +528,8 @@ def _from_claude(end: Any, name: str) -> Reply:  # noqa: ANN401 -- a library's t
     # 2. A failure is an error, classified by the provider's status if there is one.
     status = getattr(end, "api_error_status", None)
     message = redact("; ".join([*(getattr(end, "errors", None) or ()), *filter(None, [end.result])]))[:MAX_QUOTED]
-    error, kind = RejectedError, end.subtype
+    error: type[ExecutorError] = RejectedError
+    kind = end.subtype
     if status is not None:
         known = classify_error(HTTPError(status, {}, ""), name)
         error, kind = type(known), known.kind

@@ -22,6 +22,7 @@ from prefect_dispatch.executors.llm.http_exchange import (
     ResponseTooLargeError,
     convert_response,
     inspect_body,
+    translate_request,
     use_exchange,
 )
 from prefect_dispatch.executors.llm.litellm_adapter import Price, build_request, load_litellm, parse_response
@@ -165,7 +166,7 @@ class BatchAPI:
         try:
             method = self.llm.output_method(litellm, schema_of(ask.brief.output), tries=False)
             request = build_request(litellm, ask, self.llm.model, self.llm.params, method)
-            body = _request_body(litellm, request, self.llm.model)
+            body = translate_request(litellm, {"model": self.llm.model, **request})
         except Exception as error:  # noqa: BLE001 -- as in a live call
             raise classify_error(error, self.llm.model) from None
         line = {"custom_id": name, "method": "POST", "url": _ENDPOINT, "body": body}
@@ -355,20 +356,3 @@ def _to_batch(response: Any) -> Batch:  # noqa: ANN401 -- litellm's
     ended = status in {"failed", "expired", "cancelled"} or (status == "completed" and bool(settled))
     done = (counts.completed or 0) + (counts.failed or 0) if counts else 0
     return Batch(str(response.id), status, ended, files, done, redact(problems)[:300])
-
-
-def _request_body(litellm: Any, request: dict[str, Any], model: str) -> dict[str, Any]:  # noqa: ANN401 -- a module
-    """Return the body of the HTTP request that a live call would send."""
-    own_name, name, _, _ = litellm.get_llm_provider(model=model)
-    chat = request.pop("messages")
-    ours = {key: value for key, value in request.items() if key not in {"num_retries", "max_retries"}}
-    params = litellm.utils.get_optional_params(model=own_name, custom_llm_provider=name, messages=chat, **ours)
-    config = litellm.utils.ProviderConfigManager.get_provider_chat_config(
-        model=own_name, provider=litellm.LlmProviders(name)
-    )
-    body: dict[str, Any] = config.transform_request(
-        model=own_name, messages=chat, optional_params=params, litellm_params={}, headers={}
-    )
-    more: dict[str, Any] = body.pop("extra_body", None) or {}
-    body.pop("stream", None)
-    return {**body, **more}

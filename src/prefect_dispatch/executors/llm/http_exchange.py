@@ -427,10 +427,8 @@ async def post_chat_completion(litellm: Any, request: Mapping[str, Any], exchang
         MalformedResponseError: If it can't be read.
     """
     # 1. Translate the request.
-    params = {name: value for name, value in request.items() if name not in _TARGET_KEYS}
-    model, more = _translate_params(litellm, str(request["model"]), json.dumps(params))
     url = f"{str(request['api_base']).rstrip('/')}/chat/completions"
-    body = json.dumps({"messages": request["messages"], "model": model, **more}).encode()
+    body = json.dumps(translate_request(litellm, request)).encode()
     headers = {
         "Authorization": f"Bearer {_key(litellm, request)}",
         "Content-Type": "application/json",
@@ -453,6 +451,13 @@ async def post_chat_completion(litellm: Any, request: Mapping[str, Any], exchang
             raise
         why = f"the response has an unexpected form ({type(error).__name__})"
         raise exchange.fail(MalformedResponseError(why)) from error
+
+
+def translate_request(litellm: Any, request: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 -- a module
+    """Return the body of a request of OpenAI's chat protocol, from the arguments of `acompletion`."""
+    params = {name: value for name, value in request.items() if name not in _TARGET_KEYS}
+    model, more = _translate_params(litellm, str(request["model"]), json.dumps(params))
+    return {"messages": request["messages"], "model": model, **more}
 
 
 def convert_response(litellm: Any, body: dict[str, Any]) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
