@@ -76,10 +76,11 @@ def inspect_body(body: Any, model: str) -> tuple[str, bool]:  # noqa: ANN401 -- 
         (('m-2025-01-01', True), 0)
     """
     served, changed = "", False
-    top: dict[str, Any] = body if isinstance(body, dict) else {}
-    for part in (top, *map(top.get, _NESTED_KEYS)):
-        if not isinstance(part, dict):
+    top = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+    for nested in (top, *map(top.get, _NESTED_KEYS)):
+        if not isinstance(nested, dict):
             continue
+        part = cast("dict[str, Any]", nested)
         name = part.get("model") or part.get("modelVersion")
         served = served or (redact(name[:LONGEST_NAME]) if isinstance(name, str) else "")
         for key, zeros in _ZEROS.items():
@@ -103,8 +104,8 @@ def _is_plausible(usage: object) -> bool:
 def _has_plausible_counts(value: object, name: str = "", depth: int = 0) -> bool:
     """Return whether every token count in a part of a usage, of this name, is plausible."""
     if isinstance(value, (dict, list)):
-        parts = value.items() if isinstance(value, dict) else (("", each) for each in cast("list[object]", value))
-        named = cast("Iterator[tuple[str, object]]", parts)
+        parts: Any = value
+        named: Any = parts.items() if isinstance(value, dict) else (("", each) for each in parts)
         return depth <= _MAX_DEPTH and all(_has_plausible_counts(part, key, depth + 1) for key, part in named)
     is_named_count = name.lower().endswith(("tokens", "tokencount", "requests"))
     return value is None or not is_named_count or is_count(value)

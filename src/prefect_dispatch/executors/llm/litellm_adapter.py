@@ -212,7 +212,9 @@ def parse_response(response: Any, model: str, price: Price | None, served: str =
     message: Any = getattr(choice, "message", None)
     fields: dict[str, Any] = getattr(message, "provider_specific_fields", None) or {}
     text: str = getattr(message, "content", None) or ""
-    finish = _FINISHES.get(getattr(choice, "finish_reason", None), "complete")
+    finish: Literal["complete", "truncated", "refused"] = _FINISHES.get(
+        getattr(choice, "finish_reason", None), "complete"
+    )
     text = text or _arguments(message)
     if refusal := getattr(message, "refusal", None) or fields.get("refusal"):  # there up to litellm 1.106
         finish, text = "refused", str(refusal)

@@ -213,8 +213,8 @@ def _parse_fault(error: Exception) -> _Fault:
     """Extract the parts of an error, and of its causes, that classify it."""
     chain = tuple(_chain(error))
     headers = next(filter(None, map(_headers, chain)), None)
-    bodies = (body for each in chain if isinstance(body := getattr(each, "body", None), dict))
-    details = cast("dict[str, Any]", next(bodies, {}))
+    bodies: list[Any] = [getattr(each, "body", None) for each in chain]
+    details: dict[str, Any] = next((body for body in bodies if isinstance(body, dict)), {})
     code, param = details.get("type"), details.get("param")
     if code not in _SPECIFIC_TYPES:
         code = str(details.get("code") or getattr(error, "code", None) or "")
