@@ -27,8 +27,8 @@ from prefect.settings import (
 from prefect.testing.utilities import prefect_test_harness
 
 from prefect_dispatch import LLM, Limits, dispatch
-from prefect_dispatch.calls.progress import progress_listener
 from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
+from prefect_dispatch.reporting.progress import progress_listener
 from tests.faults.lives import SIZES
 from tests.faults.wires import Patient, mixed, require_accounts
 from tests.openai_server import openai_server
@@ -36,7 +36,7 @@ from tests.openai_server import openai_server
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from prefect_dispatch.calls.progress import Progress
+    from prefect_dispatch.reporting.progress import Progress
 
 ITEMS = 20_000
 LIMITS = Limits(concurrency=16, retries=5, reasks=5, retry_delay_s=0.01, timeout_s=60)

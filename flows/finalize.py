@@ -14,8 +14,7 @@ from pydantic import BaseModel, JsonValue
 
 from prefect_dispatch.errors import AuditError, MergeError
 from prefect_dispatch.executors.llm.llm import LLM
-from prefect_dispatch.executors.llm.local_model import is_local
-from prefect_dispatch.executors.llm.messages import is_expected_model
+from prefect_dispatch.executors.llm.messages import is_expected_model, is_local
 from prefect_dispatch.flows.runtime.prepared_job import query_executors
 from prefect_dispatch.integrators.audit.published_report import audit_inputs
 from prefect_dispatch.integrators.base import unanswered

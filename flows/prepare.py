@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from prefect.context import FlowRunContext
 
-from prefect_dispatch.calls.budget import require_enforceable_limits
+from prefect_dispatch.calls.call_gate import require_enforceable_limits
 from prefect_dispatch.errors import JobError, SourceError
-from prefect_dispatch.executors.base import BaseExecutor, Executor
+from prefect_dispatch.executors.base import BaseExecutor, Executor, executor_for, expand_samples, require_variety
 from prefect_dispatch.executors.command_checks import require_item_variables
-from prefect_dispatch.executors.fingerprint import executor_for, expand_samples, require_variety
 from prefect_dispatch.executors.llm.llm import LLM, apply_block, require_key
-from prefect_dispatch.executors.llm.local_model import is_local, model_file, resolve_model_path
+from prefect_dispatch.executors.llm.local_model import model_file, resolve_model_path
+from prefect_dispatch.executors.llm.messages import is_local
 from prefect_dispatch.executors.registry import default_executor
 from prefect_dispatch.flows.remote_targets import resolve_deployment, shard_target
 from prefect_dispatch.flows.review import require_deciding

@@ -24,13 +24,13 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ValidationError
 
-from prefect_dispatch.calls.progress import estimate_seconds_left, on_report, progress_listener
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.ledger import Document, Table
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.reporting.html.document import GENERATOR
 from prefect_dispatch.reporting.html.page import render_page
 from prefect_dispatch.reporting.markdown import markdown, outcome_rows
+from prefect_dispatch.reporting.progress import estimate_seconds_left, on_report, progress_listener
 from prefect_dispatch.security.escaping import escape_paragraph, fence_text, strip_control_chars, to_safe_csv
 from prefect_dispatch.security.redaction import safe_message
 from prefect_dispatch.serialization import write_atomically
@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from typing_extensions import Self
 
-    from prefect_dispatch.calls.progress import Progress
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.report import Report
+    from prefect_dispatch.reporting.progress import Progress
     from prefect_dispatch.tasks.plan import Plan
 
 

@@ -16,7 +16,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
 from prefect_dispatch.errors import BriefError, JobError
-from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.executors.base import fingerprint
 from prefect_dispatch.models.base import Strict, Tabs, did_you_mean
 from prefect_dispatch.models.brief import resolve_user_code
 from prefect_dispatch.prefect_compat import ProcessPool

@@ -22,8 +22,7 @@ from pydantic import Field
 
 from prefect_dispatch.calls.call_gate import gate_with_own_budget
 from prefect_dispatch.errors import BriefError, JobError, TransientError
-from prefect_dispatch.executors.base import BaseExecutor, Executor
-from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.executors.base import BaseExecutor, Executor, fingerprint
 from prefect_dispatch.flows.runtime.flow_class import INTERRUPTIONS
 from prefect_dispatch.flows.runtime.heartbeat import run_periodically, send_heartbeats
 from prefect_dispatch.models.brief import resolve_user_code

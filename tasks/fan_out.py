@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, cast
 
 from prefect.runtime import flow_run
 
-from prefect_dispatch.calls.progress import Progress
 from prefect_dispatch.errors import ExecutorError, UnaskedError
 from prefect_dispatch.executors.base import BaseExecutor
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.models.outcome import Answer, Failure
 from prefect_dispatch.prefect_compat import outside_transactions
+from prefect_dispatch.reporting.progress import Progress
 from prefect_dispatch.tasks import event_loop
 from prefect_dispatch.tasks.bounded_api import CancelWatch
 from prefect_dispatch.tasks.circuit_breaker import CircuitBreaker, Stop, failure_of

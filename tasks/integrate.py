@@ -10,8 +10,10 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from prefect_dispatch.errors import AuditError, DispatchError, JobError, MergeError, TerminalError
-from prefect_dispatch.executors.base import Executor  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.executors.base import (
+    Executor,
+    fingerprint,
+)
 from prefect_dispatch.executors.registry import default_executor
 from prefect_dispatch.integrators.audit.laws import audit
 from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, copy_mutable_value
@@ -34,8 +36,8 @@ from prefect_dispatch.tasks.preflight import Independence
 from prefect_dispatch.tasks.work_item import WorkItem
 
 if TYPE_CHECKING:
-    from prefect_dispatch.calls.progress import Progress
     from prefect_dispatch.integrators.base import Question
+    from prefect_dispatch.reporting.progress import Progress
 
 
 class QueryRunner:

@@ -17,8 +17,7 @@ from pydantic import JsonValue, ValidationError
 
 from prefect_dispatch.calls.attempt import estimate_parts, invalid_output_error, is_too_long, validate_reply
 from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
-from prefect_dispatch.executors.base import Reply
-from prefect_dispatch.executors.fingerprint import executor_for, fingerprint
+from prefect_dispatch.executors.base import Reply, executor_for, fingerprint
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.outcome import Answer, Outcome

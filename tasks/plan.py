@@ -7,10 +7,9 @@ from collections import Counter
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from prefect_dispatch.calls.budget import executor_name
-from prefect_dispatch.executors.base import BaseExecutor
+from prefect_dispatch.calls.call_gate import executor_name
+from prefect_dispatch.executors.base import BaseExecutor, executor_for
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
-from prefect_dispatch.executors.fingerprint import executor_for
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.tasks.item_splitting import expand_asks, load_joined_answer

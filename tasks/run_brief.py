@@ -14,8 +14,7 @@ from prefect.transactions import BaseTransaction, get_transaction
 from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.calls.call_gate import gate_for_run
 from prefect_dispatch.errors import ExecutorError, TransientError
-from prefect_dispatch.executors.base import BaseExecutor, Executor
-from prefect_dispatch.executors.fingerprint import executor_for, fingerprint
+from prefect_dispatch.executors.base import BaseExecutor, Executor, executor_for, fingerprint
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Answer, Attempt, Failure, Usage
 from prefect_dispatch.prefect_compat import keep_own_record

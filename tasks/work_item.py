@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar, cast
 
 from prefect.utilities.annotations import quote
 
-from prefect_dispatch.executors.fingerprint import fingerprinter
+from prefect_dispatch.executors.base import fingerprinter
 from prefect_dispatch.models.checks import Function, MustMention
 from prefect_dispatch.models.item import placeholders
 from prefect_dispatch.models.ledger import make_ref, sort_key

@@ -20,10 +20,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from prefect_dispatch import __version__
-from prefect_dispatch.calls.progress import Progress, progress_listener
 from prefect_dispatch.cli.commands import BROKEN_PIPE, COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
 from prefect_dispatch.cli.console import show_progress
 from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.reporting.progress import Progress, progress_listener
 from prefect_dispatch.sources import read_items
 from tests.openai_server import HANG, Behaviour, document, failure, openai_server
 from tests.prefect_database import empty_database

@@ -9,8 +9,7 @@ import pytest
 from prefect.blocks.core import Block
 
 from prefect_dispatch.errors import JobError, TerminalError
-from prefect_dispatch.executors.block_references import load_block, missing_key_variables
-from prefect_dispatch.executors.llm.credentials import load_key
+from prefect_dispatch.executors.block_references import load_block, load_key, missing_key_variables
 from prefect_dispatch.models.outcome import Usage
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect_dispatch.deployments.specs import deployment
-from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.executors.base import fingerprint
 from prefect_dispatch.flows.dispatch import dispatch
 from prefect_dispatch.flows.job_file import load_job
 from prefect_dispatch.models.brief import Brief

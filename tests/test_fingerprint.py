@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import BriefError
-from prefect_dispatch.executors.fingerprint import FORMAT, fingerprint
+from prefect_dispatch.executors.base import FORMAT, fingerprint
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.checks import Function, MustMention, Regex
 from prefect_dispatch.models.item import Item

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.calls.progress import on_interrupted
 from prefect_dispatch.cli import commands
 from prefect_dispatch.cli.commands import ExitGuard, interruptible
+from prefect_dispatch.reporting.progress import on_interrupted
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:

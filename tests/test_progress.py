@@ -9,8 +9,8 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 
 from prefect_dispatch import Brief, Limits, dispatch
-from prefect_dispatch.calls.progress import Progress, estimate_seconds_left, format_duration, progress_listener
 from prefect_dispatch.models.outcome import Outcome, Usage
+from prefect_dispatch.reporting.progress import Progress, estimate_seconds_left, format_duration, progress_listener
 from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from prefect_dispatch.calls.call_gate import gate_for_run
 from prefect_dispatch.errors import DispatchError, JobError
-from prefect_dispatch.executors.fingerprint import executor_for
+from prefect_dispatch.executors.base import executor_for
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.tasks import event_loop
 from prefect_dispatch.tasks.item_splitting import is_asked_in_parts

@@ -28,13 +28,13 @@ from prefect.states import Cancelled, Failed
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from prefect_dispatch.calls.progress import on_interrupted
 from prefect_dispatch.errors import DispatchError, DispatchFailed, JobError
 from prefect_dispatch.flows.runtime.garbage_collection import frozen_gc
 from prefect_dispatch.flows.runtime.heartbeat import without_prefect_heartbeats
 from prefect_dispatch.models.brief import BriefsInput  # noqa: TC001 -- pydantic reads the annotations
 from prefect_dispatch.prefect_compat import visit_parts
 from prefect_dispatch.processes.ephemeral_server import use_server
+from prefect_dispatch.reporting.progress import on_interrupted
 from prefect_dispatch.security.escaping import replace_nul
 from prefect_dispatch.serialization.json_text import canonical_json, digest
 from prefect_dispatch.sources import ItemsInput  # noqa: TC001 -- pydantic reads the annotations

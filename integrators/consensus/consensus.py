@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.executors.fingerprint import original_name
+from prefect_dispatch.executors.base import original_name
 from prefect_dispatch.integrators.audit.laws import recount_votes
 from prefect_dispatch.integrators.base import BaseIntegrator, gap_violations, gaps, gaps_as_outcomes
 from prefect_dispatch.integrators.consensus.consensus_tables import create_flags, create_tables, describe_shortfalls

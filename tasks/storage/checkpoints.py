@@ -27,6 +27,7 @@ from uuid import uuid4
 from prefect.logging import get_logger
 from pydantic import Field
 
+from prefect_dispatch.calls.attempt import Checkpoint
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.models.base import Frozen, Strict
@@ -240,8 +241,8 @@ class TakenError(TransientError):
     """Another run does the same work by now; nothing was sent."""
 
 
-class StoredCheckpoint:
-    """Stored checkpoint of this process; implements `Checkpoint` of `calls.attempt`."""
+class StoredCheckpoint(Checkpoint):
+    """Stored checkpoint of this process."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ from sqlalchemy.engine import make_url
 
 from prefect_dispatch.calls.attempt import revalidate_stored
 from prefect_dispatch.errors import TerminalError, TransientError
-from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.executors.base import fingerprint
 from prefect_dispatch.models.outcome import Answer, Usage
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.security.redaction import redact, safe_message

@@ -27,8 +27,7 @@ from prefect_dispatch.errors import (
     TerminalError,
     TransientError,
 )
-from prefect_dispatch.executors.base import Executor
-from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.executors.base import Executor, fingerprint
 from prefect_dispatch.flows.job_file import read_job
 
 if TYPE_CHECKING:

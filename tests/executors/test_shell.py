@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from prefect_dispatch import Brief, Command, Item, Shell
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
-from prefect_dispatch.executors.base import Ask, Executor
+from prefect_dispatch.executors.base import Ask, Executor, fingerprint
 from prefect_dispatch.executors.command_checks import MAX_VARIABLE_BYTES, require_item_variables
-from prefect_dispatch.executors.fingerprint import fingerprint
 from prefect_dispatch.executors.shell import KEEP
 from prefect_dispatch.processes.runner import MAX_LOG_BYTES as MOST_LOGGED
 from prefect_dispatch.processes.state_folder import state_folder

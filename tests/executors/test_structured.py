@@ -35,7 +35,7 @@ ITEM = Item(key="a", value="One document.")
 @pytest.fixture(autouse=True)
 def _fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ports are used again: what one server takes says nothing of the next."""
-    messages.forget_methods()
+    messages.known_methods.clear()
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
 
 
@@ -195,8 +195,8 @@ def test_of_few_models_is_anything_remembered() -> None:
     error = RejectedError("no response_format here")
     for number in range(messages.MAX_REMEMBERED + 2):
         with pytest.raises(FormRefusedError):
-            messages.raise_if_form_refused(error, "json_schema", "auto", f"openai/m{number}", "x", is_object=True)
-    assert messages.count_remembered() == 2
+            LLM(model=f"openai/m{number}", api_base="x").raise_if_form_refused(error, "json_schema", {"type": "object"})
+    assert len(messages.known_methods) == 2
 
 
 def test_a_late_refusal_of_a_stronger_way_changes_nothing() -> None:
@@ -204,8 +204,8 @@ def test_a_late_refusal_of_a_stronger_way_changes_nothing() -> None:
     error = RejectedError("no response_format here")
     for used in ("json_schema", "json_object", "json_schema"):
         with pytest.raises(FormRefusedError):
-            messages.raise_if_form_refused(error, used, "auto", "openai/m", "x", is_object=True)
-    assert messages.choose_method(None, "auto", "openai/m", "x", SCHEMA) == "tools"
+            LLM(model="openai/m", api_base="x").raise_if_form_refused(error, used, {"type": "object"})
+    assert LLM(model="openai/m", api_base="x").output_method(None, SCHEMA) == "tools"
 
 
 def test_a_batch_tries_nothing() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from prefect_dispatch.errors import BriefError, JobError
-from prefect_dispatch.executors.base import Ask
-from prefect_dispatch.executors.fingerprint import (
+from prefect_dispatch.executors.base import (
+    Ask,
     executor_for,
     expand_samples,
     fingerprint,

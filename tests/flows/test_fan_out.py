@@ -37,13 +37,13 @@ from prefect.states import Cancelled, Completed, Crashed, Pending, Running
 from pydantic import BaseModel, TypeAdapter
 
 from prefect_dispatch import LLM, Ask, Brief, Item, Limits, PythonCallable, Reply, dispatch
-from prefect_dispatch.calls.progress import Progress, progress_listener
 from prefect_dispatch.cli.commands import main
 from prefect_dispatch.errors import DispatchFailed, JobError
 from prefect_dispatch.flows import remote_targets
 from prefect_dispatch.flows.remote_targets import ByDeployment, FanOutTo, resolve_deployment
 from prefect_dispatch.flows.work_shard import work_shard
 from prefect_dispatch.models.checks import Function
+from prefect_dispatch.reporting.progress import Progress, progress_listener
 from prefect_dispatch.tasks.run_brief import result_store_for_run
 from prefect_dispatch.tasks.shards import deployment_runner
 from prefect_dispatch.tasks.shards.deployment_runner import ChildRuns, DeploymentRunner, Target

@@ -18,10 +18,10 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelling
 
 from prefect_dispatch import Brief, Limits, dispatch
-from prefect_dispatch.calls.progress import on_report
 from prefect_dispatch.flows import publish
 from prefect_dispatch.flows.runtime import heartbeat
 from prefect_dispatch.flows.runtime.heartbeat import run_periodically
+from prefect_dispatch.reporting.progress import on_report
 from prefect_dispatch.tasks import bounded_api, fan_out
 from prefect_dispatch.tasks.bounded_api import CancelWatch, raise_if_cancelled
 from prefect_dispatch.testing import ScriptedExecutor

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.audit import audit
+from prefect_dispatch.integrators.audit.laws import audit
 from prefect_dispatch.integrators.merge_branches.apply import RepositoryBase, order_changes
 from prefect_dispatch.integrators.merge_branches.verify import tree_violations
 from prefect_dispatch.models.ledger import Ref

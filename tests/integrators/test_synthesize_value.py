@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 from prefect_dispatch.errors import BriefError, RejectedError
-from prefect_dispatch.integrators.audit import audit
+from prefect_dispatch.integrators.audit.laws import audit
 from prefect_dispatch.integrators.synthesize.draft_review import schema_with_sources
 from prefect_dispatch.integrators.synthesize.llm_judge import JUDGE_BRIEF
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize

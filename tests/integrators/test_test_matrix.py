@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.junit import read_report
-from prefect_dispatch.integrators.audit import audit
+from prefect_dispatch.integrators.audit.laws import audit
 from prefect_dispatch.integrators.registry import AnyIntegrator
 from prefect_dispatch.integrators.test_matrix import matrix_integrator
 from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix

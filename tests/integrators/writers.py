@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import ExecutorError, TerminalError
-from prefect_dispatch.executors.fingerprint import fingerprint
+from prefect_dispatch.executors.base import fingerprint
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.testing import ScriptedExecutor

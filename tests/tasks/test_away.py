@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prefect_dispatch import Ask
-    from prefect_dispatch.calls.progress import Progress
+    from prefect_dispatch.reporting.progress import Progress
 
 BRIEF = Brief(name="b", instructions="Shout.")
 KEYS = [f"k{at:02}" for at in range(12)]

@@ -17,9 +17,9 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.transactions import Transaction, TransactionState, transaction
 
 from prefect_dispatch import Ask, Brief, Item, Limits, Merge, dispatch
-from prefect_dispatch.calls.progress import Progress, progress_listener
 from prefect_dispatch.errors import DispatchFailed, RejectedError
 from prefect_dispatch.flows.runtime.concurrency import hold_resources, limit_name
+from prefect_dispatch.reporting.progress import Progress, progress_listener
 from prefect_dispatch.tasks.run_brief import run_brief
 from prefect_dispatch.testing import ScriptedExecutor
 

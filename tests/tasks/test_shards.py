@@ -13,10 +13,10 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import CancelledRun
 
 from prefect_dispatch import Ask, Brief, Item, Limits, dispatch
-from prefect_dispatch.calls.progress import Progress, progress_listener
 from prefect_dispatch.errors import DispatchFailed, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import CostBound
 from prefect_dispatch.models.outcome import Answer
+from prefect_dispatch.reporting.progress import Progress, progress_listener
 from prefect_dispatch.tasks.shards.local import Shard, shard_task
 from prefect_dispatch.tasks.work_item import WorkResponse, build_work
 from prefect_dispatch.testing import ScriptedExecutor

@@ -10,8 +10,8 @@ from prefect import flow
 from prefect.states import Cancelled
 
 from prefect_dispatch import Answer, Brief, Item, Limits, Report, dispatch, plan, run_brief
-from prefect_dispatch.calls.progress import run_issues
 from prefect_dispatch.errors import TransientError
+from prefect_dispatch.reporting.progress import run_issues
 from prefect_dispatch.tasks.run_brief import result_store_for_run
 from prefect_dispatch.tasks.storage.result_store import (
     AnswerSerializer,

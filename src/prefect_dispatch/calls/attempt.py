@@ -7,15 +7,15 @@ import json
 import math
 import time
 from asyncio import CancelledError
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from sys import intern
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 
-from prefect_dispatch.calls.budget import executor_name
-from prefect_dispatch.calls.call_gate import CallGate
+from prefect_dispatch.calls.call_gate import CallGate, executor_name
 from prefect_dispatch.errors import (
     BudgetError,
     BusyError,
@@ -33,7 +33,7 @@ from prefect_dispatch.processes.state_folder import collect_logs
 from prefect_dispatch.security.redaction import redact, redact_item_text, safe_message
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
     from pydantic import JsonValue
@@ -46,36 +46,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.limits import Limits
     from prefect_dispatch.models.outcome import Change
     from prefect_dispatch.processes.state_folder import NewLog
-
-
-class SharedTimeout:
-    """Time limit for several calls together; the waits between them don't count.
-
-    Args:
-        seconds: The limit.
-
-    Attributes:
-        said: The message of the error once the time is over.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        """Start with the whole limit."""
-        self.message = f"No answer within {seconds:g} s."
-        self._left = seconds
-
-    @contextmanager
-    def limit(self) -> Generator[None, None, None]:
-        """Limit the body to the time that is left, and subtract what it took.
-
-        Raises:
-            TimeoutError: If the time is over.
-        """
-        start = time.monotonic()
-        try:
-            with anyio.fail_after(self._left):
-                yield
-        finally:
-            self._left = max(0.0, self._left - (time.monotonic() - start))
 
 
 EMPTY = "The answer was empty."
@@ -94,7 +64,9 @@ def validate_reply(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, l
         TerminalError: If a check or a validator of the user's own raises.
     """
     if reply.finish == "refused":
-        raise RejectedError(_refusal_message(feedback_text(reply.value)), kind="refused")
+        text = feedback_text(reply.value).strip()
+        without = "without a text, as where its provider's content filter stops it."
+        raise RejectedError(f"The agent declined{f': {text[:200]!r}.' if text else f' {without}'}", kind="refused")
     if reply.finish == "truncated":
         return reply.value, [TRUNCATED]
     value, wrong = _validate_value(brief, item, reply.value)
@@ -145,12 +117,6 @@ def feedback_text(value: JsonValue) -> str:
     return redact(text)
 
 
-def _refusal_message(text: str) -> str:
-    if reply := text.strip():
-        return f"The agent declined: {reply[:200]!r}."
-    return "The agent declined without a text, as where its provider's content filter stops it."
-
-
 def _run_check(check: Check, value: JsonValue, item: Item) -> str | None:
     try:
         return check.problem(value, item)
@@ -181,22 +147,17 @@ def require_context_fits(executor: Executor, brief: Brief, item: Item) -> None:
 
 def is_too_long(executor: Executor, brief: Brief, item: Item) -> bool:
     """Return whether an item is known not to fit into the context of any of an executor's models."""
-    tiers = BaseExecutor.of(executor).fallback_chain
-    return all(_context_excess(tier, brief, item) for tier in tiers)
+    return all(_context_excess(tier, brief, item) for tier in BaseExecutor.of(executor).fallback_chain)
 
 
 def estimate_parts(executor: Executor, brief: Brief, item: Item) -> int:
     """Return the estimated number of parts in which a refused item fits: two where nothing is known of the context."""
-    whole, blank = (_context_usage(executor, brief, each) for each in (item, without_text(brief, item)))
+    without_text = brief.split.part(item, "") if brief.split else item
+    whole, blank = (_context_usage(executor, brief, each) for each in (item, without_text))
     if whole is None or blank is None:
         return 2
     available = blank[1] - blank[0]
     return max(2, math.ceil((whole[0] - blank[0]) / (CONTEXT_FILL * available))) if available > 0 else 2
-
-
-def without_text(brief: Brief, item: Item) -> Item:
-    """Return an item without the text that may be split."""
-    return brief.split.part(item, "") if brief.split else item
 
 
 def _context_excess(executor: Executor, brief: Brief, item: Item) -> tuple[int, int] | None:
@@ -214,25 +175,27 @@ def _context_usage(executor: Executor, brief: Brief, item: Item) -> tuple[int, i
     return None if prompt is None or completion is None else (prompt + completion, context)
 
 
-class Checkpoint(Protocol):
-    """Checkpoint of one piece of work: stores every reply as soon as it is received, until there is an answer."""
+class Checkpoint:
+    """Checkpoint of one piece of work: stores every reply as soon as it is received, until there is an answer.
+
+    This one stores nothing.
+    """
 
     @property
     def unanswered_calls(self) -> int:
         """Number of calls that were sent by runs that died before the response; their cost is unknown."""
-        ...
+        return 0
 
-    def recovered_replies(self, tier: int) -> Sequence[Reply]:
+    def recovered_replies(self, tier: int) -> Sequence[Reply]:  # noqa: ARG002 -- the signature of others
         """Return the replies of an executor that a run stored before it died without an answer.
 
         Args:
             tier: Position of the executor in the fallback chain, from 0.
         """
-        ...
+        return ()
 
     async def mark_sent(self) -> None:
         """Record that a call is sent now."""
-        ...
 
     async def record_reply(self, tier: int, reply: Reply | None, *, at_once: bool = True) -> None:
         """Record the result of a call.
@@ -242,11 +205,9 @@ class Checkpoint(Protocol):
             reply: The reply; None if the call brought none.
             at_once: Whether it is stored now, or with the next write.
         """
-        ...
 
     async def flush(self) -> None:
         """Store recorded replies that aren't stored yet."""
-        ...
 
     async def discard(self, *, settled: bool) -> None:
         """Discard the checkpoint of a failed attempt, whose usage is reported.
@@ -254,30 +215,6 @@ class Checkpoint(Protocol):
         Args:
             settled: Whether the replies are discarded, too; if not, they are kept without their usage.
         """
-        ...
-
-
-class NullCheckpoint:
-    """Checkpoint that stores nothing."""
-
-    unanswered_calls = 0
-    """No call is unanswered, as none is recorded."""
-
-    def recovered_replies(self, tier: int) -> Sequence[Reply]:  # noqa: ARG002 -- the protocol's signature
-        """Return nothing."""
-        return ()
-
-    async def mark_sent(self) -> None:
-        """Record nothing."""
-
-    async def record_reply(self, tier: int, reply: Reply | None, *, at_once: bool = True) -> None:
-        """Record nothing."""
-
-    async def flush(self) -> None:
-        """Store nothing."""
-
-    async def discard(self, *, settled: bool) -> None:
-        """Discard nothing."""
 
 
 _NOTHING = CostBound(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
@@ -318,7 +255,7 @@ async def run_attempt(
         ExecutorError: If there is no valid answer: the least severe failure of the fallback chain; its attempt holds
             the usage.
     """
-    checkpoint = checkpoint or NullCheckpoint()
+    checkpoint = checkpoint or Checkpoint()
     current = _Attempt(brief, item, limits, gate or CallGate(limits), checkpoint, slot or nullcontext())
     try:
         value, reply = await current.run(executor)
@@ -326,162 +263,175 @@ async def run_attempt(
         await checkpoint.discard(settled=not isinstance(error, BrokenCheckError))
         error.attempts = (current.to_record(f"{error.kind}: {error}"),)
         raise error from None  # its cause may quote the item, too
-    original = reply.value if isinstance(brief.output, type) else None
-    model = intern(reply.model)  # most answers of a run have the same
     return Answer(
         value=value,
-        said=original,
+        said=reply.value if isinstance(brief.output, type) else None,
         change=reply.change,
-        model=model,
+        model=intern(reply.model),  # most answers of a run have the same
         served_model=intern(reply.served_model),
         attempts=(current.to_record(),),
     )
 
 
+@dataclass
 class _Attempt:
     """An attempt in progress: counts its usage, its waits, its re-asks and the models that it gave up."""
 
-    def __init__(
-        self,
-        brief: Brief,
-        item: Item,
-        limits: Limits,
-        gate: CallGate,
-        checkpoint: Checkpoint,
-        slot: AbstractAsyncContextManager[object],
-    ) -> None:
-        self._brief, self._item, self._filled_brief = brief, item, brief.fill_placeholders(item)
-        self._limits, self._gate, self._checkpoint, self._slot = limits, gate, checkpoint, slot
-        self._start = time.monotonic()
-        self._started: datetime | None = None
-        self._usage = Usage()
-        self._model = self._served_model = ""
-        self._reasks = self._waits = 0
-        self._waited_s = 0.0
-        self._patience_s = limits.wait_s
-        # The user's own code may be slow, or end the process, so a reply is stored before it runs. Without any, the
-        # answer is stored as soon as a checkpoint would be.
-        self._runs_code = bool(brief.checks) or isinstance(brief.output, type)
-        self._given_up: list[Failure] = []
-        self._invalid: list[Rejection] = []
-        self._notes: list[str] = []
+    brief: Brief
+    item: Item
+    limits: Limits
+    gate: CallGate
+    checkpoint: Checkpoint
+    slot: AbstractAsyncContextManager[object]
+    start: float = field(default_factory=time.monotonic)
+    started: datetime | None = None
+    usage: Usage = field(default_factory=Usage)
+    model: str = ""
+    served_model: str = ""
+    reasks: int = 0
+    waits: int = 0
+    waited_s: float = 0.0
+    """Seconds that its calls waited, which don't count as time of the attempt."""
+    blocked_s: float = 0.0
+    """Those of them in a cooldown of the provider."""
+    given_up: list[Failure] = field(default_factory=list[Failure])
+    invalid: list[Rejection] = field(default_factory=list[Rejection])
+    notes: list[str] = field(default_factory=list[str])
+
+    left_s: float = 0.0
+    """Seconds that an executor has left for its calls; the waits between them don't count."""
+
+    def __post_init__(self) -> None:
+        """Fill in the brief."""
+        self.filled_brief = self.brief.fill_placeholders(self.item)
 
     def to_record(self, error: str | None = None) -> Attempt:
         """Return the record of the attempt, with the error that ended it if it failed."""
         return Attempt(
-            model=self._model,
-            served_model=self._served_model,
-            usage=self._usage,
-            reasks=self._reasks,
-            rejections=tuple(self._invalid),
-            waits=self._waits,
-            escalations=tuple(self._given_up),
-            started=self._started or datetime.now(timezone.utc),
-            seconds=round(time.monotonic() - self._start - self._waited_s, 3),
-            waited_s=round(self._waited_s, 3),
-            notes=truncate_notes(tuple(self._notes)),
+            model=self.model,
+            served_model=self.served_model,
+            usage=self.usage,
+            reasks=self.reasks,
+            rejections=tuple(self.invalid),
+            waits=self.waits,
+            escalations=tuple(self.given_up),
+            started=self.started or datetime.now(timezone.utc),
+            seconds=round(time.monotonic() - self.start - self.waited_s, 3),
+            waited_s=round(self.waited_s, 3),
+            notes=truncate_notes(tuple(self.notes)),
             error=error,
         )
 
+    def ask(self, rejections: Sequence[Rejection] = (), change: Change | None = None) -> Ask:
+        """Return the ask for an executor.
+
+        Args:
+            rejections: Its answers that were sent back.
+            change: The change of a repository that was sent back last.
+        """
+        return Ask(brief=self.filled_brief, item=self.item, rejections=tuple(rejections), change=change)
+
     async def run(self, executor: Executor) -> tuple[JsonValue, Reply]:
         """Return the first valid answer of the executor and its fallbacks, with its reply."""
-        self._usage = _usage_of_unanswered_calls(
-            executor, Ask(brief=self._filled_brief, item=self._item), self._checkpoint.unanswered_calls
-        )
+        self.usage = _usage_of_unanswered_calls(executor, self.ask(), self.checkpoint.unanswered_calls)
         tiers = BaseExecutor.of(executor).fallback_chain
         failures: list[ExecutorError] = []
         for position, tier in enumerate(tiers):
             try:
                 return await self._first_valid_answer(position, tier)
             except ExecutorError as error:  # noqa: PERF203 -- a call takes far longer
-                redact_item_text(error, self._item)
+                redact_item_text(error, self.item)
                 if isinstance(error, (BudgetError, BrokenCheckError)):  # every fallback would fail with it
                     raise
                 failures.append(error)
                 if position + 1 < len(tiers):
-                    self._given_up.append(Failure(kind=error.kind, message=str(error)))
+                    self.given_up.append(Failure(kind=error.kind, message=str(error)))
         raise min(failures, key=_error_severity)
 
     async def _first_valid_answer(self, position: int, tier: Executor) -> tuple[JsonValue, Reply]:
         """Return the first valid answer of one executor, with its reply; re-ask while answers are invalid."""
-        recovered = iter(self._checkpoint.recovered_replies(position))
+        recovered = iter(self.checkpoint.recovered_replies(position))
+        # The user's own code may be slow, or end the process, so a reply is stored before it runs. Without any, the
+        # answer is stored as soon as a checkpoint would be.
+        runs_code = bool(self.brief.checks) or isinstance(self.brief.output, type)
         rejections: list[Rejection] = []
         change: Change | None = None
-        clock = SharedTimeout(self._limits.timeout_s)
+        self.left_s = self.limits.timeout_s
         while True:
             # 1. Take the reply from the checkpoint of a run that died, or call the executor.
-            ask = Ask(brief=self._filled_brief, item=self._item, rejections=tuple(rejections), change=change)
             stored = next(recovered, None)
-            reply = stored or await self._call_with_backoff(position, tier, ask, clock)
-            self._usage += reply.usage
-            self._model, self._served_model = intern(reply.model), intern(reply.served_model)
-            self._notes += reply.notes
+            reply = stored or await self._call_with_backoff(position, tier, self.ask(rejections, change))
+            self.usage += reply.usage
+            self.model, self.served_model = intern(reply.model), intern(reply.served_model)
+            self.notes += reply.notes
             if not stored:
-                await self._checkpoint.record_reply(position, reply, at_once=self._runs_code)
+                await self.checkpoint.record_reply(position, reply, at_once=runs_code)
             # 2. Validate it.
-            value, wrong = validate_reply(self._brief, self._item, reply)
+            value, wrong = validate_reply(self.brief, self.item, reply)
             if not wrong:
                 return value, reply
             # 3. Send it back with its problems, if re-asks are left.
-            await self._checkpoint.flush()
+            await self.checkpoint.flush()
             rejection = Rejection(text=feedback_text(reply.value), problems=tuple(wrong))
-            self._invalid.append(rejection.truncated)
-            if len(rejections) >= (0 if BaseExecutor.of(tier).ignores_feedback else self._limits.reasks):
+            self.invalid.append(rejection.truncated)
+            if len(rejections) >= (0 if BaseExecutor.of(tier).ignores_feedback else self.limits.reasks):
                 raise invalid_output_error(wrong, asked=len(rejections) + 1)
-            self._reasks += 1
+            self.reasks += 1
             rejections.append(rejection)
             change = reply.change
 
-    async def _call_with_backoff(self, position: int, tier: Executor, ask: Ask, clock: SharedTimeout) -> Reply:
+    async def _call_with_backoff(self, position: int, tier: Executor, ask: Ask) -> Reply:
         """Return the reply to a call, which is sent again while the provider is busy."""
-        if self._brief.split:  # counting tokens is slow
-            await asyncio.to_thread(require_context_fits, tier, self._brief, self._item)
+        if self.brief.split:  # counting tokens is slow
+            await asyncio.to_thread(require_context_fits, tier, self.brief, self.item)
         overtaken = 0
         while True:
-            taken_before = self._gate.processed_calls(tier)
-            call = self._gate.call(tier, ask, wait_s=max(0.0, self._patience_s))
+            taken_before = self.gate.processed_calls(tier)
+            call = self.gate.call(tier, ask, wait_s=max(0.0, self.limits.wait_s - self.blocked_s))
             try:
-                reply = await self._send(call, tier, ask, clock)
+                return await self._send(call, tier, ask)
             except ExecutorError as error:
-                self._usage += error.usage or Usage()
+                self.usage += error.usage or Usage()
                 if call.sent:
-                    await self._checkpoint.record_reply(position, None)
+                    await self.checkpoint.record_reply(position, None)
                 if isinstance(error, FormRefusedError):  # at most once for each method of structured output
                     continue
                 if not isinstance(error, BusyError):
                     raise
-                overtaken += self._gate.processed_calls(tier) > taken_before
+                overtaken += self.gate.processed_calls(tier) > taken_before
                 if overtaken > MAX_OVERTAKEN:
                     raise
-                self._waits += 1
-            else:
-                return reply
+                self.waits += 1
             finally:
-                self._waited_s += call.waited_s
-                self._patience_s -= call.blocked_s
+                self.waited_s += call.waited_s
+                self.blocked_s += call.blocked_s
 
-    async def _send(self, call: GatedCall, tier: Executor, ask: Ask, clock: SharedTimeout) -> Reply:
+    async def _send(self, call: GatedCall, tier: Executor, ask: Ask) -> Reply:
         """Send a call when it has a slot, budget and its turn; return its reply."""
         queued = time.monotonic()
-        async with self._slot:
-            self._start += time.monotonic() - queued
-            self._started = self._started or datetime.now(timezone.utc)
+        async with self.slot:
+            self.start += time.monotonic() - queued
+            self.started = self.started or datetime.now(timezone.utc)
             async with call:
-                await self._checkpoint.mark_sent()
+                await self.checkpoint.mark_sent()
+                sent = time.monotonic()
                 with collect_logs() as logs:
                     try:
-                        with clock.limit():
+                        with anyio.fail_after(self.left_s):  # shared by all calls of an executor
                             reply = await _invoke_executor(tier, ask)
                     except TimeoutError:
-                        raise self._timeout_error(clock, logs, _usage_of_unanswered_calls(tier, ask)) from None
+                        raise self._timeout_error(logs, _usage_of_unanswered_calls(tier, ask)) from None
+                    finally:
+                        self.left_s = max(0.0, self.left_s - (time.monotonic() - sent))
                 call.usage = reply.usage
                 return reply
 
-    def _timeout_error(self, clock: SharedTimeout, logs: Sequence[NewLog], usage: Usage) -> ExecutorError:
+    def _timeout_error(self, logs: Sequence[NewLog], usage: Usage) -> ExecutorError:
         """Return the error of a call that timed out, with the end of what a command printed."""
-        end = next((log.end for log in reversed(logs) if log.end), "")
-        message = f"{clock.message} It printed at last: {end}" if end else clock.message
-        kind = TransientError if self._limits.retry_timeouts else RejectedError
+        message = f"No answer within {self.limits.timeout_s:g} s."
+        if end := next((log.end for log in reversed(logs) if log.end), ""):
+            message += f" It printed at last: {end}"
+        kind = TransientError if self.limits.retry_timeouts else RejectedError
         late = kind(message, kind="timeout", usage=usage)
         return late.add_trace(f"(all of it: {', '.join(str(log.path) for log in logs)})") if logs else late
 

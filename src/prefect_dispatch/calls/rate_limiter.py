@@ -26,40 +26,33 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.limits import Limits
 
 
-SHORTEST_EPOCH_S = 1e-3
-"""Lower bound of the length of an epoch, the time between two cooldowns: it is a divisor."""
-
 INITIAL_DISCOUNT = 0.03
-"""Share by which an epoch begins below the learned rate."""
+"""Share by which an epoch, the time between two cooldowns, begins below the learned rate."""
 
 MIN_RECOVERY_S, MAX_UNCONFIRMED_RECOVERY_S, MAX_RECOVERY_S = 10.0, 45.0, 120.0
 """Bounds of the time in which the rate grows back to the learned one. It is the length of the epoch in which it was
 learned, between the first two; each confirmation doubles it, up to the last."""
 
-FEW_CALLS = 10
-"""Up to so many calls are weak evidence, as other clients may have used up the quota: the new estimate is then averaged
-(geometric mean) with the rate that is already known."""
-
-SIMILARITY = 0.15
-"""Relative difference up to which two estimates count as similar."""
-
-CONFIRMING_ESTIMATES, CONFIRMING_CALLS, CONFIRMING_EPOCH_S = 2, 100, 20.0
-"""Similar estimates confirm each other if there are more of them than the first, if they rest on more calls than the
-second, or if the epoch was at least as long as the third. An unconfirmed estimate is doubted if it rests on at most
-`FEW_CALLS` calls; on at most `CONFIRMING_CALLS`, if the provider refused after the end of its own `Retry-After`."""
+SIMILARITY, FEW_CALLS, MANY_CALLS, LONG_EPOCH_S = 0.15, 10, 100, 20.0
+"""An estimate is confirmed if it differs from the one before by at most the first share, and both with all similar ones
+before rest on more than the third number of calls, or on an epoch of at least the fourth length. An unconfirmed
+estimate is doubted if it rests on at most the second number of calls; on at most the third, if the provider refused
+after the end of its own `Retry-After`."""
 
 MAX_DOUBLINGS = 60.0
 """Upper bound of how often a doubted rate is doubled: by then there is practically no limit."""
 
-STRAY_SHARE, STRAY_WINDOW = 0.01, 600.0
-"""A provider that refuses less than this share of about so many recent calls refuses at random. Nothing is learned from
-a single refusal then: the rate would fall again and again, and as large a share of the calls be refused."""
+STRAY_WINDOW, STRAY_SHARE, STRAY_SHARE_FAR_BELOW = 600.0, 0.01, 0.1
+"""A provider that refuses less than the second share of about so many recent calls refuses at random. Nothing is
+learned from a single refusal then: the rate would fall again and again, and as large a share of the calls be refused.
+The third share counts while the rate is below half of the highest confirmed one."""
 
 PEAK_DECAY = 0.98
 """Factor by which the highest confirmed rate decays with each new estimate."""
 
-STRAY_SHARE_FAR_BELOW, FAR_BELOW_PEAK = 0.1, 0.5
-"""The same threshold (first) while the rate is below this share (second) of the highest confirmed one."""
+
+CLOCK_TOLERANCE_S = 1e-6
+"""Time within which an event counts as due: a smaller wait can be below the clock's resolution."""
 
 
 class AdaptiveRate:
@@ -92,7 +85,7 @@ class AdaptiveRate:
         self._rate = math.inf
         self._recovery_s = MIN_RECOVERY_S
         self._doubling_calls = math.inf
-        self._calls_since_refusal = self._confirming_calls = self._similar_estimates = 0
+        self._calls_since_refusal = self._confirming_calls = 0
         self._was_misled = False
         self._learned_at = 0.0
         self._calls = self._refusals = 0.0
@@ -122,7 +115,7 @@ class AdaptiveRate:
             self._learned_at += now - block.since
         else:
             if block.is_rate_related and passed and self.opened_at is not None:
-                self._learn(block, passed, max(block.until - self.opened_at, SHORTEST_EPOCH_S))
+                self._learn(block, passed, max(block.until - self.opened_at, CLOCK_TOLERANCE_S))
             self._learned_at = now
         self.opened_at, self.started, self.refused = now, 1, 0
 
@@ -135,7 +128,7 @@ class AdaptiveRate:
         decay = 0.5 ** (self.started / STRAY_WINDOW)
         self._calls = decay * self._calls + self.started
         self._refusals = decay * self._refusals + self.refused
-        far_below = self._rate_at(block.since) < FAR_BELOW_PEAK * self._peak_rate
+        far_below = self._rate_at(block.since) < self._peak_rate / 2
         stray = STRAY_SHARE_FAR_BELOW if far_below else STRAY_SHARE
         return block.is_short and self.refused == 1 and self._refusals < stray * self._calls
 
@@ -148,30 +141,22 @@ class AdaptiveRate:
             whole_s: Seconds of the epoch, the cooldown included.
         """
         # 1. The allowed rate lies between what passed in all of the time and what passed before the refusal: take the
-        #    geometric mean. With few calls, average it with the rate that is known.
+        #    geometric mean.
         least = passed / whole_s
         most = min(self._rate_at(block.since), 2 * least) * (1 - (block.blocked_until_at_least - block.since) / whole_s)
         estimate = math.sqrt(least * max(least, most))
-        if passed <= FEW_CALLS and self._rate < math.inf:
-            estimate = math.sqrt(estimate * self._rate)
-        # 2. See whether it confirms the estimates before it.
+        # 2. See whether it confirms the estimate before it. A confirmed rate grows more slowly, so that fewer calls are
+        #    refused.
         alike = abs(estimate - self._rate) <= SIMILARITY * self._rate < math.inf
-        self._similar_estimates = 1 + alike * self._similar_estimates
         self._confirming_calls = passed + alike * self._confirming_calls
-        confirmed = alike and (
-            self._similar_estimates > CONFIRMING_ESTIMATES
-            or self._confirming_calls > CONFIRMING_CALLS
-            or whole_s >= CONFIRMING_EPOCH_S
-        )
+        confirmed = alike and (self._confirming_calls > MANY_CALLS or whole_s >= LONG_EPOCH_S)
+        unconfirmed_s = min(max(whole_s, MIN_RECOVERY_S), MAX_UNCONFIRMED_RECOVERY_S)
+        self._recovery_s = min(2 * self._recovery_s, MAX_RECOVERY_S) if confirmed else unconfirmed_s
         # 3. A doubted rate doubles as calls pass, and so is soon corrected if it is far too low.
         self._was_misled |= block.retry_after_was_too_short
-        doubted = not confirmed and passed <= (CONFIRMING_CALLS if self._was_misled else FEW_CALLS)
+        doubted = not confirmed and passed <= (MANY_CALLS if self._was_misled else FEW_CALLS)
         self._doubling_calls = max(self._confirming_calls / 2, 1.0) if doubted else math.inf
         self._calls_since_refusal = 0
-        # 4. A confirmed rate grows more slowly, so that fewer calls are refused.
-        longest_s = MAX_UNCONFIRMED_RECOVERY_S if passed > FEW_CALLS else MIN_RECOVERY_S
-        unconfirmed_s = min(max(whole_s, MIN_RECOVERY_S), longest_s)
-        self._recovery_s = min(2 * self._recovery_s, MAX_RECOVERY_S) if confirmed else unconfirmed_s
         self._rate = estimate
         self._peak_rate = max(estimate if confirmed else 0.0, PEAK_DECAY * self._peak_rate)
 
@@ -341,9 +326,6 @@ RATE_MARGIN = 0.98
 
 MAX_CATCH_UP_S = 1.0
 """Seconds of delay of a waiting call that the next ones make up for: a busy machine is often late, more is a burst."""
-
-CLOCK_TOLERANCE_S = 1e-6
-"""Time within which an event counts as due: a smaller wait can be below the clock's resolution."""
 
 
 class RateLimiter:

@@ -106,7 +106,7 @@ def interruptible(guard: ExitGuard, grace_s: float, code: int) -> Generator[None
         grace_s: Grace period in seconds for calls in flight.
         code: The exit status of an interrupted run.
     """
-    from prefect_dispatch.calls.progress import on_interrupted  # noqa: PLC0415 -- imports pydantic, loaded by then
+    from prefect_dispatch.reporting.progress import on_interrupted  # noqa: PLC0415 -- imports pydantic, loaded by then
 
     def on_signal(number: int, frame: Any) -> None:  # noqa: ANN401 -- a frame
         guard.arm(grace_s + INTERRUPTED_S, code, INTERRUPTED_MESSAGE)
@@ -385,13 +385,13 @@ def _load_job(arguments: argparse.Namespace) -> JobFile:
 def _run(arguments: argparse.Namespace) -> int:
     from prefect.exceptions import CancelledRun  # noqa: PLC0415 -- imports Prefect
 
-    from prefect_dispatch.calls.progress import on_report  # noqa: PLC0415 -- imports pydantic
     from prefect_dispatch.cli.console import show_progress, summary  # noqa: PLC0415 -- imports rich
     from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.prepare import as_prepared  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.publish import ensure_folder  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.processes.ephemeral_server import use_server  # noqa: PLC0415 -- only here
+    from prefect_dispatch.reporting.progress import on_report  # noqa: PLC0415 -- imports pydantic
     from prefect_dispatch.security.redaction import safe_message  # noqa: PLC0415 -- only here
     from prefect_dispatch.tasks.bounded_api import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
 

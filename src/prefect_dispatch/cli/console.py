@@ -11,17 +11,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from prefect_dispatch.calls.progress import format_usd, on_wait, progress_listener, run_issues
 from prefect_dispatch.reporting.html.document import missing_library
 from prefect_dispatch.reporting.markdown import TITLES, TO_DECIDE
+from prefect_dispatch.reporting.progress import format_usd, on_wait, progress_listener, run_issues
 from prefect_dispatch.security.escaping import strip_control_chars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-    from prefect_dispatch.calls.progress import Progress
     from prefect_dispatch.models.report import Report, Spending
+    from prefect_dispatch.reporting.progress import Progress
     from prefect_dispatch.tasks.plan import Plan
 
 LINE_EVERY_S = 5.0

@@ -1,7 +1,14 @@
-"""The `Executor` protocol, its request and response, and the base class with defaults for all other methods."""
+"""The `Executor` protocol, its request and response, the base class with defaults, and the fingerprint of a request.
+
+A fingerprint is a cache key that identifies answering one brief for one item with one executor. It covers everything
+that can change an answer and nothing that cannot: the brief with the item's fields filled in, the item's value, the
+executor's own fingerprint, and the files or the commit that it starts from. Names, priorities, limits, keys of items
+and credentials are no part of it, so equal work is recognised across jobs, runs and machines.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
@@ -10,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field, JsonValue
 from typing_extensions import Protocol, runtime_checkable  # its isinstance check is thirty times as fast
 
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import BriefError, JobError
 from prefect_dispatch.models.base import Frozen, Strict
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.imports import ObjectAdapter
@@ -18,10 +25,10 @@ from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.outcome import Change, Rejection, Usage, truncate_notes
 from prefect_dispatch.models.output_schema import read_json
 from prefect_dispatch.security.redaction import redact, redact_json
-from prefect_dispatch.serialization.json_text import UnsupportedJsonError
+from prefect_dispatch.serialization.json_text import UnsupportedJsonError, canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 
@@ -306,3 +313,121 @@ class _ExecutorAdapter(ObjectAdapter, BaseExecutor):
     def require_supported(self, briefs: Sequence[Brief]) -> None:
         """Check that no brief has a command."""
         require_no_command(briefs, type(self._adapted).__name__)
+
+
+def executor_for(brief: Brief, executor: Executor) -> Executor:
+    """Return the executor for a brief: the given one, with the brief's own model if it names one.
+
+    Raises:
+        BriefError: If the brief names a model, and the executor is no language model.
+    """
+    if not brief.model:
+        return executor
+    chosen = BaseExecutor.of(executor).with_model(brief.model)
+    if chosen is None:
+        raise BriefError(
+            f"Brief {brief.name!r} names a model ({brief.model!r}), which only a language model's executor can ask; "
+            f"this is a {type(executor).__name__}."
+        )
+    return chosen
+
+
+LONGEST_NAME = 60
+"""Most characters of a brief's name."""
+
+
+def expand_samples(brief: Brief) -> tuple[Brief, ...]:
+    """Expand a brief into one brief per sample, each with a name and a number of its own.
+
+    Raises:
+        JobError: If the names would be too long.
+
+    Example:
+        >>> from prefect_dispatch.models.brief import Brief
+        >>> [each.name for each in expand_samples(Brief(name="label", instructions="Label it.", samples=3))]
+        ['label-1', 'label-2', 'label-3']
+    """
+    if brief.samples == 1 or brief.sample:
+        return (brief,)
+    if len(f"{brief.name}-{brief.samples}") > LONGEST_NAME:
+        raise JobError(
+            f"Brief {brief.name!r} has no room for the numbers of its samples; "
+            f"give it a name of {LONGEST_NAME - 1 - len(str(brief.samples))} characters at most."
+        )
+    return tuple(
+        brief.model_copy(update={"name": f"{brief.name}-{number}", "sample": number})
+        for number in range(1, brief.samples + 1)
+    )
+
+
+def original_name(brief: Brief) -> str:
+    """Return the name of the original brief of a sample, or the own name of any other brief."""
+    return brief.name.removesuffix(f"-{brief.sample}") if brief.sample else brief.name
+
+
+def require_variety(briefs: Sequence[Brief], executor: Executor) -> None:
+    """Check that the executor of a brief with several samples is not deterministic.
+
+    Raises:
+        JobError: If it is: each sample would cost, and all would be the same answer.
+        BriefError: If a brief names a model, and the executor is no language model.
+    """
+    for brief in briefs:
+        brief_executor = BaseExecutor.of(executor_for(brief, executor))
+        if brief.samples > 1 and brief_executor.is_deterministic:
+            raise JobError(
+                f"Brief {original_name(brief)!r} asks for {brief.samples} samples of one answer: at temperature 0 a "
+                "model says the same each time. Set the executor's params.temperature (to 0.7, say), or samples to 1."
+            )
+
+
+FORMAT = 1
+"""Version of the fingerprint; increase it when stored answers of older versions must not be reused."""
+
+
+def fingerprint(brief: Brief, item: Item, executor: Executor) -> str:
+    """Return the fingerprint of answering `brief` for `item` with `executor`.
+
+    Args:
+        brief: The brief; placeholders of item fields count by their values.
+        item: The item; its key counts only where the brief uses it.
+        executor: The executor that would answer, with the brief's own model if that names one.
+
+    Returns:
+        64 hexadecimal characters.
+
+    Raises:
+        BriefError: If the brief uses a field that the item has not, or names a model that can't be asked.
+    """
+    return fingerprinter(brief, executor)(item)
+
+
+def fingerprinter(brief: Brief, executor: Executor, *, alike: bool = False) -> Callable[[Item], str]:
+    """Return a function that computes the fingerprints of many items for one brief.
+
+    Args:
+        brief: The brief.
+        executor: The executor that would answer.
+        alike: Whether the brief is the same for every item, so that it is serialized only once.
+
+    Raises:
+        BriefError: If the brief names a model that can't be asked.
+    """
+    brief_executor = BaseExecutor.of(executor_for(brief, executor))
+    brief_json = executor_json = ""
+
+    def of(item: Item) -> str:
+        nonlocal brief_json, executor_json
+        executor_json = executor_json or canonical_json(brief_executor.fingerprint)
+        if not (alike and brief_json):
+            brief_json = canonical_json(brief.identity(item))
+        # Canonical JSON of an object, composed of the canonical JSON of its parts, which are serialized once.
+        text = (
+            f'{{"brief":{brief_json},"executor":{executor_json},"format":{FORMAT},"item":{canonical_json(item.value)}'
+        )
+        if brief_executor.has_external_inputs:
+            inputs = brief_executor.external_inputs(brief.fill_placeholders(item), item)
+            text += f',"situation":{canonical_json(inputs)}'
+        return hashlib.sha256(f"{text}}}".encode()).hexdigest()
+
+    return of

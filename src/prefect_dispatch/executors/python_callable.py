@@ -8,14 +8,23 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
+import enum
 import inspect
 import json
+import logging
+import re
+import site
 import sys
+import sysconfig
 import threading
+import types
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from datetime import date, time, timedelta
+from decimal import Decimal
+from functools import lru_cache, partial
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import anyio
@@ -24,28 +33,26 @@ from pydantic_core import to_jsonable_python
 
 from prefect_dispatch.errors import (
     BriefError,
-    BusyError,
     ExecutorError,
     InvalidOutput,
     JobError,
     RejectedError,
-    TerminalError,
-    TransientError,
 )
-from prefect_dispatch.executors.base import BaseExecutor, Reply
+from prefect_dispatch.executors.base import BaseExecutor, Reply, require_no_command
 from prefect_dispatch.executors.command_checks import file_digests
-from prefect_dispatch.executors.fingerprint import source_identity
-from prefect_dispatch.executors.llm.messages import PROMPT, build_messages, fence_value
+from prefect_dispatch.executors.llm.http_exchange import HTTPError
+from prefect_dispatch.executors.llm.messages import PROMPT, build_text
 from prefect_dispatch.executors.llm.provider_errors import classify_error
 from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.checks import source_digest
 from prefect_dispatch.models.imports import REFERENCE, import_reference, to_reference
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.models.output_schema import read_json, validate_output
-from prefect_dispatch.security.redaction import redact, safe_message
-from prefect_dispatch.serialization.json_text import digest
+from prefect_dispatch.security.redaction import SECRET_NAME, redact, safe_message
+from prefect_dispatch.serialization.json_text import canonical_json, digest
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 
     from prefect_dispatch.executors.base import Ask
     from prefect_dispatch.models.brief import Brief
@@ -68,13 +75,9 @@ async def run_in_thread(call: Callable[[], object]) -> object:
     Raises:
         ExecutorError: If the call raises: that error itself if it is an `ExecutorError`, else one that wraps it.
     """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_Result] = loop.create_future()
+    done: Future[_Result] = Future()
+    done.set_running_or_notify_cancel()  # from here on, a cancelled wait can't cancel it
     context = contextvars.copy_context()
-
-    def settle(outcome: _Result) -> None:
-        if not future.done():
-            future.set_result(outcome)
 
     def work() -> None:
         outcome: _Result
@@ -85,11 +88,10 @@ async def run_in_thread(call: Callable[[], object]) -> object:
         # Most threads have no event loop; an agent that is called synchronously leaves its own loop behind.
         with suppress(RuntimeError):
             asyncio.get_event_loop().close()
-        with suppress(RuntimeError):  # the caller's loop is closed, so nothing waits for the result
-            loop.call_soon_threadsafe(settle, outcome)
+        done.set_result(outcome)
 
     threading.Thread(target=work, name="prefect-dispatch-python", daemon=True).start()
-    return _unwrap(*await future)
+    return _unwrap(*await asyncio.wrap_future(done))
 
 
 async def run_in_task(awaitable: Awaitable[object]) -> object:
@@ -135,6 +137,23 @@ _KIND_BY_ANNOTATION: Mapping[str, ArgumentKind] = {"Ask": "ask", "Item": "item"}
 _ARGUMENT_HINT = "it has to take one thing: 'ask', 'item', 'prompt', or by any other name the item's value"
 
 
+@dataclass(frozen=True)
+class CallableAdapter:
+    """Adapter that calls a function or an agent."""
+
+    argument_kind: ArgumentKind
+    """The kind of argument that it takes."""
+    invoke: Callable[[Any], Awaitable[object]]
+    """Calls it with such an argument; raises `ExecutorError`."""
+
+    async def call(self, ask: Ask) -> object:
+        """Call it once, with a deep copy of what it takes, so that it can't change the original."""
+        if self.argument_kind == "prompt":
+            return await self.invoke(build_text(ask))
+        given = {"ask": ask, "item": ask.item, "value": ask.item.value}[self.argument_kind]
+        return await self.invoke(copy.deepcopy(given))
+
+
 def create_adapter(thing: object) -> CallableAdapter:
     """Return the adapter that calls a function or an agent.
 
@@ -149,93 +168,33 @@ def create_adapter(thing: object) -> CallableAdapter:
         >>> create_adapter(len).argument_kind
         'value'
     """
-    if _is_agent(thing):
-        return _Agent(thing)
-    if not isinstance(thing, type) and callable(getattr(thing, "ainvoke", None)):
-        has_messages = "messages" in getattr(thing, "channels", ())  # the channels of the graph's state
-        return _Graph(thing, "prompt" if has_messages else "value")
+    agent: Any = None if isinstance(thing, type) else thing
+    if inspect.iscoroutinefunction(getattr(agent, "run", None)) and hasattr(agent, "run_sync"):  # pydantic-ai
+        return CallableAdapter("prompt", lambda text: _await_agent(agent.run(text), agent))
+    if callable(getattr(agent, "ainvoke", None)):  # a graph, or another runnable of LangChain
+        if "messages" not in getattr(agent, "channels", ()):  # the channels of a graph's state
+            return CallableAdapter("value", lambda value: _await_agent(agent.ainvoke(value), agent))
+        return CallableAdapter(
+            "prompt",
+            lambda text: _await_agent(agent.ainvoke({"messages": [{"role": "user", "content": text}]}), agent),
+        )
     if not callable(thing):
         raise JobError(f"must be a function or an agent, not {type(thing).__name__}")
     if inspect.isgeneratorfunction(thing):
         raise JobError("must return its answer, and not yield it")
-    return _Function(thing, *_inspect_parameter(thing))
+    argument_kind, keyword = _inspect_parameter(thing)
+    return CallableAdapter(argument_kind, partial(_call_function, thing, keyword))
 
 
-def prompt(ask: Ask) -> str:
-    """Return the whole prompt for an agent as one text: the brief, the item, and rejected earlier answers.
-
-    Example:
-        >>> from prefect_dispatch import Ask, Brief, Item
-        >>> "Add up." in prompt(Ask(brief=Brief(name="sum", instructions="Add up."), item=Item(key="a", value=[1, 2])))
-        True
-    """
-    chat = build_messages(ask, schema_in_prompt=True)
-    return "\n\n".join(
-        f"Your answer was:\n{fence_value(each['content'])}" if each["role"] == "assistant" else each["content"]
-        for each in chat
-    )
-
-
-def _create_argument(ask: Ask, given: ArgumentKind) -> object:
-    """Return the argument for a function or an agent, as a deep copy, so that it can't change the original."""
-    if given == "prompt":
-        return prompt(ask)
-    return copy.deepcopy({"ask": ask, "item": ask.item, "value": ask.item.value}[given])
-
-
-@dataclass(frozen=True)
-class _Function:
-    """Worker that calls a function: synchronous, asynchronous, or an asynchronous generator."""
-
-    function: Callable[..., Any]
-    argument_kind: ArgumentKind
-    keyword: str | None
-
-    async def call(self, ask: Ask) -> object:
-        """Call the function: in a thread, unless it is a coroutine function or an asynchronous generator."""
-        argument = _create_argument(ask, self.argument_kind)
-        call = partial(self.function, **{self.keyword: argument}) if self.keyword else partial(self.function, argument)
-        if inspect.isasyncgenfunction(self.function):
-            return await run_in_task(_last_message(call()))
-        if inspect.iscoroutinefunction(self.function):
-            return await run_in_task(call())
-        result = await run_in_thread(call)
-        return await run_in_task(cast("Awaitable[object]", result)) if inspect.isawaitable(result) else result
-
-
-@dataclass(frozen=True)
-class _Agent:
-    """Worker that runs an agent of pydantic-ai."""
-
-    agent: Any
-    argument_kind: ArgumentKind = "prompt"
-
-    async def call(self, ask: Ask) -> object:
-        """Run the agent once, without a history of messages."""
-        return await _await_agent(self.agent.run(prompt(ask)), self.agent)
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """Worker that invokes a compiled LangGraph graph, or any other LangChain runnable."""
-
-    graph: Any
-    argument_kind: ArgumentKind
-
-    async def call(self, ask: Ask) -> object:
-        """Invoke the graph once, from a new state."""
-        argument = _create_argument(ask, self.argument_kind)
-        state = {"messages": [{"role": "user", "content": argument}]} if self.argument_kind == "prompt" else argument
-        return await _await_agent(self.graph.ainvoke(state), self.graph)
-
-
-CallableAdapter = _Function | _Agent | _Graph
-"""Adapter that calls one kind of function or agent: `argument_kind`, and `call`, which raises `ExecutorError`."""
-
-
-def _is_agent(thing: object) -> bool:
-    runs = inspect.iscoroutinefunction(getattr(thing, "run", None)) and callable(getattr(thing, "run_sync", None))
-    return runs and not isinstance(thing, type)
+async def _call_function(function: Callable[..., Any], keyword: str | None, argument: object) -> object:
+    """Call a function: in a thread, unless it is a coroutine function or an asynchronous generator."""
+    call = partial(function, **{keyword: argument}) if keyword else partial(function, argument)
+    if inspect.isasyncgenfunction(function):
+        return await run_in_task(_last_message(call()))
+    if inspect.iscoroutinefunction(function):
+        return await run_in_task(call())
+    result = await run_in_thread(call)
+    return await run_in_task(cast("Awaitable[object]", result)) if inspect.isawaitable(result) else result
 
 
 def _inspect_parameter(function: Callable[..., Any]) -> tuple[ArgumentKind, str | None]:
@@ -288,19 +247,146 @@ async def _await_agent(run: Awaitable[object], agent: object) -> object:
         raise
 
 
+VERSION_ADVICE = "give it a version, such as '1', and another one whenever its answers would be others"
+"""Advice for code whose behaviour its source doesn't determine."""
+
+
+_CODE_TYPES = (types.ModuleType, types.FunctionType, types.BuiltinFunctionType, type)
+_REPR_TYPES = (bool, int, float, complex, bytes, range, type(None), type(...), Decimal, date, time, timedelta, PurePath)
+"""Types of constants that are fully described by their `repr`."""
+
+
+def source_identity(function: object) -> JsonValue:
+    """Return the identity of a function: equal identities mean equal behaviour.
+
+    Args:
+        function: A function with a `def`.
+
+    Returns:
+        A list of its parts by name: a digest of each source, and each constant; no secrets.
+
+    Raises:
+        JobError: If its source doesn't determine its behaviour: it is no plain function, or uses objects with state.
+
+    Example:
+        >>> len(source_identity(source_identity)) > 1
+        True
+    """
+    if not isinstance(function, types.FunctionType) or function.__name__ == "<lambda>":
+        what = "a lambda" if isinstance(function, types.FunctionType) else f"a {type(function).__name__}"
+        raise JobError(
+            f"how {what} answers can't be read off a source: {VERSION_ADVICE}; or take a function with a def"
+        )
+    collector = _SourceCollector()
+    collector.add_source(function, function.__qualname__)
+    return [[name.rpartition(":")[2], what] for name, what in collector.parts.items()]
+
+
+class _SourceCollector:
+    """Collector of the parts of a function's identity.
+
+    Attributes:
+        parts: The digest of each source, and the value of each constant, by module and name.
+    """
+
+    def __init__(self) -> None:
+        self.parts: dict[str, JsonValue] = {}
+
+    def add_source(self, thing: Any, name: str) -> None:  # noqa: ANN401 -- a function, a class or a module
+        """Add the source of a function, class or module, and everything that it uses.
+
+        Raises:
+            JobError: If a source can't be read, or doesn't determine the behaviour.
+        """
+        # 1. Its source; added before what it uses, so that recursion ends.
+        where = thing.__name__ if isinstance(thing, types.ModuleType) else f"{thing.__module__}:{thing.__qualname__}"
+        if where in self.parts:
+            return
+        try:
+            self.parts[where] = source_digest(thing)
+        except BriefError:
+            raise JobError(f"the source of {name!r} can't be read: put it into a file, or {VERSION_ADVICE}") from None
+        # 2. The values that its functions use: closures (rejected), defaults, and globals.
+        members = vars(thing).values() if isinstance(thing, type) else (thing,)
+        for function in (each for each in members if isinstance(each, types.FunctionType)):
+            if any(not isinstance(cell.cell_contents, type) for cell in function.__closure__ or ()):
+                raise JobError(
+                    f"{name!r} holds values of the function that made it, which its source doesn't show: "
+                    f"{VERSION_ADVICE}"
+                )
+            defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+            for number, value in enumerate(defaults, 1):
+                self._add_value(value, f"{function.__qualname__}, default {number}", function.__module__)
+            names = function.__globals__.keys() - {"__name__", "__file__"}  # these depend on how a script is run
+            for used in sorted({*_names(function.__code__)} & names):
+                self._add_value(function.__globals__[used], used, function.__module__)
+
+    def _add_value(self, value: object, name: str, module: str) -> None:
+        """Add the value of a global or a default, unless its name marks a secret."""
+        if not SECRET_NAME.search(name):
+            self.parts[f"{module} uses:{name}"] = self._describe_value(value, name)
+
+    def _describe_value(self, value: Any, name: str) -> JsonValue:  # noqa: ANN401 -- any value of a module
+        """Return a constant as JSON, different for different values; the user's own code is added by its source.
+
+        Raises:
+            JobError: If the value is neither.
+        """
+        kind = cast("type[object]", type(value))
+        # 1. Code: the user's own is added by its source, a library's counts by its name.
+        if isinstance(value, _CODE_TYPES):
+            if _is_own(value):
+                self.add_source(value, name)
+            return f"code {value.__name__}"
+        # 2. Containers, without secrets; sets have no order, so they are sorted.
+        if kind in {dict, types.MappingProxyType}:
+            public = ((key, each) for key, each in value.items() if not SECRET_NAME.search(str(key)))
+            return [
+                "dict",
+                *([self._describe_value(key, name), self._describe_value(each, name)] for key, each in public),
+            ]
+        if kind in {list, tuple, set, frozenset}:
+            elements = [self._describe_value(each, name) for each in value]
+            return [kind.__name__, *(sorted(elements, key=canonical_json) if kind in {set, frozenset} else elements)]
+        # 3. Constants.
+        if kind is str or isinstance(value, (enum.Enum, *_REPR_TYPES)):
+            return redact(f"{kind.__name__} {value!r}")
+        if isinstance(value, re.Pattern):
+            return f"pattern {cast('re.Pattern[str]', value).pattern!r} {value.flags}"
+        if isinstance(value, (logging.Logger, logging.LoggerAdapter)):
+            return "log"  # a logger can't change an answer
+        raise JobError(f"it uses {name!r}, a {kind.__name__}, whose behaviour no source determines: {VERSION_ADVICE}")
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    """Yield the names that code looks up, nested functions included."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> tuple[Path, ...]:
+    paths = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
+    return tuple({Path(path).resolve() for path in (*paths, *site.getsitepackages())})
+
+
+def _is_own(thing: Any) -> bool:  # noqa: ANN401 -- a function, a class or a module
+    """Return whether code belongs to the user, and not to a library."""
+    module: str = thing.__name__ if isinstance(thing, types.ModuleType) else thing.__module__ or "builtins"
+    if module.partition(".")[0] in {"prefect_dispatch", *sys.stdlib_module_names, *sys.builtin_module_names}:
+        return False
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if isinstance(thing, types.FunctionType):
+        file = thing.__code__.co_filename
+    return file is None or not any(Path(file).resolve().is_relative_to(folder) for folder in _libraries())
+
+
 UNKNOWN_USAGE = Usage(requests=1, cost_usd=None)
 """Usage of a call that reports none: one request of unknown cost."""
 MAX_QUOTED = 1_000
 """Characters of an agent's own error message that an error quotes."""
-_SERVER = 500
-_REFUSALS: Mapping[int, tuple[type[ExecutorError], str]] = {
-    401: (TerminalError, "credentials"),
-    402: (TerminalError, "quota"),
-    403: (TerminalError, "credentials"),
-    404: (TerminalError, "model"),
-    429: (BusyError, "rate_limit"),
-    529: (BusyError, "overloaded"),
-}
 
 
 def to_reply(result: object, name: str, output: Output = "text") -> Reply:
@@ -362,8 +448,9 @@ def _from_framework(result: object, name: str) -> Reply | None:
         return _from_pydantic_ai(result, name)
     if _has_attributes(result, "content", "usage_metadata"):
         return _from_messages([result], None, name)
-    state = _graph_state(result)
-    if state and _has_attributes(state["messages"][-1], "content", "type"):
+    state = cast("dict[str, Any]", result) if isinstance(result, dict) else {}
+    messages = state.get("messages")
+    if messages and isinstance(messages, list) and _has_attributes(state["messages"][-1], "content", "type"):
         return _from_messages(state["messages"], state.get("structured_response"), name)
     return None
 
@@ -386,13 +473,6 @@ def _to_plain(value: Any) -> object:  # noqa: ANN401 -- an array or a number of 
         return value.tolist()
     msg = f"there is no form for {type(value).__name__!r}"
     raise TypeError(msg)
-
-
-def _graph_state(value: object) -> dict[str, Any]:
-    """Return the final state of a graph if it has messages, else an empty one."""
-    state = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    messages = state.get("messages")
-    return state if isinstance(messages, list) and messages else {}
 
 
 def _has_attributes(value: object, *names: str) -> bool:
@@ -448,12 +528,12 @@ def _from_claude(end: Any, name: str) -> Reply:  # noqa: ANN401 -- a library's t
     # 2. A failure is an error, classified by the provider's status if there is one.
     status = getattr(end, "api_error_status", None)
     message = redact("; ".join([*(getattr(end, "errors", None) or ()), *filter(None, [end.result])]))[:MAX_QUOTED]
-    error, kind = (RejectedError, end.subtype) if status is None else _classify_status(status)
+    error: type[ExecutorError] = RejectedError
+    kind = end.subtype
+    if status is not None:
+        known = classify_error(HTTPError(status, {}, ""), name)
+        error, kind = type(known), known.kind
     raise error(f"{name!r} failed: {message or end.subtype}", kind=kind, usage=spent)
-
-
-def _classify_status(status: int) -> tuple[type[ExecutorError], str]:
-    return _REFUSALS.get(status) or ((TransientError, "server") if status >= _SERVER else (RejectedError, "rejected"))
 
 
 def _validate_callable(value: object) -> object:
@@ -592,12 +672,8 @@ class PythonCallable(BaseExecutor, Strict):
         Raises:
             JobError: If a brief uses a feature that it doesn't support.
         """
+        require_no_command(briefs, "a Python function")
         for brief in briefs:
-            if brief.command:
-                raise JobError(
-                    f"Brief {brief.name!r} has a command, and a Python function runs none: set the executor's kind to "
-                    "'shell' or 'coding', or leave the command out."
-                )
             if brief.split:
                 raise JobError(f"Brief {brief.name!r}: 'split' is for language models; leave it out.")
 

@@ -53,30 +53,25 @@ def _kind_of(value: object) -> str:
 
 
 def _reject_unknown_kind(value: Any) -> Any:  # noqa: ANN401 -- any input of a validator
-    if isinstance(value, Mapping) and _kind_of(cast("object", value)) not in _KINDS:
-        kind = _kind_of(cast("object", value))
+    kind = _kind_of(value)
+    if isinstance(value, Mapping) and kind not in _KINDS:
         msg = f"there is no executor of the kind {kind!r}; {did_you_mean(kind, [*_KINDS])}"
         raise ValueError(msg)
     return cast("object", value)
 
 
-BuiltInExecutor = Annotated[
-    Annotated[LLM, Tag("llm")]
-    | Annotated[Shell, Tag("shell")]
-    | Annotated[CodingAgent, Tag("coding")]
-    | Annotated[PythonCallable, Tag("python")],
-    Discriminator(_kind_of),
-    BeforeValidator(_reject_unknown_kind),
-    Tabs(),
-]
-"""A built-in executor, by its `kind`; without one it is an `LLM`."""
-
-AnyExecutor = Annotated[
+_AnyBuiltIn = (
     Annotated[LLM, Tag("llm")]
     | Annotated[Shell, Tag("shell")]
     | Annotated[CodingAgent, Tag("coding")]
     | Annotated[PythonCallable, Tag("python")]
-    | Annotated[SkipJsonSchema[Annotated[Any, AfterValidator(_is_executor)]], Tag("own")],
+)
+
+BuiltInExecutor = Annotated[_AnyBuiltIn, Discriminator(_kind_of), BeforeValidator(_reject_unknown_kind), Tabs()]
+"""A built-in executor, by its `kind`; without one it is an `LLM`."""
+
+AnyExecutor = Annotated[
+    _AnyBuiltIn | Annotated[SkipJsonSchema[Annotated[Any, AfterValidator(_is_executor)]], Tag("own")],
     Discriminator(_kind_of),
     BeforeValidator(_reject_unknown_kind),
     Tabs(),

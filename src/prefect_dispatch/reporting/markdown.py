@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from prefect_dispatch.calls.progress import run_issues
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.ledger import Ref, sort_key
+from prefect_dispatch.reporting.progress import run_issues
 from prefect_dispatch.security.escaping import (
     MAX_ROWS,
     TRUNCATION_NOTE,

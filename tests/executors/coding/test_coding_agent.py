@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from prefect_dispatch.calls.budget import require_enforceable_limits
+from prefect_dispatch.calls.call_gate import require_enforceable_limits
 from prefect_dispatch.errors import JobError, RejectedError, TerminalError
-from prefect_dispatch.executors.base import Executor
+from prefect_dispatch.executors.base import Executor, fingerprint
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
-from prefect_dispatch.executors.fingerprint import fingerprint
 from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
 from prefect_dispatch.models.brief import Command
 from prefect_dispatch.models.limits import Limits

@@ -16,7 +16,11 @@ from pydantic import Discriminator, Field, Tag, ValidationError, field_validator
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
-from prefect_dispatch.executors.block_references import load_credentials
+from prefect_dispatch.executors.block_references import (
+    Credentials,
+    load_credentials,
+    require_matching_provider,
+)
 from prefect_dispatch.executors.coding.claude import Claude
 from prefect_dispatch.executors.coding.codex import Codex
 from prefect_dispatch.executors.coding.custom import Generic, GenericAdapter
@@ -24,7 +28,6 @@ from prefect_dispatch.executors.coding.open_source_agents import Mini, OpenCode,
 from prefect_dispatch.executors.coding.prompt import PROMPT
 from prefect_dispatch.executors.coding.session import run_session
 from prefect_dispatch.executors.command_checks import require_valid_env
-from prefect_dispatch.executors.llm.credentials import Credentials, require_matching_provider
 from prefect_dispatch.executors.llm.litellm_adapter import Params, load_litellm
 from prefect_dispatch.models.base import Strict, Tabs
 from prefect_dispatch.models.brief import Brief, Text

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Reply
-from prefect_dispatch.executors.block_references import credentials
+from prefect_dispatch.executors.block_references import (
+    credentials,
+    name_block_in_failure,
+)
 from prefect_dispatch.executors.coding.adapter import AgentOutput, LaunchRequest
 from prefect_dispatch.executors.coding.prompt import build_prompt
 from prefect_dispatch.executors.coding.verdict import describe_refusals, find_error
 from prefect_dispatch.executors.command_checks import item_environment, stdin_bytes
-from prefect_dispatch.executors.llm.credentials import name_block_in_failure
 from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
 from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.outcome import Usage

@@ -9,13 +9,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
-from prefect_dispatch.executors.llm.credentials import load_key, name_block_in_failure
-from prefect_dispatch.executors.llm.http_exchange import Exchange, ResponseTooLargeError, inspect_body, use_exchange
+from prefect_dispatch.executors.block_references import load_key, name_block_in_failure
+from prefect_dispatch.executors.llm.http_exchange import (
+    Exchange,
+    HTTPError,
+    ResponseTooLargeError,
+    convert_response,
+    inspect_body,
+    translate_request,
+    use_exchange,
+)
 from prefect_dispatch.executors.llm.litellm_adapter import Price, build_request, load_litellm, parse_response
 from prefect_dispatch.executors.llm.provider_errors import classify_error
 from prefect_dispatch.models.outcome import Usage
@@ -28,9 +37,6 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Ask, Reply
     from prefect_dispatch.executors.llm.llm import LLM
-
-
-_OK = 200
 
 
 class _Error(BaseModel):
@@ -61,24 +67,12 @@ class ResultLine(BaseModel):
         except ValidationError:
             return None
 
-
-class _FailedLine(Exception):  # noqa: N818 -- never raised, only classified like an error of litellm's
-    """A request that failed within a batch, in the form of an error of litellm's."""
-
-    litellm_response_headers: dict[str, str]
-
-    def __init__(self, status: int, body: dict[str, JsonValue], message: str) -> None:
-        super().__init__(message)
-        self.status_code, self.body, self.litellm_response_headers = status, body, {}
-
-    @classmethod
-    def from_line(cls, line: ResultLine) -> _FailedLine:
-        """Return the error of a line without a successful response."""
-        error: JsonValue = line.response.body.get("error") if line.response else None
-        details = error if isinstance(error, dict) else line.error.model_dump() if line.error else {}
-        message = details.get("message")
-        status = line.response.status_code if line.response else _OK
-        return cls(status, details, message if isinstance(message, str) else "it failed")
+    def to_error(self) -> HTTPError:
+        """Return the error of a request without a successful response."""
+        if self.response:
+            return HTTPError(self.response.status_code, {}, json.dumps(self.response.body))
+        error = self.error or _Error(message="it failed")
+        return HTTPError(HTTPStatus.OK, {}, json.dumps({"error": error.model_dump()}))
 
 
 def parse_result(line: ResultLine, model: str, price: Price | None) -> Reply | ExecutorError:
@@ -91,14 +85,11 @@ def parse_result(line: ResultLine, model: str, price: Price | None) -> Reply | E
     """
     if line.error and line.error.code == "batch_expired":
         return TransientError(f"{model!r}: the batch expired before this was asked.", kind="expired", usage=Usage())
-    if line.response is None or line.response.status_code != _OK:
-        return classify_error(_FailedLine.from_line(line), model)
+    if line.response is None or line.response.status_code != HTTPStatus.OK:
+        return classify_error(line.to_error(), model)
     served, _ = inspect_body(line.response.body, model)
     try:
-        response = load_litellm().utils.convert_to_model_response_object(
-            response_object=line.response.body, model_response_object=load_litellm().ModelResponse()
-        )
-        return parse_response(response, model, price, served)
+        return parse_response(convert_response(load_litellm(), line.response.body), model, price, served)
     except Exception as error:  # noqa: BLE001 -- untrusted data may break litellm anywhere
         why, usage = redact(type(error).__name__), Usage(requests=1, unsettled=1)
         return TransientError(f"{model!r} failed: its answer can't be read ({why})", kind="malformed", usage=usage)
@@ -131,7 +122,6 @@ _SETTLING_S = 600.0
 """Seconds for which a complete batch may have no files yet."""
 
 _CALL_S = 600.0
-_NOT_FOUND = 404
 
 
 class Batch(NamedTuple):
@@ -176,7 +166,7 @@ class BatchAPI:
         try:
             method = self.llm.output_method(litellm, schema_of(ask.brief.output), tries=False)
             request = build_request(litellm, ask, self.llm.model, self.llm.params, method)
-            body = _request_body(litellm, request, self.llm.model)
+            body = translate_request(litellm, {"model": self.llm.model, **request})
         except Exception as error:  # noqa: BLE001 -- as in a live call
             raise classify_error(error, self.llm.model) from None
         line = {"custom_id": name, "method": "POST", "url": _ENDPOINT, "body": body}
@@ -339,7 +329,7 @@ class BatchAPI:
             with use_exchange(within):
                 return await call
         except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its message is redacted
-            if missing and getattr(error, "status_code", None) == _NOT_FOUND:
+            if missing and getattr(error, "status_code", None) == HTTPStatus.NOT_FOUND:
                 return None
             raise name_block_in_failure(
                 classify_error(within.failure or error, self.llm.model), self.llm.credentials
@@ -352,7 +342,7 @@ class BatchAPI:
             "max_retries": 0,
             "timeout": _CALL_S,
             **address,
-            **await load_key(self.llm.credentials),
+            **(await load_key(self.llm.credentials) if self.llm.credentials else {}),
         }
 
 
@@ -366,20 +356,3 @@ def _to_batch(response: Any) -> Batch:  # noqa: ANN401 -- litellm's
     ended = status in {"failed", "expired", "cancelled"} or (status == "completed" and bool(settled))
     done = (counts.completed or 0) + (counts.failed or 0) if counts else 0
     return Batch(str(response.id), status, ended, files, done, redact(problems)[:300])
-
-
-def _request_body(litellm: Any, request: dict[str, Any], model: str) -> dict[str, Any]:  # noqa: ANN401 -- a module
-    """Return the body of the HTTP request that a live call would send."""
-    own_name, name, _, _ = litellm.get_llm_provider(model=model)
-    chat = request.pop("messages")
-    ours = {key: value for key, value in request.items() if key not in {"num_retries", "max_retries"}}
-    params = litellm.utils.get_optional_params(model=own_name, custom_llm_provider=name, messages=chat, **ours)
-    config = litellm.utils.ProviderConfigManager.get_provider_chat_config(
-        model=own_name, provider=litellm.LlmProviders(name)
-    )
-    body: dict[str, Any] = config.transform_request(
-        model=own_name, messages=chat, optional_params=params, litellm_params={}, headers={}
-    )
-    more: dict[str, Any] = body.pop("extra_body", None) or {}
-    body.pop("stream", None)
-    return {**body, **more}

@@ -1,28 +1,40 @@
-"""One HTTP exchange with a provider: bounds the response, validates redirects, and reads the served model and usage.
+"""HTTP exchanges with providers: bounded responses, validated redirects, the served model and a plausible usage.
 
-Our own requests (`openai_http`) use it, and those that litellm sends (by hooks, see `install`). A provider may be
-broken or hostile, so the body is decompressed here in bounded steps and counted before anything parses it.
+A provider may be broken or hostile, so the body is decompressed here in bounded steps and counted before anything
+parses it. That holds for the requests that litellm sends, by hooks (see `install`), and for those that are sent here:
+OpenAI's chat protocol to servers with their own address. litellm's overhead around each call takes several times as
+long as the rest of it; for these it only translates the request (`get_optional_params`) and the response
+(`convert_to_model_response_object`). All other requests are left to litellm: other providers, parameters of their own,
+callbacks of the user's.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import os
+import weakref
 import zlib
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import wraps
+from functools import lru_cache, wraps
+from http import HTTPStatus
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urljoin, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from prefect_dispatch.security.redaction import redact
-from prefect_dispatch.settings import settings
+from prefect_dispatch.settings import environment_snapshot, settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Hashable, Iterator, Mapping
+
+    import aiohttp
+    from aiohttp import ClientResponse
 
 
 MODEL_KEYS = (b'"model"', b'"modelVersion"')
@@ -44,9 +56,7 @@ _ZEROS: dict[str, dict[str, int]] = {
 """Placeholder for an unknown usage: no tokens at all, which no real call has."""
 
 _MAX_DEPTH = 4
-_MOST_LOGGED = 256
 _log = logging.getLogger("prefect_dispatch")
-_logged: set[str] = set()
 
 
 def inspect_body(body: Any, model: str) -> tuple[str, bool]:  # noqa: ANN401 -- JSON
@@ -66,41 +76,39 @@ def inspect_body(body: Any, model: str) -> tuple[str, bool]:  # noqa: ANN401 -- 
         (('m-2025-01-01', True), 0)
     """
     served, changed = "", False
-    for part in _parts(body):
+    top = cast("dict[str, Any]", body) if isinstance(body, dict) else {}
+    for nested in (top, *map(top.get, _NESTED_KEYS)):
+        if not isinstance(nested, dict):
+            continue
+        part = cast("dict[str, Any]", nested)
         name = part.get("model") or part.get("modelVersion")
         served = served or (redact(name[:LONGEST_NAME]) if isinstance(name, str) else "")
         for key, zeros in _ZEROS.items():
-            usage = part.get(key)
-            if usage is not None and not (isinstance(usage, dict) and _is_sane(cast("dict[str, Any]", usage))):
+            if part.get(key) is not None and not _is_plausible(part[key]):
                 part[key] = dict(zeros)
                 changed = True
     if changed:
-        _log_once(model)
+        _log_implausible_usage(model)
     return served, changed
 
 
-def _parts(body: Any) -> list[dict[str, Any]]:  # noqa: ANN401 -- JSON
-    if not isinstance(body, dict):
-        return []
-    top = cast("dict[str, Any]", body)
-    return [top, *(cast("dict[str, Any]", top[key]) for key in _NESTED_KEYS if isinstance(top.get(key), dict))]
-
-
-def _is_sane(usage: object, depth: int = 0) -> bool:
-    """Return whether every token count in a usage is plausible."""
-    if isinstance(usage, list):
-        return depth < _MAX_DEPTH and all(_is_sane(part, depth + 1) for part in cast("list[object]", usage))
+def _is_plausible(usage: object) -> bool:
+    """Return whether every token count in a usage is plausible; two at its top level must not be null."""
     if not isinstance(usage, dict):
-        return True
+        return False
     counts = cast("dict[str, object]", usage)
-    for name, value in counts.items():
-        if isinstance(value, (dict, list)):
-            if depth >= _MAX_DEPTH or not _is_sane(cast("object", value), depth + 1):
-                return False
-        elif _is_count_name(name) and value is not None and not is_count(value):
-            return False
-    # At the top level these two counts must not be null.
-    return depth > 0 or all(counts.get(name, 0) is not None for name in ("prompt_tokens", "completion_tokens"))
+    required = (counts.get(name, 0) for name in ("prompt_tokens", "completion_tokens"))
+    return None not in required and _has_plausible_counts(counts)
+
+
+def _has_plausible_counts(value: object, name: str = "", depth: int = 0) -> bool:
+    """Return whether every token count in a part of a usage, of this name, is plausible."""
+    if isinstance(value, (dict, list)):
+        parts: Any = value
+        named: Any = parts.items() if isinstance(value, dict) else (("", each) for each in parts)
+        return depth <= _MAX_DEPTH and all(_has_plausible_counts(part, key, depth + 1) for key, part in named)
+    is_named_count = name.lower().endswith(("tokens", "tokencount", "requests"))
+    return value is None or not is_named_count or is_count(value)
 
 
 def is_count(value: object) -> bool:
@@ -108,14 +116,10 @@ def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MOST_TOKENS
 
 
-def _is_count_name(name: str) -> bool:
-    return name.lower().endswith(("tokens", "tokencount", "requests"))
-
-
-def _log_once(model: str) -> None:
-    if model not in _logged and len(_logged) < _MOST_LOGGED:
-        _logged.add(model)
-        _log.warning("%s: the response reports a usage that can't be true; it counts as unknown (unsettled).", model)
+@lru_cache(maxsize=256)
+def _log_implausible_usage(model: str) -> None:
+    """Log it, once per model."""
+    _log.warning("%s: the response reports a usage that can't be true; it counts as unknown (unsettled).", model)
 
 
 ACCEPTED_CODINGS = "gzip, deflate"
@@ -130,8 +134,7 @@ MOST_REDIRECTS = 5
 _STEP = 1 << 16
 """Bytes that are decompressed per step."""
 
-_FIRST_ERROR_STATUS = 400
-
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BODY_PRESERVING = (307, 308)
 """Statuses of redirects that preserve the method and the body."""
 
@@ -146,6 +149,37 @@ class RedirectError(Exception):
 
 class MalformedResponseError(Exception):
     """A response that cannot be read: cut off, in an unknown coding, not JSON, or nested too deep."""
+
+
+class ConnectError(Exception):
+    """The connection could not be opened; `classify_error` recognizes the class by its name, as those above."""
+
+
+class ReadError(Exception):
+    """The connection failed after it was opened."""
+
+
+class HTTPError(Exception):
+    """An error response of a server, with the attributes that `classify_error` reads.
+
+    Args:
+        status: The HTTP status.
+        headers: The headers.
+        text: The body, which may contain the provider's error as JSON.
+    """
+
+    def __init__(self, status: int, headers: Mapping[str, str], text: str) -> None:
+        """Store the response, and parse the provider's error in its body."""
+        self.status_code, self.litellm_response_headers = status, headers
+        self.body: dict[str, Any] = {}
+        try:
+            parsed: Any = json.loads(text)
+        except ValueError:
+            parsed = None
+        if isinstance(parsed, dict):
+            error: Any = cast("dict[str, Any]", parsed).get("error", parsed)
+            self.body = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": str(error)}
+        super().__init__(str(self.body.get("message") or text))
 
 
 class Exchange:
@@ -170,6 +204,11 @@ class Exchange:
         self.served_model = ""
         self.failure: Exception | None = None
 
+    def fail(self, error: Exception) -> Exception:
+        """Record an error as the failure of the exchange, and return it."""
+        self.failure = error
+        return error
+
     def require_allowed_redirect(self, method: str, url: str, status: int, location: str) -> str:
         """Return the address of a redirect that may be followed.
 
@@ -182,30 +221,19 @@ class Exchange:
         Raises:
             RedirectError: If it leads to another origin, or would drop the method and the body.
         """
+        origin = _origin(url)
         try:
             target = urljoin(url, location)
-            origin, target_origin = _origin(url), _origin(target)
+            target_origin = _origin(target)
         except ValueError:
-            origin, target_origin, target = "", "an unreadable address", ""
+            target = target_origin = "an unreadable address"
         if origin != target_origin:
-            raise self._record_failure(
-                RedirectError(
-                    f"the server at {_origin(url)} redirects to {target_origin}, which is not followed, as the key "
-                    "would go there: set api_base to the address that is meant"
-                )
-            )
-        if method not in {"GET", "HEAD"} and status not in _BODY_PRESERVING:
-            raise self._record_failure(
-                RedirectError(
-                    f"the server at {origin} answers with a redirect (HTTP {status}) that drops the request's body: "
-                    "set api_base to the address that is meant"
-                )
-            )
-        return target
-
-    def too_many_redirects_error(self, url: str) -> Exception:
-        """Return the error of a server that redirects too often, and record it as the failure."""
-        return self._record_failure(RedirectError(f"the server at {_origin(url)} redirects again and again"))
+            why = f"redirects to {target_origin}, which is not followed, as the key would go there"
+        elif method not in {"GET", "HEAD"} and status not in _BODY_PRESERVING:
+            why = f"answers with a redirect (HTTP {status}) that drops the request's body"
+        else:
+            return target
+        raise self.fail(RedirectError(f"the server at {origin} {why}: set api_base to the address that is meant"))
 
     async def read_all(self, pieces: AsyncIterable[bytes], status: int, coding: str) -> bytes:
         """Read a whole body, decompressed.
@@ -229,27 +257,29 @@ class Exchange:
 
     async def iter_bounded(self, pieces: AsyncIterable[bytes], status: int, coding: str) -> AsyncIterator[bytes]:
         """Yield the decompressed chunks of a body; arguments and errors are those of `read_all`."""
-        limit = min(self._limit, ERROR_BYTES) if status >= _FIRST_ERROR_STATUS else self._limit
+        is_error = status >= HTTPStatus.BAD_REQUEST
+        limit = min(self._limit, ERROR_BYTES) if is_error else self._limit
+        coding = self._require_accepted(coding)
         received = yielded = 0
-        decoder = self._decoder(coding)
+        decoder: Any = None
         async for raw in pieces:
             received += len(raw)
-            for piece in decoder.decode(raw) if decoder else (raw,):
+            if coding and raw and decoder is None:
+                # Some servers send deflate without the zlib header, whose first byte ends in 8.
+                is_raw = coding == "deflate" and raw[0] & 0x0F != zlib.DEFLATED
+                decoder = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else 32 + zlib.MAX_WBITS)
+            for piece in self._decompress(decoder, raw) if decoder else (raw,):
                 yielded += len(piece)
                 # The body of an error is truncated at the limit; any other one is refused.
                 if max(received, yielded) > limit:
-                    if status >= _FIRST_ERROR_STATUS:
+                    if is_error:
                         yield piece[: len(piece) - max(0, yielded - limit)]
                         return
-                    raise self._record_failure(
-                        ResponseTooLargeError(
-                            f"the response has more than {limit} bytes, and was given up "
-                            "(PREFECT_DISPATCH_MAX_RESPONSE_BYTES)"
-                        )
-                    )
+                    why = f"the response has more than {limit} bytes, and was given up"
+                    raise self.fail(ResponseTooLargeError(f"{why} (PREFECT_DISPATCH_MAX_RESPONSE_BYTES)"))
                 yield piece
-        if decoder and received and not decoder.is_finished:
-            raise self._record_failure(MalformedResponseError("the compressed response ended too early"))
+        if decoder and not decoder.eof:
+            raise self.fail(MalformedResponseError("the compressed response ended too early"))
 
     def parse(self, content: bytes) -> Any:  # noqa: ANN401 -- JSON
         """Parse a body as JSON.
@@ -260,20 +290,18 @@ class Exchange:
         try:
             return json.loads(content)
         except RecursionError:
-            raise self.malformed_response_error("the response is nested too deep") from None
+            why = "is nested too deep"
         except UnicodeDecodeError:
-            raise self.malformed_response_error("the response is not UTF-8") from None
+            why = "is not UTF-8"
         except ValueError as error:
-            raise self.malformed_response_error(f"the response is not JSON: {error}") from None
+            why = f"is not JSON: {error}"
+        raise self.fail(MalformedResponseError(f"the response {why}"))
 
-    def inspect(self, content: bytes) -> bytes:
-        """Return a JSON body without an implausible usage, and record the model that it names.
-
-        Raises:
-            MalformedResponseError: As `parse`.
-        """
-        body = self.parse(content)
-        return json.dumps(body).encode() if self.inspect_parsed(body) else content
+    def inspect_parsed(self, body: Any) -> bool:  # noqa: ANN401 -- JSON
+        """Record the model that a body names, and replace an implausible usage; return whether there was one."""
+        served, changed = inspect_body(body, self._model)
+        self.served_model = served or self.served_model
+        return changed
 
     async def iter_inspected_events(self, pieces: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         """Yield server-sent events, inspected like a body; an event that isn't JSON stays unchanged."""
@@ -291,12 +319,6 @@ class Exchange:
         finally:
             parts.clear()  # as in `read_all`
 
-    def inspect_parsed(self, body: Any) -> bool:  # noqa: ANN401 -- JSON
-        """Record the model that a body names, and replace an implausible usage; return whether there was one."""
-        served, changed = inspect_body(body, self._model)
-        self.served_model = served or self.served_model
-        return changed
-
     def _inspect_line(self, line: bytes) -> bytes:
         is_relevant = b"usage" in line or (not self.served_model and any(key in line for key in MODEL_KEYS))
         if not (is_relevant and line.startswith(b"data:")):
@@ -307,76 +329,24 @@ class Exchange:
             return line
         return b"data: " + json.dumps(body).encode() if self.inspect_parsed(body) else line
 
-    def _decoder(self, coding: str) -> _Decoder | None:
+    def _require_accepted(self, coding: str) -> str:
+        """Return the one coding of a response, or an empty text."""
         codings = [name for part in coding.split(",") if (name := part.strip().lower()) not in {"", "identity"}]
-        if not codings:
-            return None
-        if len(codings) > 1 or codings[0] not in {"gzip", "x-gzip", "deflate"}:
+        if codings and codings not in (["gzip"], ["x-gzip"], ["deflate"]):
             message = f"the response is in a coding that was not asked for: {coding[:100]!r}"
-            raise self._record_failure(MalformedResponseError(message))
-        return _Decoder(self, gzip=codings[0] != "deflate")
+            raise self.fail(MalformedResponseError(message))
+        return "".join(codings)
 
-    def _record_failure(self, error: Exception) -> Exception:
-        """Record an error as the failure of the exchange, and return it."""
-        self.failure = error
-        return error
-
-    def malformed_response_error(self, words: str) -> Exception:
-        """Return the error of a response that can't be read, and record it as the failure."""
-        return self._record_failure(MalformedResponseError(words))
-
-
-class _Decoder:
-    """Decompresses a body in bounded steps."""
-
-    def __init__(self, exchange: Exchange, *, gzip: bool) -> None:
-        self._exchange, self._gzip = exchange, gzip
-        self._has_started = False
-        self._inner: Any = zlib.decompressobj(16 + zlib.MAX_WBITS if gzip else zlib.MAX_WBITS)
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the end of the compressed data was reached."""
-        return bool(self._inner.eof)
-
-    def decode(self, raw: bytes) -> Iterator[bytes]:
-        """Yield the decompressed chunks of some bytes."""
-        while raw and not self._inner.eof:  # bytes after the end are dropped, as other clients do
-            piece = self._decompress(raw)
-            raw = self._inner.unconsumed_tail
+    def _decompress(self, decoder: Any, raw: bytes) -> Iterator[bytes]:  # noqa: ANN401 -- zlib has no public type
+        """Yield the decompressed chunks of some bytes; those after the end are dropped, as other clients do."""
+        while raw and not decoder.eof:
+            try:
+                piece: bytes = decoder.decompress(raw, _STEP)
+            except zlib.error:
+                raise self.fail(MalformedResponseError("the compressed response is damaged")) from None
+            raw = decoder.unconsumed_tail
             if piece:
                 yield piece
-
-    def _decompress(self, raw: bytes) -> bytes:
-        try:
-            return bytes(self._inner.decompress(raw, _STEP))
-        except zlib.error:
-            if self._gzip or self._has_started:
-                raise self._exchange.malformed_response_error("the compressed response is damaged") from None
-            # Some servers send deflate without the zlib header: start again without it.
-            self._inner = zlib.decompressobj(-zlib.MAX_WBITS)
-            self._has_started = True
-            return self._decompress(raw)
-        finally:
-            self._has_started = True
-
-
-_current: ContextVar[Exchange | None] = ContextVar("prefect_dispatch_exchange", default=None)
-
-
-@contextmanager
-def use_exchange(exchange: Exchange) -> Generator[Exchange]:
-    """Assign requests that litellm sends in this context to an exchange."""
-    token = _current.set(exchange)
-    try:
-        yield exchange
-    finally:
-        _current.reset(token)
-
-
-def current_exchange() -> Exchange | None:
-    """Return the exchange of the current context; None if a request isn't ours."""
-    return _current.get()
 
 
 def _origin(url: str) -> str:
@@ -391,7 +361,201 @@ def _origin(url: str) -> str:
     return f"{parts.scheme.lower()}://{(parts.hostname or '').lower()}:{port}"
 
 
-_OK = 200
+_PROVIDERS = ("openai/", "hosted_vllm/")
+_TARGET_KEYS = frozenset({"model", "messages", "api_base", "api_key", "num_retries", "max_retries"})
+_SUPPORTED = _TARGET_KEYS | {
+    "frequency_penalty",
+    "logit_bias",
+    "max_completion_tokens",
+    "max_tokens",
+    "presence_penalty",
+    "reasoning_effort",
+    "response_format",
+    "seed",
+    "stop",
+    "temperature",
+    "tool_choice",
+    "tools",
+    "top_p",
+    "user",
+}
+"""Keys that a request may have to be sent here: litellm only passes them on or translates them."""
+
+_TRANSPORT_VARIABLES = ("SSL_VERIFY", "SSL_CERTIFICATE", "SSL_SECURITY_LEVEL", "OPENAI_ORG_ID", "OPENAI_ORGANIZATION")
+"""Variables of the environment that change how litellm sends requests."""
+
+_CALLBACKS = ("callbacks", "success_callback", "failure_callback", "_async_success_callback", "_async_failure_callback")
+"""litellm's lists of callbacks; it always adds its own cache to them, even if none is set."""
+
+_KEEP_ALIVE_S = 4.0
+"""Seconds for which an idle connection is reused: less than the five seconds after which uvicorn closes one."""
+
+_CONNECT_S = 60.0
+
+
+def supports_direct_http(litellm: Any, request: Mapping[str, Any]) -> bool:  # noqa: ANN401 -- a module
+    """Return whether a request can be sent without litellm.
+
+    Args:
+        litellm: The module.
+        request: The arguments of `acompletion`.
+    """
+    return (
+        str(request["model"]).startswith(_PROVIDERS)
+        and bool(request.get("api_base"))
+        and request.keys() <= _SUPPORTED
+        and litellm.cache is None
+        and not any(each != "cache" for name in _CALLBACKS for each in getattr(litellm, name, None) or ())
+        and not any(map(os.environ.get, _TRANSPORT_VARIABLES))
+        and bool(_key(litellm, request))
+    )
+
+
+async def post_chat_completion(litellm: Any, request: Mapping[str, Any], exchange: Exchange) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
+    """Send a request to its server, and return the response as litellm would.
+
+    Args:
+        litellm: The module.
+        request: The arguments of `acompletion`, for which `supports_direct_http` holds.
+        exchange: Bounds the response, and records the served model.
+
+    Raises:
+        ConnectError: If there is no connection to the server.
+        ReadError: If the connection failed later.
+        HTTPError: If the server responds with an error.
+        RedirectError: If it redirects to another origin.
+        ResponseTooLargeError: If the response is too long.
+        MalformedResponseError: If it can't be read.
+    """
+    # 1. Translate the request.
+    url = f"{str(request['api_base']).rstrip('/')}/chat/completions"
+    body = json.dumps(translate_request(litellm, request)).encode()
+    headers = {
+        "Authorization": f"Bearer {_key(litellm, request)}",
+        "Content-Type": "application/json",
+        "Accept-Encoding": ACCEPTED_CODINGS,
+    }
+    # 2. Send it.
+    response, content = await _post(url, body, headers, exchange)
+    if response.status != HTTPStatus.OK:
+        raise HTTPError(response.status, response.headers, content.decode("utf-8", "replace"))
+    # 3. Convert the response.
+    parsed = exchange.parse(content)
+    if not isinstance(parsed, dict):
+        raise exchange.fail(MalformedResponseError("the response is no JSON object"))
+    data = cast("dict[str, Any]", parsed)
+    exchange.inspect_parsed(data)
+    try:
+        return convert_response(litellm, data)
+    except Exception as error:
+        if data.get("error"):  # an error in a response with status 200, for which litellm has raised the right class
+            raise
+        why = f"the response has an unexpected form ({type(error).__name__})"
+        raise exchange.fail(MalformedResponseError(why)) from error
+
+
+def translate_request(litellm: Any, request: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 -- a module
+    """Return the body of a request of OpenAI's chat protocol, from the arguments of `acompletion`."""
+    params = {name: value for name, value in request.items() if name not in _TARGET_KEYS}
+    model, more = _translate_params(litellm, str(request["model"]), json.dumps(params))
+    return {"messages": request["messages"], "model": model, **more}
+
+
+def convert_response(litellm: Any, body: dict[str, Any]) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
+    """Return a response of OpenAI's chat protocol as a response of litellm."""
+    convert = litellm.utils.convert_to_model_response_object
+    return convert(response_object=body, model_response_object=litellm.ModelResponse())
+
+
+async def _post(url: str, body: bytes, headers: dict[str, str], exchange: Exchange) -> tuple[ClientResponse, bytes]:
+    """Send a request, following redirects within its origin; return the response and its body."""
+    import aiohttp  # noqa: PLC0415 -- slow to import, and only needed here
+
+    for _ in range(MOST_REDIRECTS):
+        sent = _session().post(
+            url, data=body, headers=headers, proxy=_proxy(url, environment_snapshot()), allow_redirects=False
+        )
+        try:
+            async with sent as response:
+                if response.status in _REDIRECTS and (location := response.headers.get("Location")):
+                    url = exchange.require_allowed_redirect("POST", url, response.status, location)
+                    response.close()
+                    continue
+                coding = response.headers.get("Content-Encoding", "")
+                content = await exchange.read_all(response.content.iter_any(), response.status, coding)
+                if not response.content.at_eof():  # the rest of a long error is not waited for
+                    response.close()
+                return response, content
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise ConnectError(str(error)) from None
+        except aiohttp.ClientError as error:
+            raise ReadError(str(error) or type(error).__name__) from None
+    raise RedirectError(f"the server at {_origin(url)} redirects again and again")
+
+
+@lru_cache(maxsize=64)
+def _translate_params(litellm: Any, model: str, params: str) -> tuple[str, dict[str, Any]]:  # noqa: ANN401 -- a module
+    """Return the model's name without its provider, and the parameters translated for the provider."""
+    name, kind, _, _ = litellm.get_llm_provider(model=model)
+    out: dict[str, Any] = litellm.get_optional_params(model=name, custom_llm_provider=kind, **json.loads(params))
+    extra: dict[str, Any] = out.pop("extra_body", None) or {}
+    return name, {key: value for key, value in {**out, **extra}.items() if key not in ("stream", "max_retries")}
+
+
+def _key(litellm: Any, request: Mapping[str, Any]) -> str | None:  # noqa: ANN401 -- a module
+    """Return the key of a request, from where litellm would take it; None if there is none."""
+    if given := request.get("api_key"):
+        return str(given)
+    if str(request["model"]).startswith("hosted_vllm/"):
+        return os.environ.get("HOSTED_VLLM_API_KEY") or "none"
+    return litellm.api_key or litellm.openai_key or os.environ.get("OPENAI_API_KEY")
+
+
+@lru_cache(maxsize=64)
+def _proxy(url: str, _environment: Hashable) -> str | None:
+    """Return the proxy for an address, by the variables of the environment.
+
+    aiohttp would read them, and search for a `.netrc`, before each request.
+
+    Args:
+        url: The address.
+        _environment: The environment, as the key of the cache.
+    """
+    parts, proxies = urlsplit(url), getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if not proxy or proxy_bypass(parts.hostname or ""):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+_sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = weakref.WeakKeyDictionary()
+
+
+def _session() -> aiohttp.ClientSession:
+    """Return the session of the event loop; its connections have no limit, as a run limits its concurrent calls."""
+    import aiohttp  # noqa: PLC0415 -- as above
+
+    loop = asyncio.get_running_loop()
+    if loop not in _sessions:
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)  # the call has a time limit of its own
+        _sessions[loop] = session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
+        weakref.finalize(loop, session.detach).atexit = False  # the loop's connections are gone with it
+    return _sessions[loop]
+
+
+_current: ContextVar[Exchange | None] = ContextVar("prefect_dispatch_exchange", default=None)
+"""The exchange of the requests in this context; None if they aren't ours."""
+
+
+@contextmanager
+def use_exchange(exchange: Exchange) -> Generator[Exchange]:
+    """Assign requests that litellm sends in this context to an exchange."""
+    token = _current.set(exchange)
+    try:
+        yield exchange
+    finally:
+        _current.reset(token)
 
 
 def install(litellm: Any) -> None:  # noqa: ANN401 -- a module
@@ -413,13 +577,12 @@ def _with_hooks(create: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(create)
     def create_with_hooks(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 -- litellm's own signature
         client = create(*args, **kwargs)
-        if isinstance(client, httpx.AsyncClient):
+        if isinstance(client, httpx.AsyncClient) and _limit_response not in client.event_hooks["response"]:
             hooks = client.event_hooks
-            if _limit_response not in hooks["response"]:
-                client.event_hooks = {
-                    "request": [*hooks["request"], _limit_request],
-                    "response": [_limit_response, *hooks["response"]],
-                }
+            client.event_hooks = {
+                "request": [*hooks["request"], _limit_request],
+                "response": [_limit_response, *hooks["response"]],
+            }
         return client
 
     create_with_hooks.has_limits = True  # type: ignore[attr-defined]
@@ -428,13 +591,13 @@ def _with_hooks(create: Callable[..., Any]) -> Callable[..., Any]:
 
 async def _limit_request(request: httpx.Request) -> None:
     """Ask only for codings that can be decompressed in bounded steps."""
-    if current_exchange():
+    if _current.get():
         request.headers["accept-encoding"] = ACCEPTED_CODINGS
 
 
 async def _limit_response(response: httpx.Response) -> None:
     """Refuse a redirect to another origin, and bound the body."""
-    exchange = current_exchange()
+    exchange = _current.get()
     if exchange is None:
         return
     request = response.request
@@ -460,9 +623,11 @@ class _Body(httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         """Yield the body."""
-        inspects = self._status == _OK and self._exchange.inspects
+        inspects = self._status == HTTPStatus.OK and self._exchange.inspects
         if inspects and self._type == "application/json":
-            yield self._exchange.inspect(await self._exchange.read_all(self._stream, self._status, self._coding))
+            content = await self._exchange.read_all(self._stream, self._status, self._coding)
+            body = self._exchange.parse(content)
+            yield json.dumps(body).encode() if self._exchange.inspect_parsed(body) else content
             return
         pieces = self._exchange.iter_bounded(self._stream, self._status, self._coding)
         is_stream = inspects and self._type == "text/event-stream"

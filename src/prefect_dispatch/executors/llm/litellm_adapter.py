@@ -17,8 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, JsonValue, PlainSerializer
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.executors.llm.http_exchange import is_count
-from prefect_dispatch.executors.llm.local_model import is_local
-from prefect_dispatch.executors.llm.messages import build_messages, response_format, shows_schema
+from prefect_dispatch.executors.llm.messages import build_messages, is_local, response_format, shows_schema
 from prefect_dispatch.executors.llm.provider_errors import is_read_timeout
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.models.output_schema import schema_of, to_provider_schema
@@ -55,9 +54,9 @@ def build_request(
         params: The executor's parameters.
         method: The method of structured output, if the answer is to be JSON.
     """
-    schema, local = schema_of(ask.brief.output), is_local(model)
+    schema = schema_of(ask.brief.output)
     request: dict[str, Any] = {
-        **(LOCAL_PARAMS if local else {}),
+        **(LOCAL_PARAMS if is_local(model) else {}),
         **params,
         "messages": build_messages(ask, schema_in_prompt=not shows_schema(litellm, method, model)),
         "num_retries": 0,
@@ -168,20 +167,15 @@ def listed_batch_price(model: str) -> Price | None:
     return price[0] / 2 if sent is None else float(sent), price[1] / 2 if received is None else float(received)
 
 
-def listed_answer_tokens(model: str) -> int | None:
-    """Return the maximum tokens of an answer of a model by litellm's table, or None if it isn't there."""
-    return _listed_limit(model, "max_output_tokens")
+def listed_tokens(model: str, kind: Literal["input", "output"]) -> int | None:
+    """Return the maximum tokens of a model's input (its context window) or output by litellm's table; None if unknown.
 
-
-def listed_context_tokens(model: str) -> int | None:
-    """Return the context window of a model in tokens by litellm's table, or None if it isn't there."""
-    return _listed_limit(model, "max_input_tokens")
-
-
-def _listed_limit(model: str, key: str) -> int | None:
-    """Return a limit of a model from litellm's table, or None if it isn't there."""
+    Args:
+        model: The model.
+        kind: `input` or `output`.
+    """
     try:
-        limit = load_litellm().get_model_info(model)[key]
+        limit = load_litellm().get_model_info(model)[f"max_{kind}_tokens"]
     except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown model
         return None
     return limit if isinstance(limit, int) else None
@@ -201,6 +195,10 @@ def max_prompt_tokens(model: str, chat: Sequence[Message]) -> int:
     return min(size, counted + counted // 4 + _MARKUP_TOKENS)
 
 
+_FINISHES: Mapping[Any, Literal["truncated", "refused"]] = {"content_filter": "refused", "length": "truncated"}
+"""How an answer ended, by litellm's reason; any other one means that it is complete."""
+
+
 def parse_response(response: Any, model: str, price: Price | None, served: str = "") -> Reply:  # noqa: ANN401 -- litellm's ModelResponse
     """Parse a response of litellm.
 
@@ -214,14 +212,9 @@ def parse_response(response: Any, model: str, price: Price | None, served: str =
     message: Any = getattr(choice, "message", None)
     fields: dict[str, Any] = getattr(message, "provider_specific_fields", None) or {}
     text: str = getattr(message, "content", None) or ""
-    finish: Literal["complete", "truncated", "refused"] = "complete"
-    match getattr(choice, "finish_reason", None):
-        case "content_filter":
-            finish = "refused"
-        case "length":
-            finish = "truncated"
-        case _:
-            pass
+    finish: Literal["complete", "truncated", "refused"] = _FINISHES.get(
+        getattr(choice, "finish_reason", None), "complete"
+    )
     text = text or _arguments(message)
     if refusal := getattr(message, "refusal", None) or fields.get("refusal"):  # there up to litellm 1.106
         finish, text = "refused", str(refusal)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, field_validator
 
-from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError
+from prefect_dispatch.errors import ExecutorError, FormRefusedError, JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
-from prefect_dispatch.executors.block_references import credentials, load_credentials, missing_key_variables
-from prefect_dispatch.executors.llm.credentials import (
+from prefect_dispatch.executors.block_references import (
     Credentials,
+    credentials,
+    load_credentials,
     load_key,
+    missing_key_variables,
     name_block_in_failure,
     require_matching_provider,
 )
-from prefect_dispatch.executors.llm.http_exchange import Exchange, use_exchange
+from prefect_dispatch.executors.llm.http_exchange import (
+    Exchange,
+    post_chat_completion,
+    supports_direct_http,
+    use_exchange,
+)
 from prefect_dispatch.executors.llm.litellm_adapter import (
     ANSWER_LIMIT_PARAMS,
     LOCAL_PARAMS,
@@ -26,26 +35,31 @@ from prefect_dispatch.executors.llm.litellm_adapter import (
     build_request,
     complete_streaming,
     has_known_provider,
-    listed_answer_tokens,
     listed_batch_price,
-    listed_context_tokens,
     listed_price,
+    listed_tokens,
     load_litellm,
     load_litellm_in_thread,
     max_prompt_tokens,
     parse_response,
 )
-from prefect_dispatch.executors.llm.local_model import SLOT_TOKENS, is_local, model_digest, resolve_model_path, serve
+from prefect_dispatch.executors.llm.local_model import SLOT_TOKENS, model_digest, resolve_model_path, serve
 from prefect_dispatch.executors.llm.messages import (
+    MAX_REMEMBERED,
+    METHOD_WORDS,
+    METHODS,
+    OBJECT_METHODS,
     PROMPT,
+    REFUSAL_KINDS,
     Method,
     StructuredOutput,
     build_messages,
-    choose_method,
     is_expected_model,
-    raise_if_form_refused,
+    is_local,
+    known_methods,
+    listed_method,
+    usable_methods,
 )
-from prefect_dispatch.executors.llm.openai_http import post_chat_completion, supports_direct_http
 from prefect_dispatch.executors.llm.provider_errors import classify_error
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, Text
@@ -158,7 +172,7 @@ class LLM(BaseExecutor, Strict):
         Raises:
             JobError: If there is no such block, or it isn't for this model.
         """
-        first, *others = [resolve_model_path(model, folder) for model in self.models]
+        first, *others = [resolve_model_path(model, folder) if is_local(model) else model for model in self.models]
         return apply_block(self.model_copy(update={"model": first, "fallbacks": tuple(others)}))
 
     async def warm_up(self) -> None:
@@ -207,18 +221,65 @@ class LLM(BaseExecutor, Strict):
                 error if isinstance(error, ExecutorError) else classify_error(exchange.failure or error, self.model)
             )
             if schema is not None:
-                is_object = schema.get("type") == "object"
-                target = (self.structured_output, self.model, self.api_base)
-                raise_if_form_refused(failure, method, *target, is_object=is_object)
+                self.raise_if_form_refused(failure, method, schema)
             raise name_block_in_failure(failure, self.credentials) from None
         self.require_expected(reply)
         return reply
 
     def output_method(self, litellm: Any, schema: dict[str, Any] | None, *, tries: bool = True) -> Method:  # noqa: ANN401 -- a module
-        """Return the method of structured output, by what is known of the model so far; see `method_for`."""
+        """Return the method of structured output for a call, by what is known of the model so far.
+
+        Args:
+            litellm: The module.
+            schema: The JSON Schema of the answer; None for a text.
+            tries: Whether a method may be tried that may be unsupported; not in a batch, where a refusal would be
+                final.
+        """
         if schema is None:
             return "prompt"
-        return choose_method(litellm, self.structured_output, self.model, self.api_base, schema, tries=tries)
+        is_object = schema.get("type") == "object"
+        if self.structured_output != "auto":
+            return self.structured_output if is_object or self.structured_output not in OBJECT_METHODS else "prompt"
+        if is_local(self.model):
+            return "json_schema"
+        default: Method = "json_schema" if tries else "prompt"
+        strongest = known_methods.get(self._method_key) or listed_method(litellm, self.model) or default
+        return usable_methods(strongest, is_object=is_object)[0]
+
+    @property
+    def _method_key(self) -> tuple[str, ...]:
+        """The key of the model's known method: its name and address, from the environment where none is set."""
+        if self.api_base:
+            return self.model, self.api_base
+        provider = self.model.partition("/")[0].upper()
+        return self.model, *(os.environ.get(f"{provider}_{name}", "") for name in ("API_BASE", "BASE_URL"))
+
+    def raise_if_form_refused(self, error: ExecutorError, used: Method, schema: dict[str, Any]) -> None:
+        """Go on to the next method of structured output if the server has refused one, and any may be used.
+
+        Args:
+            error: The failure of the call.
+            used: The method that was used.
+            schema: The JSON Schema of the answer.
+
+        Raises:
+            FormRefusedError: If the call is to be repeated with another method.
+        """
+        key, is_object = self._method_key, schema.get("type") == "object"
+        if self.structured_output != "auto" or is_local(self.model) or error.kind not in REFUSAL_KINDS:
+            return
+        if not re.search(METHOD_WORDS[used], str(error), re.IGNORECASE):
+            return
+        if used == "prompt":  # nothing was requested, so the reason is another one: forget what was concluded from it
+            known_methods.pop(key, None)
+            return
+        # Calls in flight may have led to a weaker method already: never go back to a stronger one.
+        _, weaker, *_ = usable_methods(used, is_object=is_object)
+        if METHODS.index(weaker) > METHODS.index(known_methods.get(key, used)):
+            if len(known_methods) >= MAX_REMEMBERED:
+                known_methods.clear()
+            known_methods[key] = weaker
+        raise FormRefusedError(str(error), usage=error.usage) from None
 
     def is_expected(self, asked: str, served: str) -> bool:
         """Return whether a model that a response names is the one that was asked, or is accepted in its place."""
@@ -271,7 +332,7 @@ class LLM(BaseExecutor, Strict):
 
     def context_tokens(self) -> int | None:
         """Return the smallest context window of the models, by litellm's table; None if one of them is unknown."""
-        sizes = [SLOT_TOKENS if is_local(model) else listed_context_tokens(model) for model in self.models]
+        sizes = [SLOT_TOKENS if is_local(model) else listed_tokens(model, "input") for model in self.models]
         known = [size for size in sizes if size is not None]
         return min(known) if len(known) == len(sizes) else None
 
@@ -296,7 +357,7 @@ class LLM(BaseExecutor, Strict):
         local = is_local(self.model)
         params = {**(LOCAL_PARAMS if local else {}), **self.params}
         caps = [cap for name in ANSWER_LIMIT_PARAMS if isinstance(cap := params.get(name), int) and cap > 0]
-        return max(caps) if caps else SLOT_TOKENS if local else listed_answer_tokens(self.model)
+        return max(caps) if caps else SLOT_TOKENS if local else listed_tokens(self.model, "output")
 
     def _with_single_model(self, model: str) -> LLM:
         """Return this executor with one model and no fallbacks; address and key are only kept for its provider."""
@@ -309,7 +370,8 @@ class LLM(BaseExecutor, Strict):
         if is_local(self.model):
             served = await asyncio.to_thread(serve, self.model)
             return {"model": f"openai/{self.model}", "api_base": served.api_base, "api_key": served.api_key}
-        return {"model": self.model, "api_base": self.api_base, **await load_key(self.credentials)}
+        key = await load_key(self.credentials) if self.credentials else {}
+        return {"model": self.model, "api_base": self.api_base, **key}
 
     def _price(self) -> Price | None:
         """Return the price per token if it is known without litellm's table; else None."""

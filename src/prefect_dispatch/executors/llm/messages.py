@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
 
-from prefect_dispatch.errors import ExecutorError, FormRefusedError
-from prefect_dispatch.executors.llm.local_model import is_local
 from prefect_dispatch.models.output_schema import schema_of, serialize_output, to_provider_schema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -25,8 +22,6 @@ if TYPE_CHECKING:
 
 
 PROMPT = 1
-
-
 """Version of the prompt, part of the fingerprint: increase it with every change of the texts below."""
 
 
@@ -83,6 +78,22 @@ def build_messages(ask: Ask, *, schema_in_prompt: bool) -> list[Message]:
     return chat
 
 
+def build_text(ask: Ask) -> str:
+    """Return the whole chat for an agent as one text: the brief, the item, and rejected earlier answers.
+
+    Example:
+        >>> from prefect_dispatch import Ask, Brief, Item
+        >>> ask = Ask(brief=Brief(name="sum", instructions="Add up."), item=Item(key="a", value=[1, 2]))
+        >>> "Add up." in build_text(ask)
+        True
+    """
+    chat = build_messages(ask, schema_in_prompt=True)
+    return "\n\n".join(
+        f"Your answer was:\n{fence_value(each['content'])}" if each["role"] == "assistant" else each["content"]
+        for each in chat
+    )
+
+
 def response_format(schema: dict[str, Any]) -> dict[str, Any]:
     """Return the `response_format` of a request that makes a provider enforce a schema.
 
@@ -132,8 +143,6 @@ _STRICT = frozenset(
     | {"exclusiveMaximum", "exclusiveMinimum", "maximum", "minimum", "multipleOf", "maxItems", "minItems"}
     | {"properties", "required", "title", "type"}
 )
-
-
 """Keywords that OpenAI's strict mode supports; a schema with others is sent without it, and validated all the same."""
 
 
@@ -162,85 +171,51 @@ def _subschemas(schema: object) -> Iterator[dict[str, Any]]:
         yield from _subschemas(part)
 
 
+LOCAL_PREFIX = "local/"
+
+
+def is_local(model: str) -> bool:
+    """Return whether a model is served on this machine, by this process; see `local_model`."""
+    return model.startswith(LOCAL_PREFIX)
+
+
 Method = Literal["json_schema", "json_object", "tools", "prompt"]
-
-
 """A method of structured output, strongest first; `prompt`: by the prompt alone."""
 
 
 StructuredOutput = Literal["auto", "json_schema", "json_object", "tools", "prompt"]
-
-
 """A method, or `auto`."""
 
 
 METHODS: tuple[Method, ...] = get_args(Method)
 
 
-_OBJECT_METHODS = frozenset({"json_object", "tools"})
-
-
+OBJECT_METHODS = frozenset({"json_object", "tools"})
 """Methods that only support JSON objects."""
 
 
 MAX_REMEMBERED = 256
-
-
 """Upper bound of the models whose method is cached."""
 
 
-_METHOD_WORDS = {
+METHOD_WORDS = {
     "json_schema": r"response[ _]?format|json[ _](?:schema|object|mode)|structured[ _]outputs?|guided|grammar",
     "tools": r"\btools?\b|tool_choice|functions?\b",
 }
 
 
-_METHOD_WORDS["json_object"] = _METHOD_WORDS["json_schema"]
+METHOD_WORDS["json_object"] = METHOD_WORDS["json_schema"]
 
 
-_METHOD_WORDS["prompt"] = f"{_METHOD_WORDS['json_schema']}|{_METHOD_WORDS['tools']}"
+METHOD_WORDS["prompt"] = f"{METHOD_WORDS['json_schema']}|{METHOD_WORDS['tools']}"
 
 
-_REFUSAL_KINDS = frozenset({"rejected", "params", "server"})
-
-
+REFUSAL_KINDS = frozenset({"rejected", "params", "server"})
 """Classes of failure by which a server may refuse a method: 400, 415, 422, or 500 with its reason."""
 
 
-_methods: dict[tuple[str, ...], Method] = {}
-
-
+known_methods: dict[tuple[str, ...], Method] = {}
 """Cache: the strongest method that wasn't refused, by model and address."""
-
-
-def choose_method(
-    litellm: Any,  # noqa: ANN401 -- a module
-    asked: StructuredOutput,
-    model: str,
-    api_base: str | None,
-    schema: Mapping[str, Any],
-    *,
-    tries: bool = True,
-) -> Method:
-    """Choose the method of structured output for a call.
-
-    Args:
-        litellm: The module.
-        asked: The setting of the executor.
-        model: The model that is asked.
-        api_base: The address of its server, where one is set.
-        schema: The JSON Schema of the answer.
-        tries: Whether a method may be tried that may be unsupported; not in a batch, where a refusal would be final.
-    """
-    is_object = schema.get("type") == "object"
-    if asked != "auto":
-        return asked if is_object or asked not in _OBJECT_METHODS else "prompt"
-    if is_local(model):
-        return "json_schema"
-    strongest = (
-        _methods.get(_key(model, api_base)) or _listed_method(litellm, model) or ("json_schema" if tries else "prompt")
-    )
-    return _usable_methods(strongest, is_object=is_object)[0]
 
 
 def shows_schema(litellm: Any, method: Method, model: str) -> bool:  # noqa: ANN401 -- a module
@@ -250,60 +225,17 @@ def shows_schema(litellm: Any, method: Method, model: str) -> bool:  # noqa: ANN
     enforce the schema, but don't show it to the model.
     """
     return method == "tools" or (
-        method == "json_schema" and not is_local(model) and _listed_method(litellm, model) == method
+        method == "json_schema" and not is_local(model) and listed_method(litellm, model) == method
     )
 
 
-def raise_if_form_refused(
-    error: ExecutorError, used: Method, asked: StructuredOutput, model: str, api_base: str | None, *, is_object: bool
-) -> None:
-    """Go on to the next method if a server has refused one.
-
-    Args:
-        error: The failure of the call.
-        used: The method that was used.
-        asked: The setting of the executor; only `auto` goes on.
-        model: The model that was asked.
-        api_base: The address of its server, where one is set.
-        is_object: Whether the answer is to be a JSON object.
-
-    Raises:
-        FormRefusedError: If the call is to be repeated with another method.
-    """
-    if asked != "auto" or is_local(model):
-        return
-    key = _key(model, api_base)
-    if error.kind not in _REFUSAL_KINDS or not re.search(_METHOD_WORDS[used], str(error), re.IGNORECASE):
-        return
-    if used == "prompt":  # nothing was requested, so the reason is another one: forget what was concluded from it
-        _methods.pop(key, None)
-    else:
-        # Calls in flight may have led to a weaker method already: never go back to a stronger one.
-        _, weaker, *_ = _usable_methods(used, is_object=is_object)
-        if METHODS.index(weaker) > METHODS.index(_methods.get(key, used)):
-            if len(_methods) >= MAX_REMEMBERED:
-                _methods.clear()
-            _methods[key] = weaker
-        raise FormRefusedError(str(error), usage=error.usage) from None
-
-
-def forget_methods() -> None:
-    """Clear the cache of methods."""
-    _methods.clear()
-
-
-def count_remembered() -> int:
-    """Return the number of models in the cache of methods."""
-    return len(_methods)
-
-
-def _usable_methods(strongest: Method, *, is_object: bool) -> Sequence[Method]:
+def usable_methods(strongest: Method, *, is_object: bool) -> Sequence[Method]:
     """Return the usable methods from one on; some support only objects."""
-    return [method for method in METHODS[METHODS.index(strongest) :] if is_object or method not in _OBJECT_METHODS]
+    return [method for method in METHODS[METHODS.index(strongest) :] if is_object or method not in OBJECT_METHODS]
 
 
 @lru_cache(maxsize=256)  # litellm takes a third of a millisecond
-def _listed_method(litellm: Any, model: str) -> Method | None:  # noqa: ANN401 -- a module
+def listed_method(litellm: Any, model: str) -> Method | None:  # noqa: ANN401 -- a module
     """Return the strongest method by litellm's table, or None if the model isn't there."""
     if litellm.supports_response_schema(model=model):
         return "json_schema"
@@ -314,25 +246,14 @@ def _listed_method(litellm: Any, model: str) -> Method | None:  # noqa: ANN401 -
     return "prompt"
 
 
-def _key(model: str, api_base: str | None) -> tuple[str, ...]:
-    """Return the cache key of a model: its name and address, from the environment where none is set."""
-    provider = model.partition("/")[0].upper()
-    variables = (f"{provider}_{name}" for name in ("API_BASE", "BASE_URL"))
-    return (model, api_base) if api_base else (model, *(os.environ.get(name, "") for name in variables))
-
-
 _FILE = re.compile(r"\.(?:gguf|ggml|safetensors|bin)$")
 
 
 _QUANTIZED = re.compile(r"[-._](?:i?q\d(?:_[a-z0-9]+)*|f16|bf16|f32)$")
-
-
 """The suffix of a model's file that names the quantization of its weights."""
 
 
 _VARIANT = re.compile(r":(?:free|nitro|floor|online|extended|exacto|latest|\d+)$")
-
-
 """The suffix that a router or a registry adds for price or speed; the model is the same. `-v1:0` is Bedrock's."""
 
 
@@ -342,8 +263,6 @@ _BEDROCK = re.compile(
 
 
 _STAMP = re.compile(r"[-@](20\d{2}-?[01]\d-?[0-3]\d|[01]\d-20\d{2}|[01]\d-[0-3]\d|[01]\d[0-3]\d|2\d[01]\d|00\d)$")
-
-
 """The date or the number of a snapshot at the end of a name: `-2025-08-07`, `-20250929`, `-0613`, `-2411`, `-001`."""
 
 
@@ -351,20 +270,14 @@ _LATEST = re.compile(r"[-:]latest$")
 
 
 _RENAMED = {"gpt-4-turbo-preview": "gpt-4-0125-preview"}
-
-
 """Names of one model that no rule below relates."""
 
 
 _DEPLOYMENTS = ("azure/", "azure_ai/", "azure_text/", "sagemaker/", "sagemaker_chat/")
-
-
 """Providers that are called with the name of a deployment, which doesn't identify its model."""
 
 
 _ROUTERS = re.compile(r"(?:^|/)(?:auto|model[-_]router)(?::[a-z]+)?$|(?:^|/)arn:|^vertex_ai/(?:openai/)?\d+$")
-
-
 """Names for which the provider chooses the model: OpenRouter's `auto`, Azure's router, profiles, endpoints."""
 
 

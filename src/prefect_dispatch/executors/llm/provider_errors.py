@@ -7,7 +7,9 @@ at the very beginning of a message.
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from math import isfinite
 from time import time
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -17,7 +19,7 @@ from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.security.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -39,28 +41,25 @@ def parse_retry_after(headers: Mapping[str, str]) -> float | None:
         >>> parse_retry_after({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "1m6s"})
         66.0
     """
-    retry_after = headers.get("retry-after", "")
-    waits = (
-        _parse_seconds(headers.get("retry-after-ms", ""), 0.001),
-        _parse_seconds(retry_after),
-        _seconds_until(retry_after, headers.get("date", "")),
-        _seconds_until_reset(headers),
-    )
-    return next((wait for wait in waits if wait is not None), None)
-
-
-def _parse_seconds(text: str, unit: float = 1.0) -> float | None:
-    try:
-        wait = float(text) * unit
-    except ValueError:
-        return None
-    return max(wait, 0.0) if isfinite(wait) else None
-
-
-def _seconds_until(date: str, today: str) -> float | None:
-    """Return the seconds until a date, by the provider's own clock if its response has a date: ours may be wrong."""
-    then, now = _timestamp(date), _timestamp(today)
-    return None if then is None else max(then - (time() if now is None else now), 0.0)
+    retry_after, date = headers.get("retry-after", ""), headers.get("date", "")
+    for text, unit in ((headers.get("retry-after-ms", ""), 0.001), (retry_after, 1.0)):
+        with suppress(ValueError):
+            if isfinite(wait := float(text) * unit):
+                return max(wait, 0.0)
+    if (then := _timestamp(retry_after)) is not None:
+        now = _timestamp(date)  # by the provider's own clock if its response has a date: ours may be wrong
+        return max(then - (time() if now is None else now), 0.0)
+    # The seconds until all used-up quotas are reset, by the headers of OpenAI and compatible providers.
+    resets = [
+        headers.get(f"x-ratelimit-reset-{what}", "")
+        for what in ("requests", "tokens")
+        if headers.get(f"x-ratelimit-remaining-{what}") == "0"
+    ]
+    waits = [
+        sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(reset))
+        for reset in filter(_DURATION.fullmatch, resets)
+    ]
+    return max(waits, default=None)
 
 
 def _timestamp(date: str) -> float | None:
@@ -68,17 +67,6 @@ def _timestamp(date: str) -> float | None:
         return parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError, OverflowError):
         return None
-
-
-def _seconds_until_reset(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds until all used-up quotas are reset, by the headers of OpenAI and compatible providers."""
-    waits = [
-        sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(reset))
-        for what in ("requests", "tokens")
-        if headers.get(f"x-ratelimit-remaining-{what}") == "0"
-        and _DURATION.fullmatch(reset := headers.get(f"x-ratelimit-reset-{what}", ""))
-    ]
-    return max(waits, default=None)
 
 
 LONGEST = 300
@@ -224,20 +212,23 @@ def is_read_timeout(error: BaseException) -> bool:
 def _parse_fault(error: Exception) -> _Fault:
     """Extract the parts of an error, and of its causes, that classify it."""
     chain = tuple(_chain(error))
-    details = _details(chain)
     headers = next(filter(None, map(_headers, chain)), None)
-    code = _code(error, details)
+    bodies: list[Any] = [getattr(each, "body", None) for each in chain]
+    details: dict[str, Any] = next((body for body in bodies if isinstance(body, dict)), {})
+    code, param = details.get("type"), details.get("param")
+    if code not in _SPECIFIC_TYPES:
+        code = str(details.get("code") or getattr(error, "code", None) or "")
     statuses = [status for each in chain if isinstance(status := getattr(each, "status_code", None), int)]
     status = next(iter(statuses), 0)
     # 1. litellm sets 500 for a status that it has no class for, and takes 413 for a rate limit: use the original one.
-    if status == 500 or 413 in statuses:  # noqa: PLR2004 -- HTTP
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR or 413 in statuses:  # noqa: PLR2004 -- its name differs by version
         status = statuses[-1]
     # 2. An error in the body of a response with status 200 has its status as the code.
     if headers is None and re.fullmatch(r"[45]\d\d", code):
         status = int(code)
     # 3. A refused parameter of the call, and not of the item, fails for every item.
-    if status == 400 and not code and _is_call_parameter(details.get("param")):  # noqa: PLR2004 -- HTTP
-        code = "unsupported_value"
+    if status == HTTPStatus.BAD_REQUEST and not code and isinstance(param, str):
+        code = "" if param.startswith(_CONTENT_PARAMS) else "unsupported_value"
     return _Fault(frozenset(type(each).__name__ for each in chain), status, code, _message_text(error), headers)
 
 
@@ -246,23 +237,6 @@ def _headers(error: BaseException) -> Mapping[str, str] | None:
     if type(error).__name__ == "HTTPStatusError":
         return cast("Mapping[str, str]", cast("Any", error).response.headers)
     return cast("Mapping[str, str] | None", getattr(error, "litellm_response_headers", None))
-
-
-def _details(chain: Iterable[BaseException]) -> dict[str, Any]:
-    """Return the provider's error object, if one of the errors has it."""
-    for error in chain:
-        if isinstance(body := getattr(error, "body", None), dict):
-            return cast("dict[str, Any]", body)
-    return {}
-
-
-def _code(error: Exception, details: Mapping[str, Any]) -> str:
-    kind = details.get("type")
-    return kind if kind in _SPECIFIC_TYPES else str(details.get("code") or getattr(error, "code", None) or "")
-
-
-def _is_call_parameter(param: object) -> bool:
-    return isinstance(param, str) and not param.startswith(_CONTENT_PARAMS)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

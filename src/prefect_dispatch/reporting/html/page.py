@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from prefect_dispatch.calls.progress import run_issues
 from prefect_dispatch.models import __version__
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.models.output_schema import serialize_output
@@ -23,6 +22,7 @@ from prefect_dispatch.reporting.html.document import (
     render_document,
     to_readable_text,
 )
+from prefect_dispatch.reporting.progress import run_issues
 from prefect_dispatch.security.escaping import column_names, value_text
 
 if TYPE_CHECKING:
