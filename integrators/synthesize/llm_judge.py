@@ -1,17 +1,16 @@
-"""Judging of claims by a second model (does the cited answer support the claim?), and the briefs of a synthesis."""
+"""Judging of claims by a second model: does the cited answer support the claim?"""
 
 from __future__ import annotations
 
 import json
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.integrators.base import Question
-from prefect_dispatch.integrators.synthesize.answer_index import format_citation, indent_lines
-from prefect_dispatch.integrators.synthesize.map_reduce import estimate_tokens
+from prefect_dispatch.integrators.synthesize.answer_index import Finding, Prose, format_citation, indent_lines
+from prefect_dispatch.integrators.synthesize.map_reduce import estimate_tokens, failure_kind
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.template import escape_template
+from prefect_dispatch.models.ledger import Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,16 +18,15 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
     from prefect_dispatch.integrators.synthesize.answer_index import Source
-    from prefect_dispatch.integrators.synthesize.draft_review import DraftFormat
-    from prefect_dispatch.integrators.synthesize.map_reduce import ReduceResult
-
+    from prefect_dispatch.integrators.synthesize.output_format import Part
+    from prefect_dispatch.models.outcome import Outcome
 
 Label = Literal["supported", "contradicted", "not_found", "not_judged"]
 
 VERDICT_TOKENS = 256
 """Tokens reserved for a verdict."""
 
-# The briefs of this module are prompts: a changed text makes stored answers useless.
+# A prompt: a changed text makes stored answers useless.
 JUDGE_BRIEF = Brief(
     name="judge-claim",
     scope="A claim, and the numbered answers that it cites; their lines are indented.",
@@ -57,10 +55,10 @@ class Claim(NamedTuple):
 
     path: str
     """JSON Pointer to the leaf that holds it; empty for a text."""
-    start: int | None
-    """Start offset in the text at that path; None if the leaf is no text."""
-    end: int | None
-    """End offset, exclusive; None if the leaf is no text."""
+    start: int
+    """Start offset in the text at that path; 0 if the leaf is no text."""
+    end: int
+    """End offset, exclusive; 0 if the leaf is no text."""
     text: str
     """The statement."""
     cited: tuple[int, ...]
@@ -78,6 +76,28 @@ class Verdict(NamedTuple):
     """Reason why there is no verdict, or why the judge's label was replaced."""
 
 
+def list_claims(parts: Sequence[Part], total: int) -> list[Claim]:
+    """Return the cited sentences of texts, and each other cited leaf as `path: value`.
+
+    Args:
+        parts: The parts of the result.
+        total: Number of answers.
+    """
+    claims: list[Claim] = []
+    for path, value, own, _ in parts:
+        if own and isinstance(value, str):
+            sentences = Prose(value, total).claims
+            cites = any(each.cited for each in sentences)
+            claims += [
+                Claim(path, each.start, each.end, value[each.start : each.end], each.cited or own)
+                for each in sentences
+                if each.cited or not cites
+            ]
+        elif own:
+            claims.append(Claim(path, 0, 0, f"{path}: {json.dumps(value)}", own))
+    return claims
+
+
 def judge_claims(
     claims: Sequence[Claim], sources: Sequence[Source], ask: Asker, judge: Executor, context: int
 ) -> list[Verdict]:
@@ -92,141 +112,73 @@ def judge_claims(
         judge: The executor of the queries.
         context: Tokens of a query and its response together; claims that don't fit are not judged.
     """
-    questions = [
-        Question(brief=JUDGE_BRIEF, item=Item(key=f"claim-{at}", value=_claim_prompt(claim, sources)))
-        for at, claim in enumerate(claims, 1)
+    questions: dict[Claim, Question] = {}
+    for at, claim in enumerate(claims, 1):
+        blocks = [sources[number - 1].block for number in claim.cited]
+        text = "\n\n".join([f"Claim:\n{indent_lines(claim.text)}", "Answers:", *blocks])
+        if estimate_tokens(judge, JUDGE_BRIEF, text) + VERDICT_TOKENS <= context:
+            questions[claim] = Question(brief=JUDGE_BRIEF, item=Item(key=f"claim-{at}", value=text))
+    outcomes = dict(zip(questions, ask([*questions.values()], judge), strict=True))
+    too_long = f"too long for a context of {context} tokens"
+    return [
+        _parse_verdict(claim, outcomes[claim], sources)
+        if claim in outcomes
+        else Verdict(claim, "not_judged", "", too_long)
+        for claim in claims
     ]
-    fit_flags = [estimate_tokens(judge, JUDGE_BRIEF, str(q.item.value)) + VERDICT_TOKENS <= context for q in questions]
-    fitting = [question for question, fits_context in zip(questions, fit_flags, strict=True) if fits_context]
-    answers = iter(ask(fitting, judge) if fitting else [])
-    verdicts: list[Verdict] = []
-    for claim, fits_context in zip(claims, fit_flags, strict=True):
-        if not fits_context:
-            verdicts.append(Verdict(claim, "not_judged", "", f"too long for a context of {context} tokens"))
-            continue
-        outcome = next(answers)
-        if outcome.status == "succeeded":
-            verdicts.append(_parse_verdict(claim, cast("dict[str, Any]", outcome.value), sources))
-        else:
-            verdicts.append(Verdict(claim, "not_judged", "", outcome.error.kind if outcome.error else outcome.status))
-    return verdicts
 
 
-def _claim_prompt(claim: Claim, sources: Sequence[Source]) -> str:
-    """Return the prompt for a claim: its text and the answers that it cites."""
-    blocks = [sources[number - 1].block for number in claim.cited]
-    return "\n\n".join([f"Claim:\n{indent_lines(claim.text)}", "Answers:", *blocks])
-
-
-def _parse_verdict(claim: Claim, response: dict[str, Any], sources: Sequence[Source]) -> Verdict:
+def _parse_verdict(claim: Claim, outcome: Outcome, sources: Sequence[Source]) -> Verdict:
     """Return the verdict of a response; `not_found` if its sentence stands in none of the cited answers."""
+    if outcome.status != "succeeded":
+        return Verdict(claim, "not_judged", "", failure_kind(outcome))
+    response = cast("dict[str, Any]", outcome.value)
     label, sentence = cast("Label", response["label"]), str(response["sentence"]).strip()
     if label == "not_found":
         return Verdict(claim, label, "")
-    if any(sources[number - 1].evidence.has_whole_sentence(sentence) for number in claim.cited):
+    if any(sources[number - 1].has_whole_sentence(sentence) for number in claim.cited):
         return Verdict(claim, label, sentence)
-    return Verdict(
-        claim, "not_found", "", f"it said {label!r}, by what is no sentence of {format_citation(claim.cited)}"
+    why = f"it said {label!r}, by what is no sentence of {format_citation(claim.cited)}"
+    return Verdict(claim, "not_found", "", why)
+
+
+def add_judge_findings(parts: Sequence[Part], verdicts: Sequence[Verdict]) -> list[Part]:
+    """Return the parts with a finding for each claim that the judge found unsupported."""
+    found: dict[str, list[Finding]] = {part.path: list(part.findings) for part in parts}
+    intros = {"contradicted": "The judge found it contradicted", "not_found": "The judge did not find it"}
+    for claim, label, sentence, why in verdicts:
+        if intro := intros.get(label):
+            reason = sentence or why
+            message = f"{intro}: {reason}" if reason else f"{intro} in what is cited."
+            found[claim.path].append(Finding(label, claim.start, claim.end, message, claim.cited))
+    return [part._replace(findings=found[part.path]) for part in parts]
+
+
+def claims_table(verdicts: Sequence[Verdict]) -> Table:
+    """Return the verdicts as a table of the report."""
+    return Table(
+        name="claims",
+        title="What is claimed, and what the judge says of it",
+        rows=tuple(
+            {
+                "path": each.claim.path,
+                "claim": each.claim.text,
+                "cited": ", ".join(map(str, each.claim.cited)),
+                "label": each.label,
+                "sentence": each.sentence,
+                "note": each.why,
+            }
+            for each in verdicts
+        ),
+        note="A label counts only with a whole sentence of one of the answers that are cited, word for word; "
+        "the judge is a model, too.",
     )
 
 
-_ANSWERS = "Numbered answers that others gave: each with its number and its name, and below them its lines, indented."
-
-_PARTS = (
-    "Parts of one piece of work. Each was written, like yours, of numbered answers; their numbers stand in them in "
-    "square brackets."
-)
-
-_MERGE = (
-    "Merge the parts into one, as if it had been written at once. Keep every number in brackets with what it backs."
-)
-
-_DRAFT = "A draft and its faults follow below. Write the whole of it again, with these faults mended."
-
-
-def create_briefs(instructions: str, constraints: Sequence[str], form: DraftFormat) -> dict[str, Brief]:
-    """Return the briefs of the three steps: write from answers, merge parts, and revise a draft of either."""
-
-    def brief(name: str, scope: str, *more: str) -> Brief:
-        return Brief(
-            name=f"synthesize-{name}",
-            scope=scope,
-            instructions="\n\n".join(
-                [escape_template(instructions), form.rules, *more]
-            ),  # braces are no placeholders here
-            constraints=tuple(map(escape_template, constraints)),
-            output=form.output,
-        )
-
-    return {
-        "write": brief("write", _ANSWERS),
-        "merge": brief("merge", _PARTS, _MERGE),
-        "revise": brief("mend", f"{_ANSWERS} Or parts that were written of such answers.", _DRAFT),
-    }
-
-
-def describe_rules(
-    writer: object,
-    judge: object,
-    reduced: ReduceResult,
-    *,
-    verdicts: Sequence[Verdict] = (),
-    text: bool,
-    total: int,
-    context: int,
-    again: int,
-) -> str:
-    """Return how the result was written and checked, as one paragraph for the report.
-
-    Args:
-        writer: The executor that wrote.
-        judge: The executor that judged the claims, or None.
-        reduced: The result of the reduction.
-        verdicts: The judge's verdicts.
-        text: Whether the result is a text.
-        total: Number of answers.
-        context: Tokens of a query and its response together.
-        again: How often a draft was sent back at most.
-    """
-    below, marks = (
-        ("Also reported", "marked [unverified] in the text and flagged")
-        if text
-        else ("also_reported", "flagged, and listed under 'unverified'")
-    )
-    who = describe_executor(writer)
-    kind = "a text" if text else "a value by a schema"
-    opinion = f" {_describe_judging(verdicts, describe_executor(judge))}" if judge else ""
-    return (
-        f"{who[:1].upper()}{who[1:]} wrote {kind} of {_pluralize(total, 'answer')} in "
-        f"{_pluralize(reduced.levels, 'step')}: first parts, then parts of parts, each question and its answer "
-        f"within {context} tokens. It had to cite every answer by its number, the place of the answer in the order "
-        f"of items and briefs. A draft was sent back for what is wrong with it, "
-        f"at most {_pluralize(again, 'time')}, and the one with the fewest faults was "
-        f"kept. An answer that is not cited stands word for word under '{below}'. A number, a date or a quotation "
-        "must stand in one of the answers that its sentence cites. Numbers are compared by value (1,000 is 1000; "
-        "12 % is 12 per cent, or 0.12, or 12) and without units; number words in English only, and 'one' not at "
-        "all. A bare whole number that equals the number of answers cited there, two or more, is taken for a "
-        "count of them. What doesn't stand there, a sentence without a citation and a citation of what isn't "
-        f"there are {marks}.{opinion} Not checked is whether what is cited means what the text makes of it: a flag "
-        "is a reason to look, and no flag is no proof."
-    )
-
-
-def _describe_judging(verdicts: Sequence[Verdict], judge: str) -> str:
+def describe_judging(verdicts: Sequence[Verdict], judge: str) -> str:
     """Return a sentence on the claims that were judged."""
     if not verdicts:
         return f"No statement was compared with the answers: none cites any, so nothing was put to {judge}."
     judged_count, total = sum(each.label != "not_judged" for each in verdicts), len(verdicts)
     note = "; of the others there is no verdict" if judged_count < total else ""
     return f"{judged_count} of {total} statements with a citation were compared with what they cite, by {judge}{note}."
-
-
-def describe_executor(executor: object) -> str:
-    """Return a description of an executor, without secrets."""
-    if isinstance(executor, LLM):
-        return f"the model {' or '.join(executor.models)}"
-    return f"the executor {type(executor).__name__}"
-
-
-def _pluralize(count: int, what: str) -> str:
-    return f"{count} {what}{'s' * (count != 1)}"

@@ -6,16 +6,20 @@ indented. So the audit can split the document again, no matter what an answer or
 
 from __future__ import annotations
 
+import json
 import re
 from bisect import bisect_right
 from itertools import accumulate
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from prefect_dispatch.integrators.base import gap_sentence
+from prefect_dispatch.models.ledger import Flag
 from prefect_dispatch.security.escaping import strip_control_chars
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from pydantic import JsonValue
 
     from prefect_dispatch.integrators.synthesize.answer_index import Finding, Source
     from prefect_dispatch.models.outcome import Outcome
@@ -28,17 +32,6 @@ _OWN_HEADING = re.compile(r"(?im)^[ \t]{0,3}#{1,6}[ \t]*(also reported|sources)\
 _HTML = re.compile(r"<(?=[A-Za-z/!?])")
 _FENCE = re.compile(r"(?m)^([ \t>*+.)\d-]{0,20})(`{3}|~{3})")
 _LINK_DEFINITION = re.compile(r"(?m)^([ \t>*+-]{0,9}(?:\d{1,3}[.)][ \t]{1,3})?)(\[[^\]\n]{1,999}\]):")
-
-
-class MarkedFinding(NamedTuple):
-    """A finding with its position in the marked text."""
-
-    finding: Finding
-    """The finding."""
-    start: int
-    """Start offset in the marked text."""
-    text: str
-    """The words in question, including marks between them."""
 
 
 def sanitize_prose(prose: str) -> str:
@@ -59,43 +52,41 @@ def sanitize_prose(prose: str) -> str:
     return text.strip()
 
 
-def mark_findings(prose: str, found: Iterable[Finding]) -> tuple[str, list[MarkedFinding]]:
-    """Return a text with a mark after each finding, and the findings' positions in it.
+def insert_marks(prose: str, ends: Sequence[int]) -> str:
+    """Return a text with a mark at each of the offsets, which are sorted and unique.
 
     Example:
-        >>> from prefect_dispatch.integrators.synthesize.answer_index import Finding
-        >>> mark_findings("It is 6 [1].", [Finding("number", 6, 7, "", (1,))])[0]
+        >>> insert_marks("It is 6 [1].", [7])
         'It is 6 [unverified] [1].'
     """
-    found = list(found)
-    ends = sorted({each.end for each in found})
-    return insert_marks(prose, ends), locate_findings(prose, ends, found)
-
-
-def insert_marks(prose: str, ends: Sequence[int]) -> str:
-    """Return a text with a mark at each of the offsets, which are sorted and unique."""
     pieces = [prose[first:last] for first, last in zip([0, *ends], [*ends, len(prose)], strict=True)]
     return MARK.join(pieces)
 
 
-def locate_findings(prose: str, ends: Sequence[int], found: Iterable[Finding]) -> list[MarkedFinding]:
-    """Return the positions of findings after marks were inserted.
+def flag_findings(
+    path: str, value: JsonValue, found: Iterable[Finding], sources: Sequence[Source], ends: Sequence[int] = ()
+) -> list[Flag]:
+    """Return findings on a text or a leaf as flags: on words of a text, on the path (for a key), or on the whole leaf.
 
     Args:
-        prose: The text without marks.
-        ends: The offsets of the marks in it, sorted.
-        found: The findings, with their offsets in it.
+        path: JSON Pointer to the text or leaf.
+        value: The text without marks, or the leaf.
+        found: The findings.
+        sources: All answers.
+        ends: The offsets at which marks are inserted into the text, sorted.
     """
-    text = insert_marks(prose, ends)
-    spans = [
-        (
-            each,
-            each.start + len(MARK) * bisect_right(ends, each.start),
-            each.end + len(MARK) * bisect_right(ends, each.end - 1),
-        )
-        for each in found
-    ]
-    return [MarkedFinding(each, start, text[start:end]) for each, start, end in spans]
+    marked = insert_marks(value, ends) if isinstance(value, str) else ""
+    flags: list[Flag] = []
+    for each in found:
+        start, text = None, json.dumps(value)
+        if each.kind == "key":
+            text = path
+        elif isinstance(value, str):
+            start = each.start + len(MARK) * bisect_right(ends, each.start)
+            text = marked[start : each.end + len(MARK) * bisect_right(ends, each.end - 1)]
+        refs = tuple(sources[number - 1].ref for number in each.consulted)
+        flags.append(Flag(path=path, kind=each.kind, text=text, start=start, message=each.message, sources=refs))
+    return flags
 
 
 def remove_marks(text: str) -> tuple[str, list[int]]:

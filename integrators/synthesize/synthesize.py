@@ -13,16 +13,23 @@ from prefect_dispatch.executors.registry import AnyExecutor
 from prefect_dispatch.integrators.audit.cited import rule_violations
 from prefect_dispatch.integrators.base import BaseIntegrator, QueryEstimate, Question, unanswered
 from prefect_dispatch.integrators.synthesize.answer_index import number_answers
-from prefect_dispatch.integrators.synthesize.draft_review import ProseFormat, StructuredFormat, find_missing_sections
-from prefect_dispatch.integrators.synthesize.llm_judge import JUDGE_BRIEF, create_briefs, describe_rules, judge_claims
-from prefect_dispatch.integrators.synthesize.map_reduce import Reducer
-from prefect_dispatch.integrators.synthesize.write import TextResult, ValueResult
+from prefect_dispatch.integrators.synthesize.llm_judge import (
+    JUDGE_BRIEF,
+    add_judge_findings,
+    claims_table,
+    describe_judging,
+    judge_claims,
+    list_claims,
+)
+from prefect_dispatch.integrators.synthesize.map_reduce import Reducer, pluralize
+from prefect_dispatch.integrators.synthesize.output_format import ProseFormat, StructuredFormat, find_missing_sections
 from prefect_dispatch.models.base import Strict
-from prefect_dispatch.models.brief import OutputForm, Text
+from prefect_dispatch.models.brief import Brief, OutputForm, Text
 from prefect_dispatch.models.imports import REFERENCE
 from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.ledger import LedgerRow, Merge, Table
+from prefect_dispatch.models.ledger import LedgerRow, Merge
 from prefect_dispatch.models.output_schema import normalize_output
+from prefect_dispatch.models.template import escape_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,11 +39,9 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.integrators.synthesize.answer_index import Source
-    from prefect_dispatch.integrators.synthesize.draft_review import Draft, DraftFormat
     from prefect_dispatch.integrators.synthesize.llm_judge import Verdict
     from prefect_dispatch.integrators.synthesize.map_reduce import ReduceResult
-    from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.integrators.synthesize.output_format import Draft, DraftFormat
     from prefect_dispatch.models.ledger import Violation
     from prefect_dispatch.models.outcome import Outcome
 
@@ -130,42 +135,37 @@ class Synthesize(BaseIntegrator, Strict):
         # 1. Write drafts and merge them, as far as the context allows.
         sources = number_answers(outcomes)
         form = self._form
-        briefs_by_step = create_briefs(self.instructions, self.constraints, form)
+        steps = create_briefs(self.instructions, self.constraints, form)
         context = self._context_of(writer)
-        reduced = Reducer(briefs_by_step, form, sources, ask, writer, context=context, reasks=self.reasks).reduce()
+        reduced = Reducer(steps, form, sources, ask, writer, context=context, reasks=self.reasks).reduce()
         drafts = [node.draft for node in reduced.nodes if node.draft]
-        text = TextResult(drafts, sources) if isinstance(form, ProseFormat) else ValueResult(drafts, sources)
+        content = form.combine_drafts(drafts)
+        parts = sorted(form.check_parts(content, sources), key=lambda part: part.path)
+        places = {
+            number: place for place, numbers in [*form.citing_places(parts, len(sources))][::-1] for number in numbers
+        }
         # 2. Have the claims of the result judged.
         verdicts: list[Verdict] = []
         if self.judge is not None:
-            verdicts = judge_claims(text.claims, sources, ask, self.judge, self._context_of(self.judge))
+            verdicts = judge_claims(
+                list_claims(parts, len(sources)), sources, ask, self.judge, self._context_of(self.judge)
+            )
+            parts = add_judge_findings(parts, verdicts)
         # 3. Mark and flag what is unverified, and append what is not cited.
-        result = text.render_result(verdicts, outcomes)
+        value, fields, flags = form.render_result(content, parts, sources, outcomes)
+        rows = [row for outcome in outcomes if (row := unanswered(outcome))]
+        for source in sources:
+            why = f"also reported: {reduced.dropped.get(source.number, 'not cited by the model')}"
+            reason = places.get(source.number, why)
+            rows.append(LedgerRow(brief=source.ref.brief, item=source.ref.item, disposition="merged", reason=reason))
         return Merge(
-            value=result.value,
-            ledger=tuple(
-                [row for outcome in outcomes if (row := unanswered(outcome))]
-                + [_ledger_row(source, text.places, reduced) for source in sources]
-            ),
-            fields=result.fields if sources else (),
-            rules=describe_rules(
-                writer,
-                self.judge,
-                reduced,
-                verdicts=verdicts,
-                text=self.output == "text",
-                total=len(sources),
-                context=context,
-                again=self.reasks,
-            ),
-            flags=result.flags,
-            tables=(_claims_table(verdicts),) if self.judge is not None else (),
-            shortfalls=(
-                *reduced.shortfalls,
-                *_section_shortfalls(drafts, self.sections),
-                *_citation_shortfalls(drafts, len(sources)),
-                *_judge_shortfalls(verdicts),
-            ),
+            value=value,
+            ledger=tuple(rows),
+            fields=fields if sources else (),
+            rules=self._describe_rules(writer, reduced, verdicts, len(sources)),
+            flags=flags,
+            tables=(claims_table(verdicts),) if self.judge is not None else (),
+            shortfalls=(*reduced.shortfalls, *self._shortfalls(str(content), drafts, verdicts, len(sources))),
         )
 
     @property
@@ -174,47 +174,81 @@ class Synthesize(BaseIntegrator, Strict):
 
     def _context_of(self, executor: Executor) -> int:
         """Return the context in tokens: as configured, else as known for the model, else the assumed one."""
-        model_context = BaseExecutor.of(executor).context_tokens()
-        return self.context_tokens or model_context or ASSUMED_CONTEXT
+        return self.context_tokens or BaseExecutor.of(executor).context_tokens() or ASSUMED_CONTEXT
+
+    def _shortfalls(self, text: str, drafts: Sequence[Draft], verdicts: Sequence[Verdict], total: int) -> Iterator[str]:
+        """Yield a sentence on each section that is missing, on missing citations, and on claims without a verdict."""
+        for name in find_missing_sections(text, self.sections) if drafts else ():
+            yield f"The text has no section {name!r}, though it was sent back for it."
+        if drafts and not any(draft.cited for draft in drafts):
+            yield f"What was written cites none of the {total} answers; trust nothing in it."
+        if unjudged := [verdict.why for verdict in verdicts if verdict.label == "not_judged"]:
+            yield (
+                f"{len(unjudged)} of {len(verdicts)} claims could not be judged ({', '.join(sorted(set(unjudged)))})."
+            )
+
+    def _describe_rules(self, writer: Executor, reduced: ReduceResult, verdicts: Sequence[Verdict], total: int) -> str:
+        """Return how the result was written and checked, as one paragraph for the report."""
+        kind, below, marks = (
+            ("a text", "Also reported", "marked [unverified] in the text and flagged")
+            if self.output == "text"
+            else ("a value by a schema", "also_reported", "flagged, and listed under 'unverified'")
+        )
+        who = describe_executor(writer)
+        opinion = f" {describe_judging(verdicts, describe_executor(self.judge))}" if self.judge else ""
+        return (
+            f"{who[:1].upper()}{who[1:]} wrote {kind} of {pluralize(total, 'answer')} in "
+            f"{pluralize(reduced.levels, 'step')}: first parts, then parts of parts, each question and its answer "
+            f"within {self._context_of(writer)} tokens. It had to cite every answer by its number, the place of the "
+            "answer in the order of items and briefs. A draft was sent back for what is wrong with it, at most "
+            f"{pluralize(self.reasks, 'time')}, and the one with the fewest faults was kept. An answer that is not "
+            f"cited stands word for word under '{below}'. A number, a date or a quotation must stand in one of the "
+            "answers that its sentence cites. Numbers are compared by value (1,000 is 1000; 12 % is 12 per cent, or "
+            "0.12, or 12) and without units; number words in English only, and 'one' not at all. A bare whole number "
+            "that equals the number of answers cited there, two or more, is taken for a count of them. What doesn't "
+            "stand there, a sentence without a citation and a citation of what isn't there are "
+            f"{marks}.{opinion} Not checked is whether what is cited means what the text makes of it: a flag is a "
+            "reason to look, and no flag is no proof."
+        )
 
 
-def _ledger_row(source: Source, places: dict[int, str], reduced: ReduceResult) -> LedgerRow:
-    why = reduced.dropped.get(source.number, "not cited by the model")
-    reason = places.get(source.number, f"also reported: {why}")
-    return LedgerRow(brief=source.ref.brief, item=source.ref.item, disposition="merged", reason=reason)
+_ANSWERS = "Numbered answers that others gave: each with its number and its name, and below them its lines, indented."
+
+_PARTS = (
+    "Parts of one piece of work. Each was written, like yours, of numbered answers; their numbers stand in them in "
+    "square brackets."
+)
+
+_MERGE = (
+    "Merge the parts into one, as if it had been written at once. Keep every number in brackets with what it backs."
+)
+
+_DRAFT = "A draft and its faults follow below. Write the whole of it again, with these faults mended."
 
 
-def _claims_table(verdicts: Sequence[Verdict]) -> Table:
-    return Table(
-        name="claims",
-        title="What is claimed, and what the judge says of it",
-        rows=tuple(
-            {
-                "path": each.claim.path,
-                "claim": each.claim.text,
-                "cited": ", ".join(map(str, each.claim.cited)),
-                "label": each.label,
-                "sentence": each.sentence,
-                "note": each.why,
-            }
-            for each in verdicts
-        ),
-        note="A label counts only with a whole sentence of one of the answers that are cited, word for word; "
-        "the judge is a model, too.",
-    )
+def create_briefs(instructions: str, constraints: Sequence[str], form: DraftFormat) -> dict[str, Brief]:
+    """Return the briefs of the three steps: write from answers, merge parts, and revise a draft of either."""
+
+    def brief(name: str, scope: str, *more: str) -> Brief:
+        return Brief(
+            name=f"synthesize-{name}",
+            scope=scope,
+            instructions="\n\n".join(
+                [escape_template(instructions), form.rules, *more]
+            ),  # braces are no placeholders here
+            constraints=tuple(map(escape_template, constraints)),
+            output=form.output,
+        )
+
+    return {
+        "write": brief("write", _ANSWERS),
+        "merge": brief("merge", _PARTS, _MERGE),
+        "revise": brief("mend", f"{_ANSWERS} Or parts that were written of such answers.", _DRAFT),
+    }
 
 
-def _section_shortfalls(drafts: Sequence[Draft], sections: Sequence[str]) -> list[str]:
-    missing = find_missing_sections("\n\n".join(str(draft.content) for draft in drafts), sections) if drafts else []
-    return [f"The text has no section {name!r}, though it was sent back for it." for name in missing]
-
-
-def _citation_shortfalls(drafts: Sequence[Draft], total: int) -> list[str]:
-    cites = any(draft.cited for draft in drafts)
-    return [] if cites or not drafts else [f"What was written cites none of the {total} answers; trust nothing in it."]
-
-
-def _judge_shortfalls(verdicts: Sequence[Verdict]) -> list[str]:
-    unjudged = [verdict for verdict in verdicts if verdict.label == "not_judged"]
-    reasons = ", ".join(sorted({verdict.why for verdict in unjudged}))
-    return [f"{len(unjudged)} of {len(verdicts)} claims could not be judged ({reasons})."] if unjudged else []
+def describe_executor(executor: object) -> str:
+    """Return a description of an executor, without secrets."""
+    if isinstance(executor, LLM):
+        return f"the model {' or '.join(executor.models)}"
+    return f"the executor {type(executor).__name__}"
