@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.fingerprint import original_name
 from prefect_dispatch.integrators.audit.laws import gap_violations, recount_votes
-from prefect_dispatch.integrators.base import BaseIntegrator, gaps, gaps_as_outcomes
-from prefect_dispatch.integrators.consensus.consensus_tables import create_flags, create_tables, describe_shortfalls
+from prefect_dispatch.integrators.base import MAX_LISTED_GAPS, BaseIntegrator, gaps, gaps_as_outcomes
+from prefect_dispatch.integrators.consensus.consensus_tables import create_flags, create_tables
 from prefect_dispatch.integrators.consensus.vote_rules import (
     LONGEST_LABEL,
     OUTLIER_LIMIT,
@@ -230,33 +230,32 @@ class Consensus(BaseIntegrator, Strict):
         polls = decide_ballots(all_ballots, self._vote_rules(briefs), briefs)
         verdicts_by_item: dict[str, list[Verdict]] = {item: [] for item in answers}
         for each in polls:
-            for ballot, verdict in zip(each.ballots, each.verdicts, strict=True):
-                verdicts_by_item[ballot.item].append(verdict)
+            for verdict in each.verdicts:
+                verdicts_by_item[verdict.ballot.item].append(verdict)
         # 3. Replace answers that violate the schema, and put them into the merged value.
         output = common_output(briefs)
-        results = {item: enforce_schema(verdicts, answers[item], output) for item, verdicts in verdicts_by_item.items()}
-        places = _answer_places(self, answers)
-        value: dict[str, JsonValue] = {self.entries: [], self.open_entries: []}
-        for item, verdicts in results.items():
-            entry: JsonValue = {"item": item, "value": assemble_answer(verdict.decision for verdict in verdicts)}
-            cast("list[JsonValue]", value[places[item][0]]).append(entry)
+        value: dict[str, list[JsonValue]] = {self.entries: [], self.open_entries: []}
+        decided: list[tuple[str, Verdict]] = []  # each verdict with the path of its field
+        for item, claims in answers.items():
+            verdicts = enforce_schema(verdicts_by_item[item], claims, output)
+            name = self.entries if len(claims) >= self.min_votes else self.open_entries
+            at = len(value[name])
+            value[name].append({"item": item, "value": assemble_answer(verdict.decision for verdict in verdicts)})
+            decided += [(pointer(name, at, "value", *each.decision.path), each) for each in verdicts]
+        undecided = [item for item, claims in answers.items() if len(claims) < self.min_votes]
         return Merge(
             value={**value, "gaps": gaps(ranked)},
-            ledger=ledger_rows(ranked, ([verdict.decision for verdict in each] for each in results.values())),
-            fields=tuple(
-                verdict.decision.to_row(pointer(*places[item], "value", *verdict.decision.path))
-                for item, verdicts in results.items()
-                for verdict in verdicts
-            ),
+            ledger=ledger_rows(ranked, [verdict.decision for _, verdict in decided]),
+            fields=tuple(verdict.decision.to_row(path) for path, verdict in decided),
             rules=describe_rules(
                 self.method,
                 {rule.field: rule.rule for rule in self.rules},
                 {weight.brief: weight.weight for weight in self.weights},
                 min_votes=self.min_votes,
             ),
-            flags=create_flags(results, places),
+            flags=create_flags(decided),
             tables=create_tables(polls),
-            shortfalls=describe_shortfalls(places, self.open_entries, self.min_votes),
+            shortfalls=(self._describe_undecided(undecided, len(answers)),) if undecided else (),
         )
 
     def as_outcomes(self, merge: Merge) -> list[Outcome]:
@@ -307,6 +306,14 @@ class Consensus(BaseIntegrator, Strict):
         if "dawid_skene" in self._used_rules or ("weighted" in self._used_rules and not self.weights):
             require_crowd_kit("A consensus by 'dawid_skene', or by 'weighted' without 'weights',")
 
+    def _describe_undecided(self, items: Sequence[str], total: int) -> str:
+        """Return a sentence on the items with too few answers."""
+        names = ", ".join(map(repr, items[:MAX_LISTED_GAPS]))
+        more = f" and {len(items) - MAX_LISTED_GAPS} more" if items[MAX_LISTED_GAPS:] else ""
+        return (
+            f"Undecided for want of {self.min_votes} answers: {len(items)} of {total} items with any ({names}{more})."
+        )
+
     @property
     def _used_rules(self) -> set[str]:
         """All rules that the configuration uses."""
@@ -320,14 +327,3 @@ class Consensus(BaseIntegrator, Strict):
         }
         rules: dict[Path, RuleName] = {tuple(rule.field.split(".")): rule.rule for rule in self.rules}
         return VoteRules(self.method, rules, {**weights, **sample_weights})
-
-
-def _answer_places(integrator: Consensus, answers: Mapping[str, Sequence[object]]) -> dict[str, tuple[str, int]]:
-    """Return the place of each item's answer in the merged value: the list's name, and the index in it."""
-    found: dict[str, tuple[str, int]] = {}
-    counts = {integrator.entries: 0, integrator.open_entries: 0}
-    for item, claims in answers.items():
-        name = integrator.entries if len(claims) >= integrator.min_votes else integrator.open_entries
-        found[item] = (name, counts[name])
-        counts[name] += 1
-    return found

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from collections import Counter, defaultdict
-from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rapidfuzz import fuzz
 
-from prefect_dispatch.integrators.base import MAX_LISTED_GAPS
 from prefect_dispatch.integrators.consensus.vote_rules import NEAREST, comparison_key, field_name, is_number
 from prefect_dispatch.models.ledger import Flag, Ref, Table
-from prefect_dispatch.serialization.json_values import pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.consensus.vote_rules import Ballot, FieldResult, Verdict
+    from prefect_dispatch.integrators.consensus.vote_rules import FieldResult, Verdict
+    from prefect_dispatch.integrators.crowdkit_adapter import CrowdEstimates
     from prefect_dispatch.integrators.merge_records.resolution import Claim
 
 
@@ -87,14 +86,13 @@ def krippendorff(units: Iterable[Sequence[JsonValue]], measure: Literal["nominal
     paired = [unit for unit in units if len(unit) > 1]
     if not paired:
         return Alpha(None, "no item has two answers")
-    count = sum(map(len, paired))
     # 2. Observed disagreement, within items, and expected disagreement, across all of them.
+    values = [value for unit in paired for value in unit]
+    count = len(values)
     try:
-        distance = (
-            _count_differing_pairs if measure == "nominal" else partial(_sum_squared_differences, _centre(paired))
-        )
-        within = math.fsum(distance(unit) / (len(unit) - 1) for unit in paired) / count
-        across = distance([value for unit in paired for value in unit]) / (count * (count - 1))
+        centre = statistics.fmean(map(_number, values)) if measure == "interval" else None
+        within = math.fsum(_sum_distances(unit, centre) / (len(unit) - 1) for unit in paired) / count
+        across = _sum_distances(values, centre) / (count * (count - 1))
     except OverflowError:
         across = within = math.inf
     # 3. Alpha is 1 minus their ratio; `+ 0.0` turns -0.0 into 0.0.
@@ -105,20 +103,17 @@ def krippendorff(units: Iterable[Sequence[JsonValue]], measure: Literal["nominal
     return Alpha(round(1 - within / across, DIGITS) + 0.0)
 
 
-def _count_differing_pairs(values: Sequence[JsonValue]) -> float:
-    """Return the number of ordered pairs whose opinions differ."""
-    return len(values) ** 2 - sum(count**2 for count in Counter(map(comparison_key, values)).values())
+def _sum_distances(values: Sequence[JsonValue], centre: float | None) -> float:
+    """Return the sum of the distances of all ordered pairs.
 
-
-def _centre(units: Sequence[Sequence[JsonValue]]) -> float:
-    numbers = [_number(value) for unit in units for value in unit]
-    return math.fsum(numbers) / len(numbers)
-
-
-def _sum_squared_differences(centre: float, values: Sequence[JsonValue]) -> float:
-    """Return the sum of squared differences of all ordered pairs; values are shifted by a centre for precision."""
+    Args:
+        values: The answers.
+        centre: By which numbers are shifted for precision; None: the distance is whether opinions differ.
+    """
+    if centre is None:
+        return len(values) ** 2 - sum(count**2 for count in Counter(map(comparison_key, values)).values())
     deviations = [_number(value) - centre for value in values]
-    mean = math.fsum(deviations) / len(deviations)
+    mean = statistics.fmean(deviations)
     return 2 * len(deviations) * math.fsum((each - mean) ** 2 for each in deviations)
 
 
@@ -138,36 +133,6 @@ Row = dict[str, "JsonValue"]
 MAX_SHOWN_CHARS = 80
 """Longest answer in a table, in characters; field rows hold the whole answer."""
 
-
-def create_tables(polls: Sequence[FieldResult]) -> tuple[Table, ...]:
-    """Return the tables of a consensus; tables without rows are left out."""
-    every = (
-        Table(
-            name="disagreements",
-            title="Where agents disagree",
-            rows=tuple(_disagreement_rows(polls)),
-            note="The worst first. Agreement is the mean likeness of the answers to the one that stands, 1 if equal: "
-            "labels by whether they are the same, numbers by the difference as a share of the greater one, prose by "
-            "rapidfuzz's ratio, lists by the elements in common; an answer without the field counts as 0.",
-        ),
-        Table(
-            name="agreement",
-            title="How far agents agree",
-            rows=tuple(_agreement_rows(polls)),
-            note="Krippendorff's alpha is 1 where they agree and 0 where they do so as often as by chance; he has "
-            "conclusions drawn from 0.8 on, and tentative ones from 0.667 on.",
-        ),
-        Table(name="agents", title="Who agrees with the consensus", rows=tuple(_agent_rows(polls)), note=_AGENTS),
-        Table(
-            name="confusion",
-            title="Who says what where something else is right",
-            rows=tuple(_confusion_rows(polls)),
-            note="As the model of Dawid and Skene estimates it; what is below 0.0001 is left out.",
-        ),
-    )
-    return tuple(table for table in every if table.rows)
-
-
 _AGENTS = (
     "Agreement is the mean likeness of an agent's answers to those that stand. Skill is how often it is right: by the "
     "model of Dawid and Skene, or, for learned weights, its agreement with the majority, which is its weight. "
@@ -175,147 +140,157 @@ _AGENTS = (
 )
 
 
-def create_flags(decided: Mapping[str, Sequence[Verdict]], places: Mapping[str, tuple[str, int]]) -> tuple[Flag, ...]:
-    """Return a flag for each tie, and one for each answer that was taken whole because of the schema."""
-    whole = tuple(
-        Flag(
-            path=pointer(*places[item], "value"),
-            kind="schema",
-            text=_truncate_answer(verdict.decision.winner),
-            message="The fields voted for don't go together by the schema; the nearest answer stands whole.",
-            sources=_sources(verdict),
-        )
-        for item, verdicts in decided.items()
-        for verdict in verdicts
-        if verdict.decision.rule == NEAREST
-    )
-    return whole + tuple(
-        Flag(
-            path=pointer(*places[item], "value", *verdict.decision.path),
-            kind="tie",
-            text=_truncate_answer(verdict.tie[0]),
-            message=f"It ties with {', '.join(map(_truncate_answer, verdict.tie[1:]))}; "
-            "priority, then content decided.",
-            sources=_sources(verdict),
-        )
-        for item, verdicts in decided.items()
-        for verdict in verdicts
-        if verdict.tie
-    )
-
-
-def describe_shortfalls(places: Mapping[str, tuple[str, int]], undecided: str, min_votes: int) -> tuple[str, ...]:
-    """Return a sentence on the items with too few answers; empty if there are none."""
-    items = [item for item, (name, _) in places.items() if name == undecided]
-    if not items:
-        return ()
-    item_names = ", ".join(map(repr, items[:MAX_LISTED_GAPS])) + (
-        f" and {len(items) - MAX_LISTED_GAPS} more" if items[MAX_LISTED_GAPS:] else ""
-    )
-    return (f"Undecided for want of {min_votes} answers: {len(items)} of {len(places)} items with any ({item_names}).",)
-
-
-def _disagreement_rows(polls: Sequence[FieldResult]) -> list[Row]:
-    """Return a row for each ballot without full agreement, the lowest agreement first."""
-    found: list[tuple[tuple[object, ...], Row]] = []
+def create_tables(polls: Sequence[FieldResult]) -> tuple[Table, ...]:
+    """Return the tables of a consensus; tables without rows are left out."""
+    disagreements: list[tuple[tuple[object, ...], Row]] = []
+    agreement: list[Row] = []
+    agents: list[Row] = []
+    confusion: list[Row] = []
     for each in polls:
-        for ballot, verdict in zip(each.ballots, each.verdicts, strict=True):
-            agreement = _mean(_similarities(each, ballot, verdict))
-            if agreement == 1:
-                continue
-            row: Row = {
-                "item": ballot.item,
-                "field": ballot.field,
-                "answer": verdict.decision.winner,
-                "agreement": agreement,
-                "said": "; ".join(_describe_answers(ballot)),
-            }
-            found.append(((agreement, Ref(brief="", item=ballot.item).order, ballot.path), row))
-    return [row for _, row in sorted(found, key=lambda each: each[0])]
-
-
-def _describe_answers(ballot: Ballot) -> Iterator[str]:
-    """Yield each given answer with the briefs that gave it, the most frequent first, then the number of absent ones."""
-    claims_by_text: dict[str, list[Claim]] = defaultdict(list)
-    for claim in ballot.claims:
-        claims_by_text[claim.text].append(claim)
-    for claims in sorted(claims_by_text.values(), key=lambda claims: -len(claims)):
-        yield f"{_truncate_answer(claims[0].value)} ({', '.join(sorted(claim.source.brief for claim in claims))})"
-    if absent := ballot.voters - len(ballot.claims):
-        yield f"nothing ({absent})"
-
-
-def _agreement_rows(polls: Sequence[FieldResult]) -> Iterator[Row]:
-    """Yield a row with the agreement on each field."""
-    for each in polls:
-        figures = [_mean(_similarities(each, *pair)) for pair in zip(each.ballots, each.verdicts, strict=True)]
-        measure, alpha = _alpha(each)
-        yield {
-            "field": field_name(each.path),
-            "kind": each.kind,
-            "rule": each.rule,
-            "items": len(each.ballots),
-            "answers": sum(len(ballot.claims) for ballot in each.ballots),
-            "unanimous": sum(figure == 1 for figure in figures),
-            "agreement": _mean(figures),
-            "alpha": "undefined" if alpha.value is None else alpha.value,
-            "measured": measure if alpha.value is not None else alpha.why,
-        }
-
-
-def _alpha(each: FieldResult) -> tuple[str, Alpha]:
-    """Return the name of the distance for a field's kind, and alpha by it."""
-    answers = [[claim.value for claim in ballot.claims] for ballot in each.ballots]
-    if each.kind in ("number", "integer"):
-        return "interval distance", krippendorff([[v for v in unit if is_number(v)] for unit in answers], "interval")
-    if each.kind == "label":
-        return "nominal distance", krippendorff(answers, "nominal")
-    return "", Alpha(None, f"no distance for a {each.kind}")
-
-
-def _agent_rows(polls: Sequence[FieldResult]) -> Iterator[Row]:
-    """Yield a row for each field and agent: its agreement with the result and its estimated skill."""
-    for each in polls:
+        field = field_name(each.path)
+        figures: list[float] = []
         similarities: dict[str, list[float]] = defaultdict(list)
-        for ballot, verdict in zip(each.ballots, each.verdicts, strict=True):
+        for verdict in each.verdicts:
+            scores = _similarities(each.kind, verdict)
+            figures.append(_mean(scores))
             # Not strict: a figure without a claim is that of an agent without the field.
-            for claim, similarity in zip(ballot.claims, _similarities(each, ballot, verdict), strict=False):
-                similarities[claim.source.brief].append(similarity)
-        for agent in sorted(similarities):
-            row: Row = {
-                "field": field_name(each.path),
+            for claim, score in zip(verdict.ballot.claims, scores, strict=False):
+                similarities[claim.source.brief].append(score)
+            if figures[-1] != 1:
+                sort_key = (figures[-1], Ref(brief="", item=verdict.ballot.item).order, each.path)
+                disagreements.append((sort_key, _disagreement_row(field, verdict, figures[-1])))
+        agreement.append(_agreement_row(field, each, figures))
+        agents.extend(
+            {
+                "field": field,
                 "agent": agent,
-                "answers": len(similarities[agent]),
-                "agreement": _mean(similarities[agent]),
+                "answers": len(scores),
+                "agreement": _mean(scores),
                 "skill": round(each.crowd.skills[agent], DIGITS) if each.crowd else None,
             }
-            yield row
+            for agent, scores in sorted(similarities.items())
+        )
+        if each.crowd:
+            confusion += _confusion_rows(field, each.crowd)
+    rows = [row for _, row in sorted(disagreements, key=lambda each: each[0])]
+    every = (
+        Table(
+            name="disagreements",
+            title="Where agents disagree",
+            rows=tuple(rows),
+            note="The worst first. Agreement is the mean likeness of the answers to the one that stands, 1 if equal: "
+            "labels by whether they are the same, numbers by the difference as a share of the greater one, prose by "
+            "rapidfuzz's ratio, lists by the elements in common; an answer without the field counts as 0.",
+        ),
+        Table(
+            name="agreement",
+            title="How far agents agree",
+            rows=tuple(agreement),
+            note="Krippendorff's alpha is 1 where they agree and 0 where they do so as often as by chance; he has "
+            "conclusions drawn from 0.8 on, and tentative ones from 0.667 on.",
+        ),
+        Table(name="agents", title="Who agrees with the consensus", rows=tuple(agents), note=_AGENTS),
+        Table(
+            name="confusion",
+            title="Who says what where something else is right",
+            rows=tuple(confusion),
+            note="As the model of Dawid and Skene estimates it; what is below 0.0001 is left out.",
+        ),
+    )
+    return tuple(table for table in every if table.rows)
 
 
-def _confusion_rows(polls: Sequence[FieldResult]) -> Iterator[Row]:
+def _disagreement_row(field: str, verdict: Verdict, agreement: float) -> Row:
+    """Return the row of a ballot without full agreement: each given answer and who gave it, the most frequent first."""
+    claims_by_text: dict[str, list[Claim]] = defaultdict(list)
+    for claim in verdict.ballot.claims:
+        claims_by_text[claim.text].append(claim)
+    said = [
+        f"{_truncate_answer(claims[0].value)} ({', '.join(sorted(claim.source.brief for claim in claims))})"
+        for claims in sorted(claims_by_text.values(), key=lambda claims: -len(claims))
+    ]
+    if absent := verdict.ballot.voters - len(verdict.ballot.claims):
+        said.append(f"nothing ({absent})")
+    return {
+        "item": verdict.ballot.item,
+        "field": field,
+        "answer": verdict.decision.winner,
+        "agreement": agreement,
+        "said": "; ".join(said),
+    }
+
+
+def _agreement_row(field: str, each: FieldResult, figures: Sequence[float]) -> Row:
+    """Return the row with the agreement on a field."""
+    answers = [[claim.value for claim in verdict.ballot.claims] for verdict in each.verdicts]
+    measured, alpha = "nominal distance", Alpha(None, f"no distance for a {each.kind}")
+    if each.kind in ("number", "integer"):
+        measured = "interval distance"
+        alpha = krippendorff([[value for value in unit if is_number(value)] for unit in answers], "interval")
+    elif each.kind == "label":
+        alpha = krippendorff(answers, "nominal")
+    return {
+        "field": field,
+        "kind": each.kind,
+        "rule": each.rule,
+        "items": len(answers),
+        "answers": sum(map(len, answers)),
+        "unanimous": sum(figure == 1 for figure in figures),
+        "agreement": _mean(figures),
+        "alpha": "undefined" if alpha.value is None else alpha.value,
+        "measured": alpha.why or measured,
+    }
+
+
+def _confusion_rows(field: str, crowd: CrowdEstimates) -> Iterator[Row]:
     """Yield the estimated confusion matrices of the agents, a row for each probability above 0."""
-    for each in polls:
-        for (agent, right, label), share in sorted(each.crowd.confusion.items() if each.crowd else ()):
-            if (probability := round(share, DIGITS)) > 0:
-                yield {
-                    "field": field_name(each.path),
-                    "agent": agent,
-                    "right": json.loads(right),
-                    "said": json.loads(label),
-                    "probability": probability,
-                }
+    for (agent, right, label), share in sorted(crowd.confusion.items()):
+        if (probability := round(share, DIGITS)) > 0:
+            yield {
+                "field": field,
+                "agent": agent,
+                "right": json.loads(right),
+                "said": json.loads(label),
+                "probability": probability,
+            }
 
 
-def _similarities(each: FieldResult, ballot: Ballot, verdict: Verdict) -> list[float]:
+def create_flags(decided: Sequence[tuple[str, Verdict]]) -> tuple[Flag, ...]:
+    """Return a flag for each answer that was taken whole because of the schema, then one for each tie.
+
+    Args:
+        decided: Each verdict with the path of its field in the merged value.
+    """
+    flags: list[Flag] = []
+    for path, verdict in decided:
+        if verdict.decision.rule == NEAREST:
+            kind = "schema"
+            message = "The fields voted for don't go together by the schema; the nearest answer stands whole."
+        elif verdict.tie:
+            kind = "tie"
+            others = ", ".join(map(_truncate_answer, verdict.tie[1:]))
+            message = f"It ties with {others}; priority, then content decided."
+        else:
+            continue
+        sources = {claim.source for claim in (*verdict.decision.backers, *verdict.decision.losers)}
+        flags.append(
+            Flag(
+                path=path,
+                kind=kind,
+                text=_truncate_answer(verdict.decision.winner),
+                message=message,
+                sources=tuple(sorted(sources, key=lambda ref: ref.order)),
+            )
+        )
+    return tuple(sorted(flags, key=lambda flag: flag.kind))
+
+
+def _similarities(kind: str, verdict: Verdict) -> list[float]:
     """Return the similarity of each claim to the winner, then a 0 for each agent whose answer lacks the field."""
-    kind = "number" if each.kind == "integer" else each.kind
-    similarities = [score_similarity(claim.value, verdict.decision.winner, kind) for claim in ballot.claims]
-    return similarities + [0.0] * (ballot.voters - len(ballot.claims))
-
-
-def _sources(verdict: Verdict) -> tuple[Ref, ...]:
-    claims = [*verdict.decision.backers, *verdict.decision.losers]
-    return tuple(sorted({claim.source for claim in claims}, key=lambda ref: ref.order))
+    kind = "number" if kind == "integer" else kind
+    claims = verdict.ballot.claims
+    similarities = [score_similarity(claim.value, verdict.decision.winner, kind) for claim in claims]
+    return similarities + [0.0] * (verdict.ballot.voters - len(claims))
 
 
 def _mean(figures: Sequence[float]) -> float:
