@@ -22,13 +22,16 @@ from prefect_dispatch.integrators.synthesize.answer_index import (
 )
 from prefect_dispatch.integrators.synthesize.output_format import (
     CITED,
+    MARK,
     VALUE,
     Leaf,
     check_leaf,
+    flag_findings,
     index_sources,
+    remove_marks,
+    split_document,
     unverified_entries,
 )
-from prefect_dispatch.integrators.synthesize.render_text import MARK, flag_findings, remove_marks, split_document
 from prefect_dispatch.models.ledger import Violation
 from prefect_dispatch.serialization.json_values import get_at, resolve_pointer
 

@@ -508,10 +508,9 @@ def ledger_rows(ranked: Sequence[Outcome], decisions: Iterable[FieldDecision]) -
             losses[place].append(decision)
         for claim in decision.backers:
             backed.setdefault(claim.rank[-1], decision)
-    rows: list[LedgerRow] = []
-    for place, outcome in enumerate(ranked):
-        row = unanswered(outcome) or LedgerRow(brief=outcome.brief, item=outcome.item, disposition="merged")
-        change: dict[str, object] = {}
+
+    def row(place: int, outcome: Outcome) -> LedgerRow:
+        change: dict[str, Any] = {"disposition": "merged", "reason": "" if place in carriers else "says nothing"}
         if place in losses and place not in carriers:
             first, more = losses[place][0], len(losses[place]) - 1
             reason = f"rule {first.rule!r} on {field_name(first.path)!r}" + (f" and {more} more" if more else "")
@@ -519,10 +518,9 @@ def ledger_rows(ranked: Sequence[Outcome], decisions: Iterable[FieldDecision]) -
         elif place in backed and place not in carriers:
             by = backed[place].carriers[0].source
             change = {"disposition": "duplicate_of", "by": by, "reason": "the same answer"}
-        elif place not in carriers and outcome.status == "succeeded":
-            change = {"reason": "says nothing"}
-        rows.append(row.model_copy(update=change) if change else row)
-    return tuple(rows)
+        return unanswered(outcome) or LedgerRow(brief=outcome.brief, item=outcome.item, **change)
+
+    return tuple(row(place, outcome) for place, outcome in enumerate(ranked))
 
 
 NEAREST = "nearest"

@@ -44,13 +44,13 @@ _SCALES = {
     name: 10**power
     for power, names in {
         2: "hundred",
-        3: "thousand k K tausend tsd mille mila тыс 千",
+        3: "thousand k K tausend tsd mille mila тыс ТЫС 千",
         4: "万 萬",
         5: "lakh lac",
-        6: "million M mn mio millionen millón millones milione milioni milhão milhões miljoen млн",
+        6: "million M mn mio millionen millón millones milione milioni milhão milhões miljoen млн МЛН",
         7: "crore",
         8: "億 亿",
-        9: "billion B bn milliard milliarde milliarden mrd miliardo miliardi miljard млрд",
+        9: "billion B bn milliard milliarde milliarden mrd miliardo miliardi miljard млрд МЛРД",
         12: "trillion tn billionen billones 兆",
     }.items()
     for name in names.split()
@@ -255,10 +255,10 @@ def _figures_of_token(text: str, match: re.Match[str]) -> Iterator[Figure]:
     elif match["unread"] or (match["words"] and "half" in match[0].lower()):
         yield Figure("name", start, end, name=join_segments(match[0]))
     elif match["words"]:
-        words = re.findall(r"(?a)\w+", match[0].lower())
+        words = re.findall(r"[a-z]+", match[0].lower())
         counts = all(word in _CARDINALS for word in words)
         figure = _read_number(text, start, end, Decimal(_value_of_words(words)), counts=counts)
-        yield figure._replace(sure=words[0] not in _AMBIGUOUS_WORDS or words[1:] != [] or figure.end > end)
+        yield figure._replace(sure=words[0] not in _AMBIGUOUS_WORDS or len(words) > 1 or figure.end > end)
     elif match["word"] and any(map(str.isdecimal, match[0])):
         yield from _figures_of_word(text, start, match[0])
 

@@ -8,6 +8,7 @@ is kept, and no step is paid for twice. Of several drafts the one with the fewes
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -75,53 +76,52 @@ def estimate_tokens(executor: Executor, brief: Brief, text: str) -> int:
     return ceil(sum(len(part.encode()) for part in texts) / BYTES_PER_TOKEN)
 
 
+@dataclass(frozen=True)
 class Reducer:
     """Reduces answers to as few drafts as the context allows, ideally one."""
 
-    def __init__(
-        self,
-        briefs: Mapping[str, Brief],
-        form: DraftFormat,
-        sources: Sequence[Source],
-        ask: Asker,
-        executor: Executor,
-        *,
-        context: int,
-        reasks: int,
-    ) -> None:
-        """Divide the context between prompt, draft and answers.
+    briefs: Mapping[str, Brief]
+    """The briefs for the steps `write`, `merge` and `revise`."""
+    form: DraftFormat
+    """The output format, which reviews drafts."""
+    sources: Sequence[Source]
+    """All answers."""
+    ask: Asker
+    """Runs the queries."""
+    executor: Executor
+    """The executor of the queries."""
+    context: int
+    """Tokens of a query and its response together."""
+    reasks: int
+    """How often a draft is sent back at most."""
 
-        Args:
-            briefs: The briefs for the steps `write`, `merge` and `revise`.
-            form: The output format, which reviews drafts.
-            sources: All answers.
-            ask: Runs the queries.
-            executor: The executor of the queries.
-            context: Tokens of a query and its response together.
-            reasks: How often a draft is sent back at most.
-        """
-        self._briefs, self._form, self._sources = briefs, form, sources
-        self._ask, self._executor, self._reasks = ask, executor, reasks
-        self._context = context
-        self._draft_tokens = context // DRAFT_SHARE
-        self._brief_tokens = {name: estimate_tokens(executor, brief, "") for name, brief in briefs.items()}
-        self.input_tokens = context - max(self._brief_tokens.values()) - 3 * self._draft_tokens
+    @cached_property
+    def _brief_tokens(self) -> dict[str, int]:
+        return {name: estimate_tokens(self.executor, brief, "") for name, brief in self.briefs.items()}
+
+    @property
+    def _input_tokens(self) -> int:
         """Tokens for the answers, or the drafts, in one query."""
+        return self.context - max(self._brief_tokens.values()) - 3 * self._draft_tokens
+
+    @property
+    def _draft_tokens(self) -> int:
+        return self.context // DRAFT_SHARE
 
     def reduce(self) -> ReduceResult:
         """Return the drafts that remain when none can be merged any more."""
         # 1. Leave out answers that don't fit into a query of their own.
         result = ReduceResult()
         nodes: list[Node] = []
-        for source in self._sources:
-            if self._token_size(source.block) > self.input_tokens:
-                result.dropped[source.number] = f"too long for a context of {self._context} tokens"
+        for source in self.sources:
+            if self._token_size(source.block) > self._input_tokens:
+                result.dropped[source.number] = f"too long for a context of {self.context} tokens"
             else:
                 nodes.append(Node(source.number, (source.number,), source.block))
         if result.dropped:
             result.shortfalls.append(
                 f"{pluralize(len(result.dropped), 'answer')} {'is' if len(result.dropped) == 1 else 'are'} too long "
-                f"for a context of {self._context} tokens, and only reported verbatim."
+                f"for a context of {self.context} tokens, and only reported verbatim."
             )
         # 2. Write drafts of groups of answers, then merge groups of drafts, level by level.
         while groups := self._group_nodes(nodes, first=not result.levels):
@@ -137,7 +137,7 @@ class Reducer:
 
     def _token_size(self, text: str) -> int:
         """Return the tokens that a text adds to a query."""
-        return estimate_tokens(self._executor, self._briefs["write"], text + "\n\n") - self._brief_tokens["write"]
+        return estimate_tokens(self.executor, self.briefs["write"], text + "\n\n") - self._brief_tokens["write"]
 
     def _group_nodes(self, nodes: Sequence[Node], *, first: bool) -> list[list[Node]]:
         """Return consecutive nodes in groups that fit into one query each; empty if no merge is possible."""
@@ -147,7 +147,7 @@ class Reducer:
             size = self._token_size(_format_part(0, node))
             if not groups or size > tokens_left:
                 groups.append([])
-                tokens_left = self.input_tokens
+                tokens_left = self._input_tokens
             groups[-1].append(node)
             tokens_left -= size
         return groups if first or any(len(group) > 1 for group in groups) else []
@@ -165,7 +165,7 @@ class Reducer:
             if draft.failure:
                 self._record_failure(group, draft.failure, result)
             else:
-                nodes.append(Node(group[0].sort_key, draft.cited, self._form.render_for_prompt(draft), draft))
+                nodes.append(Node(group[0].sort_key, draft.cited, self.form.render_for_prompt(draft), draft))
         return nodes
 
     def _record_failure(self, group: Sequence[Node], why: str, result: ReduceResult) -> None:
@@ -190,7 +190,7 @@ class Reducer:
         }
         latest = best = self._query_drafts("write" if level == 1 else "merge", texts, groups, f"{level}")
         # 2. Revisions of all drafts with faults, one round of queries after another.
-        for again in range(1, self._reasks + 1):
+        for again in range(1, self.reasks + 1):
             revisions = {at: text for at, draft in latest.items() if (text := self._revision_prompt(texts[at], draft))}
             latest = self._query_drafts("revise", revisions, groups, f"{level}-again-{again}")
             best = {at: min(draft, latest.get(at, draft), key=_rank) for at, draft in best.items()}
@@ -201,8 +201,8 @@ class Reducer:
         if not draft.faults:
             return None
         faults = "\n".join(f"    - {' '.join(fault.split())}" for fault in draft.faults)
-        text = f"{text}\n\nDraft:\n{indent_lines(self._form.render_for_prompt(draft))}\n\nFaults:\n{faults}"
-        fits = estimate_tokens(self._executor, self._briefs["revise"], text) + self._draft_tokens <= self._context
+        text = f"{text}\n\nDraft:\n{indent_lines(self.form.render_for_prompt(draft))}\n\nFaults:\n{faults}"
+        fits = estimate_tokens(self.executor, self.briefs["revise"], text) + self._draft_tokens <= self.context
         return text if fits else None
 
     def _query_drafts(
@@ -217,14 +217,14 @@ class Reducer:
             stage: Prefix of the items' keys.
         """
         questions = [
-            Question(brief=self._briefs[step], item=Item(key=f"{stage}-part-{at + 1}", value=text))
+            Question(brief=self.briefs[step], item=Item(key=f"{stage}-part-{at + 1}", value=text))
             for at, text in texts.items()
         ]
         drafts: dict[int, Draft] = {}
-        for at, outcome in zip(texts, self._ask(questions, self._executor), strict=True):
+        for at, outcome in zip(texts, self.ask(questions, self.executor), strict=True):
             wanted = [number for node in groups[at] for number in node.numbers]
             drafts[at] = (
-                self._form.review_response(outcome.value, self._sources, wanted)
+                self.form.review_response(outcome.value, self.sources, wanted)
                 if outcome.status == "succeeded"
                 else Draft(None, (), (), failure_kind(outcome))
             )

@@ -17,7 +17,7 @@ from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import AskingIntegrator
 from prefect_dispatch.integrators.synthesize.answer_index import check_prose, number_answers
 from prefect_dispatch.integrators.synthesize.map_reduce import estimate_tokens
-from prefect_dispatch.integrators.synthesize.render_text import MARK, split_document
+from prefect_dispatch.integrators.synthesize.output_format import MARK, split_document
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize, describe_executor
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.testing import ScriptedExecutor
