@@ -96,11 +96,13 @@ _DIGIT = _any_of([*_UNITS.split()[1:10], *_UNIT_ORDINALS.split()[1:10]])
 _BELOW_100 = rf"(?:{_any_of(_TENS.split())}(?:{_JOINT}{_DIGIT})?|{_any_of([*_CARDINALS, *_ORDINALS])})"
 _HUNDRED = _any_of(["hundred"])
 _BELOW_1000 = rf"(?:(?:{_BELOW_100}{_JOINT})?{_HUNDRED}(?:{_AND}{_BELOW_100}(?!{_JOINT}{_HUNDRED}))?|{_BELOW_100})"
-_BIG = _any_of(["thousand", "million", "billion", "trillion", "lakh", "crore"])
+_SCALE_WORDS = ("thousand", "million", "billion", "trillion", "lakh", "crore")
+_BIG = _any_of(_SCALE_WORDS)
 _BIGS = rf"{_BIG}(?:{_JOINT}{_BIG}){{0,2}}"
 _SCALED = rf"(?:{_BELOW_1000}{_JOINT})?{_BIGS}(?:{_AND}{_BELOW_1000}{_JOINT}{_BIGS}){{0,6}}(?:{_AND}{_BELOW_1000})?"
+_FIRST_WORD = _any_of(["half", "hundred", *_SCALE_WORDS, *_CARDINALS, *_ORDINALS])
 _IN_WORDS = (
-    rf"(?<![\w-])(?:(?i:half){_JOINT}(?:(?i:an?){_SPACE})?)?(?:{_SCALED}|{_BELOW_1000})"
+    rf"(?<![\w-])(?={_FIRST_WORD})(?:(?i:half){_JOINT}(?:(?i:an?){_SPACE})?)?(?:{_SCALED}|{_BELOW_1000})"
     rf"(?:{_SPACE}(?i:and{_SPACE}a{_SPACE}half)\b)?"
 )
 """Pattern of one number in words, such as `two hundred and five thousand`, or of one with a half."""
