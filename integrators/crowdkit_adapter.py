@@ -64,22 +64,23 @@ def dawid_skene(votes: Sequence[Vote]) -> CrowdEstimates:
     Args:
         votes: The votes in any order, at most one for each item and agent.
     """
-    table = _VoteTable(votes)
+    items, agents, opinions, frame = _encode_votes(votes)
     with warnings.catch_warnings():  # crowd-kit uses deprecated pandas functions
         warnings.simplefilter("ignore")
-        model = _import_aggregator("dawid_skene", "DawidSkene")(n_iter=ITERATIONS, tol=TOLERANCE).fit(table.frame)
-    priors = [float(model.priors_.get(code, 0.0)) for code in range(len(table.opinions))]
+        model = _import_aggregator("dawid_skene", "DawidSkene")(n_iter=ITERATIONS, tol=TOLERANCE).fit(frame)
     confusion: dict[tuple[str, str, str], float] = {
-        (table.agents[agent], table.opinions[truth], table.opinions[given]): float(share)
+        (agents[agent], opinions[truth], opinions[given]): float(share)
         for (agent, given), row in zip(model.errors_.index, model.errors_.to_numpy().tolist(), strict=True)
         for truth, share in zip(map(int, model.errors_.columns), row, strict=True)
     }
-    prior_of_opinion = list(zip(priors, table.opinions, strict=True))
     skills = {
-        agent: math.fsum(prior * confusion.get((agent, opinion, opinion), 0.0) for prior, opinion in prior_of_opinion)
-        for agent in table.agents
+        agent: math.fsum(
+            float(model.priors_.get(code, 0.0)) * confusion.get((agent, opinion, opinion), 0.0)
+            for code, opinion in enumerate(opinions)
+        )
+        for agent in agents
     }
-    return CrowdEstimates(table.scores(model.probas_), skills, confusion, len(model.loss_history_))
+    return CrowdEstimates(_decode_scores(model.probas_, items, opinions), skills, confusion, len(model.loss_history_))
 
 
 def wawa(votes: Sequence[Vote]) -> CrowdEstimates:
@@ -88,33 +89,34 @@ def wawa(votes: Sequence[Vote]) -> CrowdEstimates:
     Args:
         votes: The votes in any order, at most one for each item and agent.
     """
-    table = _VoteTable(votes)
+    items, agents, opinions, frame = _encode_votes(votes)
     with warnings.catch_warnings():  # crowd-kit uses deprecated pandas functions
         warnings.simplefilter("ignore")
         # Not `predict`: it needs a function that current releases of scikit-learn no longer have.
-        skills = _import_aggregator("wawa", "Wawa")().fit(table.frame).skills_
-        weighted = _import_aggregator("majority_vote", "MajorityVote")().fit(table.frame, skills)
-    skill_by_agent = {agent: float(skills.get(code, 0.0)) for code, agent in enumerate(table.agents)}
-    return CrowdEstimates(table.scores(weighted.probas_), skill_by_agent, {})
+        skills = _import_aggregator("wawa", "Wawa")().fit(frame).skills_
+        weighted = _import_aggregator("majority_vote", "MajorityVote")().fit(frame, skills)
+    skill_by_agent = {agent: float(skills.get(code, 0.0)) for code, agent in enumerate(agents)}
+    return CrowdEstimates(_decode_scores(weighted.probas_, items, opinions), skill_by_agent, {})
 
 
-class _VoteTable:
-    """Votes as crowd-kit's input: sorted, and with numeric codes, so that pandas interprets no name."""
+def _encode_votes(votes: Sequence[Vote]) -> tuple[list[str], list[str], list[str], Any]:
+    """Return the items, agents and opinions, sorted, and the votes as crowd-kit's input.
 
-    def __init__(self, votes: Sequence[Vote]) -> None:
-        ordered = sorted(votes)
-        self.items, self.agents, self.opinions = (sorted({vote[part] for vote in ordered}) for part in range(3))
-        names = (self.items, self.agents, self.opinions)
-        items, agents, opinions = ({name: code for code, name in enumerate(each)} for each in names)
-        rows = [(items[vote.item], agents[vote.agent], opinions[vote.opinion]) for vote in ordered]
-        self.frame: Any = import_module("pandas").DataFrame(rows, columns=["task", "worker", "label"])
+    Names are replaced by their indices in these lists, so that pandas interprets no name.
+    """
+    names = [sorted({vote[part] for vote in votes}) for part in range(3)]
+    codes = [{name: code for code, name in enumerate(each)} for each in names]
+    rows = [[codes[part][vote[part]] for part in range(3)] for vote in sorted(votes)]
+    items, agents, opinions = names
+    return items, agents, opinions, import_module("pandas").DataFrame(rows, columns=["task", "worker", "label"])
 
-    def scores(self, frame: Any) -> dict[str, dict[str, float]]:  # noqa: ANN401 -- a data frame, untyped here
-        columns = [self.opinions[int(code)] for code in frame.columns]
-        return {
-            self.items[int(code)]: dict(zip(columns, map(float, row), strict=True))
-            for code, row in zip(frame.index, frame.to_numpy().tolist(), strict=True)
-        }
+
+def _decode_scores(frame: Any, items: Sequence[str], opinions: Sequence[str]) -> dict[str, dict[str, float]]:  # noqa: ANN401 -- a data frame, untyped here
+    columns = [opinions[int(code)] for code in frame.columns]
+    return {
+        items[int(code)]: dict(zip(columns, map(float, row), strict=True))
+        for code, row in zip(frame.index, frame.to_numpy().tolist(), strict=True)
+    }
 
 
 def _import_aggregator(module: str, name: str) -> Any:  # noqa: ANN401 -- a class of a library that is optional

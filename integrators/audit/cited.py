@@ -20,14 +20,16 @@ from prefect_dispatch.integrators.synthesize.answer_index import (
     format_citation,
     number_answers,
 )
-from prefect_dispatch.integrators.synthesize.draft_review import Leaf, check_leaf
-from prefect_dispatch.integrators.synthesize.render_text import MARK, locate_findings, remove_marks, split_document
-from prefect_dispatch.integrators.synthesize.write import (
+from prefect_dispatch.integrators.synthesize.output_format import (
     CITED,
+    MARK,
     VALUE,
-    create_flag,
+    Leaf,
+    check_leaf,
+    flag_findings,
     index_sources,
-    leaf_flags,
+    remove_marks,
+    split_document,
     unverified_entries,
 )
 from prefect_dispatch.models.ledger import Violation
@@ -131,8 +133,7 @@ class CitedAudit:
         yield from self._check_sources(row, numbers)
         self.accounted_refs |= {self._ref_of_number(number) for number in (*numbers, *quoted)}
         # 3. Each unsupported number, date or quotation has a flag.
-        for mark in locate_findings(prose, ends, check_prose(prose, self._sources)):
-            flag = create_flag(row.path, mark.finding, mark.text, mark.start, self._sources)
+        for flag in flag_findings(row.path, prose, check_prose(prose, self._sources), self._sources, ends):
             if _flag_key(flag) not in self._flags:
                 yield _unflagged_violation(flag)
         # 4. Each flag is at the text that it quotes, and the marks in the text are at the flags.
@@ -158,7 +159,7 @@ class CitedAudit:
             yield _precision_violation(row.path, f"it rests on {answers}, but other answers are named for it.")
         yield from self._check_sources(row, expected)
         self.accounted_refs |= {self._ref_of_number(number) for number in expected}
-        for flag in leaf_flags(row.path, value, found, self._sources):
+        for flag in flag_findings(row.path, value, found, self._sources):
             if _flag_key(flag) not in self._flags:
                 yield _unflagged_violation(flag)
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import math
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+from rapidfuzz import fuzz
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import original_name
 from prefect_dispatch.integrators.audit.laws import recount_votes
-from prefect_dispatch.integrators.base import BaseIntegrator, gap_violations, gaps, gaps_as_outcomes
-from prefect_dispatch.integrators.consensus.consensus_tables import create_flags, create_tables, describe_shortfalls
+from prefect_dispatch.integrators.base import MAX_LISTED_GAPS, BaseIntegrator, gap_violations, gaps, gaps_as_outcomes
 from prefect_dispatch.integrators.consensus.vote_rules import (
     LONGEST_LABEL,
+    NEAREST,
     OUTLIER_LIMIT,
     LabelMethod,
     RuleName,
     VoteRules,
     assemble_answer,
     common_output,
+    comparison_key,
     decide_ballots,
     enforce_schema,
+    field_name,
     group_answers_by_item,
+    is_number,
     ledger_rows,
     schema_violations,
     split_into_ballots,
@@ -30,17 +38,19 @@ from prefect_dispatch.integrators.consensus.vote_rules import (
 from prefect_dispatch.integrators.crowdkit_adapter import ITERATIONS, TOLERANCE, require_crowd_kit
 from prefect_dispatch.integrators.merge_records.schema_conformance import require_fields
 from prefect_dispatch.models.base import Strict, did_you_mean
-from prefect_dispatch.models.ledger import Merge, Ref
+from prefect_dispatch.models.ledger import Flag, Merge, Ref, Table
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.serialization.json_values import pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from pydantic import JsonValue
     from typing_extensions import Self
 
-    from prefect_dispatch.integrators.consensus.vote_rules import Path, Verdict
+    from prefect_dispatch.integrators.consensus.vote_rules import FieldResult, Path, Verdict
+    from prefect_dispatch.integrators.crowdkit_adapter import CrowdEstimates
+    from prefect_dispatch.integrators.merge_records.field_rules import Claim
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.ledger import Violation
 
@@ -89,25 +99,6 @@ _TIES = (
     "Texts are one answer regardless of case, width and white space, and stand as most write them. Ties go to the "
     "brief of higher priority, then to the answer with the smaller JSON text, and are flagged."
 )
-
-
-def describe_rules(
-    method: LabelMethod, rules: Mapping[str, RuleName], weights: Mapping[str, float], *, min_votes: int
-) -> str:
-    """Return the rules of a consensus as one paragraph, for the report.
-
-    Example:
-        >>> describe_rules("majority", {"year": "median"}, {}, min_votes=3).rpartition("flagged. ")[2]
-        'An item with fewer than 3 answers is undecided.'
-    """
-    weight_list = ", ".join(f"{brief!r} {weight:g}" for brief, weight in weights.items())
-    phrases = {**_RULES, "weighted": f"votes weighted by brief ({weight_list}; all others 1)" if weights else _LEARNED}
-    parts = [_WHO, f"Labels become {phrases[method]}.", _KINDS]
-    parts += [f"Field {field!r} becomes {phrases[rule]}." for field, rule in rules.items() if rule != "auto"]
-    parts += [_SCHEMA, _TIES]
-    if min_votes > 1:
-        parts.append(f"An item with fewer than {min_votes} answers is undecided.")
-    return " ".join(parts)
 
 
 class FieldVote(Strict):
@@ -230,33 +221,27 @@ class Consensus(BaseIntegrator, Strict):
         polls = decide_ballots(all_ballots, self._vote_rules(briefs), briefs)
         verdicts_by_item: dict[str, list[Verdict]] = {item: [] for item in answers}
         for each in polls:
-            for ballot, verdict in zip(each.ballots, each.verdicts, strict=True):
-                verdicts_by_item[ballot.item].append(verdict)
+            for verdict in each.verdicts:
+                verdicts_by_item[verdict.ballot.item].append(verdict)
         # 3. Replace answers that violate the schema, and put them into the merged value.
         output = common_output(briefs)
-        results = {item: enforce_schema(verdicts, answers[item], output) for item, verdicts in verdicts_by_item.items()}
-        places = _answer_places(self, answers)
-        value: dict[str, JsonValue] = {self.entries: [], self.open_entries: []}
-        for item, verdicts in results.items():
-            entry: JsonValue = {"item": item, "value": assemble_answer(verdict.decision for verdict in verdicts)}
-            cast("list[JsonValue]", value[places[item][0]]).append(entry)
+        value: dict[str, list[JsonValue]] = {self.entries: [], self.open_entries: []}
+        decided: list[tuple[str, Verdict]] = []  # each verdict with the path of its field
+        for item, claims in answers.items():
+            verdicts = enforce_schema(verdicts_by_item[item], claims, output)
+            name = self.entries if len(claims) >= self.min_votes else self.open_entries
+            at = len(value[name])
+            value[name].append({"item": item, "value": assemble_answer(verdict.decision for verdict in verdicts)})
+            decided += [(pointer(name, at, "value", *each.decision.path), each) for each in verdicts]
+        undecided = [item for item, claims in answers.items() if len(claims) < self.min_votes]
         return Merge(
             value={**value, "gaps": gaps(ranked)},
-            ledger=ledger_rows(ranked, ([verdict.decision for verdict in each] for each in results.values())),
-            fields=tuple(
-                verdict.decision.to_row(pointer(*places[item], "value", *verdict.decision.path))
-                for item, verdicts in results.items()
-                for verdict in verdicts
-            ),
-            rules=describe_rules(
-                self.method,
-                {rule.field: rule.rule for rule in self.rules},
-                {weight.brief: weight.weight for weight in self.weights},
-                min_votes=self.min_votes,
-            ),
-            flags=create_flags(results, places),
+            ledger=ledger_rows(ranked, [verdict.decision for _, verdict in decided]),
+            fields=tuple(verdict.decision.to_row(path) for path, verdict in decided),
+            rules=self._describe_rules(),
+            flags=create_flags(decided),
             tables=create_tables(polls),
-            shortfalls=describe_shortfalls(places, self.open_entries, self.min_votes),
+            shortfalls=(self._describe_undecided(undecided, len(answers)),) if undecided else (),
         )
 
     def as_outcomes(self, merge: Merge) -> list[Outcome]:
@@ -307,6 +292,25 @@ class Consensus(BaseIntegrator, Strict):
         if "dawid_skene" in self._used_rules or ("weighted" in self._used_rules and not self.weights):
             require_crowd_kit("A consensus by 'dawid_skene', or by 'weighted' without 'weights',")
 
+    def _describe_rules(self) -> str:
+        """Return the rules as one paragraph, for the report."""
+        weights = ", ".join(f"{each.brief!r} {each.weight:g}" for each in self.weights)
+        phrases = {**_RULES, "weighted": f"votes weighted by brief ({weights}; all others 1)" if weights else _LEARNED}
+        parts = [_WHO, f"Labels become {phrases[self.method]}.", _KINDS]
+        parts += [f"Field {each.field!r} becomes {phrases[each.rule]}." for each in self.rules if each.rule != "auto"]
+        parts += [_SCHEMA, _TIES]
+        if self.min_votes > 1:
+            parts.append(f"An item with fewer than {self.min_votes} answers is undecided.")
+        return " ".join(parts)
+
+    def _describe_undecided(self, items: Sequence[str], total: int) -> str:
+        """Return a sentence on the items with too few answers."""
+        names = ", ".join(map(repr, items[:MAX_LISTED_GAPS]))
+        more = f" and {len(items) - MAX_LISTED_GAPS} more" if items[MAX_LISTED_GAPS:] else ""
+        return (
+            f"Undecided for want of {self.min_votes} answers: {len(items)} of {total} items with any ({names}{more})."
+        )
+
     @property
     def _used_rules(self) -> set[str]:
         """All rules that the configuration uses."""
@@ -322,12 +326,282 @@ class Consensus(BaseIntegrator, Strict):
         return VoteRules(self.method, rules, {**weights, **sample_weights})
 
 
-def _answer_places(integrator: Consensus, answers: Mapping[str, Sequence[object]]) -> dict[str, tuple[str, int]]:
-    """Return the place of each item's answer in the merged value: the list's name, and the index in it."""
-    found: dict[str, tuple[str, int]] = {}
-    counts = {integrator.entries: 0, integrator.open_entries: 0}
-    for item, claims in answers.items():
-        name = integrator.entries if len(claims) >= integrator.min_votes else integrator.open_entries
-        found[item] = (name, counts[name])
-        counts[name] += 1
-    return found
+# Tables and flags.
+
+DIGITS = 4
+"""Decimals of the figures in tables."""
+
+
+class Alpha(NamedTuple):
+    """Krippendorff's alpha, or the reason why it is undefined."""
+
+    value: float | None
+    """1: agreement; 0: agreement as often as by chance; below 0: less often. None where it is undefined."""
+    why: str = ""
+    """Reason why it is undefined."""
+
+
+def score_similarity(given: JsonValue, answer: JsonValue, kind: str) -> float:
+    """Return the similarity of a given answer to the winning one, from 0 to 1 (equal).
+
+    Args:
+        given: The answer of an agent.
+        answer: The answer that won.
+        kind: `label`: equal or not. `number`: 1 minus the difference as a share of the greater number. `text`:
+            rapidfuzz's ratio. `list`: the elements in both as a share of those in either (Jaccard index).
+
+    Example:
+        >>> score_similarity(8, 10, "number"), score_similarity(["a", "b"], ["b"], "list")
+        (0.8, 0.5)
+        >>> score_similarity("Yes", "yes", "label")
+        1.0
+    """
+    # Equal scalars are by far the most frequent case, and cheaper to compare than opinions.
+    same = type(given) is type(answer) and given == answer and not isinstance(given, (list, dict))
+    if same or comparison_key(given) == comparison_key(answer):
+        return 1.0
+    if kind == "number" and is_number(given) and is_number(answer):
+        return _relative_similarity(given, answer)  # type: ignore[arg-type]
+    if kind == "text" and isinstance(given, str) and isinstance(answer, str):
+        return fuzz.ratio(given, answer) / 100
+    if kind == "list" and isinstance(given, list) and isinstance(answer, list):
+        one, other = set(map(comparison_key, given)), set(map(comparison_key, answer))
+        return len(one & other) / len(one | other)
+    return 0.0
+
+
+def krippendorff(units: Iterable[Sequence[JsonValue]], measure: Literal["nominal", "interval"]) -> Alpha:
+    """Return Krippendorff's alpha (Content Analysis, 2004, chapter 11); any agent's answer to any item may be missing.
+
+    Computed from counts (nominal) or squares (interval) rather than from pairs, so that the time is linear
+    in the number of votes; crowd-kit's and nltk's implementations are quadratic in the number of distinct values.
+
+    Args:
+        units: The answers to each item, in any order.
+        measure: The distance of two answers: `nominal`, whether they differ; `interval`, the
+            square of the difference.
+
+    Example:
+        >>> krippendorff([["a", "a"], ["b", "b"], ["a", "b"]], "nominal").value
+        0.4444
+        >>> krippendorff([["a", "a"]], "nominal").why
+        'all say the same throughout'
+    """
+    # 1. Only items with at least two answers form pairs.
+    paired = [unit for unit in units if len(unit) > 1]
+    if not paired:
+        return Alpha(None, "no item has two answers")
+    # 2. Observed disagreement, within items, and expected disagreement, across all of them.
+    values = [value for unit in paired for value in unit]
+    count = len(values)
+    try:
+        centre = statistics.fmean(map(_number, values)) if measure == "interval" else None
+        within = math.fsum(_sum_distances(unit, centre) / (len(unit) - 1) for unit in paired) / count
+        across = _sum_distances(values, centre) / (count * (count - 1))
+    except OverflowError:
+        across = within = math.inf
+    # 3. Alpha is 1 minus their ratio; `+ 0.0` turns -0.0 into 0.0.
+    if across == 0:
+        return Alpha(None, "all say the same throughout")
+    if not math.isfinite(across):
+        return Alpha(None, "numbers too large to compute with")
+    return Alpha(round(1 - within / across, DIGITS) + 0.0)
+
+
+def _sum_distances(values: Sequence[JsonValue], centre: float | None) -> float:
+    """Return the sum of the distances of all ordered pairs.
+
+    Args:
+        values: The answers.
+        centre: By which numbers are shifted for precision; None: the distance is whether opinions differ.
+    """
+    if centre is None:
+        return len(values) ** 2 - sum(count**2 for count in Counter(map(comparison_key, values)).values())
+    deviations = [_number(value) - centre for value in values]
+    mean = statistics.fmean(deviations)
+    return 2 * len(deviations) * math.fsum((each - mean) ** 2 for each in deviations)
+
+
+def _number(value: JsonValue) -> float:
+    return float(value)  # type: ignore[arg-type]
+
+
+def _relative_similarity(given: float, answer: float) -> float:
+    try:
+        return max(0.0, 1 - abs(given - answer) / max(abs(given), abs(answer)))
+    except OverflowError:
+        return 0.0
+
+
+Row = dict[str, "JsonValue"]
+
+MAX_SHOWN_CHARS = 80
+"""Longest answer in a table, in characters; field rows hold the whole answer."""
+
+_AGENTS = (
+    "Agreement is the mean likeness of an agent's answers to those that stand. Skill is how often it is right: by the "
+    "model of Dawid and Skene, or, for learned weights, its agreement with the majority, which is its weight. "
+    "Several samples of one brief are one agent in truth: what sets them apart here is chance."
+)
+
+
+def create_tables(polls: Sequence[FieldResult]) -> tuple[Table, ...]:
+    """Return the tables of a consensus; tables without rows are left out."""
+    disagreements: list[tuple[tuple[object, ...], Row]] = []
+    agreement: list[Row] = []
+    agents: list[Row] = []
+    confusion: list[Row] = []
+    for each in polls:
+        field = field_name(each.path)
+        figures: list[float] = []
+        similarities: dict[str, list[float]] = defaultdict(list)
+        for verdict in each.verdicts:
+            scores = _similarities(each.kind, verdict)
+            figures.append(_mean(scores))
+            # Not strict: a figure without a claim is that of an agent without the field.
+            for claim, score in zip(verdict.ballot.claims, scores, strict=False):
+                similarities[claim.source.brief].append(score)
+            if figures[-1] != 1:
+                sort_key = (figures[-1], Ref(brief="", item=verdict.ballot.item).order, each.path)
+                disagreements.append((sort_key, _disagreement_row(field, verdict, figures[-1])))
+        agreement.append(_agreement_row(field, each, figures))
+        agents.extend(
+            {
+                "field": field,
+                "agent": agent,
+                "answers": len(scores),
+                "agreement": _mean(scores),
+                "skill": round(each.crowd.skills[agent], DIGITS) if each.crowd else None,
+            }
+            for agent, scores in sorted(similarities.items())
+        )
+        if each.crowd:
+            confusion += _confusion_rows(field, each.crowd)
+    rows = [row for _, row in sorted(disagreements, key=lambda each: each[0])]
+    every = (
+        Table(
+            name="disagreements",
+            title="Where agents disagree",
+            rows=tuple(rows),
+            note="The worst first. Agreement is the mean likeness of the answers to the one that stands, 1 if equal: "
+            "labels by whether they are the same, numbers by the difference as a share of the greater one, prose by "
+            "rapidfuzz's ratio, lists by the elements in common; an answer without the field counts as 0.",
+        ),
+        Table(
+            name="agreement",
+            title="How far agents agree",
+            rows=tuple(agreement),
+            note="Krippendorff's alpha is 1 where they agree and 0 where they do so as often as by chance; he has "
+            "conclusions drawn from 0.8 on, and tentative ones from 0.667 on.",
+        ),
+        Table(name="agents", title="Who agrees with the consensus", rows=tuple(agents), note=_AGENTS),
+        Table(
+            name="confusion",
+            title="Who says what where something else is right",
+            rows=tuple(confusion),
+            note="As the model of Dawid and Skene estimates it; what is below 0.0001 is left out.",
+        ),
+    )
+    return tuple(table for table in every if table.rows)
+
+
+def _disagreement_row(field: str, verdict: Verdict, agreement: float) -> Row:
+    """Return the row of a ballot without full agreement: each given answer and who gave it, the most frequent first."""
+    claims_by_text: dict[str, list[Claim]] = defaultdict(list)
+    for claim in verdict.ballot.claims:
+        claims_by_text[claim.text].append(claim)
+    said = [
+        f"{_truncate_answer(claims[0].value)} ({', '.join(sorted(claim.source.brief for claim in claims))})"
+        for claims in sorted(claims_by_text.values(), key=lambda claims: -len(claims))
+    ]
+    if absent := verdict.ballot.voters - len(verdict.ballot.claims):
+        said.append(f"nothing ({absent})")
+    return {
+        "item": verdict.ballot.item,
+        "field": field,
+        "answer": verdict.decision.winner,
+        "agreement": agreement,
+        "said": "; ".join(said),
+    }
+
+
+def _agreement_row(field: str, each: FieldResult, figures: Sequence[float]) -> Row:
+    """Return the row with the agreement on a field."""
+    answers = [[claim.value for claim in verdict.ballot.claims] for verdict in each.verdicts]
+    measured, alpha = "nominal distance", Alpha(None, f"no distance for a {each.kind}")
+    if each.kind in ("number", "integer"):
+        measured = "interval distance"
+        alpha = krippendorff([[value for value in unit if is_number(value)] for unit in answers], "interval")
+    elif each.kind == "label":
+        alpha = krippendorff(answers, "nominal")
+    return {
+        "field": field,
+        "kind": each.kind,
+        "rule": each.rule,
+        "items": len(answers),
+        "answers": sum(map(len, answers)),
+        "unanimous": sum(figure == 1 for figure in figures),
+        "agreement": _mean(figures),
+        "alpha": "undefined" if alpha.value is None else alpha.value,
+        "measured": alpha.why or measured,
+    }
+
+
+def _confusion_rows(field: str, crowd: CrowdEstimates) -> Iterator[Row]:
+    """Yield the estimated confusion matrices of the agents, a row for each probability above 0."""
+    for (agent, right, label), share in sorted(crowd.confusion.items()):
+        if (probability := round(share, DIGITS)) > 0:
+            yield {
+                "field": field,
+                "agent": agent,
+                "right": json.loads(right),
+                "said": json.loads(label),
+                "probability": probability,
+            }
+
+
+def create_flags(decided: Sequence[tuple[str, Verdict]]) -> tuple[Flag, ...]:
+    """Return a flag for each answer that was taken whole because of the schema, then one for each tie.
+
+    Args:
+        decided: Each verdict with the path of its field in the merged value.
+    """
+    flags: list[Flag] = []
+    for path, verdict in decided:
+        if verdict.decision.rule == NEAREST:
+            kind = "schema"
+            message = "The fields voted for don't go together by the schema; the nearest answer stands whole."
+        elif verdict.tie:
+            kind = "tie"
+            others = ", ".join(map(_truncate_answer, verdict.tie[1:]))
+            message = f"It ties with {others}; priority, then content decided."
+        else:
+            continue
+        sources = {claim.source for claim in (*verdict.decision.backers, *verdict.decision.losers)}
+        flags.append(
+            Flag(
+                path=path,
+                kind=kind,
+                text=_truncate_answer(verdict.decision.winner),
+                message=message,
+                sources=tuple(sorted(sources, key=lambda ref: ref.order)),
+            )
+        )
+    return tuple(sorted(flags, key=lambda flag: flag.kind))
+
+
+def _similarities(kind: str, verdict: Verdict) -> list[float]:
+    """Return the similarity of each claim to the winner, then a 0 for each agent whose answer lacks the field."""
+    kind = "number" if kind == "integer" else kind
+    claims = verdict.ballot.claims
+    similarities = [score_similarity(claim.value, verdict.decision.winner, kind) for claim in claims]
+    return similarities + [0.0] * (verdict.ballot.voters - len(claims))
+
+
+def _mean(figures: Sequence[float]) -> float:
+    return round(math.fsum(figures) / len(figures), DIGITS)
+
+
+def _truncate_answer(value: JsonValue) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= MAX_SHOWN_CHARS else text[: MAX_SHOWN_CHARS - 1] + "…"

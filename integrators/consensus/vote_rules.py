@@ -16,7 +16,7 @@ from rapidfuzz import fuzz
 
 from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.integrators.crowdkit_adapter import CrowdEstimates, Vote, dawid_skene, wawa
-from prefect_dispatch.integrators.merge_records.field_rules import Claim, FieldDecision
+from prefect_dispatch.integrators.merge_records.field_rules import Claim, FieldDecision, as_elements
 from prefect_dispatch.integrators.merge_records.schema_conformance import iter_subschemas, property_schemas
 from prefect_dispatch.models.imports import REFERENCE
 from prefect_dispatch.models.ledger import LedgerRow, Ref, Violation
@@ -52,9 +52,26 @@ _SCORE_DECIMALS = 9
 """Decimals to which scores are rounded, so that the order of summation can't break a tie."""
 
 
+Path = tuple[str, ...]
+
+
+class Ballot(NamedTuple):
+    """One field of the answers to one item, with the claims of the agents."""
+
+    item: str
+    """The item's key."""
+    path: Path
+    """Keys from the answer to the field; empty if the answer is no object."""
+    claims: Sequence[Claim]
+    """The answers, one claim for each agent, in order of preference."""
+    voters: int
+    """Number of agents that answered for the item, including those whose answer lacks the field."""
+
+
 class Verdict(NamedTuple):
     """Result of one ballot."""
 
+    ballot: Ballot
     decision: FieldDecision
     """The winner, with the claims for and against it."""
     tie: tuple[JsonValue, ...] = ()
@@ -71,52 +88,49 @@ def comparison_key(value: JsonValue) -> str:
     return content_text(normalize_identity(value))
 
 
-def decide_by_score(ballot: Ballot, scores: Mapping[str, float], rule: str) -> Verdict:
+def _opinion(claim: Claim) -> str:
+    return comparison_key(claim.value)
+
+
+def decide_by_score(
+    ballot: Ballot, scores: Mapping[str, float], rule: str, opinion: Callable[[Claim], str] = _opinion
+) -> Verdict:
     """Return the verdict for the opinion with the highest score, in its most frequent spelling.
 
     Args:
         ballot: The ballot; its claims are in order of preference, which decides ties.
         scores: The score of each opinion; a missing one counts as 0.
         rule: The rule's name.
+        opinion: Returns the opinion of a claim.
     """
     claims_by_opinion: dict[str, list[Claim]] = defaultdict(list)
     for claim in ballot.claims:
-        claims_by_opinion[comparison_key(claim.value)].append(claim)
+        claims_by_opinion[opinion(claim)].append(claim)
     scores_by_opinion = {each: round(scores.get(each, 0.0), _SCORE_DECIMALS) for each in claims_by_opinion}
     best = max(scores_by_opinion.values())
-    tied = [each for each in claims_by_opinion if scores_by_opinion[each] == best]
-    winners = claims_by_opinion[tied[0]]
+    winners, *others = [claims for each, claims in claims_by_opinion.items() if scores_by_opinion[each] == best]
     spellings = Counter(claim.text for claim in winners)
     winner = max(winners, key=lambda claim: spellings[claim.text])
-    tie = (winner.value, *(claims_by_opinion[each][0].value for each in tied[1:])) if len(tied) > 1 else ()
-    return Verdict(_decide_for_claim(ballot, winner, rule), tie)
+    tie = (winner.value, *(claims[0].value for claims in others)) if others else ()
+    return _elect(ballot, winner, rule, tie)
 
 
 def count_votes(ballot: Ballot, weights: Mapping[str, float] | None = None) -> dict[str, float]:
     """Return the sum of votes for each opinion; each agent has one vote, or its brief's weight."""
     votes: dict[str, list[float]] = defaultdict(list)
     for claim in ballot.claims:
-        votes[comparison_key(claim.value)].append(1.0 if weights is None else weights.get(claim.source.brief, 1.0))
+        votes[_opinion(claim)].append(1.0 if weights is None else weights.get(claim.source.brief, 1.0))
     return {each: math.fsum(counts) for each, counts in votes.items()}
-
-
-def decide_by_priority(ballot: Ballot) -> Verdict:
-    """Return the verdict for the claim of the highest priority."""
-    return Verdict(_decide_for_claim(ballot, ballot.claims[0], "priority"))
 
 
 def decide_by_medoid(ballot: Ballot) -> Verdict:
     """Return the verdict for the text with the highest sum of similarities to all others (rapidfuzz's ratio)."""
-    texts = Counter(_claim_text(claim) for claim in ballot.claims)
+    texts = Counter(map(_claim_text, ballot.claims))
     sums = {
         text: math.fsum(times * fuzz.ratio(text, other, processor=None) for other, times in texts.items())
         for text in texts
     }
-    similarity = {text: round(total, _SCORE_DECIMALS) for text, total in sums.items()}
-    winner = max(ballot.claims, key=lambda claim: similarity[_claim_text(claim)])
-    tied = [text for text in texts if similarity[text] == similarity[_claim_text(winner)]]
-    tie = (winner.value, *(text for text in tied if text != _claim_text(winner))) if len(tied) > 1 else ()
-    return Verdict(_decide_for_claim(ballot, winner, "medoid"), tie)
+    return decide_by_score(ballot, sums, "medoid", _claim_text)
 
 
 def decide_by_statistic(ballot: Ballot, rule: str) -> Verdict:
@@ -132,12 +146,12 @@ def decide_by_statistic(ballot: Ballot, rule: str) -> Verdict:
     if 2 * len(numbers) <= len(ballot.claims):
         return decide_by_score(ballot, count_votes(ballot), "majority")
     if len({claim.text for claim in numbers}) == 1:
-        return Verdict(_decide_for_claim(ballot, numbers[0], "majority"))
+        return _elect(ballot, numbers[0], "majority")
     result = STATISTICS[rule]([claim.value for claim in numbers])  # type: ignore[misc]
     text = content_text(result)
     winner = next((claim.value for claim in numbers if claim.text == text), result)
     losing = [claim for claim in ballot.claims if claim.text != text]
-    return Verdict(FieldDecision(ballot.path, rule, winner, ballot.claims, losing, ballot.claims))
+    return Verdict(ballot, FieldDecision(ballot.path, rule, winner, ballot.claims, losing, ballot.claims))
 
 
 def merge_lists(ballot: Ballot) -> Verdict:
@@ -148,20 +162,20 @@ def merge_lists(ballot: Ballot) -> Verdict:
     copies = Counter(claim.text for claim in ballot.claims)
     winner = max(ballot.claims, key=lambda claim: copies[claim.text])
     if 2 * copies[winner.text] > len(ballot.claims):
-        return Verdict(_decide_for_claim(ballot, winner, "majority"))
+        return _elect(ballot, winner, "majority")
     majority = majority_elements(ballot.claims)
     majority_texts = {content_text(element) for element in majority}
     backers: list[Claim] = []
     losing: list[Claim] = []
     for claim in ballot.claims:
-        own_elements = claim.value if isinstance(claim.value, list) else [claim.value]
+        own_elements = as_elements(claim.value)
         if not majority or any(content_text(element) in majority_texts for element in own_elements):
             backers.append(claim)
         outvoted = [element for element in own_elements if content_text(element) not in majority_texts]
         losing += [claim._replace(value=element, text=content_text(element)) for element in outvoted]
         if majority and not own_elements:
             losing.append(claim)
-    return Verdict(FieldDecision(ballot.path, ELEMENTS, majority, backers, losing, backers))
+    return Verdict(ballot, FieldDecision(ballot.path, ELEMENTS, majority, backers, losing, backers))
 
 
 def majority_elements(claims: Sequence[Claim]) -> list[JsonValue]:
@@ -234,24 +248,20 @@ def _compute_safely(function: Callable[[Sequence[float]], float], numbers: Seque
     return int(result) if whole else result
 
 
-def _with_rounding(rule: Callable[[Sequence[float]], float]) -> Callable[[Sequence[float]], float]:
-    return lambda numbers: round(rule(numbers))
-
-
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "consensus:mean": robust_mean,
-    "consensus:mean_rounded": _with_rounding(robust_mean),
+    "consensus:mean_rounded": lambda numbers: round(robust_mean(numbers)),
     "consensus:median": median,
-    "consensus:median_rounded": _with_rounding(median),
+    "consensus:median_rounded": lambda numbers: round(median(numbers)),
 }
 """Functions of the rules that may give a new number, by their names in field rows; the audit recomputes them."""
 
 
-def _decide_for_claim(ballot: Ballot, winner: Claim, rule: str) -> FieldDecision:
-    """Return the decision for one of the claims; equal claims back it, all others lose."""
+def _elect(ballot: Ballot, winner: Claim, rule: str, tie: tuple[JsonValue, ...] = ()) -> Verdict:
+    """Return the verdict for one of the claims; equal claims back it, all others lose."""
     backers = [claim for claim in ballot.claims if claim.text == winner.text]
     losing = [claim for claim in ballot.claims if claim.text != winner.text]
-    return FieldDecision(ballot.path, rule, winner.value, backers, losing, backers[:1])
+    return Verdict(ballot, FieldDecision(ballot.path, rule, winner.value, backers, losing, backers[:1]), tie)
 
 
 def _claim_text(claim: Claim) -> str:
@@ -360,10 +370,8 @@ class FieldResult(NamedTuple):
     """Kind of its answers."""
     rule: str
     """Name of the rule that decided it."""
-    ballots: Sequence[Ballot]
-    """Its ballots, one for each item."""
     verdicts: Sequence[Verdict]
-    """The verdict on each ballot, in the same order."""
+    """The verdict on each ballot, one for each item."""
     crowd: CrowdEstimates | None = None
     """Estimates of a crowd-kit model about the agents; None where none was used."""
 
@@ -394,12 +402,14 @@ def _decide_field(path: Path, ballots: Sequence[Ballot], polls: VoteRules, brief
     crowd = None
     verdicts: list[Verdict]
     if rule == "dawid_skene" or (rule == "weighted" and not polls.weights):
-        votes = [Vote(b.item, c.source.brief, comparison_key(c.value)) for b in ballots for c in b.claims]
+        votes = [
+            Vote(ballot.item, claim.source.brief, _opinion(claim)) for ballot in ballots for claim in ballot.claims
+        ]
         crowd = dawid_skene(votes) if rule == "dawid_skene" else wawa(votes)
         verdicts = [decide_by_score(ballot, crowd.scores[ballot.item], rule) for ballot in ballots]
     else:
         verdicts = [_decide_ballot(ballot, rule, kind, polls.weights) for ballot in ballots]
-    return FieldResult(path, kind, rule, ballots, verdicts, crowd)
+    return FieldResult(path, kind, rule, verdicts, crowd)
 
 
 def _decide_ballot(ballot: Ballot, rule: str, kind: AnswerKind, weights: Mapping[str, float]) -> Verdict:
@@ -407,34 +417,13 @@ def _decide_ballot(ballot: Ballot, rule: str, kind: AnswerKind, weights: Mapping
     if rule in ("mean", "median"):
         return decide_by_statistic(ballot, f"consensus:{rule}" + "_rounded" * (kind == "integer"))
     if rule == "priority":
-        return decide_by_priority(ballot)
+        return _elect(ballot, ballot.claims[0], rule)
     # A majority of null wins by votes; `decide_by_medoid` and `majority_elements` would treat null as a text or an
     # element.
     silent = sum(claim.value is None for claim in ballot.claims)
     if 2 * silent > len(ballot.claims) or rule in ("majority", "weighted"):
         return decide_by_score(ballot, count_votes(ballot, weights if rule == "weighted" else None), rule)
     return merge_lists(ballot) if rule == "elements" else decide_by_medoid(ballot)
-
-
-Path = tuple[str, ...]
-
-
-class Ballot(NamedTuple):
-    """One field of the answers to one item, with the claims of the agents."""
-
-    item: str
-    """The item's key."""
-    path: Path
-    """Keys from the answer to the field; empty if the answer is no object."""
-    claims: Sequence[Claim]
-    """The answers, one claim for each agent, in order of preference."""
-    voters: int
-    """Number of agents that answered for the item, including those whose answer lacks the field."""
-
-    @property
-    def field(self) -> str:
-        """The field's name in tables."""
-        return field_name(self.path)
 
 
 def field_name(path: Path) -> str:
@@ -501,54 +490,37 @@ def assemble_answer(decisions: Iterable[FieldDecision]) -> JsonValue:
     return answer
 
 
-def ledger_rows(
-    ranked: Sequence[Outcome], decisions_by_item: Iterable[Sequence[FieldDecision]]
-) -> tuple[LedgerRow, ...]:
+def ledger_rows(ranked: Sequence[Outcome], decisions: Iterable[FieldDecision]) -> tuple[LedgerRow, ...]:
     """Return one ledger row for each outcome: `merged`, `overridden` or `duplicate_of`.
+
+    An outcome that carries a winner is merged, even where it is outvoted on another field.
 
     Args:
         ranked: All outcomes; the last element of a claim's rank is an index into this list.
-        decisions_by_item: The decisions on the fields of each item.
+        decisions: The decisions on all fields of all items.
     """
-    rows: dict[int, LedgerRow] = {}
-    for decisions in decisions_by_item:
-        rows.update(_ledger_rows_of_item(ranked, decisions))
-    return tuple(
-        unanswered(outcome)
-        or rows.get(place)
-        or LedgerRow(brief=outcome.brief, item=outcome.item, disposition="merged", reason="says nothing")
-        for place, outcome in enumerate(ranked)
-    )
-
-
-def _ledger_rows_of_item(ranked: Sequence[Outcome], decisions: Sequence[FieldDecision]) -> Mapping[int, LedgerRow]:
-    """Return the ledger rows of the answers to one item, by the outcomes' indices.
-
-    An outcome that carries a winner is merged, even where it is outvoted on another field.
-    """
-    carriers = {claim.rank[-1] for decision in decisions for claim in decision.carriers}
+    carriers: set[int] = set()
     losses: dict[int, list[FieldDecision]] = defaultdict(list)
     backed: dict[int, FieldDecision] = {}
     for decision in decisions:
-        for place in sorted({claim.rank[-1] for claim in decision.losers}):
+        carriers |= {claim.rank[-1] for claim in decision.carriers}
+        for place in {claim.rank[-1] for claim in decision.losers}:
             losses[place].append(decision)
         for claim in decision.backers:
             backed.setdefault(claim.rank[-1], decision)
-    found: dict[int, LedgerRow] = {}
-    for place in sorted(carriers | losses.keys() | backed.keys()):
-        row = LedgerRow(brief=ranked[place].brief, item=ranked[place].item, disposition="merged")
-        found[place] = row
-        if place in carriers:
-            continue
-        if place in losses:
+
+    def row(place: int, outcome: Outcome) -> LedgerRow:
+        change: dict[str, Any] = {"disposition": "merged", "reason": "" if place in carriers else "says nothing"}
+        if place in losses and place not in carriers:
             first, more = losses[place][0], len(losses[place]) - 1
             reason = f"rule {first.rule!r} on {field_name(first.path)!r}" + (f" and {more} more" if more else "")
             change = {"disposition": "overridden", "by": first.carriers[0].source, "reason": reason}
-        else:
+        elif place in backed and place not in carriers:
             by = backed[place].carriers[0].source
             change = {"disposition": "duplicate_of", "by": by, "reason": "the same answer"}
-        found[place] = row.model_copy(update=change)
-    return found
+        return unanswered(outcome) or LedgerRow(brief=outcome.brief, item=outcome.item, **change)
+
+    return tuple(row(place, outcome) for place, outcome in enumerate(ranked))
 
 
 NEAREST = "nearest"
@@ -577,10 +549,8 @@ def enforce_schema(verdicts: Sequence[Verdict], claims: Sequence[Claim], output:
             for verdict in verdicts
         )
 
-    nearest = max(claims, key=nearness)
-    backers = [claim for claim in claims if claim.text == nearest.text]
-    losing = [claim for claim in claims if claim.text != nearest.text]
-    return [Verdict(FieldDecision((), NEAREST, nearest.value, backers, losing, backers[:1]))]
+    whole = Ballot(verdicts[0].ballot.item, (), claims, len(claims))
+    return [_elect(whole, max(claims, key=nearness), NEAREST)]
 
 
 def common_output(briefs: Sequence[Brief]) -> Output | None:

@@ -8,12 +8,14 @@ is kept, and no step is paid for twice. Of several drafts the one with the fewes
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import ceil
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.executors.base import BaseExecutor
 from prefect_dispatch.integrators.base import Question
-from prefect_dispatch.integrators.synthesize.answer_index import format_citation, indent_lines
+from prefect_dispatch.integrators.synthesize.answer_index import indent_lines
+from prefect_dispatch.integrators.synthesize.output_format import Draft
 from prefect_dispatch.models.item import Item
 
 if TYPE_CHECKING:
@@ -22,14 +24,14 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
     from prefect_dispatch.integrators.synthesize.answer_index import Source
-    from prefect_dispatch.integrators.synthesize.draft_review import Draft, DraftFormat
+    from prefect_dispatch.integrators.synthesize.output_format import DraftFormat
     from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.models.outcome import Outcome
 
 BYTES_PER_TOKEN = 3
 """Estimate for an executor that can't count tokens; English has about four bytes per token."""
 DRAFT_SHARE = 8
 """A draft may take one part in eight of the context, so that a revision can hold draft, faults and sources."""
-WRONG_FORMAT = "what came is not of the form that was asked for"
 
 
 class Node(NamedTuple):
@@ -74,53 +76,52 @@ def estimate_tokens(executor: Executor, brief: Brief, text: str) -> int:
     return ceil(sum(len(part.encode()) for part in texts) / BYTES_PER_TOKEN)
 
 
+@dataclass(frozen=True)
 class Reducer:
     """Reduces answers to as few drafts as the context allows, ideally one."""
 
-    def __init__(
-        self,
-        briefs: Mapping[str, Brief],
-        form: DraftFormat,
-        sources: Sequence[Source],
-        ask: Asker,
-        executor: Executor,
-        *,
-        context: int,
-        reasks: int,
-    ) -> None:
-        """Divide the context between prompt, draft and answers.
+    briefs: Mapping[str, Brief]
+    """The briefs for the steps `write`, `merge` and `revise`."""
+    form: DraftFormat
+    """The output format, which reviews drafts."""
+    sources: Sequence[Source]
+    """All answers."""
+    ask: Asker
+    """Runs the queries."""
+    executor: Executor
+    """The executor of the queries."""
+    context: int
+    """Tokens of a query and its response together."""
+    reasks: int
+    """How often a draft is sent back at most."""
 
-        Args:
-            briefs: The briefs for the steps `write`, `merge` and `revise`.
-            form: The output format, which reviews drafts.
-            sources: All answers.
-            ask: Runs the queries.
-            executor: The executor of the queries.
-            context: Tokens of a query and its response together.
-            reasks: How often a draft is sent back at most.
-        """
-        self._briefs, self._form, self._sources = briefs, form, sources
-        self._ask, self._executor, self._reasks = ask, executor, reasks
-        self._context = context
-        self._draft_tokens = context // DRAFT_SHARE
-        self._brief_tokens = {name: estimate_tokens(executor, brief, "") for name, brief in briefs.items()}
-        self.input_tokens = context - max(self._brief_tokens.values()) - 3 * self._draft_tokens
+    @cached_property
+    def _brief_tokens(self) -> dict[str, int]:
+        return {name: estimate_tokens(self.executor, brief, "") for name, brief in self.briefs.items()}
+
+    @property
+    def _input_tokens(self) -> int:
         """Tokens for the answers, or the drafts, in one query."""
+        return self.context - max(self._brief_tokens.values()) - 3 * self._draft_tokens
+
+    @property
+    def _draft_tokens(self) -> int:
+        return self.context // DRAFT_SHARE
 
     def reduce(self) -> ReduceResult:
         """Return the drafts that remain when none can be merged any more."""
         # 1. Leave out answers that don't fit into a query of their own.
         result = ReduceResult()
         nodes: list[Node] = []
-        for source in self._sources:
-            if self._token_size(source.block) > self.input_tokens:
-                result.dropped[source.number] = f"too long for a context of {self._context} tokens"
+        for source in self.sources:
+            if self._token_size(source.block) > self._input_tokens:
+                result.dropped[source.number] = f"too long for a context of {self.context} tokens"
             else:
                 nodes.append(Node(source.number, (source.number,), source.block))
         if result.dropped:
             result.shortfalls.append(
-                f"{_pluralize(len(result.dropped), 'answer')} {'is' if len(result.dropped) == 1 else 'are'} too long "
-                f"for a context of {self._context} tokens, and only reported verbatim."
+                f"{pluralize(len(result.dropped), 'answer')} {'is' if len(result.dropped) == 1 else 'are'} too long "
+                f"for a context of {self.context} tokens, and only reported verbatim."
             )
         # 2. Write drafts of groups of answers, then merge groups of drafts, level by level.
         while groups := self._group_nodes(nodes, first=not result.levels):
@@ -136,7 +137,7 @@ class Reducer:
 
     def _token_size(self, text: str) -> int:
         """Return the tokens that a text adds to a query."""
-        return estimate_tokens(self._executor, self._briefs["write"], text + "\n\n") - self._brief_tokens["write"]
+        return estimate_tokens(self.executor, self.briefs["write"], text + "\n\n") - self._brief_tokens["write"]
 
     def _group_nodes(self, nodes: Sequence[Node], *, first: bool) -> list[list[Node]]:
         """Return consecutive nodes in groups that fit into one query each; empty if no merge is possible."""
@@ -146,7 +147,7 @@ class Reducer:
             size = self._token_size(_format_part(0, node))
             if not groups or size > tokens_left:
                 groups.append([])
-                tokens_left = self.input_tokens
+                tokens_left = self._input_tokens
             groups[-1].append(node)
             tokens_left -= size
         return groups if first or any(len(group) > 1 for group in groups) else []
@@ -154,105 +155,100 @@ class Reducer:
     def _reduce_level(self, groups: Sequence[Sequence[Node]], result: ReduceResult) -> list[Node]:
         """Return one node for each group that could be written; record the failure of the others."""
         # A group of a single draft needs no query: it moves up as it is.
-        unwritten = [group for group in groups if group[0].draft is None or len(group) > 1]
-        drafts = iter(self._write_drafts(unwritten, result.levels))
+        drafts = iter(self._write_drafts([group for group in groups if not _is_written(group)], result.levels))
         nodes: list[Node] = []
         for group in groups:
-            if len(group) == 1 and group[0].draft is not None:
-                nodes.append(group[0])
+            if _is_written(group):
+                nodes += group
                 continue
             draft = next(drafts)
-            if isinstance(draft, str):
-                self._record_failure(group, draft, result)
+            if draft.failure:
+                self._record_failure(group, draft.failure, result)
             else:
-                nodes.append(Node(group[0].sort_key, draft.cited, self._form.render_for_prompt(draft), draft))
+                nodes.append(Node(group[0].sort_key, draft.cited, self.form.render_for_prompt(draft), draft))
         return nodes
 
     def _record_failure(self, group: Sequence[Node], why: str, result: ReduceResult) -> None:
         """Record a group that could not be written: its answers are left out, its drafts are kept unmerged."""
         if group[0].draft is None:
             numbers = [node.sort_key for node in group]
-            cited = f"{format_citation(numbers[:1])} to {format_citation(numbers[-1:])}"
-            what = f"{_pluralize(len(numbers), 'answer')} ({cited})"
+            what = f"{pluralize(len(numbers), 'answer')} ([{numbers[0]}] to [{numbers[-1]}])"
             result.dropped.update(dict.fromkeys(numbers, f"its part could not be written: {why}"))
             result.shortfalls.append(f"The part on {what} could not be written ({why}); it is reported verbatim.")
         else:
             result.nodes += group
             result.shortfalls.append(
-                f"{_pluralize(len(group), 'part')} could not be merged ({why}); they stand one after another."
+                f"{pluralize(len(group), 'part')} could not be merged ({why}); they stand one after another."
             )
 
-    def _write_drafts(self, groups: Sequence[Sequence[Node]], level: int) -> list[Draft | str]:
-        """Return the best draft for each group, or the reason why there is none."""
-        texts = [_group_prompt(group) for group in groups]
-        kind = "write" if level == 1 else "merge"
+    def _write_drafts(self, groups: Sequence[Sequence[Node]], level: int) -> list[Draft]:
+        """Return the best draft for each group."""
         # 1. The first draft of each group.
-        best = self._query_drafts([(kind, at, texts[at]) for at in range(len(groups))], groups, f"{level}")
-        latest = dict(enumerate(best))
+        texts = {
+            at: "\n\n".join(_format_part(part, node) for part, node in enumerate(group, 1))
+            for at, group in enumerate(groups)
+        }
+        latest = best = self._query_drafts("write" if level == 1 else "merge", texts, groups, f"{level}")
         # 2. Revisions of all drafts with faults, one round of queries after another.
-        for again in range(1, self._reasks + 1):
-            revisions = [
-                (at, text) for at, draft in latest.items() if (text := self._revision_prompt(texts[at], draft))
-            ]
-            answers = self._query_drafts(
-                [("revise", at, text) for at, text in revisions],
-                [groups[at] for at, _ in revisions],
-                f"{level}-again-{again}",
-            )
-            latest = {at: draft for (at, _), draft in zip(revisions, answers, strict=True)}
-            best = [min(draft, latest.get(at, draft), key=_rank) for at, draft in enumerate(best)]
-        return [WRONG_FORMAT if not isinstance(draft, str) and not draft.usable else draft for draft in best]
+        for again in range(1, self.reasks + 1):
+            revisions = {at: text for at, draft in latest.items() if (text := self._revision_prompt(texts[at], draft))}
+            latest = self._query_drafts("revise", revisions, groups, f"{level}-again-{again}")
+            best = {at: min(draft, latest.get(at, draft), key=_rank) for at, draft in best.items()}
+        return list(best.values())
 
-    def _revision_prompt(self, text: str, draft: Draft | str) -> str | None:
+    def _revision_prompt(self, text: str, draft: Draft) -> str | None:
         """Return the text for the revision of a draft; None if it has no faults, or if the text doesn't fit."""
-        if isinstance(draft, str) or not draft.faults:
+        if not draft.faults:
             return None
         faults = "\n".join(f"    - {' '.join(fault.split())}" for fault in draft.faults)
-        text = f"{text}\n\nDraft:\n{indent_lines(self._form.render_for_prompt(draft))}\n\nFaults:\n{faults}"
-        fits = estimate_tokens(self._executor, self._briefs["revise"], text) + self._draft_tokens <= self._context
+        text = f"{text}\n\nDraft:\n{indent_lines(self.form.render_for_prompt(draft))}\n\nFaults:\n{faults}"
+        fits = estimate_tokens(self.executor, self.briefs["revise"], text) + self._draft_tokens <= self.context
         return text if fits else None
 
     def _query_drafts(
-        self, prompts: Sequence[tuple[str, int, str]], groups: Sequence[Sequence[Node]], stage: str
-    ) -> list[Draft | str]:
-        """Ask for drafts.
+        self, step: str, texts: Mapping[int, str], groups: Sequence[Sequence[Node]], stage: str
+    ) -> dict[int, Draft]:
+        """Ask for drafts, and return a reviewed one, or one with the kind of the error, for each group.
 
         Args:
-            prompts: Step, index of the part and text of each query.
-            groups: The nodes that each query covers.
+            step: Name of the brief.
+            texts: The text of each query, by the index of its group.
+            groups: All groups.
             stage: Prefix of the items' keys.
-
-        Returns:
-            A reviewed draft, or the kind of the error, for each query.
         """
         questions = [
-            Question(brief=self._briefs[kind], item=Item(key=f"{stage}-part-{at + 1}", value=text))
-            for kind, at, text in prompts
+            Question(brief=self.briefs[step], item=Item(key=f"{stage}-part-{at + 1}", value=text))
+            for at, text in texts.items()
         ]
-        outcomes = self._ask(questions, self._executor) if questions else []
-        return [
-            self._form.review_response(
-                outcome.value, self._sources, [number for node in group for number in node.numbers]
+        drafts: dict[int, Draft] = {}
+        for at, outcome in zip(texts, self.ask(questions, self.executor), strict=True):
+            wanted = [number for node in groups[at] for number in node.numbers]
+            drafts[at] = (
+                self.form.review_response(outcome.value, self.sources, wanted)
+                if outcome.status == "succeeded"
+                else Draft(None, (), (), failure_kind(outcome))
             )
-            if outcome.status == "succeeded"
-            else (outcome.error.kind if outcome.error else outcome.status)
-            for outcome, group in zip(outcomes, groups, strict=True)
-        ]
+        return drafts
 
 
-def _rank(draft: Draft | str) -> tuple[int, int]:
+def failure_kind(outcome: Outcome) -> str:
+    """Return the kind of the error of an outcome without an answer."""
+    return outcome.error.kind if outcome.error else outcome.status
+
+
+def _is_written(group: Sequence[Node]) -> bool:
+    return len(group) == 1 and group[0].draft is not None
+
+
+def _rank(draft: Draft) -> tuple[bool, bool, int]:
     """Return the sort key of a draft: usable ones first, by number of faults; then unusable ones; errors last."""
-    return (2, 0) if isinstance(draft, str) else (1 - draft.usable, len(draft.faults))
-
-
-def _group_prompt(group: Sequence[Node]) -> str:
-    """Return the text of a group for a prompt."""
-    return "\n\n".join(_format_part(at, node) for at, node in enumerate(group, 1))
+    return (bool(draft.failure), draft.content is None, len(draft.faults))
 
 
 def _format_part(at: int, node: Node) -> str:
     return node.text if node.draft is None else f"Part {at}:\n{indent_lines(node.text)}"
 
 
-def _pluralize(count: int, what: str) -> str:
+def pluralize(count: int, what: str) -> str:
+    """Return a count with its noun, such as `2 answers`."""
     return f"{count} {what}{'s' * (count != 1)}"

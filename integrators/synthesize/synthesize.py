@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+import json
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, Field, StringConstraints, field_serializer, model_validator
 
@@ -12,15 +13,19 @@ from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.registry import AnyExecutor
 from prefect_dispatch.integrators.audit.cited import rule_violations
 from prefect_dispatch.integrators.base import BaseIntegrator, QueryEstimate, Question, unanswered
-from prefect_dispatch.integrators.synthesize.answer_index import number_answers
-from prefect_dispatch.integrators.synthesize.draft_review import ProseFormat, StructuredFormat, find_missing_sections
-from prefect_dispatch.integrators.synthesize.llm_judge import JUDGE_BRIEF, create_briefs, describe_rules, judge_claims
-from prefect_dispatch.integrators.synthesize.map_reduce import Reducer
-from prefect_dispatch.integrators.synthesize.write import TextResult, ValueResult
+from prefect_dispatch.integrators.synthesize.answer_index import (
+    Finding,
+    Prose,
+    format_citation,
+    indent_lines,
+    number_answers,
+)
+from prefect_dispatch.integrators.synthesize.map_reduce import Reducer, estimate_tokens, failure_kind, pluralize
+from prefect_dispatch.integrators.synthesize.output_format import ProseFormat, StructuredFormat, find_missing_sections
 from prefect_dispatch.models.base import Strict
-from prefect_dispatch.models.brief import OutputForm, Text
+from prefect_dispatch.models.brief import Brief, OutputForm, Text
 from prefect_dispatch.models.imports import REFERENCE
-from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.item import Item, escape_template
 from prefect_dispatch.models.ledger import LedgerRow, Merge, Table
 from prefect_dispatch.models.output_schema import normalize_output
 
@@ -33,16 +38,42 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
     from prefect_dispatch.integrators.synthesize.answer_index import Source
-    from prefect_dispatch.integrators.synthesize.draft_review import Draft, DraftFormat
-    from prefect_dispatch.integrators.synthesize.llm_judge import Verdict
     from prefect_dispatch.integrators.synthesize.map_reduce import ReduceResult
-    from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.integrators.synthesize.output_format import Draft, DraftFormat, Part
     from prefect_dispatch.models.ledger import Violation
     from prefect_dispatch.models.outcome import Outcome
 
 Section = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\n#]+$", max_length=100)]
 ASSUMED_CONTEXT = 8192
 """Context in tokens that is assumed for a model of unknown context."""
+
+Label = Literal["supported", "contradicted", "not_found", "not_judged"]
+
+VERDICT_TOKENS = 256
+"""Tokens reserved for a verdict."""
+
+# A prompt: a changed text makes stored answers useless.
+JUDGE_BRIEF = Brief(
+    name="judge-claim",
+    scope="A claim, and the numbered answers that it cites; their lines are indented.",
+    instructions=(
+        "Say whether the answers support the claim. Label it 'supported' if they say all of it, 'contradicted' if "
+        "they say otherwise, 'not_found' if they don't say. As 'sentence' copy the whole sentence of the answers "
+        "that decides it, letter by letter; leave it empty for 'not_found'."
+    ),
+    constraints=("Judge by these answers alone, not by what you know.",),
+    output=json.dumps(
+        {
+            "type": "object",
+            "properties": {
+                "sentence": {"type": "string"},
+                "label": {"type": "string", "enum": ["supported", "contradicted", "not_found"]},
+            },
+            "required": ["sentence", "label"],
+            "additionalProperties": False,
+        }
+    ),
+)
 
 
 class Synthesize(BaseIntegrator, Strict):
@@ -97,8 +128,11 @@ class Synthesize(BaseIntegrator, Strict):
 
     def resolve_paths(self, folder: Path) -> Synthesize:
         """Return this integrator with the paths of local models resolved against a folder."""
-        executors = {name: getattr(self, name) for name in ("executor", "judge")}
-        placed = {name: each.resolve_paths(folder) for name, each in executors.items() if isinstance(each, LLM)}
+        placed = {
+            name: each.resolve_paths(folder)
+            for name in ("executor", "judge")
+            if isinstance(each := getattr(self, name), LLM)
+        }
         return self.model_copy(update=placed)
 
     def preflight(self, briefs: Sequence[Brief]) -> None:  # noqa: ARG002 -- the signature of every integrator
@@ -113,7 +147,7 @@ class Synthesize(BaseIntegrator, Strict):
 
     def estimate_queries(self, work: int) -> list[QueryEstimate]:
         """Return the least number of queries: one text and, for a judge, one claim for each answer."""
-        write = create_briefs(self.instructions, self.constraints, self._form)["write"]
+        write = _create_briefs(self.instructions, self.constraints, self._form)["write"]
         text = QueryEstimate(Question(brief=write, item=Item(key="answers", value="")), work, 1, self.executor)
         claims = QueryEstimate(Question(brief=JUDGE_BRIEF, item=Item(key="claim", value="")), 1, work, self.judge)
         return [text, claims] if self.judge is not None else [text]
@@ -130,42 +164,37 @@ class Synthesize(BaseIntegrator, Strict):
         # 1. Write drafts and merge them, as far as the context allows.
         sources = number_answers(outcomes)
         form = self._form
-        briefs_by_step = create_briefs(self.instructions, self.constraints, form)
+        steps = _create_briefs(self.instructions, self.constraints, form)
         context = self._context_of(writer)
-        reduced = Reducer(briefs_by_step, form, sources, ask, writer, context=context, reasks=self.reasks).reduce()
+        reduced = Reducer(steps, form, sources, ask, writer, context=context, reasks=self.reasks).reduce()
         drafts = [node.draft for node in reduced.nodes if node.draft]
-        text = TextResult(drafts, sources) if isinstance(form, ProseFormat) else ValueResult(drafts, sources)
+        content = form.combine_drafts(drafts)
+        parts = sorted(form.check_parts(content, sources), key=lambda part: part.path)
+        places = {
+            number: place for place, numbers in [*form.citing_places(parts, len(sources))][::-1] for number in numbers
+        }
         # 2. Have the claims of the result judged.
         verdicts: list[Verdict] = []
         if self.judge is not None:
-            verdicts = judge_claims(text.claims, sources, ask, self.judge, self._context_of(self.judge))
+            verdicts = _judge_claims(
+                _list_claims(parts, len(sources)), sources, ask, self.judge, self._context_of(self.judge)
+            )
+            parts = _add_judge_findings(parts, verdicts)
         # 3. Mark and flag what is unverified, and append what is not cited.
-        result = text.render_result(verdicts, outcomes)
+        value, fields, flags = form.render_result(content, parts, sources, outcomes)
+        rows = [row for outcome in outcomes if (row := unanswered(outcome))]
+        for source in sources:
+            why = f"also reported: {reduced.dropped.get(source.number, 'not cited by the model')}"
+            reason = places.get(source.number, why)
+            rows.append(LedgerRow(brief=source.ref.brief, item=source.ref.item, disposition="merged", reason=reason))
         return Merge(
-            value=result.value,
-            ledger=tuple(
-                [row for outcome in outcomes if (row := unanswered(outcome))]
-                + [_ledger_row(source, text.places, reduced) for source in sources]
-            ),
-            fields=result.fields if sources else (),
-            rules=describe_rules(
-                writer,
-                self.judge,
-                reduced,
-                verdicts=verdicts,
-                text=self.output == "text",
-                total=len(sources),
-                context=context,
-                again=self.reasks,
-            ),
-            flags=result.flags,
+            value=value,
+            ledger=tuple(rows),
+            fields=fields if sources else (),
+            rules=self._describe_rules(writer, reduced, verdicts, len(sources)),
+            flags=flags,
             tables=(_claims_table(verdicts),) if self.judge is not None else (),
-            shortfalls=(
-                *reduced.shortfalls,
-                *_section_shortfalls(drafts, self.sections),
-                *_citation_shortfalls(drafts, len(sources)),
-                *_judge_shortfalls(verdicts),
-            ),
+            shortfalls=(*reduced.shortfalls, *self._shortfalls(str(content), drafts, verdicts, len(sources))),
         )
 
     @property
@@ -174,17 +203,196 @@ class Synthesize(BaseIntegrator, Strict):
 
     def _context_of(self, executor: Executor) -> int:
         """Return the context in tokens: as configured, else as known for the model, else the assumed one."""
-        model_context = BaseExecutor.of(executor).context_tokens()
-        return self.context_tokens or model_context or ASSUMED_CONTEXT
+        return self.context_tokens or BaseExecutor.of(executor).context_tokens() or ASSUMED_CONTEXT
+
+    def _shortfalls(self, text: str, drafts: Sequence[Draft], verdicts: Sequence[Verdict], total: int) -> Iterator[str]:
+        """Yield a sentence on each section that is missing, on missing citations, and on claims without a verdict."""
+        missing = find_missing_sections(text, self.sections) if drafts else []
+        yield from (f"The text has no section {name!r}, though it was sent back for it." for name in missing)
+        if drafts and not any(draft.cited for draft in drafts):
+            yield f"What was written cites none of the {total} answers; trust nothing in it."
+        if unjudged := [verdict.why for verdict in verdicts if verdict.label == "not_judged"]:
+            yield (
+                f"{len(unjudged)} of {len(verdicts)} claims could not be judged ({', '.join(sorted(set(unjudged)))})."
+            )
+
+    def _describe_rules(self, writer: Executor, reduced: ReduceResult, verdicts: Sequence[Verdict], total: int) -> str:
+        """Return how the result was written and checked, as one paragraph for the report."""
+        kind, below, marks = (
+            ("a text", "Also reported", "marked [unverified] in the text and flagged")
+            if self.output == "text"
+            else ("a value by a schema", "also_reported", "flagged, and listed under 'unverified'")
+        )
+        who = describe_executor(writer)
+        opinion = f" {_describe_judging(verdicts, describe_executor(self.judge))}" if self.judge else ""
+        return (
+            f"{who[:1].upper()}{who[1:]} wrote {kind} of {pluralize(total, 'answer')} in "
+            f"{pluralize(reduced.levels, 'step')}: first parts, then parts of parts, each question and its answer "
+            f"within {self._context_of(writer)} tokens. It had to cite every answer by its number, the place of the "
+            "answer in the order of items and briefs. A draft was sent back for what is wrong with it, at most "
+            f"{pluralize(self.reasks, 'time')}, and the one with the fewest faults was kept. An answer that is not "
+            f"cited stands word for word under '{below}'. A number, a date or a quotation must stand in one of the "
+            "answers that its sentence cites. Numbers are compared by value (1,000 is 1000; 12 % is 12 per cent, or "
+            "0.12, or 12) and without units; number words in English only, and 'one' not at all. A bare whole number "
+            "that equals the number of answers cited there, two or more, is taken for a count of them. What doesn't "
+            "stand there, a sentence without a citation and a citation of what isn't there are "
+            f"{marks}.{opinion} Not checked is whether what is cited means what the text makes of it: a flag is a "
+            "reason to look, and no flag is no proof."
+        )
 
 
-def _ledger_row(source: Source, places: dict[int, str], reduced: ReduceResult) -> LedgerRow:
-    why = reduced.dropped.get(source.number, "not cited by the model")
-    reason = places.get(source.number, f"also reported: {why}")
-    return LedgerRow(brief=source.ref.brief, item=source.ref.item, disposition="merged", reason=reason)
+# The prompts: a changed text makes stored answers useless.
+
+_ANSWERS = "Numbered answers that others gave: each with its number and its name, and below them its lines, indented."
+
+_PARTS = (
+    "Parts of one piece of work. Each was written, like yours, of numbered answers; their numbers stand in them in "
+    "square brackets."
+)
+
+_MERGE = (
+    "Merge the parts into one, as if it had been written at once. Keep every number in brackets with what it backs."
+)
+
+_DRAFT = "A draft and its faults follow below. Write the whole of it again, with these faults mended."
+
+
+def _create_briefs(instructions: str, constraints: Sequence[str], form: DraftFormat) -> dict[str, Brief]:
+    """Return the briefs of the three steps: write from answers, merge parts, and revise a draft of either."""
+
+    def brief(name: str, scope: str, *more: str) -> Brief:
+        return Brief(
+            name=f"synthesize-{name}",
+            scope=scope,
+            # Braces are no placeholders here.
+            instructions="\n\n".join([escape_template(instructions), form.rules, *more]),
+            constraints=tuple(map(escape_template, constraints)),
+            output=form.output,
+        )
+
+    return {
+        "write": brief("write", _ANSWERS),
+        "merge": brief("merge", _PARTS, _MERGE),
+        "revise": brief("mend", f"{_ANSWERS} Or parts that were written of such answers.", _DRAFT),
+    }
+
+
+def describe_executor(executor: object) -> str:
+    """Return a description of an executor, without secrets."""
+    if isinstance(executor, LLM):
+        return f"the model {' or '.join(executor.models)}"
+    return f"the executor {type(executor).__name__}"
+
+
+# The judge of claims: does the cited answer support the claim?
+
+
+class Claim(NamedTuple):
+    """A statement of the synthesis with its citations."""
+
+    path: str
+    """JSON Pointer to the leaf that holds it; empty for a text."""
+    start: int
+    """Start offset in the text at that path; 0 if the leaf is no text."""
+    end: int
+    """End offset, exclusive; 0 if the leaf is no text."""
+    text: str
+    """The statement."""
+    cited: tuple[int, ...]
+    """Numbers of the answers that it cites."""
+
+
+class Verdict(NamedTuple):
+    """The judge's verdict on a claim."""
+
+    claim: Claim
+    label: Label
+    sentence: str
+    """The deciding sentence, which one of the cited answers holds; empty if there is none."""
+    why: str = ""
+    """Reason why there is no verdict, or why the judge's label was replaced."""
+
+
+def _list_claims(parts: Sequence[Part], total: int) -> list[Claim]:
+    """Return the cited sentences of texts, and each other cited leaf as `path: value`.
+
+    Args:
+        parts: The parts of the result.
+        total: Number of answers.
+    """
+    claims: list[Claim] = []
+    for path, value, own, _ in parts:
+        if own and isinstance(value, str):
+            sentences = Prose(value, total).claims
+            cites = any(each.cited for each in sentences)
+            claims += [
+                Claim(path, each.start, each.end, value[each.start : each.end], each.cited or own)
+                for each in sentences
+                if each.cited or not cites
+            ]
+        elif own:
+            claims.append(Claim(path, 0, 0, f"{path}: {json.dumps(value)}", own))
+    return claims
+
+
+def _judge_claims(
+    claims: Sequence[Claim], sources: Sequence[Source], ask: Asker, judge: Executor, context: int
+) -> list[Verdict]:
+    """Return one verdict for each claim.
+
+    A label counts only if the judge backs it with a whole sentence of a cited answer.
+
+    Args:
+        claims: The claims to judge.
+        sources: All answers.
+        ask: Runs the queries.
+        judge: The executor of the queries.
+        context: Tokens of a query and its response together; claims that don't fit are not judged.
+    """
+    questions: dict[Claim, Question] = {}
+    for at, claim in enumerate(claims, 1):
+        blocks = [sources[number - 1].block for number in claim.cited]
+        text = "\n\n".join([f"Claim:\n{indent_lines(claim.text)}", "Answers:", *blocks])
+        if estimate_tokens(judge, JUDGE_BRIEF, text) + VERDICT_TOKENS <= context:
+            questions[claim] = Question(brief=JUDGE_BRIEF, item=Item(key=f"claim-{at}", value=text))
+    outcomes = dict(zip(questions, ask([*questions.values()], judge), strict=True))
+    too_long = f"too long for a context of {context} tokens"
+    return [
+        _parse_verdict(claim, outcomes[claim], sources)
+        if claim in outcomes
+        else Verdict(claim, "not_judged", "", too_long)
+        for claim in claims
+    ]
+
+
+def _parse_verdict(claim: Claim, outcome: Outcome, sources: Sequence[Source]) -> Verdict:
+    """Return the verdict of a response; `not_found` if its sentence stands in none of the cited answers."""
+    if outcome.status != "succeeded":
+        return Verdict(claim, "not_judged", "", failure_kind(outcome))
+    response = cast("dict[str, Any]", outcome.value)
+    label, sentence = cast("Label", response["label"]), str(response["sentence"]).strip()
+    if label == "not_found":
+        return Verdict(claim, label, "")
+    if any(sources[number - 1].has_whole_sentence(sentence) for number in claim.cited):
+        return Verdict(claim, label, sentence)
+    why = f"it said {label!r}, by what is no sentence of {format_citation(claim.cited)}"
+    return Verdict(claim, "not_found", "", why)
+
+
+def _add_judge_findings(parts: Sequence[Part], verdicts: Sequence[Verdict]) -> list[Part]:
+    """Return the parts with a finding for each claim that the judge found unsupported."""
+    found: dict[str, list[Finding]] = {part.path: list(part.findings) for part in parts}
+    intros = {"contradicted": "The judge found it contradicted", "not_found": "The judge did not find it"}
+    for claim, label, sentence, why in verdicts:
+        if intro := intros.get(label):
+            reason = sentence or why
+            message = f"{intro}: {reason}" if reason else f"{intro} in what is cited."
+            found[claim.path].append(Finding(label, claim.start, claim.end, message, claim.cited))
+    return [part._replace(findings=found[part.path]) for part in parts]
 
 
 def _claims_table(verdicts: Sequence[Verdict]) -> Table:
+    """Return the verdicts as a table of the report."""
     return Table(
         name="claims",
         title="What is claimed, and what the judge says of it",
@@ -204,17 +412,10 @@ def _claims_table(verdicts: Sequence[Verdict]) -> Table:
     )
 
 
-def _section_shortfalls(drafts: Sequence[Draft], sections: Sequence[str]) -> list[str]:
-    missing = find_missing_sections("\n\n".join(str(draft.content) for draft in drafts), sections) if drafts else []
-    return [f"The text has no section {name!r}, though it was sent back for it." for name in missing]
-
-
-def _citation_shortfalls(drafts: Sequence[Draft], total: int) -> list[str]:
-    cites = any(draft.cited for draft in drafts)
-    return [] if cites or not drafts else [f"What was written cites none of the {total} answers; trust nothing in it."]
-
-
-def _judge_shortfalls(verdicts: Sequence[Verdict]) -> list[str]:
-    unjudged = [verdict for verdict in verdicts if verdict.label == "not_judged"]
-    reasons = ", ".join(sorted({verdict.why for verdict in unjudged}))
-    return [f"{len(unjudged)} of {len(verdicts)} claims could not be judged ({reasons})."] if unjudged else []
+def _describe_judging(verdicts: Sequence[Verdict], judge: str) -> str:
+    """Return a sentence on the claims that were judged."""
+    if not verdicts:
+        return f"No statement was compared with the answers: none cites any, so nothing was put to {judge}."
+    judged_count, total = sum(each.label != "not_judged" for each in verdicts), len(verdicts)
+    note = "; of the others there is no verdict" if judged_count < total else ""
+    return f"{judged_count} of {total} statements with a citation were compared with what they cite, by {judge}{note}."

@@ -23,7 +23,7 @@ from prefect_dispatch.executors.base import BaseExecutor
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.registry import AnyExecutor
 from prefect_dispatch.integrators.base import BaseIntegrator, QueryEstimate, Question
-from prefect_dispatch.integrators.synthesize.llm_judge import describe_executor
+from prefect_dispatch.integrators.synthesize.synthesize import describe_executor
 from prefect_dispatch.integrators.tournament.matches import (
     MATCHES_PER_VARIANT,
     count_pairs,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.integrators.synthesize.answer_index import collect_numbers, find_citations, split_sentences
+from prefect_dispatch.integrators.synthesize.answer_index import Prose
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +50,8 @@ CITATIONS: dict[str, tuple[str, list[int], list[str]]] = {
 @pytest.mark.parametrize(("text", "known", "unknown"), CITATIONS.values(), ids=CITATIONS)
 def test_what_is_a_citation(text: str, known: Sequence[int], unknown: Sequence[str]) -> None:
     """Of ten answers, those are cited that stand alone in square brackets, and what isn't there is told."""
-    found = find_citations(text, 10)
-    assert list(collect_numbers(found)) == known
+    found = Prose(text, 10).citations
+    assert sorted({number for each in found for number in each.numbers}) == list(known)
     assert [name for each in found for name in each.unknown] == unknown
 
 
@@ -124,7 +124,7 @@ SENTENCES: dict[str, tuple[str, list[tuple[str, list[int]]]]] = {
 @pytest.mark.parametrize(("text", "expected"), SENTENCES.values(), ids=SENTENCES)
 def test_which_sentence_a_citation_belongs_to(text: str, expected: Sequence[tuple[str, list[int]]]) -> None:
     """A citation may stand before the full stop or after it, or open the next sentence."""
-    assert [(text[each.start : each.end], list(each.cited)) for each in split_sentences(text, 3)] == expected
+    assert [(text[each.start : each.end], list(each.cited)) for each in Prose(text, 3).sentences] == expected
 
 
 @pytest.mark.slow
@@ -132,14 +132,13 @@ def test_which_sentence_a_citation_belongs_to(text: str, expected: Sequence[tupl
 @settings(deadline=None, max_examples=300)
 def test_sentences_keep_every_citation(text: str, total: int) -> None:
     """Sentences come in order, don't overlap, and hold between them every citation of the text."""
-    found = split_sentences(text, total)
+    prose = Prose(text, total)
+    found = prose.sentences
     assert all(one.end <= other.start for one, other in pairwise(found))
     assert all(each.start < each.end for each in found)
     inside = {number for each in found for number in each.cited}
-    assert inside == set(collect_numbers(find_citations(text, total)))
-    assert not any(
-        each.start < bracket.start < each.end < bracket.end for each in found for bracket in find_citations(text, total)
-    )
+    assert inside == {number for each in prose.citations for number in each.numbers}
+    assert not any(each.start < bracket.start < each.end < bracket.end for each in found for bracket in prose.citations)
 
 
 @pytest.mark.slow
@@ -172,5 +171,5 @@ def test_sentences_keep_every_citation(text: str, total: int) -> None:
 def test_a_long_text_takes_no_long_time(piece: str) -> None:
     """Whatever is repeated thirty thousand times: it takes time in proportion, so the limit of this test holds."""
     text = piece * 30_000
-    found = split_sentences(text, 1)
+    found = Prose(text, 1).sentences
     assert "".join(text[each.start : each.end] for each in found).count("[1]") == text.count("[1]")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from prefect_dispatch.integrators.audit.laws import audit
 from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.integrators.synthesize.answer_index import number_answers
-from prefect_dispatch.integrators.synthesize.render_text import MARK, render_document
+from prefect_dispatch.integrators.synthesize.output_format import MARK, render_document
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
 from prefect_dispatch.models.ledger import FieldRow, Flag, LedgerRow, Merge, Ref
 from tests.integrators.said import miss, say

@@ -90,7 +90,7 @@ def test_what_is_changed_is_doubted(text: str, doubtful: Sequence[str]) -> None:
 )
 def test_a_sentence_is_a_whole_one(sentence: str, holds: bool) -> None:  # noqa: FBT001 -- a table
     """A fragment of an answer decides nothing."""
-    assert number_answers(SAID)[0].evidence.has_whole_sentence(sentence) == holds
+    assert number_answers(SAID)[0].has_whole_sentence(sentence) == holds
 
 
 @pytest.mark.parametrize(
@@ -108,4 +108,4 @@ def test_a_sentence_is_a_whole_one(sentence: str, holds: bool) -> None:  # noqa:
 def test_an_entry_of_a_value_is_a_whole_one(sentence: str, holds: bool) -> None:  # noqa: FBT001 -- a table
     """Of what is no text, an entry decides, or a sentence in it."""
     [source] = number_answers([say("a", {"years": 5, "note": ["No. Nothing."]})])
-    assert source.evidence.has_whole_sentence(sentence) == holds
+    assert source.has_whole_sentence(sentence) == holds

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.integrators.synthesize.answer_index import check_prose, number_answers
-from prefect_dispatch.integrators.synthesize.number_extraction import extract_figures
+from prefect_dispatch.integrators.synthesize.figures import extract_figures
 from tests.integrators.said import say
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ if TYPE_CHECKING:
         ("a hundred and five thousand", "105000"),
         ("nine thousand and ninety-nine", "9099"),
         ("three thousand million", "3000000000"),
-        ("two and a half million", "2500000"),
-        ("half a million", "500000"),
         ("a dozen", "12"),
-        ("half a dozen", "6"),
         ("two dozen", "24"),
         ("2 dozen", "24"),
         ("3 hundred thousand", "300000"),
@@ -79,12 +76,6 @@ if TYPE_CHECKING:
         ("50 lakh", "5000000"),
         ("2 crore", "20000000"),
         (f"{'9' * 40} million", f"{'9' * 40}000000"),
-        ("½", "0.5"),
-        ("1½", "1.5"),
-        ("1 ½", "1.5"),
-        ("⑥", "6"),
-        ("Ⅵ", "6"),
-        ("XIV", "14"),
         ("minus five", "-5"),
         ("minus 5", "-5"),
         ("negative\n5", "-5"),
@@ -132,7 +123,6 @@ def test_numbers_are_read_by_their_value(text: str, value: str) -> None:
         ("hundreds, dozens, tenfold, twice", []),
         ("Fourth, it is so. Fifth, it isn't", []),
         ("in the fourth, then", ["number"]),
-        ("10²", ["number", "number"]),
         ("10 minus 5", ["number", "number"]),
         ("2024-01", ["date"]),
         ("2024-13", ["number", "number"]),
@@ -148,6 +138,18 @@ def test_numbers_are_read_by_their_value(text: str, value: str) -> None:
 def test_what_is_a_figure(text: str, kinds: list[str]) -> None:
     """Names with digits are no numbers, and dates are not three of them."""
     assert [found.kind for found in extract_figures(text) if found.sure] == kinds
+
+
+UNREAD = ["½", "1½", "⑥", "Ⅵ", "XIV", "10²", "half a million", "half a dozen", "two and a half million"]
+
+
+@pytest.mark.parametrize("text", UNREAD)
+def test_numerals_that_are_not_read_are_compared_letter_by_letter(text: str) -> None:
+    """A numeral of another system passes where the answer has it as it stands, and is never passed unread."""
+    assert check_prose(f"It is {text} [1].", number_answers([say("item", f"so: {text.upper()}")])) == []
+    for other in ("0.5", "1.5", "6", "14", "100", 500000, 2500000, "none"):
+        found = check_prose(f"It is {text} [1].", number_answers([say("item", other)]))
+        assert "number" in {each.kind for each in found}
 
 
 SAME: list[tuple[JsonValue, str]] = [
@@ -196,7 +198,6 @@ SAME: list[tuple[JsonValue, str]] = [
     (100, "a hundred"),
     ("100 to 200", "one hundred and two hundred"),
     ("May 2024", "May"),
-    ("VI", "6"),
     ("see [7]", "7"),
 ]
 OTHER: list[tuple[JsonValue, str]] = [
@@ -303,7 +304,7 @@ def test_any_text_can_be_read(pieces: list[str], between: str) -> None:
     found = list(extract_figures(text))
     assert all(0 <= each.start < each.end <= len(text) for each in found)
     [source] = number_answers([say("item", text)])
-    assert [each for each in found if not source.evidence.has_figure(each)] == []
+    assert [each for each in found if not source.has_figure(each)] == []
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6), st.sampled_from(["{}", "{:,}", "{} days", "{:,} %"]))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from prefect_dispatch.integrators.synthesize.answer_index import number_answers
-from prefect_dispatch.integrators.synthesize.render_text import MARK, render_document, sanitize_prose
+from prefect_dispatch.integrators.synthesize.output_format import MARK, render_document, sanitize_prose
 from tests.integrators.said import say
 
 SAID = [say("a", "x"), say("b", "y")]

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from prefect_dispatch.integrators.synthesize.answer_index import number_answers
-from prefect_dispatch.integrators.synthesize.draft_review import ProseFormat, find_missing_sections
+from prefect_dispatch.integrators.synthesize.output_format import ProseFormat, find_missing_sections
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
 from tests.integrators.said import say
 

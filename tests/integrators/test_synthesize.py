@@ -16,10 +16,9 @@ from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.integrators.audit.laws import audit
 from prefect_dispatch.integrators.base import AskingIntegrator
 from prefect_dispatch.integrators.synthesize.answer_index import check_prose, number_answers
-from prefect_dispatch.integrators.synthesize.llm_judge import describe_executor
 from prefect_dispatch.integrators.synthesize.map_reduce import estimate_tokens
-from prefect_dispatch.integrators.synthesize.render_text import MARK, split_document
-from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
+from prefect_dispatch.integrators.synthesize.output_format import MARK, split_document
+from prefect_dispatch.integrators.synthesize.synthesize import Synthesize, describe_executor
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.said import miss, say

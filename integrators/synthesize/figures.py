@@ -1,0 +1,351 @@
+"""Figures of a text: numbers, dates and names with digits, read so that they can be compared by value.
+
+`1,000` is 1000, `31 January 2024` is 2024-01-31. A point is a decimal point (unless there are several); a comma
+before three digits is a thousands separator. `1.2 million` is 1200000, `5 Mio.` and `50 lakh` are 5000000, `12 %`
+is 12 per cent, `minus five` is -5. Number words are read in English only, month names in English and German.
+
+A word with digits in it, such as `BSD-3-Clause` or `v1.2`, is a name and is compared letter by letter. So is a
+numeral that is not read: a Roman numeral, a sign such as `½` or `⑥`, and a phrase such as `half a million`. Units are
+not compared, nor is `am` with `pm`. Every pattern here runs in time linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Context, Decimal
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+EXACT = Context(prec=200)
+"""Arithmetic without rounding: a figure has at most 60 digits, and few scale words."""
+
+_MAX_DIGITS = 60
+"""Longest number that is read, in characters; a longer one is compared as a name."""
+
+_LETTERS = "A-Za-zÀ-ɏͰ-ϿЀ-ӿ"
+_GROUPS = "'’\u00a0\u202f\u2009"  # noqa: RUF001 -- thousands separators besides comma, point and space
+_GAP = r"(?:[\s*_`\u200b\u2060]|&nbsp;)"
+"""Pattern of what may stand inside a quantity: white space of any kind, and Markdown emphasis."""
+_SPACE = rf"{_GAP}{{1,9}}"
+
+# Numbers in digits.
+
+_NUMBER = re.compile(
+    rf"(?P<whole>\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?:\.\d{{3}}){{2,}}|\d{{1,3}}(?:[{_GROUPS} ]\d{{3}})+|\d+)"
+    r"(?:[.,](?P<fraction>\d+))?"
+)
+_SCIENTIFIC = re.compile(r"\d{1,40}(?:[.,]\d{1,40})?[eE][-+]?\d{1,3}")
+_QUANTITY = re.compile(rf"(?P<number>\d[\d.,{_GROUPS}]*)-?[{_LETTERS}][{_LETTERS}-]*")
+_MINUS_BEFORE = re.compile(rf"(?:^|[ \t\n(=:\[~\x00])[-−]\Z|(?i:(?<![\w-])(?<!\d )(?:minus|negative){_SPACE})\Z")  # noqa: RUF001 -- a minus
+
+_SCALES = {
+    name: 10**power
+    for power, names in {
+        2: "hundred",
+        3: "thousand k K tausend tsd mille mila тыс ТЫС 千",
+        4: "万 萬",
+        5: "lakh lac",
+        6: "million M mn mio millionen millón millones milione milioni milhão milhões miljoen млн МЛН",
+        7: "crore",
+        8: "億 亿",
+        9: "billion B bn milliard milliarde milliarden mrd miliardo miliardi miljard млрд МЛРД",
+        12: "trillion tn billionen billones 兆",
+    }.items()
+    for name in names.split()
+} | {"dozen": 12}
+"""Factor of each scale word that may follow a number; words of several letters in any case, also with a plural s."""
+
+_SUFFIX = re.compile(
+    rf"(?:{_GAP}{{0,9}}|-)(?:(?P<percent>%|‰|(?i:percent|per{_SPACE}cent|pct|prozent)\b)"
+    rf"|(?P<scale>(?ai:{'|'.join(name for name in _SCALES if name not in 'kKMB')})s?|k|(?<=\d)[KMB])(?![{_LETTERS}\d]))"
+)
+
+# Numbers in words.
+
+
+def _any_of(words: Iterable[str]) -> str:
+    return rf"(?ai:{'|'.join(words)})\b"
+
+
+_UNITS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
+_UNIT_ORDINALS = (
+    "zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth "
+    "fifteenth sixteenth seventeenth eighteenth nineteenth"
+)
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_CARDINALS = {
+    **{word: at for at, word in enumerate(_UNITS.split())},
+    **{word: 10 * at for at, word in enumerate(_TENS.split(), 2)},
+    "dozen": 12,
+}
+_ORDINALS = {
+    **{word: at for at, word in enumerate(_UNIT_ORDINALS.split())},
+    **{f"{word[:-1]}ieth": 10 * at for at, word in enumerate(_TENS.split(), 2)},
+}
+_AMBIGUOUS_WORDS = frozenset({"one", "first", "second", "third"})
+"""Words that are often no number: `one of them`, `first of all`, `a second`."""
+
+_JOINT = rf"(?:-|{_SPACE})"
+_AND = rf"{_JOINT}(?:(?i:and){_SPACE})?"
+_DIGIT = _any_of([*_UNITS.split()[1:10], *_UNIT_ORDINALS.split()[1:10]])
+_BELOW_100 = rf"(?:{_any_of(_TENS.split())}(?:{_JOINT}{_DIGIT})?|{_any_of([*_CARDINALS, *_ORDINALS])})"
+_HUNDRED = _any_of(["hundred"])
+_BELOW_1000 = rf"(?:(?:{_BELOW_100}{_JOINT})?{_HUNDRED}(?:{_AND}{_BELOW_100}(?!{_JOINT}{_HUNDRED}))?|{_BELOW_100})"
+_SCALE_WORDS = ("thousand", "million", "billion", "trillion", "lakh", "crore")
+_BIG = _any_of(_SCALE_WORDS)
+_BIGS = rf"{_BIG}(?:{_JOINT}{_BIG}){{0,2}}"
+_SCALED = rf"(?:{_BELOW_1000}{_JOINT})?{_BIGS}(?:{_AND}{_BELOW_1000}{_JOINT}{_BIGS}){{0,6}}(?:{_AND}{_BELOW_1000})?"
+_FIRST_WORD = _any_of(["half", "hundred", *_SCALE_WORDS, *_CARDINALS, *_ORDINALS])
+_IN_WORDS = (
+    rf"(?<![\w-])(?={_FIRST_WORD})(?:(?i:half){_JOINT}(?:(?i:an?){_SPACE})?)?(?:{_SCALED}|{_BELOW_1000})"
+    rf"(?:{_SPACE}(?i:and{_SPACE}a{_SPACE}half)\b)?"
+)
+"""Pattern of one number in words, such as `two hundred and five thousand`, or of one with a half."""
+
+
+def _value_of_words(words: Iterable[str]) -> int:
+    """Return the value of the words of one number."""
+    total = group = 0  # `group`: what is below the last scale word of 1000 or more
+    for word in words:
+        if word == "hundred":
+            group = (group or 1) * 100
+        elif word in _SCALES:
+            total, group = (total + (group or 1) * _SCALES[word] if group or not total else total * _SCALES[word]), 0
+        else:
+            group += _CARDINALS.get(word) or _ORDINALS.get(word, 0)
+    return total + group
+
+
+# Numerals that are not read. Greater Roman numerals are too often ordinary words.
+
+_SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074-\u2079"
+_SIGNS = "\u00bc-\u00be\u2150-\u2182\u2185-\u2189\u2460-\u249b\u24ea-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf"
+_ROMAN = r"(?<![\w-])(?=[IVX]{2})X{0,3}(?:IX|IV|V?I{0,3})(?![\w-])"
+
+# Dates, with a month's name or in digits.
+
+Date = tuple[int | None, int | None, int | None]
+"""Year, month and day; None for each part that isn't given."""
+
+_MONTHS = {
+    name: at
+    for at, names in enumerate(
+        ("jan", "feb", "mar mär", "apr", "may mai", "jun", "jul", "aug", "sep", "oct okt", "nov", "dec dez"), 1
+    )
+    for name in names.split()
+}
+_LONG_MONTHS = (
+    "January|Januar|February|Februar|März|April|June|Juni|July|Juli|August|September|October|Oktober|November|"
+    "December|Dezember"
+)
+_MONTH = (
+    rf"(?:{_LONG_MONTHS}|March|May|Mai|Jan|Feb|Mar|Mär|Apr|Jun|Jul|Aug|Sept?|Oct|Okt|Nov|Dec|Dez)\b\.?(?![{_LETTERS}])"
+)
+_YEAR = rf"(?:,?{_SPACE}\d{{4}}(?!\d))"
+_MONTH_NAME_DATE = (
+    rf"(?<![{_LETTERS}\d])(?:\d{{1,2}}(?:st|nd|rd|th|\.)?(?:{_SPACE}of)?{_SPACE}{_MONTH}{_YEAR}?"
+    rf"|{_MONTH}(?:{_SPACE}\d{{1,2}}(?:st|nd|rd|th)?(?!\d){_YEAR}?|{_YEAR})?)"
+)
+_UNAMBIGUOUS_DATE = re.compile(rf"(?s:{_LONG_MONTHS}|.*\d.*)")
+"""Pattern of a match that is certainly a date; `May` and `Jan` at the start of a sentence may be other words."""
+
+# Of each way to write a date in digits: its pattern, and which of its groups year, month and day may be; -1: none.
+_NUMERIC_DATES = (
+    (re.compile(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})"), ((0, 1, 2),)),
+    (re.compile(r"(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})"), ((2, 1, 0), (2, 0, 1))),
+    (re.compile(r"(\d{4})-(\d{2})"), ((0, 1, -1),)),
+    (re.compile(r"(\d{1,2})/((?:19|20)\d{2})"), ((1, 0, -1),)),
+)
+_TIME = re.compile(r"[\d:.+-]*Z?")
+
+
+def _parse_month_name_date(text: str) -> Date:
+    """Return the date in a text that holds the name of a month."""
+    numbers = re.findall(r"\d+", text)
+    year = next((int(number) for number in numbers if len(number) == 4), None)  # noqa: PLR2004 -- digits of a year
+    day = next((int(number) for number in numbers if len(number) < 3), None)  # noqa: PLR2004 -- digits of a day
+    month = next(filter(None, (_MONTHS.get(word[:3].casefold()) for word in re.findall(r"[^\W\d_]{3,}", text))))
+    return (year, month, day)
+
+
+def parse_numeric_date(word: str) -> tuple[Date, ...]:
+    """Return the dates that a word of digits may stand for, day first before month first; empty if there is none.
+
+    Example:
+        >>> parse_numeric_date("2024-01"), parse_numeric_date("5/6/2024"), parse_numeric_date("2024-13-31")
+        (((2024, 1, None),), ((2024, 6, 5), (2024, 5, 6)), ())
+    """
+    for pattern, orders in _NUMERIC_DATES:
+        if match := pattern.fullmatch(word):
+            parts = (*map(int, match.groups()), None)
+            dates = [(parts[year], parts[month], parts[day]) for year, month, day in orders]
+            return tuple(date for date in dates if 1 <= (date[1] or 0) <= 12 and 1 <= (date[2] or 1) <= 31)  # noqa: PLR2004 -- a calendar
+    return ()
+
+
+def supports_date(claim: Date, evidence: Date) -> bool:
+    """Return whether the evidence has every part that the claimed date gives.
+
+    Example:
+        >>> supports_date((2024, 1, None), (2024, 1, 31)), supports_date((2024, 1, 31), (2024, 1, None))
+        (True, False)
+    """
+    return all(part is None or part == other for part, other in zip(claim, evidence, strict=True))
+
+
+class Figure(NamedTuple):
+    """A number, a date, or a name with digits in it, with its position in the text."""
+
+    kind: Literal["number", "date", "name"]
+    """How the figure is compared."""
+    start: int
+    """Start offset in the text."""
+    end: int
+    """End offset in the text, exclusive."""
+    value: Decimal = Decimal(0)
+    """The number's value."""
+    percent: bool = False
+    """Whether the number is given in per cent."""
+    dates: tuple[Date, ...] = ()
+    """The dates that it may stand for; more than one where the order of day and month is ambiguous."""
+    name: str = ""
+    """The name, split into segments; a number with letters attached can match as a name, too."""
+    counts: bool = False
+    """Whether it is a bare whole number, and so may be a count of answers."""
+    sure: bool = True
+    """Whether it is certainly a figure. An uncertain one serves as evidence, but requires none."""
+
+
+_ENUMERATION = rf"(?:\A|(?<=[.!?:;\n]\s)){_any_of(_UNIT_ORDINALS.split())},"
+"""Pattern of `Fourth, …` at the start of a sentence, which enumerates statements and is no number in one."""
+_WORD = (
+    r"(?:(?<![\w.,])\d{1,3}(?: \d{3})+(?![\d\w])"
+    rf"|[{_LETTERS}\d]+(?:(?:[-_./:+]|(?<=\d)[,{_GROUPS}](?=\d))[{_LETTERS}\d]+)*)"
+)
+_TOKEN = re.compile(
+    rf"{_ENUMERATION}|(?P<date>{_MONTH_NAME_DATE})|(?P<unread>{_ROMAN}|[{_SIGNS}]"
+    rf"|(?<=[\d{_SUPERSCRIPTS}])[{_SUPERSCRIPTS}]{{1,9}})|(?P<words>{_IN_WORDS})|(?P<word>{_WORD})"
+)
+
+
+def extract_figures(text: str) -> Iterator[Figure]:
+    """Yield the figures of a text, in order.
+
+    Example:
+        >>> [(each.kind, str(each.value)) for each in extract_figures("Of 1,000 files, twelve need BSD-3-Clause.")]
+        [('number', '1000'), ('number', '12'), ('name', '0')]
+    """
+    at = 0
+    while match := _TOKEN.search(text, at):
+        at = match.end()
+        for figure in _figures_of_token(text, match):
+            at = max(at, figure.end)
+            yield figure
+
+
+def _figures_of_token(text: str, match: re.Match[str]) -> Iterator[Figure]:
+    """Yield the figures of one token."""
+    start, end = match.span()
+    if match["date"]:
+        sure = _UNAMBIGUOUS_DATE.fullmatch(match[0]) or re.search(r"[a-z,]\s$", text[max(0, start - 2) : start])
+        yield Figure("date", start, end, dates=(_parse_month_name_date(match[0]),), sure=bool(sure))
+    elif match["unread"] or (match["words"] and "half" in match[0].lower()):
+        yield Figure("name", start, end, name=join_segments(match[0]))
+    elif match["words"]:
+        words = re.findall(r"[a-z]+", match[0].lower())
+        counts = all(word in _CARDINALS for word in words)
+        figure = _read_number(text, start, end, Decimal(_value_of_words(words)), counts=counts)
+        yield figure._replace(sure=words[0] not in _AMBIGUOUS_WORDS or len(words) > 1 or figure.end > end)
+    elif match["word"] and any(map(str.isdecimal, match[0])):
+        yield from _figures_of_word(text, start, match[0])
+
+
+def _figures_of_word(text: str, start: int, word: str) -> Iterator[Figure]:
+    """Yield the figures of a word with digits: a date, a time stamp, a number with or without a unit, or a name."""
+    end = start + len(word)
+    day, _, time = word.partition("T")
+    if (dates := parse_numeric_date(day)) and _TIME.fullmatch(time):
+        yield Figure("date", start, start + len(day), dates=dates)
+        # `2010-12` may be a range of years, too.
+        if dates[0][2] is None:
+            yield from (each._replace(sure=False) for each in _figures_of_digits(text, start, day))
+        for each in _figures_of_digits(text, start + len(day) + 1, time.removesuffix("Z")):
+            yield each._replace(sure=each.value != 0)
+    elif _SCIENTIFIC.fullmatch(word):
+        value = Decimal(word.replace(",", "."))
+        yield Figure("number", start, end, _apply_minus(text, start, value), name=join_segments(word))
+    elif (quantity := _QUANTITY.fullmatch(word)) and (bare := parse_digits(quantity["number"])) is not None:
+        last = start + quantity.end("number")
+        figure = _read_number(text, start, last, bare)
+        yield figure if figure.end > last else figure._replace(end=end, name=join_segments(word))
+    elif any(map(str.isalpha, word)):
+        yield Figure("name", start, end, name=join_segments(word))
+    else:
+        yield from _figures_of_digits(text, start, word)
+
+
+def _figures_of_digits(text: str, start: int, word: str) -> Iterator[Figure]:
+    """Yield the numbers of a word without letters, such as those of a range, a ratio or a time."""
+    for part in re.finditer(r"[^-_/:+]+", word):
+        first, last = start + part.start(), start + part.end()
+        if (value := parse_digits(part[0])) is None:
+            yield Figure("name", first, last, name=join_segments(part[0]))
+        else:
+            yield _read_number(text, first, last, value, counts=part[0].isdecimal())
+
+
+def parse_digits(text: str) -> Decimal | None:
+    """Return the value of digits with separators, or None if they are no number.
+
+    Example:
+        >>> str(parse_digits("1,000.5")), parse_digits("1.2.3")
+        ('1000.5', None)
+    """
+    if len(text) > _MAX_DIGITS or not (match := _NUMBER.fullmatch(text)):
+        return None
+    return Decimal(re.sub(r"\D", "", match["whole"]) + "." + (match["fraction"] or ""))
+
+
+def _read_number(text: str, start: int, end: int, value: Decimal, *, counts: bool = False) -> Figure:
+    """Return the figure of a number, including the percent sign or scale words after it (`hundred thousand`).
+
+    Args:
+        text: The text.
+        start: Offset where the number starts.
+        end: Offset where its digits or words end.
+        value: Its value without sign and scales.
+        counts: Whether it may be a count of answers, if no scale or percent sign follows.
+    """
+    last, percent = end, False
+    # At most three suffixes follow a number: two scales and a percent sign.
+    for _ in range(3):
+        if percent or not (after := _SUFFIX.match(text, last)):
+            break
+        if name := after["scale"]:
+            value = EXACT.multiply(value, _SCALES.get(name) or _SCALES.get(name.lower()) or _SCALES[name.lower()[:-1]])
+        else:
+            percent = True
+            value = EXACT.scaleb(value, -1 if after["percent"] == "‰" else 0)
+        last = after.end()
+    return Figure("number", start, last, _apply_minus(text, start, value), percent, counts=counts and last == end)
+
+
+def _apply_minus(text: str, start: int, value: Decimal) -> Decimal:
+    """Return the value negated if a minus sign, `minus` or `negative` precedes it."""
+    return value.copy_negate() if value and _MINUS_BEFORE.search(text[max(0, start - 20) : start]) else value
+
+
+def join_segments(word: str) -> str:
+    r"""Return the segments of a name, each between separators, so that a substring search matches whole segments.
+
+    Example:
+        >>> join_segments("GPL-2.0")
+        '\x1fgpl\x1f2.0\x1f'
+    """
+    parts = re.split(r"[-_/:+\s]+|(?<!\d)\.|\.(?!\d)", word.casefold())
+    return "\x1f" + "\x1f".join(filter(None, parts)) + "\x1f"
