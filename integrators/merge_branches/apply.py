@@ -1,6 +1,6 @@
 """Application of changes onto their common base, one after another, each onto the merge of those before it.
 
-Also the patch of the merged tree, the excerpts of conflicts, and the table of files that several changes touch.
+Also the patch of the merged tree, and the table of files that several changes touch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from prefect_dispatch.integrators.merge_branches.three_way import (
     display_path,
     list_differences,
     merge_trees,
-    read_blob,
     replace_entries,
 )
 from prefect_dispatch.models.ledger import Document, Ref, Table
@@ -104,16 +103,16 @@ def order_changes(git: Git, outcomes: Iterable[Outcome]) -> OrderedChanges:
         elif (original := first.setdefault(change.tree, ref)) != ref:
             equal[ref] = original
         else:
-            commit = create_commit(git, change, commit_title(str(ref)))
+            commit = create_commit(git, change, single_line(str(ref)))
             branches.append(Branch(ref, change, commit, list_differences(git, change.base, commit)))
     return OrderedChanges(tuple(branches), equal, tuple(sorted(idle, key=lambda each: each.order)))
 
 
-def commit_title(text: str) -> str:
-    r"""Return a text as the title of a commit: one line, with secrets redacted.
+def single_line(text: str) -> str:
+    r"""Return a text as one line, with secrets redacted and control characters removed, for a commit message.
 
     Example:
-        >>> commit_title("one\ntwo")
+        >>> single_line("one\ntwo")
         'one two'
     """
     return redact(" ".join(strip_control_chars(text).split()))
@@ -174,15 +173,8 @@ class AppliedChange(NamedTuple):
     """The explanation, for the ledger."""
 
 
-class Resolution(NamedTuple):
-    """Result of having an agent combine two changes."""
-
-    files: dict[str, Entry | None] | None
-    """The file for each path; None if there is no usable answer."""
-    problem: str = ""
-    """The reason why there is none."""
-
-
+Resolution = dict[str, "Entry | None"] | str
+"""Result of having an agent combine two changes: the file for each path, or the reason why there is none."""
 Resolver = Callable[[MergeState, Branch, MergedTree], Resolution]
 """Function that combines two changes of the same lines: it returns the file for each conflict with markers."""
 ChangeApplier = Callable[[MergeState, Branch], AppliedChange]
@@ -215,9 +207,9 @@ def apply_change(
     # 3. `agent` replaces the files that have conflict markers.
     tree = merge.tree
     if rule == "agent" and any(conflict.marked for conflict in merge.conflicts):
-        files, why = resolve(state, branch, merge)
-        if files is None:
-            return _skip_change(state, branch, tuple(_resolve_by_rule(merge.conflicts, state, "skip")), f" ({why})")
+        files = resolve(state, branch, merge)
+        if isinstance(files, str):
+            return _skip_change(state, branch, tuple(_resolve_by_rule(merge.conflicts, state, "skip")), f" ({files})")
         tree = replace_entries(repo.git, tree, files)
         resolved = tuple(
             each._replace(rule="agent", result=files[each.conflict.path]) if each.conflict.marked else each
@@ -231,7 +223,7 @@ def _commit_merge(
 ) -> AppliedChange:
     """Return the result of a merged change: a merge commit, or that the change adds nothing."""
     if tree != state.tree:
-        commit = repo.commit(tree, (state.commit, branch.commit), commit_title(f"Merge {branch.ref}"))
+        commit = repo.commit(tree, (state.commit, branch.commit), single_line(f"Merge {branch.ref}"))
         after = MergeState(commit, tree, (*state.branches, branch))
         return AppliedChange(branch, "merged", after, resolved, None, _merge_reason(resolved))
     if resolved:
@@ -309,40 +301,6 @@ def merged_patch(repo: RepositoryBase, tree: str) -> Document:
     return Document(name=PATCH_NAME, title="What was merged, as a patch", text=text)
 
 
-MAX_EXCERPT_CHARS = 600
-"""Maximum length of an excerpt in characters."""
-
-
-_HUNK = re.compile(
-    rb"^<<<<<<< ours\r?\n(?P<ours>.*?)^\|{7} base\r?\n(?P<base>.*?)^=======\r?\n(?P<theirs>.*?)^>>>>>>> theirs\r?$",
-    re.MULTILINE | re.DOTALL,
-)
-
-
-def excerpts(git: Git, conflict: Conflict) -> tuple[str, str, str]:
-    """Return the conflicting parts of base, ours and theirs as text."""
-    if conflict.marked:
-        hunks = [*_HUNK.finditer(read_blob(git, conflict.marked))]
-        base, ours, theirs = (
-            _truncate(b"\n".join(each[side] for each in hunks)) for side in ("base", "ours", "theirs")
-        )
-        return base, ours, theirs
-    return _entry_excerpt(git, conflict.base), _entry_excerpt(git, conflict.ours), _entry_excerpt(git, conflict.theirs)
-
-
-def _entry_excerpt(git: Git, entry: Entry | None) -> str:
-    """Return the beginning of a file as an excerpt."""
-    return _truncate(read_blob(git, entry))
-
-
-def _truncate(data: bytes) -> str:
-    """Return data as text without secrets, truncated; of binary data only the size."""
-    if b"\0" in data:
-        return f"({len(data):,} bytes, no text)"
-    text = redact(data[: 4 * MAX_EXCERPT_CHARS].decode("utf-8", "replace"))
-    return text if len(text) <= MAX_EXCERPT_CHARS else f"{text[: MAX_EXCERPT_CHARS - 1]}…"
-
-
 OverlapKind = Literal["same content", "same lines", "near lines", "same file", "whole file", "file and folder"]
 """How close two changes come in a file."""
 
@@ -376,8 +334,8 @@ def overlaps_table(repo: RepositoryBase, branches: Sequence[Branch]) -> Table:
 def _overlapping_pairs(
     repo: RepositoryBase, branches: Sequence[Branch]
 ) -> Iterator[tuple[str, Branch, Branch, OverlapKind]]:
-    # 1. Index the changes by the files that they touch, and by the folders of the files that they leave.
     """Yield the pairs of changes that touch one path, and how close they come there."""
+    # 1. Index the changes by the files that they touch, and by the folders of the files that they leave.
     touching: dict[str, list[Branch]] = defaultdict(list)
     folders: dict[str, list[Branch]] = defaultdict(list)
     for branch in branches:
