@@ -74,56 +74,10 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.integrators.merge_branches.apply import Branch, MergeState, Resolution, Resolver
+    from prefect_dispatch.integrators.merge_branches.apply import Branch, MergeState, Resolution
     from prefect_dispatch.integrators.merge_branches.three_way import MergedTree
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.outcome import Outcome
-
-
-def merge_changes(
-    repo: RepositoryBase,
-    outcomes: Sequence[Outcome],
-    briefs: Sequence[Brief],
-    rule: ConflictRule,
-    acceptance: AcceptanceRunner,
-    resolve: Resolver,
-    *,
-    each: bool,
-    rules: str,
-) -> Merge:
-    """Return the merge of the changes of the outcomes.
-
-    Args:
-        repo: The repository and the base.
-        outcomes: All outcomes, in any order.
-        briefs: The briefs of the job, for the commit messages.
-        rule: The rule that resolves conflicts.
-        acceptance: Runs the acceptance command.
-        resolve: Combines changes where the rule is `agent`.
-        each: Whether the acceptance command is run after each change; else at the end.
-        rules: The rules in words.
-    """
-    ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
-    # 1. Order the changes, apply them one by one with acceptance runs, and write the commits to publish.
-    changes = order_changes(repo.git, ordered)
-    apply_one = partial(apply_change, repo, rule=rule, resolve=resolve)
-    steps = (check_each_change if each else check_at_end)(repo, changes.branches, apply_one, acceptance)
-    history = write_history(repo, changes.branches, steps, CommitMessages(ordered, briefs))
-    result = MergeResult(repo, ordered, changes, steps, [*acceptance.verdicts.values()], history)
-    # 2. Report the result.
-    value, overlaps = merged_value(result), overlaps_table(repo, changes.branches)
-    tables = (branches_table(result), overlaps, conflicts_table(result), acceptance_table(result))
-    return Merge(
-        value=value,
-        ledger=tuple(ledger_rows(result)),
-        fields=tuple(field_rows(result, value)),
-        rules=rules,
-        flags=tuple(flags(result)),
-        tables=tables,
-        documents=(merged_patch(repo, result.final_state.tree), review_document(result, tables, rules)),
-        failed=failure_message(result),
-        shortfalls=tuple(shortfalls(result)),
-    )
 
 
 _ORDER = (
@@ -140,24 +94,13 @@ _CONFLICTS = {
     "concerned, and must leave no marker. If it can't, the later change is left out whole. Of any other file the one "
     "counts that comes first.",
 }
-_CHECK_EACH = (
-    "The acceptance command is run on the base, and after each change: one after which what passed fails is left out."
-)
-_CHECK_AT_END = (
-    "The acceptance command is run on what is merged. If it fails, and passes on the base, the first change after "
-    "which it fails is looked for by halves and left out, and so on; if it fails on the base, too, none is left out."
-)
-
-
-def describe_rules(rule: ConflictRule, accept: Command | None, check: str) -> str:
-    """Return the rules in words.
-
-    Example:
-        >>> describe_rules("skip", None, "end")[-59:]
-        'A change that contradicts an earlier one is left out whole.'
-    """
-    acceptance = "" if accept is None else _CHECK_EACH if check == "each" else _CHECK_AT_END
-    return " ".join(filter(None, (_ORDER, _CONFLICTS[rule], acceptance)))
+_CHECKS = {
+    "each": "The acceptance command is run on the base, and after each change: one after which what passed fails is "
+    "left out.",
+    "end": "The acceptance command is run on what is merged. If it fails, and passes on the base, the first change "
+    "after which it fails is looked for by halves and left out, and so on; if it fails on the base, too, none is left "
+    "out.",
+}
 
 
 def refused_outcomes(merge: Merge) -> list[Ref]:
@@ -165,58 +108,6 @@ def refused_outcomes(merge: Merge) -> list[Ref]:
     red = {str(row.get("after")) for row in _table_rows(merge, ACCEPTANCE) if row.get("said") == "red"}
     excluded = [Ref.of(row) for row in merge.ledger if row.disposition == "overridden" and row.by is None]
     return [ref for ref in excluded if str(ref) in red]
-
-
-def merge_violations(
-    git: Git, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief], rule: ConflictRule
-) -> Iterator[Violation]:
-    """Yield where a merge differs from the one that the changes in its ledger result in.
-
-    Args:
-        git: The repository.
-        merge: The merge, which may have been tampered with.
-        outcomes: The outcomes.
-        briefs: The briefs of the job.
-        rule: The rule that resolves conflicts.
-    """
-    value = cast("dict[str, Any]", merge.value)
-    base = common_base(outcomes)
-    repo, changes = RepositoryBase.of(git, base), order_changes(git, outcomes)
-    merged = {Ref.of(row) for row in merge.ledger if row.disposition == "merged"}
-    branches = [each for each in changes.branches if each.ref in merged]
-    # 1. Repeat the merge of these changes, with an agent's answers as the table of conflicts has them.
-    names = {str(each.ref) for each in branches}
-    conflicts = [row for row in _table_rows(merge, CONFLICTS) if row["change"] in names]
-    answers = {(row["change"], row["path"]): row["result"] for row in conflicts}
-
-    def resolve(_: MergeState, branch: Branch, tree: MergedTree) -> Resolution:
-        texts = {each.path: answers.get((str(branch.ref), each.path)) for each in tree.conflicts if each.marked}
-        return {path: Entry(*text.split(" ")) if text else None for path, text in texts.items()}
-
-    state, steps = initial_state(repo), list[AppliedChange]()
-    for branch in branches:
-        steps.append(apply_change(repo, state, branch, "agent" if rule == "agent" else "priority", resolve))
-        state = steps[-1].state
-    # 2. Rebuild the commits, and compare commit, tree, conflicts, patch and files with those that the merge claims.
-    describe = CommitMessages(outcomes, briefs)
-    commit, claimed_commit = write_history(repo, branches, steps, describe).commit, str(value.get("commit"))
-    # Commits of earlier versions have no goals in their messages, and without the briefs, messages can't be rebuilt.
-    is_rebuilt = all(describe.has_goal(each.ref) for each in branches)
-    if claimed_commit == state.commit or (not is_rebuilt and _tree_id(git, claimed_commit) == state.tree):
-        commit = claimed_commit
-    for name, expected in (("base", base), ("commit", commit), ("tree", state.tree)):
-        if value.get(name) != expected:
-            yield _imprecision(f"/{name}", f"the changes that the ledger lists as merged result in {expected}.")
-    if conflicts != [*conflict_rows(git, steps)]:
-        yield _imprecision("/", f"its table {CONFLICTS!r} isn't what these changes contradict each other on.")
-    if [each.text for each in merge.documents if each.name == PATCH_NAME] != [merged_patch(repo, state.tree).text]:
-        yield _imprecision("/", f"its document {PATCH_NAME!r} isn't what was merged.")
-    differences = list_differences(git, base, state.tree).items()
-    actual = [file_entry(path, each.after) for path, each in differences]
-    claimed = [{name: each[name] for name in ("path", "mode", "blob")} for each in value["files"]]
-    differing = [each for each in (*actual, *claimed) if each not in actual or each not in claimed]
-    for path in sorted({str(each["path"]) for each in differing}):
-        yield _imprecision("/files", f"{path!r} isn't what was merged.")
 
 
 def _tree_id(git: Git, commit: str) -> str:
@@ -362,23 +253,75 @@ class MergeBranches(BaseIntegrator, Strict):
             DispatchError: If the outcomes have no change, or changes of different bases.
         """
         repo = RepositoryBase.of(self._git, common_base(outcomes))
+        ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+        # 1. Order the changes, apply them one by one with acceptance runs, and write the commits to publish.
+        changes = order_changes(repo.git, ordered)
         acceptance = AcceptanceRunner(repo, self.accept, self._acceptance_executor, ask)
         agent = self.agent or ask.executor
-        agent_at = partial(executor_at_commit, agent, self._git.repo) if edits_files(agent) else None
-        return merge_changes(
-            repo,
-            outcomes,
-            briefs,
-            self.on_conflict,
-            acceptance,
-            ConflictAgent(repo, briefs, agent_at, ask),
-            each=self.check == "each",
-            rules=describe_rules(self.on_conflict, self.accept, self.check),
+        agent_at = partial(executor_at_commit, agent, repo.git.repo) if edits_files(agent) else None
+        resolve = ConflictAgent(repo, briefs, agent_at, ask)
+        apply_one = partial(apply_change, repo, rule=self.on_conflict, resolve=resolve)
+        apply_all = check_each_change if self.check == "each" else check_at_end
+        steps = apply_all(repo, changes.branches, apply_one, acceptance)
+        history = write_history(repo, changes.branches, steps, CommitMessages(ordered, briefs))
+        result = MergeResult(repo, ordered, changes, steps, [*acceptance.verdicts.values()], history)
+        # 2. Report the result.
+        value, overlaps = merged_value(result), overlaps_table(repo, changes.branches)
+        tables = (branches_table(result), overlaps, conflicts_table(result), acceptance_table(result))
+        check = _CHECKS[self.check] if self.accept else ""
+        rules = " ".join(filter(None, (_ORDER, _CONFLICTS[self.on_conflict], check)))
+        return Merge(
+            value=value,
+            ledger=tuple(ledger_rows(result)),
+            fields=tuple(field_rows(result, value)),
+            rules=rules,
+            flags=tuple(flags(result)),
+            tables=tables,
+            documents=(merged_patch(repo, result.final_state.tree), review_document(result, tables, rules)),
+            failed=failure_message(result),
+            shortfalls=tuple(shortfalls(result)),
         )
 
     def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
         """Yield where a merge differs from the one that the changes in its ledger result in."""
-        return merge_violations(self._git, merge, outcomes, briefs, self.on_conflict)
+        value = cast("dict[str, Any]", merge.value)
+        base = common_base(outcomes)
+        repo, changes = RepositoryBase.of(self._git, base), order_changes(self._git, outcomes)
+        merged = {Ref.of(row) for row in merge.ledger if row.disposition == "merged"}
+        branches = [each for each in changes.branches if each.ref in merged]
+        # 1. Repeat the merge of these changes, with an agent's answers as the table of conflicts has them.
+        names = {str(each.ref) for each in branches}
+        conflicts = [row for row in _table_rows(merge, CONFLICTS) if row["change"] in names]
+        answers = {(row["change"], row["path"]): row["result"] for row in conflicts}
+
+        def resolve(_: MergeState, branch: Branch, tree: MergedTree) -> Resolution:
+            texts = {each.path: answers.get((str(branch.ref), each.path)) for each in tree.conflicts if each.marked}
+            return {path: Entry(*text.split(" ")) if text else None for path, text in texts.items()}
+
+        state, steps = initial_state(repo), list[AppliedChange]()
+        rule: ConflictRule = "agent" if self.on_conflict == "agent" else "priority"
+        for branch in branches:
+            steps.append(apply_change(repo, state, branch, rule, resolve))
+            state = steps[-1].state
+        # 2. Rebuild the commits, and compare commit, tree, conflicts, patch and files with those that the merge claims.
+        describe = CommitMessages(outcomes, briefs)
+        commit, claimed_commit = write_history(repo, branches, steps, describe).commit, str(value.get("commit"))
+        # Commits of earlier versions have no goals in their messages; without the briefs, messages can't be rebuilt.
+        is_rebuilt = all(describe.has_goal(each.ref) for each in branches)
+        if claimed_commit == state.commit or (not is_rebuilt and _tree_id(repo.git, claimed_commit) == state.tree):
+            commit = claimed_commit
+        for name, expected in (("base", base), ("commit", commit), ("tree", state.tree)):
+            if value.get(name) != expected:
+                yield _imprecision(f"/{name}", f"the changes that the ledger lists as merged result in {expected}.")
+        if conflicts != [*conflict_rows(repo.git, steps)]:
+            yield _imprecision("/", f"its table {CONFLICTS!r} isn't what these changes contradict each other on.")
+        if [each.text for each in merge.documents if each.name == PATCH_NAME] != [merged_patch(repo, state.tree).text]:
+            yield _imprecision("/", f"its document {PATCH_NAME!r} isn't what was merged.")
+        differences = list_differences(repo.git, base, state.tree).items()
+        actual = {tuple(map(str, file_entry(path, each.after).values())) for path, each in differences}
+        claimed = {(str(each["path"]), str(each["mode"]), str(each["blob"])) for each in value["files"]}
+        for path in sorted({path for path, *_ in actual ^ claimed}):
+            yield _imprecision("/files", f"{path!r} isn't what was merged.")
 
     def excluded_outcomes(self, merge: Merge) -> list[Ref]:
         """Return the outcomes that are left out because the acceptance command fails with them."""
