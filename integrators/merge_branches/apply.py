@@ -20,6 +20,7 @@ from prefect_dispatch.integrators.merge_branches.three_way import (
     display_path,
     list_differences,
     merge_trees,
+    parent_folders,
     replace_entries,
 )
 from prefect_dispatch.models.ledger import Document, Ref, Table
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.merge_branches.three_way import Conflict, Differences, Entry
+    from prefect_dispatch.integrators.merge_branches.three_way import Conflict, Difference, Differences, Entry
     from prefect_dispatch.models.outcome import Change, Outcome
     from prefect_dispatch.workspaces.git import Git
 
@@ -276,8 +277,6 @@ def _paths_overlap(one: str, other: str) -> bool:
 
 PATCH_NAME = "merged.patch"
 """File name of the patch."""
-
-
 _DIFF = (
     *("diff-tree", "-r", "-p", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv"),
     *("--no-color", "--src-prefix=a/", "--dst-prefix=b/", "--diff-algorithm=histogram", "--no-indent-heuristic"),
@@ -303,15 +302,9 @@ def merged_patch(repo: RepositoryBase, tree: str) -> Document:
 
 OverlapKind = Literal["same content", "same lines", "near lines", "same file", "whole file", "file and folder"]
 """How close two changes come in a file."""
-
-
 NEAR_LINES = 3
 """Lines: changes at most this far apart belong together for a reader, like the context lines of a patch."""
-
-
 _HUNK_RANGE = re.compile(rb"^@@ -(\d+)(?:,(\d+))? \+", re.MULTILINE)
-
-
 _NOTE = (
     "Every pair of changes that touch one file, as they were before anything was merged. `same content`: both leave "
     "the same there. `same lines`: their lines meet, and may be a conflict. `near lines`: they are within "
@@ -322,11 +315,10 @@ _NOTE = (
 
 def overlaps_table(repo: RepositoryBase, branches: Sequence[Branch]) -> Table:
     """Return the table of files that several changes touch."""
+    pairs = sorted(_overlapping_pairs(repo, branches), key=lambda each: (each[0], each[1].ref.order, each[2].ref.order))
     rows: list[dict[str, JsonValue]] = [
         {"path": display_path(path), "one": str(one.ref), "other": str(other.ref), "how": how}
-        for path, one, other, how in sorted(
-            _overlapping_pairs(repo, branches), key=lambda each: (each[0], each[1].ref.order, each[2].ref.order)
-        )
+        for path, one, other, how in pairs
     ]
     return Table(name="overlaps", title="What several changes touch", rows=tuple(rows), note=_NOTE)
 
@@ -339,36 +331,33 @@ def _overlapping_pairs(
     touching: dict[str, list[Branch]] = defaultdict(list)
     folders: dict[str, list[Branch]] = defaultdict(list)
     for branch in branches:
-        for path, each in branch.files.items():
+        for path in branch.files:
             touching[path].append(branch)
-            parts = path.split("/")
-            for at in range(1, len(parts)) if each.after else ():
-                folders["/".join(parts[:at])].append(branch)
+        for folder in {*parent_folders(path for path, each in branch.files.items() if each.after)}:
+            folders[folder].append(branch)
     # 2. Compare the changes of each path in pairs.
     for path, group in touching.items():
-        lines = {branch.commit: _replaced_ranges(repo, branch, path) for branch in group} if len(group) > 1 else {}
-        for one, other in combinations(group, 2):
-            yield path, one, other, _overlap_kind(one, other, path, lines)
+        ranges = [_replaced_ranges(repo, each.files[path]) if len(group) > 1 else None for each in group]
+        for (one, left), (other, right) in combinations(zip(group, ranges, strict=True), 2):
+            is_same = one.files[path].after == other.files[path].after
+            yield path, one, other, "same content" if is_same else _overlap_kind(left, right)
         for branch in group:
-            if branch.files[path].after:
-                for other in {each.commit: each for each in folders[path] if each is not branch}.values():
+            for other in folders[path] if branch.files[path].after else ():
+                if other is not branch:
                     yield path, branch, other, "file and folder"
 
 
-def _overlap_kind(one: Branch, other: Branch, path: str, lines: dict[str, list[tuple[int, int]] | None]) -> OverlapKind:
-    """Return how close two changes come in a file that both touch."""
-    if one.files[path].after == other.files[path].after:
-        return "same content"
-    left, right = lines[one.commit], lines[other.commit]
+def _overlap_kind(left: list[tuple[int, int]] | None, right: list[tuple[int, int]] | None) -> OverlapKind:
+    """Return how close two changes come in a file, from the ranges of base lines that they replace."""
     if left is None or right is None:
         return "whole file"
     distance = min((max(a, c) - min(b, d) for a, b in left for c, d in right), default=NEAR_LINES + 1)
     return "same lines" if distance <= 0 else "near lines" if distance <= NEAR_LINES else "same file"
 
 
-def _replaced_ranges(repo: RepositoryBase, branch: Branch, path: str) -> list[tuple[int, int]] | None:
+def _replaced_ranges(repo: RepositoryBase, change: Difference) -> list[tuple[int, int]] | None:
     """Return the ranges of base lines that a change replaces, as (start, end); None if the file has no lines."""
-    before, after = branch.files[path]
+    before, after = change
     if not before or not after or not {before.mode, after.mode} <= {*REGULAR}:
         return None
     diff = repo.git.output_bytes("diff", "--no-ext-diff", "--no-textconv", "-U0", before.blob, after.blob)
