@@ -294,11 +294,6 @@ NO_RESULT = "no result"
 _COLUMNS = ("test", "suite", "same")
 
 
-def tables(matrix: Matrix) -> tuple[Table, ...]:
-    """Return the tables of a matrix."""
-    return (_tests_table(matrix), _environments_table(matrix), _differences_table(matrix), _slowest_table(matrix))
-
-
 def failure_message(matrix: Matrix) -> str:
     """Return a sentence on the required environments that have not passed, with their tests; empty if all passed.
 
@@ -601,7 +596,12 @@ class TestMatrix(BaseIntegrator, Strict):
             fields=fields,
             rules=self._rules(),
             flags=flags,
-            tables=tables(matrix),
+            tables=(
+                _tests_table(matrix),
+                _environments_table(matrix),
+                _differences_table(matrix),
+                _slowest_table(matrix),
+            ),
             documents=(
                 Document(name="junit.xml", title="All environments as one JUnit report", text=render_junit(matrix)),
             ),
