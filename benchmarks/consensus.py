@@ -20,7 +20,7 @@ from urllib.request import urlopen
 
 import yaml
 
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.consensus.consensus import Consensus
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.models.outcome import Outcome

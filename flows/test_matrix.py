@@ -21,7 +21,7 @@ from prefect_dispatch.flows.forms import (
     form_flow,
 )
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
-from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix
+from prefect_dispatch.integrators.matrix_integrator import TestMatrix
 from prefect_dispatch.models.base import NON_EMPTY, Strict, did_you_mean
 from prefect_dispatch.models.brief import Brief, Command, Name, Text
 from prefect_dispatch.models.item import Item

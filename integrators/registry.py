@@ -10,11 +10,11 @@ from pydantic.json_schema import SkipJsonSchema
 
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.consensus.consensus import Consensus
+from prefect_dispatch.integrators.matrix_integrator import TestMatrix
 from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.integrators.run_merge import integrator_problem
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
-from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix
 from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.base import Tabs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix
+from prefect_dispatch.integrators.matrix_integrator import TestMatrix
 from prefect_dispatch.models.ledger import Gap
 from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.models.report import Report

@@ -223,6 +223,13 @@ def test_a_report_with_too_many_cases(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.problems == ("r can't be read: it has more than 5 cases.",)
 
 
+def test_a_report_with_too_many_elements(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Elements that say nothing take memory, too, and are not read without end."""
+    monkeypatch.setattr(junit, "MOST_ELEMENTS", 5)
+    run = read_report({"r": b"<testsuite><testcase/>" + b"<x/>" * 4}, 0)
+    assert (run.problems, len(run.cases)) == (("r can't be read: it has more than 5 elements.",), 2)
+
+
 def test_tests_that_only_differ_in_case() -> None:
     """Capitals count, and so does whatever else a runner makes of parameters: no two tests become one."""
     names = ["test_a[X]", "test_a[x]", "test_a[\u00e9]", "test_a[e\u0301]", "test_a[/]", "test_a[]", "test_a[ ]"]

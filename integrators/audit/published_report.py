@@ -17,8 +17,7 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit.laws import audit, is_traced
 from prefect_dispatch.integrators.base import BaseIntegrator, DecisionIntegrator, Integrator
-from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
-from prefect_dispatch.integrators.merge_branches.verify import refused_outcomes
+from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches, refused_outcomes
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.integrators.registry import AnyIntegrator
 from prefect_dispatch.integrators.run_merge import run_integrator

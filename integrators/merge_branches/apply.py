@@ -1,6 +1,6 @@
 """Application of changes onto their common base, one after another, each onto the merge of those before it.
 
-Also the patch of the merged tree, the excerpts of conflicts, and the table of files that several changes touch.
+Also the patch of the merged tree, and the table of files that several changes touch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from prefect_dispatch.integrators.merge_branches.three_way import (
     display_path,
     list_differences,
     merge_trees,
-    read_blob,
+    parent_folders,
     replace_entries,
 )
 from prefect_dispatch.models.ledger import Document, Ref, Table
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.merge_branches.three_way import Conflict, Differences, Entry
+    from prefect_dispatch.integrators.merge_branches.three_way import Conflict, Difference, Differences, Entry
     from prefect_dispatch.models.outcome import Change, Outcome
     from prefect_dispatch.workspaces.git import Git
 
@@ -104,16 +104,16 @@ def order_changes(git: Git, outcomes: Iterable[Outcome]) -> OrderedChanges:
         elif (original := first.setdefault(change.tree, ref)) != ref:
             equal[ref] = original
         else:
-            commit = create_commit(git, change, commit_title(str(ref)))
+            commit = create_commit(git, change, single_line(str(ref)))
             branches.append(Branch(ref, change, commit, list_differences(git, change.base, commit)))
     return OrderedChanges(tuple(branches), equal, tuple(sorted(idle, key=lambda each: each.order)))
 
 
-def commit_title(text: str) -> str:
-    r"""Return a text as the title of a commit: one line, with secrets redacted.
+def single_line(text: str) -> str:
+    r"""Return a text as one line, with secrets redacted and control characters removed, for a commit message.
 
     Example:
-        >>> commit_title("one\ntwo")
+        >>> single_line("one\ntwo")
         'one two'
     """
     return redact(" ".join(strip_control_chars(text).split()))
@@ -174,15 +174,8 @@ class AppliedChange(NamedTuple):
     """The explanation, for the ledger."""
 
 
-class Resolution(NamedTuple):
-    """Result of having an agent combine two changes."""
-
-    files: dict[str, Entry | None] | None
-    """The file for each path; None if there is no usable answer."""
-    problem: str = ""
-    """The reason why there is none."""
-
-
+Resolution = dict[str, "Entry | None"] | str
+"""Result of having an agent combine two changes: the file for each path, or the reason why there is none."""
 Resolver = Callable[[MergeState, Branch, MergedTree], Resolution]
 """Function that combines two changes of the same lines: it returns the file for each conflict with markers."""
 ChangeApplier = Callable[[MergeState, Branch], AppliedChange]
@@ -215,9 +208,9 @@ def apply_change(
     # 3. `agent` replaces the files that have conflict markers.
     tree = merge.tree
     if rule == "agent" and any(conflict.marked for conflict in merge.conflicts):
-        files, why = resolve(state, branch, merge)
-        if files is None:
-            return _skip_change(state, branch, tuple(_resolve_by_rule(merge.conflicts, state, "skip")), f" ({why})")
+        files = resolve(state, branch, merge)
+        if isinstance(files, str):
+            return _skip_change(state, branch, tuple(_resolve_by_rule(merge.conflicts, state, "skip")), f" ({files})")
         tree = replace_entries(repo.git, tree, files)
         resolved = tuple(
             each._replace(rule="agent", result=files[each.conflict.path]) if each.conflict.marked else each
@@ -231,7 +224,7 @@ def _commit_merge(
 ) -> AppliedChange:
     """Return the result of a merged change: a merge commit, or that the change adds nothing."""
     if tree != state.tree:
-        commit = repo.commit(tree, (state.commit, branch.commit), commit_title(f"Merge {branch.ref}"))
+        commit = repo.commit(tree, (state.commit, branch.commit), single_line(f"Merge {branch.ref}"))
         after = MergeState(commit, tree, (*state.branches, branch))
         return AppliedChange(branch, "merged", after, resolved, None, _merge_reason(resolved))
     if resolved:
@@ -284,8 +277,6 @@ def _paths_overlap(one: str, other: str) -> bool:
 
 PATCH_NAME = "merged.patch"
 """File name of the patch."""
-
-
 _DIFF = (
     *("diff-tree", "-r", "-p", "--binary", "--full-index", "--no-renames", "--no-ext-diff", "--no-textconv"),
     *("--no-color", "--src-prefix=a/", "--dst-prefix=b/", "--diff-algorithm=histogram", "--no-indent-heuristic"),
@@ -309,51 +300,11 @@ def merged_patch(repo: RepositoryBase, tree: str) -> Document:
     return Document(name=PATCH_NAME, title="What was merged, as a patch", text=text)
 
 
-MAX_EXCERPT_CHARS = 600
-"""Maximum length of an excerpt in characters."""
-
-
-_HUNK = re.compile(
-    rb"^<<<<<<< ours\r?\n(?P<ours>.*?)^\|{7} base\r?\n(?P<base>.*?)^=======\r?\n(?P<theirs>.*?)^>>>>>>> theirs\r?$",
-    re.MULTILINE | re.DOTALL,
-)
-
-
-def excerpts(git: Git, conflict: Conflict) -> tuple[str, str, str]:
-    """Return the conflicting parts of base, ours and theirs as text."""
-    if conflict.marked:
-        hunks = [*_HUNK.finditer(read_blob(git, conflict.marked))]
-        base, ours, theirs = (
-            _truncate(b"\n".join(each[side] for each in hunks)) for side in ("base", "ours", "theirs")
-        )
-        return base, ours, theirs
-    return _entry_excerpt(git, conflict.base), _entry_excerpt(git, conflict.ours), _entry_excerpt(git, conflict.theirs)
-
-
-def _entry_excerpt(git: Git, entry: Entry | None) -> str:
-    """Return the beginning of a file as an excerpt."""
-    return _truncate(read_blob(git, entry))
-
-
-def _truncate(data: bytes) -> str:
-    """Return data as text without secrets, truncated; of binary data only the size."""
-    if b"\0" in data:
-        return f"({len(data):,} bytes, no text)"
-    text = redact(data[: 4 * MAX_EXCERPT_CHARS].decode("utf-8", "replace"))
-    return text if len(text) <= MAX_EXCERPT_CHARS else f"{text[: MAX_EXCERPT_CHARS - 1]}…"
-
-
 OverlapKind = Literal["same content", "same lines", "near lines", "same file", "whole file", "file and folder"]
 """How close two changes come in a file."""
-
-
 NEAR_LINES = 3
 """Lines: changes at most this far apart belong together for a reader, like the context lines of a patch."""
-
-
 _HUNK_RANGE = re.compile(rb"^@@ -(\d+)(?:,(\d+))? \+", re.MULTILINE)
-
-
 _NOTE = (
     "Every pair of changes that touch one file, as they were before anything was merged. `same content`: both leave "
     "the same there. `same lines`: their lines meet, and may be a conflict. `near lines`: they are within "
@@ -364,11 +315,10 @@ _NOTE = (
 
 def overlaps_table(repo: RepositoryBase, branches: Sequence[Branch]) -> Table:
     """Return the table of files that several changes touch."""
+    pairs = sorted(_overlapping_pairs(repo, branches), key=lambda each: (each[0], each[1].ref.order, each[2].ref.order))
     rows: list[dict[str, JsonValue]] = [
         {"path": display_path(path), "one": str(one.ref), "other": str(other.ref), "how": how}
-        for path, one, other, how in sorted(
-            _overlapping_pairs(repo, branches), key=lambda each: (each[0], each[1].ref.order, each[2].ref.order)
-        )
+        for path, one, other, how in pairs
     ]
     return Table(name="overlaps", title="What several changes touch", rows=tuple(rows), note=_NOTE)
 
@@ -376,41 +326,38 @@ def overlaps_table(repo: RepositoryBase, branches: Sequence[Branch]) -> Table:
 def _overlapping_pairs(
     repo: RepositoryBase, branches: Sequence[Branch]
 ) -> Iterator[tuple[str, Branch, Branch, OverlapKind]]:
-    # 1. Index the changes by the files that they touch, and by the folders of the files that they leave.
     """Yield the pairs of changes that touch one path, and how close they come there."""
+    # 1. Index the changes by the files that they touch, and by the folders of the files that they leave.
     touching: dict[str, list[Branch]] = defaultdict(list)
     folders: dict[str, list[Branch]] = defaultdict(list)
     for branch in branches:
-        for path, each in branch.files.items():
+        for path in branch.files:
             touching[path].append(branch)
-            parts = path.split("/")
-            for at in range(1, len(parts)) if each.after else ():
-                folders["/".join(parts[:at])].append(branch)
+        for folder in {*parent_folders(path for path, each in branch.files.items() if each.after)}:
+            folders[folder].append(branch)
     # 2. Compare the changes of each path in pairs.
     for path, group in touching.items():
-        lines = {branch.commit: _replaced_ranges(repo, branch, path) for branch in group} if len(group) > 1 else {}
-        for one, other in combinations(group, 2):
-            yield path, one, other, _overlap_kind(one, other, path, lines)
+        ranges = [_replaced_ranges(repo, each.files[path]) if len(group) > 1 else None for each in group]
+        for (one, left), (other, right) in combinations(zip(group, ranges, strict=True), 2):
+            is_same = one.files[path].after == other.files[path].after
+            yield path, one, other, "same content" if is_same else _overlap_kind(left, right)
         for branch in group:
-            if branch.files[path].after:
-                for other in {each.commit: each for each in folders[path] if each is not branch}.values():
+            for other in folders[path] if branch.files[path].after else ():
+                if other is not branch:
                     yield path, branch, other, "file and folder"
 
 
-def _overlap_kind(one: Branch, other: Branch, path: str, lines: dict[str, list[tuple[int, int]] | None]) -> OverlapKind:
-    """Return how close two changes come in a file that both touch."""
-    if one.files[path].after == other.files[path].after:
-        return "same content"
-    left, right = lines[one.commit], lines[other.commit]
+def _overlap_kind(left: list[tuple[int, int]] | None, right: list[tuple[int, int]] | None) -> OverlapKind:
+    """Return how close two changes come in a file, from the ranges of base lines that they replace."""
     if left is None or right is None:
         return "whole file"
     distance = min((max(a, c) - min(b, d) for a, b in left for c, d in right), default=NEAR_LINES + 1)
     return "same lines" if distance <= 0 else "near lines" if distance <= NEAR_LINES else "same file"
 
 
-def _replaced_ranges(repo: RepositoryBase, branch: Branch, path: str) -> list[tuple[int, int]] | None:
+def _replaced_ranges(repo: RepositoryBase, change: Difference) -> list[tuple[int, int]] | None:
     """Return the ranges of base lines that a change replaces, as (start, end); None if the file has no lines."""
-    before, after = branch.files[path]
+    before, after = change
     if not before or not after or not {before.mode, after.mode} <= {*REGULAR}:
         return None
     diff = repo.git.output_bytes("diff", "--no-ext-diff", "--no-textconv", "-U0", before.blob, after.blob)

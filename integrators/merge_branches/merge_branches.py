@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, JsonValue, StringConstraints, field_serializer, model_validator
 
@@ -13,40 +13,43 @@ from prefect_dispatch.executors.base import BaseExecutor
 from prefect_dispatch.executors.registry import AnyExecutor
 from prefect_dispatch.executors.shell import Shell
 from prefect_dispatch.integrators.base import BaseIntegrator, Delivery, QueryEstimate
-from prefect_dispatch.integrators.merge_branches.acceptance import (
-    BASE_LABEL,
-    AcceptanceRunner,
-    acceptance_query,
-    check_at_end,
-    check_each_change,
-)
 from prefect_dispatch.integrators.merge_branches.apply import (
+    PATCH_NAME,
+    AppliedChange,
     ConflictRule,
     RepositoryBase,
     apply_change,
     common_base,
+    initial_state,
     merged_patch,
     order_changes,
     overlaps_table,
 )
-from prefect_dispatch.integrators.merge_branches.conflict_agent import (
+from prefect_dispatch.integrators.merge_branches.publish_branch import (
+    CommitMessages,
+    manual_steps,
+    move_branch,
+    require_branch,
+    write_history,
+)
+from prefect_dispatch.integrators.merge_branches.queries import (
+    BASE_LABEL,
+    AcceptanceRunner,
     ConflictAgent,
+    acceptance_query,
+    check_at_end,
+    check_each_change,
     edits_files,
     executor_at_commit,
     require_base,
 )
-from prefect_dispatch.integrators.merge_branches.publish_branch import (
-    CommitMessages,
-    deliver_patch,
-    move_branch,
-    reject_delivery,
-    require_branch,
-    write_history,
-)
 from prefect_dispatch.integrators.merge_branches.result import (
+    ACCEPTANCE,
+    CONFLICTS,
     MergeResult,
     acceptance_table,
     branches_table,
+    conflict_rows,
     conflicts_table,
     failure_message,
     field_rows,
@@ -57,11 +60,10 @@ from prefect_dispatch.integrators.merge_branches.result import (
     review_document,
     shortfalls,
 )
-from prefect_dispatch.integrators.merge_branches.three_way import list_differences
-from prefect_dispatch.integrators.merge_branches.verify import merge_violations, refused_outcomes
+from prefect_dispatch.integrators.merge_branches.three_way import Entry, list_differences
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Command
-from prefect_dispatch.models.ledger import Merge, Ref
+from prefect_dispatch.models.ledger import Merge, Ref, Violation
 from prefect_dispatch.workspaces.git import Git
 from prefect_dispatch.workspaces.workspace import Workspace
 
@@ -72,55 +74,10 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.integrators.merge_branches.apply import Resolver
+    from prefect_dispatch.integrators.merge_branches.apply import Branch, MergeState, Resolution
+    from prefect_dispatch.integrators.merge_branches.three_way import MergedTree
     from prefect_dispatch.models.brief import Brief
-    from prefect_dispatch.models.ledger import Violation
     from prefect_dispatch.models.outcome import Outcome
-
-
-def merge_changes(
-    repo: RepositoryBase,
-    outcomes: Sequence[Outcome],
-    briefs: Sequence[Brief],
-    rule: ConflictRule,
-    acceptance: AcceptanceRunner,
-    resolve: Resolver,
-    *,
-    each: bool,
-    rules: str,
-) -> Merge:
-    """Return the merge of the changes of the outcomes.
-
-    Args:
-        repo: The repository and the base.
-        outcomes: All outcomes, in any order.
-        briefs: The briefs of the job, for the commit messages.
-        rule: The rule that resolves conflicts.
-        acceptance: Runs the acceptance command.
-        resolve: Combines changes where the rule is `agent`.
-        each: Whether the acceptance command is run after each change; else at the end.
-        rules: The rules in words.
-    """
-    ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
-    # 1. Order the changes, apply them one by one with acceptance runs, and write the commits to publish.
-    changes = order_changes(repo.git, ordered)
-    apply_one = partial(apply_change, repo, rule=rule, resolve=resolve)
-    steps = (check_each_change if each else check_at_end)(repo, changes.branches, apply_one, acceptance)
-    history = write_history(repo, changes.branches, steps, CommitMessages(ordered, briefs))
-    result = MergeResult(repo, ordered, changes, steps, acceptance.verdicts, rule, history)
-    # 2. Report the result.
-    value, overlap_table = merged_value(result), overlaps_table(repo, changes.branches)
-    return Merge(
-        value=value,
-        ledger=tuple(ledger_rows(result)),
-        fields=tuple(field_rows(result, value)),
-        rules=rules,
-        flags=tuple(flags(result)),
-        tables=(branches_table(result), overlap_table, conflicts_table(result), acceptance_table(result)),
-        documents=(merged_patch(repo, result.final_state.tree), review_document(result, overlap_table, rules)),
-        failed=failure_message(result),
-        shortfalls=tuple(shortfalls(result)),
-    )
 
 
 _ORDER = (
@@ -128,8 +85,6 @@ _ORDER = (
     "the order of every list. Of equal changes the first one counts. Files are compared path by path, and line by line "
     "where both sides changed one; a renamed file counts as one deleted and one added."
 )
-
-
 _CONFLICTS = {
     "priority": "Where changes contradict each other, the one that comes first counts: of a file with lines for each "
     "group of lines by itself, of any other for the whole file.",
@@ -139,28 +94,34 @@ _CONFLICTS = {
     "concerned, and must leave no marker. If it can't, the later change is left out whole. Of any other file the one "
     "counts that comes first.",
 }
+_CHECKS = {
+    "each": "The acceptance command is run on the base, and after each change: one after which what passed fails is "
+    "left out.",
+    "end": "The acceptance command is run on what is merged. If it fails, and passes on the base, the first change "
+    "after which it fails is looked for by halves and left out, and so on; if it fails on the base, too, none is left "
+    "out.",
+}
 
 
-_CHECK_EACH = (
-    "The acceptance command is run on the base, and after each change: one after which what passed fails is left out."
-)
+def refused_outcomes(merge: Merge) -> list[Ref]:
+    """Return the outcomes that are left out because the acceptance command fails with them, by the merge's evidence."""
+    red = {str(row.get("after")) for row in _table_rows(merge, ACCEPTANCE) if row.get("said") == "red"}
+    excluded = [Ref.of(row) for row in merge.ledger if row.disposition == "overridden" and row.by is None]
+    return [ref for ref in excluded if str(ref) in red]
 
 
-_CHECK_AT_END = (
-    "The acceptance command is run on what is merged. If it fails, and passes on the base, the first change after "
-    "which it fails is looked for by halves and left out, and so on; if it fails on the base, too, none is left out."
-)
+def _tree_id(git: Git, commit: str) -> str:
+    """Return the id of a commit's tree, or nothing if there is no such commit."""
+    code, output = git.run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{tree}}")
+    return "" if code else output.decode().strip()
 
 
-def describe_rules(rule: ConflictRule, accept: Command | None, check: str) -> str:
-    """Return the rules in words.
+def _table_rows(merge: Merge, name: str) -> list[dict[str, Any]]:
+    return [row for table in merge.tables if table.name == name for row in table.rows]
 
-    Example:
-        >>> describe_rules("skip", None, "end")[-59:]
-        'A change that contradicts an earlier one is left out whole.'
-    """
-    acceptance = "" if accept is None else _CHECK_EACH if check == "each" else _CHECK_AT_END
-    return " ".join(filter(None, (_ORDER, _CONFLICTS[rule], acceptance)))
+
+def _imprecision(where: str, message: str) -> Violation:
+    return Violation(law="precision", where=where, message=message)
 
 
 BranchName = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
@@ -292,23 +253,75 @@ class MergeBranches(BaseIntegrator, Strict):
             DispatchError: If the outcomes have no change, or changes of different bases.
         """
         repo = RepositoryBase.of(self._git, common_base(outcomes))
+        ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+        # 1. Order the changes, apply them one by one with acceptance runs, and write the commits to publish.
+        changes = order_changes(repo.git, ordered)
         acceptance = AcceptanceRunner(repo, self.accept, self._acceptance_executor, ask)
         agent = self.agent or ask.executor
-        agent_at = partial(executor_at_commit, agent, self._git.repo) if edits_files(agent) else None
-        return merge_changes(
-            repo,
-            outcomes,
-            briefs,
-            self.on_conflict,
-            acceptance,
-            ConflictAgent(repo, briefs, agent_at, ask),
-            each=self.check == "each",
-            rules=describe_rules(self.on_conflict, self.accept, self.check),
+        agent_at = partial(executor_at_commit, agent, repo.git.repo) if edits_files(agent) else None
+        resolve = ConflictAgent(repo, briefs, agent_at, ask)
+        apply_one = partial(apply_change, repo, rule=self.on_conflict, resolve=resolve)
+        apply_all = check_each_change if self.check == "each" else check_at_end
+        steps = apply_all(repo, changes.branches, apply_one, acceptance)
+        history = write_history(repo, changes.branches, steps, CommitMessages(ordered, briefs))
+        result = MergeResult(repo, ordered, changes, steps, [*acceptance.verdicts.values()], history)
+        # 2. Report the result.
+        value, overlaps = merged_value(result), overlaps_table(repo, changes.branches)
+        tables = (branches_table(result), overlaps, conflicts_table(result), acceptance_table(result))
+        check = _CHECKS[self.check] if self.accept else ""
+        rules = " ".join(filter(None, (_ORDER, _CONFLICTS[self.on_conflict], check)))
+        return Merge(
+            value=value,
+            ledger=tuple(ledger_rows(result)),
+            fields=tuple(field_rows(result, value)),
+            rules=rules,
+            flags=tuple(flags(result)),
+            tables=tables,
+            documents=(merged_patch(repo, result.final_state.tree), review_document(result, tables, rules)),
+            failed=failure_message(result),
+            shortfalls=tuple(shortfalls(result)),
         )
 
     def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
         """Yield where a merge differs from the one that the changes in its ledger result in."""
-        return merge_violations(self._git, merge, outcomes, briefs, self.on_conflict)
+        value = cast("dict[str, Any]", merge.value)
+        base = common_base(outcomes)
+        repo, changes = RepositoryBase.of(self._git, base), order_changes(self._git, outcomes)
+        merged = {Ref.of(row) for row in merge.ledger if row.disposition == "merged"}
+        branches = [each for each in changes.branches if each.ref in merged]
+        # 1. Repeat the merge of these changes, with an agent's answers as the table of conflicts has them.
+        names = {str(each.ref) for each in branches}
+        conflicts = [row for row in _table_rows(merge, CONFLICTS) if row["change"] in names]
+        answers = {(row["change"], row["path"]): row["result"] for row in conflicts}
+
+        def resolve(_: MergeState, branch: Branch, tree: MergedTree) -> Resolution:
+            texts = {each.path: answers.get((str(branch.ref), each.path)) for each in tree.conflicts if each.marked}
+            return {path: Entry(*text.split(" ")) if text else None for path, text in texts.items()}
+
+        state, steps = initial_state(repo), list[AppliedChange]()
+        rule: ConflictRule = "agent" if self.on_conflict == "agent" else "priority"
+        for branch in branches:
+            steps.append(apply_change(repo, state, branch, rule, resolve))
+            state = steps[-1].state
+        # 2. Rebuild the commits, and compare commit, tree, conflicts, patch and files with those that the merge claims.
+        describe = CommitMessages(outcomes, briefs)
+        commit, claimed_commit = write_history(repo, branches, steps, describe).commit, str(value.get("commit"))
+        # Commits of earlier versions have no goals in their messages; without the briefs, messages can't be rebuilt.
+        is_rebuilt = all(describe.has_goal(each.ref) for each in branches)
+        if claimed_commit == state.commit or (not is_rebuilt and _tree_id(repo.git, claimed_commit) == state.tree):
+            commit = claimed_commit
+        for name, expected in (("base", base), ("commit", commit), ("tree", state.tree)):
+            if value.get(name) != expected:
+                yield _imprecision(f"/{name}", f"the changes that the ledger lists as merged result in {expected}.")
+        if conflicts != [*conflict_rows(repo.git, steps)]:
+            yield _imprecision("/", f"its table {CONFLICTS!r} isn't what these changes contradict each other on.")
+        if [each.text for each in merge.documents if each.name == PATCH_NAME] != [merged_patch(repo, state.tree).text]:
+            yield _imprecision("/", f"its document {PATCH_NAME!r} isn't what was merged.")
+        differences = list_differences(repo.git, base, state.tree).items()
+        actual = {tuple(map(str, file_entry(path, each.after).values())) for path, each in differences}
+        claimed = {(str(each["path"]), str(each["mode"]), str(each["blob"])) for each in value["files"]}
+        for path in sorted({path for path, *_ in actual ^ claimed}):
+            yield _imprecision("/files", f"{path!r} isn't what was merged.")
 
     def excluded_outcomes(self, merge: Merge) -> list[Ref]:
         """Return the outcomes that are left out because the acceptance command fails with them."""
@@ -329,9 +342,10 @@ class MergeBranches(BaseIntegrator, Strict):
             return Delivery()
         commit = str(value["commit"])
         if not self.branch:
-            return deliver_patch(commit)
+            return Delivery(done=f"What was merged is in {PATCH_NAME}: {manual_steps(commit)}")
         if self.accept and value["accepted"] is not True:
-            return reject_delivery(self.branch)
+            why = f"as what is merged isn't accepted; see {PATCH_NAME}"
+            return Delivery(shortfall=f"The branch {self.branch!r} is not moved, {why}.")
         return move_branch(self._git, self.branch, commit, force=self.force)
 
     @property

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from textwrap import indent
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.base import Delivery
-from prefect_dispatch.integrators.merge_branches.apply import PATCH_NAME
+from prefect_dispatch.integrators.merge_branches.apply import PATCH_NAME, single_line
 from prefect_dispatch.models.item import unescape_template
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.security.escaping import strip_control_chars
@@ -63,7 +64,7 @@ def move_branch(git: Git, branch: str, commit: str, *, force: bool = False) -> D
         force: Whether the user permits that the branch loses commits which `commit` lacks.
     """
     ref = _HEADS + branch
-    fallback = f"It stays as it was; {_manual_steps(commit)}"
+    fallback = f"It stays as it was; {manual_steps(commit)}"
     # 1. Never move a branch under a checkout, or the target of a symbolic ref.
     if where := _checkout_path(git, branch):
         return Delivery(shortfall=f"The branch {branch!r} is checked out in {where!r} by now. {fallback}")
@@ -89,19 +90,7 @@ def move_branch(git: Git, branch: str, commit: str, *, force: bool = False) -> D
     return Delivery(done=f"The branch {branch!r} {_describe_move(old, commit, dropped)}.")
 
 
-def deliver_patch(commit: str) -> Delivery:
-    """Return the delivery of a merge without a branch: the patch."""
-    return Delivery(done=f"What was merged is in {PATCH_NAME}: {_manual_steps(commit)}")
-
-
-def reject_delivery(branch: str) -> Delivery:
-    """Return the delivery of a merge that the acceptance command fails on."""
-    return Delivery(
-        shortfall=f"The branch {branch!r} is not moved, as what is merged isn't accepted; see {PATCH_NAME}."
-    )
-
-
-def _manual_steps(commit: str) -> str:
+def manual_steps(commit: str) -> str:
     """Return how the user can apply the merge without a branch."""
     return f"`git apply --index {PATCH_NAME}` on the base takes it over, as does `git merge {commit[:12]}`."
 
@@ -140,20 +129,12 @@ def _checkout_path(git: Git, branch: str) -> str:
 
 TRAILER_PREFIX = "Prefect-Dispatch-"
 """Prefix of the key of each trailer."""
-
-
 MAX_TITLE_CHARS = 72
 """Maximum length of the first line of a message, in characters."""
-
-
 MAX_TRAILER_CHARS = 200
 """Maximum length of the value of a trailer, in characters."""
-
-
 MAX_GOAL_CHARS, MAX_GOAL_LINES = 2_000, 40
 """Maximum length of a goal in a message, in characters and in lines."""
-
-
 _CODING_AGENT = re.compile(r"(?P<model>.+) in (?P<agent>[a-z0-9-]+(?: \d[\w.+-]*)?)")
 """Format of a coding agent in `Outcome.model`: the model, the agent and, if known, its version."""
 
@@ -192,12 +173,11 @@ class CommitMessages:
             start: Prefix of the title.
         """
         goal = self._goals.get(ref.brief, "")
-        title = ": ".join(filter(None, (start + _single_line(str(ref)), _single_line(goal.partition("\n")[0]))))
+        title = ": ".join(filter(None, (start + single_line(str(ref)), single_line(goal.partition("\n")[0]))))
         # The body has the goal if the title can't hold all of it.
-        body = _indent(goal) if len(title) > MAX_TITLE_CHARS or "\n" in goal else ""
-        return "\n\n".join(
-            filter(None, (_truncate(title, MAX_TITLE_CHARS), body, "\n".join(self._trailers(ref, goal))))
-        )
+        body = indent(goal, "    ") if len(title) > MAX_TITLE_CHARS or "\n" in goal else ""
+        parts = (_truncate(title, MAX_TITLE_CHARS), body, "\n".join(self._trailers(ref, goal)))
+        return "\n\n".join(filter(None, parts))
 
     def _trailers(self, ref: Ref, goal: str) -> Iterator[str]:
         """Yield the trailers of a message: brief, item, goal, agent and model, each if known."""
@@ -211,7 +191,7 @@ class CommitMessages:
             "Model": agent["model"] if agent else model,
         }
         for name, value in values.items():
-            if line := _truncate(_single_line(value), MAX_TRAILER_CHARS):
+            if line := _truncate(single_line(value), MAX_TRAILER_CHARS):
                 yield f"{TRAILER_PREFIX}{name}: {line}"
 
 
@@ -239,15 +219,6 @@ def _sanitize_goal(text: str) -> str:
     """Return a goal with secrets redacted and control characters removed, truncated to what fits into a message."""
     lines = [strip_control_chars(line).rstrip() for line in redact(text).splitlines()]
     return _truncate("\n".join(lines[:MAX_GOAL_LINES]).strip(), MAX_GOAL_CHARS)
-
-
-def _single_line(text: str) -> str:
-    """Return a text as one line, with secrets redacted and control characters removed."""
-    return redact(" ".join(strip_control_chars(text).split()))
-
-
-def _indent(text: str) -> str:
-    return "\n".join(f"    {line}" if line else "" for line in text.splitlines())
 
 
 def _truncate(text: str, limit: int) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_dispatch.integrators.base import gaps, unanswered
-from prefect_dispatch.integrators.merge_branches.apply import PATCH_NAME, excerpts, initial_state
-from prefect_dispatch.integrators.merge_branches.three_way import Entry, display_path, list_differences
+from prefect_dispatch.integrators.merge_branches.apply import PATCH_NAME, initial_state
+from prefect_dispatch.integrators.merge_branches.three_way import Entry, display_path, list_differences, read_blob
 from prefect_dispatch.models.ledger import Document, FieldRow, Flag, LedgerRow, Loser, Ref, Table
 from prefect_dispatch.security.escaping import (
     escape_cell,
@@ -16,6 +19,7 @@ from prefect_dispatch.security.escaping import (
     markdown_table,
     strip_control_chars,
 )
+from prefect_dispatch.security.redaction import redact
 from prefect_dispatch.serialization.json_values import pointer
 
 if TYPE_CHECKING:
@@ -23,22 +27,23 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.merge_branches.acceptance import Verdict
     from prefect_dispatch.integrators.merge_branches.apply import (
         AppliedChange,
         Branch,
-        ConflictRule,
         MergeState,
         OrderedChanges,
         RepositoryBase,
         ResolvedConflict,
     )
     from prefect_dispatch.integrators.merge_branches.publish_branch import History
-    from prefect_dispatch.integrators.merge_branches.three_way import Differences
+    from prefect_dispatch.integrators.merge_branches.queries import Verdict
+    from prefect_dispatch.integrators.merge_branches.three_way import Conflict
     from prefect_dispatch.models.outcome import Outcome
+    from prefect_dispatch.workspaces.git import Git
 
 
-class MergeResult(NamedTuple):
+@dataclass(frozen=True)
+class MergeResult:
     """Result of a merge of branches."""
 
     repo: RepositoryBase
@@ -51,8 +56,6 @@ class MergeResult(NamedTuple):
     """The result of applying each change, in merge order."""
     verdicts: Sequence[Verdict]
     """The results of the acceptance command, in the order of the runs."""
-    rule: ConflictRule
-    """The rule that resolves conflicts."""
     history: History
     """The commits to publish."""
 
@@ -68,16 +71,25 @@ class MergeResult(NamedTuple):
         return None if status == "unknown" else status == "green"
 
     @property
-    def succeeded_refs(self) -> tuple[Ref, ...]:
-        """The outcomes with an answer."""
-        return tuple(Ref.of(each) for each in self.outcomes if each.status == "succeeded")
-
-    @property
-    def conflicts(self) -> Iterator[tuple[AppliedChange, ResolvedConflict]]:
+    def conflicts(self) -> list[tuple[AppliedChange, ResolvedConflict]]:
         """Each conflict that affected the result, with the later of the changes."""
-        for step in self.steps:
-            if step.status != "refused":
-                yield from ((step, each) for each in step.conflicts)
+        return list_conflicts(self.steps)
+
+    @cached_property
+    def files(self) -> list[ChangedFile]:
+        """The files that differ from the base, sorted by path."""
+        changes = list_differences(self.repo.git, self.repo.base, self.final_state.commit)
+        files: list[ChangedFile] = []
+        for path, (_, after) in sorted(changes.items()):
+            touching = [each for each in self.final_state.branches if path in each.files]
+            exact = [each for each in touching if each.files[path].after == after]
+            files.append(ChangedFile(path, after, tuple(exact or touching), bool(exact)))
+        return files
+
+
+def list_conflicts(steps: Sequence[AppliedChange]) -> list[tuple[AppliedChange, ResolvedConflict]]:
+    """Return each conflict of changes that weren't refused, with the later of the changes."""
+    return [(step, each) for step in steps if step.status != "refused" for each in step.conflicts]
 
 
 class ChangedFile(NamedTuple):
@@ -104,18 +116,6 @@ def file_entry(path: str, entry: Entry | None) -> dict[str, JsonValue]:
     return {"path": display_path(path), "mode": mode, "blob": blob}
 
 
-def changed_files(result: MergeResult) -> list[ChangedFile]:
-    """Return the files that differ from the base, sorted by path."""
-    changes: Differences = list_differences(result.repo.git, result.repo.base, result.final_state.commit)
-    files: list[ChangedFile] = []
-    for path in sorted(changes):
-        after = changes[path].after
-        touching = [each for each in result.final_state.branches if path in each.files]
-        exact = [each for each in touching if each.files[path].after == after]
-        files.append(ChangedFile(path, after, tuple(exact or touching), bool(exact)))
-    return files
-
-
 _RULE = "merge_branches"
 
 
@@ -137,7 +137,7 @@ def merged_value(result: MergeResult) -> dict[str, JsonValue]:
         "commit": result.history.commit,
         "tree": result.final_state.tree,
         "accepted": result.accepted,
-        "files": [each.entry for each in changed_files(result)],
+        "files": [each.entry for each in result.files],
         "said": answers,
         "gaps": gaps(result.outcomes),
     }
@@ -146,11 +146,12 @@ def merged_value(result: MergeResult) -> dict[str, JsonValue]:
 def field_rows(result: MergeResult, value: Mapping[str, JsonValue]) -> Iterator[FieldRow]:
     """Yield the sources of each part of the value."""
     # The commit as a whole comes from all merged changes; without any, from all outcomes with an answer.
-    all_sources = tuple(each.ref for each in result.final_state.branches) or result.succeeded_refs
+    answered = [each for each in result.outcomes if each.status == "succeeded"]
+    all_sources = tuple(each.ref for each in result.final_state.branches) or tuple(map(Ref.of, answered))
     for name in ("base", "commit", "tree", "accepted"):
         yield FieldRow(path=pointer(name), winner=value[name], rule=f"{_RULE}:{name}", sources=all_sources)
     losers = _losers(result)
-    for at, file in enumerate(changed_files(result)):
+    for at, file in enumerate(result.files):
         yield FieldRow(
             path=pointer("files", at),
             winner=file.entry,
@@ -158,7 +159,6 @@ def field_rows(result: MergeResult, value: Mapping[str, JsonValue]) -> Iterator[
             rule=_field_rule(result, file),
             sources=tuple(each.ref for each in file.sources),
         )
-    answered = [each for each in result.outcomes if each.status == "succeeded"]
     for at, outcome in enumerate(answered):
         path = pointer("said", at, "value")
         yield FieldRow(path=path, winner=outcome.value, rule="kept", sources=(Ref.of(outcome),))
@@ -177,7 +177,7 @@ def ledger_rows(result: MergeResult) -> Iterator[LedgerRow]:
 
 def flags(result: MergeResult) -> Iterator[Flag]:
     """Yield a flag for each file in which a change was overridden, or changes were combined by an agent."""
-    places = {file.path: at for at, file in enumerate(changed_files(result))}
+    places = {file.path: at for at, file in enumerate(result.files)}
     for step, each in result.conflicts:
         at = places.get(each.conflict.path)
         refs = (*each.against, step.branch.ref)
@@ -241,15 +241,11 @@ def failure_message(result: MergeResult) -> str:
 
 
 def _ledger_row(step: AppliedChange) -> LedgerRow:
-    # Both `overridden` and `refused` have the ledger's `overridden`; only the former has a `by`.
     """Return the ledger row of a change."""
-    end = {"merged": "merged", "equal": "duplicate_of", "overridden": "overridden", "refused": "overridden"}[
-        step.status
-    ]
-    ref = step.branch.ref
-    return LedgerRow.model_validate(
-        {**ref.model_dump(), "disposition": end, "by": step.superseded_by, "reason": step.reason}
-    )
+    # Both `overridden` and `refused` have the ledger's `overridden`; only the former has a `by`.
+    end = {"equal": "duplicate_of", "refused": "overridden"}.get(step.status, step.status)
+    row = {**step.branch.ref.model_dump(), "disposition": end, "by": step.superseded_by, "reason": step.reason}
+    return LedgerRow.model_validate(row)
 
 
 def _field_rule(result: MergeResult, file: ChangedFile) -> str:
@@ -260,17 +256,15 @@ def _field_rule(result: MergeResult, file: ChangedFile) -> str:
     return f"{_RULE}:{'agent' if 'agent' in rules else 'lines'}"
 
 
-def _losers(result: MergeResult) -> dict[str, dict[str, Loser]]:
+def _losers(result: MergeResult) -> dict[str, dict[Entry | None, Loser]]:
     """Return the files that a rule removed, by path and content."""
-    losers: dict[str, dict[str, Loser]] = {}
+    losers: dict[str, dict[Entry | None, Loser]] = {}
     for step, each in result.conflicts:
         path, theirs = each.conflict.path, each.conflict.theirs
-        removed: ResolvedConflict | None = each if each.result != theirs else None
-        if removed:
+        if each.result != theirs:
             by_entry = losers.setdefault(path, {})
-            name = str(theirs)
-            before = by_entry[name].sources if name in by_entry else ()
-            by_entry[name] = Loser(value=dict(file_entry(path, theirs)), sources=(*before, step.branch.ref))
+            before = by_entry[theirs].sources if theirs in by_entry else ()
+            by_entry[theirs] = Loser(value=dict(file_entry(path, theirs)), sources=(*before, step.branch.ref))
     return losers
 
 
@@ -314,7 +308,7 @@ def branches_table(result: MergeResult) -> Table:
 
 def conflicts_table(result: MergeResult) -> Table:
     """Return the table of conflicts."""
-    rows = tuple(_conflict_row(result, step, each) for step, each in result.conflicts)
+    rows = conflict_rows(result.repo.git, result.steps)
     return Table(name=CONFLICTS, title="What changes contradict each other on", rows=rows, note=_CONFLICTS_NOTE)
 
 
@@ -326,24 +320,28 @@ def acceptance_table(result: MergeResult) -> Table:
     return Table(name=ACCEPTANCE, title="What the acceptance command said", rows=tuple(rows), note=_ACCEPTANCE_NOTE)
 
 
-def _conflict_row(result: MergeResult, step: AppliedChange, each: ResolvedConflict) -> dict[str, JsonValue]:
-    """Return the row of a conflict in the table of conflicts."""
-    conflict = each.conflict
-    base, ours, theirs = excerpts(result.repo.git, conflict)
-    return {
-        "path": display_path(conflict.path),
-        "kind": conflict.kind,
-        "change": str(step.branch.ref),
-        "against": [str(ref) for ref in each.against],
-        "rule": each.rule,
-        "base": entry_text(conflict.base),
-        "ours": entry_text(conflict.ours),
-        "theirs": entry_text(conflict.theirs),
-        "result": entry_text(each.result),
-        "base_text": base,
-        "ours_text": ours,
-        "theirs_text": theirs,
-    }
+def conflict_rows(git: Git, steps: Sequence[AppliedChange]) -> tuple[dict[str, JsonValue], ...]:
+    """Return the rows of the table of conflicts.
+
+    Args:
+        git: The repository.
+        steps: The results of applying the changes.
+    """
+    return tuple(
+        {
+            "path": display_path(each.conflict.path),
+            "kind": each.conflict.kind,
+            "change": str(step.branch.ref),
+            "against": [str(ref) for ref in each.against],
+            "rule": each.rule,
+            "base": entry_text(each.conflict.base),
+            "ours": entry_text(each.conflict.ours),
+            "theirs": entry_text(each.conflict.theirs),
+            "result": entry_text(each.result),
+            **_excerpts(git, each.conflict),
+        }
+        for step, each in list_conflicts(steps)
+    )
 
 
 def entry_text(entry: Entry | None) -> str:
@@ -351,20 +349,51 @@ def entry_text(entry: Entry | None) -> str:
     return " ".join(entry) if entry else ""
 
 
+MAX_EXCERPT_CHARS = 600
+"""Maximum length of an excerpt in characters."""
+_HUNK = re.compile(
+    rb"^<<<<<<< ours\r?\n(?P<ours>.*?)^\|{7} base\r?\n(?P<base>.*?)^=======\r?\n(?P<theirs>.*?)^>>>>>>> theirs\r?$",
+    re.MULTILINE | re.DOTALL,
+)
+
+
+def _excerpts(git: Git, conflict: Conflict) -> dict[str, JsonValue]:
+    """Return the conflicting parts of base, ours and theirs as text; of a file without lines its beginning."""
+    sides = {"base": conflict.base, "ours": conflict.ours, "theirs": conflict.theirs}
+    if not conflict.marked:
+        return {f"{side}_text": _truncate(read_blob(git, entry)) for side, entry in sides.items()}
+    hunks = [*_HUNK.finditer(read_blob(git, conflict.marked))]
+    return {f"{side}_text": _truncate(b"\n".join(each[side] for each in hunks)) for side in sides}
+
+
+def _truncate(data: bytes) -> str:
+    """Return data as text without secrets, truncated; of binary data only the size."""
+    if b"\0" in data:
+        return f"({len(data):,} bytes, no text)"
+    text = redact(data[: 4 * MAX_EXCERPT_CHARS].decode("utf-8", "replace"))
+    return text if len(text) <= MAX_EXCERPT_CHARS else f"{text[: MAX_EXCERPT_CHARS - 1]}…"
+
+
 REVIEW = "review.md"
 
 
 """File name of the review."""
-
-
 _MAX_SHOWN = 50
 
 
 """Maximum number of conflicts shown with both sides; the table has all of them."""
 
 
-def review_document(result: MergeResult, overlaps: Table, rules: str) -> Document:
-    """Return the review document; all text in it that comes from agents or files is escaped."""
+def review_document(result: MergeResult, tables: Sequence[Table], rules: str) -> Document:
+    """Return the review document; all text in it that comes from agents or files is escaped.
+
+    Args:
+        result: The result of the merge.
+        tables: The tables of changes, overlaps, conflicts and acceptance results.
+        rules: The rules in words.
+    """
+    branches, overlaps, conflicts, acceptance = (table.rows for table in tables)
+    columns = ("place", "change", "end", "by", "files", "reason")
     parts = [
         "# What was merged",
         _summary(result),
@@ -372,18 +401,7 @@ def review_document(result: MergeResult, overlaps: Table, rules: str) -> Documen
         "## Changes",
         "In the order in which they were merged; where two contradict each other, the first one counts first.",
         markdown_table(
-            ("", "change", "ended", "instead", "files", "why"),
-            [
-                (
-                    at,
-                    step.branch.ref,
-                    STATUS_LABELS[step.status],
-                    step.superseded_by or "",
-                    len(step.branch.files),
-                    step.reason,
-                )
-                for at, step in enumerate(result.steps, 1)
-            ],
+            ("", "change", "ended", "instead", "files", "why"), [[row[name] for name in columns] for row in branches]
         ),
         *_unmerged_lines(result),
         "## Files",
@@ -391,11 +409,21 @@ def review_document(result: MergeResult, overlaps: Table, rules: str) -> Documen
         if result.final_state.branches
         else "Nothing is changed.",
         "## What several changes touch",
-        _overlaps_section(overlaps),
+        markdown_table(
+            ("file", "one", "other", "how"),
+            [[escape_unprintable(str(cell)) for cell in row.values()] for row in overlaps],
+        )
+        if overlaps
+        else "No two changes touch one file.",
         "## Conflicts",
-        *_conflict_sections(result),
+        *([] if conflicts else ["No change contradicts another."]),
+        *(part for row in conflicts[:_MAX_SHOWN] for part in _conflict_section(row)),
+        *([f"… and {len(conflicts) - _MAX_SHOWN} more in the table `conflicts`."] if conflicts[_MAX_SHOWN:] else []),
         "## Acceptance",
-        *_acceptance_section(result),
+        markdown_table(("after", "said"), [(row["after"], row["said"]) for row in acceptance])
+        if acceptance
+        else "No command was run.",
+        *(_quote(f"After {row['after']}", str(row["told"])) for row in acceptance if row["told"]),
         "## Rules",
         escape_paragraph(rules),
     ]
@@ -423,7 +451,7 @@ def _unmerged_lines(result: MergeResult) -> Iterator[str]:
 
 def _file_rows(result: MergeResult) -> Iterator[tuple[str, str, str]]:
     """Yield the rows of the review's table of files."""
-    for file in changed_files(result):
+    for file in result.files:
         how = "" if file.is_verbatim else "put together"
         yield (
             escape_unprintable(display_path(file.path)),
@@ -432,46 +460,15 @@ def _file_rows(result: MergeResult) -> Iterator[tuple[str, str, str]]:
         )
 
 
-def _overlaps_section(overlaps: Table) -> str:
-    if not overlaps.rows:
-        return "No two changes touch one file."
-    return markdown_table(
-        ("file", "one", "other", "how"),
-        [[escape_unprintable(str(each)) for each in row.values()] for row in overlaps.rows],
-    )
-
-
-def _conflict_sections(result: MergeResult) -> Iterator[str]:
-    conflicts = [*result.conflicts]
-    if not conflicts:
-        yield "No change contradicts another."
-    for step, each in conflicts[:_MAX_SHOWN]:
-        yield from _conflict_section(result, step, each)
-    if len(conflicts) > _MAX_SHOWN:
-        yield f"… and {len(conflicts) - _MAX_SHOWN} more in the table `conflicts`."
-
-
-def _conflict_section(result: MergeResult, step: AppliedChange, each: ResolvedConflict) -> Iterator[str]:
+def _conflict_section(row: Mapping[str, Any]) -> Iterator[str]:
     """Yield the review's paragraphs on one conflict: the rule, and the text of each side."""
-    conflict = each.conflict
-    yield f"### {escape_cell(escape_unprintable(display_path(conflict.path)))}"
-    against = ", ".join(map(str, each.against))
-    yield escape_paragraph(f"{step.branch.ref} contradicts {against} ({conflict.kind}): {RULE_EFFECTS[each.rule]}.")
-    sides = zip(("Base", against, str(step.branch.ref)), excerpts(result.repo.git, conflict), strict=True)
-    for name, text in sides:
-        lines = "\n".join(strip_control_chars(line) for line in text.splitlines())
-        yield (
-            f"{escape_paragraph(name)}:\n\n{fence_text(lines, 'text')}"
-            if text
-            else f"{escape_paragraph(name)}: nothing."
-        )
+    yield f"### {escape_cell(escape_unprintable(row['path']))}"
+    change, against = row["change"], ", ".join(row["against"])
+    yield escape_paragraph(f"{change} contradicts {against} ({row['kind']}): {RULE_EFFECTS[row['rule']]}.")
+    for name, side in (("Base", "base"), (against, "ours"), (change, "theirs")):
+        text = "\n".join(strip_control_chars(line) for line in row[f"{side}_text"].splitlines())
+        yield _quote(name, text) if row[f"{side}_text"] else f"{escape_paragraph(name)}: nothing."
 
 
-def _acceptance_section(result: MergeResult) -> Iterator[str]:
-    if not result.verdicts:
-        yield "No command was run."
-        return
-    yield markdown_table(("after", "said"), [(each.after, each.status) for each in result.verdicts])
-    for each in result.verdicts:
-        if each.details:
-            yield f"{escape_paragraph(f'After {each.after}')}:\n\n{fence_text(each.details, 'text')}"
+def _quote(name: str, text: str) -> str:
+    return f"{escape_paragraph(name)}:\n\n{fence_text(text, 'text')}"

@@ -179,9 +179,10 @@ def merge_trees(git: Git, base: str, ours: str, theirs: str) -> MergedTree:
         if own_change is None:
             taken[path] = each.after
         elif own_change.after != each.after:
-            taken[path], conflict = _merge_entries(git, path, Difference(each.before, own_change.after), each.after)
-            if conflict:
-                conflicts[path] = conflict
+            ours_theirs = own_change.after, each.after
+            taken[path], kind, marked = _merge_entries(git, each.before, *ours_theirs)
+            if kind:
+                conflicts[path] = Conflict(path, kind, each.before, *ours_theirs, taken[path], marked)
     # 3. A path can't be a file on one side and a folder on the other: `ours` stays.
     for path in [*_file_folder_conflicts(our_changes, taken)]:
         before = their_changes[path].before
@@ -190,59 +191,59 @@ def merge_trees(git: Git, base: str, ours: str, theirs: str) -> MergedTree:
     return MergedTree(replace_entries(git, ours, taken), tuple(conflicts[path] for path in sorted(conflicts)))
 
 
-def _merge_entries(git: Git, path: str, ours: Difference, theirs: Entry | None) -> tuple[Entry | None, Conflict | None]:
-    """Return the merge of a file that both sides changed, and the conflict, if there is one."""
-    base, mine = ours
+_MergedEntry = tuple[Entry | None, ConflictKind | None, Entry | None]
+"""Merge of a file: the result, the kind of conflict, and the file with conflict markers; None where there is none."""
+
+
+def _merge_entries(git: Git, base: Entry | None, ours: Entry | None, theirs: Entry | None) -> _MergedEntry:
+    """Return the merge of a file that both sides changed."""
     # 1. One side deletes the file.
-    if mine is None or theirs is None:
-        return mine, Conflict(path, "modify/delete", base, mine, theirs, mine)
+    if ours is None or theirs is None:
+        return ours, "modify/delete", None
     # 2. A version is no regular file, or two equal additions differ in mode.
-    if not {mine.mode, theirs.mode, base.mode if base else REGULAR[0]} <= {*REGULAR}:
-        return mine, Conflict(path, "type", base, mine, theirs, mine)
-    if mine.blob == theirs.blob and base is None:
-        return mine, Conflict(path, "mode", base, mine, theirs, mine)
+    if not {ours.mode, theirs.mode, base.mode if base else REGULAR[0]} <= {*REGULAR}:
+        return ours, "type", None
+    if ours.blob == theirs.blob and base is None:
+        return ours, "mode", None
     # 3. Mode and content merge separately; content that only one side changed needs no line merge.
-    mode = theirs.mode if base and mine.mode == base.mode else mine.mode
-    if base and mine.blob in {theirs.blob, base.blob}:
-        return Entry(mode, theirs.blob), None
+    mode = theirs.mode if base and ours.mode == base.mode else ours.mode
+    if base and ours.blob in {theirs.blob, base.blob}:
+        return Entry(mode, theirs.blob), None, None
     if base and theirs.blob == base.blob:
-        return Entry(mode, mine.blob), None
-    return _merge_lines(git, path, base, mine, theirs, mode)
+        return Entry(mode, ours.blob), None, None
+    return _merge_lines(git, base, ours, theirs, mode)
 
 
-def _merge_lines(
-    git: Git, path: str, base: Entry | None, mine: Entry, theirs: Entry, mode: str
-) -> tuple[Entry, Conflict | None]:
-    """Return the line-by-line merge of a file by `git merge-file`, and the conflict, if there is one."""
+def _merge_lines(git: Git, base: Entry | None, ours: Entry, theirs: Entry, mode: str) -> _MergedEntry:
+    """Return the line-by-line merge of a file by `git merge-file`."""
     with tempfile.TemporaryDirectory() as folder:
-        names = [Path(folder, name) for name in ("ours", "base", "theirs")]
-        for name, entry in zip(names, (mine, base, theirs), strict=True):
-            name.write_bytes(read_blob(git, entry))
-        files = [str(name) for name in names]
-        labels = [word for label in ("ours", "base", "theirs") for word in ("-L", label)]
+        labels, files = list[str](), list[str]()
+        for label, entry in (("ours", ours), ("base", base), ("theirs", theirs)):
+            Path(folder, label).write_bytes(read_blob(git, entry))
+            labels += ("-L", label)
+            files.append(str(Path(folder, label)))
         code, text = git.run("merge-file", "-p", "-q", "--diff3", *labels, *files)
         if code > _MAX_EXIT_CONFLICTS:  # a binary file, or one too large for git to compare
-            return mine, Conflict(path, "binary", base, mine, theirs, mine)
+            return ours, "binary", None
         marked = Entry(mode, write_blob(git, text))
-        if code == 0 and (base or mine.mode == theirs.mode):  # two different additions merge cleanly if one is empty
-            return marked, None
+        if code == 0 and (base or ours.mode == theirs.mode):  # two different additions merge cleanly if one is empty
+            return marked, None, None
         if base is None:
-            kind: ConflictKind = "add/add" if code else "mode"
-            return mine, Conflict(path, kind, base, mine, theirs, mine, marked if code else None)
+            return (ours, "add/add", marked) if code else (ours, "mode", None)
         result = Entry(mode, write_blob(git, git.output_bytes("merge-file", "-p", "-q", "--ours", *files)))
-    return result, Conflict(path, "lines", base, mine, theirs, result, marked)
+    return result, "lines", marked
 
 
 def _file_folder_conflicts(ours: Differences, taken: Mapping[str, Entry | None]) -> Iterator[str]:
     """Yield the paths of `taken` that would be a file where `ours` has a folder, or be inside of a file of `ours`."""
     our_files = {path for path, each in ours.items() if each.after}
-    folders = {*_parent_folders(our_files)}
+    folders = {*parent_folders(our_files)}
     for path, entry in taken.items():
-        if entry and path not in our_files and (path in folders or not our_files.isdisjoint(_parent_folders([path]))):
+        if entry and path not in our_files and (path in folders or not our_files.isdisjoint(parent_folders([path]))):
             yield path
 
 
-def _parent_folders(paths: Iterable[str]) -> Iterator[str]:
+def parent_folders(paths: Iterable[str]) -> Iterator[str]:
     """Yield the paths of all folders above some paths."""
     for path in paths:
         parts = path.split("/")

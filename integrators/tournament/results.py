@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from fractions import Fraction
+from functools import partial
 from importlib import import_module
 from itertools import groupby
 from math import fsum, isfinite, nan
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.integrators.tournament.matches import Contest, Match, Variant
-    from prefect_dispatch.integrators.tournament.ranking import Ranking
     from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.sources import Source
 
@@ -51,15 +51,34 @@ class RankedContest(NamedTuple):
     """The ranked variants with their figures, `rank` and `score` among them, best first."""
     unranked: list[tuple[Variant, str]]
     """The variants that can't be ranked, each with the reason."""
+    matches: Sequence[Match] = ()
+    """The matches that a judge decided, in the order of their pairs."""
+    cycles: Sequence[Sequence[str]] = ()
+    """The keys of variants that beat each other in cycles, a shortest cycle for each group."""
 
 
-def build_merge(outcomes: Sequence[Outcome], scored: Sequence[RankedContest], method: str) -> Merge:
-    """Return the merge of ranked contests, without rules and tables of evidence, which the caller adds.
+def build_merge(
+    outcomes: Sequence[Outcome],
+    scored: Sequence[RankedContest],
+    method: str,
+    rules: str,
+    *,
+    flags: Iterable[Flag] = (),
+    tables: Iterable[Table] = (),
+    unjudged: Iterable[str] = (),
+    unknown: Iterable[str] = (),
+) -> Merge:
+    """Return the merge of ranked contests.
 
     Args:
         outcomes: All outcomes.
         scored: The contests with their rankings.
         method: The name of the method that ranked them, for the rule of field rows: `tournament:<by>`.
+        rules: The rules text of the merge.
+        flags: Further flags.
+        tables: Further tables, with the evidence.
+        unjudged: Shortfalls of the judge.
+        unknown: Shortfalls of the results of an experiment.
     """
     unranked = [(variant, reason) for each in scored for variant, reason in each.unranked]
     lists: dict[str, list[tuple[Variant, Figures]]] = {
@@ -81,9 +100,15 @@ def build_merge(outcomes: Sequence[Outcome], scored: Sequence[RankedContest], me
         value={**value, "gaps": gaps(outcomes)},
         ledger=_ledger_rows(outcomes, scored),
         fields=tuple(fields),
-        flags=tuple(_close_rank_flags(scored)),
-        tables=(_ab_test_table(scored), *_brief_tables(outcomes, scored)),
-        shortfalls=tuple(f"{variant.name} is not ranked: {reason}." for variant, reason in unranked),
+        rules=rules,
+        flags=(*_close_rank_flags(scored), *flags),
+        tables=(_ab_test_table(scored), *_brief_tables(outcomes, scored), *tables),
+        shortfalls=(
+            *unjudged,
+            *(f"{variant.name} is not ranked: {reason}." for variant, reason in unranked),
+            *unknown,
+            *_equal_answer_messages(scored),
+        ),
     )
 
 
@@ -110,23 +135,48 @@ def _ledger_rows(outcomes: Iterable[Outcome], scored: Iterable[RankedContest]) -
     return tuple(unanswered(outcome) or rows[Ref.of(outcome)] for outcome in ordered)
 
 
-def _close_rank_flags(scored: Iterable[RankedContest]) -> Iterator[Flag]:
+def _close_rank_flags(scored: Sequence[RankedContest]) -> Iterator[Flag]:
     """Yield a flag for each first rank whose lead isn't significant."""
-    at = 0  # the index of the contest's first entry in the ranking, which has all contests
-    for each in scored:
+    for start, each in zip(_starts(scored), scored, strict=True):
         close = [v for v, figures in each.ranked if _is_close(figures.get("p_vs_best"))]
         if close:
-            names = ", ".join(variant.name for variant in close[:_MAX_NAMES])
-            more = f" and {len(close) - _MAX_NAMES} more" if len(close) > _MAX_NAMES else ""
+            first, figures = each.ranked[0]
             yield Flag(
-                path=pointer("ranking", at, "rank"),
+                path=pointer("ranking", start, "rank"),
                 kind="rank",
-                text=str(each.ranked[0][1]["rank"]),
-                message=f"{each.ranked[0][0].name} is first, but at {CONFIDENCE:.0%} it can't be told apart from "
-                f"{names}{more}.",
-                sources=tuple(ref for variant in (each.ranked[0][0], *close) for ref in variant.refs),
+                text=str(figures["rank"]),
+                message=f"{first.name} is first, but at {CONFIDENCE:.0%} it can't be told apart from "
+                f"{_list_names([variant.name for variant in close])}.",
+                sources=tuple(ref for variant in (first, *close) for ref in variant.refs),
             )
-        at += len(each.ranked)
+
+
+def _starts(scored: Sequence[RankedContest]) -> list[int]:
+    """Return the index of each contest's first entry in the ranking, which has all contests."""
+    return [sum(len(each.ranked) for each in scored[:at]) for at in range(len(scored))]
+
+
+def _list_names(names: Sequence[str]) -> str:
+    """Return some names as a text, if there are many of them the first ones and the number of the others."""
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(names[:_MAX_NAMES]) + more
+
+
+def _equal_answer_messages(scored: Iterable[RankedContest]) -> Iterator[str]:
+    """Yield a shortfall for each group of briefs that gave equal answers where they should differ.
+
+    Equal answers of a single brief to several items are no shortfall. A function may have split a variant.
+    """
+    groups = sorted(
+        [str(ref) for ref in variant.refs]
+        for each in scored
+        for variant in each.contest.variants
+        if len({ref.brief for ref in variant.refs}) > 1
+    )
+    for names in groups[:_MAX_NAMES]:
+        yield f"{_list_names(names)} are the same answer, so they count as one variant."
+    if len(groups) > _MAX_NAMES:
+        yield f"So are the answers of several briefs to {len(groups) - _MAX_NAMES} more items."
 
 
 def _is_close(p_value: JsonValue) -> bool:
@@ -199,17 +249,6 @@ def _brief_tables(outcomes: Iterable[Outcome], scored: Sequence[RankedContest]) 
     )
 
 
-class JudgedContest(NamedTuple):
-    """A contest with its matches."""
-
-    contest: Contest
-    """The contest."""
-    matches: list[Match]
-    """Its matches, in the order of their pairs."""
-    ranking: Ranking
-    """The ranking by those matches."""
-
-
 def merge_judged_contests(
     outcomes: Sequence[Outcome], contests: Sequence[Contest], matches: Sequence[Match], rules: str
 ) -> Merge:
@@ -229,69 +268,41 @@ def merge_judged_contests(
     if matches and len(unjudged) == len(matches):
         failed = next(each for each in (unjudged[0].in_order, unjudged[0].in_reverse) if each.choice == "failed")
         raise DispatchError(f"None of {len(matches)} matches could be judged; the first one: {failed.reason}")
-    every = _rank_contests(contests, matches)
-    merge = build_merge(outcomes, [_to_ranked_contest(each) for each in every], "bradley-terry")
-    complete = [match for match in matches if match.is_complete]
-    return merge.model_copy(
-        update={
-            "rules": rules,
-            "flags": (*merge.flags, *_cycle_flags(every), *_judge_flags(complete)),
-            "tables": (
-                *merge.tables,
-                matches_table([match_row(each.contest, match) for each in every for match in each.matches]),
-                _judging_table(every),
-                _cycles_table(every),
-            ),
-            "shortfalls": (*_unjudged_messages(unjudged, len(matches)), *merge.shortfalls),
-        }
-    )
-
-
-def _rank_contests(contests: Sequence[Contest], matches: Sequence[Match]) -> list[JudgedContest]:
-    """Return each contest with its matches and its ranking.
-
-    Raises:
-        KeyError: If a match is of no contest here; it has the names of those contests.
-    """
-    groups: dict[str, list[Match]] = defaultdict(list)
+    groups: dict[str, list[Match]] = {contest.name: [] for contest in contests}
     for match in sorted(matches, key=lambda match: (match.contest, match.pair)):
         groups[match.contest].append(match)
-    if unknown := groups.keys() - {contest.name for contest in contests}:
-        raise KeyError(*sorted(unknown))
-    return [
-        JudgedContest(
-            contest,
-            groups[contest.name],
-            rank_variants(
-                [variant.key for variant in contest.variants],
-                [MatchResult(*match.pair, match.winner) for match in groups[contest.name] if match.is_complete],
-            ),
-        )
-        for contest in contests
-    ]
-
-
-def _to_ranked_contest(played: JudgedContest) -> RankedContest:
-    """Return a contest with the figures of its variants."""
-    contest, standings = played.contest, played.ranking.standings
-    alone = len(contest.variants) == 1
-    why = "there is no other variant to compare it with" if alone else "no match compares it with those that are"
-    return RankedContest(
-        contest,
-        [
-            (contest.variant(each.key), {name: figure for name, figure in each._asdict().items() if name != "key"})
-            for each in standings
-        ],
-        [(contest.variant(key), why) for key in played.ranking.unconnected],
+    scored = [rank_by_matches(contest, groups[contest.name]) for contest in contests]
+    rows = [match_row(each.contest, match) for each in scored for match in each.matches]
+    return build_merge(
+        outcomes,
+        scored,
+        "bradley-terry",
+        rules,
+        flags=(*_cycle_flags(scored), *_judge_flags([match for match in matches if match.is_complete])),
+        tables=(matches_table(rows), _judging_table(scored), _cycles_table(scored)),
+        unjudged=_unjudged_messages(unjudged, len(matches)),
     )
 
 
-def _cycle_flags(played: Sequence[JudgedContest]) -> Iterator[Flag]:
+def rank_by_matches(contest: Contest, matches: Sequence[Match]) -> RankedContest:
+    """Rank the variants of a contest by its matches; those that no match compares with the others aren't ranked."""
+    results = [MatchResult(*match.pair, match.winner) for match in matches if match.is_complete]
+    ranking = rank_variants([variant.key for variant in contest.variants], results)
+    alone = len(contest.variants) == 1
+    why = "there is no other variant to compare it with" if alone else "no match compares it with those that are"
+    ranked: list[tuple[Variant, Figures]] = [
+        (contest.variant(each.key), {name: figure for name, figure in each._asdict().items() if name != "key"})
+        for each in ranking.standings
+    ]
+    unranked = [(contest.variant(key), why) for key in ranking.unconnected]
+    return RankedContest(contest, ranked, unranked, matches, ranking.cycles)
+
+
+def _cycle_flags(scored: Sequence[RankedContest]) -> Iterator[Flag]:
     """Yield a flag for each group of variants that beat each other in cycles."""
-    at = 0  # the index of the contest's first entry in the ranking, which has all contests
-    for each in played:
-        index = {standing.key: at + place for place, standing in enumerate(each.ranking.standings)}
-        for cycle in each.ranking.cycles:
+    for start, each in zip(_starts(scored), scored, strict=True):
+        index = {variant.key: start + place for place, (variant, _) in enumerate(each.ranked)}
+        for cycle in each.cycles:
             variants = [each.contest.variant(key) for key in cycle]
             yield Flag(
                 path=f"/ranking/{index[cycle[0]]}/rank",
@@ -300,7 +311,6 @@ def _cycle_flags(played: Sequence[JudgedContest]) -> Iterator[Flag]:
                 message=f"{_format_cycle(each.contest, cycle)}: no order of these fits all their matches.",
                 sources=tuple(ref for variant in variants for ref in variant.refs),
             )
-        at += len(index)
 
 
 def _judge_flags(matches: Sequence[Match]) -> Iterator[Flag]:
@@ -320,10 +330,10 @@ def _format_cycle(contest: Contest, cycle: Sequence[str]) -> str:
     return " > ".join(contest.variant(key).name for key in (*cycle, cycle[0]))
 
 
-def _judging_table(played: Sequence[JudgedContest]) -> Table:
+def _judging_table(scored: Iterable[RankedContest]) -> Table:
     """Return the table `judging`: for each contest, how many pairs were judged, and signs of position bias."""
     rows: list[dict[str, JsonValue]] = []
-    for contest, matches, _ in played:
+    for contest, _, _, matches, _ in scored:
         complete = [match for match in matches if match.is_complete]
         choices = [verdict.choice for match in complete for verdict in (match.in_order, match.in_reverse)]
         rows.append(
@@ -349,15 +359,15 @@ def _judging_table(played: Sequence[JudgedContest]) -> Table:
     )
 
 
-def _cycles_table(played: Sequence[JudgedContest]) -> Table:
+def _cycles_table(scored: Iterable[RankedContest]) -> Table:
     """Return the table `cycles`: the variants that beat each other in cycles."""
     return Table(
         name="cycles",
         title="Circles",
         rows=tuple(
             {"contest": each.contest.name, "circle": _format_cycle(each.contest, cycle), "length": len(cycle)}
-            for each in played
-            for cycle in each.ranking.cycles
+            for each in scored
+            for cycle in each.cycles
         ),
         note="A shortest circle for each group of variants that beat each other in circles; `>` is `was preferred to`.",
     )
@@ -380,17 +390,9 @@ def _unjudged_messages(unjudged: Sequence[Match], total: int) -> Iterator[str]:
 
 
 MAX_TRIALS = 10**9
-
-
 """Most trials of a variant: up to this number SciPy's Fisher's exact test is exact and fast, beyond it is neither."""
-
-
 _INTERVAL_DIGITS = 6
-
-
 _MAX_SHOWN = 40
-
-
 """Characters of a malformed count that a message quotes."""
 
 
@@ -401,6 +403,11 @@ class Conversions(NamedTuple):
     """The number of those who were shown it."""
     conversions: int
     """The number of those who converted."""
+
+    @property
+    def rate(self) -> Fraction:
+        """The share of those who converted; there must be trials."""
+        return Fraction(self.conversions, self.trials)
 
 
 def require_metric(metric: object, name: str) -> None:
@@ -428,9 +435,9 @@ def rank_by_metric(contest: Contest, metric: Callable[[Any, str], Any]) -> Ranke
     figures = [(part, result) for part, result in every if isinstance(result, float)]
     unranked = [(part, result) for part, result in every if isinstance(result, str)]
     figures.sort(key=lambda pair: (-pair[1], pair[0].key))
+    ranks = _shared_ranks([figure for _, figure in figures])
     ranked: list[tuple[Variant, Figures]] = [
-        (variant, {"rank": 1 + sum(other > figure for _, other in figures), "score": figure})
-        for variant, figure in figures
+        (variant, {"rank": rank, "score": figure}) for (variant, figure), rank in zip(figures, ranks, strict=True)
     ]
     return RankedContest(contest, ranked, unranked)
 
@@ -469,14 +476,11 @@ def rank_by_conversion(contest: Contest, results: Mapping[str, Conversions]) -> 
         results: The results of the experiment, by the variants' keys.
     """
     tried = [(variant, found) for variant in contest.variants if (found := results.get(variant.key)) and found.trials]
-    tried.sort(key=lambda pair: (-Fraction(pair[1].conversions, pair[1].trials), pair[0].key))
-    rates = [Fraction(found.conversions, found.trials) for _, found in tried]
+    tried.sort(key=lambda pair: (-pair[1].rate, pair[0].key))
+    ranks = _shared_ranks([found.rate for _, found in tried])
     ranked: list[tuple[Variant, Figures]] = [
-        (
-            variant,
-            {"rank": 1 + sum(rate > own for rate in rates), **_conversion_figures(found, tried[0][1] if at else None)},
-        )
-        for at, ((variant, found), own) in enumerate(zip(tried, rates, strict=True))
+        (variant, {"rank": rank, **_conversion_figures(found, tried[0][1])})
+        for (variant, found), rank in zip(tried, ranks, strict=True)
     ]
     unranked = [
         (variant, "nobody was shown it" if variant.key in results else f"the results have no row for {variant.key!r}")
@@ -486,16 +490,22 @@ def rank_by_conversion(contest: Contest, results: Mapping[str, Conversions]) -> 
     return RankedContest(contest, ranked, unranked)
 
 
-def _conversion_figures(results: Conversions, best: Conversions | None) -> Figures:
-    """Return the figures of a variant; `p_vs_best` is None for the best one, for which `best` is None."""
+def _shared_ranks(scores: Iterable[float | Fraction]) -> list[int]:
+    """Return the ranks of scores that are sorted, the best first; equal scores share a rank."""
+    first: dict[float | Fraction, int] = {}
+    return [first.setdefault(score, place) for place, score in enumerate(scores, 1)]
+
+
+def _conversion_figures(results: Conversions, best: Conversions) -> Figures:
+    """Return the figures of a variant; `p_vs_best` is None for the best one itself."""
     stats: Any = import_module("scipy.stats")
     interval = stats.binomtest(results.conversions, results.trials).proportion_ci(CONFIDENCE, method="wilson")
-    table = [[each.conversions, each.trials - each.conversions] for each in (best or results, results)]
+    table = [[each.conversions, each.trials - each.conversions] for each in (best, results)]
     return {
         "score": round(results.conversions / results.trials, _INTERVAL_DIGITS),
         "low": round(float(interval.low), _INTERVAL_DIGITS),
         "high": round(float(interval.high), _INTERVAL_DIGITS),
-        "p_vs_best": round(float(stats.fisher_exact(table).pvalue), _INTERVAL_DIGITS) if best else None,
+        "p_vs_best": None if results is best else round(float(stats.fisher_exact(table).pvalue), _INTERVAL_DIGITS),
         "trials": results.trials,
         "conversions": results.conversions,
     }
@@ -514,18 +524,18 @@ def read_results(file: str, folder: Path, key: str, trials: str, conversions: st
     Raises:
         JobError: If the file can't be read, lacks a column, has a key twice, or has impossible counts.
     """
-    sources: dict[str, Callable[[], Source]] = {
-        ".csv": lambda: Csv(csv=file, key=key),
-        ".tsv": lambda: Csv(csv=file, key=key, delimiter="\t"),
-        ".jsonl": lambda: JsonLines(jsonl=file, key=key),
-        ".ndjson": lambda: JsonLines(jsonl=file, key=key),
-        ".parquet": lambda: Parquet(parquet=file, key=key),
+    forms: dict[str, Callable[..., Source]] = {
+        ".csv": partial(Csv, csv=file),
+        ".tsv": partial(Csv, csv=file, delimiter="\t"),
+        ".jsonl": partial(JsonLines, jsonl=file),
+        ".ndjson": partial(JsonLines, jsonl=file),
+        ".parquet": partial(Parquet, parquet=file),
     }
     suffix = Path(file).suffix.lower()
-    if suffix not in sources:
-        raise JobError(f"The results {file!r} are in no known form; name a file that ends in {', '.join(sources)}.")
+    if suffix not in forms:
+        raise JobError(f"The results {file!r} are in no known form; name a file that ends in {', '.join(forms)}.")
     results: dict[str, Conversions] = {}
-    for item in read_items(sources[suffix](), folder):
+    for item in read_items(forms[suffix](key=key), folder):
         row: Any = item.value
         shown, done = (
             _read_count(row, column, f"The results {file!r}, row {item.key!r}") for column in (trials, conversions)
@@ -550,8 +560,7 @@ def _read_count(row: Mapping[str, JsonValue], column: str, where: str) -> int:
     if column not in row:
         raise JobError(f"{where}: no column {column!r}; {did_you_mean(column, list(row))}")
     value = row[column]
-    whole = int(value) if isinstance(value, float) and value.is_integer() else value
-    text = "" if isinstance(whole, bool) else str(whole).strip()
+    text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
     shown = quoted if len(quoted := repr(value)) <= _MAX_SHOWN else f"{quoted[:_MAX_SHOWN]}…"
     if not text.isdecimal() or not text.isascii():
         raise JobError(f"{where}: {column!r} is {shown}, not a whole number from 0 on.")
@@ -562,8 +571,3 @@ def _read_count(row: Mapping[str, JsonValue], column: str, where: str) -> int:
             f"{where}: {column!r} is {shown}, and the comparison is exact up to {MAX_TRIALS} only; give a sample."
         )
     return int(digits)
-
-
-def unknown_keys(contests: Sequence[Contest], results: Mapping[str, Conversions]) -> list[str]:
-    """Return the keys of results that belong to no variant, sorted."""
-    return sorted(results.keys() - {variant.key for contest in contests for variant in contest.variants})

@@ -41,7 +41,6 @@ from prefect_dispatch.integrators.tournament.results import (
     rank_by_metric,
     read_results,
     require_metric,
-    unknown_keys,
 )
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.checks import FunctionReference
@@ -49,12 +48,12 @@ from prefect_dispatch.models.imports import REFERENCE, to_reference
 from prefect_dispatch.models.item import Item
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from typing_extensions import Self
 
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.integrators.tournament.matches import Contest, Match
+    from prefect_dispatch.integrators.tournament.matches import Match
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.ledger import Merge
     from prefect_dispatch.models.outcome import Outcome
@@ -126,36 +125,6 @@ def results_rules(file: str, key: str, trials: str, conversions: str) -> str:
         f"The interval is Wilson's at {CONFIDENCE:.0%}; the comparison with the best is Fisher's exact test, "
         "two-sided, not adjusted for the number of variants, nor for the best having been picked after the fact."
     )
-
-
-_MAX_NAMES = 5
-"""Outcomes that one sentence names, and sentences of one kind; further ones are counted."""
-
-
-def add_equal_answers(merge: Merge, contests: Sequence[Contest]) -> Merge:
-    """Return a merge with a shortfall for each group of briefs that gave equal answers where they should differ.
-
-    Equal answers of a single brief to several items are no shortfall.
-
-    Args:
-        merge: The merge of the contests.
-        contests: The contests.
-    """
-    return merge.model_copy(update={"shortfalls": (*merge.shortfalls, *_equal_answer_messages(contests))})
-
-
-def _equal_answer_messages(contests: Sequence[Contest]) -> Iterator[str]:
-    groups = sorted(
-        [str(ref) for ref in variant.refs]
-        for contest in contests
-        for variant in contest.variants
-        if len({ref.brief for ref in variant.refs}) > 1
-    )
-    for names in groups[:_MAX_NAMES]:
-        more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-        yield f"{', '.join(names[:_MAX_NAMES])}{more} are the same answer, so they count as one variant."
-    if len(groups) > _MAX_NAMES:
-        yield f"So are the answers of several briefs to {len(groups) - _MAX_NAMES} more items."
 
 
 Metric = Annotated[
@@ -365,21 +334,17 @@ class Tournament(BaseIntegrator, Strict):
         )
 
     def _merge_by_judge(self, outcomes: Sequence[Outcome], matches: Sequence[Match]) -> Merge:
-        rivals, rules = group_contests(outcomes), judge_rules(self.criterion, self.matches, self.judge)
-        return add_equal_answers(merge_judged_contests(outcomes, rivals, matches, rules), rivals)
+        rules = judge_rules(self.criterion, self.matches, self.judge)
+        return merge_judged_contests(outcomes, group_contests(outcomes), matches, rules)
 
     def _merge_by_figures(self, outcomes: Sequence[Outcome]) -> Merge:
-        rivals = group_contests(outcomes)
+        contests = group_contests(outcomes)
         if self.metric:
-            merge = build_merge(outcomes, [rank_by_metric(contest, self.metric) for contest in rivals], "metric")
-            return add_equal_answers(
-                merge.model_copy(update={"rules": metric_rules(to_reference(self.metric))}), rivals
-            )
+            scored = [rank_by_metric(contest, self.metric) for contest in contests]
+            return build_merge(outcomes, scored, "metric", metric_rules(to_reference(self.metric)))
         found = self._found if self._found is not None else self.resolve_paths(Path())._found or {}  # noqa: SLF001 -- its own copy
-        merge = build_merge(outcomes, [rank_by_conversion(contest, found) for contest in rivals], "results")
-        unknown = unknown_keys(rivals, found)
-        more = [f"The results have rows for no variant here: {', '.join(unknown)}."] if unknown else []
+        scored = [rank_by_conversion(contest, found) for contest in contests]
         rules = results_rules(Path(self.results).name, *map(self._column_name, COLUMN_FIELDS))
-        return add_equal_answers(
-            merge.model_copy(update={"rules": rules, "shortfalls": (*merge.shortfalls, *more)}), rivals
-        )
+        unknown = sorted(found.keys() - {variant.key for contest in contests for variant in contest.variants})
+        more = [f"The results have rows for no variant here: {', '.join(unknown)}."] if unknown else []
+        return build_merge(outcomes, scored, "results", rules, unknown=more)

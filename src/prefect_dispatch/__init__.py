@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.base import BaseIntegrator, Integrator
     from prefect_dispatch.integrators.collate import Collate
     from prefect_dispatch.integrators.consensus.consensus import Consensus
+    from prefect_dispatch.integrators.matrix_integrator import TestMatrix
     from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
     from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
     from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
-    from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix
     from prefect_dispatch.integrators.tournament.tournament import Tournament
     from prefect_dispatch.models.brief import Brief, Command
     from prefect_dispatch.models.item import Item
@@ -73,7 +73,7 @@ _HOMES = {
     "Report": "models.report",
     "Shell": "executors.shell",
     "Synthesize": "integrators.synthesize.synthesize",
-    "TestMatrix": "integrators.test_matrix.matrix_integrator",
+    "TestMatrix": "integrators.matrix_integrator",
     "Tournament": "integrators.tournament.tournament",
     "Usage": "models.outcome",
     "Workspace": "workspaces.workspace",

@@ -11,7 +11,7 @@ import pytest
 from prefect_dispatch import Brief, Command, Item, Limits, Shell
 from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
-from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix
+from prefect_dispatch.integrators.matrix_integrator import TestMatrix
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.models.test_run import TestRun
 from prefect_dispatch.tasks.circuit_breaker import failure_of

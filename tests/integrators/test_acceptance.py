@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.run_merge import run_integrator
 from tests.integrators.crews import Crew
 from tests.integrators.repos import Files, change_of, done, ends, files_at, merging, repository, rows, value

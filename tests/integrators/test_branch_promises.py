@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.audit.laws import audit
-from prefect_dispatch.integrators.merge_branches.apply import RepositoryBase, order_changes
-from prefect_dispatch.integrators.merge_branches.verify import tree_violations
-from prefect_dispatch.models.ledger import Ref
+from prefect_dispatch.integrators.audit import audit
 from tests.integrators.crews import Crew
 from tests.integrators.repos import Edits, Files, Nobody, change_of, done, merging, repository, value
 
@@ -70,7 +67,10 @@ BENT: dict[str, tuple[Callable[[Merge, str], Merge], str]] = {
         lambda merge, _: merge.model_copy(update={"documents": merge.documents[1:]}),
         "its document 'merged.patch' isn't what was merged",
     ),
-    "conflict-hidden": (lambda merge, _: told(merge, "conflicts"), "the line 'two' of 'a.py' isn't there"),
+    "conflict-hidden": (
+        lambda merge, _: told(merge, "conflicts"),
+        "its table 'conflicts' isn't what these changes contradict",
+    ),
     "ledger": (
         lambda merge, _: merge.model_copy(
             update={"ledger": (merge.ledger[0].model_copy(update={"disposition": "overridden"}), *merge.ledger[1:])}
@@ -115,64 +115,6 @@ def test_an_agent_may_take_one_side(repo: tuple[Git, str]) -> None:
     crew = Crew(git, resolves=lambda files: {**files, "b.py": b"two\n"})
     merge = merging(git, on_conflict="agent").merge_asking([], outcomes, crew)
     assert [row.losers for row in merge.fields if row.path == "/files/0"] == [()]
-
-
-WRONG: dict[str, tuple[Files, dict[str, frozenset[str]], list[str]]] = {
-    "right": (but(a_py="one\n2\n3\n4\nfive\n", b_py="B\n", c=None), {}, []),
-    "invented-file": (
-        {**but(a_py="one\n2\n3\n4\nfive\n", b_py="B\n", c=None), "evil": "x"},
-        {},
-        ["precision at evil: it is changed, and no change that was merged touches it."],
-    ),
-    "invented-line": (
-        but(a_py="one\nevil\n3\n4\nfive\n", b_py="B\n", c=None),
-        {},
-        ["precision at a.py: the line 'evil' is in no change that was merged."],
-    ),
-    "lost-line": (
-        but(a_py="one\n2\n3\n4\n5\n", b_py="B\n", c=None),
-        {},
-        ["recall at second/repo: the line 'five' of 'a.py' isn't there."],
-    ),
-    "lost-line-that-was-contested": (
-        but(a_py="one\n2\n3\n4\n5\n", b_py="B\n", c=None),
-        {"a.py": frozenset({"first/repo", "second/repo"})},
-        [],
-    ),
-    "lost-file": (
-        but(a_py="one\n2\n3\n4\nfive\n", c=None),
-        {},
-        ["recall at second/repo: what it makes of 'b.py' isn't there."],
-    ),
-    "not-deleted": (
-        but(a_py="one\n2\n3\n4\nfive\n", b_py="B\n"),
-        {},
-        ["recall at first/repo: what it makes of 'c' isn't there."],
-    ),
-    "not-deleted-for-a-folder": (
-        but(a_py="one\n2\n3\n4\nfive\n", b_py="B\n"),
-        {"c/x": frozenset({"second/repo"})},
-        [],
-    ),
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("files", "contested", "found"), WRONG.values(), ids=WRONG)
-def test_a_merge_that_is_wrong(
-    repo: tuple[Git, str], files: Files, contested: dict[str, frozenset[str]], found: list[str]
-) -> None:
-    """Looked at from its result: nothing in it that nobody made, and nothing lost that nobody contradicted."""
-    git, base = repo
-    outcomes = [
-        done("first", change_of(git, base, but(a_py="one\n2\n3\n4\n5\n", c=None))),
-        done("second", change_of(git, base, but(a_py="1\n2\n3\n4\nfive\n", b_py="B\n"))),
-    ]
-    ground = RepositoryBase.of(git, base)
-    branches = order_changes(git, outcomes).branches
-    assert [each.ref for each in branches] == [Ref(brief="first", item="repo"), Ref(brief="second", item="repo")]
-    commit = ground.commit(change_of(git, base, files).tree, (base,), "A merge")
-    assert [str(each) for each in tree_violations(ground, commit, branches, contested)] == found
 
 
 @pytest.mark.slow

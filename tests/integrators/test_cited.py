@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.integrators.synthesize.answer_index import number_answers
 from prefect_dispatch.integrators.synthesize.output_format import MARK, render_document

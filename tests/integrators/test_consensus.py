@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import expand_samples
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.consensus.consensus import Consensus
 from prefect_dispatch.integrators.consensus.vote_rules import median, robust_mean
 from prefect_dispatch.models.brief import Brief

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.consensus.consensus import Consensus
 from prefect_dispatch.models.ledger import FieldRow, Merge, Ref
 from prefect_dispatch.models.outcome import Failure, Outcome

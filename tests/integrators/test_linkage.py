@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import DecisionIntegrator
 from prefect_dispatch.integrators.merge_records.linkage import WINDOW, Blocks, ComparableIdentity, link_identities
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords

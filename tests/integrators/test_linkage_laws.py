@@ -9,8 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.audit.coverage import Trace
-from prefect_dispatch.integrators.audit.laws import audit
 from prefect_dispatch.models.ledger import FieldRow, Loser, Merge, Ref
 from prefect_dispatch.serialization.json_values import exact_text
 from tests.integrators.links import ANSWERS, linkers

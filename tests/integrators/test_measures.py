@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.integrators.tournament.matches import group_contests
 from prefect_dispatch.integrators.tournament.results import Conversions, rank_by_conversion

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from prefect_dispatch import Command, MergeBranches, Shell, Workspace
 from prefect_dispatch.errors import JobError, MergeError
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.run_merge import merge_digest, prepare_integrator, run_integrator
 from prefect_dispatch.testing import ScriptedExecutor
 from prefect_dispatch.workspaces.git import Git

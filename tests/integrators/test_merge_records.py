@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.integrators.registry import AnyIntegrator, PluggableIntegrator

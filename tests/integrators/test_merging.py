@@ -11,7 +11,7 @@ import pytest
 from prefect.exceptions import TerminationSignal
 
 from prefect_dispatch.errors import JobError, MergeError
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import copy_mutable_value
 from prefect_dispatch.integrators.run_merge import (
     integrator_problem,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.run_merge import run_integrator
 from prefect_dispatch.models.brief import Brief
 from tests.integrators.crews import Crew, Seen

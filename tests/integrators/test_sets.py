@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.audit.coverage import Trace
-from prefect_dispatch.integrators.audit.laws import audit
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.models.brief import Brief
 from tests.integrators.said import entries, say

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from prefect_dispatch.errors import JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Ask
 from prefect_dispatch.executors.llm.llm import LLM
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import AskingIntegrator
 from prefect_dispatch.integrators.synthesize.answer_index import check_prose, number_answers
 from prefect_dispatch.integrators.synthesize.map_reduce import estimate_tokens

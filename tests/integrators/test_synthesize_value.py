@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 from prefect_dispatch.errors import BriefError, RejectedError
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.synthesize.output_format import schema_with_sources
 from prefect_dispatch.integrators.synthesize.synthesize import JUDGE_BRIEF, Synthesize
 from prefect_dispatch.models.output_schema import normalize_output, validate_output

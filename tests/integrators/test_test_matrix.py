@@ -13,10 +13,10 @@ from pydantic import TypeAdapter
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.junit import read_report
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators import matrix_integrator
+from prefect_dispatch.integrators.audit import audit
+from prefect_dispatch.integrators.matrix_integrator import TestMatrix
 from prefect_dispatch.integrators.registry import AnyIntegrator
-from prefect_dispatch.integrators.test_matrix import matrix_integrator
-from prefect_dispatch.integrators.test_matrix.matrix_integrator import TestMatrix
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.ledger import Merge

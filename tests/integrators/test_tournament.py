@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.executors.llm.llm import LLM
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.brief import Brief

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators import crowdkit_adapter
-from prefect_dispatch.integrators.audit.laws import audit
+from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.crowdkit_adapter import Vote
 from prefect_dispatch.integrators.merge_records.fold import DEFAULT_WEIGHT, estimate_weights, select_by_weight
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords

@@ -40,14 +40,14 @@ def require_command(brief: Brief, operation: str | None) -> Command | None:
         JobError: If there is no command, or two, or it has a secret, or its report doesn't match the brief's output.
     """
     command = brief.command
-    if operation and command:
-        raise JobError(
-            f"Brief {brief.name!r} has a command, and the block {operation!r} is to be run in place of it: leave the "
-            "command out, or executor.operation."
-        )
-    if operation or command is None:
-        if operation:
-            return None
+    if operation:
+        if command:
+            raise JobError(
+                f"Brief {brief.name!r} has a command, and the block {operation!r} is to be run in place of it: leave "
+                "the command out, or executor.operation."
+            )
+        return None
+    if command is None:
         raise JobError(
             f"Brief {brief.name!r} has no command, and a shell runs one: give it a command, such as "
             "{run: 'wc -w'}, or name a ShellOperation block under executor.operation."

@@ -6,16 +6,19 @@ import codecs
 import math
 import re
 import signal
+from dataclasses import dataclass
 from hashlib import sha256
+from io import StringIO
 from typing import TYPE_CHECKING, NamedTuple
 
 from defusedxml.common import DefusedXmlException
-from defusedxml.ElementTree import ParseError, XMLParser
+from defusedxml.ElementTree import ParseError, iterparse
 
 from prefect_dispatch.models.test_run import RED, RESULTS, RUN, Key, Result, TestCase, TestRun
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
+    from xml.etree.ElementTree import Element
 
 
 RESULT_BY_ELEMENT: Mapping[str, Result] = {
@@ -41,122 +44,6 @@ MOST_FAILURES = 100
 """Most failures of one test that are kept, each with its message."""
 _SUMMARY = re.compile(r"contains \d+ failed subtests?")
 """Message of the additional failure that pytest 9 writes for a test whose subtests failed."""
-
-
-class Suite:
-    """An open `<testsuite>` element, with the counts of what was parsed in it so far."""
-
-    def __init__(self, attributes: Mapping[str, str], *, root: bool) -> None:
-        """Open a suite.
-
-        Args:
-            attributes: The attributes of its element.
-            root: Whether it is the root element `<testsuites>`, which only contains suites.
-        """
-        self.name = attributes.get("name", "")
-        self.root = root
-        self._attributes = attributes
-        self._tests = 0
-        self._suites = 0
-
-    def count_case(self) -> None:
-        """Count a case of this suite or of a nested one."""
-        self._tests += 1
-
-    def count_suite(self) -> None:
-        """Count a nested suite: node:test counts it as a test."""
-        self._suites += not self.root
-
-    @property
-    def subtests(self) -> int:
-        """Number of declared tests without a case: pytest counts each subtest, and writes no case for it."""
-        return 0 if self.root or self._suites else max(0, self._declared_tests() - self._tests)
-
-    @property
-    def has_hidden_tries(self) -> bool:
-        """Whether a passed case may be an earlier try that failed.
-
-        pytest-rerunfailures writes a case for each try and leaves all but the last one out of the count, which then
-        is no longer the number of the cases. Subtests raise the count, so that it may be larger as well.
-        """
-        is_counted = "tests" in self._attributes and "hostname" in self._attributes
-        return is_counted and not self._suites and self._declared_tests() not in (0, self._tests)
-
-    def _declared_tests(self) -> int:
-        """Return the number in its attribute `tests`, or 0 if that is no number."""
-        count = self._attributes.get("tests", "").strip()
-        return int(count) if count.isascii() and count.isdigit() and len(count) < 10 else 0  # noqa: PLR2004 -- digits
-
-
-class Case:
-    """An open `<testcase>` element, with the results of its child elements so far."""
-
-    def __init__(self, attributes: Mapping[str, str]) -> None:
-        """Open a case without results.
-
-        Args:
-            attributes: The attributes of its element.
-        """
-        self.attributes = attributes
-        self.tries = 1
-        self._worst: tuple[Result, str, str] | None = None
-        self._failed = 0
-        self._failures: list[tuple[str, str]] = []
-        self._is_todo = False
-
-    def add_result(self, name: str, attributes: Mapping[str, str], text: str) -> None:
-        """Add the result of a child element: the worst one of several counts, and each failure is kept.
-
-        Args:
-            name: The element's name, in lower case.
-            attributes: The element's attributes.
-            text: The element's text.
-        """
-        kind = attributes.get("type", "")
-        result = "xfailed" if kind == "pytest.xfail" and name == "skipped" else RESULT_BY_ELEMENT[name]
-        self._is_todo |= kind == "todo" and name == "skipped"
-        is_try = name.startswith(("flaky", "rerun"))
-        self.tries += is_try
-        message = attributes.get("message", "") or text.strip().partition("\n")[0] or kind
-        # `RESULTS` is ordered from best to worst.
-        if self._worst is None or RESULTS.index(result) > RESULTS.index(self._worst[0]):
-            self._worst = (result, message, text)
-        if result in RED and not is_try and not (self._failures and _SUMMARY.fullmatch(message)):
-            self._failed += 1
-            if self._failed <= MOST_FAILURES:
-                self._failures.append((message, text))
-
-    @property
-    def result(self) -> Result:
-        """The result of the case."""
-        if self._worst is None:
-            status = self.attributes.get("status", self.attributes.get("result", ""))
-            return _STATUS.get(status.lower(), "passed")
-        worst = self._worst[0]
-        return "xfailed" if self._is_todo and worst in RED else worst  # node:test: a test marked as todo may fail
-
-    @property
-    def message(self) -> str:
-        """Why it didn't pass: the first of its worst failures, and how many more there are."""
-        _, message, _ = self._worst or ("", "", "")
-        return f"{message} (and {self._failed - 1} more)" if self._failed > 1 else message
-
-    @property
-    def failures(self) -> list[str]:
-        """Messages of all failures if there are several: pytest writes one for each failed subtest."""
-        if self._failed <= 1:
-            return []
-        more = [f"… and {self._failed - MOST_FAILURES} more"] if self._failed > MOST_FAILURES else []
-        return [*(message for message, _ in self._failures), *more]
-
-    @property
-    def text(self) -> str:
-        """Text of the worst element, or of all failures if there are several."""
-        if self._failed > 1:
-            return "\n\n".join(text.strip() for _, text in self._failures if text.strip())
-        return self._worst[2] if self._worst else ""
-
-
 _BOMS = (
     (codecs.BOM_UTF32_LE, "utf-32"),  # first, as it begins with the mark of UTF-16
     (codecs.BOM_UTF32_BE, "utf-32"),
@@ -184,9 +71,8 @@ def decode_xml(data: bytes) -> str:
         >>> decode_xml('<?xml version="1.0" encoding="latin-1"?><a>é</a>'.encode("latin-1"))[-8:]
         '<a>é</a>'
     """
-    # 1. A byte order mark decides.
+    # A byte order mark decides, else the XML declaration; else it is UTF-8, the default of XML.
     encoding = next((name for mark, name in _BOMS if data.startswith(mark)), "")
-    # 2. Else the XML declaration does.
     if not encoding and (found := _DECLARED.match(data)):
         declared = found[1].decode("ascii")
         try:
@@ -197,18 +83,7 @@ def decode_xml(data: bytes) -> str:
             raise ValueError(f"its encoding {declared!r} is not known")
         if encoding.startswith(("utf-16", "utf-32")):  # the declaration was readable as ASCII, so it is wrong
             encoding = "utf-8"
-    # 3. Else it is UTF-8, the default of XML.
     return data.decode(encoding or "utf-8", "replace")
-
-
-def replace_illegal(text: str) -> str:
-    r"""Replace characters that XML forbids, literal or as character references; some runners write them.
-
-    Example:
-        >>> replace_illegal("\x1b[31mred &#27; &#9;")
-        '�[31mred � &#9;'
-    """
-    return _REFERENCE.sub(_replace_reference, replace_illegal_characters(text))
 
 
 def replace_illegal_characters(text: str) -> str:
@@ -226,6 +101,8 @@ DEPTH = 100
 """Deepest allowed nesting of elements; no runner comes near it."""
 MOST_CASES = 200_000
 """Most cases in one file."""
+MOST_ELEMENTS = 10 * MOST_CASES
+"""Most elements in one file, as each of them takes memory."""
 NAME, MESSAGE, HEAD, TAIL = 600, 500, 1_500, 2_500
 """Characters that are kept of a name, of a message, and of the start and the end of a text."""
 _MAX_TEXT = 1_000_000
@@ -233,117 +110,157 @@ _MAX_TEXT = 1_000_000
 _SUITES = ("testsuites", "testsuite")
 
 
-class ParsedReport(NamedTuple):
-    """Parsed content of one report file."""
-
-    cases: list[TestCase]
-    """The cases in file order; a key may occur more than once."""
-    unreadable: str
-    """Why the file couldn't be parsed to its end; empty if it could."""
-    subtests: int
-    """Number of declared tests without a case."""
-    hidden_try_suites: frozenset[str]
-    """Suites in which a passed case may be an earlier try that failed."""
-
-
 class _UnreadableError(ValueError):
     """The file is not a JUnit report."""
 
 
-class _Reader:
-    """Target of an XML parser that collects the test cases.
+class _Finding(NamedTuple):
+    """Content of a result element: what it says of its case."""
 
-    Args:
-        root: The folder that the tests ran in, which is removed from names and texts; empty keeps them.
+    result: Result
+    message: str
+    text: str
+    is_try: bool = False
+    """Whether it is an earlier try of the case."""
+    is_todo: bool = False
+    """Whether it marks the case as one that may fail, as node:test does."""
+
+
+@dataclass
+class _Suite:
+    """An open `<testsuite>` or `<testsuites>` element, with the counts of what was parsed in it so far."""
+
+    name: str
+    is_root: bool
+    """Whether it is `<testsuites>`, which only contains suites."""
+    is_hosted: bool
+    """Whether it names its host, as pytest does."""
+    declared: int
+    """The number in its attribute `tests`, or 0 if that is no number."""
+    cases: int = 0
+    suites: int = 0
+
+
+class _Reader:
+    """Reader that collects the test cases of an XML text.
+
+    Attributes:
+        cases: The cases in file order; a key may occur more than once.
+        unreadable: Why the text couldn't be parsed to its end; empty if it could.
+        subtests: Number of declared tests without a case: pytest counts each subtest, and writes no case for it.
+        hidden_try_suites: Suites in which a passed case may be an earlier try that failed: pytest-rerunfailures writes
+            a case for each try and leaves all but the last one out of the count. Subtests raise the count.
     """
 
     def __init__(self, root: str) -> None:
+        """Start without a case.
+
+        Args:
+            root: The folder that the tests ran in, which is removed from names and texts; empty keeps them.
+        """
         self.cases: list[TestCase] = []
-        self.hidden_try_suites: set[str] = set()
+        self.unreadable = ""
         self.subtests = 0
+        self.hidden_try_suites: set[str] = set()
         self._prefixes = (f"{root}/", f"{root}\\") if root else ()
         self._open: list[str] = []
-        self._suites: list[Suite] = []
-        self._cases: list[Case] = []
-        # The depth and the attributes of the result element whose text is being collected.
-        self._result: tuple[int, Mapping[str, str]] | None = None
-        self._text: list[str] = []
-        self._size = 0
+        self._suites: list[_Suite] = []
+        self._findings: list[list[_Finding]] = []  # of each open case
+        self._elements = 0
 
-    def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        name = tag.rpartition("}")[2].lower()
+    def read(self, text: str) -> None:
+        """Read an XML text; invalid content is reported in `unreadable`, and never raises."""
+        try:
+            for event, element in iterparse(StringIO(text), ("start", "end"), forbid_dtd=True):
+                name = element.tag.rpartition("}")[2].lower()
+                if event == "start":
+                    self._start(name, element)
+                else:
+                    self._end(name, element)
+        except (_UnreadableError, ParseError) as error:
+            self.unreadable = str(error)
+        except DefusedXmlException:
+            self.unreadable = "it has a document type, which no report needs; it may be an attack"
+
+    def _start(self, name: str, element: Element) -> None:
         if not self._open and name not in _SUITES:
             raise _UnreadableError(f"its root is <{name[:40]}>, not <testsuites>")
         self._open.append(name)
+        self._elements += 1
         if len(self._open) > DEPTH:
             raise _UnreadableError(f"it is nested more than {DEPTH} deep")
+        if self._elements > MOST_ELEMENTS:
+            raise _UnreadableError(f"it has more than {MOST_ELEMENTS} elements")
         if name in _SUITES:
             for outer in self._suites:
-                outer.count_suite()
-            self._suites.append(Suite(attributes, root=name == "testsuites"))
+                outer.suites += 1
+            count = element.get("tests", "").strip()
+            declared = int(count) if count.isascii() and count.isdigit() and len(count) < 10 else 0  # noqa: PLR2004 -- digits
+            is_root, is_hosted = name == "testsuites", "hostname" in element.attrib
+            self._suites.append(_Suite(element.get("name", ""), is_root, is_hosted, declared))
         elif name == "testcase":
-            self._cases.append(Case(attributes))
-        elif name in RESULT_BY_ELEMENT and self._result is None:
-            self._result = (len(self._open), attributes)
-            self._text, self._size = [], 0
+            self._findings.append([])
 
-    def data(self, text: str) -> None:
-        if self._result and self._size < _MAX_TEXT:
-            self._text.append(text)
-            self._size += len(text)
-
-    def end(self, _tag: str) -> None:
-        name = self._open.pop()
-        # 1. The result element whose text is being collected; elements inside of it are part of its text.
-        if self._result and self._result[0] == len(self._open) + 1:
-            self._add_result(name, self._result[1])
-            self._result = None
-        # 2. A case: all its results are known.
+    def _end(self, name: str, element: Element) -> None:
+        self._open.pop()
+        if any(outer in RESULT_BY_ELEMENT for outer in self._open):
+            return  # a part of the text of a result
+        if name in RESULT_BY_ELEMENT:
+            if self._findings:
+                self._findings[-1].append(_read_finding(name, element))
+            else:  # outside of any case it becomes a case for the suite
+                self._add_case({"name": "(the suite)"}, [_read_finding(name, element)])
         elif name == "testcase":
-            self._close_case(self._cases.pop())
-        # 3. A suite: all its cases are counted.
+            self._add_case(element.attrib, self._findings.pop())
         elif name in _SUITES:
             suite = self._suites.pop()
-            self.subtests += suite.subtests
-            if suite.has_hidden_tries:
-                self.hidden_try_suites.add(self._suite_path([*self._suites, suite]))
+            if suite.declared and not suite.is_root and not suite.suites:  # node:test counts nested suites as tests
+                self.subtests += max(0, suite.declared - suite.cases)
+                if suite.is_hosted and suite.declared != suite.cases:
+                    self.hidden_try_suites.add(self._suite_path([*self._suites, suite]))
+        element.clear()
 
-    def close(self) -> None:
-        """Do nothing: the end tags of the elements have added all results."""
-
-    def _add_result(self, name: str, attributes: Mapping[str, str]) -> None:
-        """Add a result element to the enclosing case; outside of any, it becomes a case for the suite."""
-        case = self._cases[-1] if self._cases else Case({"name": "(the suite)"})
-        case.add_result(name, attributes, "".join(self._text))
-        if not self._cases:
-            self._close_case(case)
-
-    def _close_case(self, case: Case) -> None:
+    def _add_case(self, attributes: Mapping[str, str], findings: Sequence[_Finding]) -> None:
         if len(self.cases) >= MOST_CASES:
             raise _UnreadableError(f"it has more than {MOST_CASES} cases")
-        attributes, place, result = case.attributes, self._suite_path(self._suites), case.result
         for suite in self._suites:
-            suite.count_case()
+            suite.cases += 1
+        # 1. The first of the worst findings counts; without any, an attribute may say that the case failed.
+        status = attributes.get("status", attributes.get("result", ""))
+        stated = _Finding(_STATUS.get(status.lower(), "passed"), "", "")
+        worst = max(findings, key=lambda each: RESULTS.index(each.result), default=stated)
+        is_expected = worst.result in RED and any(each.is_todo for each in findings)
+        # 2. Of several failures each is kept: pytest writes one for each failed subtest, and one that sums them up.
+        failures = [each for each in findings if each.result in RED and not each.is_try]
+        failures = failures[:1] + [each for each in failures[1:] if not _SUMMARY.fullmatch(each.message)]
+        message, text, messages = worst.message, worst.text, list[str]()
+        if (several := len(failures)) > 1:
+            message = f"{message} (and {several - 1} more)"
+            text = "\n\n".join(each.text.strip() for each in failures[:MOST_FAILURES] if each.text.strip())
+            messages = [each.message for each in failures[:MOST_FAILURES]]
+            messages += [f"… and {several - MOST_FAILURES} more"] if several > MOST_FAILURES else []
+        place = self._suite_path(self._suites)
         self.cases.append(
             TestCase(
                 suite=f"report: {place}" if place == RUN else place,
                 classname=self._stable_name(attributes.get("classname", "")),
                 name=self._stable_name(attributes.get("name", "")) or "(no name)",
                 file=self._stable_name(attributes.get("file", "")),
-                result=result,
-                seconds=_seconds(attributes.get("time", "")),
-                tries=case.tries,
-                message=self._one_line(case.message),
-                failures=tuple(map(self._one_line, case.failures)),
-                text=cut_middle(self._without_root(case.text).strip()),
+                result="xfailed" if is_expected else worst.result,
+                seconds=_parse_seconds(attributes.get("time", "")),
+                tries=1 + sum(each.is_try for each in findings),
+                message=self._one_line(message),
+                failures=tuple(map(self._one_line, messages)),
+                text=cut_middle(self._without_root(text).strip()),
             )
         )
 
-    def _suite_path(self, suites: Sequence[Suite]) -> str:
-        return self._stable_name(" > ".join(suite.name for suite in suites if suite.name and not suite.root))
+    def _suite_path(self, suites: Sequence[_Suite]) -> str:
+        return self._stable_name(" > ".join(suite.name for suite in suites if suite.name and not suite.is_root))
 
     def _one_line(self, message: str) -> str:
-        return _truncate(" ".join(self._without_root(message).split()))
+        line = " ".join(self._without_root(message).split())
+        return line if len(line) <= MESSAGE else line[: MESSAGE - 1] + "…"
 
     def _stable_name(self, name: str) -> str:
         """Return a name that doesn't depend on the folder of the tests; a long one is cut, and gets a digest."""
@@ -359,50 +276,47 @@ class _Reader:
         return text
 
 
-def read_file(data: bytes, root: str = "") -> ParsedReport:
-    """Parse a JUnit XML file; invalid content is reported in the result, and never raises.
+def _read_finding(name: str, element: Element) -> _Finding:
+    """Return the content of a result element; elements inside of it are part of its text.
 
     Args:
-        data: The bytes of the file.
-        root: The folder that the tests ran in, which is removed from names.
+        name: The element's name, in lower case.
+        element: The element.
     """
+    kind, text = element.get("type", ""), "".join(element.itertext())[:_MAX_TEXT]
+    is_skipped = name == "skipped"
+    return _Finding(
+        result="xfailed" if is_skipped and kind == "pytest.xfail" else RESULT_BY_ELEMENT[name],
+        message=element.get("message") or text.strip().partition("\n")[0] or kind,
+        text=text,
+        is_try=name.startswith(("flaky", "rerun")),
+        is_todo=is_skipped and kind == "todo",
+    )
+
+
+def _read_file(data: bytes, root: str) -> _Reader:
+    """Return what a JUnit XML file has, if need be without the characters that some runners write and XML forbids."""
+    reader = _Reader(root)
     try:
         text = decode_xml(data)
     except ValueError as error:
-        return ParsedReport([], str(error), 0, frozenset())
-    reader, unreadable = _parse(text, root)
-    # Some runners write characters that XML forbids: parse again without them.
-    if unreadable and (repaired := replace_illegal(text)) != text:
+        reader.unreadable = str(error)
+        return reader
+    reader.read(text)
+    if reader.unreadable and (repaired := _REFERENCE.sub(_replace_reference, replace_illegal_characters(text))) != text:
         del text  # it may be large
-        reader, unreadable = _parse(repaired, root)
-    return ParsedReport(reader.cases, unreadable, reader.subtests, frozenset(reader.hidden_try_suites))
+        reader = _Reader(root)
+        reader.read(repaired)
+    return reader
 
 
-def _parse(text: str, root: str) -> tuple[_Reader, str]:
-    """Return a reader with the cases of an XML text, and why it couldn't be parsed to its end, or an empty text."""
-    reader = _Reader(root)
-    parser = XMLParser(target=reader, forbid_dtd=True)
-    try:
-        parser.feed(text)
-        parser.close()
-    except (_UnreadableError, ParseError) as error:
-        return reader, str(error)
-    except DefusedXmlException:
-        return reader, "it has a document type, which no report needs; it may be an attack"
-    return reader, ""
-
-
-def _seconds(text: str) -> float:
+def _parse_seconds(text: str) -> float:
     """Parse a duration in seconds; an invalid one is 0, as no result depends on it."""
     try:
         seconds = float(text.replace(",", ""))
     except ValueError:
         return 0.0
     return round(seconds, 6) if math.isfinite(seconds) and seconds > 0 else 0.0
-
-
-def _truncate(text: str) -> str:
-    return text if len(text) <= MESSAGE else text[: MESSAGE - 1] + "…"
 
 
 def cut_middle(text: str) -> str:
@@ -418,15 +332,6 @@ _BY_SIGNAL = 128
 TEXTS = 2**20
 """Characters of texts that a run keeps, and of messages of further failures; the tests after that have their first
 message only."""
-
-
-class _FailedCheck(NamedTuple):
-    """A failed check of a whole run."""
-
-    check: str
-    """The expectation, as the name of a test."""
-    message: str
-    """The observation."""
 
 
 def read_report(
@@ -463,57 +368,54 @@ def read_report(
         ('The exit code is 1, but no test failed.',)
     """
     is_ok = exit_code in ok and not stopped
-    # 1. Parse all files.
-    found: dict[str, ParsedReport] = {}
-    wrong: list[_FailedCheck] = []
+    # 1. Parse all files, and merge the cases of one test.
+    cases, unreadable, reports, subtests = dict[Key, TestCase](), list[str](), list[str](), 0
     if sum(map(len, files.values())) > MOST_BYTES:
-        wrong.append(_FailedCheck("the report can be read", f"The report is larger than {MOST_BYTES} bytes."))
+        unreadable.append(f"The report is larger than {MOST_BYTES} bytes")
     else:
-        found = {_printable_path(path): read_file(files[path], root) for path in sorted(files)}
-    # 2. Merge the cases of one test.
-    cases = _merge_cases(found, is_ok=is_ok)
-    # 3. Add a case for each failed check of the run.
-    wrong += _failed_checks(found, cases, exit_code, stopped, is_ok=is_ok, is_there=bool(files))
-    for each in wrong:
-        case = TestCase(suite=RUN, name=each.check, result="error", message=each.message)
+        for path in sorted(files):
+            # Bytes of a name that are no UTF-8 are surrogates in it, which are escaped.
+            reports.append(path.encode(errors="backslashreplace").decode())
+            found = _read_file(files[path], root)
+            if found.unreadable:
+                unreadable.append(f"{reports[-1]} can't be read: {found.unreadable}")
+            subtests += found.subtests
+            for key, case in _merge_tries(found, is_ok=is_ok).items():
+                cases[key] = _worst_case([cases[key], case]) if key in cases else case
+    # 2. Add a case for each problem of the run itself.
+    red = sum(case.result in RED for case in cases.values())
+    problems = dict(_code_problems(exit_code, stopped, red, is_ok=is_ok))
+    if not files:
+        problems["there is a report"] = "There is no report."
+    if unreadable:
+        more = f" (and {len(unreadable) - 1} more)" if len(unreadable) > 1 else ""
+        problems["the report can be read"] = f"{unreadable[0]}{more}."
+    if reports and not cases:
+        problems["there are tests"] = "The report has no test."
+    for name, message in problems.items():
+        case = TestCase(suite=RUN, name=name, result="error", message=message)
         cases[case.key] = case
     return TestRun(
         exit=exit_code,
         seconds=round(max(seconds, 0.0), 3),
-        reports=tuple(found),
+        reports=tuple(reports),
         cases=tuple(_limit_texts([cases[key] for key in sorted(cases)])),
-        subtests=sum(each.subtests for each in found.values()),
+        subtests=subtests,
     )
 
 
-def _failed_checks(
-    found: Mapping[str, ParsedReport],
-    cases: Mapping[Key, TestCase],
-    exit_code: int | None,
-    stopped: str,
-    *,
-    is_ok: bool,
-    is_there: bool,
-) -> Iterator[_FailedCheck]:
-    """Yield the failed checks of a run, each kind once."""
+def _code_problems(exit_code: int | None, stopped: str, red: int, *, is_ok: bool) -> Iterator[tuple[str, str]]:
+    """Yield what the exit code says against the run, as the name of a check and a sentence."""
     if stopped:
-        yield _FailedCheck("the run ends by itself", f"The run was stopped {stopped}.")
+        yield "the run ends by itself", f"The run was stopped {stopped}."
     elif exit_code is None:
-        yield _FailedCheck("the run ends by itself", "The run was ended, and has no exit code.")
-    if not is_there:
-        yield _FailedCheck("there is a report", "There is no report.")
-    if bad := [(path, each.unreadable) for path, each in found.items() if each.unreadable]:
-        yield _FailedCheck("the report can be read", _summarize("{} can't be read: {}", bad))
-    if found and not cases:
-        yield _FailedCheck("there are tests", "The report has no test.")
-    red = sum(case.result in RED for case in cases.values())
-    if is_ok and red:
-        message = f"The exit code is {exit_code}, but {red} {'test' if red == 1 else 'tests'} failed."
-        yield _FailedCheck("exit code and report agree", message)
-    elif exit_code is not None and not stopped and not is_ok and not red:
-        yield _FailedCheck(
-            "exit code and report agree", f"The exit code is {_describe_exit_code(exit_code)}, but no test failed."
-        )
+        yield "the run ends by itself", "The run was ended, and has no exit code."
+    elif not is_ok and not red:
+        code = _describe_exit_code(exit_code)
+        yield "exit code and report agree", f"The exit code is {code}, but no test failed."
+    elif is_ok and red:
+        tests = "test" if red == 1 else "tests"
+        yield "exit code and report agree", f"The exit code is {exit_code}, but {red} {tests} failed."
 
 
 def _describe_exit_code(code: int) -> str:
@@ -529,44 +431,22 @@ def _describe_exit_code(code: int) -> str:
         return str(code)
 
 
-def _summarize(form: str, bad: Sequence[tuple[str, str]]) -> str:
-    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
-    return f"{form.format(*bad[0])}{more}."
-
-
-def _printable_path(path: str) -> str:
-    """Return a path as printable text; bytes that are no UTF-8 are surrogates in it, which are escaped."""
-    return path.encode(errors="backslashreplace").decode()
-
-
-def _merge_cases(found: Mapping[str, ParsedReport], *, is_ok: bool) -> dict[Key, TestCase]:
-    """Return one case per test, by its key; several cases of a test are merged."""
-    every: dict[Key, TestCase] = {}
-    for each in found.values():
-        own: dict[Key, list[TestCase]] = {}
-        for case in each.cases:
-            own.setdefault(case.key, []).append(case)
-        for key, tries in own.items():
-            case = (
-                tries[0]
-                if len(tries) == 1
-                else _merge_tries(tries, is_ok=is_ok, hiding=key[0] in each.hidden_try_suites)
-            )
-            every[key] = _worst_case([every[key], case]) if key in every else case
-    return every
-
-
-def _merge_tries(tries: Sequence[TestCase], *, is_ok: bool, hiding: bool) -> TestCase:
-    """Merge the cases of a test that has several in one file: it was tried again, or is flaky."""
-    worst, last = _worst_case(tries), tries[-1]
-    # The last try passed, and so did the run: the test is flaky.
-    if last.result not in RED and worst.result in RED and is_ok:
-        return worst.model_copy(update={"result": "flaky"})
-    if worst.result == "passed" and hiding:
-        # pytest-rerunfailures reports a failed try as passed, but leaves it out of the suite's count.
-        message = f"It passed at try {len(tries)}; the report doesn't say why the others failed."
-        return worst.model_copy(update={"result": "flaky", "message": message})
-    return worst
+def _merge_tries(found: _Reader, *, is_ok: bool) -> dict[Key, TestCase]:
+    """Return one case for each test of a file; a test with several cases was tried again, or is flaky."""
+    tries: dict[Key, list[TestCase]] = {}
+    for case in found.cases:
+        tries.setdefault(case.key, []).append(case)
+    cases: dict[Key, TestCase] = {}
+    for key, each in tries.items():
+        cases[key] = worst = _worst_case(each)
+        if len(each) > 1 and is_ok and worst.result in RED and each[-1].result not in RED:
+            # The last try passed, and so did the run.
+            cases[key] = worst.model_copy(update={"result": "flaky"})
+        elif len(each) > 1 and worst.result == "passed" and key[0] in found.hidden_try_suites:
+            # pytest-rerunfailures reports a failed try as passed, but leaves it out of the suite's count.
+            message = f"It passed at try {len(each)}; the report doesn't say why the others failed."
+            cases[key] = worst.model_copy(update={"result": "flaky", "message": message})
+    return cases
 
 
 def _worst_case(cases: Sequence[TestCase]) -> TestCase:
@@ -574,6 +454,8 @@ def _worst_case(cases: Sequence[TestCase]) -> TestCase:
 
     A test that fails in its call and again in its teardown has two cases in pytest's report.
     """
+    if len(cases) == 1:
+        return cases[0]
     worst = max(cases, key=lambda case: RESULTS.index(case.result))
     update: dict[str, object] = {
         "seconds": round(sum(case.seconds for case in cases), 6),

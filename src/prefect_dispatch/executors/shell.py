@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.outcome import Change
     from prefect_dispatch.models.test_run import TestRun
-    from prefect_dispatch.processes.runner import CapturedOutput, CompletedProgram
+    from prefect_dispatch.processes.runner import CompletedProgram
     from prefect_dispatch.workspaces.workspace import OpenWorkspace
 
 
@@ -89,19 +89,24 @@ def require_success(ran: CompletedProgram, command: Command, log: Path) -> None:
         TransientError: If its exit code asks for another try, or it was silent for too long.
         RejectedError: If it failed.
     """
+    kind: type[ExecutorError] = RejectedError
     if ran.stopped:
-        raise _exit_error(TransientError, "idle", "printed nothing for too long, and was ended", ran, log)
-    if ran.signal is not None:
+        kind, code, how = TransientError, "idle", "printed nothing for too long, and was ended"
+    elif ran.signal is not None:
         why = " (as the system does where memory runs out)" if ran.signal == signal.SIGKILL else ""
-        raise _exit_error(RejectedError, "signal", f"was ended by {_signal_name(ran.signal)}{why}", ran, log)
-    if ran.exit is None:
-        raise _exit_error(
-            TransientError, "lost", "ended, and something else in this process took its exit code", ran, log
-        )
-    if ran.exit in command.retry:
-        raise _exit_error(TransientError, "retry", f"asks for another try (exit code {ran.exit})", ran, log)
-    if ran.exit not in command.ok and not command.report:
-        raise _exit_error(RejectedError, "exit", f"failed (exit code {ran.exit})", ran, log)
+        code, how = "signal", f"was ended by {_signal_name(ran.signal)}{why}"
+    elif ran.exit is None:
+        kind, code, how = TransientError, "lost", "ended, and something else in this process took its exit code"
+    elif ran.exit in command.retry:
+        kind, code, how = TransientError, "retry", f"asks for another try (exit code {ran.exit})"
+    elif ran.exit not in command.ok and not command.report:
+        code, how = "exit", f"failed (exit code {ran.exit})"
+    else:
+        return
+    # The end of what it printed on standard error, else on standard output.
+    ends = (stream.end_text(QUOTED).strip() for stream in (ran.stderr, ran.stdout))
+    output = next(filter(None, ends), "it printed nothing")
+    raise kind(f"The command {how}: {output}", kind=code).add_trace(_log_note(log))
 
 
 def output_text(ran: CompletedProgram, log: Path) -> str:
@@ -111,13 +116,13 @@ def output_text(ran: CompletedProgram, log: Path) -> str:
         RejectedError: If it is too long for an answer, or no UTF-8 text.
     """
     if not ran.stdout.is_whole:
-        why = f"printed {ran.stdout.size:,} bytes, and an answer has {2 * KEEP:,} at most"
-        raise RejectedError(f"The command {why}.", kind="too_large").add_trace(_log_note(log))
-    try:
-        return (ran.stdout.head + ran.stdout.tail).decode().rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        why = f"printed no UTF-8 text (at byte {error.start:,})"
-        raise RejectedError(f"The command {why}.", kind="not_text").add_trace(_log_note(log)) from None
+        kind, why = "too_large", f"printed {ran.stdout.size:,} bytes, and an answer has {2 * KEEP:,} at most"
+    else:
+        try:
+            return (ran.stdout.head + ran.stdout.tail).decode().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            kind, why = "not_text", f"printed no UTF-8 text (at byte {error.start:,})"
+    raise RejectedError(f"The command {why}.", kind=kind).add_trace(_log_note(log))
 
 
 def stamp_files(patterns: Iterable[str], folder: Path) -> FileStamps:
@@ -178,16 +183,6 @@ def _iter_matching(patterns: Iterable[str], folder: Path) -> Iterator[tuple[str,
 
 def _stamp(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_mtime_ns, status.st_size, status.st_ino
-
-
-def _exit_error(kind: type[ExecutorError], what: str, how: str, ran: CompletedProgram, log: Path) -> ExecutorError:
-    """Return an error that quotes the end of a command's output: of standard error, else of standard output."""
-    output = next((text for stream in (ran.stderr, ran.stdout) if (text := _quote_end(stream))), "it printed nothing")
-    return kind(f"The command {how}: {output}", kind=what).add_trace(_log_note(log))
-
-
-def _quote_end(stream: CapturedOutput) -> str:
-    return stream.end_text(QUOTED).strip()
 
 
 def _log_note(log: Path) -> str:
@@ -266,12 +261,8 @@ def load_operation(name: str) -> Operation:
 
 
 REPORTS = "REPORT_DIR"
-
-
 """The environment variable that names the folder for reports; each run has one of its own."""
 SILENT = "(printed nothing)"
-
-
 """The answer of a command that succeeded and printed nothing, as many do."""
 _log = logging.getLogger("prefect_dispatch")
 
@@ -522,9 +513,6 @@ class Shell(BaseExecutor, Strict):
         except ExecutorError as error:
             error.usage = error.usage or Usage(requests=1)  # a command costs nothing, even if it fails
             raise
-
-    def require_available(self) -> None:
-        """Do nothing: `resolve_paths` has checked all."""
 
     def count_tokens(self, brief: Brief, item: Item) -> int:  # noqa: ARG002 -- the protocol's signature
         """Return 0: a command takes no tokens."""

@@ -28,6 +28,7 @@ MOVED = {
     "integrators.gaps": "integrators.base",
     "integrators.records": "integrators.merge_records",
     "integrators.records.rules": "integrators.merge_records.field_rules",
+    "integrators.test_matrix": "integrators.matrix_integrator",
     "integrators.values": "serialization.json_values",
     "junit": "executors.junit",
     "ledger": "models.ledger",

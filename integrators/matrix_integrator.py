@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import html
 from collections import Counter
+from fnmatch import fnmatchcase
 from math import fsum
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
-from pydantic import ConfigDict, Field
+from natsort import natsort_keygen
+from pydantic import ConfigDict, Field, ValidationError
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.junit import replace_illegal_characters
 from prefect_dispatch.integrators.base import BaseIntegrator, gaps, unanswered
-from prefect_dispatch.integrators.test_matrix.compare import build_matrix, matches_pattern
 from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.brief import Text
 from prefect_dispatch.models.ledger import Document, FieldRow, Flag, LedgerRow, Merge, Ref, Table
-from prefect_dispatch.models.test_run import RED, RUN, Key, TestCase, TestRun, label
+from prefect_dispatch.models.test_run import RED, RESULTS, RUN, Key, TestCase, TestRun, label
 from prefect_dispatch.serialization.json_values import pointer
 
 if TYPE_CHECKING:
@@ -24,18 +25,151 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.test_matrix.compare import Environment, Matrix, Row
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.outcome import Outcome
 
 
 JsonObject = dict[str, "JsonValue"]
+Agreement = Literal["everywhere", "differs", "absent"]
+"""Whether a test has the same result everywhere; `absent`: it has wherever it exists, but is absent somewhere."""
+
+_natural_key = natsort_keygen()
 
 
-def merged_value(
-    matrix: Matrix, outcomes: Sequence[Outcome]
-) -> tuple[JsonValue, tuple[FieldRow, ...], tuple[Flag, ...]]:
+class Environment(NamedTuple):
+    """Environment of a test run: one (brief, item)."""
+
+    outcome: Outcome
+    """The outcome."""
+    name: str
+    """The item's key; with several briefs, `brief/item`."""
+    required: bool
+    """Whether it has to pass."""
+    run: TestRun | None
+    """The test run; None if there is no answer."""
+
+    @property
+    def ref(self) -> Ref:
+        """The outcome's reference."""
+        return Ref.of(self.outcome)
+
+    @property
+    def error(self) -> str:
+        """The reason why there is no answer; empty if there is one."""
+        return "" if self.run else self.outcome.failure or self.outcome.status
+
+    @property
+    def verdict(self) -> str:
+        """The verdict on the run; `no result` if there is no answer."""
+        return self.run.verdict if self.run else "no result"
+
+    @property
+    def is_red(self) -> bool:
+        """Whether it has not passed: tests failed, none ran, or there is no answer."""
+        return self.verdict not in ("passed", "flaky")
+
+
+class Row(NamedTuple):
+    """One test in all environments with a result."""
+
+    key: Key
+    """The key that identifies the test."""
+    cases: tuple[TestCase | None, ...]
+    """The test's cases, in the order of the environments; None where it is absent."""
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """The result in each environment; a missing test is `absent`, a missing problem of a run itself `passed`."""
+        missing = "passed" if self.key[0] == RUN else "absent"
+        return tuple(case.result if case else missing for case in self.cases)
+
+    @property
+    def agreement(self) -> Agreement:
+        """Whether the result is the same everywhere."""
+        results = set(self.results)
+        if len(results - {"absent"}) > 1:
+            return "differs"
+        return "absent" if "absent" in results else "everywhere"
+
+    @property
+    def is_uneventful(self) -> bool:
+        """Whether the test passed wherever it exists, at the first try and without any output."""
+        return all(
+            case is None or (case.result == "passed" and case.tries == 1 and not case.message and not case.text)
+            for case in self.cases
+        )
+
+    @property
+    def label(self) -> str:
+        """The test's display name."""
+        return label(self.key)
+
+    @property
+    def severity_key(self) -> tuple[int, int, int]:
+        """Sort key by severity: failures first, then results that differ, flaky and absent tests."""
+        # The position in RESULTS ranks results of the same kind.
+        worst = max(RESULTS.index(case.result) for case in self.cases if case)
+        red = sum(case.result in RED for case in self.cases if case)
+        kind = 0 if red else 1 if self.agreement == "differs" else 2 if worst == RESULTS.index("flaky") else 3
+        return (kind if kind < 3 or self.agreement == "absent" else 4 + self.is_uneventful, -worst, -red)  # noqa: PLR2004 -- ranks
+
+
+class Matrix(NamedTuple):
+    """All environments and all tests."""
+
+    environments: list[Environment]
+    """The environments, sorted by key."""
+    rows: list[Row]
+    """The tests, sorted by key, with numbers inside by their value."""
+
+    @property
+    def result_environments(self) -> list[Environment]:
+        """The environments with a result, in the order of the cases of a row."""
+        return [each for each in self.environments if each.run]
+
+    @property
+    def rows_by_severity(self) -> list[Row]:
+        """The tests, sorted by severity."""
+        return sorted(self.rows, key=lambda row: row.severity_key)
+
+
+def matches_pattern(pattern: str, ref: Ref) -> bool:
+    """Return whether a pattern matches an environment: its item's key or `brief/item`, literally or as a glob."""
+    return any(pattern == name or fnmatchcase(name, pattern) for name in (ref.item, str(ref)))
+
+
+def build_matrix(outcomes: Sequence[Outcome], required: Sequence[str]) -> Matrix:
+    """Return the matrix of tests and environments.
+
+    Args:
+        outcomes: The outcomes, in any order.
+        required: Patterns of the environments that have to pass.
+
+    Raises:
+        ValueError: If an answer is no test run.
+    """
+    many_briefs = len({outcome.brief for outcome in outcomes}) > 1
+    environments: list[Environment] = []
+    for outcome in sorted(outcomes, key=lambda outcome: Ref.of(outcome).order):
+        ref = Ref.of(outcome)
+        try:
+            run = TestRun.model_validate(outcome.value) if outcome.status == "succeeded" else None
+        except ValidationError:
+            raise ValueError(f"the answer of {str(ref)!r} is no test run (prefect_dispatch.test_run:TestRun)") from None
+        is_required = any(matches_pattern(pattern, ref) for pattern in required)
+        environments.append(Environment(outcome, str(ref) if many_briefs else ref.item, is_required, run))
+    # A row has one cell per run; a test that a run doesn't have stays None there.
+    runs = [each.run for each in environments if each.run]
+    cases: dict[Key, list[TestCase | None]] = {}
+    for at, run in enumerate(runs):
+        for case in run.cases:
+            cases.setdefault(case.key, [None] * len(runs))[at] = case
+    keys = sorted(cases, key=lambda key: (*map(_natural_key, key), key))
+    return Matrix(environments, [Row(key, tuple(cases[key])) for key in keys])
+
+
+def merged_value(matrix: Matrix) -> tuple[JsonValue, tuple[FieldRow, ...], tuple[Flag, ...]]:
     """Return the merged value, a field row for each part of it, and a flag for each flaky test."""
     refs = tuple(each.ref for each in matrix.result_environments)
     names = [each.name for each in matrix.result_environments]
@@ -63,17 +197,16 @@ def merged_value(
         tests.append(entry)
     if passed:
         fields.append(_field_row(("passed",), passed, "passed", refs))
-    value: JsonValue = {"environments": environments, "tests": tests, "passed": passed, "gaps": gaps(outcomes)}
+    missing = gaps(each.outcome for each in matrix.environments)
+    value: JsonValue = {"environments": environments, "tests": tests, "passed": passed, "gaps": missing}
     return value, tuple(fields), tuple(flags)
 
 
-def ledger_rows(matrix: Matrix, outcomes: Sequence[Outcome]) -> tuple[LedgerRow, ...]:
-    """Return the ledger row of each environment."""
-    ends = {each.ref: f"{each.verdict}: {summarize_run(each.run)}" for each in matrix.environments if each.run}
-    return tuple(
-        unanswered(outcome) or LedgerRow(**each.ref.model_dump(), disposition="merged", reason=ends[each.ref])
-        for outcome, each in zip(_in_matrix_order(outcomes, matrix), matrix.environments, strict=True)
-    )
+def ledger_rows(matrix: Matrix) -> Iterator[LedgerRow]:
+    """Yield the ledger row of each environment."""
+    for each in matrix.environments:
+        summary = f"{each.verdict}: {summarize_run(each.run or TestRun())}"
+        yield unanswered(each.outcome) or LedgerRow(**each.ref.model_dump(), disposition="merged", reason=summary)
 
 
 def summarize_run(run: TestRun) -> str:
@@ -90,11 +223,6 @@ def summarize_run(run: TestRun) -> str:
         f"{run.counts[result]} {result}" for result in ("error", "failed", "flaky", "skipped") if run.counts[result]
     ]
     return ", ".join([f"{tests} {'test' if tests == 1 else 'tests'}", *other_counts])
-
-
-def _in_matrix_order(outcomes: Sequence[Outcome], matrix: Matrix) -> Iterator[Outcome]:
-    by_key = {(outcome.brief, outcome.item): outcome for outcome in outcomes}
-    return (by_key[each.ref.brief, each.ref.item] for each in matrix.environments)
 
 
 def _environment_entry(each: Environment, run: TestRun) -> JsonObject:
@@ -155,38 +283,15 @@ def _field_row(path: tuple[str | int, ...], winner: JsonValue, rule: str, source
 
 
 MAX_TABLE_ROWS = 2_000
-
-
 """Above this number of tests, the table leaves out those that passed wherever they exist."""
-
-
 MAX_SLOWEST_TESTS = 20
-
-
 """Maximum number of tests in the table of durations."""
-
-
 MAX_LISTED_ENVIRONMENTS, MAX_LISTED_TESTS = 5, 3
-
-
 """Maximum number of environments in a sentence, and of tests of each."""
-
-
 MAX_CELL_NAMES = 20
-
-
 """Maximum number of environments in a cell of a table."""
-
-
 NO_RESULT = "no result"
-
-
 _COLUMNS = ("test", "suite", "same")
-
-
-def tables(matrix: Matrix) -> tuple[Table, ...]:
-    """Return the tables of a matrix."""
-    return (_tests_table(matrix), _environments_table(matrix), _differences_table(matrix), _slowest_table(matrix))
 
 
 def failure_message(matrix: Matrix) -> str:
@@ -331,11 +436,7 @@ def _duration_row(row: Row, names: Sequence[str]) -> dict[str, JsonValue]:
 
 
 _ELEMENTS = {"failed": "failure", "error": "error", "skipped": "skipped", "xfailed": "skipped", "flaky": "flakyFailure"}
-
-
 """XML element of each result; Jenkins and Surefire read `flakyFailure`, other readers ignore it and count a pass."""
-
-
 _BREAKS = str.maketrans({"\n": "&#10;", "\r": "&#13;", "\t": "&#9;"})
 
 
@@ -408,8 +509,6 @@ def _escape_attribute(text: str) -> str:
 
 
 TEST_RUN_OUTPUT = "prefect_dispatch.test_run:TestRun"
-
-
 """The `output` of a brief whose answers are test runs."""
 
 
@@ -489,15 +588,20 @@ class TestMatrix(BaseIntegrator, Strict):
             ValueError: If an answer is no test run.
         """
         matrix = build_matrix(outcomes, self._patterns)
-        value, fields, flags = merged_value(matrix, outcomes)
+        value, fields, flags = merged_value(matrix)
         red_message = failure_message(matrix)
         return Merge(
             value=value,
-            ledger=ledger_rows(matrix, outcomes),
+            ledger=tuple(ledger_rows(matrix)),
             fields=fields,
             rules=self._rules(),
             flags=flags,
-            tables=tables(matrix),
+            tables=(
+                _tests_table(matrix),
+                _environments_table(matrix),
+                _differences_table(matrix),
+                _slowest_table(matrix),
+            ),
             documents=(
                 Document(name="junit.xml", title="All environments as one JUnit report", text=render_junit(matrix)),
             ),
