@@ -43,8 +43,6 @@ from prefect_dispatch.flows.runtime.flow_class import (
     has_retries_left,
     start_of_earlier_attempts,
 )
-from prefect_dispatch.flows.runtime.garbage_collection import frozen_gc
-from prefect_dispatch.flows.runtime.heartbeat import send_heartbeats
 from prefect_dispatch.flows.runtime.last_run import LastRunStore
 from prefect_dispatch.flows.runtime.query_executors import require_keys
 from prefect_dispatch.integrators.base import BaseIntegrator, Delivery
@@ -69,7 +67,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.report import Report
     from prefect_dispatch.sources import Source
     from prefect_dispatch.tasks.plan import StoredAnswers
-    from prefect_dispatch.tasks.shards.server_backlog import Recorded
 
 
 def deliver_value(report: Report, integrator: AnyMerger, folder: Path) -> Report:
@@ -114,8 +111,6 @@ class JobSpec:
 
 
 @skip_overlap
-@frozen_gc()
-@send_heartbeats()
 def run_job(
     parts: JobSpec,
     *,
@@ -201,9 +196,8 @@ def run_job(
         if parts.review and decisions is not None:
             report = review(job, report, decisions, resumed.collect(report, expected, outcomes, clock.started), resumed)
         # 5. Deliver and publish.
-        recorded = fan_out.counter.report()
-        report = _add_facts(report, recorded, stored)
-        for sentence in filter(None, (*_gap_sentences(report), *stored.notes, recorded.note)):
+        report = _add_facts(report, fan_out.task_runs, stored)
+        for sentence in (*_gap_sentences(report), *stored.notes):
             log.warning("%s", strip_control_chars(sentence))
         report = memory.compare_with_last(deliver_value(report, job.integrator, place))
         if files is not None:
@@ -225,9 +219,9 @@ def run_job(
         return cast("Report", cancelled_state(fan_out.summary, error))
 
 
-def _add_facts(report: Report, recorded: Recorded, stored: StoredAnswers) -> Report:
-    """Add the number of task runs that Prefect has recorded, and of damaged stored answers, to a report."""
-    facts: dict[str, JsonValue] = {"task_runs": recorded.model_dump(exclude_defaults=True)}
+def _add_facts(report: Report, task_runs: int, stored: StoredAnswers) -> Report:
+    """Add the number of task runs, and of damaged stored answers, to a report."""
+    facts: dict[str, JsonValue] = {"task_runs": {"made": task_runs}}
     if stored.blobs.damaged:
         facts["damaged"] = len(stored.blobs.damaged)
     return report.model_copy(update={"run": {**report.run, **facts}})
