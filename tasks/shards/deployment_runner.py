@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from threading import Event
+from threading import Event, Lock
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
 
@@ -201,7 +201,7 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
         self._parent = flow_run.get_id()
         self._children: list[_ShardRun] = []
         self._threads: list[Thread] = []
-        self._stopping = Event()
+        self._stopping, self._start_lock = Event(), Lock()
         self._log = get_run_logger()
         return self
 
@@ -290,15 +290,16 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
         child.key = self._shards.write_shard(UUID(self._parent), document)
         child.last_update = time.monotonic()
         try:
-            run: FlowRun = cast("Any", run_deployment)(
-                self._target.id,
-                parameters={"shard": child.key},
-                flow_run_name=child.name,
-                timeout=0,
-                tags=[TAG],
-                idempotency_key=f"{self._parent}-{child.key.rpartition('/')[2]}",
-                _sync=True,
-            )
+            with self._start_lock:  # Prefect numbers the subflows of a run, and not safely for threads
+                run: FlowRun = cast("Any", run_deployment)(
+                    self._target.id,
+                    parameters={"shard": child.key},
+                    flow_run_name=child.name,
+                    timeout=0,
+                    tags=[TAG],
+                    idempotency_key=f"{self._parent}-{child.key.rpartition('/')[2]}",
+                    _sync=True,
+                )
         except ObjectNotFound:
             raise JobError("Deployment not found.") from None
         child.run = run.id
