@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from threading import Event, Lock
+from threading import Event
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
 
@@ -171,6 +171,8 @@ class _ShardRun:
     shard: Shard
     executor: Any
     limits: Any
+    begun: Event = field(default_factory=Event)
+    """Set once it has a run, or has ended without one."""
     key: str = ""
     run: UUID | None = None
     updated_at: datetime | None = None
@@ -201,7 +203,8 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
         self._parent = flow_run.get_id()
         self._children: list[_ShardRun] = []
         self._threads: list[Thread] = []
-        self._stopping, self._start_lock = Event(), Lock()
+        self._stopping, self._last_begun = Event(), Event()
+        self._last_begun.set()
         self._log = get_run_logger()
         return self
 
@@ -226,8 +229,9 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
             A future of a `ShardResult`.
         """
         child, future = _ShardRun(task.task_run_name(parameters), **parameters), Future[Any]()
+        previous, self._last_begun = self._last_begun, child.begun
         self._children.append(child)
-        self._threads.append(start_thread(lambda: future.set_result(self._run_to_end(child)), "shard-run"))
+        self._threads.append(start_thread(lambda: future.set_result(self._run_to_end(child, previous)), "shard-run"))
         return PrefectConcurrentFuture(task_run_id=uuid4(), wrapped_future=future)
 
     @property
@@ -244,25 +248,28 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
     def _running(self) -> int:
         return sum(child.state != "ended" for child in self._children)
 
-    def _run_to_end(self, child: _ShardRun) -> State[Any]:
+    def _run_to_end(self, child: _ShardRun, previous: Event) -> State[Any]:
         """Start a run for a shard, and return the result: a state whose data is a `ShardResult`, or the error."""
         try:
-            return self._poll_to_end(child)
+            return self._poll_to_end(child, previous)
         except Exception as error:  # noqa: BLE001 -- one that waiting does not resolve; in a thread, nothing else reports it
             return self._rejected_state(child, f"Its runs can't be watched: {safe_message(error)}")
         finally:
+            child.begun.set()
             child.state = "ended"
             if child.key:
                 with suppress(TransientError):  # the document is of no use any more, and does no harm
                     self._shards.remove(child.key)
 
-    def _poll_to_end(self, child: _ShardRun) -> State[Any]:
+    def _poll_to_end(self, child: _ShardRun, previous: Event) -> State[Any]:
         last_success = time.monotonic()
         while not self._stopping.wait(POLL_S * (1 + self._running // MOST_PER_POLL)):
             # Prefect's API and the storage may be unavailable for a while.
             try:
                 if child.run is None:
+                    previous.wait()  # runs start in order, and one after another: Prefect numbers them
                     self._start_run(child)
+                    child.begun.set()
                 elif state := self._look_at(child):
                     return state
                 last_success = time.monotonic()
@@ -290,16 +297,15 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
         child.key = self._shards.write_shard(UUID(self._parent), document)
         child.last_update = time.monotonic()
         try:
-            with self._start_lock:  # Prefect numbers the subflows of a run, and not safely for threads
-                run: FlowRun = cast("Any", run_deployment)(
-                    self._target.id,
-                    parameters={"shard": child.key},
-                    flow_run_name=child.name,
-                    timeout=0,
-                    tags=[TAG],
-                    idempotency_key=f"{self._parent}-{child.key.rpartition('/')[2]}",
-                    _sync=True,
-                )
+            run: FlowRun = cast("Any", run_deployment)(
+                self._target.id,
+                parameters={"shard": child.key},
+                flow_run_name=child.name,
+                timeout=0,
+                tags=[TAG],
+                idempotency_key=f"{self._parent}-{child.key.rpartition('/')[2]}",
+                _sync=True,
+            )
         except ObjectNotFound:
             raise JobError("Deployment not found.") from None
         child.run = run.id
