@@ -32,7 +32,7 @@ def files(folder: Path, records: Sequence[Record]) -> Callable[[str], bytes | No
     """Keep a file for each, as we do: written beside its place, brought to the disk, moved there."""
     from prefect.filesystems import LocalFileSystem  # noqa: PLC0415 -- each way loads what it takes, and nothing else
 
-    from prefect_dispatch.tasks.storage.result_store import BlobStore  # noqa: PLC0415 -- as above
+    from prefect_dispatch.tasks.result_store import BlobStore  # noqa: PLC0415 -- as above
 
     shelf = BlobStore(LocalFileSystem(basepath=str(folder)))
     for key, content in records:

@@ -19,13 +19,14 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows import review
 from prefect_dispatch.flows.runtime.batch_phase import STATE
 from prefect_dispatch.flows.runtime.concurrency import SKIPPED
-from prefect_dispatch.flows.runtime.heartbeat import MOST_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NAME = "Crash runs whose worker died"
 NEVER_BEGAN = "Crash runs whose process never began"
+MOST_S = 180
+"""Seconds between two heartbeats of a run, at most: a worker may send them more rarely than this process would."""
 MISSED = 3
 """Consecutive missed heartbeats after which a run is considered dead."""
 START_S = 600
@@ -41,8 +42,8 @@ _RUNNING_STATES = ("Running", "Retrying")
 def silent_run_automation() -> dict[str, Any]:
     """Return the automation for runs without heartbeats, in the format of `prefect automation create --from-file`.
 
-    The time limit is based on the interval of our runs, which send a heartbeat every `MOST_S` seconds at least, or on
-    that of the settings of this process if it is longer: then other flows may have it, too.
+    The time limit is based on an interval of `MOST_S` seconds, or on that of the settings of this process if it is
+    longer.
 
     Raises:
         JobError: If no run sends heartbeats.

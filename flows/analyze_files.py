@@ -32,7 +32,7 @@ from prefect_dispatch.integrators.merge_records.merge_records import MergeRecord
 from prefect_dispatch.integrators.merge_records.similarity import Matching
 from prefect_dispatch.models.brief import Brief, Name, Text
 from prefect_dispatch.sources.files import Glob
-from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -33,7 +33,7 @@ from prefect_dispatch.models.globs import Glob, find_overlaps
 from prefect_dispatch.models.item import Item, escape_template
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.sources.inline import Listed
-from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.workspaces.workspace import Workspace
 
 _SCOPE = (

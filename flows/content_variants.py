@@ -29,7 +29,7 @@ from prefect_dispatch.models.brief import Brief, Name, Text
 from prefect_dispatch.models.checks import MaxWords
 from prefect_dispatch.models.item import Item, escape_template
 from prefect_dispatch.sources.inline import Listed
-from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
 
 CRITERION = "It speaks more to the people it is for, and claims nothing that the description doesn't say."
 _LIMIT = 80

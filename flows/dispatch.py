@@ -21,8 +21,8 @@ from prefect_dispatch.models.brief import Brief, BriefsInput, Name
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.report import Report  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.sources import ItemsInput
-from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.tasks.storage.result_store import ReportSerializer
+from prefect_dispatch.tasks.result_store import ReportSerializer
+from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
 
 Items = Annotated[Any, GetPydanticSchema(lambda _, handler: handler(ItemsInput))]
 """A source in any of its forms; for a type checker any value that can be converted, futures of tasks included."""

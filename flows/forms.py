@@ -40,7 +40,7 @@ from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.output_schema import PARTIAL_DATE
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.processes.ephemeral_server import use_server
-from prefect_dispatch.tasks.storage.result_store import ReportSerializer
+from prefect_dispatch.tasks.result_store import ReportSerializer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -35,7 +35,7 @@ from prefect_dispatch.serialization.strict_yaml import (
     load_with_positions,
 )
 from prefect_dispatch.sources import ItemsInput
-from prefect_dispatch.tasks.refresh import Refresh
+from prefect_dispatch.tasks.work_item import Refresh
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -36,9 +36,8 @@ from prefect_dispatch.sources import key_notes, read_items, source
 from prefect_dispatch.sources.inline import FailedItem, Listed, with_values
 from prefect_dispatch.tasks.plan import SAMPLE, Plan, StoredAnswers, estimate, with_notes
 from prefect_dispatch.tasks.preflight import preflight, require_independence
-from prefect_dispatch.tasks.refresh import fingerprints_to_refresh
 from prefect_dispatch.tasks.run_brief import result_store_for_run
-from prefect_dispatch.tasks.work_item import WorkItem, WorkResult, build_work
+from prefect_dispatch.tasks.work_item import WorkItem, WorkResult, build_work, fingerprints_to_refresh
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence

@@ -35,7 +35,7 @@ from prefect_dispatch.security.escaping import escape_paragraph, fence_text, str
 from prefect_dispatch.security.redaction import safe_message
 from prefect_dispatch.serialization import write_atomically
 from prefect_dispatch.serialization.json_text import iter_json_chunks
-from prefect_dispatch.tasks.bounded_api import start_thread
+from prefect_dispatch.tasks.stop_conditions import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -92,7 +92,6 @@ class LiveProgress:
         self._shown = 0
         self._latest: Progress | None = None
         self._changed, self._closed = threading.Event(), False
-        self._thread = start_thread(self._update_artifact, "prefect-dispatch-progress", start=False)
 
     def __call__(self, progress: Progress) -> None:
         """Report progress; calls that are more frequent than the update interval are passed to the listener only."""
@@ -113,7 +112,7 @@ class LiveProgress:
 
     def __enter__(self) -> Self:
         """Start the update thread."""
-        self._thread.start()
+        self._thread = start_thread(self._update_artifact, "prefect-dispatch-progress")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

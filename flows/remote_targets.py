@@ -27,6 +27,7 @@ from prefect_dispatch.tasks.shards.remote import (
     RemoteTarget,
     WorkerCapacity,
     capacity_of,
+    find_remote_target,
     initialize_pool_process,
     require_picklable,
 )
@@ -385,7 +386,7 @@ def shard_target(
     if by and otherwise:
         raise JobError("task_runner: fan_out also determines where shards run; leave one of them out.")
     if by is None or (where := by.create_target()) is None:
-        return otherwise
+        return otherwise or find_remote_target()
     require_picklable(executor)
     return where
 

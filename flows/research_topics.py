@@ -30,7 +30,7 @@ from prefect_dispatch.models.checks import SOURCE_EXAMPLES, SourceKind, Sources
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
-from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

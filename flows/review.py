@@ -43,8 +43,8 @@ from prefect_dispatch.serialization import write_atomically
 from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.serialization.json_values import get_at, is_empty_value, pointer, resolve_pointer
 from prefect_dispatch.tasks.plan import Plan
+from prefect_dispatch.tasks.result_store import PREFIX
 from prefect_dispatch.tasks.run_brief import result_store_for_run
-from prefect_dispatch.tasks.storage.result_store import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -51,8 +51,6 @@ from prefect_dispatch.flows.runtime.flow_class import (
     has_retries_left,
     start_of_earlier_attempts,
 )
-from prefect_dispatch.flows.runtime.garbage_collection import frozen_gc
-from prefect_dispatch.flows.runtime.heartbeat import send_heartbeats
 from prefect_dispatch.flows.runtime.last_run import LastRunStore
 from prefect_dispatch.integrators.base import BaseIntegrator, Delivery
 from prefect_dispatch.models.ledger import Ref
@@ -71,7 +69,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.decisions_file import DecisionsFile
     from prefect_dispatch.models.report import Report
     from prefect_dispatch.tasks.plan import StoredAnswers
-    from prefect_dispatch.tasks.shards.server_backlog import Recorded
 
 
 def deliver_value(report: Report, integrator: AnyMerger, folder: Path) -> Report:
@@ -94,8 +91,6 @@ def deliver_value(report: Report, integrator: AnyMerger, folder: Path) -> Report
 
 
 @skip_overlap
-@frozen_gc()
-@send_heartbeats()
 def run_job(spec: JobSpec) -> Report:
     """Run a job within the current flow run.
 
@@ -170,7 +165,7 @@ def run_job(spec: JobSpec) -> Report:
             )
             report = review(job, report, decisions, collected, resumed)
         # 5. Deliver and publish.
-        report = _add_facts(report, fan_out.counter.report(), stored)
+        report = _add_facts(report, fan_out.task_runs, stored)
         report = memory.compare_with_last(deliver_value(report, job.integrator, place))
         if files is not None:
             emit_file_assets(report, write_files(report, files), spec.items, place)
@@ -191,15 +186,15 @@ def run_job(spec: JobSpec) -> Report:
         return cast("Report", cancelled_state(fan_out.summary, error))
 
 
-def _add_facts(report: Report, recorded: Recorded, stored: StoredAnswers) -> Report:
-    """Return a report with facts on Prefect's records and the store; log them, and the reason for each gap."""
-    facts: dict[str, JsonValue] = {"task_runs": recorded.model_dump(exclude_defaults=True)}
+def _add_facts(report: Report, task_runs: int, stored: StoredAnswers) -> Report:
+    """Return a report with facts on its task runs and the store; log them, and the reason for each gap."""
+    facts: dict[str, JsonValue] = {"task_runs": {"made": task_runs}}
     if stored.blobs.damaged:
         facts["damaged"] = len(stored.blobs.damaged)
     gaps = [each for each in report.outcomes if each.status != "succeeded" and each.error]
     # The failure of an outcome has details that are left out of the comparable report.
     unanswered = (f"No answer for {each.brief}/{each.item}: {each.failure}" for each in gaps)
-    for sentence in filter(None, (*unanswered, *stored.notes, recorded.note)):
+    for sentence in (*unanswered, *stored.notes):
         get_run_logger().warning("%s", strip_control_chars(sentence))
     return report.model_copy(update={"run": {**report.run, **facts}})
 

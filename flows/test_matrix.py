@@ -30,7 +30,7 @@ from prefect_dispatch.models.test_run import TestRun
 from prefect_dispatch.processes.state_folder import RESERVED
 from prefect_dispatch.security.redaction import SECRET_NAME, redact
 from prefect_dispatch.sources.inline import Listed
-from prefect_dispatch.tasks.refresh import Refresh  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.workspaces.ports import MAX_PORTS
 from prefect_dispatch.workspaces.workspace import Workspace
 

@@ -24,23 +24,21 @@ from prefect_dispatch.calls.call_gate import gate_with_own_budget
 from prefect_dispatch.errors import BriefError, JobError, TransientError
 from prefect_dispatch.executors.base import BaseExecutor, Executor, fingerprint
 from prefect_dispatch.flows.runtime.flow_class import INTERRUPTIONS
-from prefect_dispatch.flows.runtime.heartbeat import run_periodically, send_heartbeats
 from prefect_dispatch.models.brief import resolve_user_code
-from prefect_dispatch.models.outcome import Answer
 from prefect_dispatch.security.redaction import redact
 from prefect_dispatch.tasks import event_loop
-from prefect_dispatch.tasks.bounded_api import raise_if_cancelled
-from prefect_dispatch.tasks.run_brief import result_store_for_run
+from prefect_dispatch.tasks.run_brief import Shard, result_store_for_run, shard_task
 from prefect_dispatch.tasks.shards.deployment_runner import REFUSED
-from prefect_dispatch.tasks.shards.local import Shard, shard_task
-from prefect_dispatch.tasks.shards.protocol import KEY, ShardEnvelope, ShardResult, ShardResultRecord, ShardStore
+from prefect_dispatch.tasks.shards.protocol import KEY, ShardResult, ShardStore
+from prefect_dispatch.tasks.stop_conditions import raise_if_cancelled, run_periodically
 from prefect_dispatch.tasks.work_item import WorkItem, unmapped_quote
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.futures import PrefectFuture
 
-    from prefect_dispatch.tasks.shards.protocol import ShardDocument
+    from prefect_dispatch.models.limits import Limits
+    from prefect_dispatch.tasks.shards.protocol import ShardDocument, ShardHeader
 
 LOOK_S = 1.0
 """Seconds between two checks for a signal."""
@@ -65,22 +63,22 @@ def work_shard(
     places = ShardStore(result_store_for_run())
     try:
         given = places.read_shard(shard)
-        work = _ShardWork(given, _resolve_folder(folder or given.folder))
+        work, executor = _bind_work(given, _resolve_folder(folder or given.folder))
     except JobError as error:
         return Failed(name=REFUSED, message=redact(str(error)))
     except TransientError as error:
         return Failed(message=redact(str(error)))
     # 2. Do the work, with a periodic sign of life for the run that waits.
-    with send_heartbeats(), run_periodically(_touch_flow_run, given.beat_s):
+    with run_periodically(_touch_flow_run, given.beat_s):
         try:
-            ended = work.run()
+            ended = _run(work, executor, given.limits)
         except INTERRUPTIONS as error:
             return _interrupted_state(error)
     if ended is None:
         return Crashed(message="Its task run was interrupted.")
     # 3. Store the result beside the shard.
-    places.write_result(shard, ShardResultRecord.of(shard.rpartition("/")[2], ended))
-    answered = sum(isinstance(each.result, Answer) for each in ended.results)
+    places.write_result(shard, ended)
+    answered = sum(each.error is None for each in ended.done)
     name = "Completed" if answered == len(given.work) else "CompletedWithGaps"
     return Completed(name=name, message=f"{answered} of {len(given.work)} answered.")
 
@@ -91,69 +89,55 @@ def _resolve_folder(path: str) -> Path:
     return folder if folder.is_dir() else Path.cwd()
 
 
-class _ShardWork:
-    """Work of a deserialized shard."""
+def _bind_work(given: ShardDocument, folder: Path) -> tuple[Shard, Executor]:
+    """Return the work of a deserialized shard, with the user's own code as it is in a folder, and its executor.
 
-    def __init__(self, given: ShardDocument, folder: Path) -> None:
-        """Resolve the user's own code, and the requirements of the executor, in a folder.
-
-        Args:
-            given: The deserialized shard.
-            folder: The folder.
-
-        Raises:
-            JobError: If something is missing, or differs from the run that created the shard.
-        """
-        executor: Executor = given.executor.resolve_paths(folder)
-        try:
-            briefs = [resolve_user_code(brief, folder) for brief in given.briefs]
-        except BriefError as error:
+    Raises:
+        JobError: If something is missing, or differs from the run that created the shard.
+    """
+    executor: Executor = given.executor.resolve_paths(folder)
+    try:
+        briefs = [resolve_user_code(brief, folder) for brief in given.briefs]
+    except BriefError as error:
+        raise JobError(
+            f"{error} The worker looks in {str(folder)!r}: have the code there, or set the parameter 'folder' of "
+            "the deployment of work-shard."
+        ) from None
+    work = [WorkItem(briefs[each.brief], given.items[each.item], each.fingerprint) for each in given.work]
+    # Equal fingerprints prove that code, files and models are the same here as in the run that created the shard.
+    for each in work:
+        if fingerprint(each.brief, each.item, executor) != each.fingerprint:
             raise JobError(
-                f"{error} The worker looks in {str(folder)!r}: have the code there, or set the parameter 'folder' of "
-                "the deployment of work-shard."
-            ) from None
-        work = [WorkItem(briefs[each.brief], given.items[each.item], each.fingerprint) for each in given.work]
-        # Equal fingerprints prove that code, files and models are the same here as in the run that created the shard.
-        for each in work:
-            if fingerprint(each.brief, each.item, executor) != each.fingerprint:
-                raise JobError(
-                    f"For {each.ref} the worker finds other work than the run that gave it: code, a file, a folder or "
-                    f"a model that it uses is another one there (it looks in {str(folder)!r}), or the versions of "
-                    "prefect-dispatch differ. Bring the worker to what the run has."
-                )
-        again = frozenset(each.fingerprint for each in given.work if each.again)
-        self._sent = ShardEnvelope(given.sent.name, given.sent.note)
-        self._shard = Shard(tuple(work), again, envelope=self._sent)
-        self._executor, self._limits = executor, given.limits
+                f"For {each.ref} the worker finds other work than the run that gave it: code, a file, a folder or "
+                f"a model that it uses is another one there (it looks in {str(folder)!r}), or the versions of "
+                "prefect-dispatch differ. Bring the worker to what the run has."
+            )
+    again = frozenset(each.fingerprint for each in given.work if each.again)
+    return Shard(tuple(work), again, header=given.sent), executor
 
-    def run(self) -> ShardResult | None:
-        """Do the work; return the result of the shard, or None if its task run was interrupted."""
-        future: PrefectFuture[Any] = cast("Any", shard_task(self._limits)).submit(
-            unmapped_quote(self._shard), self._executor, self._limits
-        )
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        try:
-            while not done.wait(LOOK_S):  # without a time-out, the main thread would not wake up to handle a signal
-                pass
-        except BaseException:
-            self._wind_down(future)
-            raise
-        result: object = future.result(raise_on_failure=False)
-        return result if isinstance(result, ShardResult) else None
 
-    def _wind_down(self, future: PrefectFuture[Any]) -> None:
-        """Wait for the calls in flight for the grace period, then cancel them; received answers are stored."""
+def _run(shard: Shard, executor: Executor, limits: Limits) -> ShardResult | None:
+    """Do the work of a shard; return its result, or None if its task run was interrupted."""
+    future: PrefectFuture[Any] = cast("Any", shard_task(limits)).submit(unmapped_quote(shard), executor, limits)
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    try:
+        while not done.wait(LOOK_S):  # without a time-out, the main thread would not wake up to handle a signal
+            pass
+    except BaseException:
         # 1. Send no further calls.
         group = str(flow_run.get_id())
-        gate_with_own_budget(f"{group} {self._sent.name}", group, self._limits).close()
-        # 2. Wait for the calls in flight, unless the executor can be cancelled at once.
+        gate_with_own_budget(f"{group} {cast('ShardHeader', shard.header).name}", group, limits).close()
+        # 2. Wait for the calls in flight, unless the executor can be cancelled at once; received answers are stored.
         with suppress(BaseException):
-            future.wait(0.0 if BaseExecutor.of(self._executor).cancel_immediately else self._limits.grace_s)
+            future.wait(0.0 if BaseExecutor.of(executor).cancel_immediately else limits.grace_s)
         # 3. Cancel the rest.
         event_loop.cancel(group)
         with suppress(BaseException):
             future.wait(CANCEL_S)
+        raise
+    result: object = future.result(raise_on_failure=False)
+    return result if isinstance(result, ShardResult) else None
 
 
 def _interrupted_state(error: BaseException) -> State[Any]:

@@ -11,27 +11,31 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from contextlib import suppress
-from queue import Empty
-from typing import TYPE_CHECKING, cast
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, cast
 
 from prefect.runtime import flow_run
 
-from prefect_dispatch.errors import ExecutorError, UnaskedError
+from prefect_dispatch.calls.call_gate import gate_for_run
+from prefect_dispatch.errors import BudgetError, ExecutorError, TerminalError, UnaskedError
 from prefect_dispatch.executors.base import BaseExecutor
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.models.outcome import Answer, Failure
-from prefect_dispatch.prefect_compat import outside_transactions
+from prefect_dispatch.prefect_compat import forget_result, outside_transactions
 from prefect_dispatch.reporting.progress import Progress
 from prefect_dispatch.tasks import event_loop
-from prefect_dispatch.tasks.bounded_api import CancelWatch
-from prefect_dispatch.tasks.circuit_breaker import CircuitBreaker, Stop, failure_of
 from prefect_dispatch.tasks.item_splitting import SplitItems
 from prefect_dispatch.tasks.provider_batches import BatchResults
-from prefect_dispatch.tasks.shards.remote import create_in_flight, find_remote_target
-from prefect_dispatch.tasks.work_item import WorkItem, WorkResult, group_equal_work
+from prefect_dispatch.tasks.result_store import validate_stored
+from prefect_dispatch.tasks.run_brief import Shard, shard_task, with_limits
+from prefect_dispatch.tasks.stop_conditions import CircuitBreaker, Stop, failure_of, watch_cancellation
+from prefect_dispatch.tasks.work_item import WorkItem, WorkResponse, WorkResult, group_equal_work, unmapped_quote
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from prefect.futures import PrefectFuture
+    from typing_extensions import Self
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models.limits import Limits
@@ -39,7 +43,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.tasks.item_splitting import Join
     from prefect_dispatch.tasks.preflight import Independence
     from prefect_dispatch.tasks.shards.remote import RemoteTarget
-    from prefect_dispatch.tasks.work_item import WorkResponse
 
 
 NO_LOCKS: frozenset[str] = frozenset()
@@ -102,6 +105,178 @@ class WorkQueue:
         return self._stages.get(work.ref, 0) if self._stages else 0
 
 
+MAX_SINGLE = 200
+"""Number of asks up to which each has a task run of its own, for visibility."""
+
+
+MIN_SHARD_SIZE = 100
+"""Items of a shard, at least: fewer would share a task run's overhead among too few."""
+
+
+MAX_TASK_RUNS = 400
+"""Task runs of a fan-out, at most."""
+
+
+def shard_size(asks: int, limits: Limits) -> int:
+    """Return how many items a task run takes in this process.
+
+    Args:
+        asks: The number of asks.
+        limits: The limits; `shard` overrides the choice.
+
+    Example:
+        >>> from prefect_dispatch.models.limits import Limits
+        >>> [shard_size(asks, Limits()) for asks in (20, 200, 1000, 100_000)]
+        [1, 1, 100, 250]
+        >>> shard_size(20, Limits(shard=5))
+        5
+    """
+    if limits.shard is not None:
+        return limits.shard
+    return 1 if asks <= MAX_SINGLE else max(MIN_SHARD_SIZE, -(-asks // MAX_TASK_RUNS))
+
+
+LOOKAHEAD = 2
+"""Factor of the concurrency up to which work of shards may be in progress, as their items share places."""
+
+
+class InFlight:
+    """Task runs of a fan-out that are in progress.
+
+    Attributes:
+        size: How many items a task run takes.
+        stopped: Whether nothing more is to be asked, by shards that have work left.
+        task_runs: How many task runs were submitted.
+    """
+
+    def __init__(self, executor: Executor, limits: Limits) -> None:
+        """Create the tasks for an executor and limits."""
+        self._executor, self._limits = executor, limits
+        self._one, self._refreshing = with_limits(limits), with_limits(limits, refresh=True)
+        self._shard_task: Any = shard_task(limits)
+        self._runs: dict[PrefectFuture[Any], dict[str, WorkItem]] = {}
+        self._groups: dict[str, dict[str, WorkItem]] = {}
+        self._events: SimpleQueue[PrefectFuture[Any] | WorkResponse] = SimpleQueue()
+        self.size = 1
+        self.stopped = False
+        self.task_runs = 0
+
+    def __len__(self) -> int:
+        """Return how much work is in progress."""
+        return len(self._groups)
+
+    def __enter__(self) -> Self:
+        """Return this object."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Do nothing."""
+
+    def prepare(self, asks: int) -> None:
+        """Choose the shard size for a number of asks."""
+        self.size = shard_size(asks, self._limits)
+
+    @property
+    def note(self) -> str:
+        """What is waited for, where no work is being done; for the progress display."""
+        return ""
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether another task run may be submitted.
+
+        Items of shards share the places of the run, so that twice as many may wait for one: no place is idle while a
+        task run finishes.
+        """
+        return len(self) < (LOOKAHEAD if self.size > 1 else 1) * self._limits.concurrency
+
+    def submit(self, work: Sequence[WorkItem], again: Collection[str] = ()) -> None:
+        """Submit a task run for some work.
+
+        Args:
+            work: One piece of work, or those of a shard.
+            again: The fingerprints that are asked even where an answer is stored.
+        """
+        future: PrefectFuture[Any]
+        if self.size == 1:
+            (one,) = work
+            task: Any = self._refreshing if one.fingerprint in again else self._one
+            future = task.submit(one.brief, unmapped_quote(one.item), self._executor, self._limits)
+        else:
+            ignore_stored = frozenset(each.fingerprint for each in work if each.fingerprint in again)
+            future = self._shard_task.submit(
+                unmapped_quote(Shard(tuple(work), ignore_stored, self)), self._executor, self._limits
+            )
+        # All work of a task run shares one dictionary, whose rest is what still has no result.
+        by_fingerprint = {each.fingerprint: each for each in work}
+        self._runs[future] = by_fingerprint
+        self._groups |= dict.fromkeys(by_fingerprint, by_fingerprint)
+        future.add_done_callback(self._events.put)
+        self.task_runs += 1
+
+    def on_result(self, item_result: WorkResponse) -> None:
+        """Queue the result of a piece of work of a shard; thread-safe."""
+        self.stopped = self.stopped or isinstance(item_result.result, (TerminalError, BudgetError))
+        self._events.put(item_result)
+
+    def next_results(self, timeout: float) -> list[WorkResponse]:
+        """Return the next results, at least one; errors are returned, not raised.
+
+        Args:
+            timeout: Seconds to wait for it.
+
+        Raises:
+            Empty: If there is none in time.
+        """
+        while True:
+            event = self._events.get(timeout=max(0.0, timeout))
+            results = [event] if isinstance(event, WorkResponse) else self._collect(event)
+            for each in results:
+                self._groups.pop(each.work.fingerprint).pop(each.work.fingerprint)
+            if results:
+                return results
+
+    def halt(self) -> None:
+        """Have shards start nothing more."""
+        self.stopped = True
+
+    def close(self, grace_s: float) -> float:
+        """Close the call gate, as the run is interrupted; return how many seconds to wait for work in progress.
+
+        Args:
+            grace_s: Seconds that calls in progress have to finish.
+        """
+        gate_for_run(str(flow_run.get_id()), self._limits).close()
+        return grace_s
+
+    def _collect(self, future: PrefectFuture[Any]) -> list[WorkResponse]:
+        """Return the results of a task run, except those that the listener was notified of before."""
+        pending = self._runs.pop(future)
+        if not pending:
+            return []
+        # An engine error is a result, too: a fan-out must return an outcome for each item.
+        try:
+            future.wait()
+            result: object = future.result(raise_on_failure=False)
+            forget_result(result, future)
+            stored = future.state.name == "Cached"
+        except Exception as broken:  # noqa: BLE001 -- Prefect's engine failed: still an outcome
+            result, stored = broken, False
+        # Work without a result was not asked.
+        return [
+            WorkResponse(work, validate_result(result, work) if stored else result, stored=stored)
+            for work in pending.values()
+        ]
+
+
+def validate_result(found: object, work: WorkItem) -> Answer | TerminalError | None:
+    """Return a stored object as the answer to some work; None if it is none, or the error of a user's check."""
+    try:
+        return validate_stored(found, work)
+    except TerminalError as broken:
+        return broken
+
+
 LOOK_S = 5.0
 """Seconds between two checks whether the run was cancelled: in a process of its own, Prefect does not report it."""
 
@@ -138,7 +313,7 @@ class FanOut:
             on_progress: Called with the progress whenever there are new outcomes, and regularly in between.
             join: Joins the answers to the parts of an item that is too long. None: none is split.
             stored: Stored answers, by fingerprint; they create no task run, and are removed from the mapping.
-            where: The target of task runs. None: the flow's task runner decides.
+            where: The target of task runs. None: this process.
             known: Outcomes of some of the work from an earlier process of the run: that work is finished.
         """
         # Equal work is asked once: one of each group is queued, and its result becomes the outcome of all.
@@ -153,14 +328,18 @@ class FanOut:
         self._parts = SplitItems(work, executor, join)
         self._on_progress = on_progress
         self._progress = Progress(total=total).plus(*known)
-        self._in_flight = create_in_flight(executor, limits, where or find_remote_target())
+        self._in_flight = where.create_in_flight(executor, limits) if where else InFlight(executor, limits)
         self._stored = stored or {}
         self._outcomes: list[Outcome] = [*known]
         self._reported_at = time.monotonic()
         self._circuit = CircuitBreaker(limits.circuit, limits.wait_s)
         self.stop: Stop | None = None
         """Why the rest was not asked, if anything stopped the fan-out."""
-        self.counter = self._in_flight.counter
+
+    @property
+    def task_runs(self) -> int:
+        """How many task runs were submitted."""
+        return self._in_flight.task_runs
 
     @property
     def stop_reason(self) -> str | None:
@@ -181,7 +360,7 @@ class FanOut:
         """
         if batched:
             self._apply_batch_results(batched)
-        with outside_transactions(), self._in_flight, CancelWatch(LOOK_S) as self._watch:
+        with outside_transactions(), self._in_flight, watch_cancellation(LOOK_S) as self._check_cancelled:
             try:
                 # 1. Finish cached work, which creates no task run.
                 self._record_stored()
@@ -218,7 +397,7 @@ class FanOut:
     def _wait_for_results(self) -> list[WorkResponse]:
         """Wait for results, report the progress regularly, and raise if the run was cancelled."""
         while True:
-            self._watch.check()
+            self._check_cancelled()
             if time.monotonic() - self._reported_at > LOOK_S:
                 self._report_progress()
                 self._reported_at = time.monotonic()

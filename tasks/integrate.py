@@ -33,6 +33,7 @@ from prefect_dispatch.security.redaction import log_error, redact_quotes
 from prefect_dispatch.sources.inline import with_values
 from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.preflight import Independence
+from prefect_dispatch.tasks.shards.remote import find_remote_target
 from prefect_dispatch.tasks.work_item import WorkItem
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class QueryRunner:
 
     Attributes:
         outcomes: The outcomes of all questions so far; a question that was asked twice is here once.
+        is_replay: Whether nothing new may be asked, as the merge is repeated for its audit.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class QueryRunner:
         self._executor = executor
         self._limits = limits
         self._refresh = refresh
+        self.is_replay = False
         self._outcomes = {(outcome.fingerprint, Ref.of(outcome)): outcome for outcome in known}
 
     @property
@@ -78,10 +81,13 @@ class QueryRunner:
 
         Raises:
             TerminalError: If every question would fail in the same way.
+            DispatchError: If one was never asked in a replay: the integrator asks something else each time.
         """
         chosen = executor or self._executor
         work = [WorkItem(each.brief, each.item, fingerprint(each.brief, each.item, chosen)) for each in questions]
         new = {_query_key(each): each for each in work if _query_key(each) not in self._outcomes}
+        if new and self.is_replay:
+            raise DispatchError(f"Merging once more asked something new: {', '.join(str(ref) for _, ref in new)}.")
         if new:
             again = {work for work, _ in new} if self._refresh else ()
             fan_out = FanOut(
@@ -91,38 +97,13 @@ class QueryRunner:
                 independence=Independence(),
                 again=again,
                 on_progress=_ignore_progress,
+                where=find_remote_target(),
             )
             for outcome in fan_out.run():
                 self._outcomes[outcome.fingerprint, Ref.of(outcome)] = outcome
             if fan_out.stop_reason:
                 raise TerminalError(fan_out.stop_reason)
         return [self._outcomes[_query_key(each)] for each in work]
-
-
-class ReplayedQueries:
-    """Replay of an integrator's queries from the outcomes of a query runner; sends no request."""
-
-    def __init__(self, queries: QueryRunner) -> None:
-        """Take over the outcomes of a query runner."""
-        self._queries = queries
-        self._outcomes = {(outcome.fingerprint, Ref.of(outcome)): outcome for outcome in queries.outcomes}
-
-    @property
-    def executor(self) -> Executor:
-        """Default executor for queries."""
-        return self._queries.executor
-
-    def __call__(self, questions: Sequence[Question], executor: Executor | None = None) -> list[Outcome]:
-        """Return the outcomes of the questions.
-
-        Raises:
-            DispatchError: If one was never asked: the integrator asks something else each time.
-        """
-        chosen = executor or self.executor
-        names = [(fingerprint(q.brief, q.item, chosen), Ref(brief=q.brief.name, item=q.item.key)) for q in questions]
-        if new := [str(ref) for work, ref in names if (work, ref) not in self._outcomes]:
-            raise DispatchError(f"Merging once more asked something new: {', '.join(new)}.")
-        return [self._outcomes[name] for name in names]
 
 
 def _query_key(work: WorkItem) -> tuple[str, Ref]:
@@ -186,9 +167,10 @@ def integrate(
         raise MergeError(message, queries.outcomes if queries else ()) from None
     del copies  # the audit has copies of its own
     # 3. Audit the merge; to recompute it, queries are replayed.
-    replay = ReplayedQueries(queries) if queries else None
+    if queries:
+        queries.is_replay = True
     violations = audit(
-        merge, outcomes, briefs, integrator, again=partial(run_integrator, integrator, briefs, ask=replay)
+        merge, outcomes, briefs, integrator, again=partial(run_integrator, integrator, briefs, ask=queries)
     )
     merge = merge.model_copy(
         update={"ledger": tuple(sorted(merge.ledger, key=_sort_key)), "asked": queries.outcomes if queries else ()}

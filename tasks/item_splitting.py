@@ -8,11 +8,11 @@ whole item, and takes precedence.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from itertools import chain
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from prefect.logging import get_run_logger
-from prefect.results import ResultStore, get_result_store
 from pydantic import JsonValue, ValidationError
 
 from prefect_dispatch.calls.attempt import estimate_parts, invalid_output_error, is_too_long, validate_reply
@@ -23,10 +23,9 @@ from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.outcome import Answer, Outcome
 from prefect_dispatch.security.redaction import redact_item_text
 from prefect_dispatch.serialization.json_text import digest
-from prefect_dispatch.tasks.circuit_breaker import failure_of
-from prefect_dispatch.tasks.run_brief import run_brief
-from prefect_dispatch.tasks.storage.get_or_compute import ResultLocation
-from prefect_dispatch.tasks.storage.result_store import LenientBlobStore, storage_key, stored_answer
+from prefect_dispatch.tasks.result_store import LenientBlobStore, storage_key, stored_answer
+from prefect_dispatch.tasks.run_brief import result_locations
+from prefect_dispatch.tasks.stop_conditions import failure_of
 from prefect_dispatch.tasks.work_item import WorkItem, WorkResult
 
 if TYPE_CHECKING:
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models.brief import Split
     from prefect_dispatch.models.outcome import Attempt, Failure
-    from prefect_dispatch.tasks.storage.result_store import BlobStore
+    from prefect_dispatch.tasks.get_or_compute import ResultLocation
+    from prefect_dispatch.tasks.result_store import BlobStore
 
 
 TOO_LONG = frozenset({"context_length", "too_large"})
@@ -181,9 +181,6 @@ class SplitItems:
         """Keep the executor and the join function; without that function no item is split."""
         self._executor = executor
         self._join = join if any(each.brief.split for each in work) else None
-        self._store: Any = (
-            cast("Any", get_result_store()).update_for_task(run_brief, _sync=True) if self._join else None
-        )
         self._wholes: list[WorkItem] = []
         self._parts_of: dict[str, list[WorkItem]] = {}
         self._attempts_at_whole: dict[str, tuple[Attempt, ...]] = {}
@@ -339,12 +336,13 @@ class SplitItems:
         except TransientError as error:
             get_run_logger().warning("A joined answer could not be stored; those to its parts are. %s", error)
 
+    @cached_property
+    def _location(self) -> Callable[[str], ResultLocation]:
+        return result_locations()
+
     @property
     def _blobs(self) -> BlobStore:
         return LenientBlobStore(self._location("").blobs)
-
-    def _location(self, work: str) -> ResultLocation:
-        return ResultLocation(cast("ResultStore", self._store), storage_key(work), run_brief.cache_expiration)
 
 
 def _flatten(attempts: Iterable[tuple[Attempt, ...]]) -> tuple[Attempt, ...]:

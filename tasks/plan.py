@@ -13,7 +13,7 @@ from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.tasks.item_splitting import expand_asks, load_joined_answer
-from prefect_dispatch.tasks.storage.result_store import LenientBlobStore, stored_answer
+from prefect_dispatch.tasks.result_store import LenientBlobStore, stored_answer
 from prefect_dispatch.tasks.work_item import WorkItem, group_equal_work
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models.limits import Limits
     from prefect_dispatch.models.outcome import Answer
-    from prefect_dispatch.tasks.storage.result_store import BlobStore
+    from prefect_dispatch.tasks.result_store import BlobStore
 
 
 SAMPLE = 200
@@ -42,6 +42,10 @@ MAX_NAMED = 5
 
 MAX_UNREADABLE = 10
 """Unreadable records, at most: with more, what is stored counts as unknown."""
+
+
+MAX_RECORDED = 3000
+"""Task runs whose records Prefect's server can queue: three or four messages each, of 10,000 in all."""
 
 
 WORTHWHILE_S = 20.0
@@ -273,7 +277,12 @@ def with_notes(plan: Plan, executor: Executor, limits: Limits) -> Plan:
         executor: The executor of the work.
         limits: The limits of the run.
     """
-    notes = (*_agent_notes(plan, executor, limits), *_cap_notes(plan, limits), *_batch_notes(plan, executor))
+    notes = (
+        *_agent_notes(plan, executor, limits),
+        *_cap_notes(plan, limits),
+        *_batch_notes(plan, executor),
+        *_task_run_notes(plan, limits),
+    )
     return plan.model_copy(update={"notes": notes})
 
 
@@ -317,3 +326,13 @@ def _batch_notes(plan: Plan, executor: Executor) -> Iterator[str]:
     live += [f"executor.idle_s ({executor.idle_s:g}) holds"] if executor.idle_s is not None else []
     only = f" {' and '.join(live)} only there." if live else ""
     yield f"mode: batch: within a day, whatever the times above; what fails in a batch is asked live.{only}"
+
+
+def _task_run_notes(plan: Plan, limits: Limits) -> Iterator[str]:
+    """Yield a warning if there are more task runs than Prefect's server can queue the records of."""
+    task_runs = math.ceil(plan.to_ask / limits.shard) if limits.shard else 0
+    if task_runs > MAX_RECORDED:
+        yield (
+            f"limits.shard is {limits.shard}, which makes {task_runs:,} task runs: Prefect's server may drop records "
+            "of some of them; leave it empty."
+        )

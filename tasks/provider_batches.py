@@ -25,11 +25,11 @@ from prefect_dispatch.executors.llm.batch_api import MOST_BYTES, MOST_LINES, Bat
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.outcome import Answer, Attempt, Rejection, Usage
 from prefect_dispatch.security.redaction import redact_item_text, redact_quotes
-from prefect_dispatch.tasks.bounded_api import raise_if_cancelled
 from prefect_dispatch.tasks.event_loop import run_in_pool
+from prefect_dispatch.tasks.get_or_compute import exclusive_key
 from prefect_dispatch.tasks.item_splitting import TOO_LONG, is_recorded_too_long, record_too_long
-from prefect_dispatch.tasks.storage.get_or_compute import exclusive_key
-from prefect_dispatch.tasks.storage.result_store import PREFIX, parse_record, storage_key, validate_stored
+from prefect_dispatch.tasks.result_store import PREFIX, parse_record, storage_key, validate_stored
+from prefect_dispatch.tasks.stop_conditions import raise_if_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import CostBound
     from prefect_dispatch.executors.llm.llm import LLM
     from prefect_dispatch.models.limits import Limits
-    from prefect_dispatch.tasks.storage.get_or_compute import ResultLocation
-    from prefect_dispatch.tasks.storage.result_store import BlobStore
+    from prefect_dispatch.tasks.get_or_compute import ResultLocation
+    from prefect_dispatch.tasks.result_store import BlobStore
     from prefect_dispatch.tasks.work_item import WorkItem
 
 

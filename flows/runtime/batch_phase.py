@@ -8,7 +8,7 @@ the run; a scheduled run starts by itself.
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID
 
 from prefect.client.orchestration import get_client
@@ -16,7 +16,6 @@ from prefect.client.schemas.objects import State, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.context import FlowRunContext
 from prefect.exceptions import CancelledRun, Pause
-from prefect.results import ResultStore, get_result_store
 from prefect.runtime import flow_run
 from prefect.states import Scheduled
 from pydantic import ValidationError
@@ -35,9 +34,8 @@ from prefect_dispatch.tasks.provider_batches import (
     collect_batches,
     poll_delay_s,
 )
-from prefect_dispatch.tasks.run_brief import result_store_for_run, run_brief
-from prefect_dispatch.tasks.storage.get_or_compute import ResultLocation
-from prefect_dispatch.tasks.storage.result_store import PREFIX, LenientBlobStore, storage_key
+from prefect_dispatch.tasks.result_store import PREFIX, LenientBlobStore
+from prefect_dispatch.tasks.run_brief import result_locations, result_store_for_run
 from prefect_dispatch.tasks.work_item import group_equal_work
 
 if TYPE_CHECKING:
@@ -46,7 +44,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
     from prefect_dispatch.models.brief import Brief
-    from prefect_dispatch.tasks.storage.result_store import BlobStore
+    from prefect_dispatch.tasks.result_store import BlobStore
 
 STATE = "AwaitingBatch"
 """The state name of a run that waits for a batch without a worker."""
@@ -84,11 +82,10 @@ def run_batches(job: PreparedJob) -> BatchResults:
         Pause: If the run has released its worker.
     """
     # 1. Select the work for batches.
-    store = cast("ResultStore", cast("Any", get_result_store()).update_for_task(run_brief, _sync=True))
-    blobs = result_store_for_run()
+    location, blobs = result_locations(), result_store_for_run()
     lenient = LenientBlobStore(blobs)
     work = {
-        name: (first, who, ResultLocation(store, storage_key(name), run_brief.cache_expiration))
+        name: (first, who, location(name))
         for name, (first, *_) in group_equal_work(job.work).items()
         if isinstance(who := executor_for(first.brief, job.executor), LLM)
         and who.mode == "batch"

@@ -29,8 +29,6 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from prefect_dispatch.errors import DispatchError, DispatchFailed, JobError
-from prefect_dispatch.flows.runtime.garbage_collection import frozen_gc
-from prefect_dispatch.flows.runtime.heartbeat import without_prefect_heartbeats
 from prefect_dispatch.models.brief import BriefsInput  # noqa: TC001 -- pydantic reads the annotations
 from prefect_dispatch.prefect_compat import visit_parts
 from prefect_dispatch.processes.ephemeral_server import use_server
@@ -332,7 +330,7 @@ class DataFlow(JobFlow[P, R]):
                 *args[len(names) :],
             )
             # The server is started before the call, as validating the parameters may already need it.
-            with frozen_gc(), use_server(), without_prefect_heartbeats():
+            with use_server():
                 return super().__call__(*args, **kwargs)
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import re
 import shutil
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from prefect.results import get_result_store
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
@@ -51,9 +51,9 @@ from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Attempt, Usage
 from prefect_dispatch.security.redaction import redact, safe_message
-from prefect_dispatch.tasks.circuit_breaker import CircuitBreaker
 from prefect_dispatch.tasks.event_loop import run_in_pool
-from prefect_dispatch.tasks.storage.result_store import PREFIX, BlobStore
+from prefect_dispatch.tasks.result_store import PREFIX, BlobStore
+from prefect_dispatch.tasks.stop_conditions import CircuitBreaker
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Coroutine, Iterable
@@ -210,19 +210,6 @@ def digest_of(content: bytes | None) -> str:
     return hashlib.sha256(content or b"").hexdigest()
 
 
-ErrorName = Literal[
-    "ExecutorError",
-    "TransientError",
-    "BusyError",
-    "InvalidOutput",
-    "RejectedError",
-    "UnaskedError",
-    "BudgetError",
-    "PatienceError",
-    "TerminalError",
-]
-
-
 _ERRORS: dict[str, type[ExecutorError]] = {
     kind.__name__: kind
     for kind in (
@@ -250,7 +237,7 @@ def _require_non_negative(amount: UsageAmount) -> UsageAmount:
 class ErrorRecord(Strict):
     """Error of a piece of work, as it is stored for another process."""
 
-    name: ErrorName
+    name: Annotated[str, StringConstraints(pattern=f"^({'|'.join(_ERRORS)})$")]
     """The class of the error."""
     kind: Annotated[str, StringConstraints(min_length=1, max_length=100)]
     """The kind of the failure."""
@@ -273,7 +260,7 @@ class ErrorRecord(Strict):
         # The nearest class that the protocol knows.
         name = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in _ERRORS)
         return cls(
-            name=cast("ErrorName", name),
+            name=name,
             kind=error.kind,
             message=redact(str(error).removesuffix(error.trace)),
             trace=redact(error.trace),
@@ -291,8 +278,8 @@ class ErrorRecord(Strict):
         return error
 
 
-class ItemResultRecord(Strict):
-    """Result of one piece of work, as it is stored for another process."""
+class ItemResult(Strict):
+    """Result of one piece of work, as it is passed between processes."""
 
     fingerprint: Digest
     """The fingerprint of the work."""
@@ -302,32 +289,25 @@ class ItemResultRecord(Strict):
     """Why there is no answer; empty: the answer is in the store."""
 
 
-class ShardResultRecord(Strict):
-    """Result of a shard, as it is stored for another process; work that is missing in it was not asked."""
+class ShardResult(Strict):
+    """Result of a shard; work that is missing in it was not asked. Answers are in the store, and not part of it."""
 
     format: Literal[1] = 1
     """The version of this format."""
-    shard: Digest
-    """The digest of the shard's document."""
-    done: tuple[ItemResultRecord, ...] = ()
+    shard: Digest | None = None
+    """The digest of the shard's document; empty where the shard had none."""
+    done: tuple[ItemResult, ...] = ()
     """The results, in order of arrival."""
     spent: Annotated[UsageAmount, AfterValidator(_require_non_negative)] = ZERO_AMOUNT
-    """What it spent of its share of the budget."""
+    """What it spent of its share of the budget; a call with unknown result counts with its reservation."""
     begun_before: bool = False
     """Whether another process had begun it, and is gone: then nothing was done here."""
 
     @classmethod
-    def of(cls, shard: str, result: ShardResult) -> ShardResultRecord:
-        """Return the record of a shard's result; answers are in the store, and are not part of it."""
-        done = [
-            ItemResultRecord(
-                fingerprint=each.work,
-                stored=each.stored,
-                error=ErrorRecord.of(each.result) if isinstance(each.result, BaseException) else None,
-            )
-            for each in result.results
-        ]
-        return cls(shard=shard, done=tuple(done), spent=result.spent, begun_before=result.begun_before)
+    def failed(cls, error: BaseException, *work: WorkItem) -> ShardResult:
+        """Return the result of a shard in which some work met an error, and the rest was not asked."""
+        record = ErrorRecord.of(error)
+        return cls(done=tuple(ItemResult(fingerprint=each.fingerprint, error=record) for each in work))
 
 
 LOOK_S = 1.0
@@ -336,37 +316,6 @@ LOOK_S = 1.0
 
 GO, HALT = b"go", b"halt"
 """Contents of a control note: continue, or start nothing more. A missing note ends also what is in progress."""
-
-
-class ShardEnvelope(NamedTuple):
-    """Identity and control note of a shard that goes to another process."""
-
-    name: str
-    """The unique name of the shard."""
-    note: str
-    """The name of the control note that says whether the shard is still wanted."""
-
-
-class ItemResult(NamedTuple):
-    """Result of one piece of work, as it is passed between processes."""
-
-    work: str
-    """The fingerprint of the work."""
-    result: object
-    """The answer, or the error."""
-    stored: bool = False
-    """Whether the answer was stored before."""
-
-
-class ShardResult(NamedTuple):
-    """Result of a shard."""
-
-    results: list[ItemResult]
-    """The results, in order of arrival; work that is missing here was not asked."""
-    spent: UsageAmount = ZERO_AMOUNT
-    """What it spent of its share of the budget; a call with unknown result counts with its reservation."""
-    begun_before: bool = False
-    """Whether another process had begun it, and is gone: then nothing was done here."""
 
 
 def note_key(name: str) -> str:
@@ -418,14 +367,14 @@ class ShardSupervisor:
         stopped: Whether nothing more is to be asked.
     """
 
-    def __init__(self, envelope: ShardEnvelope, executor: Executor, limits: Limits, flow_run: str) -> None:
-        """Keep the shard's envelope, and create its gate."""
-        self._envelope, self._limits = envelope, limits
+    def __init__(self, header: ShardHeader, executor: Executor, limits: Limits, flow_run: str) -> None:
+        """Keep the shard's header, and create its gate."""
+        self._header, self._limits = header, limits
         self._grace_s = 0.0 if BaseExecutor.of(executor).cancel_immediately else limits.grace_s
         self._blobs = BlobStore(cast("WritableFileSystem", get_result_store().result_storage))
         self._circuit = CircuitBreaker(limits.circuit)
         self._results: list[ItemResult] = []
-        self.group = f"{flow_run} {envelope.name}"
+        self.group = f"{flow_run} {header.name}"
         self._gate = gate_with_own_budget(self.group, flow_run, limits)
         self._gate.budget.journal_to(self._note_spending_limit)
         self.stopped = False
@@ -437,7 +386,7 @@ class ShardSupervisor:
             TerminalError: If this process does not share the run's result storage, or the run is over.
             TransientError: If the storage can't be used.
         """
-        content = self._blobs.load(note_key(self._envelope.note))
+        content = self._blobs.load(note_key(self._header.note))
         if content not in {GO, HALT}:
             raise TerminalError(
                 "The run is over, or its result storage isn't that of the process which was to ask for it; have all "
@@ -447,10 +396,10 @@ class ShardSupervisor:
                 usage=Usage(),
             )
         self.stopped = content == HALT
-        if any(note_exists(self._blobs, key(self._envelope.name)) for key in (started_key, abandoned_key)):
+        if any(note_exists(self._blobs, key(self._header.name)) for key in (started_key, abandoned_key)):
             return False
         self._blobs.write(
-            started_key(self._envelope.name), GO
+            started_key(self._header.name), GO
         )  # nothing spent yet; `_note_spending_limit` writes amounts
         return True
 
@@ -461,8 +410,8 @@ class ShardSupervisor:
         sees the note of the other, as the run writes its note before it reads how much may have been spent.
         """
         # The order matters: write first, then check.
-        await run_in_pool(self._blobs.write, started_key(self._envelope.name), json.dumps(marks).encode())
-        if await run_in_pool(note_exists, self._blobs, abandoned_key(self._envelope.name)):
+        await run_in_pool(self._blobs.write, started_key(self._header.name), json.dumps(marks).encode())
+        if await run_in_pool(note_exists, self._blobs, abandoned_key(self._header.name)):
             self.stopped = True
             raise TransientError("The run has given this shard up.", kind="taken", usage=Usage())
 
@@ -471,10 +420,12 @@ class ShardSupervisor:
         result = item_result.result
         if isinstance(result, BaseException):
             self.stopped |= self._circuit.record_failure(item_result.work, result) is not None
-            result = _to_own_error(result)
         elif not item_result.stored:
             self._circuit.record_success()
-        self._results.append(ItemResult(item_result.work.fingerprint, result, item_result.stored))
+        error = ErrorRecord.of(result) if isinstance(result, BaseException) else None
+        self._results.append(
+            ItemResult(fingerprint=item_result.work.fingerprint, stored=item_result.stored, error=error)
+        )
 
     async def run(self, work: Coroutine[object, object, None]) -> None:
         """Run the shard's work until it ends or is not wanted any more."""
@@ -492,13 +443,13 @@ class ShardSupervisor:
     def finish(self, *, begun_before: bool = False) -> ShardResult:
         """Return the shard's result, and release its gate."""
         forget_gate(self.group, self._limits)
-        return ShardResult(self._results, self._gate.budget.spent_amount, begun_before)
+        return ShardResult(done=tuple(self._results), spent=self._gate.budget.spent_amount, begun_before=begun_before)
 
     async def _watch(self, task: asyncio.Task[None]) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
             try:
-                content = await run_in_pool(self._blobs.load, note_key(self._envelope.note))
+                content = await run_in_pool(self._blobs.load, note_key(self._header.note))
             except TransientError:
                 continue
             self.stopped |= content != GO
@@ -507,11 +458,6 @@ class ShardSupervisor:
                 await asyncio.wait({task}, timeout=self._grace_s)
                 task.cancel()
                 return
-
-
-def _to_own_error(error: BaseException) -> ExecutorError:
-    """Return an error as one of this package's classes: the other process may be unable to unpickle a user's class."""
-    return ErrorRecord.of(error).error
 
 
 FOLDER = "prefect-dispatch-shards"
@@ -572,21 +518,22 @@ class ShardStore:
             raise JobError("The run that wrote this shard has another version of prefect-dispatch than the worker.")
         return shard
 
-    def write_result(self, key: str, result: ShardResultRecord) -> None:
-        """Write the result of the shard under a key.
+    def write_result(self, key: str, result: ShardResult) -> None:
+        """Write the result of the shard under a key, with the digest of its document.
 
         Raises:
             TransientError: If it can't be written.
         """
+        result = result.model_copy(update={"shard": key.rpartition("/")[2]})
         self._blobs.write(key + RESULT_SUFFIX, encode_record(result))
 
-    def read_result(self, key: str) -> ShardResultRecord | None:
+    def read_result(self, key: str) -> ShardResult | None:
         """Return the result of the shard under a key; None if there is none, or it is not valid.
 
         Raises:
             TransientError: If the storage can't be read.
         """
-        result = decode_record(self._blobs.load(key + RESULT_SUFFIX), ShardResultRecord)
+        result = decode_record(self._blobs.load(key + RESULT_SUFFIX), ShardResult)
         return result if result is not None and result.shard == key.rpartition("/")[2] else None
 
     def remove(self, key: str) -> None:

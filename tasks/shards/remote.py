@@ -7,56 +7,53 @@ import os
 import signal
 import threading
 from collections import Counter
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
 from prefect.context import FlowRunContext
+from prefect.futures import PrefectConcurrentFuture
 from prefect.runtime import flow_run
+from prefect.states import Crashed
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from prefect_dispatch.calls.call_gate import ZERO_AMOUNT, gate_for_run, usage_amount
 from prefect_dispatch.errors import BudgetError, ExecutorError, JobError, TransientError
 from prefect_dispatch.models.outcome import Answer, Attempt, Usage
 from prefect_dispatch.security.redaction import safe_message
-from prefect_dispatch.tasks.run_brief import result_store_for_run
-from prefect_dispatch.tasks.shards.local import (
-    InFlight,
-    Shard,
-    divide_limits,
-    max_divisible_processes,
-    remote_shard_size,
-)
+from prefect_dispatch.tasks.fan_out import MAX_TASK_RUNS, MIN_SHARD_SIZE, InFlight, validate_result
+from prefect_dispatch.tasks.get_or_compute import SUFFIX, load_checkpoint, was_sent
+from prefect_dispatch.tasks.result_store import LenientBlobStore, parse_record, storage_key, stored_answer
+from prefect_dispatch.tasks.run_brief import Shard, result_store_for_run
 from prefect_dispatch.tasks.shards.protocol import (
     GO,
     HALT,
-    ItemResult,
-    ShardEnvelope,
+    ShardHeader,
     ShardResult,
     abandon_shard,
     abandoned_key,
     note_key,
     started_key,
 )
-from prefect_dispatch.tasks.storage.checkpoints import SUFFIX, load_checkpoint, was_sent
-from prefect_dispatch.tasks.storage.result_store import storage_key, stored_answer
 from prefect_dispatch.tasks.work_item import WorkResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from multiprocessing.process import BaseProcess
 
+    from prefect.client.schemas.objects import State
     from prefect.futures import PrefectFuture
     from prefect.task_runners import TaskRunner
 
     from prefect_dispatch.calls.call_gate import BudgetShare, UsageAmount
+    from prefect_dispatch.errors import TerminalError
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models.limits import Limits
-    from prefect_dispatch.tasks.storage.result_store import BlobStore
+    from prefect_dispatch.tasks.result_store import BlobStore
     from prefect_dispatch.tasks.work_item import WorkItem
 
 
@@ -76,9 +73,9 @@ class RemoteTarget:
     Only the public interface of the runner is used: it is entered, and gets
     `submit(task=…, parameters={"shard": Shard, "executor": Executor, "limits": Limits}, wait_for=None)`, the task being
     `tasks.shards.run_shard`, and the limits the shard's share of what the run may take. Of the returned future
-    `add_done_callback`, `wait` and `result` are used; the result is a `ShardResult`, or a list of `WorkResponse`.
-    Anything else means that the process has died: then the shard's answers are looked up in the store, and the rest is
-    asked again.
+    `add_done_callback`, `wait` and `result` are used; the result is a `ShardResult`, whose answers are read from the
+    store. Anything else means that the process has died: then the shard's answers are looked up in the store, and the
+    rest is asked again.
     """
 
     make: Callable[[], TaskRunner[Any]]
@@ -89,6 +86,10 @@ class RemoteTarget:
     """Whether the runner is already entered, by its owner."""
     isolated: bool = False
     """Whether each task run has a process of its own, so that none dies of what another does."""
+
+    def create_in_flight(self, executor: Executor, limits: Limits) -> InFlight:
+        """Return the tracker of the task runs in progress."""
+        return RemoteShards(executor, limits, self)
 
 
 def find_remote_target() -> RemoteTarget | None:
@@ -150,10 +151,6 @@ UNBEGUN, SILENT = "unbegun", "silent"
 """Kinds of the loss of a shard: no process began it, or its process stopped sending heartbeats."""
 
 
-MAX_SHRINKS = 4
-"""Crashes after which an item is asked alone, however large its shard was."""
-
-
 class CrashedWork:
     """Crash recovery of one fan-out: tracks the work of processes that died."""
 
@@ -185,7 +182,7 @@ class CrashedWork:
             whole: The size without crashes.
         """
         crashes: int = max((self._crashes.get(name, 0) for name in self._suspects), default=0)
-        return max(1, whole // SHRINK_FACTOR**crashes) if crashes < MAX_SHRINKS else 1
+        return max(1, whole // int(SHRINK_FACTOR**crashes))
 
     def mark_in_flight(self, names: Iterable[str]) -> None:
         """Note that work, by its fingerprints, is in progress again."""
@@ -282,13 +279,69 @@ SLACK_S = 3.0
 """Seconds that the notice of an interruption, and the results after it, need to arrive."""
 
 
+READERS = 16
+"""Answers of a shard that are read concurrently."""
+
+
+MAX_MISSING = 3
+"""Times that a result may name a stored answer which is missing in the store."""
+
+
 MAX_SHARDS = 10_000
 """Shards in progress at once, at most, even if the capacity is larger."""
 
 
-def create_in_flight(executor: Executor, limits: Limits, where: RemoteTarget | None) -> InFlight:
-    """Return the tracker of task runs in progress: in this process unless another target is given."""
-    return RemoteShards(executor, limits, where) if where else InFlight(executor, limits)
+MIN_ROUNDS = 10
+"""Items in a shard for each place of another process, at least: while the last ones finish, places are idle."""
+
+
+_RATES = ("requests_per_minute", "tokens_per_minute")
+
+
+def remote_shard_size(asks: int, limits: Limits, at_once: int) -> int:
+    """Return how many items a task run takes in another process, where one costs about 100 ms.
+
+    Args:
+        asks: The number of asks.
+        limits: The limits of one process; `shard` overrides the choice.
+        at_once: How many task runs are in progress at once.
+
+    Example:
+        >>> from prefect_dispatch.models.limits import Limits
+        >>> [remote_shard_size(asks, Limits(concurrency=100), 2) for asks in (20, 2000, 1_000_000)]
+        [10, 1000, 2500]
+    """
+    if limits.shard is not None:
+        return limits.shard
+    size = max(MIN_SHARD_SIZE, MIN_ROUNDS * limits.concurrency, -(-asks // MAX_TASK_RUNS))
+    return max(1, min(size, -(-asks // at_once)))
+
+
+def max_divisible_processes(limits: Limits) -> int:
+    """Return among how many processes places and rates can be divided, with at least one of each for every process.
+
+    Example:
+        >>> from prefect_dispatch.models.limits import Limits
+        >>> max_divisible_processes(Limits(concurrency=8))
+        8
+        >>> max_divisible_processes(Limits(concurrency=8, requests_per_minute=2))
+        2
+    """
+    rates: list[int | None] = [getattr(limits, name) for name in _RATES]
+    return min(each for each in (limits.concurrency, *rates) if each is not None)
+
+
+def divide_limits(limits: Limits, processes: int) -> Limits:
+    """Return the share of one process of so many: places and rates divided.
+
+    Example:
+        >>> from prefect_dispatch.models.limits import Limits
+        >>> one = divide_limits(Limits(concurrency=9, requests_per_minute=60), 2)
+        >>> one.concurrency, one.requests_per_minute, one.tokens_per_minute
+        (4, 30, None)
+    """
+    totals = {name: getattr(limits, name) for name in ("concurrency", *_RATES)}
+    return limits.model_copy(update={name: total // processes for name, total in totals.items() if total is not None})
 
 
 class _DispatchedShard(NamedTuple):
@@ -299,19 +352,15 @@ class _DispatchedShard(NamedTuple):
     share: BudgetShare
     whole: bool
     """Whether it has all of the remaining budget: what that does not cover can't be asked at all."""
+    sent: bool
+    """Whether the runner took it."""
 
 
-class _RejectedShard(NamedTuple):
-    """Future of a shard that the runner rejected."""
-
-    error: Exception
-
-    def wait(self) -> None:
-        """Return at once."""
-
-    def result(self, *, raise_on_failure: bool) -> object:  # noqa: ARG002 -- a future's
-        """Return the error."""
-        return self.error
+def end_at_once(state: State[Any]) -> PrefectConcurrentFuture[Any]:
+    """Return the future of a shard that has ended already."""
+    ended: Future[Any] = Future()
+    ended.set_result(state)
+    return PrefectConcurrentFuture(task_run_id=uuid4(), wrapped_future=ended)
 
 
 class RemoteShards(InFlight):
@@ -336,7 +385,11 @@ class RemoteShards(InFlight):
         self._dispatched: dict[object, _DispatchedShard] = {}
         self._stale_notes: list[str] = []
         self._crashed = CrashedWork(self._blobs, limits.retries, isolated=where.isolated)
+        self._name = uuid4().hex
         self._earlier_attempts: dict[str, tuple[Attempt, ...]] = {}
+        self._missing: Counter[str] = Counter()
+        self._answers = LenientBlobStore(self._blobs)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="shard-answers")
 
     def __exit__(self, *error: object) -> None:
         """Shut the runner down, if it was entered here, and remove the control notes."""
@@ -345,6 +398,7 @@ class RemoteShards(InFlight):
             self._stack.close()
             self._remove_notes(*self._stale_notes, *(started_key(lent.name) for lent in self._dispatched.values()))
         finally:
+            self._readers.shutdown()
             super().__exit__(*error)
 
     def prepare(self, asks: int) -> None:
@@ -389,29 +443,30 @@ class RemoteShards(InFlight):
         # 1. Take a share of the budget for the shard, and submit it.
         free = min(self._max_shards, self._capacity.shards) - len(self._dispatched)
         share = self._budget.reserve_share(free)
-        by_fingerprint = {each.fingerprint: each for each in work}
-        lent = _DispatchedShard(uuid4().hex, by_fingerprint, share, whole=free == 1 and not self._dispatched)
+        name, by_fingerprint = uuid4().hex, {each.fingerprint: each for each in work}
         shard = Shard(
-            tuple(work), frozenset(by_fingerprint.keys() & set(again)), envelope=ShardEnvelope(lent.name, self._name)
+            tuple(work),
+            frozenset(by_fingerprint.keys() & set(again)),
+            header=ShardHeader(name=name, note=self._name),
         )
         parameters = {
             "shard": shard,
             "executor": self._executor,
             "limits": divide_limits(share.limits, self._capacity.processes),
         }
+        is_sent, is_whole = True, free == 1 and not self._dispatched
         try:
             future: Any = self._runner.submit(task=self._shard_task, parameters=parameters, wait_for=None)
         except Exception as error:  # noqa: BLE001 -- its processes are gone, perhaps
-            future = _RejectedShard(error)
-            self._events.put(future)
-        # 2. Track it. A shard that the runner rejected counts as ended at once.
-        self._dispatched[future] = lent
+            # A shard that the runner rejected counts as ended at once.
+            future, is_sent = end_at_once(Crashed(data=error)), False
+        # 2. Track it.
+        self._dispatched[future] = _DispatchedShard(name, by_fingerprint, share, whole=is_whole, sent=is_sent)
         self._groups |= dict.fromkeys(by_fingerprint, by_fingerprint)
         self._crashed.mark_in_flight(by_fingerprint)
         self.size = self._crashed.size(self._whole_size)
-        if not isinstance(future, _RejectedShard):
-            future.add_done_callback(self._events.put)
-        self.counter.count_started(len(self._dispatched))
+        future.add_done_callback(self._events.put)
+        self.task_runs += 1
 
     def halt(self) -> None:
         """Have shards start nothing more, in all processes."""
@@ -466,23 +521,40 @@ class RemoteShards(InFlight):
         except Exception as broken:  # noqa: BLE001 -- its process is gone
             result = broken
         self._broken |= isinstance(result, BrokenExecutor)
-        if isinstance(result, list):
-            results = cast("list[WorkResponse]", result)
-            result = ShardResult(
-                [ItemResult(each.work.fingerprint, each.result, each.stored) for each in results], spent_on(results)
-            )
         if not isinstance(result, ShardResult) or result.begun_before:
-            return self._recover(shard, result, sent=not isinstance(future, _RejectedShard))
+            return self._recover(shard, result)
         self._remove_notes(started_key(shard.name))
         self._budget.settle_share(shard.share, result.spent)
-        results = [self._to_response(shard, each) for each in result.results]
+        results = self._read_results(shard, result)
         returned = {each.work.fingerprint for each in results}
         results += [WorkResponse(work, None) for name, work in shard.work.items() if name not in returned]
         return self._resize(results)
 
-    def _to_response(self, shard: _DispatchedShard, each: ItemResult) -> WorkResponse:
-        """Return the result of a piece of work; None, to ask it again, where the shard's budget did not cover it."""
-        work, result, earlier = shard.work[each.work], each.result, self._earlier_attempts.get(each.work, ())
+    def _read_results(self, shard: _DispatchedShard, result: ShardResult) -> list[WorkResponse]:
+        """Return what a shard's result says, with the answers from the store, validated like any stored answer."""
+        done = {each.fingerprint: each for each in result.done if each.fingerprint in shard.work}
+        results: dict[str, object] = {name: each.error.error for name, each in done.items() if each.error}
+        answered = [shard.work[name] for name in done if name not in results]
+        answers = self._readers.map(self._read_answer, answered)
+        results |= {work.fingerprint: answer for work, answer in zip(answered, answers, strict=True)}
+        return [
+            self._to_response(shard, shard.work[name], results[name], stored=each.stored) for name, each in done.items()
+        ]
+
+    def _read_answer(self, work: WorkItem) -> Answer | TerminalError | None:
+        return validate_result(parse_record(self._answers.load(storage_key(work.fingerprint))), work)
+
+    def _to_response(self, shard: _DispatchedShard, work: WorkItem, result: object, *, stored: bool) -> WorkResponse:
+        """Return the result of a piece of work; None, to ask it again, where the shard's budget did not cover it.
+
+        So it is where the answer is missing in the store, but not for ever.
+        """
+        name = work.fingerprint
+        if result is None:
+            self._missing[name] += 1
+            if self._missing[name] == MAX_MISSING:
+                result = ExecutorError("Its answer was stored by a run elsewhere, and isn't there.", kind="storage")
+        earlier = self._earlier_attempts.get(name, ())
         if isinstance(result, ExecutorError):
             result.attempts = (*earlier, *result.attempts)
             # A share of the budget was too small, not the budget: ask again with fewer, larger shares.
@@ -490,19 +562,19 @@ class RemoteShards(InFlight):
                 if not self._draining:  # divided among fewer there may be room
                     self._max_shards = max(1, min(self._max_shards, self._capacity.shards) // 2)
                     self._draining = True
-                self._earlier_attempts[each.work] = result.attempts
+                self._earlier_attempts[name] = result.attempts
                 return WorkResponse(work, None)
             if isinstance(result, BudgetError):
                 self._budget.as_whole_budget_error(result)
-        elif isinstance(result, Answer) and not each.stored:
+        elif isinstance(result, Answer) and not stored:
             result = result.model_copy(update={"attempts": (*earlier, *result.attempts)})
-        return WorkResponse(work, result, each.stored)
+        return WorkResponse(work, result, stored=stored and result is not None)
 
-    def _recover(self, shard: _DispatchedShard, why: object, *, sent: bool) -> list[WorkResponse]:
+    def _recover(self, shard: _DispatchedShard, why: object) -> list[WorkResponse]:
         """Return the results of a shard whose process died, and charge the most that it can have spent."""
         self._stale_notes += started_key(shard.name), abandoned_key(shard.name)
         # Where every answer is known, so is the spending. Otherwise the most that the shard may have spent is charged.
-        most = abandon_shard(self._blobs, shard.name) if sent else ZERO_AMOUNT
+        most = abandon_shard(self._blobs, shard.name) if shard.sent else ZERO_AMOUNT
         results = self._crashed.results_of(shard.work.values(), why)
         all_answered = all(isinstance(each.result, Answer) for each in results)
         self._budget.settle_share(shard.share, spent_on(results) if all_answered else most)

@@ -14,7 +14,7 @@ from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
 from prefect_dispatch.integrators.matrix_integrator import TestMatrix
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.models.test_run import TestRun
-from prefect_dispatch.tasks.circuit_breaker import failure_of
+from prefect_dispatch.tasks.stop_conditions import failure_of
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,8 @@ from prefect_aws.credentials import AwsCredentials
 from prefect_aws.s3 import S3Bucket
 from pydantic import SecretStr
 
-from prefect_dispatch.tasks.storage.checkpoints import SUFFIX
-from prefect_dispatch.tasks.storage.result_store import PREFIX, parse_record
+from prefect_dispatch.tasks.get_or_compute import SUFFIX
+from prefect_dispatch.tasks.result_store import PREFIX, parse_record
 from tests.faults.lives import CONCURRENCY, kill, lives
 from tests.faults.words import await_calls, needed, said, sizes
 from tests.openai_server import openai_server

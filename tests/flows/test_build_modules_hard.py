@@ -17,8 +17,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_LOCAL_STORAGE_PATH
 from prefect_dispatch import Brief, Item, Limits, MergeBranches, Report, dispatch
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
-from prefect_dispatch.tasks.storage.checkpoints import SUFFIX
-from prefect_dispatch.tasks.storage.result_store import PREFIX
+from prefect_dispatch.tasks.get_or_compute import SUFFIX
+from prefect_dispatch.tasks.result_store import PREFIX
 from tests.flows.builders import Site, module, seen
 from tests.integrators.repos import files_at
 from tests.waiting import wait_until

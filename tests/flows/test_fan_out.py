@@ -44,17 +44,15 @@ from prefect_dispatch.flows.remote_targets import ByDeployment, FanOutTo, resolv
 from prefect_dispatch.flows.work_shard import work_shard
 from prefect_dispatch.models.checks import Function
 from prefect_dispatch.reporting.progress import Progress, progress_listener
-from prefect_dispatch.tasks.run_brief import result_store_for_run
+from prefect_dispatch.tasks.run_brief import Shard, result_store_for_run, shard_task
 from prefect_dispatch.tasks.shards import deployment_runner
-from prefect_dispatch.tasks.shards.deployment_runner import ChildRuns, DeploymentRunner, Target
-from prefect_dispatch.tasks.shards.local import Shard, shard_task
+from prefect_dispatch.tasks.shards.deployment_runner import DeploymentRunner, Target
 from prefect_dispatch.tasks.shards.protocol import (
     FOLDER,
     RESULT_SUFFIX,
-    ItemResultRecord,
-    ShardEnvelope,
+    ItemResult,
+    ShardHeader,
     ShardResult,
-    ShardResultRecord,
     ShardStore,
 )
 from prefect_dispatch.tasks.work_item import build_work
@@ -70,7 +68,6 @@ if TYPE_CHECKING:
     from prefect.client.schemas.responses import DeploymentResponse
 
     from prefect_dispatch import Report
-    from prefect_dispatch.tasks.shards.deployment_runner import RunSnapshot
     from tests.openai_server import OpenAIServer
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -243,8 +240,8 @@ def spoilt(run: FlowRun) -> None:
 def boasts(run: FlowRun) -> None:
     """Say that all is answered, and store nothing."""
     key, places = run.parameters["shard"], ShardStore(result_store_for_run())
-    done = tuple(ItemResultRecord(fingerprint=each.fingerprint) for each in places.read_shard(key).work)
-    places.write_result(key, ShardResultRecord(shard=key.rpartition("/")[2], done=done))
+    done = tuple(ItemResult(fingerprint=each.fingerprint) for each in places.read_shard(key).work)
+    places.write_result(key, ShardResult(done=done))
     set_state(Completed())(run)
 
 
@@ -514,8 +511,8 @@ def test_a_runner_that_can_not_go_on_takes_nothing_more() -> None:
     @flow
     def asks() -> list[object]:
         runner: Any = DeploymentRunner(Target(uuid4(), "work-shard/gone", "/")).duplicate()
-        sent = ShardEnvelope(uuid4().hex, uuid4().hex)
-        shard = Shard(tuple(build_work([BRIEF], [Item(key="a", value="a")], ANY)), envelope=sent)
+        sent = ShardHeader(name=uuid4().hex, note=uuid4().hex)
+        shard = Shard(tuple(build_work([BRIEF], [Item(key="a", value="a")], ANY)), header=sent)
         with runner:
             task = shard_task(Limits())
             parameters = {"shard": shard, "executor": ANY, "limits": Limits()}
@@ -524,7 +521,38 @@ def test_a_runner_that_can_not_go_on_takes_nothing_more() -> None:
 
     for ended in asks():
         assert isinstance(ended, ShardResult)
-        assert "Deployment not found" in str(ended.results[0].result)
+        error = ended.done[0].error
+        assert error
+        assert "Deployment not found" in error.message
+
+
+def test_a_shard_that_was_not_begun_is_interrupted(store: Path) -> None:
+    """Nothing was written for it, and no run is cancelled."""
+
+    @flow
+    def asks() -> Any:  # noqa: ANN401 -- a future
+        shard = Shard(tuple(build_work([BRIEF], [Item(key="a", value="a")], ANY)))
+        with DeploymentRunner(Target(uuid4(), "work-shard/gone", "/")) as runner:
+            parameters = {"shard": shard, "executor": ANY, "limits": Limits()}
+            future = runner.submit(task=shard_task(Limits()), parameters=parameters)
+        return future.result(raise_on_failure=False).kind
+
+    assert asks() == "interrupted"
+    assert not (store / FOLDER).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("key")
+def test_what_a_lost_worker_had_taken_is_asked_again(model: OpenAIServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once Prefect's server says that the worker is offline, and long before a start would take too long."""
+
+    def offline(_: str | None) -> frozenset[str]:
+        return frozenset({""})
+
+    monkeypatch.setattr(deployment_runner, "offline_workers", offline)
+    report, worker = ran(model, set_state(Pending()), silent_s=1)
+    assert (report.status, model.count) == ("complete", 6)
+    assert len(worker.runs) > 2
 
 
 def test_what_is_no_key_is_no_shard() -> None:
@@ -559,14 +587,14 @@ def test_an_api_that_refuses_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None
 def test_an_outage_of_the_api_is_waited_for(model: OpenAIServer, key: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first looks fail; nothing is given up for that."""
     looks = iter([httpx.ConnectError("refused"), httpx.ReadTimeout("late")])
-    look = ChildRuns.fetch_snapshots
+    look = deployment_runner.read_run
 
-    def away(self: ChildRuns, runs: Sequence[UUID]) -> dict[UUID, RunSnapshot]:
+    def away(run: UUID) -> FlowRun | None:
         if error := next(looks, None):
             raise error
-        return look(self, runs)
+        return look(run)
 
-    monkeypatch.setattr(ChildRuns, "fetch_snapshots", away)
+    monkeypatch.setattr(deployment_runner, "read_run", away)
     report, _ = ran(model)
     assert report.status == "complete"
     assert next(looks, None) is None

@@ -19,17 +19,15 @@ from prefect.states import Cancelling
 
 from prefect_dispatch import Brief, Limits, dispatch
 from prefect_dispatch.flows import publish
-from prefect_dispatch.flows.runtime import heartbeat
-from prefect_dispatch.flows.runtime.heartbeat import run_periodically
 from prefect_dispatch.reporting.progress import on_report
-from prefect_dispatch.tasks import bounded_api, fan_out
-from prefect_dispatch.tasks.bounded_api import CancelWatch, raise_if_cancelled
+from prefect_dispatch.tasks import fan_out, stop_conditions
+from prefect_dispatch.tasks.stop_conditions import raise_if_cancelled, run_periodically, watch_cancellation
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.hanging_proxy import HangingProxy, hanging_proxy
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from prefect_dispatch import Ask, Report
 
@@ -60,8 +58,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(publish, "LAST_S", 0.2)
     monkeypatch.setattr(publish, "PUBLISH_S", 0.5)
     monkeypatch.setattr(fan_out, "LOOK_S", 0.1)
-    monkeypatch.setattr(bounded_api, "TIMEOUT_S", 0.5)
-    monkeypatch.setattr(heartbeat, "LAST_S", 0.1)
+    monkeypatch.setattr(stop_conditions, "TIMEOUT_S", 0.5)
 
 
 @pytest.mark.slow
@@ -100,11 +97,11 @@ def test_a_cancelled_run_is_noticed() -> None:
         assert context.flow_run
         run = context.flow_run.id
         raise_if_cancelled(run)
-        with CancelWatch(0.05) as watch:
-            watch.check()
+        with watch_cancellation(0.05) as check:
+            check()
             with get_client(sync_client=True) as client:
                 client.set_flow_run_state(run, Cancelling())
-            wait_until(lambda: _raises(watch), "it is noticed")
+            wait_until(lambda: _raises(check), "it is noticed")
         with pytest.raises(CancelledRun):
             raise_if_cancelled(run)
         return "noticed"
@@ -112,9 +109,9 @@ def test_a_cancelled_run_is_noticed() -> None:
     assert cancelled() == "noticed"
 
 
-def _raises(watch: CancelWatch) -> bool:
+def _raises(check: Callable[[], None]) -> bool:
     try:
-        watch.check()
+        check()
     except CancelledRun:
         return True
     return False
@@ -135,6 +132,6 @@ def test_a_step_that_hangs_is_not_waited_for() -> None:
         begun.set()
         hangs.wait()
 
-    with run_periodically(step, 0.01):
+    with run_periodically(step, 0.01, join_s=0.1):
         begun.wait()
     hangs.set()

@@ -22,7 +22,7 @@ from prefect_dispatch.models.ledger import LedgerRow
 from prefect_dispatch.models.report import Changes
 from prefect_dispatch.reporting.markdown import markdown
 from prefect_dispatch.serialization.json_text import digest
-from prefect_dispatch.tasks.storage.result_store import BlobStore
+from prefect_dispatch.tasks.result_store import BlobStore
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.openai_server import Behaviour, openai_server
 

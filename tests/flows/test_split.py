@@ -13,8 +13,8 @@ from prefect_dispatch.errors import DispatchFailed, JobError, RejectedError, Tra
 from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.item_splitting import is_asked_in_parts, is_recorded_too_long, with_joined_fingerprint
 from prefect_dispatch.tasks.preflight import Independence
+from prefect_dispatch.tasks.result_store import storage_key
 from prefect_dispatch.tasks.run_brief import result_store_for_run
-from prefect_dispatch.tasks.storage.result_store import storage_key
 from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.openai_server import Behaviour, document, failure, openai_server

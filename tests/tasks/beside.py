@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import Future
-from dataclasses import replace
 from importlib import import_module
 from threading import Lock
 from typing import TYPE_CHECKING, Any, cast
@@ -35,7 +34,6 @@ class World:
         now: How many are asked at this moment.
         most: How many were at most.
         entered: How many runners were entered.
-        plainly: Whether shards are told nothing of where they go, and say what came as one that nobody follows.
     """
 
     def __init__(self) -> None:
@@ -46,7 +44,6 @@ class World:
         self.limits: list[Any] = []
         self.now = self.most = 0
         self.entered = 0
-        self.plainly = False
         self.lock = Lock()
 
 
@@ -117,8 +114,6 @@ class Beside(TaskRunner[Any]):
         self._world.limits.append(parameters["limits"])
         if isinstance(dies, ConnectionError):
             raise dies
-        if self._world.plainly:
-            parameters = {**parameters, "shard": replace(shard, envelope=None)}
         copied = _copied((task, parameters))
         inner = self._inner.submit(task=copied[0], parameters=copied[1], wait_for=wait_for)
         outer: Future[Any] = Future()

@@ -19,10 +19,10 @@ from prefect_dispatch.errors import JobError, RejectedError, TerminalError, Tran
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.preflight import Independence
+from prefect_dispatch.tasks.result_store import BlobStore, stored_answer
 from prefect_dispatch.tasks.run_brief import result_store_for_run
 from prefect_dispatch.tasks.shards import protocol, remote
 from prefect_dispatch.tasks.shards.remote import RemoteTarget, WorkerCapacity
-from prefect_dispatch.tasks.storage.result_store import BlobStore, stored_answer
 from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.tasks.beside import WORLDS, Beside, Shout, World, beside
@@ -271,7 +271,7 @@ def test_a_process_that_is_given_up_and_lives_spends_no_more_than_it_had_noted(w
         return ask.item.key
 
     def fate(number: int, shard: Any) -> BaseException | None:  # noqa: ANN401 -- a shard
-        names.append(shard.envelope.name)
+        names.append(shard.header.name)
         return BrokenExecutor("not heard of") if number == 0 else None
 
     names: list[str] = []
@@ -291,7 +291,7 @@ def test_a_shard_that_was_begun_before_asks_nobody(world: World) -> None:
 
     def fate(number: int, shard: Any) -> None:  # noqa: ANN401 -- a shard
         if number == 1:  # another life of the same shard has begun
-            result_store_for_run().write(protocol.started_key(shard.envelope.name), protocol.GO)
+            result_store_for_run().write(protocol.started_key(shard.header.name), protocol.GO)
             seen.append(shard)
 
     outcomes, _ = ran(world, beside(world, fate))
@@ -491,16 +491,6 @@ def test_room_that_can_not_be_told_is_as_it_was(world: World) -> None:
     told = iter([WorkerCapacity(2, 2)])
     outcomes, _ = ran(world, RemoteTarget(beside(world).make, lambda _: next(told)))
     assert {each.status for each in outcomes.values()} == {"succeeded"}
-
-
-@pytest.mark.slow
-def test_what_comes_as_a_list_counts_by_its_attempts(world: World) -> None:
-    """As from runs of a deployment: what they spent is what their attempts say."""
-    world.plainly = True
-    outcomes, fan_out = ran(world, limits=QUICK.model_copy(update={"budget_requests": 13}))
-    assert {each.status for each in outcomes.values()} == {"succeeded"}
-    assert fan_out.stop is None
-    assert sorted(world.asks) == KEYS
 
 
 @pytest.mark.slow

@@ -16,10 +16,10 @@ from prefect_dispatch.calls.call_gate import CallGate
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.outcome import Attempt, Usage
 from prefect_dispatch.tasks import provider_batches
+from prefect_dispatch.tasks.get_or_compute import ResultLocation
 from prefect_dispatch.tasks.provider_batches import BatchJournal, BatchRecord, BatchResults, BatchRun
+from prefect_dispatch.tasks.result_store import storage_key
 from prefect_dispatch.tasks.run_brief import result_store_for_run, run_brief
-from prefect_dispatch.tasks.storage.get_or_compute import ResultLocation
-from prefect_dispatch.tasks.storage.result_store import storage_key
 from prefect_dispatch.tasks.work_item import build_work
 from tests.batch_server import BatchServer, batch_server
 

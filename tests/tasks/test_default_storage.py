@@ -18,8 +18,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from prefect_dispatch.tasks.result_store import default_folder
 from prefect_dispatch.tasks.run_brief import result_store_for_run
-from prefect_dispatch.tasks.storage.result_store import default_folder
 from tests.ui import prefect_server
 
 if TYPE_CHECKING:

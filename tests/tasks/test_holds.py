@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.tasks.storage.get_or_compute import LOCK_FILE, exclusive_key
+from prefect_dispatch.tasks.get_or_compute import LOCK_FILE, exclusive_key
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from prefect_dispatch.tasks.storage.get_or_compute import exclusive_key
+from prefect_dispatch.tasks.get_or_compute import exclusive_key
 
 async def hold():
     async with exclusive_key(sys.argv[1], Path(sys.argv[2])) as alone:

@@ -13,10 +13,9 @@ from prefect.results import ResultStore
 from prefect_dispatch import Brief, Item
 from prefect_dispatch.errors import ExecutorError
 from prefect_dispatch.models.outcome import Answer, Attempt, Usage
+from prefect_dispatch.tasks.get_or_compute import ResultLocation, StoreSnapshot, open_checkpoint
+from prefect_dispatch.tasks.result_store import BlobStore, storage_key
 from prefect_dispatch.tasks.shards.remote import MAX_UNBEGUN, SILENT, UNBEGUN, CrashedWork
-from prefect_dispatch.tasks.storage.checkpoints import StoreSnapshot, open_checkpoint
-from prefect_dispatch.tasks.storage.get_or_compute import ResultLocation
-from prefect_dispatch.tasks.storage.result_store import BlobStore, storage_key
 from prefect_dispatch.tasks.work_item import WorkItem, build_work
 from prefect_dispatch.testing import ScriptedExecutor
 

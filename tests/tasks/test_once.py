@@ -19,8 +19,8 @@ from prefect.transactions import transaction
 
 from prefect_dispatch import Answer, Ask, Brief, Item, Limits, Reply, run_brief
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.tasks.storage.checkpoints import SUFFIX
-from prefect_dispatch.tasks.storage.result_store import AnswerSerializer, parse_record
+from prefect_dispatch.tasks.get_or_compute import SUFFIX
+from prefect_dispatch.tasks.result_store import AnswerSerializer, parse_record
 from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.tasks.storages import Elsewhere

@@ -12,7 +12,7 @@ from prefect_dispatch.errors import JobError, TransientError
 from prefect_dispatch.executors.base import CostBound
 from prefect_dispatch.integrators.base import QueryEstimate, Question
 from prefect_dispatch.tasks.plan import MAX_UNREADABLE, SAMPLE
-from prefect_dispatch.tasks.storage.result_store import storage_key
+from prefect_dispatch.tasks.result_store import storage_key
 from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 
@@ -194,6 +194,14 @@ def test_a_cap_means_nothing_where_nothing_is_asked_and_is_told_where_nothing_is
     assert plan([BRIEF], ["a", "b"], PLAIN, limits=Limits(budget_requests=1)).notes != ()
     dispatch([BRIEF], ["a", "b"], executor=PLAIN)
     assert plan([BRIEF], ["a", "b"], PLAIN, limits=Limits(budget_requests=0)).notes == ()
+
+
+def test_more_task_runs_than_the_server_can_record_are_told_of() -> None:
+    """A small shard makes many; left empty, there are few."""
+    keys = [f"i{at}" for at in range(3001)]
+    (note,) = plan([BRIEF], keys, PLAIN, limits=Limits(shard=1)).notes
+    assert note.startswith("limits.shard is 1, which makes 3,001 task runs")
+    assert plan([BRIEF], keys, PLAIN, limits=Limits(shard=2)).notes == plan([BRIEF], keys, PLAIN).notes == ()
 
 
 @pytest.mark.slow

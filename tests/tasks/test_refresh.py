@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from prefect_dispatch import Brief, Item
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.tasks.refresh import fingerprints_to_refresh
-from prefect_dispatch.tasks.work_item import WorkItem, build_work
+from prefect_dispatch.tasks.work_item import WorkItem, build_work, fingerprints_to_refresh
 from prefect_dispatch.testing import ScriptedExecutor
 
 BRIEFS = [Brief(name=name, instructions=f"Say the {name}.") for name in ("terms", "year")]

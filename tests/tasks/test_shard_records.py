@@ -27,8 +27,9 @@ from prefect_dispatch.errors import (
 )
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.models.checks import Function, MaxWords
-from prefect_dispatch.models.outcome import Answer, Attempt, Rejection
-from prefect_dispatch.tasks.circuit_breaker import failure_of
+from prefect_dispatch.models.outcome import Attempt, Rejection
+from prefect_dispatch.tasks.get_or_compute import TakenError
+from prefect_dispatch.tasks.result_store import BlobStore
 from prefect_dispatch.tasks.shards.protocol import (
     FOLDER,
     RESULT_SUFFIX,
@@ -38,21 +39,17 @@ from prefect_dispatch.tasks.shards.protocol import (
     ShardDocument,
     ShardHeader,
     ShardResult,
-    ShardResultRecord,
     ShardStore,
     decode_record,
     encode_record,
     to_document,
     to_job_file_form,
 )
-from prefect_dispatch.tasks.storage.checkpoints import TakenError
-from prefect_dispatch.tasks.storage.result_store import BlobStore
+from prefect_dispatch.tasks.stop_conditions import failure_of
 from prefect_dispatch.tasks.work_item import WorkItem
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from pydantic import JsonValue
 
     from prefect_dispatch.executors.registry import BuiltInExecutor
 
@@ -188,8 +185,9 @@ def test_an_error_means_the_same_afterwards(
 ) -> None:
     """Its class, as far as a run goes by it, its kind, message and attempts; whatever it was before."""
     error.attempts, error.usage = tried, usage
-    came = ShardResultRecord.of("c" * 64, ShardResult([ItemResult("0" * 64, error)], UsageAmount(1, 2, 3, 4)))
-    after = decode_record(encode_record(came), ShardResultRecord)
+    item = ItemResult(fingerprint="0" * 64, error=ErrorRecord.of(error))
+    came = ShardResult(shard="c" * 64, done=(item,), spent=UsageAmount(1, 2, 3, 4))
+    after = decode_record(encode_record(came), ShardResult)
     assert after is not None
     assert (after.spent, after.begun_before) == (UsageAmount(1, 2, 3, 4), False)
     assert after.done[0].error is not None
@@ -229,8 +227,8 @@ def test_any_error_can_travel() -> None:
 )
 def test_what_is_no_result_is_refused(changed: dict[str, Any]) -> None:
     """No other class is made of a name, and nothing gives back what was spent."""
-    good: dict[str, Any] = json.loads(encode_record(ShardResultRecord(shard="c" * 64)))
-    assert decode_record(json.dumps({**good, **changed}).encode(), ShardResultRecord) is None
+    good: dict[str, Any] = json.loads(encode_record(ShardResult(shard="c" * 64)))
+    assert decode_record(json.dumps({**good, **changed}).encode(), ShardResult) is None
 
 
 @pytest.fixture
@@ -255,10 +253,9 @@ def test_a_shard_stands_under_a_key_of_its_own(places: ShardStore, tmp_path: Pat
     assert key.startswith(f"{FOLDER}/{RUN}/")
     assert places.read_shard(key) == one()
     assert places.read_result(key) is None
-    answer: JsonValue = "yes"
-    result = ShardResultRecord.of(key.rpartition("/")[2], ShardResult([ItemResult("0" * 64, Answer(value=answer))]))
+    result = ShardResult(done=(ItemResult(fingerprint="0" * 64),))
     places.write_result(key, result)
-    assert places.read_result(key) == result
+    assert places.read_result(key) == result.model_copy(update={"shard": key.rpartition("/")[2]})
     places.remove(key)
     assert list(tmp_path.rglob("*")) == [tmp_path / FOLDER]
 
@@ -277,7 +274,7 @@ def test_what_somebody_has_changed_is_not_done(places: ShardStore, tmp_path: Pat
     (tmp_path / key).write_bytes(encode_record(evil))
     with pytest.raises(JobError, match="the result storage of this deployment's runs"):
         places.read_shard(key)
-    (tmp_path / f"{key}{RESULT_SUFFIX}").write_bytes(encode_record(ShardResultRecord(shard="c" * 64)))
+    (tmp_path / f"{key}{RESULT_SUFFIX}").write_bytes(encode_record(ShardResult(shard="c" * 64)))
     assert places.read_result(key) is None
 
 

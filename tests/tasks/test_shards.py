@@ -7,18 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 import pytest
-from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.exceptions import CancelledRun
 
-from prefect_dispatch import Ask, Brief, Item, Limits, dispatch
+from prefect_dispatch import Ask, Brief, Limits, dispatch
 from prefect_dispatch.errors import DispatchFailed, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import CostBound
-from prefect_dispatch.models.outcome import Answer
 from prefect_dispatch.reporting.progress import Progress, progress_listener
-from prefect_dispatch.tasks.shards.local import Shard, shard_task
-from prefect_dispatch.tasks.work_item import WorkResponse, build_work
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.waiting import wait_until
 
@@ -79,6 +75,9 @@ def test_items_share_task_runs() -> None:
         "5 items, b: k00 to b: k04",
         "5 items, b: k05 to b: k09",
     ]
+    assert report.run["task_runs"] == {"made": 3}
+    alone = dispatch([BRIEF], KEYS, executor=ScriptedExecutor(shout, fingerprint="other"), limits=limits(1))
+    assert alone.run["task_runs"] == {"made": len(KEYS)}
 
 
 @pytest.mark.slow
@@ -338,27 +337,3 @@ def test_an_interrupted_shard_keeps_what_it_has() -> None:
     again = ScriptedExecutor(shout)
     dispatch([BRIEF], KEYS, executor=again, limits=limits(1))
     assert sorted(ask.item.key for ask in again.asks) == KEYS[3:]
-
-
-@pytest.mark.slow
-def test_a_shard_that_nobody_follows_says_all_at_its_end() -> None:
-    """As in another process: the task run's result holds what came of each piece of work."""
-
-    def script(ask: Ask) -> JsonValue:
-        if ask.item.key == "k01":
-            raise RejectedError("no")
-        if ask.item.key == "k02":
-            raise TerminalError("the key expired")
-        return shout(ask)
-
-    scripted = ScriptedExecutor(script)
-    work = tuple(build_work([BRIEF], [Item(key=key, value=key) for key in KEYS[:4]], scripted))
-
-    @flow
-    def ours() -> list[WorkResponse]:
-        return cast("list[WorkResponse]", shard_task(QUICK)(Shard(work), scripted, limits(1, concurrency=1)))
-
-    came = ours()
-    assert [each.work.item.key for each in came] == KEYS[:4]
-    assert isinstance(came[0].result, Answer)
-    assert [str(each.result) for each in came[1:]] == ["no", "the key expired", "None"]

@@ -12,7 +12,7 @@ import pytest
 from prefect.filesystems import LocalFileSystem, RemoteFileSystem
 
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.tasks.storage.result_store import BlobStore
+from prefect_dispatch.tasks.result_store import BlobStore
 from tests.tasks.storages import Elsewhere
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from prefect_dispatch.errors import (
 )
 from prefect_dispatch.executors.base import Ask, Reply
 from prefect_dispatch.models.outcome import Usage
-from prefect_dispatch.tasks.circuit_breaker import CircuitBreaker
+from prefect_dispatch.tasks.stop_conditions import CircuitBreaker
 from prefect_dispatch.tasks.work_item import WorkItem
 from prefect_dispatch.testing import ScriptedExecutor
 

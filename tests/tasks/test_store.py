@@ -12,8 +12,7 @@ from prefect.states import Cancelled
 from prefect_dispatch import Answer, Brief, Item, Limits, Report, dispatch, plan, run_brief
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.reporting.progress import run_issues
-from prefect_dispatch.tasks.run_brief import result_store_for_run
-from prefect_dispatch.tasks.storage.result_store import (
+from prefect_dispatch.tasks.result_store import (
     AnswerSerializer,
     ReportSerializer,
     is_damaged,
@@ -21,6 +20,7 @@ from prefect_dispatch.tasks.storage.result_store import (
     storage_key,
     stored_answer,
 )
+from prefect_dispatch.tasks.run_brief import result_store_for_run
 from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
 

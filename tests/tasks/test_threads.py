@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 
 import pytest
 
-from prefect_dispatch.tasks.event_loop import run_in_pool, run_in_pool_urgent
+from prefect_dispatch.tasks.event_loop import run_in_pool
 
 
 def test_a_call_in_a_thread_ends_before_its_cancelled_caller() -> None:
@@ -68,23 +67,3 @@ def test_calls_come_back_while_more_are_made() -> None:
         return await asyncio.gather(*(one_after_another(first) for first in range(0, 4000, 200)))
 
     assert [each for several in asyncio.run(all_of_them()) for each in several] == list(range(4000))
-
-
-def test_who_holds_a_place_waits_behind_nobody() -> None:
-    """What comes first is done before what waited already, and told before the rest has ended."""
-    order: list[str] = []
-
-    def call(name: str) -> None:
-        time.sleep(0.005)
-        order.append(name)
-
-    async def all_of_them() -> int:
-        waiting = [asyncio.ensure_future(run_in_pool(call, f"{number}")) for number in range(600)]
-        await asyncio.sleep(0)  # they wait for a thread by now
-        await run_in_pool_urgent(call, "first")
-        late = sum(not each.done() for each in waiting)
-        await asyncio.gather(*waiting)
-        return late
-
-    assert asyncio.run(all_of_them()) > 0
-    assert order.index("first") < len(order) // 2

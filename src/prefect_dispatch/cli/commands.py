@@ -6,6 +6,7 @@ Prefect is imported only by the commands that need it, so that the others start 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -393,7 +394,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.processes.ephemeral_server import use_server  # noqa: PLC0415 -- only here
     from prefect_dispatch.reporting.progress import on_report  # noqa: PLC0415 -- imports pydantic
     from prefect_dispatch.security.redaction import safe_message  # noqa: PLC0415 -- only here
-    from prefect_dispatch.tasks.bounded_api import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.tasks.stop_conditions import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
 
     job, folder = _load_job(arguments), arguments.job.resolve().parent
     # Validated before the run, an invalid job needs no server and leaves no flow run behind.
@@ -410,6 +411,8 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.guard.arm(REPORT_TIMEOUT_S, _CODES[report.status], NOT_REPORTED, summary=summary(report, out))
 
     token = on_report.set(on_finished)
+    gc.freeze()  # else Python scans the 600,000 objects of Prefect and litellm again and again during the run
+    gc.set_threshold(10_000, *gc.get_threshold()[1:])
     try:
         with (
             interruptible(arguments.guard, ready.limits.grace_s, INTERRUPTED),
@@ -435,6 +438,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{NOT_REPORTED} ({safe_message(error)})", file=sys.stderr)
     finally:
         on_report.reset(token)
+        gc.unfreeze()
     print(summary(report, out))
     return _CODES[report.status]
 

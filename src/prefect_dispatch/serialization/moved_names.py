@@ -35,7 +35,9 @@ MOVED = {
     "limits": "models.limits",
     "report": "models.report",
     "test_run": "models.test_run",
-    "tasks.store": "tasks.storage.result_store",
+    "tasks.storage": "tasks.result_store",
+    "tasks.storage.result_store": "tasks.result_store",
+    "tasks.store": "tasks.result_store",
 }
 """Modules of version 0.1 that stored data, job files or documented examples name, with those that replace them."""
 

@@ -16,7 +16,6 @@ import time
 from contextlib import closing, suppress
 from datetime import datetime, timezone
 from functools import lru_cache
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
 from uuid import uuid4
@@ -40,7 +39,7 @@ from prefect_dispatch.models.report import Report
 from prefect_dispatch.security.redaction import redact, safe_message
 
 if TYPE_CHECKING:
-    from io import FileIO
+    from io import BufferedWriter
 
     from prefect import Task
     from prefect.settings import Settings
@@ -86,13 +85,6 @@ PAUSES_S = (0.1, 0.5)
 """Delays in seconds before a write is retried: its content was paid for."""
 
 
-_READ_BYTES = 1 << 16
-"""Bytes of one read: all of most records."""
-
-
-_BINARY: int = getattr(os, "O_BINARY", 0)  # Windows translates line ends without it
-
-
 _ABSENT = re.compile(r"no.?such.?(key|file|object)|not.?found|does not exist|\b404\b", re.IGNORECASE)
 """Messages of storages about a missing key; most have no error class for it."""
 
@@ -122,7 +114,8 @@ class BlobStore:
         """
         try:
             if self.folder:
-                return _read_file(f"{self._folder_text}/{key}")
+                with open(f"{self._folder_text}/{key}", "rb", buffering=0) as file:  # noqa: PTH123 -- as below
+                    return file.read()
             return cast("bytes | None", self.storage.read_path(key, _sync=True))
         except FileNotFoundError:
             return None
@@ -151,23 +144,6 @@ class BlobStore:
             self._put(key, content, durable=durable)
         except Exception as error:
             raise _storage_error("written", error) from error
-
-    def patch(self, key: str, at: int, content: bytes) -> bool:
-        """Overwrite some bytes of a file on this machine in place; return whether that succeeded.
-
-        It takes a few microseconds, as nothing is synced to the disk.
-
-        Args:
-            key: The key.
-            at: The offset in bytes.
-            content: The new bytes.
-        """
-        try:
-            with open(f"{self._folder_text}/{key}", "r+b", buffering=0) as file:  # noqa: PTH123 -- as below
-                file.seek(at)
-                return file.write(content) == len(content)
-        except OSError:
-            return False
 
     def remove(self, key: str) -> None:
         """Delete the content under a key; storages without deletion get an empty record instead.
@@ -244,31 +220,16 @@ def _resolve_cached(path: str) -> Path:
 # The functions below use `os` directly: pathlib and open take several times as long as the system calls themselves.
 
 
-def _read_file(path: str) -> bytes:
-    handle = os.open(path, os.O_RDONLY | _BINARY)
-    try:
-        content = os.read(handle, _READ_BYTES)
-        while more := os.read(handle, _READ_BYTES):
-            content += more
-    except OSError as error:
-        error.filename = path  # which only `open` sets
-        raise
-    finally:
-        os.close(handle)
-    return content
-
-
 def _atomic_write(path: str, content: bytes, *, durable: bool) -> None:
     """Write a file atomically; durable beyond a power failure if `durable`."""
     folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/.{name[:100]}-{_process_token(os.getpid())}-{next(_numbers)}"
+    temporary = f"{folder}/.{name[:100]}-{uuid4().hex}"
     # 1. Write a temporary file in the same folder.
     try:
         with _create_file(temporary) as file:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[file.write(rest) :]
+            file.write(content)
             if durable:
+                file.flush()
                 os.fsync(file.fileno())
         # 2. Rename it.
         os.replace(temporary, path)  # noqa: PTH105 -- see above
@@ -287,21 +248,12 @@ def _atomic_write(path: str, content: bytes, *, durable: bool) -> None:
             os.close(handle)
 
 
-_numbers = count()
-
-
-@lru_cache(maxsize=1)
-def _process_token(process: int) -> str:  # noqa: ARG001 -- a forked process is another one
-    """Return an identifier of this process that is unique across machines."""
-    return uuid4().hex
-
-
-def _create_file(path: str) -> FileIO:
+def _create_file(path: str) -> BufferedWriter:
     try:
-        return open(path, "xb", buffering=0)  # noqa: PTH123 -- see above; the caller closes it
+        return open(path, "xb")  # noqa: PTH123 -- see above; the caller closes it
     except FileNotFoundError:  # the folder is missing
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "xb", buffering=0)  # noqa: PTH123 -- see above
+        return open(path, "xb")  # noqa: PTH123 -- see above
 
 
 def _storage_error(action: str, error: Exception) -> TransientError:
@@ -520,15 +472,10 @@ def is_damaged(content: bytes | None) -> bool:
     except DamagedError:
         return True
     except (ValueError, RecursionError):
-        return _is_broken(content)
-    return False
-
-
-def _is_broken(content: bytes) -> bool:
-    try:
-        json.loads(content)
-    except (ValueError, RecursionError):
-        return True
+        try:
+            json.loads(content)
+        except (ValueError, RecursionError):
+            return True
     return False
 
 

@@ -1,9 +1,9 @@
-"""Checkpoints: replies are stored before they are used, so that a crash loses nothing that was paid for.
+"""Get-or-compute of answers: read the stored one, or compute it under an exclusive lock and store it at once.
 
-A checkpoint is stored beside the key of an answer from the first call until the answer is stored.
-It holds every reply, and whether a call is pending. A run that dies leaves it behind;
-the next one that does the same work takes the replies over, asks for the rest,
-and counts a call with unknown result.
+Replies are stored in a checkpoint before they are used, so that a crash loses nothing that was paid for. A checkpoint
+is stored beside the key of an answer from the first call until the answer is stored. It holds every reply, and whether
+a call is pending. A run that dies leaves it behind; the next one that does the same work takes the replies over, asks
+for the rest, and counts a call with unknown result.
 
 Where no lock of the kernel's excludes other runs (see `exclusive_key`), the checkpoint acts as a lease: it names
 its owner, and when the lease expires.
@@ -18,13 +18,17 @@ import os
 import platform
 import sys
 import time
-from contextlib import suppress
-from functools import lru_cache
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 from uuid import uuid4
+from weakref import WeakValueDictionary, finalize
 
-from prefect.logging import get_logger
+from prefect.filesystems import LocalFileSystem
+from prefect.logging import get_logger, get_run_logger
 from pydantic import Field
 
 from prefect_dispatch.calls.attempt import Checkpoint
@@ -32,13 +36,111 @@ from prefect_dispatch.errors import TransientError
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.models.base import Frozen, Strict
 from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.prefect_compat import result_record
 from prefect_dispatch.serialization.json_text import find_json_problem
-from prefect_dispatch.tasks.event_loop import run_in_pool, run_in_pool_urgent
+from prefect_dispatch.tasks.event_loop import run_in_pool
+from prefect_dispatch.tasks.result_store import AnswerSerializer, BlobStore, parse_record, validate_stored
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+    from datetime import timedelta
 
-    from prefect_dispatch.tasks.storage.result_store import BlobStore
+    from prefect.filesystems import WritableFileSystem
+    from prefect.results import ResultStore
+
+    from prefect_dispatch.models.outcome import Answer
+    from prefect_dispatch.tasks.work_item import WorkItem
+
+
+if sys.platform != "win32":
+    import fcntl
+
+
+LOCK_FILE = ".prefect-dispatch.lock"
+"""File whose bytes are locked; it stays empty."""
+
+
+LOCK_POLL_S = 0.2
+"""Seconds between two tries to get a lock that another process holds."""
+
+
+class _LockFile:
+    """Open lock file, one for all keys that are locked: closing any handle of it releases every lock of the process."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it; it is closed with the last reference."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        finalize(self, os.close, self.handle)
+
+    def is_at(self, path: Path) -> bool:
+        """Return whether it is still the file at its path, where other processes look for it."""
+        try:
+            return os.path.samestat(os.fstat(self.handle), path.stat())
+        except FileNotFoundError:
+            return False
+
+
+# By process, as a forked one holds no lock of its parent's.
+_key_locks = WeakValueDictionary[tuple[int, Path | None, str], asyncio.Lock]()
+_lock_files = WeakValueDictionary[tuple[int, Path], _LockFile]()
+
+
+@asynccontextmanager
+async def exclusive_key(key: str, folder: Path | None) -> AsyncGenerator[bool, None]:
+    """Lock a key exclusively; yield whether the lock excludes other processes, too.
+
+    Args:
+        key: The key.
+        folder: The folder of the lock file, shared by processes of this machine. None: there is none.
+    """
+    # fcntl locks belong to a process, so coroutines of this one exclude each other by an asyncio lock.
+    async with _key_locks.setdefault((os.getpid(), folder, key), asyncio.Lock()):
+        if folder is None or sys.platform == "win32":
+            yield False
+        else:
+            async with _byte_lock(folder, key) as excludes_others:
+                yield excludes_others
+
+
+if sys.platform != "win32":  # pragma: no branch -- another system has no such locks
+
+    @asynccontextmanager
+    async def _byte_lock(folder: Path, key: str) -> AsyncGenerator[bool, None]:
+        """Lock the byte of a key; yield False where that is impossible. Keys with the same byte wait for each other."""
+        # fcntl locks ranges of bytes, even beyond the end of a file, so that one file serves all keys. Seven bytes of a
+        # digest fit a signed 64-bit offset.
+        offset = int.from_bytes(hashlib.sha256(key.encode()).digest()[:7], "big")
+        try:
+            file = _open_lock_file(folder)
+        except OSError:
+            yield False
+            return
+        try:
+            yield await _lock_byte(file.handle, offset)
+        finally:
+            with suppress(OSError):
+                fcntl.lockf(file.handle, fcntl.LOCK_UN, 1, offset)
+
+    def _open_lock_file(folder: Path) -> _LockFile:
+        place, path = (os.getpid(), folder), folder / LOCK_FILE
+        file = _lock_files.get(place)
+        # A lock file that was removed has no effect any more: open the new one.
+        if file is None or not file.is_at(path):
+            file = _lock_files[place] = _LockFile(path)
+        return file
+
+    async def _lock_byte(handle: int, offset: int) -> bool:
+        """Wait until a byte is locked; return False where a file system has no locks."""
+        while True:
+            try:
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, offset)
+            except (BlockingIOError, PermissionError):  # noqa: PERF203 -- it waits anyway
+                await asyncio.sleep(LOCK_POLL_S)  # the kernel does not notify of a released lock
+            except OSError:  # pragma: no cover -- such as NFS without its lock daemon, which no test can set up
+                return False
+            else:
+                return True
 
 
 MAX_LEASE_S = 2 * 86_400.0
@@ -133,28 +235,10 @@ class CheckpointRecord(Frozen):
     @property
     def with_usage_reported(self) -> CheckpointRecord:
         """A copy whose usage has been reported: its replies are kept, and cost nothing."""
-        replies = tuple(StoredReply(tier=each.tier, reply=_without_usage(each.reply)) for each in self.replies)
+        replies = tuple(
+            StoredReply(tier=each.tier, reply=each.reply.model_copy(update={"usage": Usage()})) for each in self.replies
+        )
         return self.model_copy(update={"pending": False, "replies": replies, "lost": 0, "until": 0.0})
-
-    @property
-    def is_durable(self) -> bool:
-        """Whether it has to be durable beyond a power failure; that a call is pending need not be."""
-        return bool(self.replies)
-
-    @classmethod
-    def start(cls, work: str, look: StoreSnapshot) -> tuple[CheckpointRecord, CheckpointRecord | None]:
-        """Return a new checkpoint of some work, and the one that it continues, if there is one.
-
-        Args:
-            work: The fingerprint of the work.
-            look: What is stored for the work.
-        """
-        earlier, answer_digest = look.checkpoint, hashlib.sha256(look.answer or b"").hexdigest()
-        new = cls(draft_of=work, before=answer_digest, owner=ProcessIdentity.current(), until=lease_expiry(0.0))
-        # A checkpoint of other work, or from before the stored answer changed, is void.
-        if earlier is None or earlier.draft_of != work or earlier.before != answer_digest:
-            return new, None
-        return new.model_copy(update={"replies": earlier.replies, "lost": earlier.lost + earlier.pending}), earlier
 
 
 class StoreSnapshot(NamedTuple):
@@ -184,16 +268,6 @@ def lease_expiry(call_s: float) -> float:
         call_s: Seconds that the call may take.
     """
     return float(int(time.time() + call_s + LEASE_S))
-
-
-def pending_bytes(until_s: float, *, pending: bool) -> bytes:
-    """Return the part of a stored checkpoint that changes when a call is sent; its length is the same before and after.
-
-    Example:
-        >>> pending_bytes(1796000000.0, pending=True)
-        b'"until": 1796000000.0, "pending": true '
-    """
-    return f'"until": {until_s}, "pending": {"true " if pending else "false"}'.encode()
 
 
 def load_checkpoint(blobs: BlobStore, key: str) -> CheckpointRecord | None:
@@ -228,11 +302,6 @@ def was_sent(blobs: BlobStore, key: str) -> bool:
     return checkpoint is not None and (checkpoint.pending or bool(checkpoint.replies))
 
 
-def _without_usage(reply: Reply) -> Reply:
-    """Return a reply without its usage, which is reported elsewhere."""
-    return reply.model_copy(update={"usage": Usage()})
-
-
 SETTLE_FACTOR = 3.0
 """How many times longer than this process another one may take to write its checkpoint after its snapshot."""
 
@@ -244,16 +313,7 @@ class TakenError(TransientError):
 class StoredCheckpoint(Checkpoint):
     """Stored checkpoint of this process."""
 
-    def __init__(
-        self,
-        blobs: BlobStore,
-        key: str,
-        record: CheckpointRecord,
-        *,
-        alone: bool,
-        call_s: float,
-        ready: int | None = None,
-    ) -> None:
+    def __init__(self, blobs: BlobStore, key: str, record: CheckpointRecord, *, alone: bool, call_s: float) -> None:
         """Keep the checkpoint and its location.
 
         Args:
@@ -262,10 +322,9 @@ class StoredCheckpoint(Checkpoint):
             record: Its content.
             alone: Whether a lock excludes other runs.
             call_s: Seconds that a call may take, at most.
-            ready: The offset in its stored bytes of what changes when a call is sent, if it was written in advance.
         """
         self._blobs, self._key, self._record = blobs, key, record
-        self._exclusive, self._call_s, self._pending_offset = alone, call_s, ready
+        self._exclusive, self._call_s = alone, call_s
         self._lost_lease = self._dirty = False
 
     @property
@@ -290,19 +349,8 @@ class StoredCheckpoint(Checkpoint):
             self._lost_lease = self._lost_lease or (current is not None and current.owner.holds_lease(current.until))
         if self._lost_lease:
             raise TakenError("Another run asks the same at this moment.", kind="taken", usage=Usage())
-        # 2. Record the call before it is sent: by a patch if the checkpoint is prewritten, else by a write.
-        if not self._patch_pending():
-            await self._write(first=True, pending=True)
-
-    def _patch_pending(self) -> bool:
-        """Patch the checkpoint that was written in advance; return whether it could be patched. Fast, as calls wait."""
-        if self._pending_offset is None:
-            return False
-        at, self._pending_offset = self._pending_offset, None
-        expires = lease_expiry(self._call_s)
-        if marked := self._blobs.patch(self._key, at, pending_bytes(expires, pending=True)):
-            self._record = self._record.model_copy(update={"until": expires, "pending": True})
-        return marked
+        # 2. Record the call before it is sent.
+        await self._write(at_once=True, pending=True)
 
     async def record_reply(self, tier: int, reply: Reply | None, *, at_once: bool = True) -> None:
         """Record a reply, or that a call brought none.
@@ -312,11 +360,11 @@ class StoredCheckpoint(Checkpoint):
             reply: The reply. None: there was none.
             at_once: Whether to store it at once, or with the next write.
         """
-        replies = (
-            self._record.replies
-            if reply is None
-            else (*self._record.replies, StoredReply(tier=tier, reply=_storable(reply)))
-        )
+        replies = self._record.replies
+        if reply is not None:
+            if find_json_problem(reply.value):  # which can't be stored
+                reply = reply.model_copy(update={"value": None})
+            replies = (*replies, StoredReply(tier=tier, reply=reply))
         self._record = self._record.model_copy(update={"pending": False, "replies": replies})
         self._dirty = True
         if at_once:
@@ -327,12 +375,6 @@ class StoredCheckpoint(Checkpoint):
         if self._dirty:
             with suppress(TransientError):  # the reply is still in memory
                 await self._write()
-
-    def delete_if_unused(self) -> None:
-        """Delete the checkpoint if no call was sent, by this run or an earlier one."""
-        if self._pending_offset is not None and not self._record.replies and not self._record.lost:
-            with suppress(TransientError):
-                self._blobs.remove(self._key)
 
     async def release(self) -> None:
         """Release the lease, as nothing was sent."""
@@ -367,14 +409,17 @@ class StoredCheckpoint(Checkpoint):
         if self._exclusive:
             self._blobs.remove(self._key)
 
-    async def _write(self, *, first: bool = False, **changed: object) -> None:
+    async def _write(self, *, at_once: bool = False, **changed: object) -> None:
         if self._lost_lease:  # the stored checkpoint is another run's
             return
-        # Each write renews the lease.
+        # Each write renews the lease. Replies have to be durable beyond a power failure; a pending call need not be.
         self._record = self._record.model_copy(update={"until": lease_expiry(self._call_s), **changed})
-        call_in_pool = run_in_pool_urgent if first else run_in_pool
-        await call_in_pool(self._blobs.write, self._key, self._record.content, durable=self._record.is_durable)
-        self._dirty, self._pending_offset = False, None
+        write = partial(self._blobs.write, self._key, self._record.content, durable=bool(self._record.replies))
+        if at_once and self._blobs.folder and not self._record.replies:
+            write()  # quickly, as other calls wait for the slot
+        else:
+            await run_in_pool(write)
+        self._dirty = False
 
 
 async def open_checkpoint(
@@ -393,11 +438,15 @@ async def open_checkpoint(
     Raises:
         TransientError: If the storage can't be used.
     """
-    new, current = CheckpointRecord.start(work, look)
-    # 1. Respect a valid lease.
-    if current and not alone and current.owner.holds_lease(current.until):
-        return None
     key += SUFFIX
+    # 1. Continue an earlier checkpoint, unless it is of other work, or from before the stored answer changed.
+    before, current = hashlib.sha256(look.answer or b"").hexdigest(), look.checkpoint
+    new = CheckpointRecord(draft_of=work, before=before, owner=ProcessIdentity.current(), until=lease_expiry(0.0))
+    if current and (current.draft_of, current.before) == (work, before):
+        # Respect a valid lease.
+        if not alone and current.owner.holds_lease(current.until):
+            return None
+        new = new.model_copy(update={"replies": current.replies, "lost": current.lost + current.pending})
     # 2. Without a lock, write a lease of our own, and give time to any run that took its snapshot before this write:
     #    it writes its lease now. The last one that was written is valid.
     if not alone:
@@ -409,22 +458,94 @@ async def open_checkpoint(
     return StoredCheckpoint(blobs, key, new, alone=alone, call_s=call_s)
 
 
-def prewrite(blobs: BlobStore, key: str, work: str, look: StoreSnapshot, *, call_s: float) -> StoredCheckpoint:
-    """Return a checkpoint where a lock excludes other runs, written in advance but for whether a call is pending.
+ANSWER_POLL_S = 1.0
+"""Seconds between two checks whether a run on another machine has stored the answer."""
 
-    So only a few bytes are left to be written once the call has its place, while other calls wait for theirs.
+
+@dataclass(frozen=True)
+class ResultLocation:
+    """Location of the answer of a task run."""
+
+    store: ResultStore
+    key: str
+    expiration: timedelta | None
+    """How long the answer may be reused; None: without limit."""
+
+    @cached_property
+    def blobs(self) -> BlobStore:
+        """The blob store."""
+        return BlobStore(cast("WritableFileSystem", self.store.result_storage))
+
+    def to_record(self, answer: Answer) -> bytes:
+        """Return an answer as Prefect would store it, whichever serializer the task run has."""
+        storage, key = self.store.result_storage, self.key
+        # Prefect stores absolute keys for a local folder without a block.
+        if isinstance(storage, LocalFileSystem) and self.store.result_storage_block_id is None:
+            key = str(cast("Path", self.blobs.folder) / key)
+        return result_record(
+            answer,
+            AnswerSerializer(),
+            storage_key=key,
+            storage_block=self.store.result_storage_block_id,
+            expiration=datetime.now(timezone.utc) + self.expiration if self.expiration else None,
+        )
+
+
+class CancelledBeforeSendError(Exception):
+    """The work was cancelled before a request was sent."""
+
+
+async def get_or_compute(
+    place: ResultLocation, work: WorkItem, ask: Callable[[Checkpoint], Awaitable[Answer]], *, call_s: float, again: bool
+) -> tuple[Answer, bool]:
+    """Return the answer to some work, and whether it was stored before.
+
+    Args:
+        place: The location of the answer.
+        work: The work.
+        ask: Computes the answer.
+        call_s: Seconds that a call may take, at most.
+        again: Whether to ask even where an answer is stored.
 
     Raises:
-        TransientError: If it can't be written.
+        ExecutorError: If there is no valid answer, or the storage can't be used: then no request is sent.
+        CancelledBeforeSendError: If `ask` raises it before it has sent anything.
     """
-    new, _ = CheckpointRecord.start(work, look)
-    content = new.content
-    blobs.write(key + SUFFIX, content, durable=new.is_durable)
-    # The offset of the bytes to patch.
-    at = content.index(pending_bytes(new.until, pending=False))
-    return StoredCheckpoint(blobs, key + SUFFIX, new, alone=True, call_s=call_s, ready=at)
+    blobs = place.blobs
+    async with exclusive_key(place.key, blobs.folder) as excludes_others:
+        while True:
+            # 1. Return the stored answer, if it may be used.
+            snapshot = await run_in_pool(StoreSnapshot.take, blobs, place.key)
+            if not again and (answer := validate_stored(parse_record(snapshot.answer), work)):
+                return answer, True
+            # 2. Else ask; the checkpoint records the replies. There is none while a run on another machine asks.
+            checkpoint = await open_checkpoint(
+                blobs, place.key, work.fingerprint, snapshot, alone=excludes_others, call_s=call_s
+            )
+            if checkpoint is not None:
+                try:
+                    answer = await ask(checkpoint)
+                except TakenError:
+                    pass
+                except CancelledBeforeSendError:
+                    await checkpoint.release()
+                    raise
+                else:
+                    await _store(place, answer, checkpoint)
+                    return answer, False
+            # 3. Wait for that run.
+            await asyncio.sleep(ANSWER_POLL_S)
 
 
-def _storable(reply: Reply) -> Reply:
-    """Return a reply as it can be stored: without a value that is not valid JSON."""
-    return reply.model_copy(update={"value": None}) if find_json_problem(reply.value) else reply
+async def _store(place: ResultLocation, answer: Answer, checkpoint: StoredCheckpoint) -> None:
+    """Store an answer; if that fails, warn and return normally: the answer is valid, and its checkpoint may hold it."""
+
+    def store() -> None:
+        place.blobs.write(place.key, place.to_record(answer))
+        checkpoint.complete()
+
+    try:
+        await run_in_pool(store)
+    except TransientError as error:
+        get_run_logger().warning("An answer could not be stored, so that it may be paid for again. %s", error)
+        await checkpoint.flush()

@@ -1,1 +1,0 @@
-"""The result store: stored answers, checkpoints of replies, locks."""
