@@ -191,7 +191,8 @@ class RecordIndex:
         keys = tuple(sorted(key for key in self._pieces if has_identity(key)))
         fields = [field.split(".") for field in (matching.fields if matching else ())]
         evidence = tuple(tuple(self._distinct_values(key, path) for path in fields) for key in keys)
-        return link_keys(keys, self.identities.fields, evidence, matching, same, apart)
+        hashable: Any = matching  # it is frozen, which type checkers don't see
+        return link_keys(keys, self.identities.fields, evidence, hashable, same, apart)
 
     def _distinct_values(self, key: Key, path: Sequence[str]) -> tuple[Order, ...]:
         """Return the distinct values of a compared field in the records of an identity, as sort keys."""

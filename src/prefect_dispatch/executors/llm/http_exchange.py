@@ -103,8 +103,8 @@ def _is_plausible(usage: object) -> bool:
 
 def _has_plausible_counts(value: object, name: str = "", depth: int = 0) -> bool:
     """Return whether every token count in a part of a usage, of this name, is plausible."""
+    parts: Any = value
     if isinstance(value, (dict, list)):
-        parts: Any = value
         named: Any = parts.items() if isinstance(value, dict) else (("", each) for each in parts)
         return depth <= _MAX_DEPTH and all(_has_plausible_counts(part, key, depth + 1) for key, part in named)
     is_named_count = name.lower().endswith(("tokens", "tokencount", "requests"))

@@ -12,7 +12,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from math import isfinite
 from time import time
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard, cast
 
 from prefect_dispatch.errors import BusyError, ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.models.outcome import Usage
@@ -209,12 +209,17 @@ def is_read_timeout(error: BaseException) -> bool:
     return any(type(each).__name__ == "ReadTimeout" for each in _chain(error))
 
 
+def _is_object(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
+
+
 def _parse_fault(error: Exception) -> _Fault:
     """Extract the parts of an error, and of its causes, that classify it."""
     chain = tuple(_chain(error))
     headers = next(filter(None, map(_headers, chain)), None)
     bodies: list[Any] = [getattr(each, "body", None) for each in chain]
-    details: dict[str, Any] = next((body for body in bodies if isinstance(body, dict)), {})
+    objects = [body for body in bodies if _is_object(body)]
+    details = objects[0] if objects else {}
     code, param = details.get("type"), details.get("param")
     if code not in _SPECIFIC_TYPES:
         code = str(details.get("code") or getattr(error, "code", None) or "")
