@@ -356,7 +356,7 @@ def write_page(report: Report, folder: Path, briefs: Sequence[Brief], items: Seq
     try:
         write_atomically(file, render_page(report, briefs, items))
     except Exception as error:  # noqa: BLE001 -- the page only shows what is already written: it must not fail the run
-        if GENERATOR.encode() in _read(file)[:_HEAD]:
+        if GENERATOR.encode() in _read_file(file)[:_HEAD]:
             file.unlink()
         return f"{PAGE} was not written; the other files are. {safe_message(error)}"
     return ""
@@ -372,9 +372,11 @@ def _files_of_earlier_run(folder: Path) -> set[str]:
         report = _EarlierReport.model_validate_json((folder / "report.json").read_bytes())
     except (OSError, ValidationError):
         return set()
-    found = {name for name, text in _extra_files(report).items() if _read(folder / name) == text.encode()}
-    found |= {each.name for each in report.documents if each.sha256 == sha256(_read(folder / each.name)).hexdigest()}
-    return found | {QUESTIONS} if _are_outcomes(_read(folder / QUESTIONS)) else found
+    found = {name for name, text in _extra_files(report).items() if _read_file(folder / name) == text.encode()}
+    found |= {
+        each.name for each in report.documents if each.sha256 == sha256(_read_file(folder / each.name)).hexdigest()
+    }
+    return found | {QUESTIONS} if _are_outcomes(_read_file(folder / QUESTIONS)) else found
 
 
 class _EarlierDocument(Document):
@@ -401,7 +403,7 @@ def _extra_files(report: Report | _EarlierReport) -> dict[str, str]:
     return {each.name: each.text for each in report.documents} | sheets
 
 
-def _read(path: Path) -> bytes:
+def _read_file(path: Path) -> bytes:
     """Return the content of a file; empty if it can't be read."""
     try:
         return path.read_bytes()

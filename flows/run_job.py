@@ -136,7 +136,7 @@ def run_job(spec: JobSpec) -> Report:
         on_progress=progress,
         join=job.part_joiner,
         stored=stored.answers,
-        where=shard_target(spec.task_runner, job.executor, route.target),
+        create_in_flight=shard_target(spec.task_runner, job.executor, route.target),
         known=before,
     )
     try:

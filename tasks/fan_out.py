@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.tasks.item_splitting import Join
     from prefect_dispatch.tasks.preflight import Independence
-    from prefect_dispatch.tasks.shards.remote import RemoteTarget
 
 
 NO_LOCKS: frozenset[str] = frozenset()
@@ -299,7 +298,7 @@ class FanOut:
         on_progress: Callable[[Progress], None],
         join: Join | None = None,
         stored: dict[str, Answer] | None = None,
-        where: RemoteTarget | None = None,
+        create_in_flight: Callable[[Executor, Limits], InFlight] | None = None,
         known: Sequence[Outcome] = (),
     ) -> None:
         """Set up a fan-out.
@@ -313,7 +312,7 @@ class FanOut:
             on_progress: Called with the progress whenever there are new outcomes, and regularly in between.
             join: Joins the answers to the parts of an item that is too long. None: none is split.
             stored: Stored answers, by fingerprint; they create no task run, and are removed from the mapping.
-            where: The target of task runs. None: this process.
+            create_in_flight: Creates the tracker of the task runs in progress. None: they run in this process.
             known: Outcomes of some of the work from an earlier process of the run: that work is finished.
         """
         # Equal work is asked once: one of each group is queued, and its result becomes the outcome of all.
@@ -328,7 +327,7 @@ class FanOut:
         self._parts = SplitItems(work, executor, join)
         self._on_progress = on_progress
         self._progress = Progress(total=total).plus(*known)
-        self._in_flight = where.create_in_flight(executor, limits) if where else InFlight(executor, limits)
+        self._in_flight = (create_in_flight or InFlight)(executor, limits)
         self._stored = stored or {}
         self._outcomes: list[Outcome] = [*known]
         self._reported_at = time.monotonic()

@@ -97,7 +97,7 @@ class QueryRunner:
                 independence=Independence(),
                 again=again,
                 on_progress=_ignore_progress,
-                where=find_remote_target(),
+                create_in_flight=find_remote_target(),
             )
             for outcome in fan_out.run():
                 self._outcomes[outcome.fingerprint, Ref.of(outcome)] = outcome

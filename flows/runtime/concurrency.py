@@ -163,7 +163,7 @@ def _overlaps(client: SyncPrefectClient, run: FlowRun, deployment: UUID) -> Iter
     Paused and suspended runs do not count: they may wait for people for days.
     """
 
-    def read(**conditions: Any) -> list[FlowRun]:  # noqa: ANN401 -- the filter's own fields
+    def find_runs(**conditions: Any) -> list[FlowRun]:  # noqa: ANN401 -- the filter's own fields
         found = client.read_flow_runs(
             flow_run_filter=FlowRunFilter(**conditions),
             deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
@@ -176,20 +176,20 @@ def _overlaps(client: SyncPrefectClient, run: FlowRun, deployment: UUID) -> Iter
     # 1. It has ended since the run was due, so its input was as recent as that of this run. A run that a person started
     # and that failed, or one that crashed or was cancelled, did not do the work of this one.
     ended = states(StateType.COMPLETED, StateType.FAILED)
-    for other in read(end_time=FlowRunFilterEndTime(after_=run.expected_start_time), state=ended):
+    for other in find_runs(end_time=FlowRunFilterEndTime(after_=run.expected_start_time), state=ended):
         if other.state_type == StateType.COMPLETED or other.auto_scheduled:
             yield other, "has ended since"
     # 2. It has begun and will continue by itself: it waits for a batch, a retry, or a worker after it was resumed.
     begun = FlowRunFilterStartTime(is_null_=False)
-    for other in read(start_time=begun, state=states(StateType.SCHEDULED)):
+    for other in find_runs(start_time=begun, state=states(StateType.SCHEDULED)):
         yield other, "has begun and goes on later"
     # 3. A person has started it and waits for it.
-    for other in read(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=[_QUEUED_STATE]))):
+    for other in find_runs(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=[_QUEUED_STATE]))):
         if not other.auto_scheduled:
             yield other, "waits for its turn"
     # 4. It is running concurrently. With a limit of one run, a running one must be dead: the server has given its slot
     # to this one because its process no longer renews its lease.
-    working = read(start_time=begun, state=states(StateType.RUNNING, StateType.CANCELLING))
+    working = find_runs(start_time=begun, state=states(StateType.RUNNING, StateType.CANCELLING))
     limit = client.read_deployment(deployment).global_concurrency_limit if working else None
     for other in () if limit is not None and limit.limit == 1 else working:
         if _start_order(other) < _start_order(run):

@@ -7,6 +7,7 @@ first of equals thus breaks every tie by content, never by order of arrival.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -36,8 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from typing_extensions import Self
-
-    from prefect_dispatch.integrators.merge_records.fold import Trust
 
 
 Rank = tuple[int, int, str, int]
@@ -475,3 +474,45 @@ class Rulebook:
 def _paths_overlap(one: Path, other: Path) -> bool:
     """Return whether one path starts with the other."""
     return one[: len(other)] == other[: len(one)]
+
+
+DEFAULT_WEIGHT = 0.5
+"""The weight of a source without any informative vote."""
+
+
+def select_by_weight(opinions: Sequence[tuple[str, str]], source_weights: Mapping[str, float]) -> str:
+    """Return the value with the greatest total weight of its sources; of equals the first.
+
+    Args:
+        opinions: Source and value, in order of preference.
+        source_weights: The sources' weights; a missing source weighs `DEFAULT_WEIGHT`.
+
+    Example:
+        >>> select_by_weight([("a", "x"), ("b", "y"), ("c", "y")], {"a": 0.9, "b": 0.3, "c": 0.4})
+        'x'
+    """
+    backing: dict[str, set[str]] = {}
+    for source, value in opinions:
+        backing.setdefault(value, set()).add(source)
+    return max(
+        backing,
+        key=lambda value: round(math.fsum(source_weights.get(each, DEFAULT_WEIGHT) for each in backing[value]), 6),
+    )
+
+
+class Trust(NamedTuple):
+    """Estimated reliability of the sources of claims."""
+
+    source_kind: Source
+    """What counts as one source."""
+    names: Mapping[Ref, str]
+    """The name of each outcome's source."""
+    weights: Mapping[str, float]
+    """The sources' weights, by name."""
+    claims: Mapping[str, int]
+    """The number of informative claims of each source."""
+
+    def decide(self, claims: Sequence[Claim]) -> JsonValue:
+        """Return the value with the greatest total weight of its sources."""
+        text = select_by_weight([(self.names[claim.source], claim.text) for claim in claims], self.weights)
+        return next(claim.value for claim in claims if claim.text == text)

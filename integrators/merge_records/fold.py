@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter, defaultdict
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, cast
 
 from prefect_dispatch.integrators.crowdkit_adapter import Vote, require_crowd_kit, wawa
 from prefect_dispatch.integrators.merge_records.field_rules import (
     COLLECTING_RULES,
+    DEFAULT_WEIGHT,
     Claim,
     FieldDecision,
     FlagReason,
     RecordPart,
     Rule,
+    Trust,
     as_elements,
     sources_of,
 )
@@ -302,10 +303,6 @@ def _make_claim(part: RecordPart, value: JsonValue) -> Claim:
     return Claim(value, content_text(value), part.source, part.value, part.rank)
 
 
-DEFAULT_WEIGHT = 0.5
-"""The weight of a source without any informative vote."""
-
-
 def select_informative_votes(votes: Iterable[Vote]) -> list[Vote]:
     """Return the informative votes: those on items with several sources and a unique most frequent opinion.
 
@@ -357,44 +354,6 @@ def estimate_weights(votes: Iterable[Vote]) -> dict[str, float]:
     numbered = [vote._replace(opinion=str(numbers[vote.item][vote.opinion])) for vote in informative]
     skills = wawa(numbered).skills
     return {source: round(skills[source], 6) for source in sorted(skills)}
-
-
-def select_by_weight(opinions: Sequence[tuple[str, str]], source_weights: Mapping[str, float]) -> str:
-    """Return the value with the greatest total weight of its sources; of equals the first.
-
-    Args:
-        opinions: Source and value, in order of preference.
-        source_weights: The sources' weights; a missing source weighs `DEFAULT_WEIGHT`.
-
-    Example:
-        >>> select_by_weight([("a", "x"), ("b", "y"), ("c", "y")], {"a": 0.9, "b": 0.3, "c": 0.4})
-        'x'
-    """
-    backing: dict[str, set[str]] = {}
-    for source, value in opinions:
-        backing.setdefault(value, set()).add(source)
-    return max(
-        backing,
-        key=lambda value: round(math.fsum(source_weights.get(each, DEFAULT_WEIGHT) for each in backing[value]), 6),
-    )
-
-
-class Trust(NamedTuple):
-    """Estimated reliability of the sources of claims."""
-
-    source_kind: Source
-    """What counts as one source."""
-    names: Mapping[Ref, str]
-    """The name of each outcome's source."""
-    weights: Mapping[str, float]
-    """The sources' weights, by name."""
-    claims: Mapping[str, int]
-    """The number of informative claims of each source."""
-
-    def decide(self, claims: Sequence[Claim]) -> JsonValue:
-        """Return the value with the greatest total weight of its sources."""
-        text = select_by_weight([(self.names[claim.source], claim.text) for claim in claims], self.weights)
-        return next(claim.value for claim in claims if claim.text == text)
 
 
 def estimate_trust(fields: Iterable[Sequence[Claim]], outcomes: Iterable[Outcome], of: Source) -> Trust:

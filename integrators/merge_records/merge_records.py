@@ -10,6 +10,7 @@ from prefect_dispatch.integrators.base import BaseIntegrator, gap_violations, ga
 from prefect_dispatch.integrators.crowdkit_adapter import require_crowd_kit
 from prefect_dispatch.integrators.decisions_file import DecisionsFile, FileName
 from prefect_dispatch.integrators.merge_records.field_rules import (
+    DEFAULT_WEIGHT,
     Conflicts,
     FieldPath,
     OneRule,
@@ -18,7 +19,7 @@ from prefect_dispatch.integrators.merge_records.field_rules import (
     Rulebook,
     Rules,
 )
-from prefect_dispatch.integrators.merge_records.fold import DEFAULT_WEIGHT, add_source_trust
+from prefect_dispatch.integrators.merge_records.fold import add_source_trust
 from prefect_dispatch.integrators.merge_records.grouping import RecordIndex, merge_groups, to_outcomes
 from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY, Identities, has_identity
 from prefect_dispatch.integrators.merge_records.linkage import WINDOW
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from prefect_dispatch.integrators.merge_records.fold import Trust
+    from prefect_dispatch.integrators.merge_records.field_rules import Trust
     from prefect_dispatch.integrators.merge_records.grouping import MergedEntries
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.ledger import Violation

@@ -87,8 +87,8 @@ class RemoteTarget:
     isolated: bool = False
     """Whether each task run has a process of its own, so that none dies of what another does."""
 
-    def create_in_flight(self, executor: Executor, limits: Limits) -> InFlight:
-        """Return the tracker of the task runs in progress."""
+    def __call__(self, executor: Executor, limits: Limits) -> InFlight:
+        """Create the tracker of the task runs in progress of a fan-out."""
         return RemoteShards(executor, limits, self)
 
 

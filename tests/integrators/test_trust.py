@@ -13,7 +13,8 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators import crowdkit_adapter
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.crowdkit_adapter import Vote
-from prefect_dispatch.integrators.merge_records.fold import DEFAULT_WEIGHT, estimate_weights, select_by_weight
+from prefect_dispatch.integrators.merge_records.field_rules import DEFAULT_WEIGHT, select_by_weight
+from prefect_dispatch.integrators.merge_records.fold import estimate_weights
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.models.brief import Brief
 from tests.integrators.said import say

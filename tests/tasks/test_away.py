@@ -74,7 +74,7 @@ def ran(
             again=[each.fingerprint for each in work] if again else (),
             on_progress=tell,
             stored=stored,
-            where=where or beside(world),
+            create_in_flight=where or beside(world),
         )
         return fan_out.run(), fan_out
 
@@ -210,7 +210,7 @@ def test_a_re_ask_that_a_share_refuses_is_made_again(world: World) -> None:
             limits,
             independence=Independence(),
             on_progress=lambda progress: None,
-            where=beside(world),
+            create_in_flight=beside(world),
         ).run()
 
     outcomes = ours(3)

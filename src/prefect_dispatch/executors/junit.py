@@ -168,7 +168,7 @@ class _Reader:
         self._findings: list[list[_Finding]] = []  # of each open case
         self._elements = 0
 
-    def read(self, text: str) -> None:
+    def read_xml(self, text: str) -> None:
         """Read an XML text; invalid content is reported in `unreadable`, and never raises."""
         try:
             for event, element in iterparse(StringIO(text), ("start", "end"), forbid_dtd=True):
@@ -302,11 +302,11 @@ def _read_file(data: bytes, root: str) -> _Reader:
     except ValueError as error:
         reader.unreadable = str(error)
         return reader
-    reader.read(text)
+    reader.read_xml(text)
     if reader.unreadable and (repaired := _REFERENCE.sub(_replace_reference, replace_illegal_characters(text))) != text:
         del text  # it may be large
         reader = _Reader(root)
-        reader.read(repaired)
+        reader.read_xml(repaired)
     return reader
 
 

@@ -2,47 +2,67 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import re
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import ExecutorError, JobError, TerminalError
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
 from prefect_dispatch.executors.block_references import (
     Credentials,
+    credentials,
     load_credentials,
+    name_block_in_failure,
     require_matching_provider,
 )
+from prefect_dispatch.executors.coding.adapter import AgentOutput, LaunchRequest
 from prefect_dispatch.executors.coding.claude import Claude
 from prefect_dispatch.executors.coding.codex import Codex
 from prefect_dispatch.executors.coding.custom import Generic, GenericAdapter
 from prefect_dispatch.executors.coding.open_source_agents import Mini, OpenCode, key_variable
-from prefect_dispatch.executors.coding.prompt import PROMPT
-from prefect_dispatch.executors.coding.session import run_session
+from prefect_dispatch.executors.coding.prompt import PROMPT, build_prompt
+from prefect_dispatch.executors.coding.session import (
+    KEEP,
+    OutsideWriteDetector,
+    find_problems,
+    read_files,
+    usage_of,
+    write_files,
+)
+from prefect_dispatch.executors.coding.verdict import describe_refusals, find_error
 from prefect_dispatch.executors.command_checks import require_valid_env
 from prefect_dispatch.executors.llm.litellm_adapter import Params, load_litellm
 from prefect_dispatch.models.base import Strict, Tabs
 from prefect_dispatch.models.brief import Brief, Text
+from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.processes.process_tree import get_watchdog
-from prefect_dispatch.processes.state_folder import Variable, reap_periodically, require_passable
+from prefect_dispatch.processes.runner import Program, run
+from prefect_dispatch.processes.state_folder import Variable, new_log, reap_periodically, require_passable
+from prefect_dispatch.security.redaction import register_secrets
 from prefect_dispatch.serialization.json_text import digest
-from prefect_dispatch.workspaces.workspace import Workspace, to_thread_shielded
+from prefect_dispatch.workspaces.workspace import Workspace, open_workspace, to_thread_shielded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pydantic import JsonValue
 
+    from prefect_dispatch.executors.base import Ask
     from prefect_dispatch.executors.coding.adapter import Adapter
     from prefect_dispatch.models.item import Item
+    from prefect_dispatch.processes.runner import CompletedProgram
+    from prefect_dispatch.workspaces.workspace import OpenWorkspace
 
 
 AgentName = Literal["claude", "codex", "opencode", "mini"]
@@ -332,3 +352,123 @@ def _warm_up() -> None:
     get_watchdog()
     reap_periodically()
     load_litellm()
+
+
+async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
+    """Run one session of an agent, and return its answer with its change.
+
+    Args:
+        agent: The executor, with resolved paths.
+        ask: The brief, the item, and the rejected earlier answers with the change of the last one.
+
+    Raises:
+        ExecutorError: If the work isn't done; it carries the usage all the same.
+    """
+    spent, adapter, brief = Usage(), agent.adapter, ask.brief
+    try:
+        # 1. Open a workspace; if the agent has worked on this before, with its earlier changes applied.
+        key = await resolve_key(agent)
+        passed = [name for name in agent.pass_env if name not in agent.key_names]  # to all programs in its workspace
+        async with open_workspace(agent.workspace, pass_env=passed) as workspace:
+            if ask.change:
+                await workspace.apply(ask.change)
+            # 2. Run the agent.
+            repo, log = Path(agent.workspace.repo), new_log()
+            detector = await to_thread_shielded(
+                OutsideWriteDetector, repo, workspace.path, brief.writes, agent.executable
+            )
+            ran, output = await _run_agent(agent, workspace, ask, key, log)
+            report = adapter.parse(output)
+            spent = usage_of(report, agent.model_id)
+            # 3. Check where it wrote, and that its work is done.
+            try:
+                notes = [await to_thread_shielded(detector.require_inside, output)]
+                if failure := find_error(adapter.name, ran, report):
+                    raise failure
+            except ExecutorError as error:
+                raise error.add_trace(f"Its log: {log}") from None
+            # 4. Capture its change, and check it with the acceptance command.
+            change = await workspace.capture_change(brief.writes)
+            problems = await find_problems(workspace, ask, change)
+            if brief.command:  # which has run code that the agent wrote
+                notes.append(await to_thread_shielded(detector.require_inside, output))
+    except ExecutorError as error:
+        error.usage = error.usage if error.usage and error.usage.requests else spent
+        raise name_block_in_failure(error, agent.credentials) from None
+    # 5. Build the reply.
+    value = report.text if report.structured is None else report.structured
+    if value == "" and brief.output == "text" and change.files:
+        value = f"(The agent said nothing; it changed {', '.join(each.path for each in change.files)}.)"
+    if report.refusals:
+        refused = describe_refusals(adapter.name, report.refusals)
+        notes.insert(0, refused)
+        problems += [refused] if problems else []
+    notes = [*filter(None, notes)]
+    for note in notes:
+        _log.warning("%s", note)
+    who = " ".join(filter(None, (agent.model_id, "in", adapter.name, report.agent_version)))
+    return Reply(value=value, model=who, change=change, problems=tuple(problems), notes=tuple(notes), usage=spent)
+
+
+async def _run_agent(
+    agent: CodingAgent, workspace: OpenWorkspace, ask: Ask, key: str, log: Path
+) -> tuple[CompletedProgram, AgentOutput]:
+    """Run an agent's program in a workspace; return its result, and its output with the files that it wrote.
+
+    Raises:
+        ExecutorError: If it can't be started.
+    """
+    adapter, home = agent.adapter, Path(workspace.env["HOME"])
+    launch = adapter.launch(
+        LaunchRequest(
+            program=agent.executable,
+            model=agent.model,
+            prompt=build_prompt(ask),
+            schema=schema_of(ask.brief.output),
+            home=home,
+            workspace=workspace.path,
+            params=adapter.params_model.model_validate(agent.params),
+            api_base=agent.api_base,
+            key=key,
+            max_usd=agent.max_usd,
+            max_turns=agent.max_turns,
+        )
+    )
+    await to_thread_shielded(write_files, launch)
+    program = Program(
+        argv=launch.argv,
+        env={**workspace.env, **launch.env},
+        cwd=launch.cwd,
+        stdin=launch.stdin.encode("utf-8", "replace"),
+        idle_s=agent.idle_s,
+        keep=KEEP,
+    )
+    try:
+        ran = await run(program, log=log)
+    finally:  # these files may hold a key, which later commands in the workspace must not find
+        for path in launch.files:
+            with suppress(OSError):  # the agent has removed or replaced it
+                path.unlink()
+    files = await to_thread_shielded(read_files, home, adapter.output_files)
+    return ran, AgentOutput(ran.stdout.text, ran.stderr.text, files, ran.exit)
+
+
+async def resolve_key(agent: CodingAgent) -> str:
+    """Return the key of an agent for its provider; it is redacted in all texts from here on.
+
+    Returns:
+        The key; empty if there is none, or if the agent finds one itself.
+
+    Raises:
+        TerminalError: If the credentials block no longer exists.
+    """
+    # The first variable that is passed on and set.
+    values = (os.environ.get(name) for name in agent.key_names if name in agent.pass_env)
+    key = next(filter(None, values), "")
+    if agent.credentials is not None:
+        try:
+            key = str((await asyncio.to_thread(credentials, agent.credentials)).arguments.get("api_key", ""))
+        except JobError as error:
+            raise TerminalError(str(error), kind="credentials", usage=Usage()) from None
+    register_secrets([key])
+    return key

@@ -13,37 +13,24 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError
-from prefect_dispatch.executors.base import Reply
-from prefect_dispatch.executors.block_references import (
-    credentials,
-    name_block_in_failure,
-)
-from prefect_dispatch.executors.coding.adapter import AgentOutput, LaunchRequest
-from prefect_dispatch.executors.coding.prompt import build_prompt
-from prefect_dispatch.executors.coding.verdict import describe_refusals, find_error
+from prefect_dispatch.errors import JobError, RejectedError
 from prefect_dispatch.executors.command_checks import item_environment, stdin_bytes
 from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
 from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.outcome import Usage
-from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.processes.runner import Program, run
 from prefect_dispatch.processes.state_folder import new_log
-from prefect_dispatch.security.redaction import register_secrets
 from prefect_dispatch.workspaces.git import Git, GitError, ObjectStore, create_with_alternates, with_work_tree
 from prefect_dispatch.workspaces.patches import display_path, summarize_paths
-from prefect_dispatch.workspaces.workspace import open_workspace, to_thread_shielded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from prefect_dispatch.executors.base import Ask
-    from prefect_dispatch.executors.coding.adapter import AgentReport, Launch, Tokens
-    from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+    from prefect_dispatch.executors.coding.adapter import AgentOutput, AgentReport, Launch, Tokens
     from prefect_dispatch.models.brief import Command
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.outcome import Change
-    from prefect_dispatch.processes.runner import CompletedProgram
     from prefect_dispatch.workspaces.workspace import OpenWorkspace
 
 
@@ -206,106 +193,7 @@ FEEDBACK_BYTES = 2_000
 _log = logging.getLogger("prefect_dispatch")
 
 
-async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
-    """Run one session of an agent, and return its answer with its change.
-
-    Args:
-        agent: The executor, with resolved paths.
-        ask: The brief, the item, and the rejected earlier answers with the change of the last one.
-
-    Raises:
-        ExecutorError: If the work isn't done; it carries the usage all the same.
-    """
-    spent, adapter, brief = Usage(), agent.adapter, ask.brief
-    try:
-        # 1. Open a workspace; if the agent has worked on this before, with its earlier changes applied.
-        key = await resolve_key(agent)
-        passed = [name for name in agent.pass_env if name not in agent.key_names]  # to all programs in its workspace
-        async with open_workspace(agent.workspace, pass_env=passed) as workspace:
-            if ask.change:
-                await workspace.apply(ask.change)
-            # 2. Run the agent.
-            repo, log = Path(agent.workspace.repo), new_log()
-            detector = await to_thread_shielded(
-                OutsideWriteDetector, repo, workspace.path, brief.writes, agent.executable
-            )
-            ran, output = await _run_agent(agent, workspace, ask, key, log)
-            report = adapter.parse(output)
-            spent = usage_of(report, agent.model_id)
-            # 3. Check where it wrote, and that its work is done.
-            try:
-                notes = [await to_thread_shielded(detector.require_inside, output)]
-                if failure := find_error(adapter.name, ran, report):
-                    raise failure
-            except ExecutorError as error:
-                raise error.add_trace(f"Its log: {log}") from None
-            # 4. Capture its change, and check it with the acceptance command.
-            change = await workspace.capture_change(brief.writes)
-            problems = await _find_problems(workspace, ask, change)
-            if brief.command:  # which has run code that the agent wrote
-                notes.append(await to_thread_shielded(detector.require_inside, output))
-    except ExecutorError as error:
-        error.usage = error.usage if error.usage and error.usage.requests else spent
-        raise name_block_in_failure(error, agent.credentials) from None
-    # 5. Build the reply.
-    value = report.text if report.structured is None else report.structured
-    if value == "" and brief.output == "text" and change.files:
-        value = f"(The agent said nothing; it changed {', '.join(each.path for each in change.files)}.)"
-    if report.refusals:
-        refused = describe_refusals(adapter.name, report.refusals)
-        notes.insert(0, refused)
-        problems += [refused] if problems else []
-    notes = [*filter(None, notes)]
-    for note in notes:
-        _log.warning("%s", note)
-    who = " ".join(filter(None, (agent.model_id, "in", adapter.name, report.agent_version)))
-    return Reply(value=value, model=who, change=change, problems=tuple(problems), notes=tuple(notes), usage=spent)
-
-
-async def _run_agent(
-    agent: CodingAgent, workspace: OpenWorkspace, ask: Ask, key: str, log: Path
-) -> tuple[CompletedProgram, AgentOutput]:
-    """Run an agent's program in a workspace; return its result, and its output with the files that it wrote.
-
-    Raises:
-        ExecutorError: If it can't be started.
-    """
-    adapter, home = agent.adapter, Path(workspace.env["HOME"])
-    launch = adapter.launch(
-        LaunchRequest(
-            program=agent.executable,
-            model=agent.model,
-            prompt=build_prompt(ask),
-            schema=schema_of(ask.brief.output),
-            home=home,
-            workspace=workspace.path,
-            params=adapter.params_model.model_validate(agent.params),
-            api_base=agent.api_base,
-            key=key,
-            max_usd=agent.max_usd,
-            max_turns=agent.max_turns,
-        )
-    )
-    await to_thread_shielded(_write_files, launch)
-    program = Program(
-        argv=launch.argv,
-        env={**workspace.env, **launch.env},
-        cwd=launch.cwd,
-        stdin=launch.stdin.encode("utf-8", "replace"),
-        idle_s=agent.idle_s,
-        keep=KEEP,
-    )
-    try:
-        ran = await run(program, log=log)
-    finally:  # these files may hold a key, which later commands in the workspace must not find
-        for path in launch.files:
-            with suppress(OSError):  # the agent has removed or replaced it
-                path.unlink()
-    files = await to_thread_shielded(_read_files, home, adapter.output_files)
-    return ran, AgentOutput(ran.stdout.text, ran.stderr.text, files, ran.exit)
-
-
-async def _find_problems(workspace: OpenWorkspace, ask: Ask, change: Change) -> list[str]:
+async def find_problems(workspace: OpenWorkspace, ask: Ask, change: Change) -> list[str]:
     """Return the problems of finished work: an empty change, or a failed acceptance command."""
     brief = ask.brief
     problems = [UNCHANGED] if brief.writes and not change.files else []
@@ -350,7 +238,7 @@ async def run_acceptance_command(command: Command, item: Item, workspace: OpenWo
     return f"The acceptance command ended with {status}, and said at last:\n{output or '(nothing)'}"
 
 
-def _write_files(launch: Launch) -> None:
+def write_files(launch: Launch) -> None:
     """Write the files of a launch, readable by their owner only, without following links."""
     for path, text in launch.files.items():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -358,7 +246,7 @@ def _write_files(launch: Launch) -> None:
             file.write(text.encode("utf-8", "replace"))
 
 
-def _read_files(home: Path, names: tuple[str, ...]) -> dict[str, str]:
+def read_files(home: Path, names: tuple[str, ...]) -> dict[str, str]:
     """Return the text of files in an agent's HOME, by name; missing, large and special files are left out."""
     contents = {name: read_plain_file(home / name, MAX_FILE_BYTES) for name in names}
     return {name: content.decode("utf-8", "replace") for name, content in contents.items() if content is not None}
@@ -415,24 +303,3 @@ def estimate_cost(tokens: Tokens, model: str) -> float | None:
     except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown model
         return None
     return float(sent) + float(got)
-
-
-async def resolve_key(agent: CodingAgent) -> str:
-    """Return the key of an agent for its provider; it is redacted in all texts from here on.
-
-    Returns:
-        The key; empty if there is none, or if the agent finds one itself.
-
-    Raises:
-        TerminalError: If the credentials block no longer exists.
-    """
-    # The first variable that is passed on and set.
-    values = (os.environ.get(name) for name in agent.key_names if name in agent.pass_env)
-    key = next(filter(None, values), "")
-    if agent.credentials is not None:
-        try:
-            key = str((await asyncio.to_thread(credentials, agent.credentials)).arguments.get("api_key", ""))
-        except JobError as error:
-            raise TerminalError(str(error), kind="credentials", usage=Usage()) from None
-    register_secrets([key])
-    return key

@@ -183,11 +183,11 @@ def _spending(outcomes: Iterable[Outcome]) -> Iterator[list[Any]]:
 
 
 def _conflict(row: FieldRow, texts: TextPreviews) -> dict[str, Any]:
-    def shown(value: JsonValue, sources: Sequence[Ref]) -> dict[str, Any]:
+    def preview(value: JsonValue, sources: Sequence[Ref]) -> dict[str, Any]:
         return {"value": texts.preview(value_text(value), MAX_CONFLICT_VALUE), "sources": _sources(sources)}
 
-    winner = shown(row.winner, row.sources)
-    losers = [shown(each.value, each.sources) for each in row.losers[:MAX_SOURCES]]
+    winner = preview(row.winner, row.sources)
+    losers = [preview(each.value, each.sources) for each in row.losers[:MAX_SOURCES]]
     kept = {"winner": winner["value"], "sources": winner["sources"]}
     return {"path": row.path, "rule": row.rule, **kept, "losers": losers, "of": len(row.losers)}
 
