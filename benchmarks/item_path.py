@@ -2,7 +2,8 @@
 
 Run `python -m benchmarks.item_path [--list]`. A job of one brief and one item runs in a process of its own, with a
 profile function that records the file of every function that is called; a module that is only imported does not count.
-Modules of `tasks/`, `calls/` and `executors/` lie between the fan-out and the stored answer; their number is printed.
+Those that are entered while the fan-out runs are counted again: all of them, and those that process the item (`tasks/`,
+`calls/` and `executors/`), without what these use (models, redaction, serialization).
 """
 
 from __future__ import annotations
@@ -25,13 +26,19 @@ from benchmarks.latency_server import latency_server
 FAN_OUT = ("tasks/", "src/prefect_dispatch/calls/", "src/prefect_dispatch/executors/")
 _RECORD = """
 import atexit, json, os, sys, threading
-entered = set()
+entered, in_fan_out, is_fanning_out = set(), set(), False
 
 def is_ours(frame):
     return "prefect_dispatch" in frame.f_code.co_filename
 
 def record(frame, event, _):
-    if event != "call" or not is_ours(frame) or frame.f_code.co_filename in entered:
+    global is_fanning_out
+    if event not in ("call", "return") or not is_ours(frame):
+        return
+    if frame.f_code.co_name == "run" and frame.f_code.co_filename.endswith("tasks/fan_out.py"):
+        is_fanning_out = event == "call"
+    known = in_fan_out if is_fanning_out else entered
+    if event != "call" or frame.f_code.co_filename in known:
         return
     caller = frame
     while caller is not None:  # what runs while a module is imported is no step of the run
@@ -39,17 +46,22 @@ def record(frame, event, _):
             return
         caller = caller.f_back
     entered.add(frame.f_code.co_filename)
+    if is_fanning_out:
+        in_fan_out.add(frame.f_code.co_filename)
 
 sys.setprofile(record)
 threading.setprofile(record)
-atexit.register(lambda: json.dump(sorted(entered), open(os.environ["ITEM_PATH"], "w")))
+atexit.register(lambda: json.dump([sorted(entered), sorted(in_fan_out)], open(os.environ["ITEM_PATH"], "w")))
 from prefect_dispatch.cli import main
 sys.exit(main(["run", "job.json", "--out", "out"]))
 """
 
 
-def entered_modules() -> list[str]:
-    """Return the paths, relative to the package, of the modules that a run of one item enters.
+def entered_modules() -> tuple[list[str], list[str]]:
+    """Return the modules that a run of one item enters, and those that it enters while it fans out.
+
+    Returns:
+        Their paths, relative to the repository, sorted.
 
     Raises:
         CalledProcessError: If the run fails.
@@ -65,7 +77,11 @@ def entered_modules() -> list[str]:
         env = {**os.environ, **CALM, "PREFECT_HOME": folder, "PYTHONPATH": str(ROOT / "src"), "OPENAI_API_KEY": "none"}
         command = [sys.executable, "-W", "ignore", "-c", _RECORD]
         subprocess.run(command, cwd=folder, env={**env, "ITEM_PATH": str(entered)}, check=True, capture_output=True)  # noqa: S603 -- ours
-        files = json.loads(entered.read_text(encoding="utf-8"))
+        whole, fan_out = json.loads(entered.read_text(encoding="utf-8"))
+    return _relative(whole), _relative(fan_out)
+
+
+def _relative(files: list[str]) -> list[str]:
     return sorted(str(Path(each).resolve().relative_to(ROOT)) for each in files)
 
 
@@ -74,11 +90,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Print the modules that the run of one item enters.")
     parser.add_argument("--list", action="store_true", help="print the modules, too")
     asked = parser.parse_args()
-    modules = entered_modules()
+    modules, fan_out = entered_modules()
     print("modules that one item's run enters:", len(modules))
-    print("of these in the fan-out:", sum(each.startswith(FAN_OUT) for each in modules))
+    print("of these, between the fan-out and the stored answer:", len(fan_out))
+    print("of these in tasks/, calls/ and executors/:", sum(each.startswith(FAN_OUT) for each in fan_out))
     if asked.list:
-        print(*modules, sep="\n")
+        print(*(f"{'fan-out' if each in fan_out else '       '} {each}" for each in modules), sep="\n")
 
 
 if __name__ == "__main__":

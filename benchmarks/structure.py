@@ -164,9 +164,10 @@ def figures(*, with_item_path: bool = True) -> Figures:
         ),
     }
     if with_item_path:
-        entered = entered_modules()
+        entered, fan_out = entered_modules()
         found["modules on one item's way"] = len(entered)
-        found["of these, fan-out to stored answer"] = sum(each.startswith(FAN_OUT) for each in entered)
+        found["of these, fan-out to stored answer"] = len(fan_out)
+        found["of these in tasks, calls, executors"] = sum(each.startswith(FAN_OUT) for each in fan_out)
     return found
 
 

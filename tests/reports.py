@@ -10,7 +10,7 @@ from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.ledger import FieldRow, Flag, Gap, LedgerRow, Loser, Proposal, Ref, Table
 from prefect_dispatch.models.outcome import Attempt, Failure, Outcome, Rejection, Usage
-from prefect_dispatch.models.report import Change, Changes, Report, Said, Spending
+from prefect_dispatch.models.report import AnswerIdentity, Change, Changes, Report, Spending
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -184,7 +184,7 @@ def _field(n: int, ref: Ref, succeeded: list[Ref], text: str) -> FieldRow:
 
 
 def _changes(succeeded: list[Ref]) -> Changes:
-    said = Said(fingerprint="", digest="")
+    said = AnswerIdentity(fingerprint="", digest="")
     changed = [Change(brief=ref.brief, item=ref.item, before=said, after=said) for ref in succeeded[1:4]]
     gone = Ref(brief=BRIEF.name, item="texts/gone.txt")
     return Changes(earlier="found", new=tuple(succeeded[5:7]), gone=(gone,), changed=tuple(changed))

@@ -510,18 +510,18 @@ def _disagreement_row(field: str, verdict: Verdict, agreement: float) -> Row:
     claims_by_text: dict[str, list[Claim]] = defaultdict(list)
     for claim in verdict.ballot.claims:
         claims_by_text[claim.text].append(claim)
-    said = [
+    answers = [
         f"{_truncate_answer(claims[0].value)} ({', '.join(sorted(claim.source.brief for claim in claims))})"
         for claims in sorted(claims_by_text.values(), key=lambda claims: -len(claims))
     ]
     if absent := verdict.ballot.voters - len(verdict.ballot.claims):
-        said.append(f"nothing ({absent})")
+        answers.append(f"nothing ({absent})")
     return {
         "item": verdict.ballot.item,
         "field": field,
         "answer": verdict.decision.winner,
         "agreement": agreement,
-        "said": "; ".join(said),
+        "said": "; ".join(answers),
     }
 
 

@@ -92,7 +92,7 @@ class RunSnapshot(Strict):
     """The digest of the last merged value, from that run or an earlier one; empty if there never was one."""
 
 
-class Said(Strict):
+class AnswerIdentity(Strict):
     """Identity of an answer."""
 
     fingerprint: str
@@ -108,9 +108,9 @@ class Change(Strict):
     """The brief's name."""
     item: str
     """The item's key."""
-    before: Said
+    before: AnswerIdentity
     """The last answer before this run."""
-    after: Said
+    after: AnswerIdentity
     """The answer of this run."""
 
 
@@ -215,8 +215,8 @@ def _to_refs(names: Iterable[tuple[str, str]]) -> tuple[Ref, ...]:
     return tuple(make_ref(*name) for name in sorted(names, key=lambda name: sort_key(*name)))
 
 
-def _answer_identity(row: KnownAnswer) -> Said:
-    return Said(fingerprint=row.fingerprint, digest=row.digest)
+def _answer_identity(row: KnownAnswer) -> AnswerIdentity:
+    return AnswerIdentity(fingerprint=row.fingerprint, digest=row.digest)
 
 
 LONG_WINNER = 10_000

@@ -157,7 +157,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def parse(self, output: AgentOutput) -> AgentReport:
-        """Parse its output; never raises, whatever the output is."""
+        """Parse its output; never raises."""
 
 
 def drop_empty(entries: Mapping[_Key, _Value]) -> dict[_Key, _Value]:

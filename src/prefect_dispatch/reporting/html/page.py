@@ -465,7 +465,7 @@ def _format_check(fields: dict[str, Any]) -> str:
 
 CELLS = 1_500_000
 """Most cells of a page, one for each test in each environment; failing and differing tests come first."""
-SAID = 5_000
+MAX_CELL_DETAILS = 5_000
 """Most cells with details on why they aren't a pass."""
 MAX_CASE_MESSAGE, MAX_CASE_TEXT = 300, 1_000
 """Most characters of a message, and of the details of the test runner."""
@@ -568,7 +568,7 @@ def build_heat_map(report: Report, texts: TextPreviews) -> dict[str, Any] | None
         "results": {letter: result for result, letter in LETTERS.items()},
         "tests": [_test_data(*line, environments) for line in shown],
         "of": len(lines),
-        "said": dict(islice(_cell_details((cells for _, cells in shown), texts), SAID)),
+        "said": dict(islice(_cell_details((cells for _, cells in shown), texts), MAX_CELL_DETAILS)),
     }
 
 
