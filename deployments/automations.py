@@ -19,14 +19,13 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows import review
 from prefect_dispatch.flows.runtime.batch_phase import STATE
 from prefect_dispatch.flows.runtime.concurrency import SKIPPED
+from prefect_dispatch.flows.runtime.flow_class import MAX_HEARTBEAT_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 NAME = "Crash runs whose worker died"
 NEVER_BEGAN = "Crash runs whose process never began"
-MOST_S = 180
-"""Seconds between two heartbeats of a run, at most: a worker may send them more rarely than this process would."""
 MISSED = 3
 """Consecutive missed heartbeats after which a run is considered dead."""
 START_S = 600
@@ -42,8 +41,8 @@ _RUNNING_STATES = ("Running", "Retrying")
 def silent_run_automation() -> dict[str, Any]:
     """Return the automation for runs without heartbeats, in the format of `prefect automation create --from-file`.
 
-    The time limit is based on an interval of `MOST_S` seconds, or on that of the settings of this process if it is
-    longer.
+    The time limit is based on the interval of our runs, which send a heartbeat every `MAX_HEARTBEAT_S` seconds at
+    least, or on that of the settings of this process if it is longer: then other flows may have it, too.
 
     Raises:
         JobError: If no run sends heartbeats.
@@ -51,7 +50,7 @@ def silent_run_automation() -> dict[str, Any]:
     every_s = get_current_settings().flows.heartbeat_frequency
     if every_s is None:
         raise JobError("Runs send no heartbeats: unset PREFECT_FLOWS_HEARTBEAT_FREQUENCY, or set it to 30 or more.")
-    silent_s = MISSED * max(every_s, MOST_S)
+    silent_s = MISSED * max(every_s, MAX_HEARTBEAT_S)
     return _crash_automation(
         NAME,
         f"Marks a run as Crashed that has sent no heartbeat for {silent_s} s and has not ended.",

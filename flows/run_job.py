@@ -49,6 +49,7 @@ from prefect_dispatch.flows.runtime.flow_class import (
     INTERRUPTIONS,
     cancelled_state,
     has_retries_left,
+    send_heartbeats,
     start_of_earlier_attempts,
 )
 from prefect_dispatch.flows.runtime.last_run import LastRunStore
@@ -91,6 +92,7 @@ def deliver_value(report: Report, integrator: AnyMerger, folder: Path) -> Report
 
 
 @skip_overlap
+@send_heartbeats()
 def run_job(spec: JobSpec) -> Report:
     """Run a job within the current flow run.
 

@@ -12,18 +12,21 @@ import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast
 
 import anyio
-from prefect import Flow, allow_failure
+from prefect import Flow, __version__, allow_failure
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
+from prefect.events import emit_event
 from prefect.exceptions import CancelledRun, ParameterTypeError, TerminationSignal
 from prefect.futures import PrefectFuture
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
+from prefect.settings import get_current_settings
 from prefect.states import Cancelled, Failed
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -36,9 +39,10 @@ from prefect_dispatch.reporting.progress import on_interrupted
 from prefect_dispatch.security.escaping import replace_nul
 from prefect_dispatch.serialization.json_text import canonical_json, digest
 from prefect_dispatch.sources import ItemsInput  # noqa: TC001 -- pydantic reads the annotations
+from prefect_dispatch.tasks.stop_conditions import run_periodically
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from datetime import datetime
 
     from prefect.client.orchestration import SyncPrefectClient
@@ -59,6 +63,31 @@ _ENGINE_EXIT = "Engine execution exited with unexpected exception"
 """Prefect's log messages for an error that a flow raised; both have a traceback."""
 _RUN_OF_ERROR = "_prefect_dispatch_flow_run"
 """The attribute of an error with the id of the flow run that has reported it."""
+
+
+MAX_HEARTBEAT_S = 180
+"""Maximum seconds between two heartbeats of a run: Prefect's default interval."""
+
+
+@contextmanager
+def send_heartbeats() -> Generator[None]:
+    """Send heartbeats of the current run while the body runs, if Prefect's are rarer than every `MAX_HEARTBEAT_S`.
+
+    The automation that ends dead runs needs a maximum interval, and does not know the settings of the workers.
+    """
+    every_s = get_current_settings().flows.heartbeat_frequency
+    with run_periodically(_send_heartbeat, MAX_HEARTBEAT_S) if (every_s or 0) > MAX_HEARTBEAT_S else nullcontext():
+        yield
+
+
+def _send_heartbeat() -> None:
+    run = {
+        "prefect.resource.id": f"prefect.flow-run.{flow_run.get_id()}",
+        "prefect.resource.name": str(flow_run.get_name()),
+        "prefect.version": __version__,
+    }
+    with suppress(Exception):  # a lost heartbeat does no harm; Prefect ignores errors, too
+        emit_event("prefect.flow-run.heartbeat", resource=run)
 
 
 def cancelled_state(progress: str, error: BaseException) -> State[Any]:

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from email.utils import parsedate_to_datetime
 from threading import Event
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
@@ -85,9 +86,11 @@ def offline_workers(pool: str | None) -> frozenset[str]:
     """Return the names of the workers of a pool that have sent no heartbeat for some time."""
     if pool is None:
         return frozenset()
-    now = datetime.now(timezone.utc)
     with get_client(sync_client=True) as client:
         workers = client.read_workers_for_work_pool(pool, limit=200)
+        # Heartbeats have the time of the server, whose clock may differ from this one.
+        date = client.request("GET", "/health").headers.get("date")
+    now = parsedate_to_datetime(date) if date else datetime.now(timezone.utc)
     return frozenset(
         each.name
         for each in workers
