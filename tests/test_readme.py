@@ -1,4 +1,4 @@
-"""The README keeps its word: its job file, its Python, its commands."""
+"""The README keeps its word: its length, its Python, its commands; and the pages that it shows parts of."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import yaml
 from prefect_dispatch import Item, Outcome
 from prefect_dispatch.flows.job_file import Job
 from prefect_dispatch.flows.runtime.part_joiner import PartJoiner
-from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from tests.fences import fences
 from tests.openai_server import Behaviour, document, openai_server
 
-FENCES = fences(Path(__file__).parent.parent / "README.md")
+README = Path(__file__).parent.parent / "README.md"
+FENCES = fences(README)
 
 
 def blocks(language: str) -> list[str]:
@@ -31,22 +31,16 @@ def test_it_opens_with_two_commands() -> None:
     assert all(command.startswith("python3 -m venv .venv && ") for command in (run, test))
 
 
-def test_its_job_is_a_job() -> None:
-    """The job file that it shows is taken as it stands."""
-    job = Job.model_validate(yaml.safe_load(blocks("yaml")[0]))
-    assert job.briefs[0].name == "license-terms"
-    assert job.integrator is not None
+def test_it_is_short() -> None:
+    """It is read in a few minutes: at most 150 lines and 1,200 words."""
+    text = README.read_text(encoding="utf-8")
+    assert text.count("\n") <= 150
+    assert len(text.split()) <= 1200
 
 
-def test_its_integrator_is_an_integrator() -> None:
-    """So is the part of a job that shows how records are merged."""
-    job = {"briefs": [{"name": "a", "instructions": "Say it."}], "items": ["a"], **yaml.safe_load(blocks("yaml")[1])}
-    assert isinstance(Job.model_validate(job).integrator, MergeRecords)
-
-
-def test_its_rule_for_long_items_is_one(tmp_path: Path) -> None:
-    """And so is the brief that shows how an item is cut and its parts' answers are joined."""
-    (text,) = [block for block in blocks("yaml") if "split:" in block]
+def test_the_rule_for_long_items_joins_its_parts(tmp_path: Path) -> None:
+    """The rule that the page on long items shows joins the answers to the parts as the page says."""
+    text = fences(README.parent / "docs" / "long-items.md")[0].text
     job = Job.model_validate({"items": [{"text": "A contract."}], **yaml.safe_load(text)})
     items = [Item(key="a", value={"text": "A contract."})]
     parts = [Outcome(brief="people", item="a", status="succeeded", value=[{"name": name}]) for name in ("Ada", "ada")]
@@ -59,7 +53,7 @@ def test_its_rule_for_long_items_is_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_its_pipeline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """The Python that it shows merges two answers about one person, and prints how many it accounts for."""
+    """The Python that it shows merges two answers about one person, and prints the record and that there is no gap."""
 
     def answer(request: dict[str, object], n: int) -> Behaviour:
         name = "Ada Lovelace" if "Ada" in document(request) else "ada lovelace"
@@ -72,4 +66,5 @@ def test_its_pipeline_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
         monkeypatch.setenv("OPENAI_API_BASE", server.url)
         runpy.run_path(str(tmp_path / "pipeline.py"))
         assert server.count == 2
-    assert capsys.readouterr().out.splitlines()[-1] == "2"
+    printed = capsys.readouterr().out.splitlines()[-1]
+    assert printed == "[{'name': 'Ada Lovelace', 'year': 1843}] ()"
