@@ -84,7 +84,7 @@ def test_what_is_wrong_with_a_run() -> None:
 def test_it_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of very many tests those in trouble are shown, and it is said how many there are."""
     monkeypatch.setattr(page, "CELLS", 35)
-    monkeypatch.setattr(page, "SAID", 2)
+    monkeypatch.setattr(page, "MAX_CELL_DETAILS", 2)
     found = map_of(matrix(10, 60))
     assert (len(found["tests"]), found["of"], len(found["said"])) == (3, 60, 2)
     assert all("F" in row[3] or "E" in row[3] for row in found["tests"])
