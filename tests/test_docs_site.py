@@ -178,7 +178,7 @@ def test_a_reader_without_a_network(site: Path, served: str, page: Page) -> None
 
     page.locator("input.md-search__input").click()
     page.keyboard.type("tournament")
-    expect(page.locator(".md-search-result__list")).to_contain_text("tournament: which one is best")
+    expect(page.locator(".md-search-result__list")).to_contain_text("tournament: rank variants")
 
     before: str = page.evaluate("document.body.dataset.mdColorScheme")
     page.keyboard.press("Escape")
