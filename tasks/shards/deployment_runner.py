@@ -89,8 +89,9 @@ def offline_workers(pool: str | None) -> frozenset[str]:
     with get_client(sync_client=True) as client:
         workers = client.read_workers_for_work_pool(pool, limit=200)
         # Heartbeats have the time of the server, whose clock may differ from this one.
-        date = client.request("GET", "/health").headers.get("date")
-    now = parsedate_to_datetime(date) if date else datetime.now(timezone.utc)
+        now = datetime.now(timezone.utc)
+        with suppress(KeyError, ValueError):
+            now = parsedate_to_datetime(client.request("GET", "/health").headers["date"])
     return frozenset(
         each.name
         for each in workers
@@ -271,12 +272,14 @@ class DeploymentRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
             try:
                 if child.run is None:
                     previous.wait()  # runs start in order, and one after another: Prefect numbers them
+                    if self._stopping.is_set():  # which may be what ended the wait: nothing starts any more
+                        break
                     self._start_run(child)
                     child.begun.set()
                 elif state := self._look_at(child):
                     return state
                 last_success = time.monotonic()
-            except (httpx.HTTPError, PrefectException, TransientError) as error:  # noqa: PERF203 -- it waits anyway
+            except (httpx.HTTPError, PrefectException, TransientError) as error:
                 if not is_transient_api_error(error) or time.monotonic() - last_success > OUTAGE_S:
                     raise
                 self._log.warning("A run of %s can't be watched for now: %s", self._target.name, safe_message(error))

@@ -8,6 +8,7 @@ import linecache
 import os
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,7 +39,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from prefect_dispatch import LLM, Ask, Brief, Item, Limits, PythonCallable, Reply, dispatch
 from prefect_dispatch.cli.commands import main
-from prefect_dispatch.errors import DispatchFailed, JobError
+from prefect_dispatch.errors import DispatchFailed, JobError, TransientError
 from prefect_dispatch.flows import remote_targets
 from prefect_dispatch.flows.remote_targets import ByDeployment, FanOutTo, resolve_deployment
 from prefect_dispatch.flows.work_shard import work_shard
@@ -539,6 +540,44 @@ def test_a_shard_that_was_not_begun_is_interrupted(store: Path) -> None:
 
     assert asks() == "interrupted"
     assert not (store / FOLDER).exists()
+
+
+def test_a_shard_that_waits_for_another_to_start_never_starts_after_an_interruption(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs start one after another; if the run ends meanwhile, no further one is made."""
+    monkeypatch.setattr(deployment_runner, "POLL_S", 0.01)
+    begun, started = threading.Event(), list[str]()
+
+    class SlowToStart(DeploymentRunner):
+        """Starts a run until it is interrupted."""
+
+        def _start_run(self, child: Any) -> None:  # noqa: ANN401 -- a private type
+            started.append(child.name)
+            begun.set()
+            self._stopping.wait()
+            raise TransientError("The API has not answered.")
+
+    @flow
+    def asks() -> list[Any]:
+        with SlowToStart(Target(uuid4(), "work-shard/gone", "/")) as runner:
+            futures = [
+                runner.submit(
+                    task=shard_task(Limits()),
+                    parameters={
+                        "shard": Shard(tuple(build_work([BRIEF], [Item(key=key, value=key)], ANY))),
+                        "executor": ANY,
+                        "limits": Limits(),
+                    },
+                )
+                for key in "ab"
+            ]
+            begun.wait()
+            time.sleep(0.3)  # the second one waits for the first by now
+        return [future.result(raise_on_failure=False).kind for future in futures]
+
+    assert asks() == ["interrupted", "interrupted"]
+    assert len(started) == 1
 
 
 @pytest.mark.slow
