@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -63,6 +65,8 @@ from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.table_tasks import emit_file_assets
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from pydantic import JsonValue
 
     from prefect_dispatch.flows.runtime.prepared_job import JobSpec
@@ -70,6 +74,26 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.decisions_file import DecisionsFile
     from prefect_dispatch.models.report import Report
     from prefect_dispatch.tasks.plan import StoredAnswers
+
+
+@contextmanager
+def freeze_heap() -> Generator[None]:
+    """Leave all objects that exist now out of garbage collection within the body.
+
+    Python otherwise traverses the 600,000 objects of Prefect and litellm repeatedly: 2,000 items with answers after
+    50 ms took 9.6 s instead of 7.2 s. A process that has frozen objects itself is left alone.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
+    thresholds = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(max(10_000, thresholds[0]) if thresholds[0] else 0, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.unfreeze()
 
 
 def deliver_value(report: Report, integrator: AnyMerger, folder: Path) -> Report:
@@ -93,6 +117,7 @@ def deliver_value(report: Report, integrator: AnyMerger, folder: Path) -> Report
 
 @skip_overlap
 @send_heartbeats()
+@freeze_heap()
 def run_job(spec: JobSpec) -> Report:
     """Run a job within the current flow run.
 

@@ -6,7 +6,6 @@ Prefect is imported only by the commands that need it, so that the others start 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import signal
@@ -411,8 +410,6 @@ def _run(arguments: argparse.Namespace) -> int:
         arguments.guard.arm(REPORT_TIMEOUT_S, _CODES[report.status], NOT_REPORTED, summary=summary(report, out))
 
     token = on_report.set(on_finished)
-    gc.freeze()  # else Python scans the 600,000 objects of Prefect and litellm again and again during the run
-    gc.set_threshold(10_000, *gc.get_threshold()[1:])
     try:
         with (
             interruptible(arguments.guard, ready.limits.grace_s, INTERRUPTED),
@@ -438,7 +435,6 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{NOT_REPORTED} ({safe_message(error)})", file=sys.stderr)
     finally:
         on_report.reset(token)
-        gc.unfreeze()
     print(summary(report, out))
     return _CODES[report.status]
 
