@@ -11,7 +11,7 @@ from prefect_dispatch.flows.run_job import freeze_heap
 
 def test_a_run_leaves_existing_objects_out_of_collections_and_restores_the_collector() -> None:
     """The thresholds and the frozen objects are as before, also after an error."""
-    before, during = gc.get_threshold(), []
+    before, during = gc.get_threshold(), list[object]()
 
     @freeze_heap()
     def fail() -> None:
