@@ -122,9 +122,11 @@ class Glob(Strict):
         try:
             base = Path(os.path.realpath(root / self.root, strict=True))
             matched = self._match(partial(_scan_folder, base))
-            real = {name: _resolve_below(base, name) for found in matched.values() for name in found}
+            # Links are checked before anything is read; resolving each path would take longer than reading it.
+            links = {name for found in matched.values() for name, entry in found.items() if entry.is_link}
+            real = {name: _resolve_below(base, name) for name in links}
             for name in self._require_matches(matched, str(base), base):
-                with real[name].open("rb") as file:
+                with real.get(name, base / name).open("rb") as file:
                     yield self._item(name, file.read(self.max_bytes + 1))
         except OSError as error:
             raise SourceError(f"{error.filename!r} can't be read: {error.strerror}.") from error
@@ -244,6 +246,7 @@ class _Entry(NamedTuple):
     name: str
     is_folder: bool
     is_link: bool = False
+    """Whether it is a link, or was reached through one."""
     size: int = 0
 
 
@@ -267,7 +270,7 @@ def _list_objects(system: Any, base: str, prefix: str) -> Iterator[_Entry]:  # n
 
 
 def _iter_matches(
-    entries: Callable[[str], Iterable[_Entry]], parts: Sequence[str], prefix: str = ""
+    entries: Callable[[str], Iterable[_Entry]], parts: Sequence[str], prefix: str = "", *, through_link: bool = False
 ) -> Iterator[tuple[str, _Entry]]:
     """Yield the path and the entry of each matching file.
 
@@ -275,18 +278,19 @@ def _iter_matches(
         entries: Lists the folder at a path prefix.
         parts: The parts of the glob, below the prefix.
         prefix: The path of the present folder, empty or with a slash at its end.
+        through_link: Whether the present folder was reached through a link.
     """
     first, *rest = parts
     found = [entry for entry in entries(prefix) if first.startswith(".") or not entry.name.startswith(".")]
     if first == "**":  # no folder, or each folder in turn with the same pattern; links could form a cycle
-        yield from _iter_matches(entries, rest, prefix)
+        yield from _iter_matches(entries, rest, prefix, through_link=through_link)
     for entry in found:
-        path = prefix + entry.name
+        path, is_link = prefix + entry.name, through_link or entry.is_link
         if first == "**":
             if entry.is_folder and not entry.is_link:
-                yield from _iter_matches(entries, parts, f"{path}/")
+                yield from _iter_matches(entries, parts, f"{path}/", through_link=through_link)
         elif fnmatchcase(entry.name, first):
             if rest and entry.is_folder:
-                yield from _iter_matches(entries, rest, f"{path}/")
+                yield from _iter_matches(entries, rest, f"{path}/", through_link=is_link)
             elif not rest and not entry.is_folder:
-                yield path, entry
+                yield path, entry._replace(is_link=is_link)
