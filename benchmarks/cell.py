@@ -1,7 +1,7 @@
-"""One way to ask, in a process of its own: what is asked by, timed, and told in one line of JSON.
+"""Measures one way of sending the calls, in a separate process, and prints the figures as one line of JSON.
 
-Nothing but Python's own library is imported here, since the peers run it with interpreters of theirs.
-What is done once is not counted: each way has loaded what it takes, and asked one item, before its clock starts.
+Only the standard library is imported, because peers run this module with the interpreters of their own environments.
+Start-up costs are excluded: before the clock starts, each way has imported its libraries and processed one item.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.loads import Workload, load_of
+from benchmarks.loads import Workload, parse_workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,41 +22,41 @@ if TYPE_CHECKING:
 
 
 def cpu_s() -> float:
-    """Return the seconds of processor that this process and those that it has waited for have taken."""
+    """Return the processor time of this process and its reaped children, in seconds."""
     return sum(os.times()[:4])
 
 
 def peak_mb() -> float:
-    """Return the most memory that this process has held, in megabytes."""
+    """Return the peak resident memory of this process, in megabytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def timed(way: Way, load: Workload, url: str) -> dict[str, Any]:
-    """Return what one way takes for one workload.
+def measure_way(way: Way, load: Workload, url: str) -> dict[str, Any]:
+    """Run a way on a workload and return the measured figures.
 
     Args:
-        way: Asks it all, and returns how many were answered, or figures of its own: `done`, and with Prefect `made`,
-            the number of task runs. A figure of its own counts before one that is taken here.
-        load: What is asked.
+        way: Processes all items and returns the number of answers, or its own figures: `done` and, with Prefect,
+            `made`, the number of task runs. Its own figures override those that are measured here.
+        load: The workload.
         url: The address of the model's server.
     """
     start, cpu = time.perf_counter(), cpu_s()
-    said = way(load, url)
+    result = way(load, url)
     seconds, spent = time.perf_counter() - start, cpu_s() - cpu
     return {
         "seconds": round(seconds, 3),
         "cpu_ms": round(1000 * spent / load.items, 3),
         "rss_mb": round(peak_mb()),
         "ended": time.time(),
-        **(said if isinstance(said, dict) else {"done": said}),
+        **(result if isinstance(result, dict) else {"done": result}),
     }
 
 
-def told(way: Way) -> None:
-    """Run a way on one item, then on what the command line says, `LOAD URL`, and print what that took."""
-    load, url = load_of(sys.argv[1]), sys.argv[2]
+def print_measurement(way: Way) -> None:
+    """Run a way on one item, then on the workload of the command line (`LOAD URL`), and print the figures."""
+    load, url = parse_workload(sys.argv[1]), sys.argv[2]
     warm = way(load._replace(items=1, concurrency=1), url)
-    found = timed(way, load, url)
+    found = measure_way(way, load, url)
     if isinstance(warm, dict) and "made" in warm:
         found["made"] += warm["made"]
     print(json.dumps(found), flush=True)

@@ -1,10 +1,10 @@
-"""How often several fallible answers become the right one: a crowd's labels with known truth, by each rule.
+"""Measures the accuracy of consensus rules on crowd labels with known ground truth.
 
-Run `python -m benchmarks.consensus [--data FOLDER]`. The data are fetched once and kept in the folder.
+Run `python -m benchmarks.consensus [--data FOLDER]`. The data are fetched once and stored in the folder.
 
 **Bluebirds** (Welinder, Branson, Belongie and Perona, The Multidimensional Wisdom of Crowds, NIPS 2010): 39
-people said of each of 108 pictures whether it shows an indigo bunting or a blue grosbeak. Many know no better
-than that the bird is blue, so the majority is wrong about a quarter. The files come with the authors' code
+people labelled each of 108 pictures as an indigo bunting or a blue grosbeak. Many of them can't distinguish the two
+species, so the majority is wrong about a quarter. The files come with the authors' code
 under the Clear BSD licence; they aren't copied into this repository.
 """
 
@@ -47,11 +47,11 @@ RULES: dict[str, Consensus | MergeRecords] = {
 }
 
 
-def fetched(folder: Path) -> Path:
-    """Return the folder with the files in it, as they were when this was written.
+def fetch_data(folder: Path) -> Path:
+    """Fetch the files that a folder lacks, compare all with their SHA-256 and return the folder.
 
     Raises:
-        SystemExit: If they can't be fetched, or are others.
+        SystemExit: If they can't be fetched, or have another SHA-256.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, wanted in FILES.items():
@@ -61,13 +61,13 @@ def fetched(folder: Path) -> Path:
         except URLError as error:
             raise SystemExit(f"{SOURCE + name} can't be fetched ({error.reason}); put it into {folder}.") from None
         if hashlib.sha256(data).hexdigest() != wanted:
-            raise SystemExit(f"{path} is not the file that is meant: its SHA-256 is another one.")
+            raise SystemExit(f"{path} is not the expected file: its SHA-256 differs.")
         path.write_bytes(data)
     return folder
 
 
 def measure(rule: str, folder: Path) -> dict[str, Any]:
-    """Return how many of the images a rule gets right, and how long merge and audit take.
+    """Return the number of images that a rule labels correctly, and the seconds of merge and audit.
 
     Raises:
         SystemExit: If the merge doesn't pass its audit.
@@ -79,10 +79,10 @@ def measure(rule: str, folder: Path) -> dict[str, Any]:
             brief=f"person-{person}",
             item=str(image),
             status="succeeded",
-            value={"image": image, "bunting": said},
+            value={"image": image, "bunting": label},
         )
-        for person, seen in labels.items()
-        for image, said in seen.items()
+        for person, labelled in labels.items()
+        for image, label in labelled.items()
     ]
     integrator = RULES[rule]
     start = time.perf_counter()
@@ -90,14 +90,14 @@ def measure(rule: str, folder: Path) -> dict[str, Any]:
     merged = time.perf_counter()
     if violations := audit(merge, outcomes, [], integrator):
         raise SystemExit("\n".join(map(str, violations[:10])))
-    found = answers(merge)
+    found = read_answers(merge)
     right = sum(found[image] == known for image, known in truth.items())
     seconds = (round(merged - start, 2), round(time.perf_counter() - merged, 2))
     return {"rule": rule, "right": right, "of": len(truth), "votes": len(outcomes), "seconds": seconds}
 
 
-def answers(merge: Merge) -> dict[int, bool]:
-    """Return what a merge says of each image."""
+def read_answers(merge: Merge) -> dict[int, bool]:
+    """Return the merged label of each image."""
     value: Any = merge.value
     records = [entry["value"] for entry in value["answers"]] if "answers" in value else value["records"]
     return {record["image"]: record["bunting"] for record in records}
@@ -113,8 +113,8 @@ def main() -> None:
     """Print a row for each rule."""
     parser = argparse.ArgumentParser(description="Measure consensus on a crowd's labels with known truth.")
     default = Path.home() / ".cache" / "prefect-dispatch" / "bluebirds"
-    parser.add_argument("--data", type=Path, default=default, help="where the data are kept")
-    folder = fetched(parser.parse_args().data)
+    parser.add_argument("--data", type=Path, default=default, help="folder of the data")
+    folder = fetch_data(parser.parse_args().data)
     print("| rule | right | accuracy | published | merge s | audit s |\n|---|---|---|---|---|---|")
     for rule in RULES:
         row = measure(rule, folder)

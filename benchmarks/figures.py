@@ -1,4 +1,4 @@
-"""What the tables say of the rows: figures that several of them need, each from what was measured."""
+"""Functions that several tables share: find rows, format figures, write Markdown tables."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 TIMES = "\u00d7"
 NOTHING = "—"
-"""What stands where nothing was measured."""
+"""Placeholder for a figure that was not measured."""
 
 
-def found(results: Results, section: str, way: str, load: str | None = None) -> Row | None:
-    """Return the row of a cell; None where it was not measured, or failed."""
+def find_row(results: Results, section: str, way: str, load: str | None = None) -> Row | None:
+    """Return the row of a cell; None if it was not measured, or failed."""
     rows = (row for row in results.rows(section) if row["way"] == way and load in {None, row["load"]})
     return next((row for row in rows if "failed" not in row), None)
 
 
 def figure(row: Row | None, name: str, digits: int = 2) -> str:
-    """Return a figure as text; a dash where there is none.
+    """Return a figure of a row as text, or a dash if it has none.
 
     Example:
         >>> figure({"seconds": 12345.678}, "seconds", 1), figure(None, "seconds"), figure({"made": 5000}, "made", 0)
@@ -34,15 +34,15 @@ def figure(row: Row | None, name: str, digits: int = 2) -> str:
 
 
 def ratio(results: Results, row: Row) -> float | None:
-    """Return how many times the ideal a run took; where latencies vary, how many times a loop with aiohttp."""
+    """Return the time of a run relative to the ideal; where latencies vary, relative to a loop with aiohttp."""
     if row["load"] != str(VARIED):
         return row.get("ratio")
-    least = found(results, "throughput", "aiohttp_loop", str(VARIED))
+    least = find_row(results, "throughput", "aiohttp_loop", str(VARIED))
     return row["seconds"] / least["seconds"] if least and "seconds" in row else None
 
 
 def table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Return a table in Markdown.
+    """Return a Markdown table.
 
     Example:
         >>> print(table(("a", "b"), [("1", "2")]))

@@ -1,10 +1,10 @@
-"""What was to be reached beside what was measured: what `benchmarks.run` ends with, and what the page begins with."""
+"""Table of the performance goals and the measured results, for the end of `benchmarks.run` and the page's start."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from benchmarks.figures import NOTHING, TIMES, figure, found, ratio, table
+from benchmarks.figures import NOTHING, TIMES, figure, find_row, ratio, table
 from benchmarks.loads import FIVE_THOUSAND, THOUSAND, VARIED
 from benchmarks.sections import MILLION, SCALES
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from benchmarks.results import Results, Row
 
 
-def reached(results: Results) -> str:
-    """Return what was to be reached beside what was, and what others have reached, as a table."""
+def create_goals_table(results: Results) -> str:
+    """Return a table of the goals, our results and those of other libraries."""
 
     def of(section: str, way: str, load: object = None, name: str = "seconds") -> str:
-        return figure(found(results, section, way, None if load is None else str(load)), name)
+        return figure(find_row(results, section, way, None if load is None else str(load)), name)
 
     def times(way: str, load: object) -> str:
-        row = found(results, "throughput", way, str(load))
+        row = find_row(results, "throughput", way, str(load))
         got = ratio(results, row) if row else None
         return NOTHING if got is None else f"{got:.2f}"
 
-    largest = found(results, "scale", "ours_nobody", str(SCALES[-1]))
+    largest = find_row(results, "scale", "ours_nobody", str(SCALES[-1]))
     rows = [
         [
             str(load),
@@ -56,7 +56,7 @@ def reached(results: Results) -> str:
             "`import prefect_dispatch` on top of Prefect",
             "ms",
             "50",
-            _milliseconds(found(results, "start", "import prefect_dispatch after these")),
+            _milliseconds(find_row(results, "start", "import prefect_dispatch after these")),
             "",
         ],
         ["`prefect-dispatch --help`", "s", "0.5", of("start", "prefect-dispatch --help"), ""],
@@ -65,7 +65,7 @@ def reached(results: Results) -> str:
 
 
 def _million(results: Results) -> str:
-    return figure(found(results, "scale", "ours_planned", str(MILLION)), "rss_mb", 0)
+    return figure(find_row(results, "scale", "ours_planned", str(MILLION)), "rss_mb", 0)
 
 
 def _others(times: object, load: object) -> str:

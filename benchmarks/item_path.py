@@ -20,8 +20,8 @@ from typing import Any
 if not __package__:  # run as a file: `python benchmarks/item_path.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from benchmarks.apart import CALM, ROOT
 from benchmarks.latency_server import latency_server
+from benchmarks.subprocesses import ENVIRONMENT, ROOT
 
 FAN_OUT = ("tasks/", "src/prefect_dispatch/calls/", "src/prefect_dispatch/executors/")
 _RECORD = """
@@ -74,7 +74,13 @@ def entered_modules() -> tuple[list[str], list[str]]:
         }
         Path(folder, "job.json").write_text(json.dumps(job), encoding="utf-8")
         entered = Path(folder, "entered.json")
-        env = {**os.environ, **CALM, "PREFECT_HOME": folder, "PYTHONPATH": str(ROOT / "src"), "OPENAI_API_KEY": "none"}
+        env = {
+            **os.environ,
+            **ENVIRONMENT,
+            "PREFECT_HOME": folder,
+            "PYTHONPATH": str(ROOT / "src"),
+            "OPENAI_API_KEY": "none",
+        }
         command = [sys.executable, "-W", "ignore", "-c", _RECORD]
         subprocess.run(command, cwd=folder, env={**env, "ITEM_PATH": str(entered)}, check=True, capture_output=True)  # noqa: S603 -- ours
         whole, fan_out = json.loads(entered.read_text(encoding="utf-8"))

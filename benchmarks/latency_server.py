@@ -1,8 +1,8 @@
-"""A model's server on 127.0.0.1 that answers after a set time and costs next to nothing itself.
+"""A model's server on 127.0.0.1 that answers after a fixed or random latency, at almost no processor cost.
 
-Run as `python -m benchmarks.latency_server MEDIAN_S SIGMA SAID`: it prints its address, then, for each line on its
-standard input, how many requests have come; it ends when that is closed. Latencies are lognormal, and depend on nothing
-but the number of the request, so that every way to ask meets the same ones.
+Run as `python -m benchmarks.latency_server MEDIAN_S SIGMA ANSWER`: it prints its address and then, for each line on its
+standard input, the number of requests so far; it ends when the input is closed. Latencies are lognormal and depend only
+on the number of the request, so every way has the same ones.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-SAID = "fine"
+ANSWER = "fine"
 
 
-def _answer(said: str) -> bytes:
+def _format_response(answer: str) -> bytes:
     body = json.dumps(
         {
             "id": "chatcmpl-1",
             "object": "chat.completion",
             "created": 1,
             "model": "test",
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": said}, "finish_reason": "stop"}],
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
         }
     ).encode()
@@ -36,26 +36,26 @@ def _answer(said: str) -> bytes:
 
 
 class _Latencies:
-    """How long each request takes, and how many there were."""
+    """Latency of each request, and the number of requests."""
 
     def __init__(self, median_s: float, sigma: float) -> None:
-        """Draw them all beforehand."""
+        """Draw all latencies in advance."""
         draw = random.Random(1)
         self._drawn = [median_s * draw.lognormvariate(0, sigma) if sigma else median_s for _ in range(10_007)]
         self.count = 0
 
     def next(self) -> float:
-        """Return the next."""
+        """Count a request and return its latency in seconds."""
         self.count += 1
         return self._drawn[self.count % len(self._drawn)]
 
 
 class _Connection(asyncio.Protocol):
-    """One connection; requests on it are answered in turn."""
+    """One connection; its requests are answered one after another."""
 
-    def __init__(self, latencies: _Latencies, said: bytes) -> None:
-        self._latencies, self._loop, self._said = latencies, asyncio.get_running_loop(), said
-        self._come = b""
+    def __init__(self, latencies: _Latencies, response: bytes) -> None:
+        self._latencies, self._loop, self._response = latencies, asyncio.get_running_loop(), response
+        self._received = b""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -66,15 +66,15 @@ class _Connection(asyncio.Protocol):
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
-        self._come += data
-        head, found, rest = self._come.partition(b"\r\n\r\n")
+        self._received += data
+        head, found, rest = self._received.partition(b"\r\n\r\n")
         if found and len(rest) >= _length(head):
-            self._come = b""
-            self._loop.call_later(self._latencies.next(), self._answer)
+            self._received = b""
+            self._loop.call_later(self._latencies.next(), self._send_response)
 
-    def _answer(self) -> None:
+    def _send_response(self) -> None:
         if self._transport:
-            self._transport.write(self._said)
+            self._transport.write(self._response)
 
 
 def _length(head: bytes) -> int:
@@ -82,50 +82,50 @@ def _length(head: bytes) -> int:
     return next((int(value) for name, _, value in fields if name.lower() == b"content-length"), 0)
 
 
-async def _serve(median_s: float, sigma: float, said: str) -> None:
-    latencies, answer = _Latencies(median_s, sigma), _answer(said)
+async def _serve(median_s: float, sigma: float, answer: str) -> None:
+    latencies, response = _Latencies(median_s, sigma), _format_response(answer)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(latencies, answer), "127.0.0.1", 0, backlog=4096)
+    server = await loop.create_server(lambda: _Connection(latencies, response), "127.0.0.1", 0, backlog=4096)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     while await loop.run_in_executor(None, sys.stdin.readline):
         print(latencies.count, flush=True)
 
 
 class LatencyServer:
-    """The server, in a process of its own.
+    """Handle of the server, which runs in a separate process.
 
     Attributes:
         url: Its address.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        """Wait until it listens."""
+        """Wait until the server listens."""
         self._process = process
-        self.url = self._told()
+        self.url = self._read_line()
 
     @property
     def count(self) -> int:
-        """How many requests have come."""
+        """Number of requests so far."""
         assert self._process.stdin  # noqa: S101 -- it is a pipe
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return int(self._told())
+        return int(self._read_line())
 
-    def _told(self) -> str:
+    def _read_line(self) -> str:
         assert self._process.stdout  # noqa: S101 -- it is a pipe
         return self._process.stdout.readline().strip()
 
 
 @contextmanager
-def latency_server(median_s: float, sigma: float = 0.0, said: str = SAID) -> Generator[LatencyServer]:
-    """Run the server.
+def latency_server(median_s: float, sigma: float = 0.0, answer: str = ANSWER) -> Generator[LatencyServer]:
+    """Run the server in a separate process.
 
     Args:
         median_s: Seconds from a request to its answer.
-        sigma: The spread of their logarithm; 0 for equal ones.
-        said: What every answer says.
+        sigma: Standard deviation of the logarithm of the latencies; 0 for a fixed latency.
+        answer: The text of every answer.
     """
-    command = [sys.executable, "-m", "benchmarks.latency_server", str(median_s), str(sigma), said]
+    command = [sys.executable, "-m", "benchmarks.latency_server", str(median_s), str(sigma), answer]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 -- this file
         try:
             yield LatencyServer(process)

@@ -1,4 +1,4 @@
-"""What is asked: so many items, so many at once, of a server that takes so long."""
+"""Workloads: the number of items, the concurrency, and the latency of the server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PROMPT = "Say fine."
 
 
 class Workload(NamedTuple):
-    """What is asked."""
+    """One workload."""
 
     items: int
     concurrency: int
@@ -19,25 +19,25 @@ class Workload(NamedTuple):
 
     @property
     def ideal_s(self) -> float:
-        """Seconds without any cost but the latency; 0 where there is none, or where it varies."""
+        """Seconds of a run that consists of latency alone; 0 if there is no latency, or if it varies."""
         return 0.0 if self.sigma else math.ceil(self.items / self.concurrency) * self.median_s
 
     @property
     def text(self) -> str:
-        """The same as text, for a command."""
+        """The workload as an argument of a command."""
         return json.dumps(self)
 
     def __str__(self) -> str:
-        """Return its figures."""
+        """Return the workload as text for tables."""
         spread = f", lognormal {self.sigma:g}" if self.sigma else ""
         return f"N {self.items:,}, C {self.concurrency}, L {self.median_s:g} s{spread}"
 
 
-def load_of(text: str) -> Workload:
-    """Return the workload that a command was given.
+def parse_workload(text: str) -> Workload:
+    """Parse the workload from a command's argument.
 
     Example:
-        >>> str(load_of(Workload(1000, 100, 1.0, 0.4).text))
+        >>> str(parse_workload(Workload(1000, 100, 1.0, 0.4).text))
         'N 1,000, C 100, L 1 s, lognormal 0.4'
     """
     return Workload(*json.loads(text))
@@ -47,4 +47,4 @@ THOUSAND = Workload(1000, 100, 1.0)
 FIVE_THOUSAND = Workload(5000, 500, 1.0)
 VARIED = Workload(2000, 100, 1.0, 0.4)
 QUICK = Workload(200, 50, 0.2)
-"""What shows in seconds that everything runs; its figures say little."""
+"""Small workload that checks within seconds that everything runs; its figures are not meaningful."""

@@ -1,4 +1,4 @@
-"""One cell of a table: a way to ask, a workload, and what it took, with the servers that it needs."""
+"""Measures the cells of the tables: one way and one workload each, with the servers that they need."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.apart import LIMIT_S, module, run
-from benchmarks.latency_server import SAID, latency_server
+from benchmarks.latency_server import ANSWER, latency_server
 from benchmarks.results import circumstances
 from benchmarks.servers import Servers
+from benchmarks.subprocesses import LIMIT_S, module_command, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,26 +19,26 @@ if TYPE_CHECKING:
     from benchmarks.servers import Database, PrefectServer
 
 RECORDING_S = 240.0
-"""Seconds that the records of a run may take to come."""
+"""Time limit for the server to record all task runs of a run, in seconds."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What is measured for one row."""
+    """One measurement, which becomes one row."""
 
     section: str
-    """The table that it belongs to."""
+    """The section whose table has the row."""
     way: str
-    """Who asks, or what is timed."""
+    """Name of the way, or of the measured command."""
     load: str
-    """What of."""
+    """The workload as text."""
     about_s: float
-    """How long it takes, about."""
+    """Estimated duration in seconds."""
     measure: Callable[[], dict[str, Any]]
-    """Measures it."""
+    """Function that returns the figures."""
 
     def row(self) -> Row:
-        """Return what it took; what it failed of, if it did."""
+        """Return the row with the measured figures, or with the failure as `failed`."""
         before = circumstances()
         try:
             found = self.measure()
@@ -49,13 +49,13 @@ class Cell:
 
 
 class Lab:
-    """What measures cells, with servers that are kept from one to the next."""
+    """Measures ways, and keeps the servers running from one cell to the next."""
 
     def __init__(self) -> None:
-        """Start nothing yet."""
+        """Create the lab; servers start when they are needed."""
         self.servers = Servers()
 
-    def asked(
+    def measure(
         self,
         way: str,
         load: Workload,
@@ -66,27 +66,27 @@ class Lab:
         tuned: bool = False,
         memory: list[tuple[float, float]] | None = None,
         store: str | None = None,
-        said: str = SAID,
+        answer: str = ANSWER,
     ) -> dict[str, Any]:
-        """Return what one way took for one workload.
+        """Return the measured figures of one way and one workload.
 
         Args:
             way: Its name.
-            load: What is asked.
-            command: What runs it; by default `benchmarks.ways`.
-            limit_s: Seconds after which it is given up.
-            database: Where Prefect's server, if it needs one, keeps what it knows.
-            tuned: Whether that records in batches.
-            memory: Is filled with (seconds, megabytes) along the way.
-            store: Where answers are stored; by default nothing is stored yet.
-            said: What the model says.
+            load: The workload.
+            command: The command that runs it; by default `benchmarks.ways`.
+            limit_s: Time limit in seconds.
+            database: The database of Prefect's server, if the way needs one.
+            tuned: Whether that server records task runs in batches.
+            memory: List to which samples (seconds, megabytes) are appended.
+            store: Folder of the result storage; by default a new, empty one.
+            answer: The answer of the model.
         """
-        with latency_server(load.median_s, load.sigma, said) as model:
-            whole = [*(command or module("ways", way)), load.text, model.url]
+        with latency_server(load.median_s, load.sigma, answer) as model:
+            whole = [*(command or module_command("ways", way)), load.text, model.url]
             if "prefect" in way or way.startswith("ours"):
                 server = self.servers.get(database, tuned=tuned)
                 try:
-                    found = self._recorded(server, whole, load, limit_s, memory, store)
+                    found = self._measure_with_server(server, whole, load, limit_s, memory, store)
                 except BaseException:
                     self.servers.drop()
                     raise
@@ -94,9 +94,9 @@ class Lab:
                 found = run(whole, limit_s=limit_s, memory=memory)
             if load.ideal_s and "seconds" in found:
                 found["ratio"] = round(found["seconds"] / load.ideal_s, 3)
-            return {**found, "requests": max(0, model.count - 1)}  # one warmed it up
+            return {**found, "requests": max(0, model.count - 1)}  # one request is the warm-up
 
-    def _recorded(
+    def _measure_with_server(
         self,
         server: PrefectServer,
         command: list[str],
@@ -105,7 +105,7 @@ class Lab:
         memory: list[tuple[float, float]] | None,
         store: str | None,
     ) -> dict[str, Any]:
-        """Return what it took, and what of it Prefect's server has recorded, at what cost."""
+        """Return the figures of a command that uses Prefect's server, with recorded task runs and processor time."""
         before, cpu, database = server.count(), server.cpu_s(), server.database_cpu_s()
         with TemporaryDirectory(prefix="store-") as empty:
             env = {**server.env, "PREFECT_LOCAL_STORAGE_PATH": store or empty}
@@ -113,7 +113,7 @@ class Lab:
         if "failed" in found:
             self.servers.drop()
             return found
-        records = server.settled(before, found["made"], found["ended"], RECORDING_S)
+        records = server.wait_for_records(before, found["made"], found["ended"], RECORDING_S)
         spent, of_database = server.cpu_s() - cpu, server.database_cpu_s()
         if records.recorded < found["made"]:
             self.servers.drop()

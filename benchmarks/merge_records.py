@@ -1,6 +1,6 @@
-"""How long a merge of many records takes, audit included, and how well it tells which are the same.
+"""Measures the merge of many records: time with the audit, memory, precision and recall of the record linkage.
 
-Run `python -m benchmarks.merge_records [SIZE …]`; each size is measured in a process of its own.
+Run `python -m benchmarks.merge_records [SIZE …]`; each size is measured in a separate process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.people import people
+from benchmarks.people import create_people
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.integrators.merge_records.similarity import Matching
@@ -33,8 +33,8 @@ Pair = tuple[int, int]
 
 
 def measure(size: int) -> dict[str, Any]:
-    """Return what merging so many records took, and how right it was."""
-    made = people(size)
+    """Merge a number of records; return time, memory, precision and recall."""
+    made = create_people(size)
     outcomes = [
         Outcome(
             brief="people",
@@ -85,7 +85,7 @@ def measure(size: int) -> dict[str, Any]:
 
 
 def exponent(rows: Sequence[dict[str, Any]], clock: str = "cpu") -> float:
-    """Return the power of the number of records by which a time grows: the slope of a line through the logarithms.
+    """Return the exponent with which a time grows with the number of records: the slope of a log-log regression.
 
     Example:
         >>> exponent([{"records": 10, "cpu": 1}, {"records": 100, "cpu": 100}])
@@ -97,7 +97,7 @@ def exponent(rows: Sequence[dict[str, Any]], clock: str = "cpu") -> float:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw seconds of processor time over records, beside n log n through the first point."""
+    """Plot processor seconds over records, with n log n through the first point."""
     from matplotlib.figure import Figure  # noqa: PLC0415 -- only what draws needs it
 
     sizes = [row["records"] for row in rows]
@@ -112,7 +112,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
-    """Measure each size in a process of its own, print a table, and draw."""
+    """Measure each size in a separate process, print a table and plot it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sizes", nargs="*", type=int, default=SIZES, help="how many records")
     parser.add_argument("--one", type=int, help=argparse.SUPPRESS)

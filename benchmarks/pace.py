@@ -1,7 +1,7 @@
-"""How much of what a provider allows is used, and how much is refused, while nobody states the rate.
+"""Measures the learned rate: how much of a provider's unknown rate limit is used, and how many calls are refused.
 
 Run `python -m benchmarks.pace [--seconds 180]`: two real HTTP servers on this machine allow 600 requests in any
-60 seconds; one says when to come again, the other doesn't. Many calls want to be first. Prints JSON, and draws.
+60 seconds; one sends `Retry-After`, the other doesn't. Prints JSON, and draws a plot.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ALLOWED = 600
-"""Requests that the servers take in any minute."""
+"""Requests that the servers accept in any minute."""
 MINUTE_S = 60
 ANSWER_S = 0.3
-"""How long an answer takes."""
+"""Seconds until an answer."""
 BRIEF = Brief(name="words", instructions="Say a word.")
 PLOT = Path(__file__).with_suffix(".png")
 
 
-async def storm(url: str, limits: Limits, seconds: float) -> None:
-    """Ask for so long, as many at once as the limits have it: through the gate that all calls of a run share."""
+async def send_calls(url: str, limits: Limits, seconds: float) -> None:
+    """Send calls for a number of seconds with the concurrency of the limits, through one call gate."""
     executor, gate = LLM(model="openai/test", api_base=url), CallGate(limits)
     await executor.warm_up()
     numbers, end = count(), time.monotonic() + seconds
 
-    async def ask_on() -> None:
+    async def send_repeatedly() -> None:
         while time.monotonic() < end:
             word = Item(key="word", value=f"word-{next(numbers)}")
             try:
@@ -48,15 +48,15 @@ async def storm(url: str, limits: Limits, seconds: float) -> None:
             except ExecutorError as error:
                 print(json.dumps({"failed": str(error)}))
 
-    tasks = [asyncio.create_task(ask_on()) for _ in range(limits.concurrency)]
+    tasks = [asyncio.create_task(send_repeatedly()) for _ in range(limits.concurrency)]
     await asyncio.wait(tasks, timeout=seconds)
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
 
 
-def figures(name: str, limiter: RateLimiter, seconds: int) -> dict[str, Any]:
-    """Return what came of a storm."""
+def summarize(name: str, limiter: RateLimiter, seconds: int) -> dict[str, Any]:
+    """Return the figures of one server."""
     accepted = sum(_within(limiter.accepted, 0, seconds))
     late, refused = (sum(_within(each, MINUTE_S, seconds)) for each in (limiter.accepted, limiter.refused))
     return {
@@ -75,7 +75,7 @@ def figures(name: str, limiter: RateLimiter, seconds: int) -> dict[str, Any]:
 
 
 def draw(limiters: Mapping[str, RateLimiter], seconds: int, path: Path) -> None:
-    """Draw what was accepted and what was refused, second by second."""
+    """Plot the accepted and the refused calls per second."""
     from matplotlib.figure import Figure  # noqa: PLC0415 -- only what draws needs it
 
     figure: Any = Figure(figsize=(8, 5), layout="constrained")
@@ -83,33 +83,33 @@ def draw(limiters: Mapping[str, RateLimiter], seconds: int, path: Path) -> None:
         axes.step(range(seconds), list(_within(limiter.accepted, 0, seconds)), label="accepted")
         axes.step(range(seconds), list(_within(limiter.refused, 0, seconds)), label="refused (429)")
         axes.axhline(ALLOWED / MINUTE_S, linestyle=":", color="grey", label="allowed, spread evenly")
-        axes.set(ylabel="calls a second", title=f"a server that {name}", yscale="symlog")
+        axes.set(ylabel="calls a second", title=f"a server {name}", yscale="symlog")
         axes.legend()
     figure.savefig(path, dpi=120)
 
 
 def main() -> None:
-    """Measure both servers at once."""
+    """Measure both servers at the same time."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=180)
     parser.add_argument("--concurrency", type=int, default=50)
     arguments = parser.parse_args()
     os.environ.setdefault("OPENAI_API_KEY", "sk-none")
     limits = Limits(concurrency=arguments.concurrency, wait_s=900)
-    asyncio.run(LLM(model="openai/test").warm_up())  # takes seconds, which are nobody's pace
+    asyncio.run(LLM(model="openai/test").warm_up())  # takes seconds, which must not count
     with ExitStack() as stack:
         limiters = {
             name: RateLimiter(ALLOWED, window_s=MINUTE_S, says_when=says, behaviour=Behaviour(delay_s=ANSWER_S))
-            for name, says in (("says when", True), ("says nothing", False))
+            for name, says in (("with Retry-After", True), ("without Retry-After", False))
         }
         urls = [stack.enter_context(openai_server(limiter)).url for limiter in limiters.values()]
 
         async def both() -> None:
-            await asyncio.gather(*(storm(url, limits, arguments.seconds) for url in urls))
+            await asyncio.gather(*(send_calls(url, limits, arguments.seconds) for url in urls))
 
         asyncio.run(both())
         for name, limiter in limiters.items():
-            print(json.dumps(figures(name, limiter, arguments.seconds)), flush=True)
+            print(json.dumps(summarize(name, limiter, arguments.seconds)), flush=True)
     draw(limiters, arguments.seconds, PLOT)
 
 

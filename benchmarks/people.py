@@ -1,8 +1,8 @@
-"""Made-up people and firms, some of them named twice: what record linkage is measured with.
+"""Synthetic people and firms, some of them in two spellings, to measure record linkage.
 
-All names are put together from syllables and a few common words, so nobody is meant. Surnames and
-first names are as unevenly spread as real ones (Zipf), which is what makes blocking hard: there are
-thousands of the commonest, and namesakes a letter apart who are not the same.
+All names are composed of syllables and a few common words, so they refer to no real person. First names and surnames
+follow a Zipf distribution, as real ones do, which makes blocking hard: the commonest names occur thousands of times,
+and different people have names that differ in one letter.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ _TRADES = """
 
 
 class Person(NamedTuple):
-    """A record, and who it is about."""
+    """A record, and the entity that it is about."""
 
     entity: int
-    """Equal for records that are about the same."""
+    """Number of the entity; equal for records about the same one."""
     name: str
-    """How it is spelt here."""
+    """The name as this record spells it."""
     city: str
-    """Where."""
+    """The city."""
     noise: str
-    """What was done to the name; empty for the first spelling."""
+    """Kind of change to the spelling; empty for the original one."""
 
 
 class _Words:
-    """Words, the first ones far more common than the last."""
+    """Random words with a Zipf distribution."""
 
     def __init__(self, chance: random.Random, count: int, syllables: tuple[int, int], skew: float) -> None:
         words: dict[str, None] = {}
@@ -55,17 +55,17 @@ class _Words:
         self._weights = [*accumulate(1 / rank**skew for rank in range(1, count + 1))]
 
     def draw(self, chance: random.Random) -> str:
-        """Return one of them."""
+        """Return a random word."""
         return chance.choices(self._words, cum_weights=self._weights)[0]
 
 
-def people(count: int, *, twice: float = 0.1, seed: int = 7) -> list[Person]:
-    """Return so many records, a share of them second spellings of somebody named before.
+def create_people(count: int, *, twice: float = 0.1, seed: int = 7) -> list[Person]:
+    """Return a number of records, a share of which are second spellings of other records.
 
     Example:
         >>> from collections import Counter
-        >>> made = people(200)
-        >>> len(made), sum(bool(each.noise) for each in made), people(200) == made
+        >>> made = create_people(200)
+        >>> len(made), sum(bool(each.noise) for each in made), create_people(200) == made
         (200, 20, True)
     """
     chance = random.Random(seed)
@@ -83,14 +83,20 @@ def people(count: int, *, twice: float = 0.1, seed: int = 7) -> list[Person]:
         city = cities.draw(chance)
         known.setdefault((name, city), Person(len(known), name, city, ""))
     first = [*known.values()]
-    second = [_respelt(each, chance) for each in chance.sample(first, int(count * twice))]
+    second = [_respell(each, chance) for each in chance.sample(first, int(count * twice))]
     made = first + second
     chance.shuffle(made)
     return made
 
 
-def _respelt(person: Person, chance: random.Random) -> Person:
-    ways = {"typo": _typo, "accents": _plain, "order": _turned, "short": _short, "typography": _set}
+def _respell(person: Person, chance: random.Random) -> Person:
+    ways = {
+        "typo": _add_typo,
+        "accents": _remove_accents,
+        "order": _reverse_order,
+        "short": _abbreviate,
+        "typography": _change_typography,
+    }
     for way in chance.sample([*ways], len(ways)):
         name = ways[way](person.name, chance)
         if name != person.name:
@@ -98,7 +104,7 @@ def _respelt(person: Person, chance: random.Random) -> Person:
     raise AssertionError(person)  # a typo is always possible
 
 
-def _typo(name: str, chance: random.Random) -> str:
+def _add_typo(name: str, chance: random.Random) -> str:
     at = chance.choice([place for place in range(1, len(name) - 1) if name[place].isalpha()])
     letter = chance.choice("abcdefghijklmnopqrstuvwxyz")
     return chance.choice(
@@ -111,19 +117,19 @@ def _typo(name: str, chance: random.Random) -> str:
     )
 
 
-def _plain(name: str, _: random.Random) -> str:
+def _remove_accents(name: str, _: random.Random) -> str:
     return "".join(letter for letter in unicodedata.normalize("NFD", name) if not unicodedata.combining(letter))
 
 
-def _turned(name: str, _: random.Random) -> str:
+def _reverse_order(name: str, _: random.Random) -> str:
     *before, last = name.split()
     return name if last in _KINDS else f"{last}, {' '.join(before)}"
 
 
-def _short(name: str, _: random.Random) -> str:
+def _abbreviate(name: str, _: random.Random) -> str:
     first, *rest = name.split()
     return " ".join([first, *rest[:-1], _KINDS[rest[-1]]]) if rest[-1] in _KINDS else " ".join([f"{first[0]}.", *rest])
 
 
-def _set(name: str, chance: random.Random) -> str:
+def _change_typography(name: str, chance: random.Random) -> str:
     return chance.choice([name.upper(), name.replace(" ", "  "), name.replace(".", ""), f"{name} "])

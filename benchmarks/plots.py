@@ -1,4 +1,4 @@
-"""The curves of docs/performance.md, as SVG that is the same for the same figures."""
+"""Plots of docs/performance.md as SVG; equal rows give equal files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def scale(results: Results, file: Path) -> None:
-    """Draw time over items, and memory over time."""
+    """Plot time over items, and memory over time."""
     rows = [row for row in results.rows("scale") if row["way"] == "ours_nobody" and "failed" not in row]
     mpl.rcParams["svg.hashsalt"] = "benchmarks"
     figure: Any = Figure(figsize=(9, 3.5), layout="constrained")

@@ -1,4 +1,4 @@
-"""What was measured, kept as JSON: one file for each section, one row for each cell, of which the last counts."""
+"""Stores the measured rows as JSON: one file per section, one row per cell; a new row replaces the old one."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class Results:
     """The rows of all sections, in a folder."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
-        """Keep where they are."""
+        """Store the folder."""
         self.folder = folder
 
     def rows(self, section: str) -> list[Row]:
-        """Return the rows of a section; none if it was never measured."""
+        """Return the rows of a section; empty if it was never measured."""
         return list(self._read(section).get("rows", []))
 
     def machine(self, section: str) -> str:
-        """Return on what a section was measured."""
+        """Return the description of the machine on which a section was measured."""
         return str(self._read(section).get("machine", ""))
 
     def has(self, section: str, way: str, load: str) -> bool:
-        """Return whether a cell was measured, and did not fail."""
+        """Return whether a cell has a row that is not a failure."""
         return any(_key(row) == (way, load) and "failed" not in row for row in self.rows(section))
 
     def put(self, section: str, row: Row) -> None:
-        """Keep a row in the place of an earlier one of the same cell, at once."""
+        """Write a row to the file of its section; it replaces an earlier row of the same cell."""
         rows = self.rows(section)
         places = [at for at, each in enumerate(rows) if _key(each) == _key(row)]
         if places:
@@ -63,12 +63,12 @@ def _key(row: Row) -> tuple[str, str]:
 
 
 def machine() -> str:
-    """Return on what this is measured, without a name."""
+    """Return a description of this machine and of the package versions, without a host name."""
     parts = ", ".join(f"{name} {version(name)}" for name in PARTS)
     memory = round(psutil.virtual_memory().total / 2**30)
     return f"{os.cpu_count()} cores, {memory} GB, {platform.system()}, Python {platform.python_version()}, {parts}"
 
 
 def circumstances() -> Row:
-    """Return the day, and how busy the machine is with something else."""
+    """Return the day and the load average before the measurement."""
     return {"day": datetime.now(timezone.utc).date().isoformat(), "busy": round(os.getloadavg()[0], 2)}

@@ -1,4 +1,4 @@
-"""What is measured: every table, cell by cell."""
+"""Sections of the benchmark: the cells of each table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks import startup, stores
 from benchmarks.loads import FIVE_THOUSAND, QUICK, THOUSAND, VARIED, Workload
 from benchmarks.measuring import Cell, Lab
-from benchmarks.rooms import PEERS, python_of
+from benchmarks.peer_environments import PEERS, prepare_interpreter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from benchmarks.servers import Database
 
 STARTING_S = 20.0
-"""Seconds that a cell takes before its clock starts, about."""
+"""Estimated seconds before the clock of a cell starts."""
 SINGLE_S = 40.0
-"""Task runs that Prefect's server records in a second, about."""
+"""Estimated number of task runs that Prefect's server records per second."""
 SAMPLES = 60
-"""Points that are kept of a curve."""
+"""Number of stored points of a curve."""
 
 OVERHEAD = Workload(5000, 100, 0.0)
 TASKS = Workload(1000, 100, 0.0)
@@ -35,56 +35,58 @@ MILLION = Workload(1_000_000, 100, 0.01)
 
 
 def throughput(lab: Lab, *, quick: bool) -> Iterator[Cell]:
-    """The time of a whole run beside loops by hand and Prefect's own `.map`."""
+    """Time of a whole run, compared with hand-written loops and Prefect's `.map`."""
     if quick:
-        yield from _asked(lab, "throughput", QUICK, "aiohttp_loop", "litellm_loop", "prefect_map", "ours")
+        yield from _create_cells(lab, "throughput", QUICK, "aiohttp_loop", "litellm_loop", "prefect_map", "ours")
         return
     ways = ("aiohttp_loop", "litellm_loop", "litellm_batch", "prefect_map", "ours_alone", "ours")
-    yield from _asked(lab, "throughput", THOUSAND, *ways)
-    yield from _asked(lab, "throughput", FIVE_THOUSAND, "aiohttp_loop", "litellm_loop", "ours")
-    yield from _asked(lab, "throughput", VARIED, "aiohttp_loop", "litellm_loop", "ours")
+    yield from _create_cells(lab, "throughput", THOUSAND, *ways)
+    yield from _create_cells(lab, "throughput", FIVE_THOUSAND, "aiohttp_loop", "litellm_loop", "ours")
+    yield from _create_cells(lab, "throughput", VARIED, "aiohttp_loop", "litellm_loop", "ours")
 
 
 def overhead(lab: Lab, *, quick: bool) -> Iterator[Cell]:
-    """What an item costs on top of the model's call, here and at Prefect's server; and what a call costs."""
-    yield from _asked(lab, "overhead", _fewer(OVERHEAD, quick=quick), "ours_nobody")
-    yield from _asked(lab, "overhead", _fewer(TASKS, quick=quick), "ours_nobody_alone", "prefect_map_nothing")
-    yield from _asked(lab, "overhead", _fewer(CALLS, quick=quick), "aiohttp_loop", "litellm_loop", "ours")
+    """Processor time per item besides the model's call, in the client and in Prefect's server; and per call."""
+    yield from _create_cells(lab, "overhead", _scale_down(OVERHEAD, quick=quick), "ours_nobody")
+    yield from _create_cells(
+        lab, "overhead", _scale_down(TASKS, quick=quick), "ours_nobody_alone", "prefect_map_nothing"
+    )
+    yield from _create_cells(lab, "overhead", _scale_down(CALLS, quick=quick), "aiohttp_loop", "litellm_loop", "ours")
 
 
 def start(lab: Lab, *, quick: bool) -> Iterator[Cell]:
-    """What it takes to begin: imports, help, a plan."""
+    """Start-up time: imports, help, a plan."""
     del lab
     runs = 1 if quick else startup.RUNS
     for name, about_s in startup.COMMANDS.items():
-        yield Cell("start", name, f"best of {runs}", about_s * runs, partial(startup.measured, name, runs))
+        yield Cell("start", name, f"best of {runs}", about_s * runs, partial(startup.measure_command, name, runs))
 
 
 def stored(lab: Lab, *, quick: bool) -> Iterator[Cell]:
-    """A second run, of which all is stored."""
-    load = _fewer(STORED, quick=quick)
-    yield Cell("stored", "ours_again", str(load), 60, partial(_again, lab, load))
+    """A second run, whose answers are all stored."""
+    load = _scale_down(STORED, quick=quick)
+    yield Cell("stored", "ours_again", str(load), 60, partial(_measure_second_run, lab, load))
 
 
 def kept(lab: Lab, *, quick: bool) -> Iterator[Cell]:
-    """What it takes to keep an answer: a file each beside databases and segments."""
+    """Cost of storing an answer: one file each, compared with databases and segments."""
     del lab
     items = stores.ITEMS // 50 if quick else stores.ITEMS
     for name in stores.WAYS:
-        yield Cell("kept", name, f"N {items:,}", 30, partial(stores.measured, name, items))
+        yield Cell("kept", name, f"N {items:,}", 30, partial(stores.measure_store, name, items))
 
 
 def scale(lab: Lab, *, quick: bool) -> Iterator[Cell]:
-    """Many items in shards, with the memory along the way; and a million planned."""
-    for load in [_fewer(each, quick=quick) for each in SCALES[:1]] if quick else SCALES:
+    """Large runs in shards, with their memory over time; and the plan of a million items."""
+    for load in [_scale_down(each, quick=quick) for each in SCALES[:1]] if quick else SCALES:
         about = STARTING_S + load.items * 0.004
-        yield Cell("scale", "ours_nobody", str(load), about, partial(_with_memory, lab, "ours_nobody", load))
-    yield from _asked(lab, "scale", _fewer(MILLION, quick=quick), "ours_planned", about_s=120)
+        yield Cell("scale", "ours_nobody", str(load), about, partial(_measure_with_memory, lab, "ours_nobody", load))
+    yield from _create_cells(lab, "scale", _scale_down(MILLION, quick=quick), "ours_planned", about_s=120)
 
 
 def records(lab: Lab, *, quick: bool) -> Iterator[Cell]:
-    """What Prefect's server has of the task runs: all of them, how late, at what cost, on which database."""
-    load = _fewer(RECORDED, quick=quick)
+    """Recording of task runs by Prefect's server: completeness, delay and cost, for each database."""
+    load = _scale_down(RECORDED, quick=quick)
     kinds: tuple[tuple[str, str, Database, bool], ...] = (
         ("in shards, SQLite", "ours_nobody", "sqlite", False),
         ("in shards, PostgreSQL", "ours_nobody", "postgres", False),
@@ -96,69 +98,69 @@ def records(lab: Lab, *, quick: bool) -> Iterator[Cell]:
     )
     for name, way, database, tuned in kinds:
         about = STARTING_S + (load.items / SINGLE_S if "shards" not in name and not tuned else 30)
-        measure = partial(lab.asked, way, load, limit_s=600, database=database, tuned=tuned)
+        measure = partial(lab.measure, way, load, limit_s=600, database=database, tuned=tuned)
         yield Cell("records", name, str(load), about, measure)
 
 
 def flood(lab: Lab, *, quick: bool) -> Iterator[Cell]:
-    """A task run for each of more items than the server's queue has room for, none of which takes any time."""
-    load = _fewer(FLOOD, quick=quick)
+    """One task run per item without latency, for more items than the server's queue can hold."""
+    load = _scale_down(FLOOD, quick=quick)
     for name, way in (("ours, one each", "ours_nobody_alone"), ("Prefect's `.map`", "prefect_map_nothing")):
         about = STARTING_S + load.items / SINGLE_S
-        yield Cell("records", name, str(load), about, partial(lab.asked, way, load, limit_s=1200))
+        yield Cell("records", name, str(load), about, partial(lab.measure, way, load, limit_s=1200))
 
 
 def peers(lab: Lab, *, quick: bool) -> Iterator[Cell]:
-    """Others: what takes minutes here, and libraries in environments of their own."""
+    """Slow ways of this environment, and other libraries in separate environments."""
     loads = (QUICK,) if quick else (THOUSAND, FIVE_THOUSAND, VARIED)
     for load in loads:
         here = ("prefect_gathered", "prefect_async_map") if load.concurrency <= 100 else ("prefect_gathered",)
-        yield from _asked(lab, "throughput", load, *here, about_s=120)
+        yield from _create_cells(lab, "throughput", load, *here, about_s=120)
         if load == FIVE_THOUSAND:
-            yield from _asked(lab, "throughput", load, "litellm_batch", "prefect_map", about_s=300)
+            yield from _create_cells(lab, "throughput", load, "litellm_batch", "prefect_map", about_s=300)
         for name, peer in PEERS.items():
             if load.concurrency <= peer.most_at_once:
-                measure = partial(_of_peer, lab, name, load)
+                measure = partial(_measure_peer, lab, name, load)
                 yield Cell("throughput", name, str(load), STARTING_S + 5 * load.ideal_s, measure)
     if not quick:
-        yield Cell("stored", "curator_again", str(STORED), 120, partial(_of_peer, lab, "curator_again", STORED))
+        yield Cell("stored", "curator_again", str(STORED), 120, partial(_measure_peer, lab, "curator_again", STORED))
 
 
 SECTIONS: dict[str, Callable[..., Iterator[Cell]]] = {
     each.__name__: each for each in (throughput, overhead, start, stored, kept, scale, records, flood, peers)
 }
 ALWAYS = ("throughput", "overhead", "start", "stored", "kept", "scale", "records")
-"""What is measured if nothing else is said; the rest takes long."""
+"""Sections that are measured by default; the others take long."""
 
 
-def _asked(lab: Lab, section: str, load: Workload, *ways: str, about_s: float | None = None) -> Iterator[Cell]:
+def _create_cells(lab: Lab, section: str, load: Workload, *ways: str, about_s: float | None = None) -> Iterator[Cell]:
     about = (
         about_s if about_s is not None else STARTING_S + max(10.0, 2 * load.items / load.concurrency * load.median_s)
     )
     for way in ways:
-        yield Cell(section, way, str(load), about, partial(lab.asked, way, load))
+        yield Cell(section, way, str(load), about, partial(lab.measure, way, load))
 
 
-def _fewer(load: Workload, *, quick: bool) -> Workload:
+def _scale_down(load: Workload, *, quick: bool) -> Workload:
     return load._replace(items=load.items // 50) if quick else load
 
 
-def _again(lab: Lab, load: Workload) -> dict[str, Any]:
-    """Return what the second of two runs takes, once Prefect's server has recorded the first."""
+def _measure_second_run(lab: Lab, load: Workload) -> dict[str, Any]:
+    """Measure the second of two equal runs, after Prefect's server has recorded the first."""
     with TemporaryDirectory(prefix="stored-") as store:
-        first = lab.asked("ours_nobody", load, store=store)
-        again = lab.asked("ours_nobody", load, store=store)
+        first = lab.measure("ours_nobody", load, store=store)
+        again = lab.measure("ours_nobody", load, store=store)
         files = [path.stat().st_size for path in Path(store).rglob("*") if path.is_file()]
     return {**again, "first_s": first.get("seconds"), "files": len(files), "bytes": sum(files)}
 
 
-def _with_memory(lab: Lab, way: str, load: Workload) -> dict[str, Any]:
+def _measure_with_memory(lab: Lab, way: str, load: Workload) -> dict[str, Any]:
     memory: list[tuple[float, float]] = []
-    found = lab.asked(way, load, limit_s=900, memory=memory)
+    found = lab.measure(way, load, limit_s=900, memory=memory)
     return {**found, "memory": memory[:: max(1, len(memory) // SAMPLES)]}
 
 
-def _of_peer(lab: Lab, name: str, load: Workload) -> dict[str, Any]:
-    python = python_of(name)
+def _measure_peer(lab: Lab, name: str, load: Workload) -> dict[str, Any]:
+    python = prepare_interpreter(name)
     command = [str(python), "-W", "ignore", "-m", f"benchmarks.peers.{PEERS[name].module}"]
-    return lab.asked(name, load, command=command, said=PEERS[name].said)
+    return lab.measure(name, load, command=command, answer=PEERS[name].answer)

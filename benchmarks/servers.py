@@ -1,4 +1,4 @@
-"""Prefect's server as users run it: a process of its own, on SQLite or PostgreSQL; its costs are read from outside."""
+"""Runs Prefect's server in a separate process, on SQLite or PostgreSQL, and reads its processor time from outside."""
 
 from __future__ import annotations
 
@@ -15,78 +15,78 @@ from typing import TYPE_CHECKING, Any, Literal
 import httpx
 import psutil
 
-from benchmarks.apart import CALM, end
+from benchmarks.subprocesses import ENVIRONMENT, kill_session
 from tests.postgres import postgres
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
 Database = Literal["sqlite", "postgres"]
-PASSWORD = "benchmark"  # noqa: S105 -- of a database that lives as long as a cell
+PASSWORD = "benchmark"  # noqa: S105 -- of a temporary database
 STARTING_S = 180
 TUNED = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
 }
-"""What lets the server record in batches: by default it writes each state of a task run by itself."""
+"""Settings with which the server records in batches; by default it writes each state of a task run separately."""
 ENDED = {"task_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]}}}}
 GROWING_S = 20.0
-"""Seconds without a new record after which those that lack are given up."""
+"""Seconds without a new record after which missing records are no longer waited for."""
 
 
 @dataclass(frozen=True)
 class Records:
-    """What the server has recorded of a run's task runs."""
+    """Number of task runs of a run that the server has recorded."""
 
     recorded: int
     lag_s: float
-    """Seconds from the end of the run to the last record that came."""
+    """Seconds from the end of the run to its last record."""
 
 
 class PrefectServer:
-    """A server.
+    """A running Prefect server.
 
     Attributes:
-        env: What lets a process talk to it.
+        env: Environment variables with which a process uses it.
     """
 
     def __init__(
         self, url: str, env: Mapping[str, str], process: psutil.Process, database: psutil.Process | None
     ) -> None:
-        """Keep where it is."""
+        """Store the processes, and open a client."""
         self.env = dict(env)
         self._database = database
         self._api = httpx.Client(base_url=f"{url}/api", timeout=180)
         self._process = process
 
     @property
-    def runs(self) -> bool:
-        """Whether it is still there."""
+    def is_running(self) -> bool:
+        """Whether its process is alive."""
         return self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE
 
     def cpu_s(self) -> float:
-        """Return the seconds of processor that it has taken, its own processes included."""
+        """Return the processor time of the server and its child processes, in seconds."""
         return _cpu_s(self._process)
 
     def database_cpu_s(self) -> float | None:
-        """Return the same of its database, if that has a process of its own."""
+        """Return the processor time of its database in seconds; None if that has no separate process."""
         return None if self._database is None else _cpu_s(self._database)
 
     def count(self) -> int:
-        """Return how many task runs have ended, as far as it knows."""
+        """Return the number of task runs that it has recorded as ended."""
         found = self._api.post("/task_runs/count", json=ENDED)
         found.raise_for_status()
         return int(found.json())
 
-    def settled(self, before: int, made: int, ended: float, limit_s: float) -> Records:
-        """Wait until all that a run made is recorded, or no more is coming.
+    def wait_for_records(self, before: int, made: int, ended: float, limit_s: float) -> Records:
+        """Wait until all task runs of a run are recorded, or no further records arrive.
 
         Args:
-            before: How many had been recorded before the run.
-            made: How many it made.
-            ended: When it ended.
-            limit_s: Seconds to wait at most.
+            before: The number of records before the run.
+            made: The number of task runs that it created.
+            ended: The time of its end.
+            limit_s: Time limit in seconds.
         """
         last, seen = time.time(), -1
         while True:
@@ -98,7 +98,7 @@ class PrefectServer:
             time.sleep(0.5)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the client."""
         self._api.close()
 
 
@@ -107,8 +107,8 @@ def prefect_server(database: Database = "sqlite", *, tuned: bool = False) -> Gen
     """Run a server with an empty database.
 
     Args:
-        database: Where it keeps what it knows; PostgreSQL is Debian's, started here.
-        tuned: Whether it records in batches.
+        database: Its database; PostgreSQL is Debian's, and is started here.
+        tuned: Whether it records task runs in batches.
     """
     with ExitStack() as stack:
         folder = stack.enter_context(TemporaryDirectory(prefix="prefect-"))
@@ -123,7 +123,7 @@ def prefect_server(database: Database = "sqlite", *, tuned: bool = False) -> Gen
             here["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = address
             database_process = _postmaster(str(httpx.URL(address).port))
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        env = {**kept, **CALM, **here, **(TUNED if tuned else {})}
+        env = {**kept, **ENVIRONMENT, **here, **(TUNED if tuned else {})}
         process = subprocess.Popen(  # noqa: S603 -- our own command
             [sys.executable, "-W", "ignore", "-m", "prefect", "server", "start", "--port", str(port)],
             env=env,
@@ -132,8 +132,8 @@ def prefect_server(database: Database = "sqlite", *, tuned: bool = False) -> Gen
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        stack.callback(end, process)
-        _wait(f"{url}/api/health", process)
+        stack.callback(kill_session, process)
+        _wait_until_ready(f"{url}/api/health", process)
         server = PrefectServer(url, here, psutil.Process(process.pid), database_process)
         stack.callback(server.close)
         yield server
@@ -155,30 +155,30 @@ class Servers:
     """A Prefect server that several cells use one after another, since it takes seconds to start."""
 
     def __init__(self) -> None:
-        """Start none yet."""
+        """Create the holder; no server is started."""
         self._kind: tuple[Database, bool] | None = None
         self._running = ExitStack()
         self._server: PrefectServer | None = None
 
     def get(self, database: Database = "sqlite", *, tuned: bool = False) -> PrefectServer:
-        """Return one of a kind; it is started, and one of another kind ended, if need be."""
-        if self._server is None or self._kind != (database, tuned) or not self._server.runs:
+        """Return a running server of a kind; a server of another kind is stopped first."""
+        if self._server is None or self._kind != (database, tuned) or not self._server.is_running:
             self.drop()
             self._server = self._running.enter_context(prefect_server(database, tuned=tuned))
             self._kind = database, tuned
         return self._server
 
     def drop(self) -> None:
-        """End it: what comes next is to meet no backlog."""
+        """Stop the server, for example so that the next cell has no backlog."""
         self._server = None
         self._running.close()
 
 
-def _wait(url: str, process: subprocess.Popen[Any]) -> None:
-    """Wait until it answers.
+def _wait_until_ready(url: str, process: subprocess.Popen[Any]) -> None:
+    """Wait until the server responds.
 
     Raises:
-        TimeoutError: If it doesn't.
+        TimeoutError: If it doesn't respond in time.
     """
     last = time.monotonic() + STARTING_S
     while time.monotonic() < last and process.poll() is None:

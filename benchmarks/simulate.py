@@ -1,7 +1,7 @@
-"""Ten million items on paper: what the measured costs make of them, and where it breaks first.
+"""Capacity model for ten million items, from the measured costs: utilization of each stage, and the bottleneck.
 
-Run `python -m benchmarks.simulate` to print it; `python -m benchmarks.table` puts it on the page. A closed form: every
-stage takes so much of an item, a stage's use is that times the rate, and the stage that is used most breaks first.
+Run `python -m benchmarks.simulate` to print it; `python -m benchmarks.table` puts it on the page. The model is a closed
+form: the utilization of a stage is its cost per item times the rate, and the stage with the highest is the bottleneck.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from benchmarks.figures import found, table
+from benchmarks.figures import find_row, table
 from benchmarks.results import Results
 
 if TYPE_CHECKING:
@@ -18,55 +18,55 @@ if TYPE_CHECKING:
 
 ITEMS = 10_000_000
 RUN = 100_000
-"""Items of one run: as many as were measured."""
+"""Items per run, the largest number that was measured."""
 SHARD = 250
-"""Items of a task run at that size (`tasks/shards.py`: at most 400 task runs)."""
+"""Items of a task run at that size (`tasks/fan_out.py`: at most 400 task runs)."""
 LATENCY_S = 2.0
-"""Seconds of a call."""
+"""Latency of a call in seconds."""
 CORES = 4
-"""Of a worker; a process for each."""
+"""Cores per worker, with one process each."""
 USED = 0.7
-"""The share of a core that is planned for: the rest is for waves and stragglers."""
+"""Planned utilization of a core; the rest absorbs load peaks and slow calls."""
 HOURS = (24, 8, 1)
 S3 = {"put": 5.0e-6, "get": 4.0e-7, "gb_month": 0.023}
 """US dollars: the list prices of S3 Standard in us-east-1, 2025, for a PUT, a GET and a GB in a month."""
 UNSHARDED = "Prefect's server, were each item a task run"
 MOST_CALLS = 1000
-"""Calls that one run has under way at most (`limits.concurrency`)."""
+"""Maximum number of concurrent calls of a run (`limits.concurrency`)."""
 PUTS_PER_S = 3500
-"""PUTs in a second that S3 promises under one prefix."""
+"""PUT requests per second that S3 supports for one prefix."""
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What was measured."""
+    """The measured costs."""
 
     item_ms: float
-    """Processor of a worker for an item: the call and all around it."""
+    """Processor time of a worker per item, the call included."""
     item_server_ms: float
-    """Processor of Prefect's server for an item in shards, in the largest run."""
+    """Processor time of Prefect's server per item in shards, in the largest run."""
     run_server_ms: float
-    """The same for a task run."""
+    """Processor time of Prefect's server per task run."""
     item_database_ms: float
-    """Processor of PostgreSQL for an item in shards."""
+    """Processor time of PostgreSQL per item in shards."""
     item_kb: float
-    """Memory of a run that an item takes until its end."""
+    """Memory that a run needs per item until its end."""
     base_mb: float
     """Memory of a run without items."""
     record_bytes: float
-    """A stored answer."""
+    """Size of a stored answer."""
 
 
-def costs(results: Results) -> Costs | None:
-    """Return them; None where one was not measured."""
-    call = found(results, "overhead", "ours")
-    shards = found(results, "records", "in shards, PostgreSQL")
-    alone = found(results, "records", "one each, SQLite")
-    stored = found(results, "stored", "ours_again")
+def read_costs(results: Results) -> Costs | None:
+    """Return the measured costs; None if one of them is missing."""
+    call = find_row(results, "overhead", "ours")
+    shards = find_row(results, "records", "in shards, PostgreSQL")
+    alone = find_row(results, "records", "one each, SQLite")
+    stored = find_row(results, "stored", "ours_again")
     scale = [row for row in results.rows("scale") if row["way"] == "ours_nobody" and "failed" not in row]
     if not (call and shards and alone and stored and len(scale) > 1):
         return None
-    small, large = min(scale, key=_done), max(scale, key=_done)
+    small, large = min(scale, key=_item_count), max(scale, key=_item_count)
     item_mb = (large["rss_mb"] - small["rss_mb"]) / (large["done"] - small["done"])
     return Costs(
         item_ms=call["cpu_ms"],
@@ -79,24 +79,24 @@ def costs(results: Results) -> Costs | None:
     )
 
 
-def _done(row: dict[str, int]) -> int:
+def _item_count(row: dict[str, int]) -> int:
     return row["done"]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Something that an item passes through."""
+    """A component that processes every item."""
 
     name: str
-    """What it is."""
+    """The name."""
     seen: str
-    """What comes there in a second."""
+    """Its load per second, as text."""
     use: float
-    """The share of what it can take."""
+    """Its utilization; 1 is its capacity."""
 
 
-def stages(measured: Costs, rate: float, workers: int) -> Iterator[Stage]:
-    """Yield what is used how much at a rate of items in a second."""
+def compute_stages(measured: Costs, rate: float, workers: int) -> Iterator[Stage]:
+    """Yield the utilization of each stage at a rate of items per second."""
     runs = rate / SHARD
     cores = rate * measured.item_ms / 1000
     yield Stage("workers' cores", f"{cores:,.1f} cores of work", cores / (workers * CORES))
@@ -110,49 +110,52 @@ def stages(measured: Costs, rate: float, workers: int) -> Iterator[Stage]:
     yield Stage(UNSHARDED, f"{rate:,.0f} task runs", alone)
 
 
-def tables(results: Results) -> str:
-    """Return the model as Markdown."""
-    measured = costs(results)
+def create_tables(results: Results) -> str:
+    """Return the tables of the model as Markdown."""
+    measured = read_costs(results)
     if measured is None:
         return "Not measured yet."
     return "\n\n".join(
         [
             table(
                 ("in", "items a second", "calls under way", "runs at once", f"workers of {CORES} cores", "used most"),
-                (_planned(measured, hours) for hours in HOURS),
+                (_plan_row(measured, hours) for hours in HOURS),
             ),
             f"In {HOURS[1]} hours, every second:",
-            table(("stage", "sees", "used", "full at items a second"), _seen(measured, ITEMS / HOURS[1] / 3600)),
-            f"A run of {RUN:,} items holds {_held_gb(measured):,.2f} GB at its end. Money for the store:",
-            table(("store", "requests", "US dollars"), _money(measured)),
+            table(
+                ("stage", "sees", "used", "full at items a second"),
+                _utilization_rows(measured, ITEMS / HOURS[1] / 3600),
+            ),
+            f"A run of {RUN:,} items holds {_memory_gb(measured):,.2f} GB at its end. Money for the store:",
+            table(("store", "requests", "US dollars"), _cost_rows(measured)),
         ]
     )
 
 
-def _planned(measured: Costs, hours: float) -> list[str]:
+def _plan_row(measured: Costs, hours: float) -> list[str]:
     rate = ITEMS / hours / 3600
-    workers, calls = _workers(measured, rate), rate * LATENCY_S
+    workers, calls = _count_workers(measured, rate), rate * LATENCY_S
     runs = max(math.ceil(calls / MOST_CALLS), math.ceil(rate * measured.item_ms / 1000 / USED))
-    planned = [each for each in stages(measured, rate, workers) if each.name != UNSHARDED]
+    planned = [each for each in compute_stages(measured, rate, workers) if each.name != UNSHARDED]
     first = max(planned, key=lambda stage: stage.use)
     used = f"{first.name}, {100 * first.use:,.0f} %"
     return [f"{hours} h", f"{rate:,.0f}", f"{calls:,.0f}", f"{runs}", f"{workers}", used]
 
 
-def _seen(measured: Costs, rate: float) -> Iterator[list[str]]:
-    for stage in stages(measured, rate, _workers(measured, rate)):
+def _utilization_rows(measured: Costs, rate: float) -> Iterator[list[str]]:
+    for stage in compute_stages(measured, rate, _count_workers(measured, rate)):
         yield [stage.name, stage.seen, f"{100 * stage.use:,.0f} %", f"{rate / stage.use:,.0f}"]
 
 
-def _held_gb(measured: Costs) -> float:
+def _memory_gb(measured: Costs) -> float:
     return (measured.base_mb + RUN * measured.item_kb / 1024) / 1024
 
 
-def _workers(measured: Costs, rate: float) -> int:
+def _count_workers(measured: Costs, rate: float) -> int:
     return math.ceil(rate * measured.item_ms / 1000 / USED / CORES)
 
 
-def _money(measured: Costs) -> Iterator[list[str]]:
+def _cost_rows(measured: Costs) -> Iterator[list[str]]:
     size_gb = ITEMS * measured.record_bytes / 2**30
     put, look = ITEMS * S3["put"], ITEMS * S3["get"]
     yield ["look-up before the first run", f"{ITEMS:,} GETs", f"{look:,.2f}"]
@@ -164,4 +167,4 @@ def _money(measured: Costs) -> Iterator[list[str]]:
 
 
 if __name__ == "__main__":
-    print(tables(Results()))
+    print(create_tables(Results()))

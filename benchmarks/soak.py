@@ -1,7 +1,7 @@
-"""A long run at a server that fails a tenth of all calls: is every item accounted for, and does memory stay flat?
+"""Soak test: a long run against a server that fails a tenth of all calls. Checks the accounting, measures memory.
 
-Run `python -m benchmarks.soak [ITEMS]` (20,000 if not said): a real HTTP server in a process of its own, a Prefect
-server of its own, one `dispatch`. Prints JSON, and draws.
+Run `python -m benchmarks.soak [ITEMS]` (default 20,000): one `dispatch` with a real HTTP server in a separate process
+and a separate Prefect server. Prints JSON, and draws a plot.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ PLOT = Path(__file__).with_suffix(".png")
 
 
 class Memory:
-    """What this process holds, at each hundredth of the way."""
+    """Progress listener that samples the memory of this process at each hundredth of the run."""
 
     def __init__(self) -> None:
-        """Start with nothing measured."""
+        """Start the clock."""
         self.samples: list[tuple[int, float, float]] = []
-        """Items done, megabytes, seconds."""
+        """Samples: items done, megabytes, seconds."""
         self._start = time.perf_counter()
 
     def __call__(self, progress: Progress) -> None:
-        """Measure, if it is time."""
+        """Take a sample if another hundredth is done."""
         if progress.done % max(1, progress.total // 100) == 0:
-            self.samples.append((progress.done, held_mb(), time.perf_counter() - self._start))
+            self.samples.append((progress.done, resident_mb(), time.perf_counter() - self._start))
 
 
-def held_mb() -> float:
-    """Return the megabytes of this process that are in memory."""
+def resident_mb() -> float:
+    """Return the resident memory of this process in megabytes."""
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE_MB
 
 
 def measure(items: int) -> tuple[dict[str, Any], Memory]:
-    """Return what a run over so many items took, and the memory along the way."""
+    """Run `dispatch` over a number of items; return the figures and the memory samples."""
     memory = Memory()
-    with serving() as server, TemporaryDirectory() as folder, quiet(Path(folder)):
+    with run_server() as server, TemporaryDirectory() as folder, isolate_prefect(Path(folder)):
         load_litellm()  # takes seconds to load
         token = progress_listener.set(memory)
         report = dispatch(
@@ -77,9 +77,9 @@ def measure(items: int) -> tuple[dict[str, Any], Memory]:
             limits=LIMITS,
         )
         progress_listener.reset(token)
-        requests, asked_again = server.ended()
+        requests, asked_again = server.stop()
     require_accounts(report, items)
-    said = sum(len(outcome.model_dump_json()) for outcome in report.outcomes)
+    json_chars = sum(len(outcome.model_dump_json()) for outcome in report.outcomes)
     tenth = next(sample for sample in memory.samples if sample[0] * 10 >= items)
     last = memory.samples[-1]
     per_item = (last[1] - tenth[1]) * 2**10 / (last[0] - tenth[0])
@@ -97,13 +97,13 @@ def measure(items: int) -> tuple[dict[str, Any], Memory]:
         "mb_after_a_tenth": round(tenth[1]),
         "mb_at_the_end": round(last[1]),
         "kb_per_item_after_a_tenth": round(per_item, 2),
-        "kb_per_outcome_as_json": round(said / items / 2**10, 2),
+        "kb_per_outcome_as_json": round(json_chars / items / 2**10, 2),
     }, memory
 
 
 @contextmanager
-def quiet(folder: Path) -> Generator[None]:
-    """Run a Prefect server of its own, and a store of its own, without a line for each task run."""
+def isolate_prefect(folder: Path) -> Generator[None]:
+    """Use a temporary Prefect server and a temporary result storage, without a log line per task run."""
     os.environ.setdefault("OPENAI_API_KEY", "sk-none")
     logging.getLogger("prefect").setLevel(logging.ERROR)
     settings: dict[Any, Any] = {
@@ -116,28 +116,28 @@ def quiet(folder: Path) -> Generator[None]:
 
 
 class Server:
-    """The model's server, in another process, so that what it remembers doesn't count."""
+    """Handle of the model's server, which runs in a separate process so that its memory is not measured."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
-        """Wait until it listens."""
+        """Wait until the server listens."""
         self._process = process
-        self.url = self._told()
+        self.url = self._read_line()
 
-    def ended(self) -> list[int]:
-        """End it; return how many requests came, and how many of them for what had been answered."""
+    def stop(self) -> list[int]:
+        """Stop it; return the number of requests, and of those that repeated an answered one."""
         assert self._process.stdin  # noqa: S101 -- it is a pipe
         self._process.stdin.close()
-        counts: list[int] = json.loads(self._told())
+        counts: list[int] = json.loads(self._read_line())
         return counts
 
-    def _told(self) -> str:
+    def _read_line(self) -> str:
         assert self._process.stdout  # noqa: S101 -- it is a pipe
         return self._process.stdout.readline().strip()
 
 
 @contextmanager
-def serving() -> Generator[Server]:
-    """Run the model's server."""
+def run_server() -> Generator[Server]:
+    """Run the model's server in a separate process."""
     command = [sys.executable, "-m", "benchmarks.soak", "--serve"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 -- this file
         try:
@@ -147,7 +147,7 @@ def serving() -> Generator[Server]:
 
 
 def serve() -> None:
-    """Be the model's server until nobody listens any more."""
+    """Run the model's server in this process until standard input is closed."""
     patient = Patient(mixed)
     with openai_server(patient) as server:
         print(server.url, flush=True)
@@ -156,7 +156,7 @@ def serve() -> None:
 
 
 def draw(memory: Memory, path: Path) -> None:
-    """Draw memory over items."""
+    """Plot memory over items."""
     from matplotlib.figure import Figure  # noqa: PLC0415 -- only what draws needs it
 
     figure: Any = Figure(figsize=(6, 4), layout="constrained")
@@ -168,7 +168,7 @@ def draw(memory: Memory, path: Path) -> None:
 
 
 def main() -> None:
-    """Measure, print, draw."""
+    """Measure, print the figures and plot the memory."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("items", nargs="?", type=int, default=ITEMS)
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)

@@ -1,7 +1,7 @@
-"""What it takes to keep answers: a file each, as we do, beside databases and segments that hold many.
+"""Compares ways to store answers: one file each, as this package does, databases, and segments of many answers.
 
-Each way writes records of the size of a short answer, in order of arrival, so that each outlives a power cut before
-the next step of its item; then it looks each one up by its key, in another order.
+Each way writes records of the size of a short answer, durably and in order of arrival, and then looks each of them up
+by key in another order.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 ITEMS = 10_000
 SIZE = 900
-"""Bytes of a record: what an answer of a few words takes."""
+"""Size of a record in bytes, that of an answer of a few words."""
 TOGETHER = 100
-"""Records that are written at once where a way keeps several together: those of a hundred calls that end together."""
+"""Records per transaction where a way writes several together, as after a hundred calls that end at once."""
 SEGMENT = 1000
-"""Records of a segment."""
+"""Records per segment."""
 
 Record = tuple[str, bytes]
 
 
 def files(folder: Path, records: Sequence[Record]) -> Callable[[str], bytes | None]:
-    """Keep a file for each, as we do: written beside its place, brought to the disk, moved there."""
+    """Write one file per record, as this package does: to a temporary file, synced, then renamed."""
     from prefect.filesystems import LocalFileSystem  # noqa: PLC0415 -- each way loads what it takes, and nothing else
 
     from prefect_dispatch.tasks.result_store import BlobStore  # noqa: PLC0415 -- as above
@@ -41,27 +41,27 @@ def files(folder: Path, records: Sequence[Record]) -> Callable[[str], bytes | No
 
 
 def sqlite_each(folder: Path, records: Sequence[Record]) -> Callable[[str], bytes | None]:
-    """Keep rows of SQLite, a transaction each."""
+    """Write each record in its own SQLite transaction."""
     return _sqlite(folder, ([record] for record in records))
 
 
 def sqlite_together(folder: Path, records: Sequence[Record]) -> Callable[[str], bytes | None]:
-    """Keep rows of SQLite, a transaction for a hundred."""
+    """Write a hundred records per SQLite transaction."""
     return _sqlite(folder, _parts(records, TOGETHER))
 
 
 def lmdb_each(folder: Path, records: Sequence[Record]) -> Callable[[str], bytes | None]:
-    """Keep them in LMDB, a transaction each."""
+    """Write each record in its own LMDB transaction."""
     return _lmdb(folder, ([record] for record in records))
 
 
 def lmdb_together(folder: Path, records: Sequence[Record]) -> Callable[[str], bytes | None]:
-    """Keep them in LMDB, a transaction for a hundred."""
+    """Write a hundred records per LMDB transaction."""
     return _lmdb(folder, _parts(records, TOGETHER))
 
 
 def parquet_segments(folder: Path, records: Sequence[Record]) -> Callable[[str], bytes | None]:
-    """Keep a Parquet file for a thousand; an index in memory is made when they are read."""
+    """Write a Parquet file per thousand records; reading builds an index in memory."""
     import pyarrow as pa  # noqa: PLC0415 -- as above
 
     parquet: Any = import_module("pyarrow.parquet")  # whose types are partly unknown
@@ -116,8 +116,8 @@ WAYS = {
 }
 
 
-def measured(way: str, items: int = ITEMS) -> dict[str, Any]:
-    """Return what a way takes to write and to look up so many records: milliseconds for each, megabytes, files."""
+def measure_store(way: str, items: int = ITEMS) -> dict[str, Any]:
+    """Return the cost of a way to write and look up records: milliseconds per record, megabytes, files."""
     draw = random.Random(1)
     records = [(f"prefect-dispatch-{draw.getrandbits(256):064x}", draw.randbytes(SIZE)) for _ in range(items)]
     with TemporaryDirectory(prefix="stores-") as name:

@@ -7,12 +7,12 @@ from string import Template
 from typing import TYPE_CHECKING
 
 from benchmarks import goals, simulate
-from benchmarks.apart import ROOT
 from benchmarks.figures import NOTHING, TIMES, figure, ratio, table
 from benchmarks.loads import FIVE_THOUSAND, THOUSAND, VARIED
+from benchmarks.peer_environments import PEERS
 from benchmarks.results import Results
-from benchmarks.rooms import PEERS
 from benchmarks.sections import SECTIONS
+from benchmarks.subprocesses import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,10 +46,10 @@ NAMES = {
     "docetl": "DocETL `map`",
     "lotus": "LOTUS `sem_map`",
 }
-"""What a way is called in a table; one that isn't here goes by its own name."""
+"""Names of the ways in tables; a way without an entry is shown by its own name."""
 
 PAGE = Template(Path(__file__).with_name("page.md").read_text(encoding="utf-8"))
-"""The words around the tables."""
+"""The text around the tables."""
 FILE = ROOT / "docs" / "performance.md"
 PLOT = ROOT / "docs" / "assets" / "scale.svg"
 
@@ -58,7 +58,7 @@ def page(results: Results) -> str:
     """Return the page."""
     parts = {
         "machine": _machines(results),
-        "reached": goals.reached(results),
+        "reached": goals.create_goals_table(results),
         "throughput": "\n\n".join(_throughput(results, str(load)) for load in (THOUSAND, FIVE_THOUSAND, VARIED)),
         "overhead": _rows(results, "overhead"),
         "start": _start(results),
@@ -66,7 +66,7 @@ def page(results: Results) -> str:
         "kept": _kept(results),
         "scale": _rows(results, "scale"),
         "records": _rows(results, "records"),
-        "model": simulate.tables(results),
+        "model": simulate.create_tables(results),
         "pins": ", ".join(sorted({f"`{peer.pins[0]}`" for peer in PEERS.values()})),
     }
     return PAGE.substitute(parts)

@@ -1,6 +1,6 @@
-"""The ways to ask that run in this project's own environment: loops by hand, litellm, Prefect's tasks, and ours.
+"""The measured ways that run in this project's environment: hand-written loops, litellm, Prefect's tasks, `dispatch`.
 
-Run one by `python -m benchmarks.ways WAY LOAD URL`, as `benchmarks.run` does, with a Prefect server where it needs one.
+`benchmarks.run` runs one with `python -m benchmarks.ways WAY LOAD URL`, with a Prefect server where it needs one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
-from benchmarks.cell import told
+from benchmarks.cell import print_measurement
 from benchmarks.loads import PROMPT, Workload
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 def aiohttp_loop(load: Workload, url: str) -> int:
-    """Ask in a loop of one's own, without any client: the least that it can cost."""
-    import aiohttp  # noqa: PLC0415 -- each way loads what it takes, and nothing else
+    """Send the requests with aiohttp in a hand-written loop: the lower bound of the cost."""
+    import aiohttp  # noqa: PLC0415 -- each way imports only its own libraries
 
     async def all_of_them() -> int:
         places = asyncio.Semaphore(load.concurrency)
@@ -40,8 +40,8 @@ def aiohttp_loop(load: Workload, url: str) -> int:
 
 
 def litellm_loop(load: Workload, url: str) -> int:
-    """Ask in a loop of one's own, through litellm."""
-    ask = _asking(url)
+    """Call litellm in a hand-written loop."""
+    ask = _create_litellm_call(url)
 
     async def all_of_them() -> int:
         places = asyncio.Semaphore(load.concurrency)
@@ -56,42 +56,42 @@ def litellm_loop(load: Workload, url: str) -> int:
 
 
 def litellm_batch(load: Workload, url: str) -> int:
-    """Ask by `litellm.batch_completion`."""
+    """Call `litellm.batch_completion`."""
     chats = [[{"role": "user", "content": f"{PROMPT} {at}"}] for at in range(load.items)]
     said = _litellm().batch_completion(model="openai/test", api_base=url, messages=chats, max_workers=load.concurrency)
     return sum(hasattr(each, "choices") for each in said)
 
 
 def prefect_map(load: Workload, url: str) -> dict[str, Any]:
-    """Ask by `.map` of a task, on as many threads as may be under way, through litellm."""
+    """Call litellm in a task with `.map`, with as many threads as the concurrency."""
     litellm = _litellm()
 
     def ask(at: int) -> str:
         chat = [{"role": "user", "content": f"{PROMPT} {at}"}]
         return str(litellm.completion(model="openai/test", api_base=url, messages=chat).choices[0].message.content)
 
-    return _mapped(load, ask)
+    return _run_map(load, ask)
 
 
 def prefect_async_map(load: Workload, url: str) -> dict[str, Any]:
-    """Ask by `.map` of a coroutine task, through litellm."""
-    return _mapped(load, _asking(url))
+    """Call litellm in a coroutine task with `.map`."""
+    return _run_map(load, _create_litellm_call(url))
 
 
 def prefect_map_nothing(load: Workload, _url: str) -> dict[str, Any]:
-    """Ask nobody by `.map` of an empty task: what Prefect itself costs."""
+    """Run an empty task with `.map`: the cost of Prefect itself."""
 
     def ask(at: int) -> str:
         return f"fine {at}"
 
-    return _mapped(load, ask)
+    return _run_map(load, ask)
 
 
 def prefect_gathered(load: Workload, url: str) -> dict[str, Any]:
-    """Ask by coroutine tasks that an async flow gathers, the semaphore around each task."""
+    """Call litellm in coroutine tasks that an async flow gathers, with a semaphore around each."""
     from prefect import flow, task  # noqa: PLC0415 -- as above
 
-    one = task(_asking(url))
+    one = task(_create_litellm_call(url))
 
     @flow
     async def all_of_them() -> int:
@@ -107,36 +107,38 @@ def prefect_gathered(load: Workload, url: str) -> dict[str, Any]:
 
 
 def ours(load: Workload, url: str) -> dict[str, Any]:
-    """Ask by `dispatch`: every item stored, audited and in the ledger."""
+    """Call the model with `dispatch`: every item is stored, audited and in the ledger."""
     from prefect_dispatch import LLM  # noqa: PLC0415 -- as above
 
-    return _dispatched(load, LLM(model="openai/test", api_base=url))
+    return _run_dispatch(load, LLM(model="openai/test", api_base=url))
 
 
 def ours_alone(load: Workload, url: str) -> dict[str, Any]:
-    """Ask by `dispatch`, a task run for each item."""
+    """Call the model with `dispatch`, with one task run per item."""
     from prefect_dispatch import LLM  # noqa: PLC0415 -- as above
 
-    return _dispatched(load, LLM(model="openai/test", api_base=url), shard=1)
+    return _run_dispatch(load, LLM(model="openai/test", api_base=url), shard=1)
 
 
 def ours_nobody(load: Workload, _url: str) -> dict[str, Any]:
-    """Ask nobody by `dispatch`, in shards: an executor of one's own that waits as long as the model would."""
-    return _dispatched(load, _nobody(load.median_s))
+    """Run `dispatch` in shards with an executor that only waits for the latency."""
+    return _run_dispatch(load, _create_waiting_executor(load.median_s))
 
 
 def ours_nobody_alone(load: Workload, _url: str) -> dict[str, Any]:
-    """Ask nobody by `dispatch`, a task run for each item."""
-    return _dispatched(load, _nobody(load.median_s), shard=1)
+    """Run `dispatch` with an executor that only waits, with one task run per item."""
+    return _run_dispatch(load, _create_waiting_executor(load.median_s), shard=1)
 
 
 def ours_planned(load: Workload, _url: str) -> dict[str, Any]:
-    """Plan without asking: what is stored, what it will take."""
+    """Plan the work without calls: look up stored answers, estimate cost and time."""
     from prefect_dispatch import Brief, Limits, plan  # noqa: PLC0415 -- as above
 
     items = [f"item {at} of {load.items}" for at in range(load.items)]
     limits = Limits(concurrency=load.concurrency)
-    planned = plan([Brief(name="say", instructions=PROMPT)], items, _nobody(load.median_s), limits=limits)
+    planned = plan(
+        [Brief(name="say", instructions=PROMPT)], items, _create_waiting_executor(load.median_s), limits=limits
+    )
     return {"done": planned.to_ask, "made": 0}
 
 
@@ -162,10 +164,10 @@ WAYS: dict[str, Callable[[Workload, str], int | dict[str, Any]]] = {
 def _litellm() -> Any:  # noqa: ANN401 -- a module
     from prefect_dispatch.executors.llm.litellm_adapter import load_litellm  # noqa: PLC0415 -- as above
 
-    return load_litellm()  # loaded as we load it, so that no way pays for its import
+    return load_litellm()  # imported as the package does, so that no way includes the import
 
 
-def _asking(url: str) -> Callable[[int], Coroutine[Any, Any, str]]:
+def _create_litellm_call(url: str) -> Callable[[int], Coroutine[Any, Any, str]]:
     litellm = _litellm()
 
     async def ask(at: int) -> str:
@@ -176,7 +178,7 @@ def _asking(url: str) -> Callable[[int], Coroutine[Any, Any, str]]:
     return ask
 
 
-def _mapped(load: Workload, ask: Callable[[int], Any]) -> dict[str, Any]:
+def _run_map(load: Workload, ask: Callable[[int], Any]) -> dict[str, Any]:
     from prefect import flow, task  # noqa: PLC0415 -- as above
     from prefect.task_runners import ThreadPoolTaskRunner  # noqa: PLC0415 -- as above
 
@@ -190,24 +192,24 @@ def _mapped(load: Workload, ask: Callable[[int], Any]) -> dict[str, Any]:
     return {"done": all_of_them(), "made": load.items}
 
 
-def _nobody(wait_s: float) -> Executor:
+def _create_waiting_executor(wait_s: float) -> Executor:
     from prefect_dispatch import Reply, Usage  # noqa: PLC0415 -- as above
 
-    class Nobody:
-        """Says fine after a while."""
+    class WaitingExecutor:
+        """Answers after a fixed time."""
 
         fingerprint = "nobody"
 
         async def answer(self, ask: Ask) -> Reply:
-            """Say it."""
+            """Wait, then answer."""
             if wait_s:
                 await asyncio.sleep(wait_s)
             return Reply(value=f"fine {ask.item.key}", model="nobody", usage=Usage())
 
-    return Nobody()
+    return WaitingExecutor()
 
 
-def _dispatched(load: Workload, executor: Executor, shard: int | None = None) -> dict[str, Any]:
+def _run_dispatch(load: Workload, executor: Executor, shard: int | None = None) -> dict[str, Any]:
     from prefect_dispatch import Brief, Limits, dispatch  # noqa: PLC0415 -- as above
 
     report: Report = dispatch(
@@ -222,8 +224,8 @@ def _dispatched(load: Workload, executor: Executor, shard: int | None = None) ->
     return {"done": done, "made": runs["made"] + 1, "task_runs": runs}  # one more is the integrator's
 
 
-def loaded(way: str) -> Callable[[Workload, str], int | dict[str, Any]]:
-    """Return a way, with what it takes loaded, so that no clock counts it."""
+def load_way(way: str) -> Callable[[Workload, str], int | dict[str, Any]]:
+    """Return a way after importing its libraries, so that the import is not measured."""
     if way == "aiohttp_loop":
         import_module("aiohttp")
     elif "nobody" not in way and "nothing" not in way:
@@ -236,4 +238,4 @@ def loaded(way: str) -> Callable[[Workload, str], int | dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    told(loaded(sys.argv.pop(1)))
+    print_measurement(load_way(sys.argv.pop(1)))

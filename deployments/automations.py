@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "Crash runs whose worker died"
 NEVER_BEGAN = "Crash runs whose process never began"
+"""Names of the two automations; an automation of the same name is updated."""
 MISSED = 3
 """Consecutive missed heartbeats after which a run is considered dead."""
 START_S = 600
@@ -84,6 +85,16 @@ def unstarted_run_automation(start_s: int = START_S) -> dict[str, Any]:
 def _crash_automation(
     name: str, description: str, *, after: Sequence[str], expect: Sequence[str], within_s: int, message: str
 ) -> dict[str, Any]:
+    """Return an automation that marks a run as Crashed if no expected event follows a given one in time.
+
+    Args:
+        name: Its name.
+        description: Its description.
+        after: The events that start the clock of a run.
+        expect: The events of which one has to follow.
+        within_s: Seconds until then.
+        message: The message of the state Crashed.
+    """
     return {
         "name": name,
         "description": description,

@@ -35,7 +35,7 @@ from prefect_dispatch.deployments.specs import ScheduleOverride, describe_schedu
 from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
 from prefect_dispatch.models.base import did_you_mean
-from prefect_dispatch.security.escaping import strip_control_chars
+from prefect_dispatch.security.escaping import shorten, strip_control_chars
 from prefect_dispatch.security.redaction import redact, safe_message
 from prefect_dispatch.settings import settings
 
@@ -117,15 +117,15 @@ def register(
         # 2. Write.
         _register_blocks()
         registered: list[RegisteredDeployment] = []
-        for each, was in zip(deployments, before, strict=True):
+        for each, existing in zip(deployments, before, strict=True):
             # A served deployment has no pool, and is paused when its process ends: that was no user's decision.
-            paused = was is not None and was.paused and was.work_pool_name is not None
+            paused = existing is not None and existing.paused and existing.work_pool_name is not None
             each.deployment.work_pool_name = pool.name
             each.deployment.storage = source.repository
             # Job variables that others have set stay, as long as the deployment stays in its pool.
-            existing = was.job_variables if was is not None and was.work_pool_name == pool.name else {}
-            each.deployment.job_variables = {**existing, **source.job_variables}
-            registered.append(_register(each, was, timing, paused=paused))
+            kept = existing.job_variables if existing is not None and existing.work_pool_name == pool.name else {}
+            each.deployment.job_variables = {**kept, **source.job_variables}
+            registered.append(_register(each, existing, timing, paused=paused))
         return pool, registered
 
 
@@ -143,29 +143,29 @@ def register_served(deployments: Sequence[PlannedDeployment], timing: ScheduleOv
         before = [_find_deployment(client, each) for each in deployments]
         _register_blocks()
         registered: list[RegisteredDeployment] = []
-        for each, was in zip(deployments, before, strict=True):
+        for each, existing in zip(deployments, before, strict=True):
             each.deployment.work_pool_name = None  # set explicitly, so that it leaves its former pool
-            registered.append(_register(each, was, timing, paused=False))
+            registered.append(_register(each, existing, timing, paused=False))
         return registered
 
 
 def _register(
-    each: PlannedDeployment, was: DeploymentResponse | None, timing: ScheduleOverride, *, paused: bool
+    each: PlannedDeployment, existing: DeploymentResponse | None, timing: ScheduleOverride, *, paused: bool
 ) -> RegisteredDeployment:
     """Register one deployment.
 
     Args:
         each: The deployment.
-        was: The existing deployment of its name, if any.
+        existing: The existing deployment of its name, if any.
         timing: The schedule options of the command line.
         paused: Whether it is to be paused.
     """
     # A new deployment gets the example of its flow; an existing one keeps its schedules, changed by the options.
     example = next(iter(each.spec.schedules), None)
-    before = [example] if was is None and example else was.schedules if was else []
+    before = [example] if existing is None and example else existing.schedules if existing else []
     schedules = timing.merge_schedules(example, before)
     each.deployment.schedules = [
-        DeploymentScheduleCreate.model_validate(one.model_dump(exclude_none=True)) if was is None else one
+        DeploymentScheduleCreate.model_validate(one.model_dump(exclude_none=True)) if existing is None else one
         for one in schedules
     ]
     each.deployment.paused = paused
@@ -182,12 +182,12 @@ def _find_deployment(client: SyncPrefectClient, each: PlannedDeployment) -> Depl
         JobError: If it belongs to another job.
     """
     try:
-        was = client.read_deployment_by_name(each.name)
+        existing = client.read_deployment_by_name(each.name)
     except ObjectNotFound:
         return None
-    theirs, own = job_file_of(was.description), job_file_of(each.deployment.description)
+    theirs, own = job_file_of(existing.description), job_file_of(each.deployment.description)
     if theirs == own or theirs in each.origins:
-        return was
+        return existing
     owner = f"that of another job, {theirs!r}" if theirs else "not made from a job file"
     fix = (
         "call this one otherwise with --name (one job at a time), or delete the other"
@@ -340,8 +340,7 @@ def _http_error_message(url: str, response: httpx.Response) -> str:
 
 
 def _truncate(message: object) -> str:
-    text = strip_control_chars(str(message))
-    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"
+    return shorten(strip_control_chars(str(message)), MAX_MESSAGE)
 
 
 PROBE_TIMEOUT_S = 3.0

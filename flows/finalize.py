@@ -23,7 +23,7 @@ from prefect_dispatch.models.ledger import Flag, Gap, LedgerRow, Merge, Ref, Vio
 from prefect_dispatch.models.outcome import answering_models
 from prefect_dispatch.models.report import Report, ServedModel, Spending
 from prefect_dispatch.prefect_compat import outside_transactions
-from prefect_dispatch.security.escaping import strip_control_chars
+from prefect_dispatch.security.escaping import join_names, strip_control_chars
 from prefect_dispatch.security.redaction import redact_json, safe_message
 from prefect_dispatch.tasks.integrate import integrate
 from prefect_dispatch.tasks.work_item import unmapped_quote
@@ -226,11 +226,10 @@ def _verdict(
 def _describe_gaps(gaps: Sequence[Outcome]) -> str:
     if not gaps:
         return ""
-    listed = ", ".join(f"{Ref.of(gap)} ({gap.error.kind if gap.error else gap.status})" for gap in gaps[:NAMED_GAPS])
-    more = f" and {len(gaps) - NAMED_GAPS} more" if len(gaps) > NAMED_GAPS else ""
+    listed = join_names((f"{Ref.of(gap)} ({gap.error.kind if gap.error else gap.status})" for gap in gaps), NAMED_GAPS)
     kinds = Counter(gap.error.kind for gap in gaps if gap.error)
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    return f"; no answer for {len(gaps)} ({counts}): {listed}{more}"
+    return f"; no answer for {len(gaps)} ({counts}): {listed}"
 
 
 def _run_facts(job: PreparedJob, merge: Merge, outcomes: Sequence[Outcome], clock: Clock) -> dict[str, JsonValue]:

@@ -15,7 +15,7 @@ from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
 
-from prefect_dispatch.errors import BriefError, JobError
+from prefect_dispatch.errors import BriefError, JobError, first_problem
 from prefect_dispatch.executors.base import fingerprint
 from prefect_dispatch.models.base import Strict, Tabs, did_you_mean
 from prefect_dispatch.models.brief import resolve_user_code
@@ -238,8 +238,8 @@ def _executor_name(executor: object) -> str:
 
 
 def _error_sentence(error: Exception) -> str:
-    text = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
-    return f"{text.removeprefix('Value error, ').rstrip('.')}."
+    text = first_problem(error)[1] if isinstance(error, ValidationError) else str(error)
+    return f"{text.rstrip('.')}."
 
 
 THREADS_PER_WORKER = 2

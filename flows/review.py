@@ -38,7 +38,14 @@ from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.prefect_compat import form_answer, form_keys, propose_state
 from prefect_dispatch.reporting.explain import pointer_tokens
 from prefect_dispatch.reporting.markdown import TO_DECIDE
-from prefect_dispatch.security.escaping import escape_paragraph, fence_text, join_names, strip_control_chars, value_text
+from prefect_dispatch.security.escaping import (
+    escape_paragraph,
+    fence_text,
+    join_names,
+    shorten,
+    strip_control_chars,
+    value_text,
+)
 from prefect_dispatch.serialization import write_atomically
 from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.serialization.json_values import get_at, is_empty_value, pointer, resolve_pointer
@@ -200,8 +207,7 @@ def _identity_text(identity: Identity) -> str:
 
 
 def _truncate(text: str) -> str:
-    line = " ".join(strip_control_chars(text).split())
-    return line if len(line) <= MAX_LABEL else f"{line[: MAX_LABEL - 1]}…"
+    return shorten(" ".join(strip_control_chars(text).split()), MAX_LABEL)
 
 
 STATE = "NeedsReview"

@@ -10,6 +10,7 @@ from prefect_dispatch.models.imports import ObjectAdapter
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.ledger import LedgerRow, Ref, Violation
 from prefect_dispatch.models.outcome import Failure, Outcome
+from prefect_dispatch.security.escaping import join_names
 from prefect_dispatch.serialization.json_text import canonical_json
 from prefect_dispatch.serialization.json_values import deep_copy, get_at
 
@@ -378,9 +379,8 @@ def gap_sentence(outcomes: Iterable[Outcome]) -> str:
     missing = _sort_unanswered(all_outcomes)
     if not missing:
         return ""
-    listed = [f"{Ref.of(o)} ({o.error.kind if o.error else o.status})" for o in missing[:MAX_LISTED_GAPS]]
-    more = f" and {len(missing) - MAX_LISTED_GAPS} more" if len(missing) > MAX_LISTED_GAPS else ""
-    return f"No answer for {len(missing)} of {len(all_outcomes)}: {', '.join(listed)}{more}."
+    listed = join_names((f"{Ref.of(o)} ({o.error.kind if o.error else o.status})" for o in missing), MAX_LISTED_GAPS)
+    return f"No answer for {len(missing)} of {len(all_outcomes)}: {listed}."
 
 
 def _sort_unanswered(outcomes: Iterable[Outcome]) -> list[Outcome]:

@@ -18,6 +18,7 @@ from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.brief import Text
 from prefect_dispatch.models.ledger import Document, FieldRow, Flag, LedgerRow, Merge, Ref, Table
 from prefect_dispatch.models.test_run import RED, RESULTS, RUN, Key, TestCase, TestRun, label
+from prefect_dispatch.security.escaping import count_noun, join_names
 from prefect_dispatch.serialization.json_values import pointer
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ def summarize_run(run: TestRun) -> str:
     other_counts = [
         f"{run.counts[result]} {result}" for result in ("error", "failed", "flaky", "skipped") if run.counts[result]
     ]
-    return ", ".join([f"{tests} {'test' if tests == 1 else 'tests'}", *other_counts])
+    return ", ".join([count_noun(tests, "test"), *other_counts])
 
 
 def _environment_entry(each: Environment, run: TestRun) -> JsonObject:
@@ -317,12 +318,11 @@ def _failure_reason(each: Environment) -> str:
     if not red_cases:
         return "every test was skipped" if each.run.cases else "no test ran"
     ordered = sorted(red_cases, key=lambda case: case.suite == RUN)  # tests first
-    listed = ", ".join(
-        case.message.rstrip(".") if case.suite == RUN else label(case.key) for case in ordered[:MAX_LISTED_TESTS]
+    listed = join_names(
+        (case.message.rstrip(".") if case.suite == RUN else label(case.key) for case in ordered), MAX_LISTED_TESTS
     )
-    more = f" and {len(red_cases) - MAX_LISTED_TESTS} more" if len(red_cases) > MAX_LISTED_TESTS else ""
     end = each.run.distrust_reason.removeprefix(" ".join(each.run.problems))
-    return f"{len(red_cases)} failed: {listed}{more}{'.' if end else ''}{end}"
+    return f"{len(red_cases)} failed: {listed}{'.' if end else ''}{end}"
 
 
 def _tests_table(matrix: Matrix) -> Table:
@@ -392,10 +392,12 @@ def _differences_table(matrix: Matrix) -> Table:
         for name, result in zip(names, row.results, strict=True):
             groups.setdefault(result, []).append(name)
         by_result = {
-            result: _join_names(groups.get(result, ())) for result in ("failed", "error", "flaky", "passed", "absent")
+            result: join_names(groups.get(result, ()), MAX_CELL_NAMES)
+            for result in ("failed", "error", "flaky", "passed", "absent")
         }
-        other = _join_names(
-            [f"{name} ({result})" for result in ("skipped", "xfailed") for name in groups.get(result, ())]
+        other = join_names(
+            (f"{name} ({result})" for result in ("skipped", "xfailed") for name in groups.get(result, ())),
+            MAX_CELL_NAMES,
         )
         rows.append({"test": row.label, "suite": row.key[0], "same": row.agreement, **by_result, "not_run": other})
     return Table(
@@ -404,11 +406,6 @@ def _differences_table(matrix: Matrix) -> Table:
         rows=tuple(rows),
         note="In which environments each of them came to what. `not_run`: skipped, or expected to fail.",
     )
-
-
-def _join_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_CELL_NAMES} more" if len(names) > MAX_CELL_NAMES else ""
-    return ", ".join(names[:MAX_CELL_NAMES]) + more
 
 
 def _slowest_table(matrix: Matrix) -> Table:

@@ -12,6 +12,7 @@ from prefect_dispatch.executors.base import BaseExecutor, executor_for
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.models.base import Strict
+from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.tasks.item_splitting import expand_asks, load_joined_answer
 from prefect_dispatch.tasks.result_store import LenientBlobStore, stored_answer
 from prefect_dispatch.tasks.work_item import WorkItem, group_equal_work
@@ -261,7 +262,7 @@ def _advise(asks: int, in_turn: float) -> tuple[Literal["nothing-to-ask", "not-w
         return "nothing-to-ask", "Nothing to ask: every answer is stored."
     if asks == 1 or in_turn < WORTHWHILE_S:
         return "not-worth-fanning-out", (
-            f"Not worth fanning out: {asks} {'ask' if asks == 1 else 'asks'}, about {in_turn:g} s one after another."
+            f"Not worth fanning out: {count_noun(asks, 'ask')}, about {in_turn:g} s one after another."
         )
     return "fan-out", f"Fan out: {asks} asks would take about {in_turn:g} s one after another."
 

@@ -82,14 +82,20 @@ _Node = Ref | tuple[str, Glob]
 """Piece of work, or a glob that work writes or reads."""
 
 
+Kind = Literal["name", "key", "output", "item", "write", "read", "resource"]
+"""What ties two pieces of work: a name, a key, an output, an item that needs another, a file, a resource."""
+
+
 @dataclass(frozen=True)
 class ResourceConflict:
     """Conflict of two pieces of work over a file, a resource, or a name."""
 
     kind: Kind
     first: Ref
+    """The work that writes, or that comes first."""
     second: Ref
     on: str
+    """The globs or the resource, as a message names them."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +152,12 @@ class Claims:
                 yield from _pair("read", writers, self.readers.get(other, []), on)
                 yield from _pair("read", self.writers.get(other, []), readers, on)
 
-    def locks(self, shared: list[tuple[Glob, Glob]], rings: list[list[Ref]]) -> dict[Ref, frozenset[str]]:
+    def locks(self, shared: list[tuple[Glob, Glob]], cycles: list[list[Ref]]) -> dict[Ref, frozenset[str]]:
         """Return the lock names of each piece of work that must not run in parallel with some other work.
 
         Args:
             shared: The pairs of overlapping globs.
-            rings: Cycles of work that reads what the others write.
+            cycles: Cycles of work that reads what the others write.
         """
         # 1. Globs that are written and overlap, also indirectly, share one lock.
         edges: dict[Glob, list[Glob]] = defaultdict(list)
@@ -164,7 +170,7 @@ class Claims:
             writers = [ref for glob in globs for ref in self.writers[glob]]
             groups.append((f"write {min(globs).text}", writers))
         # 2. So does the work of a cycle.
-        groups += [(f"ring {min(ring, key=lambda ref: ref.order)}", ring) for ring in rings]
+        groups += [(f"ring {min(ring, key=lambda ref: ref.order)}", ring) for ring in cycles]
         # 3. A lock of one holder is left out.
         held: dict[Ref, set[str]] = defaultdict(set)
         for name, refs in groups:
@@ -195,15 +201,15 @@ class Claims:
                 edges[ref].append(("write", glob))
         # 2. Pass stages along, component by component; a component of several pieces of work is a cycle.
         stage: dict[_Node, int] = defaultdict(int)
-        rings: list[list[Ref]] = []
+        cycles: list[list[Ref]] = []
         for nodes in strongly_connected_components(edges):
             refs = [node for node in nodes if isinstance(node, Ref)]
-            rings += [refs] if len(refs) > 1 else []
+            cycles += [refs] if len(refs) > 1 else []
             level = max(stage[node] for node in nodes)
             stage.update(dict.fromkeys(nodes, level))
             for target in {target for node in nodes for target in edges.get(node, ())}.difference(nodes):
                 stage[target] = max(stage[target], level + bool(refs))
-        return {node: level for node, level in stage.items() if isinstance(node, Ref) and level}, rings
+        return {node: level for node, level in stage.items() if isinstance(node, Ref) and level}, cycles
 
 
 def _pair(kind: Kind, firsts: list[Ref], seconds: list[Ref], on: str) -> Iterator[ResourceConflict]:
@@ -216,10 +222,6 @@ def _pair(kind: Kind, firsts: list[Ref], seconds: list[Ref], on: str) -> Iterato
 
 MAX_FINDINGS = 20
 """Findings that are kept; further ones are counted."""
-
-
-Kind = Literal["name", "key", "output", "item", "write", "read", "resource"]
-"""What ties two pieces of work: a name, a key, an output, an item that needs another, a file, a resource."""
 
 
 SERIALIZABLE_KINDS: frozenset[Kind] = frozenset({"write", "read", "resource"})
@@ -289,11 +291,7 @@ def _messages(findings: Sequence[Finding]) -> Iterator[str]:
 
 
 _OUTPUT = r"(?:outputs?|results?|answers?|findings?)"
-
-
 _NAME = r"[a-z0-9]+(?:-[a-z0-9]+)*"
-
-
 # Phrases such as "the output of brief x" and "x's answer".
 _OUTPUT_REFERENCE = re.compile(
     rf"\b{_OUTPUT}\s+(?:of|from)\s+(?:(?:the\s+)?brief\s+)?['\"`]?(?P<of>{_NAME})(?![\w-])"
@@ -356,14 +354,14 @@ def preflight(briefs: Sequence[Brief], items: Sequence[Item]) -> Independence:
                 claims.add(brief.fill_placeholders(item), item.key)
     # 3. Derive conflicts, stages and locks.
     shared = claims.overlapping_globs()
-    stages, rings = claims.stages_and_cycles(shared)
+    stages, cycles = claims.stages_and_cycles(shared)
     contests = [
         *_mentioned_outputs(briefs, items),
         *_item_dependencies(briefs, items),
         *ties.values(),
         *claims.conflicts(shared),
     ]
-    return _to_independence(contests, claims.locks(shared, rings), stages)
+    return _to_independence(contests, claims.locks(shared, cycles), stages)
 
 
 def _duplicates(briefs: Sequence[Brief], items: Sequence[Item]) -> Iterator[ResourceConflict]:

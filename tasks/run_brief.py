@@ -23,7 +23,7 @@ from prefect_dispatch.executors.base import BaseExecutor, Executor, executor_for
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Answer, Attempt, Failure, Usage
 from prefect_dispatch.prefect_compat import keep_own_record
-from prefect_dispatch.security.escaping import strip_control_chars
+from prefect_dispatch.security.escaping import shorten, strip_control_chars
 from prefect_dispatch.security.redaction import redact
 from prefect_dispatch.settings import settings
 from prefect_dispatch.tasks import event_loop
@@ -54,13 +54,13 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.outcome import Outcome
 
 
-NAME_LENGTH = 120
-
-
+MAX_NAME_LENGTH = 120
+"""Maximum length of the name of a task run, in characters."""
 JITTER = 0.5
+"""Largest share of a retry's delay that is added at random, so that failed task runs don't all retry at once."""
 
 
-_earlier: dict[UUID, tuple[Attempt, ...]] = {}
+_earlier_attempts: dict[UUID, tuple[Attempt, ...]] = {}
 """Attempts of task runs that wait for a retry; Prefect retries in the same process."""
 
 
@@ -68,13 +68,12 @@ def run_name(parameters: dict[str, Any]) -> str:
     """Return the name of the task run for a brief and an item, without secrets."""
     brief: Brief = parameters["brief"]
     part = " (part)" if brief.part else ""
-    return display_name(f"{brief.name}: {parameters['item'].key}{part}", NAME_LENGTH)
+    return display_name(f"{brief.name}: {parameters['item'].key}{part}", MAX_NAME_LENGTH)
 
 
 def display_name(name: str, length: int) -> str:
     """Return a name as the UI shows it: without secrets, on one line, and of limited length."""
-    name = redact(" ".join(strip_control_chars(name).split()))
-    return name if len(name) <= length else name[: length - 1] + "…"
+    return shorten(redact(" ".join(strip_control_chars(name).split())), length)
 
 
 def is_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 -- Prefect's signature
@@ -133,20 +132,20 @@ def run_brief(brief: Brief, item: Item, executor: Executor, limits: Limits | Non
     work = WorkItem(brief, item, fingerprint(brief, item, executor))
     # The location that Prefect uses for the task run, and checks before the next one.
     store, key = cast("ResultStore", transaction.store), cast("str", transaction.key)
-    place = ResultLocation(store, key, context.task.cache_expiration)
+    location = ResultLocation(store, key, context.task.cache_expiration)
     if transaction.key is None:  # an answer that can't be stored is not paid for
-        place.blobs.load(storage_key(work.fingerprint))  # raises the reason, if the storage still can't be used
+        location.blobs.load(storage_key(work.fingerprint))  # raises the reason, if the storage still can't be used
         raise TransientError("The result storage can't be used, so nothing was asked.", kind="storage", usage=Usage())
     # 2. Get the stored answer, or compute it; attempts of earlier tries of this task run are part of it.
-    earlier = _earlier.pop(run.id, ())
-    answering = _get_or_answer(place, work, executor, limits, group, earlier, again=transaction.overwrite)
+    earlier = _earlier_attempts.pop(run.id, ())
+    answering = _get_or_answer(location, work, executor, limits, group, earlier, again=transaction.overwrite)
     try:
         answer, stored = event_loop.run(answering, group=group)
     except event_loop.CancelledError:
         raise ExecutorError("Interrupted.", kind="interrupted") from None
     except ExecutorError as error:
         if isinstance(error, TransientError) and run.run_count <= context.task.retries:
-            _earlier[run.id] = error.attempts
+            _earlier_attempts[run.id] = error.attempts
         raise
     keep_own_record(transaction, was_stored=stored)
     return answer
@@ -184,7 +183,7 @@ def result_store_for_run() -> BlobStore:
 
 
 async def _get_or_answer(
-    place: ResultLocation,
+    location: ResultLocation,
     work: WorkItem,
     executor: Executor,
     limits: Limits,
@@ -197,7 +196,7 @@ async def _get_or_answer(
     """Return the answer to some work, and whether it was stored before.
 
     Args:
-        place: The location of the answer.
+        location: The location of the answer.
         work: The work.
         executor: The executor.
         limits: The limits of the attempt.
@@ -216,7 +215,7 @@ async def _get_or_answer(
         return answer.model_copy(update={"attempts": (*earlier, *answer.attempts), "fingerprint": work.fingerprint})
 
     try:
-        return await get_or_compute(place, work, ask, call_s=limits.timeout_s, again=again)
+        return await get_or_compute(location, work, ask, call_s=limits.timeout_s, again=again)
     except ExecutorError as error:
         error.attempts = (*earlier, *error.attempts)
         raise
@@ -295,7 +294,7 @@ def _shard_name(parameters: dict[str, Any]) -> str:
     if len(work) == 1:
         return run_name({"brief": work[0].brief, "item": work[0].item})
     first, last = (
-        display_name(f"{each.brief.name}: {each.item.key}", (NAME_LENGTH - 30) // 2) for each in (work[0], work[-1])
+        display_name(f"{each.brief.name}: {each.item.key}", (MAX_NAME_LENGTH - 30) // 2) for each in (work[0], work[-1])
     )
     return f"{len(work)} items, {first} to {last}"
 
@@ -392,9 +391,9 @@ class _ShardAttempt:
     async def _process(self, work: WorkItem) -> None:
         last_error = self._state.transient_errors.pop(work.fingerprint, None)
         # Errors become results, too: an item must not end the other items of its shard.
-        place = ResultLocation(self._store, storage_key(work.fingerprint), run_brief.cache_expiration)
+        location = ResultLocation(self._store, storage_key(work.fingerprint), run_brief.cache_expiration)
         answering = _get_or_answer(
-            place,
+            location,
             work,
             self._executor,
             self._limits,

@@ -127,8 +127,8 @@ def write_table(
     """Write the outcomes of a report into a table of SQLite or PostgreSQL; idempotent.
 
     There is a row for each (job, brief, item), gaps included, and a rerun replaces it: all in one transaction. The
-    table is created if it does not exist; its columns are those of `rows_of`, with `job`, `run` and `written_at`. The
-    table becomes an asset of Prefect.
+    table is created if it does not exist; its columns are those of `build_rows`, with `job`, `run` and `written_at`.
+    The table becomes an asset of Prefect.
 
     Args:
         report: The report that `dispatch` returned, or the `.report` of a `DispatchFailed`.

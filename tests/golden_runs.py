@@ -328,7 +328,12 @@ def replaced(text: str, places: Mapping[str, str]) -> str:
         places: What stands for paths and addresses of the run.
     """
     for place in sorted(places, key=len, reverse=True):
-        text = text.replace(place, places[place])
+        text = re.sub(_spelling(place), places[place].replace("\\", r"\\"), text)
     for pattern, placeholder in _PATTERNS:
         text = pattern.sub(placeholder, text)
     return text
+
+
+def _spelling(place: str) -> str:
+    """Return a pattern for a place in which Markdown may have escaped some characters, such as a `_` at its end."""
+    return "".join(each if each.isalnum() else f"(?:{re.escape(each)}|&#{ord(each)};)" for each in place)

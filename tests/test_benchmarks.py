@@ -15,14 +15,14 @@ import psutil
 import pytest
 
 from benchmarks import figures, loads, simulate, startup, stores
-from benchmarks.apart import ROOT, run
 from benchmarks.figures import NOTHING
 from benchmarks.loads import FIVE_THOUSAND, THOUSAND, VARIED, Workload
 from benchmarks.measuring import Cell, Lab
+from benchmarks.peer_environments import PEERS, MissingError, prepare_interpreter
 from benchmarks.results import FOLDER, Results
-from benchmarks.rooms import PEERS, MissingError, python_of
-from benchmarks.run import best, chosen, main
+from benchmarks.run import main, measure_quickest, select_cells
 from benchmarks.sections import ALWAYS, SECTIONS
+from benchmarks.subprocesses import ROOT, run
 from benchmarks.table import FILE, NAMES, page
 from benchmarks.ways import WAYS
 from tests.waiting import wait_until
@@ -107,17 +107,17 @@ def test_a_row_takes_the_place_of_an_earlier_one(measured: Results) -> None:
 
 def test_the_model_follows_what_was_measured(measured: Results) -> None:
     """Twice the processor for an item takes twice the workers; nothing is claimed of what was not measured."""
-    costs = simulate.costs(measured)
+    costs = simulate.read_costs(measured)
     assert costs is not None
     assert costs.item_kb == pytest.approx(1024 * 450 / 90_000)
     assert costs.base_mb == pytest.approx(150)
     rate = simulate.ITEMS / 3600
-    cores = next(iter(simulate.stages(costs, rate, 10)))
+    cores = next(iter(simulate.compute_stages(costs, rate, 10)))
     assert cores.use == pytest.approx(rate * 0.004 / 40)
-    assert "| 1 h | 2,778 | 5,556 | 16 | 4 | Prefect's server, one core, 139 % |" in simulate.tables(measured)
-    assert "| Prefect's server, one core | 1.39 task runs | 17 % | 2,000 |" in simulate.tables(measured)
-    assert "| a file for each answer | 10,000,000 PUTs | 50.00 |" in simulate.tables(measured)
-    assert simulate.tables(Results(measured.folder / "none")) == "Not measured yet."
+    assert "| 1 h | 2,778 | 5,556 | 16 | 4 | Prefect's server, one core, 139 % |" in simulate.create_tables(measured)
+    assert "| Prefect's server, one core | 1.39 task runs | 17 % | 2,000 |" in simulate.create_tables(measured)
+    assert "| a file for each answer | 10,000,000 PUTs | 50.00 |" in simulate.create_tables(measured)
+    assert simulate.create_tables(Results(measured.folder / "none")) == "Not measured yet."
 
 
 def test_examples_run() -> None:
@@ -129,7 +129,7 @@ def test_examples_run() -> None:
 def test_every_way_is_measured_and_named() -> None:
     """No way is forgotten, and none goes by a function's name on the page."""
     lab = Lab()
-    cells = chosen(lab, list(SECTIONS), quick=False)
+    cells = select_cells(lab, list(SECTIONS), quick=False)
     ways = {cell.way for cell in cells}
     assert set(ALWAYS) < set(SECTIONS)
     assert PEERS.keys() <= ways
@@ -148,7 +148,7 @@ def test_a_cell_that_fails_is_a_row() -> None:
 
     failed = Cell("s", "w", "l", 1, broken).row()
     assert failed["failed"] == "MissingError: not installed"
-    quickest = best(Cell("s", "w", "l", 1, lambda: {"seconds": next(seconds), "ended": 1.0}), 3)
+    quickest = measure_quickest(Cell("s", "w", "l", 1, lambda: {"seconds": next(seconds), "ended": 1.0}), 3)
     assert (quickest["seconds"], quickest["runs"], "ended" in quickest) == (1.0, 3, False)
 
 
@@ -179,16 +179,18 @@ def test_what_a_command_says_and_of_what_it_failed() -> None:
 def test_a_peer_that_does_not_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says so."""
     monkeypatch.setenv("PREFECT_DISPATCH_PEERS", str(tmp_path))
-    monkeypatch.setattr("benchmarks.rooms.UV", (sys.executable, "-c", "raise SystemExit('no such version')"))
+    monkeypatch.setattr(
+        "benchmarks.peer_environments.UV", (sys.executable, "-c", "raise SystemExit('no such version')")
+    )
     with pytest.raises(MissingError, match="not installed: no such version"):
-        python_of("curator")
+        prepare_interpreter("curator")
 
 
 @pytest.mark.parametrize("way", ["aiohttp_loop", "litellm_loop"])
 @pytest.mark.slow
 def test_ways_without_prefect(way: str) -> None:
     """Each asks every item once, and one beforehand."""
-    found = Lab().asked(way, QUICK)
+    found = Lab().measure(way, QUICK)
     assert (found["done"], found["requests"]) == (4, 4), found
 
 
@@ -209,7 +211,7 @@ def test_ways_with_prefect(ways: tuple[str, ...]) -> None:
     lab = Lab()
     try:
         for way in ways:
-            found = lab.asked(way, QUICK, tuned=True)
+            found = lab.measure(way, QUICK, tuned=True)
             assert (found.get("done"), found.get("recorded")) == (4, found.get("made")), (way, found)
     finally:
         lab.servers.drop()
@@ -238,6 +240,6 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_what_it_takes_to_begin() -> None:
     """A command is timed in a fresh process, on the clock and by its processor."""
-    found = startup.measured("import prefect_dispatch", 1)
+    found = startup.measure_command("import prefect_dispatch", 1)
     assert found["seconds"] > 0
     assert found["cpu_s"] > 0

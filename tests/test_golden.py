@@ -20,7 +20,7 @@ from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 
 from prefect_dispatch.cli.commands import UNUSABLE, main
 from tests.golden_answers import answer
-from tests.golden_runs import EXAMPLES, GOLDEN, Example, Run, printed, texts
+from tests.golden_runs import EXAMPLES, GOLDEN, Example, Run, printed, replaced, texts
 from tests.openai_server import openai_server
 
 if TYPE_CHECKING:
@@ -77,6 +77,12 @@ def run(
     places = {str(folder): "<folder>", str(store): "<store>", str(state): "<state>", server.url: "<server>"}
     requests = [request.body for request in server.requests]
     return Run(("prefect-dispatch", *command), code, told.out, told.err, folder / "report", store, requests, places)
+
+
+def test_a_path_is_replaced_however_markdown_escaped_it() -> None:
+    """The name of a temporary folder may end in a character that Markdown escapes."""
+    text = "in /tmp/s-a_ and /tmp/s-a&#95;/logs, not in /tmp/s-a"
+    assert replaced(text, {"/tmp/s-a_": "<state>"}) == "in <state> and <state>/logs, not in /tmp/s-a"  # noqa: S108 -- not opened
 
 
 @pytest.fixture

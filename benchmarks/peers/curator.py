@@ -7,9 +7,9 @@ from importlib import import_module
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cell import told
+from benchmarks.cell import print_measurement
 from benchmarks.loads import PROMPT
-from benchmarks.peers.offline import offline
+from benchmarks.peers.offline import use_bundled_tokenizers
 
 if TYPE_CHECKING:
     from benchmarks.loads import Workload
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 NO_LIMIT = 100_000_000
 
 
-offline()
+use_bundled_tokenizers()
 os.environ.update(CURATOR_DISABLE_RICH_DISPLAY="1", TELEMETRY_ENABLED="false")
 curator: Any = import_module("bespokelabs.curator")
 
@@ -34,7 +34,7 @@ Say: Any = type("Say", (curator.LLM,), {"prompt": _prompt, "parse": _parse})
 
 
 def ask(load: Workload, url: str, folder: str | None = None) -> int:
-    """Ask it all."""
+    """Process all items and return the number of answers."""
     says = Say(
         model_name="gpt-4o-mini",
         backend="openai",
@@ -50,4 +50,4 @@ def ask(load: Workload, url: str, folder: str | None = None) -> int:
 
 
 if __name__ == "__main__":
-    told(ask)
+    print_measurement(ask)

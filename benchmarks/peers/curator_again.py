@@ -5,7 +5,7 @@ from __future__ import annotations
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cell import timed, told
+from benchmarks.cell import measure_way, print_measurement
 from benchmarks.peers.curator import ask
 
 if TYPE_CHECKING:
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def again(load: Workload, url: str) -> dict[str, Any]:
-    """Ask what was asked before."""
+    """Process the items twice and return the figures of the second run."""
     folder = mkdtemp()
     ask(load, url, folder)
-    return timed(lambda workload, address: ask(workload, address, folder), load, url)
+    return measure_way(lambda workload, address: ask(workload, address, folder), load, url)
 
 
 if __name__ == "__main__":
-    told(again)
+    print_measurement(again)

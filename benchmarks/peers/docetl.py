@@ -7,19 +7,19 @@ from importlib import import_module
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cell import told
-from benchmarks.peers.offline import offline
+from benchmarks.cell import print_measurement
+from benchmarks.peers.offline import use_bundled_tokenizers
 
 if TYPE_CHECKING:
     from benchmarks.loads import Workload
 
-offline()
+use_bundled_tokenizers()
 os.environ["DOCETL_HOME_DIR"] = mkdtemp()  # its cache
 docetl: Any = import_module("docetl")
 
 
 def ask(load: Workload, url: str) -> int:
-    """Ask it all."""
+    """Process all items and return the number of answers."""
     rows = docetl.from_list([{"item": f"item {at} of {load.items}"} for at in range(load.items)])
     asked = rows.map(
         prompt="Say fine of {{ input.item }}.",
@@ -31,4 +31,4 @@ def ask(load: Workload, url: str) -> int:
 
 
 if __name__ == "__main__":
-    told(ask)
+    print_measurement(ask)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cell import told
+from benchmarks.cell import print_measurement
 
 if TYPE_CHECKING:
     from benchmarks.loads import Workload
@@ -16,7 +16,7 @@ pandas: Any = import_module("pandas")
 
 
 def ask(load: Workload, url: str) -> int:
-    """Ask it all."""
+    """Process all items and return the number of answers."""
     model = models.LM(model="openai/gpt-4o-mini", api_base=url, max_batch_size=load.concurrency)
     lotus.settings.configure(lm=model)
     frame = pandas.DataFrame({"item": [f"item {at}" for at in range(load.items)]})
@@ -24,4 +24,4 @@ def ask(load: Workload, url: str) -> int:
 
 
 if __name__ == "__main__":
-    told(ask)
+    print_measurement(ask)

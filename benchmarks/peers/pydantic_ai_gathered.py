@@ -6,7 +6,7 @@ import asyncio
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cell import told
+from benchmarks.cell import print_measurement
 from benchmarks.loads import PROMPT
 
 if TYPE_CHECKING:
@@ -18,13 +18,13 @@ openai_provider: Any = import_module("pydantic_ai.providers.openai")
 
 
 def agent_of(url: str) -> Any:  # noqa: ANN401 -- of a library that this project doesn't install
-    """Return an agent that asks the server."""
+    """Return an agent whose model is the local server."""
     provider = openai_provider.OpenAIProvider(base_url=url, api_key="none")
     return pydantic_ai.Agent(openai_models.OpenAIChatModel("test", provider=provider), name="say")
 
 
 async def gathered(agent: Any, load: Workload) -> int:  # noqa: ANN401 -- the same
-    """Run it for all, as many at once as may be."""
+    """Run the agent for all items, with the workload's concurrency."""
     places = asyncio.Semaphore(load.concurrency)
 
     async def one(at: int) -> bool:
@@ -36,9 +36,9 @@ async def gathered(agent: Any, load: Workload) -> int:  # noqa: ANN401 -- the sa
 
 
 def ask(load: Workload, url: str) -> int:
-    """Ask it all."""
+    """Process all items and return the number of answers."""
     return asyncio.run(gathered(agent_of(url), load))
 
 
 if __name__ == "__main__":
-    told(ask)
+    print_measurement(ask)

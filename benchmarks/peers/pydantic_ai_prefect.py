@@ -6,7 +6,7 @@ import asyncio
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cell import told
+from benchmarks.cell import print_measurement
 from benchmarks.peers.pydantic_ai_gathered import agent_of, gathered
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ durable: Any = import_module("pydantic_ai.durable_exec.prefect")
 
 
 def ask(load: Workload, url: str) -> dict[str, Any]:
-    """Ask it all."""
+    """Process all items and return the number of answers."""
     agent = durable.PrefectAgent(agent_of(url))
 
     async def all_of_them() -> int:
@@ -27,4 +27,4 @@ def ask(load: Workload, url: str) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    told(ask)
+    print_measurement(ask)

@@ -14,7 +14,7 @@ from prefect_dispatch.integrators.registry import AnyIntegrator
 from prefect_dispatch.integrators.run_merge import prepare_integrator, run_integrator
 from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.models.validation_messages import describe_expected
-from prefect_dispatch.security.escaping import value_text
+from prefect_dispatch.security.escaping import join_names, shorten, value_text
 from prefect_dispatch.serialization.json_text import canonical_json
 
 if TYPE_CHECKING:
@@ -123,16 +123,11 @@ def _describe_removed(merge: Merge) -> str:
     removed = [(row, loser) for row in merge.fields for loser in row.losers]
     if not removed:
         return ""
-    words = [
-        f"{row.path.rpartition('/')[2] or row.path} {_truncate(loser.value)} by {row.rule}" for row, loser in removed
+    names = [
+        f"{row.path.rpartition('/')[2] or row.path} {shorten(value_text(loser.value), MAX_SHOWN)} by {row.rule}"
+        for row, loser in removed
     ]
-    more = f" and {len(removed) - MAX_NAMED} more" if len(removed) > MAX_NAMED else ""
-    return f"; removed: {', '.join(words[:MAX_NAMED])}{more}"
-
-
-def _truncate(value: JsonValue) -> str:
-    text = value_text(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 1]}…"
+    return f"; removed: {join_names(names, MAX_NAMED)}"
 
 
 def _as_samples(brief: Brief, parts: int) -> list[Brief]:

@@ -15,6 +15,7 @@ from prefect_dispatch.integrators.merge_records.field_rules import COLLECTING_RU
 from prefect_dispatch.integrators.merge_records.fold import locate, split_scopes
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.models.ledger import Ref, Violation
+from prefect_dispatch.security.escaping import shorten
 from prefect_dispatch.serialization.json_values import (
     Node,
     content_text,
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 Scope = tuple["Hashable", "Hashable"]
 """An entry of the merged value, and its part: the entry itself (`()`), or an element of a list merged as a set."""
+_MAX_SHOWN = 80
+"""Most characters of a value that a violation quotes."""
 WHOLE_SCOPE: Scope = (None, ())
 """The only scope of an integrator that doesn't match parts of answers with entries."""
 OutcomeKey = tuple[str, str]
@@ -184,13 +187,8 @@ def precision_violation(path: str, message: str) -> Violation:
 
 
 def short_text(value: JsonValue) -> str:
-    """Return a value as text for a message, truncated to 80 characters."""
-    return truncate(content_text(value))
-
-
-def truncate(text: str) -> str:
-    """Return a text, truncated to 80 characters."""
-    return text if len(text) <= 80 else text[:79] + "…"  # noqa: PLR2004 -- what fits a line
+    """Return a value as text for a message, truncated to `_MAX_SHOWN` characters."""
+    return shorten(content_text(value), _MAX_SHOWN)
 
 
 class ScopedPart(NamedTuple):
@@ -423,8 +421,8 @@ class Trace:
                 yield Violation(
                     law="recall",
                     where="/".join(name),
-                    message=f"it says {truncate(lost[0].text)}{field}{more}, which is neither in the merged value "
-                    "nor among what a rule removed.",
+                    message=f"it says {shorten(lost[0].text, _MAX_SHOWN)}{field}{more}, which is neither in the merged "
+                    "value nor among what a rule removed.",
                 )
 
     def _index_original(self, name: OutcomeKey) -> Mapping[Scope, ValueIndex]:

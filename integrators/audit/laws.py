@@ -8,8 +8,8 @@ Five laws are checked, for any integrator (the user's own included) and without 
 - Schema: the merged answers still satisfy the schemas of their briefs.
 - Idempotence: merging again in another order changes nothing, nor does merging the merged value again.
 
-An integrator that makes further promises checks them itself (`Promising`), as the built-in ones do. One that makes
-none and returns no field rows (because it computes a number, for example) is checked for conservation and
+An integrator that makes further promises checks them itself (`BaseIntegrator.verify`), as the built-in ones do. One
+that makes none and returns no field rows (because it computes a number, for example) is checked for conservation and
 idempotence only. Where it returns field rows, a rule named `module:name` may compute a winner that is in no answer;
 the values it was computed from are among the losers.
 """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import JobError, first_problem
 from prefect_dispatch.integrators.audit.laws import audit, is_traced
 from prefect_dispatch.integrators.base import BaseIntegrator, DecisionIntegrator, Integrator
 from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches, refused_outcomes
@@ -245,11 +245,10 @@ def _read_report(file: Path) -> Report:
     except OSError as error:
         raise JobError(f"{str(file)!r} can't be read: {error.strerror}.") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
+        where, message = first_problem(error)
         raise JobError(
             strip_control_chars(
-                f"{str(file)!r} is not a report.json as a run writes it: {where}{': ' if where else ''}{first['msg']}."
+                f"{str(file)!r} is not a report.json as a run writes it: {where}{': ' if where else ''}{message}."
             )
         ) from None
 

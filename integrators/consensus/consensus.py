@@ -40,6 +40,7 @@ from prefect_dispatch.integrators.merge_records.schema_conformance import requir
 from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.ledger import Flag, Merge, Ref, Table
 from prefect_dispatch.models.outcome import Outcome
+from prefect_dispatch.security.escaping import join_names, shorten
 from prefect_dispatch.serialization.json_values import pointer
 
 if TYPE_CHECKING:
@@ -305,11 +306,8 @@ class Consensus(BaseIntegrator, Strict):
 
     def _describe_undecided(self, items: Sequence[str], total: int) -> str:
         """Return a sentence on the items with too few answers."""
-        names = ", ".join(map(repr, items[:MAX_LISTED_GAPS]))
-        more = f" and {len(items) - MAX_LISTED_GAPS} more" if items[MAX_LISTED_GAPS:] else ""
-        return (
-            f"Undecided for want of {self.min_votes} answers: {len(items)} of {total} items with any ({names}{more})."
-        )
+        names = join_names(map(repr, items), MAX_LISTED_GAPS)
+        return f"Undecided for want of {self.min_votes} answers: {len(items)} of {total} items with any ({names})."
 
     @property
     def _used_rules(self) -> set[str]:
@@ -603,5 +601,4 @@ def _mean(figures: Sequence[float]) -> float:
 
 
 def _truncate_answer(value: JsonValue) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= MAX_SHOWN_CHARS else text[: MAX_SHOWN_CHARS - 1] + "…"
+    return shorten(json.dumps(value, ensure_ascii=False), MAX_SHOWN_CHARS)

@@ -11,7 +11,7 @@ from prefect_dispatch.integrators.base import Delivery
 from prefect_dispatch.integrators.merge_branches.apply import PATCH_NAME, single_line
 from prefect_dispatch.models.item import unescape_template
 from prefect_dispatch.models.ledger import Ref
-from prefect_dispatch.security.escaping import strip_control_chars
+from prefect_dispatch.security.escaping import count_noun, strip_control_chars
 from prefect_dispatch.security.redaction import redact
 from prefect_dispatch.workspaces.git import GitError
 
@@ -78,7 +78,7 @@ def move_branch(git: Git, branch: str, commit: str, *, force: bool = False) -> D
     dropped = git.output("rev-list", old, f"^{commit}").split() if old else []
     if dropped and not force:
         return Delivery(
-            shortfall=f"The branch {branch!r} has {_count_commits(dropped)} that the merge lacks, "
+            shortfall=f"The branch {branch!r} has {count_noun(len(dropped), 'commit')} that the merge lacks, "
             f"such as {dropped[0][:12]}, and can't be moved forward from {old[:12]} to {commit[:12]}. "
             f"{fallback} Set 'force' to have it replaced."
         )
@@ -101,11 +101,7 @@ def _describe_move(old: str, commit: str, dropped: Sequence[str]) -> str:
         return f"was made at {commit[:12]}"
     if not dropped:
         return f"was moved forward from {old[:12]} to {commit[:12]}"
-    return f"was moved by force from {old[:12]} to {commit[:12]}, and has {_count_commits(dropped)} less"
-
-
-def _count_commits(commits: Sequence[str]) -> str:
-    return "1 commit" if len(commits) == 1 else f"{len(commits)} commits"
+    return f"was moved by force from {old[:12]} to {commit[:12]}, and has {count_noun(len(dropped), 'commit')} less"
 
 
 def _link_target(git: Git, ref: str) -> str:

@@ -17,6 +17,7 @@ from prefect_dispatch.security.escaping import (
     escape_unprintable,
     fence_text,
     markdown_table,
+    shorten,
     strip_control_chars,
 )
 from prefect_dispatch.security.redaction import redact
@@ -370,8 +371,7 @@ def _truncate(data: bytes) -> str:
     """Return data as text without secrets, truncated; of binary data only the size."""
     if b"\0" in data:
         return f"({len(data):,} bytes, no text)"
-    text = redact(data[: 4 * MAX_EXCERPT_CHARS].decode("utf-8", "replace"))
-    return text if len(text) <= MAX_EXCERPT_CHARS else f"{text[: MAX_EXCERPT_CHARS - 1]}…"
+    return shorten(redact(data[: 4 * MAX_EXCERPT_CHARS].decode("utf-8", "replace")), MAX_EXCERPT_CHARS)
 
 
 REVIEW = "review.md"

@@ -3,6 +3,9 @@
 Renames are not detected: a moved file counts as one deleted and one added, so a move against a change of the same
 file is a conflict and never a silent success. The result depends on the three trees alone: nothing is checked out,
 and no attribute, filter, merge driver or configuration of the repository or the user has an effect.
+
+Lines are merged by `git merge-file`, which compares versions with Myers' diff. `git merge` takes the histogram diff:
+where lines repeat, the two may pair different lines, so that one finds a conflict and the other none.
 """
 
 from __future__ import annotations

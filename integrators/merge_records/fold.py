@@ -22,6 +22,7 @@ from prefect_dispatch.integrators.merge_records.field_rules import (
 from prefect_dispatch.integrators.merge_records.identities import comparison_key
 from prefect_dispatch.integrators.merge_records.similarity import normalize_value
 from prefect_dispatch.models.ledger import Ref, Table
+from prefect_dispatch.security.escaping import join_names, shorten
 from prefect_dispatch.serialization.json_values import content_text, get_at, is_empty_value, value_order
 
 if TYPE_CHECKING:
@@ -187,7 +188,10 @@ class _RecordMerger:
                 decision = FieldDecision(path, "decided", backers[0].value, backers, losing, backers[:1])
                 return decision.winner, [decision]
             doubts = [
-                FlagReason("decision", f"The chosen value {_truncate(text)} is in no record; the rule decided instead.")
+                FlagReason(
+                    "decision",
+                    f"The chosen value {shorten(text, _MAX_VALUE)} is in no record; the rule decided instead.",
+                )
             ]
         # 2. The rule decides; an unusable choice is flagged on its first decision.
         value, decisions = self._apply_rule(claims, present, keys, path)
@@ -282,21 +286,18 @@ def _decide_by_collecting(path: Path, rule: Rule, claims: Sequence[Claim]) -> Fi
     return FieldDecision(path, rule.name, winner, backers, losing, [*carriers.values()] or claims[:1])
 
 
+_MAX_SOURCES, _MAX_VALUE = 3, 60
+"""Most sources of a value that a message names, and most characters of the value."""
+
+
 def _conflict_message(claims: Sequence[Claim], rule: Rule) -> str:
     sides: dict[str, list[Claim]] = {}
     for claim in claims:
         sides.setdefault(claim.text, []).append(claim)
-    values = [f"{_format_sources(sources_of(side))}: {_truncate(text)}" for text, side in sides.items()]
+    values = [
+        f"{join_names(sources_of(side), _MAX_SOURCES)}: {shorten(text, _MAX_VALUE)}" for text, side in sides.items()
+    ]
     return f"Records disagree, and rule {rule.name!r} decided. {'; '.join(values)}."
-
-
-def _format_sources(sources: Sequence[Ref], most: int = 3) -> str:
-    more = f" and {len(sources) - most} more" if len(sources) > most else ""
-    return ", ".join(map(str, sources[:most])) + more
-
-
-def _truncate(text: str, most: int = 60) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _make_claim(part: RecordPart, value: JsonValue) -> Claim:

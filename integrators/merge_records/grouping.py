@@ -13,6 +13,7 @@ from prefect_dispatch.integrators.merge_records.linkage import LinkResult, link_
 from prefect_dispatch.integrators.merge_records.similarity import normalize_value
 from prefect_dispatch.models.ledger import LedgerRow, Proposal, Ref, Table
 from prefect_dispatch.models.outcome import Outcome
+from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.serialization.json_values import exact_text, get_at, is_empty_value, pointer, value_order
 
 if TYPE_CHECKING:
@@ -287,7 +288,7 @@ def _make_ledger_row(outcome: Outcome, verdicts: Sequence[_Verdict]) -> LedgerRo
 def _summarize_verdicts(verdicts: Sequence[_Verdict]) -> str:
     """Return the number of records with each verdict, as a phrase for the ledger."""
     merged, kept = verdicts.count(_MERGED), verdicts.count(_KEPT)
-    parts = [f"{merged} record{'s' * (merged != 1)} merged"] if merged else []
+    parts = [f"{count_noun(merged, 'record')} merged"] if merged else []
     parts += [f"{kept} kept without identity"] if kept else []
     for disposition, word in (("duplicate_of", "duplicate of"), ("overridden", "overridden by")):
         by = [str(verdict.by) for verdict in verdicts if verdict.disposition == disposition]

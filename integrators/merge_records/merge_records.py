@@ -34,6 +34,7 @@ from prefect_dispatch.models.base import NON_EMPTY, Strict
 from prefect_dispatch.models.decisions import Decisions, Identity
 from prefect_dispatch.models.imports import REFERENCE
 from prefect_dispatch.models.ledger import Merge, Ref
+from prefect_dispatch.security.escaping import count_noun, join_names
 from prefect_dispatch.serialization.json_text import canonical_json
 
 if TYPE_CHECKING:
@@ -362,18 +363,19 @@ def _describe_identity(config: MergeRecords, index: RecordIndex, merged: MergedE
         )
     # 3. Reviewers' decisions.
     if decided := sum(link.is_decided for link in linked.links):
-        yield f"{decided} {'pair' if decided == 1 else 'pairs'} became one because somebody decided so."
+        yield f"{count_noun(decided, 'pair')} became one because somebody decided so."
     if broken := linked.contradictory_pairs:
         pairs = [" and ".join(canonical_json(dict(index.spelling(key))) for key in pair) for pair in broken]
         yield (
-            f"{len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'} decided to be the same stayed apart, because other "
-            f"decisions say so: {_join_limited(pairs)}"
+            f"{count_noun(len(pairs), 'pair')} decided to be the same stayed apart, because other "
+            f"decisions say so: {join_names(pairs, _MOST_LISTED)}."
         )
     if unknown := [canonical_json(dict(name)) for name in index.unknown_identities]:
-        yield f"Decided on, but named by no record: {_join_limited(unknown)}"
+        yield f"Decided on, but named by no record: {join_names(unknown, _MOST_LISTED)}."
     unapplied = index.unapplied_choices(merged.considered_choices)
     if choices := [f"{choice.field!r} of {canonical_json(dict(choice.record))}" for choice in unapplied]:
-        yield f"Chosen for what is no field of that record, or is decided with others: {_join_limited(choices)}"
+        names = join_names(choices, _MOST_LISTED)
+        yield f"Chosen for what is no field of that record, or is decided with others: {names}."
 
 
 def _describe_fields(config: MergeRecords, book: Rulebook) -> Iterator[str]:
@@ -454,8 +456,3 @@ def _describe_rule(rule: Rule, identity: tuple[str, ...] = ()) -> str:
             f" (where records disagree about it, {_CONFLICTS[rule.conflicts]})" if rule.conflicts else "",
         ]
     )
-
-
-def _join_limited(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
-    return f"{', '.join(names[:_MOST_LISTED])}{more}."

@@ -17,6 +17,7 @@ from prefect_dispatch.integrators.base import Question
 from prefect_dispatch.integrators.synthesize.answer_index import indent_lines
 from prefect_dispatch.integrators.synthesize.output_format import Draft
 from prefect_dispatch.models.item import Item
+from prefect_dispatch.security.escaping import count_noun
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -120,7 +121,7 @@ class Reducer:
                 nodes.append(Node(source.number, (source.number,), source.block))
         if result.dropped:
             result.shortfalls.append(
-                f"{pluralize(len(result.dropped), 'answer')} {'is' if len(result.dropped) == 1 else 'are'} too long "
+                f"{count_noun(len(result.dropped), 'answer')} {'is' if len(result.dropped) == 1 else 'are'} too long "
                 f"for a context of {self.context} tokens, and only reported verbatim."
             )
         # 2. Write drafts of groups of answers, then merge groups of drafts, level by level.
@@ -172,13 +173,13 @@ class Reducer:
         """Record a group that could not be written: its answers are left out, its drafts are kept unmerged."""
         if group[0].draft is None:
             numbers = [node.sort_key for node in group]
-            what = f"{pluralize(len(numbers), 'answer')} ([{numbers[0]}] to [{numbers[-1]}])"
+            what = f"{count_noun(len(numbers), 'answer')} ([{numbers[0]}] to [{numbers[-1]}])"
             result.dropped.update(dict.fromkeys(numbers, f"its part could not be written: {why}"))
             result.shortfalls.append(f"The part on {what} could not be written ({why}); it is reported verbatim.")
         else:
             result.nodes += group
             result.shortfalls.append(
-                f"{pluralize(len(group), 'part')} could not be merged ({why}); they stand one after another."
+                f"{count_noun(len(group), 'part')} could not be merged ({why}); they stand one after another."
             )
 
     def _write_drafts(self, groups: Sequence[Sequence[Node]], level: int) -> list[Draft]:
@@ -247,8 +248,3 @@ def _rank(draft: Draft) -> tuple[bool, bool, int]:
 
 def _format_part(at: int, node: Node) -> str:
     return node.text if node.draft is None else f"Part {at}:\n{indent_lines(node.text)}"
-
-
-def pluralize(count: int, what: str) -> str:
-    """Return a count with its noun, such as `2 answers`."""
-    return f"{count} {what}{'s' * (count != 1)}"

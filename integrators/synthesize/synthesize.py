@@ -20,7 +20,7 @@ from prefect_dispatch.integrators.synthesize.answer_index import (
     indent_lines,
     number_answers,
 )
-from prefect_dispatch.integrators.synthesize.map_reduce import Reducer, estimate_tokens, failure_kind, pluralize
+from prefect_dispatch.integrators.synthesize.map_reduce import Reducer, estimate_tokens, failure_kind
 from prefect_dispatch.integrators.synthesize.output_format import ProseFormat, StructuredFormat, find_missing_sections
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, OutputForm, Text
@@ -28,6 +28,7 @@ from prefect_dispatch.models.imports import REFERENCE
 from prefect_dispatch.models.item import Item, escape_template
 from prefect_dispatch.models.ledger import LedgerRow, Merge, Table
 from prefect_dispatch.models.output_schema import normalize_output
+from prefect_dispatch.security.escaping import count_noun
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -226,11 +227,11 @@ class Synthesize(BaseIntegrator, Strict):
         who = describe_executor(writer)
         opinion = f" {_describe_judging(verdicts, describe_executor(self.judge))}" if self.judge else ""
         return (
-            f"{who[:1].upper()}{who[1:]} wrote {kind} of {pluralize(total, 'answer')} in "
-            f"{pluralize(reduced.levels, 'step')}: first parts, then parts of parts, each question and its answer "
+            f"{who[:1].upper()}{who[1:]} wrote {kind} of {count_noun(total, 'answer')} in "
+            f"{count_noun(reduced.levels, 'step')}: first parts, then parts of parts, each question and its answer "
             f"within {self._context_of(writer)} tokens. It had to cite every answer by its number, the place of the "
             "answer in the order of items and briefs. A draft was sent back for what is wrong with it, at most "
-            f"{pluralize(self.reasks, 'time')}, and the one with the fewest faults was kept. An answer that is not "
+            f"{count_noun(self.reasks, 'time')}, and the one with the fewest faults was kept. An answer that is not "
             f"cited stands word for word under '{below}'. A number, a date or a quotation must stand in one of the "
             "answers that its sentence cites. Numbers are compared by value (1,000 is 1000; 12 % is 12 per cent, or "
             "0.12, or 12) and without units; number words in English only, and 'one' not at all. A bare whole number "

@@ -19,6 +19,7 @@ from prefect_dispatch.integrators.tournament.ranking import CONFIDENCE, MatchRes
 from prefect_dispatch.models.base import did_you_mean
 from prefect_dispatch.models.imports import explain_misfit
 from prefect_dispatch.models.ledger import FieldRow, Flag, LedgerRow, Merge, Ref, Table
+from prefect_dispatch.security.escaping import join_names, shorten
 from prefect_dispatch.security.redaction import safe_message
 from prefect_dispatch.serialization.json_text import canonical_json
 from prefect_dispatch.serialization.json_values import pointer
@@ -137,7 +138,7 @@ def _ledger_rows(outcomes: Iterable[Outcome], scored: Iterable[RankedContest]) -
 
 def _close_rank_flags(scored: Sequence[RankedContest]) -> Iterator[Flag]:
     """Yield a flag for each first rank whose lead isn't significant."""
-    for start, each in zip(_starts(scored), scored, strict=True):
+    for start, each in zip(_first_indices(scored), scored, strict=True):
         close = [v for v, figures in each.ranked if _is_close(figures.get("p_vs_best"))]
         if close:
             first, figures = each.ranked[0]
@@ -146,20 +147,14 @@ def _close_rank_flags(scored: Sequence[RankedContest]) -> Iterator[Flag]:
                 kind="rank",
                 text=str(figures["rank"]),
                 message=f"{first.name} is first, but at {CONFIDENCE:.0%} it can't be told apart from "
-                f"{_list_names([variant.name for variant in close])}.",
+                f"{join_names([variant.name for variant in close], _MAX_NAMES)}.",
                 sources=tuple(ref for variant in (first, *close) for ref in variant.refs),
             )
 
 
-def _starts(scored: Sequence[RankedContest]) -> list[int]:
+def _first_indices(scored: Sequence[RankedContest]) -> list[int]:
     """Return the index of each contest's first entry in the ranking, which has all contests."""
     return [sum(len(each.ranked) for each in scored[:at]) for at in range(len(scored))]
-
-
-def _list_names(names: Sequence[str]) -> str:
-    """Return some names as a text, if there are many of them the first ones and the number of the others."""
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more
 
 
 def _equal_answer_messages(scored: Iterable[RankedContest]) -> Iterator[str]:
@@ -174,7 +169,7 @@ def _equal_answer_messages(scored: Iterable[RankedContest]) -> Iterator[str]:
         if len({ref.brief for ref in variant.refs}) > 1
     )
     for names in groups[:_MAX_NAMES]:
-        yield f"{_list_names(names)} are the same answer, so they count as one variant."
+        yield f"{join_names(names, _MAX_NAMES)} are the same answer, so they count as one variant."
     if len(groups) > _MAX_NAMES:
         yield f"So are the answers of several briefs to {len(groups) - _MAX_NAMES} more items."
 
@@ -300,7 +295,7 @@ def rank_by_matches(contest: Contest, matches: Sequence[Match]) -> RankedContest
 
 def _cycle_flags(scored: Sequence[RankedContest]) -> Iterator[Flag]:
     """Yield a flag for each group of variants that beat each other in cycles."""
-    for start, each in zip(_starts(scored), scored, strict=True):
+    for start, each in zip(_first_indices(scored), scored, strict=True):
         index = {variant.key: start + place for place, (variant, _) in enumerate(each.ranked)}
         for cycle in each.cycles:
             variants = [each.contest.variant(key) for key in cycle]
@@ -561,7 +556,7 @@ def _read_count(row: Mapping[str, JsonValue], column: str, where: str) -> int:
         raise JobError(f"{where}: no column {column!r}; {did_you_mean(column, list(row))}")
     value = row[column]
     text = str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
-    shown = quoted if len(quoted := repr(value)) <= _MAX_SHOWN else f"{quoted[:_MAX_SHOWN]}…"
+    shown = shorten(repr(value), _MAX_SHOWN)
     if not text.isdecimal() or not text.isascii():
         raise JobError(f"{where}: {column!r} is {shown}, not a whole number from 0 on.")
     # `int` refuses, and is slow for, very long texts: their length is compared first.

@@ -72,7 +72,7 @@ class RemoteTarget:
 
     Only the public interface of the runner is used: it is entered, and gets
     `submit(task=…, parameters={"shard": Shard, "executor": Executor, "limits": Limits}, wait_for=None)`, the task being
-    `tasks.shards.run_shard`, and the limits the shard's share of what the run may take. Of the returned future
+    `tasks.run_brief.run_shard`, and the limits the shard's share of what the run may take. Of the returned future
     `add_done_callback`, `wait` and `result` are used; the result is a `ShardResult`, whose answers are read from the
     store. Anything else means that the process has died: then the shard's answers are looked up in the store, and the
     rest is asked again.

@@ -77,7 +77,7 @@ def test_several_reports(tmp_path: Path) -> None:
 
 def test_reports_that_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No file is passed over for its size, as what is in it could be red: then there is no result."""
-    monkeypatch.setattr(shell, "MOST_REPORTED", len(GREEN) + 10)
+    monkeypatch.setattr(shell, "MAX_REPORT_BYTES", len(GREEN) + 10)
     (tmp_path / "junit.xml").write_text(GREEN, encoding="utf-8")
     assert run_of(tmp_path).verdict == "passed"
     (tmp_path / "junit-red.xml").write_text(GREEN.replace("/>", "><failure/></testcase>"), encoding="utf-8")

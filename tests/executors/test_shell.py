@@ -16,7 +16,7 @@ from prefect_dispatch import Brief, Command, Item, Shell
 from prefect_dispatch.errors import ExecutorError, JobError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Executor, fingerprint
 from prefect_dispatch.executors.command_checks import MAX_VARIABLE_BYTES, require_item_variables
-from prefect_dispatch.executors.shell import KEEP
+from prefect_dispatch.executors.shell import MAX_KEPT_BYTES
 from prefect_dispatch.processes.runner import MAX_LOG_BYTES as MOST_LOGGED
 from prefect_dispatch.processes.state_folder import state_folder
 from tests.processes.programs import Crowd
@@ -239,9 +239,9 @@ def test_an_error_quotes_the_end_of_a_long_complaint() -> None:
 @pytest.mark.slow
 def test_an_answer_has_an_end() -> None:
     """Two megabytes are an answer, more are refused; the log has more than that, and says where it stops."""
-    most = answer(brief(f"head -c {2 * KEEP} /dev/zero | tr '\\0' x"))
+    most = answer(brief(f"head -c {2 * MAX_KEPT_BYTES} /dev/zero | tr '\\0' x"))
     assert isinstance(most, str)
-    assert len(most) == 2 * KEEP
+    assert len(most) == 2 * MAX_KEPT_BYTES
     error = failure(brief(f"head -c {MOST_LOGGED + 2_000_000} /dev/zero | tr '\\0' x"))
     assert (type(error), error.kind) == (RejectedError, "too_large")
     assert "printed 22,000,000 bytes, and an answer has 2,097,152 at most" in str(error)

@@ -85,7 +85,7 @@ def test_a_report_in_a_workspace(repository: Repository) -> None:
 
 def test_reports_that_are_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run is not read as green by what fits."""
-    monkeypatch.setattr(shell, "MOST_REPORTED", 10)
+    monkeypatch.setattr(shell, "MAX_REPORT_BYTES", 10)
     with pytest.raises(RejectedError, match="more than 10 bytes together"):
         verdict(f"echo '{GREEN}' > \"$REPORT_DIR/x.xml\"", tmp_path)
 

@@ -248,8 +248,8 @@ GOOD = {"key": "v-1", "trials": 10, "conversions": 1}
         pytest.param({"trials": ""}, "'trials' is '', not a whole number", id="empty"),
         pytest.param({"trials": "\u0661\u0660"}, "not a whole number", id="other-digits"),
         pytest.param({"trials": 10**9 + 1}, "'trials' is .*1000000001.* exact up to 1000000000 only", id="large"),
-        pytest.param({"trials": "9" * 5000}, "'trials' is '9{39}….* exact up to 1000000000 only", id="endless"),
-        pytest.param({"trials": "x" * 5000}, "'trials' is 'x{39}…, not a whole number", id="long"),
+        pytest.param({"trials": "9" * 5000}, "'trials' is '9{38}….* exact up to 1000000000 only", id="endless"),
+        pytest.param({"trials": "x" * 5000}, "'trials' is 'x{38}…, not a whole number", id="long"),
         pytest.param({"trials": 1e300}, r"'trials' is .*1e\+300", id="large-float"),
     ],
 )

@@ -349,7 +349,7 @@ def test_logs_have_names_of_their_own_and_an_end(monkeypatch: pytest.MonkeyPatch
     os.utime(made[3], (0, 0))
     prune_logs()
     assert [log.exists() for log in made] == [True, True, True, False]
-    monkeypatch.setattr(module, "MAX_BYTES_OF_ALL", 250)
+    monkeypatch.setattr(module, "MAX_TOTAL_LOG_BYTES", 250)
     prune_logs()
     assert [log.exists() for log in made] == [True, True, False, False]
     dangling = made[0].parent / "1.log"

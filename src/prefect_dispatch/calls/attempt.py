@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 EMPTY = "The answer was empty."
 TRUNCATED = "The answer was cut off at the length limit; give a shorter one."
+"""Problems that a re-ask sends back for an answer without content, and for one that the provider cut off."""
 
 
 class BrokenCheckError(TerminalError):
@@ -69,8 +70,8 @@ def validate_reply(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, l
         raise RejectedError(f"The agent declined{f': {text[:200]!r}.' if text else f' {without}'}", kind="refused")
     if reply.finish == "truncated":
         return reply.value, [TRUNCATED]
-    value, wrong = _validate_value(brief, item, reply.value)
-    return value, list(map(redact, [*wrong, *reply.problems]))
+    value, problems = _validate_value(brief, item, reply.value)
+    return value, list(map(redact, [*problems, *reply.problems]))
 
 
 def _validate_value(brief: Brief, item: Item, raw: JsonValue) -> tuple[JsonValue, list[str]]:
@@ -78,10 +79,10 @@ def _validate_value(brief: Brief, item: Item, raw: JsonValue) -> tuple[JsonValue
     if (raw is None and brief.output == "text") or (isinstance(raw, str) and not raw.strip()):
         return raw, [EMPTY]
     try:
-        value, wrong = validate_output(brief.output, raw)
+        value, problems = validate_output(brief.output, raw)
     except (Exception, SystemExit) as error:  # a validator may be the user's; a broken one is broken for every item
         raise BrokenCheckError(f"The output's validation raised {safe_message(error)}") from error
-    return value, wrong or [problem for check in brief.checks if (problem := _run_check(check, value, item))]
+    return value, problems or [problem for check in brief.checks if (problem := _run_check(check, value, item))]
 
 
 def revalidate_stored(brief: Brief, item: Item, answer: Answer) -> tuple[JsonValue, list[str]]:
@@ -99,16 +100,16 @@ def revalidate_stored(brief: Brief, item: Item, answer: Answer) -> tuple[JsonVal
         raise redact_item_text(error, item) from None
 
 
-def invalid_output_error(wrong: list[str], asked: int) -> InvalidOutput:
+def invalid_output_error(problems: list[str], asked: int) -> InvalidOutput:
     """Return the error for an agent that gave no valid answer.
 
     Args:
-        wrong: The problems of its last answer.
+        problems: The problems of its last answer.
         asked: How often it was asked.
     """
-    kind = {TRUNCATED: "truncated", EMPTY: "empty"}.get(wrong[0])
-    shown = " ".join(wrong[:5])
-    return InvalidOutput(f"No valid answer in {asked} asks. {shown}", problems=wrong, kind=kind)
+    kind = {TRUNCATED: "truncated", EMPTY: "empty"}.get(problems[0])
+    shown = " ".join(problems[:5])
+    return InvalidOutput(f"No valid answer in {asked} asks. {shown}", problems=problems, kind=kind)
 
 
 def feedback_text(value: JsonValue) -> str:
@@ -217,7 +218,7 @@ class Checkpoint:
         """
 
 
-_NOTHING = CostBound(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
+_FREE = CostBound(prompt_tokens=0, completion_tokens=0, cost_usd=0.0)
 
 MAX_OVERTAKEN = 5
 """How often a call may be refused as too many while other calls pass: beyond that, not the provider is the cause."""
@@ -284,20 +285,27 @@ class _Attempt:
     checkpoint: Checkpoint
     slot: AbstractAsyncContextManager[object]
     start: float = field(default_factory=time.monotonic)
+    """Time of the start on the monotonic clock, later by the waits for a slot."""
     started: datetime | None = None
+    """Time at which the first call had its slot."""
     usage: Usage = field(default_factory=Usage)
+    """The usage of all calls so far."""
     model: str = ""
+    """The model of the last reply, as the executor names it."""
     served_model: str = ""
+    """The same, as the provider names it."""
     reasks: int = 0
     waits: int = 0
+    """How often a busy provider was waited for."""
     waited_s: float = 0.0
     """Seconds that its calls waited, which don't count as time of the attempt."""
     blocked_s: float = 0.0
     """Those of them in a cooldown of the provider."""
     given_up: list[Failure] = field(default_factory=list[Failure])
+    """The failure of each executor of the fallback chain that was followed by another one."""
     invalid: list[Rejection] = field(default_factory=list[Rejection])
+    """The answers that were not valid, by any executor."""
     notes: list[str] = field(default_factory=list[str])
-
     left_s: float = 0.0
     """Seconds that an executor has left for its calls; the waits between them don't count."""
 
@@ -367,15 +375,15 @@ class _Attempt:
             if not stored:
                 await self.checkpoint.record_reply(position, reply, at_once=runs_code)
             # 2. Validate it.
-            value, wrong = validate_reply(self.brief, self.item, reply)
-            if not wrong:
+            value, problems = validate_reply(self.brief, self.item, reply)
+            if not problems:
                 return value, reply
             # 3. Send it back with its problems, if re-asks are left.
             await self.checkpoint.flush()
-            rejection = Rejection(text=feedback_text(reply.value), problems=tuple(wrong))
+            rejection = Rejection(text=feedback_text(reply.value), problems=tuple(problems))
             self.invalid.append(rejection.truncated)
             if len(rejections) >= (0 if BaseExecutor.of(tier).ignores_feedback else self.limits.reasks):
-                raise invalid_output_error(wrong, asked=len(rejections) + 1)
+                raise invalid_output_error(problems, asked=len(rejections) + 1)
             self.reasks += 1
             rejections.append(rejection)
             change = reply.change
@@ -432,8 +440,8 @@ class _Attempt:
         if end := next((log.end for log in reversed(logs) if log.end), ""):
             message += f" It printed at last: {end}"
         kind = TransientError if self.limits.retry_timeouts else RejectedError
-        late = kind(message, kind="timeout", usage=usage)
-        return late.add_trace(f"(all of it: {', '.join(str(log.path) for log in logs)})") if logs else late
+        error = kind(message, kind="timeout", usage=usage)
+        return error.add_trace(f"(all of it: {', '.join(str(log.path) for log in logs)})") if logs else error
 
 
 async def _invoke_executor(executor: Executor, ask: Ask) -> Reply:
@@ -454,7 +462,7 @@ async def _invoke_executor(executor: Executor, ask: Ask) -> Reply:
 
 def _usage_of_unanswered_calls(executor: Executor, ask: Ask, calls: int = 1) -> Usage:
     """Return the usage of calls that were sent and never answered: unsettled, unless the executor's calls are free."""
-    free = calls and BaseExecutor.of(executor).cost_bound(ask) == _NOTHING
+    free = calls and BaseExecutor.of(executor).cost_bound(ask) == _FREE
     return Usage(requests=calls, unsettled=0 if free else calls)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 from pydantic import BeforeValidator, WithJsonSchema
 from rapidfuzz import process
 
-from prefect_dispatch.errors import ExecutorError, JobError, TerminalError
+from prefect_dispatch.errors import ExecutorError, JobError, TerminalError, first_problem
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.processes.ephemeral_server import use_server
 from prefect_dispatch.security.redaction import redact, register_secrets
@@ -208,10 +208,9 @@ def load_block(kind: type[B], name: str, where: str) -> B:
     try:
         return cast("B", cast("Any", kind)._from_block_document(document))  # noqa: SLF001 -- there is no public way
     except ValidationError as error:
-        wrong = error.errors(include_url=False, include_input=False)[0]
+        field, message = first_problem(error)
         raise JobError(
-            f"{where}: the block {name!r} can't be used: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}; "
-            "fix it in Prefect's UI under Blocks."
+            f"{where}: the block {name!r} can't be used: {field}: {message}; fix it in Prefect's UI under Blocks."
         ) from None
 
 

@@ -15,6 +15,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import ParseError, iterparse
 
 from prefect_dispatch.models.test_run import RED, RESULTS, RUN, Key, Result, TestCase, TestRun
+from prefect_dispatch.security.escaping import count_noun, shorten
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -260,7 +261,7 @@ class _Reader:
 
     def _one_line(self, message: str) -> str:
         line = " ".join(self._without_root(message).split())
-        return line if len(line) <= MESSAGE else line[: MESSAGE - 1] + "…"
+        return shorten(line, MESSAGE)
 
     def _stable_name(self, name: str) -> str:
         """Return a name that doesn't depend on the folder of the tests; a long one is cut, and gets a digest."""
@@ -414,8 +415,7 @@ def _code_problems(exit_code: int | None, stopped: str, red: int, *, is_ok: bool
         code = _describe_exit_code(exit_code)
         yield "exit code and report agree", f"The exit code is {code}, but no test failed."
     elif is_ok and red:
-        tests = "test" if red == 1 else "tests"
-        yield "exit code and report agree", f"The exit code is {exit_code}, but {red} {tests} failed."
+        yield "exit code and report agree", f"The exit code is {exit_code}, but {count_noun(red, 'test')} failed."
 
 
 def _describe_exit_code(code: int) -> str:

@@ -32,9 +32,8 @@ from prefect_dispatch.errors import (
 )
 from prefect_dispatch.executors.base import BaseExecutor, Reply, require_no_command
 from prefect_dispatch.executors.command_checks import file_digests
-from prefect_dispatch.executors.llm.http_exchange import HTTPError
 from prefect_dispatch.executors.llm.messages import PROMPT, build_text
-from prefect_dispatch.executors.llm.provider_errors import classify_error
+from prefect_dispatch.executors.llm.provider_errors import classify_error, classify_status
 from prefect_dispatch.executors.source_identity import source_identity
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.imports import REFERENCE, import_reference, to_reference
@@ -387,8 +386,7 @@ def _from_claude(end: Any, name: str) -> Reply:  # noqa: ANN401 -- a library's t
     error: type[ExecutorError] = RejectedError
     kind = end.subtype
     if status is not None:
-        known = classify_error(HTTPError(status, {}, ""), name)
-        error, kind = type(known), known.kind
+        error, kind = classify_status(status)
     raise error(f"{name!r} failed: {message or end.subtype}", kind=kind, usage=spent)
 
 

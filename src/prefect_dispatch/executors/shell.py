@@ -65,13 +65,13 @@ if TYPE_CHECKING:
     from prefect_dispatch.workspaces.workspace import OpenWorkspace
 
 
-KEEP = 1024 * 1024
+MAX_KEPT_BYTES = 1024 * 1024
 """Bytes of the beginning and of the end of a command's output that are kept; an answer is both at most."""
-QUOTED = 600
+MAX_QUOTED_BYTES = 600
 """Bytes of the end of a command's output that an error quotes."""
-OUTPUT = 4_000
+MAX_EXCERPT_BYTES = 4_000
 """Bytes of the end of the output that are kept with a test run whose report and exit code disagree."""
-MOST_REPORTED = 50_000_000
+MAX_REPORT_BYTES = 50_000_000
 """Most bytes of all report files together."""
 FileStamps = dict[str, tuple[int, int, int]]
 """Modification time in ns, size and inode of files, by name."""
@@ -104,7 +104,7 @@ def require_success(ran: CompletedProgram, command: Command, log: Path) -> None:
     else:
         return
     # The end of what it printed on standard error, else on standard output.
-    ends = (stream.end_text(QUOTED).strip() for stream in (ran.stderr, ran.stdout))
+    ends = (stream.end_text(MAX_QUOTED_BYTES).strip() for stream in (ran.stderr, ran.stdout))
     output = next(filter(None, ends), "it printed nothing")
     raise kind(f"The command {how}: {output}", kind=code).add_trace(_log_note(log))
 
@@ -116,7 +116,7 @@ def output_text(ran: CompletedProgram, log: Path) -> str:
         RejectedError: If it is too long for an answer, or no UTF-8 text.
     """
     if not ran.stdout.is_whole:
-        kind, why = "too_large", f"printed {ran.stdout.size:,} bytes, and an answer has {2 * KEEP:,} at most"
+        kind, why = "too_large", f"printed {ran.stdout.size:,} bytes, and an answer has {2 * MAX_KEPT_BYTES:,} at most"
     else:
         try:
             return (ran.stdout.head + ran.stdout.tail).decode().rstrip("\r\n")
@@ -148,7 +148,7 @@ def read_test_run(
     """
     # 1. Read the files that are new or changed.
     files: dict[str, bytes] = {}
-    budget = MOST_REPORTED
+    budget = MAX_REPORT_BYTES
     for folder, before in places.items():
         for name, status in _iter_matching(command.report, folder):
             if before.get(name) != _stamp(status):
@@ -157,7 +157,7 @@ def read_test_run(
                     raise RejectedError(why, kind="report")
                 budget -= status.st_size
                 if budget < 0:
-                    why = f"The reports of the command have more than {MOST_REPORTED:,} bytes together."
+                    why = f"The reports of the command have more than {MAX_REPORT_BYTES:,} bytes together."
                     raise RejectedError(why, kind="too_large")
                 files[f"./{name}" if name in files else name] = (folder / name).read_bytes()
     # 2. Parse them.
@@ -165,7 +165,7 @@ def read_test_run(
     if run.verdict != "failed":
         return run
     # 3. A failed run names its log; checks of the run itself that failed show the end of it.
-    end = read_end(log, OUTPUT) if run.problems else ""
+    end = read_end(log, MAX_EXCERPT_BYTES) if run.problems else ""
     cases = [case.model_copy(update={"text": end}) if case.suite == RUN else case for case in run.cases]
     return run.model_copy(update={"log": str(log), "cases": tuple(cases)})
 
@@ -305,7 +305,7 @@ async def run_command(shell: Shell, ask: Ask) -> Reply:
             cwd=place.folder,
             stdin=stdin_bytes(ask.item) if command.stdin else b"",
             idle_s=shell.idle_s,
-            keep=KEEP,
+            keep=MAX_KEPT_BYTES,
         )
         log = new_log()
         before = (
@@ -314,7 +314,7 @@ async def run_command(shell: Shell, ask: Ask) -> Reply:
         try:
             ran = await run(program, log=log)
         except CancelledError:
-            quote_end(log, QUOTED)
+            quote_end(log, MAX_QUOTED_BYTES)
             _log.warning("%s/%s was ended; what it printed: %s", ask.brief.name, ask.item.key, log)
             raise
         _log.debug("%s/%s printed: %s", ask.brief.name, ask.item.key, log)

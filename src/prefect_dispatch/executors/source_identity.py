@@ -15,10 +15,7 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, cast
 
-from prefect_dispatch.errors import (
-    BriefError,
-    JobError,
-)
+from prefect_dispatch.errors import BriefError, JobError
 from prefect_dispatch.models.checks import source_digest
 from prefect_dispatch.security.redaction import SECRET_NAME, redact
 from prefect_dispatch.serialization.json_text import canonical_json
@@ -100,7 +97,7 @@ class _SourceCollector:
             for number, value in enumerate(defaults, 1):
                 self._add_value(value, f"{function.__qualname__}, default {number}", function.__module__)
             names = function.__globals__.keys() - {"__name__", "__file__"}  # these depend on how a script is run
-            for used in sorted({*_names(function.__code__)} & names):
+            for used in sorted({*_iter_names(function.__code__)} & names):
                 self._add_value(function.__globals__[used], used, function.__module__)
 
     def _add_value(self, value: object, name: str, module: str) -> None:
@@ -140,16 +137,17 @@ class _SourceCollector:
         raise JobError(f"it uses {name!r}, a {kind.__name__}, whose behaviour no source determines: {VERSION_ADVICE}")
 
 
-def _names(code: types.CodeType) -> Iterator[str]:
+def _iter_names(code: types.CodeType) -> Iterator[str]:
     """Yield the names that code looks up, nested functions included."""
     yield from code.co_names
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _names(constant)
+            yield from _iter_names(constant)
 
 
 @lru_cache(maxsize=1)
-def _libraries() -> tuple[Path, ...]:
+def _library_folders() -> tuple[Path, ...]:
+    """Return the folders of the standard library and of installed packages."""
     paths = [sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")]
     return tuple({Path(path).resolve() for path in (*paths, *site.getsitepackages())})
 
@@ -162,4 +160,4 @@ def _is_own(thing: Any) -> bool:  # noqa: ANN401 -- a function, a class or a mod
     file = getattr(sys.modules.get(module), "__file__", None)
     if isinstance(thing, types.FunctionType):
         file = thing.__code__.co_filename
-    return file is None or not any(Path(file).resolve().is_relative_to(folder) for folder in _libraries())
+    return file is None or not any(Path(file).resolve().is_relative_to(folder) for folder in _library_folders())

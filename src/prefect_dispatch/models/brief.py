@@ -209,7 +209,7 @@ OutputForm = Annotated[
     PlainSerializer(serialize_output, return_type=str),
     WithJsonSchema({"type": "string", "format": "json-string", "default": "text"}),
 ]
-"""The form of an answer, in any notation; see `normalise_output`."""
+"""The form of an answer, in any notation; see `normalize_output`."""
 
 
 class Brief(Strict):

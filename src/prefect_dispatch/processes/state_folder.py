@@ -78,9 +78,9 @@ SET_PER_PROGRAM = re.compile(r"PREFECT_DISPATCH_.*|ITEM_.*|REPORT_DIR")
 """Names of variables that are set separately for each program, and can't be set elsewhere."""
 RESERVED = re.compile(rf"{SET_PER_PROGRAM.pattern}|HOME|TMPDIR|TMP|TEMP")
 """Names of variables that can't be passed."""
-DAYS = 7
+LOG_RETENTION_DAYS = 7
 """Days after which a log is removed."""
-MAX_BYTES_OF_ALL = 1_000_000_000
+MAX_TOTAL_LOG_BYTES = 1_000_000_000
 """Most bytes of all logs together; beyond it the oldest ones are removed."""
 
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
@@ -429,7 +429,7 @@ def read_end(log: Path, most: int) -> str:
 
 
 def prune_logs() -> None:
-    """Remove the logs that are older than `DAYS`, and the oldest ones beyond `MAX_BYTES_OF_ALL`.
+    """Remove the logs that are older than `LOG_RETENTION_DAYS`, and the oldest ones beyond `MAX_TOTAL_LOG_BYTES`.
 
     Raises:
         JobError: If the state folder can't be used.
@@ -439,7 +439,7 @@ def prune_logs() -> None:
         with suppress(FileNotFoundError):  # another process has removed it
             status = log.stat()
             logs.append((status.st_mtime, status.st_size, log))
-    budget, oldest = MAX_BYTES_OF_ALL, time.time() - DAYS * 86_400
+    budget, oldest = MAX_TOTAL_LOG_BYTES, time.time() - LOG_RETENTION_DAYS * 86_400
     for changed, size, log in sorted(logs, reverse=True):
         budget -= size
         if changed < oldest or budget < 0:

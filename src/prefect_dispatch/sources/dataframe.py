@@ -124,11 +124,8 @@ def key_texts(values: list[JsonValue], column: str) -> list[str]:
             )
         rows.setdefault(str(value), []).append(number)
     if twice := {key: numbers for key, numbers in rows.items() if len(numbers) > 1}:
-        listed = join_names(f"{key[:80]!r} ({_rows(numbers)})" for key, numbers in list(twice.items())[:MAX_NAMED])
-        more = f", and {len(twice) - MAX_NAMED} more" if len(twice) > MAX_NAMED else ""
-        raise SourceError(
-            f"Keys in column {column!r} must be unique, and aren't: {listed}{more}; keep one row of each."
-        )
+        listed = join_names((f"{key[:80]!r} ({_rows(numbers)})" for key, numbers in twice.items()), MAX_NAMED)
+        raise SourceError(f"Keys in column {column!r} must be unique, and aren't: {listed}; keep one row of each.")
     return list(rows)
 
 

@@ -233,11 +233,11 @@ def _detect_encoding(data: bytes, otherwise: str) -> str:
     try:
         data.decode()
     except UnicodeDecodeError:
-        return otherwise or _guess(data)
+        return otherwise or _guess_encoding(data)
     return "utf-8"
 
 
-def _guess(data: bytes) -> str:
+def _guess_encoding(data: bytes) -> str:
     from charset_normalizer import from_bytes  # noqa: PLC0415 -- slow to import, and most files are UTF-8
 
     matches = from_bytes(data)

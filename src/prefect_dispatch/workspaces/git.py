@@ -46,7 +46,7 @@ def cancellation_scope() -> Generator[Event, None, None]:
         _cancelled.reset(token)
 
 
-OLDEST = (2, 38)
+MIN_VERSION = (2, 38)
 """The oldest version of git that has all features in use."""
 
 
@@ -235,7 +235,7 @@ def find_git() -> str:
     path = shutil.which("git")
     if path is None:
         raise JobError("There is no git on the PATH: install git 2.38 or newer.")
-    if (version := _version(path)) < OLDEST:
+    if (version := _version(path)) < MIN_VERSION:
         raise JobError(f"git {'.'.join(map(str, version))} ({path}) is too old: install git 2.38 or newer.")
     return path
 

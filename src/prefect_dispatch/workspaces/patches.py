@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from prefect_dispatch.errors import RejectedError
 from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.outcome import Change, ChangedFile, encode_patch
-from prefect_dispatch.security.escaping import join_names, strip_control_chars
+from prefect_dispatch.security.escaping import join_names, shorten, strip_control_chars
 from prefect_dispatch.security.redaction import redactor, secret_detector
 from prefect_dispatch.workspaces.git import MAIL, NAME, Git, GitError, create_with_alternates, with_work_tree
 
@@ -110,11 +110,7 @@ def summarize_paths(paths: Iterable[bytes | str]) -> str:
         "'a.py', 'b.py'"
     """
     texts = [strip_control_chars(display_path(path) if isinstance(path, bytes) else path) for path in paths]
-    more = f" and {len(texts) - MAX_NAMED_PATHS} more" if len(texts) > MAX_NAMED_PATHS else ""
-    return (
-        join_names(repr(text if len(text) <= _WIDEST else f"{text[:_WIDEST]}…") for text in texts[:MAX_NAMED_PATHS])
-        + more
-    )
+    return join_names((repr(shorten(text, _WIDEST)) for text in texts), MAX_NAMED_PATHS)
 
 
 def _iter_differences(git: Git, *command: str) -> Iterator[Difference]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from prefect_dispatch.errors import ExecutorError, JobError, TerminalError
+from prefect_dispatch.errors import ExecutorError, JobError, TerminalError, first_problem
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
 from prefect_dispatch.executors.block_references import (
     Credentials,
@@ -215,9 +215,8 @@ class CodingAgent(BaseExecutor, Strict):
         try:
             adapter.params_model.model_validate(self.params)
         except ValidationError as error:
-            wrong = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(("params", *map(str, wrong["loc"])))
-            message = wrong["msg"].removeprefix("Value error, ")
+            field, message = first_problem(error)
+            place = f"params.{field}" if field else "params"
             raise ValueError(f"{place}: for {adapter.name!r}: {message}") from None
         if self.agent in ("opencode", "mini") and "/" not in self.model:
             raise ValueError(f"model: {self.agent} takes a model as provider/model, and not {self.model!r}")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.errors import BusyError, ExecutorError, RejectedError, TerminalError, TransientError
+from prefect_dispatch.errors import ExecutorError, RejectedError, TerminalError, TransientError
+from prefect_dispatch.executors.llm.provider_errors import classify_status
+from prefect_dispatch.security.escaping import join_names, shorten
 from prefect_dispatch.security.redaction import redact
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from prefect_dispatch.executors.coding.adapter import AgentReport
     from prefect_dispatch.processes.runner import CompletedProgram
@@ -22,21 +24,6 @@ _USAGE = re.compile(
     r"unknown option|unexpected argument|unrecognized arguments|no such option|unknown argument", re.IGNORECASE
 )
 _LONG = re.compile(r"context.?(length|window|size)|too long", re.IGNORECASE)
-_SERVER = 500
-_STATUS: Mapping[int, tuple[type[ExecutorError], str]] = {
-    401: (TerminalError, "credentials"),
-    402: (TerminalError, "quota"),
-    403: (TerminalError, "credentials"),
-    404: (TerminalError, "model"),
-    408: (TransientError, "timeout"),
-    409: (TransientError, "conflict"),
-    413: (RejectedError, "context_length"),
-    425: (TransientError, "conflict"),
-    429: (BusyError, "rate_limit"),
-    503: (BusyError, "overloaded"),
-    529: (BusyError, "overloaded"),
-}
-"""Error class and kind by the HTTP status of a provider; see `llm.provider_errors` for the reasons."""
 _ADVICE = {
     "credentials": "; correct the key that it is given.",
     "model": "; correct executor.model or executor.api_base.",
@@ -74,8 +61,7 @@ def _iter_errors(agent: str, ran: CompletedProgram, report: AgentReport) -> Iter
     stream = ran.stderr if ran.stderr.size else ran.stdout
     end = stream.end_text(TAIL).strip()
     quoted = f" Its output ends with: {end}" if end else ""
-    errors = redact("; ".join(report.errors))
-    errors = errors if len(errors) <= MAX_QUOTED else f"{errors[:MAX_QUOTED]}…"
+    errors = shorten(redact("; ".join(report.errors)), MAX_QUOTED)
     # 1. What ended it, or kept it from working at all.
     if ran.stopped:
         yield TransientError(f"{agent} was silent for longer than executor.idle_s.{quoted}", kind="idle")
@@ -114,9 +100,9 @@ def _iter_errors(agent: str, ran: CompletedProgram, report: AgentReport) -> Iter
 
 def _provider_error(agent: str, status: int, errors: str) -> ExecutorError:
     """Return the error for the final refusal of its provider, classified by its HTTP status."""
-    default = (TransientError, "server") if status >= _SERVER else (RejectedError, "rejected")
-    error, kind = _STATUS.get(status, default)
-    if kind == "rejected" and _LONG.search(errors):
+    error, kind = classify_status(status)
+    # An agent sends nothing but its context, so what is too large for its provider is that.
+    if kind == "too_large" or (kind == "rejected" and _LONG.search(errors)):
         kind = "context_length"
     return error(f"{agent}'s provider answered {status}: {errors}{_ADVICE.get(kind, '')}", kind=kind)
 
@@ -131,6 +117,4 @@ def _exit_error(agent: str, ran: CompletedProgram, errors: str, quoted: str) -> 
 
 def _list_commands(commands: Sequence[str]) -> str:
     """Format commands for a message: redacted, at most `_MOST_DENIALS` of them, long ones cut."""
-    more = len(commands) - _MOST_DENIALS
-    shown = ", ".join(repr(redact(command)[:_QUOTED]) for command in commands[:_MOST_DENIALS])
-    return f"{shown}{f' and {more} more' if more > 0 else ''}"
+    return join_names((repr(redact(command)[:_QUOTED]) for command in commands), _MOST_DENIALS)

@@ -194,7 +194,7 @@ def classify_error(error: Exception, model: str) -> ExecutorError:
     if isinstance(error, ImportError):
         return TerminalError(_format_message(model, error, f"{error}"), kind="package", usage=Usage())
     fault = _parse_fault(error)
-    rule = next((rule for rule in _RULES if rule.matches(fault)), _Rule(ExecutorError, "error"))
+    rule = _find_rule(fault)
     message = _format_message(
         model, error, f"HTTP {fault.status}: {fault.words}" if rule.sent and fault.has_provider_status else fault.words
     )
@@ -202,6 +202,21 @@ def classify_error(error: Exception, model: str) -> ExecutorError:
     if rule.error is BusyError:
         return BusyError(message, kind=rule.kind, usage=usage, retry_after_s=parse_retry_after(fault.headers or {}))
     return rule.error(message, kind=rule.kind, usage=usage)
+
+
+def classify_status(status: int) -> tuple[type[ExecutorError], str]:
+    """Return the error class and its kind for the HTTP status of a provider, if nothing else is known of its response.
+
+    Example:
+        >>> classify_status(429)
+        (<class 'prefect_dispatch.errors.BusyError'>, 'rate_limit')
+    """
+    rule = _find_rule(_Fault(frozenset(), status, "", "", None))
+    return rule.error, rule.kind
+
+
+def _find_rule(fault: _Fault) -> _Rule:
+    return next((rule for rule in _RULES if rule.matches(fault)), _Rule(ExecutorError, "error"))
 
 
 def is_read_timeout(error: BaseException) -> bool:

@@ -1,4 +1,4 @@
-"""Commands in processes of their own, ended with all that they have started when their time is over."""
+"""Runs commands in separate processes with a time limit; the whole process session is killed at the end."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_S = 300.0
-"""Seconds that a cell may take, if nothing else is said."""
-TOLD = 300
-"""Characters of a failure that are kept."""
-LOOK_S = 0.05
+"""Default time limit of a cell in seconds."""
+MAX_FAILURE_CHARS = 300
+"""Maximum length of a recorded failure message, in characters."""
+SAMPLE_S = 0.05
+"""Shortest interval between two samples of a process's memory, in seconds."""
 
-CALM = {
+ENVIRONMENT = {
     "OPENAI_API_KEY": "none",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "DO_NOT_TRACK": "1",
@@ -34,7 +35,7 @@ CALM = {
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
     "PYTHONDONTWRITEBYTECODE": "",
 }
-"""What every cell finds in its environment: no key, no network, no line for each task run, modules compiled once."""
+"""Environment of every cell: no real key, no network, no log line per task run, compiled modules are cached."""
 
 
 def run(
@@ -44,13 +45,13 @@ def run(
     env: Mapping[str, str] | None = None,
     memory: list[tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
-    """Return what a command says in its last line of JSON; what it failed of, if it did.
+    """Run a command and return the last line of JSON that it prints, or its failure as `failed`.
 
     Args:
-        command: What is run, from the root of the repository.
-        limit_s: Seconds after which it is ended.
-        env: More of its environment.
-        memory: Is filled with (seconds, megabytes) along the way.
+        command: The command; its working directory is the root of the repository.
+        limit_s: Time limit in seconds.
+        env: Additional environment variables.
+        memory: List to which samples (seconds, megabytes) are appended while it runs.
     """
     with TemporaryDirectory(prefix="cell-") as folder:
         outs = Path(folder, "stdout"), Path(folder, "stderr")
@@ -58,61 +59,61 @@ def run(
             process = subprocess.Popen(  # noqa: S603 -- our own commands
                 command,
                 cwd=ROOT,
-                env={**os.environ, **CALM, "TMPDIR": folder, **(env or {})},
+                env={**os.environ, **ENVIRONMENT, "TMPDIR": folder, **(env or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
                 start_new_session=True,
             )
             try:
-                late = _wait(process, limit_s, memory)
+                timed_out = _wait(process, limit_s, memory)
             finally:
-                end(process)
-        said, errors = (path.read_text(encoding="utf-8", errors="replace") for path in outs)
-    if late:
+                kill_session(process)
+        output, errors = (path.read_text(encoding="utf-8", errors="replace") for path in outs)
+    if timed_out:
         return {"failed": f"timed out after {limit_s:g} s"}
-    lines = [line for line in said.splitlines() if line.startswith("{")]
+    lines = [line for line in output.splitlines() if line.startswith("{")]
     if process.returncode or not lines:
-        return {"failed": _last(errors) or f"exit status {process.returncode}"}
+        return {"failed": _failure_message(errors) or f"exit status {process.returncode}"}
     result: dict[str, Any] = json.loads(lines[-1])
     return result
 
 
-def module(name: str, *arguments: str, python: str = sys.executable) -> list[str]:
-    """Return the command that runs a module of the benchmarks."""
+def module_command(name: str, *arguments: str, python: str = sys.executable) -> list[str]:
+    """Return the command line that runs a module of the benchmarks."""
     return [python, "-W", "ignore", "-m", f"benchmarks.{name}", *arguments]
 
 
-def end(process: subprocess.Popen[Any]) -> None:
-    """End a process and all that it has started in its session."""
+def kill_session(process: subprocess.Popen[Any]) -> None:
+    """Kill a process and all other processes of its session."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def _wait(process: subprocess.Popen[Any], limit_s: float, memory: list[tuple[float, float]] | None) -> bool:
-    """Wait for its end; return whether that came too late."""
+    """Wait until a process ends; return whether it exceeded the time limit."""
     start = time.perf_counter()
     if memory is None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(limit_s)
             return False
         return True
-    looked = psutil.Process(process.pid)
+    watched = psutil.Process(process.pid)
     while process.poll() is None:
         passed = time.perf_counter() - start
         if passed > limit_s:
             return True
         with suppress(psutil.Error):
-            memory.append((round(passed, 2), round(looked.memory_info().rss / 2**20, 1)))
-        time.sleep(max(LOOK_S, passed / 200))
+            memory.append((round(passed, 2), round(watched.memory_info().rss / 2**20, 1)))
+        time.sleep(max(SAMPLE_S, passed / 200))
     return False
 
 
-def _last(errors: str) -> str:
-    """Return the last words of a failure, without a path of this machine."""
+def _failure_message(errors: str) -> str:
+    """Return the last line of an error output, without paths of this machine."""
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    said = lines[-1] if lines else ""
-    for known in (str(ROOT), str(Path.home())):
-        said = said.replace(known, "…")
-    return said[:TOLD]
+    message = lines[-1] if lines else ""
+    for path in (str(ROOT), str(Path.home())):
+        message = message.replace(path, "…")
+    return message[:MAX_FAILURE_CHARS]

@@ -1,7 +1,8 @@
-"""Peers in virtual environments of their own, so that none of them meets what another needs, least of all us.
+"""Virtual environments for the peers, one each, so that their dependencies don't conflict with each other or ours.
 
-Run `python -m benchmarks.rooms` to make them all beforehand, so that no measurement waits for it: with uv, of pinned
-versions, in the user's cache (`PREFECT_DISPATCH_PEERS` for another folder). LOTUS alone takes 6 GB.
+Run `python -m benchmarks.peer_environments` to create all of them in advance, so that no measurement waits for an
+installation. uv installs pinned versions into the user's cache (`PREFECT_DISPATCH_PEERS` names another folder). LOTUS
+alone takes 6 GB.
 """
 
 from __future__ import annotations
@@ -17,27 +18,27 @@ from pathlib import Path
 import platformdirs
 
 INSTALLING_S = 900
-"""Seconds that one may take to install."""
+"""Time limit of an installation in seconds."""
 PYTHON = "3.11"
 UV = (sys.executable, "-m", "uv")
 
 
 class MissingError(Exception):
-    """A peer doesn't install here."""
+    """A peer can't be installed on this machine."""
 
 
 @dataclass(frozen=True)
 class Peer:
-    """What runs in an environment of its own."""
+    """A library that runs in its own environment."""
 
     module: str
     """The script in `benchmarks/peers`."""
     pins: tuple[str, ...]
-    """What is installed."""
+    """Pinned packages to install."""
     most_at_once: int = 100
-    """How many calls at once it is measured with at most; beyond that it has failed or taken many minutes."""
-    said: str = "fine"
-    """What the model says to it."""
+    """Highest concurrency to measure it with; with more it failed or took many minutes."""
+    answer: str = "fine"
+    """Answer that the model's server gives it."""
 
 
 _CURATOR = ("bespokelabs-curator==0.1.31",)
@@ -52,16 +53,16 @@ PEERS = {
     "curator_again": Peer("curator_again", _CURATOR, 0),
     "pydantic_ai": Peer("pydantic_ai_gathered", _PYDANTIC_AI),
     "pydantic_ai_prefect": Peer("pydantic_ai_prefect", _PYDANTIC_AI),
-    "docetl": Peer("docetl", ("docetl==0.3.0",), said='{"said": "fine"}'),
+    "docetl": Peer("docetl", ("docetl==0.3.0",), answer='{"said": "fine"}'),
     "lotus": Peer("lotus", ("lotus-ai==1.2.4",)),
 }
 
 
-def python_of(name: str) -> Path:
-    """Return the interpreter of a peer, whose environment is made if it isn't there.
+def prepare_interpreter(name: str) -> Path:
+    """Return the interpreter of a peer; its environment is created if it doesn't exist.
 
     Raises:
-        MissingError: If it can't be made; it says why.
+        MissingError: If it can't be created; the message has the reason.
     """
     pins = PEERS[name].pins
     kept = os.environ.get("PREFECT_DISPATCH_PEERS")
@@ -76,10 +77,10 @@ def python_of(name: str) -> Path:
     return python
 
 
-def made(name: str) -> str:
-    """Return whether a peer's environment is there, after making it; else why not."""
+def install_peer(name: str) -> str:
+    """Create a peer's environment and return `ready`, or the reason why it can't be created."""
     try:
-        python_of(name)
+        prepare_interpreter(name)
     except MissingError as missing:
         return str(missing)
     return "ready"
@@ -89,7 +90,7 @@ def _run(*command: str) -> None:
     """Run a command of uv.
 
     Raises:
-        MissingError: If it fails, or takes too long.
+        MissingError: If it fails or exceeds the time limit.
     """
     try:
         done = subprocess.run(  # noqa: S603 -- our own command
@@ -103,4 +104,4 @@ def _run(*command: str) -> None:
 
 if __name__ == "__main__":
     for each in PEERS:
-        print(f"{each}: {made(each)}")
+        print(f"{each}: {install_peer(each)}")
