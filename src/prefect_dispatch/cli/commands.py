@@ -6,6 +6,8 @@ Prefect is imported only by the commands that need it, so that the others start 
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import json
 import os
 import signal
@@ -40,6 +42,10 @@ INTERRUPTED_S = 4.5
 
 POLL_S = 0.2
 """Seconds between two checks of the time."""
+
+
+COLLECT_EVERY = 100_000
+"""Number of new objects after which the process collects garbage."""
 
 
 INTERRUPTED_MESSAGE = "\nInterrupted. Answers received so far are stored: the same command goes on from there."
@@ -150,6 +156,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 complete, 3 complete with gaps, 1 failed, 2 unusable job (nothing was spent), 130 interrupted.
     """
+    if argv is None:
+        # Modules are no garbage: Python would traverse what they create repeatedly, and once more at the end.
+        gc.set_threshold(COLLECT_EVERY, *gc.get_threshold()[1:])
+        atexit.register(gc.freeze)
     arguments = _parser().parse_args(argv)
     # Never kill the process of a caller that passes arguments.
     arguments.guard = guard = ExitGuard(os._exit if argv is None else None)
@@ -377,16 +387,22 @@ def _refresh(arguments: argparse.Namespace) -> bool | list[str]:
 
 
 def _load_job(arguments: argparse.Namespace) -> JobFile:
-    from prefect_dispatch.flows.job_file import read_job  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.runtime.job_document import read_document  # noqa: PLC0415 -- imports pydantic
 
-    return read_job(arguments.job, arguments.changes, model=arguments.model)
+    document = read_document(arguments.job, arguments.changes, model=arguments.model)
+
+    from prefect_dispatch.flows.job_file import parse_job  # noqa: PLC0415 -- imports every model
+
+    return parse_job(document)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    job, folder = _load_job(arguments), arguments.job.resolve().parent  # first, as it imports no Prefect
+
     from prefect.exceptions import CancelledRun  # noqa: PLC0415 -- imports Prefect
 
     from prefect_dispatch.cli.console import show_progress, summary  # noqa: PLC0415 -- imports rich
-    from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports every model
     from prefect_dispatch.flows.prepare import as_prepared  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.publish import ensure_folder  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
@@ -395,7 +411,6 @@ def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.security.redaction import safe_message  # noqa: PLC0415 -- only here
     from prefect_dispatch.tasks.stop_conditions import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
 
-    job, folder = _load_job(arguments), arguments.job.resolve().parent
     # Validated before the run, an invalid job needs no server and leaves no flow run behind.
     bounds: dict[str, Any] = {"limit": arguments.limit, "refresh": _refresh(arguments)}
     ready = validate_job(job, folder, **bounds)
@@ -440,11 +455,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from prefect_dispatch.cli.console import plan_table  # noqa: PLC0415 -- imports rich
-    from prefect_dispatch.flows.job_file import plan_job  # noqa: PLC0415 -- imports Prefect
+    job, folder = _load_job(arguments), arguments.job.resolve().parent  # first, as it imports no Prefect
 
-    folder = arguments.job.resolve().parent
-    plan: Plan = plan_job(_load_job(arguments), folder, limit=arguments.limit, refresh=_refresh(arguments))
+    from prefect_dispatch.cli.console import plan_table  # noqa: PLC0415 -- imports rich
+    from prefect_dispatch.flows.job_file import plan_job  # noqa: PLC0415 -- imports every model
+
+    plan: Plan = plan_job(job, folder, limit=arguments.limit, refresh=_refresh(arguments))
     print(plan_table(plan))
     return COMPLETE
 
