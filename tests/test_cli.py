@@ -48,7 +48,7 @@ briefs:
     instructions: Say how long it is.
     output: {type: object, properties: {size: {type: integer}}, required: [size]}
 items: {glob: "texts/*.txt"}
-executor: {model: openai/test, api_base: "URL"}
+executor: {model: openai/test, api_base: "http://127.0.0.1:9/v1"}
 limits: {concurrency: 2, retries: 0, timeout_s: 20}
 """
 
@@ -67,7 +67,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def at(job: Path, url: str) -> str:
     """Point the job at a server."""
-    job.write_text(JOB.replace("URL", url))
+    job.write_text(JOB.replace("http://127.0.0.1:9/v1", url))
     return str(job)
 
 

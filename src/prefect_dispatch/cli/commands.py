@@ -44,6 +44,12 @@ POLL_S = 0.2
 """Seconds between two checks of the time."""
 
 
+MAX_DIGITS = 9
+"""Digits of a number in an option."""
+MAX_SHOWN = 40
+"""Characters of a wrong value that a message shows."""
+
+
 COLLECT_EVERY = 100_000
 """Number of new objects after which the process collects garbage."""
 
@@ -216,19 +222,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = _job_command(commands, "run", _run, "run a job")
-    run.add_argument("--out", metavar="DIR", type=_folder, help="write the report, every outcome and every table there")
+    run.add_argument("--out", metavar="DIR", type=_path, help="write the report, every outcome and every table there")
     _job_command(commands, "plan", _plan, "say what a job would take; nothing is asked")
 
     explain = commands.add_parser("explain", help="explain how a value or an item of a report came about")
     explain.set_defaults(command=_explain)
-    explain.add_argument("report", metavar="REPORT", type=Path, help="a report.json")
+    explain.add_argument("report", metavar="REPORT", type=_path, help="a report.json")
     explain.add_argument(
         "what", metavar="FIELD|KEY", nargs="?", help="a value (`records.0.year`, `year`, `MIT.year`) or an item's key"
     )
 
     audit = commands.add_parser("audit", help="audit a published report again from its outcomes; nothing is asked")
     audit.set_defaults(command=_audit)
-    audit.add_argument("report", metavar="REPORT", type=Path, help="a report.json, or the folder that holds it")
+    audit.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
 
     _add_deploy_commands(commands)
     return parser
@@ -242,8 +248,8 @@ def _job_command(
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text)
     parser.set_defaults(command=command)
-    parser.add_argument("job", metavar="JOB", type=Path, help="the job file (YAML or JSON)")
-    parser.add_argument("--model", metavar="M", help="the model to ask instead of the one in the job")
+    parser.add_argument("job", metavar="JOB", type=_path, help="the job file (YAML or JSON)")
+    parser.add_argument("--model", metavar="M", type=_text, help="the model to ask instead of the one in the job")
     parser.add_argument(
         "--set", metavar="a.b=c", action="append", default=[], dest="changes", help="change one value of the job"
     )
@@ -268,6 +274,7 @@ def _add_deploy_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is 
     deploy.add_argument(
         "--work-pool",
         metavar="P",
+        type=_text,
         help="the pool whose workers run it (by default Prefect's default, or else the process pool 'dispatch', which "
         "is made if it isn't there)",
     )
@@ -281,11 +288,13 @@ def _add_deploy_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is 
     serve.set_defaults(command=_register("serve"))
     for parser in (deploy, serve):
         parser.add_argument(
-            "jobs", metavar="JOB", nargs="*", type=Path, help="a job file whose content fills in the form"
+            "jobs", metavar="JOB", nargs="*", type=_path, help="a job file whose content fills in the form"
         )
         parser.add_argument("--name", metavar="N", help="what the deployment of the one job is called")
         parser.add_argument("--cron", metavar="C", help="when it is due, such as '0 6 * * 1-5'")
-        parser.add_argument("--timezone", metavar="Z", help="in which time zone, such as Europe/Berlin (else UTC)")
+        parser.add_argument(
+            "--timezone", metavar="Z", type=_text, help="in which time zone, such as Europe/Berlin (else UTC)"
+        )
         parser.add_argument("--active", action="store_true", help="have the schedule make runs")
 
     automations = commands.add_parser(
@@ -318,9 +327,7 @@ def _register(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _seconds(text: str) -> int:
-    if text.isdecimal() and int(text) >= LEAST_S:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {LEAST_S} or more")
+    return _whole_number(text, LEAST_S)
 
 
 def _add_code_options(deploy: argparse.ArgumentParser) -> None:
@@ -330,21 +337,33 @@ def _add_code_options(deploy: argparse.ArgumentParser) -> None:
         "the image.",
     )
     code.add_argument("--git", action="store_true", help="workers clone the job's git repository before each run")
-    code.add_argument("--git-url", dest="url", metavar="URL", help="its address for workers (by default the remote's)")
     code.add_argument(
-        "--git-branch", dest="branch", metavar="B", help="what they clone (by default the branch checked out here)"
+        "--git-url", dest="url", metavar="URL", type=_text, help="its address for workers (by default the remote's)"
     )
-    code.add_argument("--git-commit", dest="commit", metavar="C", help="the commit to check out instead, such as HEAD")
+    code.add_argument(
+        "--git-branch",
+        dest="branch",
+        metavar="B",
+        type=_text,
+        help="what they clone (by default the branch checked out here)",
+    )
+    code.add_argument(
+        "--git-commit", dest="commit", metavar="C", type=_text, help="the commit to check out instead, such as HEAD"
+    )
     code.add_argument(
         "--git-credentials",
         dest="credentials",
         metavar="TYPE/NAME",
+        type=_text,
         help="a saved block with which they clone it, such as secret/github",
     )
-    code.add_argument("--image", metavar="I", help="the image that runs start from, in a Docker or Kubernetes pool")
+    code.add_argument(
+        "--image", metavar="I", type=_text, help="the image that runs start from, in a Docker or Kubernetes pool"
+    )
     code.add_argument(
         "--folder",
         metavar="DIR",
+        type=_text,
         help="the folder that has, where runs work, what the current folder has here (with --image by default the "
         "image's working directory)",
     )
@@ -369,16 +388,30 @@ def _variable(text: str) -> tuple[str, Any]:
         return name.strip(), value
 
 
-def _folder(text: str) -> Path:
-    if text.strip():
-        return Path(text)
-    raise argparse.ArgumentTypeError("it is empty; name a folder, such as report, or leave it out")
+def _text(text: str) -> str:
+    """Return a value of an option; an empty one is refused, as an unset variable of a shell gives it."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give it a value, or leave it out")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("it holds a NUL character")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_text(text))
 
 
 def _positive(text: str) -> int:
-    if text.isdecimal() and int(text) > 0:
+    return _whole_number(text, 1)
+
+
+def _whole_number(text: str, least: int) -> int:
+    if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text) >= least:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    raise argparse.ArgumentTypeError(
+        f"{shown!r} is not a whole number of {least} or more, with {MAX_DIGITS} digits at most"
+    )
 
 
 def _refresh(arguments: argparse.Namespace) -> bool | list[str]:
@@ -416,6 +449,8 @@ def _run(arguments: argparse.Namespace) -> int:
     ready = validate_job(job, folder, **bounds)
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
     out = job.report_folder(folder) if arguments.out is None else arguments.out
+    if "\0" in str(out):
+        raise JobError("out: a path holds no NUL character; name a folder, such as report.")
     files = None if out is None else str(ensure_folder(out.resolve()))
     reports: list[Report] = []
 
