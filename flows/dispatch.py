@@ -9,10 +9,6 @@ from pydantic import Field, GetPydanticSchema
 
 from prefect_dispatch.executors.registry import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.flows.prepare import require_items
-from prefect_dispatch.flows.remote_targets import (
-    FanOutTo,  # noqa: TC001 -- Prefect reads the signature
-    TaskRunnerInput,  # noqa: TC001 -- Prefect reads the signature
-)
 from prefect_dispatch.flows.run_job import run_job
 from prefect_dispatch.flows.runtime.flow_class import DataFlow, run_attempt
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
@@ -22,6 +18,10 @@ from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.report import Report  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.sources import ItemsInput
 from prefect_dispatch.tasks.result_store import ReportSerializer
+from prefect_dispatch.tasks.shards.options import (
+    FanOutTo,  # noqa: TC001 -- Prefect reads the signature
+    TaskRunnerInput,  # noqa: TC001 -- Prefect reads the signature
+)
 from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
 
 Items = Annotated[Any, GetPydanticSchema(lambda _, handler: handler(ItemsInput))]

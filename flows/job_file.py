@@ -7,34 +7,21 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, create_model
 
-from prefect_dispatch.blocks import block_reference
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.block_references import SLUGS
 from prefect_dispatch.executors.registry import BuiltInExecutor
-from prefect_dispatch.flows.forms import with_form_messages
-from prefect_dispatch.flows.prepare import plan_spec, prepare, validate_items
-from prefect_dispatch.flows.remote_targets import FanOutTo, TaskRunnerInput
-from prefect_dispatch.flows.review import require_review
+from prefect_dispatch.flows.runtime.job_document import read_document
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.registry import AnyIntegrator
-from prefect_dispatch.models.base import Strict, did_you_mean
+from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, Name, to_brief_list
 from prefect_dispatch.models.limits import Limits
-from prefect_dispatch.models.validation_messages import MAX_SHOWN, explain_errors, show_value
-from prefect_dispatch.serialization.strict_yaml import (
-    MAX_BYTES,
-    YamlDocument,
-    YamlError,
-    decode,
-    describe_value,
-    load_documents,
-    load_with_positions,
-)
-from prefect_dispatch.sources import ItemsInput
+from prefect_dispatch.sources import ItemsInput, validate_items
+from prefect_dispatch.tasks.shards.options import FanOutTo, TaskRunnerInput
 from prefect_dispatch.tasks.work_item import Refresh
 
 if TYPE_CHECKING:
@@ -43,14 +30,13 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from prefect_dispatch.flows.runtime.job_document import JobDocument
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
     from prefect_dispatch.models.report import Report
     from prefect_dispatch.tasks.plan import Plan
 
 R = TypeVar("R")
 
-FORMS = ("analyze_files", "research_topics", "content_variants", "build_modules", "test_matrix")
-"""The flows with a flat form, as job files name them; each is defined in a module of its name."""
 RefreshInput = bool | str | Sequence[str]
 """Which items to ask again although an answer is stored: all, none, or those that match patterns."""
 
@@ -202,6 +188,8 @@ def to_form_json(value: Any, name: str = "") -> Any:  # noqa: ANN401 -- JSON
         parts: list[Any] = value  # pyright: ignore[reportUnknownVariableType] -- JSON
         return [to_form_json(part) for part in parts]
     if name in SLUGS and isinstance(value, str):
+        from prefect_dispatch.blocks import block_reference  # noqa: PLC0415 -- imports Prefect
+
         return block_reference(name, value)
     if name == "output" and isinstance(value, str) and value.startswith("{"):
         return json.dumps(json.loads(value), indent=2, ensure_ascii=False)
@@ -220,6 +208,8 @@ def validate_job(job: JobFile, folder: Path, *, limit: int | None = None, refres
     Raises:
         JobError: If it is unusable.
     """
+    from prefect_dispatch.flows.prepare import prepare  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.review import require_review  # noqa: PLC0415 -- imports Prefect
 
     def step() -> PreparedJob:
         spec = job.spec(folder, limit=limit, refresh=refresh)
@@ -236,15 +226,18 @@ def plan_job(job: JobFile, folder: Path, *, limit: int | None = None, refresh: R
     Raises:
         JobError: If it is unusable.
     """
+    from prefect_dispatch.flows.prepare import plan_spec  # noqa: PLC0415 -- imports Prefect
+
     return _with_messages(job, lambda: plan_spec(job.spec(folder, limit=limit, refresh=refresh)))
 
 
 def _with_messages(job: JobFile, step: Callable[[], R]) -> R:
     """Run a step; its error messages use the field names of the job file."""
-    return step() if isinstance(job, Job) else with_form_messages(step)
+    if isinstance(job, Job):
+        return step()
+    from prefect_dispatch.flows.forms import with_form_messages  # noqa: PLC0415 -- imports Prefect
 
-
-_MODEL_FREE = {"shell": "a shell, which runs commands", "python": "a Python function, which makes its own calls"}
+    return with_form_messages(step)
 
 
 def load_job(path: Path, changes: Sequence[str] = (), *, model: str | None = None) -> Job:
@@ -270,118 +263,17 @@ def read_job(path: Path, changes: Sequence[str] = (), *, model: str | None = Non
     Raises:
         JobError: If the file can't be read, or isn't a job.
     """
-    # 1. Parse the file, and apply the overrides.
-    document = _read_document(path)
-    data = cast("dict[str, Any]", document.value)
-    changed = [_apply_change(data, change) for change in changes]
+    return parse_job(read_document(path, changes, model=model))
 
-    def where(place: Sequence[str | int]) -> str:
-        """Return a position for error messages: the last change that set the value, or its line in the file."""
-        changes = (option for path, option in reversed(changed) if path == [*place[: len(path)]])
-        return next(changes, str(document.position.find(place)))
 
-    # 2. Determine the flow, whose model validates the rest.
-    flow = data.get("flow", "dispatch")
-    if flow not in ("dispatch", *FORMS):
-        raise JobError(
-            f"{path.name}: {where(['flow'])}: flow: there is no {show_value(flow)}; "
-            f"{did_you_mean(str(flow), ['dispatch', *FORMS])}"
-        )
-    if model is not None:
-        _override_model(data, model, flow)
-    if flow == "dispatch" and _is_mapping(data.get("briefs")):  # one brief, which messages call briefs[0]
-        data["briefs"] = [data["briefs"]]
-    # 3. Validate; the errors name the line or the option of each value.
+def parse_job(document: JobDocument) -> JobFile:
+    """Return the job that a document holds.
+
+    Raises:
+        JobError: If a value is wrong; the message names the line or the option of each.
+    """
+    model = Job if document.flow == "dispatch" else form_model(document.flow)
     try:
-        return (Job if flow == "dispatch" else form_model(flow)).model_validate(data)
+        return model.model_validate(document.data)
     except ValidationError as error:
-        raise JobError(f"{path.name}: " + " ".join(explain_errors(error, data, where))) from None
-
-
-def _override_model(data: dict[str, Any], model: str, flow: str) -> None:
-    """Replace the model of a job."""
-    executor = data.get("executor")
-    kind = str(executor.get("kind")) if flow == "dispatch" and _is_mapping(executor) else ""
-    if kind in _MODEL_FREE:
-        raise JobError(
-            f"--model: {show_value(model)} would not be asked, as this job's executor is {_MODEL_FREE[kind]}; "
-            "leave --model out, or set executor.kind to 'llm'."
-        )
-    if flow == "dispatch":
-        data["executor"] = {**cast("dict[str, Any]", executor if isinstance(executor, dict) else {}), "model": model}
-    elif data.get("models") and "models" in form_model(flow).model_fields:
-        raise JobError(
-            f"--model: {show_value(model)} would not be asked, as this job names several models under 'models'; change "
-            "those with --set models=[…], or leave --model out."
-        )
-    elif "model" not in form_model(flow).model_fields:
-        raise JobError(f"--model: {show_value(model)} would not be asked, as {flow} asks no model; leave --model out.")
-    else:
-        data["model"] = model
-
-
-def _read_document(path: Path) -> YamlDocument:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise JobError(f"The job file {str(path)!r} can't be read: {error.strerror}.") from None
-    try:
-        parsed = load_with_positions(decode(content))
-    except YamlError as error:
-        raise JobError(f"{path.name}: {error}.") from None
-    if len(parsed) > 1:
-        raise JobError(f"{path.name}: {parsed[1].position}: another document begins here; a job file holds one job.")
-    if not parsed or not _is_mapping(parsed[0].value):
-        has = describe_value(parsed[0].value) if parsed and parsed[0].value is not None else "an empty file"
-        raise JobError(
-            f"{path.name}: a job is a mapping with 'briefs' and 'items', or with 'flow' and the fields of its form, "
-            f"and this is {has}."
-        )
-    return parsed[0]
-
-
-def _apply_change(data: dict[str, Any], change: str) -> tuple[list[str | int], str]:
-    """Change one value of a job; return its path, and the option as error messages quote it."""
-    option = f"--set {change[:MAX_SHOWN]!r}"
-    name, equals, text = change.partition("=")
-    if not equals or not name:
-        raise JobError(f"{option}: write it as key.key=value.")
-    try:
-        values = load_documents(text)
-    except YamlError as error:
-        raise JobError(f"{option}: the value can't be read as YAML: {error}.") from None
-    if len(values) > 1:
-        raise JobError(f"{option}: the value is several documents of YAML; write one.")
-    # Walk to the parent of the value; missing mappings on the path are created.
-    *parents, last = name.split(".")
-    inside: Any = data
-    path: list[str | int] = []
-    for parent in parents:
-        part = _resolve_part(inside, parent, option)
-        if isinstance(part, str) and inside.get(part) is None:
-            inside[part] = {}
-        inside = inside[part]
-        path.append(part)
-    path.append(_resolve_part(inside, last, option))
-    inside[path[-1]] = values[0] if values else None
-    return path, option
-
-
-def _resolve_part(inside: object, name: str, option: str) -> str | int:
-    """Return one part of a `--set` path as the key of a mapping, or the index of a list."""
-    if _is_mapping(inside):
-        return name
-    if not _is_list(inside):
-        raise JobError(f"{option}: {name!r} would be a part of {describe_value(inside)}, which has none.")
-    if not name.isdecimal() or int(name) >= len(inside):
-        raise JobError(f"{option}: {name!r} is no place in a list of {len(inside)}; the first is 0.")
-    return int(name)
-
-
-def _is_mapping(data: object) -> TypeGuard[dict[str, Any]]:
-    return isinstance(data, dict)
-
-
-def _is_list(data: object) -> TypeGuard[list[Any]]:
-    return isinstance(data, list)
+        raise document.explain(error) from None

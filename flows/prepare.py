@@ -32,8 +32,8 @@ from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.models.brief import Brief, resolve_user_code
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Failure, answering_models
-from prefect_dispatch.sources import key_notes, read_items, source
-from prefect_dispatch.sources.inline import FailedItem, Listed, with_values
+from prefect_dispatch.sources import key_notes, read_items, source, validate_items
+from prefect_dispatch.sources.inline import FailedItem, with_values
 from prefect_dispatch.tasks.plan import SAMPLE, Plan, StoredAnswers, estimate, with_notes
 from prefect_dispatch.tasks.preflight import preflight, require_independence
 from prefect_dispatch.tasks.run_brief import result_store_for_run
@@ -64,26 +64,6 @@ def outcomes_of_failed_items(briefs: Sequence[Brief], items: Sequence[Item]) -> 
             for work in (WorkItem(brief, item, "") for brief in briefs):
                 found += WorkResult(work, "skipped", error=error).to_outcomes([work], ())
     return tuple(found)
-
-
-NO_ITEMS = (
-    "There are no items: the list is empty; name some, or a source that may be empty, such as a table or a query."
-)
-
-
-def validate_items(items: Source) -> Source:
-    """Validate the items of a job file.
-
-    Raises:
-        ValueError: If they are an empty list.
-
-    Example:
-        >>> validate_items(Listed.model_validate(["MIT"])).items[0].key
-        'MIT'
-    """
-    if isinstance(items, Listed) and not items.items:
-        raise ValueError(NO_ITEMS)
-    return items
 
 
 def require_items(items: Source) -> None:

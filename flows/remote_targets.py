@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 from prefect.client.schemas.objects import ConcurrencyLimitStrategy
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
-from pydantic import BeforeValidator, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import ValidationError
 
 from prefect_dispatch.errors import BriefError, JobError, first_problem
 from prefect_dispatch.executors.base import fingerprint
-from prefect_dispatch.models.base import Strict, Tabs, did_you_mean
+from prefect_dispatch.models.base import did_you_mean
 from prefect_dispatch.models.brief import resolve_user_code
 from prefect_dispatch.prefect_compat import ProcessPool
 from prefect_dispatch.security.redaction import safe_message
-from prefect_dispatch.tasks.shards.deployment_runner import SILENT_S, DeploymentRunner, Target
+from prefect_dispatch.tasks.shards.deployment_runner import DeploymentRunner, Target
+from prefect_dispatch.tasks.shards.options import FLOW, Dask, Processes, Ray, Threads
 from prefect_dispatch.tasks.shards.protocol import WRITABLE, to_job_file_form
 from prefect_dispatch.tasks.shards.remote import (
     RemoteTarget,
@@ -39,46 +40,13 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
     from prefect.task_runners import TaskRunner
-    from typing_extensions import Self
 
     from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.tasks.shards.options import ByDeployment
     from prefect_dispatch.tasks.work_item import WorkItem
 
 
-FLOW = "work-shard"
-"""The flow that processes shards."""
 _ONLINE = "ONLINE"
-
-
-class ByDeployment(Strict):
-    """Processes shards by runs of a deployment, on any work pool."""
-
-    deployment: str = Field(default=f"{FLOW}/{FLOW}", min_length=1)
-    """The deployment of the flow `work-shard`; `prefect-dispatch deploy` creates one."""
-    runs: int = Field(default=4, ge=1, le=1000)
-    """Concurrent runs of the deployment, which share the limits of the job. Fewer, where the deployment or its work
-    pool has a lower limit."""
-    silent_s: float = Field(default=SILENT_S, ge=5, le=86_400, title="Silence in seconds")
-    """Seconds without a sign of life from a running run after which it is given up, and the rest of its items asked
-    again."""
-
-    @property
-    def name(self) -> str:
-        """The flow and the name of the deployment."""
-        return self.deployment if "/" in self.deployment else f"{FLOW}/{self.deployment}"
-
-
-def _parse_fan_out(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    if value != "deployment":
-        msg = f"there is no {value!r}; {did_you_mean(value, ['deployment'])}"
-        raise ValueError(msg)
-    return ByDeployment()
-
-
-FanOutTo = Annotated[ByDeployment, BeforeValidator(_parse_fan_out)]
-"""`deployment`, or a mapping with the options of `ByDeployment`."""
 
 
 class FanOutTarget(NamedTuple):
@@ -244,130 +212,6 @@ def _error_sentence(error: Exception) -> str:
 
 THREADS_PER_WORKER = 2
 """Concurrent task runs in each worker of our own Dask cluster: free slots for one while items of another end."""
-Workers = Annotated[int | None, Field(ge=1, le=1000, title="Processes")]
-
-
-class Threads(Strict):
-    """Runs shards in this process, or by the flow's own task runner."""
-
-    kind: Literal["threads"] = "threads"
-    """Discriminator of the task runners."""
-
-    def create_target(self) -> RemoteTarget | None:
-        """Return None: shards run in the run's own process."""
-        return None
-
-
-class Processes(Strict):
-    """Runs shards in processes of this machine, each with one task run at a time."""
-
-    kind: Literal["processes"] = "processes"
-    """Discriminator of the task runners."""
-    workers: Workers = None
-    """Number of processes. Empty: the number of cores."""
-
-    def create_target(self) -> RemoteTarget:
-        """Return the target of the shards."""
-        return RemoteTarget(self._create_runner, capacity_of)
-
-    def _create_runner(self) -> TaskRunner[Any]:
-        return ProcessPool(max_workers=self.workers or os.cpu_count(), initializer=initialize_pool_process)
-
-
-class _Cluster(Strict):
-    """Runs shards on the workers of a cluster, of this machine or at an address."""
-
-    workers: Workers = None
-    """Number of processes of a cluster on this machine. Empty: the number of cores."""
-    address: Annotated[str | None, Field(min_length=1, title="Address")] = None
-    """The address of an existing cluster. Empty: one is started on this machine, for the run."""
-
-    @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if self.workers is not None and self.address is not None:
-            msg = "the cluster at 'address' has its own workers; leave one of 'workers' and 'address' out"
-            raise ValueError(msg)
-        return self
-
-
-class Dask(_Cluster):
-    """Runs shards on a Dask cluster; needs the extra `dask`."""
-
-    kind: Literal["dask"] = "dask"
-    """Discriminator of the task runners."""
-
-    def create_target(self) -> RemoteTarget:
-        """Return the target of the shards.
-
-        Raises:
-            JobError: If prefect-dask isn't installed.
-        """
-        _require_package("dask")
-        return RemoteTarget(self._create_runner, capacity_of)
-
-    def _create_runner(self) -> TaskRunner[Any]:
-        runner: Any = import_module("prefect_dask").DaskTaskRunner
-        if self.address:
-            return cast("TaskRunner[Any]", runner(address=self.address))
-        own = {"n_workers": self.workers or os.cpu_count(), "threads_per_worker": THREADS_PER_WORKER}
-        return cast("TaskRunner[Any]", runner(cluster_kwargs={**own, "dashboard_address": None}))
-
-
-class Ray(_Cluster):
-    """Runs shards on a Ray cluster; needs the extra `ray`."""
-
-    kind: Literal["ray"] = "ray"
-    """Discriminator of the task runners."""
-
-    def create_target(self) -> RemoteTarget:
-        """Return the target of the shards.
-
-        Raises:
-            JobError: If prefect-ray isn't installed.
-        """
-        _require_package("ray")
-        return RemoteTarget(self._create_runner, capacity_of)
-
-    def _create_runner(self) -> TaskRunner[Any]:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry of each cluster to Ray's makers
-        runner: Any = import_module("prefect_ray").RayTaskRunner
-        if self.address:
-            return cast("TaskRunner[Any]", runner(address=self.address))
-        own = {"num_cpus": self.workers or os.cpu_count(), "include_dashboard": False}
-        return cast("TaskRunner[Any]", runner(init_kwargs=own))
-
-
-_KINDS = {"threads": Threads, "processes": Processes, "dask": Dask, "ray": Ray}
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, Mapping):
-        return str(cast("Mapping[str, object]", value).get("kind", ""))
-    return next((kind for kind, model in _KINDS.items() if isinstance(value, model)), "")
-
-
-def _parse_task_runner(value: Any) -> Any:  # noqa: ANN401 -- any input of a validator
-    if isinstance(value, str):
-        value = {"kind": value}
-    kind = _kind(value)
-    if kind not in _KINDS:
-        msg = (
-            f"there is no {kind!r}; {did_you_mean(kind, [*_KINDS])}" if kind else f"name its kind: {', '.join(_KINDS)}"
-        )
-        raise ValueError(msg)
-    return value
-
-
-TaskRunnerInput = Annotated[
-    Annotated[Threads, Tag("threads")]
-    | Annotated[Processes, Tag("processes")]
-    | Annotated[Dask, Tag("dask")]
-    | Annotated[Ray, Tag("ray")],
-    Discriminator(_kind),
-    BeforeValidator(_parse_task_runner),
-    Tabs(),
-]
-"""`threads`, `processes`, `dask` or `ray`, or a mapping with `kind` and the options of one."""
 
 
 def shard_target(
@@ -385,10 +229,27 @@ def shard_target(
     """
     if by and otherwise:
         raise JobError("task_runner: fan_out also determines where shards run; leave one of them out.")
-    if by is None or (where := by.create_target()) is None:
+    if by is None or isinstance(by, Threads):
         return otherwise or find_remote_target()
+    if not isinstance(by, Processes):
+        _require_package(by.kind)
     require_picklable(executor)
-    return where
+    return RemoteTarget(partial(_create_runner, by), capacity_of)
+
+
+def _create_runner(by: Processes | Dask | Ray) -> TaskRunner[Any]:
+    """Return Prefect's task runner for the options of a job."""
+    workers = by.workers or os.cpu_count()
+    if isinstance(by, Processes):
+        return ProcessPool(max_workers=workers, initializer=initialize_pool_process)
+    if isinstance(by, Dask):
+        own: dict[str, Any] = {"n_workers": workers, "threads_per_worker": THREADS_PER_WORKER}
+        options = {"cluster_kwargs": {**own, "dashboard_address": None}}
+    else:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # no telemetry of each cluster to Ray's makers
+        options = {"init_kwargs": {"num_cpus": workers, "include_dashboard": False}}
+    runner: Any = getattr(import_module(f"prefect_{by.kind}"), f"{by.kind.title()}TaskRunner")
+    return cast("TaskRunner[Any]", runner(**({"address": by.address} if by.address else options)))
 
 
 def _require_package(kind: str) -> None:

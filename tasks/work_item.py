@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
-from prefect.utilities.annotations import quote
 from pydantic import BeforeValidator, Field, GetPydanticSchema
 from rapidfuzz import process
 
@@ -81,6 +80,8 @@ def group_equal_work(work: Sequence[WorkItem]) -> dict[str, list[WorkItem]]:
 
 def unmapped_quote(value: T) -> T:
     """Return data quoted, so that Prefect does not search it for futures."""
+    from prefect.utilities.annotations import quote  # noqa: PLC0415 -- the options of job files need no Prefect
+
     return cast("T", quote(cast("Any", value)))
 
 

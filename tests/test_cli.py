@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import pty
@@ -22,6 +23,8 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from prefect_dispatch import __version__
 from prefect_dispatch.cli.commands import BROKEN_PIPE, COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
 from prefect_dispatch.cli.console import show_progress
+from prefect_dispatch.flows.job_file import Job, load_flow
+from prefect_dispatch.flows.runtime.job_document import FLOWS
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.reporting.progress import Progress, progress_listener
 from prefect_dispatch.sources import read_items
@@ -45,7 +48,7 @@ briefs:
     instructions: Say how long it is.
     output: {type: object, properties: {size: {type: integer}}, required: [size]}
 items: {glob: "texts/*.txt"}
-executor: {model: openai/test, api_base: "URL"}
+executor: {model: openai/test, api_base: "http://127.0.0.1:9/v1"}
 limits: {concurrency: 2, retries: 0, timeout_s: 20}
 """
 
@@ -64,7 +67,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def at(job: Path, url: str) -> str:
     """Point the job at a server."""
-    job.write_text(JOB.replace("URL", url))
+    job.write_text(JOB.replace("http://127.0.0.1:9/v1", url))
     return str(job)
 
 
@@ -402,16 +405,50 @@ def test_a_terminal_gets_a_bar(job: Path) -> None:
     assert b"Complete: 5 of 5 answered." in screen.splitlines()[-2]
 
 
-def test_help_needs_neither_prefect_nor_litellm() -> None:
-    """`--help` imports nothing heavy."""
+HEAVY = ("litellm", "prefect", "prefect_dispatch.executors.registry", "pydantic", "rich")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "job", "imported"),
+    [
+        pytest.param(["--help"], "", [], id="help"),
+        pytest.param(["--version"], "", [], id="version"),
+        pytest.param(["run", "--nope"], "", [], id="unknown-option"),
+        pytest.param(["run", "nope.yaml"], "", ["pydantic"], id="no-file"),
+        pytest.param(["run", "job.yaml"], "briefs: {instructions: Do.}\nitmes: [a]", ["pydantic"], id="unknown-key"),
+        pytest.param(["plan", "job.yaml"], "flow: test_matrix\ncomand: a", ["pydantic"], id="unknown-key-of-a-form"),
+        pytest.param(
+            ["run", "job.yaml"],
+            "briefs: {name: a, instructions: Do.}\nitems: 5",
+            ["prefect_dispatch.executors.registry", "pydantic", "rich"],
+            id="wrong-type",
+        ),
+    ],
+)
+def test_a_refusal_imports_little(arguments: list[str], job: str, imported: list[str], tmp_path: Path) -> None:
+    """Neither Prefect nor litellm, which take seconds; for an unknown key not even the models of a job."""
+    (tmp_path / "job.yaml").write_text(job)
     code = (
         "import sys\n"
         "from prefect_dispatch.cli.commands import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "print([name for name in ('prefect', 'litellm', 'pydantic', 'rich') if name in sys.modules])"
+        f"try:\n    main({arguments!r})\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603 -- ours
-    assert ran.stdout.splitlines()[-1] == "[]"
+    ran = subprocess.run(  # noqa: S603 -- ours
+        [sys.executable, "-P", "-c", code] if sys.version_info >= (3, 11) else [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ran.stdout.splitlines()[-1] == str(imported)
+
+
+def test_the_keys_of_each_flow_are_known_without_it() -> None:
+    """The keys that are checked first are those of the models."""
+    assert FLOWS["dispatch"].split() == [name for name in Job.model_fields if name != "flow"]
+    for name in FLOWS.keys() - {"dispatch"}:
+        assert FLOWS[name].split() == [*inspect.signature(load_flow(name).fn).parameters]
 
 
 def when(true: Callable[[], bool], what: str) -> threading.Thread:
@@ -493,7 +530,7 @@ def test_ctrl_c_before_a_run_begins(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("prefect_dispatch.flows.job_file.read_job", interrupt)
+    monkeypatch.setattr("prefect_dispatch.flows.runtime.job_document.read_document", interrupt)
     assert main(["plan", str(job)]) == INTERRUPTED
     assert capsys.readouterr().err.endswith("the same command goes on from there.\n")
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prefect_dispatch.executors.base import Executor
-    from prefect_dispatch.flows.remote_targets import ByDeployment, Dask, Processes, Ray, Threads
     from prefect_dispatch.flows.runtime.part_joiner import PartJoiner
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.models.brief import Brief
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.sources import Source
     from prefect_dispatch.tasks.preflight import Independence
+    from prefect_dispatch.tasks.shards.options import ByDeployment, Dask, Processes, Ray, Threads
     from prefect_dispatch.tasks.work_item import WorkItem
 
 

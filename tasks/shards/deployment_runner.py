@@ -30,6 +30,7 @@ from prefect_dispatch.errors import ExecutorError, JobError, TerminalError, Tran
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.security.redaction import redact, safe_message
 from prefect_dispatch.tasks.run_brief import result_store_for_run
+from prefect_dispatch.tasks.shards.options import SILENT_S
 from prefect_dispatch.tasks.shards.protocol import ShardHeader, ShardResult, ShardStore, to_document
 from prefect_dispatch.tasks.shards.remote import SILENT, UNBEGUN
 from prefect_dispatch.tasks.stop_conditions import start_thread
@@ -131,10 +132,6 @@ SILENT_BEATS = 2
 
 BEATS = 5
 """Heartbeats of a run in the time after which it is given up."""
-
-
-SILENT_S = 120.0
-"""Seconds without a heartbeat after which a running run is given up."""
 
 
 START_S = 1800.0

@@ -23,7 +23,7 @@ from prefect_dispatch.cli.commands import main
 from prefect_dispatch.deployments.register import prefect_client, register_served
 from prefect_dispatch.deployments.specs import ScheduleOverride, describe_schedules, plan_deployments, ready_flows
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.job_file import FORMS
+from prefect_dispatch.flows.runtime.job_document import FLOWS
 from tests.openai_server import openai_server
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _nine() -> DeploymentScheduleCreate:
 
 def test_each_ready_flow_has_a_deployment() -> None:
     """A job file can name no flow that has none; the next ready flow is one more entry of the file."""
-    assert set(ready_flows()) == {"dispatch", *FORMS, "work_shard"}
+    assert set(ready_flows()) == {*FLOWS, "work_shard"}
     for key, ready in ready_flows().items():
         assert ready.entrypoint == f"prefect_dispatch.flows.{key}.{key}"
         assert ready.flow.name == ready.name

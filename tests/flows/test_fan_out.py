@@ -41,13 +41,14 @@ from prefect_dispatch import LLM, Ask, Brief, Item, Limits, PythonCallable, Repl
 from prefect_dispatch.cli.commands import main
 from prefect_dispatch.errors import DispatchFailed, JobError, TransientError
 from prefect_dispatch.flows import remote_targets
-from prefect_dispatch.flows.remote_targets import ByDeployment, FanOutTo, resolve_deployment
+from prefect_dispatch.flows.remote_targets import resolve_deployment
 from prefect_dispatch.flows.work_shard import work_shard
 from prefect_dispatch.models.checks import Function
 from prefect_dispatch.reporting.progress import Progress, progress_listener
 from prefect_dispatch.tasks.run_brief import Shard, result_store_for_run, shard_task
 from prefect_dispatch.tasks.shards import deployment_runner
 from prefect_dispatch.tasks.shards.deployment_runner import DeploymentRunner, Target
+from prefect_dispatch.tasks.shards.options import ByDeployment, FanOutTo
 from prefect_dispatch.tasks.shards.protocol import (
     FOLDER,
     RESULT_SUFFIX,

@@ -18,7 +18,8 @@ from prefect_dispatch import Brief, dispatch
 from prefect_dispatch.cli import commands
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.python_callable import PythonCallable
-from prefect_dispatch.flows.remote_targets import Dask, Processes, Ray, Threads, shard_target
+from prefect_dispatch.flows.remote_targets import shard_target
+from prefect_dispatch.tasks.shards.options import Dask, Processes, Ray, Threads
 from prefect_dispatch.tasks.shards.remote import RemoteTarget, WorkerCapacity, capacity_of
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.prefect_database import empty_database
@@ -139,7 +140,7 @@ import os
 import psutil
 from prefect_dispatch import Brief, Limits, dispatch
 from prefect_dispatch.executors.python_callable import PythonCallable
-from prefect_dispatch.flows.remote_targets import Dask, Processes
+from prefect_dispatch.tasks.shards.options import Dask, Processes
 
 def servers(value: str) -> str:
     run = psutil.Process(int(os.environ["RUN"]))

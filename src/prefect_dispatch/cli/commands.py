@@ -6,6 +6,8 @@ Prefect is imported only by the commands that need it, so that the others start 
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import json
 import os
 import signal
@@ -40,6 +42,16 @@ INTERRUPTED_S = 4.5
 
 POLL_S = 0.2
 """Seconds between two checks of the time."""
+
+
+MAX_DIGITS = 9
+"""Digits of a number in an option."""
+MAX_SHOWN = 40
+"""Characters of a wrong value that a message shows."""
+
+
+COLLECT_EVERY = 100_000
+"""Number of new objects after which the process collects garbage."""
 
 
 INTERRUPTED_MESSAGE = "\nInterrupted. Answers received so far are stored: the same command goes on from there."
@@ -150,6 +162,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 complete, 3 complete with gaps, 1 failed, 2 unusable job (nothing was spent), 130 interrupted.
     """
+    if argv is None:
+        # Modules are no garbage: Python would traverse what they create repeatedly, and once more at the end.
+        gc.set_threshold(COLLECT_EVERY, *gc.get_threshold()[1:])
+        atexit.register(gc.freeze)
     arguments = _parser().parse_args(argv)
     # Never kill the process of a caller that passes arguments.
     arguments.guard = guard = ExitGuard(os._exit if argv is None else None)
@@ -206,19 +222,19 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = _job_command(commands, "run", _run, "run a job")
-    run.add_argument("--out", metavar="DIR", type=_folder, help="write the report, every outcome and every table there")
+    run.add_argument("--out", metavar="DIR", type=_path, help="write the report, every outcome and every table there")
     _job_command(commands, "plan", _plan, "say what a job would take; nothing is asked")
 
     explain = commands.add_parser("explain", help="explain how a value or an item of a report came about")
     explain.set_defaults(command=_explain)
-    explain.add_argument("report", metavar="REPORT", type=Path, help="a report.json")
+    explain.add_argument("report", metavar="REPORT", type=_path, help="a report.json")
     explain.add_argument(
         "what", metavar="FIELD|KEY", nargs="?", help="a value (`records.0.year`, `year`, `MIT.year`) or an item's key"
     )
 
     audit = commands.add_parser("audit", help="audit a published report again from its outcomes; nothing is asked")
     audit.set_defaults(command=_audit)
-    audit.add_argument("report", metavar="REPORT", type=Path, help="a report.json, or the folder that holds it")
+    audit.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
 
     _add_deploy_commands(commands)
     return parser
@@ -232,8 +248,8 @@ def _job_command(
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text)
     parser.set_defaults(command=command)
-    parser.add_argument("job", metavar="JOB", type=Path, help="the job file (YAML or JSON)")
-    parser.add_argument("--model", metavar="M", help="the model to ask instead of the one in the job")
+    parser.add_argument("job", metavar="JOB", type=_path, help="the job file (YAML or JSON)")
+    parser.add_argument("--model", metavar="M", type=_text, help="the model to ask instead of the one in the job")
     parser.add_argument(
         "--set", metavar="a.b=c", action="append", default=[], dest="changes", help="change one value of the job"
     )
@@ -258,6 +274,7 @@ def _add_deploy_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is 
     deploy.add_argument(
         "--work-pool",
         metavar="P",
+        type=_text,
         help="the pool whose workers run it (by default Prefect's default, or else the process pool 'dispatch', which "
         "is made if it isn't there)",
     )
@@ -271,11 +288,13 @@ def _add_deploy_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is 
     serve.set_defaults(command=_register("serve"))
     for parser in (deploy, serve):
         parser.add_argument(
-            "jobs", metavar="JOB", nargs="*", type=Path, help="a job file whose content fills in the form"
+            "jobs", metavar="JOB", nargs="*", type=_path, help="a job file whose content fills in the form"
         )
         parser.add_argument("--name", metavar="N", help="what the deployment of the one job is called")
         parser.add_argument("--cron", metavar="C", help="when it is due, such as '0 6 * * 1-5'")
-        parser.add_argument("--timezone", metavar="Z", help="in which time zone, such as Europe/Berlin (else UTC)")
+        parser.add_argument(
+            "--timezone", metavar="Z", type=_text, help="in which time zone, such as Europe/Berlin (else UTC)"
+        )
         parser.add_argument("--active", action="store_true", help="have the schedule make runs")
 
     automations = commands.add_parser(
@@ -308,9 +327,7 @@ def _register(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def _seconds(text: str) -> int:
-    if text.isdecimal() and int(text) >= LEAST_S:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {LEAST_S} or more")
+    return _whole_number(text, LEAST_S)
 
 
 def _add_code_options(deploy: argparse.ArgumentParser) -> None:
@@ -320,21 +337,33 @@ def _add_code_options(deploy: argparse.ArgumentParser) -> None:
         "the image.",
     )
     code.add_argument("--git", action="store_true", help="workers clone the job's git repository before each run")
-    code.add_argument("--git-url", dest="url", metavar="URL", help="its address for workers (by default the remote's)")
     code.add_argument(
-        "--git-branch", dest="branch", metavar="B", help="what they clone (by default the branch checked out here)"
+        "--git-url", dest="url", metavar="URL", type=_text, help="its address for workers (by default the remote's)"
     )
-    code.add_argument("--git-commit", dest="commit", metavar="C", help="the commit to check out instead, such as HEAD")
+    code.add_argument(
+        "--git-branch",
+        dest="branch",
+        metavar="B",
+        type=_text,
+        help="what they clone (by default the branch checked out here)",
+    )
+    code.add_argument(
+        "--git-commit", dest="commit", metavar="C", type=_text, help="the commit to check out instead, such as HEAD"
+    )
     code.add_argument(
         "--git-credentials",
         dest="credentials",
         metavar="TYPE/NAME",
+        type=_text,
         help="a saved block with which they clone it, such as secret/github",
     )
-    code.add_argument("--image", metavar="I", help="the image that runs start from, in a Docker or Kubernetes pool")
+    code.add_argument(
+        "--image", metavar="I", type=_text, help="the image that runs start from, in a Docker or Kubernetes pool"
+    )
     code.add_argument(
         "--folder",
         metavar="DIR",
+        type=_text,
         help="the folder that has, where runs work, what the current folder has here (with --image by default the "
         "image's working directory)",
     )
@@ -359,16 +388,30 @@ def _variable(text: str) -> tuple[str, Any]:
         return name.strip(), value
 
 
-def _folder(text: str) -> Path:
-    if text.strip():
-        return Path(text)
-    raise argparse.ArgumentTypeError("it is empty; name a folder, such as report, or leave it out")
+def _text(text: str) -> str:
+    """Return a value of an option; an empty one is refused, as an unset variable of a shell gives it."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty; give it a value, or leave it out")
+    if "\0" in text:
+        raise argparse.ArgumentTypeError("it holds a NUL character")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_text(text))
 
 
 def _positive(text: str) -> int:
-    if text.isdecimal() and int(text) > 0:
+    return _whole_number(text, 1)
+
+
+def _whole_number(text: str, least: int) -> int:
+    if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS and int(text) >= least:
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}…"
+    raise argparse.ArgumentTypeError(
+        f"{shown!r} is not a whole number of {least} or more, with {MAX_DIGITS} digits at most"
+    )
 
 
 def _refresh(arguments: argparse.Namespace) -> bool | list[str]:
@@ -377,16 +420,22 @@ def _refresh(arguments: argparse.Namespace) -> bool | list[str]:
 
 
 def _load_job(arguments: argparse.Namespace) -> JobFile:
-    from prefect_dispatch.flows.job_file import read_job  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.runtime.job_document import read_document  # noqa: PLC0415 -- imports pydantic
 
-    return read_job(arguments.job, arguments.changes, model=arguments.model)
+    document = read_document(arguments.job, arguments.changes, model=arguments.model)
+
+    from prefect_dispatch.flows.job_file import parse_job  # noqa: PLC0415 -- imports every model
+
+    return parse_job(document)
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    job, folder = _load_job(arguments), arguments.job.resolve().parent  # first, as it imports no Prefect
+
     from prefect.exceptions import CancelledRun  # noqa: PLC0415 -- imports Prefect
 
     from prefect_dispatch.cli.console import show_progress, summary  # noqa: PLC0415 -- imports rich
-    from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports every model
     from prefect_dispatch.flows.prepare import as_prepared  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.flows.publish import ensure_folder  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
@@ -395,12 +444,13 @@ def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.security.redaction import safe_message  # noqa: PLC0415 -- only here
     from prefect_dispatch.tasks.stop_conditions import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
 
-    job, folder = _load_job(arguments), arguments.job.resolve().parent
     # Validated before the run, an invalid job needs no server and leaves no flow run behind.
     bounds: dict[str, Any] = {"limit": arguments.limit, "refresh": _refresh(arguments)}
     ready = validate_job(job, folder, **bounds)
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
     out = job.report_folder(folder) if arguments.out is None else arguments.out
+    if "\0" in str(out):
+        raise JobError("out: a path holds no NUL character; name a folder, such as report.")
     files = None if out is None else str(ensure_folder(out.resolve()))
     reports: list[Report] = []
 
@@ -440,11 +490,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from prefect_dispatch.cli.console import plan_table  # noqa: PLC0415 -- imports rich
-    from prefect_dispatch.flows.job_file import plan_job  # noqa: PLC0415 -- imports Prefect
+    job, folder = _load_job(arguments), arguments.job.resolve().parent  # first, as it imports no Prefect
 
-    folder = arguments.job.resolve().parent
-    plan: Plan = plan_job(_load_job(arguments), folder, limit=arguments.limit, refresh=_refresh(arguments))
+    from prefect_dispatch.cli.console import plan_table  # noqa: PLC0415 -- imports rich
+    from prefect_dispatch.flows.job_file import plan_job  # noqa: PLC0415 -- imports every model
+
+    plan: Plan = plan_job(job, folder, limit=arguments.limit, refresh=_refresh(arguments))
     print(plan_table(plan))
     return COMPLETE
 

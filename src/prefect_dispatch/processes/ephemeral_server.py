@@ -18,8 +18,6 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-import httpx
-
 from prefect_dispatch.errors import ServerError
 from prefect_dispatch.security.redaction import redact
 
@@ -163,6 +161,8 @@ class TemporaryServer:
 
     def _is_healthy(self, timeout_s: float) -> bool:
         """Return whether the server answers a health check in time."""
+        import httpx  # noqa: PLC0415 -- not for a job file that is refused
+
         try:
             # A proxy from the environment can't reach this machine.
             return httpx.get(f"{self.url}/health", timeout=timeout_s, trust_env=False).is_success

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, cast
 
-from prefect.exceptions import MissingContextError
-from prefect.logging import get_logger, get_run_logger
 from pydantic import BeforeValidator, Discriminator, Tag, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
@@ -52,6 +50,7 @@ __all__ = [
     "key_notes",
     "read_items",
     "source",
+    "validate_items",
     "with_values",
 ]
 
@@ -126,6 +125,26 @@ def source(data: object) -> Source:
         raise SourceError("items: " + " ".join(f"{_path(each['loc'])}{each['msg']}" for each in wrong)) from None
 
 
+NO_ITEMS = (
+    "There are no items: the list is empty; name some, or a source that may be empty, such as a table or a query."
+)
+
+
+def validate_items(items: Source) -> Source:
+    """Validate the items of a job file.
+
+    Raises:
+        ValueError: If they are an empty list.
+
+    Example:
+        >>> validate_items(Listed.model_validate(["MIT"])).items[0].key
+        'MIT'
+    """
+    if isinstance(items, Listed) and not items.items:
+        raise ValueError(NO_ITEMS)
+    return items
+
+
 def _path(location: tuple[int | str, ...]) -> str:
     return f"{'.'.join(map(str, location))}: " if location else ""
 
@@ -185,6 +204,9 @@ def _warn_of_blanks(keys: list[str]) -> None:
     """Log a warning that names the empty items; they are asked about, as one empty file must not stop all others."""
     if not keys:
         return
+    from prefect.exceptions import MissingContextError  # noqa: PLC0415 -- models of job files need no Prefect
+    from prefect.logging import get_logger, get_run_logger  # noqa: PLC0415
+
     try:
         log: logging.Logger | logging.LoggerAdapter[logging.Logger] = get_run_logger()
     except MissingContextError:  # outside of a run, such as in a plan

@@ -118,9 +118,12 @@ class LLM(BaseExecutor, Strict):
 
     @field_validator("api_base")
     @classmethod
-    def _holds_no_secret(cls, api_base: str | None) -> str | None:
+    def _is_plain_address(cls, api_base: str | None) -> str | None:
         if api_base is not None and ("@" in api_base or "?" in api_base):
             msg = "must be a plain address; keys and passwords live in the environment"
+            raise ValueError(msg)
+        if api_base and not api_base.lower().startswith(("http://", "https://")):
+            msg = "must begin with http:// or https://, such as http://localhost:11434/v1"
             raise ValueError(msg)
         return api_base
 
