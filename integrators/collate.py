@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from pydantic import Field, PrivateAttr, model_validator
+
+from prefect_dispatch.integrators.accuracy import (
+    ExpectedAnswers,
+    compare_with_expected,
+    read_expected_answers,
+    require_comparable,
+    require_known_items,
+)
 from prefect_dispatch.integrators.base import BaseIntegrator, gap_violations, gaps, gaps_as_outcomes, unanswered
 from prefect_dispatch.integrators.merge_records.schema_conformance import iter_schema_violations, schemas_of
 from prefect_dispatch.models.base import Strict
@@ -16,8 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pydantic import JsonValue
+    from typing_extensions import Self
 
     from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.models.item import Item
 
 
 class Collate(BaseIntegrator, Strict):
@@ -25,7 +37,11 @@ class Collate(BaseIntegrator, Strict):
 
     The value is `{"answers": [{"brief": …, "item": …, "value": …}], "gaps": [{"brief": …, "item": …,
     "status": …, "reason": …}]}`: one answer for each outcome that succeeded, one gap for each of the others.
-    Answers aren't compared, so none is ever a duplicate or overridden.
+    Answers aren't compared with each other, so none is ever a duplicate or overridden.
+
+    **Expected answers** (`expected`). A table with a row for each item whose right answer is known: one column has the
+    item's key, each other column is a field of the answer. The tables `accuracy` and `wrong-answers` of the report say
+    how many answers are right, beside what one constant answer would reach. No agent sees the table.
 
     Example:
         >>> from prefect_dispatch.models.outcome import Outcome
@@ -36,9 +52,56 @@ class Collate(BaseIntegrator, Strict):
 
     kind: Literal["collate"] = "collate"
     """Discriminates between integrators."""
+    expected: str = ""
+    """A CSV, JSON Lines or Parquet file with the right answers, as far as they are known. Empty: there is none."""
+    expected_key: str = Field(default="item", min_length=1)
+    """The column of that file with the key of an item."""
 
     entries: ClassVar[str] = "answers"
     """The name of the value's field that has the answers."""
+    _expected: ExpectedAnswers | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _require_file_of_key(self) -> Self:
+        if self.expected_key != type(self).model_fields["expected_key"].default and not self.expected:
+            raise ValueError("'expected_key' is for the file with the right answers; name it under 'expected'")
+        return self
+
+    def resolve_paths(self, folder: Path) -> Collate:
+        """Return this integrator with the expected answers read.
+
+        Raises:
+            JobError: If they can't be read.
+        """
+        copy = self.model_copy()
+        if self.expected:
+            copy._expected = read_expected_answers(self.expected, self.expected_key, folder)  # noqa: SLF001 -- its own copy
+        return copy
+
+    def with_items(self, briefs: Sequence[Brief], items: Sequence[Item]) -> Collate:  # noqa: ARG002 -- the signature of every integrator
+        """Return this integrator, if the right answer is known for one of the items.
+
+        Raises:
+            JobError: If it is for none.
+        """
+        if self.expected:
+            require_known_items(self._expected_answers, self.expected, items)
+        return self
+
+    def preflight(self, briefs: Sequence[Brief]) -> None:
+        """Check that the expected answers can be compared with those to the briefs.
+
+        Raises:
+            JobError: If they have no column that is a field of an answer.
+        """
+        if self.expected:
+            require_comparable(self._expected_answers, self.expected, briefs)
+
+    @property
+    def _expected_answers(self) -> ExpectedAnswers:
+        if self._expected is not None:
+            return self._expected
+        return read_expected_answers(self.expected, self.expected_key, Path())  # merged without a run
 
     def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:  # noqa: ARG002 -- the signature of every integrator
         """Return every answer, with a field row and a ledger row for each."""
@@ -55,6 +118,7 @@ class Collate(BaseIntegrator, Strict):
                 FieldRow(path=pointer(self.entries, at, "value"), winner=o.value, rule="collate", sources=(Ref.of(o),))
                 for at, o in enumerate(answered)
             ),
+            tables=compare_with_expected(self._expected_answers, ranked) if self.expected else (),
             rules="Every answer was kept as it came, in the order of the items' keys (numbers inside by their value), "
             "then of the briefs' names. Nothing was compared, merged or removed.",
         )

@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue, TypeAdapter, ValidationError
 from prefect_dispatch.errors import JobError, first_problem
 from prefect_dispatch.integrators.audit.laws import audit, is_traced
 from prefect_dispatch.integrators.base import BaseIntegrator, DecisionIntegrator, Integrator
+from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches, refused_outcomes
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.integrators.registry import AnyIntegrator
@@ -186,9 +187,18 @@ def _load_integrator(report: Report, *, has_briefs: bool) -> tuple[AnyMerger | N
     own: tuple[str, ...] = getattr(integrator, "references", ())
     if own:
         return None, f"A rule is code of your own ({', '.join(own)}), which isn't run{_NOT_MERGED_AGAIN}"
-    if isinstance(integrator, Tournament) and not integrator.criterion:
-        return None, f"The results in {integrator.results!r} aren't in the report{_NOT_MERGED_AGAIN}"
+    if file := _missing_input(integrator):
+        return None, f"{file} aren't in the report{_NOT_MERGED_AGAIN}"
     return integrator, ""
+
+
+def _missing_input(integrator: AnyMerger) -> str:
+    """Return the input that an integrator read from a file, which a report doesn't contain; empty if there is none."""
+    if isinstance(integrator, Tournament) and not integrator.criterion:
+        return f"The results in {integrator.results!r}"
+    if isinstance(integrator, Collate) and integrator.expected:
+        return f"The expected answers in {integrator.expected!r}"
+    return ""
 
 
 def _build_merge(report: Report, outcomes: Sequence[Outcome], questions: Sequence[Outcome]) -> Merge:

@@ -5,11 +5,9 @@ from __future__ import annotations
 import copy
 from collections import defaultdict
 from fractions import Fraction
-from functools import partial
 from importlib import import_module
 from itertools import groupby
 from math import fsum, isfinite, nan
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_dispatch.errors import DispatchError, JobError
@@ -24,16 +22,16 @@ from prefect_dispatch.security.redaction import safe_message
 from prefect_dispatch.serialization.json_text import canonical_json
 from prefect_dispatch.serialization.json_values import pointer
 from prefect_dispatch.sources import read_items
-from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
+from prefect_dispatch.sources.tabular import table_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from pydantic import JsonValue
 
     from prefect_dispatch.integrators.tournament.matches import Contest, Match, Variant
     from prefect_dispatch.models.outcome import Outcome
-    from prefect_dispatch.sources import Source
 
 
 Figures = dict[str, "JsonValue"]
@@ -519,18 +517,8 @@ def read_results(file: str, folder: Path, key: str, trials: str, conversions: st
     Raises:
         JobError: If the file can't be read, lacks a column, has a key twice, or has impossible counts.
     """
-    forms: dict[str, Callable[..., Source]] = {
-        ".csv": partial(Csv, csv=file),
-        ".tsv": partial(Csv, csv=file, delimiter="\t"),
-        ".jsonl": partial(JsonLines, jsonl=file),
-        ".ndjson": partial(JsonLines, jsonl=file),
-        ".parquet": partial(Parquet, parquet=file),
-    }
-    suffix = Path(file).suffix.lower()
-    if suffix not in forms:
-        raise JobError(f"The results {file!r} are in no known form; name a file that ends in {', '.join(forms)}.")
     results: dict[str, Conversions] = {}
-    for item in read_items(forms[suffix](key=key), folder):
+    for item in read_items(table_source(file, key, "The results"), folder):
         row: Any = item.value
         shown, done = (
             _read_count(row, column, f"The results {file!r}, row {item.key!r}") for column in (trials, conversions)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from examples.licenses.score import Score, scores, table
 from examples.own_executor import BRIEF, KeywordCounter
 from examples.own_integrator import Shortest
 from examples.pipeline import BRIEFS, pipeline
@@ -20,6 +19,7 @@ from prefect_dispatch.cli.commands import main
 from prefect_dispatch.errors import RejectedError
 from prefect_dispatch.executors.llm.local_model import has_smollm2
 from prefect_dispatch.flows.job_file import load_job
+from prefect_dispatch.integrators.accuracy import read_expected_answers
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.testing import ScriptedExecutor
 
@@ -53,35 +53,17 @@ def test_each_licence_has_its_text_and_its_facts() -> None:
     assert all(80 <= length <= 400 for length in lengths.values())
 
 
-def test_the_families_of_the_facts_are_those_of_the_job() -> None:
-    """The job asks for the families that the facts have, so that the two can be compared."""
+def test_each_clause_is_part_of_its_licence_and_has_a_known_family() -> None:
+    """No clause was written for the example, and the expected family is that of the facts, which the job offers."""
+    clauses = {path.name: path.read_text(encoding="utf-8").strip() for path in LICENSES.glob("clauses/*.txt")}
+    assert len(clauses) >= 20
+    for name, clause in clauses.items():
+        assert clause in " ".join((LICENSES / "texts" / name).read_text(encoding="utf-8").split())
+    families = {row["id"]: row["family"] for row in facts()}
+    expected = read_expected_answers("expected.csv", "item", LICENSES)
+    assert expected == {f"clauses/{name}": {"family": families[name.removesuffix(".txt")]} for name in clauses}
     (brief,) = load_job(JOB).briefs
-    schema = json.loads(str(brief.output))
-    assert set(schema["properties"]["family"]["enum"]) == {row["family"] for row in facts()}
-
-
-def test_scores_count_what_is_missing_as_wrong(tmp_path: Path) -> None:
-    """One right, one wrong and one unanswered text: the accuracy is a third, beside the base rate."""
-    value = [
-        {"brief": "license-terms", "item": "texts/MIT.txt", "value": {"family": "permissive", "commercial_use": True}},
-        {"brief": "license-terms", "item": "texts/TOSL.txt", "value": {"family": "permissive", "commercial_use": True}},
-    ]
-    ledger = [{"item": f"texts/{name}.txt"} for name in ("MIT", "TOSL", "ISC")]
-    report = tmp_path / "report.json"
-    report.write_text(json.dumps({"value": {"answers": value, "gaps": []}, "ledger": ledger}), encoding="utf-8")
-    found = scores(report)
-    assert found == [
-        Score("family", known=3, answered=2, correct=1, base=2),
-        Score("commercial_use", known=2, answered=1, correct=1, base=2),
-    ]
-    assert [line.split()[-2:] for line in table(found).splitlines()[1:]] == [["33%", "67%"], ["50%", "100%"]]
-
-
-def test_a_report_without_answers_scores_nothing(tmp_path: Path) -> None:
-    """Nothing known: the table says so instead of dividing by zero."""
-    report = tmp_path / "report.json"
-    report.write_text(json.dumps({"value": None, "ledger": []}), encoding="utf-8")
-    assert table(scores(report)).split()[-2:] == ["-", "-"]
+    assert set(json.loads(str(brief.output))["properties"]["family"]["enum"]) == set(families.values())
 
 
 def read(ask: Ask) -> JsonValue:
@@ -185,13 +167,17 @@ def test_a_script_shows_what_it_is_about(name: str, shown: list[str], capsys: py
 @pytest.mark.skipif(not has_smollm2(), reason="needs prefect-dispatch[local]")
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("store")
-def test_the_job_runs_with_a_real_model(tmp_path: Path) -> None:
+def test_the_job_runs_with_a_real_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A real small model answers for each document, in the form that was asked for."""
     assert main(["run", str(JOB), "--limit", "3", "--out", str(tmp_path)]) == 0
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [row["disposition"] for row in report["ledger"]] == ["merged"] * 3
     assert {entry["value"]["family"] for entry in report["value"]["answers"]} <= {row["family"] for row in facts()}
-    assert next(score.answered for score in scores(tmp_path / "report.json")) == 3
+    [figures] = next(table["rows"] for table in report["tables"] if table["name"] == "accuracy")
+    assert (figures["known"], figures["answered"]) == (3, 3)
+    printed = capsys.readouterr().out
+    assert "Right answers: license-family, family: " in printed
+    assert "a toy" in printed
 
 
 @pytest.mark.slow

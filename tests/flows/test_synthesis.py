@@ -12,7 +12,6 @@ from prefect_dispatch import Brief, Item, Limits, Synthesize, dispatch
 from prefect_dispatch.cli.commands import main
 from prefect_dispatch.errors import DispatchFailed, RejectedError, TerminalError
 from prefect_dispatch.executors.llm.local_model import has_smollm2
-from prefect_dispatch.flows.job_file import load_job
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.writers import sloppy
 
@@ -68,14 +67,6 @@ def test_a_wrong_key_of_the_writer_fails_the_run() -> None:
         dispatch([PERIOD], ITEMS[:3], executor=ScriptedExecutor(work), integrator=by, limits=QUICK)
     assert failed.value.report.value is None
     assert failed.value.report.usage.asked == 4
-
-
-def test_the_example_asks_what_the_other_job_asks() -> None:
-    """Its answers are those that `job.yaml` has paid for: briefs and items are the same."""
-    job, synthesis = load_job(LICENSES / "job.yaml"), load_job(LICENSES / "synthesis.yaml")
-    assert synthesis.briefs == job.briefs
-    assert synthesis.items == job.items
-    assert isinstance(synthesis.integrator, Synthesize)
 
 
 @pytest.mark.model

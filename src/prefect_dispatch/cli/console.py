@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from prefect_dispatch.executors.llm.local_model import SMOLLM2
+from prefect_dispatch.integrators.accuracy import ACCURACY
 from prefect_dispatch.reporting.html.document import missing_library
 from prefect_dispatch.reporting.markdown import TITLES, TO_DECIDE
 from prefect_dispatch.reporting.progress import format_usd, on_wait, progress_listener, run_issues
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
 
 LINE_EVERY_S = 5.0
 """Seconds between two progress lines where there is no terminal."""
+TOY = (
+    "Answers are from SmolLM2-135M, a toy: it shows how a run works, not how good answers are. Name another model with "
+    "--model."
+)
+"""Hint of a run whose answers are from the small model on this machine."""
 
 
 @contextmanager
@@ -93,6 +100,7 @@ def summary(report: Report, out: Path | None) -> str:
     lines += [f"Shortfall: {strip_control_chars(each)}" for each in report.shortfalls if each not in message]
     if report.changes.earlier != "none":
         lines.append(f"Since the last run: {report.changes}")
+    lines += [f"Right answers: {strip_control_chars(each.note)}" for each in report.tables if each.name == ACCURACY]
     if look := _open_points(report):
         lines.append(f"To look at: {look}")
     lines.append(", ".join([*_usage_parts(report.usage), f"{report.run.get('seconds')} s"]))
@@ -107,6 +115,8 @@ def summary(report: Report, out: Path | None) -> str:
         names += ["report.md", *(each.name for each in report.documents), "report.json", "outcomes.jsonl"]
         names += [f"{table.name}.csv" for table in report.tables] + ["questions.jsonl"] * bool(report.asked)
         lines.append("Report: " + ", ".join(str(out / name) for name in names))
+    if any(each.asked == SMOLLM2 for each in report.models):
+        lines.append(TOY)
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ import csv
 from abc import ABC, abstractmethod
 from contextlib import closing, contextmanager
 from importlib import import_module
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, cast
 from urllib.parse import quote, quote_plus
 
@@ -272,6 +273,31 @@ class Parquet(Columns):
             raise SourceError(f"{where} can't be read after row {number}: {error}.") from error
         except OSError as error:
             raise SourceError(f"{where} can't be read: {error.strerror or error}.") from error
+
+
+def table_source(file: str, key: str, what: str) -> Csv | JsonLines | Parquet:
+    """Return the source of a table in a file, by the ending of its name.
+
+    Args:
+        file: A CSV (`.csv`, `.tsv`), JSON Lines (`.jsonl`, `.ndjson`) or Parquet (`.parquet`) file.
+        key: The column with the key of a row.
+        what: What the table has, as the beginning of an error message.
+
+    Raises:
+        JobError: If the file is in no known form.
+    """
+    match PurePath(file).suffix.lower():
+        case ".csv":
+            return Csv(csv=file, key=key)
+        case ".tsv":
+            return Csv(csv=file, delimiter="\t", key=key)
+        case ".jsonl" | ".ndjson":
+            return JsonLines(jsonl=file, key=key)
+        case ".parquet":
+            return Parquet(parquet=file, key=key)
+        case _:
+            forms = ".csv, .tsv, .jsonl, .ndjson, .parquet"
+            raise JobError(f"{what} {file!r} are in no known form; name a file that ends in {forms}.")
 
 
 def _convert_row(row: dict[str, object], place: str) -> Row:
