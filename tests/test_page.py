@@ -318,7 +318,7 @@ def test_figures_that_no_browser_can_hold() -> None:
     report = Report(status="complete", message="", tables=(Table(name="t", title="T", rows=(cells,)),))
     (shown,) = build_summary(report, TextPreviews())["tables"]
     assert shown["columns"] == list(cells)
-    assert shown["rows"] == [[str(2**60), 2, 0.5, True, None, "[\n  1,\n  2\n]"]]
+    assert shown["rows"] == [[str(2**60), 2, 0.5, True, None, "1; 2"]]
 
 
 def test_decisions_and_violations() -> None:

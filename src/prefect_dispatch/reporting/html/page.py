@@ -15,6 +15,7 @@ from prefect_dispatch.models import __version__
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.models.output_schema import serialize_output
 from prefect_dispatch.models.test_run import RED, RUN, Result, label
+from prefect_dispatch.reporting.html.answers import build_answer_cells, build_value_view, format_plain, table_cell
 from prefect_dispatch.reporting.html.document import (
     TextPreviews,
     fit_length,
@@ -48,8 +49,6 @@ MAX_SOURCES = 20
 """Most losers of a conflict, and most sources of a value."""
 MAX_TITLE_NAMES = 3
 """Most briefs that the title of a page names."""
-_MAX_EXACT_NUMBER = 2**53
-"""The integer up to which JavaScript's numbers represent every integer."""
 
 
 def render_page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[Item] = ()) -> Iterator[str]:
@@ -78,6 +77,7 @@ def render_page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[It
             {
                 **build_summary(report, texts),
                 "matrix": red,
+                "view": build_value_view(None if heat else report.value, briefs, texts),
                 "title": title,
                 "briefs": views.build_briefs(),
                 "columns": COLUMNS,
@@ -89,6 +89,8 @@ def render_page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[It
             },
         )
         yield "rows", list(outcome_rows(report, outcomes, texts))
+        if cells := build_answer_cells(outcomes, views.briefs, texts):
+            yield "answers", cells
         yield "spans", list(attempt_spans(report, outcomes))
         if heat:
             yield "heat", heat
@@ -199,16 +201,9 @@ def _table(table: Table, texts: TextPreviews) -> dict[str, Any]:
         "title": table.title,
         "note": table.note,
         "columns": names,
-        "rows": [[_table_cell(row.get(name), texts) for name in names] for row in table.rows[:MAX_ENTRIES]],
+        "rows": [[table_cell(row.get(name), texts) for name in names] for row in table.rows[:MAX_ENTRIES]],
         "of": len(table.rows),
     }
-
-
-def _table_cell(value: JsonValue, texts: TextPreviews) -> JsonValue:
-    """Return a table's value for display and sorting: numbers that JavaScript represents exactly stay numbers."""
-    if value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < _MAX_EXACT_NUMBER):
-        return value
-    return str(texts.preview(to_readable_text(value), MAX_SUMMARY_TEXT)[0])
 
 
 def _ref_names(refs: Sequence[Ref]) -> list[list[str]]:
@@ -274,8 +269,15 @@ def outcome_rows(report: Report, outcomes: Sequence[Outcome], texts: TextPreview
             outcome.error.kind if outcome.error else "",
             texts.preview_line(outcome.error.message, _MAX_CELL) if outcome.error else "",
             changes.get(ref, ""),
-            texts.preview_line(to_readable_text(outcome.value), _MAX_CELL) if outcome.status == "succeeded" else "",
+            _answer_text(outcome, texts),
         ]
+
+
+def _answer_text(outcome: Outcome, texts: TextPreviews) -> str:
+    """Return the start of an answer as a line; empty if its fields have columns of their own."""
+    if outcome.status != "succeeded" or (outcome.value and isinstance(outcome.value, dict)):
+        return ""
+    return texts.preview_line(format_plain(outcome.value), _MAX_CELL)
 
 
 def attempt_spans(report: Report, outcomes: Sequence[Outcome]) -> Iterator[list[Any]]:
@@ -328,6 +330,7 @@ class ItemViews:
     """Builds the data of the item views of a report.
 
     Attributes:
+        briefs: The briefs of the run by name.
         length: Most characters of each text that is shown, by the size of all texts.
     """
 
@@ -350,7 +353,7 @@ class ItemViews:
         """
         self._outcomes, self._texts = outcomes, texts
         self._contributed, self._removed = _values_by_outcome(fields, texts)
-        self._briefs = {brief.name: brief for brief in briefs}
+        self.briefs = {brief.name: brief for brief in briefs}
         self._items = {item.key: item for item in items}
         self.length = fit_length(_text_sizes(outcomes, self._items))
 
@@ -366,7 +369,7 @@ class ItemViews:
                 ],
                 "model": brief.model,
             }
-            for name, brief in self._briefs.items()
+            for name, brief in self.briefs.items()
         }
 
     def iter_blocks(self) -> Iterator[list[dict[str, Any]]]:
@@ -377,7 +380,7 @@ class ItemViews:
 
     def _item_data(self, outcome: Outcome) -> dict[str, Any]:
         """Return the data of one item's view."""
-        brief, item = self._briefs.get(outcome.brief), self._items.get(outcome.item)
+        brief, item = self.briefs.get(outcome.brief), self._items.get(outcome.item)
         attempts, ref = outcome.attempts[-MAX_ATTEMPTS:], Ref.of(outcome)
         return {
             "prompt": _render_brief(brief, item, self._texts) if brief and item else None,

@@ -137,11 +137,14 @@ const ledger = {
   all: null,
   /** Return every row as an object; `id` is its place. */
   get rows() {
-    this.all ??= (read("rows") ?? []).map((row, id) => {
-      const told = { id };
-      report.columns.forEach((name, column) => { told[name] = row[column]; });
-      return told;
-    });
+    if (!this.all) {
+      answers.data = read("answers") ?? null;
+      this.all = (read("rows") ?? []).map((row, id) => {
+        const told = { id, cells: answers.data?.rows[id] ?? null };
+        report.columns.forEach((name, column) => { told[name] = row[column]; });
+        return told;
+      });
+    }
     return this.all;
   },
   /** Return the place of a (brief, item), or undefined where it has no row. */

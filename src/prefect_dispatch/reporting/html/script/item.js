@@ -1,8 +1,25 @@
 // The page of one item: what was asked, what came back, what was sent back, and what became of it.
 
+/** Return the address of an item on this page. */
+function itemAddress(id) {
+  const { brief, item } = ledger.rows[id];
+  return `#item=${encodeURIComponent(item)}${briefNames().length > 1 ? `&brief=${encodeURIComponent(brief)}` : ""}`;
+}
+
+/** Return the place of the item that an address names; undefined if it names none, -1 if this page has no such row. */
+function itemOfAddress(hash) {
+  const [, place] = /^#item\/(\d+)$/.exec(hash) ?? [];
+  if (place !== undefined) return ledger.rows[Number(place)] ? Number(place) : -1;
+  if (!hash.startsWith("#item=")) return undefined;
+  const wanted = new URLSearchParams(hash.slice(1));
+  const brief = wanted.get("brief");
+  const names = brief === null ? briefNames() : [brief];
+  return names.map((name) => ledger.find(name, wanted.get("item"))).find((id) => id !== undefined) ?? -1;
+}
+
 /** Open the page of an item. */
 function openItem(id) {
-  const hash = `#item/${id}`;
+  const hash = itemAddress(id);
   if (location.hash === hash) showItem(id);
   else location.hash = hash;
 }
@@ -11,12 +28,23 @@ function openItem(id) {
 function showItem(id) {
   const row = ledger.rows[id];
   const dialog = byId("item");
-  if (!row) return;
-  const shown = ledger.page(id);
-  dialog.replaceChildren(sheetHead(row), el("div", { class: "sheet" }, shown ? sheet(row, shown) : el("p", { class: "note" }, "This item's page is still being read; open it again in a moment.")));
+  if (row) {
+    const shown = ledger.page(id);
+    dialog.replaceChildren(sheetHead(row), el("div", { class: "sheet" }, shown ? sheet(row, shown) : el("p", { class: "note" }, "This item's page is still being read; open it again in a moment.")));
+  } else {
+    const name = new URLSearchParams(location.hash.slice(1)).get("item") ?? "";
+    dialog.onkeydown = null;
+    dialog.replaceChildren(el("div", { class: "sheet-head" }, el("h2", { id: "item-title", tabindex: -1 }, "Not on this page"), el("div", { class: "moves" }, closeButton())),
+      el("div", { class: "sheet" }, el("p", { class: "said" }, `This page has no row for the item ${name}. It may be of another run, or among the rows that only report.json has.`)));
+  }
   if (!dialog.open) dialog.showModal();
   dialog.scrollTop = 0;
   byId("item-title").focus();
+}
+
+/** Return the button that closes the page of an item. */
+function closeButton() {
+  return el("button", { class: "button", type: "button", onclick: () => byId("item").close() }, "Close");
 }
 
 /** Return the head of an item's page. */
@@ -32,8 +60,17 @@ function sheetHead(row) {
   return el("div", { class: "sheet-head" },
     el("div", {}, el("h2", { id: "item-title", tabindex: -1 }, row.item),
       el("div", { class: "pills" }, row.brief ? pill(row.brief) : null, row.disposition ? pill(row.disposition) : null, row.change ? pill(row.change) : null, row.origin ? pill(row.origin, "") : null, row.model ? pill(row.model, "") : null)),
-    el("div", { class: "moves" }, button("← Previous", -1), button("Next →", 1),
-      el("button", { class: "button", type: "button", onclick: () => byId("item").close() }, "Close")));
+    el("div", { class: "moves" }, copyLinkButton(row.id), button("← Previous", -1), button("Next →", 1), closeButton()));
+}
+
+/** Return the button that copies the address of an item. */
+function copyLinkButton(id) {
+  const button = actionButton("Copy link", async () => {
+    await copyText(`${location.href.split("#")[0]}${itemAddress(id)}`);
+    return "Link copied";
+  });
+  button.classList.remove("small");
+  return button;
 }
 
 /** Return the parts of an item's page. */

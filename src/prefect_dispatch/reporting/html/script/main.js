@@ -2,11 +2,11 @@
 
 const VIEWS = {
   summary: ["Summary", renderSummary],
+  result: ["Result", renderResult],
   ...(report.matrix ? { matrix: ["Matrix", (view) => heatView.render(view)] } : {}),
+  findings: ["Findings", renderFindings],
   ledger: ["Ledger", (view) => ledgerView.render(view)],
   timeline: ["Timeline", (view) => timeline.render(view)],
-  findings: ["Findings", renderFindings],
-  result: ["Result", renderResult],
   run: ["Run", renderRun],
 };
 const built = new Set();
@@ -41,9 +41,15 @@ function show(name) {
 
 /** Show what the address says: a view, or the page of an item over it. */
 function route() {
-  const [name, id] = location.hash.slice(1).split("/");
-  if (name === "item" && /^\d+$/.test(id ?? "")) {
-    whenReady(() => showItem(Number(id)));
+  const name = location.hash.slice(1);
+  if (/^item[=/]/.test(name)) {
+    whenReady(() => {
+      const id = itemOfAddress(location.hash);
+      if (id === undefined) return;
+      if (!built.size) show("ledger");
+      if (current === "ledger" && id >= 0) ledgerView.reveal(id);
+      showItem(id);
+    });
     return;
   }
   if (byId("item").open) byId("item").close();
@@ -60,7 +66,7 @@ function renderHead() {
   const [word, kind] = VERDICTS[report.status];
   const { run, counts } = report;
   byId("title").append(report.title || "Report", pill(word, kind));
-  byId("subtitle").append([run.flow_run?.name, run.started ? moment(run.started) : null, duration(run.seconds)].filter(Boolean).join(" · "));
+  byId("subtitle").append([run.flow_run?.name, run.started ? moment(run.started) : null, run.seconds === undefined ? null : duration(run.seconds)].filter(Boolean).join(" · "));
   const open = counts.violations + report.shortfalls.length + counts.gaps + counts.conflicts + counts.proposals + counts.flags;
   const { red } = report.matrix ?? {};
   const badges = { matrix: [red, red ? "warn" : ""], ledger: [report.rows[1], ""], findings: [open, open ? "warn" : ""] };
@@ -124,7 +130,7 @@ addEventListener("keydown", shortcuts);
 addEventListener("beforeprint", beforePrint);
 addEventListener("afterprint", () => show(current));
 byId("item").addEventListener("close", () => {
-  if (location.hash.startsWith("#item/")) history.replaceState(null, "", `#${current}`);
+  if (/^#item[=/]/.test(location.hash)) history.replaceState(null, "", `#${current}`);
 });
 byId("item").addEventListener("click", (event) => { if (event.target === byId("item")) byId("item").close(); });
 document.querySelector(".skip").addEventListener("click", (event) => {
