@@ -39,6 +39,7 @@ from prefect_dispatch.reporting.html.page import (
     ItemViews,
     attempt_spans,
     build_summary,
+    count_at_once,
     count_untimed,
     outcome_rows,
     render_page,
@@ -276,6 +277,19 @@ def test_when_attempts_ran() -> None:
     assert retried[1][1] == pytest.approx(retried[0][1] + retried[0][2])
     for run in ({}, {"started": "yesterday"}):
         assert not list(attempt_spans(report.model_copy(update={"run": run}), report.outcomes))
+
+
+def test_how_many_attempts_ran_at_once() -> None:
+    """Never more than the run allowed: neither by rounding, nor where an attempt freed its slot between two requests."""
+    report, _, _ = made(40)
+    spans = list(attempt_spans(report, report.outcomes))
+    assert count_at_once(report, spans) == 8
+    in_turn = [[0, 0.0, 1.0005, 0.0, 1, 0, ""], [1, 1.0, 1.0, 0.0, 1, 0, ""], [2, 2.0, 0.0, 0.0, 1, 0, ""]]
+    assert count_at_once(Report(status="complete", message=""), in_turn) == 1
+    overlapping = [[row, 0.0, 2.0, 0.0, 1, 0, ""] for row in range(9)]
+    assert count_at_once(report, overlapping) == 8
+    assert count_at_once(report.model_copy(update={"run": {}}), overlapping) == 9
+    assert count_at_once(report, []) == 0
 
 
 def test_attempts_without_a_time() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from math import fsum
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,7 @@ def render_page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[It
     more = f" and {len(names) - MAX_TITLE_NAMES} more" if len(names) > MAX_TITLE_NAMES else ""
     title = ", ".join(names[:MAX_TITLE_NAMES]) + more
     heat = build_heat_map(report, texts)
+    spans = list(attempt_spans(report, outcomes))
     red = heat and {"red": sum(each["verdict"] not in PASSED_VERDICTS for each in heat["environments"])}
 
     def data() -> Iterator[tuple[str, object]]:
@@ -84,6 +85,7 @@ def render_page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[It
                 "block": BLOCK_SIZE,
                 "length": views.length,
                 "rows": [len(outcomes), len(report.outcomes)],
+                "atOnce": count_at_once(report, spans),
                 "untimed": count_untimed(chain(report.outcomes, report.asked)),
                 "licences": assets.licences,
             },
@@ -91,7 +93,7 @@ def render_page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[It
         yield "rows", list(outcome_rows(report, outcomes, texts))
         if cells := build_answer_cells(outcomes, views.briefs, texts):
             yield "answers", cells
-        yield "spans", list(attempt_spans(report, outcomes))
+        yield "spans", spans
         if heat:
             yield "heat", heat
         for number, block in enumerate(views.iter_blocks()):
@@ -299,6 +301,32 @@ def attempt_spans(report: Report, outcomes: Sequence[Outcome]) -> Iterator[list[
                 offset = round((attempt.started - start).total_seconds(), 3)
                 took = round(attempt.seconds + attempt.waited_s, 3)
                 yield [row, offset, took, attempt.waited_s, number, int(attempt.error is not None), name]
+
+
+_ROUNDING_S = 0.003
+"""Seconds by which the end of an attempt may come after the start of the next one in its slot: times are rounded."""
+_SHORTEST_S = 0.0005
+"""Seconds that each attempt takes at least, so that its end comes after its start."""
+
+
+def count_at_once(report: Report, spans: Iterable[Sequence[Any]]) -> int:
+    """Return the largest number of attempts that ran at the same time, at most the concurrency of the run.
+
+    Attempts that are re-asked free their slot between two requests, and clocks of several machines differ, so their
+    times alone would say more than was ever in flight.
+
+    Args:
+        report: The report.
+        spans: The data of the timeline.
+    """
+    spans = list(spans)
+    # Of equal times the end comes first, as one attempt may begin in the slot of another that has just ended.
+    ends = ((offset + max(took - _ROUNDING_S, _SHORTEST_S), -1) for _, offset, took, *_ in spans)
+    events = sorted(chain(ends, ((offset, 1) for _, offset, *_ in spans)))
+    most = max(accumulate(step for _, step in events), default=0)
+    limits = report.run.get("limits")
+    concurrency = limits.get("concurrency") if isinstance(limits, dict) else None
+    return min(most, concurrency) if isinstance(concurrency, int) else most
 
 
 def count_untimed(outcomes: Iterable[Outcome]) -> int:
