@@ -280,7 +280,7 @@ def test_when_attempts_ran() -> None:
 
 
 def test_how_many_attempts_ran_at_once() -> None:
-    """Never more than the run allowed: neither by rounding, nor where an attempt freed its slot between two requests."""
+    """Never more than the run allowed: neither by rounding, nor where an attempt freed its slot in between."""
     report, _, _ = made(40)
     spans = list(attempt_spans(report, report.outcomes))
     assert count_at_once(report, spans) == 8

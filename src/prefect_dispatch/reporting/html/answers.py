@@ -65,7 +65,7 @@ def format_plain(value: JsonValue) -> str:
         return "; ".join(map(format_plain, value))
     if isinstance(value, dict):
         return ", ".join(f"{name}: {format_plain(part)}" for name, part in value.items())
-    return "" if value is None else value_text(value)
+    return value_text(value)
 
 
 def table_cell(value: JsonValue, texts: TextPreviews, length: int = MAX_TABLE_CELL) -> JsonValue:

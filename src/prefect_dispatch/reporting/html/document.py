@@ -133,7 +133,7 @@ ASSETS_FOLDER = Path(__file__).parent
 
 SCRIPTS = (
     *("dom", "export", "charts", "grids", "answers", "ledger", "heat", "timeline", "findings", "item", "summary"),
-    *("views", "main"),
+    *("views", "compare", "main"),
 )
 """The page's own scripts, in the order in which they are concatenated."""
 

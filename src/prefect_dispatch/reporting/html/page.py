@@ -24,7 +24,7 @@ from prefect_dispatch.reporting.html.document import (
     to_readable_text,
 )
 from prefect_dispatch.reporting.progress import run_issues
-from prefect_dispatch.security.escaping import column_names, value_text
+from prefect_dispatch.security.escaping import column_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -138,8 +138,8 @@ def build_summary(report: Report, texts: TextPreviews) -> dict[str, Any]:
         ],
         "proposals": [
             {
-                "left": texts.preview(value_text(each.left), MAX_SUMMARY_TEXT),
-                "right": texts.preview(value_text(each.right), MAX_SUMMARY_TEXT),
+                "left": texts.preview(format_plain(each.left), MAX_SUMMARY_TEXT),
+                "right": texts.preview(format_plain(each.right), MAX_SUMMARY_TEXT),
                 "score": each.score,
                 "why": each.why,
                 "leftSources": _sources(each.left_sources),
@@ -188,7 +188,7 @@ def _spending(outcomes: Iterable[Outcome]) -> Iterator[list[Any]]:
 
 def _conflict(row: FieldRow, texts: TextPreviews) -> dict[str, Any]:
     def preview(value: JsonValue, sources: Sequence[Ref]) -> dict[str, Any]:
-        return {"value": texts.preview(value_text(value), MAX_CONFLICT_VALUE), "sources": _sources(sources)}
+        return {"value": texts.preview(format_plain(value), MAX_CONFLICT_VALUE), "sources": _sources(sources)}
 
     winner = preview(row.winner, row.sources)
     losers = [preview(each.value, each.sources) for each in row.losers[:MAX_SOURCES]]
@@ -461,7 +461,7 @@ def _values_by_outcome(
     for row in fields:
         losers = ((removed, each.value, each.sources) for each in row.losers)
         for group, value, sources in ((contributed, row.winner, row.sources), *losers):
-            shown = [row.path, texts.preview(value_text(value), MAX_FIELD_VALUE), row.rule]
+            shown = [row.path, texts.preview(format_plain(value), MAX_FIELD_VALUE), row.rule]
             for ref in sources:
                 entries = group.setdefault(ref, [])
                 if len(entries) < MAX_FIELDS:

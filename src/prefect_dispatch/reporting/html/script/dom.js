@@ -76,7 +76,7 @@ function counted(count, one, many = `${one}s`) {
 const KINDS = {
   merged: "good", duplicate_of: "info", overridden: "info", failed: "bad", skipped: "warn",
   succeeded: "good", complete: "good", gaps: "warn",
-  changed: "info", new: "info", "gaps closed": "good", "gaps opened": "bad",
+  changed: "info", new: "info", added: "good", removed: "warn", "gap opened": "bad", "gap closed": "good", "gaps closed": "good", "gaps opened": "bad",
 };
 
 /** Return a word as a coloured label. */

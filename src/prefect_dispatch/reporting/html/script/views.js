@@ -12,7 +12,11 @@ function renderResult(view) {
   for (const each of parts.tables) view.append(isSideBySide(each) ? sideBySideCard() : tableCard({ ...each, title: titleOf(each.name), file: each.name, rest: name }));
   if (parts.facts.length) view.append(card("Further fields", factList(parts.facts.map(([field, text]) => [titleOf(field), inline(text)]))));
   for (const each of tables) view.append(tableCard({ ...each, file: each.name, rest: `${each.name}.csv` }));
-  if (value !== null && !prose) view.append(folded("The merged value as JSON", block(value, name)));
+  if (value !== null && !prose) {
+    const json = folded("The merged value as JSON", block(value, name));
+    json.classList.add("no-print");
+    view.append(json);
+  }
   if (rules) view.append(folded("How the answers were merged", el("p", { class: "prose said" }, rules)));
 }
 
