@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from datetime import timedelta
 
 import pytest
 from pydantic import ValidationError
 
+from prefect_dispatch.calls.attempt import Checkpoint, run_attempt
 from prefect_dispatch.calls.call_gate import CallGate, ConcurrencySlot, require_enforceable_limits
 from prefect_dispatch.errors import BudgetError, BusyError, ExecutorError, JobError, PatienceError, TransientError
 from prefect_dispatch.executors.base import Ask, CostBound, Executor, Reply
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.limits import Limits
-from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.models.outcome import Attempt, Usage
 from tests.virtual_time import run
 
 BRIEF = Brief(name="label", instructions="Label it.")
@@ -388,3 +390,45 @@ def test_a_place_is_kept_after_a_call_that_failed() -> None:
         return wanted
 
     assert run(story()) == [1]
+
+
+class SlowCheckpoint(Checkpoint):
+    """A checkpoint that stores a reply only when another attempt has ended."""
+
+    def __init__(self, after: asyncio.Event) -> None:
+        """Wait for an event."""
+        self._after = after
+
+    async def record_reply(self, tier: int, reply: Reply | None, *, at_once: bool = True) -> None:
+        """Wait."""
+        await self._after.wait()
+
+
+class Slow(Plain):
+    """An executor whose answer takes a moment."""
+
+    async def answer(self, ask: Ask) -> Reply:
+        """Answer after a moment."""
+        await asyncio.sleep(0.03)
+        return await super().answer(ask)
+
+
+def test_the_times_of_an_attempt_are_those_of_its_slot() -> None:
+    """What follows a call without a slot counts as no time of the attempt, which so ends before the next one starts."""
+
+    async def story() -> None:
+        places, second_ended = asyncio.Semaphore(1), asyncio.Event()
+
+        async def attempt(checkpoint: Checkpoint) -> Attempt:
+            slot = ConcurrencySlot(places, lambda: None)
+            answer = await run_attempt(Slow(), BRIEF, ASK.item, limits=Limits(), checkpoint=checkpoint, slot=slot)
+            second_ended.set()
+            return answer.attempts[0]
+
+        first, second = await asyncio.gather(attempt(SlowCheckpoint(second_ended)), attempt(Checkpoint()))
+        assert first.started
+        assert second.started
+        rounding = timedelta(seconds=0.003)
+        assert first.started + timedelta(seconds=first.seconds + first.waited_s) <= second.started + rounding
+
+    asyncio.run(story())

@@ -39,6 +39,7 @@ from prefect_dispatch.reporting.html.page import (
     ItemViews,
     attempt_spans,
     build_summary,
+    count_at_once,
     count_untimed,
     outcome_rows,
     render_page,
@@ -278,6 +279,19 @@ def test_when_attempts_ran() -> None:
         assert not list(attempt_spans(report.model_copy(update={"run": run}), report.outcomes))
 
 
+def test_how_many_attempts_ran_at_once() -> None:
+    """Never more than the run allowed: neither by rounding, nor where an attempt freed its slot in between."""
+    report, _, _ = made(40)
+    spans = list(attempt_spans(report, report.outcomes))
+    assert count_at_once(report, spans) == 8
+    in_turn = [[0, 0.0, 1.0005, 0.0, 1, 0, ""], [1, 1.0, 1.0, 0.0, 1, 0, ""], [2, 2.0, 0.0, 0.0, 1, 0, ""]]
+    assert count_at_once(Report(status="complete", message=""), in_turn) == 1
+    overlapping = [[row, 0.0, 2.0, 0.0, 1, 0, ""] for row in range(9)]
+    assert count_at_once(report, overlapping) == 8
+    assert count_at_once(report.model_copy(update={"run": {}}), overlapping) == 9
+    assert count_at_once(report, []) == 0
+
+
 def test_attempts_without_a_time() -> None:
     """What ran in a batch has no time of its own, and is counted."""
     batch = Outcome(brief="b", item="a", status="succeeded", attempts=(Attempt(), Attempt()), origin="asked")
@@ -318,7 +332,7 @@ def test_figures_that_no_browser_can_hold() -> None:
     report = Report(status="complete", message="", tables=(Table(name="t", title="T", rows=(cells,)),))
     (shown,) = build_summary(report, TextPreviews())["tables"]
     assert shown["columns"] == list(cells)
-    assert shown["rows"] == [[str(2**60), 2, 0.5, True, None, "[\n  1,\n  2\n]"]]
+    assert shown["rows"] == [[str(2**60), 2, 0.5, True, None, "1; 2"]]
 
 
 def test_decisions_and_violations() -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(300)]
 
-VIEWS = ("summary", "ledger", "timeline", "findings", "result", "run")
+VIEWS = ("summary", "result", "findings", "ledger", "timeline", "compare", "run")
 MANY = (10_000, pytest.param(100_000, marks=pytest.mark.long))
 FRAMES = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 TIMED = f"""async (act) => {{

@@ -285,7 +285,9 @@ class _Attempt:
     checkpoint: Checkpoint
     slot: AbstractAsyncContextManager[object]
     start: float = field(default_factory=time.monotonic)
-    """Time of the start on the monotonic clock, later by the waits for a slot."""
+    """When its first call got its slot, moved by the waits for the slots of further calls."""
+    ended: float | None = None
+    """When its last call ended, and its slot was free for another attempt."""
     started: datetime | None = None
     """Time at which the first call had its slot."""
     usage: Usage = field(default_factory=Usage)
@@ -324,7 +326,7 @@ class _Attempt:
             waits=self.waits,
             escalations=tuple(self.given_up),
             started=self.started or datetime.now(timezone.utc),
-            seconds=round(time.monotonic() - self.start - self.waited_s, 3),
+            seconds=round(max(0.0, (self.ended or time.monotonic()) - self.start - self.waited_s), 3),
             waited_s=round(self.waited_s, 3),
             notes=truncate_notes(tuple(self.notes)),
             error=error,
@@ -418,21 +420,30 @@ class _Attempt:
         """Send a call when it has a slot, budget and its turn; return its reply."""
         queued = time.monotonic()
         async with self.slot:
-            self.start += time.monotonic() - queued
-            self.started = self.started or datetime.now(timezone.utc)
-            async with call:
-                await self.checkpoint.mark_sent()
-                sent = time.monotonic()
-                with collect_logs() as logs:
-                    try:
-                        with anyio.fail_after(self.left_s):  # shared by all calls of an executor
-                            reply = await _invoke_executor(tier, ask)
-                    except TimeoutError:
-                        raise self._timeout_error(logs, _usage_of_unanswered_calls(tier, ask)) from None
-                    finally:
-                        self.left_s = max(0.0, self.left_s - (time.monotonic() - sent))
-                call.usage = reply.usage
-                return reply
+            if self.started is None:
+                self.start, self.started = time.monotonic(), datetime.now(timezone.utc)
+            else:
+                self.start += time.monotonic() - queued
+            try:
+                return await self._send_with_slot(call, tier, ask)
+            finally:
+                self.ended = time.monotonic()
+
+    async def _send_with_slot(self, call: GatedCall, tier: Executor, ask: Ask) -> Reply:
+        """Send a call that has a slot when it has budget and its turn; return its reply."""
+        async with call:
+            await self.checkpoint.mark_sent()
+            sent = time.monotonic()
+            with collect_logs() as logs:
+                try:
+                    with anyio.fail_after(self.left_s):  # shared by all calls of an executor
+                        reply = await _invoke_executor(tier, ask)
+                except TimeoutError:
+                    raise self._timeout_error(logs, _usage_of_unanswered_calls(tier, ask)) from None
+                finally:
+                    self.left_s = max(0.0, self.left_s - (time.monotonic() - sent))
+            call.usage = reply.usage
+            return reply
 
     def _timeout_error(self, logs: Sequence[NewLog], usage: Usage) -> ExecutorError:
         """Return the error of a call that timed out, with the end of what a command printed."""

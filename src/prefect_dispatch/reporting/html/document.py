@@ -131,7 +131,10 @@ ASSETS_FOLDER = Path(__file__).parent
 """The folder with the template, the style sheet and the scripts."""
 
 
-SCRIPTS = ("dom", "charts", "grids", "heat", "timeline", "findings", "item", "summary", "views", "main")
+SCRIPTS = (
+    *("dom", "export", "charts", "grids", "answers", "ledger", "heat", "timeline", "findings", "item", "summary"),
+    *("views", "compare", "main"),
+)
 """The page's own scripts, in the order in which they are concatenated."""
 
 

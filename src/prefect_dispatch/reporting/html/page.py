@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
-from itertools import chain, islice
+from itertools import accumulate, chain, islice
 from math import fsum
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from prefect_dispatch.models import __version__
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.models.output_schema import serialize_output
 from prefect_dispatch.models.test_run import RED, RUN, Result, label
+from prefect_dispatch.reporting.html.answers import build_answer_cells, build_value_view, format_plain, table_cell
 from prefect_dispatch.reporting.html.document import (
     TextPreviews,
     fit_length,
@@ -23,7 +24,7 @@ from prefect_dispatch.reporting.html.document import (
     to_readable_text,
 )
 from prefect_dispatch.reporting.progress import run_issues
-from prefect_dispatch.security.escaping import column_names, value_text
+from prefect_dispatch.security.escaping import column_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -48,8 +49,6 @@ MAX_SOURCES = 20
 """Most losers of a conflict, and most sources of a value."""
 MAX_TITLE_NAMES = 3
 """Most briefs that the title of a page names."""
-_MAX_EXACT_NUMBER = 2**53
-"""The integer up to which JavaScript's numbers represent every integer."""
 
 
 def render_page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[Item] = ()) -> Iterator[str]:
@@ -70,6 +69,7 @@ def render_page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[It
     more = f" and {len(names) - MAX_TITLE_NAMES} more" if len(names) > MAX_TITLE_NAMES else ""
     title = ", ".join(names[:MAX_TITLE_NAMES]) + more
     heat = build_heat_map(report, texts)
+    spans = list(attempt_spans(report, outcomes))
     red = heat and {"red": sum(each["verdict"] not in PASSED_VERDICTS for each in heat["environments"])}
 
     def data() -> Iterator[tuple[str, object]]:
@@ -78,18 +78,22 @@ def render_page(report: Report, briefs: Sequence[Brief] = (), items: Sequence[It
             {
                 **build_summary(report, texts),
                 "matrix": red,
+                "view": build_value_view(None if heat else report.value, briefs, texts),
                 "title": title,
                 "briefs": views.build_briefs(),
                 "columns": COLUMNS,
                 "block": BLOCK_SIZE,
                 "length": views.length,
                 "rows": [len(outcomes), len(report.outcomes)],
+                "atOnce": count_at_once(report, spans),
                 "untimed": count_untimed(chain(report.outcomes, report.asked)),
                 "licences": assets.licences,
             },
         )
         yield "rows", list(outcome_rows(report, outcomes, texts))
-        yield "spans", list(attempt_spans(report, outcomes))
+        if cells := build_answer_cells(outcomes, views.briefs, texts):
+            yield "answers", cells
+        yield "spans", spans
         if heat:
             yield "heat", heat
         for number, block in enumerate(views.iter_blocks()):
@@ -134,8 +138,8 @@ def build_summary(report: Report, texts: TextPreviews) -> dict[str, Any]:
         ],
         "proposals": [
             {
-                "left": texts.preview(value_text(each.left), MAX_SUMMARY_TEXT),
-                "right": texts.preview(value_text(each.right), MAX_SUMMARY_TEXT),
+                "left": texts.preview(format_plain(each.left), MAX_SUMMARY_TEXT),
+                "right": texts.preview(format_plain(each.right), MAX_SUMMARY_TEXT),
                 "score": each.score,
                 "why": each.why,
                 "leftSources": _sources(each.left_sources),
@@ -184,7 +188,7 @@ def _spending(outcomes: Iterable[Outcome]) -> Iterator[list[Any]]:
 
 def _conflict(row: FieldRow, texts: TextPreviews) -> dict[str, Any]:
     def preview(value: JsonValue, sources: Sequence[Ref]) -> dict[str, Any]:
-        return {"value": texts.preview(value_text(value), MAX_CONFLICT_VALUE), "sources": _sources(sources)}
+        return {"value": texts.preview(format_plain(value), MAX_CONFLICT_VALUE), "sources": _sources(sources)}
 
     winner = preview(row.winner, row.sources)
     losers = [preview(each.value, each.sources) for each in row.losers[:MAX_SOURCES]]
@@ -199,16 +203,9 @@ def _table(table: Table, texts: TextPreviews) -> dict[str, Any]:
         "title": table.title,
         "note": table.note,
         "columns": names,
-        "rows": [[_table_cell(row.get(name), texts) for name in names] for row in table.rows[:MAX_ENTRIES]],
+        "rows": [[table_cell(row.get(name), texts) for name in names] for row in table.rows[:MAX_ENTRIES]],
         "of": len(table.rows),
     }
-
-
-def _table_cell(value: JsonValue, texts: TextPreviews) -> JsonValue:
-    """Return a table's value for display and sorting: numbers that JavaScript represents exactly stay numbers."""
-    if value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < _MAX_EXACT_NUMBER):
-        return value
-    return str(texts.preview(to_readable_text(value), MAX_SUMMARY_TEXT)[0])
 
 
 def _ref_names(refs: Sequence[Ref]) -> list[list[str]]:
@@ -274,8 +271,15 @@ def outcome_rows(report: Report, outcomes: Sequence[Outcome], texts: TextPreview
             outcome.error.kind if outcome.error else "",
             texts.preview_line(outcome.error.message, _MAX_CELL) if outcome.error else "",
             changes.get(ref, ""),
-            texts.preview_line(to_readable_text(outcome.value), _MAX_CELL) if outcome.status == "succeeded" else "",
+            _answer_text(outcome, texts),
         ]
+
+
+def _answer_text(outcome: Outcome, texts: TextPreviews) -> str:
+    """Return the start of an answer as a line; empty if its fields have columns of their own."""
+    if outcome.status != "succeeded" or (outcome.value and isinstance(outcome.value, dict)):
+        return ""
+    return texts.preview_line(format_plain(outcome.value), _MAX_CELL)
 
 
 def attempt_spans(report: Report, outcomes: Sequence[Outcome]) -> Iterator[list[Any]]:
@@ -297,6 +301,32 @@ def attempt_spans(report: Report, outcomes: Sequence[Outcome]) -> Iterator[list[
                 offset = round((attempt.started - start).total_seconds(), 3)
                 took = round(attempt.seconds + attempt.waited_s, 3)
                 yield [row, offset, took, attempt.waited_s, number, int(attempt.error is not None), name]
+
+
+_ROUNDING_S = 0.003
+"""Seconds by which the end of an attempt may come after the start of the next one in its slot: times are rounded."""
+_SHORTEST_S = 0.0005
+"""Seconds that each attempt takes at least, so that its end comes after its start."""
+
+
+def count_at_once(report: Report, spans: Iterable[Sequence[Any]]) -> int:
+    """Return the largest number of attempts that ran at the same time, at most the concurrency of the run.
+
+    Attempts that are re-asked free their slot between two requests, and clocks of several machines differ, so their
+    times alone would say more than was ever in flight.
+
+    Args:
+        report: The report.
+        spans: The data of the timeline.
+    """
+    spans = list(spans)
+    # Of equal times the end comes first, as one attempt may begin in the slot of another that has just ended.
+    ends = ((offset + max(took - _ROUNDING_S, _SHORTEST_S), -1) for _, offset, took, *_ in spans)
+    events = sorted(chain(ends, ((offset, 1) for _, offset, *_ in spans)))
+    most = max(accumulate(step for _, step in events), default=0)
+    limits = report.run.get("limits")
+    concurrency = limits.get("concurrency") if isinstance(limits, dict) else None
+    return min(most, concurrency) if isinstance(concurrency, int) else most
 
 
 def count_untimed(outcomes: Iterable[Outcome]) -> int:
@@ -328,6 +358,7 @@ class ItemViews:
     """Builds the data of the item views of a report.
 
     Attributes:
+        briefs: The briefs of the run by name.
         length: Most characters of each text that is shown, by the size of all texts.
     """
 
@@ -350,7 +381,7 @@ class ItemViews:
         """
         self._outcomes, self._texts = outcomes, texts
         self._contributed, self._removed = _values_by_outcome(fields, texts)
-        self._briefs = {brief.name: brief for brief in briefs}
+        self.briefs = {brief.name: brief for brief in briefs}
         self._items = {item.key: item for item in items}
         self.length = fit_length(_text_sizes(outcomes, self._items))
 
@@ -366,7 +397,7 @@ class ItemViews:
                 ],
                 "model": brief.model,
             }
-            for name, brief in self._briefs.items()
+            for name, brief in self.briefs.items()
         }
 
     def iter_blocks(self) -> Iterator[list[dict[str, Any]]]:
@@ -377,7 +408,7 @@ class ItemViews:
 
     def _item_data(self, outcome: Outcome) -> dict[str, Any]:
         """Return the data of one item's view."""
-        brief, item = self._briefs.get(outcome.brief), self._items.get(outcome.item)
+        brief, item = self.briefs.get(outcome.brief), self._items.get(outcome.item)
         attempts, ref = outcome.attempts[-MAX_ATTEMPTS:], Ref.of(outcome)
         return {
             "prompt": _render_brief(brief, item, self._texts) if brief and item else None,
@@ -430,7 +461,7 @@ def _values_by_outcome(
     for row in fields:
         losers = ((removed, each.value, each.sources) for each in row.losers)
         for group, value, sources in ((contributed, row.winner, row.sources), *losers):
-            shown = [row.path, texts.preview(value_text(value), MAX_FIELD_VALUE), row.rule]
+            shown = [row.path, texts.preview(format_plain(value), MAX_FIELD_VALUE), row.rule]
             for ref in sources:
                 entries = group.setdefault(ref, [])
                 if len(entries) < MAX_FIELDS:

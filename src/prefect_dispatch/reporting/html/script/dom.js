@@ -76,7 +76,7 @@ function counted(count, one, many = `${one}s`) {
 const KINDS = {
   merged: "good", duplicate_of: "info", overridden: "info", failed: "bad", skipped: "warn",
   succeeded: "good", complete: "good", gaps: "warn",
-  changed: "info", new: "info", "gaps closed": "good", "gaps opened": "bad",
+  changed: "info", new: "info", added: "good", removed: "warn", "gap opened": "bad", "gap closed": "good", "gaps closed": "good", "gaps opened": "bad",
 };
 
 /** Return a word as a coloured label. */
@@ -137,11 +137,14 @@ const ledger = {
   all: null,
   /** Return every row as an object; `id` is its place. */
   get rows() {
-    this.all ??= (read("rows") ?? []).map((row, id) => {
-      const told = { id };
-      report.columns.forEach((name, column) => { told[name] = row[column]; });
-      return told;
-    });
+    if (!this.all) {
+      answers.data = read("answers") ?? null;
+      this.all = (read("rows") ?? []).map((row, id) => {
+        const told = { id, cells: answers.data?.rows[id] ?? null };
+        report.columns.forEach((name, column) => { told[name] = row[column]; });
+        return told;
+      });
+    }
     return this.all;
   },
   /** Return the place of a (brief, item), or undefined where it has no row. */

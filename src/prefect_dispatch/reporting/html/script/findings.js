@@ -13,10 +13,10 @@ function sourceLinks(sources) {
   return el("p", { class: "sources" }, "from ", links, more > 0 ? ` and ${number(more)} more` : null);
 }
 
-/** Return a button that opens the page of an item; its name alone where it has none. */
-function itemLink(brief, item) {
+/** Return a button that opens the page of an item. */
+function itemLink(brief, item, label = "") {
   const several = Object.keys(report.briefs).length > 1;
-  const name = several ? `${brief}/${item}` : item;
+  const name = label || (several ? `${brief}/${item}` : item);
   return el("button", { class: "link", type: "button", onclick: () => {
     const id = ledger.find(brief, item);
     if (id === undefined) announce(`${name} has no row on this page.`);

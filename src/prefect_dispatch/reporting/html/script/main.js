@@ -2,11 +2,12 @@
 
 const VIEWS = {
   summary: ["Summary", renderSummary],
+  result: ["Result", renderResult],
   ...(report.matrix ? { matrix: ["Matrix", (view) => heatView.render(view)] } : {}),
+  findings: ["Findings", renderFindings],
   ledger: ["Ledger", (view) => ledgerView.render(view)],
   timeline: ["Timeline", (view) => timeline.render(view)],
-  findings: ["Findings", renderFindings],
-  result: ["Result", renderResult],
+  compare: ["Compare", renderCompare],
   run: ["Run", renderRun],
 };
 const built = new Set();
@@ -32,8 +33,10 @@ function show(name) {
   current = name;
   for (const each of Object.keys(VIEWS)) byId(`view-${each}`).hidden = each !== name;
   for (const link of byId("nav").children) {
-    if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
-    else link.removeAttribute("aria-current");
+    if (link.hash === `#${name}`) {
+      link.setAttribute("aria-current", "page");
+      byId("nav").scrollLeft = link.offsetLeft - innerWidth / 3;
+    } else link.removeAttribute("aria-current");
   }
   if (name === "summary") build(name);
   else whenReady(() => build(name));
@@ -41,9 +44,15 @@ function show(name) {
 
 /** Show what the address says: a view, or the page of an item over it. */
 function route() {
-  const [name, id] = location.hash.slice(1).split("/");
-  if (name === "item" && /^\d+$/.test(id ?? "")) {
-    whenReady(() => showItem(Number(id)));
+  const name = location.hash.slice(1);
+  if (/^item[=/]/.test(name)) {
+    whenReady(() => {
+      const id = itemOfAddress(location.hash);
+      if (id === undefined) return;
+      if (!built.size) show("ledger");
+      if (current === "ledger" && id >= 0) ledgerView.reveal(id);
+      showItem(id);
+    });
     return;
   }
   if (byId("item").open) byId("item").close();
@@ -60,7 +69,7 @@ function renderHead() {
   const [word, kind] = VERDICTS[report.status];
   const { run, counts } = report;
   byId("title").append(report.title || "Report", pill(word, kind));
-  byId("subtitle").append([run.flow_run?.name, run.started ? moment(run.started) : null, duration(run.seconds)].filter(Boolean).join(" · "));
+  byId("subtitle").append([run.flow_run?.name, run.started ? moment(run.started) : null, run.seconds === undefined ? null : duration(run.seconds)].filter(Boolean).join(" · "));
   const open = counts.violations + report.shortfalls.length + counts.gaps + counts.conflicts + counts.proposals + counts.flags;
   const { red } = report.matrix ?? {};
   const badges = { matrix: [red, red ? "warn" : ""], ledger: [report.rows[1], ""], findings: [open, open ? "warn" : ""] };
@@ -91,15 +100,23 @@ function prepareTheme() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => ready && redrawCharts());
 }
 
+/** What is only unfolded for the printer. */
+const unfolded = [];
+
 /** Build everything for the printer, with the first rows of the ledger as a plain table. */
 function beforePrint() {
   if (!ready) return;
   for (const name of Object.keys(VIEWS)) {
-    byId(`view-${name}`).hidden = false;
+    byId(`view-${name}`).hidden = name === "compare";
     build(name);
   }
+  for (const each of document.querySelectorAll("main .folded:not([open])")) {
+    each.open = true;
+    unfolded.push(each);
+  }
   if (!byId("print-ledger")) {
-    const rows = ledger.rows.slice(0, 500).map((row) => [row.item, row.brief, row.disposition, row.error || row.reason || row.answer]);
+    const answer = (row) => (row.cells ? answers.columns(row.brief).map((name) => [name, answers.value(row, name)]).filter(([, value]) => value !== null && value !== "").map(([name, value]) => `${name}: ${shownValue(value)}`).join("; ").slice(0, 400) : row.answer);
+    const rows = ledger.rows.slice(0, 500).map((row) => [row.item, row.brief, row.disposition, row.error || [row.reason, answer(row)].filter(Boolean).join(" · ")]);
     byId("view-ledger").append(el("div", { id: "print-ledger", class: "card plain-print" }, table(["item", "brief", "ended", "answer or reason"], rows),
       ledger.rows.length > 500 ? el("p", {}, `The first 500 of ${number(ledger.rows.length)} rows.`) : null));
   }
@@ -122,9 +139,12 @@ route();
 addEventListener("hashchange", route);
 addEventListener("keydown", shortcuts);
 addEventListener("beforeprint", beforePrint);
-addEventListener("afterprint", () => show(current));
+addEventListener("afterprint", () => {
+  for (const each of unfolded.splice(0)) each.open = false;
+  show(current);
+});
 byId("item").addEventListener("close", () => {
-  if (location.hash.startsWith("#item/")) history.replaceState(null, "", `#${current}`);
+  if (/^#item[=/]/.test(location.hash)) history.replaceState(null, "", `#${current}`);
 });
 byId("item").addEventListener("click", (event) => { if (event.target === byId("item")) byId("item").close(); });
 document.querySelector(".skip").addEventListener("click", (event) => {

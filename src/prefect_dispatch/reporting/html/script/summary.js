@@ -2,16 +2,54 @@
 
 const VERDICTS = { complete: ["Complete", "good"], gaps: ["Complete with gaps", "warn"], failed: ["Failed", "bad"] };
 
-/** Build it. */
+/** Build it: how the run ended and its result, then gaps and changes, then figures; methods are last, and folded. */
 function renderSummary(view) {
   const [, kind] = VERDICTS[report.status];
   view.append(
     el("section", { class: `card verdict ${kind}` }, el("p", { class: "said" }, report.message)),
-    tiles(),
+    ...headline(),
     todo(),
+    ...[changesCard()].filter(Boolean),
+    tiles(),
     el("div", { class: "grid2" }, [spendCards(), dispositionCard(), failureCard()].flat().filter(Boolean)),
-    el("div", { class: "grid2" }, [planCard(), changesCard(), courseCard()].filter(Boolean)),
+    folded("Methods: how the answers were merged, the plan, how it went",
+      report.rules ? [el("h4", {}, "How the answers were merged"), el("p", { class: "prose said" }, report.rules)] : null,
+      planCard(), courseCard()),
   );
+}
+
+/** Most rows of the result in the summary. */
+const FIRST_ROWS = 8;
+
+/** Return the result at a glance: the finding, the winner, or the first rows. */
+function headline() {
+  const { value, prose, view } = report;
+  const all = (text) => el("p", { class: "no-print" }, el("a", { href: "#result" }, text));
+  if (prose) return [el("section", { class: "card stack" }, el("h3", {}, "Finding"), el("div", { class: "prose said short" }, value[0].slice(0, 3000)), all("Read all of it"))];
+  if (view.winners.length) return winnerCards();
+  const first = view.tables[0];
+  if (!first) return [];
+  if (isSideBySide(first)) {
+    const holder = el("div", {});
+    const link = all("See all items");
+    whenReady(() => {
+      const shown = sideBySideTable(itemRows().slice(0, FIRST_ROWS));
+      shown.classList.add("brief");
+      holder.append(shown);
+      link.firstChild.textContent = itemRows().length > FIRST_ROWS ? `All ${counted(itemRows().length, "item")}, to filter and download` : "Filter and download";
+    });
+    return [el("section", { class: "card stack" }, el("h3", {}, "Answers, briefs side by side"), holder, link)];
+  }
+  // A column with one brief's name says nothing.
+  const kept = first.columns.map((_, place) => place).filter((place) => first.columns[place] !== "brief" || Object.keys(report.briefs).length > 1).slice(0, 9);
+  const rows = first.rows.slice(0, FIRST_ROWS);
+  const refOf = itemOfRow(first.columns);
+  const cell = (row, place) => (first.columns[place] === "item" && refOf(row) ? itemLink(...refOf(row), String(row[place])) : clipped(row[place], 160));
+  const numeric = kept.map((place, column) => [rows.every((row) => ["number"].includes(typeof row[place]) || row[place] === null), column]).filter(([is]) => is).map(([, column]) => column);
+  const shown = table(kept.map((place) => first.columns[place]), rows.map((row) => kept.map((place) => cell(row, place))), numeric);
+  shown.classList.add("data", "brief");
+  return [el("section", { class: "card stack" }, el("h3", {}, titleOf(first.name), " ", el("small", {}, counted(first.of, "row"))), shown,
+    all(first.of > FIRST_ROWS ? `All ${counted(first.of, "row")}, to sort and download` : "Sort and download"))];
 }
 
 /** Return the figures that matter most. */
@@ -104,14 +142,14 @@ function planCard() {
   rows.push(["cost", usd(plan.cost_usd), usd(usage.cost_usd), usd(integration.cost_usd)], ["time", duration(plan.seconds_in_parallel), duration(run.seconds), ""]);
   const own = integration.asked + integration.cached + integration.shared > 0;
   const header = ["", "planned", "happened", "of that the integrator's own"];
-  return card("Plan beside reality", table(header.slice(0, own ? 4 : 3), rows.map((row) => row.slice(0, own ? 4 : 3)), [1, 2, 3]),
+  return el("div", { class: "stack" }, el("h4", {}, "Plan beside reality"), table(header.slice(0, own ? 4 : 3), rows.map((row) => row.slice(0, own ? 4 : 3)), [1, 2, 3]),
     plan.basis ? el("p", { class: "note" }, plan.basis, ".") : null);
 }
 
 /** Return what changed since the last run of the job. */
 function changesCard() {
   const { changes, run } = report;
-  if (changes.earlier === "none") return card("Since the last run", el("p", { class: "note" }, "There is no earlier run of this job to compare with."));
+  if (changes.earlier === "none") return null;
   const since = run.since ? `Compared with the run ${run.since.flow_run?.name ?? ""} of ${moment(run.since.started)}: ` : "";
   return card("Since the last run", el("p", { class: "said" }, `${since}${changes.said}.`),
     Object.entries(changes.names).map(([name, refs]) => el("details", { open: refs.length <= 10 }, el("summary", {}, `${name} (${number(changes.counts[name])})`),
@@ -121,5 +159,5 @@ function changesCard() {
 
 /** Return what did not go smoothly. */
 function courseCard() {
-  return report.course.length ? card("How it went", table(["", "how many", "by class"], report.course.map((each) => [each.what, number(each.times), each.why]), [1])) : null;
+  return report.course.length ? [el("h4", {}, "How it went"), table(["", "how many", "by class"], report.course.map((each) => [each.what, number(each.times), each.why]), [1])] : null;
 }

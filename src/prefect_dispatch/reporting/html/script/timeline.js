@@ -6,6 +6,9 @@ const CLASSES = [
   { label: "the integrator's own", colour: "c1" },
 ];
 
+/** Seconds by which an attempt may end after the next one in its slot starts: times are rounded. */
+const ROUNDING_S = 0.003;
+
 /** The timeline's view. */
 const timeline = {
   /** Build it. */
@@ -36,7 +39,7 @@ const timeline = {
   told() {
     const busy = this.spans.reduce((sum, span) => sum + span.seconds - span.waited, 0);
     const waited = this.spans.reduce((sum, span) => sum + span.waited, 0);
-    return `${counted(this.spans.length, "attempt")}, at most ${number(this.lanes(false))} at once; ${duration(busy)} of work${waited >= 1 ? ` and ${duration(waited)} of waiting` : ""} in ${duration(this.end)}`;
+    return `${counted(this.spans.length, "attempt")}, at most ${number(report.atOnce)} at once; ${duration(busy)} of work${waited >= 1 ? ` and ${duration(waited)} of waiting` : ""} in ${duration(this.end)}`;
   },
   /** Return the controls. */
   bar() {
@@ -61,7 +64,7 @@ const timeline = {
     }
     const ends = [];
     for (const span of this.spans) {
-      const free = ends.findIndex((end) => end <= span.start + 0.001);
+      const free = ends.findIndex((end) => end <= span.start + ROUNDING_S);
       span.lane = free < 0 ? ends.length : free;
       ends[span.lane] = span.end;
     }
