@@ -241,7 +241,7 @@ def outcomes_frame(report: Report, like: object, *, key: str = "") -> object:
             raise JobError(
                 f"like: {like!r} is no library of frames; write one of {', '.join(map(repr, FRAME_LIBRARIES))}."
             )
-        series = {each.name: each for each in _build_series(columns, like)}
+        series = {each.name: each for each in build_series(columns, like)}
         return nw.from_dict(series, backend=cast("Any", like)).to_native()
     # 1. The row of each item in the frame.
     table = to_narwhals(like)
@@ -259,7 +259,7 @@ def outcomes_frame(report: Report, like: object, *, key: str = "") -> object:
         columns = {f"outcome.{name}" if name == key else name: column for name, column in columns.items()}
         columns.pop("outcome.item", None)  # the same, as text
     keys = table.select(key)[[row_of[item] for item in items]]
-    return nw.maybe_reset_index(keys).with_columns(*_build_series(columns, str(table.implementation.value))).to_native()
+    return nw.maybe_reset_index(keys).with_columns(*build_series(columns, str(table.implementation.value))).to_native()
 
 
 def build_columns(report: Report) -> dict[str, TypedColumn]:
@@ -280,10 +280,10 @@ def build_columns(report: Report) -> dict[str, TypedColumn]:
     }
     objects = [each.value if isinstance(each.value, dict) else {} for each in sorted_outcomes(report)]
     fields = sorted({name for value in objects for name in value})
-    return columns | {f"answer.{name}": _infer_type([value.get(name) for value in objects]) for name in fields}
+    return columns | {f"answer.{name}": infer_type([value.get(name) for value in objects]) for name in fields}
 
 
-def _infer_type(values: list[JsonValue]) -> TypedColumn:
+def infer_type(values: list[JsonValue]) -> TypedColumn:
     """Return a column with the narrowest type that represents its values exactly; without one, as JSON texts."""
     kinds = {type(value) for value in values if value is not None}
     if kinds == {bool}:
@@ -298,7 +298,7 @@ def _infer_type(values: list[JsonValue]) -> TypedColumn:
     return "String", [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
 
 
-def _build_series(columns: dict[str, TypedColumn], library: str) -> list[nw.Series[Any]]:
+def build_series(columns: dict[str, TypedColumn], library: str) -> list[nw.Series[Any]]:
     """Return the columns as series of a library of data frames."""
     import narwhals as nw  # noqa: PLC0415 -- only needed for data frames
 
