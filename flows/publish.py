@@ -22,7 +22,7 @@ from prefect.artifacts import (
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.ledger import Document, Table
@@ -31,9 +31,10 @@ from prefect_dispatch.reporting.html.document import GENERATOR
 from prefect_dispatch.reporting.html.page import render_page
 from prefect_dispatch.reporting.markdown import markdown, outcome_rows
 from prefect_dispatch.reporting.progress import estimate_seconds_left, on_report, progress_listener
+from prefect_dispatch.reporting.table_files import csv_files, parse_output, render_table
 from prefect_dispatch.security.escaping import escape_paragraph, fence_text, strip_control_chars, to_safe_csv
 from prefect_dispatch.security.redaction import safe_message
-from prefect_dispatch.serialization import write_atomically
+from prefect_dispatch.serialization import write_atomically, write_bytes_atomically
 from prefect_dispatch.serialization.json_text import iter_json_chunks
 from prefect_dispatch.tasks.stop_conditions import start_thread
 
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from pydantic import JsonValue
     from typing_extensions import Self
 
     from prefect_dispatch.models.brief import Brief
@@ -307,6 +307,16 @@ _HEAD = 2_000
 """Bytes at the start of a page within which its generator is named."""
 
 
+def ensure_output(out: Path) -> Path:
+    """Create the folder of a report for an output path, and return the path; see `parse_output`.
+
+    Raises:
+        JobError: If the folder isn't writable, or the requested table can't be written.
+    """
+    ensure_folder(parse_output(out).folder)
+    return out
+
+
 def ensure_folder(folder: Path) -> Path:
     """Create a folder if it is missing, check that it is writable, and return it.
 
@@ -321,13 +331,19 @@ def ensure_folder(folder: Path) -> Path:
     return folder
 
 
-def write_files(report: Report, folder: Path) -> list[Path]:
+def write_files(report: Report, folder: Path, table: str = "") -> list[Path]:
     """Write the files of a report into a folder, each one atomically, and remove those of an earlier run.
 
     The files are `report.json`, `report.md`, `outcomes.jsonl`, `questions.jsonl` if the integrator made queries of its
-    own, each document under its name, and a `<name>.csv` for each table, in which no text is a formula; for `ab-test`,
-    which A/B tools read, a `<name>.json` as well. A document of more than a million characters, and a winner of more
-    than 10,000 elements, are left out of `report.json`, as they have a file of their own.
+    own, each document under its name, and a `<name>.csv` for each table of the integrator and each list of the value,
+    in which no text is a formula; for `ab-test`, which A/B tools read, a `<name>.json` as well. A document of more than
+    a million characters, and a winner of more than 10,000 elements, are left out of `report.json`, as they have a file
+    of their own.
+
+    Args:
+        report: The report.
+        folder: The folder.
+        table: The name of a requested file with the merged rows; see `render_table`.
 
     Returns:
         The files.
@@ -340,10 +356,13 @@ def write_files(report: Report, folder: Path) -> list[Path]:
     # by the next one.
     for name in _files_of_earlier_run(folder) - texts.keys():
         (folder / name).unlink(missing_ok=True)
+    if table:
+        write_bytes_atomically(folder / table, [render_table(report, table)])
+        texts.pop(table, None)  # a CSV with the same rows
     texts["report.json"] = chain(map(bytes.decode, iter_json_chunks(report.shortened, indent=2, long=LONG_LIST)), "\n")
     for name, parts in texts.items():
         write_atomically(folder / name, parts)
-    return [folder / name for name in reversed(texts)]
+    return [folder / name for name in [*reversed(texts), *([table] if table else [])]]
 
 
 def write_page(report: Report, folder: Path, briefs: Sequence[Brief], items: Sequence[Item]) -> str:
@@ -387,17 +406,18 @@ class _EarlierDocument(Document):
 
 
 class _EarlierReport(BaseModel):
-    """The parts of an earlier report that name files; the rest may be large and is not parsed."""
+    """The parts of an earlier report that name files."""
 
     status: str
     message: str
+    value: JsonValue = None
     tables: tuple[Table, ...] = ()
     documents: tuple[_EarlierDocument, ...] = ()
 
 
 def _extra_files(report: Report | _EarlierReport) -> dict[str, str]:
     """Return the text of each document file and each table file by name."""
-    sheets = {f"{table.name}.csv": to_safe_csv(table.rows) for table in report.tables}
+    sheets = {name: to_safe_csv(rows) for name, rows in csv_files(report.value, report.tables).items()}
     exact = [table for table in report.tables if table.name in JSON_TABLES]
     sheets |= {f"{each.name}.json": json.dumps(each.rows, indent=2, ensure_ascii=False) + "\n" for each in exact}
     return {each.name: each.text for each in report.documents} | sheets

@@ -28,7 +28,7 @@ from prefect_dispatch.flows.publish import (
     LiveProgress,
     create_artifacts_in_time,
     emit_events,
-    ensure_folder,
+    ensure_output,
     write_files,
     write_page,
 )
@@ -58,6 +58,7 @@ from prefect_dispatch.flows.runtime.last_run import LastRunStore
 from prefect_dispatch.integrators.base import BaseIntegrator, Delivery
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.prefect_compat import ReportState
+from prefect_dispatch.reporting.table_files import parse_output
 from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.security.redaction import redact, safe_message
 from prefect_dispatch.sources.inline import with_values
@@ -69,10 +70,11 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.flows.runtime.prepared_job import JobSpec
+    from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.integrators.decisions_file import DecisionsFile
     from prefect_dispatch.models.report import Report
+    from prefect_dispatch.reporting.table_files import Output
     from prefect_dispatch.tasks.plan import StoredAnswers
 
 
@@ -136,7 +138,7 @@ def run_job(spec: JobSpec) -> Report:
     job = (take_prepared() if decisions is None else None) or prepare(spec)
     job = keep_refreshed(replace(job, limits=rate_limit_share(job.limits)), start_of_earlier_attempts())
     memory = LastRunStore(spec)
-    files = None if spec.out is None else ensure_folder(Path(spec.folder, spec.out))
+    output = None if spec.out is None else parse_output(ensure_output(Path(spec.folder, spec.out)))
     # 2. Plan what is left: outcomes from before a suspension and stored answers are not asked again.
     before = resumed.outcomes_of(job.work)
     resumed.charge_budget(job.limits)
@@ -194,13 +196,9 @@ def run_job(spec: JobSpec) -> Report:
         # 5. Deliver and publish.
         report = _add_facts(report, fan_out.task_runs, stored)
         report = memory.compare_with_last(deliver_value(report, job.integrator, place))
-        if files is not None:
-            emit_file_assets(report, write_files(report, files), spec.items, place)
-            if lacking := write_page(report, files, job.briefs, with_values(job.items)):
-                log.warning("%s", lacking)
-                files = None
+        page = None if output is None else _write_output(report, job, spec, output)
         is_last = report.status != "failed" or not has_retries_left()
-        create_artifacts_in_time(report, job.briefs, files and files / PAGE, is_last=is_last)
+        create_artifacts_in_time(report, job.briefs, page, is_last=is_last)
         if is_last:  # an attempt that is retried emits no events and is not compared with
             emit_events(report, job.briefs)
             memory.save(report)
@@ -211,6 +209,15 @@ def run_job(spec: JobSpec) -> Report:
         return cast("Report", Completed(cls=ReportState, name=_state_name(report), message=report.message, data=report))
     except INTERRUPTIONS as error:
         return cast("Report", cancelled_state(fan_out.summary, error))
+
+
+def _write_output(report: Report, job: PreparedJob, spec: JobSpec, output: Output) -> Path | None:
+    """Write the files of a report; return its page, or None if that can't be written."""
+    emit_file_assets(report, write_files(report, *output), spec.items, spec.place)
+    if lacking := write_page(report, output.folder, job.briefs, with_values(job.items)):
+        get_run_logger().warning("%s", lacking)
+        return None
+    return output.folder / PAGE
 
 
 def _add_facts(report: Report, task_runs: int, stored: StoredAnswers) -> Report:

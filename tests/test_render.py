@@ -27,7 +27,7 @@ from prefect_dispatch.models.ledger import (
 from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.models.report import Report, Spending
 from prefect_dispatch.reporting.explain import explain
-from prefect_dispatch.reporting.markdown import MAX_CHARACTERS, markdown, outcome_rows
+from prefect_dispatch.reporting.markdown import MAX_CHARACTERS, MAX_COLUMNS, markdown, outcome_rows
 from prefect_dispatch.security.escaping import MAX_ROWS, escape_cell
 
 if TYPE_CHECKING:
@@ -107,11 +107,130 @@ def test_cells_are_short_and_flat() -> None:
 
 
 def test_the_table_of_outcomes_starts_with_what_failed() -> None:
-    """Failures first, each with its reason; answers as JSON."""
+    """Failures first, each with its reason; a column for each field of the answers, the same columns in each row."""
     rows = outcome_rows(report())
     assert [row["status"] for row in rows] == ["failed", "succeeded"]
     assert rows[0]["error"].startswith("rejected: x&#124;y")
-    assert (rows[1]["answer"], rows[1]["origin"]) == ('{"a":[1]}', "asked")
+    assert [row["a"] for row in rows] == ["", "[1]"]
+    assert rows[1]["origin"] == "asked"
+    assert list(rows[0]) == list(rows[1])
+    assert "answer" not in rows[0]
+
+
+def outcomes_of(*values: JsonValue) -> Report:
+    """Return a report with these answers."""
+    outcomes = tuple(
+        Outcome(brief="b", item=str(n), status="succeeded", value=value, origin="asked")
+        for n, value in enumerate(values)
+    )
+    return Report(status="complete", message="All.", outcomes=outcomes)
+
+
+def test_the_table_of_outcomes_keeps_other_answers_and_further_fields() -> None:
+    """Texts have a column; so have the fields for which there is no room, and a field named like another column."""
+    rows = outcome_rows(outcomes_of("a text", {"status": "in force", "of|": None}, [1]))
+    assert [row["answer"] for row in rows] == ["a text", "", "[1]"]
+    assert [row["answer.status"] for row in rows] == ["", "in force", ""]
+    assert rows[1]["status"] == "succeeded"
+    many: JsonValue = {f"f{n}": n for n in range(MAX_COLUMNS + 2)}
+    (row,) = outcome_rows(outcomes_of(many))
+    assert (row["f0"], row["answer"]) == ("0", '{"f20":20,"f21":21}')
+
+
+def value_of(value: JsonValue) -> str:
+    """Return the section of a report with the merged value."""
+    return (
+        markdown(Report(status="complete", message="All.", value=value)).split("## Result\n\n")[1].split("\n\n## ")[0]
+    )
+
+
+def test_answers_that_are_objects_are_a_table() -> None:
+    """One column for each field; the brief's only where there are several."""
+    answers: JsonValue = [
+        {"brief": "b", "item": "x|y", "value": {"family": "permissive", "item": 3}},
+        {"brief": "b", "item": "z", "value": {"family": None, "year": 1843, "free": True}},
+    ]
+    assert value_of({"answers": answers, "gaps": []}).splitlines() == [
+        "| item | family | value.item | year | free |",
+        "| --- | --- | --- | --- | --- |",
+        "| x&#124;y | permissive | 3 |  |  |",
+        "| z |  |  | 1843 | true |",
+    ]
+    assert value_of(answers).startswith("| item | family |")
+    assert "| brief | item | value |" in value_of([{"brief": name, "item": "x", "value": "text"} for name in "ab"])
+    assert value_of([{"brief": "b"}]).startswith("| brief |")
+
+
+def test_answers_that_are_records_have_a_row_for_each() -> None:
+    """A list of records, or an object with nothing else; an answer without any still has its row."""
+    records: JsonValue = [{"name": "Ada"}, {"name": "Alan"}]
+    answers: list[tuple[JsonValue, JsonValue]] = [({"records": records}, {"records": []}), (records, [])]
+    for first, second in answers:
+        entries: JsonValue = [{"item": "one", "value": first}, {"item": "two", "value": second}]
+        assert value_of({"answers": entries}).splitlines()[2:] == ["| one | Ada |", "| one | Alan |", "| two |  |"]
+    mixed: JsonValue = [{"item": "one", "value": [{"n": 1}]}, {"item": "two", "value": 3}]
+    assert '| one | &#91;{"n":1}] |' in value_of({"answers": mixed})
+    assert '| one | &#91;"a"] |' in value_of({"answers": [{"item": "one", "value": {"tags": ["a"]}}]})
+
+
+def test_several_lists_of_a_value_have_a_heading_each() -> None:
+    """What is no list of objects stands below as JSON; empty lists and gaps are left out."""
+    text = value_of({"records": [{"a": 1}], "also_reported": [{"b": 2}], "commit": "87b4", "none": [], "gaps": []})
+    assert "### Records\n\n| a |" in text
+    assert "### Also reported\n\n| b |" in text
+    assert text.endswith('```json\n{\n  "commit": "87b4"\n}\n```')
+    assert value_of({"records": [], "gaps": []}) == "No rows."
+    assert value_of(0) == "```json\n0\n```"
+
+
+def test_the_winner_stands_first_and_in_full() -> None:
+    """Longer than a cell; all of them where the first place is shared."""
+    text = "word " * 100
+    ranking: JsonValue = [
+        {"brief": "plain", "item": "kettle", "value": text, "rank": 1, "score": 0.6},
+        {"brief": "short", "item": "kettle", "value": {"title": "Tea"}, "rank": 1, "score": 0.6},
+        {"brief": "poor", "item": "kettle", "value": "no", "rank": 2, "score": 0.1},
+    ]
+    value = value_of({"ranking": ranking, "unranked": [], "gaps": []})
+    assert value.startswith(f"### First: plain/kettle\n\n> {text.strip()}\n\n### First: short/kettle\n\n")
+    assert "| title | Tea |" in value
+    assert "| poor | kettle | no | 2 | 0.1 |" in value
+
+
+def test_what_a_table_leaves_out_is_said() -> None:
+    """Rows, columns and texts are bounded, all together as well."""
+    many = value_of([{"n": n} for n in range(MAX_ROWS + 3)])
+    assert many.endswith("Not shown: 3 more rows; `report.json` has everything.")
+    wide = value_of([{f"f{n}": n for n in range(MAX_COLUMNS + 1)}])
+    assert wide.endswith("Not shown: 1 more column (f20); `report.json` has everything.")
+    long = value_of([{"item": "a", "note": "x" * 300}])
+    assert long.endswith("Not shown: what is beyond 200 characters in a cell; `report.json` has everything.")
+    large = value_of([{f"f{n}": "x" * 200 for n in range(MAX_COLUMNS)} for _ in range(50)])
+    assert large.count("\n| x") == 12
+    assert "38 more rows" in large
+
+
+def test_long_answers_that_are_texts_are_read_as_prose() -> None:
+    """Each under its item, line by line, up to the most that a value may take."""
+    text = "# One.\n\n" + "word " * 100
+    entries: JsonValue = [{"brief": "b", "item": str(n), "value": text} for n in range(200)]
+    value = value_of({"answers": entries, "gaps": []})
+    assert value.startswith("**b/0**\n\n> &#35; One.\n>\n> word ")
+    assert re.search(r"Not shown: \d+ more answers; `report.json` has everything\.$", value)
+    assert len(value) < 60_000
+    assert "Not shown" not in value_of(entries[:2])
+
+
+def test_the_rules_are_last_and_folded() -> None:
+    """However long the rest is."""
+    for value in ("short", ["x" * 40] * 400):
+        ledger = tuple(LedgerRow(brief="b", item=f"{n}" + "|" * 200, disposition="merged") for n in range(MAX_ROWS))
+        text = markdown(rich(value=value, ledger=ledger))
+        assert text.endswith(
+            "<details>\n<summary>How the answers were merged</summary>\n\n"
+            "Everything &#42;counts&#42; once.\n\n</details>\n"
+        )
+        assert len(text) <= MAX_CHARACTERS + 100
 
 
 def test_the_terminal_is_not_steered() -> None:
@@ -205,19 +324,18 @@ def rich(**changes: object) -> Report:
     return Report.model_validate({**said, **changes})
 
 
-def test_a_report_tells_first_what_a_reader_has_to_act_on() -> None:
-    """Problems, then figures, rules, the value, tables, the ledger; each under a heading of its own."""
+def test_a_report_tells_the_result_first_and_then_what_a_reader_has_to_act_on() -> None:
+    """The result, then problems, tables, figures, the ledger; each under a heading of its own."""
     headings = [line.removeprefix("## ") for line in markdown(rich()).splitlines() if line.startswith("## ")]
     assert headings == [
+        "Result",
         "What could not be done",
         "Not to be taken on trust",
         "Decided in this run's review",
         "To decide: one or two?",
-        "Numbers",
-        "How the answers were merged",
-        "Merged value",
         "Whom to &#42;trust&#42;",
         "Nothing",
+        "Numbers",
         "Ledger",
     ]
 

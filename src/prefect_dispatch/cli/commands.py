@@ -222,7 +222,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = _job_command(commands, "run", _run, "run a job")
-    run.add_argument("--out", metavar="DIR", type=_path, help="write the report, every outcome and every table there")
+    run.add_argument(
+        "--out",
+        metavar="DIR",
+        type=_path,
+        help="write the report, every outcome and every table there; a file in it, such as DIR/answers.xlsx (or .csv, "
+        ".parquet): the merged rows as well",
+    )
     _job_command(commands, "plan", _plan, "say what a job would take; nothing is asked")
 
     explain = commands.add_parser("explain", help="explain how a value or an item of a report came about")
@@ -437,7 +443,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.cli.console import show_progress, summary  # noqa: PLC0415 -- imports rich
     from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports every model
     from prefect_dispatch.flows.prepare import as_prepared  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.flows.publish import ensure_folder  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.publish import ensure_output  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.processes.ephemeral_server import use_server  # noqa: PLC0415 -- only here
     from prefect_dispatch.reporting.progress import on_report  # noqa: PLC0415 -- imports pydantic
@@ -451,7 +457,7 @@ def _run(arguments: argparse.Namespace) -> int:
     out = job.report_folder(folder) if arguments.out is None else arguments.out
     if "\0" in str(out):
         raise JobError("out: a path holds no NUL character; name a folder, such as report.")
-    files = None if out is None else str(ensure_folder(out.resolve()))
+    files = None if out is None else str(ensure_output(out.resolve()))
     reports: list[Report] = []
 
     def on_finished(report: Report) -> None:

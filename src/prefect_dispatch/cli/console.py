@@ -16,6 +16,7 @@ from prefect_dispatch.integrators.accuracy import ACCURACY
 from prefect_dispatch.reporting.html.document import missing_library
 from prefect_dispatch.reporting.markdown import TITLES, TO_DECIDE
 from prefect_dispatch.reporting.progress import format_usd, on_wait, progress_listener, run_issues
+from prefect_dispatch.reporting.table_files import csv_files, parse_output
 from prefect_dispatch.security.escaping import strip_control_chars
 
 if TYPE_CHECKING:
@@ -94,7 +95,11 @@ def summary(report: Report, out: Path | None) -> str:
     message = report.message.removeprefix("Failed: ")
     lines = [f"{TITLES[report.status]}: {strip_control_chars(message)}"]
     if isinstance(found := report.run.get("review"), dict):
-        place = str(out / TO_DECIDE) if out else f"the run's artifacts; --out DIR writes them to {TO_DECIDE}"
+        place = (
+            str(parse_output(out).folder / TO_DECIDE)
+            if out
+            else f"the run's artifacts; --out DIR writes them to {TO_DECIDE}"
+        )
         decisions = strip_control_chars(str(found["decisions"]))
         lines.append(f"Decide in {decisions} (lines for it: {place}), and run the same command again.")
     lines += [f"Shortfall: {strip_control_chars(each)}" for each in report.shortfalls if each not in message]
@@ -109,12 +114,14 @@ def summary(report: Report, out: Path | None) -> str:
     if (own := report.integration).asked + own.cached + own.shared:
         lines.append(f"of that the integrator: {', '.join(_usage_parts(own))}")
     if out is not None:
-        names = ["report.html"] if (out / "report.html").exists() else []
+        folder, requested = parse_output(out)
+        names = ["report.html"] if (folder / "report.html").exists() else []
         if not names:
             lines.append(f"No report.html: {missing_library() or 'the log of the run says why.'}")
         names += ["report.md", *(each.name for each in report.documents), "report.json", "outcomes.jsonl"]
-        names += [f"{table.name}.csv" for table in report.tables] + ["questions.jsonl"] * bool(report.asked)
-        lines.append("Report: " + ", ".join(str(out / name) for name in names))
+        names += [*csv_files(report.value, report.tables), *["questions.jsonl"] * bool(report.asked)]
+        names = [requested] * bool(requested) + [name for name in names if name != requested]
+        lines.append("Report: " + ", ".join(str(folder / name) for name in names))
     if any(each.asked == SMOLLM2 for each in report.models):
         lines.append(TOY)
     return "\n".join(lines)

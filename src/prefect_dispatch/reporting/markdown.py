@@ -1,7 +1,8 @@
 """The report as Markdown, for an artifact or a file; and its outcomes as rows of a table artifact.
 
-What a reader must act on comes first: violations, shortfalls, gaps, flags, open decisions. Then
-follow the numbers, the rules, the merged value, and the ledger.
+The result comes first: a finding, the winner, or the merged lists as tables. What a reader must act on follows:
+violations, shortfalls, gaps, flags, open decisions. Then come the integrator's tables, the numbers and the ledger. The
+rules of the merge are last, and folded.
 """
 
 from __future__ import annotations
@@ -11,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.ledger import Ref, sort_key
 from prefect_dispatch.reporting.progress import run_issues
+from prefect_dispatch.reporting.tables import spread_fields, value_tables
 from prefect_dispatch.security.escaping import (
+    MAX_CELL,
     MAX_ROWS,
+    MAX_VALUE,
     TRUNCATION_NOTE,
     column_names,
+    count_noun,
     escape_cell,
     escape_paragraph,
     escape_prose,
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.ledger import FieldRow, Proposal
     from prefect_dispatch.models.ledger import Table as Figures
     from prefect_dispatch.models.report import Report, ServedModel
+    from prefect_dispatch.reporting.tables import Row
 
 __all__ = ["MAX_CHARACTERS", "MAX_ROWS", "escape_cell", "markdown", "outcome_rows", "strip_control_chars"]
 
@@ -41,6 +47,10 @@ MAX_CHARACTERS = 200_000
 """Most characters of a report, so that Prefect's UI can show it; a longer one is truncated, with a note."""
 MAX_PROBLEMS = 100
 """Most rows of a table before the merged value."""
+MAX_COLUMNS = 20
+"""Most columns of a table of answers."""
+MAX_WINNERS = 5
+"""Most answers in the first place that are shown in full."""
 MAX_NAMES = 20
 """Most outcomes that are named for each kind of change."""
 MAX_PAIRS = 20
@@ -55,9 +65,14 @@ TITLES = {"complete": "Complete", "gaps": "Complete with gaps", "failed": "Faile
 
 def markdown(report: Report) -> str:
     """Return the report as Markdown, at most `MAX_CHARACTERS` long."""
-    parts = [f"# {TITLES[report.status]}", escape_paragraph(report.message), *_problem_sections(report)]
+    parts = [f"# {TITLES[report.status]}", escape_paragraph(report.message)]
+    if report.value is not None:
+        parts += ["## Result", *_value_section(report.value)]
+    parts += _problem_sections(report)
     if report.changes.earlier != "none":
         parts += ["## Since the last run", *_change_section(report)]
+    for figures in report.tables:
+        parts += _table_section(figures)
     parts += ["## Numbers", _numbers_table(report)]
     if issues := run_issues(report):
         parts += ["## How it went", markdown_table(("", "how many", "by class"), issues)]
@@ -67,41 +82,154 @@ def markdown(report: Report) -> str:
             "## Which models answered",
             markdown_table(("asked", "named by its responses", "answers", ""), models),
         ]
-    if report.rules:
-        parts += ["## How the answers were merged", escape_paragraph(report.rules)]
-    if report.value is not None:
-        parts += [
-            "## Merged value",
-            escape_prose(report.value) if isinstance(report.value, str) else json_block(report.value),
-        ]
-    for figures in report.tables:
-        parts += _table_section(figures)
     rows = [(row.brief, row.item, row.disposition, row.by or "", row.reason) for row in report.ledger]
     parts += ["## Ledger", markdown_table(("brief", "item", "disposition", "by", "reason"), rows)]
-    text = "\n\n".join(parts) + "\n"
-    if len(text) > MAX_CHARACTERS:
-        text = f"{text[:MAX_CHARACTERS]}\n\n{TRUNCATION_NOTE}\n"
-    return text
+    text, rules = "\n\n".join(parts) + "\n", ""
+    if report.rules:  # Prefect's UI folds it, as most renderers do; the others show it in full
+        rules = f"{_RULES_START}\n\n{escape_paragraph(report.rules)}\n\n</details>\n"
+    if len(text) > MAX_CHARACTERS - len(rules):
+        text = f"{text[: MAX_CHARACTERS - len(rules)]}\n\n{TRUNCATION_NOTE}\n"
+    return f"{text}\n{rules}" if rules else text
+
+
+_RULES_START = "<details>\n<summary>How the answers were merged</summary>"
+
+
+def _value_section(value: JsonValue) -> Iterator[str]:
+    """Yield the merged value: a text as it is, the winner in full, lists of objects as tables, and the rest as JSON."""
+    if isinstance(value, str):
+        yield escape_prose(value)
+        return
+    tables, left = value_tables(value), MAX_VALUE
+    winners = tables.get("ranking", [])
+    for row in (row for row in winners[:MAX_WINNERS] if row.get("rank") == 1):
+        yield f"### First: {escape_cell(_entry_name(row))}"
+        yield from _winner(row)
+    for name, rows in tables.items():
+        if len(tables) > 1:
+            yield f"### {escape_cell(name.replace('_', ' ').capitalize())}"
+        for part in _entry_texts(rows) if _are_long_texts(rows) else answer_table(rows, left):
+            left -= len(part)
+            yield part
+    rest: JsonValue = None if tables else value
+    if isinstance(value, dict):  # the gaps have a section of their own
+        rest = {name: part for name, part in value.items() if name not in tables and name != "gaps" and part != []}
+    if rest or not (tables or isinstance(value, dict)):
+        yield json_block(rest)
+    elif not tables:
+        yield "No rows."
+
+
+def answer_table(rows: Sequence[Row], most: int = MAX_VALUE) -> Iterator[str]:
+    """Yield rows as a Markdown table of at most `MAX_COLUMNS` columns, and a sentence on what was left out.
+
+    A column `brief` is left out where all rows have the same one.
+
+    Args:
+        rows: The rows.
+        most: Characters after which no further row begins.
+    """
+    every = column_names(rows)
+    if len({value_text(row.get("brief")) for row in rows}) == 1:
+        every = [name for name in every if name != "brief"] or every
+    names = every[:MAX_COLUMNS]
+    shown: list[list[str]] = []
+    is_cut = False
+    for row in rows[:MAX_ROWS]:
+        cells = [_text_or_empty(row.get(name)) for name in names]
+        most -= sum(min(len(cell), MAX_CELL) for cell in cells)
+        if most < 0 and shown:
+            break
+        is_cut = is_cut or any(len(cell) > MAX_CELL for cell in cells)
+        shown.append(cells)
+    yield markdown_table(names, shown)
+    missing = [count_noun(len(rows) - len(shown), "more row")] if len(shown) < len(rows) else []
+    if more := every[MAX_COLUMNS:]:
+        missing.append(f"{count_noun(len(more), 'more column')} ({escape_cell(join_names(more, MAX_NAMES))})")
+    if is_cut:
+        missing.append(f"what is beyond {MAX_CELL} characters in a cell")
+    if missing:
+        yield f"Not shown: {', '.join(missing)}; `report.json` has everything."
+
+
+def _entry_name(row: Row) -> str:
+    """Return the name of an entry of a merged list: its brief and item, as far as it has them."""
+    return "/".join(value_text(row[name]) for name in ("brief", "item") if name in row)
+
+
+def _winner(row: Row) -> Iterator[str]:
+    """Yield the answer of a winner in full."""
+    if isinstance(text := row.get("value"), str):
+        yield escape_prose(text)
+    else:
+        yield markdown_table(("", ""), [(name, _text_or_empty(part)) for name, part in row.items()])
+
+
+def _are_long_texts(rows: Sequence[Row]) -> bool:
+    """Return whether the rows are answers that are texts, some too long for a cell."""
+    return all(row.keys() <= {"brief", "item", "value"} and isinstance(row.get("value"), str) for row in rows) and any(
+        len(str(row["value"])) > MAX_CELL for row in rows
+    )
+
+
+def _entry_texts(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield answers that are texts, each under the name of its brief and item, up to `MAX_VALUE` characters."""
+    left = MAX_VALUE
+    for number, row in enumerate(rows):
+        text = escape_prose(str(row["value"]))
+        left -= len(text)
+        if left < 0 and number:
+            yield f"Not shown: {count_noun(len(rows) - number, 'more answer')}; `report.json` has everything."
+            return
+        yield f"**{escape_cell(_entry_name(row))}**"
+        yield text
 
 
 def outcome_rows(report: Report) -> list[dict[str, Any]]:
-    """Return one row for each outcome, at most `MAX_ROWS`, failures first."""
+    """Return one row for each outcome, at most `MAX_ROWS`, failures first, with a column for each field of an answer.
+
+    Other answers are in the column `answer`; so are, as JSON, the fields beyond the first `MAX_COLUMNS`.
+    """
     ledger = {(row.brief, row.item): row for row in report.ledger}
-    ordered = sorted(report.outcomes, key=lambda o: (o.status == "succeeded", sort_key(o.brief, o.item)))
-    return [
-        {
+    ordered = sorted(report.outcomes, key=lambda o: (o.status == "succeeded", sort_key(o.brief, o.item)))[:MAX_ROWS]
+    answers: list[JsonValue] = [outcome.value if outcome.status == "succeeded" else None for outcome in ordered]
+    names = column_names([answer for answer in answers if isinstance(answer, dict)])[:MAX_COLUMNS]
+    columns: list[list[str]] = [
+        [escape_cell(_text_or_empty(_field_of(each, name))) for each in answers] for name in names
+    ]
+    others = [escape_cell(_text_or_empty(_without_fields(each, names))) for each in answers]
+    rows: list[dict[str, Any]] = []
+    for at, outcome in enumerate(ordered):
+        row = ledger.get((outcome.brief, outcome.item))
+        before: dict[str, Any] = {
             "brief": outcome.brief,
             "item": escape_cell(outcome.item),
             "status": outcome.status,
-            "disposition": row.disposition if (row := ledger.get((outcome.brief, outcome.item))) else "",
+            "disposition": row.disposition if row else "",
+        }
+        after: dict[str, Any] = {
             "origin": outcome.origin or "",
             "attempts": len(outcome.attempts),
             "tokens": sum(attempt.usage.tokens for attempt in outcome.attempts),
-            "answer": escape_cell(value_text(outcome.value)) if outcome.status == "succeeded" else "",
             "error": escape_cell(outcome.failure),
         }
-        for outcome in ordered[:MAX_ROWS]
-    ]
+        rest = {} if names and not any(others) else {"answer": others[at]}
+        taken = before.keys() | after.keys() | rest.keys()
+        # Each row has all columns: Prefect's UI takes them from the first one.
+        fields: JsonValue = {name: column[at] for name, column in zip(names, columns, strict=True)}
+        rows.append(before | spread_fields({"answer": fields}, "answer", taken) | rest | after)
+    return rows
+
+
+def _field_of(answer: JsonValue, name: str) -> JsonValue:
+    return answer.get(name) if isinstance(answer, dict) else None
+
+
+def _without_fields(answer: JsonValue, names: Sequence[str]) -> JsonValue:
+    """Return an answer without some of its fields; None if nothing is left."""
+    if not isinstance(answer, dict):
+        return answer
+    return {name: part for name, part in answer.items() if name not in names} or None
 
 
 def _problem_sections(report: Report) -> Iterator[str]:
@@ -227,11 +355,11 @@ def _table_section(figures: Figures) -> Iterator[str]:
     if figures.note:
         yield escape_paragraph(figures.note)
     yield (
-        markdown_table(names, [[_format_cell(row.get(name)) for name in names] for row in figures.rows])
+        markdown_table(names, [[_text_or_empty(row.get(name)) for name in names] for row in figures.rows])
         if names
         else "No rows."
     )
 
 
-def _format_cell(value: JsonValue) -> str:
+def _text_or_empty(value: JsonValue) -> str:
     return "" if value is None else value_text(value)

@@ -1,4 +1,4 @@
-"""Canonical and strict JSON, strict YAML, and atomic writes of text files."""
+"""Canonical and strict JSON, strict YAML, and atomic writes of files."""
 
 from __future__ import annotations
 
@@ -19,9 +19,19 @@ def write_atomically(path: Path, parts: Iterable[str]) -> None:
         path: The file; a symbolic link is replaced by a file.
         parts: Its text; line ends are not converted.
     """
+    write_bytes_atomically(path, (part.encode() for part in parts))
+
+
+def write_bytes_atomically(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file atomically, with the permissions of an existing one.
+
+    Args:
+        path: The file; a symbolic link is replaced by a file.
+        parts: Its content.
+    """
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        with os.fdopen(handle, "wb") as file:
             file.writelines(parts)
         Path(name).chmod(_mode(path))
         Path(name).replace(path)
