@@ -275,4 +275,4 @@ def fill_files(page: Page) -> None:
     """Fill what can't be left out."""
     files = page.locator("fieldset", has=page.get_by_role("tab", name="One", exact=True)).last
     files.get_by_role("textbox").fill("texts/*.txt")
-    page.get_by_label("instructions").fill("Say since when.")
+    page.get_by_label("instructions").fill("Say since when the text is in force.")

@@ -1,8 +1,11 @@
 """The gallery shows real runs: its extracts are parts of the examples' files, and of the reports that their runs give.
 
 What the local model answered is recorded in `tests/examples/gallery/`, so a run over it gives the same report on every
-machine. `UPDATE_GALLERY=1 pytest -m "" tests/examples/test_gallery.py tests/test_ui_forms.py`, in one process, asks the
-model for answers that are missing, and writes the extracts of the page and the pictures in `docs/assets`.
+machine. To write the extracts of the page and the pictures in `docs/assets`, run in one process (without `-n`):
+
+    UPDATE_GALLERY=1 pytest -m "" -k "gallery or analyst" tests/examples/test_gallery.py tests/test_ui_forms.py
+
+It asks the model for answers that are not recorded, or all if the files in `tests/examples/gallery/` are deleted.
 """
 
 from __future__ import annotations
@@ -38,7 +41,9 @@ PAGE = ROOT / "docs" / "gallery.md"
 RECORDED = Path(__file__).parent / "gallery"
 """What the local model answered: a file for each example, an answer for each digest of a request."""
 LEFT_OUT = "[…]"
-UPDATE_COMMAND = 'UPDATE_GALLERY=1 pytest -m "" tests/examples/test_gallery.py tests/test_ui_forms.py'
+UPDATE_COMMAND = (
+    'UPDATE_GALLERY=1 pytest -m "" -k "gallery or analyst" tests/examples/test_gallery.py tests/test_ui_forms.py'
+)
 
 
 @dataclass(frozen=True)
