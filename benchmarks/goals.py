@@ -35,23 +35,35 @@ def create_goals_table(results: Results) -> str:
         for load, goal in ((THOUSAND, "1.10"), (FIVE_THOUSAND, "1.5"), (VARIED, "1.10"))
     ]
     rows += [
-        ["overhead of an item, here", "ms", "1", of("overhead", "ours_nobody", None, "cpu_ms"), _prefect(of, "cpu_ms")],
         [
-            "the same, at the server",
+            "overhead per item, client process",
+            "ms",
+            "1",
+            of("overhead", "ours_nobody", None, "cpu_ms"),
+            _prefect(of, "cpu_ms"),
+        ],
+        [
+            "overhead per item, Prefect's server",
             "ms",
             "1",
             of("overhead", "ours_nobody", None, "server_cpu_ms"),
             _prefect(of, "server_cpu_ms"),
         ],
-        ["second run, 10,000 stored", "s", "2", of("stored", "ours_again"), f"Curator {of('stored', 'curator_again')}"],
+        [
+            "second run, 10,000 stored answers",
+            "s",
+            "2",
+            of("stored", "ours_again"),
+            f"Curator {of('stored', 'curator_again')}",
+        ],
         [
             f"{SCALES[-1]}",
-            "recorded of made; MB",
+            "task runs recorded; MB",
             "all; 1,000",
             f"{figure(largest, 'recorded', 0)} of {figure(largest, 'made', 0)}; {figure(largest, 'rss_mb', 0)}",
             "",
         ],
-        [f"{MILLION.items:,} planned", "s; MB", "", f"{of('scale', 'ours_planned')}; {_million(results)}", ""],
+        [f"`plan` of {MILLION.items:,} items", "s; MB", "", f"{of('scale', 'ours_planned')}; {_million(results)}", ""],
         [
             "`import prefect_dispatch` on top of Prefect",
             "ms",
@@ -61,7 +73,7 @@ def create_goals_table(results: Results) -> str:
         ],
         ["`prefect-dispatch --help`", "s", "0.5", of("start", "prefect-dispatch --help"), ""],
     ]
-    return table(("what", "in", "to reach, at most", "ours", "others"), rows)
+    return table(("what", "unit", "target, at most", "prefect-dispatch", "others"), rows)
 
 
 def _million(results: Results) -> str:

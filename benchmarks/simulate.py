@@ -30,7 +30,7 @@ USED = 0.7
 HOURS = (24, 8, 1)
 S3 = {"put": 5.0e-6, "get": 4.0e-7, "gb_month": 0.023}
 """US dollars: the list prices of S3 Standard in us-east-1, 2025, for a PUT, a GET and a GB in a month."""
-UNSHARDED = "Prefect's server, were each item a task run"
+UNSHARDED = "Prefect's server, with a task run for each item"
 MOST_CALLS = 1000
 """Maximum number of concurrent calls of a run (`limits.concurrency`)."""
 PUTS_PER_S = 3500
@@ -118,15 +118,19 @@ def create_tables(results: Results) -> str:
     return "\n\n".join(
         [
             table(
-                ("in", "items a second", "calls under way", "runs at once", f"workers of {CORES} cores", "used most"),
+                (
+                    "time",
+                    "items per second",
+                    "calls in progress",
+                    "concurrent runs",
+                    f"workers of {CORES} cores",
+                    "most used stage",
+                ),
                 (_plan_row(measured, hours) for hours in HOURS),
             ),
-            f"In {HOURS[1]} hours, every second:",
-            table(
-                ("stage", "sees", "used", "full at items a second"),
-                _utilization_rows(measured, ITEMS / HOURS[1] / 3600),
-            ),
-            f"A run of {RUN:,} items holds {_memory_gb(measured):,.2f} GB at its end. Money for the store:",
+            f"The load of each stage per second, if all items are processed in {HOURS[1]} hours:",
+            table(("stage", "load", "use", "limit in items per second"), _utilization_rows(measured, ITEMS / HOURS[1] / 3600)),
+            f"A run of {RUN:,} items needs {_memory_gb(measured):,.2f} GB of memory. Cost of the object store:",
             table(("store", "requests", "US dollars"), _cost_rows(measured)),
         ]
     )
@@ -159,11 +163,11 @@ def _cost_rows(measured: Costs) -> Iterator[list[str]]:
     size_gb = ITEMS * measured.record_bytes / 2**30
     put, look = ITEMS * S3["put"], ITEMS * S3["get"]
     yield ["look-up before the first run", f"{ITEMS:,} GETs", f"{look:,.2f}"]
-    yield ["a file for each answer", f"{ITEMS:,} PUTs", f"{put:,.2f}"]
+    yield ["one file for each answer", f"{ITEMS:,} PUTs", f"{put:,.2f}"]
     yield ["each further run, all stored", f"{ITEMS:,} GETs", f"{look:,.2f}"]
-    yield ["a month of it", f"{size_gb:,.1f} GB", f"{size_gb * S3['gb_month']:,.2f}"]
+    yield ["one month of storage", f"{size_gb:,.1f} GB", f"{size_gb * S3['gb_month']:,.2f}"]
     segments = ITEMS // SHARD
-    yield [f"were {SHARD} answers one file", f"{segments:,} PUTs", f"{segments * S3['put']:,.2f}"]
+    yield [f"with {SHARD} answers in each file", f"{segments:,} PUTs", f"{segments * S3['put']:,.2f}"]
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from benchmarks.results import Row
 
 NAMES = {
-    "aiohttp_loop": "aiohttp, a loop by hand, nothing kept",
-    "litellm_loop": "litellm, a loop by hand, nothing kept",
+    "aiohttp_loop": "aiohttp, a loop by hand, nothing stored",
+    "litellm_loop": "litellm, a loop by hand, nothing stored",
     "litellm_batch": "`litellm.batch_completion`",
     "prefect_map": "Prefect `.map`, litellm in it",
     "prefect_async_map": "Prefect `.map` of coroutines",
@@ -29,20 +29,20 @@ NAMES = {
     "prefect_map_nothing": "Prefect `.map`, empty task",
     "ours": "**prefect-dispatch**",
     "ours_alone": "prefect-dispatch, `shard: 1`",
-    "ours_nobody": "prefect-dispatch, nobody asked",
-    "ours_nobody_alone": "prefect-dispatch, nobody asked, `shard: 1`",
+    "ours_nobody": "prefect-dispatch, no model",
+    "ours_nobody_alone": "prefect-dispatch, no model, `shard: 1`",
     "ours_again": "**prefect-dispatch**, second run",
     "ours_planned": "`plan`",
     "curator": "Curator",
     "curator_again": "Curator, second run: one fingerprint for all",
     "pydantic_ai": "pydantic-ai agents, gathered",
     "pydantic_ai_prefect": "pydantic-ai on Prefect",
-    "files": "**a file each**",
-    "sqlite_each": "SQLite, a transaction each",
-    "sqlite_together": "SQLite, a transaction for 100",
-    "lmdb_each": "LMDB, a transaction each",
-    "lmdb_together": "LMDB, a transaction for 100",
-    "parquet_segments": "Parquet, a file for 1,000, read into memory",
+    "files": "**one file for each record**",
+    "sqlite_each": "SQLite, one transaction for each record",
+    "sqlite_together": "SQLite, one transaction for 100 records",
+    "lmdb_each": "LMDB, one transaction for each record",
+    "lmdb_together": "LMDB, one transaction for 100 records",
+    "parquet_segments": "Parquet, one file for 1,000 records, read into memory",
     "docetl": "DocETL `map`",
     "lotus": "LOTUS `sem_map`",
 }
@@ -166,7 +166,7 @@ def _stored(results: Results) -> str:
 
 def _kept(results: Results) -> str:
     rows = results.rows("kept")
-    heads = ("way", "ms to write one", "of processor", "ms to look one up", "MB on the disk", "files", "load before")
+    heads = ("way", "ms to write one", "processor ms", "ms to look one up", "MB on the disk", "files", "load before")
     parts = (("write_ms", 2), ("write_cpu_ms", 2), ("read_ms", 3), ("disk_mb", 1), ("files", 0), ("busy", 1))
     return table(heads, ([_name(row), *(figure(row, *part) for part in parts)] for row in rows))
 

@@ -116,7 +116,7 @@ def test_the_model_follows_what_was_measured(measured: Results) -> None:
     assert cores.use == pytest.approx(rate * 0.004 / 40)
     assert "| 1 h | 2,778 | 5,556 | 16 | 4 | Prefect's server, one core, 139 % |" in simulate.create_tables(measured)
     assert "| Prefect's server, one core | 1.39 task runs | 17 % | 2,000 |" in simulate.create_tables(measured)
-    assert "| a file for each answer | 10,000,000 PUTs | 50.00 |" in simulate.create_tables(measured)
+    assert "| one file for each answer | 10,000,000 PUTs | 50.00 |" in simulate.create_tables(measured)
     assert simulate.create_tables(Results(measured.folder / "none")) == "Not measured yet."
 
 

@@ -125,7 +125,7 @@ def test_yaml_is_what_it_is_said_to_be(
     mark, refusal = fence.title[:1], next_text(fence, "")
     if mark not in {"✓", "✗"}:
         assert refusal is None
-        YAML[fence.title](data)
+        YAML["" if fence.title.startswith("examples/") else fence.title](data)  # test_gallery.py compares the file
         return
     monkeypatch.setenv("PREFECT_DISPATCH_MODEL", "openai/gpt-5-mini")
     (tmp_path / "job.yaml").write_text(yaml.safe_dump(whole_job(data), sort_keys=False, allow_unicode=True))

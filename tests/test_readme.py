@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from prefect_dispatch.flows.job_file import Job
 from prefect_dispatch.flows.runtime.part_joiner import PartJoiner
 from tests.fences import fences
 from tests.openai_server import Behaviour, document, openai_server
+from tests.pictures import LARGEST, SIZE, png_size
 
 README = Path(__file__).parent.parent / "README.md"
+GALLERY = README.parent / "docs" / "gallery.md"
 FENCES = fences(README)
 
 
@@ -36,6 +39,20 @@ def test_it_is_short() -> None:
     text = README.read_text(encoding="utf-8")
     assert text.count("\n") <= 150
     assert len(text.split()) <= 1200
+
+
+@pytest.mark.parametrize("page", [README, GALLERY], ids=lambda page: page.stem)
+def test_its_pictures_are_there(page: Path) -> None:
+    """Each picture exists in light and dark, is small, and has a text for those who don't see it."""
+    pictures = re.findall(r"<picture>.*?</picture>", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert pictures
+    for picture in pictures:
+        (dark,), (light,) = re.findall(r'srcset="(.*?)"', picture), re.findall(r'src="(.*?)"', picture)
+        assert (dark, 'media="(prefers-color-scheme: dark)"' in picture) == (light.replace("-light.", "-dark."), True)
+        assert len(re.findall(r'alt="([^"]{20,})"', picture)) == 1
+        for file in (page.parent / dark, page.parent / light):
+            assert png_size(file) == SIZE
+            assert file.stat().st_size < LARGEST
 
 
 def test_the_rule_for_long_items_joins_its_parts(tmp_path: Path) -> None:

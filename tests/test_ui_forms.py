@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.openai_server import Behaviour, OpenAIServer, document, openai_server
+from tests.pictures import check_pictures
 from tests.test_ui import picture
 from tests.ui import PYTHON, PrefectServer, chromium, prefect_server
 
@@ -219,6 +220,8 @@ def analyse(page: Page, prefect: PrefectServer) -> None:
     assert "greater than or equal to 1" in str(message)
     page.get_by_label("concurrency").fill("2")
     picture(page, "form-analyze-files")
+    page.get_by_label("instructions").scroll_into_view_if_needed()
+    check_pictures(page, "form")
     submit(page)
     assert "2 of 2 answered" in report_of(page)
     picture(page, "report-analyze-files")
@@ -272,4 +275,4 @@ def fill_files(page: Page) -> None:
     """Fill what can't be left out."""
     files = page.locator("fieldset", has=page.get_by_role("tab", name="One", exact=True)).last
     files.get_by_role("textbox").fill("texts/*.txt")
-    page.get_by_label("instructions").fill("Say since when.")
+    page.get_by_label("instructions").fill("Say since when the text is in force.")
