@@ -129,7 +129,10 @@ def create_tables(results: Results) -> str:
                 (_plan_row(measured, hours) for hours in HOURS),
             ),
             f"The load of each stage per second, if all items are processed in {HOURS[1]} hours:",
-            table(("stage", "load", "use", "limit in items per second"), _utilization_rows(measured, ITEMS / HOURS[1] / 3600)),
+            table(
+                ("stage", "load", "use", "limit in items per second"),
+                _utilization_rows(measured, ITEMS / HOURS[1] / 3600),
+            ),
             f"A run of {RUN:,} items needs {_memory_gb(measured):,.2f} GB of memory. Cost of the object store:",
             table(("store", "requests", "US dollars"), _cost_rows(measured)),
         ]

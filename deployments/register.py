@@ -31,7 +31,7 @@ from websockets.frames import CloseCode
 
 from prefect_dispatch.blocks import DispatchProfile
 from prefect_dispatch.deployments.code_source import LOCAL
-from prefect_dispatch.deployments.specs import ScheduleOverride, describe_schedules, job_file_of
+from prefect_dispatch.deployments.specs import ScheduleOverride, describe_schedules, job_file_of, nest_parameters
 from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
 from prefect_dispatch.models.base import did_you_mean
@@ -163,7 +163,7 @@ def _register(
     # A new deployment gets the example of its flow; an existing one keeps its schedules, changed by the options.
     example = next(iter(each.spec.schedules), None)
     before = [example] if existing is None and example else existing.schedules if existing else []
-    schedules = timing.merge_schedules(example, before)
+    schedules = nest_parameters(timing.merge_schedules(example, before), each)
     each.deployment.schedules = [
         DeploymentScheduleCreate.model_validate(one.model_dump(exclude_none=True)) if existing is None else one
         for one in schedules

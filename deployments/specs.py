@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import DeploymentSchedule
     from prefect.deployments.runner import RunnerDeployment
 
+    from prefect_dispatch.flows.forms import FormLayout
     from prefect_dispatch.flows.job_file import JobFile
 
     Given = DeploymentSchedule | DeploymentScheduleCreate | DeploymentScheduleUpdate
@@ -321,6 +322,27 @@ class ScheduleOverride:
             update={"cron": self.cron or was.cron, "timezone": self.timezone or was.timezone}  # both are valid
         )
         return update.model_copy(update={"schedule": cron})
+
+
+def nest_parameters(
+    schedules: Sequence[DeploymentScheduleUpdate], planned: PlannedDeployment
+) -> list[DeploymentScheduleUpdate]:
+    """Return schedules whose own parameters are in the groups of the form, as those of their deployment are.
+
+    An earlier version stored them by themselves, beside which a group of the deployment would be a second value.
+
+    Args:
+        schedules: The schedules.
+        planned: Their deployment.
+    """
+    layout: FormLayout | None = getattr(planned.spec.flow, "layout", None)
+    if layout is None:
+        return [*schedules]
+    base = planned.deployment.parameters
+    return [
+        each.model_copy(update={"parameters": layout.nest(each.parameters, base)}) if each.parameters else each
+        for each in schedules
+    ]
 
 
 def describe_schedules(schedules: Iterable[Given]) -> str:

@@ -13,7 +13,10 @@ from prefect_dispatch.flows.forms import (
     Fields,
     Files,
     First,
+    FormGroup,
+    FormLayout,
     Line,
+    MaxTokens,
     OutputField,
     Paths,
     ProfileField,
@@ -32,6 +35,8 @@ from prefect_dispatch.integrators.merge_records.merge_records import MergeRecord
 from prefect_dispatch.integrators.merge_records.similarity import Matching
 from prefect_dispatch.models.brief import Brief, Name, Text
 from prefect_dispatch.sources.files import Glob
+from prefect_dispatch.sources.inline import Listed
+from prefect_dispatch.sources.pasted import PastedItems
 from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
 
 if TYPE_CHECKING:
@@ -39,7 +44,9 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.flows.forms import AnswerField
     from prefect_dispatch.models.output_schema import Output
+    from prefect_dispatch.sources import Source
 
+SCOPE = "The text of one file."
 DECISIONS = "decisions.yaml"
 """The default decisions file of a review."""
 
@@ -57,7 +64,7 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
     rules: RulesField = (),
     conflicts: Conflicts = "resolve",
     match: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
-    scope: Line = "The text of one file.",
+    scope: Line = SCOPE,
     constraints: Texts = (),
     folder: str = ".",  # noqa: ARG001 -- the flow reads it
     limit: First | None = None,  # noqa: ARG001 -- the flow reads it
@@ -70,6 +77,7 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
     review: bool = False,  # noqa: FBT001, FBT002 -- a box in a form
     decisions: Line = "",
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
+    max_tokens: MaxTokens | None = None,
 ) -> JobSpec:
     """Ask the same of each of many files, put the answers together, and account for every file.
 
@@ -77,7 +85,8 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
     Nothing is asked twice: another run asks only what is new, has changed or has failed.
 
     Args:
-        files: A glob below the folder, such as `contracts/*.txt` or `**/*.md`; or several.
+        files: A glob below the folder, such as `contracts/*.txt` or `**/*.md`; or several; or items that are pasted
+            here.
         instructions: What to do with each file, as you would explain it to a colleague who sees only that file.
         credentials: The key of the model's provider. None: it comes from the environment of the worker.
         model: The model to ask, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
@@ -97,11 +106,14 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
         concurrency: How many files are asked about at once.
         budget_usd: What the run may spend in US dollars. None: no cap.
         min_success: The share of files that must have an answer, such as 0.9; below it the run fails.
-        name: What the report is called: small letters, digits and hyphens. Runs of one name are compared.
+        name: What the report is called: small letters, digits and hyphens. Runs of one name are compared; runs with the
+            name `analysis` only if files and instructions are the same.
         out: A folder for the report as files, and a CSV for each table. Empty: only Prefect keeps it.
         review: Wait before publishing, and let people decide on doubtful records in Prefect's UI.
         decisions: The file with what people decided about records. Empty: `decisions.yaml` with a review, else none.
         refresh: Ask again even where an answer is stored: everything, or some files by name or glob.
+        max_tokens: The tokens of the longest answer, such as 1000. A budget needs it, as it reserves the longest answer
+            before each call. Empty: what the model allows.
     """
     form = _output_form(cast("Any", fields), cast("Any", output), several=several)
     merge_fields = {"identity": identity, "rules": rules, "conflicts": conflicts != "resolve", "match": match}
@@ -118,27 +130,82 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
             aliases=decisions or (DECISIONS if review else None),
         )
     elif field := next((name for name, value in merge_fields.items() if value), None):
-        raise JobError(f"{field}: it is for records that are merged; set 'merge' to 'merge records', or leave it out.")
+        raise JobError(f"{field}: it is for records that are merged; set `merge` to 'merge records', or leave it out.")
+    if isinstance(files, PastedItems):
+        source: Source = Listed(items=files.to_items("files"))
+        scope = "One item." if scope == SCOPE else scope
+    else:
+        source = Glob(glob=files if isinstance(files, str) else tuple(files))
     brief = Brief(name=name, scope=scope, instructions=instructions, constraints=tuple(constraints), output=form)
     limits = limits_from_fields(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
-    source = Glob(glob=files if isinstance(files, str) else tuple(files))
-    return JobSpec([brief], source, executor_from_fields(credentials, model, profile), integrator, limits, review)
+    executor = executor_from_fields(credentials, model, profile, max_tokens)
+    return JobSpec([brief], source, executor, integrator, limits, review)
 
 
-analyze_files = form_flow(_analyze_files, "analyze-files")
+LAYOUT = FormLayout(
+    labels={
+        "files": "Files",
+        "instructions": "Instructions",
+        "credentials": "LLM credentials",
+        "model": "Model",
+        "fields": "Fields",
+        "several": "Several records per file",
+        "folder": "Folder",
+        "name": "Name",
+    },
+    groups={
+        "merging": FormGroup(
+            "Merging",
+            "One record of those that are about the same, in place of the answers side by side.",
+            {
+                "merge": "Merge",
+                "identity": "Identity",
+                "rules": "Rules",
+                "conflicts": "Conflicts",
+                "match": "Match spellings",
+            },
+        ),
+        "limits": FormGroup(
+            "Limits",
+            "A trial with the first files, a budget, and the length of an answer.",
+            {
+                "limit": "First files only",
+                "budget_usd": "Budget in US dollars",
+                "max_tokens": "Longest answer in tokens",
+                "concurrency": "Concurrency",
+                "min_success": "Share that must succeed",
+            },
+        ),
+        "report": FormGroup(
+            "Report",
+            "Files of the report, and a review by people before it is published.",
+            {"out": "Report folder", "review": "Review", "decisions": "Decisions file"},
+        ),
+        "advanced": FormGroup(
+            "Advanced",
+            "More instructions, a saved profile, and stored answers.",
+            {"scope": "Scope", "constraints": "Constraints", "profile": "Dispatch profile", "refresh": "Ask again"},
+        ),
+    },
+    hidden=("output",),  # a JSON Schema, for job files and Python
+    identity=("instructions", "files"),
+)
+
+
+analyze_files = form_flow(_analyze_files, "analyze-files", LAYOUT)
 
 
 def _output_form(fields: Sequence[AnswerField], output: Output, *, several: bool) -> Output:
     if fields and output != "text":
-        raise JobError("output: the form of an answer is given by 'fields' or by 'output'; leave one of them out.")
+        raise JobError("output: the form of an answer is given by `fields` or by `output`; leave one of them out.")
     if several and not fields:
-        raise JobError("several: several records need 'fields' that each of them has.")
+        raise JobError("several: several records need `fields` that each of them has.")
     return schema_of_fields(fields, several=several) if fields else output
 
 
 def _require_records(form: Output, identity: Sequence[str]) -> None:
     if form == "text":
-        raise JobError("merge: texts can't be merged as records; say under 'fields' what to note of each file.")
+        raise JobError("merge: texts can't be merged as records; say under `fields` what to note of each file.")
     if not identity:
         raise JobError(
             "identity: name the field (or fields) that two records of the same thing share, such as 'name'; "

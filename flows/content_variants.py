@@ -12,7 +12,10 @@ from prefect_dispatch.flows.forms import (
     Budget,
     Concurrency,
     CredentialsField,
+    FormGroup,
+    FormLayout,
     Line,
+    MaxTokens,
     ProfileField,
     Share,
     Texts,
@@ -77,6 +80,7 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
     name: Name = "product",
     out: Line = "",  # noqa: ARG001 -- the flow reads it
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
+    max_tokens: MaxTokens | None = None,
 ) -> JobSpec:
     """Write variants of one text, each apart from the others, and rank them.
 
@@ -104,6 +108,8 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
         name: What the product is called in the report: small letters, digits and hyphens.
         out: A folder for the report as files, `ab-test.json` among them. Empty: only Prefect keeps it.
         refresh: Write again even where a variant is stored: everything, or some variants by name.
+        max_tokens: The tokens of the longest text, such as 500. A budget needs it, as it reserves the longest answer
+            before each call. Empty: what the model allows.
     """
     each_one = cast("tuple[Variant, ...]", variants)
     _require_distinct(each_one)
@@ -119,7 +125,7 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
         )
         for each in each_one
     ]
-    executor = executor_from_fields(credentials, model, profile)
+    executor = executor_from_fields(credentials, model, profile, max_tokens)
     integrator = Tournament.model_validate(
         {
             "criterion": criterion if evaluation == "judge" else "",
@@ -132,7 +138,51 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
     return JobSpec(briefs, Listed(items=(Item(key=name, value=product),)), executor, integrator, limits)
 
 
-content_variants = form_flow(_content_variants, "content-variants")
+LAYOUT = FormLayout(
+    labels={
+        "product": "Product",
+        "instructions": "Instructions",
+        "variants": "Variants",
+        "credentials": "LLM credentials",
+        "model": "Model",
+        "max_words": "Most words",
+        "folder": "Folder",
+        "name": "Name",
+    },
+    groups={
+        "limits": FormGroup(
+            "Limits",
+            "A budget, and the length of a text.",
+            {
+                "budget_usd": "Budget in US dollars",
+                "max_tokens": "Longest text in tokens",
+                "concurrency": "Concurrency",
+                "min_success": "Share that must succeed",
+            },
+        ),
+        "report": FormGroup(
+            "Report",
+            "How the variants are ranked, and a folder for files.",
+            {
+                "evaluation": "Evaluation",
+                "criterion": "Criterion",
+                "judge_model": "Judge model",
+                "metric": "Metric",
+                "results": "Results file",
+                "out": "Report folder",
+            },
+        ),
+        "advanced": FormGroup(
+            "Advanced",
+            "Rules for all variants, a saved profile, and stored answers.",
+            {"constraints": "Constraints", "profile": "Dispatch profile", "refresh": "Write again"},
+        ),
+    },
+    identity=("instructions", "product"),
+)
+
+
+content_variants = form_flow(_content_variants, "content-variants", LAYOUT)
 
 
 def _require_distinct(variants: Sequence[Variant]) -> None:

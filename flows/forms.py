@@ -7,12 +7,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, cast, get_type_hints
 
 from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
+from prefect.exceptions import ParameterTypeError, SignatureMismatchError
+from prefect.runtime import flow_run
+from prefect.utilities.callables import parameter_docstrings
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -21,30 +25,40 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     WithJsonSchema,
+    create_model,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 
 from prefect_dispatch.blocks import DispatchProfile
 from prefect_dispatch.blocks import profile as saved_profile
 from prefect_dispatch.errors import BriefError, JobError, SourceError
 from prefect_dispatch.executors.block_references import SLUGS, block_name, load_credentials, missing_key_variables
 from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
+from prefect_dispatch.executors.llm.litellm_adapter import ANSWER_LIMIT_PARAMS
 from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.executors.registry import default_executor
 from prefect_dispatch.flows.run_job import run_job
 from prefect_dispatch.flows.runtime.flow_class import JobFlow, run_attempt
 from prefect_dispatch.integrators.merge_records.field_rules import FieldPath, FieldRule, Rules
-from prefect_dispatch.models.base import NON_EMPTY, Strict
-from prefect_dispatch.models.brief import OutputForm, Text
+from prefect_dispatch.models.base import NON_EMPTY, Strict, did_you_mean
+from prefect_dispatch.models.brief import NOT_BLANK, OutputForm, Text
 from prefect_dispatch.models.checks import SourceKind
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.output_schema import PARTIAL_DATE
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.processes.ephemeral_server import use_server
+from prefect_dispatch.security.escaping import count_noun
+from prefect_dispatch.serialization.json_text import digest
+from prefect_dispatch.sources.pasted import PastedItems
 from prefect_dispatch.tasks.result_store import ReportSerializer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
     from typing_extensions import Self
 
     from prefect_dispatch.flows.runtime.prepared_job import JobSpec
@@ -54,7 +68,8 @@ R = TypeVar("R")
 
 _JOB_PREFIX = re.compile(r"\b(?:limits|executor|integrator|items|briefs\[0\])\.(?=[a-z])")
 """Path prefixes of fields in a job of `dispatch`, which a flat form does not have."""
-_FIELD_PREFIX = re.compile(r"[a-z_]+(?:\.\w+)*: ")
+_FIELD_PREFIX = re.compile(r"[a-z_]+(?:\.\w+|\[\d+\])*: ")
+_BACKTICKED = re.compile(r"`([a-z_]+)`")
 _FIELDS = {"glob": "files", "aliases": "decisions"}
 """The names of parts' fields in a form."""
 _WORDS = (
@@ -70,19 +85,191 @@ _WORDS = (
 """Replacements in messages for fields that a form doesn't have."""
 
 
+@dataclass(frozen=True)
+class FormGroup:
+    """Group of parameters in a form, which is collapsed at first."""
+
+    title: str
+    """The label of the group."""
+    description: str
+    """What its fields are for."""
+    fields: Mapping[str, str]
+    """The labels of its fields, by parameter, in their order."""
+
+
+@dataclass(frozen=True)
+class FormLayout:
+    """Arrangement of a flow's parameters in its form.
+
+    A parameter in a group stays a parameter of the flow: calls in Python, job files and stored schedules may give it by
+    its own name. The form shows it in the group only, which is one more parameter of the flow.
+    """
+
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The labels of fields in no group, by parameter. Without one, the parameter's name is its label."""
+    groups: Mapping[str, FormGroup] = field(default_factory=dict[str, FormGroup])
+    """The groups, by the name of their parameter, in their order."""
+    hidden: tuple[str, ...] = ()
+    """Parameters that are in no form."""
+    identity: tuple[str, ...] = ()
+    """Texts that tell one job from another that has the default name, too; the first one gives a readable name."""
+
+    @property
+    def group_of(self) -> dict[str, str]:
+        """The group of each parameter in one."""
+        return {name: group for group, each in self.groups.items() for name in each.fields}
+
+    def label(self, path: str) -> str:
+        """Return the label of a parameter, or of a part of it, as people find it in the form.
+
+        Example:
+            >>> layout = FormLayout(groups={"limits": FormGroup("Limits", "", {"limit": "First items"})})
+            >>> layout.label("limit"), layout.label("limits.limit"), layout.label("files[0]")
+            ('Limits › First items', 'Limits › First items', 'files[0]')
+        """
+        name, rest = _split_path(path)
+        if name in self.groups:
+            group, (name, rest) = self.groups[name], _split_path(rest.lstrip("."))
+            return f"{group.title} › {group.fields[name]}{rest}" if name in group.fields else group.title
+        if group_name := self.group_of.get(name):
+            group = self.groups[group_name]
+            return f"{group.title} › {group.fields[name]}{rest}"
+        return f"{self.labels.get(name, name)}{rest}"
+
+    def to_labels(self, message: str) -> str:
+        """Replace the names of fields by labels: that which a message begins with, and those in backticks."""
+        if start := _FIELD_PREFIX.match(message):
+            path = start[0].removesuffix(": ")
+            message = f"{self.label(path)}: {message[start.end() :]}"
+        return _BACKTICKED.sub(lambda name: f"'{self.label(name[1])}'", message)
+
+    def flatten(self, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+        """Return parameters without groups: each value of a group under its parameter.
+
+        A form submits all fields of a group that is open, so a value that is the default counts as not given.
+
+        Args:
+            given: All parameters, validated.
+            defaults: The default of each parameter.
+
+        Raises:
+            JobError: If a value is given in its group and by itself.
+        """
+        flat = {name: value for name, value in given.items() if name not in self.groups}
+        for group in filter(given.get, self.groups):
+            for name in self.groups[group].fields:
+                value = getattr(given[group], name)
+                if value == defaults[name]:
+                    continue
+                if flat.get(name, defaults[name]) != defaults[name]:
+                    raise JobError(f"{name}: it is given both in the group `{group}` and by itself; leave out one.")
+                flat[name] = value
+        return flat
+
+    def nest(self, parameters: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Return parameters of a deployment as its form shows them: each value in its group.
+
+        Args:
+            parameters: The parameters, as JSON.
+            base: Parameters that these override: a schedule replaces the whole group of its deployment.
+
+        Example:
+            >>> layout = FormLayout(groups={"limits": FormGroup("Limits", "", {"limit": "First", "budget_usd": "US $"})})
+            >>> layout.nest({"files": "*", "limit": 3}, {"limits": {"budget_usd": 1, "limit": 9}})
+            {'files': '*', 'limits': {'budget_usd': 1, 'limit': 3}}
+        """
+        nested: dict[str, Any] = {}
+        for name, value in parameters.items():
+            if (group := self.group_of.get(name)) is None:
+                nested[name] = value
+            else:
+                nested[group] = {**((base or {}).get(group) or {}), **(nested.get(group) or {}), name: value}
+        return nested
+
+
+def _split_path(path: str) -> tuple[str, str]:
+    """Split a path of a field into its first name and the rest."""
+    name = re.match(r"\w*", path)
+    end = name.end() if name else 0
+    return path[:end], path[end:]
+
+
+class _Collapsed:
+    """Annotation of an optional group: a tab without fields comes first, and the form begins with it."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        group = next(each for each in handler(schema)["anyOf"] if "$ref" in each)
+        return {"anyOf": [{"title": "Default", "type": "null"}, group]}
+
+
+class _GroupFields(Strict):
+    """Base class of the models of groups."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """Return the schema with a plain field for an optional number, in place of tabs; empty, it is None."""
+        described = super().__get_pydantic_json_schema__(schema, handler)
+        for each in handler.resolve_ref_schema(described)["properties"].values():
+            kinds = [kind for kind in each.get("anyOf", ()) if kind != {"type": "null"}]
+            if len(kinds) == 1 and each.get("default", ...) is None:
+                # Prefect admits null where a field has no default in the schema.
+                del each["anyOf"], each["default"]
+                each.update({name: value for name, value in kinds[0].items() if name != "title"})
+        return described
+
+
+def _group_parameters(
+    layout: FormLayout, form: Mapping[str, inspect.Parameter], descriptions: Mapping[str, str]
+) -> list[inspect.Parameter]:
+    """Return the parameters for the groups of a form."""
+    parameters: list[inspect.Parameter] = []
+    for name, group in layout.groups.items():
+        fields: dict[str, Any] = {
+            each: (form[each].annotation, Field(form[each].default, title=label, description=descriptions[each]))
+            for each, label in group.fields.items()
+        }
+        model = create_model(group.title, __base__=_GroupFields, **fields)
+        annotation = Annotated[model | None, _Collapsed(), Field(json_schema_extra={"title": group.title})]
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        )
+    return parameters
+
+
+def _arrange_parameter(layout: FormLayout, parameter: inspect.Parameter) -> inspect.Parameter:
+    """Return a parameter with its label, or hidden from the form."""
+    annotation, name = parameter.annotation, parameter.name
+    if name in layout.group_of or name in layout.hidden:
+        return parameter.replace(annotation=Annotated[annotation, SkipJsonSchema()])
+    if name not in layout.labels:
+        return parameter
+    return parameter.replace(annotation=Annotated[annotation, Field(json_schema_extra={"title": layout.labels[name]})])
+
+
+_refusal: ContextVar[str] = ContextVar("_refusal", default="")
+"""The reason why the parameters of this run are refused, in a process that runs one flow run of a deployment."""
+_PROBLEM = re.compile(r"^ - ([\w.-]+): (.+)$", re.MULTILINE)
+"""A problem in the message of Prefect's error for invalid parameters."""
+
+
 class FormFlow(JobFlow[P, R]):
-    """Flow with a flat form: blocks are passed by name, and a JSON Schema is data.
+    """Flow with a form: blocks are passed by name, and a JSON Schema is data.
 
     Attributes:
         build: Builds the parts of the job from the same parameters.
+        layout: The arrangement of its form.
+        defaults: The defaults of its parameters; a required one has `inspect.Parameter.empty`.
     """
 
     build: Callable[..., JobSpec]
+    layout: FormLayout
+    defaults: Mapping[str, Any]
 
     def with_options(self, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401 -- Prefect's signature
         """Return the flow with other options, still a flow of this kind."""
         changed = super().with_options(*args, **kwargs)
-        changed.build = self.build
+        changed.build, changed.layout, changed.defaults = self.build, self.layout, self.defaults
         return changed
 
     if not TYPE_CHECKING:  # pragma: no branch -- the overloads are Prefect's
@@ -95,10 +282,31 @@ class FormFlow(JobFlow[P, R]):
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return the validated parameters; a `$ref` in a schema is no reference to a block.
 
+        In the run of a deployment, invalid parameters end the run in its first step, with a message in the words of the
+        form: Prefect would log its own message with a traceback, and retry.
+
         Raises:
             ParameterTypeError: If a parameter is wrong.
         """
-        return super().validate_parameters(_replace_blocks(parameters))
+        try:
+            return super().validate_parameters(_replace_blocks(parameters))
+        except (ParameterTypeError, SignatureMismatchError, JobError) as error:
+            if FlowRunContext.get() or not flow_run.get_id():  # a call in Python
+                raise
+            _refusal.set(self._explain(error, parameters))
+            return {}
+
+    def _explain(self, error: Exception, parameters: Mapping[str, Any]) -> str:
+        """Return the reason why parameters are refused, by their names."""
+        if unknown := next((name for name in parameters if name not in self.defaults), None):
+            return f"{unknown}: there is no such field; {did_you_mean(unknown, [*self.defaults])}"
+        if isinstance(error, JobError):
+            return str(error)
+        if problems := _PROBLEM.findall(str(error)):
+            path, message = problems[0]
+            more = f" ({count_noun(len(problems) - 1, 'more problem')}.)" if problems[1:] else ""
+            return f"{path}: {message.removeprefix('Value error, ').rstrip('.')}.{more}"
+        return "credentials: the block, or that of the profile, doesn't exist any more; choose another one."
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Return the parameters as Prefect records them with the run.
@@ -109,48 +317,77 @@ class FormFlow(JobFlow[P, R]):
         return super().serialize_parameters(_replace_blocks(parameters))
 
 
-def form_flow(build: Callable[P, JobSpec], name: str) -> FormFlow[P, Report]:
+def form_flow(build: Callable[P, JobSpec], name: str, layout: FormLayout | None = None) -> FormFlow[P, Report]:
     """Return the flow that runs the job that a function builds from the parameters of a form.
 
     Args:
         build: Builds the parts of the job. Its parameters are those of the form, with `name`, `folder`, `out`,
             `refresh` and optionally `limit` among them, which it need not pass on.
         name: The name of the flow in Prefect.
+        layout: The arrangement of the form. None: all parameters in a row.
     """
+    arranged = layout or FormLayout()
     # The types are resolved here, as Prefect would look up their names in this module.
     types = get_type_hints(build, include_extras=True)
     plain = inspect.signature(build)
-    parameters = [each.replace(annotation=types[name]) for name, each in plain.parameters.items()]
+    given = {name: each.replace(annotation=types[name]) for name, each in plain.parameters.items()}
+    groups = _group_parameters(arranged, given, parameter_docstrings(inspect.getdoc(build)))
+    parameters = [*(_arrange_parameter(arranged, each) for each in given.values()), *groups]
     form = plain.replace(parameters=parameters, return_annotation=Report)
-    unnamed = form.parameters["name"].default
+    defaults = {each.name: each.default for each in parameters}
 
     def build_spec(*args: P.args, **kwargs: P.kwargs) -> JobSpec:
         bound = form.bind(*args, **kwargs)
         bound.apply_defaults()
-        fields = bound.arguments
+        fields = arranged.flatten(bound.arguments, defaults)
         return replace(
-            build(*args, **kwargs),
+            cast("Any", build)(**fields),
             folder=fields["folder"],
             out=fields["out"] or None,
             limit=fields.get("limit"),
             refresh=fields["refresh"],
-            name=None if fields["name"] == unnamed else fields["name"],
+            name=_derive_name(arranged, fields) if fields["name"] == defaults["name"] else fields["name"],
         )
 
     @wraps(build)
     def run_form(*args: P.args, **kwargs: P.kwargs) -> Report:
-        return run_attempt(lambda: with_form_messages(lambda: run_job(build_spec(*args, **kwargs))))
+        def step() -> Report:
+            if refusal := _refusal.get():
+                raise JobError(refusal)
+            return run_job(build_spec(*args, **kwargs))
+
+        return run_attempt(lambda: with_form_messages(step, arranged))
 
     cast("Any", run_form).__signature__ = form
     # A deployment finds the flow in the module of `build` by the name of its function.
     run_form.__name__ = run_form.__qualname__ = build.__name__.lstrip("_")
+    # The arguments are the last section of the docstring, and Prefect reads the descriptions of fields there.
+    about = [f"    {name}: {group.description}" for name, group in arranged.groups.items()]
+    run_form.__doc__ = "\n".join([str(inspect.getdoc(build)), *about])
     flow: Any = FormFlow(cast("Any", run_form), name=name, result_serializer=ReportSerializer())
-    flow.build = build_spec
+    flow.build, flow.layout, flow.defaults = build_spec, arranged, defaults
     return cast("FormFlow[P, Report]", flow)
 
 
-def with_form_messages(step: Callable[[], R]) -> R:
-    """Run a step; its error messages about a job are converted to the field names of a flat form.
+def _derive_name(layout: FormLayout, fields: Mapping[str, Any]) -> str | None:
+    """Return a name for a job that was given none, so that only runs of the same question are compared."""
+    texts = [fields[name] for name in layout.identity if isinstance(fields[name], str | list | tuple)]
+    if not texts:
+        return None
+    words = re.findall(r"[a-z0-9]+", str(texts[0]).lower()[:_NAME_CHARACTERS])
+    return "-".join([*words, digest(texts)[:6]])
+
+
+_NAME_CHARACTERS = 40
+"""Characters of a question from which a name is derived."""
+
+
+def with_form_messages(step: Callable[[], R], layout: FormLayout | None = None) -> R:
+    """Run a step; its error messages about a job are converted to the field names of a form.
+
+    Args:
+        step: The step.
+        layout: The form; in the run of a deployment, messages have its labels in place of the names of parameters.
 
     Raises:
         JobError: If the job is unusable.
@@ -161,13 +398,22 @@ def with_form_messages(step: Callable[[], R]) -> R:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(_FIELDS.get(str(part), str(part)) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
-        raise JobError(_to_form_words(f"{where}: {message}." if where else f"{_capitalize(message)}.")) from None
+        text = _to_form_words(f"{where}: {message}." if where else f"{_capitalize(message)}.")
+        raise JobError(_to_labels(text, layout)) from None
     except (BriefError, SourceError) as error:
-        raise type(error)(_to_form_words(str(error))) from None
+        raise type(error)(_to_labels(_to_form_words(str(error)), layout)) from None
     except JobError as error:
         if type(error) is not JobError:
             raise
-        raise JobError(_to_form_words(str(error))) from None
+        raise JobError(_to_labels(_to_form_words(str(error)), layout)) from None
+
+
+def _to_labels(message: str, layout: FormLayout | None) -> str:
+    """Replace the names of fields in a message by their labels, in the run of a deployment."""
+    context = FlowRunContext.get()
+    if layout is None or context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        return message
+    return layout.to_labels(message)
 
 
 def _capitalize(message: str) -> str:
@@ -320,8 +566,12 @@ ProfileField = Annotated[
     DispatchProfile | str | None, _block_name("profile"), _block_picker("profile", "Dispatch Profile")
 ]
 """A saved DispatchProfile block, or its name; validated to the name."""
-Files = Annotated[str, Field(title="One", min_length=1)] | Annotated[list[str], Field(title="Several", min_length=1)]
-"""A glob, or several."""
+Files = (
+    Annotated[str, Field(title="One", min_length=1, json_schema_extra={"pattern": NOT_BLANK})]
+    | Annotated[list[str], Field(title="Several", min_length=1)]
+    | PastedItems
+)
+"""A glob, several, or pasted items."""
 
 
 Fields = Annotated[Sequence[AnswerField | str], GetPydanticSchema(lambda _, handler: handler(tuple[AnswerField, ...]))]
@@ -360,7 +610,15 @@ Line = Annotated[str, StringConstraints(strip_whitespace=True)]
 Concurrency = Annotated[int, Field(ge=1, le=1000)]
 
 
-Budget = Annotated[float, Field(title="US dollars", ge=0, allow_inf_nan=False)]
+Budget = Annotated[
+    float,
+    Field(ge=0, allow_inf_nan=False),
+    # A budget of 0 asks nothing; in a form it is a slip.
+    WithJsonSchema({"type": "number", "title": "US dollars", "exclusiveMinimum": 0}),
+]
+
+
+MaxTokens = Annotated[int, Field(title="Tokens", ge=1, le=1_000_000)]
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -370,14 +628,18 @@ First = Annotated[int, Field(title="Number", ge=1)]
 
 
 def executor_from_fields(
-    credentials: LLMCredentials | str | None, model: str, profile: DispatchProfile | str | None
+    credentials: LLMCredentials | str | None,
+    model: str,
+    profile: DispatchProfile | str | None,
+    max_tokens: int | None = None,
 ) -> LLM | None:
-    """Return the executor for the fields of a form; None if they name no model.
+    """Return the executor for the fields of a form; None if they name no model and no length of an answer.
 
     Args:
         credentials: The name of a block with a key; by default that of the profile.
         model: The model; by default that of the profile, else the default model of the credentials.
         profile: The name of a profile, whose parameters and fallbacks are used, too.
+        max_tokens: The tokens of the longest answer; by default those of the profile.
 
     Raises:
         JobError: If there is no such block, or a key without a model.
@@ -393,11 +655,15 @@ def executor_from_fields(
                 f"model: the credentials {key!r} have no default model; name one here, such as openai/gpt-5-mini, "
                 "or in the block."
             )
-    if not name:
+    if not name and max_tokens is None:
         return None
     # 2. Fallbacks and parameters of the profile.
     more: dict[str, Any] = {"fallbacks": tuple(saved.fallbacks), "params": saved.params} if saved else {}
-    return LLM.model_validate({"model": name, "credentials": key, **more})
+    llm = LLM.model_validate({"model": name, "credentials": key, **more}) if name else default_executor()
+    if max_tokens is None:
+        return llm
+    others = {each: value for each, value in llm.params.items() if each not in ANSWER_LIMIT_PARAMS}
+    return llm.model_copy(update={"params": {**others, "max_tokens": max_tokens}})
 
 
 def second_executor(executor: LLM | None, model: str, field: str) -> LLM | None:

@@ -9,7 +9,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, create_model
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, create_model, model_validator
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.block_references import SLUGS
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pydantic import JsonValue
+    from typing_extensions import Self
 
     from prefect_dispatch.flows.runtime.job_document import JobDocument
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
@@ -161,6 +162,37 @@ class Job(JobFile):
         return cast("dict[str, JsonValue]", to_form_json({**given, "folder": str(folder)}))
 
 
+class FormJob(JobFile):
+    """Job file for a flow with a form: its values stand by themselves or in the groups of the form."""
+
+    @model_validator(mode="after")
+    def _without_groups(self) -> Self:
+        """Return the job with each value of a group under its own parameter."""
+        flow = load_flow(self.flow)
+        groups: dict[str, Any] = {group: getattr(self, group) for group in flow.layout.groups}
+        if not any(groups.values()):
+            return self
+        given = {name: getattr(self, name) for name in flow.defaults}
+        try:
+            flat = flow.layout.flatten(given, flow.defaults)
+        except JobError as error:
+            raise ValueError(str(error).rstrip(".")) from None
+        changes = {name: value for name, value in flat.items() if value != given[name]}
+        return self.model_copy(update={**dict.fromkeys(groups), **changes})
+
+    def parameters(
+        self, folder: Path, *, limit: int | None = None, refresh: RefreshInput = False, out: str | None = None
+    ) -> dict[str, Any]:
+        """Return the parameters of the flow without its groups; see `JobFile.parameters`."""
+        every = super().parameters(folder, limit=limit, refresh=refresh, out=out)
+        return {name: value for name, value in every.items() if name not in load_flow(self.flow).layout.groups}
+
+    def form_parameters(self, folder: Path) -> dict[str, JsonValue]:
+        """Return the parameters of its deployment, each in the group in which the form shows it."""
+        nested: dict[str, JsonValue] = load_flow(self.flow).layout.nest(super().form_parameters(folder))
+        return nested
+
+
 def load_flow(name: str) -> Any:  # noqa: ANN401 -- the flow class depends on the name
     """Import the flow that job files call by a name."""
     return getattr(import_module(f"prefect_dispatch.flows.{name}"), name)
@@ -172,7 +204,7 @@ def form_model(name: str) -> type[JobFile]:
     fields: dict[str, Any] = {"flow": (Literal[name], ...)}
     for each in inspect.signature(load_flow(name).fn).parameters.values():
         fields[each.name] = (each.annotation, ... if each.default is each.empty else each.default)
-    return create_model(name, __base__=JobFile, **fields)
+    return create_model(name, __base__=FormJob, **fields)
 
 
 def to_form_json(value: Any, name: str = "") -> Any:  # noqa: ANN401 -- JSON

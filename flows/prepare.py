@@ -34,10 +34,16 @@ from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Failure, answering_models
 from prefect_dispatch.sources import key_notes, read_items, source, validate_items
 from prefect_dispatch.sources.inline import FailedItem, with_values
-from prefect_dispatch.tasks.plan import SAMPLE, Plan, StoredAnswers, estimate, with_notes
+from prefect_dispatch.tasks.plan import SAMPLE, Plan, StoredAnswers, budget_note, estimate, with_notes
 from prefect_dispatch.tasks.preflight import preflight, require_independence
 from prefect_dispatch.tasks.run_brief import result_store_for_run
-from prefect_dispatch.tasks.work_item import WorkItem, WorkResult, build_work, fingerprints_to_refresh
+from prefect_dispatch.tasks.work_item import (
+    WorkItem,
+    WorkResult,
+    build_work,
+    fingerprints_to_refresh,
+    group_equal_work,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -258,7 +264,9 @@ def build_plan(job: PreparedJob, stored: StoredAnswers) -> Plan:
     work = estimate(job.work, job.executor, job.limits, stored, again=job.again)
     total = add_query_cost(work, job.integrator, job.briefs, job.executor)
     result = with_notes(total, job.executor, job.limits)
-    return result.model_copy(update={"notes": (*result.notes, *job.notes, *stored.notes)})
+    unanswered = [group[0] for name, group in group_equal_work(job.work).items() if name not in stored.answers]
+    note = budget_note(unanswered, job.executor, job.limits)
+    return result.model_copy(update={"notes": (*filter(None, [note]), *result.notes, *job.notes, *stored.notes)})
 
 
 def require_known_models(integrator: AnyMerger, folder: Path) -> None:

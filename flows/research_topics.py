@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from pydantic import Field
 
@@ -13,8 +13,11 @@ from prefect_dispatch.flows.forms import (
     Concurrency,
     CredentialsField,
     First,
+    FormGroup,
+    FormLayout,
     Forms,
     Line,
+    MaxTokens,
     ProfileField,
     Share,
     Texts,
@@ -29,11 +32,14 @@ from prefect_dispatch.models.brief import Brief, Name, Text
 from prefect_dispatch.models.checks import SOURCE_EXAMPLES, SourceKind, Sources
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.sources.inline import Listed
+from prefect_dispatch.sources.pasted import PastedItems
 from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
 from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from pydantic import JsonValue
 
     from prefect_dispatch.sources import Source
 
@@ -53,9 +59,13 @@ _ANSWER = {
 _LONGEST_KEY = 200
 
 
+Topics = Annotated[Texts, Field(title="List")] | PastedItems
+"""Topics one by one, or pasted."""
+
+
 def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
     question: Text,
-    topics: Texts = (),
+    topics: Topics = (),
     topics_file: Line = "",
     credentials: CredentialsField = None,
     model: Line = "",
@@ -77,6 +87,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
     name: Name = "research",
     out: Line = "",  # noqa: ARG001 -- the flow reads it
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
+    max_tokens: MaxTokens | None = None,
 ) -> JobSpec:
     """Research topics apart from each other, with sources, and make one finding that cites every answer.
 
@@ -86,7 +97,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
 
     Args:
         question: What to find out on each topic; `{topic}` stands for it.
-        topics: What is researched, one entry each. Or name a file of them below.
+        topics: What is researched, one entry each, or pasted. Or name a file of them below.
         topics_file: In place of the list: a file in the folder, either a text with one on each line, or a CSV, JSON
             Lines or Parquet table with the column `topic`; the question may use its other columns, too.
         credentials: The key of the model's provider. None: it comes from the environment of the worker.
@@ -94,9 +105,9 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         sources: How many sources each answer must name at least; with fewer it is sent back. 0: none is asked for.
         source_forms: What counts as a source.
         answers: How many answers each topic gets from each model, to see where they disagree.
-        models: Several models that are asked apart from each other. Empty: only the one below.
+        models: Several models that are asked apart from each other. Empty: only `model`.
         finding: What to make of all answers, and for whom.
-        writer_model: The model that writes the finding. Empty: the one below.
+        writer_model: The model that writes the finding. Empty: `model`.
         judge_model: A model that compares each statement of the finding with the answers that it cites. Empty: none.
         scope: What each agent is to look at, and what not; `{topic}` may stand here, too.
         constraints: Rules that each answer must keep, one each.
@@ -109,6 +120,8 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         name: What the report is called: small letters, digits and hyphens. Runs of one name are compared.
         out: A folder for the report as files. Empty: only Prefect keeps it.
         refresh: Ask again even where an answer is stored: everything, or some topics by name or glob.
+        max_tokens: The tokens of the longest answer, the finding included, such as 2000. A budget needs it, as it
+            reserves the longest answer before each call. Empty: what the model allows.
     """
     _require_unique(models)
     brief = Brief(
@@ -121,7 +134,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         samples=answers,
     )
     briefs = [brief.model_copy(update={"name": f"{name}-by-{at}", "model": who}) for at, who in enumerate(models, 1)]
-    executor = executor_from_fields(credentials, model or next(iter(models), ""), profile)
+    executor = executor_from_fields(credentials, model or next(iter(models), ""), profile, max_tokens)
     integrator = Synthesize(
         instructions=finding,
         constraints=(_RULE,),
@@ -133,7 +146,58 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
     return JobSpec(briefs or [brief], _source(topics, topics_file, Path(folder)), executor, integrator, limits)
 
 
-research_topics = form_flow(_research_topics, "research-topics")
+LAYOUT = FormLayout(
+    labels={
+        "question": "Question",
+        "topics": "Topics",
+        "topics_file": "Topics file",
+        "credentials": "LLM credentials",
+        "model": "Model",
+        "sources": "Sources per answer",
+        "folder": "Folder",
+        "name": "Name",
+    },
+    groups={
+        "limits": FormGroup(
+            "Limits",
+            "A trial with the first topics, a budget, and the length of an answer.",
+            {
+                "limit": "First topics only",
+                "budget_usd": "Budget in US dollars",
+                "max_tokens": "Longest answer in tokens",
+                "concurrency": "Concurrency",
+                "min_success": "Share that must succeed",
+            },
+        ),
+        "report": FormGroup(
+            "Report",
+            "What the finding is to be, the models that write and judge it, and a folder for files.",
+            {
+                "finding": "Finding",
+                "writer_model": "Writer model",
+                "judge_model": "Judge model",
+                "out": "Report folder",
+            },
+        ),
+        "advanced": FormGroup(
+            "Advanced",
+            "Several answers or models for each topic, kinds of sources, more instructions, and stored answers.",
+            {
+                "answers": "Answers per topic",
+                "models": "Models",
+                "source_forms": "Source forms",
+                "scope": "Scope",
+                "constraints": "Constraints",
+                "profile": "Dispatch profile",
+                "refresh": "Ask again",
+            },
+        ),
+    },
+    identity=("question", "topics_file"),
+)
+
+
+research_topics = form_flow(_research_topics, "research-topics", LAYOUT)
 
 
 def _require_unique(models: Sequence[str]) -> None:
@@ -158,15 +222,17 @@ def _sources_instruction(sources: int, forms: Sequence[SourceKind]) -> str:
     )
 
 
-def _source(topics: Sequence[str], file: str, folder: Path) -> Source:
+def _source(topics: Sequence[str] | PastedItems, file: str, folder: Path) -> Source:
     """Return the source of the topics.
 
     Raises:
         JobError: If there are none, or both a list and a file.
     """
     if bool(topics) == bool(file):
-        fix = "give them in one place: in the list, or in the file" if file else "name at least one, or a topics_file"
+        fix = "give them in one place: in the list, or in the file" if file else "name at least one, or a `topics_file`"
         raise JobError(f"topics: {fix}.")
+    if isinstance(topics, PastedItems):
+        return Listed(items=tuple(map(_pasted_item, topics.to_items("topics"))))
     if not file:
         return Listed(items=tuple(_item(topic) for topic in topics))
     match Path(file).suffix.lower():
@@ -182,6 +248,18 @@ def _source(topics: Sequence[str], file: str, folder: Path) -> Source:
 
 def _item(topic: str) -> Item:
     return Item(key=" ".join(topic.split())[:_LONGEST_KEY], value={"topic": topic})
+
+
+def _pasted_item(item: Item) -> Item:
+    """Return a pasted item as a topic: a line, or a row, whose key is the topic unless it has that column.
+
+    Example:
+        >>> _pasted_item(Item(key="HTTP", value="HTTP")).value
+        {'topic': 'HTTP'}
+    """
+    if isinstance(item.value, str):
+        return _item(item.value)
+    return item.model_copy(update={"value": {"topic": item.key, **cast("dict[str, JsonValue]", item.value)}})
 
 
 def _lines(path: Path, name: str) -> list[str]:

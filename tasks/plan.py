@@ -7,8 +7,8 @@ from collections import Counter
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from prefect_dispatch.calls.call_gate import executor_name
-from prefect_dispatch.executors.base import BaseExecutor, executor_for
+from prefect_dispatch.calls.call_gate import executor_name, find_cost_bound
+from prefect_dispatch.executors.base import Ask, BaseExecutor, executor_for
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.models.base import Strict
@@ -20,7 +20,7 @@ from prefect_dispatch.tasks.work_item import WorkItem, group_equal_work
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.executors.base import CostBound, Executor
     from prefect_dispatch.models.limits import Limits
     from prefect_dispatch.models.outcome import Answer
     from prefect_dispatch.tasks.result_store import BlobStore
@@ -213,6 +213,42 @@ def _estimate_tokens(asks: Sequence[WorkItem], executor: Executor) -> tuple[int 
     cost = None if cost is None else round(scale * cost, 6)
     basis = "all prompts counted" if len(sample) == len(asks) else f"{len(sample)} of {len(asks)} prompts counted"
     return prompt, completion, cost, basis if cost is not None else f"{basis}, price unknown"
+
+
+def budget_note(work: Sequence[WorkItem], executor: Executor, limits: Limits) -> str:
+    """Return a warning if a budget is less than the most that some calls may take, so that none of these is sent.
+
+    Args:
+        work: What is asked; a sample of it is examined.
+        executor: The executor of the work.
+        limits: The limits of the run.
+    """
+    if not work or not (limits.budget_usd or limits.budget_tokens):
+        return ""
+    sample = work[:: max(1, math.ceil(len(work) / SAMPLE))]
+    refused: list[CostBound] = []
+    for each in sample:
+        ask = Ask(brief=each.brief.fill_placeholders(each.item), item=each.item)
+        bound = find_cost_bound(limits, executor_for(each.brief, executor), ask)
+        if bound is not None and _exceeds_budget(bound, limits):
+            refused.append(bound)
+    longest = max((each.completion_tokens or 0 for each in refused), default=0)
+    if not longest:
+        return ""
+    allowed = round((len(sample) - len(refused)) * len(work) / len(sample))
+    dollars = limits.budget_usd is not None and any((each.cost_usd or 0) > limits.budget_usd for each in refused)
+    budget = f"${limits.budget_usd:g}" if dollars else f"{limits.budget_tokens:,} tokens"
+    return (
+        f"The budget of {budget} allows {allowed} of {count_noun(len(work), 'call')}, because each may take "
+        f"{longest:,} tokens; set a limit of answer length (`max_tokens`)."
+    )
+
+
+def _exceeds_budget(bound: CostBound, limits: Limits) -> bool:
+    tokens = (bound.prompt_tokens or 0) + (bound.completion_tokens or 0)
+    return (limits.budget_usd is not None and (bound.cost_usd or 0) > limits.budget_usd) or (
+        limits.budget_tokens is not None and tokens > limits.budget_tokens
+    )
 
 
 def _rate_bound_seconds(

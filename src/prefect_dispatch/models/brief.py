@@ -201,7 +201,13 @@ def _fill_parts(ends: list[int], size: int) -> list[int]:
 
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", max_length=60)]
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+NOT_BLANK = r"\S"
+"""Pattern of a text that isn't blank, for forms."""
+Text = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1),
+    WithJsonSchema({"type": "string", "minLength": 1, "pattern": NOT_BLANK}),
+]
 
 OutputForm = Annotated[
     Output,
