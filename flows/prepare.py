@@ -138,23 +138,21 @@ def prepare(spec: JobSpec) -> PreparedJob:
     independence = preflight(bound, valid)
     require_independence(independence, limits.on_dependence)
     integrator = prepare_integrator(integrator, bound, valid, folder, executor)
-    joins = PartJoiner(bound, valid, folder)
+    part_joiner = PartJoiner(bound, valid, folder)
     # 4. Build the work, and select what is asked again.
     work = build_work(bound, valid, executor)
-    again = fingerprints_to_refresh(work, spec.refresh)
-    skipped = outcomes_of_failed_items(bound, read)
     return PreparedJob(
-        bound,
-        read,
-        work,
-        executor,
-        integrator,
-        limits,
-        independence,
-        joins,
-        again,
-        skipped,
-        key_notes(spec.items, valid),
+        briefs=bound,
+        items=read,
+        work=work,
+        executor=executor,
+        integrator=integrator,
+        limits=limits,
+        independence=independence,
+        part_joiner=part_joiner,
+        again=fingerprints_to_refresh(work, spec.refresh),
+        skipped_outcomes=outcomes_of_failed_items(bound, read),
+        notes=key_notes(spec.items, valid),
     )
 
 

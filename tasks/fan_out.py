@@ -136,7 +136,7 @@ def shard_size(asks: int, limits: Limits) -> int:
 
 
 LOOKAHEAD = 2
-"""Factor of the concurrency up to which work of shards may be in progress, as their items share places."""
+"""Factor of the concurrency up to which work of shards may be in progress, as their items share slots."""
 
 
 class InFlight:
@@ -184,7 +184,7 @@ class InFlight:
     def takes_more(self) -> bool:
         """Whether another task run may be submitted.
 
-        Items of shards share the places of the run, so that twice as many may wait for one: no place is idle while a
+        Items of shards share the slots of the run, so that twice as many may wait for one: no slot is idle while a
         task run finishes.
         """
         return len(self) < (LOOKAHEAD if self.size > 1 else 1) * self._limits.concurrency

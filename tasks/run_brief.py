@@ -369,7 +369,7 @@ class _ShardAttempt:
     def __init__(self, state: _ShardState, executor: Executor, limits: Limits, group: str) -> None:
         self._state, self._executor, self._limits, self._group = state, executor, limits, group
         self._store = get_result_store()
-        self._places = gate_for_run(group, limits).slots
+        self._slots = gate_for_run(group, limits).slots
         self._listener = state.listener
         self._fatal_error: BaseException | None = None  # an error that all further work would meet
 
@@ -379,7 +379,7 @@ class _ShardAttempt:
         return self._fatal_error is not None or self._listener.stopped
 
     async def run(self) -> None:
-        """Do the remaining work, with up to `concurrency` coroutines that wait for the places of the run."""
+        """Do the remaining work, with up to `concurrency` coroutines that wait for the slots of the run."""
         waiting = iter([work for work in self._state.shard.work if work.fingerprint not in self._state.settled])
         workers = min(self._limits.concurrency, len(self._state.shard.work))
         await asyncio.gather(*(self._run_worker(waiting) for _ in range(workers)))
@@ -400,7 +400,7 @@ class _ShardAttempt:
             self._group,
             last_error.attempts if last_error else (),
             again=work.fingerprint in self._state.shard.again,
-            slot=ConcurrencySlot(self._places, self._raise_if_cancelled),
+            slot=ConcurrencySlot(self._slots, self._raise_if_cancelled),
         )
         try:
             answer, stored = await answering

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """Parts of a job, which every flow builds from its own form; `dispatch` explains them."""
+    """Parts of a job, which every flow builds from its own form; see the parameters of `dispatch`."""
 
     briefs: Sequence[Brief]
     items: Source
@@ -44,7 +44,7 @@ class JobSpec:
 
     @property
     def place(self) -> Path:
-        """The real path of the folder: that of a deployment that fetches code is another one in each run."""
+        """The resolved path of the folder; a deployment that fetches its code has another folder in each run."""
         return Path(self.folder).resolve()
 
 
@@ -55,10 +55,13 @@ class PreparedJob:
     briefs: list[Brief]
     items: list[Item]
     work: list[WorkItem]
+    """Each brief for each item, with its fingerprint."""
     executor: Executor
     integrator: AnyMerger
+    """The integrator, prepared for these briefs and items."""
     limits: Limits
     independence: Independence
+    """The result of the preflight."""
     part_joiner: PartJoiner
     """Joins the answers to the parts of an item that is too long."""
     again: frozenset[str] = frozenset()

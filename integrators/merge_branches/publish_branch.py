@@ -54,7 +54,7 @@ def move_branch(git: Git, branch: str, commit: str, *, force: bool = False) -> D
     """Move a branch to a commit and return the result; the move is a compare-and-swap on the branch's previous commit.
 
     A missing branch is created. An existing one is fast-forwarded; with `force` it may also move to a commit that
-    lacks commits of it, whoever made them. A branch that is checked out in any worktree isn't moved. The reflog, if the
+    lacks commits of it, of any author. A branch that is checked out in any worktree isn't moved. The reflog, if the
     repository keeps one, has the previous commit.
 
     Args:

@@ -362,7 +362,7 @@ class ShardSupervisor:
     """Supervisor of a shard in the process that it was sent to: reports results, and stops it when it is not wanted.
 
     Attributes:
-        group: The name of its gate, which has a budget of its own, and shares the places and the rate limiter of the
+        group: The name of its gate, which has a budget of its own, and shares the slots and the rate limiter of the
             process.
         stopped: Whether nothing more is to be asked.
     """

@@ -1,4 +1,4 @@
-"""Remote shards: task runs in other processes, each with its share of the places, the rates and the budget."""
+"""Remote shards: task runs in other processes, each with its share of the slots, the rates and the budget."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ class WorkerCapacity(NamedTuple):
     """Capacity of a task runner."""
 
     processes: int
-    """Number of processes; the places of the run are divided among them."""
+    """Number of processes; the slots of the run are divided among them."""
     shards: int
-    """Number of task runs in all; those in one process share its places."""
+    """Number of task runs in all; those in one process share its slots."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ MAX_SHARDS = 10_000
 
 
 MIN_ROUNDS = 10
-"""Items in a shard for each place of another process, at least: while the last ones finish, places are idle."""
+"""Items in a shard for each slot of another process, at least: while the last ones finish, slots are idle."""
 
 
 _RATES = ("requests_per_minute", "tokens_per_minute")
@@ -318,7 +318,7 @@ def remote_shard_size(asks: int, limits: Limits, at_once: int) -> int:
 
 
 def max_divisible_processes(limits: Limits) -> int:
-    """Return among how many processes places and rates can be divided, with at least one of each for every process.
+    """Return among how many processes slots and rates can be divided, with at least one of each for every process.
 
     Example:
         >>> from prefect_dispatch.models.limits import Limits
@@ -332,7 +332,7 @@ def max_divisible_processes(limits: Limits) -> int:
 
 
 def divide_limits(limits: Limits, processes: int) -> Limits:
-    """Return the share of one process of so many: places and rates divided.
+    """Return the limits of one of several processes: slots and rates are divided among them.
 
     Example:
         >>> from prefect_dispatch.models.limits import Limits

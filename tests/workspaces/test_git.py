@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -113,3 +114,15 @@ def test_a_repository_of_somebody_else(repository: Repository, tmp_path: Path, m
     settings.write_text(f"[safe]\n    directory = {repository.path}\n")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
     assert git.output("status", "--porcelain", "src") == ""
+
+
+def test_input_is_sent_whole_to_a_git_that_reads_late(
+    repository: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine git may take longer than an interval of polling before it reads the first byte."""
+    (tmp_path / "git").write_text(f'#!/bin/sh\nsleep 0.15\nexec {shutil.which("git")} "$@"\n')
+    (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    content = b"0123456789abcdef" * 20_000
+    blob = Git(repository.path, limit_s=5).output("hash-object", "-w", "--stdin", stdin=content)
+    assert Git(repository.path).output_bytes("cat-file", "blob", blob) == content

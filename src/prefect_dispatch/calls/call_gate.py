@@ -531,19 +531,19 @@ class ConcurrencySlot:
     the run are known.
 
     Args:
-        places: The semaphore with the slots.
+        semaphore: The semaphore with the slots.
         require_wanted: Called when the first slot was acquired; may raise to cancel the item.
     """
 
-    def __init__(self, places: asyncio.Semaphore, require_wanted: Callable[[], None]) -> None:
+    def __init__(self, semaphore: asyncio.Semaphore, require_wanted: Callable[[], None]) -> None:
         """Start without a slot."""
-        self._places, self._require_wanted = places, require_wanted
+        self._semaphore, self._require_wanted = semaphore, require_wanted
         self._has_started = self._has_slot = False
 
     async def __aenter__(self) -> None:
         """Acquire a slot, unless one is held."""
         if not self._has_slot:
-            await self._places.acquire()
+            await self._semaphore.acquire()
             self._has_slot = True
         if not self._has_started:
             self._require_wanted()
@@ -557,7 +557,7 @@ class ConcurrencySlot:
     def close(self) -> None:
         """Release the slot, if one is held."""
         if self._has_slot:
-            self._places.release()
+            self._semaphore.release()
         self._has_slot = False
 
 

@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,7 @@ def cancellation_scope() -> Generator[Event, None, None]:
 
 MIN_VERSION = (2, 38)
 """The oldest version of git that has all features in use."""
+_INSTALL = f"install git {'.'.join(map(str, MIN_VERSION))} or newer"
 
 
 LIMIT_S = 600.0
@@ -105,7 +107,7 @@ _ENVIRONMENT = {
 }
 
 
-_OTHERS_SETTING = re.compile(r"GIT_(?!CONFIG_)")
+_REPOSITORY_VARIABLE = re.compile(r"GIT_(?!CONFIG_)")
 """Variables of git, except those that name settings."""
 _SHOWING, _PLAIN = frozenset({"diff", "log", "show"}), ("--no-ext-diff", "--no-textconv")
 """Options for commands that would otherwise run the repository's own programs to show differences."""
@@ -207,22 +209,25 @@ class Git:
     def _execute(self, command: list[str], stdin: bytes, env: dict[str, str]) -> tuple[bytes, bytes, int]:
         """Run a command within the current cancellation scope; return output, error output and exit code."""
         cancelled, deadline = _cancelled.get() or Event(), time.monotonic() + self.limit_s
-        with subprocess.Popen(  # noqa: S603 -- no shell, and the arguments are ours
-            command,
-            cwd=self.repo,
-            env=env,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C must not end a git that cleans up
-        ) as process:
-            try:
-                while not cancelled.is_set() and time.monotonic() < deadline:
-                    with suppress(subprocess.TimeoutExpired):
-                        return (*process.communicate(stdin, POLL_S), process.returncode)
-                    stdin = b""  # the first call keeps it, and sends it to its end
-            finally:
-                process.kill()  # does nothing if it has ended
+        # A file and no pipe: `communicate` doesn't send the rest of its input after it has timed out once.
+        with TemporaryFile() as input_file:
+            input_file.write(stdin)
+            input_file.seek(0)
+            with subprocess.Popen(  # noqa: S603 -- no shell, and the arguments are ours
+                command,
+                cwd=self.repo,
+                env=env,
+                stdin=input_file,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C must not end a git that cleans up
+            ) as process:
+                try:
+                    while not cancelled.is_set() and time.monotonic() < deadline:
+                        with suppress(subprocess.TimeoutExpired):
+                            return (*process.communicate(timeout=POLL_S), process.returncode)
+                finally:
+                    process.kill()  # does nothing if it has ended
         raise subprocess.TimeoutExpired(command, self.limit_s)
 
 
@@ -234,9 +239,9 @@ def find_git() -> str:
     """
     path = shutil.which("git")
     if path is None:
-        raise JobError("There is no git on the PATH: install git 2.38 or newer.")
+        raise JobError(f"There is no git on the PATH: {_INSTALL}.")
     if (version := _version(path)) < MIN_VERSION:
-        raise JobError(f"git {'.'.join(map(str, version))} ({path}) is too old: install git 2.38 or newer.")
+        raise JobError(f"git {'.'.join(map(str, version))} ({path}) is too old: {_INSTALL}.")
     return path
 
 
@@ -246,7 +251,7 @@ def _version(git_path: str) -> tuple[int, ...]:
     try:
         output = _run_outside(git_path, "version")
     except OSError as error:
-        raise JobError(f"{git_path!r} can't be run ({error.strerror}): install git 2.38 or newer.") from None
+        raise JobError(f"{git_path!r} can't be run ({error.strerror}): {_INSTALL}.") from None
     match = re.match(r"git version (\d+)\.(\d+)", output)
     return tuple(map(int, match.groups())) if match else (0, 0)
 
@@ -281,7 +286,7 @@ def _safe_directories(git_path: str, _where: tuple[str, ...]) -> tuple[str, ...]
 
 def _run_outside(git_path: str, *args: str) -> str:
     """Run git outside of any repository, with the settings of user and system, and return its output."""
-    own = {name: os.environ[name] for name in os.environ if _OTHERS_SETTING.match(name) is None}
+    own = {name: os.environ[name] for name in os.environ if _REPOSITORY_VARIABLE.match(name) is None}
     done = subprocess.run(  # noqa: S603 -- as above
         [git_path, *args], cwd="/", env={**own, "LC_ALL": "C"}, capture_output=True, check=False, timeout=LIMIT_S
     )
