@@ -374,6 +374,21 @@ def test_what_a_page_names_is_there(page: Path) -> None:
                 is_dispatch([code.split()[1], "--help"])
 
 
+UNUSUAL = re.compile(r"\b(anew|heed|mend(s|ed)?|nobody|somebody|whoever|takes none|tells its)\b", re.IGNORECASE)
+"""Words for which the field has others."""
+PROMISES = re.compile(r"quietly|\b(finding|sentence|statement)s? (is|are) (never |not )?(lost|left out)", re.IGNORECASE)
+"""What no check of a text that a model writes can hold."""
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in PAGES])
+def test_a_page_is_plain_and_promises_no_more_than_holds(page: Path) -> None:
+    """A page uses the words of the field, and doesn't say that a text which a model wrote contains all findings."""
+    inline = (token.children or [] for token in MarkdownIt().enable("table").parse(page.read_text(encoding="utf-8")))
+    prose = " ".join(child.content for children in inline for child in children if child.type == "text")
+    assert UNUSUAL.search(prose) is None
+    assert PROMISES.search(prose) is None
+
+
 def test_the_laws_name_tests() -> None:
     """Each law has tests of its own, by name."""
     laws = (DOCS / "laws.md").read_text(encoding="utf-8").split("\n## ")[1:]
