@@ -32,6 +32,8 @@ MAX_TABLE_CELL = 2_000
 """Most characters of a cell of a table of the merged value."""
 MAX_HEADLINES = 5
 """Most winners that are shown in full."""
+_LEADING = ("rank", "brief", "item", "value", "score")
+"""Names of the fields that come first in a table of the merged value."""
 _MAX_EXACT_NUMBER = 2**53
 """The integer up to which JavaScript's numbers represent every integer."""
 
@@ -178,11 +180,11 @@ def _is_table(name: str, part: JsonValue) -> bool:
 
 
 def _value_table(name: str, part: JsonValue, order: Sequence[str], texts: TextPreviews) -> dict[str, Any]:
-    """Return a list of objects as a table; fields in an order of names come in that order, after all others."""
+    """Return a list of objects as a table; what names an entry comes first, then fields in an order of names."""
     entries = cast("list[dict[str, JsonValue]]", part)
     rows = [dict(_entry_fields(entry)) for entry in entries[:MAX_TABLE_ROWS]]
-    rank = {name: number for number, name in enumerate(order, 1)}
-    names = sorted(dict.fromkeys(path for row in rows for path in row), key=lambda path: rank.get(path[0], 0))
+    rank = {name: number for number, name in enumerate(dict.fromkeys((*_LEADING, *order)))}
+    names = sorted(dict.fromkeys(path for row in rows for path in row), key=lambda path: rank.get(path[0], len(rank)))
     paths = names[:MAX_COLUMNS]
     return {
         "name": name,

@@ -115,7 +115,7 @@ function longestItem() {
 function sideBySideColumns() {
   const rows = itemRows();
   return [
-    { headerName: "", children: [itemColumn((row) => row.item, (row) => row.first)] },
+    itemColumn((row) => row.item, (row) => row.first),
     ...briefNames().map((brief) => {
       const of = (row) => row.briefs.get(brief);
       const own = rows.filter((row) => of(row));
@@ -142,7 +142,7 @@ function sideBySideTable(rows, most = 9) {
     if (!fields.length || own?.error || !own?.cells) return el("td", { class: "first", colspan: Math.max(1, fields.length) }, own?.error ? el("span", { class: "missing" }, clipped(text)) : clipped(text));
     return fields.map((name, place) => el("td", { class: place ? null : "first" }, clipped(answers.value(own, name))));
   };
-  return el("div", { class: "scroll data" }, el("table", {},
+  return el("div", { class: "scroll data", tabindex: 0, role: "group", "aria-label": "Answers, briefs side by side" }, el("table", {},
     el("thead", {},
       el("tr", {}, el("td"), groups.map((group) => el("th", { scope: "colgroup", class: "group", colspan: group.names.length }, group.brief))),
       el("tr", {}, el("th", { scope: "col" }, "item"), groups.map((group) => group.names.map((name, place) => el("th", { scope: "col", class: place ? null : "first" }, name))))),

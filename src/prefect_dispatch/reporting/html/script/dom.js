@@ -91,7 +91,7 @@ function pill(word, kind = Object.hasOwn(KINDS, word) ? KINDS[word] : "") {
  */
 function block(text, file = "outcomes.jsonl") {
   const [shown, cut] = text;
-  const box = el("pre", { class: "said", tabindex: shown.length > 1500 ? 0 : null }, shown || "(nothing)");
+  const box = el("pre", { class: "said", tabindex: shown.length > 300 || shown.split("\n").length > 15 ? 0 : null }, shown || "(nothing)");
   return cut ? [box, el("p", { class: "cut" }, `… ${counted(cut, "more character")} in ${file}.`)] : [box];
 }
 

@@ -33,10 +33,8 @@ function show(name) {
   current = name;
   for (const each of Object.keys(VIEWS)) byId(`view-${each}`).hidden = each !== name;
   for (const link of byId("nav").children) {
-    if (link.hash === `#${name}`) {
-      link.setAttribute("aria-current", "page");
-      byId("nav").scrollLeft = link.offsetLeft - innerWidth / 3;
-    } else link.removeAttribute("aria-current");
+    if (link.hash === `#${name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
   }
   if (name === "summary") build(name);
   else whenReady(() => build(name));

@@ -48,6 +48,7 @@ function headline() {
   const numeric = kept.map((place, column) => [rows.every((row) => ["number"].includes(typeof row[place]) || row[place] === null), column]).filter(([is]) => is).map(([, column]) => column);
   const shown = table(kept.map((place) => first.columns[place]), rows.map((row) => kept.map((place) => cell(row, place))), numeric);
   shown.classList.add("data", "brief");
+  for (const [name, value] of [["tabindex", "0"], ["role", "group"], ["aria-label", titleOf(first.name)]]) shown.setAttribute(name, value);
   return [el("section", { class: "card stack" }, el("h3", {}, titleOf(first.name), " ", el("small", {}, counted(first.of, "row"))), shown,
     all(first.of > FIRST_ROWS ? `All ${counted(first.of, "row")}, to sort and download` : "Sort and download"))];
 }

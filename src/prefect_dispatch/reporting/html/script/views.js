@@ -96,14 +96,14 @@ function tableCard(data) {
 }
 
 /** Return rows of data as a plain table. */
-function plainTable({ columns }, rows) {
+function plainTable({ title, columns }, rows) {
   const numeric = columns.map((_, place) => rows.every((row) => typeof row[place] !== "string" && typeof row[place] !== "boolean"));
   const refOf = itemOfRow(columns);
   const cell = (row, place) => {
     const ref = columns[place] === "item" ? refOf(row) : null;
     return ref ? itemLink(...ref, String(row[place])) : clipped(row[place]);
   };
-  return el("div", { class: "scroll data" }, el("table", {},
+  return el("div", { class: "scroll data", tabindex: 0, role: "group", "aria-label": title }, el("table", {},
     el("thead", {}, el("tr", {}, columns.map((name, place) => el("th", { scope: "col", class: numeric[place] ? "num" : null }, name)))),
     el("tbody", {}, rows.map((row) => el("tr", {}, columns.map((_, place) => el("td", { class: numeric[place] ? "num" : null }, cell(row, place))))))));
 }
