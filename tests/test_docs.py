@@ -219,7 +219,7 @@ def sketched(words: list[str]) -> list[str]:
 
 def is_dispatch(words: list[str]) -> None:
     """Check that our command line takes a command, and that an example that it names is there."""
-    parsed = commands._parser().parse_args(sketched(words))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- parsed, not run
+    parsed = commands.create_parser().parse_args(sketched(words))
     job = getattr(parsed, "job", None)
     assert job is None or not str(job).startswith("examples/") or (ROOT / job).exists()
 
