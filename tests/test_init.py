@@ -27,6 +27,7 @@ def test_each_flow_has_a_template() -> None:
     assert list(FLOW_NAMES) == list(TEMPLATES) == list(FLOWS)
 
 
+@pytest.mark.timeout(300)  # litellm is imported for the first one
 @pytest.mark.usefixtures("store")
 @pytest.mark.parametrize("flow", FLOW_NAMES)
 def test_a_template_can_be_planned(flow: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
