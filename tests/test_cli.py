@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import os
 import pty
@@ -25,7 +26,7 @@ from prefect_dispatch.cli.commands import BROKEN_PIPE, COMPLETE, FAILED, GAPS, I
 from prefect_dispatch.cli.console import show_progress
 from prefect_dispatch.flows.job_file import Job, load_flow
 from prefect_dispatch.flows.runtime.job_document import FLOWS
-from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.models.outcome import Failure, Outcome, Usage
 from prefect_dispatch.reporting.progress import Progress, progress_listener
 from prefect_dispatch.sources import read_items
 from tests.openai_server import HANG, Behaviour, document, failure, openai_server
@@ -550,23 +551,101 @@ def test_a_job_is_served_until_interrupted(job: Path) -> None:
     thread.join()
 
 
-def test_a_bar_is_drawn_where_there_is_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """How many, what failed, what it costs, how long it takes."""
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "160")
+HOSTILE = "[red]k[/red]\x1b[2J\x1b]0;title\x07\n\u202e"
+FAILED_ITEM = Outcome(
+    brief="b",
+    item=HOSTILE,
+    status="failed",
+    origin="asked",
+    error=Failure(kind="rejected", message=f"HTTP 400 {HOSTILE} {'long ' * 50}"),
+)
+
+
+def draw(monkeypatch: pytest.MonkeyPatch, columns: int, **environment: str) -> None:
+    """Show a progress with a failure and a message on a terminal of some columns."""
+    for name, value in {"FORCE_COLOR": "1", "COLUMNS": str(columns), "TERM": "xterm", **environment}.items():
+        monkeypatch.setenv(name, value)
     with show_progress() as show:
         show("Prefect's temporary server is started again.")
         hear = progress_listener.get()
         assert hear is not None
         usage = Usage(prompt_tokens=7, cost_usd=None)
-        hear(Progress(total=4, done=3, cached=1, failed=1, skipped=1, in_flight=2, usage=usage, seconds_left=61.0))
+        progress = Progress(total=4, done=2, cached=1, skipped=1, in_flight=2).plus(FAILED_ITEM)
+        hear(progress.model_copy(update={"usage": usage, "seconds_left": 61.0}))
     assert progress_listener.get() is None
+
+
+def test_a_display_is_drawn_where_there_is_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How many, what failed last, what it costs, how long it takes; the cursor is there again at the end."""
+    draw(monkeypatch, 160)
     drawn = capsys.readouterr().err
-    assert "3/4" in drawn
+    assert "3/4 0:00:00 " in drawn
+    assert "━" * 8 in drawn
     assert "Prefect's temporary server is started again." in drawn
     assert "1 from the store, 1 failed, 1 skipped, 2 in flight, 7 tokens, cost unknown, about 1 min 1 s left" in drawn
+    assert "failed: b/[red]k[/red] [2J ]0;title   : HTTP 400 " in drawn
+    assert "\x1b[2J" not in drawn
+    assert "\x07" not in drawn
+    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")
+
+
+def test_a_narrow_terminal_gets_no_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers go before; a line is not longer than the terminal, and without colours if these are not wanted."""
+    draw(monkeypatch, 20, NO_COLOR="1")
+    drawn = capsys.readouterr().err
+    assert "3/4 0:00:00" in drawn
+    assert "━" not in drawn
+    assert "\x1b[31m" not in drawn
+    last = drawn[drawn.rindex("3/4") :].split("\x1b[?25h", maxsplit=1)[0]
+    assert max(map(len, last.split("\n"))) <= 20
+
+
+def test_a_dumb_terminal_gets_lines(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a pipe does: it can't redraw."""
+    draw(monkeypatch, 80, TERM="dumb")
+    assert "\x1b[?25l" not in capsys.readouterr().err
+
+
+def test_a_terminal_that_is_gone_fails_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever shows the progress may fail; the work goes on."""
+
+    class Gone(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def write(self, text: str) -> int:
+            raise OSError(text)
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    before = sys.stdout
+    draw(monkeypatch, 80)
+    monkeypatch.setattr(sys, "stderr", Gone())
+    draw(monkeypatch, 80, TERM="dumb")
+    assert sys.stdout is before
+
+
+def test_a_line_that_can_not_be_printed_is_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a terminal, too."""
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    with show_progress():
+        hear = progress_listener.get()
+        assert hear is not None
+        monkeypatch.setattr(sys, "stderr", closed)
+        hear(Progress(total=1, done=1))
+        hear(Progress(total=1, done=1))
+
+
+def test_nothing_was_asked_yet(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until the first progress, a display says that the run starts."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with show_progress():
+        pass
+    assert "starting 0:00:00" in capsys.readouterr().err
 
 
 def test_the_module_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -214,12 +214,13 @@ def commands_of(fence: Fence) -> list[list[str]]:
 def sketched(words: list[str]) -> list[str]:
     """Return the words of a synopsis as somebody would give them."""
     plain = [word for each in words if (word := each.translate(str.maketrans("", "", "[]…")))]
+    plain = ["dispatch" if word == "FLOW" else word for word in plain]
     return ["1" if before == "--limit" else word for before, word in zip(["", *plain], plain, strict=False)]
 
 
 def is_dispatch(words: list[str]) -> None:
     """Check that our command line takes a command, and that an example that it names is there."""
-    parsed = commands._parser().parse_args(sketched(words))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- parsed, not run
+    parsed = commands.create_parser().parse_args(sketched(words))
     job = getattr(parsed, "job", None)
     assert job is None or not str(job).startswith("examples/") or (ROOT / job).exists()
 
@@ -280,14 +281,27 @@ def is_uv(words: list[str]) -> None:
         is_dispatch(words[words.index("prefect-dispatch") + 1 :])
 
 
+def is_completion(words: list[str]) -> None:
+    """Check that a completion is generated from our parser."""
+    assert words[:1] == ["-s"]
+    assert words[2] == f"{commands.__name__}.{commands.create_parser.__name__}"
+
+
+def is_folder(words: list[str]) -> None:
+    """Check that a folder is made as often as it is wanted."""
+    assert words[0] == "-p"
+
+
 COMMANDS: dict[str, Callable[[list[str]], None]] = {
     "prefect-dispatch": is_dispatch,
     "prefect": is_prefect,
     "export": is_setting,
+    "mkdir": is_folder,
     "pip": is_install,
     "python": is_python,
     "python3": is_python,
     "pytest": is_test_run,
+    "shtab": is_completion,
     "uv": is_uv,
 }
 

@@ -417,7 +417,7 @@ def test_a_report_tells_how_it_went() -> None:
         "| retries | 4 | 3 timeout, 1 connection |",
         "| re-asks | 2 |  |",
         "| escalations to the next model | 1 | 1 invalid_output |",
-        "| calls whose cost nobody told | 1 |  |",
+        "| calls of unknown cost | 1 |  |",
     ]
     (line,) = [line for line in summary(rough, None).splitlines() if line.startswith("How it went: ")]
     assert "retries 4 (3 timeout, 1 connection), re-asks 2, " in line

@@ -44,10 +44,19 @@ POLL_S = 0.2
 """Seconds between two checks of the time."""
 
 
+SHOW_CURSOR = "\x1b[?25h"
+
+
 MAX_DIGITS = 9
 """Digits of a number in an option."""
 MAX_SHOWN = 40
 """Characters of a wrong value that a message shows."""
+
+
+PAGE = "report.html"
+"""The page of a report."""
+FLOW_NAMES = ("dispatch", "analyze_files", "research_topics", "content_variants", "build_modules", "test_matrix")
+"""The flows as job files name them; a tuple here, as the help imports no module."""
 
 
 COLLECT_EVERY = 100_000
@@ -100,6 +109,9 @@ class ExitGuard:
         while (rest_s := self._until - time.monotonic()) > 0:
             time.sleep(min(rest_s, POLL_S))
         with self._lock:
+            # A live display hides the cursor, and is not ended in this case.
+            if sys.__stderr__ is not None and sys.__stderr__.isatty():
+                print(SHOW_CURSOR, end="", file=sys.__stderr__, flush=True)
             if self._summary:
                 print(self._summary, flush=True)
             if self._message:
@@ -166,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Modules are no garbage: Python would traverse what they create repeatedly, and once more at the end.
         gc.set_threshold(COLLECT_EVERY, *gc.get_threshold()[1:])
         atexit.register(gc.freeze)
-    arguments = _parser().parse_args(argv)
+    arguments = create_parser().parse_args(argv)
     # Never kill the process of a caller that passes arguments.
     arguments.guard = guard = ExitGuard(os._exit if argv is None else None)
     code = _run_command(arguments)
@@ -211,7 +223,8 @@ def _run_command(arguments: argparse.Namespace) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def create_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands, from which completions of a shell can be generated, too."""
     parser = argparse.ArgumentParser(
         prog="prefect-dispatch",
         description="Run explicit briefs over many inputs, merge the answers, and account for every input.",
@@ -241,6 +254,28 @@ def _parser() -> argparse.ArgumentParser:
     audit = commands.add_parser("audit", help="audit a published report again from its outcomes; nothing is asked")
     audit.set_defaults(command=_audit)
     audit.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
+
+    opened = commands.add_parser("open", help="open the page of a report in the browser")
+    opened.set_defaults(command=_open)
+    opened.add_argument(
+        "report", metavar="REPORT", type=_path, help="the folder of a report, or its report.html or report.json"
+    )
+
+    init = commands.add_parser(
+        "init",
+        help="write a commented job file and sample items to begin with",
+        description="Write a commented job file and three sample items. Nothing is overwritten.",
+    )
+    init.set_defaults(command=_init)
+    init.add_argument(
+        "flow",
+        metavar="FLOW",
+        nargs="?",
+        default="dispatch",
+        choices=FLOW_NAMES,
+        help=f"{', '.join(FLOW_NAMES)} (by default dispatch)",
+    )
+    init.add_argument("folder", metavar="DIR", nargs="?", type=_path, help="the folder (by default named as the flow)")
 
     _add_deploy_commands(commands)
     return parser
@@ -521,6 +556,28 @@ def _explain(arguments: argparse.Namespace) -> int:
         raise JobError(f"{str(arguments.report)!r} is not a report.json.") from None
     except LookupError as error:
         raise JobError(str(error)) from None
+    return COMPLETE
+
+
+def _open(arguments: argparse.Namespace) -> int:
+    import webbrowser  # noqa: PLC0415 -- only here
+
+    report: Path = arguments.report
+    page = report / PAGE if report.is_dir() else report.with_name(PAGE)
+    if not page.is_file():
+        where = f"{str(page.parent)!r}: name the folder that `prefect-dispatch run JOB --out DIR` wrote."
+        raise JobError(f"There is no {PAGE} in {where}")
+    page = page.resolve()
+    print(page)
+    if not webbrowser.open(page.as_uri()):
+        print("prefect-dispatch: no browser was found; open the page yourself.", file=sys.stderr)
+    return COMPLETE
+
+
+def _init(arguments: argparse.Namespace) -> int:
+    from prefect_dispatch.cli.init import write_template  # noqa: PLC0415 -- only here
+
+    print(write_template(arguments.flow, arguments.folder or Path(arguments.flow)))
     return COMPLETE
 
 

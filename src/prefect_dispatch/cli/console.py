@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as Bar
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from prefect_dispatch.executors.llm.local_model import SMOLLM2
 from prefect_dispatch.integrators.accuracy import ACCURACY
 from prefect_dispatch.reporting.html.document import missing_library
 from prefect_dispatch.reporting.markdown import TITLES, TO_DECIDE
-from prefect_dispatch.reporting.progress import format_usd, on_wait, progress_listener, run_issues
+from prefect_dispatch.reporting.progress import format_rate, format_usd, on_wait, progress_listener, run_issues
 from prefect_dispatch.reporting.table_files import csv_files, parse_output
 from prefect_dispatch.security.escaping import strip_control_chars
 
@@ -27,6 +31,12 @@ if TYPE_CHECKING:
     from prefect_dispatch.reporting.progress import Progress
     from prefect_dispatch.tasks.plan import Plan
 
+T = TypeVar("T")
+
+REFRESH_S = 0.25
+"""Seconds between two redraws of the live display."""
+MIN_BAR, MAX_BAR = 5, 40
+"""Characters of its bar; a terminal with less room gets none."""
 LINE_EVERY_S = 5.0
 """Seconds between two progress lines where there is no terminal."""
 TOY = (
@@ -38,34 +48,115 @@ TOY = (
 
 @contextmanager
 def show_progress() -> Generator[Callable[[str], None]]:
-    """Show the progress of a run on standard error: a bar on a terminal, otherwise a line every few seconds.
+    """Show the progress of a run on standard error: a live display on a terminal, otherwise a line every few seconds.
+
+    A display that fails, such as on a terminal that is gone, ends silently; the run goes on.
 
     Yields:
-        A function that shows a message without breaking the bar.
+        A function that shows a message without breaking the display.
     """
     console = Console(stderr=True)
 
-    def show(message: str) -> None:
-        # The console prints a line above the bar and redraws the bar below it.
+    def print_message(message: str) -> None:
+        # The console prints a line above the display and redraws the display below it.
         console.print(strip_control_chars(message), markup=False, highlight=False, soft_wrap=True)
 
+    show = _ignore_errors(print_message)
     token = on_wait.set(show)
     try:
-        if not console.is_terminal:
-            with _listener(_line_printer()):
+        if not console.is_terminal or console.is_dumb_terminal:
+            with _listener(_ignore_errors(_line_printer())):
                 yield show
             return
-        columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False)
-        with Bar(*columns, console=console) as bar:
-            task = bar.add_task("starting", total=None)
-
-            def on_progress(progress: Progress) -> None:
-                bar.update(task, total=progress.total, completed=progress.done, description=str(progress))
-
-            with _listener(on_progress):
+        display = _Display(console)
+        with _listener(display.update):
+            display.start()
+            try:
                 yield show
+            finally:
+                display.stop()
     finally:
         on_wait.reset(token)
+
+
+class _Display:
+    """Live display of a run on a terminal: bar and rate, counts and cost, the last failures."""
+
+    def __init__(self, console: Console) -> None:
+        """Create the display; nothing is drawn before `start`."""
+        self._console = console
+        self._progress: Progress | None = None
+        self._started = time.monotonic()
+        self._first = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._refresh, name="prefect-dispatch-display", daemon=True)
+        self._live = Live(console=console, get_renderable=self._render, auto_refresh=False)
+
+    def start(self) -> None:
+        """Draw the display, and redraw it repeatedly."""
+        with suppress(Exception):
+            self._live.start()
+            self._thread.start()
+
+    def update(self, progress: Progress) -> None:
+        """Show another progress at the next redraw."""
+        if self._progress is None:
+            self._first = time.monotonic()
+        self._progress = progress
+
+    def stop(self) -> None:
+        """Draw the last state, and leave the cursor below it."""
+        self._ended.set()
+        try:
+            with suppress(Exception):
+                self._thread.join()
+        finally:  # after another Ctrl-C, too: the cursor is hidden until then
+            with suppress(Exception):
+                self._live.stop()
+
+    def _refresh(self) -> None:
+        with suppress(Exception):
+            while not self._ended.wait(REFRESH_S):
+                self._live.refresh()
+
+    def _render(self) -> Group:
+        progress, now = self._progress, time.monotonic()
+        seconds = str(timedelta(seconds=int(now - self._started)))
+        if progress is None:
+            return Group(Text(f"starting {seconds}"))
+        # 1. The bar takes the room that the numbers leave.
+        parts = [f"{progress.done}/{progress.total}", seconds]
+        if progress.asked and now > self._first:
+            parts.append(format_rate(progress.asked, now - self._first))
+        numbers = Text(" ".join(parts), no_wrap=True, overflow="ellipsis")
+        head = Table.grid(padding=(0, 1))
+        room = min(MAX_BAR, self._console.width - numbers.cell_len - 2)
+        if room >= MIN_BAR:
+            head.add_row(ProgressBar(total=progress.total, completed=progress.done, width=room), numbers)
+        else:
+            head.add_row(numbers)
+        # 2. Keys and errors hold text of others: no markup, no control characters, one line each.
+        failures = [
+            Text(strip_control_chars(f"failed: {each}"), style="red", no_wrap=True, overflow="ellipsis")
+            for each in progress.failures
+        ]
+        return Group(head, Text(str(progress)), *failures)
+
+
+def _ignore_errors(call: Callable[[T], None]) -> Callable[[T], None]:
+    """Return a function that shows something; once that has failed, it does nothing."""
+    failed = False
+
+    def show(value: T) -> None:
+        nonlocal failed
+        if failed:
+            return
+        try:
+            call(value)
+        except Exception:  # noqa: BLE001 -- a display must not fail the run
+            failed = True
+
+    return show
 
 
 @contextmanager

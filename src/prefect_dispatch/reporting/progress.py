@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefect_dispatch.models.base import Frozen
 from prefect_dispatch.models.item_state import ItemState
 from prefect_dispatch.models.outcome import Outcome, Usage
+from prefect_dispatch.security.escaping import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from prefect_dispatch.models.report import Report
+
+
+MAX_FAILURES = 3
+"""Number of failed items that a progress names."""
+MAX_ERROR = 200
+"""Characters of each of their errors."""
 
 
 class Progress(Frozen):
@@ -29,7 +36,7 @@ class Progress(Frozen):
     failed: int = 0
     """How many of them failed."""
     skipped: int = 0
-    """How many of them were not asked."""
+    """How many of them were skipped: no model was asked."""
     asked: int = 0
     """How many of them were sent to an agent."""
     in_flight: int = 0
@@ -38,12 +45,19 @@ class Progress(Frozen):
     """Usage so far."""
     seconds_left: float | None = None
     """Seconds until all have an outcome, at the speed so far; empty while there is no estimate."""
+    failures: tuple[str, ...] = ()
+    """The last items that failed, each with its error; the latest is last."""
     note: str = ""
     """What the run waits for, where that is no answer, such as a worker; it stands in place of the time left."""
 
     def plus(self, *outcomes: Outcome) -> Progress:
         """Return the progress after some more outcomes."""
         states = Counter(outcome.state for outcome in outcomes)
+        failed = [
+            f"{outcome.brief}/{outcome.item}: {shorten(outcome.error.message, MAX_ERROR)}"
+            for outcome in outcomes[-MAX_FAILURES:]
+            if outcome.state is ItemState.FAILED and outcome.error
+        ]
         return self.model_copy(
             update={
                 "done": self.done + len(outcomes),
@@ -51,6 +65,7 @@ class Progress(Frozen):
                 "failed": self.failed + states[ItemState.FAILED],
                 "skipped": self.skipped + states[ItemState.SKIPPED],
                 "asked": self.asked + sum(outcome.origin == "asked" for outcome in outcomes),
+                "failures": (*self.failures, *failed)[-MAX_FAILURES:],
                 "usage": sum((outcome.usage for outcome in outcomes if outcome.spent), self.usage),
             }
         )
@@ -86,6 +101,17 @@ def estimate_seconds_left(progress: Progress, asks: int, seconds: float) -> floa
     if not progress.asked or progress.asked < progress.in_flight:
         return None
     return seconds * max(asks - progress.asked, progress.in_flight) / progress.asked
+
+
+def format_rate(count: int, seconds: float) -> str:
+    """Return how many items are answered per second, or per minute where that is less than one.
+
+    Example:
+        >>> format_rate(30, 10.0), format_rate(3, 60.0)
+        ('3.0/s', '3.0/min')
+    """
+    rate = count / seconds
+    return f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min"
 
 
 def format_usd(cost: float | None) -> str:
@@ -155,7 +181,7 @@ def run_issues(report: Report) -> list[RunIssue]:
         RunIssue("retries", sum(usage.retried.values()), _by_class(usage.retried)),
         RunIssue("re-asks", usage.reasks),
         RunIssue("escalations to the next model", sum(usage.escalated.values()), _by_class(usage.escalated)),
-        RunIssue("calls whose cost nobody told", usage.unsettled),
+        RunIssue("calls of unknown cost", usage.unsettled),
         RunIssue("damaged answers in the store, asked again", damaged),
     )
     return [each for each in issues if each.times]
