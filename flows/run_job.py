@@ -24,6 +24,7 @@ from prefect_dispatch.flows.prepare import (
     take_prepared,
 )
 from prefect_dispatch.flows.publish import (
+    CANCELLED_S,
     PAGE,
     LiveProgress,
     create_artifacts_in_time,
@@ -208,7 +209,21 @@ def run_job(spec: JobSpec) -> Report:
         # Prefect returns the data of a returned state to the caller.
         return cast("Report", Completed(cls=ReportState, name=_state_name(report), message=report.message, data=report))
     except INTERRUPTIONS as error:
+        outcomes = [*job.skipped_outcomes, *fan_out.interrupted_outcomes()]
+        _publish_cancelled(
+            build_report(job, outcomes, stopped=None, planned=expected, clock=clock, cancelled=True), job, spec, output
+        )
         return cast("Report", cancelled_state(fan_out.summary, error))
+
+
+def _publish_cancelled(report: Report, job: PreparedJob, spec: JobSpec, output: Output | None) -> None:
+    """Publish the report of a run that was interrupted, as far as that is possible in a short time."""
+    report = report.model_copy(update={"run": {**report.run, "cancelled": True}})
+    try:
+        page = None if output is None else _write_output(report, job, spec, output)
+        create_artifacts_in_time(report, job.briefs, page, is_last=False, limit_s=CANCELLED_S)
+    except Exception as error:  # noqa: BLE001 -- the run ends as cancelled in any case
+        get_run_logger().warning("The report of the cancelled run is incomplete: %s", safe_message(error))
 
 
 def _write_output(report: Report, job: PreparedJob, spec: JobSpec, output: Output) -> Path | None:

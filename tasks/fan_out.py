@@ -164,6 +164,10 @@ class InFlight:
         """Return how much work is in progress."""
         return len(self._groups)
 
+    def contains(self, fingerprint: str) -> bool:
+        """Return whether some work is in progress."""
+        return fingerprint in self._groups
+
     def __enter__(self) -> Self:
         """Return this object."""
         return self
@@ -376,6 +380,20 @@ class FanOut:
         for work in self._queue.waiting:
             self._skip(work, *cast("Stop", self.stop))
         return self._outcomes
+
+    def interrupted_outcomes(self) -> list[Outcome]:
+        """Return one outcome for each (brief, item) of a run that was interrupted: what has none is failed or skipped.
+
+        It is failed if a task run was in progress for it, whose request may have been sent, and skipped otherwise.
+        """
+        found = list(self._outcomes)
+        for name, group in self._groups.items():
+            asked = self._in_flight.contains(name)
+            message = "The run was cancelled before the answer came." if asked else "Not asked: the run was cancelled."
+            error = Failure(kind="interrupted", message=message)
+            end = WorkResult(group[0], "failed" if asked else "skipped", error=error)
+            found += end.to_outcomes(group, self._batched.attempts.get(name, ()))
+        return found
 
     def _apply_batch_results(self, batched: BatchResults) -> None:
         """Take over the results of batches, and skip what the budget did not cover even at half the price."""
