@@ -11,6 +11,7 @@ from collections import Counter
 from hashlib import sha256
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -37,6 +38,7 @@ from prefect_dispatch.security.escaping import escape_paragraph, fence_text, str
 from prefect_dispatch.security.redaction import safe_message
 from prefect_dispatch.serialization import write_atomically, write_bytes_atomically
 from prefect_dispatch.serialization.json_text import iter_json_chunks
+from prefect_dispatch.settings import settings
 from prefect_dispatch.tasks.stop_conditions import start_thread
 
 if TYPE_CHECKING:
@@ -203,7 +205,7 @@ def create_artifacts(report: Report, briefs: Sequence[Brief], page: Path | None 
     text = markdown(report)
     if page is not None:
         head, _, rest = text.partition("\n\n")
-        text = f"{head}\n\n{_page_location(page)}\n\n{rest}"
+        text = f"{head}\n\n{page_location(page)}\n\n{rest}"
     create_markdown_artifact(
         key=artifact_key(briefs, "report"), markdown=text, description=escape_paragraph(report.message[:1000])
     )
@@ -217,8 +219,13 @@ def create_artifacts(report: Report, briefs: Sequence[Brief], page: Path | None 
             create_markdown_artifact(key=key, markdown=document.text, description=document.title)
 
 
-def _page_location(page: Path) -> str:
-    """Describe where an HTML page is stored; without a link, as browsers follow none from a server to a file."""
+def page_location(page: Path) -> str:
+    """Return a link to an HTML page, if a web server serves it, else where it is stored.
+
+    Browsers follow no link from Prefect's UI to a file.
+    """
+    if base := settings().reports_url:
+        return f"[Open the report page]({base.rstrip('/')}{quote(page.absolute().as_posix())})"
     machine = escape_paragraph(platform.node() or "of the run")
     where = f"The whole report as a page is stored on the machine {machine}; open it there:"
     return f"{where}\n\n{fence_text(str(page), 'text')}"
