@@ -6,6 +6,7 @@ import platform
 import time
 from collections import Counter
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import prefect
@@ -65,6 +66,7 @@ def build_report(
     clock: Clock,
     refresh: bool = False,
     known: Sequence[Outcome] = (),
+    cancelled: bool = False,
 ) -> Report:
     """Merge the outcomes of a run and return its report.
 
@@ -76,10 +78,13 @@ def build_report(
         clock: The clock of the run.
         refresh: Whether the integrator's own queries are sent even where an answer is stored.
         known: The outcomes of the integrator's own queries so far.
+        cancelled: Whether the run was interrupted: then nothing is merged, as that may take long, and ask models.
     """
     # 1. Merge and audit.
     ordered = sorted(outcomes, key=lambda outcome: sort_key(outcome.brief, outcome.item))
-    merge, violations, broken = _merge(job, ordered, refresh=refresh, known=known)
+    merge, violations, broken = (_no_merge if cancelled else partial(_merge, refresh=refresh, known=known))(
+        job, ordered
+    )
     every = [*ordered, *merge.asked]
     # 2. Judge the whole.
     gaps = [outcome for outcome in ordered if outcome.status != "succeeded"]
@@ -153,6 +158,11 @@ def _merge(
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- an integrator may raise anything; the answers are stored
         broken = f"The integrator {type(job.integrator).__name__} raised {safe_message(error)}"
         return Merge(value=None, ledger=rows), (), broken
+
+
+def _no_merge(job: PreparedJob, outcomes: Sequence[Outcome]) -> tuple[Merge, tuple[Violation, ...], str | None]:  # noqa: ARG001 -- as `_merge`
+    """Return what stands for the merge of a run that was interrupted."""
+    return Merge(value=None, ledger=tuple(row for outcome in outcomes if (row := unanswered(outcome)))), (), "Cancelled"
 
 
 def _add_join_reasons(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) -> tuple[LedgerRow, ...]:

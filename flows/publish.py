@@ -11,6 +11,7 @@ from collections import Counter
 from hashlib import sha256
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -25,17 +26,19 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.flows.runtime.flow_class import INTERRUPTIONS
 from prefect_dispatch.models.ledger import Document, Table
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.reporting.html.document import GENERATOR
 from prefect_dispatch.reporting.html.page import render_page
 from prefect_dispatch.reporting.markdown import markdown, outcome_rows
-from prefect_dispatch.reporting.progress import estimate_seconds_left, on_report, progress_listener
+from prefect_dispatch.reporting.progress import Progress, estimate_seconds_left, on_report, progress_listener
 from prefect_dispatch.reporting.table_files import csv_files, parse_output, render_table
 from prefect_dispatch.security.escaping import escape_paragraph, fence_text, strip_control_chars, to_safe_csv
 from prefect_dispatch.security.redaction import safe_message
 from prefect_dispatch.serialization import write_atomically, write_bytes_atomically
 from prefect_dispatch.serialization.json_text import iter_json_chunks
+from prefect_dispatch.settings import settings
 from prefect_dispatch.tasks.stop_conditions import start_thread
 
 if TYPE_CHECKING:
@@ -47,7 +50,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.report import Report
-    from prefect_dispatch.reporting.progress import Progress
     from prefect_dispatch.tasks.plan import Plan
 
 
@@ -55,6 +57,8 @@ UPDATE_EVERY_S = 1.0
 """Minimum seconds between two updates, each of which costs a request to the server; the last one is always sent."""
 LAST_S = 5.0
 """Time limit of the last update in seconds; then it is dropped."""
+CANCELLED_S = 1.5
+"""Time limit in seconds of the last update, and of the artifacts, of an interrupted run, whose process ends soon."""
 PUBLISH_S = 60.0
 """Time limit of the artifacts of a report in seconds; then the run ends without them."""
 
@@ -91,11 +95,13 @@ class LiveProgress:
         self._updated = time.monotonic()
         self._shown = 0
         self._latest: Progress | None = None
+        self._seen: Progress | None = None
         self._changed, self._closed = threading.Event(), False
+        self._end = ""
 
     def __call__(self, progress: Progress) -> None:
         """Report progress; calls that are more frequent than the update interval are passed to the listener only."""
-        now = time.monotonic()
+        now, self._seen = time.monotonic(), progress
         self._began = now if self._began is None else self._began
         ended = progress.done == progress.total or (self._shown and not progress.in_flight)
         due, notify = ended or now - self._updated >= UPDATE_EVERY_S, progress_listener.get()
@@ -116,10 +122,14 @@ class LiveProgress:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Send the last progress, with a time limit; after an error do not wait for it."""
+        """Send the last progress, with a time limit; of a run that did not end by itself, it names the reason."""
+        if kind is not None and issubclass(kind, (Exception, *INTERRUPTIONS)):  # a run that is suspended goes on
+            self._end = "cancelled: " if issubclass(kind, INTERRUPTIONS) else "ended by an error: "
+            ended = {"in_flight": 0, "seconds_left": None, "note": ""}
+            self._latest = (self._seen or Progress(total=self._total)).model_copy(update=ended)
         self._closed = True
         self._changed.set()
-        self._thread.join(LAST_S if kind is None else 0.0)
+        self._thread.join(LAST_S if kind is None else CANCELLED_S)
 
     def _update_artifact(self) -> None:
         """Create the artifact, and update it until the run ends."""
@@ -140,7 +150,7 @@ class LiveProgress:
                 update_progress_artifact(
                     artifact_id=artifact,
                     progress=100.0 * progress.done / progress.total if progress.total else 100.0,
-                    description=f"{progress.done} of {progress.total} done, {progress}",
+                    description=f"{self._end}{progress.done} of {progress.total} done, {progress}",
                 )
             except Exception as error:  # noqa: BLE001 -- progress display must not fail the run
                 self._warn(error)
@@ -151,7 +161,12 @@ class LiveProgress:
 
 
 def create_artifacts_in_time(
-    report: Report, briefs: Sequence[Brief], page: Path | None = None, *, is_last: bool = True
+    report: Report,
+    briefs: Sequence[Brief],
+    page: Path | None = None,
+    *,
+    is_last: bool = True,
+    limit_s: float = PUBLISH_S,
 ) -> None:
     """Create the artifacts of a report within a time limit; see `create_artifacts`. On failure log the reason.
 
@@ -159,7 +174,8 @@ def create_artifacts_in_time(
         report: The report.
         briefs: The briefs of the job.
         page: The report's HTML page, if it was written.
-        is_last: Whether no further attempt of the run follows.
+        is_last: Whether no further attempt of the run follows, and the run has ended by itself.
+        limit_s: The time limit in seconds.
     """
     if is_last and (notify := on_report.get()):
         notify(report)
@@ -172,9 +188,9 @@ def create_artifacts_in_time(
             errors.append(error)
 
     thread = start_thread(step, "prefect-dispatch-publish")
-    thread.join(PUBLISH_S)
+    thread.join(limit_s)
     if errors or thread.is_alive():
-        why = safe_message(errors[0]) if errors else f"the API did not take it within {PUBLISH_S:g} s."
+        why = safe_message(errors[0]) if errors else f"the API did not take it within {limit_s:g} s."
         get_run_logger().warning("The report can't be shown in Prefect: %s", why)
 
 
@@ -189,7 +205,7 @@ def create_artifacts(report: Report, briefs: Sequence[Brief], page: Path | None 
     text = markdown(report)
     if page is not None:
         head, _, rest = text.partition("\n\n")
-        text = f"{head}\n\n{_page_location(page)}\n\n{rest}"
+        text = f"{head}\n\n{page_location(page)}\n\n{rest}"
     create_markdown_artifact(
         key=artifact_key(briefs, "report"), markdown=text, description=escape_paragraph(report.message[:1000])
     )
@@ -203,8 +219,13 @@ def create_artifacts(report: Report, briefs: Sequence[Brief], page: Path | None 
             create_markdown_artifact(key=key, markdown=document.text, description=document.title)
 
 
-def _page_location(page: Path) -> str:
-    """Describe where an HTML page is stored; without a link, as browsers follow none from a server to a file."""
+def page_location(page: Path) -> str:
+    """Return a link to an HTML page, if a web server serves it, else where it is stored.
+
+    Browsers follow no link from Prefect's UI to a file.
+    """
+    if base := settings().reports_url:
+        return f"[Open the report page]({base.rstrip('/')}{quote(page.absolute().as_posix())})"
     machine = escape_paragraph(platform.node() or "of the run")
     where = f"The whole report as a page is stored on the machine {machine}; open it there:"
     return f"{where}\n\n{fence_text(str(page), 'text')}"

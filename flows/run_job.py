@@ -24,6 +24,7 @@ from prefect_dispatch.flows.prepare import (
     take_prepared,
 )
 from prefect_dispatch.flows.publish import (
+    CANCELLED_S,
     PAGE,
     LiveProgress,
     create_artifacts_in_time,
@@ -66,7 +67,7 @@ from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.table_tasks import emit_file_assets
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
     from pydantic import JsonValue
 
@@ -208,7 +209,32 @@ def run_job(spec: JobSpec) -> Report:
         # Prefect returns the data of a returned state to the caller.
         return cast("Report", Completed(cls=ReportState, name=_state_name(report), message=report.message, data=report))
     except INTERRUPTIONS as error:
-        return cast("Report", cancelled_state(fan_out.summary, error))
+        progress_so_far = fan_out.summary
+        _publish_cancelled(
+            lambda: build_report(
+                job,
+                [*job.skipped_outcomes, *fan_out.record_interrupted()],
+                stopped=None,
+                planned=expected,
+                clock=clock,
+                cancelled=True,
+            ),
+            job,
+            spec,
+            output,
+        )
+        return cast("Report", cancelled_state(progress_so_far, error))
+
+
+def _publish_cancelled(build: Callable[[], Report], job: PreparedJob, spec: JobSpec, output: Output | None) -> None:
+    """Build and publish the report of a run that was interrupted, as far as that is possible in a short time."""
+    try:
+        report = build()
+        report = report.model_copy(update={"run": {**report.run, "cancelled": True}})
+        page = None if output is None else _write_output(report, job, spec, output)
+        create_artifacts_in_time(report, job.briefs, page, is_last=False, limit_s=CANCELLED_S)
+    except Exception as error:  # noqa: BLE001 -- the run ends as cancelled in any case
+        get_run_logger().warning("The report of the cancelled run is incomplete: %s", safe_message(error))
 
 
 def _write_output(report: Report, job: PreparedJob, spec: JobSpec, output: Output) -> Path | None:

@@ -164,6 +164,11 @@ class InFlight:
         """Return how much work is in progress."""
         return len(self._groups)
 
+    @property
+    def pending(self) -> list[WorkItem]:
+        """The work in progress."""
+        return [group[name] for name, group in self._groups.items()]
+
     def __enter__(self) -> Self:
         """Return this object."""
         return self
@@ -276,6 +281,10 @@ def validate_result(found: object, work: WorkItem) -> Answer | TerminalError | N
         return broken
 
 
+_INTERRUPTED = "interrupted"
+"""The class of the error of work that an interruption of the run left without an answer."""
+
+
 LOOK_S = 5.0
 """Seconds between two checks whether the run was cancelled: in a process of its own, Prefect does not report it."""
 
@@ -373,8 +382,22 @@ class FanOut:
                 self._wind_down()
                 raise
         # 3. What is left was stopped by `self.stop`.
-        for work in self._queue.waiting:
-            self._skip(work, *cast("Stop", self.stop))
+        while self._queue.waiting:
+            self._skip(self._queue.waiting.popleft(), *cast("Stop", self.stop))
+        return self._outcomes
+
+    def record_interrupted(self) -> list[Outcome]:
+        """Return one outcome for each (brief, item) after an interruption of `run`: what has none gets one.
+
+        Work whose request may have been sent has failed; what was not begun is skipped.
+        """
+        error = Failure(kind=_INTERRUPTED, message="The run was cancelled before the answer came.")
+        for work in self._in_flight.pending:
+            self._record(WorkResult(work, "failed", error=error))
+        while self._queue.waiting:
+            self._skip(self._queue.waiting.popleft(), _INTERRUPTED, "the run was cancelled.")
+        for group in list(self._groups.values()):  # interrupted between the queue and the submission
+            self._skip(group[0], _INTERRUPTED, "the run was cancelled.")
         return self._outcomes
 
     def _apply_batch_results(self, batched: BatchResults) -> None:

@@ -197,6 +197,25 @@ def test_the_winner_stands_first_and_in_full() -> None:
     assert "| poor | kettle | no | 2 | 0.1 |" in value
 
 
+def test_a_finding_with_a_form_stands_before_what_is_said_about_it() -> None:
+    """And a test matrix as the tables that are made for reading."""
+    value = value_of({"value": {"title": "Tea"}, "also_reported": [{"item": "a"}], "cited": {"/value/title": [1]}})
+    assert value.startswith('```json\n{\n  "title": "Tea"\n}\n```\n\n| item |')
+    assert value.endswith("```")
+    assert value.count("Tea") == 1
+    matrix = Table(name="test-matrix", title="Tests", rows=({"test": "a"},))
+    text = markdown(rich(tables=(matrix,), value={"environments": [{"key": "python"}]}))
+    assert re.findall("(?m)^## (.*)", text)[0] == "Tests"
+    assert "python" not in text
+
+
+def test_answers_of_a_run_without_a_merge_are_shown() -> None:
+    """Of a cancelled run, say; a text as prose."""
+    text = markdown(outcomes_of({"year": 1843}).model_copy(update={"status": "failed", "run": {"cancelled": True}}))
+    assert text.startswith("# Cancelled\n\nAll.\n\n## Answers, not merged\n\n| item | year |")
+    assert "## Answers, not merged\n\n**b/0**\n\n> word word" in markdown(outcomes_of("word " * 100))
+
+
 def test_what_a_table_leaves_out_is_said() -> None:
     """Rows, columns and texts are bounded, all together as well."""
     many = value_of([{"n": n} for n in range(MAX_ROWS + 3)])
@@ -213,7 +232,7 @@ def test_what_a_table_leaves_out_is_said() -> None:
 def test_long_answers_that_are_texts_are_read_as_prose() -> None:
     """Each under its item, line by line, up to the most that a value may take."""
     text = "# One.\n\n" + "word " * 100
-    entries: JsonValue = [{"brief": "b", "item": str(n), "value": text} for n in range(200)]
+    entries: list[JsonValue] = [{"brief": "b", "item": str(n), "value": text} for n in range(200)]
     value = value_of({"answers": entries, "gaps": []})
     assert value.startswith("**b/0**\n\n> &#35; One.\n>\n> word ")
     assert re.search(r"Not shown: \d+ more answers; `report.json` has everything\.$", value)

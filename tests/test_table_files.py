@@ -15,7 +15,7 @@ from defusedxml import ElementTree
 
 from prefect_dispatch.cli.console import summary
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.publish import ensure_output, write_files
+from prefect_dispatch.flows.publish import ensure_output, page_location, write_files
 from prefect_dispatch.models.ledger import Gap, Table
 from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.models.report import Report
@@ -193,6 +193,21 @@ def test_a_missing_library_is_said_before_anything_is_asked(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "xlsxwriter", None)
     with pytest.raises(JobError, match=r"out: a \.xlsx file needs xlsxwriter: pip install 'prefect-dispatch\[xlsx\]'"):
         parse_output(Path("report/a.xlsx"))
+
+
+def test_a_report_in_prefect_links_to_its_page_where_a_web_server_serves_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the absolute path of the page; an address that could end the link is refused."""
+    page = Path("/srv/a (b)/report.html")
+    assert "open it there" in page_location(page)
+    monkeypatch.setenv("PREFECT_DISPATCH_REPORTS_URL", "https://reports.example/x/")
+    link = "[Open the report page](https://reports.example/x/srv/a%20%28b%29/report.html)"
+    assert page_location(page) == link
+    for address in ("javascript:alert(1)", "https://a.example/) <img>", "https://user:secret@a.example"):
+        monkeypatch.setenv("PREFECT_DISPATCH_REPORTS_URL", address)
+        with pytest.raises(JobError, match="PREFECT_DISPATCH_REPORTS_URL"):
+            page_location(page)
 
 
 def test_a_summary_names_the_requested_table_first(tmp_path: Path) -> None:

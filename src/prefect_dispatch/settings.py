@@ -107,6 +107,9 @@ class Settings(BaseSettings):
     server_wait_s: Annotated[float, Field(ge=0, le=3600)] = 60.0
     """`PREFECT_DISPATCH_SERVER_WAIT_S`: seconds that `deploy`, `serve` and `automations` wait for a Prefect server
     that does not answer yet; 0: none."""
+    reports_url: Annotated[str, Field(pattern=r"^(https?://[^\s<>()\[\]\"'`@\\]+)?$")] = ""
+    """`PREFECT_DISPATCH_REPORTS_URL`: the address under which a web server serves the output folders; the absolute path
+    of a page follows it. Report artifacts link to their page there."""
     state: str = ""
     """`PREFECT_DISPATCH_STATE`: the folder for programs' own folders and logs; by default that of the user's state."""
 

@@ -11,17 +11,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey, FlowRunFilter, FlowRunFilterName
 from prefect.exceptions import CancelledRun
 from prefect.states import Cancelling
 
 from prefect_dispatch import LLM, Brief, Limits, dispatch
+from prefect_dispatch.models.report import Report
 from prefect_dispatch.tasks import fan_out
 from tests.openai_server import Behaviour, OpenAIServer, document, openai_server
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from prefect.client.schemas.objects import FlowRun
 
@@ -50,7 +52,9 @@ def the_run(name: str) -> FlowRun:
     return run
 
 
-def interrupted(server: OpenAIServer, name: str, interrupt: Callable[[], None], grace_s: float = 0.2) -> str:
+def interrupted(
+    server: OpenAIServer, name: str, interrupt: Callable[[], None], grace_s: float = 0.2, out: Path | None = None
+) -> str:
     """Interrupt a run whose last two asks hang; return the message of its state."""
 
     def press() -> None:
@@ -62,7 +66,9 @@ def interrupted(server: OpenAIServer, name: str, interrupt: Callable[[], None], 
     limits = LIMITS.model_copy(update={"grace_s": grace_s})
     executor = LLM(model="openai/x", api_base=server.url)
     with pytest.raises(CancelledRun):
-        dispatch.with_options(flow_run_name=name)([SAY], ITEMS, executor=executor, limits=limits)
+        dispatch.with_options(flow_run_name=name)(
+            [SAY], ITEMS, executor=executor, limits=limits, out=str(out / "rows.csv") if out else None
+        )
     thread.join()
     state = the_run(name).state
     assert state is not None
@@ -72,13 +78,29 @@ def interrupted(server: OpenAIServer, name: str, interrupt: Callable[[], None], 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_cancels_a_run(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C and SIGTERM: calls are given up after the grace, and the state counts what was answered."""
+def test_a_signal_cancels_a_run(number: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ctrl-C and SIGTERM: calls are given up after the grace, and the state counts what was answered.
+
+    A report has what came, as a file and as an artifact, and the progress doesn't look as if the run went on.
+    """
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
     with openai_server(slow) as server:
-        told = interrupted(server, f"by-{number}", lambda: os.kill(os.getpid(), number))
+        told = interrupted(server, f"by-{number}", lambda: os.kill(os.getpid(), number), out=tmp_path)
         assert told.startswith("Cancelled: 2 of 4 answered.")
         wait_until(lambda: server.hung_up == 2, "both calls are given up")
+    report = Report.model_validate_json((tmp_path / "report.json").read_bytes())
+    assert report.message.startswith("Cancelled (2 of 4 answered; no answer for 2 (2 interrupted): ")
+    assert [gap.error.message for gap in report.gaps] == ["The run was cancelled before the answer came."] * 2
+    assert (tmp_path / "rows.csv").read_text().count("\n") == 3
+    assert (tmp_path / "report.html").exists()
+    with get_client(sync_client=True) as client:
+        key = ArtifactFilterKey(any_=["say-report", "say-progress"])
+        of_run = FlowRunFilter(name=FlowRunFilterName(any_=[f"by-{number}"]))
+        found = client.read_artifacts(artifact_filter=ArtifactFilter(key=key), flow_run_filter=of_run)
+    shown = {str(each.key): str(each.data if each.type == "markdown" else each.description) for each in found}
+    assert shown["say-report"].startswith("# Cancelled\n\n")
+    assert shown["say-progress"].startswith("cancelled: 2 of 4 done, ")
+    assert "in flight" not in shown["say-progress"]
 
 
 def test_what_was_answered_before_an_interruption_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,13 @@ rules of the merge are last, and folded.
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.ledger import Ref, sort_key
 from prefect_dispatch.reporting.progress import run_issues
-from prefect_dispatch.reporting.tables import spread_fields, value_tables
+from prefect_dispatch.reporting.tables import answer_rows, spread_fields, value_tables
 from prefect_dispatch.security.escaping import (
     MAX_CELL,
     MAX_ROWS,
@@ -56,6 +57,8 @@ MAX_NAMES = 20
 MAX_PAIRS = 20
 """Most proposals with lines for the decisions file."""
 
+MATRIX = "test-matrix"
+"""Name of the table with the result of a test matrix."""
 TO_DECIDE = "to-decide.md"
 """Name of the document with lines for the decisions file, if a run ended with open decisions."""
 
@@ -63,16 +66,26 @@ TITLES = {"complete": "Complete", "gaps": "Complete with gaps", "failed": "Faile
 """Titles by the status of a report."""
 
 
+def title_of(report: Report) -> str:
+    """Return the title of a report: whether the run is complete, or was cancelled."""
+    return "Cancelled" if report.run.get("cancelled") else TITLES[report.status]
+
+
 def markdown(report: Report) -> str:
     """Return the report as Markdown, at most `MAX_CHARACTERS` long."""
-    parts = [f"# {TITLES[report.status]}", escape_paragraph(report.message)]
-    if report.value is not None:
+    parts = [f"# {title_of(report)}", escape_paragraph(report.message)]
+    is_matrix = any(figures.name == MATRIX for figures in report.tables)
+    if is_matrix:  # its tables say the same as its value, and are made for reading
+        parts += chain.from_iterable(map(_table_section, report.tables))
+    elif report.value is not None:
         parts += ["## Result", *_value_section(report.value)]
+    elif answers := answer_rows(report):
+        parts += ["## Answers, not merged", *(_entry_texts if _are_long_texts(answers) else answer_table)(answers)]
     parts += _problem_sections(report)
     if report.changes.earlier != "none":
         parts += ["## Since the last run", *_change_section(report)]
-    for figures in report.tables:
-        parts += _table_section(figures)
+    if not is_matrix:
+        parts += chain.from_iterable(map(_table_section, report.tables))
     parts += ["## Numbers", _numbers_table(report)]
     if issues := run_issues(report):
         parts += ["## How it went", markdown_table(("", "how many", "by class"), issues)]
@@ -101,6 +114,9 @@ def _value_section(value: JsonValue) -> Iterator[str]:
         yield escape_prose(value)
         return
     tables, left = value_tables(value), MAX_VALUE
+    if isinstance(value, dict) and isinstance(finding := value.get("value"), dict):  # of a synthesis with a schema
+        value = {name: part for name, part in value.items() if name != "value"}
+        yield json_block(finding)
     winners = tables.get("ranking", [])
     for row in (row for row in winners[:MAX_WINNERS] if row.get("rank") == 1):
         yield f"### First: {escape_cell(_entry_name(row))}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.reporting.tables import build_series, infer_type, value_tables
+from prefect_dispatch.reporting.tables import answer_rows, build_series, infer_type, value_tables
 from prefect_dispatch.security.escaping import column_names, count_noun, shorten, to_safe_csv, value_text
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def render_table(report: Report, name: str) -> bytes:
         report: The report.
         name: The name of the file, with one of the suffixes of `LIBRARIES`.
     """
-    lists = value_tables(report.value) or {"answers": _answer_rows(report)}
+    lists = value_tables(report.value) or {"answers": answer_rows(report)}
     rows = next(iter(lists.values()))
     suffix = Path(name).suffix.lower()
     if suffix == ".csv":
@@ -102,13 +102,6 @@ def render_table(report: Report, name: str) -> bytes:
     ]
     sheets = {name.replace("_", " "): rows for name, rows in lists.items()} | ({"gaps": gaps} if gaps else {})
     return _render_workbook(sheets | {table.name: list(table.rows) for table in report.tables})
-
-
-def _answer_rows(report: Report) -> list[Row]:
-    """Return the answers of a report as rows."""
-    answered = [each for each in report.outcomes if each.status == "succeeded"]
-    entries: list[JsonValue] = [{"brief": each.brief, "item": each.item, "value": each.value} for each in answered]
-    return value_tables(entries).get("value", [])
 
 
 def _to_file_name(name: str) -> str:

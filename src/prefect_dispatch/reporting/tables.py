@@ -145,6 +145,13 @@ def value_tables(value: JsonValue) -> dict[str, list[Row]]:
     return {name: _expand_entries(rows) for name, part in lists.items() if name != "gaps" and (rows := _as_rows(part))}
 
 
+def answer_rows(report: Report) -> list[Row]:
+    """Return the answers of a report as rows, one column for each field; see `value_tables`."""
+    answered = [each for each in report.outcomes if each.status == "succeeded"]
+    entries: list[JsonValue] = [{"brief": each.brief, "item": each.item, "value": each.value} for each in answered]
+    return value_tables(entries).get("value", [])
+
+
 def _as_rows(value: JsonValue) -> list[Row]:
     """Return a list of objects; empty for any other value."""
     rows = value if isinstance(value, list) else []
