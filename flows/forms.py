@@ -17,7 +17,6 @@ from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
 from prefect.exceptions import ParameterTypeError, SignatureMismatchError
 from prefect.runtime import flow_run
-from prefect.utilities.callables import parameter_docstrings
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -48,6 +47,7 @@ from prefect_dispatch.models.checks import SourceKind
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.output_schema import PARTIAL_DATE
 from prefect_dispatch.models.report import Report
+from prefect_dispatch.prefect_compat import parameter_descriptions
 from prefect_dispatch.processes.ephemeral_server import use_server
 from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.serialization.json_text import digest
@@ -323,7 +323,7 @@ def form_flow(build: Callable[P, JobSpec], name: str, layout: FormLayout | None 
     types = get_type_hints(build, include_extras=True)
     plain = inspect.signature(build)
     given = {name: each.replace(annotation=types[name]) for name, each in plain.parameters.items()}
-    groups = _group_parameters(arranged, given, parameter_docstrings(inspect.getdoc(build)))
+    groups = _group_parameters(arranged, given, parameter_descriptions(build))
     parameters = [*(_arrange_parameter(arranged, each) for each in given.values()), *groups]
     form = plain.replace(parameters=parameters, return_annotation=Report)
     defaults = {each.name: each.default for each in parameters}
