@@ -199,7 +199,7 @@ def test_what_a_cap_will_stop_is_told(limits: dict[str, float], notes: list[str]
             LLM(model="openai/gpt-5-mini", params={"max_tokens": 50}), {"budget_tokens": 1000}, "", id="short"
         ),
         pytest.param(LLM(model="openai/gpt-5-mini"), {"budget_usd": 50, "budget_tokens": 900_000}, "", id="enough"),
-        pytest.param(ScriptedExecutor("x"), {"budget_usd": 0.05}, "", id="nothing-known"),
+        pytest.param(PLAIN, {"budget_usd": 0.05}, "", id="nothing-known"),
     ],
 )
 def test_a_budget_below_a_call_is_told(executor: Any, limits: dict[str, float], told: str) -> None:  # noqa: ANN401 -- any executor
