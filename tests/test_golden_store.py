@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import inspect
+import io
 import json
 import pickle
 import shutil
