@@ -165,7 +165,8 @@ class CodeSource:
             return
         integrator = parameters.get("integrator")
         aliases = cast("dict[str, Any]", integrator).get("aliases") if isinstance(integrator, dict) else None
-        given = {**(parameters.get("report") or {}), **parameters}  # a form has its outputs in this group
+        group: dict[str, Any] = parameters.get("report") or {}  # where forms have their outputs
+        given = {**group, **parameters}
         outputs = {"out": given.get("out"), "decisions": given.get("decisions") or aliases}
         for name, path in outputs.items():
             if isinstance(path, str) and path and not Path(path).is_absolute():

@@ -101,13 +101,13 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
         scope: What the model sees and is to judge by, and what it is not.
         constraints: Rules that each answer must keep, one each.
         folder: The folder that the files, and relative paths below, start from, where the flow runs.
-        limit: Take only the first so many files, to try it out. None: all of them.
+        limit: Take only the first so many files, to try it out. Empty: all of them.
         profile: Saved settings for runs like this; fields that are changed here override them.
         concurrency: How many files are asked about at once.
-        budget_usd: What the run may spend in US dollars. None: no cap.
+        budget_usd: What the run may spend in US dollars. Empty: no cap.
         min_success: The share of files that must have an answer, such as 0.9; below it the run fails.
         name: What the report is called: small letters, digits and hyphens. Runs of one name are compared; runs with the
-            name `analysis` only if files and instructions are the same.
+            name 'analysis' only if files and instructions are the same.
         out: A folder for the report as files, and a CSV for each table; or a file in it for the merged rows as well,
             such as report/answers.xlsx (or .csv, .parquet). Empty: only Prefect keeps it.
         review: Wait before publishing, and let people decide on doubtful records in Prefect's UI.

@@ -99,11 +99,11 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
         metric: For a metric: `module:function` in the folder; it takes a text and a key, and returns a number.
         results: For results: a table in the folder with the columns key, trials and conversions.
         constraints: Rules that every variant must keep, one each.
-        max_words: The most words of a variant; a longer one is sent back. None: no limit.
+        max_words: The most words of a variant; a longer one is sent back. Empty: no limit.
         folder: The folder that relative paths and a function of yours are looked up in, where the flow runs.
         profile: Saved settings for runs like this; fields that are changed here override them.
         concurrency: How many calls are under way at once.
-        budget_usd: What the run may spend in US dollars, the judge included. None: no cap.
+        budget_usd: What the run may spend in US dollars, the judge included. Empty: no cap.
         min_success: The share of variants that must be written, such as 1.0; below it the run fails.
         name: What the product is called in the report: small letters, digits and hyphens.
         out: A folder for the report as files, `ab-test.json` among them. Empty: only Prefect keeps it.
@@ -145,7 +145,6 @@ LAYOUT = FormLayout(
         "variants": "Variants",
         "credentials": "LLM credentials",
         "model": "Model",
-        "max_words": "Most words",
         "folder": "Folder",
         "name": "Name",
     },
@@ -175,7 +174,12 @@ LAYOUT = FormLayout(
         "advanced": FormGroup(
             "Advanced",
             "Rules for all variants, a saved profile, and stored answers.",
-            {"constraints": "Constraints", "profile": "Dispatch profile", "refresh": "Write again"},
+            {
+                "max_words": "Most words",
+                "constraints": "Constraints",
+                "profile": "Dispatch profile",
+                "refresh": "Write again",
+            },
         ),
     },
     identity=("instructions", "product"),

@@ -8,7 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from dataclasses import field as dataclass_field
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, TypeVar, cast, get_type_hints
 
@@ -16,7 +17,6 @@ from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
 from prefect.exceptions import ParameterTypeError, SignatureMismatchError
 from prefect.runtime import flow_run
-from prefect.utilities.callables import parameter_docstrings
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -47,6 +47,7 @@ from prefect_dispatch.models.checks import SourceKind
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.output_schema import PARTIAL_DATE
 from prefect_dispatch.models.report import Report
+from prefect_dispatch.prefect_compat import parameter_descriptions
 from prefect_dispatch.processes.ephemeral_server import use_server
 from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.serialization.json_text import digest
@@ -105,9 +106,9 @@ class FormLayout:
     its own name. The form shows it in the group only, which is one more parameter of the flow.
     """
 
-    labels: Mapping[str, str] = field(default_factory=dict[str, str])
+    labels: Mapping[str, str] = dataclass_field(default_factory=dict[str, str])
     """The labels of fields in no group, by parameter. Without one, the parameter's name is its label."""
-    groups: Mapping[str, FormGroup] = field(default_factory=dict[str, FormGroup])
+    groups: Mapping[str, FormGroup] = dataclass_field(default_factory=dict[str, FormGroup])
     """The groups, by the name of their parameter, in their order."""
     hidden: tuple[str, ...] = ()
     """Parameters that are in no form."""
@@ -125,16 +126,16 @@ class FormLayout:
         Example:
             >>> layout = FormLayout(groups={"limits": FormGroup("Limits", "", {"limit": "First items"})})
             >>> layout.label("limit"), layout.label("limits.limit"), layout.label("files[0]")
-            ('Limits › First items', 'Limits › First items', 'files[0]')
+            ('Limits > First items', 'Limits > First items', 'files > 1')
         """
-        name, rest = _split_path(path)
-        if name in self.groups:
-            group, (name, rest) = self.groups[name], _split_path(rest.lstrip("."))
-            return f"{group.title} › {group.fields[name]}{rest}" if name in group.fields else group.title
-        if group_name := self.group_of.get(name):
-            group = self.groups[group_name]
-            return f"{group.title} › {group.fields[name]}{rest}"
-        return f"{self.labels.get(name, name)}{rest}"
+        first, *rest = re.findall(r"\w+", path)
+        group = self.groups.get(first) or self.groups.get(self.group_of.get(first, ""))
+        names = [*rest] if first in self.groups else [first, *rest]
+        labels = self.labels if group is None else group.fields
+        parts = [labels.get(name, name) if at == 0 else name for at, name in enumerate(names)]
+        # Forms number the elements of a list from 1.
+        shown = [str(int(part) + 1) if part.isdecimal() else part for part in parts]
+        return " > ".join([*([group.title] if group else []), *shown])
 
     def to_labels(self, message: str) -> str:
         """Replace the names of fields by labels: that which a message begins with, and those in backticks."""
@@ -174,7 +175,7 @@ class FormLayout:
             base: Parameters that these override: a schedule replaces the whole group of its deployment.
 
         Example:
-            >>> layout = FormLayout(groups={"limits": FormGroup("Limits", "", {"limit": "First", "budget_usd": "US $"})})
+            >>> layout = FormLayout(groups={"limits": FormGroup("Limits", "", {"limit": "First", "budget_usd": "$"})})
             >>> layout.nest({"files": "*", "limit": 3}, {"limits": {"budget_usd": 1, "limit": 9}})
             {'files': '*', 'limits': {'budget_usd': 1, 'limit': 3}}
         """
@@ -185,13 +186,6 @@ class FormLayout:
             else:
                 nested[group] = {**((base or {}).get(group) or {}), **(nested.get(group) or {}), name: value}
         return nested
-
-
-def _split_path(path: str) -> tuple[str, str]:
-    """Split a path of a field into its first name and the rest."""
-    name = re.match(r"\w*", path)
-    end = name.end() if name else 0
-    return path[:end], path[end:]
 
 
 class _Collapsed:
@@ -231,9 +225,7 @@ def _group_parameters(
         }
         model = create_model(group.title, __base__=_GroupFields, **fields)
         annotation = Annotated[model | None, _Collapsed(), Field(json_schema_extra={"title": group.title})]
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        )
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     return parameters
 
 
@@ -241,13 +233,13 @@ def _arrange_parameter(layout: FormLayout, parameter: inspect.Parameter) -> insp
     """Return a parameter with its label, or hidden from the form."""
     annotation, name = parameter.annotation, parameter.name
     if name in layout.group_of or name in layout.hidden:
-        return parameter.replace(annotation=Annotated[annotation, SkipJsonSchema()])
+        return parameter.replace(annotation=Annotated[annotation, cast("Any", SkipJsonSchema)()])
     if name not in layout.labels:
         return parameter
     return parameter.replace(annotation=Annotated[annotation, Field(json_schema_extra={"title": layout.labels[name]})])
 
 
-_refusal: ContextVar[str] = ContextVar("_refusal", default="")
+REFUSAL: ContextVar[str] = ContextVar("REFUSAL", default="")
 """The reason why the parameters of this run are refused, in a process that runs one flow run of a deployment."""
 _PROBLEM = re.compile(r"^ - ([\w.-]+): (.+)$", re.MULTILINE)
 """A problem in the message of Prefect's error for invalid parameters."""
@@ -293,7 +285,7 @@ class FormFlow(JobFlow[P, R]):
         except (ParameterTypeError, SignatureMismatchError, JobError) as error:
             if FlowRunContext.get() or not flow_run.get_id():  # a call in Python
                 raise
-            _refusal.set(self._explain(error, parameters))
+            REFUSAL.set(self._explain(error, parameters))
             return {}
 
     def _explain(self, error: Exception, parameters: Mapping[str, Any]) -> str:
@@ -331,7 +323,7 @@ def form_flow(build: Callable[P, JobSpec], name: str, layout: FormLayout | None 
     types = get_type_hints(build, include_extras=True)
     plain = inspect.signature(build)
     given = {name: each.replace(annotation=types[name]) for name, each in plain.parameters.items()}
-    groups = _group_parameters(arranged, given, parameter_docstrings(inspect.getdoc(build)))
+    groups = _group_parameters(arranged, given, parameter_descriptions(build))
     parameters = [*(_arrange_parameter(arranged, each) for each in given.values()), *groups]
     form = plain.replace(parameters=parameters, return_annotation=Report)
     defaults = {each.name: each.default for each in parameters}
@@ -340,8 +332,9 @@ def form_flow(build: Callable[P, JobSpec], name: str, layout: FormLayout | None 
         bound = form.bind(*args, **kwargs)
         bound.apply_defaults()
         fields = arranged.flatten(bound.arguments, defaults)
+        spec: JobSpec = cast("Any", build)(**fields)
         return replace(
-            cast("Any", build)(**fields),
+            spec,
             folder=fields["folder"],
             out=fields["out"] or None,
             limit=fields.get("limit"),
@@ -352,7 +345,7 @@ def form_flow(build: Callable[P, JobSpec], name: str, layout: FormLayout | None 
     @wraps(build)
     def run_form(*args: P.args, **kwargs: P.kwargs) -> Report:
         def step() -> Report:
-            if refusal := _refusal.get():
+            if refusal := REFUSAL.get():
                 raise JobError(refusal)
             return run_job(build_spec(*args, **kwargs))
 

@@ -105,17 +105,17 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         sources: How many sources each answer must name at least; with fewer it is sent back. 0: none is asked for.
         source_forms: What counts as a source.
         answers: How many answers each topic gets from each model, to see where they disagree.
-        models: Several models that are asked apart from each other. Empty: only `model`.
+        models: Several models that are asked apart from each other. Empty: only that under Model.
         finding: What to make of all answers, and for whom.
-        writer_model: The model that writes the finding. Empty: `model`.
+        writer_model: The model that writes the finding. Empty: that under Model.
         judge_model: A model that compares each statement of the finding with the answers that it cites. Empty: none.
         scope: What each agent is to look at, and what not; `{topic}` may stand here, too.
         constraints: Rules that each answer must keep, one each.
         folder: The folder that relative paths start from, where the flow runs.
-        limit: Take only the first so many topics, to try it out. None: all of them.
+        limit: Take only the first so many topics, to try it out. Empty: all of them.
         profile: Saved settings for runs like this; fields that are changed here override them.
         concurrency: How many calls are under way at once.
-        budget_usd: What the run may spend in US dollars, the finding included. None: no cap.
+        budget_usd: What the run may spend in US dollars, the finding included. Empty: no cap.
         min_success: The share of topics that must have an answer, such as 0.9; below it the run fails.
         name: What the report is called: small letters, digits and hyphens. Runs of one name are compared.
         out: A folder for the report as files. Empty: only Prefect keeps it.

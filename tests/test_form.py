@@ -8,7 +8,10 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter
 
+from prefect_dispatch.flows.analyze_files import LAYOUT, analyze_files
+from prefect_dispatch.flows.content_variants import content_variants
 from prefect_dispatch.flows.dispatch import dispatch
+from prefect_dispatch.flows.research_topics import research_topics
 from prefect_dispatch.models.base import Tabs, arrange_fields
 
 
@@ -71,3 +74,41 @@ def test_unions_in_unions_become_one_row_of_tabs() -> None:
     ]
     schema = TypeAdapter(union).json_schema()
     assert schema["anyOf"] == [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}, {"type": "integer"}]
+
+
+@pytest.mark.parametrize("form", [analyze_files, research_topics, content_variants], ids=lambda form: form.name)
+def test_a_form_for_analysts_is_short(form: Any) -> None:  # noqa: ANN401 -- a flow
+    """At most eight fields, then groups that begin without fields; labels are words; nothing is lost."""
+    schema = form.parameters.model_dump()
+    fields = [name for name in schema["properties"] if name not in form.layout.groups]
+    assert len(fields) <= 8
+    for name, group in form.layout.groups.items():
+        shape = schema["properties"][name]
+        assert shape["title"] == group.title
+        assert shape["description"] == group.description
+        assert [each.get("title") for each in shape["anyOf"]] == ["Default", None]
+        assert shape["default"] is None
+    shown = {*fields, *form.layout.group_of, *form.layout.groups, *form.layout.hidden}
+    assert shown == form.defaults.keys()
+    assert all(schema["properties"][name]["title"].replace(" ", "").isalpha() for name in fields)
+    assert form.with_options(retries=1).layout is form.layout
+
+
+def test_messages_name_fields_as_the_form_does() -> None:
+    """What a message begins with, and what stands in backticks; other words stay as they are."""
+    assert LAYOUT.to_labels("merge: say under `fields` what; 'name' stays.") == (
+        "Merging > Merge: say under 'Fields' what; 'name' stays."
+    )
+    assert LAYOUT.to_labels("fields.0.choices: wrong.") == "Fields > 1 > choices: wrong."
+    assert LAYOUT.to_labels("There are no items.") == "There are no items."
+    assert (LAYOUT.label("limits"), LAYOUT.label("limits.limit")) == ("Limits", "Limits > First files only")
+
+
+def test_parameters_of_an_earlier_version_move_into_groups() -> None:
+    """What a schedule overrides stays together with what its deployment has in the same group."""
+    base = {"files": "*", "limits": {"budget_usd": 1, "limit": 9}}
+    nested = LAYOUT.nest({"limit": 3, "merge": "merge records", "match": True}, base)
+    assert nested == {
+        "limits": {"budget_usd": 1, "limit": 3},
+        "merging": {"merge": "merge records", "match": True},
+    }

@@ -42,6 +42,7 @@ from prefect_dispatch.prefect_compat import (
     keep_own_record,
     outside_transactions,
     override_settings,
+    parameter_descriptions,
     propose_state,
     result_record,
     visit_parts,
@@ -232,6 +233,24 @@ def test_the_servers_scheduler_knows_whether_a_day_comes(cron: str, due: bool) -
     except ValueError:
         found = False
     require(found == due, "prefect.server.schemas.schedules.CronSchedule.get_dates")
+
+
+def test_descriptions_of_parameters_are_read_from_a_docstring() -> None:
+    """One over several lines, too."""
+
+    def takes(one: int) -> int:
+        """Take one.
+
+        Args:
+            one: The first,
+                and only one.
+        """
+        return one
+
+    require(
+        parameter_descriptions(takes) == {"one": "The first,\nand only one."} and takes(1) == 1,
+        "prefect.utilities.callables.parameter_docstrings",
+    )
 
 
 def test_every_use_has_a_contract() -> None:

@@ -13,9 +13,11 @@ from prefect.utilities.callables import parameter_schema
 from prefect.utilities.schema_tools.validation import is_valid
 from pydantic import JsonValue, ValidationError
 
+from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.sources import ItemsInput, source
 from prefect_dispatch.sources.inline import Listed
+from prefect_dispatch.sources.pasted import MAX_CHARACTERS, MAX_ITEMS, PastedItems
 from tests.test_sources import Job, json_values
 
 
@@ -87,3 +89,55 @@ def test_a_list_that_was_rebuilt_around_something_else_is_refused() -> None:
     rebuilt = Listed.model_construct(items=(Item.model_construct(key="a", value=cast("Any", object()), priority=0),))
     with pytest.raises(ValidationError, match="element 1: the value is not JSON: Object of type object"):
         Job(items=rebuilt)
+
+
+def test_pasted_lines_are_items() -> None:
+    """Blank lines are left out; a long line is named by a digest; nothing in a line is read as more than text."""
+    long = "x" * 200
+    items = PastedItems(pasted=f" MIT \r\n\r\n{long}\r=cmd()\u2028{{key}}").to_items("files")
+    assert [item.value for item in items] == ["MIT", long, "=cmd()\u2028{key}"]
+    assert (items[0].key, len(items[1].key)) == ("MIT", 12)
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_a_pasted_table_has_items_with_fields(delimiter: str) -> None:
+    """As a spreadsheet copies it, or as CSV: a quoted value may have line breaks; the first column is the key."""
+    rows = [("id", "text"), ("7", '"two\nlines"'), ("", ""), ("8", "b")]
+    text = "\ufeff\n" + "\r\n".join(delimiter.join(row) for row in rows)
+    items = PastedItems(pasted=text, layout="table").to_items("files")
+    assert [(item.key, item.value) for item in items] == [
+        ("7", {"id": "7", "text": "two\nlines"}),
+        ("8", {"id": "8", "text": "b"}),
+    ]
+    assert PastedItems(pasted=text, layout="table", key="text").to_items("files")[1].key == "b"
+
+
+@pytest.mark.parametrize(
+    ("pasted", "key", "told"),
+    [
+        pytest.param("a,b\n1", "", "line 2 has 1 values; the header names 2", id="ragged"),
+        pytest.param("a,b\n1,2\n\n1,3", "", "lines 2 and 4: '1' stands there twice.*another 'key'", id="twice"),
+        pytest.param('a,b\n1,"2', "", "line 2 can't be read as CSV", id="no-csv"),
+        pytest.param("a,b", "", "below the header there is no row", id="only-a-header"),
+        pytest.param("a, a\n1,2", "", "line 1: the column 'a' is there twice", id="a-column-twice"),
+        pytest.param("name,b\n1,2", "nam", "no column 'nam' for 'key'; did you mean 'name'?", id="no-such-column"),
+        pytest.param("a,b\n ,2", "", "line 2: the column 'a', which names the item, is empty", id="no-key"),
+        pytest.param(f"a\n{'x' * 2000}", "", "line 2: key: ", id="a-key-that-is-too-long"),
+    ],
+)
+def test_a_pasted_table_that_can_not_be_is_refused(pasted: str, key: str, told: str) -> None:
+    """The message begins with the field of the form, and names the line."""
+    with pytest.raises(JobError, match=f"^topics: pasted items.*{told}"):
+        PastedItems(pasted=pasted, layout="table", key=key).to_items("topics")
+
+
+def test_pasted_texts_are_bounded() -> None:
+    """By their characters and by the number of items; a key is for tables only."""
+    with pytest.raises(ValidationError, match="at most"):
+        PastedItems(pasted="x" * (MAX_CHARACTERS + 1))
+    with pytest.raises(ValidationError, match="pattern"):
+        PastedItems(pasted=" \n ")
+    with pytest.raises(JobError, match="more than 10,000 pasted items; put them into a file"):
+        PastedItems(pasted="\n".join(map(str, range(MAX_ITEMS + 1)))).to_items("files")
+    with pytest.raises(JobError, match="'key' is for a table"):
+        PastedItems(pasted="a", key="a").to_items("files")

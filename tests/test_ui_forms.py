@@ -24,8 +24,14 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
 KEY = "sk-typed-into-the-form-4711"
 NAME = "my-openai"
-FILES = ["files", "instructions", "credentials", "model", "fields", "output", "merge", "concurrency", "refresh"]
-TOPICS = ["question", "topics", "topics_file", "credentials", "model", "sources", "finding", "concurrency", "refresh"]
+GROUPS = ["Limits", "Report", "Advanced"]
+FILES = [
+    "Files", "Instructions", "LLM credentials", "Model", "Fields", "Several records per file", "Folder", "Name",
+    "Merging", *GROUPS,
+]  # fmt: skip
+TOPICS = [
+    "Question", "Topics", "Topics file", "LLM credentials", "Model", "Sources per answer", "Folder", "Name", *GROUPS,
+]  # fmt: skip
 MODULES = [
     "modules",
     "repo",
@@ -39,7 +45,7 @@ MODULES = [
     "concurrency",
     "refresh",
 ]
-VARIANTS = ["product", "instructions", "variants", "credentials", "model", "evaluation", "concurrency", "refresh"]
+VARIANTS = ["Product", "Instructions", "Variants", "LLM credentials", "Model", "Folder", "Name", *GROUPS]
 
 
 def behave(request: dict[str, Any], n: int) -> Behaviour:
@@ -131,7 +137,7 @@ def open_form(page: Page, prefect: PrefectServer, name: str) -> list[str]:
     link.click()
     page.get_by_role("button", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Custom run").click()
-    expect(page.get_by_label("concurrency")).to_be_visible()
+    expect(page.get_by_label("folder").first).to_be_visible()
     labels = page.locator("label").all_inner_texts()
     return [label.removesuffix(" (Optional)") for label in labels]
 
@@ -160,7 +166,6 @@ def report_of(page: Page) -> str:
     """Return what the report of a finished run says."""
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text(re.compile(r"-report$")).first.click()
-    page.locator("a[href*='/artifacts/artifact/']").first.click()
     expect(page.get_by_role("heading", name="Ledger")).to_be_visible()
     return page.locator("body").inner_text()
 
@@ -209,11 +214,15 @@ def test_modules_are_said_in_a_form(prefect: PrefectServer, served: Page) -> Non
 
 
 def analyse(page: Page, prefect: PrefectServer) -> None:
-    """Fill three fields; a number out of its bounds is told beside its field."""
+    """Fill three fields; a group begins without its fields, and a number out of its bounds is told beside its field."""
     labels = open_form(page, prefect, "analyze-files")
     assert [label for label in labels if label in FILES] == FILES
+    expect(page.get_by_label("concurrency")).to_have_count(0)
+    picture(page, "form-analyze-files-at-first")
     fill_files(page)
     pick_key(page)
+    page.get_by_role("tab", name="Limits").click()
+    page.get_by_label("longest answer").fill("500")
     page.get_by_label("concurrency").fill("0")
     page.get_by_role("button", name="Submit").click()
     message = page.get_by_label("concurrency").evaluate("field => field.validationMessage")
@@ -228,25 +237,30 @@ def analyse(page: Page, prefect: PrefectServer) -> None:
 
 
 def merge_texts(page: Page, prefect: PrefectServer) -> None:
-    """Choose what doesn't go together: the run says so first."""
+    """Choose what doesn't go together: the run says so first, in the words of the form and without a traceback."""
     open_form(page, prefect, "analyze-files")
     fill_files(page)
+    page.get_by_role("tab", name="Merging").click()
     page.get_by_text("side by side", exact=True).first.click()
     page.get_by_role("option", name="merge records").click()
     submit(page, "Failed")
     page.get_by_role("tab", name="Details").click()
-    expect(page.get_by_text("merge: texts can't be merged as records; say under 'fields'").first).to_be_visible()
+    expect(
+        page.get_by_text("Merging > Merge: texts can't be merged as records; say under 'Fields'").first
+    ).to_be_visible()
+    page.get_by_role("tab", name="Logs").click()
+    expect(page.get_by_text("Finished in state Failed").first).to_be_visible()
+    expect(page.get_by_text("Traceback")).to_have_count(0)
     picture(page, "form-that-can-not-be")
 
 
 def research(page: Page, prefect: PrefectServer) -> None:
-    """Ask about two topics."""
+    """Ask about two topics, pasted from elsewhere."""
     labels = open_form(page, prefect, "research-topics")
     assert [label for label in labels if label in TOPICS] == TOPICS
     page.get_by_label("question").fill("How old is {topic}?")
-    for at, topic in enumerate(("HTTP", "DNA")):
-        page.get_by_role("button", name="Add Item").first.click()
-        page.get_by_role("textbox").nth(2 + at).fill(topic)
+    page.get_by_role("tab", name="Pasted items").click()
+    page.get_by_label("Items", exact=True).fill("HTTP\nDNA")
     pick_key(page)
     picture(page, "form-research-topics")
     submit(page)

@@ -8,6 +8,7 @@ of the version of Prefect that breaks it; a test keeps such uses out of every ot
 from __future__ import annotations
 
 import asyncio
+import inspect
 import sys
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -20,6 +21,7 @@ from prefect.input.actions import read_flow_run_input
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]  # no public way
 from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.transactions import BaseTransaction, TransactionState
+from prefect.utilities.callables import parameter_docstrings
 from prefect.utilities.collections import visit_collection
 from prefect.utilities.engine import propose_state_sync
 from pydantic import BaseModel
@@ -223,6 +225,11 @@ def has_next_date(cron: str) -> bool:
     from prefect.server.schemas.schedules import CronSchedule  # noqa: PLC0415 -- importing the server takes seconds
 
     return bool(asyncio.run(CronSchedule(cron=cron).get_dates(1)))
+
+
+def parameter_descriptions(function: Callable[..., object]) -> dict[str, str]:
+    """Return the descriptions of a function's parameters, as Prefect reads them in its docstring for a form."""
+    return dict(parameter_docstrings(inspect.getdoc(function)))
 
 
 def is_unreachable(error: BaseException) -> bool:

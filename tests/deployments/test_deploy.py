@@ -21,7 +21,13 @@ from prefect.types.entrypoint import EntrypointType
 
 from prefect_dispatch.cli.commands import main
 from prefect_dispatch.deployments.register import prefect_client, register_served
-from prefect_dispatch.deployments.specs import ScheduleOverride, describe_schedules, plan_deployments, ready_flows
+from prefect_dispatch.deployments.specs import (
+    ScheduleOverride,
+    describe_schedules,
+    nest_parameters,
+    plan_deployments,
+    ready_flows,
+)
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.runtime.job_document import FLOWS
 from tests.openai_server import openai_server
@@ -179,6 +185,19 @@ def test_an_interval_gives_way_to_a_cron() -> None:
     )
     rule = example.model_copy(update={"schedule": RRuleSchedule(rrule="FREQ=DAILY")})
     assert describe_schedules([rule]) == "by a recurrence rule, not active"
+
+
+def test_a_schedules_own_parameters_move_into_the_groups_of_the_form(tmp_path: Path) -> None:
+    """Where an earlier version stored them by themselves: beside the deployment's group they would be given twice."""
+    planned = {each.spec.key: each for each in plan_deployments([], tmp_path)}
+    analysis = planned["analyze_files"]
+    analysis.deployment.parameters = {"files": "*", "limits": {"budget_usd": 1, "limit": 5}}
+    plain = ScheduleOverride().merge_schedules(None, analysis.spec.schedules)[0]
+    own = plain.model_copy(update={"parameters": {"limit": 2, "name": "weekly"}})
+    moved, kept = nest_parameters([own, plain], analysis)
+    assert moved.parameters == {"limits": {"budget_usd": 1, "limit": 2}, "name": "weekly"}
+    assert kept == plain
+    assert nest_parameters([own], planned["dispatch"]) == [own]  # it has no groups
 
 
 @pytest.mark.slow

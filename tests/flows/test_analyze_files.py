@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -11,11 +12,11 @@ from prefect import flow
 from prefect.exceptions import ParameterTypeError
 from pydantic import BaseModel
 
-from prefect_dispatch import DispatchProfile, Limits, LLMCredentials, Report, analyze_files
+from prefect_dispatch import LLM, DispatchProfile, Limits, LLMCredentials, Report, analyze_files
 from prefect_dispatch.blocks import block_reference
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.analyze_files import DECISIONS
-from prefect_dispatch.flows.forms import AnswerField, schema_of_fields, with_form_messages
+from prefect_dispatch.flows.forms import REFUSAL, AnswerField, schema_of_fields, with_form_messages
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.models.output_schema import validate_output
@@ -30,9 +31,8 @@ if TYPE_CHECKING:
 
 KEY = "sk-of-the-analyst-0815"
 ORDER = [
-    "files", "instructions", "credentials", "model", "fields", "several", "output", "merge", "identity", "rules",
-    "conflicts", "match", "scope", "constraints", "folder", "limit", "profile", "concurrency", "budget_usd",
-    "min_success", "name", "out", "review", "decisions", "refresh",
+    "files", "instructions", "credentials", "model", "fields", "several", "folder", "name",
+    "merging", "limits", "report", "advanced",
 ]  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     return with_form_messages(lambda: analyze_files.build(**valid))
 
 
-def test_the_form_is_flat_and_in_order() -> None:
+def test_the_form_has_few_fields_and_groups_in_order() -> None:
     """What an analyst needs comes first, each field says what it is for, and choices are choices."""
     form = analyze_files.parameters.model_dump()
     fields = sorted(form["properties"].items(), key=lambda field: field[1]["position"])
@@ -71,11 +71,15 @@ def test_the_form_is_flat_and_in_order() -> None:
     assert all(field["description"] for _, field in fields)
     assert form["required"] == ["files", "instructions"]
     shapes = dict(fields)
-    assert shapes["merge"]["enum"] == ["side by side", "merge records"]
-    assert shapes["output"]["format"] == "json-string"
     assert shapes["credentials"]["block_type_slug"] == "llm-credentials"
-    assert shapes["profile"]["block_type_slug"] == "dispatch-profile"
-    assert (shapes["concurrency"]["minimum"], shapes["min_success"]["maximum"]) == (1, 1)
+    assert "json-string" not in repr(form)
+    merging, limits, advanced = (form["definitions"][name]["properties"] for name in ("Merging", "Limits", "Advanced"))
+    assert merging["merge"]["enum"] == ["side by side", "merge records"]
+    assert advanced["profile"]["block_type_slug"] == "dispatch-profile"
+    assert (limits["concurrency"]["minimum"], limits["min_success"]["maximum"]) == (1, 1)
+    assert limits["budget_usd"] | {"description": ""} == {
+        "title": "Budget in US dollars", "type": "number", "exclusiveMinimum": 0, "position": 1, "description": "",
+    }  # fmt: skip
 
 
 def test_what_a_form_becomes() -> None:
@@ -114,6 +118,76 @@ def test_what_a_form_becomes() -> None:
     assert given(output=Own).briefs[0].output is Own
 
 
+def test_a_group_of_the_form_means_the_same_as_its_fields() -> None:
+    """A form submits each field of an open group; schedules, job files and calls give them by themselves, too."""
+    flat = {"merge": "merge records", "identity": ["name"], "limit": 2, "budget_usd": 1.5, "max_tokens": 300}
+    grouped = {
+        "merging": {"merge": "merge records", "identity": ["name"], "rules": [], "match": False},
+        "limits": {"limit": 2, "budget_usd": 1.5, "max_tokens": 300, "concurrency": 8},
+        "advanced": None,
+    }
+    rest = {"fields": ["name"], "model": "openai/test"}
+    assert given(**rest, **flat) == given(**rest, **grouped)
+    assert given(**rest, **grouped).executor.params == {"max_tokens": 300}
+    assert given(limits={"concurrency": 8}, concurrency=3).limits.concurrency == 3
+    with pytest.raises(JobError, match="concurrency: it is given both in the group `limits` and by itself"):
+        given(limits={"concurrency": 4}, concurrency=3)
+
+
+def test_the_length_of_an_answer_replaces_that_of_a_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the only limit of the length then; without a model it is for the worker's default one."""
+    monkeypatch.setenv("PREFECT_DISPATCH_MODEL", "openai/of-the-worker")
+    assert given(max_tokens=9).executor == LLM(model="openai/of-the-worker", params={"max_tokens": 9})
+
+
+def test_items_can_be_pasted() -> None:
+    """In place of files; the model is told that it sees an item."""
+    pasted = given(files={"pasted": "MIT of 1987\nISC of 1990"})
+    assert [item.key for item in pasted.items.items] == ["MIT of 1987", "ISC of 1990"]
+    assert pasted.briefs[0].scope == "One item."
+    assert given(files={"pasted": "MIT"}, scope="A licence.").briefs[0].scope == "A licence."
+    with pytest.raises(JobError, match="files: pasted items, lines 1 and 3: 'MIT' stands there twice"):
+        given(files={"pasted": "MIT\n\nMIT"})
+
+
+def test_unnamed_analyses_are_told_apart() -> None:
+    """By their question and their files; a name that was given stays as it is."""
+    first, same, other = given(), given(concurrency=2), given(instructions="Say when.")
+    assert first.name is not None
+    assert first.name.startswith("note-it-")
+    assert first.name == same.name
+    assert len({first.name, other.name, given(files="*.md").name}) == 3
+    assert given(name="mine").name == "mine"
+    assert other.briefs[0].name == "analysis"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "told"),
+    [
+        pytest.param({"concurrency": 0}, "concurrency: Input should be greater than or equal to 1.", id="bound"),
+        pytest.param(
+            {"fields": [{"name": "a", "kind": "number", "choices": ["1"]}], "model": 3},
+            "(1 more problem.)",
+            id="two",
+        ),
+        pytest.param({"instrctions": "x"}, "there is no such field; did you mean 'instructions'?", id="unknown"),
+        pytest.param({"credentials": {"$ref": "0" * 8}}, "credentials: the block, or that of the profile", id="gone"),
+    ],
+)
+def test_a_run_of_a_deployment_ends_with_the_words_of_its_form(
+    monkeypatch: pytest.MonkeyPatch, parameters: dict[str, Any], told: str
+) -> None:
+    """Prefect validates before the run begins, and would log a traceback; the run itself refuses instead."""
+    monkeypatch.setenv("PREFECT__FLOW_RUN_ID", "00000000-0000-0000-0000-000000000000")
+    valid = copy_context().run(_refused, {"files": "*", "instructions": "x", **parameters})
+    assert told in valid
+
+
+def _refused(parameters: dict[str, Any]) -> str:
+    assert analyze_files.validate_parameters(parameters) == {}
+    return REFUSAL.get()
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
@@ -122,8 +196,8 @@ def test_what_a_form_becomes() -> None:
         pytest.param({"identity": ["a"]}, "identity: it is for records that are merged", id="identity-for-nothing"),
         pytest.param({"review": True}, "review: it is for records", id="review-of-nothing"),
         pytest.param({"conflicts": "flag"}, "conflicts: it is for records", id="conflicts-of-nothing"),
-        pytest.param({"fields": ["a"], "output": "{}"}, "output: .* by 'fields' or by 'output'", id="two-forms"),
-        pytest.param({"several": True}, "several: several records need 'fields'", id="several-of-nothing"),
+        pytest.param({"fields": ["a"], "output": "{}"}, "output: .* by `fields` or by `output`", id="two-forms"),
+        pytest.param({"several": True}, "several: several records need `fields`", id="several-of-nothing"),
         pytest.param({"fields": ["a", "a"]}, "fields: 'a' stands there twice", id="a-field-twice"),
         pytest.param({"files": "../x"}, "files: '../x' must stay below .* another folder as `folder`", id="elsewhere"),
         pytest.param(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,51 @@ def test_work_that_is_not_independent_is_told_as_it_is() -> None:
     with pytest.raises(DependenceError, match="The work is not independent: a and b write the same") as caught:
         with_form_messages(dependent)
     assert caught.value.findings == ("a and b write the same file.",)
+
+
+def test_a_job_may_use_the_groups_of_the_form(folder: Path) -> None:
+    """They mean the same as flat keys, and a deployment has each value in the group in which its form shows it."""
+    grouped = ANALYSIS.replace(
+        "merge: merge records\nidentity: [name]", "merging: {merge: merge records, identity: [name]}"
+    )
+    grouped = grouped.replace("limit: 1", "limits: {limit: 1, max_tokens: 50}\nreport: {out: told}")
+    grouped = grouped.replace("credentials: of-the-job", "advanced: {scope: A licence.}")
+    (folder / "grouped.yaml").write_text(grouped, encoding="utf-8")
+    job = read_job(folder / "grouped.yaml")
+    spec = job.spec(folder, limit=2)
+    assert (spec.limit, spec.executor.params, spec.briefs[0].scope) == (2, {"max_tokens": 50}, "A licence.")  # type: ignore[union-attr]
+    assert job.report_folder(folder) == folder / "texts" / "told"
+    parameters = job.form_parameters(folder)
+    assert parameters["merging"] == {"merge": "merge records", "identity": ["name"]}
+    assert parameters["limits"] == {"limit": 1, "max_tokens": 50}
+    flat = read_job(folder / "job.yaml", ["credentials="]).form_parameters(folder)
+    assert flat["merging"] == parameters["merging"]
+    assert read_job(folder / "grouped.yaml", ["limits.limit=3"]).spec(folder).limit == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("identity=[year]", "identity: it is given both in the group `merging` and by itself"),
+        ("limits.concurency=2", "did you mean 'concurrency'?"),
+    ],
+)
+def test_a_wrong_group_is_refused(folder: Path, change: str, told: str) -> None:
+    """A value that is given twice, and a key that the group doesn't have."""
+    (folder / "job.yaml").write_text(f"{ANALYSIS}merging: {{identity: [name]}}\n", encoding="utf-8")
+    changes = [change] if change.startswith("identity") else ["merging=", change]
+    with pytest.raises(JobError, match=re.escape(told)):
+        read_job(folder / "job.yaml", changes)
+
+
+def test_a_plan_says_that_a_budget_is_less_than_a_call_may_cost(folder: Path) -> None:
+    """The most that a model may answer is reserved before a call: without a limit of it, a small budget sends none."""
+    settings = ["model=openai/gpt-5-mini", "credentials=", "limit=2"]
+    plan = plan_job(read_job(folder / "job.yaml", [*settings, "budget_usd=0.05"]), folder)
+    assert plan.notes[0] == (
+        "The budget of $0.05 allows 0 of 2 calls, because each may take 128,000 tokens; set a limit of answer length "
+        "(`max_tokens`)."
+    )
+    bounded = plan_job(read_job(folder / "job.yaml", [*settings, "budget_usd=0.05", "max_tokens=500"]), folder)
+    assert "allows" not in " ".join(bounded.notes)
+    assert "budget" not in " ".join(plan_job(read_job(folder / "job.yaml", settings), folder).notes)

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ORDER = [
-    "question", "topics", "topics_file", "credentials", "model", "sources", "source_forms", "answers", "models",
-    "finding", "writer_model", "judge_model", "scope", "constraints", "folder", "limit", "profile", "concurrency",
-    "budget_usd", "min_success", "name", "out", "refresh",
+    "question", "topics", "topics_file", "credentials", "model", "sources", "folder", "name",
+    "limits", "report", "advanced",
 ]  # fmt: skip
 GOOD = ["https://www.rfc-editor.org/rfc/rfc9110", "10.1038/171737a0"]
 TEXT = "# Finding\n\nBoth are old [1][2].\n\n## Where the agents disagree\n\nOn the year: [1] says so, [2] does not."
@@ -49,14 +48,27 @@ def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     return with_form_messages(lambda: research_topics.build(**valid))
 
 
-def test_the_form_is_flat_and_in_order() -> None:
+def test_the_form_has_few_fields_and_groups_in_order() -> None:
     """What an analyst needs comes first; only the question can't be left out, as topics may come from a file."""
     form = research_topics.parameters.model_dump()
     fields = sorted(form["properties"].items(), key=lambda field: field[1]["position"])
     assert [name for name, _ in fields] == ORDER
     assert all(field["description"] for _, field in fields)
     assert form["required"] == ["question"]
-    assert dict(fields)["source_forms"]["items"]["enum"] == ["url", "doi", "isbn", "title"]
+    assert form["definitions"]["Advanced"]["properties"]["source_forms"]["items"]["enum"] == [
+        "url",
+        "doi",
+        "isbn",
+        "title",
+    ]
+
+
+def test_topics_can_be_pasted() -> None:
+    """One on each line, or as a table; a column other than `topic` is for the question."""
+    lines = given(topics={"pasted": "HTTP\nDNA"})
+    assert [item.value for item in lines.items.items] == [{"topic": "HTTP"}, {"topic": "DNA"}]
+    table = given(topics={"pasted": "name\tsince\nHTTP\t1991", "layout": "table"})
+    assert [item.value for item in table.items.items] == [{"topic": "HTTP", "name": "HTTP", "since": "1991"}]
 
 
 def test_what_a_form_becomes(tmp_path: Path) -> None:
@@ -85,7 +97,7 @@ def test_topics_that_cannot_be_are_told(tmp_path: Path) -> None:
     (tmp_path / "empty.txt").write_text(" \n", encoding="utf-8")
     (tmp_path / "latin.txt").write_bytes(b"\xe4\n")
     for more, told in (
-        ({}, "topics: name at least one, or a topics_file"),
+        ({}, "topics: name at least one, or a `topics_file`"),
         ({"topics": ["a"], "topics_file": "b"}, "topics: give them in one place"),
         ({"topics_file": "none.txt"}, "topics_file: 'none.txt' can't be read: No such file"),
         ({"topics_file": "empty.txt"}, "topics_file: there is nothing in 'empty.txt'"),

@@ -11,7 +11,7 @@ from prefect_dispatch.cli.console import plan_table
 from prefect_dispatch.errors import JobError, TransientError
 from prefect_dispatch.executors.base import CostBound
 from prefect_dispatch.integrators.base import QueryEstimate, Question
-from prefect_dispatch.tasks.plan import MAX_UNREADABLE, SAMPLE
+from prefect_dispatch.tasks.plan import MAX_UNREADABLE, SAMPLE, budget_note
 from prefect_dispatch.tasks.result_store import storage_key
 from prefect_dispatch.tasks.work_item import build_work
 from prefect_dispatch.testing import ScriptedExecutor
@@ -189,6 +189,27 @@ def test_what_a_cap_will_stop_is_told(limits: dict[str, float], notes: list[str]
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("executor", "limits", "told"),
+    [
+        pytest.param(
+            LLM(model="openai/gpt-5-mini"), {"budget_tokens": 1000}, "of 1,000 tokens allows 0 of 1 call,", id="tokens"
+        ),
+        pytest.param(
+            LLM(model="openai/gpt-5-mini", params={"max_tokens": 50}), {"budget_tokens": 1000}, "", id="short"
+        ),
+        pytest.param(LLM(model="openai/gpt-5-mini"), {"budget_usd": 50, "budget_tokens": 900_000}, "", id="enough"),
+        pytest.param(PLAIN, {"budget_usd": 0.05}, "", id="nothing-known"),
+    ],
+)
+def test_a_budget_below_a_call_is_told(executor: Any, limits: dict[str, float], told: str) -> None:  # noqa: ANN401 -- any executor
+    """What the longest answer takes is reserved before a call, so that none would be sent."""
+    work = build_work([BRIEF], [Item(key="a", value="a")], executor)
+    note = budget_note(work, executor, Limits.model_validate(limits))
+    assert told in note
+    assert bool(told) == bool(note)
+
+
 def test_a_cap_means_nothing_where_nothing_is_asked_and_is_told_where_nothing_is_counted() -> None:
     """What is stored costs nothing; requests are counted without tokens."""
     assert plan([BRIEF], ["a", "b"], PLAIN, limits=Limits(budget_requests=1)).notes != ()

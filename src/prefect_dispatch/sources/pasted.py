@@ -29,12 +29,12 @@ _DELIMITERS = "\t;,"
 
 
 class PastedItems(Strict):
-    """Items that are pasted into a form.
+    r"""Items that are pasted into a form.
 
     Example:
-        >>> [item.key for item in PastedItems(pasted="MIT\\nISC").to_items("files")]
+        >>> [item.key for item in PastedItems(pasted="MIT\nISC").to_items("files")]
         ['MIT', 'ISC']
-        >>> PastedItems(pasted="id,text\\n7,A kettle.", layout="table").to_items("files")[0].value
+        >>> PastedItems(pasted="id,text\n7,A kettle.", layout="table").to_items("files")[0].value
         {'id': '7', 'text': 'A kettle.'}
     """
 
