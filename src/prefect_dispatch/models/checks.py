@@ -228,7 +228,7 @@ class MustMention(_FieldCheck):
 
 
 class Sources(Strict):
-    """The answer must name sources, each well-formed and no two the same; whether they exist isn't checked."""
+    """The answer must name sources, each well-formed and no two the same; `from_search` checks that they exist."""
 
     model_config = ConfigDict(title="Sources")
 
