@@ -20,7 +20,7 @@ from prefect_dispatch.flows.runtime.prepared_job import query_executors
 from prefect_dispatch.integrators.audit.published_report import audit_inputs
 from prefect_dispatch.integrators.base import unanswered
 from prefect_dispatch.models import __version__
-from prefect_dispatch.models.ledger import Flag, Gap, LedgerRow, Merge, Ref, Violation, sort_key
+from prefect_dispatch.models.ledger import WEB_SOURCES, Flag, Gap, LedgerRow, Merge, Ref, Table, Violation, sort_key
 from prefect_dispatch.models.outcome import answering_models
 from prefect_dispatch.models.report import Report, ServedModel, Spending
 from prefect_dispatch.prefect_compat import outside_transactions
@@ -30,7 +30,7 @@ from prefect_dispatch.tasks.integrate import integrate
 from prefect_dispatch.tasks.work_item import unmapped_quote
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
     from prefect_dispatch.models.outcome import Outcome
@@ -107,7 +107,7 @@ def build_report(
         rules=merge.rules,
         proposals=merge.proposals,
         flags=(*merge.flags, *other),
-        tables=merge.tables,
+        tables=(*merge.tables, *_web_sources_table(ordered)),
         documents=merge.documents,
         shortfalls=merge.shortfalls,
         models=models,
@@ -173,6 +173,24 @@ def _add_join_reasons(rows: Sequence[LedgerRow], outcomes: Sequence[Outcome]) ->
         if how := joined.get(Ref.of(row)):
             ledger[at] = row.model_copy(update={"reason": "; ".join(filter(None, (how, row.reason)))})
     return tuple(ledger)
+
+
+def _web_sources_table(outcomes: Sequence[Outcome]) -> Iterator[Table]:
+    """Yield a table of the pages that web searches returned, if there were any."""
+    rows: list[dict[str, JsonValue]] = [
+        {
+            "brief": each.brief,
+            "item": each.item,
+            "url": cited.url,
+            "title": cited.title,
+            "retrieved": cited.retrieved.isoformat(),
+        }
+        for each in outcomes
+        for cited in each.citations
+    ]
+    if rows:
+        note = "As the provider cites them; that a page supports the answer is not checked."
+        yield Table(name=WEB_SOURCES, title="Pages that web searches returned", rows=tuple(rows), note=note)
 
 
 def _served_models(job: PreparedJob, outcomes: Sequence[Outcome]) -> tuple[tuple[ServedModel, ...], tuple[Flag, ...]]:

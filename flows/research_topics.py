@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from pydantic import Field
 
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from prefect_dispatch.executors.llm.llm import LLM
     from prefect_dispatch.sources import Source
 
 DISAGREEMENT = "Where the agents disagree"
@@ -69,6 +70,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
     topics_file: Line = "",
     credentials: CredentialsField = None,
     model: Line = "",
+    researcher: Literal["model", "model with web search"] = "model",
     sources: Annotated[int, Field(ge=0, le=20)] = 2,
     source_forms: Forms = ("url", "doi", "isbn", "title"),
     answers: Annotated[int, Field(ge=1, le=20)] = 1,
@@ -102,6 +104,8 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
             Lines or Parquet table with the column `topic`; the question may use its other columns, too.
         credentials: The key of the model's provider. None: it comes from the environment of the worker.
         model: The model to ask, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
+        researcher: Who researches: the model by what it knows, or the model with its provider's web search; then each
+            source must be a page that the search returned, and each search costs extra.
         sources: How many sources each answer must name at least; with fewer it is sent back. 0: none is asked for.
         source_forms: What counts as a source.
         answers: How many answers each topic gets from each model, to see where they disagree.
@@ -124,13 +128,14 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
             reserves the longest answer before each call. Empty: what the model allows.
     """
     _require_unique(models)
+    searches = researcher != "model"
     brief = Brief(
         name=name,
         scope=scope,
         instructions=f"{question}\n\n{_sources_instruction(sources, source_forms)}" if sources else question,
         constraints=tuple(constraints),
         output=_ANSWER if sources else "text",
-        checks=(Sources(at_least=sources, forms=tuple(source_forms)),) if sources else (),
+        checks=(Sources(at_least=sources, forms=tuple(source_forms), from_search=searches),) if sources else (),
         samples=answers,
     )
     briefs = [brief.model_copy(update={"name": f"{name}-by-{at}", "model": who}) for at, who in enumerate(models, 1)]
@@ -139,10 +144,12 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         instructions=finding,
         constraints=(_RULE,),
         sections=SECTIONS,
-        executor=second_executor(executor, writer_model, "writer_model"),
+        executor=second_executor(executor, writer_model, "writer_model") or (executor if searches else None),
         judge=second_executor(executor, judge_model, "judge_model"),
     )
     limits = limits_from_fields(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
+    if searches:  # only for the topics: the finding rests on the answers
+        executor = _with_web_search(executor)
     return JobSpec(briefs or [brief], _source(topics, topics_file, Path(folder)), executor, integrator, limits)
 
 
@@ -153,7 +160,7 @@ LAYOUT = FormLayout(
         "topics_file": "Topics file",
         "credentials": "LLM credentials",
         "model": "Model",
-        "sources": "Sources per answer",
+        "researcher": "Researcher",
         "folder": "Folder",
         "name": "Name",
     },
@@ -185,6 +192,7 @@ LAYOUT = FormLayout(
             {
                 "answers": "Answers per topic",
                 "models": "Models",
+                "sources": "Sources per answer",
                 "source_forms": "Source forms",
                 "scope": "Scope",
                 "constraints": "Constraints",
@@ -198,6 +206,17 @@ LAYOUT = FormLayout(
 
 
 research_topics = form_flow(_research_topics, "research-topics", LAYOUT)
+
+
+def _with_web_search(executor: LLM | None) -> LLM:
+    """Return an executor whose model searches the web.
+
+    Raises:
+        JobError: If no model is named.
+    """
+    if executor is None:
+        raise JobError("researcher: name a model that searches the web under 'model', such as openai/gpt-5-search-api.")
+    return executor.model_copy(update={"web_search": True})
 
 
 def _require_unique(models: Sequence[str]) -> None:

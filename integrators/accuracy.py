@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.base import did_you_mean
-from prefect_dispatch.models.ledger import Table, sort_key
+from prefect_dispatch.models.ledger import ACCURACY, Table, sort_key
 from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.serialization.json_text import canonical_json
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.outcome import Outcome
 
-ACCURACY = "accuracy"
-"""Name of the table with the figures; its note is the result in a sentence."""
 WRONG = "wrong-answers"
 """Name of the table with the answers that differ from the expected ones."""
 MAX_WRONG = 1_000

@@ -320,6 +320,7 @@ class SplitItems:
             fingerprint=with_joined_fingerprint(work).fingerprint,
             model=", ".join(sorted({each.model for each in outcomes})),
             served_model=", ".join(sorted({each.served_model for each in outcomes} - {""})),
+            citations=tuple(dict.fromkeys(cited for each in outcomes for cited in each.citations)),
             attempts=attempts,
             joined=how,
         )

@@ -205,9 +205,12 @@ def _estimate_tokens(asks: Sequence[WorkItem], executor: Executor) -> tuple[int 
         completion_tokens = chosen.expected_completion_tokens(each.brief)
         if prompt_tokens is None or completion_tokens is None:
             return None, None, None, "this executor can't count tokens"
-        price = chosen.price()
+        price, fee = chosen.price(), chosen.call_fee()
         sent, expected = sent + prompt_tokens, expected + completion_tokens
-        cost = None if cost is None or price is None else cost + prompt_tokens * price[0] + completion_tokens * price[1]
+        if cost is None or price is None or fee is None:
+            cost = None
+        else:
+            cost += fee + prompt_tokens * price[0] + completion_tokens * price[1]
     # 2. Extrapolate to all prompts.
     prompt, completion = round(scale * sent), round(scale * expected)
     cost = None if cost is None else round(scale * cost, 6)

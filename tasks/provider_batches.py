@@ -626,6 +626,7 @@ def _store_answer(run: BatchRun, name: str, reply: Reply | ExecutorError) -> Att
             model=reply.model,
             served_model=reply.served_model,
             attempts=attempts,
+            citations=reply.citations,
         )
         place.blobs.write(place.key, place.to_record(answer))
     run.answered.add(name)

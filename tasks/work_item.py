@@ -122,6 +122,7 @@ class WorkResult(NamedTuple):
                 served_model=self.answer.served_model if self.answer else "",
                 attempts=tried if tried and self.stored else (*tried, *attempts),
                 joined=self.answer.joined if self.answer else "",
+                citations=self.answer.citations if self.answer else (),
                 origin=None if self.status == "skipped" else "stored" if stored else "shared" if index else "asked",
                 fingerprint=each.fingerprint,
                 brief_priority=each.brief.priority,

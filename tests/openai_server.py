@@ -32,7 +32,7 @@ import json
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -54,6 +54,8 @@ class Behaviour:
     """`stop`, `length`, `content_filter`, …; None for an answer that doesn't say."""
     refusal: str | None = None
     """The assistant's `refusal`."""
+    annotations: Sequence[object] = ()
+    """The assistant's `annotations`, where it has searched the web."""
     tells_tokens: bool = True
     """Whether it reports a usage."""
     prompt_tokens: int = 10
@@ -81,7 +83,8 @@ class Behaviour:
     @property
     def message(self) -> dict[str, Any]:
         """What the assistant says."""
-        return {"role": "assistant", "content": self.content, "refusal": self.refusal}
+        more = {"annotations": list(self.annotations)} if self.annotations else {}
+        return {"role": "assistant", "content": self.content, "refusal": self.refusal, **more}
 
     @property
     def usage(self) -> dict[str, int] | None:

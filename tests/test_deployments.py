@@ -18,7 +18,7 @@ def test_a_job_becomes_the_defaults_of_the_form() -> None:
     """Named after its brief, found from any folder, and the parameters come back as the same work."""
     job = load_job(EXAMPLE, model="openai/test")
     made = deployment(job, EXAMPLE.parent)
-    assert made.name == "license-terms"
+    assert made.name == "license-family"
     assert made.entrypoint == "prefect_dispatch.flows.dispatch.dispatch"
     assert made.parameters["folder"] == str(EXAMPLE.parent)
     back = dispatch.validate_parameters(made.parameters)

@@ -322,6 +322,7 @@ def test_what_of_a_brief_counts(field: str, value: object, counts: bool) -> None
         ("structured_output", "tools", True),  # `auto`, as before, adds nothing
         ("accept_models", ["gpt-5*"], False),  # it decides whether an answer is flagged
         ("strict_model", True, False),
+        ("web_search", True, True),  # false, as before, adds nothing
         ("mode", "batch", False),
         ("rounds", 2, False),
     ],

@@ -27,7 +27,7 @@ from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.base import Frozen
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.decisions import Decisions
-from prefect_dispatch.models.ledger import Gap, LedgerRow, Merge, Ref, Violation
+from prefect_dispatch.models.ledger import WEB_SOURCES, Gap, LedgerRow, Merge, Ref, Violation
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.models.report import Report, Spending
 from prefect_dispatch.security.escaping import strip_control_chars
@@ -210,7 +210,7 @@ def _build_merge(report: Report, outcomes: Sequence[Outcome], questions: Sequenc
         rules=report.rules,
         proposals=report.proposals,
         flags=report.flags,
-        tables=report.tables,
+        tables=tuple(table for table in report.tables if table.name != WEB_SOURCES),
         documents=report.documents,
         shortfalls=report.shortfalls,
         asked=tuple(questions),

@@ -11,6 +11,7 @@ from prefect_dispatch import LLM, LLMCredentials, Report, Synthesize, research_t
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.forms import with_form_messages
 from prefect_dispatch.flows.research_topics import DISAGREEMENT
+from prefect_dispatch.integrators.audit.published_report import audit_report
 from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
 from tests.openai_server import Behaviour, OpenAIServer, openai_server
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ORDER = [
-    "question", "topics", "topics_file", "credentials", "model", "sources", "folder", "name",
+    "question", "topics", "topics_file", "credentials", "model", "researcher", "folder", "name",
     "limits", "report", "advanced",
 ]  # fmt: skip
 GOOD = ["https://www.rfc-editor.org/rfc/rfc9110", "10.1038/171737a0"]
@@ -149,6 +150,58 @@ def test_a_finding_without_its_section_is_not_complete(model: OpenAIServer) -> N
     assert report.shortfalls[:2] == tuple(
         f"The text has no section {name!r}, though it was sent back for it." for name in ("Finding", DISAGREEMENT)
     )
+
+
+def test_a_researcher_that_searches_needs_a_model() -> None:
+    """The topics are researched with the search, the finding is written without; without a model it is refused."""
+    parts = given(topics=["a"], model="openai/gpt-4o-search-preview", researcher="model with web search")
+    assert parts.executor.web_search
+    assert not parts.integrator.executor.web_search
+    assert parts.briefs[0].checks[0].from_search
+    with pytest.raises(JobError, match="researcher: name a model that searches the web"):
+        given(topics=["a"], researcher="model with web search")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("store")
+def test_sources_are_pages_that_the_search_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that the search did not return is sent back; the pages are in the outcomes, the report and its table."""
+    page = "https://www.rfc-editor.org/rfc/rfc9110"
+    cited = {"type": "url_citation", "url_citation": {"url": f"{page}?utm_source=openai", "title": "HTTP Semantics"}}
+
+    def search(request: dict[str, Any], n: int) -> Behaviour:
+        said = json.dumps(request["messages"])
+        if "under its heading as it stands here" in said:
+            assert "web_search_options" not in request
+            return Behaviour(content=TEXT)
+        assert request["web_search_options"] == {}
+        sources = [page] if "your web search did not return" in said else ["https://www.rfc-editor.org/rfc/rfc1"]
+        return Behaviour(content=json.dumps({"finding": "It is old.", "sources": sources}), annotations=[cited])
+
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
+    with openai_server(search) as server:
+        monkeypatch.setenv("OPENAI_API_BASE", server.url)
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        report, again = (
+            research_topics(
+                "How old is {topic}?",
+                ["HTTP"],
+                sources=1,
+                model="openai/gpt-4o-search-preview",
+                researcher="model with web search",
+                budget_usd=5,
+                out=str(tmp_path),
+            )
+            for _ in range(2)
+        )
+    assert (report.status, report.usage.reasks) == ("complete", 1)
+    assert [each.url for each in report.outcomes[0].citations] == [f"{page}?utm_source=openai"]
+    assert (report.usage.cost_usd or 0) > 0.05
+    assert (again.usage.asked, again.outcomes[0].citations) == (0, report.outcomes[0].citations)
+    [table] = [each for each in report.tables if each.name == "web-sources"]
+    assert (table.rows[0]["item"], table.rows[0]["title"]) == ("HTTP", "HTTP Semantics")
+    assert "Pages that web searches returned" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert audit_report(tmp_path).violations == ()
 
 
 def _saved(server: OpenAIServer) -> str:

@@ -27,6 +27,7 @@ from prefect_dispatch.errors import (
     TransientError,
 )
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply, redact_value
+from prefect_dispatch.models.checks import Sources
 from prefect_dispatch.models.outcome import Answer, Attempt, Failure, Rejection, Usage, truncate_notes
 from prefect_dispatch.models.output_schema import validate_output
 from prefect_dispatch.processes.state_folder import collect_logs
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.checks import Check
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.limits import Limits
-    from prefect_dispatch.models.outcome import Change
+    from prefect_dispatch.models.outcome import Change, Citation
     from prefect_dispatch.processes.state_folder import NewLog
 
 
@@ -70,11 +71,13 @@ def validate_reply(brief: Brief, item: Item, reply: Reply) -> tuple[JsonValue, l
         raise RejectedError(f"The agent declined{f': {text[:200]!r}.' if text else f' {without}'}", kind="refused")
     if reply.finish == "truncated":
         return reply.value, [TRUNCATED]
-    value, problems = _validate_value(brief, item, reply.value)
+    value, problems = _validate_value(brief, item, reply.value, reply.citations)
     return value, list(map(redact, [*problems, *reply.problems]))
 
 
-def _validate_value(brief: Brief, item: Item, raw: JsonValue) -> tuple[JsonValue, list[str]]:
+def _validate_value(
+    brief: Brief, item: Item, raw: JsonValue, citations: Sequence[Citation]
+) -> tuple[JsonValue, list[str]]:
     """Return the validated value of an answer, and its problems: those of its form, else those that checks find."""
     if (raw is None and brief.output == "text") or (isinstance(raw, str) and not raw.strip()):
         return raw, [EMPTY]
@@ -82,7 +85,9 @@ def _validate_value(brief: Brief, item: Item, raw: JsonValue) -> tuple[JsonValue
         value, problems = validate_output(brief.output, raw)
     except (Exception, SystemExit) as error:  # a validator may be the user's; a broken one is broken for every item
         raise BrokenCheckError(f"The output's validation raised {safe_message(error)}") from error
-    return value, problems or [problem for check in brief.checks if (problem := _run_check(check, value, item))]
+    return value, problems or [
+        problem for check in brief.checks if (problem := _run_check(check, value, item, citations))
+    ]
 
 
 def revalidate_stored(brief: Brief, item: Item, answer: Answer) -> tuple[JsonValue, list[str]]:
@@ -95,7 +100,8 @@ def revalidate_stored(brief: Brief, item: Item, answer: Answer) -> tuple[JsonVal
         TerminalError: If a check of the user's own raises.
     """
     try:
-        return _validate_value(brief, item, redact_value(answer.value if answer.said is None else answer.said))
+        raw = redact_value(answer.value if answer.said is None else answer.said)
+        return _validate_value(brief, item, raw, answer.citations)
     except ExecutorError as error:
         raise redact_item_text(error, item) from None
 
@@ -118,9 +124,10 @@ def feedback_text(value: JsonValue) -> str:
     return redact(text)
 
 
-def _run_check(check: Check, value: JsonValue, item: Item) -> str | None:
+def _run_check(check: Check, value: JsonValue, item: Item, citations: Sequence[Citation]) -> str | None:
     try:
-        return check.problem(value, item)
+        problem = check.problem(value, item)
+        return problem or (check.citation_problem(value, citations) if isinstance(check, Sources) else None)
     except BaseException as error:  # a check may be the user's function; a broken one is broken for every item
         raise BrokenCheckError(f"The check {check.kind!r} raised {safe_message(error)}") from error
 
@@ -271,6 +278,7 @@ async def run_attempt(
         model=intern(reply.model),  # most answers of a run have the same
         served_model=intern(reply.served_model),
         attempts=(current.to_record(),),
+        citations=reply.citations,
     )
 
 

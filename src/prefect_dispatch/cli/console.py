@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_dispatch.executors.llm.local_model import SMOLLM2
-from prefect_dispatch.integrators.accuracy import ACCURACY
+from prefect_dispatch.models.ledger import ACCURACY
 from prefect_dispatch.reporting.html.document import missing_library
 from prefect_dispatch.reporting.markdown import TITLES, TO_DECIDE
 from prefect_dispatch.reporting.progress import format_rate, format_usd, on_wait, progress_listener, run_issues

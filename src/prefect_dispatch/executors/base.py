@@ -22,7 +22,7 @@ from prefect_dispatch.models.base import Frozen, Strict
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.imports import ObjectAdapter
 from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.outcome import Change, Rejection, Usage, truncate_notes
+from prefect_dispatch.models.outcome import Change, Citation, Rejection, Usage, truncate_notes
 from prefect_dispatch.models.output_schema import read_json
 from prefect_dispatch.security.redaction import redact, redact_json
 from prefect_dispatch.serialization.json_text import UnsupportedJsonError, canonical_json
@@ -82,6 +82,8 @@ class Reply(Strict):
     """Problems that the executor itself found in the work: sent back in a re-ask, like those of a check."""
     notes: Annotated[tuple[Annotated[str, AfterValidator(redact)], ...], AfterValidator(truncate_notes)] = ()
     """Notes of the executor on its work that make no answer invalid: stored with the attempt."""
+    citations: tuple[Citation, ...] = ()
+    """The pages that a web search returned, without secrets."""
     usage: Usage = Usage(requests=1)
     """Usage of the call."""
 
@@ -251,6 +253,10 @@ class BaseExecutor(ABC):
     def price(self) -> tuple[float, float] | None:
         """Return US dollars per prompt token and per completion token. By default None: unknown."""
         return None
+
+    def call_fee(self) -> float | None:
+        """Return US dollars per call beyond the price of tokens. By default 0; None: unknown."""
+        return 0.0
 
     def cost_bound(self, ask: Ask) -> CostBound | None:  # noqa: ARG002 -- a default
         """Return the upper bound of a call, without sending anything. By default None: a budget can't be enforced."""

@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import regex
-from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, PlainSerializer, WithJsonSchema, field_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    WithJsonSchema,
+    field_validator,
+    model_serializer,
+)
 
 from prefect_dispatch.errors import BriefError
 from prefect_dispatch.models.base import NON_EMPTY, Strict, Tabs
@@ -26,7 +36,10 @@ from prefect_dispatch.serialization.json_text import canonical_json
 from prefect_dispatch.serialization.json_values import get_at
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from prefect_dispatch.models.item import Item
+    from prefect_dispatch.models.outcome import Citation
 
 
 SourceKind = Literal["url", "doi", "isbn", "title"]
@@ -50,6 +63,9 @@ _HOST = re.compile(
 _PLACEHOLDER = re.compile(r"(?i)(?:^|\.)(?:example\.(?:com|org|net|edu)|(?:test|invalid|localhost|example))$")
 _ISBN_PREFIX = re.compile(r"(?i)\AISBN(?:-1[03])?:?\s*")
 _YEAR = re.compile(r"(?<!\d)(?:1[0-9]|20)\d{2}(?!\d)")
+_TRACKING = re.compile(r"(?<=[?&])utm_[a-z]+=[^&#]*&?")
+_MAX_OFFERED = 10
+"""Pages of a web search that a problem lists."""
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -64,7 +80,7 @@ def source_kind(reference: str) -> SourceKind | None:
     if _DOI.fullmatch(_DOI_PREFIX.sub("", text)):
         return "doi"
     if "://" in text:
-        return "url" if _is_address(text) else None
+        return "url" if is_address(text) else None
     if _is_isbn(_ISBN_PREFIX.sub("", text)):
         return "isbn"
     return "title" if _YEAR.search(text) and _WORD.search(text) else None
@@ -91,7 +107,8 @@ def normalize_source(reference: str) -> str:
             return " ".join(re.findall(r"\w+", text.casefold()))
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Return whether a text is an address of a public page: http or https, a full host name, no placeholder."""
     if any(character.isspace() for character in text):
         return False
     try:
@@ -211,7 +228,7 @@ class MustMention(_FieldCheck):
 
 
 class Sources(Strict):
-    """The answer must name sources, each well-formed and no two the same; whether they exist isn't checked."""
+    """The answer must name sources, each well-formed and no two the same; `from_search` checks that they exist."""
 
     model_config = ConfigDict(title="Sources")
 
@@ -223,6 +240,8 @@ class Sources(Strict):
     """The least number of sources."""
     forms: Annotated[tuple[SourceKind, ...], NON_EMPTY] = ("url", "doi", "isbn", "title")
     """The forms that count: an address, a DOI, an ISBN with a correct check digit, a title with a year."""
+    from_search: bool = False
+    """Whether each must be a page that the model's own web search returned; then existence is checked, too."""
 
     def problem(self, value: JsonValue, item: Item) -> str | None:  # noqa: ARG002 -- one signature for all checks
         """Return what is wrong with an answer, or None."""
@@ -239,6 +258,32 @@ class Sources(Strict):
             repeated = f"names {len(right)} sources, of which only {count} are different"
             return f"field {self.field!r} {too_few if count < self.at_least else repeated}; {hint}"
         return None
+
+    def citation_problem(self, value: JsonValue, citations: Sequence[Citation]) -> str | None:
+        """Return what is wrong with the sources of an answer, compared with the pages that a web search returned."""
+        if not self.from_search:
+            return None
+        if not citations:
+            return f"no web search returned a page, so nothing supports field {self.field!r}; search the web."
+        known = {normalize_source(_without_tracking(each.url)) for each in citations}
+        known |= {normalize_source(each.title) for each in citations if each.title}
+        found = get_at(value, filter(None, self.field.split(".")))
+        for text in found if isinstance(found, list) else []:
+            if normalize_source(_without_tracking(str(text))) not in known:
+                pages = "; ".join(each.url for each in citations[:_MAX_OFFERED])
+                return f"field {self.field!r} has {str(text)[:200]!r}, which your web search did not return: {pages}"
+        return None
+
+    @model_serializer(mode="wrap")
+    def _omit_default(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Omit `from_search` where it isn't set: the check is part of fingerprints, which it must not change."""
+        fields: dict[str, Any] = handler(self)
+        return fields if self.from_search else {name: each for name, each in fields.items() if name != "from_search"}
+
+
+def _without_tracking(address: str) -> str:
+    """Return an address without the parameters that providers and newsletters append, such as `utm_source=openai`."""
+    return _TRACKING.sub("", address.strip()).rstrip("?&")
 
 
 class Function(Strict):

@@ -153,6 +153,13 @@ class Flag(Strict):
     """The outcomes that were examined."""
 
 
+ACCURACY = "accuracy"
+"""Name of the table that compares answers with expected ones; its note is the result in a sentence."""
+
+WEB_SOURCES = "web-sources"
+"""Name of the table of the pages that web searches returned, which a run adds to those of the integrator."""
+
+
 class Table(Strict):
     """A table that an integrator returns along with its value."""
 

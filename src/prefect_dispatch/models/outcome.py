@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from contextlib import suppress
+from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -77,6 +78,17 @@ class Usage(CompactFrozen):
 def _cached_usage(*values: float | None) -> Usage:
     """Return the usage of the values of all fields, from a cache: it is frozen, and many calls have the same usage."""
     return Usage.model_validate(dict(zip(Usage.model_fields, values, strict=True)))
+
+
+class Citation(Frozen):
+    """A page that a model's web search returned, as its provider cites it."""
+
+    url: str
+    """Its address: http or https."""
+    title: str = ""
+    """Its title; truncated."""
+    retrieved: date
+    """The day (UTC) on which the provider returned it."""
 
 
 class Failure(Frozen):
@@ -243,6 +255,8 @@ class Answer(CompactFrozen):
     """The attempts; the last one succeeded."""
     joined: str = ""
     """How the answers to the parts of the item were joined, if it was too long."""
+    citations: tuple[Citation, ...] = ()
+    """The pages that the model's web search returned; empty without a search."""
 
 
 class Outcome(CompactFrozen):
@@ -272,6 +286,8 @@ class Outcome(CompactFrozen):
     """The identity of the work; the answer is stored under it."""
     joined: str = ""
     """How the answers to the parts of the item were joined, such as `3 parts, joined by merge_records`."""
+    citations: tuple[Citation, ...] = ()
+    """The pages that the model's web search returned; empty without a search."""
     brief_priority: int = 0
     """The brief's priority."""
     item_priority: int = 0

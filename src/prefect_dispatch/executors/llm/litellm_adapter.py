@@ -7,10 +7,11 @@ import json
 import os
 import warnings
 from contextlib import aclosing
+from datetime import datetime, timezone
 from functools import cache, lru_cache
 from importlib import import_module
 from math import inf
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, JsonValue, PlainSerializer, WithJsonSchema
 
@@ -19,9 +20,11 @@ from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.executors.llm.http_exchange import is_count
 from prefect_dispatch.executors.llm.messages import build_messages, is_local, response_format, shows_schema
 from prefect_dispatch.executors.llm.provider_errors import is_read_timeout
-from prefect_dispatch.models.outcome import Usage
+from prefect_dispatch.models.checks import is_address
+from prefect_dispatch.models.outcome import Citation, Usage
 from prefect_dispatch.models.output_schema import schema_of, to_provider_schema
-from prefect_dispatch.security.redaction import is_secret_name
+from prefect_dispatch.security.escaping import shorten, strip_control_chars
+from prefect_dispatch.security.redaction import is_secret_name, redact
 from prefect_dispatch.serialization.json_text import canonical_json
 
 if TYPE_CHECKING:
@@ -181,6 +184,26 @@ def listed_tokens(model: str, kind: Literal["input", "output"]) -> int | None:
     return limit if isinstance(limit, int) else None
 
 
+def supports_web_search(model: str) -> bool:
+    """Return whether a model is known to search the web, by litellm's table."""
+    return not is_local(model) and bool(load_litellm().supports_web_search(model=model))
+
+
+def listed_search_price(model: str, search: Mapping[str, JsonValue]) -> float | None:
+    """Return US dollars per web search of a model by litellm's table; None if unknown.
+
+    Args:
+        model: The model.
+        search: The options of the search, of which the size of the context determines the price.
+    """
+    try:
+        prices: dict[str, Any] = load_litellm().get_model_info(model).get("search_context_cost_per_query") or {}
+    except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown model
+        return None
+    price = prices.get(f"search_context_size_{search.get('search_context_size', 'medium')}")
+    return float(price) if isinstance(price, int | float) else None
+
+
 def max_prompt_tokens(model: str, chat: Sequence[Message]) -> int:
     """Return an upper bound of the tokens that a provider counts in a chat.
 
@@ -195,11 +218,27 @@ def max_prompt_tokens(model: str, chat: Sequence[Message]) -> int:
     return min(size, counted + counted // 4 + _MARKUP_TOKENS)
 
 
+MAX_CITATIONS = 50
+"""Most pages of a web search that an answer stores."""
+
+_MAX_ANNOTATIONS = 1_000
+LONGEST_URL = 2_000
+"""Characters of an address beyond which a page isn't stored."""
+
+LONGEST_TITLE = 300
+"""Characters of a page's title that are stored."""
+
 _FINISHES: Mapping[Any, Literal["truncated", "refused"]] = {"content_filter": "refused", "length": "truncated"}
 """How an answer ended, by litellm's reason; any other one means that it is complete."""
 
 
-def parse_response(response: Any, model: str, price: Price | None, served: str = "") -> Reply:  # noqa: ANN401 -- litellm's ModelResponse
+def parse_response(
+    response: Any,  # noqa: ANN401 -- litellm's ModelResponse
+    model: str,
+    price: Price | None,
+    served: str = "",
+    search: Mapping[str, JsonValue] | None = None,
+) -> Reply:
     """Parse a response of litellm.
 
     Args:
@@ -207,6 +246,7 @@ def parse_response(response: Any, model: str, price: Price | None, served: str =
         model: The model that was asked.
         price: Price per token; None to use litellm's table.
         served: The model that the provider's response names; litellm may put another name into its own response.
+        search: The options of a web search; None if none was requested.
     """
     choice: Any = next(iter(response.choices), None)
     message: Any = getattr(choice, "message", None)
@@ -219,7 +259,39 @@ def parse_response(response: Any, model: str, price: Price | None, served: str =
     if refusal := getattr(message, "refusal", None) or fields.get("refusal"):  # there up to litellm 1.106
         finish, text = "refused", str(refusal)
     text = text.encode("utf-8", "replace").decode()  # JSON can contain lone surrogates, which can't be stored
-    return Reply(value=text, finish=finish, model=model, served_model=served, usage=_usage(response, model, price))
+    return Reply(
+        value=text,
+        finish=finish,
+        model=model,
+        served_model=served,
+        citations=() if search is None else parse_citations(message),
+        usage=_usage(response, model, price, search),
+    )
+
+
+def parse_citations(message: Any) -> tuple[Citation, ...]:  # noqa: ANN401 -- litellm's Message
+    """Return the pages that a message cites: its annotations of the type `url_citation`, each address once.
+
+    The provider's response is hostile data: only addresses of public pages are kept, and numbers and lengths are
+    bounded.
+    """
+    today = datetime.now(timezone.utc).date()
+    found: dict[str, Citation] = {}
+    annotations: Any = _field(message, "annotations")
+    listed = cast("list[Any]", annotations) if isinstance(annotations, list) else []
+    for each in listed[:_MAX_ANNOTATIONS]:
+        page: Any = _field(each, "url_citation") if _field(each, "type") == "url_citation" else None
+        url, title = _field(page, "url"), _field(page, "title")
+        if not isinstance(url, str) or len(url) > LONGEST_URL or not is_address(url) or redact(url) != url:
+            continue
+        text = strip_control_chars(title.encode("utf-8", "replace").decode()) if isinstance(title, str) else ""
+        found.setdefault(url, Citation(url=url, title=shorten(redact(text), LONGEST_TITLE), retrieved=today))
+    return tuple(found.values())[:MAX_CITATIONS]
+
+
+def _field(thing: Any, name: str) -> Any:  # noqa: ANN401 -- a mapping, or an object of litellm's
+    """Return a field of a mapping or of an object; None where there is none."""
+    return cast("dict[str, Any]", thing).get(name) if isinstance(thing, dict) else getattr(thing, name, None)
 
 
 def _arguments(message: Any) -> str:  # noqa: ANN401 -- litellm's Message
@@ -231,22 +303,27 @@ def _arguments(message: Any) -> str:  # noqa: ANN401 -- litellm's Message
     return ""
 
 
-def _usage(response: Any, model: str, price: Price | None) -> Usage:  # noqa: ANN401 -- litellm's ModelResponse
+def _usage(response: Any, model: str, price: Price | None, search: Mapping[str, JsonValue] | None) -> Usage:  # noqa: ANN401 -- litellm's ModelResponse
     usage: Any = getattr(response, "usage", None)
     counts = [getattr(usage, f"{part}_tokens", None) for part in ("prompt", "completion")]
     sent, received = (count if isinstance(count, int) and is_count(count) else 0 for count in counts)
     if not sent and not received:
         return Usage(requests=1, unsettled=1, cost_usd=0.0 if price or listed_price(model) else None)
-    cost = sent * price[0] + received * price[1] if price else _listed_cost(response, model)
+    if not price:
+        cost = _listed_cost(response, model, search)
+    else:
+        fee = 0.0 if search is None else listed_search_price(model, search)
+        cost = None if fee is None else fee + sent * price[0] + received * price[1]
     return Usage(requests=1, prompt_tokens=sent, completion_tokens=received, cost_usd=cost)
 
 
-def _listed_cost(response: Any, model: str) -> float | None:  # noqa: ANN401 -- litellm's ModelResponse
+def _listed_cost(response: Any, model: str, search: Mapping[str, JsonValue] | None) -> float | None:  # noqa: ANN401 -- litellm's ModelResponse
     names = model, str(getattr(response, "model", ""))
     if names in _unpriced:
         return None
     try:
-        cost = float(load_litellm().completion_cost(completion_response=response, model=model))
+        tools = {} if search is None else {"standard_built_in_tools_params": {"web_search_options": dict(search)}}
+        cost = float(load_litellm().completion_cost(completion_response=response, model=model, **tools))
     except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown model
         if listed_price(model) is None and len(_unpriced) < MAX_UNLISTED:  # the served name may change each time
             _unpriced.add(names)

@@ -37,11 +37,13 @@ from prefect_dispatch.executors.llm.litellm_adapter import (
     has_known_provider,
     listed_batch_price,
     listed_price,
+    listed_search_price,
     listed_tokens,
     load_litellm,
     load_litellm_in_thread,
     max_prompt_tokens,
     parse_response,
+    supports_web_search,
 )
 from prefect_dispatch.executors.llm.local_model import SLOT_TOKENS, model_digest, resolve_model_path, serve
 from prefect_dispatch.executors.llm.messages import (
@@ -69,6 +71,8 @@ from prefect_dispatch.serialization.json_text import digest
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pydantic import JsonValue
 
     from prefect_dispatch.models.item import Item
 
@@ -111,6 +115,8 @@ class LLM(BaseExecutor, Strict):
     """Patterns (globs) of names under which the model may answer; snapshots, prefixes and paths need none."""
     strict_model: bool = False
     """Whether an answer from another model than the one that was asked is a failure, and not only a flag."""
+    web_search: bool = Field(default=False, title="Web search")
+    """Whether the model may search the web through its provider; options are `web_search_options` in `params`."""
     mode: Literal["live", "batch"] = "live"
     """`batch`: a run first sends its requests to the provider in one file, for about half the price, within a day."""
     rounds: int = Field(default=1, ge=1, le=10, title="Batches in a row")
@@ -147,8 +153,15 @@ class LLM(BaseExecutor, Strict):
                 "params": self.params,
                 "local": LOCAL_PARAMS if any(map(is_local, self.models)) else None,
                 **({} if self.structured_output == "auto" else {"structured_output": self.structured_output}),
+                **({"web_search": True} if self.web_search else {}),
             }
         )
+
+    @property
+    def search_options(self) -> dict[str, JsonValue] | None:
+        """The options of the web search; None if the model doesn't search."""
+        options = self.params.get("web_search_options")
+        return options if isinstance(options, dict) else {} if self.web_search else None
 
     @property
     def is_deterministic(self) -> bool:
@@ -214,9 +227,11 @@ class LLM(BaseExecutor, Strict):
         schema = schema_of(ask.brief.output)
         method = self.output_method(litellm, schema)
         try:
-            request = {**build_request(litellm, ask, self.model, self.params, method), **await self._call_target()}
+            search = self.search_options
+            params = self.params if search is None else {**self.params, "web_search_options": search}
+            request = {**build_request(litellm, ask, self.model, params, method), **await self._call_target()}
             response = await self._request_response(litellm, request, exchange)
-            reply = parse_response(response, self.model, self._price(), exchange.served_model)
+            reply = parse_response(response, self.model, self._price(), exchange.served_model, search)
         except JobError as error:
             raise TerminalError(str(error), kind="local_model", usage=Usage()) from None
         except Exception as error:  # noqa: BLE001 -- a provider's client may raise anything; its message is redacted
@@ -310,14 +325,22 @@ class LLM(BaseExecutor, Strict):
             return await litellm.acompletion(**request)
 
     def require_available(self) -> None:
-        """Check that litellm knows the provider of every model.
+        """Check that litellm knows the provider of every model, and that each can search the web if it is to.
 
         Raises:
-            JobError: If it doesn't; the message explains how to name models.
+            JobError: If not; the message explains what to change.
         """
         for model in self.models:
             if not has_known_provider(model):
                 raise JobError(f"Model {model!r} is unknown to litellm: name it as provider/model.")
+            if self.web_search and self.mode == "batch":
+                raise JobError("web_search: a provider's batch has no web search; set mode to 'live', or leave it out.")
+            if self.web_search and not supports_web_search(model):
+                raise JobError(
+                    f"web_search: model {model!r} isn't known to search the web: name one that does, such as "
+                    "'openai/gpt-4o-search-preview', or leave web_search out. If your server does search, set "
+                    "'web_search_options' in params instead."
+                )
 
     def count_tokens(self, brief: Brief, item: Item) -> int:
         """Return the estimated number of tokens of a prompt, without sending anything.
@@ -347,12 +370,24 @@ class LLM(BaseExecutor, Strict):
         known = [price for price in prices if price is not None]
         return (max(sent for sent, _ in known), max(got for _, got in known)) if len(known) == len(prices) else None
 
+    def call_fee(self) -> float | None:
+        """Return the price of one web search by litellm's table, by the dearest model; 0 without a search."""
+        if (search := self.search_options) is None:
+            return 0.0
+        fees = [listed_search_price(model, search) for model in self.models]
+        known = [fee for fee in fees if fee is not None]
+        return max(known) if len(known) == len(fees) else None
+
     def cost_bound(self, ask: Ask) -> CostBound:
         """Return the upper bound of a call: by its prompt, the longest answer, and the highest price."""
         sent = max_prompt_tokens(self.model, build_messages(ask, schema_in_prompt=True))
         got = self._max_answer_tokens()
         price = self._price() or listed_price(self.model, sent)
-        cost = None if price is None or (got is None and price[1]) else sent * price[0] + (got or 0) * price[1]
+        fee = self.call_fee()
+        if price is None or fee is None or (got is None and price[1]):
+            cost = None
+        else:
+            cost = fee + sent * price[0] + (got or 0) * price[1]
         return CostBound(prompt_tokens=sent, completion_tokens=got, cost_usd=cost)
 
     def _max_answer_tokens(self) -> int | None:
