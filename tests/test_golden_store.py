@@ -216,10 +216,11 @@ def test_a_record_of_a_run_under_way_is_read(name: str, model: type[BaseModel]) 
 def _without_new_fields(read: Any, record: Any) -> Any:  # noqa: ANN401 -- JSON
     """Return what was read without the keys that a later version has added."""
     if isinstance(record, dict):
-        old: dict[str, Any] = record
+        old = cast("dict[str, Any]", record)
         return {key: _without_new_fields(read[key], each) for key, each in old.items()}
-    if isinstance(record, list) and len(record) == len(read):
-        return [_without_new_fields(*pair) for pair in zip(read, record, strict=True)]
+    if isinstance(record, list) and len(cast("list[Any]", record)) == len(read):
+        parts = cast("list[Any]", record)
+        return [_without_new_fields(*pair) for pair in zip(read, parts, strict=True)]
     return read
 
 

@@ -1,7 +1,7 @@
 """Job files as documents: YAML or JSON with overrides, refused for an unknown flow or key before a model is imported.
 
-Importing the models of a job takes most of a second, those of a form with Prefect several: a slip of the pen is
-answered without them.
+Importing the models of a job takes most of a second, those of a form with Prefect several: a misspelt key is
+refused without them.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ FLOWS = {
     "dispatch": "name briefs items executor integrator limits review fan_out task_runner out limit refresh",
     "analyze_files": (
         "files instructions credentials model fields several output merge identity rules conflicts match scope "
-        "constraints folder limit profile concurrency budget_usd min_success name out review decisions refresh"
+        "constraints folder limit profile concurrency budget_usd min_success name out review decisions refresh "
+        "max_tokens merging limits report advanced"
     ),
     "research_topics": (
-        "question topics topics_file credentials model sources source_forms answers models finding writer_model "
-        "judge_model scope constraints folder limit profile concurrency budget_usd min_success name out refresh"
+        "question topics topics_file credentials model researcher sources source_forms answers models finding "
+        "writer_model judge_model scope constraints folder limit profile concurrency budget_usd min_success name out "
+        "refresh max_tokens limits report advanced"
     ),
     "content_variants": (
         "product instructions variants credentials model evaluation criterion judge_model metric results constraints "
-        "max_words folder profile concurrency budget_usd min_success name out refresh"
+        "max_words folder profile concurrency budget_usd min_success name out refresh max_tokens limits "
+        "report advanced"
     ),
     "build_modules": (
         "modules repo base agent credentials model api_base about setup accept branch force on_conflict check max_usd "

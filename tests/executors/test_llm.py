@@ -227,6 +227,7 @@ def test_params_may_be_a_text() -> None:
         pytest.param({"idle_s": 5}, True, id="idle_s"),
         pytest.param({"mode": "batch"}, True, id="mode"),
         pytest.param({"rounds": 2}, True, id="rounds"),
+        pytest.param({"web_search": True}, False, id="web_search"),
         pytest.param({"kind": "llm"}, True, id="kind"),
     ],
 )
@@ -246,6 +247,7 @@ def test_every_field_is_in_the_table_above() -> None:
         "strict_model",
         "mode",
         "rounds",
+        "web_search",
     }
 
 

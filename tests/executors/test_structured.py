@@ -195,7 +195,9 @@ def test_of_few_models_is_anything_remembered() -> None:
     error = RejectedError("no response_format here")
     for number in range(messages.MAX_REMEMBERED + 2):
         with pytest.raises(FormRefusedError):
-            LLM(model=f"openai/m{number}", api_base="x").raise_if_form_refused(error, "json_schema", {"type": "object"})
+            LLM(model=f"openai/m{number}", api_base="http://x").raise_if_form_refused(
+                error, "json_schema", {"type": "object"}
+            )
     assert len(messages.known_methods) == 2
 
 
@@ -204,8 +206,8 @@ def test_a_late_refusal_of_a_stronger_way_changes_nothing() -> None:
     error = RejectedError("no response_format here")
     for used in ("json_schema", "json_object", "json_schema"):
         with pytest.raises(FormRefusedError):
-            LLM(model="openai/m", api_base="x").raise_if_form_refused(error, used, {"type": "object"})
-    assert LLM(model="openai/m", api_base="x").output_method(None, SCHEMA) == "tools"
+            LLM(model="openai/m", api_base="http://x").raise_if_form_refused(error, used, {"type": "object"})
+    assert LLM(model="openai/m", api_base="http://x").output_method(None, SCHEMA) == "tools"
 
 
 def test_a_batch_tries_nothing() -> None:

@@ -478,7 +478,13 @@ def test_files_are_written_on_request(tmp_path: Path) -> None:
     lines = (out / "outcomes.jsonl").read_text().splitlines()
     assert [json.loads(line)["value"] for line in lines] == [{"name": "A"}, {"name": "B"}]
     assert (out / "report.md").read_text().startswith("# Complete\n")
-    assert sorted(path.name for path in out.iterdir()) == ["outcomes.jsonl", "report.html", "report.json", "report.md"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "answers.csv",
+        "outcomes.jsonl",
+        "report.html",
+        "report.json",
+        "report.md",
+    ]
     assert '"title":"names"' in (out / "report.html").read_text()
 
 

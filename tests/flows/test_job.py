@@ -25,7 +25,7 @@ briefs:
     instructions: Say what it allows.
     output: {type: object, properties: {family: {type: string}}, required: [family]}
 items: {glob: "texts/*.txt"}
-executor: {kind: llm, model: openai/test, api_base: "URL"}
+executor: {kind: llm, model: openai/test, api_base: "http://server"}
 integrator: {kind: merge_records, identity: [family]}
 limits: {concurrency: 2}
 """
@@ -151,7 +151,7 @@ def test_a_wrong_job_is_refused_before_anything_is_spent(
     """Exit status 2, one sentence that names the place and the way out, and not one request."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test-0123456789")
     with openai_server(Behaviour()) as server:
-        (folder / "job.yaml").write_text(text.replace("URL", server.url))
+        (folder / "job.yaml").write_text(text.replace("http://server", server.url))
         assert main(["run", str(folder / "job.yaml")]) == UNUSABLE
         assert server.count == 0
     said = capsys.readouterr()
@@ -262,7 +262,7 @@ def test_another_model_can_be_named(folder: Path) -> None:
     (folder / "job.yaml").write_text(GOOD)
     executor = load_job(folder / "job.yaml", model="openai/other").executor
     assert isinstance(executor, LLM)
-    assert (executor.model, executor.api_base) == ("openai/other", "URL")
+    assert (executor.model, executor.api_base) == ("openai/other", "http://server")
     (folder / "short.yaml").write_text("briefs: [{name: x, instructions: Do.}]\nitems: [a]\n")
     assert load_job(folder / "short.yaml", model="openai/other").executor is not None
 
@@ -315,7 +315,7 @@ WRONG = [
         id="integrator-as-text",
     ),
     pytest.param(
-        changed('{kind: llm, model: openai/test, api_base: "URL"}', "openai/test"),
+        changed('{kind: llm, model: openai/test, api_base: "http://server"}', "openai/test"),
         r"executor: must be a mapping, .* with the key 'kind' \(it is 'openai/test'\)",
         id="executor-as-text",
     ),

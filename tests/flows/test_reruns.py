@@ -148,7 +148,7 @@ def test_a_rerun_asks_what_failed_and_patches_the_report(tmp_path: Path) -> None
     assert told(second.changes) == {"gaps closed": "b d"}
     assert second.run["since"] == {name: first.run[name] for name in ("started", "flow_run")}
     files = {file.name for file in (tmp_path / "out").iterdir()}
-    assert files == {"report.json", "report.md", "report.html", "outcomes.jsonl"}
+    assert files == {"report.json", "report.md", "report.html", "outcomes.jsonl", "answers.csv"}
     kept = json.loads((tmp_path / "out" / "report.json").read_text())
     assert kept["gaps"] == []
     assert [ref["item"] for ref in kept["changes"]["closed"]] == ["b", "d"]

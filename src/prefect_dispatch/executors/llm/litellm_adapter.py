@@ -278,7 +278,7 @@ def parse_citations(message: Any) -> tuple[Citation, ...]:  # noqa: ANN401 -- li
     today = datetime.now(timezone.utc).date()
     found: dict[str, Citation] = {}
     annotations: Any = _field(message, "annotations")
-    listed = cast("list[Any]", annotations) if isinstance(annotations, list) else []
+    listed: list[Any] = annotations if isinstance(annotations, list) else []
     for each in listed[:_MAX_ANNOTATIONS]:
         page: Any = _field(each, "url_citation") if _field(each, "type") == "url_citation" else None
         url, title = _field(page, "url"), _field(page, "title")
