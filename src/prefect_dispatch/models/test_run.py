@@ -1,4 +1,8 @@
-"""One run of a test suite, as data: its tests and their results."""
+"""One run of a test suite, as data: its tests and their results.
+
+The JSON Schema of `TestRun`, descriptions included, is part of fingerprints: a docstring of a field that is changed
+here runs every stored test again.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +89,7 @@ class TestCase(_WithoutDefaults):
     seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """How long it took, all tries together."""
     tries: int = Field(default=1, ge=1)
-    """How many entries the report has for it: one for each try."""
+    """How often the report tells of it: once for each try."""
     message: str = ""
     """Why it didn't pass, in a line."""
     text: str = ""
@@ -120,7 +124,7 @@ class TestRun(_WithoutDefaults):
     exit: int | None = None
     """The command's exit code; empty if it was ended."""
     seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """How long the command took; 0 if it was not measured."""
+    """How long the command took; 0 where nobody measured it."""
     reports: tuple[str, ...] = ()
     """The report files that were read."""
     cases: tuple[TestCase, ...] = ()
