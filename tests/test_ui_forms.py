@@ -30,7 +30,7 @@ FILES = [
     "Merging", *GROUPS,
 ]  # fmt: skip
 TOPICS = [
-    "Question", "Topics", "Topics file", "LLM credentials", "Model", "Sources per answer", "Folder", "Name", *GROUPS,
+    "Question", "Topics", "Topics file", "LLM credentials", "Model", "Researcher", "Folder", "Name", *GROUPS,
 ]  # fmt: skip
 MODULES = [
     "modules",
@@ -162,12 +162,12 @@ def submit(page: Page, state: str = "Completed") -> None:
     expect(page.get_by_text(state, exact=True).first).to_be_visible(timeout=120_000)
 
 
-def report_of(page: Page) -> str:
-    """Return what the report of a finished run says."""
+def expect_report(page: Page, text: str) -> None:
+    """Open the report of a finished run, and expect a text in it."""
     page.get_by_role("tab", name="Artifacts").click()
     page.get_by_text(re.compile(r"-report$")).first.click()
     expect(page.get_by_role("heading", name="Ledger")).to_be_visible()
-    return page.locator("body").inner_text()
+    expect(page.get_by_text(text).first).to_be_visible()
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def analyse(page: Page, prefect: PrefectServer) -> None:
     page.get_by_label("instructions").scroll_into_view_if_needed()
     check_pictures(page, "form")
     submit(page)
-    assert "2 of 2 answered" in report_of(page)
+    expect_report(page, "2 of 2 answered")
     picture(page, "report-analyze-files")
 
 
@@ -264,7 +264,7 @@ def research(page: Page, prefect: PrefectServer) -> None:
     pick_key(page)
     picture(page, "form-research-topics")
     submit(page)
-    assert "Where the agents disagree" in report_of(page)
+    expect_report(page, "Where the agents disagree")
     picture(page, "report-research-topics")
 
 
@@ -281,7 +281,7 @@ def vary(page: Page, prefect: PrefectServer) -> None:
     pick_key(page)
     picture(page, "form-content-variants")
     submit(page)
-    assert "For an A/B tool" in report_of(page)
+    expect_report(page, "For an A/B tool")
     picture(page, "report-content-variants")
 
 

@@ -64,11 +64,11 @@ def _calculator(folder: Path) -> None:
 
 FORMS = "examples/forms"
 ENTRIES = (
-    Entry(Example("analyze_files", f"{FORMS}/analyze_files.yaml"), 0, ("Merged value", "Ledger")),
+    Entry(Example("analyze_files", f"{FORMS}/analyze_files.yaml"), 0, ("Result", "Ledger")),
     Entry(
         Example("research_topics", f"{FORMS}/research_topics.yaml"),
         3,
-        ("What could not be done", "Not to be taken on trust", "Merged value", "Ledger"),
+        ("Result", "What could not be done", "Not to be taken on trust", "Ledger"),
     ),
     Entry(Example("content_variants", f"{FORMS}/content_variants.yaml"), 0, ("For an A/B tool", "Ledger")),
     Entry(
@@ -167,7 +167,8 @@ def steady(text: str) -> str:
 
 def extract(report: str, sections: Sequence[str]) -> str:
     """Return the start of a report and some of its sections, with a sign for each place where some are left out."""
-    start, *parts = report.rstrip("\n").split("\n## ")
+    # The page of each flow explains its rules, which end the report.
+    start, *parts = report.partition("\n<details>")[0].rstrip("\n").split("\n## ")
     named = {part.partition("\n")[0]: part for part in parts}
     assert named.keys() >= {*sections}, [*named]
     shown = [start.rstrip("\n")]

@@ -99,7 +99,7 @@ function spendCards() {
   const unknown = rows.some((row) => row[6] === null);
   return [
     priced ? barCard({ title: "Cost by brief and model", note: unknown ? "The price of some calls is unknown; they count as nothing here." : "", labels, show: usd, sets: [{ label: "US dollars", data: rows.map((row) => row[6] ?? 0), colour: "c3" }] }) : null,
-    barCard({ title: "Tokens by brief and model", note: priced ? "" : unknown ? "The price of these calls is unknown." : "", labels, show: (value) => short.format(value), sets: [
+    rows.every((row) => !row[4] && !row[5]) ? null : barCard({ title: "Tokens by brief and model", note: priced ? "" : unknown ? "The price of these calls is unknown." : "", labels, show: (value) => short.format(value), sets: [
       { label: "prompt", data: rows.map((row) => row[4]), colour: "c1" },
       { label: "completion", data: rows.map((row) => row[5]), colour: "c2" }] }),
   ].filter(Boolean);
