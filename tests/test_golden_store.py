@@ -41,6 +41,7 @@ from tests.openai_server import Behaviour, openai_server
 from tests.test_golden import run
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pydantic import BaseModel, JsonValue
@@ -215,13 +216,13 @@ def test_a_record_of_a_run_under_way_is_read(name: str, model: type[BaseModel]) 
 
 def _without_new_fields(read: Any, record: Any) -> Any:  # noqa: ANN401 -- JSON
     """Return what was read without the keys that a later version has added."""
-    if isinstance(record, dict):
-        old = cast("dict[str, Any]", record)
-        return {key: _without_new_fields(read[key], each) for key, each in old.items()}
-    if isinstance(record, list) and len(cast("list[Any]", record)) == len(read):
-        parts = cast("list[Any]", record)
-        return [_without_new_fields(*pair) for pair in zip(read, parts, strict=True)]
-    return read
+    match record:
+        case dict():
+            return {key: _without_new_fields(read[key], record[key]) for key in cast("dict[str, Any]", record)}
+        case list() if len(cast("Sequence[Any]", record)) == len(read):
+            return [_without_new_fields(*pair) for pair in zip(read, cast("Sequence[Any]", record), strict=True)]
+        case _:
+            return read
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.test_ui import picture
-from tests.test_ui_forms import browser, open_form, page, prefect, report_of, submit
+from tests.test_ui_forms import browser, expect_report, open_form, page, prefect, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -75,8 +75,7 @@ def test_a_matrix_from_its_form(prefect: PrefectServer, page: Page, repository: 
         expect(
             page.get_by_text("1 of 2 required environments did not pass: mode=bad (1 failed: sums)").first
         ).to_be_visible(timeout=60_000)
-        report = report_of(page)
-        assert "mode=bad" in report
+        expect_report(page, "mode=bad")
         picture(page, "report-test-matrix")
         fill(page, prefect, "good", "good")
         submit(page, "Failed")
