@@ -10,7 +10,6 @@ from contextlib import aclosing
 from datetime import datetime, timezone
 from functools import cache, lru_cache
 from importlib import import_module
-from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -279,7 +278,8 @@ def parse_citations(message: Any) -> tuple[Citation, ...]:  # noqa: ANN401 -- li
     today = datetime.now(timezone.utc).date()
     found: dict[str, Citation] = {}
     annotations: Any = _field(message, "annotations")
-    for each in islice(annotations if isinstance(annotations, list) else (), _MAX_ANNOTATIONS):
+    listed = cast("Sequence[Any]", annotations) if isinstance(annotations, list) else ()
+    for each in listed[:_MAX_ANNOTATIONS]:
         page: Any = _field(each, "url_citation") if _field(each, "type") == "url_citation" else None
         url, title = _field(page, "url"), _field(page, "title")
         if not isinstance(url, str) or len(url) > LONGEST_URL or not is_address(url) or redact(url) != url:
