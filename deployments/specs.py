@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import DeploymentSchedule
     from prefect.deployments.runner import RunnerDeployment
 
-    from prefect_dispatch.flows.forms import FormLayout
     from prefect_dispatch.flows.job_file import JobFile
+    from prefect_dispatch.flows.runtime.form_layout import FormLayout
 
     Given = DeploymentSchedule | DeploymentScheduleCreate | DeploymentScheduleUpdate
 

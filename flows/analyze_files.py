@@ -13,8 +13,6 @@ from prefect_dispatch.flows.forms import (
     Fields,
     Files,
     First,
-    FormGroup,
-    FormLayout,
     Line,
     MaxTokens,
     OutputField,
@@ -28,6 +26,7 @@ from prefect_dispatch.flows.forms import (
     limits_from_fields,
     schema_of_fields,
 )
+from prefect_dispatch.flows.runtime.form_layout import FormGroup, FormLayout
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records.field_rules import Conflicts  # noqa: TC001 -- Prefect reads the signature

@@ -12,8 +12,6 @@ from prefect_dispatch.flows.forms import (
     Budget,
     Concurrency,
     CredentialsField,
-    FormGroup,
-    FormLayout,
     Line,
     MaxTokens,
     ProfileField,
@@ -25,6 +23,7 @@ from prefect_dispatch.flows.forms import (
     require_distinct,
     second_executor,
 )
+from prefect_dispatch.flows.runtime.form_layout import FormGroup, FormLayout
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.base import Strict

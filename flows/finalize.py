@@ -17,15 +17,16 @@ from prefect_dispatch.errors import AuditError, MergeError
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.messages import is_expected_model, is_local
 from prefect_dispatch.flows.runtime.prepared_job import query_executors
-from prefect_dispatch.integrators.audit.published_report import audit_inputs
-from prefect_dispatch.integrators.base import unanswered
+from prefect_dispatch.integrators.base import DecisionIntegrator, unanswered
 from prefect_dispatch.models import __version__
+from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.ledger import WEB_SOURCES, Flag, Gap, LedgerRow, Merge, Ref, Table, Violation, sort_key
 from prefect_dispatch.models.outcome import answering_models
 from prefect_dispatch.models.report import Report, ServedModel, Spending
 from prefect_dispatch.prefect_compat import outside_transactions
 from prefect_dispatch.security.escaping import join_names, strip_control_chars
 from prefect_dispatch.security.redaction import redact_json, safe_message
+from prefect_dispatch.serialization.json_text import canonical_json
 from prefect_dispatch.tasks.integrate import integrate
 from prefect_dispatch.tasks.work_item import unmapped_quote
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
+    from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.tasks.plan import Plan
 
@@ -287,3 +289,25 @@ def _to_json(thing: object) -> JsonValue:
         described: dict[str, JsonValue] = thing.model_dump(mode="json")
         return described
     return type(thing).__name__
+
+
+MAX_INPUTS = 1_000_000
+"""Most characters of JSON that a report stores as inputs of its audit; with larger inputs, it isn't merged again."""
+
+
+def audit_inputs(briefs: Sequence[Brief], integrator: object) -> JsonValue:
+    """Return what a report must store so that it can be audited from its files.
+
+    Args:
+        briefs: The briefs of the job.
+        integrator: The integrator, with the decisions that it follows.
+
+    Returns:
+        The inputs as JSON; None if they have more than `MAX_INPUTS` characters.
+    """
+    decisions = integrator.decisions if isinstance(integrator, DecisionIntegrator) else Decisions()
+    inputs: dict[str, JsonValue] = {
+        "briefs": [each.model_dump(mode="json", include={"name", "output", "priority"}) for each in briefs],
+        "decisions": decisions.model_dump(mode="json"),
+    }
+    return inputs if len(canonical_json(inputs)) <= MAX_INPUTS else None

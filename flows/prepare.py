@@ -133,7 +133,8 @@ def prepare(spec: JobSpec) -> PreparedJob:
     # 2. Read the items; those whose task run failed have no value and become skipped outcomes.
     read = read_items(spec.items, folder, spec.limit)
     valid = with_values(read)
-    require_item_variables(bound, valid)
+    if any(brief.command for brief in bound):
+        require_item_variables(bound, valid)
     # 3. Prove the independence of the work, and prepare the merge.
     independence = preflight(bound, valid)
     require_independence(independence, limits.on_dependence)

@@ -13,8 +13,6 @@ from prefect_dispatch.flows.forms import (
     Concurrency,
     CredentialsField,
     First,
-    FormGroup,
-    FormLayout,
     Forms,
     Line,
     MaxTokens,
@@ -26,6 +24,7 @@ from prefect_dispatch.flows.forms import (
     limits_from_fields,
     second_executor,
 )
+from prefect_dispatch.flows.runtime.form_layout import FormGroup, FormLayout
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
 from prefect_dispatch.models.brief import Brief, Name, Text

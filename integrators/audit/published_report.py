@@ -12,11 +12,11 @@ from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
-from pydantic import Field, JsonValue, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from prefect_dispatch.errors import JobError, first_problem
 from prefect_dispatch.integrators.audit.laws import audit, is_traced
-from prefect_dispatch.integrators.base import BaseIntegrator, DecisionIntegrator, Integrator
+from prefect_dispatch.integrators.base import BaseIntegrator, Integrator
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches, refused_outcomes
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
@@ -31,7 +31,6 @@ from prefect_dispatch.models.ledger import WEB_SOURCES, Gap, LedgerRow, Merge, R
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.models.report import Report, Spending
 from prefect_dispatch.security.escaping import strip_control_chars
-from prefect_dispatch.serialization.json_text import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.base import AnyMerger
 
 OUTCOMES, QUESTIONS = "outcomes.jsonl", "questions.jsonl"
-MAX_INPUTS = 1_000_000
-"""Most characters of JSON that a report stores as inputs of its audit; with larger inputs, it isn't merged again."""
 _NOT_MERGED_AGAIN = ": nothing is merged once more."
 _INTEGRATOR_ADAPTER: TypeAdapter[AnyIntegrator] = TypeAdapter(AnyIntegrator)
 
@@ -72,24 +69,6 @@ class ReportAudit:
     violations: tuple[Violation, ...]
     checked: tuple[str, ...]
     unchecked: tuple[str, ...]
-
-
-def audit_inputs(briefs: Sequence[Brief], integrator: object) -> JsonValue:
-    """Return what a report must store so that it can be audited from its files.
-
-    Args:
-        briefs: The briefs of the job.
-        integrator: The integrator, with the decisions that it follows.
-
-    Returns:
-        The inputs as JSON; None if they have more than `MAX_INPUTS` characters.
-    """
-    decisions = integrator.decisions if isinstance(integrator, DecisionIntegrator) else Decisions()
-    inputs: dict[str, JsonValue] = {
-        "briefs": [each.model_dump(mode="json", include={"name", "output", "priority"}) for each in briefs],
-        "decisions": decisions.model_dump(mode="json"),
-    }
-    return inputs if len(canonical_json(inputs)) <= MAX_INPUTS else None
 
 
 def audit_report(path: Path) -> ReportAudit:

@@ -21,8 +21,9 @@ from prefect_dispatch import (
 )
 from prefect_dispatch.cli.commands import COMPLETE, FAILED, UNUSABLE, main
 from prefect_dispatch.errors import DispatchFailed, RejectedError
+from prefect_dispatch.flows.finalize import audit_inputs
 from prefect_dispatch.flows.publish import write_files
-from prefect_dispatch.integrators.audit.published_report import audit_inputs, audit_report
+from prefect_dispatch.integrators.audit.published_report import audit_report
 from prefect_dispatch.models.ledger import LedgerRow, Merge
 from prefect_dispatch.models.report import Report, Spending
 from prefect_dispatch.models.test_run import Result, TestCase, TestRun

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.ledger import Ref, sort_key
 from prefect_dispatch.reporting.progress import run_issues
-from prefect_dispatch.reporting.tables import answer_rows, spread_fields, value_tables
+from prefect_dispatch.reporting.table_files import answer_rows, spread_fields, value_tables
 from prefect_dispatch.security.escaping import (
     MAX_CELL,
     MAX_ROWS,

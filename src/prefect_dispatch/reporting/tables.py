@@ -16,7 +16,7 @@ from prefect_dispatch.sources import object_store
 from prefect_dispatch.sources.dataframe import MAX_NAMED, column_values, key_texts, require_column, to_narwhals
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Sequence
 
     import narwhals as nw
     import pandas as pd
@@ -102,84 +102,6 @@ def as_text(value: JsonValue) -> str:
         ('two words', '[1, null]')
     """
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def spread_fields(row: Row, column: str, taken: Collection[str]) -> Row:
-    """Return a row in which a column that holds an object is replaced by one column for each field of the object.
-
-    Args:
-        row: The row.
-        column: The name of the column; any other value of it stays.
-        taken: The names of the other columns; a field of such a name becomes `column.name`.
-
-    Example:
-        >>> spread_fields({"item": "a", "answer": {"year": 1843, "item": "note"}, "tokens": 7}, "answer", {"item"})
-        {'item': 'a', 'year': 1843, 'answer.item': 'note', 'tokens': 7}
-    """
-    fields = row.get(column)
-    if not isinstance(fields, dict):
-        return row
-    spread: Row = {}
-    for name, value in row.items():
-        spread |= (
-            {f"{column}.{each}" if each in taken else each: part for each, part in fields.items()}
-            if name == column
-            else {name: value}
-        )
-    return spread
-
-
-def value_tables(value: JsonValue) -> dict[str, list[Row]]:
-    """Return the lists of objects in a merged value as tables, each under the name of its field, without `gaps`.
-
-    An entry's `value` that is an object becomes one column for each of its fields. Where each answer to a brief is a
-    list of records, as a list or as the only field of an object, each record has a row, and an answer without any
-    an empty one.
-
-    Example:
-        >>> entry = {"item": "a", "value": {"records": [{"year": 1843}, {"year": 1936}]}}
-        >>> value_tables({"answers": [entry], "gaps": []})
-        {'answers': [{'item': 'a', 'year': 1843}, {'item': 'a', 'year': 1936}]}
-    """
-    lists = value if isinstance(value, dict) else {"value": value}
-    return {name: _expand_entries(rows) for name, part in lists.items() if name != "gaps" and (rows := _as_rows(part))}
-
-
-def answer_rows(report: Report) -> list[Row]:
-    """Return the answers of a report as rows, one column for each field; see `value_tables`."""
-    answered = [each for each in report.outcomes if each.status == "succeeded"]
-    entries: list[JsonValue] = [{"brief": each.brief, "item": each.item, "value": each.value} for each in answered]
-    return value_tables(entries).get("value", [])
-
-
-def _as_rows(value: JsonValue) -> list[Row]:
-    """Return a list of objects; empty for any other value."""
-    rows = value if isinstance(value, list) else []
-    return cast("list[Row]", rows) if all(isinstance(row, dict) for row in rows) else []
-
-
-def _expand_entries(entries: list[Row]) -> list[Row]:
-    """Return the entries of a list as rows, with columns for the fields of each entry's `value`."""
-    taken = {name for entry in entries for name in entry} - {"value"}
-    answers: dict[str, list[list[JsonValue] | None]] = {}
-    for entry in entries:
-        answers.setdefault(str(entry.get("brief")), []).append(_records_of(entry.get("value")))
-    in_records = {brief for brief, lists in answers.items() if any(lists) and None not in lists}
-    rows: list[Row] = []
-    for entry in entries:
-        records = _records_of(entry.get("value")) if str(entry.get("brief")) in in_records else None
-        parts: list[JsonValue] = [entry.get("value")] if records is None else records or [{}]
-        rows += [
-            spread_fields({**entry, "value": part} if "value" in entry else entry, "value", taken) for part in parts
-        ]
-    return rows
-
-
-def _records_of(value: JsonValue) -> list[JsonValue] | None:
-    """Return the records that an answer consists of; None if it is anything else."""
-    if isinstance(value, dict) and len(value) == 1:
-        (value,) = value.values()
-    return value if isinstance(value, list) and (not value or _as_rows(value)) else None
 
 
 FrameT = TypeVar("FrameT")
