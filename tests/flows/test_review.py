@@ -450,11 +450,12 @@ class Stopping(Stopped):
 @pytest.mark.slow
 @pytest.mark.parametrize("integrator", [Stopped(), Stopping()])
 def test_a_run_that_is_cancelled_before_its_review_is_not_suspended(integrator: Linking, tmp_path: Path) -> None:
-    """It ends as cancelled, publishes nothing, and leaves no form."""
+    """It ends as cancelled, publishes its answers without a merged value, and leaves no form."""
     deployed = Deployed.of(tmp_path, integrator=integrator, out=str(tmp_path / "out"))
     assert deployed.work().is_cancelled()
     assert notes(tmp_path) == []
-    assert list((tmp_path / "out").iterdir()) == []
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["run"]["cancelled"], report["value"], report["run"].get("review")) == (True, None, None)
 
 
 @pytest.mark.slow
