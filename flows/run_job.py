@@ -233,7 +233,7 @@ def _publish_cancelled(build: Callable[[], Report], job: PreparedJob, spec: JobS
         report = report.model_copy(update={"run": {**report.run, "cancelled": True}})
         page = None if output is None else _write_output(report, job, spec, output)
         create_artifacts_in_time(report, job.briefs, page, is_last=False, limit_s=CANCELLED_S)
-    except Exception as error:  # noqa: BLE001 -- the run ends as cancelled in any case
+    except (Exception, *INTERRUPTIONS) as error:  # noqa: BLE001 -- the run ends as cancelled, also after a second Ctrl-C
         get_run_logger().warning("The report of the cancelled run is incomplete: %s", safe_message(error))
 
 
