@@ -250,8 +250,9 @@ def test_people_decide_before_a_run_publishes(
         page.goto(f"{prefect.url}{version}/artifacts/key/licences-report")
         page.locator("a[href*='/artifacts/artifact/']").first.click()
         expect(page.get_by_role("heading", name="Decided in this run's review")).to_be_visible()
-        for heading in ("Not to be taken on trust", "To decide: one or two?", "How the answers were merged", "Ledger"):
+        for heading in ("Not to be taken on trust", "To decide: one or two?", "Ledger"):
             expect(page.get_by_role("heading", name=heading)).to_be_visible()
+        expect(page.get_by_text("How the answers were merged")).to_be_visible()
         harmless(page)
         picture(page, f"report-of-a-review{version.replace('/', '-')}")
 

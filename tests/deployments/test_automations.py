@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 from dataclasses import replace
@@ -76,7 +77,8 @@ def test_a_run_whose_worker_died_is_marked_as_crashed(server: Place, tmp_path: P
     place = replace(server, folder=tmp_path)
     said = place.run("prefect_dispatch", "automations", "--apply")
     assert f"Automation {NAME!r}: created. Marks a run as Crashed that has sent no heartbeat for 540 s" in said
-    assert f"Automation {NEVER_BEGAN!r}: created. Marks a run as Crashed that a worker has taken and that has" in said
+    # Another test of this server may have applied it before.
+    assert re.search(rf"{NEVER_BEGAN!r}: (created|up to date)\. Marks a run as Crashed that a worker has taken", said)
     sooner = silent_run_automation()
     sooner["trigger"]["within"] = 90  # three heartbeats of this server's runs; 540 s are too long for a test
     with temporary_settings({PREFECT_API_URL: place.env["PREFECT_API_URL"]}):
