@@ -278,7 +278,6 @@ def test_the_pool_of_ones_choice(tmp_path: Path, capsys: pytest.CaptureFixture[s
         pytest.param(["--cron", "6"], {}, "--cron '6' is no cron expression, or is never due: write five", id="cron"),
         pytest.param(["--cron", "* * * * * *"], {}, "is no cron expression", id="a-field-too-many"),
         pytest.param(["--cron", "0 0 30 2 *"], {}, "is never due", id="a-day-that-never-comes"),
-        pytest.param(["--timezone", ""], {}, "--timezone '' is no time zone", id="no-time-zone"),
         pytest.param(["--timezone", "Mars"], {}, "--timezone 'Mars' is no time zone: use an IANA name", id="zone"),
         pytest.param(["--name", "a/b"], {}, "--name 'a/b': a name is a text without any of", id="name"),
         pytest.param([], {"items": {"glob": "none/*"}}, "none/*", id="no-items"),
