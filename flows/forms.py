@@ -85,7 +85,7 @@ _WORDS = (
 
 
 REFUSAL: ContextVar[str] = ContextVar("REFUSAL", default="")
-"""The reason why the parameters of this run are refused, in a process that runs one flow run of a deployment."""
+"""The reason why the parameters of this run are refused, from their validation to the first step of the flow."""
 _PROBLEM = re.compile(r"^ - ([\w.-]+): (.+)$", re.MULTILINE)
 """A problem in the message of Prefect's error for invalid parameters."""
 
@@ -191,6 +191,7 @@ def form_flow(build: Callable[P, JobSpec], name: str, layout: FormLayout | None 
     def run_form(*args: P.args, **kwargs: P.kwargs) -> Report:
         def step() -> Report:
             if refusal := REFUSAL.get():
+                REFUSAL.set("")  # the process may run another flow
                 raise JobError(refusal)
             return run_job(build_spec(*args, **kwargs))
 

@@ -42,7 +42,7 @@ from prefect_dispatch.settings import settings
 from prefect_dispatch.tasks.stop_conditions import start_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from typing_extensions import Self
@@ -332,8 +332,10 @@ def ensure_output(out: Path) -> Path:
     """Create the folder of a report for an output path, and return the path; see `parse_output`.
 
     Raises:
-        JobError: If the folder isn't writable, or the requested table can't be written.
+        JobError: If it is no path, the folder isn't writable, or the requested table can't be written.
     """
+    if "\0" in str(out):
+        raise JobError("out: a path holds no NUL character; name a folder, such as report.")
     ensure_folder(parse_output(out).folder)
     return out
 
@@ -369,13 +371,13 @@ def write_files(report: Report, folder: Path, table: str = "") -> list[Path]:
     Returns:
         The files.
     """
-    texts: dict[str, Iterable[str]] = {name: [text] for name, text in _extra_files(report).items()}
+    texts: dict[str, Iterable[str]] = {name: [text] for name, text in _extra_files(report)}
     if report.asked:
         texts[QUESTIONS] = _outcome_lines(report.asked)
     texts |= {"outcomes.jsonl": _outcome_lines(report.outcomes), "report.md": [markdown(report)]}
     # The earlier report.json names the files to remove, and report.json is written last: an interrupted run is repaired
     # by the next one.
-    for name in _files_of_earlier_run(folder) - texts.keys():
+    for name in _files_of_earlier_run(folder, texts.keys()):
         (folder / name).unlink(missing_ok=True)
     if table:
         write_bytes_atomically(folder / table, [render_table(report, table)])
@@ -402,21 +404,27 @@ def write_page(report: Report, folder: Path, briefs: Sequence[Brief], items: Seq
     return ""
 
 
-def _files_of_earlier_run(folder: Path) -> set[str]:
+def _files_of_earlier_run(folder: Path, kept: Collection[str]) -> set[str]:
     """Return the names of the files of the run whose report is in a folder, without those that every run writes.
 
     A report may come from another program and name any file, so a file counts only if it has the content that the run
     wrote.
+
+    Args:
+        folder: The folder.
+        kept: Names that are left out, as this run writes them; their earlier content is not compared.
     """
     try:
         report = _EarlierReport.model_validate_json((folder / "report.json").read_bytes())
     except (OSError, ValidationError):
         return set()
-    found = {name for name, text in _extra_files(report).items() if _read_file(folder / name) == text.encode()}
+    found = {name for name, text in _extra_files(report, kept) if _read_file(folder / name) == text.encode()}
     found |= {
         each.name for each in report.documents if each.sha256 == sha256(_read_file(folder / each.name)).hexdigest()
     }
-    return found | {QUESTIONS} if _are_outcomes(_read_file(folder / QUESTIONS)) else found
+    if QUESTIONS not in kept and _are_outcomes(_read_file(folder / QUESTIONS)):
+        found.add(QUESTIONS)
+    return found - {*kept}
 
 
 class _EarlierDocument(Document):
@@ -436,12 +444,16 @@ class _EarlierReport(BaseModel):
     documents: tuple[_EarlierDocument, ...] = ()
 
 
-def _extra_files(report: Report | _EarlierReport) -> dict[str, str]:
-    """Return the text of each document file and each table file by name."""
-    sheets = {name: to_safe_csv(rows) for name, rows in csv_files(report.value, report.tables).items()}
-    exact = [table for table in report.tables if table.name in JSON_TABLES]
-    sheets |= {f"{each.name}.json": json.dumps(each.rows, indent=2, ensure_ascii=False) + "\n" for each in exact}
-    return {each.name: each.text for each in report.documents} | sheets
+def _extra_files(report: Report | _EarlierReport, left_out: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each document file and each table file, except some."""
+    for document in report.documents:
+        yield document.name, document.text
+    for name, rows in csv_files(report.value, report.tables).items():
+        if name not in left_out:
+            yield name, to_safe_csv(rows)
+    for table in report.tables:
+        if table.name in JSON_TABLES:
+            yield f"{table.name}.json", json.dumps(table.rows, indent=2, ensure_ascii=False) + "\n"
 
 
 def _read_file(path: Path) -> bytes:

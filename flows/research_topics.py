@@ -69,7 +69,6 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
     topics_file: Line = "",
     credentials: CredentialsField = None,
     model: Line = "",
-    researcher: Literal["model", "model with web search"] = "model",
     sources: Annotated[int, Field(ge=0, le=20)] = 2,
     source_forms: Forms = ("url", "doi", "isbn", "title"),
     answers: Annotated[int, Field(ge=1, le=20)] = 1,
@@ -89,6 +88,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
     out: Line = "",  # noqa: ARG001 -- the flow reads it
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
     max_tokens: MaxTokens | None = None,
+    researcher: Literal["model", "model with web search"] = "model",  # last, as calls may pass arguments by position
 ) -> JobSpec:
     """Research topics apart from each other, with sources, and make one finding that cites every answer.
 
@@ -103,8 +103,6 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
             Lines or Parquet table with the column `topic`; the question may use its other columns, too.
         credentials: The key of the model's provider. None: it comes from the environment of the worker.
         model: The model to ask, such as openai/gpt-5-mini. Empty: the default of the credentials, or of the worker.
-        researcher: Who researches: the model by what it knows, or the model with its provider's web search; then each
-            source must be a page that the search returned, and each search costs extra.
         sources: How many sources each answer must name at least; with fewer it is sent back. 0: none is asked for.
         source_forms: What counts as a source.
         answers: How many answers each topic gets from each model, to see where they disagree.
@@ -125,6 +123,8 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         refresh: Ask again even where an answer is stored: everything, or some topics by name or glob.
         max_tokens: The tokens of the longest answer, the finding included, such as 2000. A budget needs it, as it
             reserves the longest answer before each call. Empty: what the model allows.
+        researcher: The model by what it knows, or with its provider's web search: then each source must be a page that
+            the search returned, and each search costs extra.
     """
     _require_unique(models)
     searches = researcher != "model"
@@ -159,9 +159,9 @@ LAYOUT = FormLayout(
         "topics_file": "Topics file",
         "credentials": "LLM credentials",
         "model": "Model",
-        "researcher": "Researcher",
         "folder": "Folder",
         "name": "Name",
+        "researcher": "Researcher",
     },
     groups={
         "limits": FormGroup(
@@ -214,7 +214,7 @@ def _with_web_search(executor: LLM | None) -> LLM:
         JobError: If no model is named.
     """
     if executor is None:
-        raise JobError("researcher: name a model that searches the web under 'model', such as openai/gpt-5-search-api.")
+        raise JobError("researcher: name a model that searches the web under `model`, such as openai/gpt-5-search-api.")
     return executor.model_copy(update={"web_search": True})
 
 

@@ -30,7 +30,7 @@ FILES = [
     "Merging", *GROUPS,
 ]  # fmt: skip
 TOPICS = [
-    "Question", "Topics", "Topics file", "LLM credentials", "Model", "Researcher", "Folder", "Name", *GROUPS,
+    "Question", "Topics", "Topics file", "LLM credentials", "Model", "Folder", "Name", "Researcher", *GROUPS,
 ]  # fmt: skip
 MODULES = [
     "modules",

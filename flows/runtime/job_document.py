@@ -36,9 +36,9 @@ FLOWS = {
         "max_tokens merging limits report advanced"
     ),
     "research_topics": (
-        "question topics topics_file credentials model researcher sources source_forms answers models finding "
+        "question topics topics_file credentials model sources source_forms answers models finding "
         "writer_model judge_model scope constraints folder limit profile concurrency budget_usd min_success name out "
-        "refresh max_tokens limits report advanced"
+        "refresh max_tokens researcher limits report advanced"
     ),
     "content_variants": (
         "product instructions variants credentials model evaluation criterion judge_model metric results constraints "

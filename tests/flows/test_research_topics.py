@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ORDER = [
-    "question", "topics", "topics_file", "credentials", "model", "researcher", "folder", "name",
+    "question", "topics", "topics_file", "credentials", "model", "folder", "name", "researcher",
     "limits", "report", "advanced",
 ]  # fmt: skip
 GOOD = ["https://www.rfc-editor.org/rfc/rfc9110", "10.1038/171737a0"]

@@ -490,9 +490,7 @@ def _run(arguments: argparse.Namespace) -> int:
     ready = validate_job(job, folder, **bounds)
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
     out = job.report_folder(folder) if arguments.out is None else arguments.out
-    if "\0" in str(out):
-        raise JobError("out: a path holds no NUL character; name a folder, such as report.")
-    files = None if out is None else str(ensure_output(out.resolve()))
+    files = None if out is None else str(ensure_output(out).resolve())
     reports: list[Report] = []
 
     def on_finished(report: Report) -> None:
