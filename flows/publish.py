@@ -42,7 +42,7 @@ from prefect_dispatch.settings import settings
 from prefect_dispatch.tasks.stop_conditions import start_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from typing_extensions import Self
@@ -58,7 +58,11 @@ UPDATE_EVERY_S = 1.0
 LAST_S = 5.0
 """Time limit of the last update in seconds; then it is dropped."""
 CANCELLED_S = 1.5
-"""Time limit in seconds of the last update, and of the artifacts, of an interrupted run, whose process ends soon."""
+"""Time limit in seconds of the last update of an interrupted run, whose process ends soon."""
+CANCELLED_REPORT_S = 3.0
+"""Time limit in seconds of the report of an interrupted run: its state has to reach Prefect before the process ends."""
+MAX_CANCELLED = 10_000
+"""Most outcomes of an interrupted run that are published; a larger report takes longer than the process has."""
 PUBLISH_S = 60.0
 """Time limit of the artifacts of a report in seconds; then the run ends without them."""
 
@@ -166,7 +170,6 @@ def create_artifacts_in_time(
     page: Path | None = None,
     *,
     is_last: bool = True,
-    limit_s: float = PUBLISH_S,
 ) -> None:
     """Create the artifacts of a report within a time limit; see `create_artifacts`. On failure log the reason.
 
@@ -174,24 +177,34 @@ def create_artifacts_in_time(
         report: The report.
         briefs: The briefs of the job.
         page: The report's HTML page, if it was written.
-        is_last: Whether no further attempt of the run follows, and the run has ended by itself.
-        limit_s: The time limit in seconds.
+        is_last: Whether no further attempt of the run follows.
     """
     if is_last and (notify := on_report.get()):
         notify(report)
-    errors: list[Exception] = []
+    if problem := run_in_time(lambda: create_artifacts(report, briefs, page), PUBLISH_S):
+        get_run_logger().warning("The report can't be shown in Prefect: %s", problem)
 
-    def step() -> None:
+
+def run_in_time(step: Callable[[], object], limit_s: float) -> str:
+    """Run a step that the run can do without in a thread; return why it has not succeeded, or an empty text.
+
+    Args:
+        step: The step; after the time limit it goes on until the process ends.
+        limit_s: The time limit in seconds.
+    """
+    errors: list[BaseException] = []
+
+    def attempt() -> None:
         try:
-            create_artifacts(report, briefs, page)
-        except Exception as error:  # noqa: BLE001 -- the report is complete without its artifacts
+            step()
+        except (Exception, *INTERRUPTIONS) as error:  # noqa: BLE001 -- reported to the caller
             errors.append(error)
 
-    thread = start_thread(step, "prefect-dispatch-publish")
+    thread = start_thread(attempt, "prefect-dispatch-publish")
     thread.join(limit_s)
-    if errors or thread.is_alive():
-        why = safe_message(errors[0]) if errors else f"the API did not take it within {limit_s:g} s."
-        get_run_logger().warning("The report can't be shown in Prefect: %s", why)
+    if errors:
+        return safe_message(errors[0])
+    return f"it was not finished within {limit_s:g} s." if thread.is_alive() else ""
 
 
 def create_artifacts(report: Report, briefs: Sequence[Brief], page: Path | None = None) -> None:

@@ -24,12 +24,15 @@ from prefect_dispatch.flows.prepare import (
     take_prepared,
 )
 from prefect_dispatch.flows.publish import (
-    CANCELLED_S,
+    CANCELLED_REPORT_S,
+    MAX_CANCELLED,
     PAGE,
     LiveProgress,
+    create_artifacts,
     create_artifacts_in_time,
     emit_events,
     ensure_output,
+    run_in_time,
     write_files,
     write_page,
 )
@@ -228,13 +231,22 @@ def run_job(spec: JobSpec) -> Report:
 
 def _publish_cancelled(build: Callable[[], Report], job: PreparedJob, spec: JobSpec, output: Output | None) -> None:
     """Build and publish the report of a run that was interrupted, as far as that is possible in a short time."""
-    try:
+    if len(job.work) > MAX_CANCELLED:
+        get_run_logger().warning("The cancelled run has no report, as it has more than %s items.", f"{MAX_CANCELLED:,}")
+        return
+
+    def step() -> None:
         report = build()
         report = report.model_copy(update={"run": {**report.run, "cancelled": True}})
         page = None if output is None else _write_output(report, job, spec, output)
-        create_artifacts_in_time(report, job.briefs, page, is_last=False, limit_s=CANCELLED_S)
-    except (Exception, *INTERRUPTIONS) as error:  # noqa: BLE001 -- the run ends as cancelled, also after a second Ctrl-C
-        get_run_logger().warning("The report of the cancelled run is incomplete: %s", safe_message(error))
+        create_artifacts(report, job.briefs, page)
+
+    try:
+        problem = run_in_time(step, CANCELLED_REPORT_S)
+    except INTERRUPTIONS:
+        problem = "it was interrupted, too."
+    if problem:
+        get_run_logger().warning("The report of the cancelled run is incomplete: %s", problem)
 
 
 def _write_output(report: Report, job: PreparedJob, spec: JobSpec, output: Output) -> Path | None:

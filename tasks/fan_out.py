@@ -392,12 +392,12 @@ class FanOut:
         Work whose request may have been sent has failed; what was not begun is skipped.
         """
         error = Failure(kind=_INTERRUPTED, message="The run was cancelled before the answer came.")
-        for work in self._in_flight.pending:
-            self._record(WorkResult(work, "failed", error=error))
-        while self._queue.waiting:
-            self._skip(self._queue.waiting.popleft(), _INTERRUPTED, "the run was cancelled.")
-        for group in list(self._groups.values()):  # interrupted between the queue and the submission
-            self._skip(group[0], _INTERRUPTED, "the run was cancelled.")
+        self._record(*(WorkResult(work, "failed", error=error) for work in self._in_flight.pending))
+        # All at once, as each call reports the progress of the run, and there may be very many.
+        waiting = self._queue.remove_matching(lambda _: True)
+        self._record(*(self._as_skipped(work, _INTERRUPTED, "the run was cancelled.") for work in waiting))
+        submitted = [group[0] for group in self._groups.values()]  # interrupted between the queue and the submission
+        self._record(*(self._as_skipped(work, _INTERRUPTED, "the run was cancelled.") for work in submitted))
         return self._outcomes
 
     def _apply_batch_results(self, batched: BatchResults) -> None:
@@ -501,10 +501,14 @@ class FanOut:
         self._record_joined_items()
 
     def _skip(self, work: WorkItem, kind: str, why: str) -> None:
+        self._record(self._as_skipped(work, kind, why))
+
+    def _as_skipped(self, work: WorkItem, kind: str, why: str) -> WorkResult:
+        """Return the result of work that is not asked; it has failed if a batch has asked it before."""
         was_asked = work.fingerprint in self._batched.attempts
         suffix = " again" if was_asked else ""
         error = Failure(kind=kind, message=f"Not asked{suffix}: {why}")
-        self._record(WorkResult(work, "failed" if was_asked else "skipped", error=error))
+        return WorkResult(work, "failed" if was_asked else "skipped", error=error)
 
     def _record(self, *ends: WorkResult) -> None:
         recorded = len(self._outcomes)

@@ -16,7 +16,9 @@ from prefect.exceptions import CancelledRun
 from prefect.states import Cancelling
 
 from prefect_dispatch import LLM, Brief, Limits, dispatch
+from prefect_dispatch.flows import run_job
 from prefect_dispatch.models.report import Report
+from prefect_dispatch.reporting.progress import progress_listener
 from prefect_dispatch.tasks import fan_out
 from tests.openai_server import Behaviour, OpenAIServer, document, openai_server
 from tests.waiting import wait_until
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from prefect.client.schemas.objects import FlowRun
+
+    from prefect_dispatch.reporting.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -101,6 +105,42 @@ def test_a_signal_cancels_a_run(number: int, monkeypatch: pytest.MonkeyPatch, tm
     assert shown["say-report"].startswith("# Cancelled\n\n")
     assert shown["say-progress"].startswith("cancelled: 2 of 4 done, ")
     assert "in flight" not in shown["say-progress"]
+
+
+@pytest.mark.slow
+def test_a_second_interruption_ends_the_report_and_not_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ctrl-C again, while the report is built: the run still ends as cancelled."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+
+    def press_again(progress: Progress) -> None:
+        if progress.done == progress.total:  # only after the first one
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+
+    token = progress_listener.set(press_again)
+    try:
+        with openai_server(slow) as server:
+            state = interrupted(server, "twice", lambda: os.kill(os.getpid(), signal.SIGINT))
+    finally:
+        progress_listener.reset(token)
+    assert state.startswith("Cancelled: 2 of 4 answered.")
+    assert "The report of the cancelled run is incomplete: it was interrupted, too." in caplog.text
+
+
+@pytest.mark.slow
+def test_a_cancelled_run_of_very_many_items_has_no_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The process ends before it could be written; what an earlier run wrote stays whole."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    monkeypatch.setattr(run_job, "MAX_CANCELLED", 3)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "report.json").write_text("{}")
+    with openai_server(slow) as server:
+        interrupted(server, "many", lambda: os.kill(os.getpid(), signal.SIGINT), out=out)
+    assert [file.name for file in out.iterdir()] == ["report.json"]
+    assert (out / "report.json").read_text() == "{}"
 
 
 def test_what_was_answered_before_an_interruption_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
