@@ -185,6 +185,7 @@ def _web_sources_table(outcomes: Sequence[Outcome]) -> Iterator[Table]:
             "item": each.item,
             "url": cited.url,
             "title": cited.title,
+            "published": cited.published,
             "retrieved": cited.retrieved.isoformat(),
         }
         for each in outcomes

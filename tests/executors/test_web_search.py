@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import datetime, timezone
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,133 @@ def test_a_search_is_requested_and_its_pages_are_kept(monkeypatch: pytest.Monkey
     assert (llm.call_fee(), LLM(model=MODEL).call_fee()) == (0.025, 0.0)
 
 
+LISTED = {"url": SOURCE, "title": "HTTP Semantics"}
+HEAD = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "sonar"}
+USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+RESULTS = [{**LISTED, "date": "2022-06-06", "last_updated": "2025-01-01"}, "a text"]
+
+
+def stream_events(*events: dict[str, Any]) -> Behaviour:
+    """Return a stream of server-sent events."""
+    lines = (f"event: {each.get('type', 'message')}\ndata: {json.dumps(each)}\n\n" for each in events)
+    return Behaviour(body="".join(lines), content_type="text/event-stream")
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None, **more: object) -> dict[str, Any]:
+    """Return one part of a streamed chat completion."""
+    return {**HEAD, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}], **more}
+
+
+def claude_blocks() -> list[dict[str, Any]]:
+    """Return the content of Anthropic's message: a failed search, one that found a page, and the answer."""
+    page = {"type": "web_search_result", **LISTED, "page_age": "June 6, 2022", "encrypted_content": "-"}
+    failure = {"type": "web_search_tool_result_error", "error_code": "unavailable"}
+    return [
+        block
+        for number, content in enumerate((failure, [page]))
+        for block in (
+            {"type": "server_tool_use", "id": f"srvtoolu_{number}", "name": "web_search", "input": {"query": "HTTP"}},
+            {"type": "web_search_tool_result", "tool_use_id": f"srvtoolu_{number}", "content": content},
+        )
+    ] + [{"type": "text", "text": "Old."}]
+
+
+def claude_message(content: list[dict[str, Any]], stop: str | None = "end_turn") -> dict[str, Any]:
+    """Return Anthropic's message."""
+    head = {"id": "msg", "type": "message", "role": "assistant", "model": "claude-sonnet-4-5", "stop_sequence": None}
+    return {**head, "content": content, "stop_reason": stop, "usage": {"input_tokens": 10, "output_tokens": 5}}
+
+
+def claude_events() -> list[dict[str, Any]]:
+    """Return the events by which Anthropic streams the message."""
+    blocks = [
+        event
+        for at, block in enumerate(claude_blocks())
+        for event in (
+            {"type": "content_block_start", "index": at, "content_block": {**block, "text": ""}},
+            {"type": "content_block_delta", "index": at, "delta": {"type": "text_delta", "text": "Old."}},
+            {"type": "content_block_stop", "index": at},
+        )
+        if block["type"] == "text" or event["type"] != "content_block_delta"
+    ]
+    return [
+        {"type": "message_start", "message": claude_message([], None)},
+        *blocks,
+        {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 5}},
+        {"type": "message_stop"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("model", "idle_s", "behaviour", "published"),
+    [
+        pytest.param(
+            "perplexity/sonar",
+            None,
+            Behaviour(
+                body=json.dumps(
+                    {
+                        **HEAD,
+                        "choices": [{"index": 0, "finish_reason": "stop", "message": {"content": "Old."}}],
+                        "usage": USAGE,
+                        "search_results": RESULTS,
+                    }
+                )
+            ),
+            "2022-06-06",
+            id="perplexity",
+        ),
+        pytest.param(
+            "perplexity/sonar",
+            5.0,
+            stream_events(
+                chunk({"role": "assistant", "content": "Ol"}, search_results=RESULTS),
+                chunk({"content": "d."}, "stop", usage=USAGE),
+            ),
+            "2022-06-06",
+            id="perplexity-stream",
+        ),
+        pytest.param(
+            "anthropic/claude-sonnet-4-5",
+            None,
+            Behaviour(body=json.dumps(claude_message(claude_blocks()))),
+            "June 6, 2022",
+            id="anthropic",
+        ),
+        pytest.param(
+            "anthropic/claude-sonnet-4-5", 5.0, stream_events(*claude_events()), "June 6, 2022", id="anthropic-stream"
+        ),
+        pytest.param(
+            MODEL,
+            5.0,
+            stream_events(
+                chunk({"role": "assistant", "content": "Old."}),
+                chunk({"annotations": [cite(SOURCE, "HTTP Semantics")]}),
+                chunk({}, "stop", usage=USAGE),
+            ),
+            "",
+            id="openai-stream",
+        ),
+    ],
+)
+def test_each_provider_lists_its_pages_elsewhere(
+    model: str, idle_s: float | None, behaviour: Behaviour, published: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages have a title, and a date where the provider gives one; a stream with an idle limit has the same."""
+    provider = model.partition("/")[0].upper()
+    monkeypatch.setenv(f"{provider}_API_KEY", "sk-test-0123456789")
+    with openai_server(behaviour) as server:
+        for name in ("API_BASE", "BASE_URL"):
+            monkeypatch.setenv(
+                f"{provider}_{name}", server.url.removesuffix("/v1") if provider == "ANTHROPIC" else server.url
+            )
+        llm = LLM(model=model, web_search=True, idle_s=idle_s)
+        reply = asyncio.run(llm.answer(Ask(brief=Brief(name="b", instructions="Search."), item=ITEM)))
+        assert bool(server.requests[0].body.get("stream")) is (idle_s is not None)
+    assert reply.value == "Old."
+    assert reply.citations == (Citation(**LISTED, published=published, retrieved=TODAY),)
+
+
 def test_a_stated_price_of_tokens_has_the_listed_one_of_searches_added(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where that is unknown, the cost is unknown, and a budget can't be kept."""
     stated = LLM(model=MODEL, web_search=True, usd_per_million=(1e6, 0))
@@ -108,6 +236,8 @@ def test_titles_and_numbers_are_bounded() -> None:
     [page] = parse_citations(SimpleNamespace(annotations=[cite(SOURCE, "\x1b[31mred\udc80" + "x" * 400)]))
     assert "\x1b" not in page.title
     assert len(page.title) <= 300
+    [page] = parse_citations(None, SimpleNamespace(search_results=[{"url": SOURCE, "date": "\x07" + "1" * 99}]))
+    assert (len(page.published), "\x07" in page.published) == (40, False)
     many = [cite(f"{SOURCE}/{number}", None) for number in range(80)]
     assert len(parse_citations(SimpleNamespace(annotations=many))) == MAX_CITATIONS
     assert parse_citations(SimpleNamespace(annotations="many")) == ()
@@ -123,6 +253,8 @@ def test_what_cannot_search_is_refused_before_anything_is_spent() -> None:
         LLM(model="local/smollm2", web_search=True).require_available()
     with pytest.raises(JobError, match="a provider's batch has no web search"):
         LLM(model=MODEL, web_search=True, mode="batch").require_available()
+    with pytest.raises(JobError, match="a provider's batch has no web search"):
+        LLM(model=MODEL, params={"web_search_options": {}}, mode="batch").require_available()
 
 
 def test_a_call_has_no_fee_by_default() -> None:

@@ -162,6 +162,22 @@ def test_a_researcher_that_searches_needs_a_model() -> None:
         given(topics=["a"], researcher="model with web search")
 
 
+@pytest.mark.usefixtures("store")
+@pytest.mark.parametrize("models", [["openai/gpt-3.5-turbo"], ["openai/gpt-4o-search-preview", "openai/gpt-3.5-turbo"]])
+def test_a_model_without_a_search_is_refused_before_a_call(models: list[str], model: OpenAIServer) -> None:
+    """Among several models, too; the message names the model and what to do."""
+    before = len(model.requests)
+    with pytest.raises(JobError, match=r"'openai/gpt-3\.5-turbo' isn't known to search the web: name one that does"):
+        research_topics(
+            "How old is {topic}?",
+            ["HTTP"],
+            models=models,
+            credentials=_saved(model),
+            researcher="model with web search",
+        )
+    assert len(model.requests) == before
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_sources_are_pages_that_the_search_returned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,6 +87,8 @@ class Citation(Frozen):
     """Its address: http or https."""
     title: str = ""
     """Its title; truncated."""
+    published: str = ""
+    """Its date or age in the provider's words; empty where the provider gives none."""
     retrieved: date
     """The day (UTC) on which the provider returned it."""
 

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from datetime import datetime, timezone
 from functools import cache, lru_cache
 from importlib import import_module
+from itertools import islice
 from math import inf
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
@@ -228,6 +229,10 @@ LONGEST_URL = 2_000
 LONGEST_TITLE = 300
 """Characters of a page's title that are stored."""
 
+_LONGEST_DATE = 40
+_DATE_FIELDS = ("page_age", "date", "last_updated")
+"""Fields of a page that may hold its date: Anthropic's, then Perplexity's."""
+
 _FINISHES: Mapping[Any, Literal["truncated", "refused"]] = {"content_filter": "refused", "length": "truncated"}
 """How an answer ended, by litellm's reason; any other one means that it is complete."""
 
@@ -264,29 +269,55 @@ def parse_response(
         finish=finish,
         model=model,
         served_model=served,
-        citations=() if search is None else parse_citations(message),
+        citations=() if search is None else parse_citations(message, response),
         usage=_usage(response, model, price, search),
     )
 
 
-def parse_citations(message: Any) -> tuple[Citation, ...]:  # noqa: ANN401 -- litellm's Message
-    """Return the pages that a message cites: its annotations of the type `url_citation`, each address once.
+def parse_citations(message: Any, response: Any = None) -> tuple[Citation, ...]:  # noqa: ANN401 -- litellm's Message and ModelResponse
+    """Return the pages that a web search returned, each address once; those that the message cites come first.
 
     The provider's response is hostile data: only addresses of public pages are kept, and numbers and lengths are
     bounded.
+
+    Args:
+        message: The message.
+        response: The response that contains it; some providers list the pages there.
     """
     today = datetime.now(timezone.utc).date()
     found: dict[str, Citation] = {}
-    annotations: Any = _field(message, "annotations")
-    listed = cast("Sequence[Any]", annotations) if isinstance(annotations, list) else ()
-    for each in listed[:_MAX_ANNOTATIONS]:
-        page: Any = _field(each, "url_citation") if _field(each, "type") == "url_citation" else None
-        url, title = _field(page, "url"), _field(page, "title")
+    for page in islice(_iter_pages(message, response), _MAX_ANNOTATIONS):
+        url = _field(page, "url")
         if not isinstance(url, str) or len(url) > LONGEST_URL or not is_address(url) or redact(url) != url:
             continue
-        text = strip_control_chars(title.encode("utf-8", "replace").decode()) if isinstance(title, str) else ""
-        found.setdefault(url, Citation(url=url, title=shorten(redact(text), LONGEST_TITLE), retrieved=today))
+        known = found.get(url, Citation(url=url, retrieved=today))
+        dates = (_line(_field(page, name), _LONGEST_DATE) for name in _DATE_FIELDS)
+        title = known.title or _line(_field(page, "title"), LONGEST_TITLE)
+        published = known.published or next(filter(None, dates), "")
+        found[url] = known.model_copy(update={"title": title, "published": published})
     return tuple(found.values())[:MAX_CITATIONS]
+
+
+def _iter_pages(message: Any, response: Any) -> Iterator[Any]:  # noqa: ANN401 -- as above
+    """Yield the pages of a web search: mappings or objects with `url` and `title`, and a date where there is one."""
+    for each in _list_field(message, "annotations"):  # OpenAI, Gemini, Perplexity
+        if _field(each, "type") == "url_citation":
+            yield _field(each, "url_citation")
+    for each in _list_field(_field(message, "provider_specific_fields"), "web_search_results"):  # Anthropic
+        yield from _list_field(each, "content")
+    yield from _list_field(response, "search_results")  # Perplexity
+
+
+def _line(text: object, most: int) -> str:
+    """Return a text of a provider as one bounded line without secrets; empty for any other value."""
+    plain = strip_control_chars(text.encode("utf-8", "replace").decode()) if isinstance(text, str) else ""
+    return shorten(redact(plain), most)
+
+
+def _list_field(thing: Any, name: str) -> list[Any]:  # noqa: ANN401 -- as below
+    """Return a field that is a list; an empty list where there is none."""
+    found: Any = _field(thing, name)
+    return cast("list[Any]", found) if isinstance(found, list) else []
 
 
 def _field(thing: Any, name: str) -> Any:  # noqa: ANN401 -- a mapping, or an object of litellm's
@@ -400,6 +431,7 @@ async def complete_streaming(litellm: Any, model: str, request: dict[str, Any], 
 
     # 1. Open the stream. Its read time-out is the idle limit.
     refusals: list[str] = []
+    pages: list[Any] = []
     timeout = httpx.Timeout(CONNECT_S, read=idle_s)
     more: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}, "timeout": timeout}
     if model.startswith(_NEEDS_CLIENT):
@@ -409,7 +441,7 @@ async def complete_streaming(litellm: Any, model: str, request: dict[str, Any], 
         # 2. Read it to its end; litellm collects the chunks.
         raw: object = stream.completion_stream
         if isinstance(raw, AsyncStream):
-            stream.completion_stream = _collect_refusals(stream.completion_stream, refusals)
+            stream.completion_stream = _collect_dropped_fields(stream.completion_stream, refusals, pages)
         async with aclosing(stream):
             async for _ in stream:
                 pass
@@ -422,7 +454,7 @@ async def complete_streaming(litellm: Any, model: str, request: dict[str, Any], 
         raise _stream_error(f"{model!r} failed: the response was no stream", "malformed")
     if not (stream.received_finish_reason or stream.intermittent_finish_reason):
         raise _stream_error(f"{model!r} failed: the stream ended before the answer did", "connection")
-    return _assemble_response(litellm, stream.chunks, refusals)
+    return _assemble_response(litellm, stream.chunks, refusals, pages)
 
 
 def _client(litellm: Any, timeout: Any) -> Any:  # noqa: ANN401 -- as above
@@ -431,22 +463,25 @@ def _client(litellm: Any, timeout: Any) -> Any:  # noqa: ANN401 -- as above
     return handlers.get_async_httpx_client(litellm.LlmProviders.VERTEX_AI, params={"timeout": timeout})
 
 
-async def _collect_refusals(stream: Any, refusals: list[str]) -> AsyncGenerator[Any, None]:  # noqa: ANN401 -- openai's stream
-    """Yield the chunks of a stream, and collect the refusals in them, which litellm drops."""
+async def _collect_dropped_fields(stream: Any, refusals: list[str], pages: list[Any]) -> AsyncGenerator[Any, None]:  # noqa: ANN401 -- openai's stream
+    """Yield the chunks of a stream, and collect what litellm drops: refusals, and the pages of a web search."""
     async with stream:
         async for chunk in stream:
+            pages[:] = _list_field(chunk, "search_results") or pages  # each chunk has the whole list
             deltas = (choice.delta for choice in chunk.choices)
             refusals.extend(filter(None, (getattr(delta, "refusal", None) for delta in deltas)))
             yield chunk
 
 
-def _assemble_response(litellm: Any, chunks: list[Any], refusals: list[str]) -> Any:  # noqa: ANN401 -- as above
-    """Return the response of a stream, without a usage that litellm has estimated, and with the refusals."""
+def _assemble_response(litellm: Any, chunks: list[Any], refusals: list[str], pages: list[Any]) -> Any:  # noqa: ANN401 -- as above
+    """Return the response of a stream, without a usage that litellm has estimated, and with what it drops."""
     response = litellm.stream_chunk_builder(chunks)
     if not any(getattr(chunk, "usage", None) for chunk in chunks):
         response.usage = None
     if refusals:
         response.choices[0].message.provider_specific_fields = {"refusal": "".join(refusals)}
+    if pages:
+        response.search_results = pages
     return response
 
 

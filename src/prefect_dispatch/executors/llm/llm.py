@@ -333,7 +333,7 @@ class LLM(BaseExecutor, Strict):
         for model in self.models:
             if not has_known_provider(model):
                 raise JobError(f"Model {model!r} is unknown to litellm: name it as provider/model.")
-            if self.web_search and self.mode == "batch":
+            if self.search_options is not None and self.mode == "batch":
                 raise JobError("web_search: a provider's batch has no web search; set mode to 'live', or leave it out.")
             if self.web_search and not supports_web_search(model):
                 raise JobError(
