@@ -43,6 +43,8 @@ class Turn:
     """Shell commands to run, one tool call each."""
     call: tuple[str, Mapping[str, Any]] | None = None
     """A call of a tool by its name, as it is."""
+    blocks: tuple[Mapping[str, Any], ...] = ()
+    """Content blocks of Anthropic's API, or output items of OpenAI's Responses, as they are, before the text."""
     status: int = 200
     """The HTTP status; beside 200 the turn is an error."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -195,7 +197,8 @@ def _messages(request: Request, turn: Turn, calls: list[tuple[str, dict[str, Any
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 0,
     }
-    blocks: list[dict[str, Any]] = [{"type": "text", "text": turn.text}] if turn.text else []
+    blocks: list[dict[str, Any]] = [*map(dict[str, Any], turn.blocks)]
+    blocks += [{"type": "text", "text": turn.text}] if turn.text else []
     blocks += [
         {"type": "tool_use", "id": f"toolu_{request.turn}_{n}", "name": name, "input": given}
         for n, (name, given) in enumerate(calls)
@@ -218,6 +221,8 @@ def _messages(request: Request, turn: Turn, calls: list[tuple[str, dict[str, Any
         if block["type"] == "text":
             yield event("content_block_start", index=n, content_block={"type": "text", "text": ""})
             yield event("content_block_delta", index=n, delta={"type": "text_delta", "text": block["text"]})
+        elif "input" not in block:
+            yield event("content_block_start", index=n, content_block=block)
         else:
             yield event("content_block_start", index=n, content_block={**block, "input": {}})
             delta = {"type": "input_json_delta", "partial_json": json.dumps(block["input"])}
@@ -246,6 +251,7 @@ def _responses(request: Request, turn: Turn, calls: list[tuple[str, dict[str, An
             "content": [said],
         }
         items.insert(0, message)
+    items[:0] = map(dict[str, Any], turn.blocks)
     usage = {
         "input_tokens": read,
         "input_tokens_details": {"cached_tokens": 0},

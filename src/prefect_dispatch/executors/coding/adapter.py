@@ -64,6 +64,10 @@ class LaunchRequest:
     """Most US dollars that it may spend."""
     max_turns: int | None = None
     """How often it may call its model."""
+    web_search: bool = False
+    """Whether it may search the web and read pages."""
+    read_only: bool = False
+    """Whether it is to write no files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +131,8 @@ class AgentReport:
     """Whether its failure is transient: a lost connection, a provider in trouble."""
     agent_version: str = ""
     """Its version, if its output has it."""
+    pages: tuple[dict[str, Any], ...] = ()
+    """The web pages that its tools returned or opened, each with `url` and, if it is known, `title`."""
 
 
 class NoParams(Strict):
@@ -146,6 +152,8 @@ class Adapter(ABC):
     """The tested versions: the oldest one, and the first one that is too new."""
     install: ClassVar[str]
     """How to install it, as part of a message."""
+    searches_web: ClassVar[bool] = False
+    """Whether it has tools for the web that can be switched on, and reports the pages that these return."""
     params_model: ClassVar[type[Strict]] = NoParams
     """The model that validates the executor's `params`."""
     output_files: tuple[str, ...] = ()

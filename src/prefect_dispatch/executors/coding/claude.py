@@ -1,6 +1,6 @@
 """Adapter for Claude Code: `claude -p`, isolated from the user's settings and hooks.
 
-It may edit files in its workspace; any other tool has to be allowed by name.
+It may edit files in its workspace, unless it is to write none; any other tool has to be allowed by name.
 """
 
 from __future__ import annotations
@@ -33,13 +33,15 @@ from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from pydantic import JsonValue
 
 RETRIES = 3
 """How often it retries a call of its provider. That takes seconds, also for a wrong key; ten tries take minutes."""
-_EDITING = ("Read", "Edit", "Write", "Glob", "Grep")
+_READING = ("Read", "Glob", "Grep")
+_EDITING = (*_READING, "Edit", "Write")
+_SEARCHING = ("WebSearch", "WebFetch")
 _LIMITS: Mapping[str, Literal["max_turns", "max_usd"]] = {
     "error_max_turns": "max_turns",
     "error_max_budget_usd": "max_usd",
@@ -48,6 +50,8 @@ _CONNECTION_ERROR = re.compile(
     r"^API Error:.*(?:connection|stream|response stalled|timed? ?out|network|socket)", re.IGNORECASE
 )
 """Its messages for a provider's response that broke off or did not arrive, which have no HTTP status."""
+_OK = 200
+"""The HTTP status of a page that was fetched."""
 _SCHEMA = "error_max_structured_output_retries"
 
 
@@ -67,6 +71,7 @@ class Claude(Adapter):
     provider = "anthropic"
     tested_versions = ("2.1.197", "2.2")
     install = "npm install -g @anthropic-ai/claude-code"
+    searches_web = True
     params_model = ClaudeParams
 
     def launch(self, request: LaunchRequest) -> Launch:
@@ -74,7 +79,9 @@ class Claude(Adapter):
         params = cast("ClaudeParams", request.params)
         key = request.home / "key"
         helper = f"cat {shlex.quote(str(key))}" if request.key else ""
-        tools = dict.fromkeys((*_EDITING, *(tool.partition("(")[0] for tool in params.allowed_tools)))
+        allowed = (*params.allowed_tools, *(_SEARCHING if request.web_search else ()))
+        own = _READING if request.read_only else _EDITING
+        tools = dict.fromkeys((*own, *(tool.partition("(")[0] for tool in allowed)))
         schema = json.dumps(request.schema)
         takes_schema = value_at(request.schema, "/type") == "object" and len(schema) < LONGEST_ARGUMENT
         flags = ("-p", "--safe-mode", "--strict-mcp-config", "--no-session-persistence", "--verbose")
@@ -84,7 +91,7 @@ class Claude(Adapter):
             "--settings": json.dumps(drop_empty({"apiKeyHelper": helper})),
             "--model": request.model.removeprefix("anthropic/"),
             "--tools": ",".join(tools),
-            "--allowedTools": ",".join(params.allowed_tools),
+            "--allowedTools": ",".join(allowed),
             "--effort": params.effort,
             "--max-turns": request.max_turns,
             "--max-budget-usd": request.max_usd and f"{request.max_usd:f}",
@@ -107,10 +114,12 @@ class Claude(Adapter):
 
     def parse(self, output: AgentOutput) -> AgentReport:
         """Parse its output by the last event of type `result`; its exit code may be 0 for a failure."""
-        # 1. The last result event, and the version, which another event has.
+        # 1. The last result event, the version, which another event has, and the pages of its web tools.
         version, end = "", dict[str, Any]()
+        pages = list[dict[str, Any]]()
         for event in iter_json_objects(output.stdout):
             version = text_at(event, "/claude_code_version") or version
+            pages += _pages(event.get("tool_use_result"))
             end = event if event.get("type") == "result" else end
         # 2. Whether it failed, and in which way.
         kind, words = text_at(end, "/subtype"), text_at(end, "/result")
@@ -137,7 +146,16 @@ class Claude(Adapter):
             or (not end and bool(version))
             or (failed and status is None and bool(_CONNECTION_ERROR.search(words))),
             agent_version=version,
+            pages=tuple(pages),
         )
+
+
+def _pages(result: object) -> Iterator[dict[str, Any]]:
+    """Yield the pages of a tool's result: those that a search returned, or the one that was fetched."""
+    if value_at(result, "/code") == _OK:
+        yield {"url": value_at(result, "/url")}
+    for found in as_list(value_at(result, "/results")):
+        yield from (page for page in as_list(value_at(found, "/content")) if isinstance(page, dict))
 
 
 def _tokens(models: object) -> Tokens | None:

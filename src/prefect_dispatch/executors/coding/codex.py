@@ -72,6 +72,7 @@ class Codex(Adapter):
     provider = "openai"
     tested_versions = ("0.169", "0.170")
     install = "npm install -g @openai/codex"
+    searches_web = True
     params_model = CodexParams
     output_files = ("answer.txt",)
 
@@ -95,6 +96,7 @@ class Codex(Adapter):
             # /tmp is shared by all programs, and may contain the user's own checkout. TMPDIR is private to the
             # attempt, so it may write there.
             "sandbox_workspace_write.exclude_slash_tmp": True,
+            **({"web_search": "live"} if request.web_search else {}),
             **params.config,
         }
         files = {home / ".codex" / "config.toml": ""}  # it doesn't create its folder
@@ -105,7 +107,7 @@ class Codex(Adapter):
         options = {
             "--color": "never",
             "-C": request.workspace,
-            "-s": params.sandbox,
+            "-s": "read-only" if request.read_only and params.sandbox == "workspace-write" else params.sandbox,
             "-m": request.model.removeprefix("openai/"),
             "-o": home / self.output_files[0],
             "--output-schema": schema in files and schema,
@@ -125,6 +127,7 @@ class Codex(Adapter):
         # 1. Collect its events: the end of its turn, its last message and error, its declined and failed commands.
         end, text, error = dict[str, Any](), "", ""
         denials, outputs = list[str](), list[str]()
+        pages = list[dict[str, Any]]()
         for event in iter_json_objects(output.stdout):
             kind, item = event.get("type"), event.get("item")
             if kind in ("turn.completed", "turn.failed"):
@@ -135,6 +138,8 @@ class Codex(Adapter):
                 continue
             elif value_at(item, "/type") == "agent_message":
                 text = text_at(item, "/text")
+            elif value_at(item, "/type") == "web_search":  # of a search it reports the query alone
+                pages.append({"url": value_at(item, "/action/url")})
             elif value_at(item, "/status") == "declined":
                 denials.append(text_at(item, "/command") or text_at(item, "/type"))
             elif value_at(item, "/type") == "command_execution":
@@ -159,4 +164,5 @@ class Codex(Adapter):
             no_sandbox=outputs[0].splitlines()[0] if lacks_sandbox else "",
             status=status,
             is_transient=status is None and bool(_CONNECTION.search(words)),
+            pages=tuple(pages),
         )

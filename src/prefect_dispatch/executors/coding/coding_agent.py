@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -41,14 +41,22 @@ from prefect_dispatch.executors.coding.session import (
 )
 from prefect_dispatch.executors.coding.verdict import describe_refusals, find_error
 from prefect_dispatch.executors.command_checks import require_valid_env
-from prefect_dispatch.executors.llm.litellm_adapter import Params, load_litellm
+from prefect_dispatch.executors.llm.litellm_adapter import Params, create_citations, load_litellm
 from prefect_dispatch.models.base import Strict, Tabs
 from prefect_dispatch.models.brief import Brief, Text
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.processes.process_tree import get_watchdog
 from prefect_dispatch.processes.runner import Program, run
-from prefect_dispatch.processes.state_folder import Variable, new_log, reap_periodically, require_passable
+from prefect_dispatch.processes.state_folder import (
+    Variable,
+    build_environment,
+    lease,
+    new_log,
+    private_folder,
+    reap_periodically,
+    require_passable,
+)
 from prefect_dispatch.security.redaction import register_secrets
 from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.workspaces.workspace import Workspace, open_workspace, to_thread_shielded
@@ -59,10 +67,9 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.executors.base import Ask
-    from prefect_dispatch.executors.coding.adapter import Adapter
+    from prefect_dispatch.executors.coding.adapter import Adapter, AgentReport
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.processes.runner import CompletedProgram
-    from prefect_dispatch.workspaces.workspace import OpenWorkspace
 
 
 AgentName = Literal["claude", "codex", "opencode", "mini"]
@@ -166,7 +173,7 @@ _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class CodingAgent(BaseExecutor, Strict):
-    """Executor that runs a coding agent in a repository: each ask in an isolated checkout, whose change it returns.
+    """Executor that runs a coding agent: each ask in an isolated checkout, whose change it returns, or without one.
 
     Example:
         >>> CodingAgent(agent="claude", model="claude-sonnet-4-5", pass_env=["ANTHROPIC_API_KEY"], max_usd=2).name
@@ -181,8 +188,10 @@ class CodingAgent(BaseExecutor, Strict):
     """The agent: a built-in one by its name, or any other one, described by data."""
     model: Text
     """The model that it uses, such as `claude-sonnet-4-5`; for `opencode` and `mini` as `provider/model`."""
-    workspace: Workspace = Workspace()
-    """The repository, and the commit to begin from."""
+    workspace: Workspace | None = Workspace()
+    """The repository, and the commit to begin from. None: an empty folder, for work that needs no repository."""
+    web_search: bool = Field(default=False, title="Web search")
+    """Whether it may search the web and read pages; for `claude`, `codex` and `opencode`."""
     program: Text | None = None
     """The agent's program: a path from the job's folder, or a name to look up in PATH. None: its usual name."""
     api_base: str = Field(default="", title="API base")
@@ -218,6 +227,11 @@ class CodingAgent(BaseExecutor, Strict):
             field, message = first_problem(error)
             place = f"params.{field}" if field else "params"
             raise ValueError(f"{place}: for {adapter.name!r}: {message}") from None
+        if self.web_search and not adapter.searches_web:
+            raise ValueError(
+                f"web_search: {adapter.name!r} has no such option; leave it out, and allow the web in the agent's own "
+                "settings"
+            )
         if self.agent in ("opencode", "mini") and "/" not in self.model:
             raise ValueError(f"model: {self.agent} takes a model as provider/model, and not {self.model!r}")
         return self
@@ -227,7 +241,7 @@ class CodingAgent(BaseExecutor, Strict):
         """Digest of everything that can change an answer but the commit; no key, limit or version of the agent."""
         agent = self.agent.model_dump(mode="json") if isinstance(self.agent, Generic) else self.agent
         parts = {"prompt": PROMPT, "agent": agent, "model": self.model_id, "api_base": self.api_base}
-        return digest({**parts, "params": self.params})
+        return digest({**parts, "params": self.params, **({"web_search": True} if self.web_search else {})})
 
     @property
     def has_external_inputs(self) -> bool:
@@ -235,11 +249,13 @@ class CodingAgent(BaseExecutor, Strict):
         return True
 
     def external_inputs(self, brief: Brief, item: Item) -> JsonValue:  # noqa: ARG002 -- its answer depends on the whole commit
-        """Return the identity of the workspace: the commit, and its set-up.
+        """Return the identity of the workspace: the commit, and its set-up; None without a repository.
 
         Raises:
             JobError: If the workspace isn't resolved, and the repository or the commit doesn't exist.
         """
+        if self.workspace is None:
+            return None
         is_resolved = _COMMIT.fullmatch(self.workspace.base)
         return (self.workspace if is_resolved else self.workspace.resolve(Path())).identity
 
@@ -265,7 +281,7 @@ class CodingAgent(BaseExecutor, Strict):
         require_passable(self.pass_env)
         api_base = self._require_access()
         program = find_program(self.adapter, self.executable, folder)
-        workspace = self.workspace.resolve(folder)
+        workspace = self.workspace and self.workspace.resolve(folder)
         return self.model_copy(update={"api_base": api_base.rstrip("/"), "program": program, "workspace": workspace})
 
     def require_supported(self, briefs: Sequence[Brief]) -> None:
@@ -284,6 +300,12 @@ class CodingAgent(BaseExecutor, Strict):
                 require_valid_env(brief.name, brief.command)
             if brief.split:
                 raise JobError(f"Brief {brief.name!r}: 'split' is for language models; leave it out.")
+            if self.workspace is None and (brief.writes or brief.command):
+                field = "writes" if brief.writes else "command"
+                raise JobError(
+                    f"Brief {brief.name!r}: {field!r} needs a repository, and executor.workspace is null: name one "
+                    f"there, or leave {field!r} out."
+                )
 
     async def warm_up(self) -> None:
         """Start the watchdog process, clean up after runs that died, and load litellm with its price table.
@@ -300,7 +322,7 @@ class CodingAgent(BaseExecutor, Strict):
         Raises:
             ExecutorError: If the work isn't done.
         """
-        return await run_session(self, ask)
+        return await (run_session(self, ask) if self.workspace else run_session_without_repository(self, ask))
 
     @property
     def adapter(self) -> Adapter:
@@ -323,6 +345,11 @@ class CodingAgent(BaseExecutor, Strict):
         """The environment variables that may hold its provider's key, in order of preference."""
         own = (self.agent.key,) if isinstance(self.agent, Generic) and self.agent.key else ()
         return (*own, key_variable(self.model_id), *_MORE_KEYS.get(self.model_id.partition("/")[0], ()))
+
+    @property
+    def passed_variables(self) -> tuple[str, ...]:
+        """The variables that all programs get which run in its folder: those of `pass_env` without its key."""
+        return tuple(name for name in self.pass_env if name not in self.key_names)
 
     def _require_access(self) -> str:
         """Check that there is a key for the model's provider; return the provider's address.
@@ -367,16 +394,16 @@ async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
     try:
         # 1. Open a workspace; if the agent has worked on this before, with its earlier changes applied.
         key = await resolve_key(agent)
-        passed = [name for name in agent.pass_env if name not in agent.key_names]  # to all programs in its workspace
-        async with open_workspace(agent.workspace, pass_env=passed) as workspace:
+        source = agent.workspace or Workspace()
+        async with open_workspace(source, pass_env=agent.passed_variables) as workspace:
             if ask.change:
                 await workspace.apply(ask.change)
             # 2. Run the agent.
-            repo, log = Path(agent.workspace.repo), new_log()
+            repo, log = Path(source.repo), new_log()
             detector = await to_thread_shielded(
                 OutsideWriteDetector, repo, workspace.path, brief.writes, agent.executable
             )
-            ran, output = await _run_agent(agent, workspace, ask, key, log)
+            ran, output = await _run_agent(agent, workspace.path, workspace.env, ask, key, log)
             report = adapter.parse(output)
             spent = usage_of(report, agent.model_id)
             # 3. Check where it wrote, and that its work is done.
@@ -392,8 +419,7 @@ async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
             if brief.command:  # which has run code that the agent wrote
                 notes.append(await to_thread_shielded(detector.require_inside, output))
     except ExecutorError as error:
-        error.usage = error.usage if error.usage and error.usage.requests else spent
-        raise name_block_in_failure(error, agent.credentials) from None
+        raise _complete_error(agent, error, spent) from None
     # 5. Build the reply.
     value = report.text if report.structured is None else report.structured
     if value == "" and brief.output == "text" and change.files:
@@ -402,41 +428,96 @@ async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
         refused = describe_refusals(adapter.name, report.refusals)
         notes.insert(0, refused)
         problems += [refused] if problems else []
-    notes = [*filter(None, notes)]
-    for note in notes:
+    reply = _build_reply(agent, report, spent, value, notes)
+    return reply.model_copy(update={"change": change, "problems": tuple(problems)})
+
+
+async def run_session_without_repository(agent: CodingAgent, ask: Ask) -> Reply:
+    """Run one session of an agent in an empty folder, and return its answer; files that it writes are removed.
+
+    Args:
+        agent: The executor, with resolved paths.
+        ask: The brief, the item, and the rejected earlier answers.
+
+    Raises:
+        ExecutorError: If the work isn't done; it carries the usage all the same.
+    """
+    spent, adapter, stack = Usage(), agent.adapter, ExitStack()
+    try:
+        key = await resolve_key(agent)
+        folder, env = await to_thread_shielded(_open_folder, stack, agent)
+        log = new_log()
+        ran, output = await _run_agent(agent, folder, env, ask, key, log)
+        report = adapter.parse(output)
+        spent = usage_of(report, agent.model_id)
+        if failure := find_error(adapter.name, ran, report):
+            raise failure.add_trace(f"Its log: {log}")
+    except JobError as error:  # what existed when the job was prepared is gone
+        raise TerminalError(str(error), kind="workspace", usage=Usage()) from None
+    except ExecutorError as error:
+        raise _complete_error(agent, error, spent) from None
+    finally:
+        await to_thread_shielded(stack.close)
+    value = report.text if report.structured is None else report.structured
+    notes = [describe_refusals(adapter.name, report.refusals)] if report.refusals else []
+    return _build_reply(agent, report, spent, value, notes)
+
+
+def _open_folder(stack: ExitStack, agent: CodingAgent) -> tuple[Path, dict[str, str]]:
+    """Return an empty folder and the environment of programs in it; closing the stack removes both."""
+    mine = stack.enter_context(lease(about={"agent": agent.adapter.name}))
+    return private_folder(mine.path / "work"), build_environment(mine, pass_env=agent.passed_variables)
+
+
+def _complete_error(agent: CodingAgent, error: ExecutorError, spent: Usage) -> ExecutorError:
+    """Return the error of a session with its usage, and with the name of the agent's credentials."""
+    error.usage = error.usage if error.usage and error.usage.requests else spent
+    return name_block_in_failure(error, agent.credentials)
+
+
+def _build_reply(
+    agent: CodingAgent, report: AgentReport, spent: Usage, value: JsonValue, notes: Sequence[str]
+) -> Reply:
+    """Return the reply of a session, and log its notes."""
+    noted = tuple(filter(None, notes))
+    for note in noted:
         _log.warning("%s", note)
-    who = " ".join(filter(None, (agent.model_id, "in", adapter.name, report.agent_version)))
-    return Reply(value=value, model=who, change=change, problems=tuple(problems), notes=tuple(notes), usage=spent)
+    who = " ".join(filter(None, (agent.model_id, "in", agent.adapter.name, report.agent_version)))
+    pages = create_citations(report.pages) if agent.web_search else ()
+    return Reply(value=value, model=who, notes=noted, citations=pages, usage=spent)
 
 
 async def _run_agent(
-    agent: CodingAgent, workspace: OpenWorkspace, ask: Ask, key: str, log: Path
+    agent: CodingAgent, folder: Path, env: Mapping[str, str], ask: Ask, key: str, log: Path
 ) -> tuple[CompletedProgram, AgentOutput]:
-    """Run an agent's program in a workspace; return its result, and its output with the files that it wrote.
+    """Run an agent's program in a folder; return its result, and its output with the files that it wrote.
 
     Raises:
         ExecutorError: If it can't be started.
     """
-    adapter, home = agent.adapter, Path(workspace.env["HOME"])
+    adapter, home = agent.adapter, Path(env["HOME"])
+    in_repository = agent.workspace is not None
     launch = adapter.launch(
         LaunchRequest(
             program=agent.executable,
             model=agent.model,
-            prompt=build_prompt(ask),
+            prompt=build_prompt(ask, in_repository=in_repository, web_search=agent.web_search),
             schema=schema_of(ask.brief.output),
             home=home,
-            workspace=workspace.path,
+            workspace=folder,
             params=adapter.params_model.model_validate(agent.params),
             api_base=agent.api_base,
             key=key,
             max_usd=agent.max_usd,
             max_turns=agent.max_turns,
+            web_search=agent.web_search,
+            read_only=not in_repository,
         )
     )
     await to_thread_shielded(write_files, launch)
     program = Program(
         argv=launch.argv,
-        env={**workspace.env, **launch.env},
+        env={**env, **launch.env},
         cwd=launch.cwd,
         stdin=launch.stdin.encode("utf-8", "replace"),
         idle_s=agent.idle_s,

@@ -80,6 +80,7 @@ class OpenCode(Adapter):
     name = "opencode"
     tested_versions = ("1.18", "1.19")
     install = "npm install -g opencode-ai"
+    searches_web = True
     params_model = OpenCodeParams
 
     def launch(self, request: LaunchRequest) -> Launch:
@@ -98,7 +99,12 @@ class OpenCode(Adapter):
         provider |= {**params.provider, "options": {**options, **(value_at(params.provider, "/options") or {})}}
         settings = {
             "provider": {name: provider},
-            "permission": {**_DEFAULT_PERMISSIONS, **params.permission},
+            "permission": {
+                **_DEFAULT_PERMISSIONS,
+                **({"edit": "deny", "bash": "deny"} if request.read_only else {}),
+                **({"webfetch": "allow", "websearch": "allow"} if request.web_search else {}),
+                **params.permission,
+            },
             "share": "disabled",
             "autoupdate": False,
         }
@@ -133,6 +139,7 @@ class OpenCode(Adapter):
         """Parse its output; a step with the reason `stop` is its successful end, as its exit code says little."""
         text, error = "", None
         steps, denials = list[Any](), list[str]()
+        pages = list[dict[str, Any]]()
         for event in iter_json_objects(output.stdout):
             kind, part = event.get("type"), event.get("part")
             if kind == "text" and not value_at(part, "/synthetic"):
@@ -144,6 +151,8 @@ class OpenCode(Adapter):
                 error = event.get("error")
             elif kind == "tool_use" and any(words in text_at(part, "/state/error") for words in _DENIAL_PHRASES):
                 denials.append(describe_call(value_at(part, "/tool"), value_at(part, "/state/input")))
+            elif value_at(part, "/tool") == "webfetch" and value_at(part, "/state/status") == "completed":
+                pages.append({"url": value_at(part, "/state/input/url")})
         words = text_at(error, "/data/message") or text_at(error, "/name")
         status = value_at(error, "/data/statusCode")
         prompt, completion = ("/input", "/cache/read", "/cache/write"), ("/output", "/reasoning")
@@ -159,6 +168,7 @@ class OpenCode(Adapter):
             denials=tuple(denials),
             status=413 if value_at(error, "/name") == _OVERFLOW else status if isinstance(status, int) else None,
             is_transient=bool(value_at(error, "/data/isRetryable")),
+            pages=tuple(pages),
         )
 
 

@@ -29,7 +29,7 @@ from prefect_dispatch.security.redaction import is_secret_name, redact
 from prefect_dispatch.serialization.json_text import canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 
     from prefect_dispatch.executors.base import Ask
     from prefect_dispatch.executors.llm.messages import Message, Method
@@ -277,16 +277,28 @@ def parse_response(
 def parse_citations(message: Any, response: Any = None) -> tuple[Citation, ...]:  # noqa: ANN401 -- litellm's Message and ModelResponse
     """Return the pages that a web search returned, each address once; those that the message cites come first.
 
-    The provider's response is hostile data: only addresses of public pages are kept, and numbers and lengths are
-    bounded.
-
     Args:
         message: The message.
         response: The response that contains it; some providers list the pages there.
     """
+    return create_citations(_iter_pages(message, response))
+
+
+def create_citations(pages: Iterable[Any]) -> tuple[Citation, ...]:
+    """Return citations of pages, each address once.
+
+    The pages are hostile data: only addresses of public pages are kept, and numbers and lengths are bounded.
+
+    Args:
+        pages: Mappings or objects with a `url`, a `title`, and the date where there is one.
+
+    Example:
+        >>> [page.url for page in create_citations([{"url": "https://www.w3.org/"}, {"url": "file:///etc/passwd"}])]
+        ['https://www.w3.org/']
+    """
     today = datetime.now(timezone.utc).date()
     found: dict[str, Citation] = {}
-    for page in islice(_iter_pages(message, response), _MAX_ANNOTATIONS):
+    for page in islice(pages, _MAX_ANNOTATIONS):
         url = _field(page, "url")
         if not isinstance(url, str) or len(url) > LONGEST_URL or not is_address(url) or redact(url) != url:
             continue
@@ -299,7 +311,7 @@ def parse_citations(message: Any, response: Any = None) -> tuple[Citation, ...]:
 
 
 def _iter_pages(message: Any, response: Any) -> Iterator[Any]:  # noqa: ANN401 -- as above
-    """Yield the pages of a web search: mappings or objects with `url` and `title`, and a date where there is one."""
+    """Yield the pages of a web search, from wherever the provider lists them."""
     for each in _list_field(message, "annotations"):  # OpenAI, Gemini, Perplexity
         if _field(each, "type") == "url_citation":
             yield _field(each, "url_citation")
