@@ -265,7 +265,7 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     key = str(credentials) if credentials else None
     executor = CodingAgent(
         agent=coding_agent,
-        model=model or _resolve_model(coding_agent, key),
+        model=model or resolve_agent_model(coding_agent, key),
         workspace=workspace,
         credentials=key,
         api_base=api_base,
@@ -303,7 +303,7 @@ def _to_command(text: str) -> Command | None:
     return Command(run=text) if text else None
 
 
-def _resolve_model(agent: AgentName | Generic, credentials: str | None) -> str:
+def resolve_agent_model(agent: AgentName | Generic, credentials: str | None) -> str:
     """Return the model of an agent if the form names none.
 
     Raises:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import Field
+from pydantic import ConfigDict, Discriminator, Field, GetPydanticSchema, Tag
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.coding.coding_agent import AnyAgent, CodingAgent, adapter_of
+from prefect_dispatch.executors.coding.custom import Generic
+from prefect_dispatch.executors.llm.litellm_adapter import Params
+from prefect_dispatch.executors.registry import default_executor
+from prefect_dispatch.flows.build_modules import Dollars, Seconds, resolve_agent_model
 from prefect_dispatch.flows.forms import (
     Budget,
     Concurrency,
@@ -27,9 +34,11 @@ from prefect_dispatch.flows.forms import (
 from prefect_dispatch.flows.runtime.form_layout import FormGroup, FormLayout
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
+from prefect_dispatch.models.base import Strict, Tabs
 from prefect_dispatch.models.brief import Brief, Name, Text
 from prefect_dispatch.models.checks import SOURCE_EXAMPLES, SourceKind, Sources
 from prefect_dispatch.models.item import Item
+from prefect_dispatch.processes.state_folder import Variable
 from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.sources.pasted import PastedItems
 from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
@@ -57,6 +66,47 @@ _ANSWER = {
     "additionalProperties": False,
 }
 _LONGEST_KEY = 200
+
+
+class AgentResearcher(Strict):
+    """Coding agent that researches topics: without a repository, with the web where it has tools for it.
+
+    Example:
+        >>> AgentResearcher(agent="codex", model="gpt-5").time_limit_s
+        1800.0
+    """
+
+    model_config = ConfigDict(title="Coding agent")
+
+    kind: Literal["coding"] = "coding"
+    """Kind of the executor."""
+    agent: AnyAgent = "claude"
+    """The agent: a built-in one by its name, or any other one, described by data."""
+    model: Line = ""
+    """The model that it uses, such as claude-sonnet-4-5. Empty: that under Model."""
+    pass_env: tuple[Variable, ...] = ()
+    """Variables that it gets as they are set on the worker. Empty: without credentials, that of its provider's key."""
+    max_usd: Dollars | None = Field(default=None, title="Most per run in dollars")
+    """US dollars that one run may cost, for agents that have such a limit; a budget needs it."""
+    time_limit_s: Seconds = Field(default=1800.0, title="Time limit in seconds")
+    """Seconds after which it is ended."""
+    params: Params = Field(default={}, json_schema_extra={"default": "{}"})
+    """Further options of the agent, under the agent's own names."""
+
+
+_Researcher = Annotated[
+    Annotated[Literal["model", "model with web search"], Tag("model"), Field(title="Model")]
+    | Annotated[AgentResearcher, Tag("agent")],
+    Discriminator(lambda researcher: "model" if isinstance(researcher, str) else "agent"),
+    Tabs(),
+]
+
+
+ResearcherField = Annotated[
+    Literal["model", "model with web search"] | AgentResearcher | Mapping[str, Any],
+    GetPydanticSchema(lambda _, handler: handler(_Researcher)),
+]
+"""The model, without or with its provider's web search, or a coding agent."""
 
 
 Topics = Annotated[Texts, Field(title="List")] | PastedItems
@@ -88,7 +138,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
     out: Line = "",  # noqa: ARG001 -- the flow reads it
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
     max_tokens: MaxTokens | None = None,
-    researcher: Literal["model", "model with web search"] = "model",  # last, as calls may pass arguments by position
+    researcher: ResearcherField = "model",  # last, as calls may pass arguments by position
 ) -> JobSpec:
     """Research topics apart from each other, with sources, and make one finding that cites every answer.
 
@@ -123,11 +173,20 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         refresh: Ask again even where an answer is stored: everything, or some topics by name or glob.
         max_tokens: The tokens of the longest answer, the finding included, such as 2000. A budget needs it, as it
             reserves the longest answer before each call. Empty: what the model allows.
-        researcher: The model by what it knows, or with its provider's web search: then each source must be a page that
-            the search returned, and each search costs extra.
+        researcher: The model by what it knows, or with its provider's web search, or a coding agent. Where it searches
+            the web, each source must be a page that the search returned or the agent opened; a search costs extra.
     """
     _require_unique(models)
-    searches = researcher != "model"
+    # The parameters are validated by Prefect or by the model of a job file, so they have the types of the validators.
+    agent_researcher = researcher if isinstance(researcher, AgentResearcher) else None
+    agent = None
+    if agent_researcher:
+        if models:
+            raise JobError("models: a coding agent uses one model; name it in `researcher`, and leave `models` out.")
+        agent = _create_agent(agent_researcher, model, str(credentials) if credentials else None)
+        own_model = not isinstance(agent.agent, Generic) or agent.agent.names_model
+        model = model or (agent.model_id if own_model else "")
+    searches = agent.web_search if agent else researcher != "model"
     brief = Brief(
         name=name,
         scope=scope,
@@ -139,17 +198,24 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
     )
     briefs = [brief.model_copy(update={"name": f"{name}-by-{at}", "model": who}) for at, who in enumerate(models, 1)]
     executor = executor_from_fields(credentials, model or next(iter(models), ""), profile, max_tokens)
+    writer = executor if searches else None  # without a search: the finding rests on the answers
+    if agent and not writer_model:
+        writer = executor or default_executor()
     integrator = Synthesize(
         instructions=finding,
         constraints=(_RULE,),
         sections=SECTIONS,
-        executor=second_executor(executor, writer_model, "writer_model") or (executor if searches else None),
+        executor=second_executor(executor, writer_model, "writer_model") or writer,
         judge=second_executor(executor, judge_model, "judge_model"),
     )
     limits = limits_from_fields(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
-    if searches:  # only for the topics: the finding rests on the answers
+    source = _source(topics, topics_file, Path(folder))
+    if agent and agent_researcher:
+        limits = limits.model_copy(update={"timeout_s": agent_researcher.time_limit_s})
+        return JobSpec([brief], source, agent, integrator, limits)
+    if searches:
         executor = _with_web_search(executor)
-    return JobSpec(briefs or [brief], _source(topics, topics_file, Path(folder)), executor, integrator, limits)
+    return JobSpec(briefs or [brief], source, executor, integrator, limits)
 
 
 LAYOUT = FormLayout(
@@ -205,6 +271,36 @@ LAYOUT = FormLayout(
 
 
 research_topics = form_flow(_research_topics, "research-topics", LAYOUT)
+
+
+def _create_agent(researcher: AgentResearcher, model: str, credentials: str | None) -> CodingAgent:
+    """Return the executor for a coding agent that researches: without a repository, and with the web if it has tools.
+
+    Args:
+        researcher: The fields of the form.
+        model: The model of the form, for an agent that names none.
+        credentials: The name of a block with the key. None: the agent gets the variable with the key of its provider.
+
+    Raises:
+        JobError: If no model is named, or one of another provider.
+    """
+    provider = "" if isinstance(researcher.agent, Generic) else adapter_of(researcher.agent).provider
+    if not researcher.model and provider and "/" in model and not model.startswith(f"{provider}/"):
+        raise JobError(
+            f"researcher: {researcher.agent!r} uses models of {provider}, and `model` is {model!r}; name the agent's "
+            "own model under `model` of the researcher."
+        )
+    agent = CodingAgent(
+        agent=researcher.agent,
+        model=researcher.model or model or resolve_agent_model(researcher.agent, credentials),
+        workspace=None,
+        credentials=credentials,
+        pass_env=researcher.pass_env,
+        max_usd=researcher.max_usd,
+        params=researcher.params,
+    )
+    key = [] if credentials or agent.pass_env else [name for name in agent.key_names if name in os.environ][:1]
+    return agent.model_copy(update={"web_search": agent.adapter.searches_web, "pass_env": (*agent.pass_env, *key)})
 
 
 def _with_web_search(executor: LLM | None) -> LLM:

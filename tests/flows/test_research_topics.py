@@ -9,6 +9,7 @@ import pytest
 
 from prefect_dispatch import LLM, LLMCredentials, Report, Synthesize, research_topics
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.flows.forms import with_form_messages
 from prefect_dispatch.flows.research_topics import DISAGREEMENT
 from prefect_dispatch.integrators.audit.published_report import audit_report
@@ -160,6 +161,44 @@ def test_a_researcher_that_searches_needs_a_model() -> None:
     assert parts.briefs[0].checks[0].from_search
     with pytest.raises(JobError, match="researcher: name a model that searches the web"):
         given(topics=["a"], researcher="model with web search")
+
+
+def test_a_coding_agent_as_researcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It works without a repository and with the web; a model writes the finding, by default that of the agent."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test-0123456789")
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+    own = {"kind": "coding", "agent": "claude", "model": "claude-sonnet-4-5", "max_usd": 1, "time_limit_s": 60}
+    parts = given(topics=["a"], researcher=own, budget_usd=5)
+    agent = parts.executor
+    assert isinstance(agent, CodingAgent)
+    assert (agent.workspace, agent.web_search, agent.max_usd, agent.pass_env) == (None, True, 1, ("ANTHROPIC_API_KEY",))
+    assert parts.integrator.executor == LLM(model="anthropic/claude-sonnet-4-5")
+    assert (parts.limits.timeout_s, parts.limits.budget_usd) == (60, 5)
+    assert parts.briefs[0].checks[0].from_search
+    other = given(topics=["a"], researcher={**own, "model": ""}, model="claude-x", writer_model="openai/w")
+    assert (other.executor.model, other.integrator.executor.model) == ("claude-x", "openai/w")
+    mini = given(topics=["a"], researcher={"agent": "mini", "model": "openai/gpt-5", "pass_env": ["MY_KEY"]})
+    assert (mini.executor.web_search, mini.executor.pass_env) == (False, ("MY_KEY",))
+    assert not mini.briefs[0].checks[0].from_search
+    monkeypatch.setenv("PREFECT_DISPATCH_MODEL", "openai/default")
+    described = given(topics=["a"], researcher={"agent": {"name": "mine", "argv": ["./mine"]}})
+    assert (described.executor.model, described.integrator.executor.model) == ("mine", "openai/default")
+
+
+@pytest.mark.parametrize(
+    ("researcher", "more", "message"),
+    [
+        ({"agent": "claude"}, {}, "model: name the model that claude asks"),
+        ({"agent": "claude"}, {"model": "openai/gpt-5"}, "'claude' uses models of anthropic, and `model` is"),
+        ({"agent": "claude", "model": "a"}, {"models": ["x/y"]}, "models: a coding agent uses one model"),
+    ],
+)
+def test_a_coding_agent_that_cannot_be_is_refused(
+    researcher: dict[str, Any], more: dict[str, Any], message: str
+) -> None:
+    """Without a model, with one of another provider, or with several."""
+    with pytest.raises(JobError, match=message):
+        given(topics=["a"], researcher=researcher, **more)
 
 
 @pytest.mark.usefixtures("store")

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pydantic import SecretStr
 
+from prefect_dispatch import LLMCredentials, research_topics
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
+from prefect_dispatch.flows.research_topics import DISAGREEMENT
 from prefect_dispatch.models.brief import Brief
 from tests.executors.coding.agent_server import Request, Turn, agent_server
 from tests.executors.coding.fake_agents import KEY, asked
 from tests.executors.coding.real_agents import REAL, program
+from tests.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,6 +57,35 @@ def codex_script(request: Request) -> Turn:
     search = {**call, "id": "ws_1", "action": {"type": "search", "query": "age of HTTP"}}
     opened = {**call, "id": "ws_2", "action": {"type": "open_page", "url": PAGE}}
     return Turn(blocks=(search, opened), text=json.dumps(ANSWER))
+
+
+@pytest.mark.usefixtures("store")
+def test_a_flow_with_a_real_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claude Code researches the topic, a model writes the finding; the page is in the report's table of sources."""
+    monkeypatch.setenv("PREFECT_DISPATCH_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("PATH", f"{program('claude').parent}{os.pathsep}{os.environ['PATH']}")
+    text = f"# Finding\n\nIt is old [1].\n\n## {DISAGREEMENT}\n\nNothing to compare [1]."
+    with agent_server(claude_script) as server, openai_server(Behaviour(content=text)) as writer:
+        LLMCredentials(api_key=SecretStr(KEY), api_base=server.url).save("of-the-agent", overwrite=True)
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        monkeypatch.setenv("OPENAI_API_BASE", writer.url)
+        monkeypatch.setenv("OPENAI_BASE_URL", writer.url)
+        report, again = (
+            research_topics(
+                "How old is {topic}?",
+                ["HTTP"],
+                sources=1,
+                credentials="of-the-agent",
+                writer_model="openai/test",
+                researcher={"kind": "coding", "agent": "claude", "model": "claude-sonnet-4-5", "max_usd": 1},
+                out=str(tmp_path / "out"),
+            )
+            for _ in range(2)
+        )
+    assert (report.status, report.gaps, again.usage.asked) == ("complete", (), 0)
+    [table] = [each for each in report.tables if each.name == "web-sources"]
+    assert [(row["url"], row["title"]) for row in table.rows] == [(PAGE, "HTTP Semantics")]
+    assert not any(KEY in path.read_text() for path in (tmp_path / "out").rglob("*") if path.is_file())
 
 
 SCRIPTS = {"claude": claude_script, "codex": codex_script}
