@@ -15,7 +15,7 @@ from pydantic import BaseModel, JsonValue
 
 from prefect_dispatch.errors import AuditError, MergeError
 from prefect_dispatch.executors.llm.llm import LLM
-from prefect_dispatch.executors.llm.messages import is_expected_model, is_local
+from prefect_dispatch.executors.llm.messages import is_expected_model, is_local, shorten_model_path
 from prefect_dispatch.flows.runtime.prepared_job import query_executors
 from prefect_dispatch.integrators.base import DecisionIntegrator, unanswered
 from prefect_dispatch.models import __version__
@@ -200,7 +200,8 @@ def _served_models(job: PreparedJob, outcomes: Sequence[Outcome]) -> tuple[tuple
     """Return the models that answered, and a flag for each that is not the requested one."""
     sources: dict[tuple[str, str], set[Ref]] = {}
     for outcome in outcomes:
-        for asked, served in answering_models(outcome.attempts) if outcome.status == "succeeded" else ():
+        for names in answering_models(outcome.attempts) if outcome.status == "succeeded" else ():
+            asked, served = map(shorten_model_path, names)
             sources.setdefault((asked, served), set()).add(Ref.of(outcome))
     executors = (job.executor, *query_executors(job.integrator).values())
     accepted = [pattern for each in executors if isinstance(each, LLM) for pattern in each.accept_models]

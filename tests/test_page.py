@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -49,7 +50,6 @@ from tests.reports import BRIEF, made
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from pydantic import JsonValue
 
@@ -167,6 +167,15 @@ def test_licences_are_told() -> None:
     licences = told(report, briefs, items)["report"]["licences"]
     assert [each["name"] for each in licences] == ["chart.js", "ag-grid-community"]
     assert all("Permission is hereby granted" in each["text"] for each in licences)
+
+
+def test_its_texts_have_plain_words() -> None:
+    """The page is read by people who know none of the words of its authors."""
+    scripts = "".join(
+        path.read_text(encoding="utf-8") for path in Path(render_page.__code__.co_filename).parent.glob("script/*.js")
+    )
+    assert "Arrow keys move" in scripts
+    assert re.findall(r"(?i)\b(?:nobody|somebody|whoever|whatever|anew|heed|mend|tells? of)\b", scripts) == []
 
 
 def test_a_missing_library(tmp_path: Path) -> None:

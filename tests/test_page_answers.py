@@ -103,9 +103,9 @@ def test_a_merged_value_as_tables() -> None:
         "tables": [
             {
                 "name": "answers",
-                "columns": ["brief", "item", "value.item", "value", "year", "family"],
+                "columns": ["brief", "item", "value", "year", "family", "value.item"],
                 "more": 0,
-                "rows": [["terms", "a", "note", None, 1989, "copyleft"], ["terms", "b", None, "A text.", None, None]],
+                "rows": [["terms", "a", None, 1989, "copyleft", "note"], ["terms", "b", "A text.", None, None, None]],
                 "of": 2,
             }
         ],

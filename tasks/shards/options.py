@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from prefect_dispatch.models.base import Strict, Tabs, did_you_mean
 
@@ -104,17 +104,11 @@ class Ray(_Cluster):
 _KINDS = {"threads": Threads, "processes": Processes, "dask": Dask, "ray": Ray}
 
 
-def _kind(value: object) -> str:
-    if isinstance(value, Mapping):
-        return str(cast("Mapping[str, object]", value).get("kind", ""))
-    return next((kind for kind, model in _KINDS.items() if isinstance(value, model)), "")
-
-
 def _parse_task_runner(value: Any) -> Any:  # noqa: ANN401 -- any input of a validator
     if isinstance(value, str):
         value = {"kind": value}
-    kind = _kind(value)
-    if kind not in _KINDS:
+    kind = str(cast("Mapping[str, object]", value).get("kind", "")) if isinstance(value, Mapping) else ""
+    if kind not in _KINDS and not isinstance(value, tuple(_KINDS.values())):
         msg = (
             f"there is no {kind!r}; {did_you_mean(kind, [*_KINDS])}" if kind else f"name its kind: {', '.join(_KINDS)}"
         )
@@ -123,11 +117,7 @@ def _parse_task_runner(value: Any) -> Any:  # noqa: ANN401 -- any input of a val
 
 
 TaskRunnerInput = Annotated[
-    Annotated[Threads, Tag("threads")]
-    | Annotated[Processes, Tag("processes")]
-    | Annotated[Dask, Tag("dask")]
-    | Annotated[Ray, Tag("ray")],
-    Discriminator(_kind),
+    Annotated[Threads | Processes | Dask | Ray, Field(discriminator="kind")],
     BeforeValidator(_parse_task_runner),
     Tabs(),
 ]

@@ -50,15 +50,16 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_another_model_is_flagged_and_told() -> None:
-    """Once for each name; a snapshot of the same model and a response without a name are no news."""
-    with openai_server(serving("gpt-5-mini-2025-08-07", "gpt-4.1-nano", None)) as server:
-        report = run(server.url, 3)
-        again = run(server.url, 3)
+    """Once for each name; a snapshot of the same model, a path of its file, and a response without a name are no news."""
+    with openai_server(serving("gpt-5-mini-2025-08-07", "gpt-4.1-nano", None, "/srv/models/gpt-5-mini.gguf")) as server:
+        report = run(server.url, 4)
+        again = run(server.url, 4)
     assert report.status == "complete"
     assert [(row.asked, row.served, row.answers, row.expected) for row in report.models] == [
         ("openai/gpt-5-mini", "", 1, True),
         ("openai/gpt-5-mini", "gpt-4.1-nano", 1, False),
         ("openai/gpt-5-mini", "gpt-5-mini-2025-08-07", 1, True),
+        ("openai/gpt-5-mini", "gpt-5-mini.gguf", 1, True),
     ]
     assert again.models == report.models
     [flag] = report.flags
@@ -67,9 +68,10 @@ def test_another_model_is_flagged_and_told() -> None:
     assert told["other-model"]["answers"] == 1
     assert told["other-model"]["first"] == ["openai/gpt-5-mini answered as gpt-4.1-nano"]
     assert "| openai/gpt-5-mini | gpt-4.1-nano | 1 | another model |" in markdown(report).replace("\\", "")
-    assert {outcome.served_model for outcome in report.outcomes} == {"", "gpt-4.1-nano", "gpt-5-mini-2025-08-07"}
+    served = {"", "gpt-4.1-nano", "gpt-5-mini-2025-08-07", "/srv/models/gpt-5-mini.gguf"}
+    assert {outcome.served_model for outcome in report.outcomes} == served
     assert {(each.attempts[0].model, each.attempts[0].served_model) for each in report.outcomes} == {
-        ("openai/gpt-5-mini", name) for name in ("", "gpt-4.1-nano", "gpt-5-mini-2025-08-07")
+        ("openai/gpt-5-mini", name) for name in served
     }
 
 

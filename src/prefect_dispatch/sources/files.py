@@ -254,9 +254,11 @@ def _scan_folder(base: Path, prefix: str) -> Iterator[_Entry]:
     """Yield the files and folders in a folder of this machine; unlike in `Path.glob`, an unreadable one is an error."""
     with os.scandir(base / prefix) as scan:
         for entry in scan:
-            # A pipe or a device is no item; a link to nothing is an error when it is resolved.
-            if entry.is_dir() or entry.is_file() or not os.path.exists(entry.path):  # noqa: PTH110 -- a link in a circle
-                yield _Entry(entry.name, entry.is_dir(), entry.is_symlink())
+            # A pipe or a device is no item. A link to nothing, or one in a circle, is an error if a glob matches it.
+            leads_nowhere = entry.is_symlink() and not os.path.exists(entry.path)  # noqa: PTH110 -- `Path.exists` may raise
+            is_folder = not leads_nowhere and entry.is_dir()
+            if leads_nowhere or is_folder or entry.is_file():
+                yield _Entry(entry.name, is_folder, entry.is_symlink())
 
 
 def _list_objects(system: Any, base: str, prefix: str) -> Iterator[_Entry]:  # noqa: ANN401 -- of fsspec

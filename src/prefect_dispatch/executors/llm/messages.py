@@ -249,6 +249,21 @@ def listed_method(litellm: Any, model: str) -> Method | None:  # noqa: ANN401 --
 _FILE = re.compile(r"\.(?:gguf|ggml|safetensors|bin)$")
 
 
+def shorten_model_path(model: str) -> str:
+    """Return the name of a model for readers: of the path of a file of weights only the name of the file.
+
+    Example:
+        >>> shorten_model_path("/home/me/models/smollm2.gguf"), shorten_model_path("local//srv/smollm2.gguf")
+        ('smollm2.gguf', 'local/smollm2.gguf')
+        >>> shorten_model_path("openai/gpt-5-mini")
+        'openai/gpt-5-mini'
+    """
+    folder, _, file = model.replace("\\", "/").rpartition("/")
+    if not folder or not _FILE.search(file.lower()):
+        return model
+    return f"{LOCAL_PREFIX}{file}" if is_local(model) else file
+
+
 _QUANTIZED = re.compile(r"[-._](?:i?q\d(?:_[a-z0-9]+)*|f16|bf16|f32)$")
 """The suffix of a model's file that names the quantization of its weights."""
 

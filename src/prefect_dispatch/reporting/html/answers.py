@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.reporting.html.document import fit_length
+from prefect_dispatch.reporting.table_files import spread_fields
 from prefect_dispatch.security.escaping import value_text
 
 if TYPE_CHECKING:
@@ -182,7 +183,10 @@ def _is_table(name: str, part: JsonValue) -> bool:
 def _value_table(name: str, part: JsonValue, order: Sequence[str], texts: TextPreviews) -> dict[str, Any]:
     """Return a list of objects as a table; what names an entry comes first, then fields in an order of names."""
     entries = cast("list[dict[str, JsonValue]]", part)
-    rows = [dict(_entry_fields(entry)) for entry in entries[:MAX_TABLE_ROWS]]
+    shown = entries[:MAX_TABLE_ROWS]
+    taken = {name for entry in shown for name in entry} - {"value"}
+    # The fields of an answer, which an entry has as `value`, are columns as in the table files.
+    rows = [dict(flatten_fields(spread_fields(entry, "value", taken))) for entry in shown]
     rank = {name: number for number, name in enumerate(dict.fromkeys((*_LEADING, *order)))}
     names = sorted(dict.fromkeys(path for row in rows for path in row), key=lambda path: rank.get(path[0], len(rank)))
     paths = names[:MAX_COLUMNS]
@@ -193,13 +197,6 @@ def _value_table(name: str, part: JsonValue, order: Sequence[str], texts: TextPr
         "rows": [[table_cell(row.get(path), texts) for path in paths] for row in rows],
         "of": len(entries),
     }
-
-
-def _entry_fields(entry: Mapping[str, JsonValue]) -> Iterable[tuple[Path, JsonValue]]:
-    """Yield the fields of an entry; those of an answer, which an entry has as `value`, without that name."""
-    for path, part in flatten_fields(entry):
-        is_own = path[0] == "value" and len(path) > 1 and path[1] not in entry
-        yield path[1:] if is_own else path, part
 
 
 def _winners(parts: Mapping[str, JsonValue], texts: TextPreviews) -> Iterator[dict[str, Any]]:

@@ -25,7 +25,7 @@ function prepareCharts() {
 /**
  * Draw a chart, and again when the theme changes.
  * @param {HTMLCanvasElement} canvas
- * @param {() => object} config made anew each time, as its colours change
+ * @param {() => object} config created each time, as its colours change
  * @returns {{chart: Chart, redraw: () => void}}
  */
 function draw(canvas, config) {

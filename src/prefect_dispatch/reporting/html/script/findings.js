@@ -25,7 +25,7 @@ function itemLink(brief, item, label = "") {
 }
 
 /**
- * Return a card with a list of which only the first entries are in the document, until somebody wants more.
+ * Return a card with a list of which only the first entries are in the document, until the reader shows more.
  * @param {string} title
  * @param {any[]} entries
  * @param {(entry: any) => Node} make
@@ -109,7 +109,7 @@ function renderFindings(view) {
     longCard("Not to be taken on trust", report.flags, flag, counts.flags, (each) => [each.path, each.kind, each.text[0], each.message].join(" ")),
     decided(),
   ].filter(Boolean);
-  view.append(...(all.length ? all : [card("", el("p", {}, "Nothing needs a look: no gaps, no conflicts, nothing open, nothing doubtful."))]));
+  view.append(...(all.length ? all : [card("", el("p", {}, "Nothing needs attention: no gaps, no conflicts, nothing open, nothing doubtful."))]));
 }
 
 /** Return every item without an answer, after how many there are of each class. */

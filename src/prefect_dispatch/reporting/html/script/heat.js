@@ -59,8 +59,8 @@ const heatView = {
         el("label", {}, "Result", this.kind), el("label", {}, "Same", this.same), el("label", {}, "Environments", this.verdict),
         el("label", {}, "Named", this.columns), el("label", {}, "Cells", this.mode), el("button", { class: "button", type: "button", onclick: () => this.reset() }, "Clear"), this.shown),
       ...(cut ? [cut] : []), this.legend(), holder, this.detail,
-      el("p", { class: "note no-print" }, "Arrow keys walk the cells, Enter tells of one, and sorts on a column's head; Tab leaves the table."),
-      el("p", { class: "note plain-print" }, "On paper, the tables of the result tell the same."));
+      el("p", { class: "note no-print" }, "Arrow keys move between the cells, Enter shows the details of one, and sorts on a column's header; Tab leaves the table."),
+      el("p", { class: "note plain-print" }, "In print, the tables of the result hold the same figures."));
     this.api = grid(holder, "Matrix", {
       rowData: this.rows,
       columnDefs: this.defs(),

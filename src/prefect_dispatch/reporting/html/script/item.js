@@ -24,7 +24,7 @@ function openItem(id) {
   else location.hash = hash;
 }
 
-/** Show the page of an item, over whatever view there is. */
+/** Show the page of an item, over the current view. */
 function showItem(id) {
   const row = ledger.rows[id];
   const dialog = byId("item");
@@ -93,7 +93,7 @@ function outcome(row, shown) {
     shown.error ? block(shown.error) : null,
     row.reason || row.by ? el("p", { class: "said" }, el("b", {}, "Ledger: "), [row.disposition.replaceAll("_", " "), row.by].filter(Boolean).join(" "), row.reason ? `: ${row.reason}` : "") : null,
     row.change ? el("p", {}, el("b", {}, "Since the last run: "), row.change) : null,
-    shown.joined ? el("p", { class: "said" }, el("b", {}, "Made of parts: "), shown.joined) : null);
+    shown.joined ? el("p", { class: "said" }, el("b", {}, "Joined from the answers to parts: "), shown.joined) : null);
 }
 
 /** Return an answer: its fields by name, and the JSON folded; any other answer as text. */
@@ -173,7 +173,7 @@ function transcript(row, shown, data, place, last) {
     turns.push(turn(`Answer ${at + 1}, not valid`, "bad", block(text)));
     turns.push(turn(at < reasks ? "Sent back, with what was wrong" : "What was wrong", "asked", el("ul", {}, problems.map((problem) => el("li", { class: "said" }, problem)))));
   });
-  for (const each of data.escalations) turns.push(turn("Next model, as the one before gave up", "asked", el("p", { class: "said" }, each)));
+  for (const each of data.escalations) turns.push(turn("Next model, because the one before failed", "asked", el("p", { class: "said" }, each)));
   if (data.error) turns.push(turn("Ended without an answer", "bad", el("p", { class: "said" }, data.error)));
   else if (shown.answer && last && !data.part) turns.push(turn(`Answer${data.rejections.length ? ` ${data.rejections.length + 1}` : ""}, valid`, "good", block([shown.answer[0].slice(0, 1500), (shown.answer[1] ?? 0) + Math.max(0, shown.answer[0].length - 1500)], "the answer above")));
   for (const note of data.notes ?? []) turns.push(turn("Note", "", el("p", { class: "said" }, note)));
@@ -192,7 +192,7 @@ function promptStart(row, shown) {
   const brief = { ...(report.briefs[row.brief] ?? {}), ...(shown.prompt ?? {}) };
   if (!brief.instructions) return "The report was written without the job's briefs.";
   const text = [brief.scope, brief.instructions].map((each) => each?.[0]).filter(Boolean).join("\n");
-  return `${text.slice(0, 240)}${text.length > 240 ? "…" : ""} (the whole of it stands above, under “What was asked”)`;
+  return `${text.slice(0, 240)}${text.length > 240 ? "…" : ""} (the full text is above, under “What was asked”)`;
 }
 
 /** Return the rest. */

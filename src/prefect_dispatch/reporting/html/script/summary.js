@@ -25,7 +25,7 @@ const FIRST_ROWS = 8;
 function headline() {
   const { value, prose, view } = report;
   const all = (text) => el("p", { class: "no-print" }, el("a", { href: "#result" }, text));
-  if (prose) return [el("section", { class: "card stack" }, el("h3", {}, "Finding"), el("div", { class: "prose said short" }, value[0].slice(0, 3000)), all("Read all of it"))];
+  if (prose) return [el("section", { class: "card stack" }, el("h3", {}, "Finding"), el("div", { class: "prose said short" }, value[0].slice(0, 3000)), all("Read the full text"))];
   if (view.winners.length) return winnerCards();
   const first = view.tables[0];
   if (!first) return [];
@@ -78,13 +78,13 @@ function todo() {
   const entries = [
     [report.matrix?.red, "environment that did not pass", "environments that did not pass", "bad", "#matrix"],
     [counts.violations, "difference that the audit found", "differences that the audit found", "bad"],
-    [report.shortfalls.length, "thing that could not be done", "things that could not be done", "warn"],
+    [report.shortfalls.length, "step that could not be done", "steps that could not be done", "warn"],
     [counts.gaps, "item without an answer", "items without an answer", "bad"],
     [counts.conflicts, "field in which answers conflict", "fields in which answers conflict", "warn"],
     [counts.proposals, "pair to decide on", "pairs to decide on", "warn"],
     [counts.flags, "place not to be taken on trust", "places not to be taken on trust", "warn"],
   ].filter(([count]) => count);
-  if (!entries.length) return card("", el("p", {}, pill("✓", "good"), " Nothing needs a look: no gaps, no conflicts, nothing open, nothing doubtful."));
+  if (!entries.length) return card("", el("p", {}, pill("✓", "good"), " Nothing needs attention: no gaps, no conflicts, nothing open, nothing doubtful."));
   return card("To look at", el("ul", { class: "todo" }, entries.map(([count, one, many, kind, href = "#findings"]) =>
     el("li", {}, el("a", { href }, el("b", { class: kind }, number(count)), el("span", {}, count === 1 ? one : many))))));
 }
@@ -98,7 +98,7 @@ function spendCards() {
   const priced = rows.some((row) => row[6]);
   const unknown = rows.some((row) => row[6] === null);
   return [
-    priced ? barCard({ title: "Cost by brief and model", note: unknown ? "The price of some calls is unknown; they count as nothing here." : "", labels, show: usd, sets: [{ label: "US dollars", data: rows.map((row) => row[6] ?? 0), colour: "c3" }] }) : null,
+    priced ? barCard({ title: "Cost by brief and model", note: unknown ? "The price of some calls is unknown; they count as 0 here." : "", labels, show: usd, sets: [{ label: "US dollars", data: rows.map((row) => row[6] ?? 0), colour: "c3" }] }) : null,
     rows.every((row) => !row[4] && !row[5]) ? null : barCard({ title: "Tokens by brief and model", note: priced ? "" : unknown ? "The price of these calls is unknown." : "", labels, show: (value) => short.format(value), sets: [
       { label: "prompt", data: rows.map((row) => row[4]), colour: "c1" },
       { label: "completion", data: rows.map((row) => row[5]), colour: "c2" }] }),
@@ -111,7 +111,7 @@ function dispositionCard() {
   if (!names.length) return null;
   const colours = { merged: "c2", duplicate_of: "c1", overridden: "c4", failed: "c5", skipped: "c3" };
   return barCard({
-    title: "Where every item ended", labels: ["items"], show: number,
+    title: "Result of every item", labels: ["items"], show: number,
     sets: names.map((name) => ({ label: name.replaceAll("_", " "), data: [report.dispositions[name]], colour: colours[name] ?? "c6" })),
   });
 }
@@ -143,7 +143,7 @@ function planCard() {
   rows.push(["cost", usd(plan.cost_usd), usd(usage.cost_usd), usd(integration.cost_usd)], ["time", duration(plan.seconds_in_parallel), duration(run.seconds), ""]);
   const own = integration.asked + integration.cached + integration.shared > 0;
   const header = ["", "planned", "happened", "of that the integrator's own"];
-  return el("div", { class: "stack" }, el("h4", {}, "Plan beside reality"), table(header.slice(0, own ? 4 : 3), rows.map((row) => row.slice(0, own ? 4 : 3)), [1, 2, 3]),
+  return el("div", { class: "stack" }, el("h4", {}, "Plan and actual usage"), table(header.slice(0, own ? 4 : 3), rows.map((row) => row.slice(0, own ? 4 : 3)), [1, 2, 3]),
     plan.basis ? el("p", { class: "note" }, plan.basis, ".") : null);
 }
 

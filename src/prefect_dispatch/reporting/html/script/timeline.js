@@ -1,7 +1,7 @@
 // When each attempt ran. Bars that don't overlap share a slot, as task runs share the window of a fan-out.
 
 const CLASSES = [
-  { label: "brought the answer", colour: "c2" },
+  { label: "returned the answer", colour: "c2" },
   { label: "failed, tried again or ended", colour: "c5" },
   { label: "the integrator's own", colour: "c1" },
 ];
@@ -110,7 +110,7 @@ const timeline = {
   /** Return what a bar is, in lines. */
   words(span) {
     return [
-      [span.brief, `attempt ${span.attempt}`, span.failed ? "failed" : "brought the answer"].filter(Boolean).join(" · "),
+      [span.brief, `attempt ${span.attempt}`, span.failed ? "failed" : "returned the answer"].filter(Boolean).join(" · "),
       `from ${duration(span.start)} for ${duration(span.seconds)}${span.waited ? `, ${duration(span.waited)} of it waiting` : ""}`,
     ];
   },
@@ -182,7 +182,7 @@ const timeline = {
         figureColumn("attempt", "Attempt", number, 90),
         { field: "start", headerName: "Started after", width: 140, type: "rightAligned", sort: "asc", valueFormatter: ({ value }) => duration(value) },
         { field: "seconds", headerName: "Took", width: 100, type: "rightAligned", sortingOrder: ["desc", "asc", null], valueFormatter: ({ value }) => duration(value) },
-        { field: "waited", headerName: "Of it waiting", width: 120, type: "rightAligned", sortingOrder: ["desc", "asc", null], valueFormatter: ({ value }) => (value ? duration(value) : "") },
+        { field: "waited", headerName: "Of that waiting", width: 120, type: "rightAligned", sortingOrder: ["desc", "asc", null], valueFormatter: ({ value }) => (value ? duration(value) : "") },
         { headerName: "Ended", width: 130, valueGetter: ({ data }) => (data.failed ? "failed" : "succeeded"), cellRenderer: ({ value }) => pill(value) },
       ],
       onRowClicked: ({ data }) => data.row >= 0 && openItem(data.row),

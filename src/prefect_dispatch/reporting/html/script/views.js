@@ -137,7 +137,7 @@ function renderRun(view) {
   const known = [
     ["Flow run", run.flow_run?.name ?? "–"], ["Id", run.flow_run?.id ?? "–"], ["Started", run.started ? moment(run.started) : "–"],
     ["Took", duration(run.seconds)], ["Executor", said(run.executor)], ["Integrator", said(run.integrator)], ["Limits", said(run.limits)],
-    ["Merged fields traced", run.fields_traced ? "yes" : "no: the integrator is held to its ledger only"],
+    ["Merged fields traced", run.fields_traced ? "yes" : "no: only the ledger of this integrator is audited"],
     ...Object.entries(run.versions ?? {}),
   ];
   view.append(card("The run", factList(known)));
@@ -145,6 +145,6 @@ function renderRun(view) {
   view.append(card("Briefs", Object.entries(report.briefs).map(([name, brief]) => el("details", {}, el("summary", {}, name),
     el("div", { class: "stack" }, [brief.scope, brief.instructions, ...brief.constraints].filter((text) => text[0]).map((text) => el("p", { class: "prose" }, inline(text))), block(pretty(brief.output), "the job"))))));
   view.append(el("section", { class: "card" }, el("h3", {}, "About this page"),
-    el("p", { class: "note" }, `Written by prefect-dispatch ${version}. It asks nobody for anything: everything on it stands in this file. Texts of more than ${number(report.length)} characters are cut on the pages of items; report.json and outcomes.jsonl beside it are whole.`),
+    el("p", { class: "note" }, `Written by prefect-dispatch ${version}. It loads nothing from the network: this file holds all of its content. Texts of more than ${number(report.length)} characters are cut on the pages of items; report.json and outcomes.jsonl beside it are whole.`),
     licences.map((each) => el("details", {}, el("summary", {}, `${each.name} ${each.version} (MIT), ${each.home}`), el("pre", {}, each.text)))));
 }
