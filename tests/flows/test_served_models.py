@@ -50,7 +50,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("store")
 def test_another_model_is_flagged_and_told() -> None:
-    """Once for each name; a snapshot of the same model, a path of its file, and a response without a name are no news."""
+    """Once for each name; a snapshot, a file of the same model, and a response without a name are no news."""
     with openai_server(serving("gpt-5-mini-2025-08-07", "gpt-4.1-nano", None, "/srv/models/gpt-5-mini.gguf")) as server:
         report = run(server.url, 4)
         again = run(server.url, 4)

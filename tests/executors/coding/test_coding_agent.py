@@ -97,6 +97,7 @@ COUNTS = [
     ("agent", "codex", True),
     ("model", "claude-opus-4-1", True),
     ("workspace", {"repo": "elsewhere"}, False),  # the commit does, by the situation
+    ("web_search", True, True),  # false, as before, adds nothing
     ("program", "/opt/claude", False),
     ("api_base", "http://127.0.0.1:1", True),
     ("credentials", "mine", False),  # a key; the address that comes with it does

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 RETRIES = 3
 """How often it retries a call of its provider. That takes seconds, also for a wrong key; ten tries take minutes."""
 _READING = ("Read", "Glob", "Grep")
-_EDITING = (*_READING, "Edit", "Write")
+_EDITING = ("Read", "Edit", "Write", "Glob", "Grep")
 _SEARCHING = ("WebSearch", "WebFetch")
 _LIMITS: Mapping[str, Literal["max_turns", "max_usd"]] = {
     "error_max_turns": "max_turns",
