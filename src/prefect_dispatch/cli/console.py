@@ -21,7 +21,7 @@ from prefect_dispatch.reporting.html.document import missing_library
 from prefect_dispatch.reporting.markdown import TITLES, TO_DECIDE
 from prefect_dispatch.reporting.progress import format_rate, format_usd, on_wait, progress_listener, run_issues
 from prefect_dispatch.reporting.table_files import csv_files, parse_output
-from prefect_dispatch.security.escaping import strip_control_chars
+from prefect_dispatch.security.escaping import count_noun, strip_control_chars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -243,7 +243,7 @@ def _usage_parts(usage: Spending) -> list[str]:
 def plan_table(plan: Plan) -> str:
     """Return a plan as lines of text."""
     rows = (
-        ("work", f"{plan.work} ({plan.briefs} briefs x {plan.items} items)"),
+        ("work", f"{plan.work} ({count_noun(plan.briefs, 'brief')} x {count_noun(plan.items, 'item')})"),
         ("stored already", plan.stored),
         ("shared", plan.shared),
         ("to ask", f"{plan.to_ask}, {plan.parts} of them parts of what is too long" if plan.parts else plan.to_ask),
