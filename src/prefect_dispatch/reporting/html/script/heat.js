@@ -161,7 +161,7 @@ const heatView = {
     this.shown.textContent = `${number(rows)} of ${counted(this.rows.length, "test")} · ${number(this.chosen)} of ${counted(this.environments.length, "environment")}`;
     announce(this.shown.textContent);
   },
-  /** Tell of one cell, or of a test in all environments. */
+  /** Show the details of one cell, or of a test in all environments. */
   tell(row, at) {
     this.detail.replaceChildren(...(at === undefined ? this.ofTest(row) : this.ofCell(row, at)));
     this.detail.hidden = false;
