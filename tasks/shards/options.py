@@ -113,7 +113,7 @@ def _parse_task_runner(value: Any) -> Any:  # noqa: ANN401 -- any input of a val
             f"there is no {kind!r}; {did_you_mean(kind, [*_KINDS])}" if kind else f"name its kind: {', '.join(_KINDS)}"
         )
         raise ValueError(msg)
-    return value
+    return cast("object", value)
 
 
 TaskRunnerInput = Annotated[

@@ -329,7 +329,7 @@ def _line(text: object, most: int) -> str:
 def _list_field(thing: Any, name: str) -> list[Any]:  # noqa: ANN401 -- as below
     """Return a field that is a list; an empty list where there is none."""
     found: Any = _field(thing, name)
-    return found if isinstance(found, list) else []
+    return found if isinstance(found, list) else []  # pyright: ignore[reportUnknownVariableType] -- of any values
 
 
 def _field(thing: Any, name: str) -> Any:  # noqa: ANN401 -- a mapping, or an object of litellm's
