@@ -207,7 +207,25 @@ def test_a_glob_without_a_match_is_refused(tmp_path: Path) -> None:
     """The message has the globs and the folder they start from."""
     with pytest.raises(SourceError) as caught:
         read_items(Glob(glob=("*.txt", "in/*.md")), tmp_path)
-    assert str(caught.value) == f"There are no items: the glob '*.txt', 'in/*.md' in {str(tmp_path)!r} yields none."
+    none = f"There are no items: the glob '*.txt', 'in/*.md' in {str(tmp_path)!r} yields none."
+    assert str(caught.value) == f"{none} There is no folder 'in'."
+
+
+@pytest.mark.parametrize(
+    ("glob", "told"),
+    [
+        ("inbx/*.txt", "yields none. There is no folder 'inbx'; did you mean 'inbox'?"),
+        ("inbox/nwe/*.txt", "yields none. There is no folder 'inbox/nwe'; did you mean 'new'?"),
+        ("*/nwe/*.txt", "yields none."),
+        ("inbox/*.txt", "yields none."),
+    ],
+)
+def test_a_misspelt_folder_is_named(glob: str, told: str, tmp_path: Path) -> None:
+    """With a similar one that exists; behind a wildcard there is no single one."""
+    (tmp_path / "inbox" / "new").mkdir(parents=True)
+    with pytest.raises(SourceError) as caught:
+        read_items(Glob(glob=glob), tmp_path)
+    assert str(caught.value).endswith(told)
 
 
 @pytest.mark.parametrize(

@@ -246,6 +246,7 @@ def test_what_is_wrong_before_anything_is_sent(executor: LLM, kind: str, monkeyp
         ask(executor)
     assert caught.value.kind == kind
     assert caught.value.usage == Usage()
+    assert ("set OPENAI_API_KEY in the environment of the run" in str(caught.value)) is (kind == "credentials")
 
 
 def test_a_refused_connection_is_transient() -> None:

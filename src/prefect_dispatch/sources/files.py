@@ -6,13 +6,14 @@ import os
 from fnmatch import fnmatchcase
 from functools import partial
 from glob import escape
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, NoReturn
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from prefect_dispatch.errors import SourceError
-from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.security.redaction import redact
 from prefect_dispatch.sources.inline import make_item
 from prefect_dispatch.sources.object_store import (
@@ -157,7 +158,8 @@ class Glob(Strict):
                     f"The glob {glob!r} matches {nothing} in {place!r}; {fix or 'correct it, or leave it out'}."
                 )
         if not files:  # an error, as a misspelt glob looks the same
-            raise SourceError(f"There are no items: {self._describe(place)} yields none.")
+            hint = next(filter(None, (_missing_folder(folder, glob) for glob in matched)), "") if folder else ""
+            raise SourceError(f"There are no items: {self._describe(place)} yields none.{hint}")
         return dict(sorted(files.items()))
 
     def _read_objects(self, place: str) -> Iterator[Item]:
@@ -237,6 +239,24 @@ def _hint(base: Path, glob: str) -> str:
         return f"it is a folder: write '{escape(glob)}/*' for the files in it, '{escape(glob)}/**' for all below it"
     if (base / glob).is_file() and escape(glob) != glob:
         return f"a file is called that, and brackets stand for one character: write {escape(glob)!r}"
+    return ""
+
+
+_MAX_NAMED = 20
+"""Most folders among which a similar name is looked for."""
+
+
+def _missing_folder(base: Path, glob: str) -> str:
+    """Return a sentence on the first folder of a glob that doesn't exist, with a similar one; empty if all exist."""
+    path = base
+    for part in _parts(glob)[:-1]:
+        if escape(part) != part:
+            break
+        if not (path / part).is_dir():
+            names = sorted(each.name for each in islice(path.iterdir(), _MAX_NAMED + 1) if each.is_dir())
+            known = f"; {did_you_mean(part, names)}" if 0 < len(names) <= _MAX_NAMED else "."
+            return f" There is no folder {(path / part).relative_to(base).as_posix()!r}{known}"
+        path /= part
     return ""
 
 

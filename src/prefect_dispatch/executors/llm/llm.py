@@ -240,9 +240,22 @@ class LLM(BaseExecutor, Strict):
             )
             if schema is not None:
                 self.raise_if_form_refused(failure, method, schema)
-            raise name_block_in_failure(failure, self.credentials) from None
+            raise name_block_in_failure(self._explain_missing_key(failure), self.credentials) from None
         self.require_expected(reply)
         return reply
+
+    def _explain_missing_key(self, failure: ExecutorError) -> ExecutorError:
+        """Return a failure for which nothing was sent with the variable that is not set, if that is the reason."""
+        is_unsent = failure.kind == "credentials" and failure.usage is not None and not failure.usage.requests
+        missing = missing_key_variables(self.model) if is_unsent and not self.credentials else None
+        if not missing:
+            return failure
+        return TerminalError(
+            f"there is no key for {self.model!r}: set {missing} in the environment of the run, or name an "
+            "LLMCredentials block as 'credentials' of the executor.",
+            kind="credentials",
+            usage=failure.usage,
+        )
 
     def output_method(self, litellm: Any, schema: dict[str, Any] | None, *, tries: bool = True) -> Method:  # noqa: ANN401 -- a module
         """Return the method of structured output for a call, by what is known of the model so far.
