@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
+from prefect import flow
 from pydantic import TypeAdapter, ValidationError
 from rapidfuzz import process
 
@@ -196,10 +196,14 @@ def _merge(
 ) -> tuple[Merge, tuple[Violation, ...]]:
     """Return the merge of outcomes, and what its audit found: then there is no merged value."""
     known = [outcome.model_copy(update={"origin": "stored"}) for outcome in questions]
+
+    def merge() -> Merge:
+        return integrate.fn(briefs, items, outcomes, integrator, rules.executor, rules.limits, known=known)
+
     try:
-        # The function and not the task: a merge that queries nothing needs no server.
-        with use_server() if isinstance(integrator, AskingIntegrator) else nullcontext():
-            merge = integrate.fn(briefs, items, outcomes, integrator, rules.executor, rules.limits, known=known)
+        if not isinstance(integrator, AskingIntegrator):
+            return merge(), ()  # the function and not the task, as it needs no server
+        with use_server():
+            return flow(name="merge")(merge)(), ()  # a flow run, as its queries are task runs
     except AuditError as error:
         return error.merge.model_copy(update={"value": None}), error.violations
-    return merge, ()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,14 +14,15 @@ from prefect_dispatch import Collate, Consensus, MergeRecords, Synthesize
 from prefect_dispatch.cli.commands import COMPLETE, FAILED, GAPS, UNUSABLE, main
 from prefect_dispatch.integrators.audit.published_report import audit_report
 from prefect_dispatch.models.report import Report
-from tests.flows.test_report_audit import BRIEF, Count, publish, records, say
-from tests.openai_server import document, openai_server
+from tests.fences import fences
+from tests.flows.test_report_audit import Count, publish, records
+from tests.integrators.said import say
+from tests.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from prefect_dispatch.models.outcome import Outcome
 
+PAGE = Path(__file__).parents[2] / "docs/merge-again.md"
 RECORDS = MergeRecords(identity=("name",))
 
 
@@ -64,6 +68,22 @@ def test_other_rules_in_a_file(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert (out / "report.html").exists()
 
 
+def test_the_page_shows_what_is_printed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands of the documentation, one after the other."""
+    monkeypatch.chdir(folder.parent)
+    page = fences(PAGE)
+    for fence, after in pairwise([*page, page[0]]):
+        if fence.language == "yaml":
+            Path(fence.title).write_text(fence.text)
+        if fence.language == "console":
+            main(shlex.split(fence.text)[1:])
+            shown = capsys.readouterr().out
+            assert after.title != "output" or shown.split() == after.text.split(), shown
+    assert (folder.parent / "again/report.json").exists()
+
+
 def test_the_same_rules_make_no_difference(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Merging again is idempotent."""
     assert main(["merge", str(folder)]) == COMPLETE
@@ -94,7 +114,11 @@ def _drop_briefs(report: dict[str, Any]) -> None:
         pytest.param(["--without", "zz"], "--without: the report has no item 'zz'; near are", id="unknown-item"),
         pytest.param(["--without", "*"], "--without: nothing would be left to merge.", id="nothing-left"),
         pytest.param(["--rules", "missing.yaml"], "can't be read: No such file", id="no-file"),
-        pytest.param(["--rules", "slip.yaml"], "slip.yaml: line 2: the job: unknown key 'ruls'; did you mean 'rules'?", id="wrong-key"),
+        pytest.param(
+            ["--rules", "slip.yaml"],
+            "slip.yaml: line 2: the job: unknown key 'ruls'; did you mean 'rules'?",
+            id="wrong-key",
+        ),
         pytest.param(["--rules", "branches.yaml"], "MergeBranches merges changes in a git repository", id="branches"),
         pytest.param(["--rules", "text.yaml"], "allow it with --allow-calls", id="calls"),
         pytest.param(["--out", "."], "holds the report that is merged; name another folder", id="own-folder"),
@@ -172,7 +196,7 @@ def test_a_text_is_written_again_where_calls_are_allowed(
 ) -> None:
     """Only the integrator's own query is sent, to the model that the user's file names."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
-    with openai_server(lambda _: document("MIT is of 1988 or 1989 [1][2]. ISC is of 2007 [3].")) as server:
+    with openai_server(Behaviour(content="MIT is of 1988 or 1989 [1][2]. ISC is of 2007 [3].")) as server:
         writer = {"kind": "llm", "model": "openai/x", "api_base": server.url}
         rules = {"kind": "synthesize", "instructions": "Sum up.", "executor": writer}
         (tmp_path / "rules.yaml").write_text(json.dumps(rules))
@@ -225,4 +249,3 @@ def test_sources_of_other_integrators(
     publish(tmp_path, integrator, outcomes)
     assert main(["explain", str(tmp_path), "--from", "terms/a"]) == COMPLETE
     assert expected in capsys.readouterr().out
-    assert BRIEF.name == "terms"
