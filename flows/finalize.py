@@ -88,17 +88,44 @@ def build_report(
         job, ordered
     )
     every = [*ordered, *merge.asked]
-    # 2. Judge the whole.
-    gaps = [outcome for outcome in ordered if outcome.status != "succeeded"]
-    failure = broken or merge.failed or (stopped and f"Stopped: {stopped}")
-    status, message = _verdict(len(ordered), gaps, failure, job.limits.min_success, merge.shortfalls)
-    # 3. Report.
+    # 2. Report.
     models, other = _served_models(job, every)
+    failure = broken or merge.failed or (stopped and f"Stopped: {stopped}")
+    report = report_merge(merge, violations, ordered, failure=failure, min_success=job.limits.min_success)
+    return report.model_copy(
+        update={
+            "flags": (*merge.flags, *other),
+            "models": models,
+            "plan": planned.model_dump(mode="json"),
+            "run": _run_facts(job, merge, every, clock),
+        }
+    )
+
+
+def report_merge(
+    merge: Merge,
+    violations: tuple[Violation, ...],
+    outcomes: Sequence[Outcome],
+    *,
+    failure: str | None,
+    min_success: float,
+) -> Report:
+    """Return the part of a report that follows from the outcomes and their merge.
+
+    Args:
+        merge: The merge.
+        violations: What its audit found.
+        outcomes: The outcomes, in canonical order.
+        failure: Why the merge failed or the fan-out ended early, if one did.
+        min_success: The share of outcomes that must have an answer.
+    """
+    gaps = [outcome for outcome in outcomes if outcome.status != "succeeded"]
+    status, message = _verdict(len(outcomes), gaps, failure, min_success, merge.shortfalls)
     return Report(
         status=status,
         message=strip_control_chars(message),
         value=merge.value,
-        ledger=_add_join_reasons(merge.ledger, ordered),
+        ledger=_add_join_reasons(merge.ledger, outcomes),
         fields=merge.fields,
         gaps=tuple(
             Gap(brief=each.brief, item=each.item, status=each.status, error=each.error)
@@ -108,16 +135,13 @@ def build_report(
         violations=violations,
         rules=merge.rules,
         proposals=merge.proposals,
-        flags=(*merge.flags, *other),
-        tables=(*merge.tables, *_web_sources_table(ordered)),
+        flags=merge.flags,
+        tables=(*merge.tables, *_web_sources_table(outcomes)),
         documents=merge.documents,
         shortfalls=merge.shortfalls,
-        models=models,
-        usage=Spending.of(every),
+        usage=Spending.of([*outcomes, *merge.asked]),
         integration=Spending.of(merge.asked),
-        plan=planned.model_dump(mode="json"),
-        run=_run_facts(job, merge, every, clock),
-        outcomes=tuple(ordered),
+        outcomes=tuple(outcomes),
         asked=merge.asked,
     )
 
@@ -274,15 +298,28 @@ def _run_facts(job: PreparedJob, merge: Merge, outcomes: Sequence[Outcome], cloc
         "waited_s": round(sum(attempt.waited_s for attempt in attempts), 3),
         "flow_run": {"id": run_id, "name": flow_run.get_name()},
         "executor": redact_json(_to_json(job.executor)),
-        "integrator": redact_json(_to_json(job.integrator)),
-        "fields_traced": bool(merge.fields),
-        "audit": redact_json(audit_inputs(job.briefs, job.integrator)),
+        **integrator_facts(job.integrator, job.briefs, merge),
         "limits": job.limits.model_dump(mode="json"),
         "versions": {
             "prefect-dispatch": __version__,
             "prefect": prefect.__version__,
             "python": platform.python_version(),
         },
+    }
+
+
+def integrator_facts(integrator: object, briefs: Sequence[Brief], merge: Merge) -> dict[str, JsonValue]:
+    """Return what a report says of its integrator, so that the merge can be audited, and repeated, from its files.
+
+    Args:
+        integrator: The integrator, with the decisions that it follows.
+        briefs: The briefs of the job.
+        merge: The merge.
+    """
+    return {
+        "integrator": redact_json(_to_json(integrator)),
+        "fields_traced": bool(merge.fields),
+        "audit": redact_json(audit_inputs(briefs, integrator)),
     }
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, cast
 
 from pydantic import BeforeValidator, Field, GetPydanticSchema
@@ -19,7 +18,7 @@ from prefect_dispatch.executors.base import fingerprinter
 from prefect_dispatch.models.base import Tabs
 from prefect_dispatch.models.checks import Function, MustMention
 from prefect_dispatch.models.item import placeholders
-from prefect_dispatch.models.ledger import make_ref, sort_key
+from prefect_dispatch.models.ledger import make_ref, select_refs, sort_key
 from prefect_dispatch.models.outcome import Answer, Attempt, Failure, Outcome
 
 if TYPE_CHECKING:
@@ -186,16 +185,9 @@ def fingerprints_to_refresh(work: Sequence[WorkItem], refresh: bool | str | Sequ
 
 def _select(pattern: str, work: Sequence[WorkItem]) -> set[str]:
     """Return the fingerprints of the work that a pattern selects."""
-    fingerprints = {
-        each.fingerprint for each in work if _matches(pattern, each.item.key) or _matches(pattern, str(each.ref))
-    }
-    fingerprints = fingerprints or {each.fingerprint for each in work if each.brief.name == pattern}
-    if not fingerprints:
+    selected = select_refs(pattern, [each.ref for each in work])
+    if not selected:
         names = [str(each.ref) for each in work[:SEARCHED]]
         near = ", ".join(repr(match[0]) for match in process.extract(pattern, names, limit=NEAREST))
         raise JobError(f"refresh: no work is called {pattern!r}; of {len(work)} names near are {near}.")
-    return fingerprints
-
-
-def _matches(pattern: str, name: str) -> bool:
-    return pattern == name or fnmatchcase(name, pattern)
+    return {each.fingerprint for each in work if each.ref in selected}

@@ -21,10 +21,12 @@ from prefect.settings.legacy import (
     _get_settings_fields,  # pyright: ignore[reportPrivateUsage] -- nor have all names of settings
 )
 from prefect.settings.models.root import Settings as PrefectSettings
+from pydantic import TypeAdapter
 
 import prefect_dispatch
 from prefect_dispatch.cli import commands
 from prefect_dispatch.flows.job_file import Job, form_model
+from prefect_dispatch.integrators.registry import AnyIntegrator
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.checks import Check
 from prefect_dispatch.models.decisions import Decisions
@@ -111,7 +113,17 @@ def is_decisions(data: dict[str, Any]) -> None:
     Decisions.model_validate(data)
 
 
-YAML: dict[str, Callable[[dict[str, Any]], None]] = {"": is_job, "job.yaml": is_job, "decisions.yaml": is_decisions}
+def is_integrator(data: dict[str, Any]) -> None:
+    """Check that a block has the fields of an integrator."""
+    TypeAdapter(AnyIntegrator).validate_python(data)
+
+
+YAML: dict[str, Callable[[dict[str, Any]], None]] = {
+    "": is_job,
+    "job.yaml": is_job,
+    "decisions.yaml": is_decisions,
+    "rules.yaml": is_integrator,
+}
 """What a block of YAML is, by its title; what is marked as good or bad is a job."""
 
 

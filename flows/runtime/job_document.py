@@ -90,7 +90,7 @@ def read_document(path: Path, changes: Sequence[str] = (), *, model: str | None 
         JobError: If the file can't be read, isn't a mapping, names an unknown flow, or has an unknown key.
     """
     # 1. Parse the file, and apply the overrides.
-    document = _read_document(path)
+    document = read_mapping(path)
     data = cast("dict[str, Any]", document.value)
     changed = [_apply_change(data, change) for change in changes]
     flow = data.get("flow", "dispatch")
@@ -141,7 +141,12 @@ def _override_model(data: dict[str, Any], model: str, flow: str) -> None:
         data["model"] = model
 
 
-def _read_document(path: Path) -> YamlDocument:
+def read_mapping(path: Path) -> YamlDocument:
+    """Read a YAML or JSON file that holds one mapping.
+
+    Raises:
+        JobError: If it can't be read, or holds anything else.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)

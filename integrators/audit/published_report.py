@@ -43,7 +43,7 @@ _NOT_MERGED_AGAIN = ": nothing is merged once more."
 _INTEGRATOR_ADAPTER: TypeAdapter[AnyIntegrator] = TypeAdapter(AnyIntegrator)
 
 
-class _MergeBrief(Brief):
+class MergeBrief(Brief):
     """Brief of which a report has only the fields that a merge depends on."""
 
     instructions: str = "-"
@@ -52,7 +52,7 @@ class _MergeBrief(Brief):
 class _AuditInputs(Frozen):
     """The inputs of an audit beside the outcomes, as they are stored in a report."""
 
-    briefs: tuple[_MergeBrief, ...] = ()
+    briefs: tuple[MergeBrief, ...] = ()
     decisions: Decisions = Field(default_factory=Decisions)
 
 
@@ -71,6 +71,46 @@ class ReportAudit:
     unchecked: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class PublishedReport:
+    """A report as it was published, with its outcomes.
+
+    Attributes:
+        report: The report; its own outcomes are empty, as they have files of their own.
+        outcomes: The outcomes.
+        questions: The outcomes of the integrator's own questions.
+        briefs: The briefs, with the fields that a merge depends on; empty if the report doesn't have them.
+        decisions: People's decisions that the merge applied.
+    """
+
+    report: Report
+    outcomes: tuple[Outcome, ...]
+    questions: tuple[Outcome, ...]
+    briefs: tuple[MergeBrief, ...]
+    decisions: Decisions
+
+    def load_integrator(self) -> tuple[AnyMerger | None, str]:
+        """Return the integrator of the report, or None if none can be used, and why it can't merge again."""
+        return _load_integrator(self.report, has_briefs=bool(self.briefs))
+
+
+def read_published_report(path: Path) -> PublishedReport:
+    """Read a published report and the files beside it.
+
+    Args:
+        path: The `report.json`, or the folder that has it.
+
+    Raises:
+        JobError: If a file is missing or isn't part of a report.
+    """
+    file = path / "report.json" if path.is_dir() else path
+    report = _read_report(file)
+    outcomes = _read_outcomes(file.with_name(OUTCOMES), required=bool(report.ledger or report.gaps))
+    questions = _read_outcomes(file.with_name(QUESTIONS), required=report.integration != Spending())
+    inputs = _read_inputs(report)
+    return PublishedReport(report, tuple(outcomes), tuple(questions), inputs.briefs, inputs.decisions)
+
+
 def audit_report(path: Path) -> ReportAudit:
     """Audit a published report from the files beside it.
 
@@ -80,47 +120,39 @@ def audit_report(path: Path) -> ReportAudit:
     Raises:
         JobError: If a file is missing or isn't part of a report, or the run failed before there was a merged value.
     """
-    file = path / "report.json" if path.is_dir() else path
-    report = _read_report(file)
-    outcomes = _read_outcomes(file.with_name(OUTCOMES), required=bool(report.ledger or report.gaps))
-    questions = _read_outcomes(file.with_name(QUESTIONS), required=report.integration != Spending())
+    published = read_published_report(path)
+    report, outcomes = published.report, published.outcomes
     if report.violations:  # the run itself published no value, so there is nothing to compare
         return ReportAudit(report.violations, (), ("The run itself found these violations, and published no value.",))
     answered = any(outcome.status == "succeeded" for outcome in outcomes)
     if report.value is None and report.status == "failed" and answered:
         raise JobError(f"The run failed before there was a merged value, so nothing can be audited: {report.message}")
-    return _compare_report(report, outcomes, questions)
+    return _compare_report(published)
 
 
-def _compare_report(report: Report, outcomes: Sequence[Outcome], questions: Sequence[Outcome]) -> ReportAudit:
-    """Compare a report with its outcomes.
-
-    Args:
-        report: The report.
-        outcomes: The outcomes of `outcomes.jsonl`.
-        questions: The outcomes of the integrator's own questions.
-    """
+def _compare_report(published: PublishedReport) -> ReportAudit:
+    """Compare a report with its outcomes."""
+    report, outcomes, questions = published.report, published.outcomes, published.questions
     # 1. The sums in the report.
     merge = _build_merge(report, outcomes, questions)
     found = list(_sum_violations(report, outcomes, questions))
     checked = ["the ledger against the outcomes", "gaps and usage against the outcomes"]
     # 2. The merge, by the laws of the audit; merged again if the integrator and its inputs are in the report.
-    inputs = _read_inputs(report)
-    integrator, why = _load_integrator(report, has_briefs=bool(inputs.briefs))
+    integrator, why = published.load_integrator()
     unchecked = [why] if why else []
     if isinstance(integrator, MergeBranches):
         # Its fields are about files, which are only in the repository; which outcomes the acceptance command refused
         # is in the merge's own evidence.
         merge = merge.model_copy(update={"fields": ()})
-        found += audit(merge, outcomes, inputs.briefs, SimpleNamespace(excluded_outcomes=refused_outcomes))
+        found += audit(merge, outcomes, published.briefs, SimpleNamespace(excluded_outcomes=refused_outcomes))
         integrator = None
     else:
         if isinstance(integrator, MergeRecords):
-            integrator = integrator.with_decisions(inputs.decisions)
+            integrator = integrator.with_decisions(published.decisions)
         again = None
         if isinstance(integrator, Integrator):
-            again = partial(_merge_again, integrator, inputs.briefs, report)
-        found += audit(merge, outcomes, inputs.briefs, integrator, again=again)
+            again = partial(_merge_again, integrator, published.briefs, report)
+        found += audit(merge, outcomes, published.briefs, integrator, again=again)
     # 3. What was checked, and what could not be.
     if is_traced(merge) or type(BaseIntegrator.of(integrator)).verify is not BaseIntegrator.verify:
         checked.append("the value against the outcomes, both ways")

@@ -246,14 +246,47 @@ def create_parser() -> argparse.ArgumentParser:
 
     explain = commands.add_parser("explain", help="explain how a value or an item of a report came about")
     explain.set_defaults(command=_explain)
-    explain.add_argument("report", metavar="REPORT", type=_path, help="a report.json")
+    explain.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
     explain.add_argument(
         "what", metavar="FIELD|KEY", nargs="?", help="a value (`records.0.year`, `year`, `MIT.year`) or an item's key"
+    )
+    explain.add_argument(
+        "--from",
+        metavar="ITEM",
+        nargs="+",
+        dest="sources",
+        help="list what in the merged value rests on these items (keys, `brief/item` or patterns such as `*.txt`)",
     )
 
     audit = commands.add_parser("audit", help="audit a published report again from its outcomes; nothing is asked")
     audit.set_defaults(command=_audit)
     audit.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
+
+    merge = commands.add_parser(
+        "merge",
+        help="merge the outcomes of a report again, under other rules or without some of them; nothing is asked",
+        description="Merge the stored outcomes of a report again, audit the merge, and show how it differs. No item is "
+        "asked again, and the report stays as it is.",
+    )
+    merge.set_defaults(command=_merge)
+    merge.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
+    merge.add_argument(
+        "--without",
+        metavar="ITEM",
+        nargs="+",
+        default=[],
+        help="leave these outcomes out (keys, `brief/item` or patterns such as `draft-*`)",
+    )
+    merge.add_argument(
+        "--rules",
+        metavar="FILE",
+        type=_path,
+        help="merge with the integrator of this job file, or with the one that is the only content of the file",
+    )
+    merge.add_argument("--out", metavar="DIR", type=_path, help="write the report of this merge there")
+    merge.add_argument(
+        "--allow-calls", action="store_true", help="allow the integrator in the file of --rules to query a model"
+    )
 
     opened = commands.add_parser("open", help="open the page of a report in the browser")
     opened.set_defaults(command=_open)
@@ -543,18 +576,45 @@ def _explain(arguments: argparse.Namespace) -> int:
     from pydantic import ValidationError  # noqa: PLC0415 -- only here
 
     from prefect_dispatch.models.report import Report  # noqa: PLC0415 -- only here
-    from prefect_dispatch.reporting.explain import explain  # noqa: PLC0415 -- only here
+    from prefect_dispatch.reporting.explain import explain, explain_sources  # noqa: PLC0415 -- only here
 
+    if arguments.what is not None and arguments.sources:
+        raise JobError(f"explain: give a value or item ({arguments.what!r}), or --from with items, not both.")
+    file = arguments.report / "report.json" if arguments.report.is_dir() else arguments.report
     try:
-        report = Report.model_validate_json(arguments.report.read_bytes())
-        print(explain(report, arguments.what))
+        report = Report.model_validate_json(file.read_bytes())
+        print(explain_sources(report, arguments.sources) if arguments.sources else explain(report, arguments.what))
     except OSError as error:
-        raise JobError(f"{str(arguments.report)!r} can't be read: {error.strerror}.") from None
+        raise JobError(f"{str(file)!r} can't be read: {error.strerror}.") from None
     except ValidationError:
-        raise JobError(f"{str(arguments.report)!r} is not a report.json.") from None
+        raise JobError(f"{str(file)!r} is not a report.json.") from None
     except LookupError as error:
         raise JobError(str(error)) from None
     return COMPLETE
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from prefect_dispatch.flows.merge_again import merge_again  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.publish import ensure_output, write_files, write_page  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.reporting.difference import describe_difference  # noqa: PLC0415 -- only here
+    from prefect_dispatch.reporting.markdown import TITLES  # noqa: PLC0415 -- only here
+    from prefect_dispatch.reporting.table_files import parse_output  # noqa: PLC0415 -- only here
+
+    source: Path = arguments.report
+    out = None if arguments.out is None else parse_output(arguments.out)
+    if out and out.folder.resolve() == (source if source.is_dir() else source.parent).resolve():
+        raise JobError(f"--out: {str(out.folder)!r} holds the report that is merged; name another folder.")
+    merged = merge_again(source, without=arguments.without, rules=arguments.rules, allow_calls=arguments.allow_calls)
+    report = merged.report
+    print(describe_difference(merged.before, report, merged.identity))
+    print(f"{TITLES[report.status]}: {report.message}")
+    if out:
+        ensure_output(arguments.out)
+        files = write_files(report, *out)
+        if problem := write_page(report, out.folder, merged.briefs, []):
+            print(f"prefect-dispatch: {problem}", file=sys.stderr)
+        print(f"Report: {', '.join(map(str, files))}")
+    return _CODES[report.status]
 
 
 def _open(arguments: argparse.Namespace) -> int:

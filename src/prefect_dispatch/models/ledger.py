@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from natsort import natsort_keygen
 from pydantic import Field, JsonValue, StringConstraints, ValidationInfo, field_validator
 
 from prefect_dispatch.models.base import CompactFrozen, Strict
 from prefect_dispatch.models.outcome import Failure, Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _natural_key = natsort_keygen()
 _cached_text = lru_cache(maxsize=1 << 10)(str)  # keys share most of the words between their numbers
@@ -71,6 +75,26 @@ def sort_key(brief: str, item: str) -> tuple[Any, str, str]:
 def make_ref(brief: str, item: str) -> Ref:
     """Return the reference to the outcome of a brief for an item, from a cache: it is frozen, and often needed."""
     return Ref(brief=brief, item=item)
+
+
+def select_refs(pattern: str, refs: Collection[Ref]) -> frozenset[Ref]:
+    """Return the references that a pattern selects; empty if it selects none.
+
+    Args:
+        pattern: It selects each reference whose item's key, or whose name `brief/item`, it equals or matches as a
+            glob: `*` and `?` match `/`, too. Where it matches no item, the name of a brief selects all of its work.
+        refs: The references.
+
+    Example:
+        >>> [str(ref) for ref in select_refs("m*", [make_ref("terms", "mit.txt"), make_ref("terms", "isc.txt")])]
+        ['terms/mit.txt']
+    """
+
+    def matches(name: str) -> bool:
+        return pattern == name or fnmatchcase(name, pattern)
+
+    found = frozenset(ref for ref in refs if matches(ref.item) or matches(str(ref)))
+    return found or frozenset(ref for ref in refs if ref.brief == pattern)
 
 
 class LedgerRow(CompactFrozen):

@@ -1,4 +1,4 @@
-"""Explanation of a value or an item of a report: where it comes from, by which rule, and what was removed."""
+"""Explanation of a value or an item of a report, by its origin and rule, or of all that rests on some items."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from rapidfuzz import process
 
-from prefect_dispatch.models.ledger import Ref
+from prefect_dispatch.models.ledger import Ref, select_refs
 from prefect_dispatch.security.escaping import join_names, strip_control_chars, value_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from pydantic import JsonValue
 
@@ -184,6 +184,73 @@ def explain(report: Report, what: str | None = None) -> str:
     return "\n\n".join([*explanations, *_remainder_line(len(found), "of that name; say more precisely which")])
 
 
+def explain_sources(report: Report, patterns: Sequence[str]) -> str:
+    """Return, as plain text, what in a merged value rests on some items: alone, or together with others.
+
+    Args:
+        report: The report.
+        patterns: Names of items; see `select_refs`.
+
+    Raises:
+        LookupError: If a pattern selects nothing; the message suggests the nearest names.
+    """
+    # 1. The outcomes of these items.
+    known = [Ref.of(row) for row in report.ledger]
+    refs: set[Ref] = set()
+    for pattern in patterns:
+        if not (found := select_refs(pattern, known)):
+            near = process.extract(pattern, [str(ref) for ref in known[:MAX_CANDIDATES]], limit=3)
+            hint = f"near are {', '.join(repr(match[0]) for match in near)}" if near else "it has no items"
+            raise LookupError(f"The report has no item {pattern!r}; {hint}.")
+        refs |= found
+    # 2. What rests on them: field by field; in a text, sentence by sentence.
+    alone: list[str] = []
+    shared: list[str] = []
+    for row in report.fields:
+        if refs.intersection(row.sources):
+            others = [ref for ref in row.sources if ref not in refs]
+            line = f"{row.path or '/'} = {_short_json(row.winner)}"
+            (shared if others else alone).append(f"{line} (also from {join_names(others)})" if others else line)
+    citing = [*_iter_citing(refs, known, report.value)]
+    rows = [(Ref.of(row), row) for row in report.ledger]
+    sections = {
+        "In the merged value from them alone": alone,
+        "In the merged value from them and others": shared,
+        "Sentences that cite them alone": [sentence for sentence, is_alone in citing if is_alone],
+        "Sentences that cite them and others": [sentence for sentence, is_alone in citing if not is_alone],
+        "Values of theirs that a rule removed": [
+            f"{row.path} = {_short_json(loser.value)} by {row.rule}"
+            for row in report.fields
+            for loser in row.losers
+            if refs.intersection(loser.sources)
+        ],
+        "Answers to others that they stand for": [
+            f"{ref}: {row.disposition} {row.by}" for ref, row in rows if row.by in refs and ref not in refs
+        ],
+        "Theirs without a part in the merged value": [
+            f"{ref}: {row.disposition}{f' {row.by}' if row.by else ''}"
+            for ref, row in rows
+            if ref in refs and row.disposition != "merged"
+        ],
+        "Proposals about them": [
+            _format_proposal(each)
+            for each in report.proposals
+            if refs.intersection((*each.left_sources, *each.right_sources))
+        ],
+        "Flags about them": [_format_flag(flag) for flag in report.flags if refs.intersection(flag.sources)],
+    }
+    # 3. Each with its number, as long lists are truncated.
+    lines = [f"{len(refs)} of {len(known)} outcomes: {join_names(ref for ref in dict.fromkeys(known) if ref in refs)}"]
+    for title, entries in sections.items():
+        if entries:
+            lines += [f"{title} ({len(entries)}):", *(f"  {line}" for line in _limit_lines(entries))]
+    if not (report.fields or citing) and report.value is not None:
+        lines.append("The merged value doesn't say which outcome each part of it is from.")
+    elif not (alone or shared or citing):
+        lines.append("Nothing in the merged value rests on them.")
+    return "\n".join(map(strip_control_chars, lines))
+
+
 def _report_lines(report: Report) -> Iterator[str]:
     """Yield the lines on a report as a whole: ledger, changes, problems, conflicts and rules."""
     counts = Counter(row.disposition for row in report.ledger)
@@ -276,13 +343,27 @@ def _is_identity_of(identity: JsonValue, names: set[str]) -> bool:
 
 def _citation_lines(ref: Ref, value: JsonValue) -> list[str]:
     """Return the sentences of a text that cite an outcome; empty if the value isn't a text."""
+    return _limit_lines(f"  cited: {sentence}" for sentence, _ in _iter_citing({ref}, [ref], value))
+
+
+def _iter_citing(refs: Collection[Ref], known: Sequence[Ref], value: JsonValue) -> Iterator[tuple[str, bool]]:
+    """Yield each sentence of a text that cites some outcomes, and whether it cites no other.
+
+    Args:
+        refs: The outcomes.
+        known: All outcomes whose numbers are looked up.
+        value: The merged value; if it isn't a text, nothing is cited.
+    """
     if not isinstance(value, str):
-        return []
-    # The number of the outcome is in the text's list of sources, below the first heading.
-    lines = re.compile(rf"^\[([0-9]{{1,9}})\] {re.escape(strip_control_chars(str(ref)))}:? *$", re.MULTILINE)
-    numbers = {int(number) for number in lines.findall(value)}
-    sentences = (each.strip() for each in _SENTENCE.split(value.partition("\n## ")[0]))
-    return _limit_lines(f"  cited: {each}" for each in sentences if numbers.intersection(_citations(each)))
+        return
+    # The number of an outcome is in the text's list of sources, below the first heading.
+    is_meant = {strip_control_chars(str(ref)): ref in refs for ref in known}
+    listed = re.findall(r"^\[([0-9]{1,9})\] (.+?):? *$", value, re.MULTILINE)
+    numbers = {int(number) for number, name in listed if is_meant.get(name)}
+    for sentence in _SENTENCE.split(value.partition("\n## ")[0]):
+        cited = {*_citations(sentence)}
+        if cited & numbers:
+            yield sentence.strip(), cited <= numbers
 
 
 def _citations(sentence: str) -> Iterator[int]:
