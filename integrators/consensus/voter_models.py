@@ -93,7 +93,8 @@ def estimate_truth(votes: Sequence[Vote]) -> CrowdEstimates | None:
     models = [fit_one_coin(encoded)]
     if encoded.are_labels_shared:
         models += [fit_spammers(encoded), fit_confusion(encoded)]
-    given = (sum(models) / len(models))[encoded.item, encoded.label]  # the probability of each vote's label
+    mean: Array = sum(models) / len(models)
+    given = mean[encoded.item, encoded.label]  # the probability of each vote's label
     scores: dict[str, dict[str, float]] = {item: {} for item in items}
     for (item, _, opinion), probability in zip(codes, given.tolist(), strict=True):
         scores[items[item]][opinions[opinion]] = probability

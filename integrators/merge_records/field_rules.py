@@ -55,6 +55,8 @@ class Claim(NamedTuple):
     """The whole record."""
     rank: Rank
     """Sort key of the order of preference, the most preferred first."""
+    voter: str = ""
+    """Name of the voter, for a vote."""
 
 
 RuleFunction = Callable[[Sequence[Claim]], JsonValue]
