@@ -116,7 +116,7 @@ def recount_votes(
     for row in merge.fields:
         tokens = split_pointer(row.path)
         about = entries.get((tokens[0], tokens[1])) if len(tokens) > 2 else None  # noqa: PLR2004 -- list, index, field
-        given = answers.get(about, {}) if about else {}
+        given = answers.get(about or "")
         if given and tokens[2] == "value":
             yield from _row_violations(row, _votes_at(given, tokens[3:]))
         elif not (given and voters and _is_about_voters(row, given, voters)):

@@ -81,7 +81,7 @@ _AUTO = (
 )
 
 _SCREENED = (
-    f"the mean without gross errors (one number, or a quarter of them, more than {GROSS_LIMIT} median absolute "
+    f"the mean without gross errors (a single number, or one in ten, more than {GROSS_LIMIT} median absolute "
     f"deviations from the median, of few numbers more, or {GROSS_FACTOR} times the median where most numbers are "
     "equal), rounded where the schema says integer; what it leaves out is flagged"
 )
@@ -326,7 +326,7 @@ class Consensus(BaseIntegrator, Strict):
             JobError: If not, or if crowd-kit is needed and not installed.
         """
         if self.vote_fields:
-            require_fields(briefs, records="", identity=(), rule_fields=self.vote_fields)
+            require_fields(briefs, records="", identity=self.vote_fields, rule_fields=())
         elif len(briefs) < max(2, self.min_votes):
             raise JobError(
                 f"A consensus of {max(2, self.min_votes)} answers or more needs as many briefs, and there "

@@ -20,15 +20,15 @@ absolute deviation.
 _MAD_TO_SIGMA = 1.4826
 """Factor from the median absolute deviation of normally distributed numbers to their standard deviation."""
 
-GROSS_LIMIT = 50
+GROSS_LIMIT = 100
 """Median absolute deviations from the median above which one of five numbers or more is a gross error.
 
 Doubled for four numbers and again for three, of which two are often close to each other by chance.
 """
 GROSS_FACTOR = 10
 """The same in units of the median itself, where most numbers are equal: the wrong unit or a digit too many."""
-_MOST_GROSS = 4
-"""A number is a gross error only if no more than one in so many is (one of three, too)."""
+_MOST_GROSS = 10
+"""A number is a gross error only if no more than one in so many is, or a single one of fewer."""
 _FEWEST = 3
 _USUAL = 5
 
@@ -114,13 +114,13 @@ def find_outliers(rule: str, numbers: Sequence[float]) -> list[float]:
         numbers: All numbers.
 
     Example:
-        >>> find_outliers("consensus:mean", [0, 0, 0, 90, 95]), find_outliers("consensus:median", [0, 0, 90])
+        >>> find_outliers("consensus:robust_mean", [0, 0, 0, 90, 95]), find_outliers("consensus:median", [0, 0, 90])
         ([90, 95], [])
     """
     try:
-        if rule.startswith("consensus:screened_mean"):
+        if rule.startswith("consensus:mean"):
             near = _without_gross_errors(numbers)
-        elif rule.startswith("consensus:mean"):
+        elif rule.startswith("consensus:robust_mean"):
             centre = statistics.median(numbers)
             spread = _MAD_TO_SIGMA * statistics.median(abs(number - centre) for number in numbers)
             near = _within(numbers, centre, OUTLIER_LIMIT * spread)
@@ -150,20 +150,20 @@ def _compute_safely(function: Callable[[Sequence[float]], float], numbers: Seque
 
 
 ROW_RULES = {
-    "screened_mean": "consensus:screened_mean",
+    "screened_mean": "consensus:mean",
     "mean": "consensus:arithmetic_mean",
-    "robust_mean": "consensus:mean",
+    "robust_mean": "consensus:robust_mean",
     "median": "consensus:median",
 }
-"""The names in field rows of the rules that compute a number. Reports of earlier releases have `consensus:mean`."""
+"""The names in field rows of the rules that compute a number; the first is the rule of numbers without another."""
 
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
-    "consensus:screened_mean": screened_mean,
-    "consensus:screened_mean_rounded": lambda numbers: round(screened_mean(numbers)),
+    "consensus:mean": screened_mean,
+    "consensus:mean_rounded": lambda numbers: round(screened_mean(numbers)),
     "consensus:arithmetic_mean": mean,
     "consensus:arithmetic_mean_rounded": lambda numbers: round(mean(numbers)),
-    "consensus:mean": robust_mean,
-    "consensus:mean_rounded": lambda numbers: round(robust_mean(numbers)),
+    "consensus:robust_mean": robust_mean,
+    "consensus:robust_mean_rounded": lambda numbers: round(robust_mean(numbers)),
     "consensus:median": median,
     "consensus:median_rounded": lambda numbers: round(median(numbers)),
 }

@@ -60,7 +60,7 @@ MATRIX_POOLED, MATRIX_RIGHT, MATRIX_WRONG = 2.0, 1.0, 0.5
 """Weights of the confusion of all voters, of the right label, and of all wrong ones in a row of a confusion matrix."""
 
 
-class _Votes(NamedTuple):
+class EncodedVotes(NamedTuple):
     """Votes as numbers, sorted by item and voter, with the counts of what they number."""
 
     item: Array
@@ -87,7 +87,7 @@ def estimate_truth(votes: Sequence[Vote]) -> CrowdEstimates | None:
         votes: The votes in any order, at most one for each item and agent.
     """
     items, agents, opinions, codes = encode_votes(votes)
-    encoded = _to_arrays(codes, len(items), len(agents), len(opinions))
+    encoded = to_arrays(codes, len(items), len(agents), len(opinions))
     if encoded.voters < MIN_VOTERS or measure_differences(encoded) <= MIN_DIFFERENCE:
         return None
     models = [fit_one_coin(encoded)]
@@ -103,11 +103,11 @@ def estimate_truth(votes: Sequence[Vote]) -> CrowdEstimates | None:
     return CrowdEstimates(scores, dict(zip(agents, right.tolist(), strict=True)), {})
 
 
-def _to_arrays(codes: Sequence[tuple[int, int, int]], items: int, voters: int, labels: int) -> _Votes:
+def to_arrays(codes: Sequence[tuple[int, int, int]], items: int, voters: int, labels: int) -> EncodedVotes:
     """Return votes as arrays; with too many labels for the models, these are numbered for each item by themselves."""
     item, voter, label = _numpy().array(codes).T
     if max(items * labels, voters * labels * labels) <= MAX_CELLS:
-        return _Votes(item, voter, label, items, voters, labels, labels)
+        return EncodedVotes(item, voter, label, items, voters, labels, labels)
     local: dict[tuple[int, int], int] = {}
     counts = [0] * items
     for at, _, opinion in codes:
@@ -115,10 +115,10 @@ def _to_arrays(codes: Sequence[tuple[int, int, int]], items: int, voters: int, l
             local[at, opinion] = counts[at]
             counts[at] += 1
     label = _numpy().array([local[at, opinion] for at, _, opinion in codes])
-    return _Votes(item, voter, label, items, voters, max(counts), labels)
+    return EncodedVotes(item, voter, label, items, voters, max(counts), labels)
 
 
-def measure_differences(votes: _Votes) -> float:
+def measure_differences(votes: EncodedVotes) -> float:
     """Return by how many standard deviations the voters differ more than by chance.
 
     A vote is compared with the majority of the other votes on its item. If all voters were alike, their agreement
@@ -151,7 +151,7 @@ def measure_differences(votes: _Votes) -> float:
     return max(measure(voter), measure(voter * votes.labels + group))
 
 
-def fit_one_coin(votes: _Votes) -> Array:
+def fit_one_coin(votes: EncodedVotes) -> Array:
     """Return the probability of each label of each item under the one-coin model, labels being equally frequent."""
     numpy, digamma = _numpy(), _digamma()
     answered = numpy.bincount(votes.voter, minlength=votes.voters)
@@ -168,7 +168,7 @@ def fit_one_coin(votes: _Votes) -> Array:
     return truth
 
 
-def fit_spammers(votes: _Votes) -> Array:
+def fit_spammers(votes: EncodedVotes) -> Array:
     """Return the probability of each label of each item under the spammer model, labels being equally frequent."""
     numpy, digamma = _numpy(), _digamma()
     answered = numpy.bincount(votes.voter, minlength=votes.voters)
@@ -198,7 +198,7 @@ def fit_spammers(votes: _Votes) -> Array:
     return truth
 
 
-def fit_confusion(votes: _Votes) -> Array:
+def fit_confusion(votes: EncodedVotes) -> Array:
     """Return the probability of each label of each item under the model of confusion matrices."""
     numpy, digamma = _numpy(), _digamma()
     truth = _count_shares(votes)
@@ -219,13 +219,13 @@ def fit_confusion(votes: _Votes) -> Array:
     return truth
 
 
-def _count_shares(votes: _Votes) -> Array:
+def _count_shares(votes: EncodedVotes) -> Array:
     """Return the share of the votes on each item that each label has."""
     counts = _add_to_labels(votes, _numpy().ones(len(votes.item)))
     return counts / counts.sum(axis=1, keepdims=True)
 
 
-def _add_to_labels(votes: _Votes, amounts: Array) -> Array:
+def _add_to_labels(votes: EncodedVotes, amounts: Array) -> Array:
     """Return for each item and label the sum of an amount of each vote."""
     cells = votes.item * votes.labels + votes.label
     sums = _numpy().bincount(cells, weights=amounts, minlength=votes.items * votes.labels)
