@@ -8,7 +8,7 @@ counts as the share of the tied labels that are right, so that chance has no eff
 
 **Numbers** (`--numbers`): generated ones, of 3 to 10 voters on 600 items, for several kinds of noise.
 
-**Bluebirds** (no option; the data are fetched once and stored in the folder): 39 people labelled each of 108 pictures as
+**Bluebirds** (no option; the data are fetched once and stored in the folder): 39 people labelled 108 pictures as
 an indigo bunting or a blue grosbeak (Welinder, Branson, Belongie and Perona, The Multidimensional Wisdom of Crowds,
 NIPS 2010). Many of them can't distinguish the two species, so the majority is wrong about a quarter. The files come
 with the authors' code under the Clear BSD licence; they aren't copied into this repository.
