@@ -96,9 +96,8 @@ def test_voters_who_guess_count_less() -> None:
     by_majority = answers(agreed(said, method="majority"))
     assert count_right(found.scores, truth) >= sum(by_majority[item] == right for item, right in truth.items()) + 10
     assert found.skills["voter 2"] > 0.7 > found.skills["voter 0"]
-    assert {row["agent"] for table in merge.tables if table.name == "agents" for row in table.rows} == {
-        f"voter-{n}" for n in range(9)
-    }
+    agents = [row["agent"] for table in merge.tables if table.name == "agents" for row in table.rows]
+    assert agents == [f"voter-{n}" for n in range(9)]
 
 
 def test_each_model_is_fitted_until_it_converges(monkeypatch: pytest.MonkeyPatch) -> None:
