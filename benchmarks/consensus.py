@@ -132,11 +132,11 @@ def _download(address: str) -> bytes:
     return data
 
 
-def read_set(name: str) -> tuple[list[Vote], dict[str, str]]:
+def read_set(folder: Path, name: str) -> tuple[list[Vote], dict[str, str]]:
     """Return the votes of a public set, and the right labels."""
 
     def read(kind: str) -> list[list[str]]:
-        with gzip.open(FOLDER / f"{name}.{kind}.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        with gzip.open(folder / f"{name}.{kind}.csv.gz", "rt", encoding="utf-8", newline="") as file:
             return list(csv.reader(file))[1:]
 
     return [Vote(*row) for row in read("labels")], dict(read("gold"))
@@ -148,6 +148,11 @@ def count_votes(votes: list[Vote]) -> Scores:
     for vote in votes:
         counts[vote.item][vote.opinion] += 1
     return counts
+
+
+def keep_given(scores: Scores, votes: list[Vote]) -> Scores:
+    """Return the scores of labels that have a vote; a consensus elects no others."""
+    return {item: {label: scores[item][label] for label in counts} for item, counts in count_votes(votes).items()}
 
 
 def estimate(votes: list[Vote]) -> Scores:
@@ -162,7 +167,8 @@ def fit_alone(fit: Callable[[Any], Any]) -> Callable[[list[Vote]], Scores]:
     def score(votes: list[Vote]) -> Scores:
         items, agents, labels, codes = encode_votes(votes)
         truth = fit(voter_models.to_arrays(codes, len(items), len(agents), len(labels))).tolist()
-        return {item: dict(zip(labels, row, strict=True)) for item, row in zip(items, truth, strict=True)}
+        scores = {item: dict(zip(labels, row, strict=True)) for item, row in zip(items, truth, strict=True)}
+        return keep_given(scores, votes)
 
     return score
 
@@ -183,7 +189,7 @@ def run_crowd_kit(name: str, **options: object) -> Callable[[list[Vote]], Scores
 METHODS: dict[str, Callable[[list[Vote]], Scores]] = {
     "majority": count_votes,
     "weighted (learned)": lambda votes: wawa(votes).scores,
-    "dawid_skene": lambda votes: dawid_skene(votes).scores,
+    "dawid_skene": lambda votes: keep_given(dawid_skene(votes).scores, votes),
     "auto": estimate,
     "auto: one coin alone": fit_alone(voter_models.fit_one_coin),
     "auto: spammers alone": fit_alone(voter_models.fit_spammers),
@@ -207,12 +213,12 @@ def share_right(scores: Scores, truth: Mapping[str, str]) -> float:
     return 100 * total / len(truth)
 
 
-def print_sets(methods: Mapping[str, Callable[[list[Vote]], Scores]]) -> None:
+def print_sets(methods: Mapping[str, Callable[[list[Vote]], Scores]], folder: Path = FOLDER) -> None:
     """Print a row for each method: its accuracy on each set, the mean, and the worst difference from the majority."""
-    if not FOLDER.is_dir():
-        print(f"The public sets are not measured: there is no folder {FOLDER}.")
+    if not folder.is_dir():
+        print(f"The public sets are not measured: there is no folder {folder}.")
         return
-    sets = [read_set(name) for name in SETS]
+    sets = [read_set(folder, name) for name in SETS]
     usual = [share_right(count_votes(votes), truth) for votes, truth in sets]
     print("| method |", " | ".join(SETS), "| mean | worst against majority | s |")
     print("|---" * (len(SETS) + 4) + "|")
@@ -301,19 +307,18 @@ def print_numbers() -> None:
 def main() -> None:
     """Print a row for each rule."""
     parser = argparse.ArgumentParser(description="Measure consensus on a crowd's labels with known truth.")
-    default = Path.home() / ".cache" / "prefect-dispatch" / "bluebirds"
-    parser.add_argument("--data", type=Path, default=default, help="folder of the data")
+    parser.add_argument("--data", type=Path, help="folder of the data")
     parser.add_argument("--sets", action="store_true", help="measure the public sets instead")
     parser.add_argument("--crowd-kit", action="store_true", help="of the public sets, measure crowd-kit's methods, too")
     parser.add_argument("--numbers", action="store_true", help="measure generated numbers instead")
     options = parser.parse_args()
     if options.sets or options.crowd_kit:
-        print_sets({**METHODS, **(CROWD_KIT if options.crowd_kit else {})})
+        print_sets({**METHODS, **(CROWD_KIT if options.crowd_kit else {})}, options.data or FOLDER)
         return
     if options.numbers:
         print_numbers()
         return
-    folder = fetch_data(options.data)
+    folder = fetch_data(options.data or Path.home() / ".cache" / "prefect-dispatch" / "bluebirds")
     print("| rule | right | accuracy | published | merge s | audit s |\n|---|---|---|---|---|---|")
     for rule in RULES:
         row = measure(rule, folder)
