@@ -42,6 +42,11 @@ class CrowdEstimates(NamedTuple):
     """The number of EM iterations; 0 for a model without iterations."""
 
 
+def has_crowd_kit() -> bool:
+    """Return whether crowd-kit is installed, and with it numpy and scipy."""
+    return find_spec("crowdkit") is not None
+
+
 def require_crowd_kit(what: str) -> None:
     """Check that crowd-kit is installed.
 
@@ -51,7 +56,7 @@ def require_crowd_kit(what: str) -> None:
     Raises:
         JobError: If it isn't installed; the message says how to install it.
     """
-    if find_spec("crowdkit") is None:
+    if not has_crowd_kit():
         raise JobError(f"{what} needs crowd-kit, which isn't installed: pip install 'prefect-dispatch[consensus]'.")
 
 
@@ -64,7 +69,8 @@ def dawid_skene(votes: Sequence[Vote]) -> CrowdEstimates:
     Args:
         votes: The votes in any order, at most one for each item and agent.
     """
-    items, agents, opinions, frame = _encode_votes(votes)
+    items, agents, opinions, codes = encode_votes(votes)
+    frame = _make_frame(codes)
     with warnings.catch_warnings():  # crowd-kit uses deprecated pandas functions
         warnings.simplefilter("ignore")
         model = _import_aggregator("dawid_skene", "DawidSkene")(n_iter=ITERATIONS, tol=TOLERANCE).fit(frame)
@@ -89,7 +95,8 @@ def wawa(votes: Sequence[Vote]) -> CrowdEstimates:
     Args:
         votes: The votes in any order, at most one for each item and agent.
     """
-    items, agents, opinions, frame = _encode_votes(votes)
+    items, agents, opinions, codes = encode_votes(votes)
+    frame = _make_frame(codes)
     with warnings.catch_warnings():  # crowd-kit uses deprecated pandas functions
         warnings.simplefilter("ignore")
         # Not `predict`: it needs a function that current releases of scikit-learn no longer have.
@@ -99,16 +106,28 @@ def wawa(votes: Sequence[Vote]) -> CrowdEstimates:
     return CrowdEstimates(_decode_scores(weighted.probas_, items, opinions), skill_by_agent, {})
 
 
-def _encode_votes(votes: Sequence[Vote]) -> tuple[list[str], list[str], list[str], Any]:
-    """Return the items, agents and opinions, sorted, and the votes as crowd-kit's input.
+def encode_votes(votes: Sequence[Vote]) -> tuple[list[str], list[str], list[str], list[tuple[int, int, int]]]:
+    """Return the items, agents and opinions, and each vote as indices in these lists, sorted by item and agent.
 
-    Names are replaced by their indices in these lists, so that pandas interprets no name.
+    Items and agents are sorted by name, opinions by their first vote, so that no name of an opinion has an effect.
+
+    Example:
+        >>> encode_votes([Vote("2", "a", "no"), Vote("1", "a", "yes"), Vote("1", "b", "no")])
+        (['1', '2'], ['a', 'b'], ['yes', 'no'], [(0, 0, 0), (0, 1, 1), (1, 0, 1)])
     """
-    names = [sorted({vote[part] for vote in votes}) for part in range(3)]
-    codes = [{name: code for code, name in enumerate(each)} for each in names]
-    rows = [[codes[part][vote[part]] for part in range(3)] for vote in sorted(votes)]
-    items, agents, opinions = names
-    return items, agents, opinions, import_module("pandas").DataFrame(rows, columns=["task", "worker", "label"])
+    ranked = sorted(votes)
+    items, agents = (sorted({vote[part] for vote in ranked}) for part in range(2))
+    opinions = list(dict.fromkeys(vote.opinion for vote in ranked))
+    item_codes, agent_codes, opinion_codes = (
+        {name: code for code, name in enumerate(names)} for names in (items, agents, opinions)
+    )
+    codes = [(item_codes[vote.item], agent_codes[vote.agent], opinion_codes[vote.opinion]) for vote in ranked]
+    return items, agents, opinions, codes
+
+
+def _make_frame(codes: Sequence[tuple[int, int, int]]) -> Any:  # noqa: ANN401 -- a data frame, untyped here
+    """Return votes as crowd-kit's input; they are numbers, so that pandas interprets no name."""
+    return import_module("pandas").DataFrame(codes, columns=["task", "worker", "label"])
 
 
 def _decode_scores(frame: Any, items: Sequence[str], opinions: Sequence[str]) -> dict[str, dict[str, float]]:  # noqa: ANN401 -- a data frame, untyped here

@@ -16,7 +16,7 @@ the values it was computed from are among the losers.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from functools import partial
 from operator import eq
 from typing import TYPE_CHECKING
@@ -24,13 +24,8 @@ from typing import TYPE_CHECKING
 from prefect_dispatch.integrators.audit.cited import CitedAudit
 from prefect_dispatch.integrators.audit.coverage import Trace, precision_violation, split_pointer
 from prefect_dispatch.integrators.base import BaseIntegrator, Integrator, copy_mutable_value
-from prefect_dispatch.integrators.consensus.vote_rules import (
-    ELEMENTS,
-    STATISTICS,
-    comparison_key,
-    is_number,
-    majority_elements,
-)
+from prefect_dispatch.integrators.consensus.number_rules import STATISTICS, is_number
+from prefect_dispatch.integrators.consensus.vote_rules import ELEMENTS, comparison_key, majority_elements
 from prefect_dispatch.integrators.merge_records.field_rules import Claim
 from prefect_dispatch.integrators.run_merge import gc_paused, merge_digest, run_integrator
 from prefect_dispatch.models.ledger import Ref, Violation, sort_key
@@ -83,7 +78,13 @@ def _comparable_field(merge: Merge, name: str) -> object:
 
 
 def recount_votes(
-    merge: Merge, outcomes: Sequence[Outcome], *, decided: str, undecided: str, min_votes: int
+    merge: Merge,
+    answers: Mapping[str, Mapping[Ref, JsonValue]],
+    *,
+    decided: str,
+    undecided: str,
+    min_votes: int,
+    voters: Mapping[Ref, str] | None = None,
 ) -> Iterator[Violation]:
     """Count the votes of outcomes again, and yield what a merge of votes has otherwise.
 
@@ -93,16 +94,13 @@ def recount_votes(
 
     Args:
         merge: The merge of the votes.
-        outcomes: The outcomes that it was made of.
+        answers: The answers to each item that it was made of.
         decided: The field of the merged value that holds the decided items.
         undecided: The field that holds the items with too few answers.
         min_votes: How many answers decide an item.
+        voters: The voter of each outcome, if each entry lists the voters; the rows about them are checked as well.
     """
     # 1. Each item has one entry, in the list that its number of answers calls for.
-    answers: dict[str, list[Outcome]] = defaultdict(list)
-    for outcome in outcomes:
-        if outcome.status == "succeeded":
-            answers[outcome.item].append(outcome)
     entries = _items_of_entries(merge, (decided, undecided))
     listed = Counter(entries.values())
     for item in sorted(answers.keys() | listed.keys()):
@@ -117,11 +115,19 @@ def recount_votes(
     # 2. Each field row, at `/<list>/<index>/value/<field of the answer>`, is the result of the votes on its field.
     for row in merge.fields:
         tokens = split_pointer(row.path)
-        about = entries.get((tokens[0], tokens[1])) if tokens[2:3] == ["value"] else None
-        if about is None:
+        about = entries.get((tokens[0], tokens[1])) if len(tokens) > 2 else None  # noqa: PLR2004 -- list, index, field
+        given = answers.get(about or "")
+        if given and tokens[2] == "value":
+            yield from _row_violations(row, _votes_at(given, tokens[3:]))
+        elif not (given and voters and _is_about_voters(row, given, voters)):
             yield precision_violation(row.path, "a field row is about no answer.")
-        else:
-            yield from _row_violations(row, _votes_at(answers[about], tokens[3:]))
+
+
+def _is_about_voters(row: FieldRow, answers: Mapping[Ref, JsonValue], voters: Mapping[Ref, str]) -> bool:
+    """Return whether a field row is about an item's name or voters, and right about those with an answer to it."""
+    expected = sorted(voters[ref] for ref in answers)
+    is_right = row.path.endswith("/item") or (row.path.endswith("/voters") and row.winner == expected)
+    return is_right and set(row.sources) == set(answers) and not row.losers
 
 
 def _items_of_entries(merge: Merge, names: Sequence[str]) -> dict[tuple[str, str], str]:
@@ -134,13 +140,13 @@ def _items_of_entries(merge: Merge, names: Sequence[str]) -> dict[tuple[str, str
     }
 
 
-def _votes_at(outcomes: Sequence[Outcome], path: Sequence[str]) -> dict[Ref, JsonValue]:
+def _votes_at(answers: Mapping[Ref, JsonValue], path: Sequence[str]) -> dict[Ref, JsonValue]:
     """Return what each outcome has at a path of its answer; one without that field has no vote."""
     votes: dict[Ref, JsonValue] = {}
-    for outcome in outcomes:
-        around = get_at(outcome.value, path[:-1])
+    for ref, answer in answers.items():
+        around = get_at(answer, path[:-1])
         if not path or (isinstance(around, dict) and path[-1] in around):
-            votes[Ref.of(outcome)] = get_at(outcome.value, path)
+            votes[ref] = get_at(answer, path)
     return votes
 
 

@@ -16,13 +16,15 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import original_name
 from prefect_dispatch.integrators.audit.laws import recount_votes
 from prefect_dispatch.integrators.base import MAX_LISTED_GAPS, BaseIntegrator, gap_violations, gaps, gaps_as_outcomes
+from prefect_dispatch.integrators.consensus.number_rules import GROSS_FACTOR, GROSS_LIMIT, OUTLIER_LIMIT, is_number
 from prefect_dispatch.integrators.consensus.vote_rules import (
     LONGEST_LABEL,
     NEAREST,
-    OUTLIER_LIMIT,
     LabelMethod,
     RuleName,
+    VoteFields,
     VoteRules,
+    answers_by_item,
     assemble_answer,
     common_output,
     comparison_key,
@@ -30,8 +32,9 @@ from prefect_dispatch.integrators.consensus.vote_rules import (
     enforce_schema,
     field_name,
     group_answers_by_item,
-    is_number,
     ledger_rows,
+    read_vote,
+    rows_of_voters,
     schema_violations,
     split_into_ballots,
 )
@@ -53,7 +56,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.crowdkit_adapter import CrowdEstimates
     from prefect_dispatch.integrators.merge_records.field_rules import Claim
     from prefect_dispatch.models.brief import Brief
-    from prefect_dispatch.models.ledger import Violation
+    from prefect_dispatch.models.ledger import FieldRow, Violation
 
 
 # Parts of the rules text in the report.
@@ -70,22 +73,37 @@ _DAWID_SKENE = (
     "its own probability of saying one thing where another is right, estimated over all items"
 )
 
-_MEAN = (
+_AUTO = (
+    "the answer that most give where voters don't differ from each other by more than chance, and otherwise the most "
+    "probable one by the mean of three models of the voters: right with a probability of its own; guessing from a "
+    "distribution of its own (MACE, Hovy et al. 2013); with error rates of its own for each right answer (Dawid and "
+    "Skene 1979), all by variational Bayes"
+)
+
+_SCREENED = (
+    f"the mean without gross errors (a single number, or one in ten, more than {GROSS_LIMIT} median absolute "
+    f"deviations from the median, of few numbers more, or {GROSS_FACTOR} times the median where most numbers are "
+    "equal), rounded where the schema says integer; what it leaves out is flagged"
+)
+_ROBUST = (
     f"the mean of the numbers within {OUTLIER_LIMIT} scaled median absolute deviations of their median "
-    "(Iglewicz and Hoaglin 1993), rounded where the schema says integer"
+    "(Iglewicz and Hoaglin 1993), the median where most numbers are equal, rounded where the schema says integer; "
+    "what it leaves out is flagged"
 )
 
 _RULES = {
+    "auto": _AUTO,
     "majority": _MAJORITY,
     "dawid_skene": _DAWID_SKENE,
-    "mean": _MEAN,
+    "mean": "the mean of the numbers, rounded where the schema says integer",
+    "robust_mean": _ROBUST,
     "median": "the median of the numbers, rounded where the schema says integer",
     "medoid": "the text most like all the others by rapidfuzz's ratio",
     "priority": "the answer of the brief with the highest priority",
 }
 
 _KINDS = (
-    f"Numbers become {_MEAN}. Prose (texts over {LONGEST_LABEL} characters or with a line break, or texts of which "
+    f"Numbers become {_SCREENED}. Prose (texts over {LONGEST_LABEL} characters or with a line break, or texts of which "
     "none repeats for any item) becomes its medoid, the text most like all the others by rapidfuzz's ratio. Of lists "
     "the one that more than half have stands, else the elements that more than half have in theirs, sorted. Null "
     "stands where more than half say it. A field that some answers lack is decided by those that have it."
@@ -98,7 +116,8 @@ _SCHEMA = (
 
 _TIES = (
     "Texts are one answer regardless of case, width and white space, and stand as most write them. Ties go to the "
-    "brief of higher priority, then to the answer with the smaller JSON text, and are flagged."
+    "brief of higher priority, then by a hash of the item's key and the voters, whatever the answers say, and are "
+    "flagged."
 )
 
 
@@ -113,7 +132,7 @@ class FieldVote(Strict):
     field: Annotated[str, Field(pattern=r"^[^.]+(\.[^.]+)*$")]
     """The field's name, or the dotted path of a field inside an object."""
     rule: RuleName = "auto"
-    """`auto` (by what it holds), `majority`, `weighted`, `dawid_skene`, `mean`, `median`, `medoid` or `priority`."""
+    """`auto` (by what it holds), a `method`, `mean`, `median`, `robust_mean`, `medoid` or `priority`."""
 
 
 class Weight(Strict):
@@ -145,15 +164,17 @@ class Consensus(BaseIntegrator, Strict):
     """Integrator that combines several answers to the same item into one: of several samples, models or briefs.
 
     **Who votes.** Every brief that has an answer to an item, once. To ask one brief several times, give
-    it `samples`; to ask several models, give several briefs a `model` each.
+    it `samples`; to ask several models, give several briefs a `model` each. Votes that exist already, as rows of a
+    table, are items of one brief: `item` and `voter` name the fields that say what is voted on, and by whom.
 
     **What is voted on.** An answer that is an object is decided field by field, at any depth;
     everything else as a whole. A field that some answers lack is decided by those that have it.
 
     **How.** Labels (schemas with `enum`, `const`, `boolean`, `format` or `pattern`; short texts of which some
-    repeat) by `method`: the majority; weighted votes; or Dawid and Skene's model of each brief's errors. Texts
+    repeat) by `method`. `auto` takes the majority unless the voters demonstrably differ, and then the most probable
+    label by three models of the voters (`voter_models`). Texts
     are one opinion regardless of case, width and white space. Numbers: the mean without
-    outliers, rounded where the schema says integer. Prose (a text over 80 characters or with a line
+    gross errors, rounded where the schema says integer. Prose (a text over 80 characters or with a line
     break, or texts of which none repeats): the medoid, the one most like the others. Lists: the
     list that more than half have, else the elements that more than half have in theirs. Null is an
     answer: it wins where more than half give it. A rule for a field takes precedence over all that.
@@ -161,11 +182,13 @@ class Consensus(BaseIntegrator, Strict):
     **Schema.** Where the answer that was decided field by field violates the briefs' schema (its fields don't go
     together), the given answer that has most of its fields is taken whole, and is flagged.
 
-    **Ties** are broken by the priority of the brief, then by content; each is flagged.
+    **Ties** are broken by the priority of the brief, then by a hash of the item's key and the voters, independent of
+    what the answers say; each is flagged.
 
     **Value.** `{"answers": [{"item": …, "value": …}], "undecided": […], "gaps": […]}`, each in the order
     of the items' keys; `undecided` holds the items with fewer answers than `min_votes`. The table
-    `disagreements` lists the items on which agents disagree, the lowest agreement first.
+    `disagreements` lists the items on which agents disagree, the lowest agreement first. With `item` and `voter`, each
+    entry has the list of its `voters`, too.
 
     **Ledger.** `merged`: an answer that gives the winner of some field (of several, the preferred one), and
     every answer that went into a number or a list; `overridden`: outvoted on some field; else `duplicate_of`.
@@ -187,14 +210,18 @@ class Consensus(BaseIntegrator, Strict):
 
     kind: Literal["consensus"] = "consensus"
     """Discriminator of the integrators."""
-    method: LabelMethod = "majority"
-    """Rule for labels: `majority`, `weighted`, or `dawid_skene` (error rates of each brief, learned from all items)."""
+    method: LabelMethod = "auto"
+    """Rule for labels: `auto`, `majority`, `weighted`, or `dawid_skene` (error rates of each brief, from all items)."""
     rules: Annotated[tuple[FieldVote, ...], _accept_mapping("field", "rule")] = ()
     """Rules for fields, in place of the rule by their kind. A mapping from field to rule is accepted, too."""
     weights: Annotated[tuple[Weight, ...], _accept_mapping("brief", "weight")] = ()
     """For `weighted`: each brief's weight, 1 if not named. None at all: learned, by agreement with the majority."""
     min_votes: int = Field(default=1, ge=1, le=1000)
     """Answers that an item needs; one with fewer is listed as undecided, and the run completes with gaps."""
+    item: str = ""
+    """For votes that exist already: the field of an answer that names what is voted on. Empty: the item's key."""
+    voter: str = ""
+    """For votes that exist already: the field of an answer that names the voter. Empty: the brief's name."""
 
     entries: ClassVar[str] = "answers"
     """Field of the merged value with the decided answers."""
@@ -210,13 +237,15 @@ class Consensus(BaseIntegrator, Strict):
             raise ValueError(
                 "'weights' count for the rule 'weighted' alone; set method to 'weighted', or leave them out"
             )
+        if bool(self.item) != bool(self.voter) or (self.item and self.item == self.voter):
+            raise ValueError("'item' and 'voter' name two fields of an answer; give both, or neither")
         return self
 
     def merge(self, briefs: Sequence[Brief], outcomes: Sequence[Outcome]) -> Merge:
         """Return the merge: one answer for each item, a row for each field, a ledger row for each outcome."""
         # 1. Split the answers to each item into ballots, one for each field.
         ranked = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
-        answers = group_answers_by_item(ranked)
+        answers = group_answers_by_item(ranked, self.vote_fields)
         all_ballots = [ballot for item, claims in answers.items() for ballot in split_into_ballots(item, claims)]
         # 2. Decide all ballots on a field together, since learned weights depend on all items.
         polls = decide_ballots(all_ballots, self._vote_rules(briefs), briefs)
@@ -228,26 +257,42 @@ class Consensus(BaseIntegrator, Strict):
         output = common_output(briefs)
         value: dict[str, list[JsonValue]] = {self.entries: [], self.open_entries: []}
         decided: list[tuple[str, Verdict]] = []  # each verdict with the path of its field
+        about: list[FieldRow] = []  # the rows about items and voters that answers name
         for item, claims in answers.items():
             verdicts = enforce_schema(verdicts_by_item[item], claims, output)
             name = self.entries if len(claims) >= self.min_votes else self.open_entries
             at = len(value[name])
-            value[name].append({"item": item, "value": assemble_answer(verdict.decision for verdict in verdicts)})
+            entry: dict[str, JsonValue] = {"item": item, "value": assemble_answer(each.decision for each in verdicts)}
+            if self.vote_fields:
+                about += rows_of_voters(pointer(name, at), item, claims)
+                entry["voters"] = about[-1].winner
+            value[name].append(entry)
             decided += [(pointer(name, at, "value", *each.decision.path), each) for each in verdicts]
         undecided = [item for item, claims in answers.items() if len(claims) < self.min_votes]
         return Merge(
             value={**value, "gaps": gaps(ranked)},
             ledger=ledger_rows(ranked, [verdict.decision for _, verdict in decided]),
-            fields=tuple(verdict.decision.to_row(path) for path, verdict in decided),
+            fields=(*(verdict.decision.to_row(path) for path, verdict in decided), *about),
             rules=self._describe_rules(),
-            flags=create_flags(decided),
+            flags=(*create_flags(decided), *_flag_missing_extra(polls)),
             tables=create_tables(polls),
             shortfalls=(self._describe_undecided(undecided, len(answers)),) if undecided else (),
         )
 
     def as_outcomes(self, merge: Merge) -> list[Outcome]:
-        """Return the answers of a merged value as outcomes: `min_votes` equal ones for each decided item, else one."""
+        """Return the answers of a merged value as outcomes: `min_votes` equal ones for each decided item, else one.
+
+        If answers name the voters, each voter has one.
+        """
         value: Any = merge.value
+        if self.vote_fields:
+            named = [
+                {**entry["value"], self.item: entry["item"], self.voter: voter}
+                for entry in (*value[self.entries], *value[self.open_entries])
+                for voter in entry["voters"]
+            ]
+            rows = [Outcome(brief="vote", item=str(n), status="succeeded", value=vote) for n, vote in enumerate(named)]
+            return [*rows, *gaps_as_outcomes(value)]
         entries = [(entry, vote) for entry in value[self.entries] for vote in range(self.min_votes)]
         entries += [(entry, 0) for entry in value[self.open_entries]]
         votes = [
@@ -259,10 +304,20 @@ class Consensus(BaseIntegrator, Strict):
     def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
         """Yield a violation for gaps left out, for results that a recount contradicts, and for schema errors."""
         yield from gap_violations(merge, outcomes)
+        answers = answers_by_item(outcomes, self.vote_fields)
+        voters = None
+        if self.vote_fields:
+            succeeded = [outcome for outcome in outcomes if outcome.status == "succeeded"]
+            voters = {Ref.of(outcome): read_vote(outcome, self.vote_fields).voter for outcome in succeeded}
         yield from recount_votes(
-            merge, outcomes, decided=self.entries, undecided=self.open_entries, min_votes=self.min_votes
+            merge,
+            answers,
+            decided=self.entries,
+            undecided=self.open_entries,
+            min_votes=self.min_votes,
+            voters=voters,
         )
-        yield from schema_violations(merge, outcomes, briefs)
+        yield from schema_violations(merge, answers, briefs)
 
     def preflight(self, briefs: Sequence[Brief]) -> None:
         """Check that there are enough briefs, and that all fields and briefs in the configuration exist.
@@ -270,11 +325,14 @@ class Consensus(BaseIntegrator, Strict):
         Raises:
             JobError: If not, or if crowd-kit is needed and not installed.
         """
-        if len(briefs) < max(2, self.min_votes):
+        if self.vote_fields:
+            require_fields(briefs, records="", identity=self.vote_fields, rule_fields=())
+        elif len(briefs) < max(2, self.min_votes):
             raise JobError(
                 f"A consensus of {max(2, self.min_votes)} answers or more needs as many briefs, and there "
                 f"{'is' if len(briefs) == 1 else 'are'} {len(briefs)}: give a brief 'samples', add briefs (with a "
-                "'model' each, say), or take the integrator 'collate'."
+                "'model' each, say), or take the integrator 'collate'. For votes that exist already, as rows of a "
+                "table, set 'item' and 'voter'."
             )
         if self.rules:
             require_fields(briefs, records="", identity=(), rule_fields=[rule.field for rule in self.rules])
@@ -286,7 +344,7 @@ class Consensus(BaseIntegrator, Strict):
             )
         names = sorted({original_name(brief) for brief in briefs})
         for weight in self.weights:
-            if weight.brief not in names:
+            if weight.brief not in names and not self.vote_fields:
                 raise JobError(
                     f"There is no brief {weight.brief!r} to give a weight; {did_you_mean(weight.brief, names)}"
                 )
@@ -300,6 +358,8 @@ class Consensus(BaseIntegrator, Strict):
         parts = [_WHO, f"Labels become {phrases[self.method]}.", _KINDS]
         parts += [f"Field {each.field!r} becomes {phrases[each.rule]}." for each in self.rules if each.rule != "auto"]
         parts += [_SCHEMA, _TIES]
+        if self.vote_fields:
+            parts.append(f"A vote is on what its field {self.item!r} names, by the voter in {self.voter!r}.")
         if self.min_votes > 1:
             parts.append(f"An item with fewer than {self.min_votes} answers is undecided.")
         return " ".join(parts)
@@ -308,6 +368,11 @@ class Consensus(BaseIntegrator, Strict):
         """Return a sentence on the items with too few answers."""
         names = join_names(map(repr, items), MAX_LISTED_GAPS)
         return f"Undecided for want of {self.min_votes} answers: {len(items)} of {total} items with any ({names})."
+
+    @property
+    def vote_fields(self) -> VoteFields | None:
+        """The fields of an answer that name item and voter; None if its brief votes on its item."""
+        return VoteFields(self.item, self.voter) if self.item else None
 
     @property
     def _used_rules(self) -> set[str]:
@@ -437,8 +502,8 @@ MAX_SHOWN_CHARS = 80
 """Longest answer in a table, in characters; field rows hold the whole answer."""
 
 _AGENTS = (
-    "Agreement is the mean likeness of an agent's answers to those that stand. Skill is how often it is right: by the "
-    "model of Dawid and Skene, or, for learned weights, its agreement with the majority, which is its weight. "
+    "Agreement is the mean likeness of an agent's answers to those that stand. Skill is how often it is right, by the "
+    "models of the voters; or, for learned weights, its agreement with the majority, which is its weight. "
     "Several samples of one brief are one agent in truth: what sets them apart here is chance."
 )
 
@@ -458,7 +523,7 @@ def create_tables(polls: Sequence[FieldResult]) -> tuple[Table, ...]:
             figures.append(_mean(scores))
             # Not strict: a figure without a claim is that of an agent without the field.
             for claim, score in zip(verdict.ballot.claims, scores, strict=False):
-                similarities[claim.source.brief].append(score)
+                similarities[claim.voter].append(score)
             if figures[-1] != 1:
                 sort_key = (figures[-1], Ref(brief="", item=verdict.ballot.item).order, each.path)
                 disagreements.append((sort_key, _disagreement_row(field, verdict, figures[-1])))
@@ -509,7 +574,7 @@ def _disagreement_row(field: str, verdict: Verdict, agreement: float) -> Row:
     for claim in verdict.ballot.claims:
         claims_by_text[claim.text].append(claim)
     answers = [
-        f"{_truncate_answer(claims[0].value)} ({', '.join(sorted(claim.source.brief for claim in claims))})"
+        f"{_truncate_answer(claims[0].value)} ({', '.join(sorted(claim.voter for claim in claims))})"
         for claims in sorted(claims_by_text.values(), key=lambda claims: -len(claims))
     ]
     if absent := verdict.ballot.voters - len(verdict.ballot.claims):
@@ -559,7 +624,7 @@ def _confusion_rows(field: str, crowd: CrowdEstimates) -> Iterator[Row]:
 
 
 def create_flags(decided: Sequence[tuple[str, Verdict]]) -> tuple[Flag, ...]:
-    """Return a flag for each answer that was taken whole because of the schema, then one for each tie.
+    """Return the flags: answers that were taken whole because of the schema, ties, and numbers that were left out.
 
     Args:
         decided: Each verdict with the path of its field in the merged value.
@@ -572,7 +637,11 @@ def create_flags(decided: Sequence[tuple[str, Verdict]]) -> tuple[Flag, ...]:
         elif verdict.tie:
             kind = "tie"
             others = ", ".join(map(_truncate_answer, verdict.tie[1:]))
-            message = f"It ties with {others}; priority, then content decided."
+            message = f"It ties with {others}; priority, then a hash of item and voters decided."
+        elif verdict.outliers:
+            kind = "outlier"
+            left_out = join_names(map(_truncate_answer, verdict.outliers), MAX_LISTED_GAPS)
+            message = f"{left_out} {'is' if len(verdict.outliers) == 1 else 'are'} far from most numbers, and left out."
         else:
             continue
         sources = {claim.source for claim in (*verdict.decision.backers, *verdict.decision.losers)}
@@ -586,6 +655,18 @@ def create_flags(decided: Sequence[tuple[str, Verdict]]) -> tuple[Flag, ...]:
             )
         )
     return tuple(sorted(flags, key=lambda flag: flag.kind))
+
+
+def _flag_missing_extra(polls: Sequence[FieldResult]) -> Iterator[Flag]:
+    """Yield a flag if labels were decided by the majority because crowd-kit isn't installed."""
+    if fields := [field_name(each.path) for each in polls if each.is_limited]:
+        yield Flag(
+            path="/answers",
+            kind="method",
+            text=join_names(fields, MAX_LISTED_GAPS),
+            message="Decided by the majority: to learn how often voters are right, the method 'auto' needs crowd-kit "
+            "(pip install 'prefect-dispatch[consensus]').",
+        )
 
 
 def _similarities(kind: str, verdict: Verdict) -> list[float]:

@@ -1,27 +1,30 @@
 """Vote rules of a consensus: how the answers to one field are combined into one.
 
-Labels are decided by votes (plurality, weighted, or a crowd-kit model), numbers by a robust mean or median, prose by
-its medoid, lists element by element. An answer that then violates the schema is replaced by a given one.
+Labels are decided by votes (majority, weighted, or a model of the voters), numbers by a mean or median, prose by its
+medoid, lists element by element. An answer that then violates the schema is replaced by a given one.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from rapidfuzz import fuzz
 
+from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.base import unanswered
-from prefect_dispatch.integrators.crowdkit_adapter import CrowdEstimates, Vote, dawid_skene, wawa
+from prefect_dispatch.integrators.consensus.number_rules import ROW_RULES, STATISTICS, find_outliers, is_number
+from prefect_dispatch.integrators.consensus.voter_models import estimate_truth
+from prefect_dispatch.integrators.crowdkit_adapter import CrowdEstimates, Vote, dawid_skene, has_crowd_kit, wawa
 from prefect_dispatch.integrators.merge_records.field_rules import Claim, FieldDecision, as_elements
 from prefect_dispatch.integrators.merge_records.schema_conformance import iter_subschemas, property_schemas
 from prefect_dispatch.models.imports import REFERENCE
-from prefect_dispatch.models.ledger import LedgerRow, Ref, Violation
+from prefect_dispatch.models.ledger import FieldRow, LedgerRow, Ref, Violation, sort_key
 from prefect_dispatch.models.output_schema import schema_of, serialize_output, validate_output
 from prefect_dispatch.security.redaction import safe_message
+from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.serialization.json_values import content_text, exact_text, get_at, normalize_identity, value_order
 
 if TYPE_CHECKING:
@@ -37,16 +40,6 @@ if TYPE_CHECKING:
 
 ELEMENTS = "consensus:elements"
 """Rule of a field row whose list holds the elements that more than half of the agents have in their lists."""
-
-OUTLIER_LIMIT = 3.5
-"""Modified z-score above which a number is an outlier, by Iglewicz and Hoaglin.
-
-Source: How to Detect and Handle Outliers, 1993. It is the distance from the median in units of the scaled median
-absolute deviation.
-"""
-
-_MAD_TO_SIGMA = 1.4826
-"""Factor from the median absolute deviation of normally distributed numbers to their standard deviation."""
 
 _SCORE_DECIMALS = 9
 """Decimals to which scores are rounded, so that the order of summation can't break a tie."""
@@ -75,7 +68,9 @@ class Verdict(NamedTuple):
     decision: FieldDecision
     """The winner, with the claims for and against it."""
     tie: tuple[JsonValue, ...] = ()
-    """Answers of equal score, the winner first; empty if there was no tie. Preference decided between them."""
+    """Answers of equal score, the winner first; empty if there was no tie."""
+    outliers: tuple[JsonValue, ...] = ()
+    """Numbers that were left out of a mean."""
 
 
 def comparison_key(value: JsonValue) -> str:
@@ -98,7 +93,7 @@ def decide_by_score(
     """Return the verdict for the opinion with the highest score, in its most frequent spelling.
 
     Args:
-        ballot: The ballot; its claims are in order of preference, which decides ties.
+        ballot: The ballot.
         scores: The score of each opinion; a missing one counts as 0.
         rule: The rule's name.
         opinion: Returns the opinion of a claim.
@@ -108,18 +103,42 @@ def decide_by_score(
         claims_by_opinion[opinion(claim)].append(claim)
     scores_by_opinion = {each: round(scores.get(each, 0.0), _SCORE_DECIMALS) for each in claims_by_opinion}
     best = max(scores_by_opinion.values())
-    winners, *others = [claims for each, claims in claims_by_opinion.items() if scores_by_opinion[each] == best]
+    tied = [claims for each, claims in claims_by_opinion.items() if scores_by_opinion[each] == best]
+    winners, *others = sort_tied(ballot, tied)
     spellings = Counter(claim.text for claim in winners)
     winner = max(winners, key=lambda claim: spellings[claim.text])
     tie = (winner.value, *(claims[0].value for claims in others)) if others else ()
     return _elect(ballot, winner, rule, tie)
 
 
+def sort_tied(ballot: Ballot, groups: Sequence[Sequence[Claim]]) -> list[Sequence[Claim]]:
+    """Return groups of claims between which there is a tie, the winning one first.
+
+    The highest priority in a group decides, then a hash of the item, all voters, and the voters in the group. What the
+    voters say has no influence: by the spelling of labels, one label would win all ties.
+
+    Args:
+        ballot: The ballot.
+        groups: The claims for each of the tied answers, in order of preference.
+    """
+    if len(groups) == 1:
+        return [*groups]
+
+    def list_voters(claims: Sequence[Claim]) -> list[JsonValue]:
+        return [*sorted(claim.voter for claim in claims)]
+
+    def key(group: Sequence[Claim]) -> tuple[int, int, str]:
+        first, second, *_ = group[0].rank
+        return first, second, digest([ballot.item, list_voters(ballot.claims), list_voters(group)])
+
+    return sorted(groups, key=key)
+
+
 def count_votes(ballot: Ballot, weights: Mapping[str, float] | None = None) -> dict[str, float]:
     """Return the sum of votes for each opinion; each agent has one vote, or its brief's weight."""
     votes: dict[str, list[float]] = defaultdict(list)
     for claim in ballot.claims:
-        votes[_opinion(claim)].append(1.0 if weights is None else weights.get(claim.source.brief, 1.0))
+        votes[_opinion(claim)].append(1.0 if weights is None else weights.get(claim.voter, 1.0))
     return {each: math.fsum(counts) for each, counts in votes.items()}
 
 
@@ -147,11 +166,13 @@ def decide_by_statistic(ballot: Ballot, rule: str) -> Verdict:
         return decide_by_score(ballot, count_votes(ballot), "majority")
     if len({claim.text for claim in numbers}) == 1:
         return _elect(ballot, numbers[0], "majority")
-    result = STATISTICS[rule]([claim.value for claim in numbers])  # type: ignore[misc]
+    values = cast("list[float]", [claim.value for claim in numbers])
+    result = STATISTICS[rule](values)
     text = content_text(result)
     winner = next((claim.value for claim in numbers if claim.text == text), result)
     losing = [claim for claim in ballot.claims if claim.text != text]
-    return Verdict(ballot, FieldDecision(ballot.path, rule, winner, ballot.claims, losing, ballot.claims))
+    decision = FieldDecision(ballot.path, rule, winner, ballot.claims, losing, ballot.claims)
+    return Verdict(ballot, decision, outliers=tuple(find_outliers(rule, values)))
 
 
 def merge_lists(ballot: Ballot) -> Verdict:
@@ -197,71 +218,17 @@ def majority_elements(claims: Sequence[Claim]) -> list[JsonValue]:
     return sorted(majority, key=lambda element: (value_order(element), content_text(element)))
 
 
-def is_number(value: JsonValue) -> bool:
-    """Return whether a value is a number; booleans are not."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def robust_mean(numbers: Sequence[float]) -> float:
-    """Return the mean of the numbers that are no outliers.
-
-    An outlier is further from the median than 3.5 times the scaled median absolute deviation. Where that
-    deviation is 0, because more than half of the numbers are equal, the median is returned.
-
-    Example:
-        >>> robust_mean([10, 11, 12, 500])
-        11
-    """
-    return _compute_safely(_robust_mean, numbers)
-
-
-def median(numbers: Sequence[float]) -> float:
-    """Return the median; of an even count, the mean of the two numbers in the middle."""
-    return _compute_safely(statistics.median, numbers)
-
-
-def _robust_mean(numbers: Sequence[float]) -> float:
-    # 1. Centre and spread by medians, which outliers don't move.
-    centre = statistics.median(numbers)
-    spread = _MAD_TO_SIGMA * statistics.median(abs(number - centre) for number in numbers)
-    if spread == 0:
-        return centre
-    # 2. The mean of what lies within the limit.
-    return statistics.mean(number for number in numbers if abs(number - centre) <= OUTLIER_LIMIT * spread)
-
-
-def _compute_safely(function: Callable[[Sequence[float]], float], numbers: Sequence[float]) -> float:
-    """Return the result of a function of numbers: exact if it is whole or one of the numbers, else to 15 digits.
-
-    For numbers too large to compute with, return the lower median instead.
-    """
-    try:
-        result = function(numbers)
-        if not math.isfinite(result):
-            return statistics.median_low(numbers)
-    except OverflowError:
-        return statistics.median_low(numbers)
-    if isinstance(result, int) or result in numbers:
-        return result
-    result = float(f"{result:.15g}")
-    whole = all(isinstance(number, int) for number in numbers) and result.is_integer()
-    return int(result) if whole else result
-
-
-STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
-    "consensus:mean": robust_mean,
-    "consensus:mean_rounded": lambda numbers: round(robust_mean(numbers)),
-    "consensus:median": median,
-    "consensus:median_rounded": lambda numbers: round(median(numbers)),
-}
-"""Functions of the rules that may give a new number, by their names in field rows; the audit recomputes them."""
-
-
 def _elect(ballot: Ballot, winner: Claim, rule: str, tie: tuple[JsonValue, ...] = ()) -> Verdict:
     """Return the verdict for one of the claims; equal claims back it, all others lose."""
     backers = [claim for claim in ballot.claims if claim.text == winner.text]
     losing = [claim for claim in ballot.claims if claim.text != winner.text]
     return Verdict(ballot, FieldDecision(ballot.path, rule, winner.value, backers, losing, backers[:1]), tie)
+
+
+def _elect_preferred(ballot: Ballot) -> Verdict:
+    """Return the verdict for the answer of the highest priority; several such answers tie."""
+    preferred = [claim for claim in ballot.claims if claim.rank[:2] == ballot.claims[0].rank[:2]]
+    return decide_by_score(ballot, Counter(claim.text for claim in preferred), "priority", lambda c: c.text)
 
 
 def _claim_text(claim: Claim) -> str:
@@ -338,8 +305,11 @@ def _has_equal_opinions(ballot: Ballot) -> bool:
     return len(set(opinions)) < len(opinions)
 
 
-LabelMethod = Literal["majority", "weighted", "dawid_skene"]
-RuleName = Literal["auto", "majority", "weighted", "dawid_skene", "mean", "median", "medoid", "priority"]
+LabelMethod = Literal["auto", "majority", "weighted", "dawid_skene"]
+RuleName = Literal["auto", "majority", "weighted", "dawid_skene", "mean", "median", "robust_mean", "medoid", "priority"]
+
+MODELS = "models"
+"""Rule of a field that the method `auto` decided by its models of the voters."""
 
 
 @dataclass(frozen=True)
@@ -373,7 +343,9 @@ class FieldResult(NamedTuple):
     verdicts: Sequence[Verdict]
     """The verdict on each ballot, one for each item."""
     crowd: CrowdEstimates | None = None
-    """Estimates of a crowd-kit model about the agents; None where none was used."""
+    """Estimates of models of the agents; None where none was used."""
+    is_limited: bool = False
+    """Whether the majority decided for want of the extra `consensus`."""
 
 
 def decide_ballots(every: Sequence[Ballot], polls: VoteRules, briefs: Sequence[Brief]) -> list[FieldResult]:
@@ -396,28 +368,29 @@ def _decide_field(path: Path, ballots: Sequence[Ballot], polls: VoteRules, brief
     The ballots are decided together, since a crowd-kit model learns from all items.
     """
     kind = classify_answers(ballots, kinds_of_schemas(briefs, path))
-    rule = polls.rule(path)
+    rule: str = polls.rule(path)
     if rule == "auto":
-        rule = {"label": polls.method, "text": "medoid", "list": "elements"}.get(kind, "mean")
+        rule = {"label": polls.method, "text": "medoid", "list": "elements"}.get(kind, "screened_mean")
+    is_limited = rule == "auto" and not has_crowd_kit()
     crowd = None
-    verdicts: list[Verdict]
-    if rule == "dawid_skene" or (rule == "weighted" and not polls.weights):
-        votes = [
-            Vote(ballot.item, claim.source.brief, _opinion(claim)) for ballot in ballots for claim in ballot.claims
-        ]
-        crowd = dawid_skene(votes) if rule == "dawid_skene" else wawa(votes)
+    if not is_limited and (rule in ("auto", "dawid_skene") or (rule == "weighted" and not polls.weights)):
+        votes = [Vote(ballot.item, claim.voter, _opinion(claim)) for ballot in ballots for claim in ballot.claims]
+        crowd = {"auto": estimate_truth, "dawid_skene": dawid_skene, "weighted": wawa}[rule](votes)
+    if rule == "auto":
+        rule = MODELS if crowd else "majority"
+    if crowd:
         verdicts = [decide_by_score(ballot, crowd.scores[ballot.item], rule) for ballot in ballots]
     else:
         verdicts = [_decide_ballot(ballot, rule, kind, polls.weights) for ballot in ballots]
-    return FieldResult(path, kind, rule, verdicts, crowd)
+    return FieldResult(path, kind, rule, verdicts, crowd, is_limited)
 
 
 def _decide_ballot(ballot: Ballot, rule: str, kind: AnswerKind, weights: Mapping[str, float]) -> Verdict:
     """Return the verdict on one ballot by a rule that needs no other ballots."""
-    if rule in ("mean", "median"):
-        return decide_by_statistic(ballot, f"consensus:{rule}" + "_rounded" * (kind == "integer"))
+    if rule in ROW_RULES:
+        return decide_by_statistic(ballot, ROW_RULES[rule] + "_rounded" * (kind == "integer"))
     if rule == "priority":
-        return _elect(ballot, ballot.claims[0], rule)
+        return _elect_preferred(ballot)
     # A majority of null wins by votes; `decide_by_medoid` and `majority_elements` would treat null as a text or an
     # element.
     silent = sum(claim.value is None for claim in ballot.claims)
@@ -431,19 +404,99 @@ def field_name(path: Path) -> str:
     return ".".join(path) or "answer"
 
 
-def group_answers_by_item(ranked: Sequence[Outcome]) -> dict[str, list[Claim]]:
+class VoteFields(NamedTuple):
+    """Fields of an answer that make it a vote of somebody on something, where answers are votes that exist already."""
+
+    item: str
+    """The field that names what is voted on."""
+    voter: str
+    """The field that names the voter."""
+
+
+class SingleVote(NamedTuple):
+    """The answer of one voter to one item."""
+
+    item: str
+    voter: str
+    value: JsonValue
+
+
+def read_vote(outcome: Outcome, fields: VoteFields | None) -> SingleVote:
+    """Return an outcome as a vote: of its brief on its item, or as the fields of its answer say.
+
+    Raises:
+        JobError: If the answer lacks one of the fields, or has no text there.
+
+    Example:
+        >>> from prefect_dispatch.models.outcome import Outcome
+        >>> row = {"question": "q1", "worker": "w1", "answer": "yes"}
+        >>> outcome = Outcome(brief="labels", item="1", status="succeeded", value=row)
+        >>> read_vote(outcome, VoteFields("question", "worker"))
+        SingleVote(item='q1', voter='w1', value={'answer': 'yes'})
+    """
+    if fields is None:
+        return SingleVote(outcome.item, outcome.brief, outcome.value)
+    answer = outcome.value if isinstance(outcome.value, dict) else {}
+    names = [answer.get(name) for name in fields]
+    for field, name in zip(fields, names, strict=True):
+        if not isinstance(name, str) or not name:
+            raise JobError(
+                f"The answer of {Ref.of(outcome)} has no text in its field {field!r}, so it is nobody's vote."
+            )
+    item, voter = cast("list[str]", names)
+    return SingleVote(item, voter, {name: value for name, value in answer.items() if name not in fields})
+
+
+def group_answers_by_item(ranked: Sequence[Outcome], fields: VoteFields | None = None) -> dict[str, list[Claim]]:
     """Return the answers to each item as claims, in order of preference: priority of brief, of item, then content.
 
     Args:
-        ranked: All outcomes in the order of items and briefs; the result keeps the order of the items.
+        ranked: All outcomes in the order of items and briefs.
+        fields: The fields of an answer that name item and voter, if it has them.
+
+    Returns:
+        The claims, by item; the items are in the order of their keys.
+
+    Raises:
+        JobError: If an answer is no vote, or a voter has two answers to an item.
     """
-    found: dict[str, list[Claim]] = {}
+    found: dict[str, dict[str, Claim]] = defaultdict(dict)
     for place, outcome in enumerate(ranked):
         if outcome.status == "succeeded":
-            rank = (-outcome.brief_priority, -outcome.item_priority, exact_text(outcome.value), place)
-            claim = Claim(outcome.value, content_text(outcome.value), Ref.of(outcome), outcome.value, rank)
-            found.setdefault(outcome.item, []).append(claim)
-    return {item: sorted(claims, key=lambda claim: claim.rank) for item, claims in found.items()}
+            item, voter, value = read_vote(outcome, fields)
+            if voter in found[item]:
+                both = f"{found[item][voter].source} and {Ref.of(outcome)}"
+                raise JobError(f"{voter!r} votes twice on {item!r}, in {both}; a voter has one vote on each item.")
+            rank = (-outcome.brief_priority, -outcome.item_priority, exact_text(value), place)
+            found[item][voter] = Claim(value, content_text(value), Ref.of(outcome), value, rank, voter)
+    return {
+        item: sorted(found[item].values(), key=lambda claim: claim.rank)
+        for item in sorted(found, key=lambda item: sort_key("", item))
+    }
+
+
+def rows_of_voters(path: str, item: str, claims: Sequence[Claim]) -> Iterator[FieldRow]:
+    """Yield the field rows of an entry's item and voters, where answers name both.
+
+    Args:
+        path: JSON Pointer to the entry.
+        item: The name of the item.
+        claims: The answers to the item.
+    """
+    sources = tuple(sorted((claim.source for claim in claims), key=lambda ref: ref.order))
+    voters: list[JsonValue] = [*sorted(claim.voter for claim in claims)]
+    yield FieldRow(path=f"{path}/item", winner=item, rule="majority", sources=sources)
+    yield FieldRow(path=f"{path}/voters", winner=voters, rule="union", sources=sources)
+
+
+def answers_by_item(outcomes: Sequence[Outcome], fields: VoteFields | None) -> dict[str, dict[Ref, JsonValue]]:
+    """Return the answer of each outcome that has one, by item and outcome, for the audit."""
+    found: dict[str, dict[Ref, JsonValue]] = defaultdict(dict)
+    for outcome in outcomes:
+        if outcome.status == "succeeded":
+            vote = read_vote(outcome, fields)
+            found[vote.item][Ref.of(outcome)] = vote.value
+    return found
 
 
 def split_into_ballots(item: str, claims: Sequence[Claim]) -> Iterator[Ballot]:
@@ -463,7 +516,7 @@ def split_into_ballots(item: str, claims: Sequence[Claim]) -> Iterator[Ballot]:
             continue
         for name in sorted({name for _, value in objects for name in value}, reverse=True):
             inner = [
-                Claim(value[name], content_text(value[name]), claim.source, claim.record, claim.rank)
+                claim._replace(value=value[name], text=content_text(value[name]))
                 for claim, value in objects
                 if name in value
             ]
@@ -550,7 +603,7 @@ def enforce_schema(verdicts: Sequence[Verdict], claims: Sequence[Claim], output:
         )
 
     whole = Ballot(verdicts[0].ballot.item, (), claims, len(claims))
-    return [_elect(whole, max(claims, key=nearness), NEAREST)]
+    return [decide_by_score(whole, {claim.text: nearness(claim) for claim in claims}, NEAREST, lambda c: c.text)]
 
 
 def common_output(briefs: Sequence[Brief]) -> Output | None:
@@ -561,17 +614,21 @@ def common_output(briefs: Sequence[Brief]) -> Output | None:
     return output if loaded and not more else None
 
 
-def schema_violations(merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
-    """Yield a violation for each answer of a consensus that doesn't conform to the briefs' output."""
+def schema_violations(
+    merge: Merge, answers: Mapping[str, Mapping[Ref, JsonValue]], briefs: Sequence[Brief]
+) -> Iterator[Violation]:
+    """Yield a violation for each answer of a consensus that doesn't conform to the briefs' output.
+
+    Args:
+        merge: The merge.
+        answers: The answers to each item.
+        briefs: The briefs.
+    """
     output = common_output(briefs)
-    answers: dict[object, list[JsonValue]] = defaultdict(list)
-    for outcome in outcomes:
-        if outcome.status == "succeeded":
-            answers[outcome.item].append(outcome.value)
     for name in ("answers", "undecided") if output is not None else ():
         for at, entry in enumerate(cast("list[JsonValue]", get_at(merge.value, [name]) or [])):
-            value, item = get_at(entry, ["value"]), get_at(entry, ["item"])
-            if errors := _schema_errors(cast("Output", output), value, answers[item]):
+            value, given = get_at(entry, ["value"]), answers.get(str(get_at(entry, ["item"])), {})
+            if errors := _schema_errors(cast("Output", output), value, [*given.values()]):
                 yield Violation(law="schema", where=f"/{name}/{at}/value", message=errors[0])
 
 

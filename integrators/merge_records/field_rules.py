@@ -31,6 +31,7 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.imports import REFERENCE, to_reference
 from prefect_dispatch.models.ledger import FieldRow, Flag, Loser, Ref
+from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.serialization.json_values import content_text, get_at, value_order
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Claim(NamedTuple):
     """The whole record."""
     rank: Rank
     """Sort key of the order of preference, the most preferred first."""
+    voter: str = ""
+    """Name of the voter, for a vote."""
 
 
 RuleFunction = Callable[[Sequence[Claim]], JsonValue]
@@ -513,6 +516,14 @@ class Trust(NamedTuple):
     """The number of informative claims of each source."""
 
     def decide(self, claims: Sequence[Claim]) -> JsonValue:
-        """Return the value with the greatest total weight of its sources."""
-        text = select_by_weight([(self.names[claim.source], claim.text) for claim in claims], self.weights)
+        """Return the value with the greatest total weight of its sources.
+
+        Ties go to the higher priority, then by a hash of the sources, so that no value wins by its spelling.
+        """
+        if all(claim.text == claims[0].text for claim in claims):
+            return claims[0].value
+        sources: list[JsonValue] = [*sorted({self.names[claim.source] for claim in claims})]
+        lots = {name: digest([sources, name]) for name in cast("list[str]", sources)}
+        ranked = sorted(claims, key=lambda claim: (claim.rank[:2], lots[self.names[claim.source]]))
+        text = select_by_weight([(self.names[claim.source], claim.text) for claim in ranked], self.weights)
         return next(claim.value for claim in claims if claim.text == text)

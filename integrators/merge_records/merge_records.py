@@ -438,7 +438,8 @@ def _describe_trust(trust: Trust) -> Iterator[str]:
         f"A source is {'an' if trust.source_kind == 'item' else 'a'} {trust.source_kind}: there are {len(sources)}. "
         f"Its weight is the share of its claims that most sources agree with (Wawa), or {DEFAULT_WEIGHT} where nothing "
         "is known; that counts fields about which two sources or more say something and one value has more of them "
-        "than any other."
+        "than any other. This is a weighted majority: unlike the method 'auto' of 'consensus', it doesn't learn which "
+        "value a source takes for which. Ties go to the higher priority, then by a hash of the sources."
     )
     if len({trust.weights.get(name, DEFAULT_WEIGHT) for name in sources}) == 1:
         yield "All sources weigh the same, so the most of them decide, and where they tie, the preferred record."

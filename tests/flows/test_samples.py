@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from prefect_dispatch import LLM, Brief, Consensus, Item, Limits, dispatch, plan
+from prefect_dispatch import LLM, Brief, Consensus, Item, Limits, PythonCallable, dispatch, plan
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import JsonValue
 
     from prefect_dispatch import Ask, Report
@@ -52,7 +54,7 @@ def test_samples_are_asked_once_each_and_agreed_on() -> None:
     assert scripted.calls == 6
     assert report.status == "gaps"
     value: Any = report.value
-    assert value["answers"] == [{"item": "a", "value": {"free": True}}, {"item": "b", "value": {"free": False}}]
+    assert value["answers"] == [{"item": "a", "value": {"free": True}}, {"item": "b", "value": {"free": True}}]
     assert [flag.path for flag in report.flags] == ["/answers/1/value/free"]  # one against one
     assert [(gap["brief"], gap["item"]) for gap in value["gaps"]] == [("label-3", "b")]
     assert [table.name for table in report.tables] == ["disagreements", "agreement", "agents"]
@@ -112,3 +114,30 @@ def test_refused_beforehand(brief: dict[str, Any], executor: Any, message: str) 
     """What would be paid for in vain is refused by the plan, in a sentence."""
     with pytest.raises(JobError, match=message):
         plan([Brief.model_validate({**LABEL, **brief})], ["x"], executor, integrator=Consensus())
+
+
+def keep(row: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Answer a row with itself."""
+    return row
+
+
+@pytest.mark.slow
+def test_labels_that_exist_are_merged_by_a_job(tmp_path: Path) -> None:
+    """A table of question, worker and answer, in which not all answer everything, becomes one answer each, audited."""
+    rows = ["question,worker,answer", "q1,ann,yes", "q1,bob,yes", "q1,eve,no", "q2,eve,no", "q3,bob,yes"]
+    (tmp_path / "labels.csv").write_text("\n".join(rows))
+    fields = {name: {"type": "string"} for name in ("question", "worker", "answer")}
+    report = dispatch(
+        [Brief(name="labels", instructions="A label.", output={"type": "object", "properties": fields})],
+        {"csv": str(tmp_path / "labels.csv")},
+        executor=PythonCallable(keep, version="1"),
+        integrator=Consensus(item="question", voter="worker"),
+        limits=QUICK,
+    )
+    assert (report.status, len(report.ledger)) == ("complete", 5)
+    value: Any = report.value
+    assert [(entry["item"], entry["value"]["answer"], entry["voters"]) for entry in value["answers"]] == [
+        ("q1", "yes", ["ann", "bob", "eve"]),
+        ("q2", "no", ["eve"]),
+        ("q3", "yes", ["bob"]),
+    ]

@@ -70,7 +70,7 @@ def votes(draw: st.DrawFn) -> list[Outcome]:
 @st.composite
 def polls(draw: st.DrawFn) -> Consensus:
     """Return a consensus by any rules that need no learning."""
-    rules = st.sampled_from(["majority", "weighted", "mean", "median", "medoid", "priority"])
+    rules = st.sampled_from(["majority", "weighted", "mean", "robust_mean", "median", "medoid", "priority"])
     fields = st.sampled_from(["label", "number", "text", "tags", "in", "in.label", "any"])
     method = draw(st.sampled_from(["majority", "weighted"]))
     return Consensus.model_validate(
@@ -114,7 +114,7 @@ def test_an_honest_consensus_passes_its_audit(consensus: Consensus, said: list[O
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["weighted", "dawid_skene"])
+@pytest.mark.parametrize("method", ["auto", "weighted", "dawid_skene"])
 def test_what_is_learned_keeps_the_laws(method: str) -> None:
     """A consensus that learns about the agents keeps the laws, for answers of every kind."""
 
