@@ -326,7 +326,7 @@ def test_of_two_that_begin_at_once_the_later_one_goes_on() -> None:
     def watch(moment: str) -> None:
         moments.append(moment.split(maxsplit=1)[0])
         if moments == ["to", "to", "to", "written"]:  # it has read and written
-            storage.content[KEY + SUFFIX] = storage.content[KEY + SUFFIX].replace(b'"name": "', b'"name": "other')
+            storage.content[KEY + SUFFIX] = storage.content[KEY + SUFFIX].replace(b'"name":"', b'"name":"other')
 
     assert draft_of(BlobStore(storage.watched(watch))) is None
 
