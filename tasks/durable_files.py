@@ -272,6 +272,7 @@ class _Journal:
             new.rename(path)  # other processes see it whole, and locked
             for each in (journals, folder):
                 _sync(each)
+            _sync_folder(folder.parent)  # the folder may be new
         except BaseException:
             self.close()
             raise

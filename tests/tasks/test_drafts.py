@@ -357,7 +357,8 @@ def test_a_draft_goes_when_the_answer_is_there(shelf: BlobStore, alone: bool) ->
     """Unless somebody may still look there for who is at work; it is void all the same."""
 
     async def script() -> None:
-        (await left(shelf, Reply(value="one"), alone=alone)).complete()
+        draft = await left(shelf, Reply(value="one"), alone=alone)
+        await shelf.store(*draft.removal)
 
     asyncio.run(script())
     assert (shelf.load(KEY + SUFFIX) == b"{}") is alone
