@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from prefect.results import ResultStore
 
     from prefect_dispatch.models.outcome import Answer
-    from prefect_dispatch.tasks.durable_files import Change
+    from prefect_dispatch.serialization.durable_files import Change
     from prefect_dispatch.tasks.work_item import WorkItem
 
 

@@ -36,7 +36,7 @@ from prefect_dispatch.executors.base import fingerprint
 from prefect_dispatch.models.outcome import Answer, Usage
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.security.redaction import redact, safe_message
-from prefect_dispatch.tasks.durable_files import create_quickly, group_commit_for, restore, write_atomically
+from prefect_dispatch.serialization.durable_files import create_quickly, group_commit_for, restore, write_atomically
 from prefect_dispatch.tasks.event_loop import run_in_pool
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from prefect import Task
     from prefect.settings import Settings
 
-    from prefect_dispatch.tasks.durable_files import Change, GroupCommit
+    from prefect_dispatch.serialization.durable_files import Change, GroupCommit
     from prefect_dispatch.tasks.work_item import WorkItem
 
 

@@ -149,7 +149,7 @@ def schema_of(output: Output) -> dict[str, Any] | None:
     return None if output == "text" else cast("dict[str, Any]", json.loads(output))
 
 
-@lru_cache(maxsize=256)  # pydantic builds it anew, in a millisecond
+@lru_cache(maxsize=256)  # pydantic builds it again for each call, in a millisecond
 def _model_schema(model: type[BaseModel]) -> str:
     return json.dumps(model.model_json_schema())
 

@@ -19,8 +19,8 @@ from prefect.filesystems import LocalFileSystem
 
 from prefect_dispatch import Brief, dispatch
 from prefect_dispatch.errors import TransientError
-from prefect_dispatch.tasks import durable_files
-from prefect_dispatch.tasks.durable_files import (
+from prefect_dispatch.serialization import durable_files
+from prefect_dispatch.serialization.durable_files import (
     JOURNALS,
     GroupCommit,
     boot_id,
@@ -36,7 +36,7 @@ from prefect_dispatch.testing import ScriptedExecutor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from prefect_dispatch.tasks.durable_files import Change
+    from prefect_dispatch.serialization.durable_files import Change
 
 pytestmark = pytest.mark.skipif(not boot_id(), reason="the system has no identity, so that nothing is synced together")
 
@@ -292,7 +292,7 @@ def test_after_a_power_failure_nothing_is_asked_again(store: Path, monkeypatch: 
 LIFE = """
 import asyncio, sys
 from pathlib import Path
-from prefect_dispatch.tasks.durable_files import group_commit_for
+from prefect_dispatch.serialization.durable_files import group_commit_for
 folder, name = Path(sys.argv[1]), sys.argv[2]
 commits = group_commit_for(folder)
 async def one(worker):

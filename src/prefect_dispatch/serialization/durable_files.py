@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import sys
@@ -25,8 +26,6 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, cast
 from uuid import uuid4
-
-from prefect.logging import get_logger
 
 from prefect_dispatch.security.escaping import count_noun
 
@@ -149,9 +148,9 @@ Change = tuple[str, bytes | None]
 """Key of a file, and its new content; None: it is removed."""
 
 _PLAIN = re.compile(r"[\w-][\w.-]*")
-"""Keys in a journal: they name files in the folder itself, whoever has written the journal."""
+"""Keys in a journal: they name files in the folder itself, even where another program has written the journal."""
 
-_log = get_logger("prefect_dispatch")
+_log = logging.getLogger("prefect_dispatch")
 
 
 class GroupCommit:
@@ -326,23 +325,22 @@ class _Records(NamedTuple):
 
 
 def _read_journal(path: Path) -> _Records:
-    last: dict[str, _Recorded] = {}
-    boot = ""
-    with path.open("rb") as file:
-        size, read = os.fstat(file.fileno()).st_size, 0
-        with suppress(ValueError, TypeError, KeyError, RecursionError):
-            boot = str(json.loads(file.readline())["boot"])
-            read = file.tell()
-            while line := file.readline():
-                key, at, length, *checksum = json.loads(line)
-                content = None if length is None else file.read(length)
-                if content is not None and (len(content) != length or [zlib.crc32(content)] != checksum):
-                    break
-                if file.read(1) != b"\n":
-                    break
-                last[str(key)] = _Recorded(int(at), content)
-                read = file.tell()
-    return _Records(boot, last, size - read)
+    data, read = path.read_bytes(), 0
+    boot, last = "", dict[str, _Recorded]()
+    # Reading ends at what is no whole record.
+    with suppress(ValueError, TypeError, KeyError, RecursionError):
+        end = data.index(b"\n")
+        boot, read = str(json.loads(data[:end])["boot"]), end + 1
+        while read < len(data):
+            end = data.index(b"\n", read)
+            key, at, length, *checksum = json.loads(data[read:end])
+            begin, end = end + 1, end + 1 + max(length or 0, 0)
+            content = None if length is None else data[begin:end]
+            if data[end : end + 1] != b"\n" or (content is not None and [zlib.crc32(content)] != checksum):
+                break
+            last[str(key)] = _Recorded(int(at), content)
+            read = end + 1
+    return _Records(boot, last, len(data) - read)
 
 
 def restore(folder: Path) -> None:
