@@ -310,7 +310,8 @@ class _Recorded(NamedTuple):
 
     at: int
     """When it was appended, in nanoseconds since the epoch."""
-    content: bytes | None
+    content: memoryview | None
+    """Its part of the journal in memory; None: the key was removed."""
 
 
 class _Records(NamedTuple):
@@ -335,7 +336,7 @@ def _read_journal(path: Path) -> _Records:
             end = data.index(b"\n", read)
             key, at, length, *checksum = json.loads(data[read:end])
             begin, end = end + 1, end + 1 + max(length or 0, 0)
-            content = None if length is None else data[begin:end]
+            content = None if length is None else memoryview(data)[begin:end]
             if data[end : end + 1] != b"\n" or (content is not None and [zlib.crc32(content)] != checksum):
                 break
             last[str(key)] = _Recorded(int(at), content)
@@ -391,7 +392,7 @@ def _restore_files(folder: Path, journals: dict[Path, _Records]) -> None:
     for key, change in last.items():
         if change.content is not None and _PLAIN.fullmatch(key):
             if not _has_newer(folder / key, change):
-                write_atomically(f"{folder}/{key}", change.content, durable=False)
+                write_atomically(f"{folder}/{key}", bytes(change.content), durable=False)
                 restored += 1
             _sync(folder / key)
     _sync_folder(folder)
@@ -406,7 +407,7 @@ def _has_newer(path: Path, change: _Recorded) -> bool:
     """Return whether a file has the content of a change, or that of a later one."""
     try:
         content = path.read_bytes()
-        if content == change.content:
+        if content == bytes(change.content or b""):
             return True
         json.loads(content)  # a torn file is none
         return path.stat().st_mtime_ns >= change.at
