@@ -121,7 +121,7 @@ def _sync(path: str | Path) -> None:
         os.close(handle)
 
 
-JOURNALS = ".prefect-dispatch-journals"
+JOURNALS = ".prefect-dispatch.journals"
 """Folder of the journals, within that of the files."""
 
 SUFFIX = ".journal"
