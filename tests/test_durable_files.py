@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -243,6 +244,15 @@ def test_on_a_full_disk_nothing_is_torn(tmp_path: Path, commits: GroupCommit) ->
     assert journal.stat().st_size == size
     assert commit(commits, tmp_path, (KEYS[1], content(1)))
     assert len(journals(tmp_path)) == 2
+
+
+def test_a_journal_that_was_deleted_is_replaced(tmp_path: Path, commits: GroupCommit) -> None:
+    """Whoever deletes a store while a process runs does not make its next answers less durable."""
+    assert commit(commits, tmp_path / "store", (KEYS[0], content(0)))
+    rmtree(tmp_path / "store")
+    assert commit(commits, tmp_path / "store", (KEYS[1], content(1)))
+    assert stored(tmp_path / "store") == {KEYS[1]: content(1)}
+    assert len(journals(tmp_path / "store")) == 1
 
 
 @pytest.mark.slow

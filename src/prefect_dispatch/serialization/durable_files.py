@@ -206,7 +206,11 @@ class GroupCommit:
     def _append(self, folder: Path, batch: Sequence[_Commit]) -> bool:
         """Append the changes of a folder to its journal and sync it; return whether that was possible."""
         try:
-            if (journal := self._journals.get(folder)) is None:
+            journal = self._journals.get(folder)
+            if journal is not None and not journal.is_in_place():
+                self._journals.pop(folder).close()
+                journal = None
+            if journal is None:
                 while len(self._journals) >= MAX_OPEN:
                     self._journals.pop(next(iter(self._journals))).close()
                 journal = self._journals[folder] = _Journal(folder, self._boot)
@@ -261,20 +265,27 @@ class _Journal:
         """Create it, and make it durable itself."""
         journals = folder / JOURNALS
         journals.mkdir(parents=True, exist_ok=True)
-        path = journals / f"{uuid4().hex}{SUFFIX}"
-        new = path.with_suffix(".new")
+        self._path = journals / f"{uuid4().hex}{SUFFIX}"
+        new = self._path.with_suffix(".new")
         self._handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o666)
         self.size = 0
         try:
             _lock(self._handle, wait=False)
             self._write(json.dumps({"prefect-dispatch-journal": 1, "boot": boot}).encode() + b"\n")
-            new.rename(path)  # other processes see it whole, and locked
+            new.rename(self._path)  # other processes see it whole, and locked
             for each in (journals, folder):
                 _sync(each)
             _sync_folder(folder.parent)  # the folder may be new
         except BaseException:
             self.close()
             raise
+
+    def is_in_place(self) -> bool:
+        """Return whether it is still where the next process looks for it: its folder may have been deleted."""
+        try:
+            return os.path.samestat(os.fstat(self._handle), self._path.stat())
+        except FileNotFoundError:
+            return False
 
     def append(self, changes: Iterator[Change]) -> None:
         """Append changes and sync them. After an error nothing may be appended any more."""
