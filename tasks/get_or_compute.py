@@ -21,7 +21,7 @@ import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 from uuid import uuid4
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from prefect.results import ResultStore
 
     from prefect_dispatch.models.outcome import Answer
+    from prefect_dispatch.serialization.durable_files import Change
     from prefect_dispatch.tasks.work_item import WorkItem
 
 
@@ -227,9 +228,10 @@ class CheckpointRecord(Frozen):
     @property
     def content(self) -> bytes:
         """The bytes that are stored."""
+        if not self.replies:
+            return self.model_dump_json(exclude={"sha256"}).encode()
         record = self.model_dump(mode="json", exclude={"sha256"})
-        if self.replies:
-            record["sha256"] = _checksum(record["replies"])
+        record["sha256"] = _checksum(record["replies"])
         return json.dumps(record).encode()  # pydantic's own writer refuses half characters
 
     @property
@@ -392,33 +394,32 @@ class StoredCheckpoint(Checkpoint):
             return
         with suppress(TransientError):  # why the attempt failed matters more
             if settled:
-                await run_in_pool(self._blobs.remove, self._key)
+                await self._blobs.store((self._key, None))
             else:
                 self._record = self._record.with_usage_reported
                 await self._write(until=0.0)
 
-    def complete(self) -> None:
-        """Delete the checkpoint, as the answer is stored.
+    @property
+    def removal(self) -> Sequence[Change]:
+        """The change that removes the checkpoint once the answer is stored.
 
         Where no lock excludes other runs, it stays: another run may have looked for the answer before it was stored,
         and would find neither. It is void already.
-
-        Raises:
-            TransientError: If that can't be done.
         """
-        if self._exclusive:
-            self._blobs.remove(self._key)
+        return [(self._key, None)] if self._exclusive else []
 
     async def _write(self, *, at_once: bool = False, **changed: object) -> None:
         if self._lost_lease:  # the stored checkpoint is another run's
             return
         # Each write renews the lease. Replies have to be durable beyond a power failure; a pending call need not be.
         self._record = self._record.model_copy(update={"until": lease_expiry(self._call_s), **changed})
-        write = partial(self._blobs.write, self._key, self._record.content, durable=bool(self._record.replies))
-        if at_once and self._blobs.folder and not self._record.replies:
-            write()  # quickly, as other calls wait for the slot
+        content = self._record.content
+        if self._record.replies:
+            await self._blobs.store((self._key, content))
+        elif at_once and self._blobs.folder:
+            self._blobs.write(self._key, content, durable=False)  # quickly, as other calls wait for the slot
         else:
-            await run_in_pool(write)
+            await run_in_pool(self._blobs.write, self._key, content, durable=False)
         self._dirty = False
 
 
@@ -458,6 +459,8 @@ async def open_checkpoint(
     return StoredCheckpoint(blobs, key, new, alone=alone, call_s=call_s)
 
 
+_SERIALIZER = AnswerSerializer()
+
 ANSWER_POLL_S = 1.0
 """Seconds between two checks whether a run on another machine has stored the answer."""
 
@@ -484,7 +487,7 @@ class ResultLocation:
             key = str(cast("Path", self.blobs.folder) / key)
         return result_record(
             answer,
-            AnswerSerializer(),
+            _SERIALIZER,
             storage_key=key,
             storage_block=self.store.result_storage_block_id,
             expiration=datetime.now(timezone.utc) + self.expiration if self.expiration else None,
@@ -515,7 +518,11 @@ async def get_or_compute(
     async with exclusive_key(place.key, blobs.folder) as excludes_others:
         while True:
             # 1. Return the stored answer, if it may be used.
-            snapshot = await run_in_pool(StoreSnapshot.take, blobs, place.key)
+            snapshot = (
+                StoreSnapshot.take(blobs, place.key)
+                if blobs.commits
+                else await run_in_pool(StoreSnapshot.take, blobs, place.key)
+            )
             if not again and (answer := validate_stored(parse_record(snapshot.answer), work)):
                 return answer, True
             # 2. Else ask; the checkpoint records the replies. There is none while a run on another machine asks.
@@ -539,13 +546,8 @@ async def get_or_compute(
 
 async def _store(place: ResultLocation, answer: Answer, checkpoint: StoredCheckpoint) -> None:
     """Store an answer; if that fails, warn and return normally: the answer is valid, and its checkpoint may hold it."""
-
-    def store() -> None:
-        place.blobs.write(place.key, place.to_record(answer))
-        checkpoint.complete()
-
     try:
-        await run_in_pool(store)
+        await place.blobs.store((place.key, place.to_record(answer)), *checkpoint.removal)
     except TransientError as error:
         get_run_logger().warning("An answer could not be stored, so that it may be paid for again. %s", error)
         await checkpoint.flush()

@@ -18,7 +18,6 @@ from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard, cast
-from uuid import uuid4
 
 from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext  # noqa: TC002 -- the signature that is overridden
@@ -37,13 +36,16 @@ from prefect_dispatch.executors.base import fingerprint
 from prefect_dispatch.models.outcome import Answer, Usage
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.security.redaction import redact, safe_message
+from prefect_dispatch.serialization.durable_files import create_quickly, group_commit_for, restore, write_atomically
+from prefect_dispatch.tasks.event_loop import run_in_pool
 
 if TYPE_CHECKING:
-    from io import BufferedWriter
+    from collections.abc import Sequence
 
     from prefect import Task
     from prefect.settings import Settings
 
+    from prefect_dispatch.serialization.durable_files import Change, GroupCommit
     from prefect_dispatch.tasks.work_item import WorkItem
 
 
@@ -92,8 +94,8 @@ _ABSENT = re.compile(r"no.?such.?(key|file|object)|not.?found|does not exist|\b4
 class BlobStore:
     """Blob store on top of a result storage: bytes under keys.
 
-    On this machine, writes are atomic and durable: a temporary file is written, synced to the disk, and renamed. An
-    object store writes whole objects by itself.
+    On this machine, writes are atomic and durable: a temporary file is written, synced to the disk, and renamed, and
+    `store` syncs many of them together. An object store writes whole objects by itself.
 
     Attributes:
         storage: The storage.
@@ -105,6 +107,29 @@ class BlobStore:
         self.storage: Any = storage
         self.folder = _resolve_folder(storage.basepath or ".") if isinstance(storage, LocalFileSystem) else None
         self._folder_text = str(self.folder)
+        if self.folder:
+            restore(self.folder)
+
+    @property
+    def commits(self) -> GroupCommit | None:
+        """The group commit of a folder on a file system of this machine, which is also quick to read; else None."""
+        return group_commit_for(self.folder) if self.folder else None
+
+    async def store(self, *changes: Change) -> None:
+        """Store content under keys, or delete it, durably and in this order; it is not cancelled half-way.
+
+        Raises:
+            TransientError: If that can't be done, after several tries.
+        """
+        if not (self.folder and self.commits and await self.commits.commit(self.folder, *changes)):
+            await run_in_pool(self._store_each, changes)
+
+    def _store_each(self, changes: Sequence[Change]) -> None:
+        for key, content in changes:
+            if content is None:
+                self.remove(key)
+            else:
+                self.write(key, content)
 
     def load(self, key: str) -> bytes | None:
         """Return the content under a key, or None if there is none.
@@ -130,7 +155,8 @@ class BlobStore:
         Args:
             key: The key.
             content: The content.
-            durable: Whether it has to be durable beyond a power failure, and not only beyond this process.
+            durable: Whether it has to be durable beyond a power failure, and not only beyond this process. If not, a
+                reader may see the beginning of a new record only.
 
         Raises:
             TransientError: If it can't be written, after several tries.
@@ -161,7 +187,9 @@ class BlobStore:
 
     def _put(self, key: str, content: bytes, *, durable: bool) -> None:
         if self.folder:
-            _atomic_write(f"{self._folder_text}/{key}", content, durable=durable)
+            path = f"{self._folder_text}/{key}"
+            if durable or not create_quickly(path, content):
+                write_atomically(path, content, durable=durable)
         else:
             self.storage.write_path(key, content=content, _sync=True)
 
@@ -215,45 +243,6 @@ def _resolve_folder(path: str) -> Path:
 @lru_cache(maxsize=64)  # resolving checks each parent folder, and would do so for each read and write
 def _resolve_cached(path: str) -> Path:
     return Path(path).resolve()
-
-
-# The functions below use `os` directly: pathlib and open take several times as long as the system calls themselves.
-
-
-def _atomic_write(path: str, content: bytes, *, durable: bool) -> None:
-    """Write a file atomically; durable beyond a power failure if `durable`."""
-    folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/.{name[:100]}-{uuid4().hex}"
-    # 1. Write a temporary file in the same folder.
-    try:
-        with _create_file(temporary) as file:
-            file.write(content)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        # 2. Rename it.
-        os.replace(temporary, path)  # noqa: PTH105 -- see above
-    except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)  # noqa: PTH108 -- see above
-        raise
-    if not durable:
-        return
-    # 3. Sync the folder, so that the rename is durable, too.
-    with suppress(OSError):  # some systems can't sync folders
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _create_file(path: str) -> BufferedWriter:
-    try:
-        return open(path, "xb")  # noqa: PTH123 -- see above; the caller closes it
-    except FileNotFoundError:  # the folder is missing
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return open(path, "xb")  # noqa: PTH123 -- see above
 
 
 def _storage_error(action: str, error: Exception) -> TransientError:

@@ -196,7 +196,7 @@ def stored(store: Path, report: JsonValue) -> JsonValue:
         store: The folder of the storage.
         report: The report of the run, which is stored, too.
     """
-    files = sorted(path for path in store.rglob("*") if path.is_file()) if store.exists() else []
+    files = sorted(path for path in store.rglob("*") if path.is_file() and path.parent.name != _JOURNALS)
     found: dict[str, JsonValue] = {}
     unnamed: list[JsonValue] = []  # under names that Prefect makes up: the report, and errors of task runs
     for path in files:
@@ -210,6 +210,7 @@ def stored(store: Path, report: JsonValue) -> JsonValue:
     return {**found, "<id>": unnamed}
 
 
+_JOURNALS = ".prefect-dispatch.journals"
 _MADE_UP = re.compile(r"[0-9a-f]{32}")
 _JOB = re.compile(r"(?<=^prefect-dispatch\.job-)[0-9a-f]{64}$")
 

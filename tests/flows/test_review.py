@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from shutil import rmtree
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID, uuid4
 
@@ -385,8 +386,7 @@ def test_without_a_shared_result_storage_a_resumed_run_fails_before_it_asks(stor
     deployed = Deployed.of(tmp_path, executor=scripted)
     deployed.work()
     deployed.decide(**{"One or two": "same"})
-    for file in store.iterdir():
-        file.unlink()
+    rmtree(store)
     with pytest.raises(DispatchError, match="share no result storage"):
         deployed.work().result()
     assert scripted.calls == 3

@@ -326,7 +326,7 @@ def test_of_two_that_begin_at_once_the_later_one_goes_on() -> None:
     def watch(moment: str) -> None:
         moments.append(moment.split(maxsplit=1)[0])
         if moments == ["to", "to", "to", "written"]:  # it has read and written
-            storage.content[KEY + SUFFIX] = storage.content[KEY + SUFFIX].replace(b'"name": "', b'"name": "other')
+            storage.content[KEY + SUFFIX] = storage.content[KEY + SUFFIX].replace(b'"name":"', b'"name":"other')
 
     assert draft_of(BlobStore(storage.watched(watch))) is None
 
@@ -357,7 +357,8 @@ def test_a_draft_goes_when_the_answer_is_there(shelf: BlobStore, alone: bool) ->
     """Unless somebody may still look there for who is at work; it is void all the same."""
 
     async def script() -> None:
-        (await left(shelf, Reply(value="one"), alone=alone)).complete()
+        draft = await left(shelf, Reply(value="one"), alone=alone)
+        await shelf.store(*draft.removal)
 
     asyncio.run(script())
     assert (shelf.load(KEY + SUFFIX) == b"{}") is alone

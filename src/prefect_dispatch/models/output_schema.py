@@ -143,10 +143,15 @@ def serialize_output(output: Output) -> str:
 def schema_of(output: Output) -> dict[str, Any] | None:
     """Return the JSON Schema of an output, or None for text."""
     if isinstance(output, type):
-        return output.model_json_schema()
+        return cast("dict[str, Any]", json.loads(_model_schema(output)))  # the caller may change it
     if isinstance(output, dict):
         return output
     return None if output == "text" else cast("dict[str, Any]", json.loads(output))
+
+
+@lru_cache(maxsize=256)  # pydantic builds it again for each call, in a millisecond
+def _model_schema(model: type[BaseModel]) -> str:
+    return json.dumps(model.model_json_schema())
 
 
 def has_validators(model: type[BaseModel]) -> bool:
