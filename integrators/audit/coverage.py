@@ -20,6 +20,7 @@ from prefect_dispatch.serialization.json_values import (
     Node,
     content_text,
     is_empty_value,
+    is_identical,
     is_leaf,
     list_nodes,
     pointer,
@@ -299,7 +300,7 @@ class Trace:
             except LookupError:
                 yield precision_violation(row.path, "a field row is about it, but the merged value has nothing there.")
                 continue
-            if value is not row.winner and content_text(value) != content_text(row.winner):
+            if not is_identical(value, row.winner) and content_text(value) != content_text(row.winner):
                 yield precision_violation(
                     row.path, f"it is {short_text(value)}, not the winner {short_text(row.winner)}."
                 )
@@ -323,6 +324,8 @@ class Trace:
             name: Brief and item of the outcome.
             claims: All claims that name it as a source.
         """
+        if self._is_taken_whole(name, claims):
+            return
         parts, answer = self._index_answer(name)
         accounted: dict[Scope, ValueIndex] = defaultdict(ValueIndex)
         for claim in claims:
@@ -330,6 +333,16 @@ class Trace:
                 yield precision_violation(claim.row.path, f"its source {'/'.join(name)!r} has no answer.")
             yield from self._check_claim(claim, answer.get(claim.scope), accounted[claim.scope], name)
         yield from self._recall_violations(name, parts, accounted)
+
+    def _is_taken_whole(self, name: OutcomeKey, claims: Sequence[Claim]) -> bool:
+        """Return whether the only claim about an outcome is its whole answer: there is nothing more to compare then.
+
+        The answer supports such a claim, and the claim accounts for each of the answer's leaves.
+        """
+        if self._scopes or len(claims) != 1 or name not in self._answers:
+            return False
+        claim = claims[0]
+        return claim.accounts and not claim.elements and is_identical(claim.value, self._answers[name].value)
 
     def _index_answer(self, name: OutcomeKey) -> tuple[Mapping[Scope, list[JsonValue]], Mapping[Scope, ValueIndex]]:
         """Return the parts of an outcome's answer in each scope, and an index of all of each; both empty if it failed.

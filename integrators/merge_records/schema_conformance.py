@@ -20,7 +20,7 @@ from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY, KEY_
 from prefect_dispatch.models.base import did_you_mean
 from prefect_dispatch.models.imports import REFERENCE
 from prefect_dispatch.models.ledger import Flag, Ref, Violation
-from prefect_dispatch.models.output_schema import LONGEST, schema_of, serialize_output
+from prefect_dispatch.models.output_schema import LONGEST, conforms_simply, schema_of, serialize_output
 from prefect_dispatch.serialization.json_values import (
     content_text,
     exact_text,
@@ -100,7 +100,8 @@ def iter_schema_violations(schema: str, value: JsonValue) -> Iterator[SchemaViol
         if not isinstance(value, str):
             yield SchemaViolation((), "It must be text.", "type")
         return
-    for error in _validator(schema).iter_errors(value):
+    validator = _validator(schema)
+    for error in () if conforms_simply(validator.schema, value) else validator.iter_errors(value):
         yield SchemaViolation(tuple(error.absolute_path), error.message, str(error.validator))
 
 
