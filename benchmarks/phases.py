@@ -32,7 +32,7 @@ from benchmarks.servers import prefect_server
 from benchmarks.subprocesses import ENVIRONMENT, ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Generator
 
 PARTS = {
     "prepare": "flows.prepare:prepare",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from jsonschema import Draft202012Validator
@@ -16,7 +16,7 @@ from jsonschema.validators import validator_for
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY, KEY_FIELD
+from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY, KEY_FIELD, has_identity
 from prefect_dispatch.models.base import did_you_mean
 from prefect_dispatch.models.imports import REFERENCE
 from prefect_dispatch.models.ledger import Flag, Ref, Violation
@@ -127,6 +127,7 @@ def find_record_violations(
     if not schemas or not isinstance(value, list):
         return
     by_ref = {Ref.of(outcome): outcome for outcome in outcomes}
+    keeps_type = cache(book.keeps_type)
     # Sources by entry; an entry is validated only if all its sources have one schema.
     sources = _sources_by_entry(merge)
     for number, record in enumerate(value):
@@ -137,7 +138,7 @@ def find_record_violations(
             continue
         contributors = [part for ref in refs for part in _find_contributors(record, by_ref.get(ref), index)]
         candidates = _candidate_answers(record, contributors, index.identities, schema)
-        loose = {name for name in record if not book.keeps_type((name,))}
+        loose = {name for name in record if not keeps_type((name,))}
         for fault in _find_violations(schema, candidates, loose):
             yield _make_violation((at, number), record, fault, refs, several=len(contributors) > 1)
 
@@ -154,9 +155,9 @@ def _find_contributors(record: JsonValue, outcome: Outcome | None, index: Record
     """Yield the records of an outcome that contributed to a merged record."""
     if outcome is None:
         return
-    scopes = {index.scope(record, alone=alone) for alone in (False, True)}
+    scope = index.scope(record, alone=False)
     for head, piece in index.pieces(outcome):
-        if head in scopes:
+        if head == scope or (not has_identity(head) and head == index.scope(record, alone=True)):
             yield _Contributor(outcome, piece)
 
 

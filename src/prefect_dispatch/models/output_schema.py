@@ -217,24 +217,27 @@ def conforms_simply(schema: object, value: JsonValue) -> bool:
         >>> [conforms_simply(schema, value) for value in ({"year": 1988}, {"year": 1988.0}, {})]
         [True, False, False]
     """
-    if not isinstance(schema, dict):
-        return False
-    rules = cast("dict[str, Any]", schema)
-    if not rules.keys() <= _SIMPLE_KEYWORDS:
-        return False
-    if "type" in rules and type(value) not in _TYPES.get(str(rules["type"]), ()):
-        return False
-    if "enum" in rules and not (isinstance(value, str) and value in rules["enum"]):
+    rules = cast("dict[str, Any]", schema) if isinstance(schema, dict) else {"": schema}
+    if (
+        not rules.keys() <= _SIMPLE_KEYWORDS
+        or ("type" in rules and type(value) not in _TYPES.get(str(rules["type"]), ()))
+        or ("enum" in rules and not (isinstance(value, str) and value in rules["enum"]))
+    ):
         return False
     if isinstance(value, list):
         return "items" not in rules or all(conforms_simply(rules["items"], each) for each in value)
-    if not isinstance(value, dict):
-        return True
-    required, properties = rules.get("required", []), rules.get("properties", {})
-    if not (isinstance(required, list) and value.keys() >= set(cast("list[str]", required))):
+    return not isinstance(value, dict) or _properties_conform(rules, value)
+
+
+def _properties_conform(rules: dict[str, Any], value: dict[str, JsonValue]) -> bool:
+    required, properties = rules.get("required", ()), rules.get("properties", {})
+    if required is True or not value.keys() >= set(required):  # an old draft has true there
         return False
     is_open = rules.get("additionalProperties", True) is True
-    return all(conforms_simply(properties[name], part) if name in properties else is_open for name, part in value.items())
+    for name, part in value.items():
+        if not (conforms_simply(properties[name], part) if name in properties else is_open):
+            return False
+    return True
 
 
 def read_json(text: str, *, once: bool = False) -> JsonValue:

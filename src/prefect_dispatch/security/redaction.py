@@ -97,8 +97,22 @@ SHAPES = (
     _bare_shape(rf"-----BEGIN [A-Z ]{{0,30}}PRIVATE KEY-----{_KEY_BODY}", "-----begin"),
     _bare_shape(
         rf"\b{_PREFIXES}[-_A-Za-z0-9*.]{{8,}}",
-        *("sk-", "pk-", "rk-", "live_", "test_", "gsk_", "xai-", "hf_", "gh", "glpat-", "pnu_", "pnb_", "akia", "asia"),
-        *("aiza", "xox", "npm_", "pypi-", "nvapi-", "r8_", "ya29."),
+        *("sk-", "pk-", "rk-", "live_", "test_", "gsk_", "xai-", "hf_", "glpat-", "pnu_", "pnb_", "akia", "asia"),
+        *(
+            "ghp_",
+            "gho_",
+            "ghu_",
+            "ghs_",
+            "ghr_",
+            "github_pat_",
+            "aiza",
+            "xox",
+            "npm_",
+            "pypi-",
+            "nvapi-",
+            "r8_",
+            "ya29.",
+        ),
     ),
     _bare_shape(r"\beyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)*", "eyj"),  # a JSON web token
     _bare_shape(r"(?<=://)[^\s/@]+(?=@)", "://"),  # the user and password in an address
