@@ -1,10 +1,10 @@
 """Compares shards in threads and in processes: for Python code that needs a core, and for calls of a model.
 
-Run `python -m benchmarks.processes [--items N] [--ms MS] [--calls N] [--concurrency C] [--latency S]`, on a machine that
-does nothing else. Two jobs run with a Prefect server, each with `threads`, with one process and with two. The first job's
-executor is a function that keeps a core busy for some milliseconds an item; the second one's is a model whose server
-answers after a fixed time. For each run the seconds on the clock are printed, from the start of the flow to its end, and
-the processor seconds of the flow's process and of all its worker processes.
+Run `python -m benchmarks.processes [--items N] [--ms MS] [--calls N] [--concurrency C] [--latency S]` on a machine that
+does nothing else. Two jobs run with a Prefect server, each with `threads`, with one process and with two. The executor
+of the first job is a function that keeps a core busy for some milliseconds per item; that of the second one a model
+whose server answers after a fixed time. For each run the seconds from the start of the flow to its end are printed, and
+the processor seconds of the flow's process and of its worker processes.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def measure_run(kind: str, workers: int, job: dict[str, object]) -> dict[str, fl
         job: The numbers of the job: `items`, `concurrency` and `ms`, or `url` instead of `ms`.
     """
     from prefect_dispatch import LLM, Brief, Limits, PythonCallable, dispatch  # noqa: PLC0415 -- not part of the run
+    from prefect_dispatch.tasks.shards.options import Processes, Threads  # noqa: PLC0415 -- as above
 
     executor = LLM(model="openai/test", api_base=str(job["url"])) if "url" in job else PythonCallable(work_hard)
     begin, own = time.perf_counter(), time.process_time()
@@ -52,7 +53,7 @@ def measure_run(kind: str, workers: int, job: dict[str, object]) -> dict[str, fl
         [{"number": number, "ms": job.get("ms", 0)} for number in range(int(str(job["items"])))],
         executor=executor,
         limits=Limits(concurrency=int(str(job["concurrency"]))),
-        task_runner={"kind": kind} | ({"workers": workers} if kind == "processes" else {}),
+        task_runner=Processes(workers=workers) if kind == "processes" else Threads(),
     )
     assert report.status == "complete", report.message  # noqa: S101 -- a run with gaps measures nothing
     times = os.times()

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-_active_flow_run = cast("ContextVar[FlowRunContext]", FlowRunContext.__var__)
+_active_flow_run = FlowRunContext.__var__
 _active_transaction = cast("ContextVar[BaseTransaction | None]", BaseTransaction.__var__)
 
 
@@ -153,10 +153,6 @@ def override_settings(group: str, **values: object) -> Generator[None]:
         yield
 
 
-def _do_nothing() -> None:
-    """Stand in for the code of a flow in a process that runs only a task."""
-
-
 class ProcessPool(ProcessPoolTaskRunner):
     """Process pool of Prefect's that sends its processes little, and whose message-forwarding thread has the settings.
 
@@ -173,12 +169,14 @@ class ProcessPool(ProcessPoolTaskRunner):
         self._run_context = copy_context()
         return super().__enter__()
 
+    @staticmethod
+    def _run_elsewhere() -> None:
+        """Stand in for the code of the flow, which is not called there."""
+
     def submit(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 -- those of the overridden method
         """Submit a task run, with the context of its flow run reduced to what it needs."""
-        context = FlowRunContext.get()
-        if context is None or context.flow is None:
-            return super().submit(*args, **kwargs)
-        named = Flow(_do_nothing, name=context.flow.name)
+        context: Any = FlowRunContext.get()  # a fan-out is always in a flow run
+        named = Flow(self._run_elsewhere, name=context.flow.name)
         token = _active_flow_run.set(context.model_copy(update={"flow": named, "parameters": {}}))
         try:
             return super().submit(*args, **kwargs)

@@ -217,7 +217,7 @@ def conforms_simply(schema: object, value: JsonValue) -> bool:
         >>> [conforms_simply(schema, value) for value in ({"year": 1988}, {"year": 1988.0}, {})]
         [True, False, False]
     """
-    rules = cast("dict[str, Any]", schema) if isinstance(schema, dict) else {"": schema}
+    rules: dict[str, Any] = cast("dict[str, Any]", schema) if isinstance(schema, dict) else {"": schema}
     if (
         not rules.keys() <= _SIMPLE_KEYWORDS
         or ("type" in rules and type(value) not in _TYPES.get(str(rules["type"]), ()))
@@ -231,7 +231,7 @@ def conforms_simply(schema: object, value: JsonValue) -> bool:
 
 def _properties_conform(rules: dict[str, Any], value: dict[str, JsonValue]) -> bool:
     required, properties = rules.get("required", ()), rules.get("properties", {})
-    if required is True or not value.keys() >= set(required):  # an old draft has true there
+    if isinstance(required, bool) or not value.keys() >= set(required):  # an old draft has true or false there
         return False
     is_open = rules.get("additionalProperties", True) is True
     for name, part in value.items():
