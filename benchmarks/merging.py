@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from benchmarks.people import Person
     from prefect_dispatch.integrators.base import AnyMerger
 
 _SCHEMA = {
@@ -94,18 +95,23 @@ def create_answers(count: int, briefs: Sequence[Brief]) -> tuple[list[Item], lis
             model="openai/test",
             attempts=attempts,
             fingerprint=f"{at:032x}{number:032x}",
-            value={
-                "name": people[at * len(briefs)].name,
-                "city": people[at * len(briefs) + number * (at % 7 == 0)].city,
-                "family": "permissive" if at % 3 else "copyleft",
-                "year": 1950 + at % 60,
-                "duties": ["keep notices", "state changes"][: 1 + at % 2],
-            },
+            value=_answer(people[at * len(briefs)], people[at * len(briefs) + number * (at % 7 == 0)], at),
         )
         for at in numbers
         for number, brief in enumerate(briefs)
     ]
     return items, sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+
+
+def _answer(named: Person, placed: Person, number: int) -> dict[str, JsonValue]:
+    """Return an answer with the name of one person and the city of another one."""
+    return {
+        "name": named.name,
+        "city": placed.city,
+        "family": "permissive" if number % 3 else "copyleft",
+        "year": 1950 + number % 60,
+        "duties": ["keep notices", *["state changes"] * (number % 2)],
+    }
 
 
 def measure_case(case: Case, count: int, timer: PartTimer) -> None:

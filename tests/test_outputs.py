@@ -226,7 +226,7 @@ VALUES = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=2), max_leaves=5
 )
 TYPES = st.sampled_from(["array", "boolean", "integer", "null", "number", "object", "string"])
-SCHEMAS = st.recursive(
+SCHEMAS: st.SearchStrategy[Any] = st.recursive(
     st.fixed_dictionaries({}, optional={"type": TYPES, "enum": st.lists(LEAVES, min_size=1, max_size=3)}),
     lambda inner: st.fixed_dictionaries(
         {},
@@ -247,8 +247,8 @@ SCHEMAS = st.recursive(
 def test_a_value_that_conforms_simply_is_valid(schema: dict[str, Any], value: JsonValue) -> None:
     """The quick look at a schema of common keywords accepts nothing that a validator refuses, of any draft."""
     if conforms_simply(schema, value):
-        for draft in (Draft202012Validator, Draft4Validator):
-            assert draft(schema).is_valid(value)
+        drafts: list[Any] = [Draft202012Validator, Draft4Validator]  # whose types are partly unknown
+        assert all(draft(schema).is_valid(value) for draft in drafts)
 
 
 @pytest.mark.parametrize(
