@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from hashlib import sha256
 from itertools import chain, islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 from uuid import UUID
 
@@ -452,7 +452,7 @@ class _EarlierReport(BaseModel):
 
     status: str
     message: str
-    value: JsonValue = None
+    value: Any = None  # JSON, which needs no validation; that of a large value takes as long as writing the report
     tables: tuple[Table, ...] = ()
     documents: tuple[_EarlierDocument, ...] = ()
 
@@ -461,9 +461,8 @@ def _extra_files(report: Report | _EarlierReport, left_out: Collection[str] = ()
     """Yield the name and the text of each document file and each table file, except some."""
     for document in report.documents:
         yield document.name, document.text
-    for name, rows in csv_files(report.value, report.tables).items():
-        if name not in left_out:
-            yield name, to_safe_csv(rows)
+    for name, rows in csv_files(report.value, report.tables, left_out).items():
+        yield name, to_safe_csv(rows())
     for table in report.tables:
         if table.name in JSON_TABLES:
             yield f"{table.name}.json", json.dumps(table.rows, indent=2, ensure_ascii=False) + "\n"

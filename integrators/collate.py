@@ -143,7 +143,7 @@ class Collate(BaseIntegrator, Strict):
                 for fault in iter_schema_violations(schema, entry.get("value")):
                     where = pointer(self.entries, number, "value", *fault.path)
                     yield Violation(law="schema", where=where, message=fault.message)
-        sources = Counter(source for row in merge.fields for source in row.sources)
+        sources = Counter((source.brief, source.item) for row in merge.fields for source in row.sources)
         for outcome in outcomes:
-            if outcome.status == "succeeded" and sources[Ref.of(outcome)] != 1:
+            if outcome.status == "succeeded" and sources[outcome.brief, outcome.item] != 1:
                 yield Violation(law="recall", where=str(Ref.of(outcome)), message="it has no entry, or more than one.")

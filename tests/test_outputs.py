@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft4Validator, Draft202012Validator
 from pydantic import BaseModel, Field
 
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.output_schema import (
     LONGEST,
+    conforms_simply,
     normalize_output,
     read_json,
     schema_of,
@@ -216,3 +218,54 @@ def test_a_text_has_the_format_that_its_schema_names(form: str, right: str, wron
 def test_a_format_that_nobody_can_tell_is_a_remark() -> None:
     """As JSON Schema has it."""
     assert validate_output({"format": "uri"}, '"no address"')[1] == []
+
+
+NAMES = st.sampled_from("ab")
+LEAVES = st.none() | st.booleans() | st.sampled_from([0, 1, 1.0, 1.5, "", "a", "b"])
+VALUES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(NAMES, inner, max_size=2), max_leaves=5
+)
+TYPES = st.sampled_from(["array", "boolean", "integer", "null", "number", "object", "string"])
+SCHEMAS: st.SearchStrategy[Any] = st.recursive(
+    st.fixed_dictionaries({}, optional={"type": TYPES, "enum": st.lists(LEAVES, min_size=1, max_size=3)}),
+    lambda inner: st.fixed_dictionaries(
+        {},
+        optional={
+            "type": TYPES,
+            "items": inner,
+            "properties": st.dictionaries(NAMES, inner, max_size=2),
+            "additionalProperties": st.booleans() | inner,
+            "required": st.lists(NAMES, min_size=1, unique=True),
+            "minItems": st.just(1),
+        },
+    ),
+    max_leaves=5,
+)
+
+
+@given(schema=SCHEMAS, value=VALUES)
+def test_a_value_that_conforms_simply_is_valid(schema: dict[str, Any], value: JsonValue) -> None:
+    """The quick look at a schema of common keywords accepts nothing that a validator refuses, of any draft."""
+    if conforms_simply(schema, value):
+        drafts: list[Any] = [Draft202012Validator, Draft4Validator]  # whose types are partly unknown
+        assert all(draft(schema).is_valid(value) for draft in drafts)
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "simple"),
+    [
+        pytest.param(json.loads(SCHEMA), {"n": 1, "more": [None]}, True, id="valid"),
+        pytest.param(json.loads(SCHEMA), {"n": 1.0}, False, id="valid-for-most-drafts"),
+        pytest.param(CLOSED, {"x": "anything"}, True, id="closed"),
+        pytest.param(CLOSED, {"y": 1}, False, id="invalid"),
+        pytest.param({"items": {"enum": ["a"]}, "title": "Letters"}, ["a", "a"], True, id="list"),
+        pytest.param({"items": [{"type": "string"}]}, ["a"], False, id="by-place"),
+        pytest.param({"type": ["string", "null"]}, "a", False, id="two-types"),
+        pytest.param({"minLength": 1}, "a", False, id="another-keyword"),
+        pytest.param({"properties": {"x": True}}, {"x": 1}, False, id="no-schema"),
+        pytest.param({"properties": {"x": {"required": True}}}, {"x": {}}, False, id="draft-3"),
+    ],
+)
+def test_only_common_keywords_are_looked_at(schema: dict[str, Any], value: JsonValue, *, simple: bool) -> None:
+    """Whatever is not a matter of a few keywords is left to a validator."""
+    assert conforms_simply(schema, value) is simple

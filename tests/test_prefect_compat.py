@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from datetime import timedelta
 from importlib import import_module
 from importlib.metadata import version
@@ -187,6 +188,28 @@ def test_the_process_pool_forwards_messages_in_a_method() -> None:
     """`ProcessPoolTaskRunner` has the method that its thread runs, and is copied as what it is."""
     require(hasattr(ProcessPoolTaskRunner, "_forward_subprocess_messages"), "the method that forwards messages")
     require(type(ProcessPool(max_workers=1).duplicate()) is ProcessPool, "duplicate() keeps the class")
+
+
+@task
+def see_flow() -> tuple[str, dict[str, Any], bool]:
+    """Return what a task run sees of its flow run, and whether its process has imported this package's flows."""
+    context: Any = FlowRunContext.get()
+    return context.flow.name, context.parameters, "prefect_dispatch.flows.run_job" in sys.modules
+
+
+@pytest.mark.slow
+def test_a_process_of_the_pool_gets_the_name_of_its_flow_alone() -> None:
+    """`submit` sends the flow and the parameters of the flow run's context, which is replaced meanwhile."""
+
+    @flow(name="with-many-items")
+    def run(items: list[int]) -> object:
+        with ProcessPool(max_workers=1) as pool:
+            seen = pool.submit(see_flow, {}).result()
+        context: Any = FlowRunContext.get()
+        require(context.parameters == {"items": items}, "the context of the flow run is as before")
+        return seen
+
+    require(run([1, 2]) == ("with-many-items", {}, False), "the process has the name of the flow only")
 
 
 def test_the_server_that_prefect_starts_is_known_by_its_class() -> None:

@@ -337,6 +337,24 @@ def test_json_values(value: JsonValue, clean: JsonValue, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param({"hunter22-x": 1}, id="key"),
+        pytest.param([True, None, 471699123], id="number"),
+        pytest.param({"a": [{"b": "so hunter22-x is"}]}, id="nested"),
+        pytest.param({"api_key": "correct-horse"}, id="by-name"),
+        pytest.param(["https://a.example/b?x-amz-signature=0123456789ab"], id="address"),
+    ],
+)
+def test_a_secret_is_found_anywhere_in_a_value(value: JsonValue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All texts of a value are searched at once, before each of them is searched by itself."""
+    monkeypatch.setenv("A_KEY", "hunter22-x")
+    monkeypatch.setenv("A_TOKEN", "471699123")
+    assert "***" in json.dumps(redact_json(value))
+    assert redact_json({"a": ["key", 4716, None, True]}) == {"a": ["key", 4716, None, True]}
+
+
+@pytest.mark.parametrize(
     ("said", "kept"),
     [
         pytest.param(r'{"a": "\u0068unter22-x"}', '{"a": "***"}', id="escaped"),

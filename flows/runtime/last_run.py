@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from prefect_dispatch.flows.runtime.prepared_job import JobSpec
+    from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.models.report import KnownAnswer, Report
 
 KEY = "prefect-dispatch.job-"
@@ -55,7 +56,7 @@ class LastRunStore:
         """Return the report with the changes since the last run, and remember its results for `save`."""
         self._value = "" if report.value is None else streamed_digest(report.value)
         try:
-            self._last = self._load_last(update_known_answers(report.outcomes))
+            self._last = self._load_last(report.outcomes)
         except (TransientError, ValueError) as error:
             self._keeps = isinstance(error, ValueError)  # do not overwrite a record that may be intact
             get_run_logger().warning("What the last run of this job left can't be read: %s", error)
@@ -69,7 +70,7 @@ class LastRunStore:
         run = {**report.run, "since": self._last.run.model_dump(mode="json")}
         return report.model_copy(update={"changes": changes, "run": run})
 
-    def _load_last(self, work: Sequence[KnownAnswer]) -> RunSnapshot | None:
+    def _load_last(self, outcomes: Sequence[Outcome]) -> RunSnapshot | None:
         """Return the record of the last run of the same job, or None if there is none.
 
         Raises:
@@ -82,7 +83,7 @@ class LastRunStore:
             if last := _parse_record(store.load(key)):
                 return last
         last = _parse_record(store.load(unnamed))
-        if last is None or not self._is_list or is_same_list(last.work, work):
+        if last is None or not self._is_list or is_same_list(last.work, outcomes):
             return last
         get_run_logger().info(
             "The last run of these briefs in this folder had other items, so this one is not compared with it. Give "

@@ -20,6 +20,7 @@ from prefect_dispatch.serialization.json_values import (
     Node,
     content_text,
     is_empty_value,
+    is_identical,
     is_leaf,
     list_nodes,
     pointer,
@@ -60,9 +61,8 @@ class ValueIndex:
         self.whole_texts: set[str] = set()
         self._all: set[str] | None = None
 
-    def add_value(self, value: JsonValue) -> None:
-        """Add a value that is in no field, with all its parts."""
-        parts = list_nodes(value)
+    def add_value(self, parts: Sequence[Node]) -> None:
+        """Add a value that is in no field, with all its parts, the value itself last."""
         self.add_nodes(parts)
         self.whole_texts.add(parts[-1].text)
 
@@ -92,7 +92,12 @@ def contains_text(value_indexes: Sequence[ValueIndex], name: str | None, text: s
 
 def collect_leaves(value: JsonValue, name: str | None = None) -> list[Node]:
     """Return the leaves of a value, without null and `{}`, which carry no content."""
-    return [node for node in list_nodes(value, name) if is_leaf(node.value) and not is_empty_value(node.value)]
+    return select_leaves(list_nodes(value, name))
+
+
+def select_leaves(nodes: Iterable[Node]) -> list[Node]:
+    """Return the nodes that are leaves, without those that have no information."""
+    return [node for node in nodes if is_leaf(node.value) and not is_empty_value(node.value)]
 
 
 class Claim(NamedTuple):
@@ -299,7 +304,7 @@ class Trace:
             except LookupError:
                 yield precision_violation(row.path, "a field row is about it, but the merged value has nothing there.")
                 continue
-            if value is not row.winner and content_text(value) != content_text(row.winner):
+            if not is_identical(value, row.winner) and content_text(value) != content_text(row.winner):
                 yield precision_violation(
                     row.path, f"it is {short_text(value)}, not the winner {short_text(row.winner)}."
                 )
@@ -323,6 +328,8 @@ class Trace:
             name: Brief and item of the outcome.
             claims: All claims that name it as a source.
         """
+        if self._is_taken_whole(name, claims):
+            return
         parts, answer = self._index_answer(name)
         accounted: dict[Scope, ValueIndex] = defaultdict(ValueIndex)
         for claim in claims:
@@ -331,16 +338,28 @@ class Trace:
             yield from self._check_claim(claim, answer.get(claim.scope), accounted[claim.scope], name)
         yield from self._recall_violations(name, parts, accounted)
 
-    def _index_answer(self, name: OutcomeKey) -> tuple[Mapping[Scope, list[JsonValue]], Mapping[Scope, ValueIndex]]:
+    def _is_taken_whole(self, name: OutcomeKey, claims: Sequence[Claim]) -> bool:
+        """Return whether the only claim about an outcome is its whole answer: there is nothing more to compare then.
+
+        The answer supports such a claim, and the claim accounts for each of the answer's leaves.
+        """
+        if self._scopes or len(claims) != 1 or name not in self._answers:
+            return False
+        claim = claims[0]
+        return claim.accounts and not claim.elements and is_identical(claim.value, self._answers[name].value)
+
+    def _index_answer(self, name: OutcomeKey) -> tuple[Mapping[Scope, list[list[Node]]], Mapping[Scope, ValueIndex]]:
         """Return the parts of an outcome's answer in each scope, and an index of all of each; both empty if it failed.
 
-        The parts are what claims must account for; the index also has the elements with scopes of their own.
+        The parts are what claims must account for, each with its own parts; the index also has the elements with
+        scopes of their own.
         """
-        parts: dict[Scope, list[JsonValue]] = defaultdict(list)
+        parts: dict[Scope, list[list[Node]]] = defaultdict(list)
         indexes: dict[Scope, ValueIndex] = defaultdict(ValueIndex)
         for part in self._iter_parts(self._answers[name]) if name in self._answers else ():
-            parts[part.scope].append(part.own)
-            indexes[part.scope].add_value(part.whole)
+            nodes = list_nodes(part.own)
+            parts[part.scope].append(nodes)
+            indexes[part.scope].add_value(nodes if part.whole is part.own else list_nodes(part.whole))
         return parts, indexes
 
     def _iter_parts(self, outcome: Outcome) -> Iterable[ScopedPart]:
@@ -389,7 +408,7 @@ class Trace:
         return all(self._contains_value(answer, key, part) for key, part in value.items())
 
     def _recall_violations(
-        self, name: OutcomeKey, parts: Mapping[Scope, list[JsonValue]], accounted: Mapping[Scope, ValueIndex]
+        self, name: OutcomeKey, parts: Mapping[Scope, list[list[Node]]], accounted: Mapping[Scope, ValueIndex]
     ) -> Iterator[Violation]:
         """Yield a violation for each scope with parts that no claim accounts for.
 
@@ -404,8 +423,8 @@ class Trace:
             indexes = [accounted[place] for place in (scope, record) if place in accounted]
             lost = [
                 leaf
-                for value in own
-                for leaf in collect_leaves(value)
+                for nodes in own
+                for leaf in select_leaves(nodes)
                 if not contains_text(indexes, leaf.name, leaf.text) and (leaf.value != [] or self._scopes)
             ]
             # 2. What a duplicate has in common with its original is accounted for there.
@@ -414,7 +433,7 @@ class Trace:
                 lost = [leaf for leaf in lost if leaf.text not in original.texts_of_field(leaf.name)]
             # 3. A record without leaves needs an entry as well.
             if not lost and self._scopes and scope == record and scope not in accounted:
-                lost = [Node(None, content_text(part), part) for part in own]
+                lost = [nodes[-1] for nodes in own]
             if lost:
                 field = "" if lost[0].name is None else f" in {lost[0].name!r}"
                 more = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from jsonschema import Draft202012Validator
@@ -16,11 +16,11 @@ from jsonschema.validators import validator_for
 from referencing.jsonschema import EMPTY_REGISTRY
 
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY, KEY_FIELD
+from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY, KEY_FIELD, has_identity
 from prefect_dispatch.models.base import did_you_mean
 from prefect_dispatch.models.imports import REFERENCE
 from prefect_dispatch.models.ledger import Flag, Ref, Violation
-from prefect_dispatch.models.output_schema import LONGEST, schema_of, serialize_output
+from prefect_dispatch.models.output_schema import LONGEST, conforms_simply, schema_of, serialize_output
 from prefect_dispatch.serialization.json_values import (
     content_text,
     exact_text,
@@ -100,7 +100,8 @@ def iter_schema_violations(schema: str, value: JsonValue) -> Iterator[SchemaViol
         if not isinstance(value, str):
             yield SchemaViolation((), "It must be text.", "type")
         return
-    for error in _validator(schema).iter_errors(value):
+    validator = _validator(schema)
+    for error in () if conforms_simply(validator.schema, value) else validator.iter_errors(value):
         yield SchemaViolation(tuple(error.absolute_path), error.message, str(error.validator))
 
 
@@ -126,6 +127,7 @@ def find_record_violations(
     if not schemas or not isinstance(value, list):
         return
     by_ref = {Ref.of(outcome): outcome for outcome in outcomes}
+    keeps_type = cache(book.keeps_type)
     # Sources by entry; an entry is validated only if all its sources have one schema.
     sources = _sources_by_entry(merge)
     for number, record in enumerate(value):
@@ -136,7 +138,7 @@ def find_record_violations(
             continue
         contributors = [part for ref in refs for part in _find_contributors(record, by_ref.get(ref), index)]
         candidates = _candidate_answers(record, contributors, index.identities, schema)
-        loose = {name for name in record if not book.keeps_type((name,))}
+        loose = {name for name in record if not keeps_type((name,))}
         for fault in _find_violations(schema, candidates, loose):
             yield _make_violation((at, number), record, fault, refs, several=len(contributors) > 1)
 
@@ -153,9 +155,9 @@ def _find_contributors(record: JsonValue, outcome: Outcome | None, index: Record
     """Yield the records of an outcome that contributed to a merged record."""
     if outcome is None:
         return
-    scopes = {index.scope(record, alone=alone) for alone in (False, True)}
+    scope = index.scope(record, alone=False)
     for head, piece in index.pieces(outcome):
-        if head in scopes:
+        if head == scope or (not has_identity(head) and head == index.scope(record, alone=True)):
             yield _Contributor(outcome, piece)
 
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from prefect import Flow
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext, SettingsContext, get_settings_context
 from prefect.input import keyset_from_base_key
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+_active_flow_run = FlowRunContext.__var__
 _active_transaction = cast("ContextVar[BaseTransaction | None]", BaseTransaction.__var__)
 
 
@@ -152,7 +154,11 @@ def override_settings(group: str, **values: object) -> Generator[None]:
 
 
 class ProcessPool(ProcessPoolTaskRunner):
-    """Process pool of Prefect's, whose message-forwarding thread has the settings of the run.
+    """Process pool of Prefect's that sends its processes little, and whose message-forwarding thread has the settings.
+
+    With each task run, Prefect sends the flow and all of its parameters, so that a process would import all that the
+    flow needs, which takes as long as Prefect itself, and read all items again for each shard. A task run needs only
+    the name of its flow.
 
     That thread inherits no context variables. Without the address of the run's server it would start another server
     and never stop it.
@@ -162,6 +168,20 @@ class ProcessPool(ProcessPoolTaskRunner):
         """Start the pool."""
         self._run_context = copy_context()
         return super().__enter__()
+
+    @staticmethod
+    def _run_elsewhere() -> None:
+        """Stand in for the code of the flow, which is not called there."""
+
+    def submit(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 -- those of the overridden method
+        """Submit a task run, with the context of its flow run reduced to what it needs."""
+        context: Any = FlowRunContext.get()  # a fan-out is always in a flow run
+        named = Flow(self._run_elsewhere, name=context.flow.name)
+        token = _active_flow_run.set(context.model_copy(update={"flow": named, "parameters": {}}))
+        try:
+            return super().submit(*args, **kwargs)
+        finally:
+            _active_flow_run.reset(token)
 
     def _forward_subprocess_messages(self) -> None:
         self._run_context.run(super()._forward_subprocess_messages)

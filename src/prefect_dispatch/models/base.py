@@ -156,9 +156,20 @@ class CompactFrozen(Frozen):
 
     @override
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """Return a copy that shares its set of field names, too: pydantic creates a new one."""
-        copy = super().model_copy(update=update, deep=deep)
-        copy.model_post_init(None)
+        """Return a copy that shares its set of field names, too: pydantic creates a new one, at four times the cost."""
+        if deep:
+            copy = super().model_copy(update=update, deep=True)
+            copy.model_post_init(None)
+            return copy
+        changes, given = update or {}, self.__pydantic_fields_set__
+        if not given.issuperset(changes):
+            own = {*given, *changes}
+            given = _shared_sets.setdefault(frozenset(own), own)
+        copy = self.__class__.__new__(self.__class__)
+        object.__setattr__(copy, "__dict__", {**self.__dict__, **changes})
+        object.__setattr__(copy, "__pydantic_fields_set__", given)
+        object.__setattr__(copy, "__pydantic_extra__", None)
+        object.__setattr__(copy, "__pydantic_private__", None)
         return copy
 
 

@@ -164,7 +164,7 @@ def update_known_answers(outcomes: Iterable[Outcome], before: Sequence[KnownAnsw
     return tuple(_known_answer(outcome, earlier.get((outcome.brief, outcome.item))) for outcome in outcomes)
 
 
-def is_same_list(before: Sequence[KnownAnswer], after: Sequence[KnownAnswer]) -> bool:
+def is_same_list(before: Sequence[KnownAnswer], after: Sequence[KnownAnswer | Outcome]) -> bool:
     """Return whether two lists of items are versions of one list: they share at least half of the shorter one's keys.
 
     Example:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +15,7 @@ from prefect_dispatch.reporting.tables import build_series, infer_type
 from prefect_dispatch.security.escaping import column_names, count_noun, shorten, to_safe_csv, value_text
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from pydantic import JsonValue
 
@@ -75,8 +76,13 @@ def value_tables(value: JsonValue) -> dict[str, list[Row]]:
         >>> value_tables({"answers": [entry], "gaps": []})
         {'answers': [{'item': 'a', 'year': 1843}, {'item': 'a', 'year': 1936}]}
     """
+    return {name: _expand_entries(rows) for name, rows in _lists_of_objects(value).items()}
+
+
+def _lists_of_objects(value: JsonValue) -> dict[str, list[Row]]:
+    """Return the lists of objects in a merged value as they are, by the name of their field, without `gaps`."""
     lists = value if isinstance(value, dict) else {"value": value}
-    return {name: _expand_entries(rows) for name, part in lists.items() if name != "gaps" and (rows := _as_rows(part))}
+    return {name: rows for name, part in lists.items() if name != "gaps" and (rows := _as_rows(part))}
 
 
 def answer_rows(report: Report) -> list[Row]:
@@ -147,15 +153,27 @@ def parse_output(out: Path) -> Output:
     return Output(out.parent, out.name)
 
 
-def csv_files(value: JsonValue, tables: Sequence[Table]) -> dict[str, list[Row]]:
-    """Return the rows of each CSV file of a report by its name: of the integrator's tables, and of the value's lists.
+def csv_files(
+    value: JsonValue, tables: Sequence[Table], left_out: Collection[str] = ()
+) -> dict[str, Callable[[], list[Row]]]:
+    """Return the CSV files of a report: a function that returns the rows of each, by its name.
+
+    There is one for each of the integrator's tables, and of the value's lists.
+
+    Args:
+        value: The merged value.
+        tables: The tables of the integrator.
+        left_out: Names of files that are left out.
 
     Example:
-        >>> list(csv_files({"records": [{"year": 1843}], "gaps": []}, ()))
-        ['records.csv']
+        >>> {name: rows() for name, rows in csv_files({"records": [{"year": 1843}], "gaps": []}, ()).items()}
+        {'records.csv': [{'year': 1843}]}
     """
-    lists = {f"{_to_file_name(name)}.csv": rows for name, rows in value_tables(value).items()}
-    return lists | {f"{table.name}.csv": list(table.rows) for table in tables}
+    files: dict[str, Callable[[], list[Row]]] = {
+        f"{_to_file_name(name)}.csv": partial(_expand_entries, rows) for name, rows in _lists_of_objects(value).items()
+    }
+    files |= {f"{table.name}.csv": partial(list, table.rows) for table in tables}
+    return {name: rows for name, rows in files.items() if name not in left_out}
 
 
 def render_table(report: Report, name: str) -> bytes:

@@ -97,8 +97,22 @@ SHAPES = (
     _bare_shape(rf"-----BEGIN [A-Z ]{{0,30}}PRIVATE KEY-----{_KEY_BODY}", "-----begin"),
     _bare_shape(
         rf"\b{_PREFIXES}[-_A-Za-z0-9*.]{{8,}}",
-        *("sk-", "pk-", "rk-", "live_", "test_", "gsk_", "xai-", "hf_", "gh", "glpat-", "pnu_", "pnb_", "akia", "asia"),
-        *("aiza", "xox", "npm_", "pypi-", "nvapi-", "r8_", "ya29."),
+        *("sk-", "pk-", "rk-", "live_", "test_", "gsk_", "xai-", "hf_", "glpat-", "pnu_", "pnb_", "akia", "asia"),
+        *(
+            "ghp_",
+            "gho_",
+            "ghu_",
+            "ghs_",
+            "ghr_",
+            "github_pat_",
+            "aiza",
+            "xox",
+            "npm_",
+            "pypi-",
+            "nvapi-",
+            "r8_",
+            "ya29.",
+        ),
     ),
     _bare_shape(r"\beyJ[\w-]{8,}\.[\w-]{4,}(?:\.[\w-]*)*", "eyj"),  # a JSON web token
     _bare_shape(r"(?<=://)[^\s/@]+(?=@)", "://"),  # the user and password in an address
@@ -119,8 +133,7 @@ SHAPES = (
     _named_shape(
         r"[?&](?:key|token|auth|sig|signature|password|pwd|secret|x-(?:amz|goog)-[\w-]{1,20})=",
         rf"""{_NO_WORD}[^&\s"'#<>\\]{{6,}}""",
-        "?",
-        "&",
+        *("key=", "token=", "auth=", "sig=", "signature=", "password=", "pwd=", "secret=", "x-amz-", "x-goog-"),
     ),
 )
 
@@ -170,9 +183,9 @@ _PASSES = 20
 """Maximum passes over a text, as a replacement may expose another match."""
 _SECONDS = 1.0
 """Time limit in seconds for one pattern on one text."""
-_SHORT = 2000
-"""Length up to which a text is searched once for all hints; in a longer one, a search for each hint is faster."""
-_HINT = re.compile("|".join(re.escape(hint) for shape in SHAPES for hint in shape.hints))
+_ALL_HINTS = {hint for shape in SHAPES for hint in shape.hints}
+_HINTS = tuple(hint for hint in sorted(_ALL_HINTS) if not any(other in hint for other in _ALL_HINTS - {hint}))
+"""The hints of all shapes, without those that contain another one: a text with none of these has no secret's shape."""
 
 
 _hidden: frozenset[str] = frozenset()
@@ -241,7 +254,7 @@ def secret_detector() -> Callable[[str], bool]:
     Raises:
         JobError: If a pattern of the user's can't be used.
     """
-    replace = _current_replacer()
+    replace = _current_replacer().replace
 
     def has_secret(text: str) -> bool:
         try:
@@ -285,7 +298,7 @@ def redactor() -> Callable[[str], str]:
     Raises:
         JobError: If one of the user's patterns can't be used.
     """
-    replace = _current_replacer()
+    replace = _current_replacer().replace
 
     def clean(text: str) -> str:
         try:
@@ -307,14 +320,38 @@ def redact_json(value: JsonValue) -> JsonValue:
         >>> redact_json({"api_key": "correct-horse", "n": [1, "key: sk-proj-0123456789"]})
         {'api_key': '***', 'n': [1, 'key: ***']}
     """
+    replacer = _current_replacer()
+    # Fast path: all texts are searched at once for what any secret has.
+    if not replacer.may_replace("\n".join(_iter_texts(value))):
+        return value
     try:
-        return _redact_part(value, _current_replacer(), 0)
+        return _redact_part(value, replacer.replace, 0)
     except TimeoutError:
         raise TerminalError(
             "A pattern of PREFECT_DISPATCH_REDACT took too long on an answer, which therefore could not be kept; "
             "make it simpler.",
             kind="redaction",
         ) from None
+
+
+def _iter_texts(value: JsonValue) -> Iterator[str]:
+    """Yield the texts in a value; each text that `_redact_part` searches is one of them, or a part of one."""
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            for key, inside in part.items():
+                if isinstance(inside, str):
+                    yield f'{key}="{inside}"'
+                else:
+                    yield key
+                    pending.append(inside)
+        elif isinstance(part, list):
+            pending += part
+        elif isinstance(part, str):
+            yield part
+        elif part is not None and not isinstance(part, bool):
+            yield str(part)
 
 
 def _redact_part(value: JsonValue, replace: Callable[[str], str], depth: int) -> JsonValue:
@@ -343,9 +380,26 @@ def _unused_key(key: str, taken: dict[str, JsonValue]) -> str:
     return free
 
 
-def _current_replacer() -> Callable[[str], str]:
-    """Return a function that replaces the secrets of the current environment, or raises `TimeoutError`."""
+class _Replacer(NamedTuple):
+    """Functions that replace secrets."""
+
+    replace: Callable[[str], str]
+    """Replaces the secrets in a text, or raises `TimeoutError`."""
+    may_replace: Callable[[str], bool]
+    """Returns whether there may be a secret in a text, quickly; if not, there is none in any part of the text."""
+
+
+def _current_replacer() -> _Replacer:
+    """Return the functions that replace the secrets of the current environment."""
     return _build_replacer(_secrets(environment_snapshot()), _hidden, settings().redact)
+
+
+def _has_hint(lower: str) -> bool:
+    """Return whether a text in lower case may contain the shape of a secret."""
+    for hint in _HINTS:  # noqa: SIM110 -- a generator would take half as long again, and this runs for each text
+        if hint in lower:
+            return True
+    return False
 
 
 @lru_cache(maxsize=2)
@@ -355,10 +409,8 @@ def _secrets(_environment: Hashable) -> frozenset[str]:
 
 
 @lru_cache(maxsize=4)
-def _build_replacer(
-    secrets: frozenset[str], hidden: frozenset[str], own_patterns: tuple[str, ...]
-) -> Callable[[str], str]:
-    """Return a function that replaces known secrets, texts of the shape of a secret, and matches of patterns.
+def _build_replacer(secrets: frozenset[str], hidden: frozenset[str], own_patterns: tuple[str, ...]) -> _Replacer:
+    """Return functions that replace known secrets, texts of the shape of a secret, and matches of patterns.
 
     Args:
         secrets: The secrets in the environment.
@@ -378,8 +430,7 @@ def _build_replacer(
             text = text.replace(value, MARK)
         # 2. Shapes of secrets, if one of their hints is in the text.
         lower = text.lower()
-        has_hint = len(text) > _SHORT or _HINT.search(lower)
-        for hints, shape in SHAPES if has_hint else ():
+        for hints, shape in SHAPES if _has_hint(lower) else ():
             if any(hint in lower for hint in hints):
                 text = shape.sub(rf"\1{MARK}", text)
         # 3. The user's patterns.
@@ -395,7 +446,10 @@ def _build_replacer(
                 return text
         raise TimeoutError
 
-    return replace
+    def may_replace(text: str) -> bool:
+        return bool(patterns) or any(value in text for value in values) or _has_hint(text.lower())
+
+    return _Replacer(replace, may_replace)
 
 
 def _encoded_forms(secret: str) -> set[str]:

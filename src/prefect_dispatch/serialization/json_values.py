@@ -57,11 +57,16 @@ def is_identical(one: JsonValue, other: JsonValue) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         blocks = range(0, len(one), _BLOCK)
         return len(one) == len(other) and all(
-            exact_text(one[at : at + _BLOCK]) == exact_text(other[at : at + _BLOCK]) for at in blocks
+            _has_same_text(one[at : at + _BLOCK], other[at : at + _BLOCK]) for at in blocks
         )
     if isinstance(one, dict) and isinstance(other, dict):
         return one.keys() == other.keys() and all(is_identical(part, other[name]) for name, part in one.items())
-    return exact_text(one) == exact_text(other)
+    return _has_same_text(one, other)
+
+
+def _has_same_text(one: JsonValue, other: JsonValue) -> bool:
+    # Fast path: `repr` takes half the time, and its texts are equal only for identical values, but depend on key order.
+    return one is other or repr(one) == repr(other) or exact_text(one) == exact_text(other)
 
 
 def value_order(value: JsonValue) -> Order:

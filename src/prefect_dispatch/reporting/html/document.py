@@ -12,6 +12,7 @@ import json
 import re
 import secrets
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,8 @@ MAX_TOTAL = 16_000_000
 
 _WINDOW = 8_000
 """Characters after the end of a truncated text that are searched for secrets, too, so that no part of one is shown."""
+_REMEMBERED = 1024
+"""Texts whose redaction is remembered: names, labels and the like recur in many items."""
 _ACTIVE = re.compile("[<>&\u2028\u2029]")
 
 
@@ -74,7 +77,7 @@ class TextPreviews:
 
     def __init__(self) -> None:
         """Read the secrets to redact from the environment as it is now."""
-        self._hide = redactor()
+        self._hide = lru_cache(_REMEMBERED)(redactor())
 
     def preview(self, text: str, length: int) -> list[str | int]:
         """Return the beginning of a text, and the number of characters that were cut off, if any.

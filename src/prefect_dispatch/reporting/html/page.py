@@ -480,6 +480,8 @@ def _brief_texts(brief: Brief, texts: TextPreviews) -> dict[str, Any]:
 
 def _render_brief(brief: Brief, item: Item, texts: TextPreviews) -> dict[str, Any]:
     """Return the texts of a brief for an item; empty if they are those of the brief itself, without placeholders."""
+    if not any("{" in text for text in (brief.scope, brief.instructions, *brief.constraints)):
+        return {}
     own = brief.fill_placeholders(item)
     if all(getattr(own, name) == getattr(brief, name) for name in ("scope", "instructions", "constraints")):
         return {}
