@@ -140,7 +140,9 @@ async def find_route(litellm: Any, request: Mapping[str, Any]) -> Route | None: 
     key = json.dumps(arguments, sort_keys=True), roles, environment_snapshot()
     if key in _routes:
         return _routes[key]
-    async with _locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):  # the first call of many at once learns it
+    async with _locks.setdefault(
+        asyncio.get_running_loop(), asyncio.Lock()
+    ):  # the first call of many at once learns it
         if key not in _routes:
             if len(_routes) >= _MAX_ROUTES:
                 _routes.clear()
@@ -167,15 +169,19 @@ async def ask_provider(litellm: Any, route: Route, request: Mapping[str, Any], e
         raise _map_response(litellm, route, response.status, response.headers, content)
     # 2. Convert the response.
     data = exchange.parse(content)
+    if route.config is None and not isinstance(data, dict):
+        raise exchange.fail(MalformedResponseError("the response is no JSON object"))
     if exchange.inspect_parsed(data):
         content = json.dumps(data).encode()
     try:
         return _convert(litellm, route, data, content, chat)
     except Exception as error:
-        if isinstance(error, (AttributeError, TypeError)):  # perhaps another version's class needs more than is given here
+        if isinstance(
+            error, (AttributeError, TypeError)
+        ):  # perhaps another version's class needs more than is given here
             _routes[route.key] = None
             _log.info("%s: litellm's conversion %s; further calls are left to it.", route.model, _describe(error))
-        raise _map_error(litellm, route, error) from error
+        raise _map_error(litellm, route, error) from None
 
 
 async def _learn_route(litellm: Any, request: Mapping[str, Any], key: Hashable) -> Route | None:  # noqa: ANN401 -- a module
@@ -336,13 +342,12 @@ def _map_response(
 ) -> Exception:
     """Return the error for an error response."""
     text = content.decode("utf-8", "replace")
-    error = HTTPError(status, headers, text)
     if route.config is None:
-        return error
+        return HTTPError(status, headers, text)
     raised = route.config.get_error_class(
         error_message=text, status_code=status, headers=httpx.Headers(list(headers.items()))
     )
-    raised.__cause__ = error
+    raised.__cause__ = HTTPError(status, headers, "")  # litellm maps some statuses to others
     return _map_error(litellm, route, raised)
 
 
@@ -351,6 +356,8 @@ def _map_error(litellm: Any, route: Route, error: Exception) -> Exception:  # no
     try:
         litellm.exception_type(model=route.model, original_exception=error, custom_llm_provider=route.provider)
     except Exception as mapped:  # noqa: BLE001 -- that is how it returns it
+        if mapped is not error:
+            mapped.__cause__ = error  # which has the provider's own status
         return mapped
     return error
 
