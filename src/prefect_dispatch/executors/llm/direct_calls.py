@@ -2,7 +2,7 @@
 
 litellm's overhead around each call takes several times as long as the rest of it. For these calls it only translates
 the request (`get_optional_params`) and the response (`convert_to_model_response_object`). Calls of hosted providers are
-in `hosted_providers`; all others are left to litellm: those with parameters of its own, or with callbacks of the user's.
+in `hosted_providers`. Others are left to litellm: those with parameters of its own, and where callbacks are set.
 """
 
 from __future__ import annotations

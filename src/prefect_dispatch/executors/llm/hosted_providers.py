@@ -39,7 +39,7 @@ from prefect_dispatch.executors.llm.http_exchange import (
 from prefect_dispatch.settings import environment_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Mapping, Sequence
+    from collections.abc import Hashable, Mapping, Sequence
     from ssl import SSLContext
 
 _log = logging.getLogger("prefect_dispatch")
@@ -95,7 +95,7 @@ class Route:
         model: The model's name without its provider.
         params: The parameters as litellm translates them.
         json_mode: Whether litellm requests JSON by a tool, whose arguments are the content.
-        config: litellm's transformation class of the provider; None where litellm calls the provider by OpenAI's client.
+        config: litellm's transformation class of the provider; None where litellm uses OpenAI's client.
         key: Its key in the cache.
     """
 
@@ -175,7 +175,7 @@ async def ask_provider(litellm: Any, route: Route, request: Mapping[str, Any], e
         content = json.dumps(data).encode()
     try:
         return _convert(litellm, route, data, content, chat)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 -- a class may raise anything for a response
         if isinstance(
             error, (AttributeError, TypeError)
         ):  # perhaps another version's class needs more than is given here
@@ -271,7 +271,7 @@ def _split(body: bytes, count: int) -> tuple[tuple[bytes, ...], tuple[int, ...]]
     """Return the parts of a body around the placeholders, and their order; None if one isn't there exactly once."""
     found: list[tuple[int, int, int]] = []
     for at in range(count):
-        forms = {json.dumps(_placeholder(at), ensure_ascii=ascii)[1:-1].encode() for ascii in (True, False)}
+        forms = {json.dumps(_placeholder(at), ensure_ascii=is_ascii)[1:-1].encode() for is_ascii in (True, False)}
         places = [(body.find(form), len(form)) for form in forms if form in body]
         if len(places) != 1 or body.count(body[places[0][0] : sum(places[0])]) != 1:
             return None
