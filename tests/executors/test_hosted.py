@@ -247,7 +247,6 @@ CHATS = (
     *(chat(tool("answer"), finish="tool_calls"), chat(tool("json_tool_call"), finish="tool_calls")),
     *(chat(usage={"prompt_tokens": -3, "completion_tokens": 2}), chat(choices=[]), chat(error={"message": "no"})),
     chat(usage={"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5, "cost": 0.0123}, provider="OpenAI"),
-    chat({"content": [{"type": "text", "text": "fine"}]}),
     *(Response({}), Response(b'{"choices": [{"mess'), Response({"error": {"message": "busy", "code": 503}})),
 )
 CLAUDES = (
@@ -500,14 +499,14 @@ def test_calls_are_left_to_litellm(provider: Provider, monkeypatch: pytest.Monke
         assert not is_direct(provider.executor("azure"), api_key=None)
     # Whatever litellm makes of another version: a class that converts in another way, a text that can't be found.
     with monkeypatch.context() as patch:
-        patch.setitem(hosted_providers._PROTOCOLS, "anthropic", ("/v1/messages", {"content": []}))  # type: ignore[arg-type]  # noqa: SLF001 -- a table
+        patch.setitem(hosted_providers._PROTOCOLS, "anthropic", ("/v1/messages", {"content": []}))  # noqa: SLF001 -- a table
         assert not is_direct(executor, temperature=0.1)
     with monkeypatch.context() as patch:
         patch.setattr(hosted_providers, "_placeholder", lambda at: f"text {at % 1}")
         assert not is_direct(executor, temperature=0.2)
     with monkeypatch.context() as patch:
         sample = {**claude().body, "content": [{"type": "text", "text": "another"}]}
-        patch.setitem(hosted_providers._PROTOCOLS, "anthropic", ("/v1/messages", sample))  # type: ignore[arg-type]  # noqa: SLF001 -- a table
+        patch.setitem(hosted_providers._PROTOCOLS, "anthropic", ("/v1/messages", sample))  # noqa: SLF001 -- a table
         assert not is_direct(executor, temperature=0.3)
     assert not provider.requests
 

@@ -19,7 +19,7 @@ import logging
 import os
 import weakref
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from importlib import import_module
 from types import SimpleNamespace
@@ -46,7 +46,7 @@ _log = logging.getLogger("prefect_dispatch")
 
 _CHAT = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "-"}, "finish_reason": "stop"}]}
 _OPENAI = ("/chat/completions", {**_CHAT, "created": 1, "model": "-", "id": "-", "service_tier": "default"})
-_PROTOCOLS: Mapping[str, tuple[str, dict[str, Any]]] = {
+_PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     **dict.fromkeys(("azure", "deepseek", "fireworks_ai", "groq", "mistral", "openai", "openrouter"), _OPENAI),
     **dict.fromkeys(("together_ai", "xai"), _OPENAI),
     "anthropic": (
@@ -100,7 +100,7 @@ class Route:
     """
 
     url: str
-    headers: Mapping[str, str]
+    headers: Mapping[str, str] = field(repr=False)
     parts: tuple[bytes, ...]
     order: tuple[int, ...]
     provider: str
@@ -108,7 +108,7 @@ class Route:
     params: Mapping[str, Any]
     json_mode: bool
     config: Any
-    key: Hashable
+    key: Hashable = field(repr=False)
 
     def build_body(self, chat: Sequence[Mapping[str, str]]) -> bytes:
         """Return the body of a request with the texts of a chat."""
@@ -133,7 +133,7 @@ async def find_route(litellm: Any, request: Mapping[str, Any]) -> Route | None: 
     if not (request.keys() <= _SUPPORTED and has_default_settings(litellm)):
         return None
     # litellm drops or replaces blank texts, so that the body of such a chat has another shape.
-    if any(not message["content"].strip() for message in request["messages"]):
+    if any(not text or text.isspace() for text in (message["content"] for message in request["messages"])):
         return None
     roles = tuple(message["role"] for message in request["messages"])
     arguments = {name: value for name, value in request.items() if name != "messages"}
@@ -165,7 +165,7 @@ async def ask_provider(litellm: Any, route: Route, request: Mapping[str, Any], e
     # 1. Send it.
     chat: list[dict[str, str]] = request["messages"]
     response, content = await post(route.url, route.build_body(chat), route.headers, exchange, _tls(route.url))
-    if response.status != HTTPStatus.OK:
+    if response.status >= HTTPStatus.MULTIPLE_CHOICES:
         raise _map_response(litellm, route, response.status, response.headers, content)
     # 2. Convert the response.
     data = exchange.parse(content)
@@ -176,9 +176,8 @@ async def ask_provider(litellm: Any, route: Route, request: Mapping[str, Any], e
     try:
         return _convert(litellm, route, data, content, chat)
     except Exception as error:  # noqa: BLE001 -- a class may raise anything for a response
-        if isinstance(
-            error, (AttributeError, TypeError)
-        ):  # perhaps another version's class needs more than is given here
+        # The class of another version of litellm may need more than it is given here.
+        if isinstance(error, (AttributeError, TypeError)):
             _routes[route.key] = None
             _log.info("%s: litellm's conversion %s; further calls are left to it.", route.model, _describe(error))
         raise _map_error(litellm, route, error) from None
@@ -220,8 +219,8 @@ async def _build_route(
     params = {name: value for name, value in request.items() if name not in TARGET_KEYS}
     translated = litellm.get_optional_params(model=model, custom_llm_provider=provider, messages=chat, **params)
     json_mode = bool(translated.pop("json_mode", False))
-    manager = litellm.utils.ProviderConfigManager
-    config = manager.get_provider_chat_config(model=model, provider=litellm.LlmProviders(provider))
+    find = litellm.utils.ProviderConfigManager.get_provider_chat_config
+    config = None if provider in _BY_CLIENT else find(model=model, provider=litellm.LlmProviders(provider))
     route = Route(
         url=str(sent.url),
         headers={**headers, "accept-encoding": ACCEPTED_CODINGS},
@@ -231,7 +230,7 @@ async def _build_route(
         model=model,
         params=translated,
         json_mode=json_mode,
-        config=None if provider in _BY_CLIENT else config,
+        config=config,
         key=key,
     )
     response = _convert(litellm, route, deepcopy(sample), json.dumps(sample).encode(), chat)
@@ -256,8 +255,8 @@ async def _capture(litellm: Any, request: dict[str, Any]) -> httpx.Request:  # n
 
 def _has_lasting_credential(litellm: Any, headers: Mapping[str, str], request: Mapping[str, Any]) -> bool:  # noqa: ANN401 -- a module
     """Return whether the credential of a request is a key that was given, and not a token that litellm got for it."""
-    keys = {value for name, value in vars(litellm).items() if name.endswith("key")}
-    keys |= {request.get("api_key"), *os.environ.values()}
+    keys = {request.get("api_key"), *os.environ.values(), *map(str.strip, os.environ.values())}
+    keys |= {value for name, value in vars(litellm).items() if name.endswith("key") and isinstance(value, str)}
     found = [headers[name].removeprefix("Bearer ") for name in _CREDENTIAL_HEADERS if name in headers]
     return bool(found) and all(each in keys for each in found)
 
