@@ -185,7 +185,14 @@ def ours_planned(load: Workload, _url: str) -> dict[str, Any]:
     return {"done": planned.to_ask, "made": 0}
 
 
-WAYS: dict[str, Callable[[Workload, str], int | dict[str, Any]]] = {
+HOSTED = {
+    "openai": "openai/gpt-4o-mini",
+    "anthropic": "anthropic/claude-haiku-4-5",
+    "gemini": "gemini/gemini-2.5-flash",
+}
+"""A model of each hosted provider whose protocol the server speaks."""
+
+_LOCAL_WAYS: dict[str, Callable[[Workload, str], int | dict[str, Any]]] = {
     way.__name__: way
     for way in (
         aiohttp_loop,
@@ -202,19 +209,12 @@ WAYS: dict[str, Callable[[Workload, str], int | dict[str, Any]]] = {
         ours_planned,
     )
 }
-
-HOSTED = {
-    "openai": "openai/gpt-4o-mini",
-    "anthropic": "anthropic/claude-haiku-4-5",
-    "gemini": "gemini/gemini-2.5-flash",
-}
-"""A model of each hosted provider whose protocol the server speaks."""
-
-WAYS |= {
+_HOSTED_WAYS: dict[str, Callable[[Workload, str], int | dict[str, Any]]] = {
     f"{name}_{provider}": partial(way, provider=provider)
     for name, way in (("litellm", litellm_hosted), ("answer", answer_hosted), ("ours", ours_hosted))
     for provider in HOSTED
 }
+WAYS = {**_LOCAL_WAYS, **_HOSTED_WAYS}
 
 
 def _create_hosted_executor(provider: str, url: str) -> Any:  # noqa: ANN401 -- an LLM, whose import takes seconds

@@ -46,7 +46,7 @@ _log = logging.getLogger("prefect_dispatch")
 
 _CHAT = {"choices": [{"index": 0, "message": {"role": "assistant", "content": "-"}, "finish_reason": "stop"}]}
 _OPENAI = ("/chat/completions", {**_CHAT, "created": 1, "model": "-", "id": "-", "service_tier": "default"})
-_PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
+PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     **dict.fromkeys(("azure", "deepseek", "fireworks_ai", "groq", "mistral", "openai", "openrouter"), _OPENAI),
     **dict.fromkeys(("together_ai", "xai"), _OPENAI),
     "anthropic": (
@@ -78,7 +78,7 @@ _OWN_HEADERS = frozenset({"accept-encoding", "connection", "content-length", "ho
 
 _CREDENTIAL_HEADERS = ("authorization", "api-key", "x-api-key", "x-goog-api-key")
 
-_MAX_ROUTES = 256
+MAX_ROUTES = 256
 """Upper bound of the cached routes."""
 
 
@@ -144,7 +144,7 @@ async def find_route(litellm: Any, request: Mapping[str, Any]) -> Route | None: 
         asyncio.get_running_loop(), asyncio.Lock()
     ):  # the first call of many at once learns it
         if key not in _routes:
-            if len(_routes) >= _MAX_ROUTES:
+            if len(_routes) >= MAX_ROUTES:
                 _routes.clear()
             _routes[key] = await _learn_route(litellm, request, key)
         return _routes[key]
@@ -174,7 +174,7 @@ async def ask_provider(litellm: Any, route: Route, request: Mapping[str, Any], e
     if exchange.inspect_parsed(data):
         content = json.dumps(data).encode()
     try:
-        return _convert(litellm, route, data, content, chat)
+        return _convert(litellm, route, cast("dict[str, Any]", data), content, chat)
     except Exception as error:  # noqa: BLE001 -- a class may raise anything for a response
         # The class of another version of litellm may need more than it is given here.
         if isinstance(error, (AttributeError, TypeError)):
@@ -202,12 +202,12 @@ async def _build_route(
     """Return the route of calls like one, or None and the reason why there is none."""
     # 1. Find the provider.
     model, provider, _, _ = litellm.get_llm_provider(model=request["model"], api_base=request.get("api_base"))
-    if provider not in _PROTOCOLS:
+    if provider not in PROTOCOLS:
         return None, f"provider {provider!r} isn't called directly"
     # 2. Have litellm build a request.
     chat = [{**message, "content": _placeholder(at)} for at, message in enumerate(request["messages"])]
     sent = await _capture(litellm, {**request, "messages": chat})
-    ending, sample = _PROTOCOLS[provider]
+    ending, sample = PROTOCOLS[provider]
     if sent.method != "POST" or not sent.url.path.endswith(ending):
         return None, f"the request goes to {sent.url.path}"
     headers = {name: value for name, value in sent.headers.items() if name not in _OWN_HEADERS}
@@ -256,7 +256,8 @@ async def _capture(litellm: Any, request: dict[str, Any]) -> httpx.Request:  # n
 def _has_lasting_credential(litellm: Any, headers: Mapping[str, str], request: Mapping[str, Any]) -> bool:  # noqa: ANN401 -- a module
     """Return whether the credential of a request is a key that was given, and not a token that litellm got for it."""
     keys = {request.get("api_key"), *os.environ.values(), *map(str.strip, os.environ.values())}
-    keys |= {value for name, value in vars(litellm).items() if name.endswith("key") and isinstance(value, str)}
+    names: dict[str, Any] = vars(litellm)
+    keys |= {value for name, value in names.items() if name.endswith("key") and isinstance(value, str)}
     found = [headers[name].removeprefix("Bearer ") for name in _CREDENTIAL_HEADERS if name in headers]
     return bool(found) and all(each in keys for each in found)
 
