@@ -256,7 +256,7 @@ async def _capture(litellm: Any, request: dict[str, Any]) -> httpx.Request:  # n
 def _has_lasting_credential(litellm: Any, headers: Mapping[str, str], request: Mapping[str, Any]) -> bool:  # noqa: ANN401 -- a module
     """Return whether the credential of a request is a key that was given, and not a token that litellm got for it."""
     keys = {request.get("api_key"), *os.environ.values(), *map(str.strip, os.environ.values())}
-    names: dict[str, Any] = vars(litellm)
+    names = cast("dict[str, Any]", vars(litellm))
     keys |= {value for name, value in names.items() if name.endswith("key") and isinstance(value, str)}
     found = [headers[name].removeprefix("Bearer ") for name in _CREDENTIAL_HEADERS if name in headers]
     return bool(found) and all(each in keys for each in found)
