@@ -1,5 +1,7 @@
 """A model's server on 127.0.0.1 that answers after a fixed or random latency, at almost no processor cost.
 
+It speaks the protocols of OpenAI, Anthropic and Gemini, chosen by the path of a request.
+
 Run as `python -m benchmarks.latency_server MEDIAN_S SIGMA ANSWER`: it prints its address and then, for each line on its
 standard input, the number of requests so far; it ends when the input is closed. Latencies are lognormal and depend only
 on the number of the request, so every way has the same ones.
@@ -21,17 +23,33 @@ if TYPE_CHECKING:
 ANSWER = "fine"
 
 
-def _format_response(answer: str) -> bytes:
-    body = json.dumps(
-        {
-            "id": "chatcmpl-1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "test",
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-        }
-    ).encode()
+def _format_responses(answer: str) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the responses by the end of the path, the last for any path."""
+    chat = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "test",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
+    }
+    message = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": "test",
+        "content": [{"type": "text", "text": answer}],
+        "stop_reason": "end_turn",
+        "usage": {"input_tokens": 10, "output_tokens": 5},
+    }
+    candidate = {"content": {"role": "model", "parts": [{"text": answer}]}, "finishReason": "STOP", "index": 0}
+    counts = {"promptTokenCount": 10, "candidatesTokenCount": 5, "totalTokenCount": 15}
+    generated = {"candidates": [candidate], "usageMetadata": counts, "modelVersion": "test"}
+    bodies: tuple[tuple[bytes, object], ...] = ((b"/messages", message), (b":generateContent", generated), (b"", chat))
+    return tuple((end, _format_response(json.dumps(body).encode())) for end, body in bodies)
+
+
+def _format_response(body: bytes) -> bytes:
     return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
 
 
@@ -53,8 +71,8 @@ class _Latencies:
 class _Connection(asyncio.Protocol):
     """One connection; its requests are answered one after another."""
 
-    def __init__(self, latencies: _Latencies, response: bytes) -> None:
-        self._latencies, self._loop, self._response = latencies, asyncio.get_running_loop(), response
+    def __init__(self, latencies: _Latencies, responses: tuple[tuple[bytes, bytes], ...]) -> None:
+        self._latencies, self._loop, self._responses = latencies, asyncio.get_running_loop(), responses
         self._received = b""
         self._transport: asyncio.Transport | None = None
 
@@ -70,11 +88,13 @@ class _Connection(asyncio.Protocol):
         head, found, rest = self._received.partition(b"\r\n\r\n")
         if found and len(rest) >= _length(head):
             self._received = b""
-            self._loop.call_later(self._latencies.next(), self._send_response)
+            path = head.split(b" ", 2)[1]
+            response = next(response for end, response in self._responses if path.endswith(end))
+            self._loop.call_later(self._latencies.next(), self._send_response, response)
 
-    def _send_response(self) -> None:
+    def _send_response(self, response: bytes) -> None:
         if self._transport:
-            self._transport.write(self._response)
+            self._transport.write(response)
 
 
 def _length(head: bytes) -> int:
@@ -83,9 +103,9 @@ def _length(head: bytes) -> int:
 
 
 async def _serve(median_s: float, sigma: float, answer: str) -> None:
-    latencies, response = _Latencies(median_s, sigma), _format_response(answer)
+    latencies, responses = _Latencies(median_s, sigma), _format_responses(answer)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(latencies, response), "127.0.0.1", 0, backlog=4096)
+    server = await loop.create_server(lambda: _Connection(latencies, responses), "127.0.0.1", 0, backlog=4096)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     while await loop.run_in_executor(None, sys.stdin.readline):
         print(latencies.count, flush=True)

@@ -7,6 +7,8 @@ import math
 from typing import NamedTuple
 
 PROMPT = "Say fine."
+LONG_PROMPT = " ".join(["All work and no play makes Jack a dull boy, said she."] * 14)
+"""A text of about 200 tokens."""
 
 
 class Workload(NamedTuple):

@@ -11,6 +11,7 @@ from benchmarks import startup, stores
 from benchmarks.loads import FIVE_THOUSAND, QUICK, THOUSAND, VARIED, Workload
 from benchmarks.measuring import Cell, Lab
 from benchmarks.peer_environments import PEERS, prepare_interpreter
+from benchmarks.ways import HOSTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,6 +53,15 @@ def overhead(lab: Lab, *, quick: bool) -> Iterator[Cell]:
         lab, "overhead", _scale_down(TASKS, quick=quick), "ours_nobody_alone", "prefect_map_nothing"
     )
     yield from _create_cells(lab, "overhead", _scale_down(CALLS, quick=quick), "aiohttp_loop", "litellm_loop", "ours")
+
+
+def hosted(lab: Lab, *, quick: bool) -> Iterator[Cell]:
+    """Time of a whole run with hosted providers, and processor time per call, compared with litellm's own."""
+    for provider in HOSTED:
+        calls = _scale_down(CALLS, quick=quick)
+        yield from _create_cells(lab, "hosted", calls, f"litellm_{provider}", f"answer_{provider}")
+        for load in (QUICK,) if quick else (THOUSAND, FIVE_THOUSAND):
+            yield from _create_cells(lab, "hosted", load, f"litellm_{provider}", f"ours_{provider}")
 
 
 def start(lab: Lab, *, quick: bool) -> Iterator[Cell]:
@@ -127,9 +137,9 @@ def peers(lab: Lab, *, quick: bool) -> Iterator[Cell]:
 
 
 SECTIONS: dict[str, Callable[..., Iterator[Cell]]] = {
-    each.__name__: each for each in (throughput, overhead, start, stored, kept, scale, records, flood, peers)
+    each.__name__: each for each in (throughput, overhead, hosted, start, stored, kept, scale, records, flood, peers)
 }
-ALWAYS = ("throughput", "overhead", "start", "stored", "kept", "scale", "records")
+ALWAYS = ("throughput", "overhead", "hosted", "start", "stored", "kept", "scale", "records")
 """Sections that are measured by default; the others take long."""
 
 

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.cell import print_measurement
-from benchmarks.loads import PROMPT, Workload
+from benchmarks.loads import LONG_PROMPT, PROMPT, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -113,6 +115,47 @@ def ours(load: Workload, url: str) -> dict[str, Any]:
     return _run_dispatch(load, LLM(model="openai/test", api_base=url))
 
 
+def answer_hosted(load: Workload, url: str, provider: str) -> int:
+    """Call a hosted provider by `LLM.answer` in a hand-written loop: the executor without Prefect and the storage."""
+    from prefect_dispatch import Ask, Brief, Item  # noqa: PLC0415 -- as above
+
+    executor = _create_hosted_executor(provider, url)
+    brief = Brief(name="say", instructions=PROMPT)
+
+    async def all_of_them() -> int:
+        places = asyncio.Semaphore(load.concurrency)
+
+        async def one(at: int) -> object:
+            async with places:
+                return await executor.answer(Ask(brief=brief, item=Item(key=f"{at}", value=f"{LONG_PROMPT} {at}")))
+
+        return len(await asyncio.gather(*map(one, range(load.items))))
+
+    return asyncio.run(all_of_them())
+
+
+def litellm_hosted(load: Workload, url: str, provider: str) -> int:
+    """Call a hosted provider by litellm in a hand-written loop."""
+    executor = _create_hosted_executor(provider, url)
+    call = partial(_litellm().acompletion, model=executor.model, api_base=executor.api_base, max_retries=0)
+
+    async def all_of_them() -> int:
+        places = asyncio.Semaphore(load.concurrency)
+
+        async def one(at: int) -> object:
+            async with places:
+                return await call(messages=[{"role": "user", "content": f"{LONG_PROMPT} {at}"}])
+
+        return len(await asyncio.gather(*map(one, range(load.items))))
+
+    return asyncio.run(all_of_them())
+
+
+def ours_hosted(load: Workload, url: str, provider: str) -> dict[str, Any]:
+    """Call a hosted provider with `dispatch`: every item is stored, audited and in the ledger."""
+    return _run_dispatch(load, _create_hosted_executor(provider, url), prompt=LONG_PROMPT)
+
+
 def ours_alone(load: Workload, url: str) -> dict[str, Any]:
     """Call the model with `dispatch`, with one task run per item."""
     from prefect_dispatch import LLM  # noqa: PLC0415 -- as above
@@ -142,7 +185,14 @@ def ours_planned(load: Workload, _url: str) -> dict[str, Any]:
     return {"done": planned.to_ask, "made": 0}
 
 
-WAYS: dict[str, Callable[[Workload, str], int | dict[str, Any]]] = {
+HOSTED = {
+    "openai": "openai/gpt-4o-mini",
+    "anthropic": "anthropic/claude-haiku-4-5",
+    "gemini": "gemini/gemini-2.5-flash",
+}
+"""A model of each hosted provider whose protocol the server speaks."""
+
+_LOCAL_WAYS: dict[str, Callable[[Workload, str], int | dict[str, Any]]] = {
     way.__name__: way
     for way in (
         aiohttp_loop,
@@ -159,6 +209,23 @@ WAYS: dict[str, Callable[[Workload, str], int | dict[str, Any]]] = {
         ours_planned,
     )
 }
+_HOSTED_WAYS: dict[str, Callable[[Workload, str], int | dict[str, Any]]] = {
+    f"{name}_{provider}": partial(way, provider=provider)
+    for name, way in (("litellm", litellm_hosted), ("answer", answer_hosted), ("ours", ours_hosted))
+    for provider in HOSTED
+}
+WAYS = {**_LOCAL_WAYS, **_HOSTED_WAYS}
+
+
+def _create_hosted_executor(provider: str, url: str) -> Any:  # noqa: ANN401 -- an LLM, whose import takes seconds
+    """Return an executor that finds a provider as users' do: its key is in the environment, and OpenAI's address."""
+    from prefect_dispatch import LLM  # noqa: PLC0415 -- as above
+
+    os.environ[f"{provider.upper()}_API_KEY"] = "sk-benchmark"
+    if provider == "openai":
+        os.environ["OPENAI_BASE_URL"] = url
+        return LLM(model=HOSTED[provider])
+    return LLM(model=HOSTED[provider], api_base=url.removesuffix("/v1"))
 
 
 def _litellm() -> Any:  # noqa: ANN401 -- a module
@@ -209,12 +276,12 @@ def _create_waiting_executor(wait_s: float) -> Executor:
     return WaitingExecutor()
 
 
-def _run_dispatch(load: Workload, executor: Executor, shard: int | None = None) -> dict[str, Any]:
+def _run_dispatch(load: Workload, executor: Executor, shard: int | None = None, prompt: str = "item") -> dict[str, Any]:
     from prefect_dispatch import Brief, Limits, dispatch  # noqa: PLC0415 -- as above
 
     report: Report = dispatch(
         [Brief(name="say", instructions=PROMPT)],
-        [f"item {at} of {load.items}" for at in range(load.items)],
+        [f"{prompt} {at} of {load.items}" for at in range(load.items)],
         executor=executor,
         limits=Limits(concurrency=load.concurrency, shard=shard),
     )

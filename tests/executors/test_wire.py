@@ -12,7 +12,7 @@ import pytest
 from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import ExecutorError
 from prefect_dispatch.executors.base import Ask, Reply
-from prefect_dispatch.executors.llm.http_exchange import supports_direct_http
+from prefect_dispatch.executors.llm.direct_calls import supports_direct_http
 from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.models.brief import Brief

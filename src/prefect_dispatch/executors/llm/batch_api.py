@@ -16,13 +16,12 @@ from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from prefect_dispatch.errors import ExecutorError, RejectedError, TransientError
 from prefect_dispatch.executors.block_references import load_key, name_block_in_failure
+from prefect_dispatch.executors.llm.direct_calls import convert_response, translate_request
 from prefect_dispatch.executors.llm.http_exchange import (
     Exchange,
     HTTPError,
     ResponseTooLargeError,
-    convert_response,
     inspect_body,
-    translate_request,
     use_exchange,
 )
 from prefect_dispatch.executors.llm.litellm_adapter import Price, build_request, load_litellm, parse_response

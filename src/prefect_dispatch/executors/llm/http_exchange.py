@@ -1,20 +1,14 @@
 """HTTP exchanges with providers: bounded responses, validated redirects, the served model and a plausible usage.
 
 A provider may be broken or hostile, so the body is decompressed here in bounded steps and counted before anything
-parses it. That holds for the requests that litellm sends, by hooks (see `install`), and for those that are sent here:
-OpenAI's chat protocol to servers with their own address. litellm's overhead around each call takes several times as
-long as the rest of it; for these it only translates the request (`get_optional_params`) and the response
-(`convert_to_model_response_object`). All other requests are left to litellm: other providers, parameters of their own,
-callbacks of the user's.
+parses it. That holds for the requests that litellm sends, by hooks (see `install`), and for those that are sent without
+it (see `direct_calls` and `hosted_providers`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
-import os
-import weakref
 import zlib
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -23,18 +17,14 @@ from http import HTTPStatus
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from prefect_dispatch.security.redaction import redact
-from prefect_dispatch.settings import environment_snapshot, settings
+from prefect_dispatch.settings import settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Hashable, Iterator, Mapping
-
-    import aiohttp
-    from aiohttp import ClientResponse
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Generator, Iterator, Mapping
 
 
 MODEL_KEYS = (b'"model"', b'"modelVersion"')
@@ -134,7 +124,9 @@ MOST_REDIRECTS = 5
 _STEP = 1 << 16
 """Bytes that are decompressed per step."""
 
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+"""Statuses of redirects."""
+
 _BODY_PRESERVING = (307, 308)
 """Statuses of redirects that preserve the method and the body."""
 
@@ -221,10 +213,10 @@ class Exchange:
         Raises:
             RedirectError: If it leads to another origin, or would drop the method and the body.
         """
-        origin = _origin(url)
+        origin = origin_of(url)
         try:
             target = urljoin(url, location)
-            target_origin = _origin(target)
+            target_origin = origin_of(target)
         except ValueError:
             target = target_origin = "an unreadable address"
         if origin != target_origin:
@@ -349,199 +341,16 @@ class Exchange:
                 yield piece
 
 
-def _origin(url: str) -> str:
+def origin_of(url: str) -> str:
     """Return the origin of an address: scheme, host and port.
 
     Example:
-        >>> _origin("https://Example.org/v1"), _origin("http://user:pass@127.0.0.1:80/")
+        >>> origin_of("https://Example.org/v1"), origin_of("http://user:pass@127.0.0.1:80/")
         ('https://example.org:443', 'http://127.0.0.1:80')
     """
     parts = urlsplit(url)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme.lower(), 0)
     return f"{parts.scheme.lower()}://{(parts.hostname or '').lower()}:{port}"
-
-
-_PROVIDERS = ("openai/", "hosted_vllm/")
-_TARGET_KEYS = frozenset({"model", "messages", "api_base", "api_key", "num_retries", "max_retries"})
-_SUPPORTED = _TARGET_KEYS | {
-    "frequency_penalty",
-    "logit_bias",
-    "max_completion_tokens",
-    "max_tokens",
-    "presence_penalty",
-    "reasoning_effort",
-    "response_format",
-    "seed",
-    "stop",
-    "temperature",
-    "tool_choice",
-    "tools",
-    "top_p",
-    "user",
-}
-"""Keys that a request may have to be sent here: litellm only passes them on or translates them."""
-
-_TRANSPORT_VARIABLES = ("SSL_VERIFY", "SSL_CERTIFICATE", "SSL_SECURITY_LEVEL", "OPENAI_ORG_ID", "OPENAI_ORGANIZATION")
-"""Variables of the environment that change how litellm sends requests."""
-
-_CALLBACKS = ("callbacks", "success_callback", "failure_callback", "_async_success_callback", "_async_failure_callback")
-"""litellm's lists of callbacks; it always adds its own cache to them, even if none is set."""
-
-_KEEP_ALIVE_S = 4.0
-"""Seconds for which an idle connection is reused: less than the five seconds after which uvicorn closes one."""
-
-_CONNECT_S = 60.0
-
-
-def supports_direct_http(litellm: Any, request: Mapping[str, Any]) -> bool:  # noqa: ANN401 -- a module
-    """Return whether a request can be sent without litellm.
-
-    Args:
-        litellm: The module.
-        request: The arguments of `acompletion`.
-    """
-    return (
-        str(request["model"]).startswith(_PROVIDERS)
-        and bool(request.get("api_base"))
-        and request.keys() <= _SUPPORTED
-        and litellm.cache is None
-        and not any(each != "cache" for name in _CALLBACKS for each in getattr(litellm, name, None) or ())
-        and not any(map(os.environ.get, _TRANSPORT_VARIABLES))
-        and bool(_key(litellm, request))
-    )
-
-
-async def post_chat_completion(litellm: Any, request: Mapping[str, Any], exchange: Exchange) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
-    """Send a request to its server, and return the response as litellm would.
-
-    Args:
-        litellm: The module.
-        request: The arguments of `acompletion`, for which `supports_direct_http` holds.
-        exchange: Bounds the response, and records the served model.
-
-    Raises:
-        ConnectError: If there is no connection to the server.
-        ReadError: If the connection failed later.
-        HTTPError: If the server responds with an error.
-        RedirectError: If it redirects to another origin.
-        ResponseTooLargeError: If the response is too long.
-        MalformedResponseError: If it can't be read.
-    """
-    # 1. Translate the request.
-    url = f"{str(request['api_base']).rstrip('/')}/chat/completions"
-    body = json.dumps(translate_request(litellm, request)).encode()
-    headers = {
-        "Authorization": f"Bearer {_key(litellm, request)}",
-        "Content-Type": "application/json",
-        "Accept-Encoding": ACCEPTED_CODINGS,
-    }
-    # 2. Send it.
-    response, content = await _post(url, body, headers, exchange)
-    if response.status != HTTPStatus.OK:
-        raise HTTPError(response.status, response.headers, content.decode("utf-8", "replace"))
-    # 3. Convert the response.
-    parsed = exchange.parse(content)
-    if not isinstance(parsed, dict):
-        raise exchange.fail(MalformedResponseError("the response is no JSON object"))
-    data = cast("dict[str, Any]", parsed)
-    exchange.inspect_parsed(data)
-    try:
-        return convert_response(litellm, data)
-    except Exception as error:
-        if data.get("error"):  # an error in a response with status 200, for which litellm has raised the right class
-            raise
-        why = f"the response has an unexpected form ({type(error).__name__})"
-        raise exchange.fail(MalformedResponseError(why)) from error
-
-
-def translate_request(litellm: Any, request: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ANN401 -- a module
-    """Return the body of a request of OpenAI's chat protocol, from the arguments of `acompletion`."""
-    params = {name: value for name, value in request.items() if name not in _TARGET_KEYS}
-    model, more = _translate_params(litellm, str(request["model"]), json.dumps(params))
-    return {"messages": request["messages"], "model": model, **more}
-
-
-def convert_response(litellm: Any, body: dict[str, Any]) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
-    """Return a response of OpenAI's chat protocol as a response of litellm."""
-    convert = litellm.utils.convert_to_model_response_object
-    return convert(response_object=body, model_response_object=litellm.ModelResponse())
-
-
-async def _post(url: str, body: bytes, headers: dict[str, str], exchange: Exchange) -> tuple[ClientResponse, bytes]:
-    """Send a request, following redirects within its origin; return the response and its body."""
-    import aiohttp  # noqa: PLC0415 -- slow to import, and only needed here
-
-    for _ in range(MOST_REDIRECTS):
-        sent = _session().post(
-            url, data=body, headers=headers, proxy=_proxy(url, environment_snapshot()), allow_redirects=False
-        )
-        try:
-            async with sent as response:
-                if response.status in _REDIRECTS and (location := response.headers.get("Location")):
-                    url = exchange.require_allowed_redirect("POST", url, response.status, location)
-                    response.close()
-                    continue
-                coding = response.headers.get("Content-Encoding", "")
-                content = await exchange.read_all(response.content.iter_any(), response.status, coding)
-                if not response.content.at_eof():  # the rest of a long error is not waited for
-                    response.close()
-                return response, content
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise ConnectError(str(error)) from None
-        except aiohttp.ClientError as error:
-            raise ReadError(str(error) or type(error).__name__) from None
-    raise RedirectError(f"the server at {_origin(url)} redirects again and again")
-
-
-@lru_cache(maxsize=64)
-def _translate_params(litellm: Any, model: str, params: str) -> tuple[str, dict[str, Any]]:  # noqa: ANN401 -- a module
-    """Return the model's name without its provider, and the parameters translated for the provider."""
-    name, kind, _, _ = litellm.get_llm_provider(model=model)
-    out: dict[str, Any] = litellm.get_optional_params(model=name, custom_llm_provider=kind, **json.loads(params))
-    extra: dict[str, Any] = out.pop("extra_body", None) or {}
-    return name, {key: value for key, value in {**out, **extra}.items() if key not in ("stream", "max_retries")}
-
-
-def _key(litellm: Any, request: Mapping[str, Any]) -> str | None:  # noqa: ANN401 -- a module
-    """Return the key of a request, from where litellm would take it; None if there is none."""
-    if given := request.get("api_key"):
-        return str(given)
-    if str(request["model"]).startswith("hosted_vllm/"):
-        return os.environ.get("HOSTED_VLLM_API_KEY") or "none"
-    return litellm.api_key or litellm.openai_key or os.environ.get("OPENAI_API_KEY")
-
-
-@lru_cache(maxsize=64)
-def _proxy(url: str, _environment: Hashable) -> str | None:
-    """Return the proxy for an address, by the variables of the environment.
-
-    aiohttp would read them, and search for a `.netrc`, before each request.
-
-    Args:
-        url: The address.
-        _environment: The environment, as the key of the cache.
-    """
-    parts, proxies = urlsplit(url), getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or proxy_bypass(parts.hostname or ""):
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
-
-
-_sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = weakref.WeakKeyDictionary()
-
-
-def _session() -> aiohttp.ClientSession:
-    """Return the session of the event loop; its connections have no limit, as a run limits its concurrent calls."""
-    import aiohttp  # noqa: PLC0415 -- as above
-
-    loop = asyncio.get_running_loop()
-    if loop not in _sessions:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S)
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S)  # the call has a time limit of its own
-        _sessions[loop] = session = aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False)
-        weakref.finalize(loop, session.detach).atexit = False  # the loop's connections are gone with it
-    return _sessions[loop]
 
 
 _current: ContextVar[Exchange | None] = ContextVar("prefect_dispatch_exchange", default=None)
@@ -556,6 +365,33 @@ def use_exchange(exchange: Exchange) -> Generator[Exchange]:
         yield exchange
     finally:
         _current.reset(token)
+
+
+class RequestCaptured(BaseException):
+    """Ends a call of litellm before its request is sent; no `except Exception` of litellm's catches it.
+
+    Args:
+        request: The request.
+    """
+
+    def __init__(self, request: httpx.Request) -> None:
+        """Store the request."""
+        super().__init__("the request was captured")
+        self.request = request
+
+
+_captures: ContextVar[bool] = ContextVar("prefect_dispatch_captures", default=False)
+"""Whether requests in this context are captured, and not sent."""
+
+
+@contextmanager
+def capture_requests() -> Generator[None]:
+    """Have litellm's clients raise `RequestCaptured` in this context, in place of sending anything."""
+    token = _captures.set(True)
+    try:
+        yield
+    finally:
+        _captures.reset(token)
 
 
 def install(litellm: Any) -> None:  # noqa: ANN401 -- a module
@@ -590,7 +426,9 @@ def _with_hooks(create: Callable[..., Any]) -> Callable[..., Any]:
 
 
 async def _limit_request(request: httpx.Request) -> None:
-    """Ask only for codings that can be decompressed in bounded steps."""
+    """Ask only for codings that can be decompressed in bounded steps; capture a request that isn't to be sent."""
+    if _captures.get():
+        raise RequestCaptured(request)
     if _current.get():
         request.headers["accept-encoding"] = ACCEPTED_CODINGS
 

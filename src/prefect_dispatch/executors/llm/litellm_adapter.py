@@ -111,7 +111,8 @@ def load_litellm() -> Any:  # noqa: ANN401 -- a module, whose own types are part
 
     The modules that its first call would import are loaded, too, so that they don't use up the time limit of a call.
     """
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    for name in ("MODEL_COST_MAP", "ANTHROPIC_BETA_HEADERS"):  # files that it would fetch, one at the first call
+        os.environ.setdefault(f"LITELLM_LOCAL_{name}", "True")
     os.environ.setdefault("LITELLM_MODE", "PRODUCTION")
     litellm: Any = import_module("litellm")
     import_module("prefect_dispatch.executors.llm.http_exchange").install(litellm)

@@ -21,12 +21,9 @@ from prefect_dispatch.executors.block_references import (
     name_block_in_failure,
     require_matching_provider,
 )
-from prefect_dispatch.executors.llm.http_exchange import (
-    Exchange,
-    post_chat_completion,
-    supports_direct_http,
-    use_exchange,
-)
+from prefect_dispatch.executors.llm.direct_calls import post_chat_completion, supports_direct_http
+from prefect_dispatch.executors.llm.hosted_providers import ask_provider, find_route
+from prefect_dispatch.executors.llm.http_exchange import Exchange, use_exchange
 from prefect_dispatch.executors.llm.litellm_adapter import (
     ANSWER_LIMIT_PARAMS,
     LOCAL_PARAMS,
@@ -332,6 +329,8 @@ class LLM(BaseExecutor, Strict):
     async def _request_response(self, litellm: Any, request: dict[str, Any], exchange: Exchange) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
         if self.idle_s is None and supports_direct_http(litellm, request):
             return await post_chat_completion(litellm, request, exchange)
+        if self.idle_s is None and (route := await find_route(litellm, request)):
+            return await ask_provider(litellm, route, request, exchange)
         with use_exchange(exchange):
             if self.idle_s is not None:
                 return await complete_streaming(litellm, self.model, request, self.idle_s)
