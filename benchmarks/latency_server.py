@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 ANSWER = "fine"
 
 
-def _format_response(answer: str) -> bytes:
+def format_response(answer: str) -> bytes:
+    """Return the HTTP response with an answer."""
     body = json.dumps(
         {
             "id": "chatcmpl-1",
@@ -83,7 +84,7 @@ def _length(head: bytes) -> int:
 
 
 async def _serve(median_s: float, sigma: float, answer: str) -> None:
-    latencies, response = _Latencies(median_s, sigma), _format_response(answer)
+    latencies, response = _Latencies(median_s, sigma), format_response(answer)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(latencies, response), "127.0.0.1", 0, backlog=4096)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, cr
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.block_references import SLUGS
 from prefect_dispatch.executors.registry import BuiltInExecutor
+from prefect_dispatch.flows.prepare import prepare
 from prefect_dispatch.flows.runtime.job_document import read_document
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.registry import AnyIntegrator
@@ -240,12 +241,12 @@ def validate_job(job: JobFile, folder: Path, *, limit: int | None = None, refres
     Raises:
         JobError: If it is unusable.
     """
-    from prefect_dispatch.flows.prepare import prepare  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.flows.review import require_review  # noqa: PLC0415 -- imports Prefect
 
     def step() -> PreparedJob:
         spec = job.spec(folder, limit=limit, refresh=refresh)
         if spec.review:
+            from prefect_dispatch.flows.review import require_review  # noqa: PLC0415 -- imports Prefect
+
             require_review(spec.integrator, spec.place)
         return prepare(spec)
 
@@ -258,9 +259,20 @@ def plan_job(job: JobFile, folder: Path, *, limit: int | None = None, refresh: R
     Raises:
         JobError: If it is unusable.
     """
-    from prefect_dispatch.flows.prepare import plan_spec  # noqa: PLC0415 -- imports Prefect
 
-    return _with_messages(job, lambda: plan_spec(job.spec(folder, limit=limit, refresh=refresh)))
+    def step() -> Plan:
+        spec = job.spec(folder, limit=limit, refresh=refresh)
+        if spec.review:
+            from prefect_dispatch.flows.review import require_deciding  # noqa: PLC0415 -- imports Prefect
+
+            require_deciding(spec.integrator)
+        prepared = prepare(spec)
+
+        from prefect_dispatch.flows.runtime.job_plan import plan_prepared  # noqa: PLC0415 -- imports Prefect
+
+        return plan_prepared(prepared, spec)
+
+    return _with_messages(job, step)
 
 
 def _with_messages(job: JobFile, step: Callable[[], R]) -> R:

@@ -19,6 +19,14 @@ from prefect_dispatch.errors import TransientError
 from prefect_dispatch.executors.base import Reply
 from prefect_dispatch.executors.llm.http_exchange import is_count
 from prefect_dispatch.executors.llm.messages import build_messages, is_local, response_format, shows_schema
+from prefect_dispatch.executors.llm.model_table import (
+    PROVIDERS,
+    count_tokens,
+    find_entry,
+    is_unknown_provider,
+    is_unlisted,
+    price_of,
+)
 from prefect_dispatch.executors.llm.provider_errors import is_read_timeout
 from prefect_dispatch.models.checks import is_address
 from prefect_dispatch.models.outcome import Citation, Usage
@@ -131,10 +139,21 @@ async def load_litellm_in_thread() -> Any:  # noqa: ANN401 -- as above
     return load_litellm() if load_litellm.cache_info().currsize else await asyncio.to_thread(load_litellm)
 
 
+def has_unknown_provider(model: str) -> bool:
+    """Return whether it is certain without litellm that it doesn't know a model's provider."""
+    provider, slash, _ = model.partition("/")
+    return bool(slash) and not is_local(model) and is_unknown_provider(provider)
+
+
 def has_known_provider(model: str) -> bool:
     """Return whether litellm knows a model's provider; that of a local model is known."""
+    provider, slash, _ = model.partition("/")
+    if slash and (provider in PROVIDERS or is_local(model)):
+        return True
+    if has_unknown_provider(model):
+        return False
     try:
-        return bool(load_litellm().get_llm_provider(model=f"openai/{model}" if is_local(model) else model))
+        return bool(load_litellm().get_llm_provider(model=model))
     except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown provider
         return False
 
@@ -153,6 +172,11 @@ def listed_price(model: str, prompt_tokens: int = 1) -> Price | None:
 
 @lru_cache(maxsize=256)  # litellm takes most of a millisecond
 def _price_of_long(model: str, prompt_tokens: int) -> Price | None:
+    entry = find_entry(model)
+    if entry and (price := price_of(entry, prompt_tokens)):
+        return price
+    if is_unlisted(model):
+        return None
     try:
         sent, received = load_litellm().cost_per_token(model=model, prompt_tokens=prompt_tokens, completion_tokens=1)
         reasoning = load_litellm().get_model_info(model).get("output_cost_per_reasoning_token") or 0
@@ -161,11 +185,20 @@ def _price_of_long(model: str, prompt_tokens: int) -> Price | None:
     return float(sent) / prompt_tokens, max(float(received), float(reasoning))
 
 
+def _model_info(model: str) -> Mapping[str, Any]:
+    """Return what litellm's table has of a model, which is empty for an unlisted one.
+
+    Raises:
+        Exception: If litellm doesn't know the model.
+    """
+    return {} if is_unlisted(model) else find_entry(model) or load_litellm().get_model_info(model)
+
+
 def listed_batch_price(model: str) -> Price | None:
     """Return the price of a model in a batch by litellm's table, by default half of the live price; None if unknown."""
     if (price := listed_price(model)) is None:
         return None
-    info: dict[str, Any] = load_litellm().get_model_info(model)
+    info = _model_info(model)
     sent, received = info.get("input_cost_per_token_batches"), info.get("output_cost_per_token_batches")
     return price[0] / 2 if sent is None else float(sent), price[1] / 2 if received is None else float(received)
 
@@ -178,7 +211,7 @@ def listed_tokens(model: str, kind: Literal["input", "output"]) -> int | None:
         kind: `input` or `output`.
     """
     try:
-        limit = load_litellm().get_model_info(model)[f"max_{kind}_tokens"]
+        limit = _model_info(model).get(f"max_{kind}_tokens")
     except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown model
         return None
     return limit if isinstance(limit, int) else None
@@ -197,11 +230,17 @@ def listed_search_price(model: str, search: Mapping[str, JsonValue]) -> float | 
         search: The options of the search, of which the size of the context determines the price.
     """
     try:
-        prices: dict[str, Any] = load_litellm().get_model_info(model).get("search_context_cost_per_query") or {}
+        prices: dict[str, Any] = _model_info(model).get("search_context_cost_per_query") or {}
     except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown model
         return None
     price = prices.get(f"search_context_size_{search.get('search_context_size', 'medium')}")
     return float(price) if isinstance(price, int | float) else None
+
+
+def count_prompt_tokens(model: str, chat: Sequence[Message]) -> int:
+    """Return the number of tokens of a chat by litellm's estimate."""
+    counted = count_tokens(model, chat)
+    return int(load_litellm().token_counter(model=model, messages=chat)) if counted is None else counted
 
 
 def max_prompt_tokens(model: str, chat: Sequence[Message]) -> int:
@@ -214,7 +253,7 @@ def max_prompt_tokens(model: str, chat: Sequence[Message]) -> int:
     size = sum(len(message["content"].encode()) + _MARKUP_TOKENS for message in chat)
     if size > _MAX_COUNTED_BYTES:
         return size
-    counted = int(load_litellm().token_counter(model=model, messages=chat))
+    counted = count_prompt_tokens(model, chat)
     return min(size, counted + counted // 4 + _MARKUP_TOKENS)
 
 
