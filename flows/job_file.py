@@ -14,7 +14,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, cr
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.block_references import SLUGS
 from prefect_dispatch.executors.registry import BuiltInExecutor
-from prefect_dispatch.flows.prepare import prepare
 from prefect_dispatch.flows.runtime.job_document import read_document
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.registry import AnyIntegrator
@@ -241,6 +240,7 @@ def validate_job(job: JobFile, folder: Path, *, limit: int | None = None, refres
     Raises:
         JobError: If it is unusable.
     """
+    from prefect_dispatch.flows.prepare import prepare  # noqa: PLC0415 -- a wrong value is refused without it
 
     def step() -> PreparedJob:
         spec = job.spec(folder, limit=limit, refresh=refresh)
@@ -259,6 +259,7 @@ def plan_job(job: JobFile, folder: Path, *, limit: int | None = None, refresh: R
     Raises:
         JobError: If it is unusable.
     """
+    from prefect_dispatch.flows.prepare import prepare  # noqa: PLC0415 -- a wrong value is refused without it
 
     def step() -> Plan:
         spec = job.spec(folder, limit=limit, refresh=refresh)
