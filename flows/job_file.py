@@ -259,7 +259,7 @@ def plan_job(job: JobFile, folder: Path, *, limit: int | None = None, refresh: R
     Raises:
         JobError: If it is unusable.
     """
-    from prefect_dispatch.flows.prepare import prepare  # noqa: PLC0415 -- a wrong value is refused without it
+    from prefect_dispatch.flows.prepare import plan_prepared, prepare  # noqa: PLC0415 -- a wrong value is refused without it
 
     def step() -> Plan:
         spec = job.spec(folder, limit=limit, refresh=refresh)
@@ -267,11 +267,7 @@ def plan_job(job: JobFile, folder: Path, *, limit: int | None = None, refresh: R
             from prefect_dispatch.flows.review import require_deciding  # noqa: PLC0415 -- imports Prefect
 
             require_deciding(spec.integrator)
-        prepared = prepare(spec)
-
-        from prefect_dispatch.flows.runtime.job_plan import plan_prepared  # noqa: PLC0415 -- imports Prefect
-
-        return plan_prepared(prepared, spec)
+        return plan_prepared(prepare(spec), spec)
 
     return _with_messages(job, step)
 

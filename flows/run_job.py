@@ -15,7 +15,14 @@ from prefect.states import Completed
 from prefect_dispatch.calls.call_gate import reopen_gates
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.flows.finalize import Clock, add_shortfall, build_report
-from prefect_dispatch.flows.prepare import prepare, require_keys, take_prepared
+from prefect_dispatch.flows.prepare import (
+    build_plan,
+    keep_refreshed,
+    load_stored_answers,
+    prepare,
+    require_keys,
+    take_prepared,
+)
 from prefect_dispatch.flows.publish import (
     CANCELLED_REPORT_S,
     MAX_CANCELLED,
@@ -51,7 +58,6 @@ from prefect_dispatch.flows.runtime.flow_class import (
     send_heartbeats,
     start_of_earlier_attempts,
 )
-from prefect_dispatch.flows.runtime.job_plan import build_plan, keep_refreshed, load_stored_answers
 from prefect_dispatch.flows.runtime.last_run import LastRunStore
 from prefect_dispatch.integrators.base import BaseIntegrator, Delivery
 from prefect_dispatch.models.ledger import Ref

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.flows.build_modules import build_modules
     from prefect_dispatch.flows.content_variants import content_variants
     from prefect_dispatch.flows.dispatch import dispatch
+    from prefect_dispatch.flows.prepare import plan
     from prefect_dispatch.flows.research_topics import research_topics
-    from prefect_dispatch.flows.runtime.job_plan import plan
     from prefect_dispatch.flows.test_matrix import test_matrix
     from prefect_dispatch.integrators.base import BaseIntegrator, Integrator
     from prefect_dispatch.integrators.collate import Collate
@@ -85,7 +85,7 @@ _HOMES = {
     "items_from": "sources.dataframe",
     "outcome_of": "tasks.run_brief",
     "outcomes_frame": "reporting.tables",
-    "plan": "flows.runtime.job_plan",
+    "plan": "flows.prepare",
     "research_topics": "flows.research_topics",
     "run_brief": "tasks.run_brief",
     "test_matrix": "flows.test_matrix",

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dispatch.executors.llm import litellm_adapter, model_table
+from prefect_dispatch.executors.llm import litellm_adapter
 from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
 
 if TYPE_CHECKING:
@@ -31,13 +31,13 @@ def _litellm_is_loaded() -> None:
 @pytest.fixture
 def before(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answer as before litellm is imported."""
-    monkeypatch.setattr(model_table, "_is_in_use", lambda: True)
+    monkeypatch.setattr(litellm_adapter, "_is_in_use", lambda: True)
 
 
 def _models() -> Iterator[str]:
-    for key, entry in model_table._read_table().items():  # noqa: SLF001 -- the table of the module
+    for key, entry in litellm_adapter._read_table().items():  # noqa: SLF001 -- the table of the module
         provider = entry.get("litellm_provider")
-        if provider in model_table.PROVIDERS:
+        if provider in litellm_adapter.PROVIDERS:
             yield key if key.startswith(f"{provider}/") else f"{provider}/{key}"
 
 
@@ -51,7 +51,7 @@ def test_prices_and_limits_are_those_of_litellm() -> None:
     """For each model of the table, for short and for long prompts."""
     litellm, found = load_litellm(), 0
     for model in MODELS:
-        if (entry := model_table.find_entry(model)) is None:
+        if (entry := litellm_adapter.find_entry(model)) is None:
             continue
         info: dict[str, Any] = litellm.get_model_info(model)
         for name in ("max_input_tokens", "max_output_tokens", "search_context_cost_per_query"):
@@ -59,7 +59,7 @@ def test_prices_and_limits_are_those_of_litellm() -> None:
         for name in ("input_cost_per_token_batches", "output_cost_per_token_batches"):
             assert entry.get(name) == info.get(name), model
         for length in (1, 1 << 20):
-            if price := model_table.price_of(entry, length):
+            if price := litellm_adapter.price_of(entry, length):
                 found += 1
                 costs = litellm.cost_per_token(model=model, prompt_tokens=length, completion_tokens=1)
                 reasoning = info.get("output_cost_per_reasoning_token") or 0
@@ -80,8 +80,8 @@ CHAT: list[Message] = [
 def test_models_of_own_servers(model: str) -> None:
     """One that the table does not have has no price, and is counted as litellm does."""
     name = f"openai/{model}"
-    assert model_table.is_unlisted(name)
-    assert model_table.count_tokens(name, CHAT) == load_litellm().token_counter(model=name, messages=CHAT)
+    assert litellm_adapter.is_unlisted(name)
+    assert litellm_adapter.count_tokens(name, CHAT) == load_litellm().token_counter(model=name, messages=CHAT)
     with pytest.raises(Exception, match="mapped"):
         load_litellm().get_model_info(name)
 
@@ -101,7 +101,7 @@ def test_models_of_own_servers(model: str) -> None:
 )
 def test_models_that_may_be_listed(model: str) -> None:
     """A name that litellm may know by a rule is left to litellm."""
-    assert not model_table.is_unlisted(model)
+    assert not litellm_adapter.is_unlisted(model)
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_tokens_are_counted_as_litellm_does() -> None:
     for model in COUNTED:
         if model.startswith("openai/") and not CURRENT:
             continue
-        if (counted := model_table.count_tokens(model, CHAT[:1])) is not None:
+        if (counted := litellm_adapter.count_tokens(model, CHAT[:1])) is not None:
             found += 1
             assert counted == litellm.token_counter(model=model, messages=CHAT[:1]), model
     assert found > 60
@@ -122,7 +122,7 @@ def test_tokens_are_counted_as_litellm_does() -> None:
 def test_any_text_is_counted_as_litellm_does(text: str) -> None:
     """In pieces, as litellm does."""
     chat: list[Message] = [{"role": "user", "content": text}]
-    own = model_table.count_tokens("anthropic/any", chat)
+    own = litellm_adapter.count_tokens("anthropic/any", chat)
     assert own == load_litellm().token_counter(model="anthropic/any", messages=chat)
 
 
@@ -132,9 +132,9 @@ def test_every_provider_of_litellm_is_named_in_its_files() -> None:
     litellm = load_litellm()
     providers = {str(getattr(each, "value", each)) for each in litellm.provider_list}
     assert len(providers) > 100
-    assert not [each for each in providers if model_table.is_unknown_provider(each)]
-    assert all(litellm.get_llm_provider(model=f"{each}/any")[1] == each for each in model_table.PROVIDERS)
-    assert model_table.is_unknown_provider("opnai")
+    assert not [each for each in providers if litellm_adapter.is_unknown_provider(each)]
+    assert all(litellm.get_llm_provider(model=f"{each}/any")[1] == each for each in litellm_adapter.PROVIDERS)
+    assert litellm_adapter.is_unknown_provider("opnai")
     assert not litellm_adapter.has_known_provider("opnai/gpt-5")
 
 
@@ -144,23 +144,23 @@ def test_a_table_that_litellm_would_not_use(monkeypatch: pytest.MonkeyPatch) -> 
         if changed == "fetched":
             monkeypatch.delitem(sys.modules, "litellm")
             monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "False")
-        assert model_table.find_entry("openai/gpt-5-mini") is None
-        assert not model_table.is_unlisted("openai/test")
-        assert not model_table.is_unknown_provider("opnai")
-        assert model_table.count_tokens("openai/gpt-5-mini", CHAT) is None
+        assert litellm_adapter.find_entry("openai/gpt-5-mini") is None
+        assert not litellm_adapter.is_unlisted("openai/test")
+        assert not litellm_adapter.is_unknown_provider("opnai")
+        assert litellm_adapter.count_tokens("openai/gpt-5-mini", CHAT) is None
     monkeypatch.delenv("LITELLM_LOCAL_MODEL_COST_MAP")
-    assert model_table.find_entry("openai/gpt-5-mini")
+    assert litellm_adapter.find_entry("openai/gpt-5-mini")
 
 
 def test_prices_by_the_hour_are_left_to_litellm() -> None:
     """Only plain prices are taken from the table."""
     plain = {"input_cost_per_token": 1e-6, "output_cost_per_token": 2e-6}
-    assert model_table.price_of(plain, 1 << 20) == (1e-6, 2e-6)
-    assert model_table.price_of({**plain, "off_peak_pricing": {}}, 1) is None
-    assert model_table.price_of({"input_cost_per_token": 1e-6}, 1) is None
+    assert litellm_adapter.price_of(plain, 1 << 20) == (1e-6, 2e-6)
+    assert litellm_adapter.price_of({**plain, "off_peak_pricing": {}}, 1) is None
+    assert litellm_adapter.price_of({"input_cost_per_token": 1e-6}, 1) is None
     long = {**plain, "input_cost_per_token_above_200k_tokens": 3e-6}
-    assert model_table.price_of(long, 1) == (1e-6, 2e-6)
-    assert model_table.price_of(long, 1 << 17) is None
+    assert litellm_adapter.price_of(long, 1) == (1e-6, 2e-6)
+    assert litellm_adapter.price_of(long, 1 << 17) is None
 
 
 @pytest.mark.slow
