@@ -35,7 +35,7 @@ def before(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _models() -> Iterator[str]:
-    for key, entry in litellm_adapter._read_table().items():  # noqa: SLF001 -- the table of the module
+    for key, entry in litellm_adapter.read_table().items():
         provider = entry.get("litellm_provider")
         if provider in litellm_adapter.PROVIDERS:
             yield key if key.startswith(f"{provider}/") else f"{provider}/{key}"

@@ -162,7 +162,8 @@ def _folder() -> Path:
 
 
 @cache
-def _read_table() -> dict[str, dict[str, Any]]:
+def read_table() -> dict[str, dict[str, Any]]:
+    """Return the table, by model."""
     table: dict[str, dict[str, Any]] = from_json(
         _folder().joinpath("model_prices_and_context_window_backup.json").read_bytes()
     )
@@ -187,7 +188,7 @@ def find_entry(model: str) -> Mapping[str, Any] | None:
     provider, _, name = model.partition("/")
     if provider not in PROVIDERS or not _is_in_use():
         return None
-    entry = _read_table().get(model) or _read_table().get(name)
+    entry = read_table().get(model) or read_table().get(name)
     if entry is None or entry.get("litellm_provider") != provider or entry.get("mode") not in _MODES:
         return None
     return entry
@@ -198,7 +199,7 @@ def is_unlisted(model: str) -> bool:
     provider, _, name = model.partition("/")
     if provider != "openai" or not name or _OPENAI_NAME.search(name) or not _is_in_use():
         return False
-    rules: Any = _read_table().get("fallback_generalizations", {}).get("rules", ())
+    rules: Any = read_table().get("fallback_generalizations", {}).get("rules", ())
     if any(re.search(rule["pattern"], model, re.IGNORECASE) for rule in rules):
         return False
     return not {model.lower(), name.lower()} & _lower_names()
@@ -206,7 +207,7 @@ def is_unlisted(model: str) -> bool:
 
 @cache
 def _lower_names() -> frozenset[str]:
-    return frozenset(map(str.lower, _read_table()))
+    return frozenset(map(str.lower, read_table()))
 
 
 def price_of(entry: Mapping[str, Any], prompt_tokens: int) -> Price | None:
