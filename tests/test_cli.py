@@ -23,9 +23,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from prefect_dispatch import __version__
+from prefect_dispatch.cli import commands
 from prefect_dispatch.cli.commands import BROKEN_PIPE, COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
 from prefect_dispatch.cli.console import show_progress
-from prefect_dispatch.flows.job_file import Job, load_flow
+from prefect_dispatch.flows.job_file import Job, load_flow, load_job, validate_job
 from prefect_dispatch.flows.runtime.job_document import FLOWS
 from prefect_dispatch.models.outcome import Failure, Outcome, Usage
 from prefect_dispatch.reporting.progress import Progress, progress_listener
@@ -479,6 +480,27 @@ def test_a_run_imports_no_server(job: Path) -> None:
         assert imports(arguments, job.parent) == [name for name in HEAVY if name != "prefect.server"]
         assert "litellm" not in imports(arguments, job.parent)
         assert server.count == 1
+
+
+SHELL = """
+briefs: {name: say, instructions: Say., command: {run: "true"}}
+items: [a]
+executor: {kind: shell}
+"""
+
+
+@pytest.mark.parametrize(("content", "loaded"), [(JOB, ["litellm"]), (SHELL, [])], ids=["model", "command"])
+def test_what_a_model_needs_is_imported_while_a_server_starts(
+    content: str, loaded: list[str], job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command needs no litellm."""
+    found: list[str] = []
+    monkeypatch.setattr("prefect_dispatch.processes.ephemeral_server.begin_server", lambda: True)
+    monkeypatch.setattr("prefect_dispatch.executors.llm.litellm_adapter.load_litellm", lambda: found.append("litellm"))
+    job.write_text(content)
+    read = load_job(job)
+    commands._begin_server(read, validate_job(read, job.parent))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- a run starts a server
+    assert found == loaded
 
 
 def test_the_keys_of_each_flow_are_known_without_it() -> None:

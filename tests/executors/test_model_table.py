@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.llm import litellm_adapter
 from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
+from prefect_dispatch.executors.llm.llm import LLM
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -136,6 +138,8 @@ def test_every_provider_of_litellm_is_named_in_its_files() -> None:
     assert all(litellm.get_llm_provider(model=f"{each}/any")[1] == each for each in litellm_adapter.PROVIDERS)
     assert litellm_adapter.is_unknown_provider("opnai")
     assert not litellm_adapter.has_known_provider("opnai/gpt-5")
+    with pytest.raises(JobError, match="'opnai/gpt-5' is unknown to litellm"):
+        LLM(model="openai/gpt-5", fallbacks=("opnai/gpt-5",)).require_providers()
 
 
 def test_a_table_that_litellm_would_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
