@@ -443,6 +443,7 @@ HEAVY = ("litellm", "prefect", "prefect.server", "prefect_dispatch.executors.reg
             "briefs: {name: a, instructions: Do.}\nitems: [a]\nexecutor: {model: openai/gpt-5-mini}",
             ["prefect", "prefect_dispatch.executors.registry", "pydantic", "rich"],
             id="plan",
+            marks=pytest.mark.slow,
         ),
     ],
 )
