@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ANSWER = "fine"
 
 
-def _format_responses(answer: str) -> tuple[tuple[bytes, bytes], ...]:
+def format_responses(answer: str) -> tuple[tuple[bytes, bytes], ...]:
     """Return the responses by the end of the path, the last for any path."""
     chat = {
         "id": "chatcmpl-1",
@@ -103,7 +103,7 @@ def _length(head: bytes) -> int:
 
 
 async def _serve(median_s: float, sigma: float, answer: str) -> None:
-    latencies, responses = _Latencies(median_s, sigma), _format_responses(answer)
+    latencies, responses = _Latencies(median_s, sigma), format_responses(answer)
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Connection(latencies, responses), "127.0.0.1", 0, backlog=4096)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
+from prefect.context import FlowRunContext
 from pydantic import Field, GetPydanticSchema
 
+from prefect_dispatch.errors import SourceError
 from prefect_dispatch.executors.registry import AnyExecutor  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.flows.prepare import require_items
 from prefect_dispatch.flows.run_job import run_job
 from prefect_dispatch.flows.runtime.flow_class import DataFlow, run_attempt
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
@@ -16,7 +17,7 @@ from prefect_dispatch.integrators.registry import PluggableIntegrator  # noqa: T
 from prefect_dispatch.models.brief import Brief, BriefsInput, Name
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.report import Report  # noqa: TC001 -- Prefect reads the signature
-from prefect_dispatch.sources import ItemsInput
+from prefect_dispatch.sources import ItemsInput, validate_items
 from prefect_dispatch.tasks.result_store import ReportSerializer
 from prefect_dispatch.tasks.shards.options import (
     FanOutTo,  # noqa: TC001 -- Prefect reads the signature
@@ -24,10 +25,28 @@ from prefect_dispatch.tasks.shards.options import (
 )
 from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
 
+if TYPE_CHECKING:
+    from prefect_dispatch.sources import Source
+
 Items = Annotated[Any, GetPydanticSchema(lambda _, handler: handler(ItemsInput))]
 """A source in any of its forms; for a type checker any value that can be converted, futures of tasks included."""
 Briefs = Annotated[Brief | Sequence[Brief], GetPydanticSchema(lambda _, handler: handler(BriefsInput))]
 """One brief or several: for a form a list."""
+
+
+def _require_items(items: Source) -> None:
+    """Check the items of a flow run of a deployment, whose list is filled in by a person in its form.
+
+    Raises:
+        SourceError: If the list is empty.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
+        return
+    try:
+        validate_items(items)
+    except ValueError as error:
+        raise SourceError(str(error)) from None
 
 
 def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
@@ -83,7 +102,7 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
     """
 
     def carry() -> Report:
-        require_items(items)
+        _require_items(items)
         asked = cast("list[Brief]", briefs)
         parts = asked, items, executor, integrator, limits, review, folder, out, limit, refresh, fan_out, task_runner
         return run_job(JobSpec(*parts, name=name))

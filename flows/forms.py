@@ -35,7 +35,6 @@ from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
 from prefect_dispatch.executors.llm.litellm_adapter import ANSWER_LIMIT_PARAMS
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.registry import default_executor
-from prefect_dispatch.flows.run_job import run_job
 from prefect_dispatch.flows.runtime.flow_class import JobFlow, run_attempt
 from prefect_dispatch.flows.runtime.form_layout import (
     FIELD_PREFIX,
@@ -193,6 +192,8 @@ def form_flow(build: Callable[P, JobSpec], name: str, layout: FormLayout | None 
             if refusal := REFUSAL.get():
                 REFUSAL.set("")  # the process may run another flow
                 raise JobError(refusal)
+            from prefect_dispatch.flows.run_job import run_job  # noqa: PLC0415 -- a job that is refused needs none of it
+
             return run_job(build_spec(*args, **kwargs))
 
         return run_attempt(lambda: with_form_messages(step, arranged))

@@ -240,12 +240,13 @@ def validate_job(job: JobFile, folder: Path, *, limit: int | None = None, refres
     Raises:
         JobError: If it is unusable.
     """
-    from prefect_dispatch.flows.prepare import prepare  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.flows.review import require_review  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.prepare import prepare  # noqa: PLC0415 -- a wrong value is refused without it
 
     def step() -> PreparedJob:
         spec = job.spec(folder, limit=limit, refresh=refresh)
         if spec.review:
+            from prefect_dispatch.flows.review import require_review  # noqa: PLC0415 -- imports Prefect
+
             require_review(spec.integrator, spec.place)
         return prepare(spec)
 
@@ -258,9 +259,17 @@ def plan_job(job: JobFile, folder: Path, *, limit: int | None = None, refresh: R
     Raises:
         JobError: If it is unusable.
     """
-    from prefect_dispatch.flows.prepare import plan_spec  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.prepare import plan_prepared, prepare  # noqa: PLC0415 -- a wrong value is refused without it
 
-    return _with_messages(job, lambda: plan_spec(job.spec(folder, limit=limit, refresh=refresh)))
+    def step() -> Plan:
+        spec = job.spec(folder, limit=limit, refresh=refresh)
+        if spec.review:
+            from prefect_dispatch.flows.review import require_deciding  # noqa: PLC0415 -- imports Prefect
+
+            require_deciding(spec.integrator)
+        return plan_prepared(prepare(spec), spec)
+
+    return _with_messages(job, step)
 
 
 def _with_messages(job: JobFile, step: Callable[[], R]) -> R:

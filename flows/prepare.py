@@ -1,4 +1,7 @@
-"""Preparation of a job: everything is validated and planned before anything is spent."""
+"""Preparation of a job: everything is validated and planned before anything is spent.
+
+The preparation imports no Prefect, which takes a second: an unusable job is refused without it. The plan does.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,14 @@ from dataclasses import replace
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from prefect.context import FlowRunContext
-
 from prefect_dispatch.calls.call_gate import require_enforceable_limits
-from prefect_dispatch.errors import JobError, SourceError
-from prefect_dispatch.executors.base import BaseExecutor, Executor, executor_for, expand_samples, require_variety
+from prefect_dispatch.errors import JobError
+from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_samples, require_variety
 from prefect_dispatch.executors.command_checks import require_item_variables
 from prefect_dispatch.executors.llm.llm import LLM, apply_block, require_key
 from prefect_dispatch.executors.llm.local_model import model_file, resolve_model_path
 from prefect_dispatch.executors.llm.messages import is_local
 from prefect_dispatch.executors.registry import default_executor
-from prefect_dispatch.flows.remote_targets import resolve_deployment, shard_target
-from prefect_dispatch.flows.review import require_deciding
-from prefect_dispatch.flows.runtime.batch_phase import require_batches
-from prefect_dispatch.flows.runtime.concurrency import rate_limit_share
 from prefect_dispatch.flows.runtime.part_joiner import PartJoiner
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob, query_executors
 from prefect_dispatch.integrators.base import AskingIntegrator, BaseIntegrator
@@ -32,11 +29,9 @@ from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.models.brief import Brief, resolve_user_code
 from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Failure, answering_models
-from prefect_dispatch.sources import key_notes, read_items, source, validate_items
+from prefect_dispatch.sources import key_notes, read_items, source
 from prefect_dispatch.sources.inline import FailedItem, with_values
-from prefect_dispatch.tasks.plan import SAMPLE, Plan, StoredAnswers, budget_note, estimate, with_notes
 from prefect_dispatch.tasks.preflight import preflight, require_independence
-from prefect_dispatch.tasks.run_brief import result_store_for_run
 from prefect_dispatch.tasks.work_item import (
     WorkItem,
     WorkResult,
@@ -46,15 +41,18 @@ from prefect_dispatch.tasks.work_item import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
+    from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import AnyMerger, QueryEstimate
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.outcome import Answer, Outcome
-    from prefect_dispatch.sources import Source
+    from prefect_dispatch.tasks.plan import Plan, StoredAnswers
 
+BATCH_PROVIDER = "openai/"
+"""Prefix of the models that can be asked in batches."""
 KIND = "upstream"
 """The failure kind of items without a value, in outcomes and reports."""
 _prepared: ContextVar[list[PreparedJob] | None] = ContextVar("_prepared", default=None)
@@ -70,21 +68,6 @@ def outcomes_of_failed_items(briefs: Sequence[Brief], items: Sequence[Item]) -> 
             for work in (WorkItem(brief, item, "") for brief in briefs):
                 found += WorkResult(work, "skipped", error=error).to_outcomes([work], ())
     return tuple(found)
-
-
-def require_items(items: Source) -> None:
-    """Check the items of a flow run of a deployment, whose list is filled in by a person in its form.
-
-    Raises:
-        SourceError: If the list is empty.
-    """
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None or context.flow_run.deployment_id is None:
-        return
-    try:
-        validate_items(items)
-    except ValueError as error:
-        raise SourceError(str(error)) from None
 
 
 @contextmanager
@@ -127,6 +110,9 @@ def prepare(spec: JobSpec) -> PreparedJob:
     BaseExecutor.of(executor).require_supported(bound)
     require_variety(bound, executor)
     require_batches(bound, executor)
+    for chosen in (executor_for(brief, executor) for brief in bound):
+        if isinstance(chosen, LLM):
+            chosen.require_providers()
     for each in (executor, *query_executors(integrator).values()):
         require_enforceable_limits(limits, each, bound)
     require_known_models(integrator, folder)
@@ -157,115 +143,28 @@ def prepare(spec: JobSpec) -> PreparedJob:
     )
 
 
+def require_batches(briefs: Iterable[Brief], executor: Executor) -> None:
+    """Check that executors in batch mode support batches, and that no option for batches is set in live mode.
+
+    Raises:
+        JobError: If not.
+    """
+    for who in (executor_for(brief, executor) for brief in briefs):
+        if isinstance(who, LLM) and who.mode == "live" and who.rounds > 1:
+            raise JobError(
+                f"executor.rounds is {who.rounds}, which counts batches, and executor.mode is live: set mode: batch, "
+                "or leave rounds out."
+            )
+        if isinstance(who, LLM) and who.mode == "batch" and not who.model.startswith(BATCH_PROVIDER):
+            raise JobError(
+                f"Model {who.model!r} can't be asked with mode: batch, which is for OpenAI and for servers that speak "
+                f"its protocol: name it as {BATCH_PROVIDER}… (with an api_base, if it is a server), or set mode: live."
+            )
+
+
 def _resolve_model_path(brief: Brief, folder: Path) -> Brief:
     """Return a brief whose own model, if it is a local file, has an absolute path."""
     return brief.model_copy(update={"model": resolve_model_path(brief.model, folder)}) if brief.model else brief
-
-
-def plan(
-    briefs: Brief | Sequence[Brief],
-    items: object,
-    executor: Executor | None = None,
-    *,
-    integrator: AnyMerger | None = None,
-    limits: Limits | None = None,
-    folder: str | Path = ".",
-    limit: int | None = None,
-    review: bool = False,
-    refresh: bool | str | Sequence[str] = False,
-) -> Plan:
-    """Return the plan of a job: its calls, tokens, cost and time; nothing is asked.
-
-    Args:
-        briefs: What is asked: one brief or several.
-        items: Where the items come from: a source, its mapping, or an iterable of items and JSON values.
-        executor: The executor.
-        integrator: How outcomes would be merged.
-        limits: The limits of the run.
-        folder: The folder in which relative paths and the user's own code are looked up.
-        limit: Maximum number of items to take, from the first.
-        review: Whether people would decide before the run publishes.
-        refresh: True to count no answer as stored, or patterns of names: those that are asked again (see `dispatch`).
-
-    Raises:
-        JobError: If the job is unusable; the message says what to change.
-    """
-    briefs = [briefs] if isinstance(briefs, Brief) else briefs
-    shared = rate_limit_share(limits or Limits())
-    return plan_spec(
-        JobSpec(briefs, source(items), executor, integrator, shared, review, str(folder), limit=limit, refresh=refresh)
-    )
-
-
-def plan_spec(spec: JobSpec) -> Plan:
-    """Return the plan of a job; nothing is asked.
-
-    Raises:
-        JobError: If the job is unusable.
-    """
-    if spec.review:
-        require_deciding(spec.integrator)
-    job = prepare(spec)
-    plan = build_plan(*load_stored_answers(job))
-    way = resolve_deployment(spec.fan_out, job.work, job.executor, spec.place)
-    shard_target(spec.task_runner, job.executor, way.target)
-    return plan.model_copy(update={"notes": (*plan.notes, *way.notes)})
-
-
-def load_stored_answers(job: PreparedJob) -> tuple[PreparedJob, StoredAnswers]:
-    """Load the stored answers of a job; return the job with the unusable ones added to those to ask again.
-
-    Unusable is an answer of another model than the requested one, if the executor's `strict_model` is set.
-
-    Raises:
-        TransientError: If the storage can't be read.
-    """
-    stored = StoredAnswers(job.work, result_store_for_run(), job.again)
-    executor = job.executor
-    if isinstance(executor, LLM) and executor.strict_model:
-        pairs = {name: answering_models(answer.attempts) for name, answer in stored.answers.items()}
-        other = {name for name, found in pairs.items() if not all(executor.is_expected(*pair) for pair in found)}
-        for name in other:
-            del stored.answers[name]
-        job = replace(job, again=job.again | other)
-    return job, stored
-
-
-def keep_refreshed(job: PreparedJob, since: datetime | None) -> PreparedJob:
-    """Return a job that does not refresh again what an earlier attempt of the same run has refreshed.
-
-    Args:
-        job: The job.
-        since: When the first attempt began. None: there is no earlier attempt.
-
-    Raises:
-        TransientError: If the storage can't be read.
-    """
-    if since is None:
-        return job
-    stored = StoredAnswers([each for each in job.work if each.fingerprint in job.again], result_store_for_run())
-    refreshed = {name for name, answer in stored.answers.items() if _started_since(answer, since)}
-    return replace(job, again=job.again - refreshed)
-
-
-def _started_since(answer: Answer, since: datetime) -> bool:
-    started = answer.attempts[-1].started if answer.attempts else None
-    return started is not None and started >= since
-
-
-def build_plan(job: PreparedJob, stored: StoredAnswers) -> Plan:
-    """Return the plan of a prepared job, with the cost of its integrator's own queries.
-
-    Args:
-        job: The job.
-        stored: The stored answers.
-    """
-    work = estimate(job.work, job.executor, job.limits, stored, again=job.again)
-    total = add_query_cost(work, job.integrator, job.briefs, job.executor)
-    result = with_notes(total, job.executor, job.limits)
-    unanswered = [group[0] for name, group in group_equal_work(job.work).items() if name not in stored.answers]
-    note = budget_note(unanswered, job.executor, job.limits)
-    return result.model_copy(update={"notes": (*filter(None, [note]), *result.notes, *job.notes, *stored.notes)})
 
 
 def require_known_models(integrator: AnyMerger, folder: Path) -> None:
@@ -300,6 +199,129 @@ def require_keys(integrator: AnyMerger) -> None:
 
 def _query_models(integrator: AnyMerger) -> Iterator[tuple[str, LLM]]:
     return ((where, each) for where, each in query_executors(integrator).items() if isinstance(each, LLM))
+
+
+def plan(
+    briefs: Brief | Sequence[Brief],
+    items: object,
+    executor: Executor | None = None,
+    *,
+    integrator: AnyMerger | None = None,
+    limits: Limits | None = None,
+    folder: str | Path = ".",
+    limit: int | None = None,
+    review: bool = False,
+    refresh: bool | str | Sequence[str] = False,
+) -> Plan:
+    """Return the plan of a job: its calls, tokens, cost and time; nothing is asked.
+
+    Args:
+        briefs: What is asked: one brief or several.
+        items: Where the items come from: a source, its mapping, or an iterable of items and JSON values.
+        executor: The executor.
+        integrator: How outcomes would be merged.
+        limits: The limits of the run.
+        folder: The folder in which relative paths and the user's own code are looked up.
+        limit: Maximum number of items to take, from the first.
+        review: Whether people would decide before the run publishes.
+        refresh: True to count no answer as stored, or patterns of names: those that are asked again (see `dispatch`).
+
+    Raises:
+        JobError: If the job is unusable; the message says what to change.
+    """
+    from prefect_dispatch.flows.review import require_deciding  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.runtime.concurrency import rate_limit_share  # noqa: PLC0415 -- imports Prefect
+
+    briefs = [briefs] if isinstance(briefs, Brief) else briefs
+    shared = rate_limit_share(limits or Limits())
+    spec = JobSpec(
+        briefs, source(items), executor, integrator, shared, review, str(folder), limit=limit, refresh=refresh
+    )
+    if spec.review:
+        require_deciding(spec.integrator)
+    return plan_prepared(prepare(spec), spec)
+
+
+def plan_prepared(job: PreparedJob, spec: JobSpec) -> Plan:
+    """Return the plan of a job that is prepared.
+
+    Args:
+        job: The job.
+        spec: Its parts, of which it was prepared.
+
+    Raises:
+        JobError: If it can't run where it is to.
+    """
+    from prefect_dispatch.flows.remote_targets import resolve_deployment, shard_target  # noqa: PLC0415 -- imports Prefect
+
+    plan = build_plan(*load_stored_answers(job))
+    way = resolve_deployment(spec.fan_out, job.work, job.executor, spec.place)
+    shard_target(spec.task_runner, job.executor, way.target)
+    return plan.model_copy(update={"notes": (*plan.notes, *way.notes)})
+
+
+def load_stored_answers(job: PreparedJob) -> tuple[PreparedJob, StoredAnswers]:
+    """Load the stored answers of a job; return the job with the unusable ones added to those to ask again.
+
+    Unusable is an answer of another model than the requested one, if the executor's `strict_model` is set.
+
+    Raises:
+        TransientError: If the storage can't be read.
+    """
+    from prefect_dispatch.tasks.plan import StoredAnswers  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.tasks.run_brief import result_store_for_run  # noqa: PLC0415 -- imports Prefect
+
+    stored = StoredAnswers(job.work, result_store_for_run(), job.again)
+    executor = job.executor
+    if isinstance(executor, LLM) and executor.strict_model:
+        pairs = {name: answering_models(answer.attempts) for name, answer in stored.answers.items()}
+        other = {name for name, found in pairs.items() if not all(executor.is_expected(*pair) for pair in found)}
+        for name in other:
+            del stored.answers[name]
+        job = replace(job, again=job.again | other)
+    return job, stored
+
+
+def keep_refreshed(job: PreparedJob, since: datetime | None) -> PreparedJob:
+    """Return a job that does not refresh again what an earlier attempt of the same run has refreshed.
+
+    Args:
+        job: The job.
+        since: When the first attempt began. None: there is no earlier attempt.
+
+    Raises:
+        TransientError: If the storage can't be read.
+    """
+    if since is None:
+        return job
+    from prefect_dispatch.tasks.plan import StoredAnswers  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.tasks.run_brief import result_store_for_run  # noqa: PLC0415 -- imports Prefect
+
+    stored = StoredAnswers([each for each in job.work if each.fingerprint in job.again], result_store_for_run())
+    refreshed = {name for name, answer in stored.answers.items() if _started_since(answer, since)}
+    return replace(job, again=job.again - refreshed)
+
+
+def _started_since(answer: Answer, since: datetime) -> bool:
+    started = answer.attempts[-1].started if answer.attempts else None
+    return started is not None and started >= since
+
+
+def build_plan(job: PreparedJob, stored: StoredAnswers) -> Plan:
+    """Return the plan of a prepared job, with the cost of its integrator's own queries.
+
+    Args:
+        job: The job.
+        stored: The stored answers.
+    """
+    from prefect_dispatch.tasks.plan import budget_note, estimate, with_notes  # noqa: PLC0415 -- imports Prefect
+
+    work = estimate(job.work, job.executor, job.limits, stored, again=job.again)
+    total = add_query_cost(work, job.integrator, job.briefs, job.executor)
+    result = with_notes(total, job.executor, job.limits)
+    unanswered = [group[0] for name, group in group_equal_work(job.work).items() if name not in stored.answers]
+    note = budget_note(unanswered, job.executor, job.limits)
+    return result.model_copy(update={"notes": (*filter(None, [note]), *result.notes, *job.notes, *stored.notes)})
 
 
 def add_query_cost(plan: Plan, integrator: object, briefs: Sequence[Brief], executor: Executor) -> Plan:
@@ -343,6 +365,8 @@ def _estimate_queries(
 
     Many queries are projected from a sample.
     """
+    from prefect_dispatch.tasks.plan import SAMPLE  # noqa: PLC0415 -- imports Prefect
+
     # Counting tokens is slow, so at most SAMPLE queries are counted and scaled up.
     sample = asks[:: math.ceil(len(asks) / SAMPLE)]
     scale = sum(each.times for each in asks) / sum(each.times for each in sample)

@@ -28,7 +28,6 @@ from prefect.serializers import Serializer
 from prefect.settings.context import get_current_settings
 from pydantic import AwareDatetime, BaseModel, Field
 from pydantic_core import to_json
-from sqlalchemy.engine import make_url
 
 from prefect_dispatch.calls.attempt import revalidate_stored
 from prefect_dispatch.errors import TerminalError, TransientError
@@ -69,10 +68,11 @@ def default_folder() -> LocalFileSystem | None:
 def _may_have_custom_default(settings: Settings) -> bool:
     """Return whether a server that Prefect started here could have another default storage configured."""
     secret = settings.server.database.connection_url
-    url = make_url(secret.get_secret_value() if secret else "")
-    if url.get_backend_name() != "sqlite" or not url.database:
+    driver, _, address = (secret.get_secret_value() if secret else "").partition(":///")
+    path = address.partition("?")[0]
+    if driver.partition("+")[0] != "sqlite" or not path:
         return True
-    file = Path(url.database)
+    file = Path(path)
     if not file.exists():
         return False
     try:

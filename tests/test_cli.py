@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import io
 import json
@@ -22,9 +23,10 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from prefect_dispatch import __version__
+from prefect_dispatch.cli import commands
 from prefect_dispatch.cli.commands import BROKEN_PIPE, COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
 from prefect_dispatch.cli.console import show_progress
-from prefect_dispatch.flows.job_file import Job, load_flow
+from prefect_dispatch.flows.job_file import Job, load_flow, load_job, validate_job
 from prefect_dispatch.flows.runtime.job_document import FLOWS
 from prefect_dispatch.models.outcome import Failure, Outcome, Usage
 from prefect_dispatch.reporting.progress import Progress, progress_listener
@@ -406,7 +408,7 @@ def test_a_terminal_gets_a_bar(job: Path) -> None:
     assert b"Complete: 5 of 5 answered." in screen.splitlines()[-2]
 
 
-HEAVY = ("litellm", "prefect", "prefect_dispatch.executors.registry", "pydantic", "rich")
+HEAVY = ("litellm", "prefect", "prefect.server", "prefect_dispatch.executors.registry", "pydantic", "rich")
 
 
 @pytest.mark.parametrize(
@@ -424,11 +426,35 @@ HEAVY = ("litellm", "prefect", "prefect_dispatch.executors.registry", "pydantic"
             ["prefect_dispatch.executors.registry", "pydantic", "rich"],
             id="wrong-type",
         ),
+        pytest.param(
+            ["run", "job.yaml"],
+            "briefs: {name: a, instructions: Do.}\nitems: {glob: '*.txt'}",
+            ["prefect_dispatch.executors.registry", "pydantic", "rich"],
+            id="no-items",
+        ),
+        pytest.param(
+            ["run", "job.yaml"],
+            "briefs: {name: a, instructions: Do.}\nitems: [a]\nexecutor: {model: opnai/gpt-5}",
+            ["prefect_dispatch.executors.registry", "pydantic", "rich"],
+            id="unknown-provider",
+        ),
+        pytest.param(
+            ["plan", "job.yaml"],
+            "briefs: {name: a, instructions: Do.}\nitems: [a]\nexecutor: {model: openai/gpt-5-mini}",
+            ["prefect", "prefect_dispatch.executors.registry", "pydantic", "rich"],
+            id="plan",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
-def test_a_refusal_imports_little(arguments: list[str], job: str, imported: list[str], tmp_path: Path) -> None:
-    """Neither Prefect nor litellm, which take seconds; for an unknown key not even the models of a job."""
+def test_a_command_imports_little(arguments: list[str], job: str, imported: list[str], tmp_path: Path) -> None:
+    """A refusal neither Prefect nor litellm, which take seconds; for an unknown key not even the models of a job."""
     (tmp_path / "job.yaml").write_text(job)
+    assert imports(arguments, tmp_path) == imported
+
+
+def imports(arguments: list[str], folder: Path) -> list[str]:
+    """Return what a command imports in a process of its own of what takes long."""
     code = (
         "import sys\n"
         "from prefect_dispatch.cli.commands import main\n"
@@ -437,12 +463,45 @@ def test_a_refusal_imports_little(arguments: list[str], job: str, imported: list
     )
     ran = subprocess.run(  # noqa: S603 -- ours
         [sys.executable, "-P", "-c", code] if sys.version_info >= (3, 11) else [sys.executable, "-c", code],
-        cwd=tmp_path,
+        cwd=folder,
+        env={**os.environ, "PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": PREFECT_API_URL.value() or ""},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert ran.stdout.splitlines()[-1] == str(imported)
+    names: list[str] = ast.literal_eval(ran.stdout.splitlines()[-1])
+    return names
+
+
+@pytest.mark.slow
+def test_a_run_imports_no_server(job: Path) -> None:
+    """Where one runs; and no litellm where every answer is stored."""
+    with openai_server(answer) as server:
+        arguments = ["run", at(job, server.url), "--set", "items=[mit]"]
+        assert imports(arguments, job.parent) == [name for name in HEAVY if name != "prefect.server"]
+        assert "litellm" not in imports(arguments, job.parent)
+        assert server.count == 1
+
+
+SHELL = """
+briefs: {name: say, instructions: Say., command: {run: "true"}}
+items: [a]
+executor: {kind: shell}
+"""
+
+
+@pytest.mark.parametrize(("content", "loaded"), [(JOB, ["litellm"]), (SHELL, [])], ids=["model", "command"])
+def test_what_a_model_needs_is_imported_while_a_server_starts(
+    content: str, loaded: list[str], job: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A command needs no litellm."""
+    found: list[str] = []
+    monkeypatch.setattr("prefect_dispatch.processes.ephemeral_server.begin_server", lambda: True)
+    monkeypatch.setattr("prefect_dispatch.executors.llm.litellm_adapter.load_litellm", lambda: found.append("litellm"))
+    job.write_text(content)
+    read = load_job(job)
+    commands._begin_server(read, validate_job(read, job.parent))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- a run starts a server
+    assert found == loaded
 
 
 def test_the_keys_of_each_flow_are_known_without_it() -> None:

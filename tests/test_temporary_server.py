@@ -19,7 +19,13 @@ from prefect.settings import PREFECT_API_URL, PREFECT_SERVER_EPHEMERAL_ENABLED, 
 
 from prefect_dispatch.errors import ServerError
 from prefect_dispatch.processes import ephemeral_server
-from prefect_dispatch.processes.ephemeral_server import TemporaryServer, has_server, kill_server, use_server
+from prefect_dispatch.processes.ephemeral_server import (
+    TemporaryServer,
+    begin_server,
+    has_server,
+    kill_server,
+    use_server,
+)
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -52,6 +58,12 @@ def serving(app: str, **env: str) -> Generator[tuple[TemporaryServer, list[str]]
         server.stop()
 
 
+def start_up(server: TemporaryServer, timeout_s: float = START_S) -> None:
+    """Start a server, and wait until it answers."""
+    server.start(timeout_s)
+    server.wait()
+
+
 def process(server: TemporaryServer) -> int:
     """Return the number of the process that answers."""
     return int(httpx.get(f"{server.url}/health", timeout=60).text)
@@ -60,7 +72,7 @@ def process(server: TemporaryServer) -> int:
 def test_a_server_that_is_killed_is_started_again() -> None:
     """At the same address; a request that comes meanwhile waits for it."""
     with serving("create_app") as (server, said):
-        server.start(START_S)
+        start_up(server)
         first = process(server)
         os.kill(first, signal.SIGKILL)
         wait_until(lambda: not psutil.pid_exists(first), "the first has ended")
@@ -79,7 +91,7 @@ def test_a_server_that_hangs_is_started_again(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ephemeral_server, "HEALTH_S", 0.5)
     monkeypatch.setattr(ephemeral_server, "SILENT_S", 2.0)
     with serving("create_app") as (server, said):
-        server.start(START_S)
+        start_up(server)
         first = process(server)
         os.kill(first, signal.SIGSTOP)
         wait_until(lambda: len(said) >= 2, "it is started again")
@@ -93,7 +105,7 @@ def test_a_server_that_does_not_start_in_time_leaves_no_process() -> None:
         serving("hang") as (server, _),
         pytest.raises(ServerError, match=r"did not start within 1 s\. Start a server with `prefect server start`"),
     ):
-        server.start(1.0)
+        start_up(server, 1.0)
     assert children("hang") == []
 
 
@@ -101,13 +113,13 @@ def test_a_server_that_ends_while_it_starts_is_quoted() -> None:
     """The end of its log says why."""
     said = r"ended while it started \(exit code 4\)\. The end of its log: the database is locked Start a server"
     with serving("refuse") as (server, _), pytest.raises(ServerError, match=said):
-        server.start(START_S)
+        start_up(server)
 
 
 def test_a_server_that_can_not_be_started_again(tmp_path: Path) -> None:
     """After some attempts its address refuses connections, and the message says why."""
     with serving("once", STARTED=str(tmp_path / "started")) as (server, said):
-        server.start(START_S)
+        start_up(server)
         os.kill(process(server), signal.SIGKILL)
         wait_until(lambda: server.failure is not None, "it is given up")
         assert len(said) == 2 + ephemeral_server.RESTARTS - 1
@@ -122,7 +134,7 @@ def test_a_server_is_stopped_while_it_starts() -> None:
 
         def start() -> None:
             with pytest.raises(ServerError, match="was stopped"):
-                server.start(START_S)
+                start_up(server)
 
         starting = threading.Thread(target=start)
         starting.start()
@@ -137,6 +149,7 @@ import os, sys, time
 from prefect_dispatch.processes.ephemeral_server import TemporaryServer
 server = TemporaryServer(dict(os.environ), print, app="tests.tiny_server:create_app")
 server.start(120.0)
+server.wait()
 import httpx
 print(httpx.get(server.url).text, flush=True)
 time.sleep(600)
@@ -192,6 +205,16 @@ def test_a_process_has_one_server(tiny: None, caplog: pytest.LogCaptureFixture) 
     assert "It is started again." in caplog.text
 
 
+def test_a_server_is_begun_before_it_is_used(tiny: None) -> None:
+    """What is imported meanwhile costs no time; the first use waits for it, and there is no second one."""
+    assert begin_server()
+    assert len(children("create_app")) == 1
+    with use_server():
+        assert httpx.get(f"{PREFECT_API_URL.value()}/health", timeout=60).is_success
+        assert not begin_server()
+    assert len(children("create_app")) == 1
+
+
 def test_no_server_is_started_where_that_is_forbidden() -> None:
     """Prefect says then what is missing."""
     with (
@@ -207,7 +230,7 @@ def test_a_server_that_answers_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ephemeral_server, "LOOK_S", 0.05)
     monkeypatch.setattr(ephemeral_server, "HEALTH_S", 0.3)
     with serving("create_app") as (server, said):
-        server.start(START_S)
+        start_up(server)
         first = process(server)
         end = time.monotonic() + 2.0
         wait_until(lambda: time.monotonic() > end, "it was asked several times")

@@ -21,7 +21,7 @@ from prefect.states import Scheduled
 from pydantic import ValidationError
 
 from prefect_dispatch.calls.call_gate import gate_for_run
-from prefect_dispatch.errors import DispatchError, JobError
+from prefect_dispatch.errors import DispatchError
 from prefect_dispatch.executors.base import executor_for
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.tasks import event_loop
@@ -39,11 +39,7 @@ from prefect_dispatch.tasks.run_brief import result_locations, result_store_for_
 from prefect_dispatch.tasks.work_item import group_equal_work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
-    from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.tasks.result_store import BlobStore
 
 STATE = "AwaitingBatch"
@@ -51,25 +47,6 @@ STATE = "AwaitingBatch"
 LEAST_S, MOST_S = 60.0, 900.0
 """Minimum and maximum seconds that a run waits without a worker."""
 _PROVIDER = "openai/"
-
-
-def require_batches(briefs: Iterable[Brief], executor: Executor) -> None:
-    """Check that executors in batch mode support batches, and that no option for batches is set in live mode.
-
-    Raises:
-        JobError: If not.
-    """
-    for who in (executor_for(brief, executor) for brief in briefs):
-        if isinstance(who, LLM) and who.mode == "live" and who.rounds > 1:
-            raise JobError(
-                f"executor.rounds is {who.rounds}, which counts batches, and executor.mode is live: set mode: batch, "
-                "or leave rounds out."
-            )
-        if isinstance(who, LLM) and who.mode == "batch" and not who.model.startswith(_PROVIDER):
-            raise JobError(
-                f"Model {who.model!r} can't be asked with mode: batch, which is for OpenAI and for servers that speak "
-                f"its protocol: name it as {_PROVIDER}… (with an api_base, if it is a server), or set mode: live."
-            )
 
 
 def run_batches(job: PreparedJob) -> BatchResults:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from prefect_dispatch.flows.job_file import JobFile
+    from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
     from prefect_dispatch.models.report import Report
     from prefect_dispatch.tasks.plan import Plan
 
@@ -504,13 +505,21 @@ def _load_job(arguments: argparse.Namespace) -> JobFile:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    job, folder = _load_job(arguments), arguments.job.resolve().parent  # first, as it imports no Prefect
+    job, folder = _load_job(arguments), arguments.job.resolve().parent
+
+    from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports every model
+
+    # 1. Validate the job, without Prefect: an invalid one needs no server and leaves no flow run behind.
+    bounds: dict[str, Any] = {"limit": arguments.limit, "refresh": _refresh(arguments)}
+    ready = validate_job(job, folder, **bounds)
+    print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
+    # 2. Import what the run needs, while the temporary server starts in a process of its own.
+    _begin_server(job, ready)
 
     from prefect.exceptions import CancelledRun  # noqa: PLC0415 -- imports Prefect
 
     from prefect_dispatch.cli.console import show_progress, summary  # noqa: PLC0415 -- imports rich
-    from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports every model
-    from prefect_dispatch.flows.prepare import as_prepared  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.prepare import as_prepared  # noqa: PLC0415 -- imports every model
     from prefect_dispatch.flows.publish import ensure_output  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.processes.ephemeral_server import use_server  # noqa: PLC0415 -- only here
@@ -518,10 +527,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.security.redaction import safe_message  # noqa: PLC0415 -- only here
     from prefect_dispatch.tasks.stop_conditions import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
 
-    # Validated before the run, an invalid job needs no server and leaves no flow run behind.
-    bounds: dict[str, Any] = {"limit": arguments.limit, "refresh": _refresh(arguments)}
-    ready = validate_job(job, folder, **bounds)
-    print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
+    # 3. Run it.
     out = job.report_folder(folder) if arguments.out is None else arguments.out
     files = None if out is None else str(ensure_output(out).resolve())
     reports: list[Report] = []
@@ -559,6 +565,19 @@ def _run(arguments: argparse.Namespace) -> int:
         on_report.reset(token)
     print(summary(report, out))
     return _CODES[report.status]
+
+
+def _begin_server(job: JobFile, ready: PreparedJob) -> None:
+    """Start the temporary server, if the run needs one, and import what takes long while it starts."""
+    from prefect_dispatch.executors.llm.litellm_adapter import load_litellm  # noqa: PLC0415 -- imports every model
+    from prefect_dispatch.executors.llm.llm import LLM  # noqa: PLC0415 -- imports every model
+    from prefect_dispatch.flows.job_file import load_flow  # noqa: PLC0415 -- imports every model
+    from prefect_dispatch.processes.ephemeral_server import begin_server  # noqa: PLC0415 -- only here
+
+    if begin_server():
+        load_flow(job.flow)
+        if isinstance(ready.executor, LLM):
+            load_litellm()
 
 
 def _plan(arguments: argparse.Namespace) -> int:

@@ -77,21 +77,26 @@ class TemporaryServer:
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}/api"
         self.failure: str | None = None
         self.observe = observe
-        self._ready, self._ending = threading.Event(), threading.Event()
+        self._spawned, self._ready, self._ending = threading.Event(), threading.Event(), threading.Event()
 
     def start(self, timeout_s: float) -> None:
-        """Start the server, and wait until it answers.
+        """Start the server's process; `wait` waits until it answers.
 
         Args:
             timeout_s: Seconds that it may need.
-
-        Raises:
-            ServerError: If it ends, or does not answer in time; then no process of it is left.
         """
         self._supervisor = threading.Thread(
             target=self._supervise, args=(timeout_s,), name="prefect-dispatch-server", daemon=True
         )
         self._supervisor.start()
+        self._spawned.wait()
+
+    def wait(self) -> None:
+        """Wait until the server, which was started, answers.
+
+        Raises:
+            ServerError: If it ends, or does not answer in time; then no process of it is left.
+        """
         self._ready.wait()
         if self.failure:
             raise ServerError(
@@ -115,6 +120,7 @@ class TemporaryServer:
         while True:
             with tempfile.TemporaryFile() as log:
                 self._process = self._spawn(log)
+                self._spawned.set()
                 reason = self._watch(self._process, timeout_s)
                 _end_process(self._process, 0.0)
                 quoted = f"{reason}{_tail(log)}"
@@ -216,8 +222,24 @@ def use_server(observe: Callable[[str], object] | None = None) -> Generator[None
         override_settings,
     )
 
-    with override_settings("api", url=ephemeral_server_url() or _get_or_start_server(observe).url):
+    url = ephemeral_server_url()
+    if url is None:
+        server = _get_or_start_server(observe)
+        server.wait()
+        url = server.url
+    with override_settings("api", url=url):
         yield
+
+
+def begin_server() -> bool:
+    """Start the temporary server where `use_server` would, and return whether it did; it isn't waited for.
+
+    What happens to it is logged until `use_server` names another observer.
+    """
+    if has_server():
+        return False
+    _get_or_start_server(None)
+    return True
 
 
 def kill_server() -> None:

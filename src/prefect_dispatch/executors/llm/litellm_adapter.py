@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
+import sys
 import warnings
 from contextlib import aclosing
 from datetime import datetime, timezone
 from functools import cache, lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import islice
 from math import inf
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BeforeValidator, JsonValue, PlainSerializer, WithJsonSchema
+from pydantic_core import from_json
 
 from prefect_dispatch.errors import TransientError
 from prefect_dispatch.executors.base import Reply
@@ -133,10 +138,154 @@ async def load_litellm_in_thread() -> Any:  # noqa: ANN401 -- as above
     return load_litellm() if load_litellm.cache_info().currsize else await asyncio.to_thread(load_litellm)
 
 
+# litellm's table of models is read without litellm, whose import takes seconds. Answered from it is only what litellm
+# is certain to answer in the same way; the rest is left to litellm. A test compares both for every model of the table.
+
+PROVIDERS = frozenset({"anthropic", "fireworks_ai", "gemini", "groq", "mistral", "openai", "together_ai", "xai"})
+"""Providers whose models litellm looks up in its table by their name alone, and prices by their entry alone."""
+_MODES = ("chat", "responses")
+"""Kinds of models that an entry may be of."""
+_PRICE_RULES = ("tiered_pricing", "off_peak_pricing")
+"""Fields of an entry whose prices replace the plain ones, by the length of a prompt or by the hour."""
+_LONG_PROMPT = ("input_cost_per_token_above_", "output_cost_per_token_above_")
+"""Beginnings of the names of the prices of long prompts."""
+_OPENAI_NAME = re.compile(r"gpt|codex|davinci|embedding|^ft:|(?:^|/)o\d", re.IGNORECASE)
+"""Names that litellm may count as models of OpenAI's, although the table does not have them."""
+_MESSAGE_TOKENS = _ANSWER_TOKENS = 3
+"""Tokens that litellm adds to each message, and to a chat."""
+_CHUNK = 1024
+"""Characters that litellm counts at a time: a tokenizer takes quadratic time for some texts."""
+
+
+def _folder() -> Path:
+    """Return the folder of litellm's package, without importing it."""
+    spec = find_spec("litellm")
+    return Path(cast("list[str]", cast("Any", spec).submodule_search_locations)[0])
+
+
+@cache
+def read_table() -> dict[str, dict[str, Any]]:
+    """Return the table, by model."""
+    table: dict[str, dict[str, Any]] = from_json(
+        _folder().joinpath("model_prices_and_context_window_backup.json").read_bytes()
+    )
+    return table
+
+
+def _is_in_use() -> bool:
+    """Return whether the table is the one that litellm would use.
+
+    Once litellm is imported, the user's code may have added models to its copy; and the user may let it fetch a newer
+    table.
+    """
+    return "litellm" not in sys.modules and os.environ.get("LITELLM_LOCAL_MODEL_COST_MAP", "True").lower() == "true"
+
+
+def find_entry(model: str) -> Mapping[str, Any] | None:
+    """Return the entry of a model in the table; None if there is none, or if litellm might use another one.
+
+    Args:
+        model: The model, as `provider/name`.
+    """
+    provider, _, name = model.partition("/")
+    if provider not in PROVIDERS or not _is_in_use():
+        return None
+    entry = read_table().get(model) or read_table().get(name)
+    if entry is None or entry.get("litellm_provider") != provider or entry.get("mode") not in _MODES:
+        return None
+    return entry
+
+
+def is_unlisted(model: str) -> bool:
+    """Return whether a model is certainly not in the table, such as one of the user's own server behind `openai/`."""
+    provider, _, name = model.partition("/")
+    if provider != "openai" or not name or _OPENAI_NAME.search(name) or not _is_in_use():
+        return False
+    rules: Any = read_table().get("fallback_generalizations", {}).get("rules", ())
+    if any(re.search(rule["pattern"], model, re.IGNORECASE) for rule in rules):
+        return False
+    return not {model.lower(), name.lower()} & _lower_names()
+
+
+@cache
+def _lower_names() -> frozenset[str]:
+    return frozenset(map(str.lower, read_table()))
+
+
+def price_of(entry: Mapping[str, Any], prompt_tokens: int) -> Price | None:
+    """Return US dollars per token sent and per token received by an entry; None if they depend on more than that.
+
+    Args:
+        entry: The entry of a model.
+        prompt_tokens: Length of the prompt.
+    """
+    sent, received = entry.get("input_cost_per_token"), entry.get("output_cost_per_token")
+    if sent is None or received is None or any(name in entry for name in _PRICE_RULES):
+        return None
+    if prompt_tokens > 1 and any(name.startswith(_LONG_PROMPT) for name in entry):
+        return None
+    return float(sent), max(float(received), float(entry.get("output_cost_per_reasoning_token") or 0))
+
+
+def count_tokens(model: str, chat: Sequence[Message]) -> int | None:
+    """Return the estimated number of tokens of a chat, as litellm counts them; None if only litellm can tell.
+
+    Args:
+        model: The model, as `provider/name`.
+        chat: The messages.
+    """
+    name = _encoding_name(model)
+    if name is None:
+        return None
+    os.environ.setdefault("TIKTOKEN_CACHE_DIR", str(_folder() / "litellm_core_utils" / "tokenizers"))
+    import tiktoken  # noqa: PLC0415 -- only where tokens are counted
+
+    encoding = tiktoken.get_encoding(name)
+    texts = [text for message in chat for text in message.values() if isinstance(text, str)]
+    chunks = [text[start : start + _CHUNK] for text in texts for start in range(0, len(text), _CHUNK)]
+    counted = sum(len(encoding.encode(chunk, disallowed_special=())) for chunk in chunks)
+    return counted + len(chat) * _MESSAGE_TOKENS + _ANSWER_TOKENS
+
+
+def _encoding_name(model: str) -> str | None:
+    """Return the name of the encoding in which litellm counts a model's tokens; None where it isn't certain."""
+    provider, _, name = model.partition("/")
+    if provider in PROVIDERS - {"openai"} or is_unlisted(model):
+        return "cl100k_base"
+    if find_entry(model) is None or name.startswith("ft:"):  # litellm counts a fine-tuned model as its base model
+        return None
+    from tiktoken.model import encoding_name_for_model  # noqa: PLC0415 -- only where tokens are counted
+
+    try:
+        return encoding_name_for_model(name)
+    except KeyError:  # newer than tiktoken's list
+        return "o200k_base"
+
+
+def is_unknown_provider(provider: str) -> bool:
+    """Return whether litellm certainly knows no provider of a name, as none of its files names it."""
+    if provider in PROVIDERS or not _is_in_use():
+        return False
+    quoted = f'"{provider}"'.encode()
+    places = ("types/utils.py", "llms/openai_like/providers.json", "model_prices_and_context_window_backup.json")
+    return not any(quoted in _folder().joinpath(place).read_bytes() for place in places)
+
+
+def has_unknown_provider(model: str) -> bool:
+    """Return whether it is certain without litellm that it doesn't know a model's provider."""
+    provider, slash, _ = model.partition("/")
+    return bool(slash) and not is_local(model) and is_unknown_provider(provider)
+
+
 def has_known_provider(model: str) -> bool:
     """Return whether litellm knows a model's provider; that of a local model is known."""
+    provider, slash, _ = model.partition("/")
+    if slash and (provider in PROVIDERS or is_local(model)):
+        return True
+    if has_unknown_provider(model):
+        return False
     try:
-        return bool(load_litellm().get_llm_provider(model=f"openai/{model}" if is_local(model) else model))
+        return bool(load_litellm().get_llm_provider(model=model))
     except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown provider
         return False
 
@@ -155,6 +304,11 @@ def listed_price(model: str, prompt_tokens: int = 1) -> Price | None:
 
 @lru_cache(maxsize=256)  # litellm takes most of a millisecond
 def _price_of_long(model: str, prompt_tokens: int) -> Price | None:
+    entry = find_entry(model)
+    if entry and (price := price_of(entry, prompt_tokens)):
+        return price
+    if is_unlisted(model):
+        return None
     try:
         sent, received = load_litellm().cost_per_token(model=model, prompt_tokens=prompt_tokens, completion_tokens=1)
         reasoning = load_litellm().get_model_info(model).get("output_cost_per_reasoning_token") or 0
@@ -163,11 +317,20 @@ def _price_of_long(model: str, prompt_tokens: int) -> Price | None:
     return float(sent) / prompt_tokens, max(float(received), float(reasoning))
 
 
+def _model_info(model: str) -> Mapping[str, Any]:
+    """Return what litellm's table has of a model, which is empty for an unlisted one.
+
+    Raises:
+        Exception: If litellm doesn't know the model.
+    """
+    return {} if is_unlisted(model) else find_entry(model) or load_litellm().get_model_info(model)
+
+
 def listed_batch_price(model: str) -> Price | None:
     """Return the price of a model in a batch by litellm's table, by default half of the live price; None if unknown."""
     if (price := listed_price(model)) is None:
         return None
-    info: dict[str, Any] = load_litellm().get_model_info(model)
+    info = _model_info(model)
     sent, received = info.get("input_cost_per_token_batches"), info.get("output_cost_per_token_batches")
     return price[0] / 2 if sent is None else float(sent), price[1] / 2 if received is None else float(received)
 
@@ -180,7 +343,7 @@ def listed_tokens(model: str, kind: Literal["input", "output"]) -> int | None:
         kind: `input` or `output`.
     """
     try:
-        limit = load_litellm().get_model_info(model)[f"max_{kind}_tokens"]
+        limit = _model_info(model).get(f"max_{kind}_tokens")
     except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown model
         return None
     return limit if isinstance(limit, int) else None
@@ -199,11 +362,17 @@ def listed_search_price(model: str, search: Mapping[str, JsonValue]) -> float | 
         search: The options of the search, of which the size of the context determines the price.
     """
     try:
-        prices: dict[str, Any] = load_litellm().get_model_info(model).get("search_context_cost_per_query") or {}
+        prices: dict[str, Any] = _model_info(model).get("search_context_cost_per_query") or {}
     except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown model
         return None
     price = prices.get(f"search_context_size_{search.get('search_context_size', 'medium')}")
     return float(price) if isinstance(price, int | float) else None
+
+
+def count_prompt_tokens(model: str, chat: Sequence[Message]) -> int:
+    """Return the number of tokens of a chat by litellm's estimate."""
+    counted = count_tokens(model, chat)
+    return int(load_litellm().token_counter(model=model, messages=chat)) if counted is None else counted
 
 
 def max_prompt_tokens(model: str, chat: Sequence[Message]) -> int:
@@ -216,7 +385,7 @@ def max_prompt_tokens(model: str, chat: Sequence[Message]) -> int:
     size = sum(len(message["content"].encode()) + _MARKUP_TOKENS for message in chat)
     if size > _MAX_COUNTED_BYTES:
         return size
-    counted = int(load_litellm().token_counter(model=model, messages=chat))
+    counted = count_prompt_tokens(model, chat)
     return min(size, counted + counted // 4 + _MARKUP_TOKENS)
 
 

@@ -31,12 +31,13 @@ from prefect_dispatch.executors.llm.litellm_adapter import (
     Price,
     build_request,
     complete_streaming,
+    count_prompt_tokens,
     has_known_provider,
+    has_unknown_provider,
     listed_batch_price,
     listed_price,
     listed_search_price,
     listed_tokens,
-    load_litellm,
     load_litellm_in_thread,
     max_prompt_tokens,
     parse_response,
@@ -336,6 +337,15 @@ class LLM(BaseExecutor, Strict):
                 return await complete_streaming(litellm, self.model, request, self.idle_s)
             return await litellm.acompletion(**request)
 
+    def require_providers(self) -> None:
+        """Check that no model has a provider that litellm certainly doesn't know; litellm isn't imported for that.
+
+        Raises:
+            JobError: If one has.
+        """
+        for model in filter(has_unknown_provider, self.models):
+            raise _unknown_model(model)
+
     def require_available(self) -> None:
         """Check that litellm knows the provider of every model, and that each can search the web if it is to.
 
@@ -344,7 +354,7 @@ class LLM(BaseExecutor, Strict):
         """
         for model in self.models:
             if not has_known_provider(model):
-                raise JobError(f"Model {model!r} is unknown to litellm: name it as provider/model.")
+                raise _unknown_model(model)
             if self.search_options is not None and self.mode == "batch":
                 raise JobError("web_search: a provider's batch has no web search; set mode to 'live', or leave it out.")
             if self.web_search and not supports_web_search(model):
@@ -361,7 +371,7 @@ class LLM(BaseExecutor, Strict):
             BriefError: If the brief uses a field that the item doesn't have.
         """
         chat = build_messages(Ask(brief=brief.fill_placeholders(item), item=item), schema_in_prompt=True)
-        return int(load_litellm().token_counter(model=self.model, messages=chat))
+        return count_prompt_tokens(self.model, chat)
 
     def expected_completion_tokens(self, brief: Brief) -> int:  # noqa: ARG002 -- a better guess may use it
         """Return the assumed length of an answer: 500 tokens, or the cap in `params` if that is less."""
@@ -430,6 +440,10 @@ class LLM(BaseExecutor, Strict):
         if self.usd_per_million is not None:
             return self.usd_per_million[0] / 1e6, self.usd_per_million[1] / 1e6
         return None
+
+
+def _unknown_model(model: str) -> JobError:
+    return JobError(f"Model {model!r} is unknown to litellm: name it as provider/model.")
 
 
 def apply_block(llm: LLM, where: str = "executor") -> LLM:
