@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.exceptions import PrefectHTTPStatusError
 
 from tests.openai_server import Behaviour, document, failure, openai_server
 
@@ -81,12 +82,12 @@ def test_runs_of_deployments_are_retried(server: Place, tmp_path: Path) -> None:
         # A form's own refusals: of parameters that the form doesn't show, and of a combination of them.
         (tmp_path / "form.yaml").write_text(FORM, encoding="utf-8")
         place.run("prefect_dispatch", "deploy", str(tmp_path / "form.yaml"))
-        told = place.run("prefect", "deployment", "run", "analyze-files/form", "--param", "limitt=1", code=1)
-        assert "'limitt' is not one of ['files', 'instructions'," in " ".join(told.split())
-        for wrongly in ("limit=0", 'merge="merge records"'):
-            place.run("prefect", "deployment", "run", "analyze-files/form", "--param", wrongly)
         with place.client() as client:
             form = client.read_deployment_by_name("analyze-files/form").id
+            with pytest.raises(PrefectHTTPStatusError, match=r"'limitt' is not one of \['files', 'instructions',"):
+                client.create_flow_run_from_deployment(form, parameters={"limitt": 1})
+            for wrongly in ({"limit": 0}, {"merge": "merge records"}):
+                client.create_flow_run_from_deployment(form, parameters=wrongly)
         refusals = place.ended(form, 2)
         assert sorted(str(each.state and each.state.message).split(": ")[0] for each in refusals) == [
             "Limits > First files only",
