@@ -286,6 +286,16 @@ def test_without_a_free_port_nothing_is_served_and_the_reason_is_given(monkeypat
         pass
 
 
+def test_an_address_that_can_not_be_stored_is_an_error_in_words(state: Path) -> None:
+    """Nothing is left that would keep another process from serving."""
+    (state / "reports" / "address.json").mkdir(parents=True)
+    with pytest.raises(JobError, match=r"Report pages can't be served: .*address\.json"):
+        serve_pages(lambda _: None).__enter__()
+    (state / "reports" / "address.json").rmdir()
+    with served():
+        pass
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"port": 0, "secret": ""}', '{"port": 80, "secret": "../x"}'])
 def test_a_damaged_address_is_replaced(state: Path, content: str) -> None:
     """Runs link to nothing until then."""

@@ -78,16 +78,20 @@ def serve_pages(notify: Callable[[str], None]) -> Generator[None]:
     Raises:
         JobError: If the state folder or no port can be used.
     """
-    # The lock is the operating system's, and ends with its process, however that ends.
-    lock = FileLock(server_folder() / "server.lock", thread_local=False)
-    stop, server = threading.Event(), _start_server(lock, notify)
+    stop = threading.Event()
+    try:
+        # The lock is the operating system's, and ends with its process, however that ends.
+        lock = FileLock(server_folder() / "server.lock", thread_local=False)
+        server = _start_server(lock, notify)
+    except OSError as error:
+        raise JobError(f"Report pages can't be served: {error}.") from None
     if server is None:
         notify("Report pages are served by another process here; this one takes over when that one ends.")
 
     def take_over() -> None:
         nonlocal server
         while server is None and not stop.wait(TAKE_OVER_S):
-            with suppress(JobError):
+            with suppress(JobError, OSError):  # such as a full disk, which may pass
                 server = _start_server(lock, notify)
 
     thread = threading.Thread(target=take_over, name="prefect-dispatch-pages", daemon=True)
@@ -108,11 +112,13 @@ def _start_server(lock: BaseFileLock, notify: Callable[[str], None]) -> _PageSer
 
     Raises:
         JobError: If the state folder or no port can be used.
+        OSError: If the address can't be stored.
     """
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return None
+    server = None
     try:
         before = load_address()
         server = _bind(before)
@@ -123,6 +129,8 @@ def _start_server(lock: BaseFileLock, notify: Callable[[str], None]) -> _PageSer
         save_address(address)
         prune_pages()
     except BaseException:
+        if server is not None:
+            server.server_close()
         lock.release()
         raise
     threading.Thread(target=server.serve_forever, args=(POLL_S,), name="prefect-dispatch-pages", daemon=True).start()
