@@ -112,6 +112,10 @@ class Repository(GitRepository):
         return step
 
 
+_OUTPUT_GROUPS = ("report", "results")
+"""The groups of forms that name files which a run writes."""
+
+
 @dataclass(frozen=True)
 class CodeSource:
     """Resolved code source: where runs find a job's folder."""
@@ -165,8 +169,11 @@ class CodeSource:
             return
         integrator = parameters.get("integrator")
         aliases = cast("dict[str, Any]", integrator).get("aliases") if isinstance(integrator, dict) else None
-        group: dict[str, Any] = parameters.get("report") or {}  # where forms have their outputs
-        given = {**group, **parameters}
+        # For `test_matrix`, `report` is no group.
+        groups = [
+            cast("dict[str, Any]", each) for each in map(parameters.get, _OUTPUT_GROUPS) if isinstance(each, dict)
+        ]
+        given = {name: value for group in (*groups, parameters) for name, value in group.items()}
         outputs = {"out": given.get("out"), "decisions": given.get("decisions") or aliases}
         for name, path in outputs.items():
             if isinstance(path, str) and path and not Path(path).is_absolute():

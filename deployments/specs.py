@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections import Counter
@@ -24,7 +25,7 @@ from prefect_dispatch.deployments.code_source import LOCAL, CodeSource
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.job_file import read_job, validate_job
 from prefect_dispatch.models.base import Strict
-from prefect_dispatch.prefect_compat import has_next_date
+from prefect_dispatch.prefect_compat import has_next_date, require_known_parameters
 from prefect_dispatch.serialization.json_text import canonical_json
 from prefect_dispatch.serialization.strict_yaml import load_documents
 
@@ -259,6 +260,7 @@ def _create_deployment(
         schedules=[*ready.schedules],
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
+    require_known_parameters(new, [*inspect.signature(ready.flow.fn).parameters])
     return cast("RunnerDeployment", new)
 
 

@@ -24,6 +24,7 @@ from prefect_dispatch.flows.forms import (
     executor_from_fields,
     form_flow,
     limits_from_fields,
+    limits_group,
     schema_of_fields,
 )
 from prefect_dispatch.flows.runtime.form_layout import FormGroup, FormLayout
@@ -165,17 +166,7 @@ LAYOUT = FormLayout(
                 "match": "Match spellings",
             },
         ),
-        "limits": FormGroup(
-            "Limits",
-            "A trial with the first files, a budget, and the length of an answer.",
-            {
-                "limit": "First files only",
-                "budget_usd": "Budget in US dollars",
-                "max_tokens": "Longest answer in tokens",
-                "concurrency": "Concurrency",
-                "min_success": "Share that must succeed",
-            },
-        ),
+        "limits": limits_group("files"),
         "report": FormGroup(
             "Report",
             "Files of the report, and a review by people before it is published.",

@@ -24,6 +24,7 @@ from prefect_dispatch.flows.forms import (
     form_flow,
     require_distinct,
 )
+from prefect_dispatch.flows.runtime.form_layout import FormGroup, FormLayout
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.merge_branches.apply import ConflictRule  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
@@ -259,7 +260,7 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     if api_base and isinstance(coding_agent, Generic) and not coding_agent.names_address:
         raise JobError(
             f"api_base: the agent {coding_agent.name!r} takes no address; write {{api_base}} where it takes one in its "
-            "argv or env, or leave api_base out."
+            "argv or env, or leave `api_base` out."
         )
     workspace = Workspace(repo=repo or ".", base=base or "HEAD", setup=_to_command(setup), keep=keep)
     key = str(credentials) if credentials else None
@@ -296,7 +297,61 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     return JobSpec([each.brief for each in every], items, executor, integrator, limits)
 
 
-build_modules = form_flow(_build_modules, "build-modules")
+LAYOUT = FormLayout(
+    labels={
+        "modules": "Modules",
+        "repo": "Repository",
+        "agent": "Coding agent",
+        "credentials": "LLM credentials",
+        "model": "Model",
+        "about": "About all modules",
+        "folder": "Folder",
+        "name": "Name",
+    },
+    groups={
+        "merging": FormGroup(
+            "Merging",
+            "What counts where changes contradict each other, and a command that must pass on what is merged.",
+            {"on_conflict": "Conflicts", "accept": "Acceptance command", "check": "When to accept"},
+        ),
+        "limits": FormGroup(
+            "Limits",
+            "Budgets, time limits, and how often an agent is started or asked again.",
+            {
+                "budget_usd": "Budget in US dollars",
+                "max_usd": "US dollars per agent run",
+                "concurrency": "Concurrency",
+                "time_limit_s": "Time limit in seconds",
+                "idle_limit_s": "Seconds without output",
+                "max_turns": "Turns of an agent",
+                "retries": "Retries",
+                "reasks": "Re-asks",
+                "min_success": "Share that must succeed",
+            },
+        ),
+        "results": FormGroup(
+            "Results",
+            "A branch for what was merged, and a folder for files.",
+            {"branch": "Branch", "force": "Replace the branch", "out": "Report folder"},
+        ),
+        "advanced": FormGroup(
+            "Advanced",
+            "The commit to begin from, the checkout and the options of an agent, and stored answers.",
+            {
+                "base": "Commit",
+                "setup": "Setup command",
+                "api_base": "Address",
+                "params": "Agent options",
+                "pass_env": "Variables to pass on",
+                "keep": "Keep checkouts",
+                "refresh": "Build again",
+            },
+        ),
+    },
+)
+
+
+build_modules = form_flow(_build_modules, "build-modules", LAYOUT)
 
 
 def _to_command(text: str) -> Command | None:

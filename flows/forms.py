@@ -38,6 +38,7 @@ from prefect_dispatch.executors.registry import default_executor
 from prefect_dispatch.flows.runtime.flow_class import JobFlow, run_attempt
 from prefect_dispatch.flows.runtime.form_layout import (
     FIELD_PREFIX,
+    FormGroup,
     FormLayout,
     arrange_parameter,
     group_parameters,
@@ -167,8 +168,9 @@ def form_flow(build: Callable[P, JobSpec], name: str, layout: FormLayout | None 
     types = get_type_hints(build, include_extras=True)
     plain = inspect.signature(build)
     given = {name: each.replace(annotation=types[name]) for name, each in plain.parameters.items()}
-    groups = group_parameters(arranged, given, parameter_descriptions(build))
-    parameters = [*(arrange_parameter(arranged, each) for each in given.values()), *groups]
+    descriptions = parameter_descriptions(build)
+    groups = group_parameters(arranged, given, descriptions)
+    parameters = [*(arrange_parameter(arranged, each, descriptions[name]) for name, each in given.items()), *groups]
     form = plain.replace(parameters=parameters, return_annotation=Report)
     defaults = {each.name: each.default for each in parameters}
 
@@ -535,6 +537,25 @@ def second_executor(executor: LLM | None, model: str, field: str) -> LLM | None:
             "there, or name a model whose key is known."
         )
     return other
+
+
+def limits_group(items: str) -> FormGroup:
+    """Return the group of limits in the form of a flow that asks about each of its items.
+
+    Args:
+        items: What the items are, in the plural.
+    """
+    return FormGroup(
+        "Limits",
+        f"A trial with the first {items}, a budget, and the length of an answer.",
+        {
+            "limit": f"First {items} only",
+            "budget_usd": "Budget in US dollars",
+            "max_tokens": "Longest answer in tokens",
+            "concurrency": "Concurrency",
+            "min_success": "Share that must succeed",
+        },
+    )
 
 
 def limits_from_fields(profile: DispatchProfile | str | None, **given: float | None) -> Limits:

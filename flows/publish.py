@@ -22,7 +22,7 @@ from prefect.artifacts import (
 )
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from prefect_dispatch.errors import JobError
@@ -31,6 +31,7 @@ from prefect_dispatch.models.ledger import Document, Table
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.reporting.html.document import GENERATOR
 from prefect_dispatch.reporting.html.page import render_page
+from prefect_dispatch.reporting.kept_pages import KEPT_DAYS, keep_page, load_address
 from prefect_dispatch.reporting.markdown import markdown, outcome_rows
 from prefect_dispatch.reporting.progress import Progress, estimate_seconds_left, on_report, progress_listener
 from prefect_dispatch.reporting.table_files import csv_files, parse_output, render_table
@@ -167,7 +168,7 @@ class LiveProgress:
 def create_artifacts_in_time(
     report: Report,
     briefs: Sequence[Brief],
-    page: Path | None = None,
+    page: PagePlaces | None = None,
     *,
     is_last: bool = True,
 ) -> None:
@@ -176,7 +177,7 @@ def create_artifacts_in_time(
     Args:
         report: The report.
         briefs: The briefs of the job.
-        page: The report's HTML page, if it was written.
+        page: Where the report's HTML page is.
         is_last: Whether no further attempt of the run follows.
     """
     if is_last and (notify := on_report.get()):
@@ -207,18 +208,18 @@ def run_in_time(step: Callable[[], object], limit_s: float) -> str:
     return f"it was not finished within {limit_s:g} s." if thread.is_alive() else ""
 
 
-def create_artifacts(report: Report, briefs: Sequence[Brief], page: Path | None = None) -> None:
+def create_artifacts(report: Report, briefs: Sequence[Brief], page: PagePlaces | None = None) -> None:
     """Create the artifacts of a report: the report itself, the table of outcomes, and each document in Markdown.
 
     Args:
         report: The report.
         briefs: The briefs of the job.
-        page: The report's HTML page, if it was written.
+        page: Where the report's HTML page is.
     """
     text = markdown(report)
-    if page is not None:
+    if page is not None and (where := page_location(page)):
         head, _, rest = text.partition("\n\n")
-        text = f"{head}\n\n{page_location(page)}\n\n{rest}"
+        text = f"{head}\n\n{where}\n\n{rest}"
     create_markdown_artifact(
         key=artifact_key(briefs, "report"), markdown=text, description=escape_paragraph(report.message[:1000])
     )
@@ -232,16 +233,22 @@ def create_artifacts(report: Report, briefs: Sequence[Brief], page: Path | None 
             create_markdown_artifact(key=key, markdown=document.text, description=document.title)
 
 
-def page_location(page: Path) -> str:
-    """Return a link to an HTML page, if a web server serves it, else where it is stored.
+def page_location(page: PagePlaces) -> str:
+    """Return a link to an HTML page, if a web server or the page server has it, and where it is stored, in Markdown.
 
     Browsers follow no link from Prefect's UI to a file.
     """
-    if base := settings().reports_url:
-        return f"[Open the report page]({base.rstrip('/')}{quote(page.absolute().as_posix())})"
+    if page.file and (base := settings().reports_url):
+        return f"[Open the report page]({base.rstrip('/')}{quote(page.file.absolute().as_posix())})"
     machine = escape_paragraph(platform.node() or "of the run")
-    where = f"The whole report as a page is stored on the machine {machine}; open it there:"
-    return f"{where}\n\n{fence_text(str(page), 'text')}"
+    stored = f"\n\n{fence_text(str(page.file), 'text')}" if page.file else ""
+    if page.link:
+        where = (
+            f"[Open the report page]({page.link}). It opens on the machine {machine} while `prefect-dispatch serve` or "
+            f"`prefect-dispatch reports` runs there, and is kept for {KEPT_DAYS} days."
+        )
+        return f"{where} The page is also stored there:{stored}" if stored else where
+    return stored and f"The whole report as a page is stored on the machine {machine}; open it there:{stored}"
 
 
 PREFIX = "prefect-dispatch.run."
@@ -399,6 +406,42 @@ def write_files(report: Report, folder: Path, table: str = "") -> list[Path]:
     for name, parts in texts.items():
         write_atomically(folder / name, parts)
     return [folder / name for name in [*reversed(texts), *([table] if table else [])]]
+
+
+class PagePlaces(NamedTuple):
+    """Where the HTML page of a report is."""
+
+    file: Path | None = None
+    """The page in the output folder, if it was written there."""
+    link: str = ""
+    """Its address at the page server; empty if none has been set up where the run is."""
+
+
+def publish_page(
+    report: Report, folder: Path | None, briefs: Sequence[Brief], items: Sequence[Item]
+) -> tuple[PagePlaces, list[str]]:
+    """Write the HTML page of a report into its folder, and for the run of a deployment where the page server finds it.
+
+    Args:
+        report: The report.
+        folder: The folder; None: the run has none.
+        briefs: The briefs of the run.
+        items: The items of the run.
+
+    Returns:
+        Where the page is, and the reasons for which it is missing somewhere, as sentences.
+    """
+    file, link, lacking = None, "", ""
+    if folder is not None and not (lacking := write_page(report, folder, briefs, items)):
+        file = folder / PAGE
+    not_kept = ""
+    try:
+        if deployment.id and (address := load_address()):
+            text = render_page(report, briefs, items) if file is None else [file.read_text("utf-8")]
+            link = keep_page(address, str(flow_run.get_id()), text)
+    except Exception as error:  # noqa: BLE001 -- the page only shows what is stored already: it must not fail the run
+        not_kept = f"The page server has no {PAGE} of this run. {safe_message(error)}"
+    return PagePlaces(file, link), [*filter(None, (lacking, not_kept))]
 
 
 def write_page(report: Report, folder: Path, briefs: Sequence[Brief], items: Sequence[Item]) -> str:

@@ -29,6 +29,7 @@ from prefect_dispatch.flows.forms import (
     executor_from_fields,
     form_flow,
     limits_from_fields,
+    limits_group,
     second_executor,
 )
 from prefect_dispatch.flows.runtime.form_layout import FormGroup, FormLayout
@@ -230,17 +231,7 @@ LAYOUT = FormLayout(
         "researcher": "Researcher",
     },
     groups={
-        "limits": FormGroup(
-            "Limits",
-            "A trial with the first topics, a budget, and the length of an answer.",
-            {
-                "limit": "First topics only",
-                "budget_usd": "Budget in US dollars",
-                "max_tokens": "Longest answer in tokens",
-                "concurrency": "Concurrency",
-                "min_success": "Share that must succeed",
-            },
-        ),
+        "limits": limits_group("topics"),
         "report": FormGroup(
             "Report",
             "What the finding is to be, the models that write and judge it, and a folder for files.",

@@ -26,15 +26,14 @@ from prefect_dispatch.flows.prepare import (
 from prefect_dispatch.flows.publish import (
     CANCELLED_REPORT_S,
     MAX_CANCELLED,
-    PAGE,
     LiveProgress,
     create_artifacts,
     create_artifacts_in_time,
     emit_events,
     ensure_output,
+    publish_page,
     run_in_time,
     write_files,
-    write_page,
 )
 from prefect_dispatch.flows.remote_targets import resolve_deployment, shard_target
 from prefect_dispatch.flows.review import (
@@ -74,6 +73,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from prefect_dispatch.flows.publish import PagePlaces
     from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.integrators.decisions_file import DecisionsFile
@@ -200,7 +200,7 @@ def run_job(spec: JobSpec) -> Report:
         # 5. Deliver and publish.
         report = _add_facts(report, fan_out.task_runs, stored)
         report = memory.compare_with_last(deliver_value(report, job.integrator, place))
-        page = None if output is None else _write_output(report, job, spec, output)
+        page = _write_output(report, job, spec, output)
         is_last = report.status != "failed" or not has_retries_left()
         create_artifacts_in_time(report, job.briefs, page, is_last=is_last)
         if is_last:  # an attempt that is retried emits no events and is not compared with
@@ -238,7 +238,7 @@ def _publish_cancelled(build: Callable[[], Report], job: PreparedJob, spec: JobS
     def step() -> None:
         report = build()
         report = report.model_copy(update={"run": {**report.run, "cancelled": True}})
-        page = None if output is None else _write_output(report, job, spec, output)
+        page = _write_output(report, job, spec, output)
         create_artifacts(report, job.briefs, page)
 
     try:
@@ -249,13 +249,14 @@ def _publish_cancelled(build: Callable[[], Report], job: PreparedJob, spec: JobS
         get_run_logger().warning("The report of the cancelled run is incomplete: %s", problem)
 
 
-def _write_output(report: Report, job: PreparedJob, spec: JobSpec, output: Output) -> Path | None:
-    """Write the files of a report; return its page, or None if that can't be written."""
-    emit_file_assets(report, write_files(report, *output), spec.items, spec.place)
-    if lacking := write_page(report, output.folder, job.briefs, with_values(job.items)):
-        get_run_logger().warning("%s", lacking)
-        return None
-    return output.folder / PAGE
+def _write_output(report: Report, job: PreparedJob, spec: JobSpec, output: Output | None) -> PagePlaces:
+    """Write the files of a report, and its page; return where the page is."""
+    if output is not None:
+        emit_file_assets(report, write_files(report, *output), spec.items, spec.place)
+    page, lacking = publish_page(report, output and output.folder, job.briefs, with_values(job.items))
+    for sentence in lacking:
+        get_run_logger().warning("%s", sentence)
+    return page
 
 
 def _add_facts(report: Report, task_runs: int, stored: StoredAnswers) -> Report:

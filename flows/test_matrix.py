@@ -20,6 +20,7 @@ from prefect_dispatch.flows.forms import (
     Texts,
     form_flow,
 )
+from prefect_dispatch.flows.runtime.form_layout import FormGroup, FormLayout
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.matrix_integrator import TestMatrix
 from prefect_dispatch.models.base import NON_EMPTY, Strict, did_you_mean
@@ -258,7 +259,7 @@ def _require_settable(name: str, text: str, taken: dict[str, str]) -> None:
     if SECRET_NAME.search(name) or redact(text) != text:
         raise JobError(
             f"env: {name!r} looks like a secret, and a job holds none: set it where the run is, and name it under "
-            "pass_env."
+            "`pass_env`."
         )
     own = variable_name(name)
     if taken.setdefault(own, name) != name:
@@ -417,7 +418,7 @@ def _test_matrix(  # noqa: PLR0913, PLR0917 -- the fields of a form
     if not report:
         raise JobError("report: there is none; name at least one file that the command writes, such as junit.xml.")
     if ready and not service:
-        raise JobError("ready: there is no service to wait for; name one under service, or leave this out.")
+        raise JobError("ready: there is no service to wait for; name one under `service`, or leave this out.")
     # The parameters are validated by Prefect or by the model of a job file, so they have the types of the validators.
     all_axes = cast("Sequence[Axis]", axes)
     parts = cast("Sequence[CellVariables]", env)
@@ -443,7 +444,60 @@ def _test_matrix(  # noqa: PLR0913, PLR0917 -- the fields of a form
     return JobSpec([brief], Listed(items=tuple(environments)), executor, integrator, limits)
 
 
-test_matrix = form_flow(_test_matrix, "test-matrix")
+LAYOUT = FormLayout(
+    labels={
+        "command": "Test command",
+        "axes": "Axes",
+        "repo": "Repository",
+        "base": "Commit",
+        "setup": "Setup command",
+        "folder": "Folder",
+        "name": "Name",
+    },
+    groups={
+        "environments": FormGroup(
+            "Environments",
+            "Environments to leave out or to add, their variables, and which of them have to pass.",
+            {
+                "exclude": "Leave out",
+                "include": "Add",
+                "env": "Variables",
+                "required": "Must pass",
+                "on_red": "If one does not pass",
+            },
+        ),
+        "limits": FormGroup(
+            "Limits",
+            "How many environments run at once, how long, and what is tried again.",
+            {
+                "concurrency": "Concurrency",
+                "time_limit_s": "Time limit in seconds",
+                "retries": "Retries",
+                "retry": "Exit codes to retry",
+            },
+        ),
+        "results": FormGroup(
+            "Results",
+            "The JUnit files that the command writes, and a folder for files of the report.",
+            {"report": "JUnit files", "out": "Report folder"},
+        ),
+        "advanced": FormGroup(
+            "Advanced",
+            "A service beside the tests, variables of the worker, checkouts, and stored results.",
+            {
+                "service": "Service command",
+                "ready": "Ready command",
+                "ports": "Free ports",
+                "pass_env": "Variables to pass on",
+                "keep": "Keep checkouts",
+                "refresh": "Run again",
+            },
+        ),
+    },
+)
+
+
+test_matrix = form_flow(_test_matrix, "test-matrix", LAYOUT)
 
 
 class _ShellLines(NamedTuple):

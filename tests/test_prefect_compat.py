@@ -10,6 +10,7 @@ import inspect
 import json
 import sys
 from datetime import timedelta
+from http import HTTPStatus
 from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, cast
@@ -19,6 +20,7 @@ from prefect import flow, task
 from prefect.cache_policies import INPUTS
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.filesystems import LocalFileSystem
 from prefect.input import keyset_from_paused_state
 from prefect.input.actions import create_flow_run_input
@@ -45,6 +47,7 @@ from prefect_dispatch.prefect_compat import (
     override_settings,
     parameter_descriptions,
     propose_state,
+    require_known_parameters,
     result_record,
     visit_parts,
 )
@@ -63,6 +66,12 @@ PREFECT = f"Prefect {version('prefect')}"
 def require(holds: object, contract: str) -> None:
     """Fail with the version of Prefect if a contract doesn't hold."""
     assert holds, f"{PREFECT} breaks a contract: {contract}"
+
+
+@flow
+def adder(shown: int) -> int:
+    """Return a number."""
+    return shown
 
 
 @task
@@ -274,6 +283,19 @@ def test_descriptions_of_parameters_are_read_from_a_docstring() -> None:
         parameter_descriptions(takes) == {"one": "The first,\nand only one."} and takes(1) == 1,
         "prefect.utilities.callables.parameter_docstrings",
     )
+
+
+def test_a_deployment_may_restrict_the_names_of_its_parameters(store: Path) -> None:
+    """The server refuses a run with another name in plain words; one that the form doesn't show is known."""
+    del store
+    made: Any = cast("Any", adder).to_deployment("restricted")
+    require_known_parameters(made, ["shown", "hidden"])
+    deployment = made.apply()
+    with get_client(sync_client=True) as client:
+        assert client.create_flow_run_from_deployment(deployment, parameters={"shown": 1, "hidden": 2})
+        with pytest.raises(PrefectHTTPStatusError, match="'other' is not one of \\['shown', 'hidden'\\]") as refused:
+            client.create_flow_run_from_deployment(deployment, parameters={"shown": 1, "other": 2})
+    require(refused.value.response.status_code == HTTPStatus.CONFLICT, "a wrong name of a parameter is a conflict")
 
 
 def test_every_use_has_a_contract() -> None:

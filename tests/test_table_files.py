@@ -15,7 +15,7 @@ from defusedxml import ElementTree
 
 from prefect_dispatch.cli.console import summary
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.publish import ensure_output, page_location, write_files
+from prefect_dispatch.flows.publish import PagePlaces, ensure_output, page_location, write_files
 from prefect_dispatch.models.ledger import Gap, Table
 from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.models.report import Report
@@ -200,7 +200,7 @@ def test_a_report_in_prefect_links_to_its_page_where_a_web_server_serves_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the absolute path of the page; an address that could end the link is refused."""
-    page = Path("/srv/a (b)/report.html")
+    page = PagePlaces(Path("/srv/a (b)/report.html"))
     assert "open it there" in page_location(page)
     monkeypatch.setenv("PREFECT_DISPATCH_REPORTS_URL", "https://reports.example/x/")
     link = "[Open the report page](https://reports.example/x/srv/a%20%28b%29/report.html)"

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,6 +130,22 @@ def open_report(page: Page, brief: str) -> None:
     expect(page.get_by_role("heading", name="Ledger")).to_be_visible()
 
 
+def read_page(page: Page) -> None:
+    """Follow the link of a report in Prefect's UI to its page, and come back."""
+    address = page.url
+    link = page.get_by_role("link", name="Open the report page")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/[0-9a-f]{64}/report\.html", str(link.get_attribute("href")))
+    with page.context.expect_event("page", timeout=5_000) if link.get_attribute("target") else nullcontext():
+        link.click()
+    shown = page.context.pages[-1]
+    expect(shown.get_by_role("heading", name="licence-terms", level=1)).to_be_visible()
+    expect(shown.get_by_text("5 of 5 answered").first).to_be_visible()
+    shown.get_by_role("link", name="Ledger").click()
+    expect(shown.get_by_text("texts/1990.txt").first).to_be_visible()
+    picture(shown, "page-of-a-served-run")
+    page.goto(address)
+
+
 def test_an_analyst_edits_a_job_and_reads_its_report(
     prefect: PrefectServer, model: OpenAIServer, page: Page, tmp_path: Path
 ) -> None:
@@ -159,8 +175,9 @@ def test_an_analyst_edits_a_job_and_reads_its_report(
         )
         picture(page, "form-with-a-pattern")
         submit(page)
-    open_report(page, "licence-terms")
-    picture(page, "report-of-a-job")
+        open_report(page, "licence-terms")
+        picture(page, "report-of-a-job")
+        read_page(page)
     assert model.count == 6
     expect(page.get_by_text("5 of 5 answered").first).to_be_visible()
     expect(page.get_by_role("row", name="licence-terms texts/1990.txt merged")).to_be_visible()

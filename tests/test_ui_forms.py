@@ -33,18 +33,9 @@ TOPICS = [
     "Question", "Topics", "Topics file", "LLM credentials", "Model", "Folder", "Name", "Researcher", *GROUPS,
 ]  # fmt: skip
 MODULES = [
-    "modules",
-    "repo",
-    "base",
-    "agent",
-    "credentials",
-    "model",
-    "about",
-    "accept",
-    "branch",
-    "concurrency",
-    "refresh",
-]
+    "Modules", "Repository", "Coding agent", "LLM credentials", "Model", "About all modules", "Folder", "Merging",
+    "Limits", "Results", "Advanced",
+]  # fmt: skip
 VARIANTS = ["Product", "Instructions", "Variants", "LLM credentials", "Model", "Folder", "Name", *GROUPS]
 
 
@@ -148,6 +139,13 @@ def pick_key(page: Page) -> None:
     page.get_by_role("option", name=NAME).first.click()
 
 
+def both_themes(page: Page, name: str) -> None:
+    """Keep how a page looks in both themes."""
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        picture(page, f"{name}-{theme}")
+
+
 def submit(page: Page, state: str = "Completed") -> None:
     """Send the form, and stay with its run until it has ended."""
     started = page.get_by_role("button", name="View run")
@@ -202,13 +200,15 @@ def test_modules_are_said_in_a_form(prefect: PrefectServer, served: Page) -> Non
     owns.get_by_role("button", name="Add Item").first.click()
     owns.get_by_role("textbox").nth(2).fill("calc/lexer.py")  # the name and the goal come before it
     served.get_by_label("model").first.fill("claude-sonnet-4-5")
+    for group in MODULES[-4:]:
+        served.get_by_role("tab", name=group, exact=True).click()
     served.get_by_text("priority", exact=True).first.click()
     served.get_by_role("option", name="skip", exact=True).click()
-    picture(served, "form-build-modules")
+    both_themes(served, "form-build-modules")
     submit(served, "Failed")
     served.get_by_role("tab", name="Details").click()
     expect(
-        served.get_by_text("credentials: the agent has no key for 'anthropic/claude-sonnet-4-5'").first
+        served.get_by_text("LLM credentials: the agent has no key for 'anthropic/claude-sonnet-4-5'").first
     ).to_be_visible()
     picture(served, "form-build-modules-without-a-key")
 

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.test_ui import picture
-from tests.test_ui_forms import browser, expect_report, open_form, page, prefect, submit
+from tests.test_ui_forms import both_themes, browser, expect_report, open_form, page, prefect, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,8 @@ __all__ = ["browser", "page", "prefect"]  # fixtures
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.timeout(600)]
 
-FIELDS = ["command", "axes", "repo", "base", "setup", "report", "required", "on_red", "concurrency", "keep", "refresh"]
+GROUPS = ["Environments", "Limits", "Results", "Advanced"]
+FIELDS = ["Test command", "Axes", "Repository", "Commit", "Setup command", "Folder", *GROUPS]
 SUITE = """
 import os
 bad = "<failure message='off by one'/>" if os.environ["ITEM_MODE"] == "bad" else ""
@@ -46,7 +47,7 @@ def fill(page: Page, prefect: PrefectServer, *values: str) -> None:
     """Open the form, and fill in the command and one axis."""
     labels = open_form(page, prefect, "test-matrix")
     assert [label for label in labels if label in FIELDS] == FIELDS
-    page.get_by_label("command").fill("python3 suite.py")
+    page.get_by_label("Test command").fill("python3 suite.py")
     page.get_by_role("button", name="Add Item").first.click()
     page.get_by_label("Name", exact=True).first.fill("mode")
     picture(page, "form-test-matrix-axis")
@@ -69,7 +70,9 @@ def test_a_matrix_from_its_form(prefect: PrefectServer, page: Page, repository: 
     with prefect.serving(folder=repository, deployment="dispatch"):
         wait_for(prefect)
         fill(page, prefect, "good", "bad")
-        picture(page, "form-test-matrix")
+        for group in GROUPS:
+            page.get_by_role("tab", name=group, exact=True).click()
+        both_themes(page, "form-test-matrix")
         submit(page, "Failed")
         page.get_by_role("tab", name="Details").click()
         expect(
@@ -80,4 +83,4 @@ def test_a_matrix_from_its_form(prefect: PrefectServer, page: Page, repository: 
         fill(page, prefect, "good", "good")
         submit(page, "Failed")
         page.get_by_role("tab", name="Details").click()
-        expect(page.get_by_text("axes: 'mode' has 'good' twice; leave one out.").first).to_be_visible(timeout=60_000)
+        expect(page.get_by_text("Axes: 'mode' has 'good' twice; leave one out.").first).to_be_visible(timeout=60_000)

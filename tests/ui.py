@@ -93,6 +93,7 @@ def environment(folder: Path, port: int) -> dict[str, str]:
     """
     return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")} | {
         "PREFECT_HOME": str(folder / "home"),
+        "PREFECT_DISPATCH_STATE": str(folder / "state"),
         "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",

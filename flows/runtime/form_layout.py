@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
-from pydantic import Field, create_model
+from pydantic import ConfigDict, Field, create_model
 from pydantic.json_schema import SkipJsonSchema
 
 from prefect_dispatch.errors import JobError
@@ -98,11 +98,13 @@ class FormLayout:
         """
         flat = {name: value for name, value in given.items() if name not in self.groups}
         for group in filter(given.get, self.groups):
+            unchanged = type(given[group])()
             for name in self.groups[group].fields:
-                value = getattr(given[group], name)
-                if value == defaults[name]:
+                # A default is as it was declared, or validated: a JSON text is then an object.
+                either, value = (defaults[name], getattr(unchanged, name)), getattr(given[group], name)
+                if value in either:
                     continue
-                if flat.get(name, defaults[name]) != defaults[name]:
+                if flat.get(name, defaults[name]) not in either:
                     raise JobError(f"{name}: it is given both in the group `{group}` and by itself; leave out one.")
                 flat[name] = value
         return flat
@@ -140,6 +142,8 @@ class _Collapsed:
 class _GroupFields(Strict):
     """Base class of the models of groups."""
 
+    model_config = ConfigDict(validate_default=True)
+
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         """Return the schema with a plain field for an optional number, in place of tabs; empty, it is None."""
@@ -160,7 +164,10 @@ def group_parameters(
     parameters: list[inspect.Parameter] = []
     for name, group in layout.groups.items():
         fields: dict[str, Any] = {
-            each: (form[each].annotation, Field(form[each].default, title=label, description=descriptions[each]))
+            each: (
+                form[each].annotation,
+                Field(form[each].default, title=label, description=layout.to_labels(descriptions[each])),
+            )
             for each, label in group.fields.items()
         }
         model = create_model(group.title, __base__=_GroupFields, **fields)
@@ -169,11 +176,12 @@ def group_parameters(
     return parameters
 
 
-def arrange_parameter(layout: FormLayout, parameter: inspect.Parameter) -> inspect.Parameter:
-    """Return a parameter with its label, or hidden from the form."""
+def arrange_parameter(layout: FormLayout, parameter: inspect.Parameter, description: str) -> inspect.Parameter:
+    """Return a parameter with its label, and those of others in its description; or hidden from the form."""
     annotation, name = parameter.annotation, parameter.name
     if name in layout.group_of or name in layout.hidden:
         return parameter.replace(annotation=Annotated[annotation, cast("Any", SkipJsonSchema)()])
     if name not in layout.labels:
         return parameter
-    return parameter.replace(annotation=Annotated[annotation, Field(json_schema_extra={"title": layout.labels[name]})])
+    shown = {"title": layout.labels[name], "description": layout.to_labels(description)}
+    return parameter.replace(annotation=Annotated[annotation, Field(json_schema_extra=cast("Any", shown))])

@@ -22,18 +22,19 @@ from prefect.input.actions import read_flow_run_input
 from prefect.results import ResultRecord, ResultRecordMetadata  # type: ignore[attr-defined]  # no public way
 from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.transactions import BaseTransaction, TransactionState
-from prefect.utilities.callables import parameter_docstrings
+from prefect.utilities.callables import ParameterSchema, parameter_docstrings
 from prefect.utilities.collections import visit_collection
 from prefect.utilities.engine import propose_state_sync
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from contextvars import ContextVar
     from datetime import datetime
     from uuid import UUID
 
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.deployments.runner import RunnerDeployment
     from prefect.futures import PrefectFuture
     from prefect.input.run_input import Keyset
     from prefect.serializers import Serializer
@@ -250,6 +251,27 @@ def has_next_date(cron: str) -> bool:
 def parameter_descriptions(function: Callable[..., object]) -> dict[str, str]:
     """Return the descriptions of a function's parameters, as Prefect reads them in its docstring for a form."""
     return dict(parameter_docstrings(inspect.getdoc(function)))
+
+
+class _NamedParameters(ParameterSchema):
+    """Schema of a deployment's parameters that admits no other names."""
+
+    propertyNames: dict[str, list[str]]  # noqa: N815 -- a keyword of JSON Schema
+
+
+def require_known_parameters(deployment: RunnerDeployment, names: Sequence[str]) -> None:
+    """Have Prefect's server refuse runs of a deployment with unknown parameters.
+
+    Without this it accepts them, and the run's process ends with a traceback before the flow begins. Parameters that
+    the form doesn't show are known, too, so `additionalProperties: false` would refuse too much.
+
+    Args:
+        deployment: The deployment, which is not registered yet.
+        names: The names of the flow's parameters.
+    """
+    schema = deployment._parameter_openapi_schema  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] -- no public way
+    given = {**schema.model_dump(exclude_unset=True), "propertyNames": {"enum": [*names]}}
+    deployment._parameter_openapi_schema = _NamedParameters.model_validate(given)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
 
 
 def is_unreachable(error: BaseException) -> bool:

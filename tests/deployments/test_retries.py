@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+from prefect.exceptions import PrefectHTTPStatusError
 
 from tests.openai_server import Behaviour, document, failure, openai_server
 
@@ -25,6 +26,13 @@ briefs: {{name: {name}, instructions: "Say how long it is."}}
 items: {{glob: "{folder}/*.txt"}}
 executor: {{model: openai/test, api_base: "{url}"}}
 limits: {{retry_delay_s: 0, retries: 0, min_success: 1.0}}
+"""
+FORM = """
+flow: analyze_files
+files: "texts/*.txt"
+instructions: Say how long it is.
+model: openai/test
+name: form
 """
 
 
@@ -71,6 +79,21 @@ def test_runs_of_deployments_are_retried(server: Place, tmp_path: Path) -> None:
         with place.client() as client:
             failing, refused = (client.read_deployment_by_name(f"dispatch/{n}").id for n in ("failing", "refused"))
         (failed,), (wrong,) = place.ended(failing), place.ended(refused)
+        # A form's own refusals: of parameters that the form doesn't show, and of a combination of them.
+        (tmp_path / "form.yaml").write_text(FORM, encoding="utf-8")
+        place.run("prefect_dispatch", "deploy", str(tmp_path / "form.yaml"))
+        with place.client() as client:
+            form = client.read_deployment_by_name("analyze-files/form").id
+            with pytest.raises(PrefectHTTPStatusError, match=r"'limitt' is not one of \['files', 'instructions',"):
+                client.create_flow_run_from_deployment(form, parameters={"limitt": 1})
+            for wrongly in ({"limit": 0}, {"merge": "merge records"}):
+                client.create_flow_run_from_deployment(form, parameters=wrongly)
+        refusals = place.ended(form, 2)
+        assert sorted(str(each.state and each.state.message).split(": ")[0] for each in refusals) == [
+            "Limits > First files only",
+            "Merging > Merge",
+        ]
+        assert [states(place, each.id) for each in refusals] == [["RUNNING", "FAILED"]] * 2
         assert failed.state is not None
         assert (failed.state.name, str(failed.state.message)[:24]) == ("Failed", "Failed: 1 of 2 answered;")
         assert states(place, failed.id) == ["RUNNING", "SCHEDULED", "RUNNING", "FAILED"]
@@ -79,7 +102,7 @@ def test_runs_of_deployments_are_retried(server: Place, tmp_path: Path) -> None:
         assert wrong.state.name == "Failed"
         assert "gone/*.txt" in str(wrong.state.message)
         assert states(place, wrong.id) == ["RUNNING", "FAILED"]
-        for run in (failed, wrong):
+        for run in (failed, wrong, *refusals):
             of_run = [message for message in logged(place, run.id) if not message.startswith("Task run failed")]
             assert of_run
             assert not [message for message in of_run if "Traceback" in message]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -218,13 +219,31 @@ def test_several_jobs_are_served_by_one_process(server: Place, model: OpenAIServ
     before = model.count
     with place.running("prefect_dispatch", "serve", *jobs), place.client() as client:
         place.wait(lambda: "Your deployments are being served" in (tmp_path / "said").read_text(), "it serves")
+        assert (tmp_path / "said").read_text().count("Report pages are served at http://127.0.0.1:") == 1
         deployments = [client.read_deployment_by_name(f"dispatch/{name}") for name in ("first", "second")]
         for deployment in deployments:
             assert deployment.work_pool_name is None
             client.create_flow_run_from_deployment(deployment.id)
         for deployment in deployments:
             place.ended(deployment.id, 1, "Completed")
+        links = [shown_page(place, name) for name in ("first", "second")]
     assert model.count == before + 2
+    # A worker's runs have such links, too, and `reports` shows the pages of all, where `serve` did.
+    place.run("prefect_dispatch", "deploy", jobs[0])
+    with place.running("prefect_dispatch", "reports"), place.worker("dispatch"), place.client() as client:
+        client.create_flow_run_from_deployment(deployments[0].id)
+        place.ended(deployments[0].id, 2, "Completed")
+        assert shown_page(place, "first") not in links
+        assert all(httpx.get(link).is_success for link in links)
+
+
+def shown_page(place: Place, name: str) -> str:
+    """Return the link of a job's last report to its page, which is shown."""
+    report = place.artifacts(f"{name}-report")[-1]
+    (link,) = re.findall(r"\[Open the report page\]\((http://127\.0\.0\.1:\d+/[0-9a-f]{64}/report\.html)\)", report)
+    page = httpx.get(link).raise_for_status()
+    assert f"<title>{name}" in page.text
+    return str(link)
 
 
 class Gateway:
@@ -324,6 +343,9 @@ def test_prefects_own_command_registers_the_same(server: Place, tmp_path: Path) 
     for key, each in ours.items():
         assert each.pop("parameters") == ({} if key == "work_shard" else {"folder": str(tmp_path)})
         assert theirs[key].pop("parameters") == {}
+        assert (
+            "folder" in each["parameter_openapi_schema"].pop("propertyNames")["enum"]
+        )  # Prefect's file has no place for it
         assert {**each, "id": ""} == {**theirs[key], "id": ""}
 
 

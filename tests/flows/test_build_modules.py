@@ -21,9 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ORDER = [
-    "modules", "repo", "base", "agent", "credentials", "model", "api_base", "about", "setup", "accept", "branch",
-    "force", "on_conflict", "check", "max_usd", "budget_usd", "concurrency", "time_limit_s", "idle_limit_s",
-    "max_turns", "retries", "reasks", "min_success", "params", "pass_env", "keep", "folder", "name", "out", "refresh",
+    "modules", "repo", "agent", "credentials", "model", "about", "folder", "name", "merging", "limits", "results",
+    "advanced",
 ]  # fmt: skip
 LEXER = {"name": "lexer", "goal": "Split {text}.", "owns": ["calc/lexer.py", "tests/*lexer*"]}
 
@@ -34,14 +33,16 @@ def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     return with_form_messages(lambda: build_modules.build(**valid))
 
 
-def test_the_form_is_flat_and_in_order() -> None:
+def test_the_form_has_few_fields_and_groups_in_order() -> None:
     """One field is enough; what is a choice is a choice, and what is JSON is a text that is edited as such."""
     form = build_modules.parameters.model_dump()
     fields = dict(sorted(form["properties"].items(), key=lambda field: field[1]["position"]))
     assert [*fields] == ORDER
     assert all(field["description"] for field in fields.values())
     assert form["required"] == ["modules"]
-    assert [fields[name]["enum"] for name in ("on_conflict", "check", "keep")] == [
+    groups = [form["definitions"][name]["properties"] for name in ("Merging", "Merging", "Advanced")]
+    names = ("on_conflict", "check", "keep")
+    assert [group[name]["enum"] for group, name in zip(groups, names, strict=True)] == [
         ["priority", "skip", "fail", "agent"],
         ["each", "end"],
         ["never", "failed"],
@@ -60,10 +61,29 @@ def test_the_form_is_flat_and_in_order() -> None:
         "Where its answer is",
         "Where it says what it spent",
     ]
-    assert (fields["params"]["format"], fields["params"]["default"]) == ("json-string", "{}")
+    params, limits = groups[2]["params"], form["definitions"]["Limits"]["properties"]
+    assert (params["format"], params["default"]) == ("json-string", "{}")
     assert fields["credentials"]["block_type_slug"] == "llm-credentials"
-    assert fields["time_limit_s"]["default"] == 1800
+    assert limits["time_limit_s"]["default"] == 1800
     assert [*form["definitions"]["Module"]["properties"]] == ["name", "goal", "owns", "interface", "accept", "priority"]
+
+
+def test_values_in_groups_are_those_by_themselves() -> None:
+    """A group that is submitted with its defaults changes nothing; a value in both ways is refused."""
+    flat = {"budget_usd": 3, "max_usd": 1, "branch": "agents/x", "base": "main", "params": '{"effort": "high"}'}
+    nested = {
+        "limits": {"budget_usd": 3, "max_usd": 1},
+        "results": {"branch": "agents/x"},
+        "advanced": {"base": "main", "params": '{"effort": "high"}'},
+    }
+    assert build_modules.layout.nest(flat, {}) == nested
+    assert given(**nested) == given(**flat)
+    defaults = {"merging": {"accept": ""}, "advanced": {"params": "{}", "base": "HEAD"}}
+    assert given(**defaults, params='{"effort": "high"}') == given(params='{"effort": "high"}')
+    assert given(**defaults) == given()
+    with pytest.raises(JobError, match="params: it is given both in the group `advanced` and by itself"):
+        given(advanced={"params": '{"effort": "low"}'}, params='{"effort": "high"}')
+    assert build_modules.layout.label("accept") == "Merging > Acceptance command"
 
 
 def test_what_a_form_becomes() -> None:

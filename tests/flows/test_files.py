@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 from pydantic import ValidationError
 
-from prefect_dispatch.flows.publish import write_files, write_page
+from prefect_dispatch.flows.publish import PAGE, PagePlaces, page_location, publish_page, write_files, write_page
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.ledger import Document, FieldRow, Ref, Table
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.models.report import LONG_DOCUMENT, LONG_WINNER, Report
+from prefect_dispatch.reporting.html.document import GENERATOR
+from prefect_dispatch.reporting.kept_pages import PageAddress, save_address
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -157,3 +159,43 @@ def test_what_is_long_stands_in_the_report_once(tmp_path: Path) -> None:
     write_files(given, tmp_path)
     (tmp_path / "junit.xml").unlink()
     write_files(report(), tmp_path)
+
+
+def test_the_page_of_a_deployments_run_is_kept_for_the_page_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With an output folder and without one; for no other run, and nowhere until a server has been set up."""
+    monkeypatch.setenv("PREFECT_DISPATCH_STATE", str(tmp_path / "state"))
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a deployment")
+    assert publish_page(report(), None, (), ()) == (PagePlaces(), [])
+    address = PageAddress(port=4711, secret="ab" * 32)
+    save_address(address)
+    monkeypatch.delenv("PREFECT__RUNTIME__DEPLOYMENT__ID")
+    assert publish_page(report(), out, (), ()) == (PagePlaces(out / PAGE), [])
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a deployment")
+    for folder in (None, out):
+        places, lacking = publish_page(report(), folder, (), ())
+        kept = tmp_path / "state" / "reports" / "pages" / address.page_id("None")
+        assert GENERATOR in kept.read_text("utf-8")
+        assert places == (folder and out / PAGE, f"http://127.0.0.1:4711/{kept.name}/report.html")
+        assert not lacking
+        told = page_location(places)
+        assert told.startswith(f"[Open the report page]({places.link}). It opens on the machine ")
+        assert (str(out / PAGE) in told) is (folder is not None)
+    assert page_location(PagePlaces()) == ""
+
+
+def test_a_page_that_can_not_be_kept_fails_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reason is given, and the page in the output folder is named; an unusable state folder has no server."""
+    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a deployment")
+    monkeypatch.setenv("PREFECT_DISPATCH_STATE", str(tmp_path / "state"))
+    save_address(PageAddress(port=4711, secret="ab" * 32))
+    (tmp_path / "state" / "reports" / "pages").write_text("a file", encoding="utf-8")
+    places, lacking = publish_page(report(), tmp_path, (), ())
+    assert places == (tmp_path / PAGE, "")
+    assert len(lacking) == 1
+    assert lacking[0].startswith("The page server has no report.html of this run. ")
+    monkeypatch.setenv("PREFECT_DISPATCH_STATE", str(tmp_path / "state" / "reports" / "pages"))
+    assert publish_page(report(), tmp_path, (), ()) == ((tmp_path / PAGE, ""), [])

@@ -24,9 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ORDER = [
-    "command", "axes", "repo", "base", "setup", "report", "exclude", "include", "required", "on_red", "retry",
-    "retries", "env", "service", "ready", "ports",
-    "time_limit_s", "concurrency", "pass_env", "keep", "folder", "name", "out", "refresh",
+    "command", "axes", "repo", "base", "setup", "folder", "name", "environments", "limits", "results", "advanced",
 ]  # fmt: skip
 AXES = {"python": ["3.9", "3.10"], "attrs": ["22", "23"]}
 
@@ -37,13 +35,29 @@ def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     return with_form_messages(lambda: run_matrix.build(**valid))
 
 
-def test_the_form_is_flat_and_in_order() -> None:
+def test_the_form_has_few_fields_and_groups_in_order() -> None:
     """Two fields are enough; each says what it is for."""
     form = run_matrix.parameters.model_dump()
     fields = sorted(form["properties"].items(), key=lambda field: field[1]["position"])
     assert [name for name, _ in fields] == ORDER
     assert all(field["description"] for _, field in fields)
     assert form["required"] == ["command", "axes"]
+
+
+def test_values_in_groups_are_those_by_themselves() -> None:
+    """A value in both ways is refused; `report` is the list of files that it has always been."""
+    flat = {"env": {"*": {"MODE": "a"}}, "retries": 3, "report": ["r.xml"], "service": "serve", "ports": 1}
+    nested = {
+        "environments": {"env": {"*": {"MODE": "a"}}},
+        "limits": {"retries": 3},
+        "results": {"report": ["r.xml"]},
+        "advanced": {"service": "serve", "ports": 1},
+    }
+    assert run_matrix.layout.nest(flat, {}) == nested
+    assert given(**nested) == given(**flat)
+    with pytest.raises(JobError, match="report: it is given both in the group `results` and by itself"):
+        given(**nested, report=["other.xml"])
+    assert run_matrix.layout.label("env") == "Environments > Variables"
 
 
 def test_what_a_form_becomes() -> None:

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -372,6 +373,14 @@ def _add_deploy_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is 
         )
         parser.add_argument("--active", action="store_true", help="have the schedule make runs")
 
+    reports = commands.add_parser(
+        "reports",
+        help="serve the report pages to which artifacts link, beside a worker",
+        description="Serve the report pages of runs on this machine at a loopback address until interrupted; artifacts "
+        "of later runs link to them. `serve` does the same by itself.",
+    )
+    reports.set_defaults(command=_serve_reports)
+
     automations = commands.add_parser(
         "automations",
         help="the automations that end runs whose worker died",
@@ -648,6 +657,14 @@ def _open(arguments: argparse.Namespace) -> int:
     print(page)
     if not webbrowser.open(page.as_uri()):
         print("prefect-dispatch: no browser was found; open the page yourself.", file=sys.stderr)
+    return COMPLETE
+
+
+def _serve_reports(_: argparse.Namespace) -> int:  # pragma: no cover -- never ends; test_page_server runs it
+    from prefect_dispatch.reporting.page_server import serve_pages  # noqa: PLC0415 -- only here
+
+    with serve_pages(partial(print, file=sys.stderr, flush=True)), suppress(KeyboardInterrupt):
+        threading.Event().wait()
     return COMPLETE
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,11 @@ from prefect.settings import PREFECT_API_URL
 
 from prefect_dispatch.deployments import automations
 from prefect_dispatch.deployments.code_source import LOCAL, Checkout, CodeOptions, CodeSource, code_source
-from prefect_dispatch.deployments.register import find_open_api, register
+from prefect_dispatch.deployments.register import POOL_TYPE, find_open_api, register
 from prefect_dispatch.deployments.register import serve as serve_deployments
 from prefect_dispatch.deployments.specs import PlannedDeployment, ScheduleOverride, plan_deployments
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.reporting.page_server import serve_pages
 
 if TYPE_CHECKING:
     import argparse
@@ -48,15 +50,24 @@ def deploy(arguments: argparse.Namespace) -> int:
     for each in (each for each in registered if not each.is_inner):
         needs = "" if arguments.jobs else " --params '{…}'"
         print(f"  prefect deployment run {shlex.quote(each.name)}{needs}")
+    if pool.kind == POOL_TYPE:
+        print("Beside the worker, so that artifacts link to the report pages of its runs:")
+        print("  prefect-dispatch reports")
     print("Once for each server, so that a run whose worker died is marked as Crashed:")
     print("  prefect-dispatch automations --apply")
     return 0
 
 
 def serve(arguments: argparse.Namespace) -> int:  # pragma: no cover -- never ends; test_worker runs it as a process
-    """Register deployments and run them in this process, until interrupted."""
+    """Register deployments and run them in this process, and serve report pages, until interrupted."""
     deployments, timing = _plan_deployments(arguments, LOCAL)
-    serve_deployments(deployments, timing, _print_deployments)
+    notify = partial(print, file=sys.stderr, flush=True)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(serve_pages(notify))
+        except JobError as error:  # schedules don't depend on pages
+            notify(str(error))
+        serve_deployments(deployments, timing, _print_deployments)
     return 0
 
 
