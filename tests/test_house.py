@@ -107,6 +107,7 @@ PUBLIC = [
     "__version__",
     "analyze_files",
     "build_modules",
+    "check_text",
     "content_variants",
     "dispatch",
     "integrate",

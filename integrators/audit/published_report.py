@@ -82,8 +82,8 @@ def audit_report(path: Path) -> ReportAudit:
     """
     file = path / "report.json" if path.is_dir() else path
     report = _read_report(file)
-    outcomes = _read_outcomes(file.with_name(OUTCOMES), required=bool(report.ledger or report.gaps))
-    questions = _read_outcomes(file.with_name(QUESTIONS), required=report.integration != Spending())
+    outcomes = read_outcomes(file.with_name(OUTCOMES), required=bool(report.ledger or report.gaps))
+    questions = read_outcomes(file.with_name(QUESTIONS), required=report.integration != Spending())
     if report.violations:  # the run itself published no value, so there is nothing to compare
         return ReportAudit(report.violations, (), ("The run itself found these violations, and published no value.",))
     answered = any(outcome.status == "succeeded" for outcome in outcomes)
@@ -242,7 +242,7 @@ def _read_report(file: Path) -> Report:
         ) from None
 
 
-def _read_outcomes(file: Path, *, required: bool) -> list[Outcome]:
+def read_outcomes(file: Path, *, required: bool) -> list[Outcome]:
     """Return the outcomes in a JSON Lines file.
 
     Args:

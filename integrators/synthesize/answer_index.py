@@ -622,7 +622,10 @@ def check_claims(text: str, sources: Sequence[Source], given: Sequence[int] = ()
             "".join(spoken), [each.words for each in consulted], is_heading=is_heading
         ):
             results.append(Finding(kind, start + first, start + last, message.replace("{where}", where), numbers))
-    results += _find_untraced(prose, sources)
+    for number in find_untraced(prose, sources):
+        place = next(each for each in prose.citations if number in each.numbers)
+        message = f"Nothing of [{number}] stands in a sentence that cites it."
+        results.append(Finding("source", place.start, place.end, message, (number,)))
     return sorted(results, key=lambda each: (each.start, each.end, each.kind))
 
 
@@ -633,21 +636,25 @@ def is_lead_in(text: str, start: int, end: int) -> bool:
     )
 
 
-def _find_untraced(prose: Prose, sources: Sequence[Source]) -> Iterator[Finding]:
-    """Yield the citations of answers of which nothing stands in any sentence that cites them.
+def find_untraced(prose: Prose, sources: Sequence[Source], given: Sequence[int] = ()) -> list[int]:
+    """Return the numbers of the answers of which nothing stands in any sentence that cites them.
 
     An answer is traced by a figure, by a word that not every answer has, or by half of a sentence's words.
+
+    Args:
+        prose: The text.
+        sources: All answers in the order of their numbers.
+        given: Numbers of the answers that each sentence without a citation cites.
     """
     citing: dict[int, list[Statement]] = {}
     for start, end, cited in prose.claims:
-        for number in cited:
+        for number in cited or given:
             citing.setdefault(number, []).append(Statement.parse(prose.masked[start:end]))
+    untraced: list[int] = []
     for number, statements in sorted(citing.items()):
         source = sources[number - 1]
         others = [each.words for each in sources if each is not source]
-        if not source.words.stems or not is_english(source.text):
-            continue
-        if not any(source.words.is_traced(statement, others) for statement in statements):
-            place = next(each for each in prose.citations if number in each.numbers)
-            message = f"Nothing of [{number}] stands in a sentence that cites it."
-            yield Finding("source", place.start, place.end, message, (number,))
+        is_comparable = bool(source.words.stems) and is_english(source.text) and is_english(prose.masked)
+        if is_comparable and not any(source.words.is_traced(statement, others) for statement in statements):
+            untraced.append(number)
+    return untraced

@@ -333,7 +333,7 @@ def _check_opposites(claim: Statement, sources: Sequence[WordIndex]) -> Iterator
 def _check_units(claim: Statement, sources: Sequence[WordIndex]) -> Iterator[Remark]:
     """Yield the numbers that the sources give in another unit of the same dimension."""
     for at, word in enumerate(claim.words):
-        if not word[0].isdigit() or not (own := _units_after(claim, at)):
+        if not (word[0].isdigit() or word in SMALL_COUNTS) or not (own := _units_after(claim, at)):
             continue
         found = [
             _units_after(each, place)
