@@ -219,6 +219,12 @@ class Figure(NamedTuple):
     """Whether it is certainly a figure. An uncertain one serves as evidence, but requires none."""
 
 
+_QUARTER = re.compile(r"(?:q([1-4])|([1-4])q)")
+_QUARTER_IN_WORDS = re.compile(
+    r"(?ai:\b(first|second|third|fourth|last|1st|2nd|3rd|4th)\s+quarter\b|\b(?:q([1-4])|([1-4])q)\b)"
+)
+_QUARTERS = {"first": 1, "second": 2, "third": 3, "fourth": 4, "last": 4, "1st": 1, "2nd": 2, "3rd": 3, "4th": 4}
+
 _ENUMERATION = rf"(?:\A|(?<=[.!?:;\n]\s)){_any_of(_UNIT_ORDINALS.split())},"
 """Pattern of `Fourth, …` at the start of a sentence, which enumerates statements and is no number in one."""
 _WORD = (
@@ -258,7 +264,8 @@ def _figures_of_token(text: str, match: re.Match[str]) -> Iterator[Figure]:
         words = re.findall(r"[a-z]+", match[0].lower())
         counts = all(word in _CARDINALS for word in words)
         figure = _read_number(text, start, end, Decimal(_value_of_words(words)), counts=counts)
-        yield figure._replace(sure=words[0] not in _AMBIGUOUS_WORDS or len(words) > 1 or figure.end > end)
+        is_sure = words[0] not in _AMBIGUOUS_WORDS or len(words) > 1 or figure.end > end
+        yield figure._replace(sure=is_sure or bool(_QUARTER_IN_WORDS.match(text, start)))
     elif match["word"] and any(map(str.isdecimal, match[0])):
         yield from _figures_of_word(text, start, match[0])
 
@@ -351,11 +358,6 @@ def join_segments(word: str) -> str:
 
 # What a source has.
 
-_QUARTER = re.compile(r"(?:q([1-4])|([1-4])q)")
-_QUARTER_IN_WORDS = re.compile(
-    r"(?ai:\b(first|second|third|fourth|last|1st|2nd|3rd|4th)\s+quarter\b|\b(?:q([1-4])|([1-4])q)\b)"
-)
-_QUARTERS = {"first": 1, "second": 2, "third": 3, "fourth": 4, "last": 4, "1st": 1, "2nd": 2, "3rd": 3, "4th": 4}
 _OTHER_NAMES = {join_segments("COVID-19"): re.compile(r"(?i:\b(?:covid|coronavirus|sars-cov-2|pandemic))")}
 """Names with digits that have names without them."""
 _HEDGE = re.compile(

@@ -69,6 +69,7 @@ _ACRONYM = re.compile(r"[A-Z]{2,6}s?")
 
 TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+(?:[.,]\d+)*")  # noqa: RUF001 -- an apostrophe
 """Pattern of a word or a number."""
+_DIGITS = re.compile(r"[-./]?\d")
 _BEFORE_START = re.compile(r"(?:\A|[.:!?…|>\"“”„«»;\x00])[\s*_#'‘(\[-]*\Z")  # noqa: RUF001 -- quotation marks
 """Pattern of what precedes a word that is capitalised as the first of a sentence, a cell or a quotation."""
 
@@ -206,12 +207,15 @@ class WordIndex:
         )
 
     def is_traced(self, statement: Statement, others: Sequence[WordIndex]) -> bool:
-        """Return whether a statement has a number or a word of this source alone, or half of its words from it."""
+        """Return whether a statement has a number or a word of this source alone, or half of its words from it.
+
+        One that only speaks about its sources, such as `both agree`, has all of its words from them.
+        """
         if any(word in self.stems for word in statement.words if word[0].isdigit()):
             return True
         judged = [at for at in statement.content if statement.stems[at] not in META_STEMS]
         shared = [at for at in judged if self.has_word(statement.words[at], statement.stems[at])]
-        if shared and len(shared) * 2 >= len(judged):
+        if len(shared) * 2 >= len(judged):
             return True
         return any(not all(statement.stems[at] in other.stems for other in others) for at in shared)
 
@@ -254,9 +258,10 @@ def _check_names(text: str, claim: Statement, sources: Sequence[WordIndex], *, i
         capitalised = [each and token[1:] != token[1:].lower() for each, token in zip(capitalised, tokens, strict=True)]
     content = set(claim.content)
     for at in claim.content:
-        if not capitalised[at]:
-            continue
         start, end = claim.spans[at]
+        # A name with digits, such as `COVID-19`, is compared as a figure.
+        if not capitalised[at] or _DIGITS.match(text, end):
+            continue
         has_next = at + 1 in content and capitalised[at + 1] and text[end : claim.spans[at + 1][0]] == " "
         is_first = bool(_BEFORE_START.search(text[:start]))
         if (is_first and not has_next and tokens[at][1:] == tokens[at][1:].lower()) or len(tokens[at]) < 2:  # noqa: PLR2004 -- an initial
@@ -371,11 +376,11 @@ def _check_subjects(text: str, claim: Statement, sources: Sequence[WordIndex]) -
             yield _remark("subject", claim, at, f"{word!r} is the number of another subject in {{where}}.")
 
 
-def _counts(statement: Statement, place: int, following: set[str]) -> bool:
-    """Return whether a word of a statement is a number that counts one of some stems."""
+def _counts(statement: Statement, place: int, things: set[str]) -> bool:
+    """Return whether a word of a statement is a number that stands beside one of some stems, as `5 years`."""
     if not statement.words[place][0].isdigit():
         return False
-    return any(statement.stems[after] in following for after in statement.content if 0 < after - place <= PAIR_DISTANCE)
+    return any(statement.stems[at] in things for at in statement.content if abs(at - place) <= PAIR_DISTANCE)
 
 
 def _check_support(text: str, claim: Statement, sources: Sequence[WordIndex]) -> Iterator[Remark]:
