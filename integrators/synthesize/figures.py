@@ -447,14 +447,16 @@ class FigureIndex:
             if percent == figure.percent and number.is_normal() and number.is_signed() == figure.value.is_signed()
         ]
         for number in map(abs, numbers):
-            is_finer = _exponent(number) < _exponent(value)
-            if is_finer and abs(number - value) <= min(quantum / 2, value * _ROUNDING):
+            if hedge and hedge["above"]:
+                fits = value <= number <= value * _MORE
+            elif hedge and hedge["below"]:
+                fits = value / _MORE <= number <= value
+            else:
                 is_scaled = text[figure.start : figure.end].strip("0123456789.,%- ") != ""
-                if hedge or is_scaled or (value >= _MIN_ROUNDED and quantum <= 1):
-                    return True
-            if hedge and hedge["above"] and value <= number <= value * _MORE:
-                return True
-            if hedge and hedge["below"] and value / _MORE <= number <= value:
+                is_rough = bool(hedge) or is_scaled or (value >= _MIN_ROUNDED and quantum <= 1)
+                is_near = abs(number - value) <= min(quantum / 2, value * _ROUNDING)
+                fits = is_rough and is_near and _exponent(number) < _exponent(value)
+            if fits:
                 return True
         return False
 

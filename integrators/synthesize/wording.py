@@ -450,7 +450,8 @@ def counts_otherwise(word: str, following: Statement, source: WordIndex) -> bool
         following: What follows it.
         source: The source.
     """
-    counted = set(following.content_stems[:PAIR_DISTANCE])
+    content = set(following.content)
+    counted = {following.stems[at] for at in range(PAIR_DISTANCE) if content.issuperset(range(at + 1))}
     for each in source.statements:
         for place, other in enumerate(each.words):
             is_other = other != word and (
