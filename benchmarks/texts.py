@@ -103,7 +103,10 @@ def balanced_accuracy(texts: Sequence[Text], doubtful: Iterable[bool]) -> float:
 def print_rules(folder: Path) -> None:
     """Print the balanced accuracy of the rules on each set, beside that of a naive check."""
     rows: list[list[float]] = []
-    print("| set | texts | naive | before | rules | of it chosen on | held out |\n|---|---|---|---|---|---|---|")
+    print(
+        "| set | texts | naive | before | rules | of it chosen on | held out | false ones found | true ones doubted |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in SETS:
         texts = read_set(folder, name)
         doubts = [*map(is_doubtful, texts)]
@@ -115,6 +118,8 @@ def print_rules(folder: Path) -> None:
             BEFORE[name],
             balanced_accuracy(texts, doubts),
             *(balanced_accuracy([each for each, _ in part], [doubt for _, doubt in part]) for part in parts),
+            100 * mean(doubt for each, doubt in zip(texts, doubts, strict=True) if not each.is_true),
+            100 * mean(doubt for each, doubt in zip(texts, doubts, strict=True) if each.is_true),
         ]
         rows.append(row)
         print(f"| {name} | {len(texts)} | {' | '.join(f'{value:.1f}' for value in row)} |", flush=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,10 +9,8 @@ import pytest
 from prefect_dispatch import check_text
 from prefect_dispatch.errors import JobError, TerminalError, TransientError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.synthesize import check_text as module
 from prefect_dispatch.integrators.synthesize.answer_index import check_claims, number_answers
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
-from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.said import say
 from tests.integrators.writers import Desk
@@ -22,9 +18,11 @@ from tests.integrators.writers import Desk
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pydantic import JsonValue
+
     from prefect_dispatch.executors.base import Ask
 
-SOURCES = [
+SOURCES: list[JsonValue] = [
     "The client, a bakery in Leipzig, paid 1,234,567 euros in the fourth quarter. Its revenue grew by 11.8 % in 2023.",
     "Bosch delivers spare parts within five weeks. The contract may be ended, but not before 31 March 2025.",
     "The court did not grant the appeal of the Siemens board. Three judges signed the safe and permanent settlement.",
@@ -136,8 +134,8 @@ def test_other_languages_are_compared_by_figures_alone() -> None:
     ("text", "sources", "message"),
     [
         (" \n", ["a"], "The text to check is empty."),
-        ("a", [], "There is no source"),
-        ("a", ["", None, {}], "There is no source"),
+        ("a", [" "][:0], "There is no source"),
+        ("a", ["", None], "There is no source"),
         ("a", "one text", "pass a list of texts"),
         ("a" * 1_000_001, ["a"], "too long"),
     ],
@@ -215,12 +213,3 @@ def test_a_leaf_of_a_value_is_compared_with_its_sources() -> None:
     assert [each.kind for each in check_claims("Bosch never delivers.", sources, [1])] == ["negation"]
     assert [each.kind for each in check_claims("> Nobody ever wrote this here. [1]", sources)] == ["source"]
     assert check_claims("Bosch never delivers.", sources) == []
-
-
-def test_the_module_is_the_function() -> None:
-    """The public name is the function, and the module of that name holds its types."""
-    assert callable(check_text)
-    assert module.TextCheck(sentences=(), labels=()).is_clean
-    assert Path(module.__file__).name == "check_text.py"
-    assert asyncio.iscoroutinefunction(check_text) is False
-    assert isinstance(say("a", "b"), Outcome)

@@ -11,8 +11,9 @@ from pydantic import BaseModel, field_validator
 from prefect_dispatch.errors import BriefError, RejectedError
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.synthesize.answer_index import WORDING_KINDS
+from prefect_dispatch.integrators.synthesize.judge import JUDGE_BRIEF
 from prefect_dispatch.integrators.synthesize.output_format import schema_with_sources
-from prefect_dispatch.integrators.synthesize.synthesize import JUDGE_BRIEF, Synthesize
+from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
 from prefect_dispatch.models.output_schema import normalize_output, validate_output
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.said import miss, say
