@@ -319,7 +319,7 @@ _TERM = re.compile(r"[^\W\d_]+(?:[- '’][^\W\d_]+){0,2},?")  # noqa: RUF001 -- 
 _SAYS = re.compile(
     r"(?i:\b(?:sa(?:ys?|id|ying)|stat(?:es?|ed|ing)|writes?|wrote|quot\w+|answer\w*|repl\w+|reads?|words?)|[:,])\s*\Z"
 )
-"""Pattern of what precedes the words of somebody."""
+"""Pattern of what precedes a quotation."""
 
 
 class Source:
@@ -532,7 +532,7 @@ def check_prose(text: str, sources: Sequence[Source], given: Sequence[int] = ())
 
 
 def _is_term(prose: Prose, start: int, quotation: Quotation) -> bool:
-    """Return whether quotation marks stand around a term, such as a “quick win”, and not around somebody's words."""
+    """Return whether quotation marks stand around a term, such as a “quick win”, and not around a quotation."""
     [first, *more] = quotation.pieces or ("",)
     return not more and bool(_TERM.fullmatch(first)) and not _SAYS.search(prose.masked[start : quotation.start])
 

@@ -1,4 +1,4 @@
-"""`check_text`: compare a text that anybody wrote with its sources, sentence by sentence."""
+"""`check_text`: compare any text with its sources, sentence by sentence."""
 
 from __future__ import annotations
 
