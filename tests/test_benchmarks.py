@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import gzip
 import json
 import re
 import sys
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from benchmarks import figures, loads, simulate, startup, stores
+from benchmarks import figures, loads, simulate, startup, stores, texts
 from benchmarks.figures import NOTHING
 from benchmarks.loads import FIVE_THOUSAND, THOUSAND, VARIED, Workload
 from benchmarks.measuring import Cell, Lab
@@ -25,6 +26,8 @@ from benchmarks.sections import ALWAYS, SECTIONS
 from benchmarks.subprocesses import ROOT, run
 from benchmarks.table import FILE, NAMES, page
 from benchmarks.ways import WAYS
+from prefect_dispatch.integrators.synthesize.check_text import DirectAsker
+from prefect_dispatch.testing import ScriptedExecutor
 from tests.waiting import wait_until
 
 if TYPE_CHECKING:
@@ -243,3 +246,34 @@ def test_what_it_takes_to_begin() -> None:
     found = startup.measure_command("import prefect_dispatch", 1)
     assert found["seconds"] > 0
     assert found["cpu_s"] > 0
+
+
+def test_texts_and_judges_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of each set the naive check and the rules are measured; a judge is calibrated on one part of the documents."""
+    documents = [f"Bosch delivers part {number} within five weeks to the bakery." for number in range(100, 112)]
+    rows = [
+        [at, f"Bosch delivers part {100 + at} within {count} weeks.", int(count == "five")]
+        for at in range(12)
+        for count in ("five", "six")
+    ]
+    packed = gzip.compress(json.dumps({"docs": documents, "rows": rows}).encode())
+    for name in texts.SETS.values():
+        (tmp_path / f"{name}.json.gz").write_bytes(packed)
+    texts.print_rules(tmp_path)
+    assert "| mean | | 50.0 | 54.6 | 100.0 | 100.0 | 100.0 | 100.0 | 0.0 |" in capsys.readouterr().out
+    judge = ScriptedExecutor(
+        lambda ask: {"label": "not_found" if "six" in str(ask.item.value) else "supported", "sentence": documents[0]}
+    )
+    texts.print_judge(tmp_path, DirectAsker(judge), 2)
+    out = capsys.readouterr().out
+    assert "judge alone: a doubt from " in out
+    assert "20 texts, 20 requests; for 1,000 texts: cost 0.0000 US dollars" in out
+
+
+def test_texts_need_their_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without the folder a sentence says so."""
+    monkeypatch.setattr(sys, "argv", ["texts", "--data", str(tmp_path / "none")])
+    texts.main()
+    assert capsys.readouterr().out.startswith("Skipped: there is no folder")

@@ -43,6 +43,7 @@ EXCEPTIONS = {
         "flows",
         "deployments",
     },  # the other end of the arrow
+    "prefect_dispatch.cli.check": {"kernel", "integrators"},  # a part of it
     "prefect_dispatch.cli.deploy": {"kernel", "deployments"},  # a part of it
     "prefect_dispatch.cli.console": {"kernel", "tasks"},  # how the command line shows a plan
     "prefect_dispatch.tasks.integrate": {"kernel", "tasks", "integrators"},  # the task around any integrator
@@ -107,6 +108,7 @@ PUBLIC = [
     "__version__",
     "analyze_files",
     "build_modules",
+    "check_text",
     "content_variants",
     "dispatch",
     "integrate",

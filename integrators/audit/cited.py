@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, cast
 
 from prefect_dispatch.integrators.base import gaps
 from prefect_dispatch.integrators.synthesize.answer_index import (
+    WORDING_KINDS,
+    check_claims,
     check_prose,
     cited_numbers,
     format_citation,
@@ -24,6 +26,7 @@ from prefect_dispatch.integrators.synthesize.output_format import (
     CITED,
     MARK,
     VALUE,
+    WORDING_RULE,
     Leaf,
     check_leaf,
     flag_findings,
@@ -132,17 +135,20 @@ class CitedAudit:
         numbers = cited_numbers(prose, len(self._sources))
         yield from self._check_sources(row, numbers)
         self.accounted_refs |= {self._ref_of_number(number) for number in (*numbers, *quoted)}
-        # 3. Each unsupported number, date or quotation has a flag.
-        for flag in flag_findings(row.path, prose, check_prose(prose, self._sources), self._sources, ends):
-            if _flag_key(flag) not in self._flags:
-                yield _unflagged_violation(flag)
+        # 3. Each unsupported number, date or quotation has a flag, and so has each doubt about the wording.
+        found = [*check_prose(prose, self._sources), *check_claims(prose, self._sources)]
+        yield from self._check_flags(flag_findings(row.path, prose, found, self._sources, ends))
         # 4. Each flag is at the text that it quotes, and the marks in the text are at the flags.
         flag_ends: set[int] = set()
         for flag in self._merge.flags:
             if flag.path == row.path and flag.start is not None:
                 end = flag.start + len(flag.text)
-                flag_ends.add(end)
-                if body[flag.start : end] != flag.text or not body.startswith(MARK, end):
+                if flag.kind in WORDING_KINDS:
+                    has_mark = True  # such a flag needs none
+                else:
+                    has_mark = body.startswith(MARK, end)
+                    flag_ends.add(end)
+                if body[flag.start : end] != flag.text or not has_mark:
                     yield _precision_violation(row.path, f"a flag is on {flag.text!r}, which isn't there with a mark.")
         # `ends` are positions without the marks; each mark before one moves it by its length.
         mark_positions = {end + len(MARK) * at for at, end in enumerate(ends)}
@@ -159,8 +165,16 @@ class CitedAudit:
             yield _precision_violation(row.path, f"it rests on {answers}, but other answers are named for it.")
         yield from self._check_sources(row, expected)
         self.accounted_refs |= {self._ref_of_number(number) for number in expected}
-        for flag in flag_findings(row.path, value, found, self._sources):
-            if _flag_key(flag) not in self._flags:
+        yield from self._check_flags(flag_findings(row.path, value, found, self._sources))
+
+    def _check_flags(self, expected: Iterable[Flag]) -> Iterator[Violation]:
+        """Yield a violation for each flag that the merge lacks.
+
+        Flags on the wording are expected where the merge's rules name them: an earlier version had none.
+        """
+        has_wording = WORDING_RULE in self._merge.rules
+        for flag in expected:
+            if _flag_key(flag) not in self._flags and (has_wording or flag.kind not in WORDING_KINDS):
                 yield _unflagged_violation(flag)
 
     def _check_sources(self, row: FieldRow, numbers: Sequence[int]) -> Iterator[Violation]:

@@ -105,8 +105,8 @@ def read_published_report(path: Path) -> PublishedReport:
     """
     file = path / "report.json" if path.is_dir() else path
     report = _read_report(file)
-    outcomes = _read_outcomes(file.with_name(OUTCOMES), required=bool(report.ledger or report.gaps))
-    questions = _read_outcomes(file.with_name(QUESTIONS), required=report.integration != Spending())
+    outcomes = read_outcomes(file.with_name(OUTCOMES), required=bool(report.ledger or report.gaps))
+    questions = read_outcomes(file.with_name(QUESTIONS), required=report.integration != Spending())
     inputs = _read_inputs(report)
     return PublishedReport(report, tuple(outcomes), tuple(questions), inputs.briefs, inputs.decisions)
 
@@ -274,7 +274,7 @@ def _read_report(file: Path) -> Report:
         ) from None
 
 
-def _read_outcomes(file: Path, *, required: bool) -> list[Outcome]:
+def read_outcomes(file: Path, *, required: bool) -> list[Outcome]:
     """Return the outcomes in a JSON Lines file.
 
     Args:

@@ -7,11 +7,12 @@ import json
 import re
 import unicodedata
 from bisect import bisect_left
-from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
-from prefect_dispatch.integrators.synthesize.figures import EXACT, Figure, extract_figures, supports_date
+from prefect_dispatch.integrators.synthesize.figures import Figure, FigureIndex, extract_figures
+from prefect_dispatch.integrators.synthesize.vocabulary import SMALL_COUNTS, is_english
+from prefect_dispatch.integrators.synthesize.wording import Statement, WordIndex, check_wording, counts_otherwise
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.serialization.json_values import iter_parts
@@ -311,6 +312,14 @@ _QUOTATION_MARKS = str.maketrans(dict.fromkeys('“”„‟«»‹›「」『�
 """Maps all forms of quotation marks to one, and drops asterisks."""
 _ELLIPSIS = re.compile(r"[\[(]?(?:…|\.\.\.)[\])]?")
 _EDGES = " .,;:!?'\x00"
+_CONTRACTION = re.compile(r"\b((?:do|does|did|is|are|was|were|has|have|had|would|could|should|must|need))n't\b")
+"""Pattern of `didn't`, which a quotation may give as `did not`."""
+_TERM = re.compile(r"[^\W\d_]+(?:[- '’][^\W\d_]+){0,2},?")  # noqa: RUF001 -- an apostrophe
+"""Pattern of what stands in quotation marks as a term, and not as a quotation: up to three words."""
+_SAYS = re.compile(
+    r"(?i:\b(?:sa(?:ys?|id|ying)|stat(?:es?|ed|ing)|writes?|wrote|quot\w+|answer\w*|repl\w+|reads?|words?)|[:,])\s*\Z"
+)
+"""Pattern of what precedes a quotation."""
 
 
 class Source:
@@ -333,29 +342,16 @@ class Source:
         self.text = to_prompt_text(outcome.value)
         texts = list(_extract_texts(outcome.value))
         self._quotable_texts = [_normalize_quotation(text) for text in {self.label, self.text, *texts}]
-        figures = [figure for text in texts for figure in extract_figures(text)]
-        self._dates = {date for figure in figures for date in figure.dates}
-        # Each number with whether it is in per cent. The year of a date is evidence for a bare number, such as 2024.
-        self._numbers = {(figure.value, figure.percent) for figure in figures if figure.kind == "number"}
-        self._numbers |= {(Decimal(year), False) for year, _, _ in self._dates if year}
-        # The label is evidence for names only.
-        self._names = "\n".join(figure.name for figure in (*figures, *extract_figures(self.label)))
+        self._figures = FigureIndex(texts, self.label)
 
     @property
     def block(self) -> str:
         """The answer below its number and label; its lines are indented, so that none can pass for another label."""
         return f"[{self.number}] {self.label}:\n{indent_lines(self.text)}"
 
-    def has_figure(self, figure: Figure) -> bool:
-        """Return whether the answer has a figure; `12 %` matches 12 and 0.12, too, and the other way round."""
-        if figure.name and figure.name in self._names:
-            return True
-        if figure.kind == "date":
-            return any(supports_date(claimed, own) for claimed in figure.dates for own in self._dates)
-        if figure.kind == "name":
-            return False
-        as_other = (EXACT.scaleb(figure.value, -2 if figure.percent else 2), not figure.percent)
-        return not self._numbers.isdisjoint({(figure.value, True), (figure.value, False), as_other})
+    def has_figure(self, figure: Figure, text: str = "") -> bool:
+        """Return whether the answer has a figure; see `FigureIndex.has`."""
+        return self._figures.has(figure, text)
 
     def has_quotation(self, quotation: str) -> bool:
         """Return whether the answer holds a quotation; an ellipsis in it stands for any text."""
@@ -371,6 +367,11 @@ class Source:
             unit in words and re.search(rf"(?<!\w){re.escape(unit)}(?!\w)", words)
             for unit in self._sentences_and_entries
         )
+
+    @cached_property
+    def words(self) -> WordIndex:
+        """The index of the answer's words."""
+        return WordIndex(_list_statements(self.value), f"{self.text}\n{self.label}")
 
     @cached_property
     def _sentences_and_entries(self) -> set[str]:
@@ -423,9 +424,27 @@ def _extract_texts(value: JsonValue) -> Iterator[str]:
             yield json.dumps(part)
 
 
+def _list_statements(value: JsonValue) -> Iterator[Statement]:
+    """Yield the sentences of a value: those of its texts, and each entry of its objects as `key: value`.
+
+    What is false or null is a negated statement: `"copyleft": false` is evidence for `no copyleft`.
+    """
+    for _, part in iter_parts(value):
+        if isinstance(part, str):
+            yield from (Statement.parse(part[each.start : each.end]) for each in Prose(part, 0).sentences)
+        elif isinstance(part, dict):
+            entries = [(name, inside) for name, inside in part.items() if not isinstance(inside, (dict, list))]
+            for name, inside in entries:
+                lacks = inside in (None, False) or str(inside).strip().lower() in ("no", "none", "never", "n/a", "")
+                yield Statement.parse(f"{name}: {inside}".replace("_", " "), is_negated=lacks)
+            # All entries together say which number belongs to which name.
+            yield Statement.parse(", ".join(f"{name}: {inside}" for name, inside in entries).replace("_", " "))
+
+
 def _normalize_quotation(text: str) -> str:
     """Return a text normalized for the comparison of quotations."""
     text = unicodedata.normalize("NFKC", html.unescape(text).translate(_QUOTATION_MARKS))
+    text = _CONTRACTION.sub(r"\1 not", text)
     return " ".join(text.replace("\x00", " ").split())
 
 
@@ -448,11 +467,18 @@ _SECTION_NUMBER = re.compile(r"#{1,6}[ \t]+\d{1,2}(?:[.)]|(?:\.\d{1,2}){1,4}[.)]
 """Pattern of the start of a heading with a number, such as `## 2. Scope`: the number is no claim."""
 
 
+_COUNTED_CHARS = 40
+"""Length of the text after a number word that says what it counts."""
+
+WORDING_KINDS = frozenset({"name", "negation", "direction", "unit", "subject", "support", "source"})
+"""Kinds of the findings of `check_claims`."""
+
+
 class Finding(NamedTuple):
     """Something in a text that the answers don't support."""
 
     kind: str
-    """`number`, `date`, `quotation`, `citation`, `claim`, or `key`: a number in the name of a part."""
+    """`number`, `date`, `quotation`, `citation`, `claim`, `key` (a number in the name of a part), or a wording kind."""
     start: int
     """Start offset in the text."""
     end: int
@@ -494,7 +520,7 @@ def check_prose(text: str, sources: Sequence[Source], given: Sequence[int] = ())
             consulted = [sources[number - 1] for number in cites]
             where = f"{format_citation(cites)}, which the sentence cites"
         # A heading, the head of a table, or a lead-in needs no citation, but its figures stand in some answer.
-        elif not text.startswith(">", start) and (_HEADING.fullmatch(text, start, end) or _TABLE_RULE.match(text, end)):
+        elif is_lead_in(text, start, end):
             consulted, where = list(sources), "any answer"
             if numbered := _SECTION_NUMBER.match(text, start, end):
                 start = numbered.end()
@@ -503,6 +529,12 @@ def check_prose(text: str, sources: Sequence[Source], given: Sequence[int] = ())
             results.append(Finding("claim", start, end, "The sentence cites no answer.", ()))
         results += _check_sentence(prose, start, end, consulted, where)
     return sorted(results, key=lambda each: (each.start, each.end, each.kind))
+
+
+def _is_term(prose: Prose, start: int, quotation: Quotation) -> bool:
+    """Return whether quotation marks stand around a term, such as a “quick win”, and not around a quotation."""
+    [first, *more] = quotation.pieces or ("",)
+    return not more and bool(_TERM.fullmatch(first)) and not _SAYS.search(prose.masked[start : quotation.start])
 
 
 def _check_sentence(prose: Prose, start: int, end: int, consulted: Sequence[Source], where: str) -> Iterator[Finding]:
@@ -519,7 +551,9 @@ def _check_sentence(prose: Prose, start: int, end: int, consulted: Sequence[Sour
     first, last = (bisect_left(prose.quotations, at, key=lambda each: each.start) for at in (start, end))
     quotations = prose.quotations[first:last]
     for each in quotations:
-        if not all(any(source.has_quotation(piece) for source in consulted) for piece in each.pieces):
+        if not _is_term(prose, start, each) and not all(
+            any(source.has_quotation(piece) for source in consulted) for piece in each.pieces
+        ):
             yield Finding("quotation", each.start, each.end, f"This quotation doesn't stand in {where}.", numbers)
     # Figures in a quotation were compared with it.
     quoted_spans = [span for each in quotations for span in each.words]
@@ -531,8 +565,96 @@ def _check_sentence(prose: Prose, start: int, end: int, consulted: Sequence[Sour
 
 
 def unsupported_figures(text: str, consulted: Sequence[Source]) -> Iterator[Figure]:
-    """Yield the figures of a text that none of the consulted answers has, and that don't count these answers."""
+    """Yield the figures of a text that none of the consulted answers has, and that don't count these answers.
+
+    A small number word such as `two` may count what an answer lists. It is yielded only if an answer counts the same
+    things with another number.
+    """
     for figure in extract_figures(text):
         is_count = figure.counts and len(consulted) > 1 and figure.value == len(consulted)
-        if figure.sure and not is_count and not any(source.has_figure(figure) for source in consulted):
-            yield figure
+        if not figure.sure or is_count or any(source.has_figure(figure, text) for source in consulted):
+            continue
+        word = text[figure.start : figure.end].lower()
+        negated = figure._replace(value=figure.value.copy_negate())
+        if SMALL_COUNTS.get(word) == figure.value and not any(source.has_figure(negated) for source in consulted):
+            following = Statement.parse(text[figure.end : figure.end + _COUNTED_CHARS])
+            if not any(counts_otherwise(word, following, source.words) for source in consulted):
+                continue
+        yield figure
+
+
+def check_claims(text: str, sources: Sequence[Source], given: Sequence[int] = ()) -> list[Finding]:
+    """Return what the wording of a text says otherwise than the answers, by rules; see `wording`.
+
+    These findings are reasons to look. They are neither sent back to a model nor marked in a text. In a text or an
+    answer that is not English nothing is found.
+
+    Args:
+        text: Prose with citations.
+        sources: All answers in the order of their numbers.
+        given: Numbers of the answers that support a text without citations of its own.
+
+    Example:
+        >>> from prefect_dispatch.models.outcome import Outcome
+        >>> sources = number_answers([Outcome(brief="a", item="b", status="succeeded", value="The client has paid.")])
+        >>> [found.message for found in check_claims("The client is bankrupt [1].", sources)]
+        ["Too few of its words stand in [1], which the sentence cites; 'bankrupt' is missing."]
+    """
+    prose = Prose(text, len(sources))
+    if any(each.numbers for each in prose.citations):
+        given = ()
+    if not is_english(prose.masked):
+        return []
+    results: list[Finding] = []
+    for start, end, cited in prose.claims:
+        is_heading = not cited and is_lead_in(text, start, end)
+        numbers = cited or tuple(given) or (tuple(each.number for each in sources) if is_heading else ())
+        consulted = [sources[number - 1] for number in numbers]
+        if not consulted or text.startswith(">", start) or not all(is_english(each.text) for each in consulted):
+            continue
+        where = "any answer" if is_heading else f"{format_citation(numbers)}, which the sentence cites"
+        # What is quoted is compared letter by letter.
+        spoken = list(prose.masked[start:end])
+        for quotation in prose.quotations:
+            if start <= quotation.start < end and not _is_term(prose, start, quotation):
+                spoken[quotation.start - start : quotation.end - start] = " " * (quotation.end - quotation.start)
+        for kind, first, last, message in check_wording(
+            "".join(spoken), [each.words for each in consulted], is_heading=is_heading
+        ):
+            results.append(Finding(kind, start + first, start + last, message.replace("{where}", where), numbers))
+    for number in find_untraced(prose, sources):
+        place = next(each for each in prose.citations if number in each.numbers)
+        message = f"Nothing of [{number}] stands in a sentence that cites it."
+        results.append(Finding("source", place.start, place.end, message, (number,)))
+    return sorted(results, key=lambda each: (each.start, each.end, each.kind))
+
+
+def is_lead_in(text: str, start: int, end: int) -> bool:
+    """Return whether a sentence without citations is a heading, the head of a table, or a lead-in of a list."""
+    return not text.startswith(">", start) and bool(
+        _HEADING.fullmatch(text, start, end) or _TABLE_RULE.match(text, end)
+    )
+
+
+def find_untraced(prose: Prose, sources: Sequence[Source], given: Sequence[int] = ()) -> list[int]:
+    """Return the numbers of the answers of which nothing stands in any sentence that cites them.
+
+    An answer is traced by a figure, by a word that not every answer has, or by half of a sentence's words.
+
+    Args:
+        prose: The text.
+        sources: All answers in the order of their numbers.
+        given: Numbers of the answers that each sentence without a citation cites.
+    """
+    citing: dict[int, list[Statement]] = {}
+    for start, end, cited in prose.claims:
+        for number in cited or given:
+            citing.setdefault(number, []).append(Statement.parse(prose.masked[start:end]))
+    untraced: list[int] = []
+    for number, statements in sorted(citing.items()):
+        source = sources[number - 1]
+        others = [each.words for each in sources if each is not source]
+        is_comparable = bool(source.words.stems) and is_english(source.text) and is_english(prose.masked)
+        if is_comparable and not any(source.words.is_traced(statement, others) for statement in statements):
+            untraced.append(number)
+    return untraced

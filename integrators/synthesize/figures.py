@@ -1,12 +1,14 @@
 """Figures of a text: numbers, dates and names with digits, read so that they can be compared by value.
 
-`1,000` is 1000, `31 January 2024` is 2024-01-31. A point is a decimal point (unless there are several); a comma
-before three digits is a thousands separator. `1.2 million` is 1200000, `5 Mio.` and `50 lakh` are 5000000, `12 %`
-is 12 per cent, `minus five` is -5. Number words are read in English only, month names in English and German.
+`1,000` is 1000, `31 January 2024` is 2024-01-31. A single point is a decimal point, and so is a single comma that isn't
+followed by exactly three digits: `1.5` and `1,5` are equal, `1.000` is 1 and `1,000` is 1000. Where points and commas
+stand in one number, the last one is the decimal sign: `1.234,5` and `1,234.5` are equal. `1.2 million` is 1200000,
+`5 Mio.` and `50 lakh` are 5000000, `12 %` is 12 per cent, `minus five` is -5. Number words are read in English only,
+month names in English and German.
 
-A word with digits in it, such as `BSD-3-Clause` or `v1.2`, is a name and is compared letter by letter. So is a
-numeral that is not read: a Roman numeral, a sign such as `½` or `⑥`, and a phrase such as `half a million`. Units are
-not compared, nor is `am` with `pm`. Every pattern here runs in time linear in the length of the text.
+A word with digits in it, such as `BSD-3-Clause` or `v1.2`, is a name and is compared letter by letter. So is a phrase
+such as `half a million`. Roman numerals and signs such as `½` or `⑥` are no figures. Units are not compared here, nor
+is `am` with `pm`. Every pattern here runs in time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ _SPACE = rf"{_GAP}{{1,9}}"
 # Numbers in digits.
 
 _NUMBER = re.compile(
-    rf"(?P<whole>\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?:\.\d{{3}}){{2,}}|\d{{1,3}}(?:[{_GROUPS} ]\d{{3}})+|\d+)"
-    r"(?:[.,](?P<fraction>\d+))?"
+    rf"(?P<whole>\d{{1,3}}(?:,\d{{3}})+|\d{{1,3}}(?:\.\d{{3}}){{2,}}|\d{{1,3}}\.\d{{3}}(?=,\d+\Z)"
+    rf"|\d{{1,3}}(?:[{_GROUPS} ]\d{{3}})+|\d+)(?:[.,](?P<fraction>\d+))?"
 )
 _SCIENTIFIC = re.compile(r"\d{1,40}(?:[.,]\d{1,40})?[eE][-+]?\d{1,3}")
 _QUANTITY = re.compile(rf"(?P<number>\d[\d.,{_GROUPS}]*)-?[{_LETTERS}][{_LETTERS}-]*")
@@ -47,7 +49,7 @@ _SCALES = {
         3: "thousand k K tausend tsd mille mila тыс ТЫС 千",
         4: "万 萬",
         5: "lakh lac",
-        6: "million M mn mio millionen millón millones milione milioni milhão milhões miljoen млн МЛН",
+        6: "million M mn mln mio millionen millón millones milione milioni milhão milhões miljoen млн МЛН",
         7: "crore",
         8: "億 亿",
         9: "billion B bn milliard milliarde milliarden mrd miliardo miliardi miljard млрд МЛРД",
@@ -121,11 +123,7 @@ def _value_of_words(words: Iterable[str]) -> int:
     return total + group
 
 
-# Numerals that are not read. Greater Roman numerals are too often ordinary words.
-
 _SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074-\u2079"
-_SIGNS = "\u00bc-\u00be\u2150-\u2182\u2185-\u2189\u2460-\u249b\u24ea-\u24ff\u2776-\u2793\u3251-\u325f\u32b1-\u32bf"
-_ROMAN = r"(?<![\w-])(?=[IVX]{2})X{0,3}(?:IX|IV|V?I{0,3})(?![\w-])"
 
 # Dates, with a month's name or in digits.
 
@@ -221,6 +219,12 @@ class Figure(NamedTuple):
     """Whether it is certainly a figure. An uncertain one serves as evidence, but requires none."""
 
 
+_QUARTER = re.compile(r"(?:q([1-4])|([1-4])q)")
+_QUARTER_IN_WORDS = re.compile(
+    r"(?ai:\b(first|second|third|fourth|last|1st|2nd|3rd|4th)\s+quarter\b|\b(?:q([1-4])|([1-4])q)\b)"
+)
+_QUARTERS = {"first": 1, "second": 2, "third": 3, "fourth": 4, "last": 4, "1st": 1, "2nd": 2, "3rd": 3, "4th": 4}
+
 _ENUMERATION = rf"(?:\A|(?<=[.!?:;\n]\s)){_any_of(_UNIT_ORDINALS.split())},"
 """Pattern of `Fourth, …` at the start of a sentence, which enumerates statements and is no number in one."""
 _WORD = (
@@ -228,8 +232,8 @@ _WORD = (
     rf"|[{_LETTERS}\d]+(?:(?:[-_./:+]|(?<=\d)[,{_GROUPS}](?=\d))[{_LETTERS}\d]+)*)"
 )
 _TOKEN = re.compile(
-    rf"{_ENUMERATION}|(?P<date>{_MONTH_NAME_DATE})|(?P<unread>{_ROMAN}|[{_SIGNS}]"
-    rf"|(?<=[\d{_SUPERSCRIPTS}])[{_SUPERSCRIPTS}]{{1,9}})|(?P<words>{_IN_WORDS})|(?P<word>{_WORD})"
+    rf"{_ENUMERATION}|(?P<date>{_MONTH_NAME_DATE})|(?P<power>(?<=\d)[{_SUPERSCRIPTS}]{{1,9}})"
+    rf"|(?P<words>{_IN_WORDS})|(?P<word>{_WORD})"
 )
 
 
@@ -254,13 +258,14 @@ def _figures_of_token(text: str, match: re.Match[str]) -> Iterator[Figure]:
     if match["date"]:
         sure = _UNAMBIGUOUS_DATE.fullmatch(match[0]) or re.search(r"[a-z,]\s$", text[max(0, start - 2) : start])
         yield Figure("date", start, end, dates=(_parse_month_name_date(match[0]),), sure=bool(sure))
-    elif match["unread"] or (match["words"] and "half" in match[0].lower()):
+    elif match["power"] or (match["words"] and "half" in match[0].lower()):
         yield Figure("name", start, end, name=join_segments(match[0]))
     elif match["words"]:
         words = re.findall(r"[a-z]+", match[0].lower())
         counts = all(word in _CARDINALS for word in words)
         figure = _read_number(text, start, end, Decimal(_value_of_words(words)), counts=counts)
-        yield figure._replace(sure=words[0] not in _AMBIGUOUS_WORDS or len(words) > 1 or figure.end > end)
+        is_sure = words[0] not in _AMBIGUOUS_WORDS or len(words) > 1 or figure.end > end
+        yield figure._replace(sure=is_sure or bool(_QUARTER_IN_WORDS.match(text, start)))
     elif match["word"] and any(map(str.isdecimal, match[0])):
         yield from _figures_of_word(text, start, match[0])
 
@@ -349,3 +354,113 @@ def join_segments(word: str) -> str:
     """
     parts = re.split(r"[-_/:+\s]+|(?<!\d)\.|\.(?!\d)", word.casefold())
     return "\x1f" + "\x1f".join(filter(None, parts)) + "\x1f"
+
+
+# What a source has.
+
+_OTHER_NAMES = {join_segments("COVID-19"): re.compile(r"(?i:\b(?:covid|coronavirus|sars-cov-2|pandemic))")}
+"""Names with digits that have names without them."""
+_HEDGE = re.compile(
+    r"(?i:(?P<about>about|around|roughly|approximately|approx\.?|some|circa|ca\.?|close to|rund|etwa|~)"
+    r"|(?P<above>over|more than|at least|above)"
+    r"|(?P<below>nearly|almost|just under|under|less than|up to|at most|below))\s?[$€£]?\s?\Z"
+)
+_ROUNDING = Decimal("0.05")
+"""Largest deviation of a rounded number, as a share of it."""
+_MORE = Decimal("1.5")
+"""How many times the number the amount may be in `more than 100`."""
+_MIN_ROUNDED = 10
+"""Least number that a source's number may be rounded to without a word that says so."""
+
+
+class FigureIndex:
+    """The figures of a source, by their values."""
+
+    def __init__(self, texts: Iterable[str], label: str) -> None:
+        """Index the figures of a source.
+
+        Args:
+            texts: The texts of the source.
+            label: Its name, which is evidence for names with digits only.
+        """
+        texts = list(texts)
+        figures = [figure for text in texts for figure in extract_figures(text)]
+        self._dates = {date for figure in figures for date in figure.dates}
+        # Each number with whether it is in per cent. The year of a date is evidence for a bare number, such as 2024.
+        self._numbers = {(figure.value, figure.percent) for figure in figures if figure.kind == "number"}
+        self._numbers |= {(Decimal(year), False) for year, _, _ in self._dates if year}
+        self._names = "\n".join(figure.name for figure in (*figures, *extract_figures(label)))
+        self._text = "\n".join(texts)
+        self._quarters = {
+            _QUARTERS.get(match[1].lower(), 0) if match[1] else int(match[2] or match[3])
+            for match in _QUARTER_IN_WORDS.finditer(self._text)
+        }
+
+    def has(self, figure: Figure, text: str = "") -> bool:
+        """Return whether the source has a figure, or what it is rounded from.
+
+        `12 %` matches 12 and 0.12, too, and the other way round.
+
+        Args:
+            figure: The figure.
+            text: The text in which it stands; empty: it is compared as it is.
+        """
+        if figure.name and (figure.name in self._names or self._has_other_name(figure.name)):
+            return True
+        if figure.kind == "date":
+            return any(
+                supports_date(claimed, (own[0] or self._find_year(claimed), *own[1:]))
+                for claimed in figure.dates
+                for own in self._dates
+            )
+        if figure.kind == "name":
+            return False
+        as_other = (EXACT.scaleb(figure.value, -2 if figure.percent else 2), not figure.percent)
+        if not self._numbers.isdisjoint({(figure.value, True), (figure.value, False), as_other}):
+            return True
+        if match := _QUARTER_IN_WORDS.search(text, figure.start, figure.end + len(" quarter")):
+            return bool(match[1]) and _QUARTERS[match[1].lower()] in self._quarters
+        return bool(text) and self._has_rounded(figure, text)
+
+    def _find_year(self, claimed: Date) -> int | None:
+        """Return the year of a date if the source has it elsewhere: `17 August` may belong to 2022."""
+        year = claimed[0]
+        return year if year and (Decimal(year), False) in self._numbers else None
+
+    def _has_other_name(self, name: str) -> bool:
+        """Return whether the source has another name for a name with digits, such as `fourth quarter` for `Q4`."""
+        if match := _QUARTER.fullmatch(name.strip("\x1f")):
+            return int(match[1] or match[2]) in self._quarters
+        pattern = _OTHER_NAMES.get(name)
+        return bool(pattern and pattern.search(self._text))
+
+    def _has_rounded(self, figure: Figure, text: str) -> bool:
+        """Return whether the source has a number that the text gives rounded, or as a bound (`more than 100`)."""
+        value = abs(figure.value)
+        if not value.is_normal():
+            return False
+        hedge = _HEDGE.search(text[max(0, figure.start - 20) : figure.start])
+        quantum = Decimal(1).scaleb(_exponent(value))
+        numbers = [
+            number
+            for number, percent in self._numbers
+            if percent == figure.percent and number.is_normal() and number.is_signed() == figure.value.is_signed()
+        ]
+        for number in map(abs, numbers):
+            if hedge and hedge["above"]:
+                fits = value <= number <= value * _MORE
+            elif hedge and hedge["below"]:
+                fits = value / _MORE <= number <= value
+            else:
+                is_scaled = text[figure.start : figure.end].strip("0123456789.,%- ") != ""
+                is_rough = bool(hedge) or is_scaled or (value >= _MIN_ROUNDED and quantum <= 1)
+                is_near = abs(number - value) <= min(quantum / 2, value * _ROUNDING)
+                fits = is_rough and is_near and _exponent(number) < _exponent(value)
+            if fits:
+                return True
+        return False
+
+
+def _exponent(value: Decimal) -> int:
+    """Return the exponent of the last digit of a number that isn't 0."""
+    return int(value.normalize(EXACT).as_tuple().exponent)

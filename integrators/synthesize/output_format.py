@@ -11,8 +11,10 @@ from urllib.parse import urldefrag, urljoin
 
 from prefect_dispatch.integrators.base import gap_sentence, gaps
 from prefect_dispatch.integrators.synthesize.answer_index import (
+    WORDING_KINDS,
     Finding,
     Prose,
+    check_claims,
     check_prose,
     cited_numbers,
     format_citation,
@@ -44,6 +46,13 @@ _OWN_HEADING = re.compile(r"(?im)^[ \t]{0,3}#{1,6}[ \t]*(also reported|sources)\
 _HTML = re.compile(r"<(?=[A-Za-z/!?])")
 _FENCE = re.compile(r"(?m)^([ \t>*+.)\d-]{0,20})(`{3}|~{3})")
 _LINK_DEFINITION = re.compile(r"(?m)^([ \t>*+-]{0,9}(?:\d{1,3}[.)][ \t]{1,3})?)(\[[^\]\n]{1,999}\]):")
+
+WORDING_RULE = (
+    "In English texts the wording is compared with what is cited, too, by rules without a model: names, negations, "
+    "words whose opposite stands there, units, numbers of another name, sentences and answers with little in common; "
+    "each doubt is a flag, without a mark."
+)
+"""Sentence in the description of a merge whose wording was checked; reports of earlier versions have none."""
 
 Schema = dict[str, Any]
 
@@ -164,7 +173,7 @@ class ProseFormat:
             f"There is no section '## {name}', or nothing in it." for name in find_missing_sections(text, self.sections)
         ]
         faults += _uncited_answer_faults(part.cited, wanted)
-        for each in part.findings:
+        for each in filter(is_exact, part.findings):
             excerpt = text[each.start : each.end]
             excerpt = excerpt if len(excerpt) <= MAX_EXCERPT_CHARS else excerpt[:MAX_EXCERPT_CHARS] + "…"
             faults.append(f"{each.message} ({excerpt})")
@@ -181,7 +190,8 @@ class ProseFormat:
     def check_parts(self, content: JsonValue, sources: Sequence[Source]) -> list[Part]:
         """Return the text, compared with the answers."""
         text = str(content)
-        return [Part("", text, cited_numbers(text, len(sources)), check_prose(text, sources))]
+        findings = [*check_prose(text, sources), *check_claims(text, sources)]
+        return [Part("", text, cited_numbers(text, len(sources)), findings)]
 
     def citing_places(self, parts: Sequence[Part], total: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield each place that cites answers, in order, with their numbers."""
@@ -193,11 +203,19 @@ class ProseFormat:
     ) -> Result:
         """Return the text with a mark after each unverified part, followed by the answers that it doesn't cite."""
         [part], prose = parts, str(content)
-        ends = sorted({each.end for each in part.findings})
+        ends = sorted({each.end for each in part.findings if is_exact(each)})
         also = [source.number for source in sources if source.number not in part.cited]
         value = render_document(insert_marks(prose, ends), sources, also, outcomes)
         flags = flag_findings("", prose, part.findings, sources, ends)
         return value, (_field_row(part._replace(value=value), sources),), tuple(flags)
+
+
+def is_exact(finding: Finding) -> bool:
+    """Return whether a finding is sent back to the model and marked in the text: all but those on the wording.
+
+    What the rules on the wording find is less certain, so it is a flag for the reader alone.
+    """
+    return finding.kind not in WORDING_KINDS
 
 
 def find_missing_sections(text: str, sections: Sequence[str]) -> list[str]:
@@ -237,7 +255,11 @@ class StructuredFormat:
         parts = self.check_parts(content, sources)
         numbers = tuple(sorted({number for part in parts for number in part.cited}))
         faults = [*schema_errors, *_uncited_answer_faults(numbers, wanted)]
-        faults += [f"{part.path.removeprefix(VALUE)}: {each.message}" for part in parts for each in part.findings]
+        faults += [
+            f"{part.path.removeprefix(VALUE)}: {each.message}"
+            for part in parts
+            for each in filter(is_exact, part.findings)
+        ]
         named = {int(number) for entry in given["sources"] for number in entry["ids"]}
         faults += [f"There is no answer [{number}]." for number in sorted(named) if not 1 <= number <= len(sources)]
         return Draft(content, numbers, tuple(faults), WRONG_FORMAT if schema_errors else "")
@@ -316,7 +338,11 @@ def index_sources(sources: Sequence[Source]) -> dict[str, JsonValue]:
 
 def unverified_entries(flags: Iterable[Flag]) -> list[JsonValue]:
     """Return flags as entries of the merged value."""
-    return [{"path": each.path, "text": each.text, "message": each.message} for each in flags]
+    return [
+        {"path": each.path, "text": each.text, "message": each.message}
+        for each in flags
+        if each.kind not in WORDING_KINDS
+    ]
 
 
 class Leaf(NamedTuple):
@@ -377,7 +403,7 @@ def check_leaf(leaf: Leaf, sources: Sequence[Source]) -> tuple[tuple[int, ...], 
     if value is None or value in ("", [], {}):
         return (), []
     if isinstance(value, str):
-        found = check_prose(value, sources, own)
+        found = [*check_prose(value, sources, own), *check_claims(value, sources, own)]
         if not Prose(value, len(sources)).claims:
             return (), found
         own = cited_numbers(value, len(sources)) or own

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, field_serializer, model_validator
 
@@ -13,20 +12,27 @@ from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.registry import AnyExecutor
 from prefect_dispatch.integrators.audit.cited import rule_violations
 from prefect_dispatch.integrators.base import BaseIntegrator, QueryEstimate, Question, unanswered
-from prefect_dispatch.integrators.synthesize.answer_index import (
-    Finding,
-    Prose,
-    format_citation,
-    indent_lines,
-    number_answers,
+from prefect_dispatch.integrators.synthesize.answer_index import number_answers
+from prefect_dispatch.integrators.synthesize.judge import (
+    JUDGE_BRIEF,
+    add_judge_findings,
+    claims_table,
+    describe_judging,
+    judge_claims,
+    list_claims,
 )
-from prefect_dispatch.integrators.synthesize.map_reduce import Reducer, estimate_tokens, failure_kind
-from prefect_dispatch.integrators.synthesize.output_format import ProseFormat, StructuredFormat, find_missing_sections
+from prefect_dispatch.integrators.synthesize.map_reduce import Reducer
+from prefect_dispatch.integrators.synthesize.output_format import (
+    WORDING_RULE,
+    ProseFormat,
+    StructuredFormat,
+    find_missing_sections,
+)
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, OutputForm, Text
 from prefect_dispatch.models.imports import REFERENCE
 from prefect_dispatch.models.item import Item, escape_template
-from prefect_dispatch.models.ledger import LedgerRow, Merge, Table
+from prefect_dispatch.models.ledger import LedgerRow, Merge
 from prefect_dispatch.models.output_schema import normalize_output
 from prefect_dispatch.security.escaping import count_noun
 
@@ -38,43 +44,15 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.integrators.synthesize.answer_index import Source
+    from prefect_dispatch.integrators.synthesize.judge import Verdict
     from prefect_dispatch.integrators.synthesize.map_reduce import ReduceResult
-    from prefect_dispatch.integrators.synthesize.output_format import Draft, DraftFormat, Part
+    from prefect_dispatch.integrators.synthesize.output_format import Draft, DraftFormat
     from prefect_dispatch.models.ledger import Violation
     from prefect_dispatch.models.outcome import Outcome
 
 Section = Annotated[str, StringConstraints(strip_whitespace=True, pattern=r"^[^\n#]+$", max_length=100)]
 ASSUMED_CONTEXT = 8192
 """Context in tokens that is assumed for a model of unknown context."""
-
-Label = Literal["supported", "contradicted", "not_found", "not_judged"]
-
-VERDICT_TOKENS = 256
-"""Tokens reserved for a verdict."""
-
-# A prompt: a changed text makes stored answers useless.
-JUDGE_BRIEF = Brief(
-    name="judge-claim",
-    scope="A claim, and the numbered answers that it cites; their lines are indented.",
-    instructions=(
-        "Say whether the answers support the claim. Label it 'supported' if they say all of it, 'contradicted' if "
-        "they say otherwise, 'not_found' if they don't say. As 'sentence' copy the whole sentence of the answers "
-        "that decides it, letter by letter; leave it empty for 'not_found'."
-    ),
-    constraints=("Judge by these answers alone, not by what you know.",),
-    output=json.dumps(
-        {
-            "type": "object",
-            "properties": {
-                "sentence": {"type": "string"},
-                "label": {"type": "string", "enum": ["supported", "contradicted", "not_found"]},
-            },
-            "required": ["sentence", "label"],
-            "additionalProperties": False,
-        }
-    ),
-)
 
 
 class Synthesize(BaseIntegrator, Strict):
@@ -177,10 +155,10 @@ class Synthesize(BaseIntegrator, Strict):
         # 2. Have the claims of the result judged.
         verdicts: list[Verdict] = []
         if self.judge is not None:
-            verdicts = _judge_claims(
-                _list_claims(parts, len(sources)), sources, ask, self.judge, self._context_of(self.judge)
+            verdicts = judge_claims(
+                list_claims(parts, len(sources)), sources, ask, self.judge, self._context_of(self.judge)
             )
-            parts = _add_judge_findings(parts, verdicts)
+            parts = add_judge_findings(parts, verdicts)
         # 3. Mark and flag what is unverified, and append what is not cited.
         value, fields, flags = form.render_result(content, parts, sources, outcomes)
         rows = [row for outcome in outcomes if (row := unanswered(outcome))]
@@ -194,7 +172,7 @@ class Synthesize(BaseIntegrator, Strict):
             fields=fields if sources else (),
             rules=self._describe_rules(writer, reduced, verdicts, len(sources)),
             flags=flags,
-            tables=(_claims_table(verdicts),) if self.judge is not None else (),
+            tables=(claims_table(verdicts),) if self.judge is not None else (),
             shortfalls=(*reduced.shortfalls, *self._shortfalls(str(content), drafts, verdicts, len(sources))),
         )
 
@@ -225,7 +203,7 @@ class Synthesize(BaseIntegrator, Strict):
             else ("a value by a schema", "also_reported", "flagged, and listed under 'unverified'")
         )
         who = describe_executor(writer)
-        opinion = f" {_describe_judging(verdicts, describe_executor(self.judge))}" if self.judge else ""
+        opinion = f" {describe_judging(verdicts, describe_executor(self.judge))}" if self.judge else ""
         return (
             f"{who[:1].upper()}{who[1:]} wrote {kind} of {count_noun(total, 'answer')} in "
             f"{count_noun(reduced.levels, 'step')}: first parts, then parts of parts, each question and its answer "
@@ -234,11 +212,12 @@ class Synthesize(BaseIntegrator, Strict):
             f"{count_noun(self.reasks, 'time')}, and the one with the fewest faults was kept. An answer that is not "
             f"cited stands word for word under '{below}'. A number, a date or a quotation must stand in one of the "
             "answers that its sentence cites. Numbers are compared by value (1,000 is 1000; 12 % is 12 per cent, or "
-            "0.12, or 12) and without units; number words in English only, and 'one' not at all. A bare whole number "
+            "0.12, or 12), rounded ones by what they are rounded from; number words in English only, 'one' not at all, "
+            "and 'two' to 'ten' only where an answer counts the same things otherwise. A bare whole number "
             "that equals the number of answers cited there, two or more, is taken for a count of them. What doesn't "
             "stand there, a sentence without a citation and a citation of what isn't there are "
-            f"{marks}.{opinion} Not checked is whether what is cited means what the text makes of it: a flag is a "
-            "reason to look, and no flag is no proof."
+            f"{marks}. {WORDING_RULE}{opinion} Not checked is whether what is cited means what the text makes of it: a "
+            "flag is a reason to look, and no flag is no proof."
         )
 
 
@@ -283,140 +262,3 @@ def describe_executor(executor: object) -> str:
     if isinstance(executor, LLM):
         return f"the model {' or '.join(executor.models)}"
     return f"the executor {type(executor).__name__}"
-
-
-# The judge of claims: does the cited answer support the claim?
-
-
-class Claim(NamedTuple):
-    """A statement of the synthesis with its citations."""
-
-    path: str
-    """JSON Pointer to the leaf that holds it; empty for a text."""
-    start: int
-    """Start offset in the text at that path; 0 if the leaf is no text."""
-    end: int
-    """End offset, exclusive; 0 if the leaf is no text."""
-    text: str
-    """The statement."""
-    cited: tuple[int, ...]
-    """Numbers of the answers that it cites."""
-
-
-class Verdict(NamedTuple):
-    """The judge's verdict on a claim."""
-
-    claim: Claim
-    label: Label
-    sentence: str
-    """The deciding sentence, which one of the cited answers holds; empty if there is none."""
-    why: str = ""
-    """Reason why there is no verdict, or why the judge's label was replaced."""
-
-
-def _list_claims(parts: Sequence[Part], total: int) -> list[Claim]:
-    """Return the cited sentences of texts, and each other cited leaf as `path: value`.
-
-    Args:
-        parts: The parts of the result.
-        total: Number of answers.
-    """
-    claims: list[Claim] = []
-    for path, value, own, _ in parts:
-        if own and isinstance(value, str):
-            sentences = Prose(value, total).claims
-            cites = any(each.cited for each in sentences)
-            claims += [
-                Claim(path, each.start, each.end, value[each.start : each.end], each.cited or own)
-                for each in sentences
-                if each.cited or not cites
-            ]
-        elif own:
-            claims.append(Claim(path, 0, 0, f"{path}: {json.dumps(value)}", own))
-    return claims
-
-
-def _judge_claims(
-    claims: Sequence[Claim], sources: Sequence[Source], ask: Asker, judge: Executor, context: int
-) -> list[Verdict]:
-    """Return one verdict for each claim.
-
-    A label counts only if the judge backs it with a whole sentence of a cited answer.
-
-    Args:
-        claims: The claims to judge.
-        sources: All answers.
-        ask: Runs the queries.
-        judge: The executor of the queries.
-        context: Tokens of a query and its response together; claims that don't fit are not judged.
-    """
-    questions: dict[Claim, Question] = {}
-    for at, claim in enumerate(claims, 1):
-        blocks = [sources[number - 1].block for number in claim.cited]
-        text = "\n\n".join([f"Claim:\n{indent_lines(claim.text)}", "Answers:", *blocks])
-        if estimate_tokens(judge, JUDGE_BRIEF, text) + VERDICT_TOKENS <= context:
-            questions[claim] = Question(brief=JUDGE_BRIEF, item=Item(key=f"claim-{at}", value=text))
-    outcomes = dict(zip(questions, ask([*questions.values()], judge), strict=True))
-    too_long = f"too long for a context of {context} tokens"
-    return [
-        _parse_verdict(claim, outcomes[claim], sources)
-        if claim in outcomes
-        else Verdict(claim, "not_judged", "", too_long)
-        for claim in claims
-    ]
-
-
-def _parse_verdict(claim: Claim, outcome: Outcome, sources: Sequence[Source]) -> Verdict:
-    """Return the verdict of a response; `not_found` if its sentence stands in none of the cited answers."""
-    if outcome.status != "succeeded":
-        return Verdict(claim, "not_judged", "", failure_kind(outcome))
-    response = cast("dict[str, Any]", outcome.value)
-    label, sentence = cast("Label", response["label"]), str(response["sentence"]).strip()
-    if label == "not_found":
-        return Verdict(claim, label, "")
-    if any(sources[number - 1].has_whole_sentence(sentence) for number in claim.cited):
-        return Verdict(claim, label, sentence)
-    why = f"it said {label!r}, by what is no sentence of {format_citation(claim.cited)}"
-    return Verdict(claim, "not_found", "", why)
-
-
-def _add_judge_findings(parts: Sequence[Part], verdicts: Sequence[Verdict]) -> list[Part]:
-    """Return the parts with a finding for each claim that the judge found unsupported."""
-    found: dict[str, list[Finding]] = {part.path: list(part.findings) for part in parts}
-    intros = {"contradicted": "The judge found it contradicted", "not_found": "The judge did not find it"}
-    for claim, label, sentence, why in verdicts:
-        if intro := intros.get(label):
-            reason = sentence or why
-            message = f"{intro}: {reason}" if reason else f"{intro} in what is cited."
-            found[claim.path].append(Finding(label, claim.start, claim.end, message, claim.cited))
-    return [part._replace(findings=found[part.path]) for part in parts]
-
-
-def _claims_table(verdicts: Sequence[Verdict]) -> Table:
-    """Return the verdicts as a table of the report."""
-    return Table(
-        name="claims",
-        title="What is claimed, and what the judge says of it",
-        rows=tuple(
-            {
-                "path": each.claim.path,
-                "claim": each.claim.text,
-                "cited": ", ".join(map(str, each.claim.cited)),
-                "label": each.label,
-                "sentence": each.sentence,
-                "note": each.why,
-            }
-            for each in verdicts
-        ),
-        note="A label counts only with a whole sentence of one of the answers that are cited, word for word; "
-        "the judge is a model, too.",
-    )
-
-
-def _describe_judging(verdicts: Sequence[Verdict], judge: str) -> str:
-    """Return a sentence on the claims that were judged."""
-    if not verdicts:
-        return f"No statement was compared with the answers: none cites any, so nothing was put to {judge}."
-    judged_count, total = sum(each.label != "not_judged" for each in verdicts), len(verdicts)
-    note = "; of the others there is no verdict" if judged_count < total else ""
-    return f"{judged_count} of {total} statements with a citation were compared with what they cite, by {judge}{note}."

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.matrix_integrator import TestMatrix
     from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
     from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+    from prefect_dispatch.integrators.synthesize.check_text import check_text
     from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
     from prefect_dispatch.integrators.tournament.tournament import Tournament
     from prefect_dispatch.models.brief import Brief, Command
@@ -79,6 +80,7 @@ _HOMES = {
     "Workspace": "workspaces.workspace",
     "analyze_files": "flows.analyze_files",
     "build_modules": "flows.build_modules",
+    "check_text": "integrators.synthesize.check_text",
     "content_variants": "flows.content_variants",
     "dispatch": "flows.dispatch",
     "integrate": "tasks.integrate",
@@ -128,6 +130,7 @@ __all__ = [
     "__version__",
     "analyze_files",
     "build_modules",
+    "check_text",
     "content_variants",
     "dispatch",
     "integrate",

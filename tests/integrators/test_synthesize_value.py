@@ -10,8 +10,10 @@ from pydantic import BaseModel, field_validator
 
 from prefect_dispatch.errors import BriefError, RejectedError
 from prefect_dispatch.integrators.audit import audit
+from prefect_dispatch.integrators.synthesize.answer_index import WORDING_KINDS
+from prefect_dispatch.integrators.synthesize.judge import JUDGE_BRIEF
 from prefect_dispatch.integrators.synthesize.output_format import schema_with_sources
-from prefect_dispatch.integrators.synthesize.synthesize import JUDGE_BRIEF, Synthesize
+from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
 from prefect_dispatch.models.output_schema import normalize_output, validate_output
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.said import miss, say
@@ -338,11 +340,12 @@ def test_a_judge_of_a_value() -> None:
         ("/value/notes/0", "A third.", "not_found"),
         ("/value/title", "The first [3].", "contradicted"),
     ]
-    assert [(flag.path, flag.kind, flag.start) for flag in merge.flags] == [
+    assert [(flag.path, flag.kind, flag.start) for flag in merge.flags if flag.kind not in WORDING_KINDS] == [
         ("/value/notes/0", "not_found", 0),
         ("/value/title", "claim", 15),
         ("/value/title", "contradicted", 0),
     ]
+    assert {flag.kind for flag in merge.flags} > {"support", "not_found"}
 
 
 def test_nothing_to_judge() -> None:

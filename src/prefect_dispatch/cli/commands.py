@@ -290,6 +290,25 @@ def create_parser() -> argparse.ArgumentParser:
         "--allow-calls", action="store_true", help="allow the integrator in the file of --rules to query a model"
     )
 
+    check = commands.add_parser(
+        "check",
+        help="compare a text with its sources, sentence by sentence",
+        description="Compare each sentence of a text with the sources that it cites by their number, such as [2] for "
+        "the second one; without citations, with all of them. Exit status: 0 no doubt, 3 doubts, 2 a file can't be "
+        "read or is empty.",
+    )
+    check.set_defaults(command=_check)
+    check.add_argument("text", metavar="TEXT", type=_path, help="the text, or Markdown")
+    check.add_argument(
+        "sources",
+        metavar="SOURCE",
+        nargs="+",
+        type=_path,
+        help="a text or a JSON document; or a report.json or its folder: each of its answers",
+    )
+    check.add_argument("--judge", metavar="M", type=_text, help="a model that judges each statement after the rules")
+    check.add_argument("--json", action="store_true", dest="as_json", help="print each verdict as JSON")
+
     opened = commands.add_parser("open", help="open the page of a report in the browser")
     opened.set_defaults(command=_open)
     opened.add_argument(
@@ -689,3 +708,11 @@ def _audit(arguments: argparse.Namespace) -> int:
     for sentence in found.unchecked:
         print(f"Not checked: {strip_control_chars(sentence)}")
     return FAILED if found.violations else COMPLETE
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from prefect_dispatch.cli.check import check_files  # noqa: PLC0415 -- imports pydantic
+
+    output, is_clean = check_files(arguments.text, arguments.sources, judge=arguments.judge, as_json=arguments.as_json)
+    print(output)
+    return COMPLETE if is_clean else GAPS

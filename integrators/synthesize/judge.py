@@ -1,0 +1,208 @@
+"""The judge of a text: a model that says whether the cited answers support a statement, and by which sentence."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+from prefect_dispatch.integrators.base import Question
+from prefect_dispatch.integrators.synthesize.answer_index import (
+    Finding,
+    Prose,
+    cited_numbers,
+    format_citation,
+    indent_lines,
+    is_lead_in,
+)
+from prefect_dispatch.integrators.synthesize.map_reduce import estimate_tokens, failure_kind
+from prefect_dispatch.integrators.synthesize.wording import Statement
+from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.ledger import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.integrators.base import Asker
+    from prefect_dispatch.integrators.synthesize.answer_index import Source
+    from prefect_dispatch.integrators.synthesize.output_format import Part
+    from prefect_dispatch.models.outcome import Outcome
+
+Label = Literal["supported", "contradicted", "not_found", "not_judged"]
+
+VERDICT_TOKENS = 256
+"""Tokens reserved for a verdict."""
+MIN_HEADING_WORDS = 3
+"""Number of words with content from which on a heading or a lead-in states something."""
+
+# A prompt: a changed text makes stored answers useless.
+JUDGE_BRIEF = Brief(
+    name="judge-claim",
+    scope="A claim, and the numbered answers that it cites; their lines are indented.",
+    instructions=(
+        "Say whether the answers support the claim. Label it 'supported' if they say all of it, 'contradicted' if "
+        "they say otherwise, 'not_found' if they don't say. As 'sentence' copy the whole sentence of the answers "
+        "that decides it, letter by letter; leave it empty for 'not_found'."
+    ),
+    constraints=("Judge by these answers alone, not by what you know.",),
+    output=json.dumps(
+        {
+            "type": "object",
+            "properties": {
+                "sentence": {"type": "string"},
+                "label": {"type": "string", "enum": ["supported", "contradicted", "not_found"]},
+            },
+            "required": ["sentence", "label"],
+            "additionalProperties": False,
+        }
+    ),
+)
+
+
+class Claim(NamedTuple):
+    """A statement of the synthesis with its citations."""
+
+    path: str
+    """JSON Pointer to the leaf that holds it; empty for a text."""
+    start: int
+    """Start offset in the text at that path; 0 if the leaf is no text."""
+    end: int
+    """End offset, exclusive; 0 if the leaf is no text."""
+    text: str
+    """The statement."""
+    cited: tuple[int, ...]
+    """Numbers of the answers that it cites."""
+    is_heading: bool = False
+    """Whether it is a heading or a lead-in, which cites none: it is doubtful only if it is contradicted."""
+
+
+class Verdict(NamedTuple):
+    """The judge's verdict on a claim."""
+
+    claim: Claim
+    label: Label
+    sentence: str
+    """The deciding sentence, which one of the cited answers holds; empty if there is none."""
+    why: str = ""
+    """Reason why there is no verdict, or why the judge's label was replaced."""
+
+
+def list_claims(parts: Sequence[Part], total: int) -> list[Claim]:
+    """Return the cited sentences of texts, each other cited leaf as `path: value`, and the headings that state a thing.
+
+    Args:
+        parts: The parts of the result.
+        total: Number of answers.
+    """
+    claims: list[Claim] = []
+    for path, value, own, _ in parts:
+        if own and isinstance(value, str):
+            sentences = Prose(value, total).claims
+            cites = any(each.cited for each in sentences)
+            claims += [
+                Claim(path, each.start, each.end, value[each.start : each.end], each.cited or own)
+                for each in sentences
+                if each.cited or not cites
+            ]
+        elif own:
+            claims.append(Claim(path, 0, 0, f"{path}: {json.dumps(value)}", own))
+    return [*claims, *(heading for part in parts for heading in _list_headings(part, total))]
+
+
+def _list_headings(part: Part, total: int) -> Iterator[Claim]:
+    """Yield the headings and lead-ins of a text with citations; they rest on all answers that the text cites."""
+    text = part.value
+    if not isinstance(text, str) or not (cited := cited_numbers(text, total)):
+        return
+    for start, end, own in Prose(text, total).claims:
+        words = Statement.parse(text[start:end])
+        if not own and is_lead_in(text, start, end) and len(words.content) >= MIN_HEADING_WORDS:
+            yield Claim(part.path, start, end, text[start:end], cited, is_heading=True)
+
+
+def judge_claims(
+    claims: Sequence[Claim], sources: Sequence[Source], ask: Asker, judge: Executor, context: int
+) -> list[Verdict]:
+    """Return one verdict for each claim.
+
+    A label counts only if the judge backs it with a whole sentence of a cited answer.
+
+    Args:
+        claims: The claims to judge.
+        sources: All answers.
+        ask: Runs the queries.
+        judge: The executor of the queries.
+        context: Tokens of a query and its response together; claims that don't fit are not judged.
+    """
+    questions: dict[Claim, Question] = {}
+    for at, claim in enumerate(claims, 1):
+        blocks = [sources[number - 1].block for number in claim.cited]
+        text = "\n\n".join([f"Claim:\n{indent_lines(claim.text)}", "Answers:", *blocks])
+        if estimate_tokens(judge, JUDGE_BRIEF, text) + VERDICT_TOKENS <= context:
+            questions[claim] = Question(brief=JUDGE_BRIEF, item=Item(key=f"claim-{at}", value=text))
+    outcomes = dict(zip(questions, ask([*questions.values()], judge), strict=True))
+    too_long = f"too long for a context of {context} tokens"
+    return [
+        _parse_verdict(claim, outcomes[claim], sources)
+        if claim in outcomes
+        else Verdict(claim, "not_judged", "", too_long)
+        for claim in claims
+        if claim in outcomes or not claim.is_heading
+    ]
+
+
+def _parse_verdict(claim: Claim, outcome: Outcome, sources: Sequence[Source]) -> Verdict:
+    """Return the verdict of a response; `not_found` if its sentence stands in none of the cited answers."""
+    if outcome.status != "succeeded":
+        return Verdict(claim, "not_judged", "", failure_kind(outcome))
+    response = cast("dict[str, Any]", outcome.value)
+    label, sentence = cast("Label", response["label"]), str(response["sentence"]).strip()
+    if label == "not_found":
+        return Verdict(claim, label, "")
+    if any(sources[number - 1].has_whole_sentence(sentence) for number in claim.cited):
+        return Verdict(claim, label, sentence)
+    why = f"it said {label!r}, by what is no sentence of {format_citation(claim.cited)}"
+    return Verdict(claim, "not_found", "", why)
+
+
+def add_judge_findings(parts: Sequence[Part], verdicts: Sequence[Verdict]) -> list[Part]:
+    """Return the parts with a finding for each claim that the judge found unsupported."""
+    found: dict[str, list[Finding]] = {part.path: list(part.findings) for part in parts}
+    intros = {"contradicted": "The judge found it contradicted", "not_found": "The judge did not find it"}
+    for claim, label, sentence, why in verdicts:
+        if (intro := intros.get(label)) and (label == "contradicted" or not claim.is_heading):
+            reason = sentence or why
+            message = f"{intro}: {reason}" if reason else f"{intro} in what is cited."
+            found[claim.path].append(Finding(label, claim.start, claim.end, message, claim.cited))
+    return [part._replace(findings=found[part.path]) for part in parts]
+
+
+def claims_table(verdicts: Sequence[Verdict]) -> Table:
+    """Return the verdicts as a table of the report."""
+    return Table(
+        name="claims",
+        title="What is claimed, and what the judge says of it",
+        rows=tuple(
+            {
+                "path": each.claim.path,
+                "claim": each.claim.text,
+                "cited": ", ".join(map(str, each.claim.cited)),
+                "label": each.label,
+                "sentence": each.sentence,
+                "note": each.why,
+            }
+            for each in verdicts
+        ),
+        note="A label counts only with a whole sentence of one of the answers that are cited, word for word; "
+        "the judge is a model, too.",
+    )
+
+
+def describe_judging(verdicts: Sequence[Verdict], judge: str) -> str:
+    """Return a sentence on the claims that were judged."""
+    if not verdicts:
+        return f"No statement was compared with the answers: none cites any, so nothing was put to {judge}."
+    judged_count, total = sum(each.label != "not_judged" for each in verdicts), len(verdicts)
+    note = "; of the others there is no verdict" if judged_count < total else ""
+    return f"{judged_count} of {total} statements with a citation were compared with what they cite, by {judge}{note}."
