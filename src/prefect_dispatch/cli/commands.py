@@ -648,15 +648,16 @@ def _merge(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.reporting.table_files import parse_output  # noqa: PLC0415 -- only here
 
     source: Path = arguments.report
-    out = None if arguments.out is None else parse_output(arguments.out)
+    requested: Path | None = arguments.out
+    out = None if requested is None else parse_output(requested)
     if out and out.folder.resolve() == (source if source.is_dir() else source.parent).resolve():
         raise JobError(f"--out: {str(out.folder)!r} holds the report that is merged; name another folder.")
     merged = merge_again(source, without=arguments.without, rules=arguments.rules, allow_calls=arguments.allow_calls)
     report = merged.report
     print(describe_difference(merged.before, report, merged.identity))
     print(f"{TITLES[report.status]}: {report.message}")
-    if out:
-        ensure_output(arguments.out)
+    if requested and out:
+        ensure_output(requested)
         files = write_files(report, *out)
         if problem := write_page(report, out.folder, merged.briefs, []):
             print(f"prefect-dispatch: {problem}", file=sys.stderr)
