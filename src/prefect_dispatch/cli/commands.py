@@ -151,7 +151,7 @@ def interruptible(guard: ExitGuard, grace_s: float, code: int) -> Generator[None
         on_interrupted.reset(token)
 
 
-_CODES = {"complete": 0, "failed": 1, "gaps": 3}
+CODES = {"complete": 0, "failed": 1, "gaps": 3}
 
 
 REPORT_TIMEOUT_S = 180.0
@@ -247,7 +247,7 @@ def create_parser() -> argparse.ArgumentParser:
     _job_command(commands, "plan", _plan, "say what a job would take; nothing is asked")
 
     explain = commands.add_parser("explain", help="explain how a value or an item of a report came about")
-    explain.set_defaults(command=_explain)
+    explain.set_defaults(command=_report_command("explain"))
     explain.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
     explain.add_argument(
         "what", metavar="FIELD|KEY", nargs="?", help="a value (`records.0.year`, `year`, `MIT.year`) or an item's key"
@@ -261,7 +261,7 @@ def create_parser() -> argparse.ArgumentParser:
     )
 
     audit = commands.add_parser("audit", help="audit a published report again from its outcomes; nothing is asked")
-    audit.set_defaults(command=_audit)
+    audit.set_defaults(command=_report_command("audit"))
     audit.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
 
     merge = commands.add_parser(
@@ -270,7 +270,7 @@ def create_parser() -> argparse.ArgumentParser:
         description="Merge the stored outcomes of a report again, audit the merge, and show how it differs. No item is "
         "asked again, and the report stays as it is.",
     )
-    merge.set_defaults(command=_merge)
+    merge.set_defaults(command=_report_command("merge"))
     merge.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
     merge.add_argument(
         "--without",
@@ -297,7 +297,7 @@ def create_parser() -> argparse.ArgumentParser:
         "the second one; without citations, with all of them. Exit status: 0 no doubt, 3 doubts, 2 a file can't be "
         "read or is empty.",
     )
-    check.set_defaults(command=_check)
+    check.set_defaults(command=_report_command("check"))
     check.add_argument("text", metavar="TEXT", type=_path, help="the text, or Markdown")
     check.add_argument(
         "sources",
@@ -310,7 +310,7 @@ def create_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", dest="as_json", help="print each verdict as JSON")
 
     opened = commands.add_parser("open", help="open the page of a report in the browser")
-    opened.set_defaults(command=_open)
+    opened.set_defaults(command=_report_command("open_page"))
     opened.add_argument(
         "report", metavar="REPORT", type=_path, help="the folder of a report, or its report.html or report.json"
     )
@@ -333,6 +333,16 @@ def create_parser() -> argparse.ArgumentParser:
 
     _add_deploy_commands(commands)
     return parser
+
+
+def _report_command(name: str) -> Callable[[argparse.Namespace], int]:
+    """Return a command of the module that reads reports and texts."""
+
+    def command(arguments: argparse.Namespace) -> int:
+        run: Callable[[argparse.Namespace], int] = getattr(import_module("prefect_dispatch.cli.report_commands"), name)
+        return run(arguments)
+
+    return command
 
 
 def _job_command(
@@ -563,7 +573,7 @@ def _run(arguments: argparse.Namespace) -> int:
     def on_finished(report: Report) -> None:
         """Store the report, which is complete even if Prefect's API does not accept the end of the run."""
         reports.append(report)
-        arguments.guard.arm(REPORT_TIMEOUT_S, _CODES[report.status], NOT_REPORTED, summary=summary(report, out))
+        arguments.guard.arm(REPORT_TIMEOUT_S, CODES[report.status], NOT_REPORTED, summary=summary(report, out))
 
     token = on_report.set(on_finished)
     try:
@@ -592,7 +602,7 @@ def _run(arguments: argparse.Namespace) -> int:
     finally:
         on_report.reset(token)
     print(summary(report, out))
-    return _CODES[report.status]
+    return CODES[report.status]
 
 
 def _begin_server(job: JobFile, ready: PreparedJob) -> None:
@@ -619,67 +629,6 @@ def _plan(arguments: argparse.Namespace) -> int:
     return COMPLETE
 
 
-def _explain(arguments: argparse.Namespace) -> int:
-    from pydantic import ValidationError  # noqa: PLC0415 -- only here
-
-    from prefect_dispatch.models.report import Report  # noqa: PLC0415 -- only here
-    from prefect_dispatch.reporting.explain import explain, explain_sources  # noqa: PLC0415 -- only here
-
-    if arguments.what is not None and arguments.sources:
-        raise JobError(f"explain: give a value or item ({arguments.what!r}), or --from with items, not both.")
-    file = arguments.report / "report.json" if arguments.report.is_dir() else arguments.report
-    try:
-        report = Report.model_validate_json(file.read_bytes())
-        print(explain_sources(report, arguments.sources) if arguments.sources else explain(report, arguments.what))
-    except OSError as error:
-        raise JobError(f"{str(file)!r} can't be read: {error.strerror}.") from None
-    except ValidationError:
-        raise JobError(f"{str(file)!r} is not a report.json.") from None
-    except LookupError as error:
-        raise JobError(str(error)) from None
-    return COMPLETE
-
-
-def _merge(arguments: argparse.Namespace) -> int:
-    from prefect_dispatch.flows.merge_again import merge_again  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.flows.publish import ensure_output, write_files, write_page  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.reporting.difference import describe_difference  # noqa: PLC0415 -- only here
-    from prefect_dispatch.reporting.markdown import TITLES  # noqa: PLC0415 -- only here
-    from prefect_dispatch.reporting.table_files import parse_output  # noqa: PLC0415 -- only here
-
-    source: Path = arguments.report
-    requested: Path | None = arguments.out
-    out = None if requested is None else parse_output(requested)
-    if out and out.folder.resolve() == (source if source.is_dir() else source.parent).resolve():
-        raise JobError(f"--out: {str(out.folder)!r} holds the report that is merged; name another folder.")
-    merged = merge_again(source, without=arguments.without, rules=arguments.rules, allow_calls=arguments.allow_calls)
-    report = merged.report
-    print(describe_difference(merged.before, report, merged.identity))
-    print(f"{TITLES[report.status]}: {report.message}")
-    if requested and out:
-        ensure_output(requested)
-        files = write_files(report, *out)
-        if problem := write_page(report, out.folder, merged.briefs, []):
-            print(f"prefect-dispatch: {problem}", file=sys.stderr)
-        print(f"Report: {', '.join(map(str, files))}")
-    return _CODES[report.status]
-
-
-def _open(arguments: argparse.Namespace) -> int:
-    import webbrowser  # noqa: PLC0415 -- only here
-
-    report: Path = arguments.report
-    page = report / PAGE if report.is_dir() else report.with_name(PAGE)
-    if not page.is_file():
-        where = f"{str(page.parent)!r}: name the folder that `prefect-dispatch run JOB --out DIR` wrote."
-        raise JobError(f"There is no {PAGE} in {where}")
-    page = page.resolve()
-    print(page)
-    if not webbrowser.open(page.as_uri()):
-        print("prefect-dispatch: no browser was found; open the page yourself.", file=sys.stderr)
-    return COMPLETE
-
-
 def _serve_reports(_: argparse.Namespace) -> int:  # pragma: no cover -- never ends; test_page_server runs it
     from prefect_dispatch.reporting.page_server import serve_pages  # noqa: PLC0415 -- only here
 
@@ -693,27 +642,3 @@ def _init(arguments: argparse.Namespace) -> int:
 
     print(write_template(arguments.flow, arguments.folder or Path(arguments.flow)))
     return COMPLETE
-
-
-def _audit(arguments: argparse.Namespace) -> int:
-    from prefect_dispatch.integrators.audit.published_report import audit_report  # noqa: PLC0415 -- imports every integrator
-    from prefect_dispatch.security.escaping import strip_control_chars  # noqa: PLC0415 -- only here
-
-    found = audit_report(arguments.report)
-    for violation in found.violations:
-        print(strip_control_chars(str(violation)))
-    count = len(found.violations)
-    print(f"{count} violation{'s' if count > 1 else ''}." if count else "Held.")
-    if found.checked:
-        print(f"Checked: {'; '.join(found.checked)}.")
-    for sentence in found.unchecked:
-        print(f"Not checked: {strip_control_chars(sentence)}")
-    return FAILED if found.violations else COMPLETE
-
-
-def _check(arguments: argparse.Namespace) -> int:
-    from prefect_dispatch.cli.check import check_files  # noqa: PLC0415 -- imports pydantic
-
-    output, is_clean = check_files(arguments.text, arguments.sources, judge=arguments.judge, as_json=arguments.as_json)
-    print(output)
-    return COMPLETE if is_clean else GAPS
