@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import inspect
+import json
 from collections import Counter
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
+from itertools import chain
 from typing import TYPE_CHECKING, cast
 
 from pydantic import ValidationError
@@ -180,7 +182,14 @@ def merge_digest(merge: Merge) -> bytes | None:
 
 
 def _is_serializable(merge: Merge) -> bool:
-    """Return whether a merge can be serialized, without numbers that pydantic would write as null."""
+    """Return whether a merge can be serialized, without what pydantic would write as something else."""
+    # A value that was replaced after its validation: pydantic would write a set as a list.
+    parts = merge.value.values() if isinstance(merge.value, dict) else [merge.value]
+    try:
+        for part in chain.from_iterable(part if isinstance(part, list) else [part] for part in parts):
+            json.dumps(part)
+    except (TypeError, ValueError):
+        return False
     # Values of nested models are serialized once more by themselves: a model writes NaN and Infinity as null.
     rows = [(row.winner, [loser.value for loser in row.losers]) for row in merge.fields]
     pairs = [(each.left, each.right) for each in merge.proposals]

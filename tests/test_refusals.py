@@ -145,7 +145,7 @@ OPTIONS = [
     (["run", "links/loop"], "The job file 'links/loop' can't be read: Too many levels of symbolic links"),
     (["run", "job.yaml/x"], "The job file 'job.yaml/x' can't be read: Not a directory"),
     (["plan", "job.yaml", "--out", "x"], "unrecognized arguments: --out x"),
-    (["explain", "."], "'.' can't be read: Is a directory"),
+    (["explain", "."], "'report.json' can't be read: No such file"),
     (["explain", "job.yaml"], "'job.yaml' is not a report.json"),
     (["audit", "links/loop"], "'links/loop' can't be read: Too many levels of symbolic links"),
     (["audit", "a\0b"], "argument REPORT: it holds a NUL character"),

@@ -48,11 +48,11 @@ FLOWS = {
     "build_modules": (
         "modules repo base agent credentials model api_base about setup accept branch force on_conflict check max_usd "
         "budget_usd concurrency time_limit_s idle_limit_s max_turns retries reasks min_success params pass_env keep "
-        "folder name out refresh"
+        "folder name out refresh merging limits results advanced"
     ),
     "test_matrix": (
         "command axes repo base setup report exclude include required on_red retry retries env service ready ports "
-        "time_limit_s concurrency pass_env keep folder name out refresh"
+        "time_limit_s concurrency pass_env keep folder name out refresh environments limits results advanced"
     ),
 }
 """The flows as job files name them, each with the keys of its job file beside `flow`."""

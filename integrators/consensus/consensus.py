@@ -116,8 +116,7 @@ _SCHEMA = (
 
 _TIES = (
     "Texts are one answer regardless of case, width and white space, and stand as most write them. Ties go to the "
-    "brief of higher priority, then by a hash of the item's key and the voters, whatever the answers say, and are "
-    "flagged."
+    "brief of higher priority, then by a hash of the item's key and the voters, and are flagged."
 )
 
 
@@ -520,7 +519,7 @@ def create_tables(polls: Sequence[FieldResult]) -> tuple[Table, ...]:
         similarities: dict[str, list[float]] = defaultdict(list)
         for verdict in each.verdicts:
             scores = _similarities(each.kind, verdict)
-            figures.append(_mean(scores))
+            figures.append(round(statistics.fmean(scores), DIGITS))
             # Not strict: a figure without a claim is that of an agent without the field.
             for claim, score in zip(verdict.ballot.claims, scores, strict=False):
                 similarities[claim.voter].append(score)
@@ -533,7 +532,7 @@ def create_tables(polls: Sequence[FieldResult]) -> tuple[Table, ...]:
                 "field": field,
                 "agent": agent,
                 "answers": len(scores),
-                "agreement": _mean(scores),
+                "agreement": round(statistics.fmean(scores), DIGITS),
                 "skill": round(each.crowd.skills[agent], DIGITS) if each.crowd else None,
             }
             for agent, scores in sorted(similarities.items())
@@ -604,7 +603,7 @@ def _agreement_row(field: str, each: FieldResult, figures: Sequence[float]) -> R
         "items": len(answers),
         "answers": sum(map(len, answers)),
         "unanimous": sum(figure == 1 for figure in figures),
-        "agreement": _mean(figures),
+        "agreement": round(statistics.fmean(figures), DIGITS),
         "alpha": "undefined" if alpha.value is None else alpha.value,
         "measured": alpha.why or measured,
     }
@@ -675,10 +674,6 @@ def _similarities(kind: str, verdict: Verdict) -> list[float]:
     claims = verdict.ballot.claims
     similarities = [score_similarity(claim.value, verdict.decision.winner, kind) for claim in claims]
     return similarities + [0.0] * (verdict.ballot.voters - len(claims))
-
-
-def _mean(figures: Sequence[float]) -> float:
-    return round(math.fsum(figures) / len(figures), DIGITS)
 
 
 def _truncate_answer(value: JsonValue) -> str:

@@ -405,7 +405,7 @@ def field_name(path: Path) -> str:
 
 
 class VoteFields(NamedTuple):
-    """Fields of an answer that make it a vote of somebody on something, where answers are votes that exist already."""
+    """Fields of an answer that make it a vote, where answers are votes that exist already."""
 
     item: str
     """The field that names what is voted on."""
@@ -441,7 +441,7 @@ def read_vote(outcome: Outcome, fields: VoteFields | None) -> SingleVote:
     for field, name in zip(fields, names, strict=True):
         if not isinstance(name, str) or not name:
             raise JobError(
-                f"The answer of {Ref.of(outcome)} has no text in its field {field!r}, so it is nobody's vote."
+                f"The answer of {Ref.of(outcome)} has no text in its field {field!r}, so its voter is unknown."
             )
     item, voter = cast("list[str]", names)
     return SingleVote(item, voter, {name: value for name, value in answer.items() if name not in fields})

@@ -36,7 +36,7 @@ Array = Any
 """An array of numpy, which is optional and imported only where it is needed."""
 
 MIN_VOTERS = 3
-"""Fewest voters among whom a model can tell who errs: of two who disagree, neither is the one."""
+"""Fewest voters among whom a model can determine who errs: of two who disagree, either may."""
 MIN_DIFFERENCE = 1.645
 """Standard deviations by which voters must differ more than by chance: the 5 % level, one-sided."""
 MAX_CELLS = 2_000_000

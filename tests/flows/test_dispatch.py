@@ -334,8 +334,10 @@ class Unordered(Count):
 
 
 def test_what_an_integrator_makes_impossible_is_told_with_its_name() -> None:
-    """Whatever the audit can't look at fails the run, with the answers stored."""
-    with pytest.raises(DispatchFailed, match=r"The integrator Unordered raised TypeError: .* set ") as caught:
+    """A value that is no JSON fails the run, with the answers stored."""
+    with pytest.raises(
+        DispatchFailed, match=r"Unordered returned a merge whose 'value' holds an object of type set, at /;"
+    ) as caught:
         dispatch([NAMES], ["a"], executor=ScriptedExecutor(shout), integrator=Unordered(), limits=QUICK)
     assert caught.value.report.outcomes[0].value == {"name": "A"}
 

@@ -3,7 +3,7 @@
 litellm takes several milliseconds of processor time around each call; these calls take a tenth of that. For each model,
 parameters and shape of the chat, litellm is made to build one request, for a chat of placeholders; a hook captures it
 before it is sent (see `capture_requests`). Later requests are that one with other texts in place of the placeholders:
-litellm's own address, headers and body, whatever the provider's protocol is. Responses are converted by litellm's
+litellm's own address, headers and body, for any provider's protocol. Responses are converted by litellm's
 transformation class of the provider, and errors by its own mapping.
 
 A call is left to litellm if anything isn't as expected: a provider that is not listed here, parameters or settings that
@@ -263,7 +263,7 @@ def _has_lasting_credential(litellm: Any, headers: Mapping[str, str], request: M
 
 
 def _placeholder(at: int) -> str:
-    """Return a text for a message, with characters that are escaped in JSON, or removed by whoever strips a text."""
+    """Return a text for a message, with characters that are escaped in JSON, or removed where a text is stripped."""
     return f' text "{at:04}"\\ of a chät \n'
 
 

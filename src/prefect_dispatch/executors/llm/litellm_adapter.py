@@ -228,7 +228,7 @@ def price_of(entry: Mapping[str, Any], prompt_tokens: int) -> Price | None:
 
 
 def count_tokens(model: str, chat: Sequence[Message]) -> int | None:
-    """Return the estimated number of tokens of a chat, as litellm counts them; None if only litellm can tell.
+    """Return the estimated number of tokens of a chat, as litellm counts them; None if only litellm knows it.
 
     Args:
         model: The model, as `provider/name`.
