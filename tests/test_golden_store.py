@@ -165,7 +165,9 @@ def test_what_was_answered_before_is_not_asked_again(
         for line in file.read_text(encoding="utf-8").splitlines()
     ]
     assert {each["origin"] for each in outcomes if each["status"] == "succeeded"} <= {"stored", "shared"}
-    assert "Since the last run: nothing changed" in again.out
+    # Version 0.1.0 decided ties of votes by the text of the answers.
+    changed = "only the merged value changed" if example.name == "consensus" else "nothing changed"
+    assert f"Since the last run: {changed}" in again.out
 
 
 @pytest.mark.slow
