@@ -22,7 +22,7 @@ from prefect.artifacts import (
 )
 from prefect.events import emit_event
 from prefect.logging import get_run_logger
-from prefect.runtime import deployment, flow_run
+from prefect.runtime import flow_run
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from prefect_dispatch.errors import JobError
@@ -418,7 +418,7 @@ class PagePlaces(NamedTuple):
 
 
 def publish_page(
-    report: Report, folder: Path | None, briefs: Sequence[Brief], items: Sequence[Item]
+    report: Report, folder: Path | None, briefs: Sequence[Brief], items: Sequence[Item], *, is_deployed: bool
 ) -> tuple[PagePlaces, list[str]]:
     """Write the HTML page of a report into its folder, and for the run of a deployment where the page server finds it.
 
@@ -427,6 +427,7 @@ def publish_page(
         folder: The folder; None: the run has none.
         briefs: The briefs of the run.
         items: The items of the run.
+        is_deployed: Whether the run is a deployment's. It is not looked up here, as Prefect's API may hang.
 
     Returns:
         Where the page is, and the reasons for which it is missing somewhere, as sentences.
@@ -436,7 +437,7 @@ def publish_page(
         file = folder / PAGE
     not_kept = ""
     try:
-        if deployment.id and (address := load_address()):
+        if is_deployed and (address := load_address()):
             text = render_page(report, briefs, items) if file is None else [file.read_text("utf-8")]
             link = keep_page(address, str(flow_run.get_id()), text)
     except Exception as error:  # noqa: BLE001 -- the page only shows what is stored already: it must not fail the run

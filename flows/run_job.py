@@ -200,7 +200,7 @@ def run_job(spec: JobSpec) -> Report:
         # 5. Deliver and publish.
         report = _add_facts(report, fan_out.task_runs, stored)
         report = memory.compare_with_last(deliver_value(report, job.integrator, place))
-        page = _write_output(report, job, spec, output)
+        page = _write_output(report, job, spec, output, is_deployed=memory.is_deployed)
         is_last = report.status != "failed" or not has_retries_left()
         create_artifacts_in_time(report, job.briefs, page, is_last=is_last)
         if is_last:  # an attempt that is retried emits no events and is not compared with
@@ -225,11 +225,14 @@ def run_job(spec: JobSpec) -> Report:
             job,
             spec,
             output,
+            is_deployed=memory.is_deployed,
         )
         return cast("Report", cancelled_state(progress_so_far, error))
 
 
-def _publish_cancelled(build: Callable[[], Report], job: PreparedJob, spec: JobSpec, output: Output | None) -> None:
+def _publish_cancelled(
+    build: Callable[[], Report], job: PreparedJob, spec: JobSpec, output: Output | None, *, is_deployed: bool
+) -> None:
     """Build and publish the report of a run that was interrupted, as far as that is possible in a short time."""
     if len(job.work) > MAX_CANCELLED:
         get_run_logger().warning("The cancelled run has no report, as it has more than %s items.", f"{MAX_CANCELLED:,}")
@@ -238,7 +241,7 @@ def _publish_cancelled(build: Callable[[], Report], job: PreparedJob, spec: JobS
     def step() -> None:
         report = build()
         report = report.model_copy(update={"run": {**report.run, "cancelled": True}})
-        page = _write_output(report, job, spec, output)
+        page = _write_output(report, job, spec, output, is_deployed=is_deployed)
         create_artifacts(report, job.briefs, page)
 
     try:
@@ -249,11 +252,15 @@ def _publish_cancelled(build: Callable[[], Report], job: PreparedJob, spec: JobS
         get_run_logger().warning("The report of the cancelled run is incomplete: %s", problem)
 
 
-def _write_output(report: Report, job: PreparedJob, spec: JobSpec, output: Output | None) -> PagePlaces:
+def _write_output(
+    report: Report, job: PreparedJob, spec: JobSpec, output: Output | None, *, is_deployed: bool
+) -> PagePlaces:
     """Write the files of a report, and its page; return where the page is."""
     if output is not None:
         emit_file_assets(report, write_files(report, *output), spec.items, spec.place)
-    page, lacking = publish_page(report, output and output.folder, job.briefs, with_values(job.items))
+    page, lacking = publish_page(
+        report, output and output.folder, job.briefs, with_values(job.items), is_deployed=is_deployed
+    )
     for sentence in lacking:
         get_run_logger().warning("%s", sentence)
     return page

@@ -33,11 +33,16 @@ TAG = "prefect-dispatch-memory"
 
 
 class LastRunStore:
-    """Store for the record of a job's last run."""
+    """Store for the record of a job's last run.
+
+    Attributes:
+        is_deployed: Whether the run is a deployment's.
+    """
 
     def __init__(self, spec: JobSpec) -> None:
         """Identify the job."""
         deployed: str | None = deployment.id
+        self.is_deployed = deployed is not None
         # A deployment that fetches code has a new real folder in each run.
         where: JsonValue = [deployed, spec.folder] if deployed else str(spec.place)
         self._is_list = isinstance(spec.items, Listed)

@@ -168,15 +168,12 @@ def test_the_page_of_a_deployments_run_is_kept_for_the_page_server(
     monkeypatch.setenv("PREFECT_DISPATCH_STATE", str(tmp_path / "state"))
     out = tmp_path / "out"
     out.mkdir()
-    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a deployment")
-    assert publish_page(report(), None, (), ()) == (PagePlaces(), [])
+    assert publish_page(report(), None, (), (), is_deployed=True) == (PagePlaces(), [])
     address = PageAddress(port=4711, secret="ab" * 32)
     save_address(address)
-    monkeypatch.delenv("PREFECT__RUNTIME__DEPLOYMENT__ID")
-    assert publish_page(report(), out, (), ()) == (PagePlaces(out / PAGE), [])
-    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a deployment")
+    assert publish_page(report(), out, (), (), is_deployed=False) == (PagePlaces(out / PAGE), [])
     for folder in (None, out):
-        places, lacking = publish_page(report(), folder, (), ())
+        places, lacking = publish_page(report(), folder, (), (), is_deployed=True)
         kept = tmp_path / "state" / "reports" / "pages" / address.page_id("None")
         assert GENERATOR in kept.read_text("utf-8")
         assert places == (folder and out / PAGE, f"http://127.0.0.1:4711/{kept.name}/report.html")
@@ -189,13 +186,12 @@ def test_the_page_of_a_deployments_run_is_kept_for_the_page_server(
 
 def test_a_page_that_can_not_be_kept_fails_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason is given, and the page in the output folder is named; an unusable state folder has no server."""
-    monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "a deployment")
     monkeypatch.setenv("PREFECT_DISPATCH_STATE", str(tmp_path / "state"))
     save_address(PageAddress(port=4711, secret="ab" * 32))
     (tmp_path / "state" / "reports" / "pages").write_text("a file", encoding="utf-8")
-    places, lacking = publish_page(report(), tmp_path, (), ())
+    places, lacking = publish_page(report(), tmp_path, (), (), is_deployed=True)
     assert places == (tmp_path / PAGE, "")
     assert len(lacking) == 1
     assert lacking[0].startswith("The page server has no report.html of this run. ")
     monkeypatch.setenv("PREFECT_DISPATCH_STATE", str(tmp_path / "state" / "reports" / "pages"))
-    assert publish_page(report(), tmp_path, (), ()) == ((tmp_path / PAGE, ""), [])
+    assert publish_page(report(), tmp_path, (), (), is_deployed=True) == ((tmp_path / PAGE, ""), [])
