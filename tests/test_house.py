@@ -45,6 +45,8 @@ EXCEPTIONS = {
     },  # the other end of the arrow
     "prefect_dispatch.cli.check": {"kernel", "integrators"},  # a part of it
     "prefect_dispatch.cli.deploy": {"kernel", "deployments"},  # a part of it
+    "prefect_dispatch.cli.merge": {"kernel", "tasks", "integrators", "flows"},  # a part of it
+    "prefect_dispatch.cli.report_commands": {"kernel", "integrators", "flows"},  # a part of it
     "prefect_dispatch.cli.console": {"kernel", "tasks"},  # how the command line shows a plan
     "prefect_dispatch.tasks.integrate": {"kernel", "tasks", "integrators"},  # the task around any integrator
 }
