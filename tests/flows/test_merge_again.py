@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from datetime import date
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ import pytest
 
 from prefect_dispatch import Collate, Consensus, MergeRecords, Synthesize
 from prefect_dispatch.cli.commands import COMPLETE, FAILED, GAPS, UNUSABLE, main
+from prefect_dispatch.cli.merge import merge_again
 from prefect_dispatch.integrators.audit.published_report import audit_report
+from prefect_dispatch.models.outcome import Citation
 from prefect_dispatch.models.report import Report
 from tests.fences import fences
 from tests.flows.test_report_audit import Count, publish, records
@@ -48,6 +51,15 @@ def test_without_an_outcome_the_rest_decides(folder: Path, capsys: pytest.Captur
     assert "~ terms/a: merged -> skipped" in shown
     assert "Complete with gaps: 2 of 3 answered; no answer for 1 (1 left_out): terms/a (left_out)." in shown
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_pages_of_what_is_left_out_are_no_sources(tmp_path: Path) -> None:
+    """The table of the pages that web searches returned lists those of the outcomes that were merged."""
+    pages = {key: Citation(url=f"https://{key}.example/", retrieved=date(2026, 12, 1)) for key in "ab"}
+    outcomes = [say(key, {"name": key, "year": 1}).model_copy(update={"citations": (pages[key],)}) for key in "ab"]
+    publish(tmp_path, RECORDS, outcomes)
+    report = merge_again(tmp_path, without=["a"]).report
+    assert [row["url"] for table in report.tables for row in table.rows if "url" in row] == ["https://b.example/"]
 
 
 def test_other_rules_in_a_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

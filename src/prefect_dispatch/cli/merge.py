@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 LEFT_OUT = "left_out"
 """Class of the error of an outcome that was left out of a merge on request."""
+_NO_ANSWER = {"status": "skipped", "value": None, "change": None, "citations": (), "origin": None, "joined": ""}
+"""Fields of an outcome that has no answer; its web pages must not be listed as sources of the merge."""
 _INTEGRATOR: TypeAdapter[AnyIntegrator] = TypeAdapter(AnyIntegrator)
 
 
@@ -134,7 +136,7 @@ def _leave_out(outcomes: Sequence[Outcome], patterns: Sequence[str]) -> list[Out
     error = Failure(kind=LEFT_OUT, message="It was left out of this merge.")
     copies = [
         # The attempts were paid for by the run, and cost nothing here.
-        outcome.model_copy(update={"status": "skipped", "value": None, "error": error, "origin": None, "joined": ""})
+        outcome.model_copy(update={**_NO_ANSWER, "error": error})
         if ref in left_out
         else outcome.model_copy(update={"origin": "stored" if outcome.status == "succeeded" else None})
         for ref, outcome in zip(refs, outcomes, strict=True)
