@@ -37,7 +37,7 @@ from prefect_dispatch.reporting.progress import Progress, estimate_seconds_left,
 from prefect_dispatch.reporting.table_files import csv_files, parse_output, render_table
 from prefect_dispatch.security.escaping import escape_paragraph, fence_text, strip_control_chars, to_safe_csv
 from prefect_dispatch.security.redaction import safe_message
-from prefect_dispatch.serialization import write_atomically, write_bytes_atomically
+from prefect_dispatch.serialization.durable_files import write_atomically
 from prefect_dispatch.serialization.json_text import iter_json_chunks
 from prefect_dispatch.settings import settings
 from prefect_dispatch.tasks.stop_conditions import start_thread
@@ -400,11 +400,11 @@ def write_files(report: Report, folder: Path, table: str = "") -> list[Path]:
     for name in _files_of_earlier_run(folder, texts.keys()):
         (folder / name).unlink(missing_ok=True)
     if table:
-        write_bytes_atomically(folder / table, [render_table(report, table)])
+        write_atomically(folder / table, [render_table(report, table)])
         texts.pop(table, None)  # a CSV with the same rows
     texts["report.json"] = chain(map(bytes.decode, iter_json_chunks(report.shortened, indent=2, long=LONG_LIST)), "\n")
     for name, parts in texts.items():
-        write_atomically(folder / name, parts)
+        write_atomically(folder / name, map(str.encode, parts))
     return [folder / name for name in [*reversed(texts), *([table] if table else [])]]
 
 
@@ -453,7 +453,7 @@ def write_page(report: Report, folder: Path, briefs: Sequence[Brief], items: Seq
     """
     file = folder / PAGE
     try:
-        write_atomically(file, render_page(report, briefs, items))
+        write_atomically(file, map(str.encode, render_page(report, briefs, items)))
     except Exception as error:  # noqa: BLE001 -- the page only shows what is already written: it must not fail the run
         if GENERATOR.encode() in _read_file(file)[:_HEAD]:
             file.unlink()

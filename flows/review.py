@@ -46,7 +46,7 @@ from prefect_dispatch.security.escaping import (
     strip_control_chars,
     value_text,
 )
-from prefect_dispatch.serialization import write_atomically
+from prefect_dispatch.serialization.durable_files import write_atomically
 from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.serialization.json_values import get_at, is_empty_value, pointer, resolve_pointer
 from prefect_dispatch.tasks.plan import Plan
@@ -324,7 +324,7 @@ def suspend(asked: ReviewForm, file: DecisionsFile, collected: Collected, limits
     # 2. The note file.
     pending = Pending(api=PREFECT_API_URL.value() or "", flow_run=run_id, key=key, form=asked)
     note = file.path.parent / f".{file.path.name}.review-{run_id}-{asked.name}.json"
-    write_atomically(note, [pending.model_dump_json()])
+    write_atomically(note, [pending.model_dump_json().encode()])
     get_run_logger().info("Suspended for a review: %s", message)
     # 3. The state.
     try:

@@ -12,7 +12,7 @@ from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.validation_messages import explain_errors
 from prefect_dispatch.security.escaping import strip_control_chars
-from prefect_dispatch.serialization import write_atomically
+from prefect_dispatch.serialization.durable_files import write_atomically
 from prefect_dispatch.serialization.json_text import canonical_json
 from prefect_dispatch.serialization.strict_yaml import MAX_BYTES, YamlError, decode, load_with_positions
 
@@ -82,7 +82,7 @@ class DecisionsFile:
                 existing = self._parse(text)
                 new = decisions.without(existing, normalize=self.normalize)
                 if new != Decisions():
-                    write_atomically(path, [*_document_prefix(text), new.text()])
+                    write_atomically(path, map(str.encode, [*_document_prefix(text), new.text()]))
                 return decisions.contradicted_by(existing, normalize=self.normalize)
         except OSError as error:
             raise JobError(

@@ -189,7 +189,7 @@ class BlobStore:
         if self.folder:
             path = f"{self._folder_text}/{key}"
             if durable or not create_quickly(path, content):
-                write_atomically(path, content, durable=durable)
+                write_atomically(path, [content], durable=durable)
         else:
             self.storage.write_path(key, content=content, _sync=True)
 

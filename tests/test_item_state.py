@@ -8,9 +8,8 @@ from typing import Literal, get_args
 
 import pytest
 
-from prefect_dispatch.models.item_state import ItemState
 from prefect_dispatch.models.ledger import Disposition
-from prefect_dispatch.models.outcome import Outcome
+from prefect_dispatch.models.outcome import ItemState, Outcome
 
 ARCHITECTURE = Path(__file__).parents[1] / "ARCHITECTURE.md"
 OF_OUTCOMES = {ItemState.ANSWERED, ItemState.CACHED, ItemState.SHARED, ItemState.FAILED, ItemState.SKIPPED}

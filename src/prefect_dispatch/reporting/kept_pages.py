@@ -21,7 +21,7 @@ from pydantic import Field, ValidationError
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.base import Frozen
 from prefect_dispatch.processes.state_folder import private_folder, state_folder
-from prefect_dispatch.serialization import write_atomically
+from prefect_dispatch.serialization.durable_files import write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -77,7 +77,7 @@ def save_address(address: PageAddress) -> None:
     file = server_folder() / "address.json"
     file.touch(mode=0o600)
     file.chmod(0o600)  # the replacement gets the permissions of the file before it
-    write_atomically(file, [address.model_dump_json(), "\n"])
+    write_atomically(file, [address.model_dump_json().encode(), b"\n"])
 
 
 def keep_page(address: PageAddress, run: str, page: Iterable[str]) -> str:
@@ -93,7 +93,7 @@ def keep_page(address: PageAddress, run: str, page: Iterable[str]) -> str:
         OSError: If the page can't be written.
     """
     page_id = address.page_id(run)
-    write_atomically(_pages_folder() / page_id, page)
+    write_atomically(_pages_folder() / page_id, map(str.encode, page))
     prune_pages()
     return f"{address.url}/{page_id}/report.html"
 

@@ -8,8 +8,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_dispatch.models.base import Frozen
-from prefect_dispatch.models.item_state import ItemState
-from prefect_dispatch.models.outcome import Outcome, Usage
+from prefect_dispatch.models.outcome import ItemState, Outcome, Usage
 from prefect_dispatch.security.escaping import shorten
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Durable files of a result storage on this machine: one by one, or many at once through a journal.
+"""Atomic writes of files, one by one, or many at once through a journal as a result storage on this machine needs them.
 
 What is stored counts once it would survive a power failure. To sync a file and its folder takes longer than everything
 else that is done to store an answer. So on a local file system the changes that wait at the same time are appended to a
@@ -16,6 +16,7 @@ import json
 import logging
 import os
 import re
+import stat
 import sys
 import threading
 import time
@@ -30,7 +31,7 @@ from uuid import uuid4
 from prefect_dispatch.security.escaping import count_noun
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
 
 if sys.platform == "linux":
@@ -40,34 +41,37 @@ if sys.platform == "linux":
 # This module uses `os` directly: pathlib and open take several times as long as the system calls themselves.
 
 
-def write_atomically(path: str, content: bytes, *, durable: bool) -> None:
-    """Write a file atomically; its folder is created if it doesn't exist.
+def write_atomically(path: Path | str, parts: Iterable[bytes], *, durable: bool = False) -> None:
+    """Write a file atomically, with the permissions of an existing one; its folder is created if it doesn't exist.
 
     Args:
-        path: The absolute path.
-        content: The content.
+        path: The path; a symbolic link is replaced by a file.
+        parts: The content.
         durable: Whether it has to survive a power failure, too.
     """
-    folder, _, name = path.rpartition("/")
-    temporary = f"{folder}/.{name[:100]}-{uuid4().hex}"
-    # 1. Write a temporary file in the same folder.
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".{name[:100]}-{uuid4().hex}")  # noqa: PTH118 -- see above
+    # 1. Write a temporary file in the same folder: nobody else may read it if the existing one is private.
+    mode = _mode_of_file(path)
+    handle = _create(temporary, 0o666 if mode is None else 0o600)
     try:
-        handle = _create(temporary)
         try:
-            _write_all(handle, content)
+            for part in parts:
+                _write_all(handle, part)
             if durable:
                 os.fsync(handle)
         finally:
             os.close(handle)
         # 2. Rename it.
+        if mode is not None:
+            os.chmod(temporary, mode)  # noqa: PTH101 -- see above
         os.replace(temporary, path)  # noqa: PTH105 -- see above
     except BaseException:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)  # noqa: PTH108 -- see above
+        os.unlink(temporary)  # noqa: PTH108 -- see above
         raise
     # 3. Sync the folder, so that the rename is durable, too.
     if durable:
-        _sync_folder(folder)
+        _sync_folder(folder or ".")
 
 
 def create_quickly(path: str, content: bytes) -> bool:
@@ -93,13 +97,22 @@ def create_quickly(path: str, content: bytes) -> bool:
     return True
 
 
-def _create(path: str) -> int:
+def _create(path: str, mode: int = 0o666) -> int:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
     try:
-        return os.open(path, flags, 0o666)
+        return os.open(path, flags, mode)
     except FileNotFoundError:  # the folder is missing
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, flags, 0o666)
+        return os.open(path, flags, mode)
+
+
+def _mode_of_file(path: Path | str) -> int | None:
+    """Return the permissions of a regular file; None where there is none."""
+    try:
+        mode = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return None
+    return stat.S_IMODE(mode) if stat.S_ISREG(mode) else None
 
 
 def _write_all(handle: int, content: bytes) -> None:
@@ -235,7 +248,7 @@ def _write_files(commit: _Commit) -> bool:
                 with suppress(FileNotFoundError):
                     os.unlink(path)  # noqa: PTH108 -- see above
             else:
-                write_atomically(path, content, durable=False)
+                write_atomically(path, [content])
     except Exception as error:  # noqa: BLE001 -- as above
         _log.debug("A file of the result storage can't be written: %s", error)
         return False
@@ -403,7 +416,7 @@ def _restore_files(folder: Path, journals: dict[Path, _Records]) -> None:
     for key, change in last.items():
         if change.content is not None and _PLAIN.fullmatch(key):
             if not _has_newer(folder / key, change):
-                write_atomically(f"{folder}/{key}", bytes(change.content), durable=False)
+                write_atomically(folder / key, [change.content])
                 restored += 1
             _sync(folder / key)
     _sync_folder(folder)
