@@ -416,7 +416,7 @@ def _restore_files(folder: Path, journals: dict[Path, _Records]) -> None:
     for key, change in last.items():
         if change.content is not None and _PLAIN.fullmatch(key):
             if not _has_newer(folder / key, change):
-                write_atomically(folder / key, [change.content])
+                write_atomically(folder / key, [bytes(change.content)])
                 restored += 1
             _sync(folder / key)
     _sync_folder(folder)
