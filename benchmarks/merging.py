@@ -29,6 +29,7 @@ from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.models.outcome import Attempt, Outcome, Usage
 from prefect_dispatch.models.report import Report, Spending
+from prefect_dispatch.reporting.table_files import Output
 from prefect_dispatch.tasks.integrate import integrate
 
 if TYPE_CHECKING:
@@ -137,9 +138,9 @@ def measure_case(case: Case, count: int, timer: PartTimer) -> None:
     with TemporaryDirectory(prefix="merging-") as folder:
         for name in ("files", "files again"):
             with timer.measure(name):
-                write_files(report, Path(folder))
+                write_files(report, Output(Path(folder)))
         with timer.measure("page"):
-            problem = write_page(report, Path(folder), briefs, items)
+            problem = write_page(report, Output(Path(folder)), briefs, items)
     if problem:
         raise SystemExit(problem)
 

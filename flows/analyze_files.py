@@ -108,8 +108,9 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
         min_success: The share of files that must have an answer, such as 0.9; below it the run fails.
         name: What the report is called: small letters, digits and hyphens. Runs of one name are compared; runs with the
             name 'analysis' only if files and instructions are the same.
-        out: A folder for the report as files, and a CSV for each table; or a file in it for the merged rows as well,
-            such as report/answers.xlsx (or .csv, .parquet). Empty: only Prefect keeps it.
+        out: A folder, or a URL such as s3://bucket/report, for the report as files, and a CSV for each table; or a file
+            in it for the merged rows as well, such as report/answers.xlsx (or .csv, .parquet). Empty: only Prefect
+            keeps it.
         review: Wait before publishing, and let people decide on doubtful records in Prefect's UI.
         decisions: The file with what people decided about records. Empty: `decisions.yaml` with a review, else none.
         refresh: Ask again even where an answer is stored: everything, or some files by name or glob.

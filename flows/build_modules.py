@@ -250,7 +250,8 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         keep: Whether the checkout of an agent that failed stays to be looked at.
         folder: The folder that relative paths are looked up in, where the flow runs.
         name: What the modules are called together in the report: small letters, digits and hyphens.
-        out: A folder for the report as files, `merged.patch` and `review.md` among them. Empty: only Prefect keeps it.
+        out: A folder or a URL for the report as files, `merged.patch` and `review.md` among them. Empty: only Prefect
+            keeps it.
         refresh: Build again what is stored: everything, or some modules by name.
     """
     # The parameters are validated by Prefect or by the model of a job file, so they have the types of the validators.

@@ -105,7 +105,7 @@ def _content_variants(  # noqa: PLR0913, PLR0917 -- the fields of a form
         budget_usd: What the run may spend in US dollars, the judge included. Empty: no cap.
         min_success: The share of variants that must be written, such as 1.0; below it the run fails.
         name: What the product is called in the report: small letters, digits and hyphens.
-        out: A folder for the report as files, `ab-test.json` among them. Empty: only Prefect keeps it.
+        out: A folder or a URL for the report as files, `ab-test.json` among them. Empty: only Prefect keeps it.
         refresh: Write again even where a variant is stored: everything, or some variants by name.
         max_tokens: The tokens of the longest text, such as 500. A budget needs it, as it reserves the longest answer
             before each call. Empty: what the model allows.

@@ -80,8 +80,9 @@ def _dispatch(  # noqa: PLR0913, PLR0917 -- the parameters are the job
         review: Let people decide on open pairs and conflicts before anything is published. A run of a deployment is
             suspended until its form in Prefect's UI is answered; any other ends as `NeedsReview`, with status `gaps`.
         folder: The folder that relative paths and your own code are looked up in.
-        out: A folder for report.html, report.json, report.md, outcomes.jsonl and a CSV for each table; or a file in it
-            for the merged rows as well, such as report/answers.xlsx (or .csv, .parquet). None: no files are written.
+        out: A folder, or a URL such as s3://bucket/report, for report.html, report.json, report.md, outcomes.jsonl and
+            a CSV for each table; or a file in it for the merged rows as well, such as report/answers.xlsx (or .csv,
+            .parquet). None: no files are written.
         limit: Take only the first so many items. None: all of them.
         refresh: Ask again even where an answer is stored: all of it, or what some patterns name: a `brief/item`, an
             item, or a glob of either, such as `terms/*.txt`. Then an integrator's own questions are asked again

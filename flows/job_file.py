@@ -57,11 +57,6 @@ class JobFile(Strict):
         """Return the base folder of its relative paths, for a job file in a folder."""
         return folder / str(getattr(self, "folder", "."))
 
-    def report_folder(self, folder: Path) -> Path | None:
-        """Return the folder of the report's files, if the job names one, for a job file in a folder."""
-        out: str | None = getattr(self, "out", None)
-        return self.place(folder) / out if out else None
-
     def parameters(
         self, folder: Path, *, limit: int | None = None, refresh: RefreshInput = False, out: str | None = None
     ) -> dict[str, Any]:

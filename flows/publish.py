@@ -8,11 +8,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from hashlib import sha256
 from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -34,7 +36,7 @@ from prefect_dispatch.reporting.html.page import render_page
 from prefect_dispatch.reporting.kept_pages import KEPT_DAYS, keep_page, load_address
 from prefect_dispatch.reporting.markdown import markdown, outcome_rows
 from prefect_dispatch.reporting.progress import Progress, estimate_seconds_left, on_report, progress_listener
-from prefect_dispatch.reporting.table_files import csv_files, parse_output, render_table
+from prefect_dispatch.reporting.table_files import csv_files, render_table
 from prefect_dispatch.security.escaping import escape_paragraph, fence_text, strip_control_chars, to_safe_csv
 from prefect_dispatch.security.redaction import safe_message
 from prefect_dispatch.serialization.durable_files import write_atomically
@@ -44,13 +46,13 @@ from prefect_dispatch.tasks.stop_conditions import start_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
     from typing_extensions import Self
 
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.report import Report
+    from prefect_dispatch.reporting.table_files import Output
     from prefect_dispatch.tasks.plan import Plan
 
 
@@ -238,16 +240,20 @@ def page_location(page: PagePlaces) -> str:
 
     Browsers follow no link from Prefect's UI to a file.
     """
+    scheme, _, stored_path = page.file.rpartition("://")
     if page.file and (base := settings().reports_url):
-        return f"[Open the report page]({base.rstrip('/')}{quote(page.file.absolute().as_posix())})"
+        path = f"/{stored_path}" if scheme else Path(page.file).absolute().as_posix()
+        return f"[Open the report page]({base.rstrip('/')}{quote(path)})"
     machine = escape_paragraph(platform.node() or "of the run")
-    stored = f"\n\n{fence_text(str(page.file), 'text')}" if page.file else ""
+    stored = f"\n\n{fence_text(page.file, 'text')}" if page.file else ""
     if page.link:
         where = (
             f"[Open the report page]({page.link}). It opens on the machine {machine} while `prefect-dispatch serve` or "
             f"`prefect-dispatch reports` runs there, and is kept for {KEPT_DAYS} days."
         )
         return f"{where} The page is also stored there:{stored}" if stored else where
+    if scheme:
+        return f"The whole report as a page is stored at this address:{stored}"
     return stored and f"The whole report as a page is stored on the machine {machine}; open it there:{stored}"
 
 
@@ -348,16 +354,22 @@ _HEAD = 2_000
 """Bytes at the start of a page within which its generator is named."""
 
 
-def ensure_output(out: Path) -> Path:
-    """Create the folder of a report for an output path, and return the path; see `parse_output`.
+def ensure_output(output: Output) -> Output:
+    """Check that the folder of a report is writable, and return it; one on this machine is created if it is missing.
 
     Raises:
-        JobError: If it is no path, the folder isn't writable, or the requested table can't be written.
+        JobError: If it can't be created or is not writable.
     """
-    if "\0" in str(out):
-        raise JobError("out: a path holds no NUL character; name a folder, such as report.")
-    ensure_folder(parse_output(out).folder)
-    return out
+    if isinstance(output.folder, Path):
+        ensure_folder(output.folder)
+        return output
+    probe = f".prefect-dispatch-{uuid4().hex}"
+    try:
+        _write_file(output, probe, [b""])
+        _remove_file(output, probe)
+    except Exception as error:  # noqa: BLE001 -- each storage has errors of its own
+        raise JobError(f"out: {output.folder!r} can't be written to: {safe_message(error)}") from None
+    return output
 
 
 def ensure_folder(folder: Path) -> Path:
@@ -374,8 +386,8 @@ def ensure_folder(folder: Path) -> Path:
     return folder
 
 
-def write_files(report: Report, folder: Path, table: str = "") -> list[Path]:
-    """Write the files of a report into a folder, each one atomically, and remove those of an earlier run.
+def write_files(report: Report, output: Output) -> list[str]:
+    """Write the files of a report into its folder, each one atomically, and remove those of an earlier run.
 
     The files are `report.json`, `report.md`, `outcomes.jsonl`, `questions.jsonl` if the integrator made queries of its
     own, each document under its name, and a `<name>.csv` for each table of the integrator and each list of the value,
@@ -385,11 +397,10 @@ def write_files(report: Report, folder: Path, table: str = "") -> list[Path]:
 
     Args:
         report: The report.
-        folder: The folder.
-        table: The name of a requested file with the merged rows; see `render_table`.
+        output: The folder, and the requested file with the merged rows; see `render_table`.
 
     Returns:
-        The files.
+        The paths of the files, or their URLs.
     """
     texts: dict[str, Iterable[str]] = {name: [text] for name, text in _extra_files(report)}
     if report.asked:
@@ -397,34 +408,34 @@ def write_files(report: Report, folder: Path, table: str = "") -> list[Path]:
     texts |= {"outcomes.jsonl": _outcome_lines(report.outcomes), "report.md": [markdown(report)]}
     # The earlier report.json names the files to remove, and report.json is written last: an interrupted run is repaired
     # by the next one.
-    for name in _files_of_earlier_run(folder, texts.keys()):
-        (folder / name).unlink(missing_ok=True)
-    if table:
-        write_atomically(folder / table, [render_table(report, table)])
+    for name in _files_of_earlier_run(output, texts.keys()):
+        _remove_file(output, name)
+    if table := output.table:
+        _write_file(output, table, [render_table(report, table)])
         texts.pop(table, None)  # a CSV with the same rows
     texts["report.json"] = chain(map(bytes.decode, iter_json_chunks(report.shortened, indent=2, long=LONG_LIST)), "\n")
     for name, parts in texts.items():
-        write_atomically(folder / name, map(str.encode, parts))
-    return [folder / name for name in [*reversed(texts), *([table] if table else [])]]
+        _write_file(output, name, map(str.encode, parts))
+    return [output.place(name) for name in [*reversed(texts), *([table] if table else [])]]
 
 
 class PagePlaces(NamedTuple):
     """Where the HTML page of a report is."""
 
-    file: Path | None = None
-    """The page in the output folder, if it was written there."""
+    file: str = ""
+    """The path or the URL of the page in the output folder; empty if it was not written there."""
     link: str = ""
     """Its address at the page server; empty if none has been set up where the run is."""
 
 
 def publish_page(
-    report: Report, folder: Path | None, briefs: Sequence[Brief], items: Sequence[Item], *, is_deployed: bool
+    report: Report, output: Output | None, briefs: Sequence[Brief], items: Sequence[Item], *, is_deployed: bool
 ) -> tuple[PagePlaces, list[str]]:
     """Write the HTML page of a report into its folder, and for the run of a deployment where the page server finds it.
 
     Args:
         report: The report.
-        folder: The folder; None: the run has none.
+        output: The folder; None: the run has none.
         briefs: The briefs of the run.
         items: The items of the run.
         is_deployed: Whether the run is a deployment's. It is not looked up here, as Prefect's API may hang.
@@ -432,54 +443,54 @@ def publish_page(
     Returns:
         Where the page is, and the reasons for which it is missing somewhere, as sentences.
     """
-    file, link, lacking = None, "", ""
-    if folder is not None and not (lacking := write_page(report, folder, briefs, items)):
-        file = folder / PAGE
+    file, link, lacking = "", "", ""
+    if output is not None and not (lacking := write_page(report, output, briefs, items)):
+        file = output.place(PAGE)
     not_kept = ""
     try:
         if is_deployed and (address := load_address()):
-            text = render_page(report, briefs, items) if file is None else [file.read_text("utf-8")]
+            is_local = output is not None and isinstance(output.folder, Path) and file
+            text = [Path(file).read_text("utf-8")] if is_local else render_page(report, briefs, items)
             link = keep_page(address, str(flow_run.get_id()), text)
     except Exception as error:  # noqa: BLE001 -- the page only shows what is stored already: it must not fail the run
         not_kept = f"The page server has no {PAGE} of this run. {safe_message(error)}"
     return PagePlaces(file, link), [*filter(None, (lacking, not_kept))]
 
 
-def write_page(report: Report, folder: Path, briefs: Sequence[Brief], items: Sequence[Item]) -> str:
+def write_page(report: Report, output: Output, briefs: Sequence[Brief], items: Sequence[Item]) -> str:
     """Write the HTML page of a report into a folder atomically; on failure remove the page of an earlier run.
 
     Returns:
         The reason for a missing page, as a sentence; empty if it was written.
     """
-    file = folder / PAGE
     try:
-        write_atomically(file, map(str.encode, render_page(report, briefs, items)))
+        _write_file(output, PAGE, map(str.encode, render_page(report, briefs, items)))
     except Exception as error:  # noqa: BLE001 -- the page only shows what is already written: it must not fail the run
-        if GENERATOR.encode() in _read_file(file)[:_HEAD]:
-            file.unlink()
+        if GENERATOR.encode() in _read_file(output, PAGE)[:_HEAD]:
+            _remove_file(output, PAGE)
         return f"{PAGE} was not written; the other files are. {safe_message(error)}"
     return ""
 
 
-def _files_of_earlier_run(folder: Path, kept: Collection[str]) -> set[str]:
+def _files_of_earlier_run(output: Output, kept: Collection[str]) -> set[str]:
     """Return the names of the files of the run whose report is in a folder, without those that every run writes.
 
     A report may come from another program and name any file, so a file counts only if it has the content that the run
     wrote.
 
     Args:
-        folder: The folder.
+        output: The folder.
         kept: Names that are left out, as this run writes them; their earlier content is not compared.
     """
     try:
-        report = _EarlierReport.model_validate_json((folder / "report.json").read_bytes())
-    except (OSError, ValidationError):
+        report = _EarlierReport.model_validate_json(_read_file(output, "report.json"))
+    except ValidationError:
         return set()
-    found = {name for name, text in _extra_files(report, kept) if _read_file(folder / name) == text.encode()}
+    found = {name for name, text in _extra_files(report, kept) if _read_file(output, name) == text.encode()}
     found |= {
-        each.name for each in report.documents if each.sha256 == sha256(_read_file(folder / each.name)).hexdigest()
+        each.name for each in report.documents if each.sha256 == sha256(_read_file(output, each.name)).hexdigest()
     }
-    if QUESTIONS not in kept and _are_outcomes(_read_file(folder / QUESTIONS)):
+    if QUESTIONS not in kept and _are_outcomes(_read_file(output, QUESTIONS)):
         found.add(QUESTIONS)
     return found - {*kept}
 
@@ -512,12 +523,44 @@ def _extra_files(report: Report | _EarlierReport, left_out: Collection[str] = ()
             yield f"{table.name}.json", json.dumps(table.rows, indent=2, ensure_ascii=False) + "\n"
 
 
-def _read_file(path: Path) -> bytes:
-    """Return the content of a file; empty if it can't be read."""
+def _read_file(output: Output, name: str) -> bytes:
+    """Return the content of a file in an output folder; empty if it can't be read."""
     try:
-        return path.read_bytes()
-    except OSError:
+        if isinstance(output.folder, Path):
+            return (output.folder / name).read_bytes()
+        system, place = _open_store(output.place(name))
+        return bytes(system.cat_file(place))
+    except Exception:  # noqa: BLE001 -- each storage has errors of its own
         return b""
+
+
+def _write_file(output: Output, name: str, parts: Iterable[bytes]) -> None:
+    """Write a file into an output folder, whole or not at all."""
+    if isinstance(output.folder, Path):
+        write_atomically(output.folder / name, parts)
+        return
+    with tempfile.TemporaryDirectory() as folder:  # an upload that is interrupted changes nothing
+        file = Path(folder, "file")
+        write_atomically(file, parts)
+        system, place = _open_store(output.place(name))
+        system.put_file(str(file), place)
+
+
+def _remove_file(output: Output, name: str) -> None:
+    """Remove a file from an output folder, if it is there."""
+    if isinstance(output.folder, Path):
+        (output.folder / name).unlink(missing_ok=True)
+        return
+    system, place = _open_store(output.place(name))
+    with suppress(FileNotFoundError):
+        system.rm_file(place)
+
+
+def _open_store(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL (fsspec's, which has no types), and the path in it."""
+    from prefect_dispatch.sources.object_store import open_filesystem  # noqa: PLC0415 -- only for URLs
+
+    return open_filesystem(url)
 
 
 def _are_outcomes(content: bytes) -> bool:

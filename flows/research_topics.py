@@ -170,7 +170,7 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         budget_usd: What the run may spend in US dollars, the finding included. Empty: no cap.
         min_success: The share of topics that must have an answer, such as 0.9; below it the run fails.
         name: What the report is called: small letters, digits and hyphens. Runs of one name are compared.
-        out: A folder for the report as files. Empty: only Prefect keeps it.
+        out: A folder or a URL for the report as files. Empty: only Prefect keeps it.
         refresh: Ask again even where an answer is stored: everything, or some topics by name or glob.
         max_tokens: The tokens of the longest answer, the finding included, such as 2000. A budget needs it, as it
             reserves the longest answer before each call. Empty: what the model allows.

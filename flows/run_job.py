@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from prefect.logging import get_run_logger
@@ -70,6 +69,7 @@ from prefect_dispatch.tasks.table_tasks import emit_file_assets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from pathlib import Path
 
     from pydantic import JsonValue
 
@@ -142,7 +142,7 @@ def run_job(spec: JobSpec) -> Report:
     job = (take_prepared() if decisions is None else None) or prepare(spec)
     job = keep_refreshed(replace(job, limits=rate_limit_share(job.limits)), start_of_earlier_attempts())
     memory = LastRunStore(spec)
-    output = None if spec.out is None else parse_output(ensure_output(Path(spec.folder, spec.out)))
+    output = None if spec.out is None else ensure_output(parse_output(spec.out, spec.place))
     # 2. Plan what is left: outcomes from before a suspension and stored answers are not asked again.
     before = resumed.outcomes_of(job.work)
     resumed.charge_budget(job.limits)
@@ -257,10 +257,8 @@ def _write_output(
 ) -> PagePlaces:
     """Write the files of a report, and its page; return where the page is."""
     if output is not None:
-        emit_file_assets(report, write_files(report, *output), spec.items, spec.place)
-    page, lacking = publish_page(
-        report, output and output.folder, job.briefs, with_values(job.items), is_deployed=is_deployed
-    )
+        emit_file_assets(report, write_files(report, output), spec.items, spec.place)
+    page, lacking = publish_page(report, output, job.briefs, with_values(job.items), is_deployed=is_deployed)
     for sentence in lacking:
         get_run_logger().warning("%s", sentence)
     return page

@@ -412,7 +412,7 @@ def _test_matrix(  # noqa: PLR0913, PLR0917 -- the fields of a form
         keep: Whether the checkout of an environment without a result stays to be looked at.
         folder: The folder that relative paths are looked up in, where the flow runs.
         name: What the tests are called in the report: small letters, digits and hyphens.
-        out: A folder for the report as files, `junit.xml` among them. Empty: only Prefect keeps it.
+        out: A folder or a URL for the report as files, `junit.xml` among them. Empty: only Prefect keeps it.
         refresh: Run again what has a result: everything, or some environments by name.
     """
     if not report:

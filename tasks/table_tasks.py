@@ -186,18 +186,20 @@ def write_parquet(report: Report, path: str) -> str:
     return url
 
 
-def emit_file_assets(report: Report, files: Sequence[Path], items: Source, folder: Path) -> None:
-    """Emit the events that a run has written some files, each an asset under its `file://` URI.
+def emit_file_assets(report: Report, files: Sequence[str], items: Source, folder: Path) -> None:
+    """Emit the events that a run has written some files, each an asset under its `file://` URI or its URL.
 
     Args:
         report: The report that the files hold.
-        files: The files.
+        files: The paths of the files, or their URLs.
         items: The source of the items.
         folder: The base of the source's relative paths.
     """
     metadata = {"status": report.status, "message": report.message[:1000]}
     emit_materializations(
-        [file_key(file.resolve()) for file in files], made_of=input_assets(items, folder), metadata={**metadata}
+        [asset_key(file) if is_url(file) else file_key(Path(file).resolve()) for file in files],
+        made_of=input_assets(items, folder),
+        metadata={**metadata},
     )
 
 

@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from prefect_dispatch.flows.publish import write_files, write_page
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.reporting.html.page import render_page
+from prefect_dispatch.reporting.table_files import Output
 from tests.matrices import matrix
 from tests.test_page import HOSTILE
 from tests.test_page_browser import FRAMES, PAINT, READY, TIMED, browser, opened, timed
@@ -84,8 +85,8 @@ def test_a_large_matrix(browser: Browser, tmp_path: Path, capsys: pytest.Capture
 def test_sixty_thousand_tests(browser: Browser, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Their report.json stays below 20 MB, with nothing lost, and the page opens."""
     report = matrix(4, 60_000)
-    write_files(report, tmp_path)
-    assert write_page(report, tmp_path, [], []) == ""
+    write_files(report, Output(tmp_path))
+    assert write_page(report, Output(tmp_path), [], []) == ""
     sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
     assert sizes["report.json"] < 20_000_000
     back = Report.model_validate_json((tmp_path / "report.json").read_bytes())

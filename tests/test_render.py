@@ -28,6 +28,7 @@ from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.models.report import Report, Spending
 from prefect_dispatch.reporting.explain import explain
 from prefect_dispatch.reporting.markdown import MAX_CHARACTERS, MAX_COLUMNS, markdown, outcome_rows
+from prefect_dispatch.reporting.table_files import Output
 from prefect_dispatch.security.escaping import MAX_ROWS, escape_cell
 
 if TYPE_CHECKING:
@@ -398,16 +399,16 @@ def test_a_table_says_how_to_read_it() -> None:
 
 def test_the_summary_names_what_needs_a_look() -> None:
     """Shortfalls that the message has not, how many flags, pairs and conflicts, the integrator's share, every file."""
-    told = summary(rich(), Path("out")).splitlines()
+    told = summary(rich(), Output(Path("out"))).splitlines()
     assert told[0] == "Complete with gaps: 2 of 2 answered. It fell short."
     assert told[1:3] == ["Shortfall: And # again.", "To look at: 1 flag, 2 proposals"]
     assert told[4] == "of that the integrator: asked 1, from the store 0, requests 2, tokens 0, cost unknown"
     assert told[5] == "No report.html: the log of the run says why."
     assert told[6].endswith("out/trust.csv, out/empty.csv")
     beside = (Document(name="junit.xml", title="All", text="<testsuites/>"),)
-    assert "out/report.md, out/junit.xml, out/report.json" in summary(rich(documents=beside), Path("out"))
+    assert "out/report.md, out/junit.xml, out/report.json" in summary(rich(documents=beside), Output(Path("out")))
     asked = (Outcome(brief="q", item="a", status="succeeded", value=1),)
-    assert summary(rich(asked=asked), Path("out")).endswith("out/questions.jsonl")
+    assert summary(rich(asked=asked), Output(Path("out"))).endswith("out/questions.jsonl")
 
 
 def test_each_conflict_is_counted_once() -> None:
@@ -421,7 +422,7 @@ def test_each_conflict_is_counted_once() -> None:
         Flag(path=path, kind="conflict", text="a", message="m", sources=refs)
         for path in ("/files/0", "/files/0", "/files")
     ]
-    told = summary(rich(fields=fields, flags=(*rich().flags, *flags)), Path("out")).splitlines()
+    told = summary(rich(fields=fields, flags=(*rich().flags, *flags)), Output(Path("out"))).splitlines()
     assert "To look at: 1 flag, 2 proposals, 4 conflicts" in told
 
 
@@ -445,10 +446,10 @@ def test_a_report_tells_how_it_went() -> None:
 
 def test_a_summary_names_the_files(tmp_path: Path) -> None:
     """The page stands first; where there is none, the summary says so."""
-    told = summary(Report(status="complete", message="All."), tmp_path)
+    told = summary(Report(status="complete", message="All."), Output(tmp_path))
     assert f"Report: {tmp_path / 'report.md'}, " in told
     assert "No report.html: the log of the run says why." in told
     (tmp_path / "report.html").touch()
-    told = summary(Report(status="complete", message="All."), tmp_path)
+    told = summary(Report(status="complete", message="All."), Output(tmp_path))
     assert f"Report: {tmp_path / 'report.html'}, {tmp_path / 'report.md'}, " in told
     assert "No report.html" not in told

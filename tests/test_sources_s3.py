@@ -1,4 +1,4 @@
-"""Items in an object store: texts by glob, JSON Lines, CSV and Parquet, from a server that speaks S3."""
+"""Items and reports in an object store: a server that speaks S3."""
 
 from __future__ import annotations
 
@@ -13,13 +13,19 @@ from uuid import uuid4
 import pytest
 from moto.server import ThreadedMotoServer
 
-from prefect_dispatch.errors import SourceError
+from prefect_dispatch import Brief, dispatch
+from prefect_dispatch.cli.console import summary
+from prefect_dispatch.errors import JobError, SourceError
 from prefect_dispatch.flows.job_file import load_job, plan_job
+from prefect_dispatch.flows.publish import ensure_output, page_location, publish_page, write_files
+from prefect_dispatch.models.report import Report
+from prefect_dispatch.reporting.table_files import parse_output
 from prefect_dispatch.sources import Source, read_items, source
 from prefect_dispatch.sources.files import Glob
 from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
 from prefect_dispatch.tasks.table_tasks import input_assets
+from prefect_dispatch.testing import ScriptedExecutor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
     Put = Callable[[str, str | bytes], None]
 
 HERE = Path("elsewhere")
+ANY: Any = {"title": "any JSON"}
 
 
 def boto3() -> Any:  # noqa: ANN401 -- it has no types
@@ -208,3 +215,57 @@ def test_a_job_takes_its_items_from_a_bucket(bucket: str, put: Put, tmp_path: Pa
         "executor: {model: openai/test}\n"
     )
     assert plan_job(load_job(job), tmp_path).work == 2
+
+
+def stored_names(bucket: str) -> list[str]:
+    """Return the names of the objects below `out/`."""
+    found = boto3().client("s3").list_objects_v2(Bucket=bucket, Prefix="out/")
+    return [each["Key"].removeprefix("out/") for each in found.get("Contents", ())]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("store")
+def test_a_run_writes_its_report_to_a_bucket(
+    bucket: str, put: Put, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same files as in a folder; those of the run before are replaced, and other people's stay."""
+    monkeypatch.chdir(tmp_path)
+    put("out/mine.csv", "1")
+    executor = ScriptedExecutor(lambda _: {"year": 1843})
+    brief = Brief(name="years", instructions="Read it.", output=ANY)
+    report = dispatch([brief], ["a"], executor=executor, out=f"s3://{bucket}/out/")
+    files = {"mine.csv", "answers.csv", "outcomes.jsonl", "report.html", "report.json", "report.md"}
+    assert {*stored_names(bucket)} == files
+    assert not [*tmp_path.glob("s3*")]
+    kept = boto3().client("s3").get_object(Bucket=bucket, Key="out/outcomes.jsonl")["Body"].read()
+    assert json.loads(kept)["value"] == {"year": 1843}
+    shown = summary(report, parse_output(f"s3://{bucket}/out"))
+    assert f"Report: s3://{bucket}/out/report.html, s3://{bucket}/out/report.md, " in shown
+    write_files(Report(status="complete", message="All."), parse_output(f"s3://{bucket}/out"))
+    assert {*stored_names(bucket)} == files - {"answers.csv"}
+
+
+@pytest.mark.slow
+def test_the_page_in_a_bucket_is_named_in_prefect(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its URL, and as a link where a web server serves the bucket; one that can't be written is no failure."""
+    report = Report(status="complete", message="All.")
+    output = parse_output(f"s3://{bucket}/out")
+    places, lacking = publish_page(report, output, (), (), is_deployed=False)
+    assert (places.file, lacking) == (f"s3://{bucket}/out/report.html", [])
+    assert "stored at this address" in page_location(places)
+    assert places.file in page_location(places)
+    monkeypatch.setenv("PREFECT_DISPATCH_REPORTS_URL", "https://minio.example/")
+    assert page_location(places) == f"[Open the report page](https://minio.example/{bucket}/out/report.html)"
+    _, (lacking_there,) = publish_page(report, parse_output("s3://no-such-bucket-here/out"), (), (), is_deployed=False)
+    assert lacking_there.startswith("report.html was not written; ")
+
+
+@pytest.mark.slow
+def test_a_bucket_that_can_not_be_written_to_is_refused(bucket: str, tmp_path: Path) -> None:
+    """Before anything is asked; the probe leaves nothing."""
+    assert ensure_output(parse_output(f"s3://{bucket}/out")).folder == f"s3://{bucket}/out"
+    assert stored_names(bucket) == []
+    with pytest.raises(JobError, match="out: 's3://no-such-bucket-here/out' can't be written to: "):
+        ensure_output(parse_output("s3://no-such-bucket-here/out"))
+    with pytest.raises(JobError, match=r"out: 'nowhere://x/out' can't be written to: .*[Pp]rotocol"):
+        ensure_output(parse_output("nowhere://x/out", tmp_path))

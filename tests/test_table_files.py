@@ -6,7 +6,6 @@ import io
 import re
 import sys
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow.parquet
@@ -20,9 +19,11 @@ from prefect_dispatch.models.ledger import Gap, Table
 from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.reporting import table_files
-from prefect_dispatch.reporting.table_files import csv_files, parse_output, render_table
+from prefect_dispatch.reporting.table_files import Output, csv_files, parse_output, render_table
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pydantic import JsonValue
 
 INJECTED = '<r><t>x</t></r></is></c><c r="B2"><f>HYPERLINK("http://e.example")</f></c><c t="inlineStr"><is><r></r>'
@@ -169,12 +170,12 @@ def test_each_list_of_the_value_is_a_csv() -> None:
 def test_files_of_the_lists_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
     """A requested table is written beside the report, and takes the place of a CSV of its name."""
     records: JsonValue = {"records": [{"name": "=1+1"}], "gaps": []}
-    written = write_files(report(records), tmp_path, "people.xlsx")
-    assert {path.name for path in written} == {path.name for path in tmp_path.iterdir()}
+    written = write_files(report(records), Output(tmp_path, "people.xlsx"))
+    assert {*written} == {str(path) for path in tmp_path.iterdir()}
     assert (tmp_path / "records.csv").read_text() == '"name"\n"\'=1+1"\n'
     assert list(sheets((tmp_path / "people.xlsx").read_bytes())) == ["records"]
-    written = write_files(report({"answers": [{"item": "a", "value": {"n": 1}}]}), tmp_path, "answers.csv")
-    assert [path.name for path in written].count("answers.csv") == 1
+    written = write_files(report({"answers": [{"item": "a", "value": {"n": 1}}]}), Output(tmp_path, "answers.csv"))
+    assert written.count(str(tmp_path / "answers.csv")) == 1
     assert (tmp_path / "answers.csv").read_text() == '"item","n"\n"a",1\n'
     assert not (tmp_path / "records.csv").exists()
 
@@ -182,25 +183,37 @@ def test_files_of_the_lists_of_an_earlier_run_do_not_stay(tmp_path: Path) -> Non
 def test_an_output_is_a_folder_or_a_table_in_it(tmp_path: Path) -> None:
     """By its suffix, unless there is a folder of that name."""
     (tmp_path / "old.csv").mkdir()
-    assert parse_output(tmp_path / "old.csv") == (tmp_path / "old.csv", "")
-    assert parse_output(tmp_path / "2026.12") == (tmp_path / "2026.12", "")
-    assert parse_output(tmp_path / "report" / "a.XLSX") == (tmp_path / "report", "a.XLSX")
-    assert ensure_output(tmp_path / "new" / "a.parquet") == tmp_path / "new" / "a.parquet"
+    assert parse_output("old.csv", tmp_path) == (tmp_path / "old.csv", "")
+    assert parse_output(str(tmp_path / "2026.12")) == (tmp_path / "2026.12", "")
+    assert parse_output("report/a.XLSX", tmp_path) == (tmp_path / "report", "a.XLSX")
+    assert ensure_output(parse_output("new/a.parquet", tmp_path)).target == str(tmp_path / "new" / "a.parquet")
     assert not any((tmp_path / "new").iterdir())
+    assert parse_output("s3://lake/out/") == ("s3://lake/out", "")
+    assert parse_output("s3://lake/2026.12/b.csv", tmp_path) == ("s3://lake/2026.12", "b.csv")
+    assert parse_output(f"{tmp_path.as_uri()}/a%20b") == (tmp_path / "a b", "")
+    assert parse_output("s3://lake/out/b.csv").target == "s3://lake/out/b.csv"
+
+
+@pytest.mark.parametrize("out", ["://lake", "s3://[lake", "s3://me:secret@lake/out", "s3://lake/out?v=1", "a\0b"])
+def test_an_output_that_is_no_folder_is_refused(out: str) -> None:
+    """Before anything is asked; a password would be stored with the job."""
+    with pytest.raises(JobError, match=r"^out: ") as refused:
+        parse_output(out)
+    assert "secret" not in str(refused.value)
 
 
 def test_a_missing_library_is_said_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     """With the command that installs it."""
     monkeypatch.setitem(sys.modules, "xlsxwriter", None)
     with pytest.raises(JobError, match=r"out: a \.xlsx file needs xlsxwriter: pip install 'prefect-dispatch\[xlsx\]'"):
-        parse_output(Path("report/a.xlsx"))
+        parse_output("report/a.xlsx")
 
 
 def test_a_report_in_prefect_links_to_its_page_where_a_web_server_serves_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the absolute path of the page; an address that could end the link is refused."""
-    page = PagePlaces(Path("/srv/a (b)/report.html"))
+    page = PagePlaces("/srv/a (b)/report.html")
     assert "open it there" in page_location(page)
     monkeypatch.setenv("PREFECT_DISPATCH_REPORTS_URL", "https://reports.example/x/")
     link = "[Open the report page](https://reports.example/x/srv/a%20%28b%29/report.html)"
@@ -214,6 +227,8 @@ def test_a_report_in_prefect_links_to_its_page_where_a_web_server_serves_it(
 def test_a_summary_names_the_requested_table_first(tmp_path: Path) -> None:
     """Then the other files, a CSV of that name only once."""
     told = report({"answers": [{"item": "a"}]})
-    assert f"Report: {tmp_path / 'answers.csv'}, {tmp_path / 'report.md'}, " in summary(told, tmp_path / "answers.csv")
-    assert summary(told, tmp_path / "answers.csv").count("answers.csv") == 1
-    assert summary(told, tmp_path).endswith("answers.csv")
+    assert f"Report: {tmp_path / 'answers.csv'}, {tmp_path / 'report.md'}, " in summary(
+        told, Output(tmp_path, "answers.csv")
+    )
+    assert summary(told, Output(tmp_path, "answers.csv")).count("answers.csv") == 1
+    assert summary(told, Output(tmp_path)).endswith("answers.csv")

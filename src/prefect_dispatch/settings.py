@@ -109,7 +109,7 @@ class Settings(BaseSettings):
     that does not answer yet; 0: none."""
     reports_url: Annotated[str, Field(pattern=r"^(https?://[^\s<>()\[\]\"'`@\\]+)?$")] = ""
     """`PREFECT_DISPATCH_REPORTS_URL`: the address under which a web server serves the output folders; the absolute path
-    of a page follows it. Report artifacts link to their page there."""
+    of a page follows it, or its bucket and path. Report artifacts link to their page there."""
     state: str = ""
     """`PREFECT_DISPATCH_STATE`: the folder for programs' own folders and logs; by default that of the user's state."""
 

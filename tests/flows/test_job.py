@@ -169,7 +169,7 @@ def test_a_job_says_what_is_run_of_it(folder: Path) -> None:
     )
     job = load_job(folder / "job.yaml")
     assert [brief.name for brief in job.briefs] == ["terms"]
-    assert (job.deployment_name, job.report_folder(folder)) == ("daily", folder / "report")
+    assert (job.deployment_name, job.out) == ("daily", "report")
     own, changed = job.parameters(folder), job.parameters(folder, limit=2, refresh=True)
     assert (own["limit"], own["refresh"], changed["limit"], changed["refresh"]) == (1, ["a"], 2, True)
     assert len(validate_job(job, folder).items) == 1

@@ -162,7 +162,7 @@ def test_a_job_may_use_the_groups_of_the_form(folder: Path) -> None:
     job = read_job(folder / "grouped.yaml")
     spec = job.spec(folder, limit=2)
     assert (spec.limit, spec.executor.params, spec.briefs[0].scope) == (2, {"max_tokens": 50}, "A licence.")  # type: ignore[union-attr]
-    assert job.report_folder(folder) == folder / "texts" / "told"
+    assert (job.parameters(folder)["out"], job.place(folder)) == ("told", folder / "texts")
     parameters = job.form_parameters(folder)
     assert parameters["merging"] == {"merge": "merge records", "identity": ["name"]}
     assert parameters["limits"] == {"limit": 1, "max_tokens": 50}

@@ -27,6 +27,7 @@ from prefect_dispatch.integrators.audit.published_report import audit_report
 from prefect_dispatch.models.ledger import LedgerRow, Merge
 from prefect_dispatch.models.report import Report, Spending
 from prefect_dispatch.models.test_run import Result, TestCase, TestRun
+from prefect_dispatch.reporting.table_files import Output
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.said import say
 
@@ -70,7 +71,7 @@ def publish(folder: Path, integrator: Integrator, outcomes: Sequence[Outcome], *
     report = Report(
         status="complete", message="All.", outcomes=tuple(outcomes), usage=Spending.of(outcomes), run=run, **parts
     )
-    write_files(report.model_copy(update=more), folder)
+    write_files(report.model_copy(update=more), Output(folder))
     return folder / "report.json"
 
 

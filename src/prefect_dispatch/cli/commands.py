@@ -240,9 +240,9 @@ def create_parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--out",
         metavar="DIR",
-        type=_path,
-        help="write the report, every outcome and every table there; a file in it, such as DIR/answers.xlsx (or .csv, "
-        ".parquet): the merged rows as well",
+        type=_text,
+        help="write the report, every outcome and every table there: into a folder, or a URL such as "
+        "s3://bucket/report; a file in it, such as DIR/answers.xlsx (or .csv, .parquet): the merged rows as well",
     )
     _job_command(commands, "plan", _plan, "say what a job would take; nothing is asked")
 
@@ -285,7 +285,7 @@ def create_parser() -> argparse.ArgumentParser:
         type=_path,
         help="merge with the integrator of this job file, or with the one that is the only content of the file",
     )
-    merge.add_argument("--out", metavar="DIR", type=_path, help="write the report of this merge there")
+    merge.add_argument("--out", metavar="DIR", type=_text, help="write the report of this merge there")
     merge.add_argument(
         "--allow-calls", action="store_true", help="allow the integrator in the file of --rules to query a model"
     )
@@ -562,18 +562,20 @@ def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.processes.ephemeral_server import use_server  # noqa: PLC0415 -- only here
     from prefect_dispatch.reporting.progress import on_report  # noqa: PLC0415 -- imports pydantic
+    from prefect_dispatch.reporting.table_files import parse_output  # noqa: PLC0415 -- imports pydantic
     from prefect_dispatch.security.redaction import safe_message  # noqa: PLC0415 -- only here
     from prefect_dispatch.tasks.stop_conditions import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
 
     # 3. Run it.
-    out = job.report_folder(folder) if arguments.out is None else arguments.out
-    files = None if out is None else str(ensure_output(out).resolve())
+    own: str | None = getattr(job, "out", None)
+    out, root = (own, job.place(folder)) if arguments.out is None else (arguments.out, Path())
+    output = ensure_output(parse_output(out, root)) if out else None
     reports: list[Report] = []
 
     def on_finished(report: Report) -> None:
         """Store the report, which is complete even if Prefect's API does not accept the end of the run."""
         reports.append(report)
-        arguments.guard.arm(REPORT_TIMEOUT_S, CODES[report.status], NOT_REPORTED, summary=summary(report, out))
+        arguments.guard.arm(REPORT_TIMEOUT_S, CODES[report.status], NOT_REPORTED, summary=summary(report, output))
 
     token = on_report.set(on_finished)
     try:
@@ -583,7 +585,7 @@ def _run(arguments: argparse.Namespace) -> int:
             use_server(show),
             as_prepared(ready),
         ):
-            report = job.run(folder, out=files, **bounds)
+            report = job.run(folder, out=output and output.target, **bounds)
     except DispatchFailed as error:
         report = error.report
     except CancelledRun as error:
@@ -601,7 +603,7 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"{NOT_REPORTED} ({safe_message(error)})", file=sys.stderr)
     finally:
         on_report.reset(token)
-    print(summary(report, out))
+    print(summary(report, output))
     return CODES[report.status]
 
 

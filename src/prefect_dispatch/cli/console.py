@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console, Group
@@ -20,15 +21,15 @@ from prefect_dispatch.models.ledger import ACCURACY
 from prefect_dispatch.reporting.html.document import missing_library
 from prefect_dispatch.reporting.markdown import TITLES, TO_DECIDE
 from prefect_dispatch.reporting.progress import format_rate, format_usd, on_wait, progress_listener, run_issues
-from prefect_dispatch.reporting.table_files import csv_files, parse_output
+from prefect_dispatch.reporting.table_files import csv_files
 from prefect_dispatch.security.escaping import count_noun, strip_control_chars
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
-    from pathlib import Path
 
     from prefect_dispatch.models.report import Report, Spending
     from prefect_dispatch.reporting.progress import Progress
+    from prefect_dispatch.reporting.table_files import Output
     from prefect_dispatch.tasks.plan import Plan
 
 T = TypeVar("T")
@@ -181,16 +182,12 @@ def _line_printer() -> Callable[[Progress], None]:
     return on_progress
 
 
-def summary(report: Report, out: Path | None) -> str:
+def summary(report: Report, output: Output | None) -> str:
     """Return the summary of a run: verdict, open points, spending, files."""
     message = report.message.removeprefix("Failed: ")
     lines = [f"{TITLES[report.status]}: {strip_control_chars(message)}"]
     if isinstance(found := report.run.get("review"), dict):
-        place = (
-            str(parse_output(out).folder / TO_DECIDE)
-            if out
-            else f"the run's artifacts; --out DIR writes them to {TO_DECIDE}"
-        )
+        place = output.place(TO_DECIDE) if output else f"the run's artifacts; --out DIR writes them to {TO_DECIDE}"
         decisions = strip_control_chars(str(found["decisions"]))
         lines.append(f"Decide in {decisions} (lines for it: {place}), and run the same command again.")
     lines += [f"Shortfall: {strip_control_chars(each)}" for each in report.shortfalls if each not in message]
@@ -204,15 +201,16 @@ def summary(report: Report, out: Path | None) -> str:
         lines.append(f"How it went: {', '.join(map(str, went))}")
     if (own := report.integration).asked + own.cached + own.shared:
         lines.append(f"of that the integrator: {', '.join(_usage_parts(own))}")
-    if out is not None:
-        folder, requested = parse_output(out)
-        names = ["report.html"] if (folder / "report.html").exists() else []
+    if output is not None:
+        folder, requested = output
+        is_written = (folder / "report.html").exists() if isinstance(folder, Path) else not missing_library()
+        names = ["report.html"] if is_written else []
         if not names:
             lines.append(f"No report.html: {missing_library() or 'the log of the run says why.'}")
         names += ["report.md", *(each.name for each in report.documents), "report.json", "outcomes.jsonl"]
         names += [*csv_files(report.value, report.tables), *["questions.jsonl"] * bool(report.asked)]
         names = [requested] * bool(requested) + [name for name in names if name != requested]
-        lines.append("Report: " + ", ".join(str(folder / name) for name in names))
+        lines.append("Report: " + ", ".join(map(output.place, names)))
     if any(each.asked == SMOLLM2 for each in report.models):
         lines.append(TOY)
     return "\n".join(lines)

@@ -47,23 +47,21 @@ def merge(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.flows.publish import ensure_output, write_files, write_page  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.reporting.difference import describe_difference  # noqa: PLC0415 -- only here
     from prefect_dispatch.reporting.markdown import TITLES  # noqa: PLC0415 -- only here
-    from prefect_dispatch.reporting.table_files import parse_output  # noqa: PLC0415 -- only here
+    from prefect_dispatch.reporting.table_files import Output, parse_output  # noqa: PLC0415 -- only here
 
     source: Path = arguments.report
-    requested: Path | None = arguments.out
-    out = None if requested is None else parse_output(requested)
-    if out and out.folder.resolve() == (source if source.is_dir() else source.parent).resolve():
+    out = None if arguments.out is None else parse_output(arguments.out)
+    if out and Output(out.folder).target == str((source if source.is_dir() else source.parent).resolve()):
         raise JobError(f"--out: {str(out.folder)!r} holds the report that is merged; name another folder.")
     merged = merge_again(source, without=arguments.without, rules=arguments.rules, allow_calls=arguments.allow_calls)
     report = merged.report
     print(describe_difference(merged.before, report, merged.identity))
     print(f"{TITLES[report.status]}: {report.message}")
-    if requested and out:
-        ensure_output(requested)
-        files = write_files(report, *out)
-        if problem := write_page(report, out.folder, merged.briefs, []):
+    if out:
+        files = write_files(report, ensure_output(out))
+        if problem := write_page(report, out, merged.briefs, []):
             print(f"prefect-dispatch: {problem}", file=sys.stderr)
-        print(f"Report: {', '.join(map(str, files))}")
+        print(f"Report: {', '.join(files)}")
     return CODES[report.status]
 
 
