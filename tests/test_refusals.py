@@ -122,6 +122,10 @@ FILES = [
     (f"{FORM}budget_usd: .nan", "budget_usd: .nan is no number"),
     (f"{FORM}fils: a", "the job: unknown key 'fils'; did you mean 'files'?"),
     (f"{FORM}merge: nope", "merge: Input should be 'side by side' or 'merge records'"),
+    (
+        FORM.replace("'*.txt'", "{glob: '*.txt'}"),
+        "line 2: files: unknown key 'glob'; known are 'pasted', 'layout', 'key'.",
+    ),
     (f"{FORM}folder: nope", "nope' can't be read: No such file"),
     (f"{MATRIX}retries: -1", "retries: Input should be greater than or equal to 0"),
     (f"{MATRIX}time_limit_s: 0", "time_limit_s: Input should be greater than 0"),

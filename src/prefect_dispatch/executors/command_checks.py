@@ -77,7 +77,7 @@ def require_valid_env(brief: str, command: Command) -> None:
         if is_secret_name(name) or redact(value) != value:
             raise JobError(
                 f"Brief {brief!r}: command.env: {name!r} looks like a secret, and a job holds none: set it in the "
-                "environment of the run, and name it under executor.pass_env."
+                "environment of the run, and name it under 'pass_env'."
             )
 
 

@@ -49,17 +49,20 @@ def explain_errors(error: ValidationError, data: object, name_place: Callable[[P
     """
     # 1. Find the path and the value of each error in the file.
     details = error.errors(include_url=False)
-    located = [_locate(data, each["loc"]) for each in details]
+    located = [_locate(data, each["loc"], each["type"]) for each in details]
     paths = [tuple(path) for path, _ in located]
     # 2. Collect the types that the members of a union expect at one path.
     types: dict[tuple[str | int, ...], list[str]] = {}
     for each, path in zip(details, paths, strict=True):
         types.setdefault(path, []).append(_EXPECTED.get(each["type"], ""))
     # 3. Write one sentence for each. If no element of a list is valid, pydantic reports as well that the list is too
-    #    short, or no text: such errors are dropped.
+    #    short, or no text: such errors are dropped. So are those of other types where a value has the right one.
     sentences: list[str] = []
     for each, path, (_, value) in zip(details, paths, located, strict=True):
-        inside = any(other[: len(path)] == path and other != path for other in paths)
+        inside = any(
+            other[: len(path)] == path and (other != path or type_ not in ("too_short", *_EXPECTED))
+            for other, type_ in zip(paths, (error["type"] for error in details), strict=True)
+        )
         if not (inside and each["type"] in ("too_short", *_EXPECTED)):
             one_of = " or ".join(dict.fromkeys(filter(None, types[path]))) if each["type"] in _EXPECTED else ""
             sentences.append(_sentence(each, path, value, name_place, one_of))
@@ -125,7 +128,7 @@ def describe_expected(kind: str, context: Mapping[str, Any], value: object) -> s
     return ""
 
 
-def _locate(data: object, location: Path) -> tuple[list[str | int], object]:
+def _locate(data: object, location: Path, kind: str) -> tuple[list[str | int], object]:
     """Return the path in the user's file that an error is about, and the value there."""
     path: list[str | int] = []
     for number, part in enumerate(location, 1):
@@ -135,15 +138,10 @@ def _locate(data: object, location: Path) -> tuple[list[str | int], object]:
             continue
         if _holds(data, part):
             data = cast("Any", data)[part]
-        elif number < len(location) or isinstance(part, int) or not _is_mapping(data) or _is_tag(data, part):
-            continue  # a part of pydantic's location that isn't in the file
+        elif number < len(location) or kind != "missing" or not _is_mapping(data):
+            continue  # a part of pydantic's location that isn't in the file, such as the member of a union
         path.append(part)
     return path, data
-
-
-def _is_tag(data: object, part: str) -> bool:
-    """Return whether a part of a location is the tag of a union."""
-    return _is_mapping(data) and part == data.get("kind", "llm")
 
 
 def _holds(data: object, part: int | str) -> bool:

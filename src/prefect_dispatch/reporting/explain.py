@@ -272,9 +272,11 @@ def _report_lines(report: Report) -> Iterator[str]:
 def _item_lines(row: LedgerRow, report: Report) -> list[str]:
     """Return the lines on an item: what became of it, and which parts of the value it is a source of."""
     ref = Ref.of(row)
-    lines = [f"{ref}: {row.disposition}" + (f" {row.by}" if row.by else "") + (f": {row.reason}" if row.reason else "")]
+    # The failure of an outcome has details that the reason lacks.
     whole = next((each.failure for each in report.outcomes if Ref.of(each) == ref), "")
-    lines += [f"  {whole or f'{gap.error.kind}: {gap.error.message}'}" for gap in report.gaps if Ref.of(gap) == ref]
+    gaps = [f"  {whole or f'{gap.error.kind}: {gap.error.message}'}" for gap in report.gaps if Ref.of(gap) == ref]
+    reason = f": {row.reason}" if row.reason and not gaps else ""
+    lines = [f"{ref}: {row.disposition}{f' {row.by}' if row.by else ''}{reason}", *gaps]
     lines += [f"  since the last run: {name}" for name, names in report.changes.lists.items() if ref in names]
     lines += _limit_lines(
         f"  gave {field.path or '/'} = {_short_json(field.winner)}" for field in report.fields if ref in field.sources

@@ -368,8 +368,7 @@ class CodingAgent(BaseExecutor, Strict):
         if needs_key and not self.pass_env and not self.api_base:
             raise JobError(
                 f"executor: the agent has no key for {self.model_id!r}: name the variable that holds it under "
-                f"'executor.pass_env' ({self.key_names[0]}, say), or an LLMCredentials block under "
-                "'executor.credentials'."
+                f"'pass_env' ({self.key_names[0]}, say), or an LLMCredentials block under 'credentials'."
             )
         return self.api_base
 
