@@ -58,8 +58,8 @@ def test_same_documents_fail_whatever_the_order() -> None:
 
     def failed(order: list[str]) -> set[str]:
         with openai_server(behave) as server:
-            first = asyncio.run(_post(server.url, *order))
-            again = asyncio.run(_post(server.url, *order))
+            first = asyncio.run(_post(server.url, *order, timeout_s=60))
+            again = asyncio.run(_post(server.url, *order, timeout_s=60))
         assert [status for status, _ in again] == [ANSWERED] * len(order)
         answered = sum(status == ANSWERED for status, _ in first + again)
         assert server.count == 2 * len(order)
