@@ -85,8 +85,8 @@ def chat(model: str, *, sent: int, got: int, cached: int = 0, thought: int = 0, 
         "completion_tokens_details": {"reasoning_tokens": thought, "audio_tokens": 0},
     }
     total = {"total_tokens": sent + cached + got + thought}
-    message = {"role": "assistant", "content": "fine", "annotations": [], "refusal": None}
-    body = {
+    message: dict[str, Any] = {"role": "assistant", "content": "fine", "annotations": [], "refusal": None}
+    body: dict[str, Any] = {
         **PROTOCOLS["openai"][1],
         "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
         "model": model.partition("/")[2],
