@@ -56,9 +56,7 @@ def convert(model: str, body: Mapping[str, Any]) -> Any:  # noqa: ANN401 -- lite
         return litellm.utils.convert_to_model_response_object(
             response_object=dict(body), model_response_object=response
         )
-    log = SimpleNamespace(
-        model_call_details={}, optional_params={}, litellm_params={}, stream=False, post_call=lambda **_more: None
-    )
+    log = SimpleNamespace(model_call_details={}, optional_params={}, litellm_params={}, stream=False, post_call=dict)
     return find(model=name, provider=litellm.LlmProviders(provider)).transform_response(
         model=name,
         raw_response=httpx.Response(200, headers={"content-type": "application/json"}, content=json.dumps(body)),
@@ -250,6 +248,21 @@ def test_a_service_tier_has_its_own_price(bill: Bill) -> None:
     assert all(first == again for first, again in paid.values())
     assert len({first for first, _ in paid.values()}) == len(paid)
     assert bill.asked
+
+
+def test_a_litellm_that_refuses_other_counts_is_asked_each_time(bill: Bill, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rates that can't be learned are no failure."""
+    model = "openai/gpt-4o"
+
+    def completion_cost(completion_response: Any, model: str) -> float:  # noqa: ANN401 -- litellm's ModelResponse
+        if completion_response.usage.prompt_tokens != 50:
+            raise ValueError
+        bill.asked += 1
+        return float(bill.own(completion_response, model))
+
+    monkeypatch.setattr(load_litellm(), "completion_cost", completion_cost)
+    costs = {usage_of(model, chat(model, sent=50, got=9)).cost_usd for _ in range(3)}
+    assert (len(costs), bill.asked) == (1, 3)
 
 
 def register(name: str, **prices: Any) -> None:  # noqa: ANN401 -- JSON
