@@ -13,7 +13,7 @@ from prefect_dispatch.errors import BriefError, JobError
 from prefect_dispatch.executors.block_references import load_credentials
 from prefect_dispatch.executors.coding.coding_agent import AgentName, AnyAgent, CodingAgent
 from prefect_dispatch.executors.coding.custom import Generic
-from prefect_dispatch.executors.llm.litellm_adapter import Params
+from prefect_dispatch.executors.llm.messages import Params
 from prefect_dispatch.flows.forms import (
     Budget,
     Concurrency,

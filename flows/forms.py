@@ -32,8 +32,8 @@ from prefect_dispatch.blocks import profile as saved_profile
 from prefect_dispatch.errors import BriefError, JobError, SourceError
 from prefect_dispatch.executors.block_references import SLUGS, block_name, load_credentials, missing_key_variables
 from prefect_dispatch.executors.llm.credentials_block import LLMCredentials
-from prefect_dispatch.executors.llm.litellm_adapter import ANSWER_LIMIT_PARAMS
 from prefect_dispatch.executors.llm.llm import LLM
+from prefect_dispatch.executors.llm.messages import ANSWER_LIMIT_PARAMS
 from prefect_dispatch.executors.registry import default_executor
 from prefect_dispatch.flows.runtime.flow_class import JobFlow, run_attempt
 from prefect_dispatch.flows.runtime.form_layout import (

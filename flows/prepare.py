@@ -282,6 +282,22 @@ def load_stored_answers(job: PreparedJob) -> tuple[PreparedJob, StoredAnswers]:
     return job, stored
 
 
+def seems_stored(job: PreparedJob) -> bool:
+    """Return whether the answers to a job seem to be stored, by a sample; False where only a server knows where.
+
+    Args:
+        job: The job.
+    """
+    from prefect_dispatch.tasks.plan import SAMPLE, StoredAnswers  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.tasks.result_store import BlobStore, default_folder  # noqa: PLC0415 -- imports Prefect
+
+    if not (folder := default_folder()):
+        return False
+    sample = job.work[:: -(-len(job.work) // SAMPLE) or 1]
+    stored = StoredAnswers(sample, BlobStore(folder), job.again)
+    return all(each.fingerprint in stored.answers for each in sample)
+
+
 def keep_refreshed(job: PreparedJob, since: datetime | None) -> PreparedJob:
     """Return a job that does not refresh again what an earlier attempt of the same run has refreshed.
 

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Discriminator, Field, GetPydanticSchema, Tag
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.coding.coding_agent import AnyAgent, CodingAgent, adapter_of
 from prefect_dispatch.executors.coding.custom import Generic
-from prefect_dispatch.executors.llm.litellm_adapter import Params
+from prefect_dispatch.executors.llm.messages import Params
 from prefect_dispatch.executors.registry import default_executor
 from prefect_dispatch.flows.build_modules import Dollars, Seconds, resolve_agent_model
 from prefect_dispatch.flows.forms import (

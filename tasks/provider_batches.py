@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import CostBound
     from prefect_dispatch.executors.llm.llm import LLM
     from prefect_dispatch.models.limits import Limits
+    from prefect_dispatch.serialization.durable_files import Change
     from prefect_dispatch.tasks.get_or_compute import ResultLocation
     from prefect_dispatch.tasks.result_store import BlobStore
     from prefect_dispatch.tasks.work_item import WorkItem
@@ -49,6 +50,10 @@ MAX_DELAY_S = 3600.0
 
 
 _DOUBLINGS = 20
+
+
+_STORED_AT_ONCE = 500
+"""Answers of a batch that are validated, and synced to the disk together."""
 
 
 class RetryBudget:
@@ -573,7 +578,15 @@ async def _collect(run: BatchRun, record: BatchRecord) -> None:
             await run_in_pool(run.records.remove_work, current, current.work)
             raise TerminalError(f"batch {batch.id} was refused as a whole: {batch.problems}", kind="batch")
         # 1. Store the answers, before the record is removed: a crash in between only repeats this.
-        attempts = await run_in_pool(_store_answers, run, batch, current, replies)
+        attempts: dict[str, Attempt] = {}
+        waited_s = round(max(time.time() - current.begun, 0.0), 3)
+        for start in range(0, len(names), _STORED_AT_ONCE):
+            read = await run_in_pool(_read_replies, run, batch, names[start : start + _STORED_AT_ONCE], replies)
+            changes = [change for _, change in read.values() if change]
+            if changes:
+                await run.work[names[0]][2].blobs.store(*changes)
+            attempts |= {name: attempt.model_copy(update={"waited_s": waited_s}) for name, (attempt, _) in read.items()}
+            run.answered |= {name for name, (attempt, _) in read.items() if attempt.error is None}
         # 2. Remove the work from the record.
         await run_in_pool(run.records.remove_work, current, names)
         # 3. Charge the usage.
@@ -582,55 +595,47 @@ async def _collect(run: BatchRun, record: BatchRecord) -> None:
     run.release_reservations(record)
 
 
-def _store_answers(
-    run: BatchRun, batch: Batch, record: BatchRecord, replies: Mapping[str, Reply | ExecutorError]
-) -> dict[str, Attempt]:
-    """Store every valid answer, and return the attempt for each piece of work."""
-    waited_s = round(max(time.time() - record.begun, 0.0), 3)
-    attempts = {
-        name: _store_answer(run, name, replies.get(name) or _missing_answer_error(batch))
-        for name in run.own_work(record)
-    }
-    return {name: attempt.model_copy(update={"waited_s": waited_s}) for name, attempt in attempts.items()}
+def _read_replies(
+    run: BatchRun, batch: Batch, names: Sequence[str], replies: Mapping[str, Reply | ExecutorError]
+) -> dict[str, tuple[Attempt, Change | None]]:
+    """Return the attempt for each piece of work, and its valid answer to be stored."""
+    return {name: _read_reply(run, name, replies.get(name) or _missing_answer_error(batch)) for name in names}
 
 
-def _store_answer(run: BatchRun, name: str, reply: Reply | ExecutorError) -> Attempt:
-    """Store a reply as the answer, if it is valid; return the attempt."""
+def _read_reply(run: BatchRun, name: str, reply: Reply | ExecutorError) -> tuple[Attempt, Change | None]:
+    """Return the attempt of a reply, and its answer to be stored, if it is valid and not stored yet."""
     work, _, place = run.work[name]
     # 1. A failed request.
     if not isinstance(reply, Reply):
         if work.brief.split and reply.kind in TOO_LONG:
             record_too_long(place.blobs, work)  # so that its parts are asked live, and not the whole item again
         usage = reply.usage or Usage(requests=1, unsettled=1)
-        return Attempt(usage=usage, error=f"{reply.kind}: {redact_item_text(reply, work.item)}")
+        return Attempt(usage=usage, error=f"{reply.kind}: {redact_item_text(reply, work.item)}"), None
     attempt = Attempt(model=reply.model, served_model=reply.served_model, usage=reply.usage)
     # 2. A reply, which has to be valid for the brief.
     try:
         value, wrong = validate_reply(work.brief, work.item, reply)
     except RejectedError as error:
-        return attempt.model_copy(update={"error": f"{error.kind}: {redact_item_text(error, work.item)}"})
+        return attempt.model_copy(update={"error": f"{error.kind}: {redact_item_text(error, work.item)}"}), None
     except ExecutorError as error:
         raise redact_item_text(error, work.item) from None
     if wrong:
         rejection = Rejection(text=feedback_text(reply.value), problems=tuple(wrong)).truncated
         why = f"invalid: {redact_quotes(' '.join(wrong[:5]), work.item.value)}"
-        return attempt.model_copy(update={"rejections": (rejection,), "error": why})
+        return attempt.model_copy(update={"rejections": (rejection,), "error": why}), None
     # 3. A valid answer. An answer that was stored by another run is kept.
-    if name in run.refresh or not run.is_stored(name):
-        raw_value = reply.value if isinstance(work.brief.output, type) else None
-        attempts = (*run.attempts_at(name), attempt)
-        answer = Answer(
-            value=value,
-            said=raw_value,
-            fingerprint=name,
-            model=reply.model,
-            served_model=reply.served_model,
-            attempts=attempts,
-            citations=reply.citations,
-        )
-        place.blobs.write(place.key, place.to_record(answer))
-    run.answered.add(name)
-    return attempt
+    if name not in run.refresh and run.is_stored(name):
+        return attempt, None
+    answer = Answer(
+        value=value,
+        said=reply.value if isinstance(work.brief.output, type) else None,
+        fingerprint=name,
+        model=reply.model,
+        served_model=reply.served_model,
+        attempts=(*run.attempts_at(name), attempt),
+        citations=reply.citations,
+    )
+    return attempt, (place.key, place.to_record(answer))
 
 
 def _missing_answer_error(batch: Batch) -> ExecutorError:

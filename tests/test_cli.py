@@ -453,8 +453,15 @@ def test_a_command_imports_little(arguments: list[str], job: str, imported: list
     assert imports(arguments, tmp_path) == imported
 
 
-def imports(arguments: list[str], folder: Path) -> list[str]:
-    """Return what a command imports in a process of its own of what takes long."""
+def imports(arguments: list[str], folder: Path, api: str | None = None) -> list[str]:
+    """Return what a command imports in a process of its own of what takes long.
+
+    Args:
+        arguments: Its arguments.
+        folder: Where it runs.
+        api: The address of Prefect's server; empty to start one. None: that of the tests.
+    """
+    address = PREFECT_API_URL.value() or "" if api is None else api
     code = (
         "import sys\n"
         "from prefect_dispatch.cli.commands import main\n"
@@ -464,7 +471,7 @@ def imports(arguments: list[str], folder: Path) -> list[str]:
     ran = subprocess.run(  # noqa: S603 -- ours
         [sys.executable, "-P", "-c", code] if sys.version_info >= (3, 11) else [sys.executable, "-c", code],
         cwd=folder,
-        env={**os.environ, "PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": PREFECT_API_URL.value() or ""},
+        env={**os.environ, "PREFECT_HOME": str(folder / "home"), "PREFECT_API_URL": address},
         capture_output=True,
         text=True,
         check=True,
@@ -480,6 +487,17 @@ def test_a_run_imports_no_server(job: Path) -> None:
         arguments = ["run", at(job, server.url), "--set", "items=[mit]"]
         assert imports(arguments, job.parent) == [name for name in HEAVY if name != "prefect.server"]
         assert "litellm" not in imports(arguments, job.parent)
+        assert server.count == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_cold_run_of_what_is_stored_imports_no_litellm(job: Path) -> None:
+    """Nor does a run that starts a server."""
+    with openai_server(answer) as server:
+        arguments = ["run", at(job, server.url), "--set", "items=[mit]"]
+        imports(arguments, job.parent)
+        assert "litellm" not in imports(arguments, job.parent, api="")
         assert server.count == 1
 
 
@@ -502,6 +520,21 @@ def test_what_a_model_needs_is_imported_while_a_server_starts(
     read = load_job(job)
     commands._begin_server(read, validate_job(read, job.parent))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- a run starts a server
     assert found == loaded
+
+
+@pytest.mark.usefixtures("store")
+def test_litellm_is_not_imported_for_what_is_stored(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a server starts; with an item that is not stored, it is imported."""
+    found: list[str] = []
+    with openai_server(answer) as server:
+        assert main(["run", at(job, server.url), "--set", "items=[mit]"]) == COMPLETE
+    monkeypatch.setattr("prefect_dispatch.processes.ephemeral_server.begin_server", lambda: True)
+    monkeypatch.setattr("prefect_dispatch.executors.llm.litellm_adapter.load_litellm", lambda: found.append("litellm"))
+    for items, loaded in (("[mit]", []), ("[mit, gpl]", ["litellm"])):
+        read = load_job(job, [f"items={items}"])
+        with temporary_settings(restore_defaults={PREFECT_API_URL}):
+            commands._begin_server(read, validate_job(read, job.parent))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] -- as above
+        assert found == loaded
 
 
 def test_the_keys_of_each_flow_are_known_without_it() -> None:

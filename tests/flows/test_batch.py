@@ -20,6 +20,7 @@ from prefect_dispatch import LLM, Brief, Limits, dispatch, plan
 from prefect_dispatch.errors import DispatchFailed, JobError
 from prefect_dispatch.models.checks import Function
 from prefect_dispatch.tasks import provider_batches
+from prefect_dispatch.tasks.result_store import BlobStore
 from tests.batch_server import BatchServer, batch_server
 from tests.openai_server import Behaviour, document, failure
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch import Item, Report
+    from prefect_dispatch.serialization.durable_files import Change
 
 pytestmark = pytest.mark.usefixtures("store", "key")
 
@@ -80,6 +82,25 @@ def test_one_batch_answers_everything(store: Path, caplog: pytest.LogCaptureFixt
         assert not [file.name for file in store.iterdir() if "batch" in file.name]
         again = run(server, *"abc")
         assert (again.usage.asked, again.usage.cached, again.usage.requests) == (0, 3, 0)
+        assert (len(server.batches), server.live.count) == (1, 0)
+
+
+@pytest.mark.slow
+def test_answers_of_a_batch_are_stored_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In steps, each with one sync for all of its answers; another run finds each of them."""
+    monkeypatch.setattr(provider_batches, "_STORED_AT_ONCE", 4)
+    stored: list[int] = []
+    own = BlobStore.store
+
+    async def record(self: BlobStore, *changes: Change) -> None:
+        stored.append(len(changes))
+        await own(self, *changes)
+
+    monkeypatch.setattr(BlobStore, "store", record)
+    with batch_server(GOOD) as server:
+        assert run(server, *"abcdefghij").status == "complete"
+        assert stored == [4, 4, 2]
+        assert run(server, *"abcdefghij").usage.cached == 10
         assert (len(server.batches), server.live.count) == (1, 0)
 
 

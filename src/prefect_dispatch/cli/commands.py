@@ -612,11 +612,12 @@ def _begin_server(job: JobFile, ready: PreparedJob) -> None:
     from prefect_dispatch.executors.llm.litellm_adapter import load_litellm  # noqa: PLC0415 -- imports every model
     from prefect_dispatch.executors.llm.llm import LLM  # noqa: PLC0415 -- imports every model
     from prefect_dispatch.flows.job_file import load_flow  # noqa: PLC0415 -- imports every model
+    from prefect_dispatch.flows.prepare import seems_stored  # noqa: PLC0415 -- imports every model
     from prefect_dispatch.processes.ephemeral_server import begin_server  # noqa: PLC0415 -- only here
 
     if begin_server():
         load_flow(job.flow)
-        if isinstance(ready.executor, LLM):
+        if isinstance(ready.executor, LLM) and not seems_stored(ready):
             load_litellm()
 
 

@@ -41,7 +41,8 @@ from prefect_dispatch.executors.coding.session import (
 )
 from prefect_dispatch.executors.coding.verdict import describe_refusals, find_error
 from prefect_dispatch.executors.command_checks import require_valid_env
-from prefect_dispatch.executors.llm.litellm_adapter import Params, create_citations, load_litellm
+from prefect_dispatch.executors.llm.litellm_adapter import create_citations, load_litellm
+from prefect_dispatch.executors.llm.messages import Params
 from prefect_dispatch.models.base import Strict, Tabs
 from prefect_dispatch.models.brief import Brief, Text
 from prefect_dispatch.models.outcome import Usage

@@ -29,7 +29,7 @@ from prefect_dispatch.executors.coding.adapter import (
     text_at,
     value_at,
 )
-from prefect_dispatch.executors.llm.litellm_adapter import Params
+from prefect_dispatch.executors.llm.messages import Params
 from prefect_dispatch.models.base import Strict
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from prefect_dispatch.executors.llm.http_exchange import (
     inspect_body,
     use_exchange,
 )
-from prefect_dispatch.executors.llm.litellm_adapter import Price, build_request, load_litellm, parse_response
+from prefect_dispatch.executors.llm.litellm_adapter import Price, load_litellm, parse_response
+from prefect_dispatch.executors.llm.messages import build_request
 from prefect_dispatch.executors.llm.provider_errors import classify_error
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.models.output_schema import schema_of

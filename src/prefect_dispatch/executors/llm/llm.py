@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from contextlib import suppress
+from contextlib import aclosing, suppress
+from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, field_validator
 
-from prefect_dispatch.errors import ExecutorError, FormRefusedError, JobError, RejectedError, TerminalError
+from prefect_dispatch.errors import (
+    ExecutorError,
+    FormRefusedError,
+    JobError,
+    RejectedError,
+    TerminalError,
+    TransientError,
+)
 from prefect_dispatch.executors.base import Ask, BaseExecutor, CostBound, Reply
 from prefect_dispatch.executors.block_references import (
     Credentials,
@@ -25,15 +33,11 @@ from prefect_dispatch.executors.llm.direct_calls import post_chat_completion, su
 from prefect_dispatch.executors.llm.hosted_providers import ask_provider, find_route
 from prefect_dispatch.executors.llm.http_exchange import Exchange, use_exchange
 from prefect_dispatch.executors.llm.litellm_adapter import (
-    ANSWER_LIMIT_PARAMS,
-    LOCAL_PARAMS,
-    Params,
     Price,
-    build_request,
-    complete_streaming,
     count_prompt_tokens,
     has_known_provider,
     has_unknown_provider,
+    list_field,
     listed_batch_price,
     listed_price,
     listed_search_price,
@@ -45,6 +49,8 @@ from prefect_dispatch.executors.llm.litellm_adapter import (
 )
 from prefect_dispatch.executors.llm.local_model import SLOT_TOKENS, model_digest, resolve_model_path, serve
 from prefect_dispatch.executors.llm.messages import (
+    ANSWER_LIMIT_PARAMS,
+    LOCAL_PARAMS,
     MAX_REMEMBERED,
     METHOD_WORDS,
     METHODS,
@@ -52,15 +58,17 @@ from prefect_dispatch.executors.llm.messages import (
     PROMPT,
     REFUSAL_KINDS,
     Method,
+    Params,
     StructuredOutput,
     build_messages,
+    build_request,
     is_expected_model,
     is_local,
     known_methods,
     listed_method,
     usable_methods,
 )
-from prefect_dispatch.executors.llm.provider_errors import classify_error
+from prefect_dispatch.executors.llm.provider_errors import classify_error, is_read_timeout
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, Text
 from prefect_dispatch.models.outcome import Usage
@@ -68,6 +76,7 @@ from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.serialization.json_text import digest
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -334,7 +343,7 @@ class LLM(BaseExecutor, Strict):
             return await ask_provider(litellm, route, request, exchange)
         with use_exchange(exchange):
             if self.idle_s is not None:
-                return await complete_streaming(litellm, self.model, request, self.idle_s)
+                return await _complete_streaming(litellm, self.model, request, self.idle_s)
             return await litellm.acompletion(**request)
 
     def require_providers(self) -> None:
@@ -440,6 +449,88 @@ class LLM(BaseExecutor, Strict):
         if self.usd_per_million is not None:
             return self.usd_per_million[0] / 1e6, self.usd_per_million[1] / 1e6
         return None
+
+
+_CONNECT_S = 60.0
+"""Time limit for opening a connection, in seconds."""
+
+_NEEDS_CLIENT = ("gemini/", "vertex_ai/")
+"""Providers whose streams litellm requests without the call's time-out, so that a client with it has to be passed."""
+
+
+async def _complete_streaming(litellm: Any, model: str, request: dict[str, Any], idle_s: float) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
+    """Send a request as a stream, and return the assembled response.
+
+    Args:
+        litellm: The module.
+        model: Name of the model, for errors.
+        request: The arguments of `acompletion`.
+        idle_s: Seconds without a new byte after which the connection is closed.
+
+    Raises:
+        TransientError: If the stream was idle for too long, or ended before the answer was complete.
+    """
+    import httpx  # noqa: PLC0415 -- comes with litellm, and is loaded with it
+    from openai import AsyncStream  # noqa: PLC0415 -- as above
+
+    # 1. Open the stream. Its read time-out is the idle limit.
+    refusals: list[str] = []
+    pages: list[Any] = []
+    timeout = httpx.Timeout(_CONNECT_S, read=idle_s)
+    more: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}, "timeout": timeout}
+    if model.startswith(_NEEDS_CLIENT):
+        more["client"] = _client(litellm, timeout)
+    try:
+        stream = await litellm.acompletion(**request, **more)
+        # 2. Read it to its end; litellm collects the chunks.
+        raw: object = stream.completion_stream
+        if isinstance(raw, AsyncStream):
+            stream.completion_stream = _collect_dropped_fields(stream.completion_stream, refusals, pages)
+        async with aclosing(stream):
+            async for _ in stream:
+                pass
+    except Exception as error:  # a client may raise anything; the caller classifies it, but for the idle limit
+        if is_read_timeout(error):
+            raise _stream_error(f"{model!r} failed: nothing came for {idle_s:g} s", "idle") from None
+        raise
+    # 3. Check that it is complete, and assemble the response.
+    if not stream.chunks:
+        raise _stream_error(f"{model!r} failed: the response was no stream", "malformed")
+    if not (stream.received_finish_reason or stream.intermittent_finish_reason):
+        raise _stream_error(f"{model!r} failed: the stream ended before the answer did", "connection")
+    return _assemble_response(litellm, stream.chunks, refusals, pages)
+
+
+def _client(litellm: Any, timeout: Any) -> Any:  # noqa: ANN401 -- as above
+    """Return litellm's HTTP client with a time-out."""
+    handlers = import_module("litellm.llms.custom_httpx.http_handler")
+    return handlers.get_async_httpx_client(litellm.LlmProviders.VERTEX_AI, params={"timeout": timeout})
+
+
+async def _collect_dropped_fields(stream: Any, refusals: list[str], pages: list[Any]) -> AsyncGenerator[Any, None]:  # noqa: ANN401 -- openai's stream
+    """Yield the chunks of a stream, and collect what litellm drops: refusals, and the pages of a web search."""
+    async with stream:
+        async for chunk in stream:
+            pages[:] = list_field(chunk, "search_results") or pages  # each chunk has the whole list
+            deltas = (choice.delta for choice in chunk.choices)
+            refusals.extend(filter(None, (getattr(delta, "refusal", None) for delta in deltas)))
+            yield chunk
+
+
+def _assemble_response(litellm: Any, chunks: list[Any], refusals: list[str], pages: list[Any]) -> Any:  # noqa: ANN401 -- as above
+    """Return the response of a stream, without a usage that litellm has estimated, and with what it drops."""
+    response = litellm.stream_chunk_builder(chunks)
+    if not any(getattr(chunk, "usage", None) for chunk in chunks):
+        response.usage = None
+    if refusals:
+        response.choices[0].message.provider_specific_fields = {"refusal": "".join(refusals)}
+    if pages:
+        response.search_results = pages
+    return response
+
+
+def _stream_error(message: str, kind: str) -> TransientError:
+    return TransientError(message, kind=kind, usage=Usage(requests=1, unsettled=1))
 
 
 def _unknown_model(model: str) -> JobError:

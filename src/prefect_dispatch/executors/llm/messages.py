@@ -1,4 +1,4 @@
-"""Messages of a call, and the method by which its answer is given a structure."""
+"""Requests: the messages and parameters of a call, and the method by which its answer is given a structure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ import json
 import re
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, cast, get_args
+
+from pydantic import AfterValidator, BeforeValidator, JsonValue, PlainSerializer, WithJsonSchema
 
 from prefect_dispatch.models.output_schema import schema_of, serialize_output, to_provider_schema
+from prefect_dispatch.security.redaction import is_secret_name
+from prefect_dispatch.serialization.json_text import canonical_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-
-    from pydantic import JsonValue
+    from collections.abc import Iterator, Mapping, Sequence
 
     from prefect_dispatch.executors.base import Ask
     from prefect_dispatch.models.brief import Brief
@@ -244,6 +246,103 @@ def listed_method(litellm: Any, model: str) -> Method | None:  # noqa: ANN401 --
     except Exception:  # noqa: BLE001 -- litellm raises a plain Exception for an unknown model
         return None
     return "prompt"
+
+
+RESERVED_PARAMS = frozenset(
+    {"model", "messages", "api_base", "base_url", "response_format", "stream", "n", "timeout", "num_retries"}
+    | {"max_retries", "retry_policy", "fallbacks", "caching", "mock_response", "headers", "extra_headers"}
+)
+"""Parameters of a call that are set by this package, or would break its guarantees."""
+
+ANSWER_LIMIT_PARAMS = ("max_tokens", "max_completion_tokens")
+"""Parameters that bound the length of an answer."""
+
+
+def _parse_params(value: object) -> object:
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _iter_names(value: JsonValue) -> Iterator[str]:
+    """Yield the keys of all objects in a JSON value."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield name
+            yield from _iter_names(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _iter_names(part)
+
+
+def _require_allowed_params(params: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    body = params.get("extra_body")
+    if reserved := sorted(RESERVED_PARAMS & {*params, *(body if isinstance(body, dict) else ())}):
+        msg = f"{reserved[0]!r} can't be set here; it follows from the brief, the executor's fields or the limits"
+        raise ValueError(msg)
+    if secret := next(filter(is_secret_name, _iter_names(params)), None):
+        msg = f"{secret!r} looks like a secret; keys live in the environment, such as OPENAI_API_KEY"
+        raise ValueError(msg)
+    return params
+
+
+Params = Annotated[
+    dict[str, JsonValue],
+    BeforeValidator(_parse_params),
+    AfterValidator(_require_allowed_params),
+    PlainSerializer(canonical_json, return_type=str),
+    WithJsonSchema({"type": "string", "format": "json-string", "default": "{}"}),
+]
+"""A JSON object, or its text: Prefect's forms can edit only text."""
+
+
+LOCAL_PARAMS: dict[str, JsonValue] = {"temperature": 0, "repeat_penalty": 1.15, "max_tokens": 512}
+"""Default parameters of a local model, which `params` override: small models ramble and repeat themselves."""
+
+TOOL = "answer"
+"""Name of the tool whose arguments are the answer, if structured output is requested by a tool."""
+
+
+def build_request(
+    litellm: Any,  # noqa: ANN401 -- a module
+    ask: Ask,
+    model: str,
+    params: Mapping[str, JsonValue],
+    method: Method,
+) -> dict[str, Any]:
+    """Return the arguments of `acompletion` for an ask, without the model, its address and its key.
+
+    Args:
+        litellm: The module.
+        ask: The ask.
+        model: The model that is asked.
+        params: The executor's parameters.
+        method: The method of structured output, if the answer is to be JSON.
+    """
+    schema = schema_of(ask.brief.output)
+    request: dict[str, Any] = {
+        **(LOCAL_PARAMS if is_local(model) else {}),
+        **params,
+        "messages": build_messages(ask, schema_in_prompt=not shows_schema(litellm, method, model)),
+        "num_retries": 0,
+        "max_retries": 0,
+    }
+    if isinstance(seed := request.get("seed"), int) and ask.brief.sample > 1:
+        request["seed"] = seed + ask.brief.sample - 1  # with one seed, all samples would be equal
+    if schema is not None:
+        request.update(_format_arguments(schema, method))
+    return request
+
+
+def _format_arguments(schema: dict[str, Any], method: Method) -> dict[str, Any]:
+    """Return the arguments of a request for structured output."""
+    if method == "json_schema":
+        return {"response_format": response_format(schema)}
+    if method == "json_object":
+        return {"response_format": {"type": "json_object"}}
+    if method == "tools":
+        function = {"name": TOOL, "description": "Give the answer.", "parameters": to_provider_schema(schema)}
+        choice = {"type": "function", "function": {"name": TOOL}}
+        return {"tools": [{"type": "function", "function": function}], "tool_choice": choice}
+    return {}
 
 
 _FILE = re.compile(r"\.(?:gguf|ggml|safetensors|bin)$")
