@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.tasks.work_item import WorkItem
 
 
-if sys.platform != "win32":
+if sys.platform != "win32":  # pragma: no branch -- Windows has no such locks
     import fcntl
 
 

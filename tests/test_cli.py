@@ -23,7 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from prefect_dispatch import __version__
-from prefect_dispatch.cli import commands
+from prefect_dispatch.cli import commands, console
 from prefect_dispatch.cli.commands import BROKEN_PIPE, COMPLETE, FAILED, GAPS, INTERRUPTED, UNUSABLE, main
 from prefect_dispatch.cli.console import show_progress
 from prefect_dispatch.flows.job_file import Job, load_flow, load_job, validate_job
@@ -738,6 +738,28 @@ def test_nothing_was_asked_yet(capsys: pytest.CaptureFixture[str], monkeypatch: 
     with show_progress():
         pass
     assert "starting 0:00:00" in capsys.readouterr().err
+
+
+def test_a_display_is_redrawn(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By itself, with the latest progress and its rate."""
+    monkeypatch.setattr(console, "REFRESH_S", 0.01)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    drawn = ""
+
+    def has_drawn(text: str) -> bool:
+        nonlocal drawn
+        drawn += capsys.readouterr().err
+        return text in drawn
+
+    with show_progress():
+        hear = progress_listener.get()
+        assert hear is not None
+        hear(Progress(total=4, done=1))
+        wait_until(lambda: has_drawn("1/4 "), "it is drawn")
+        hear(Progress(total=4, done=2, asked=2))
+        wait_until(lambda: has_drawn("2/4 "), "it is redrawn")
+    assert "/s" in drawn or "/min" in drawn
 
 
 def test_the_module_is_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

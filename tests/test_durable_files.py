@@ -25,6 +25,7 @@ from prefect_dispatch.serialization.durable_files import (
     JOURNALS,
     GroupCommit,
     boot_id,
+    create_quickly,
     file_system_of,
     format_change,
     group_commit_for,
@@ -131,13 +132,13 @@ def test_what_a_power_failure_took_is_restored(
 
 
 def test_the_later_of_two_journals_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two processes have stored the same, one after the other."""
-    for n in range(2):
+    """Processes have stored the same, one after the other; their journals are read in any order."""
+    for n in range(6):
         assert commit(GroupCommit(boot_id()), tmp_path, (KEYS[0], content(n)))
     (tmp_path / KEYS[0]).unlink()
     stop_machine(tmp_path, monkeypatch)
     restore(tmp_path)
-    assert stored(tmp_path) == {KEYS[0]: content(1)}
+    assert stored(tmp_path) == {KEYS[0]: content(5)}
 
 
 def test_a_torn_journal_loses_its_end_only(
@@ -283,6 +284,42 @@ def test_on_other_file_systems_each_file_is_synced(tmp_path: Path, monkeypatch: 
     assert group_commit_for(Path("/a b")) is None
     mounts.unlink()
     assert not file_system_of(Path("/"))
+
+
+def test_a_system_without_an_identity_syncs_each_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it has started again since could not be known."""
+    monkeypatch.setattr(durable_files, "BOOT_ID", tmp_path / "none")
+    monkeypatch.setattr(durable_files, "boot_id", boot_id.__wrapped__)
+    assert not durable_files.boot_id()
+    assert group_commit_for(tmp_path) is None
+
+
+def test_no_batch_is_longer_than_its_limit(
+    tmp_path: Path, commits: GroupCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More changes than that are synced in several steps."""
+    monkeypatch.setattr(durable_files, "MAX_BATCH", 2)
+
+    async def commit_all() -> list[bool]:
+        return await asyncio.gather(*(commits.commit(tmp_path, (key, content(1))) for key in KEYS))
+
+    assert asyncio.run(commit_all()) == [True] * len(KEYS)
+    assert stored(tmp_path) == {key: content(1) for key in KEYS}
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    """Neither a file nor a journal begins where the disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4, before[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            create_quickly(str(tmp_path / "file"), b"longer than that")
+        assert not commit(GroupCommit(boot_id()), tmp_path, (KEYS[0], content(0)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert stored(tmp_path) == {}
+    assert not (tmp_path / "file").exists()
+    assert journals(tmp_path) == []
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -8,7 +8,7 @@ import pytest
 
 from prefect_dispatch.models.ledger import FieldRow, Flag, LedgerRow, Loser, Proposal, Ref, Table
 from prefect_dispatch.models.report import Report
-from prefect_dispatch.reporting.explain import MAX_ENTRIES, explain
+from prefect_dispatch.reporting.explain import MAX_ENTRIES, explain, explain_sources
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -184,3 +184,27 @@ def test_values_of_any_kind_are_no_trap() -> None:
     assert explain(report, "0.9.a").startswith("/0/9/a = 1")
     with pytest.raises(LookupError):
         explain(report, "y.a.b")
+
+
+def test_items_on_which_nothing_rests() -> None:
+    """A report says so, and where it can't know."""
+    rows = tuple(LedgerRow(brief=ref.brief, item=ref.item, disposition="merged") for ref in (A, B))
+    fields = (FieldRow(path="/n", winner=1, rule="max", sources=(A,)),)
+    report = Report(status="complete", message="All.", value={"n": 1}, ledger=rows, fields=fields)
+    assert "Nothing in the merged value rests on them." in explain_sources(report, ["b.txt"])
+    untraced = report.model_copy(update={"fields": ()})
+    unknown = "The merged value doesn't say which outcome each part of it is from."
+    assert unknown in explain_sources(untraced, ["b.txt"])
+
+
+def test_long_and_logical_values_name_no_record() -> None:
+    """Only what somebody could type does."""
+    value: JsonValue = {"records": [{"name": "x" * 1000, "free": True}]}
+    fields = tuple(
+        FieldRow(path=f"/records/0/{name}", winner=winner, rule="priority", sources=(A,))
+        for name, winner in (("name", "x" * 1000), ("free", True))
+    )
+    ledger = (LedgerRow(brief="terms", item="a.txt", disposition="merged"),)
+    report = Report(status="complete", message="All.", value=value, fields=fields, ledger=ledger)
+    with pytest.raises(LookupError, match="no item and no value 'True'"):
+        explain(report, "True")

@@ -172,3 +172,11 @@ def test_a_number_that_yaml_takes_for_a_text_is_one() -> None:
     found = Limits.model_validate(given)
     assert (found.budget_tokens, found.budget_usd) == (1_000_000, 1e6)
     assert (found.budget_requests, found.pace_limit) == (12345678901234567, "12")
+
+
+def test_a_deep_copy_is_compact_too() -> None:
+    """It shares its set of field names, as every instance does."""
+    usage = Usage(requests=1)
+    copy = usage.model_copy(deep=True, update={"prompt_tokens": 2})
+    assert (copy.requests, copy.prompt_tokens) == (1, 2)
+    assert copy.model_fields_set is Usage(requests=3, prompt_tokens=4).model_fields_set

@@ -586,6 +586,32 @@ def test_request_that_is_not_captured_is_noticed(provider: Provider, monkeypatch
     assert not is_direct(provider.executor("xai"), temperature=0.4)
 
 
+@every_provider
+def test_a_response_that_is_no_object_is_an_error(provider: Provider, name: str) -> None:
+    """Whichever class would convert it."""
+    provider.response = plain(name)
+    executor = provider.executor(name)
+    ask(executor)
+    provider.response = Response([1])
+    with pytest.raises(ExecutorError):
+        ask(executor)
+
+
+def test_half_a_character_is_sent_escaped(provider: Provider) -> None:
+    """A lone surrogate can't be encoded."""
+    provider.response = chat()
+    executor = provider.executor("openai")
+    ask(executor)
+    ask(executor, rejections=(Rejection(text="half \ud83d of it", problems=("It is cut.",)),))
+    assert "half \ud83d of it" in json.dumps(provider.requests[-1].body, ensure_ascii=False)
+
+
+def test_the_authorities_are_litellms() -> None:
+    """Of providers with a certificate."""
+    assert hosted_providers._tls("http://127.0.0.1") is True  # noqa: SLF001 -- no test can have a provider's certificate
+    assert hosted_providers._tls("https://api.example") not in (None, False)  # noqa: SLF001 -- as above
+
+
 @pytest.mark.slow
 def test_no_other_address_is_asked() -> None:
     """The first call of a process opens connections to the provider alone, and looks up no name."""

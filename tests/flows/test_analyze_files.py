@@ -183,6 +183,19 @@ def test_a_run_of_a_deployment_ends_with_the_words_of_its_form(
     assert told in valid
 
 
+@pytest.mark.usefixtures("store")
+def test_what_was_refused_before_a_run_is_its_end() -> None:
+    """The words that were kept when Prefect validated the parameters are the error of the run, and of no other one."""
+
+    def run() -> None:
+        REFUSAL.set("files: name some.")
+        with pytest.raises(JobError, match=r"files: name some\."):
+            analyze_files("*", "Read it.")
+        assert not REFUSAL.get()
+
+    copy_context().run(run)
+
+
 def _refused(parameters: dict[str, Any]) -> str:
     assert analyze_files.validate_parameters(parameters) == {}
     return REFUSAL.get()

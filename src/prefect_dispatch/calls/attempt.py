@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 if sys.version_info >= (3, 11):
     from asyncio import timeout as _timeout  # half the time of anyio's
-else:
+else:  # pragma: no cover -- Python 3.10
     from contextlib import asynccontextmanager
 
     import anyio

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
 
 
-if sys.platform == "linux":
+if sys.platform == "linux":  # pragma: no branch -- other systems have no journal
     import fcntl
 
 
@@ -153,6 +153,9 @@ SETTLE_S = 60.0
 
 LOCAL_FILE_SYSTEMS = frozenset({"ext3", "ext4", "xfs", "btrfs", "f2fs", "zfs", "bcachefs", "tmpfs", "overlay"})
 """File systems whose files are on disks of this machine, and that lose unsynced files only when the system stops."""
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""The file with the identity of the running system."""
 
 MOUNTS = Path("/proc/self/mountinfo")
 """The system's list of mounted file systems."""
@@ -480,7 +483,7 @@ def _locked_journals(folder: Path) -> Generator[list[Path]]:
 
 def _lock(handle: int, *, wait: bool) -> bool:
     """Lock an open file; return False where another handle has locked it. The lock ends with the handle."""
-    if sys.platform == "linux":
+    if sys.platform == "linux":  # pragma: no branch -- other systems have no journal
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
@@ -507,7 +510,7 @@ def _is_local(folder: Path) -> bool:
 def boot_id() -> str:
     """Return the identity of the running system, which changes when it starts again; empty where there is none."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return BOOT_ID.read_text().strip()
     except OSError:
         return ""
 
