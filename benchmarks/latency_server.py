@@ -3,7 +3,8 @@
 It speaks the protocols of OpenAI, Anthropic and Gemini, chosen by the path of a request.
 
 Run as `python -m benchmarks.latency_server MEDIAN_S SIGMA ANSWER`: it prints its address and then, for each line on its
-standard input, the number of requests so far; it ends when the input is closed. Latencies are lognormal and depend only
+standard input, the number of requests so far and the seconds between the second one and the last; it ends when the
+input is closed. Latencies are lognormal and depend only
 on the number of the request, so every way has the same ones.
 """
 
@@ -14,6 +15,7 @@ import json
 import random
 import subprocess
 import sys
+import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -54,17 +56,23 @@ def _format_response(body: bytes) -> bytes:
 
 
 class _Latencies:
-    """Latency of each request, and the number of requests."""
+    """Latency of each request, the number of requests, and when they came."""
 
     def __init__(self, median_s: float, sigma: float) -> None:
         """Draw all latencies in advance."""
         draw = random.Random(1)
         self._drawn = [median_s * draw.lognormvariate(0, sigma) if sigma else median_s for _ in range(10_007)]
         self.count = 0
+        self.span_s = 0.0
+        self._second = 0.0
 
     def next(self) -> float:
-        """Count a request and return its latency in seconds."""
+        """Count a request and return its latency in seconds; the first one is a warm-up."""
         self.count += 1
+        now = time.monotonic()
+        if self.count <= 2:
+            self._second = now
+        self.span_s = now - self._second
         return self._drawn[self.count % len(self._drawn)]
 
 
@@ -108,7 +116,7 @@ async def _serve(median_s: float, sigma: float, answer: str) -> None:
     server = await loop.create_server(lambda: _Connection(latencies, responses), "127.0.0.1", 0, backlog=4096)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
     while await loop.run_in_executor(None, sys.stdin.readline):
-        print(latencies.count, flush=True)
+        print(latencies.count, latencies.span_s, flush=True)
 
 
 class LatencyServer:
@@ -126,10 +134,18 @@ class LatencyServer:
     @property
     def count(self) -> int:
         """Number of requests so far."""
+        return int(self._ask()[0])
+
+    @property
+    def span_s(self) -> float:
+        """Seconds between the second request and the last; the first one is a warm-up."""
+        return float(self._ask()[1])
+
+    def _ask(self) -> list[str]:
         assert self._process.stdin  # noqa: S101 -- it is a pipe
         self._process.stdin.write("\n")
         self._process.stdin.flush()
-        return int(self._read_line())
+        return self._read_line().split()
 
     def _read_line(self) -> str:
         assert self._process.stdout  # noqa: S101 -- it is a pipe

@@ -94,6 +94,8 @@ class Lab:
                 found = run(whole, limit_s=limit_s, memory=memory)
             if load.ideal_s and "seconds" in found:
                 found["ratio"] = round(found["seconds"] / load.ideal_s, 3)
+                if not load.sigma:  # from the first request to the last answer, without the start and the end of a run
+                    found["calls"] = round((model.span_s + load.median_s) / load.ideal_s, 3)
             return {**found, "requests": max(0, model.count - 1)}  # one request is the warm-up
 
     def _measure_with_server(

@@ -30,7 +30,20 @@ from benchmarks.sections import ALWAYS, SECTIONS
 if TYPE_CHECKING:
     from benchmarks.results import Row
 
-SHOWN = ("done", "seconds", "ratio", "cpu_ms", "server_cpu_ms", "rss_mb", "made", "recorded", "lag_s", "busy", "failed")
+SHOWN = (
+    "done",
+    "seconds",
+    "ratio",
+    "calls",
+    "cpu_ms",
+    "server_cpu_ms",
+    "rss_mb",
+    "made",
+    "recorded",
+    "lag_s",
+    "busy",
+    "failed",
+)
 
 
 def select_cells(lab: Lab, names: list[str], *, quick: bool) -> list[Cell]:
