@@ -231,10 +231,22 @@ class BaseIntegrator:
         """
         return None
 
-    def recompute(self, merge: Merge, outcomes: Sequence[Outcome]) -> Merge | None:  # noqa: ARG002 -- a default
-        """Return the merge, recomputed from the outcomes and the evidence tables in the merge itself.
+    def recompute(
+        self,
+        merge: Merge,  # noqa: ARG002 -- a default
+        outcomes: Sequence[Outcome],  # noqa: ARG002 -- a default
+        briefs: Sequence[Brief],  # noqa: ARG002 -- a default
+    ) -> Merge | None:
+        """Return the merge that outcomes and documented rules result in; every difference from it is a violation.
 
-        By default None: it has no such evidence. Raise if the evidence is missing or isn't about these outcomes.
+        It should not call the code that merges, as a mistake there would be repeated. What a merge depends on beyond
+        the outcomes, such as an agent's verdicts, may be taken from the merge as evidence. By default None: there are
+        no such rules. Raise if the evidence is missing or isn't about these outcomes.
+
+        Args:
+            merge: The merge, which may have been tampered with.
+            outcomes: The outcomes that it was made of, in any order.
+            briefs: The briefs of the job.
         """
         return None
 

@@ -32,6 +32,12 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.item import Item
 
 
+_RULES = (
+    "Every answer was kept as it came, in the order of the items' keys (numbers inside by their value), then of the "
+    "briefs' names. Nothing was compared, merged or removed."
+)
+
+
 class Collate(BaseIntegrator, Strict):
     """Puts every answer into one list, sorted by the items' keys.
 
@@ -119,8 +125,7 @@ class Collate(BaseIntegrator, Strict):
                 for at, o in enumerate(answered)
             ),
             tables=compare_with_expected(self._expected_answers, ranked) if self.expected else (),
-            rules="Every answer was kept as it came, in the order of the items' keys (numbers inside by their value), "
-            "then of the briefs' names. Nothing was compared, merged or removed.",
+            rules=_RULES,
         )
 
     def as_outcomes(self, merge: Merge) -> list[Outcome]:
@@ -128,6 +133,27 @@ class Collate(BaseIntegrator, Strict):
         value: Any = merge.value
         answers = [Outcome(status="succeeded", **entry) for entry in value[self.entries]]
         return [*answers, *gaps_as_outcomes(value)]
+
+    def recompute(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Merge | None:  # noqa: ARG002 -- the signature of every integrator
+        """Return the merge that the outcomes result in: an entry, a field row and a ledger row for each answer."""
+        entries: list[JsonValue] = []
+        fields: list[FieldRow] = []
+        ledger: list[LedgerRow] = []
+        for ref, outcome in sorted(((Ref.of(each), each) for each in outcomes), key=lambda pair: pair[0].order):
+            if row := unanswered(outcome):
+                ledger.append(row)
+                continue
+            path = pointer(self.entries, len(entries), "value")
+            entries.append({"brief": ref.brief, "item": ref.item, "value": outcome.value})
+            fields.append(FieldRow(path=path, winner=outcome.value, rule=self.kind, sources=(ref,)))
+            ledger.append(LedgerRow(brief=ref.brief, item=ref.item, disposition="merged"))
+        return Merge(
+            value={self.entries: entries, "gaps": gaps(outcomes)},
+            ledger=tuple(ledger),
+            fields=tuple(fields),
+            tables=compare_with_expected(self._expected_answers, outcomes) if self.expected else (),
+            rules=_RULES,
+        )
 
     def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
         """Yield the violations of the integrator's own guarantees.

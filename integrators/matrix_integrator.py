@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.junit import replace_illegal_characters
+from prefect_dispatch.integrators.audit.recompute_matrix import format_junit, is_same_junit, recompute_matrix
 from prefect_dispatch.integrators.base import BaseIntegrator, gaps, unanswered
 from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.brief import Text
@@ -22,7 +23,7 @@ from prefect_dispatch.security.escaping import count_noun, join_names
 from prefect_dispatch.serialization.json_values import pointer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from pydantic import JsonValue
 
@@ -325,23 +326,53 @@ def _failure_reason(each: Environment) -> str:
     return f"{len(red_cases)} failed: {listed}{'.' if end else ''}{end}"
 
 
+_TABLES = {
+    "test-matrix": (
+        "Tests and environments",
+        (
+            "What failed comes first, then what differs between environments, is flaky or is absent somewhere. "
+            "`absent`: the report has no such test; `no result`: the environment has no report at all."
+        ),
+    ),
+    "environments": (
+        "Environments",
+        "One row for each environment. `error` counts what is wrong with a run itself, too, which `why` tells.",
+    ),
+    "differences": (
+        "Tests that differ between environments",
+        "In which environments each of them came to what. `not_run`: skipped, or expected to fail.",
+    ),
+    "slowest": (
+        "Slowest tests",
+        "By the longest time in one environment, in seconds; the mean is over the environments that ran it.",
+    ),
+}
+"""Title and note of each table, by its name."""
+_JUNIT = ("junit.xml", "All environments as one JUnit report")
+
+
+def _table(name: str, rows: Iterable[dict[str, JsonValue]], hidden: int = 0) -> Table:
+    """Return a table of the report.
+
+    Args:
+        name: Its name.
+        rows: Its rows.
+        hidden: The number of tests that it leaves out.
+    """
+    title, note = _TABLES[name]
+    if hidden:
+        note += f" {hidden} tests that passed wherever they exist are left out; see `passed` in the value."
+    return Table(name=name, title=title, rows=tuple(rows), note=note)
+
+
 def _tests_table(matrix: Matrix) -> Table:
     ranked = matrix.rows_by_severity
     shown = ranked if len(ranked) <= MAX_TABLE_ROWS else [row for row in ranked if not row.is_uneventful]
     hidden = len(ranked) - len(shown)
-    omitted = (
-        f" {hidden} tests that passed wherever they exist are left out; see `passed` in the value." if hidden else ""
-    )
-    return Table(
-        name="test-matrix",
-        title="Tests and environments",
-        rows=tuple(
-            {"test": row.label, "suite": row.key[0], "same": row.agreement, **_result_cells(row, matrix)}
-            for row in shown
-        ),
-        note="What failed comes first, then what differs between environments, is flaky or is absent somewhere. "
-        "`absent`: the report has no such test; `no result`: the environment has no report at all." + omitted,
-    )
+    rows = [
+        {"test": row.label, "suite": row.key[0], "same": row.agreement, **_result_cells(row, matrix)} for row in shown
+    ]
+    return _table("test-matrix", rows, hidden)
 
 
 def _result_cells(row: Row, matrix: Matrix) -> dict[str, JsonValue]:
@@ -374,12 +405,7 @@ def _environments_table(matrix: Matrix) -> Table:
                 "why": run.distrust_reason if run else each.error,
             }
         )
-    return Table(
-        name="environments",
-        title="Environments",
-        rows=tuple(rows),
-        note="One row for each environment. `error` counts what is wrong with a run itself, too, which `why` tells.",
-    )
+    return _table("environments", rows)
 
 
 def _differences_table(matrix: Matrix) -> Table:
@@ -400,24 +426,14 @@ def _differences_table(matrix: Matrix) -> Table:
             MAX_CELL_NAMES,
         )
         rows.append({"test": row.label, "suite": row.key[0], "same": row.agreement, **by_result, "not_run": other})
-    return Table(
-        name="differences",
-        title="Tests that differ between environments",
-        rows=tuple(rows),
-        note="In which environments each of them came to what. `not_run`: skipped, or expected to fail.",
-    )
+    return _table("differences", rows)
 
 
 def _slowest_table(matrix: Matrix) -> Table:
     names = [each.name for each in matrix.result_environments]
     timed = [(max(case.seconds for case in row.cases if case), row) for row in matrix.rows if row.key[0] != RUN]
     slow = sorted((pair for pair in timed if pair[0] > 0), key=lambda pair: -pair[0])[:MAX_SLOWEST_TESTS]
-    return Table(
-        name="slowest",
-        title="Slowest tests",
-        rows=tuple(_duration_row(row, names) for _, row in slow),
-        note="By the longest time in one environment, in seconds; the mean is over the environments that ran it.",
-    )
+    return _table("slowest", [_duration_row(row, names) for _, row in slow])
 
 
 def _duration_row(row: Row, names: Sequence[str]) -> dict[str, JsonValue]:
@@ -599,16 +615,29 @@ class TestMatrix(BaseIntegrator, Strict):
                 _differences_table(matrix),
                 _slowest_table(matrix),
             ),
-            documents=(
-                Document(name="junit.xml", title="All environments as one JUnit report", text=render_junit(matrix)),
-            ),
+            documents=(Document(name=_JUNIT[0], title=_JUNIT[1], text=render_junit(matrix)),),
             failed=red_message if self.on_red == "fail" else "",
             shortfalls=(red_message,) if red_message and self.on_red == "report" else (),
         )
 
-    def recompute(self, merge: Merge, outcomes: Sequence[Outcome]) -> Merge:  # noqa: ARG002 -- the outcomes are the only evidence
-        """Return the merge that the outcomes result in; any difference from it was tampered with."""
-        return self.merge([], outcomes)
+    def recompute(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Merge | None:  # noqa: ARG002 -- the signature of every integrator
+        """Return the merge that the test runs result in, without the code that merges them."""
+        expected = recompute_matrix(outcomes, self._patterns)
+        [text] = [each.text for each in merge.documents if each.name == _JUNIT[0]] or [""]
+        if not is_same_junit(text, expected.junit):
+            text = format_junit(expected.junit)
+        hidden = {"test-matrix": expected.left_out}
+        return Merge(
+            value=expected.value,
+            ledger=expected.ledger,
+            fields=expected.fields,
+            rules=self._rules(),
+            flags=expected.flags,
+            tables=tuple(_table(name, expected.tables[name], hidden.get(name, 0)) for name in _TABLES),
+            documents=(Document(name=_JUNIT[0], title=_JUNIT[1], text=text),),
+            failed=expected.red if self.on_red == "fail" else "",
+            shortfalls=(expected.red,) if expected.red and self.on_red == "report" else (),
+        )
 
     def _rules(self) -> str:
         required = (

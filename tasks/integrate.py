@@ -169,12 +169,10 @@ def integrate(
     # 3. Audit the merge; to recompute it, queries are replayed.
     if queries:
         queries.is_replay = True
-    violations = audit(
-        merge, outcomes, briefs, integrator, again=partial(run_integrator, integrator, briefs, ask=queries)
-    )
-    merge = merge.model_copy(
-        update={"ledger": tuple(sorted(merge.ledger, key=_sort_key)), "asked": queries.outcomes if queries else ()}
-    )
+    merge = merge.model_copy(update={"asked": queries.outcomes if queries else ()})
+    again = partial(run_integrator, integrator, briefs, ask=queries) if queries else None
+    violations = audit(merge, outcomes, briefs, integrator, again=again)
+    merge = merge.model_copy(update={"ledger": tuple(sorted(merge.ledger, key=_sort_key))})
     if violations:
         raise AuditError(violations, merge)
     return merge

@@ -14,7 +14,7 @@ from rapidfuzz import fuzz
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import original_name
-from prefect_dispatch.integrators.audit.laws import recount_votes
+from prefect_dispatch.integrators.audit.recompute_votes import recompute_votes
 from prefect_dispatch.integrators.base import MAX_LISTED_GAPS, BaseIntegrator, gap_violations, gaps, gaps_as_outcomes
 from prefect_dispatch.integrators.consensus.number_rules import GROSS_FACTOR, GROSS_LIMIT, OUTLIER_LIMIT, is_number
 from prefect_dispatch.integrators.consensus.vote_rules import (
@@ -33,7 +33,6 @@ from prefect_dispatch.integrators.consensus.vote_rules import (
     field_name,
     group_answers_by_item,
     ledger_rows,
-    read_vote,
     rows_of_voters,
     schema_violations,
     split_into_ballots,
@@ -300,23 +299,39 @@ class Consensus(BaseIntegrator, Strict):
         ]
         return [*votes, *gaps_as_outcomes(value)]
 
-    def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
-        """Yield a violation for gaps left out, for results that a recount contradicts, and for schema errors."""
-        yield from gap_violations(merge, outcomes)
-        answers = answers_by_item(outcomes, self.vote_fields)
-        voters = None
-        if self.vote_fields:
-            succeeded = [outcome for outcome in outcomes if outcome.status == "succeeded"]
-            voters = {Ref.of(outcome): read_vote(outcome, self.vote_fields).voter for outcome in succeeded}
-        yield from recount_votes(
-            merge,
-            answers,
-            decided=self.entries,
-            undecided=self.open_entries,
-            min_votes=self.min_votes,
-            voters=voters,
+    def recompute(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Merge | None:  # noqa: ARG002 -- the signature of every integrator
+        """Return the merge that the votes result in, counted without the code that merges them.
+
+        The models of voters, and figures of agreement, are computed by the same code.
+        """
+        ranked = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+        expected = recompute_votes(ranked, briefs, self._vote_rules(briefs), self.vote_fields)
+        lists: dict[str, list[JsonValue]] = {self.entries: [], self.open_entries: []}
+        rows: list[tuple[str, Verdict]] = []
+        about: list[FieldRow] = []
+        for item, (claims, verdicts, answer) in expected.items.items():
+            name = self.entries if len(claims) >= self.min_votes else self.open_entries
+            path = pointer(name, len(lists[name]))
+            voters = [*rows_of_voters(path, item, claims)] if self.vote_fields else []
+            entry: dict[str, JsonValue] = {"item": item, "value": answer}
+            lists[name].append({**entry, "voters": voters[-1].winner} if voters else entry)
+            rows += [(path + pointer("value", *each.decision.path), each) for each in verdicts]
+            about += voters
+        open_items = [item for item, each in expected.items.items() if len(each.claims) < self.min_votes]
+        return Merge(
+            value={**lists, "gaps": gaps(ranked)},
+            ledger=expected.ledger,
+            fields=(*(verdict.decision.to_row(path) for path, verdict in rows), *about),
+            rules=self._describe_rules(),
+            flags=(*create_flags(rows), *_flag_missing_extra(expected.results)),
+            tables=create_tables(expected.results),
+            shortfalls=(self._describe_undecided(open_items, len(expected.items)),) if open_items else (),
         )
-        yield from schema_violations(merge, answers, briefs)
+
+    def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
+        """Yield a violation for gaps left out, and for answers that violate the schema."""
+        yield from gap_violations(merge, outcomes)
+        yield from schema_violations(merge, answers_by_item(outcomes, self.vote_fields), briefs)
 
     def preflight(self, briefs: Sequence[Brief]) -> None:
         """Check that there are enough briefs, and that all fields and briefs in the configuration exist.

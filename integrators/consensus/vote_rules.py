@@ -374,8 +374,7 @@ def _decide_field(path: Path, ballots: Sequence[Ballot], polls: VoteRules, brief
     is_limited = rule == "auto" and not has_crowd_kit()
     crowd = None
     if not is_limited and (rule in ("auto", "dawid_skene") or (rule == "weighted" and not polls.weights)):
-        votes = [Vote(ballot.item, claim.voter, _opinion(claim)) for ballot in ballots for claim in ballot.claims]
-        crowd = {"auto": estimate_truth, "dawid_skene": dawid_skene, "weighted": wawa}[rule](votes)
+        crowd = estimate_crowd(rule, ballots)
     if rule == "auto":
         rule = MODELS if crowd else "majority"
     if crowd:
@@ -383,6 +382,12 @@ def _decide_field(path: Path, ballots: Sequence[Ballot], polls: VoteRules, brief
     else:
         verdicts = [_decide_ballot(ballot, rule, kind, polls.weights) for ballot in ballots]
     return FieldResult(path, kind, rule, verdicts, crowd, is_limited)
+
+
+def estimate_crowd(rule: str, ballots: Sequence[Ballot]) -> CrowdEstimates | None:
+    """Return what a rule learns about the voters from all votes on a field; None if the majority should decide."""
+    votes = [Vote(ballot.item, claim.voter, _opinion(claim)) for ballot in ballots for claim in ballot.claims]
+    return {"auto": estimate_truth, "dawid_skene": dawid_skene, "weighted": wawa}[rule](votes)
 
 
 def _decide_ballot(ballot: Ballot, rule: str, kind: AnswerKind, weights: Mapping[str, float]) -> Verdict:
@@ -591,7 +596,7 @@ def enforce_schema(verdicts: Sequence[Verdict], claims: Sequence[Claim], output:
         claims: The answers to the item, in order of preference.
         output: The output that all briefs share, or None.
     """
-    if output is None or not _schema_errors(
+    if output is None or not schema_errors(
         output, assemble_answer(v.decision for v in verdicts), [c.value for c in claims]
     ):
         return verdicts
@@ -628,11 +633,11 @@ def schema_violations(
     for name in ("answers", "undecided") if output is not None else ():
         for at, entry in enumerate(cast("list[JsonValue]", get_at(merge.value, [name]) or [])):
             value, given = get_at(entry, ["value"]), answers.get(str(get_at(entry, ["item"])), {})
-            if errors := _schema_errors(cast("Output", output), value, [*given.values()]):
+            if errors := schema_errors(cast("Output", output), value, [*given.values()]):
                 yield Violation(law="schema", where=f"/{name}/{at}/value", message=errors[0])
 
 
-def _schema_errors(output: Output, value: JsonValue, answers: Sequence[JsonValue]) -> list[str]:
+def schema_errors(output: Output, value: JsonValue, answers: Sequence[JsonValue]) -> list[str]:
     """Return the schema errors of a value; none if it was given as an answer, or if a given answer has errors, too.
 
     Given answers of a pydantic model were validated on arrival; its validators need not accept their own output again.

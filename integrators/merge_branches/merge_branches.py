@@ -35,7 +35,10 @@ from prefect_dispatch.integrators.merge_branches.publish_branch import (
 from prefect_dispatch.integrators.merge_branches.queries import (
     BASE_LABEL,
     AcceptanceRunner,
+    AcceptanceTest,
     ConflictAgent,
+    RecordedAcceptance,
+    Verdict,
     acceptance_query,
     check_at_end,
     check_each_change,
@@ -74,7 +77,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.integrators.merge_branches.apply import Branch, MergeState, Resolution
+    from prefect_dispatch.integrators.merge_branches.apply import Branch, MergeState, Resolution, Resolver
     from prefect_dispatch.integrators.merge_branches.three_way import MergedTree
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.outcome import Outcome
@@ -253,13 +256,31 @@ class MergeBranches(BaseIntegrator, Strict):
             DispatchError: If the outcomes have no change, or changes of different bases.
         """
         repo = RepositoryBase.of(self._git, common_base(outcomes))
+        agent = self.agent or ask.executor
+        agent_at = partial(executor_at_commit, agent, repo.git.repo) if edits_files(agent) else None
+        acceptance = AcceptanceRunner(repo, self.accept, self._acceptance_executor, ask)
+        return self._merge_changes(repo, briefs, outcomes, acceptance, ConflictAgent(repo, briefs, agent_at, ask))
+
+    def _merge_changes(
+        self,
+        repo: RepositoryBase,
+        briefs: Sequence[Brief],
+        outcomes: Sequence[Outcome],
+        acceptance: AcceptanceTest,
+        resolve: Resolver,
+    ) -> Merge:
+        """Return the merge.
+
+        Args:
+            repo: The repository and the base.
+            briefs: The briefs of the job.
+            outcomes: The outcomes.
+            acceptance: Says whether the acceptance command passes.
+            resolve: Resolves conflicts by an agent.
+        """
         ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
         # 1. Order the changes, apply them one by one with acceptance runs, and write the commits to publish.
         changes = order_changes(repo.git, ordered)
-        acceptance = AcceptanceRunner(repo, self.accept, self._acceptance_executor, ask)
-        agent = self.agent or ask.executor
-        agent_at = partial(executor_at_commit, agent, repo.git.repo) if edits_files(agent) else None
-        resolve = ConflictAgent(repo, briefs, agent_at, ask)
         apply_one = partial(apply_change, repo, rule=self.on_conflict, resolve=resolve)
         apply_all = check_each_change if self.check == "each" else check_at_end
         steps = apply_all(repo, changes.branches, apply_one, acceptance)
@@ -281,6 +302,25 @@ class MergeBranches(BaseIntegrator, Strict):
             failed=failure_message(result),
             shortfalls=tuple(shortfalls(result)),
         )
+
+    def recompute(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Merge | None:
+        """Return the merge that the changes result in, with the acceptance command's results as the merge has them.
+
+        None where it can't be: an agent resolved conflicts, or the briefs, which commit messages quote, are unknown.
+        """
+        describe = CommitMessages(outcomes, briefs)
+        repo = RepositoryBase.of(self._git, common_base(outcomes))
+        branches = order_changes(repo.git, outcomes).branches
+        if self.on_conflict == "agent" or not all(describe.has_goal(each.ref) for each in branches):
+            return None
+        recorded = RecordedAcceptance(
+            {
+                row["tree"]: Verdict(row["after"], row["tree"], row["said"], row["told"])
+                for row in _table_rows(merge, ACCEPTANCE)
+            },
+            is_run=self.accept is not None,
+        )
+        return self._merge_changes(repo, briefs, outcomes, recorded, lambda _state, _branch, _tree: "no agent is asked")
 
     def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
         """Yield where a merge differs from the one that the changes in its ledger result in."""

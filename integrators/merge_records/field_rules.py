@@ -115,7 +115,7 @@ def make_newest_rule(by: str) -> RuleFunction:
     """
 
     def rule(claims: Sequence[Claim]) -> JsonValue:
-        return max(claims, key=lambda claim: _time_sort_key(get_at(claim.record, by.split(".")))).value
+        return max(claims, key=lambda claim: time_sort_key(get_at(claim.record, by.split(".")))).value
 
     return rule
 
@@ -145,7 +145,7 @@ def _distinct_values(claims: Sequence[Claim]) -> list[JsonValue]:
     return list(distinct.values())
 
 
-def _time_sort_key(value: JsonValue) -> tuple[int, datetime, str]:
+def time_sort_key(value: JsonValue) -> tuple[int, datetime, str]:
     """Return the sort key of a point in time: missing values first, then other texts, then dates."""
     never = datetime.min.replace(tzinfo=timezone.utc)
     if value is None or isinstance(value, bool):

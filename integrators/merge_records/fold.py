@@ -397,11 +397,13 @@ def add_source_trust(
             if decision.rule == "trust" and decision.winner is not None and len(claims) > 1:
                 fields[kinds[decision.source_kind]].append(claims)
     trusts = {kind: estimate_trust(claims, outcomes, kind) for kind, claims in fields.items()}
-    return replace(book, trust={of: trusts[kind] for of, kind in kinds.items()}), (_make_trust_table(trusts.values()),)
+    return replace(book, trust={of: trusts[kind] for of, kind in kinds.items()}), (
+        trust_table(_trust_rows(trusts.values())),
+    )
 
 
-def _make_trust_table(trusts: Iterable[Trust]) -> Table:
-    """Return the sources and their weights as a table of the report, the greatest weight first."""
+def _trust_rows(trusts: Iterable[Trust]) -> list[dict[str, JsonValue]]:
+    """Return the sources and their weights, the greatest weight first."""
     rows: list[dict[str, JsonValue]] = []
     for trust in trusts:
         weights = {name: trust.weights.get(name, DEFAULT_WEIGHT) for name in trust.names.values()}
@@ -416,6 +418,11 @@ def _make_trust_table(trusts: Iterable[Trust]) -> Table:
                     "agreements": round(weights[name] * claims),
                 }
             )
+    return rows
+
+
+def trust_table(rows: Iterable[dict[str, JsonValue]]) -> Table:
+    """Return the sources and their weights as a table of the report."""
     return Table(
         name="trust",
         title="How far each source is trusted",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
+from prefect_dispatch.integrators.audit.recompute_records import recompute_records
 from prefect_dispatch.integrators.base import BaseIntegrator, gap_violations, gaps
 from prefect_dispatch.integrators.crowdkit_adapter import require_crowd_kit
 from prefect_dispatch.integrators.decisions_file import DecisionsFile, FileName
@@ -18,8 +20,9 @@ from prefect_dispatch.integrators.merge_records.field_rules import (
     Rule,
     Rulebook,
     Rules,
+    Trust,
 )
-from prefect_dispatch.integrators.merge_records.fold import add_source_trust
+from prefect_dispatch.integrators.merge_records.fold import add_source_trust, trust_table
 from prefect_dispatch.integrators.merge_records.grouping import RecordIndex, merge_groups, to_outcomes
 from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY, Identities, has_identity
 from prefect_dispatch.integrators.merge_records.linkage import WINDOW
@@ -39,15 +42,15 @@ from prefect_dispatch.serialization.json_text import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from typing_extensions import Self
 
-    from prefect_dispatch.integrators.merge_records.field_rules import Trust
-    from prefect_dispatch.integrators.merge_records.grouping import MergedEntries
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.ledger import Violation
     from prefect_dispatch.models.outcome import Outcome
+    from prefect_dispatch.serialization.json_values import Key
 
 
 class MergeRecords(BaseIntegrator, Strict):
@@ -180,7 +183,7 @@ class MergeRecords(BaseIntegrator, Strict):
             flags=merged.flags,
             proposals=index.proposals(),
             tables=(*index.link_tables(), *trust),
-            rules=describe_rules(self, book, index, merged),
+            rules=describe_rules(self, book, index, merged.considered_choices),
         )
         violations = [
             each.flag
@@ -202,6 +205,28 @@ class MergeRecords(BaseIntegrator, Strict):
         ):
             return None  # a part is not collected if some record has no object there, but would be the next time
         return to_outcomes(merge, self.identities, entries=self.entries)
+
+    def recompute(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Merge | None:  # noqa: ARG002 -- the signature of every integrator
+        """Return the merge that the outcomes result in, without the code that merges them.
+
+        Which identities are similar is computed by the same code, as are the words in which the rules are described.
+        """
+        ranked = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
+        index, book = self.scopes(ranked), self.book
+        expected = recompute_records(ranked, index, book, at=self.entries)
+        book = replace(book, trust={of: Trust(*each) for of, each in expected.trust.items()})
+        tables = (*index.link_tables(), *([trust_table(expected.trust_rows)] if expected.trust else []))
+        whole = Merge(
+            value={self.entries: expected.entries, "gaps": gaps(ranked)},
+            ledger=expected.ledger,
+            fields=expected.fields,
+            proposals=index.proposals(),
+            tables=tables,
+            rules=describe_rules(self, book, index, expected.considered),
+        )
+        misfits = find_record_violations(whole, ranked, briefs, index, book, at=self.entries)
+        flags = (*expected.flags, *(each.flag for each in misfits if each.is_merged))
+        return whole.model_copy(update={"flags": flags})
 
     def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
         """Yield schema violations of records that are not flagged, and gaps that are not reported."""
@@ -305,14 +330,16 @@ _CONFLICTS = {
 _MOST_LISTED = 5  # names; the rest are counted
 
 
-def describe_rules(config: MergeRecords, book: Rulebook, index: RecordIndex, merged: MergedEntries) -> str:
+def describe_rules(
+    config: MergeRecords, book: Rulebook, index: RecordIndex, considered: AbstractSet[tuple[Key, tuple[str, ...]]]
+) -> str:
     """Return in one paragraph how records were identified, and how their fields were merged.
 
     Args:
         config: The integrator.
         book: The rules, with the reliability of the sources.
         index: The records by identity.
-        merged: The result of the merge.
+        considered: Records and fields for which a reviewer's choice was considered.
 
     Example:
         >>> words = MergeRecords(identity=("name",), rules={"year": "max"}).merge([], []).rules
@@ -326,10 +353,12 @@ def describe_rules(config: MergeRecords, book: Rulebook, index: RecordIndex, mer
         location = (
             f"The records of an answer are the list at {config.records!r}; what stands beside it is a record, too."
         )
-    return " ".join([location, *_describe_identity(config, index, merged), *_describe_fields(config, book)])
+    return " ".join([location, *_describe_identity(config, index, considered), *_describe_fields(config, book)])
 
 
-def _describe_identity(config: MergeRecords, index: RecordIndex, merged: MergedEntries) -> Iterator[str]:
+def _describe_identity(
+    config: MergeRecords, index: RecordIndex, considered: AbstractSet[tuple[Key, tuple[str, ...]]]
+) -> Iterator[str]:
     """Yield how records were identified, and which reviewers' decisions could not be followed."""
     # 1. Equal identities.
     texts = [repr(field) for field in config.identity if field != ITEM_KEY]
@@ -372,7 +401,7 @@ def _describe_identity(config: MergeRecords, index: RecordIndex, merged: MergedE
         )
     if unknown := [canonical_json(dict(name)) for name in index.unknown_identities]:
         yield f"Decided on, but named by no record: {join_names(unknown, _MOST_LISTED)}."
-    unapplied = index.unapplied_choices(merged.considered_choices)
+    unapplied = index.unapplied_choices(considered)
     if choices := [f"{choice.field!r} of {canonical_json(dict(choice.record))}" for choice in unapplied]:
         names = join_names(choices, _MOST_LISTED)
         yield f"Chosen for what is no field of that record, or is decided with others: {names}."

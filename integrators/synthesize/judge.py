@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.base import Asker
     from prefect_dispatch.integrators.synthesize.answer_index import Source
     from prefect_dispatch.integrators.synthesize.output_format import Part
+    from prefect_dispatch.models.ledger import Merge
     from prefect_dispatch.models.outcome import Outcome
 
 Label = Literal["supported", "contradicted", "not_found", "not_judged"]
 
+CLAIMS_TABLE = "claims"
+"""Name of the table with the verdicts."""
 VERDICT_TOKENS = 256
 """Tokens reserved for a verdict."""
 MIN_HEADING_WORDS = 3
@@ -166,6 +169,40 @@ def _parse_verdict(claim: Claim, outcome: Outcome, sources: Sequence[Source]) ->
     return Verdict(claim, "not_found", "", why)
 
 
+def read_verdicts(merge: Merge, claims: Sequence[Claim], sources: Sequence[Source]) -> list[Verdict]:
+    """Return the verdicts in the table of claims of a merge.
+
+    Args:
+        merge: The merge; if it has the judge's answers, the verdicts must be these.
+        claims: The claims of what was written, in their order.
+        sources: All answers.
+
+    Raises:
+        ValueError: If the table is missing, or isn't about these claims, or a verdict is not what the judge answered.
+    """
+    tables = [table for table in merge.tables if table.name == CLAIMS_TABLE]
+    rows: list[Any] = [*tables[0].rows] if tables else []
+    answers = [each for each in merge.asked if each.brief == JUDGE_BRIEF.name]
+    verdicts: list[Verdict] = []
+    for at, claim in enumerate(claims, 1):
+        expected = (claim.path, claim.text, ", ".join(map(str, claim.cited)))
+        row: dict[str, Any] = rows[0] if rows else {}
+        if (row.get("path"), row.get("claim"), row.get("cited")) != expected:
+            if claim.is_heading:
+                continue  # too long for the judge: such a heading has no row
+            raise ValueError("the table of claims lacks one of them")
+        rows.pop(0)
+        verdict = Verdict(claim, row["label"], row["sentence"], row["note"])
+        # An earlier merge of the run may have asked about other claims under the same key.
+        given = [_parse_verdict(claim, each, sources) for each in answers if each.item == f"claim-{at}"]
+        if given and verdict not in given:
+            raise ValueError("the judge said something else")
+        verdicts.append(verdict)
+    if rows or not tables:
+        raise ValueError("the table of claims has others, or is missing")
+    return verdicts
+
+
 def add_judge_findings(parts: Sequence[Part], verdicts: Sequence[Verdict]) -> list[Part]:
     """Return the parts with a finding for each claim that the judge found unsupported."""
     found: dict[str, list[Finding]] = {part.path: list(part.findings) for part in parts}
@@ -181,7 +218,7 @@ def add_judge_findings(parts: Sequence[Part], verdicts: Sequence[Verdict]) -> li
 def claims_table(verdicts: Sequence[Verdict]) -> Table:
     """Return the verdicts as a table of the report."""
     return Table(
-        name="claims",
+        name=CLAIMS_TABLE,
         title="What is claimed, and what the judge says of it",
         rows=tuple(
             {

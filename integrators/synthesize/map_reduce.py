@@ -7,6 +7,7 @@ is kept, and no step is paid for twice. Of several drafts the one with the fewes
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import ceil
@@ -33,6 +34,17 @@ BYTES_PER_TOKEN = 3
 """Estimate for an executor that can't count tokens; English has about four bytes per token."""
 DRAFT_SHARE = 8
 """A draft may take one part in eight of the context, so that a revision can hold draft, faults and sources."""
+
+
+DROPPED = re.compile(r"(?s)too long for a context of \d+ tokens|its part could not be written: .*")
+"""Reasons why an answer was left out."""
+NOT_WRITTEN = re.compile(
+    r"(?s)\d+ answers? (?:is|are) too long for a context of \d+ tokens, and only reported verbatim\."
+    r"|The answers were written up in \d+ parts that could not be merged into one\."
+    r"|The part on .* could not be written \(.*\); it is reported verbatim\."
+    r"|\d+ parts? could not be merged \(.*\); they stand one after another\."
+)
+"""Shortfalls of a reduction."""
 
 
 class Node(NamedTuple):

@@ -23,7 +23,14 @@ from prefect_dispatch.integrators.synthesize.answer_index import (
 from prefect_dispatch.models.ledger import FieldRow, Flag
 from prefect_dispatch.models.output_schema import schema_of, validate_output
 from prefect_dispatch.security.escaping import strip_control_chars
-from prefect_dispatch.serialization.json_values import is_leaf, iter_parts, pointer, resolve_pointer
+from prefect_dispatch.serialization.json_values import (
+    get_at,
+    is_identical,
+    is_leaf,
+    iter_parts,
+    pointer,
+    resolve_pointer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -193,6 +200,31 @@ class ProseFormat:
         findings = [*check_prose(text, sources), *check_claims(text, sources)]
         return [Part("", text, cited_numbers(text, len(sources)), findings)]
 
+    def recover_content(self, value: JsonValue, sources: Sequence[Source], outcomes: Sequence[Outcome]) -> JsonValue:
+        """Return the text in a merged value, without marks and without what stands below it.
+
+        Raises:
+            ValueError: If the value is no text.
+        """
+        if not isinstance(value, str):
+            raise ValueError("it is no text")  # noqa: TRY004 -- of data, not of an argument
+        return remove_marks(split_document(value, sources, outcomes)[0])[0]
+
+    def recover_parts(self, value: JsonValue, content: JsonValue, sources: Sequence[Source]) -> list[Part]:  # noqa: ARG002 -- as in the other format
+        """Return the text in a merged value, compared with the answers."""
+        return self.check_parts(content, sources)
+
+    def is_answered(self, content: JsonValue, answers: Iterable[JsonValue]) -> bool:
+        """Return whether a text is one of a model's answers, or consists of several that could not be merged."""
+        texts = sorted({sanitize_prose(str(answer)) for answer in answers}, key=len, reverse=True)
+        rest = str(content)
+        while rest:
+            found = next((text for text in texts if text and (rest == text or rest.startswith(f"{text}\n\n"))), None)
+            if found is None:
+                return False
+            rest = rest[len(found) :].removeprefix("\n\n")
+        return True
+
     def citing_places(self, parts: Sequence[Part], total: int) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield each place that cites answers, in order, with their numbers."""
         for at, sentence in enumerate(Prose(str(parts[0].value), total).claims, 1):
@@ -277,6 +309,36 @@ class StructuredFormat:
         """Return the leaves of the value, compared with the answers."""
         leaves = split_into_leaves(cast("dict[str, Any]", content), len(sources))
         return [Part(VALUE + leaf.path, leaf.value, *check_leaf(leaf, sources)) for leaf in leaves]
+
+    def recover_content(self, value: JsonValue, sources: Sequence[Source], outcomes: Sequence[Outcome]) -> JsonValue:  # noqa: ARG002 -- as above
+        """Return the value that a model wrote, in a merged value.
+
+        Raises:
+            ValueError: If it has none.
+        """
+        if not isinstance(value, dict) or "value" not in value:
+            raise ValueError("it has no value")
+        return {"value": value["value"]}
+
+    def recover_parts(self, value: JsonValue, content: JsonValue, sources: Sequence[Source]) -> list[Part]:
+        """Return the leaves of the value in a merged value, compared with the answers that it names for them."""
+        found = get_at(value, ["cited"])
+        cited: dict[str, Any] = found if isinstance(found, dict) else {}
+        parts: list[Part] = []
+        for path, leaf in iter_parts(get_at(content, ["value"])):
+            if is_leaf(leaf):
+                numbers = cast("list[object]", cited.get(VALUE + path, []))
+                named = [each for each in numbers if isinstance(each, int) and 1 <= each <= len(sources)]
+                parts.append(
+                    Part(VALUE + path, leaf, *check_leaf(Leaf.from_pointer(value, VALUE + path, named), sources))
+                )
+        return parts
+
+    def is_answered(self, content: JsonValue, answers: Iterable[JsonValue]) -> bool:
+        """Return whether a value is one of a model's answers; without any, it is null."""
+        value = get_at(content, ["value"])
+        given = [validate_output(self._inner, get_at(answer, ["value"]))[0] for answer in answers]
+        return any(is_identical(value, each) for each in given) or value is None
 
     def citing_places(self, parts: Sequence[Part], total: int) -> Iterator[tuple[str, tuple[int, ...]]]:  # noqa: ARG002 -- as above
         """Yield each place that cites answers, in order, with their numbers."""

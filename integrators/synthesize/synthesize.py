@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, field_serializer, model_validator
@@ -20,8 +21,9 @@ from prefect_dispatch.integrators.synthesize.judge import (
     describe_judging,
     judge_claims,
     list_claims,
+    read_verdicts,
 )
-from prefect_dispatch.integrators.synthesize.map_reduce import Reducer
+from prefect_dispatch.integrators.synthesize.map_reduce import DROPPED, NOT_WRITTEN, Reducer
 from prefect_dispatch.integrators.synthesize.output_format import (
     WORDING_RULE,
     ProseFormat,
@@ -37,16 +39,16 @@ from prefect_dispatch.models.output_schema import normalize_output
 from prefect_dispatch.security.escaping import count_noun
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from pydantic import JsonValue
     from typing_extensions import Self
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
     from prefect_dispatch.integrators.synthesize.judge import Verdict
-    from prefect_dispatch.integrators.synthesize.map_reduce import ReduceResult
-    from prefect_dispatch.integrators.synthesize.output_format import Draft, DraftFormat
+    from prefect_dispatch.integrators.synthesize.output_format import DraftFormat, Part
     from prefect_dispatch.models.ledger import Violation
     from prefect_dispatch.models.outcome import Outcome
 
@@ -149,9 +151,6 @@ class Synthesize(BaseIntegrator, Strict):
         drafts = [node.draft for node in reduced.nodes if node.draft]
         content = form.combine_drafts(drafts)
         parts = sorted(form.check_parts(content, sources), key=lambda part: part.path)
-        places = {
-            number: place for place, numbers in [*form.citing_places(parts, len(sources))][::-1] for number in numbers
-        }
         # 2. Have the claims of the result judged.
         verdicts: list[Verdict] = []
         if self.judge is not None:
@@ -160,20 +159,110 @@ class Synthesize(BaseIntegrator, Strict):
             )
             parts = add_judge_findings(parts, verdicts)
         # 3. Mark and flag what is unverified, and append what is not cited.
+        return self._render(
+            content,
+            parts,
+            verdicts,
+            outcomes,
+            is_written=bool(drafts),
+            dropped=reduced.dropped,
+            shortfalls=reduced.shortfalls,
+            rules=self._describe_rules(
+                describe_executor(writer), reduced.levels, self._context_of(writer), verdicts, len(sources)
+            ),
+        )
+
+    def _render(
+        self,
+        content: JsonValue,
+        parts: Sequence[Part],
+        verdicts: Sequence[Verdict],
+        outcomes: Sequence[Outcome],
+        *,
+        is_written: bool,
+        dropped: Mapping[int, str],
+        shortfalls: Sequence[str],
+        rules: str,
+    ) -> Merge:
+        """Return the merge of what was written.
+
+        Args:
+            content: What was written.
+            parts: Its parts, compared with the answers.
+            verdicts: The judge's verdicts.
+            outcomes: All outcomes.
+            is_written: Whether there is any draft.
+            dropped: Reasons why answers were left out, by their numbers.
+            shortfalls: What could not be written.
+            rules: How it was written and checked.
+        """
+        sources, form = number_answers(outcomes), self._form
+        places = {
+            number: place for place, numbers in [*form.citing_places(parts, len(sources))][::-1] for number in numbers
+        }
         value, fields, flags = form.render_result(content, parts, sources, outcomes)
         rows = [row for outcome in outcomes if (row := unanswered(outcome))]
         for source in sources:
-            why = f"also reported: {reduced.dropped.get(source.number, 'not cited by the model')}"
+            why = f"also reported: {dropped.get(source.number, 'not cited by the model')}"
             reason = places.get(source.number, why)
             rows.append(LedgerRow(brief=source.ref.brief, item=source.ref.item, disposition="merged", reason=reason))
         return Merge(
             value=value,
             ledger=tuple(rows),
             fields=fields if sources else (),
-            rules=self._describe_rules(writer, reduced, verdicts, len(sources)),
+            rules=rules,
             flags=flags,
             tables=(claims_table(verdicts),) if self.judge is not None else (),
-            shortfalls=(*reduced.shortfalls, *self._shortfalls(str(content), drafts, verdicts, len(sources))),
+            shortfalls=(*shortfalls, *self._shortfalls(content, parts, verdicts, len(sources), is_written=is_written)),
+        )
+
+    def recompute(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Merge | None:  # noqa: ARG002 -- the signature of every integrator
+        """Return the merge that follows from what was written and what the judge said, as the merge has both.
+
+        If the run kept the answers of writer and judge, what was written must be among them, and so must the verdicts.
+
+        Raises:
+            ValueError: If the merge has no such text, value or verdicts, or they are not those that were answered.
+        """
+        sources, form = number_answers(outcomes), self._form
+        # 1. What was written.
+        content = form.recover_content(merge.value, sources, outcomes)
+        parts = sorted(form.recover_parts(merge.value, content, sources), key=lambda part: part.path)
+        asked = [each for each in merge.asked if each.status == "succeeded"]
+        drafts = [each.value for each in asked if each.brief != JUDGE_BRIEF.name]
+        if merge.asked and sources and not form.is_answered(content, drafts):
+            raise ValueError("no answer of the writer says so")
+        # 2. What the judge said.
+        verdicts: list[Verdict] = []
+        if self.judge is not None:
+            verdicts = read_verdicts(merge, list_claims(parts, len(sources)), sources)
+            parts = add_judge_findings(parts, verdicts)
+        # 3. What could not be written, and how it was written, is known of the merge alone; the form must be right.
+        dropped = {
+            source.number: reason
+            for source in sources
+            for row in merge.ledger
+            if (row.brief, row.item) == (source.ref.brief, source.ref.item)
+            and (reason := row.reason.removeprefix("also reported: ")) != row.reason
+            and DROPPED.fullmatch(reason)
+        }
+        shortfalls = [each for each in merge.shortfalls if NOT_WRITTEN.fullmatch(each)]
+        written = _HOW_WRITTEN.match(merge.rules)
+        if written is None:
+            raise ValueError("its rules don't say how it was written")
+        writer = describe_executor(self.executor) if self.executor else written[1][:1].lower() + written[1][1:]
+        context = self.context_tokens or int(written[3])
+        rules = self._describe_rules(writer, int(written[2]), context, verdicts, len(sources))
+        is_written = content not in ("", {"value": None}) or any(map(_CITES_NONE.fullmatch, merge.shortfalls))
+        return self._render(
+            content,
+            parts,
+            verdicts,
+            outcomes,
+            is_written=is_written,
+            dropped=dropped,
+            shortfalls=shortfalls,
+            rules=rules,
         )
 
     @property
@@ -184,30 +273,31 @@ class Synthesize(BaseIntegrator, Strict):
         """Return the context in tokens: as configured, else as known for the model, else the assumed one."""
         return self.context_tokens or BaseExecutor.of(executor).context_tokens() or ASSUMED_CONTEXT
 
-    def _shortfalls(self, text: str, drafts: Sequence[Draft], verdicts: Sequence[Verdict], total: int) -> Iterator[str]:
+    def _shortfalls(
+        self, content: JsonValue, parts: Sequence[Part], verdicts: Sequence[Verdict], total: int, *, is_written: bool
+    ) -> Iterator[str]:
         """Yield a sentence on each section that is missing, on missing citations, and on claims without a verdict."""
-        missing = find_missing_sections(text, self.sections) if drafts else []
+        missing = find_missing_sections(str(content), self.sections) if is_written else []
         yield from (f"The text has no section {name!r}, though it was sent back for it." for name in missing)
-        if drafts and not any(draft.cited for draft in drafts):
+        if is_written and not any(part.cited for part in parts):
             yield f"What was written cites none of the {total} answers; trust nothing in it."
         if unjudged := [verdict.why for verdict in verdicts if verdict.label == "not_judged"]:
             yield (
                 f"{len(unjudged)} of {len(verdicts)} claims could not be judged ({', '.join(sorted(set(unjudged)))})."
             )
 
-    def _describe_rules(self, writer: Executor, reduced: ReduceResult, verdicts: Sequence[Verdict], total: int) -> str:
+    def _describe_rules(self, who: str, levels: int, context: int, verdicts: Sequence[Verdict], total: int) -> str:
         """Return how the result was written and checked, as one paragraph for the report."""
         kind, below, marks = (
             ("a text", "Also reported", "marked [unverified] in the text and flagged")
             if self.output == "text"
             else ("a value by a schema", "also_reported", "flagged, and listed under 'unverified'")
         )
-        who = describe_executor(writer)
         opinion = f" {describe_judging(verdicts, describe_executor(self.judge))}" if self.judge else ""
         return (
             f"{who[:1].upper()}{who[1:]} wrote {kind} of {count_noun(total, 'answer')} in "
-            f"{count_noun(reduced.levels, 'step')}: first parts, then parts of parts, each question and its answer "
-            f"within {self._context_of(writer)} tokens. It had to cite every answer by its number, the place of the "
+            f"{count_noun(levels, 'step')}: first parts, then parts of parts, each question and its answer "
+            f"within {context} tokens. It had to cite every answer by its number, the place of the "
             "answer in the order of items and briefs. A draft was sent back for what is wrong with it, at most "
             f"{count_noun(self.reasks, 'time')}, and the one with the fewest faults was kept. An answer that is not "
             f"cited stands word for word under '{below}'. A number, a date or a quotation must stand in one of the "
@@ -220,6 +310,10 @@ class Synthesize(BaseIntegrator, Strict):
             "flag is a reason to look, and no flag is no proof."
         )
 
+
+_HOW_WRITTEN = re.compile(r"(.+?) wrote a (?:text|value by a schema) of .*? in (\d+) steps?: .*? within (\d+) tokens\.")
+"""How a synthesis was written, in the description of its rules: by whom, in how many steps, within how many tokens."""
+_CITES_NONE = re.compile(r"What was written cites none of the \d+ answers; trust nothing in it\.")
 
 # The prompts: a changed text makes stored answers useless.
 

@@ -139,7 +139,7 @@ def build_questions(brief: Brief, contest: Contest, pair: Pair, context: Mapping
     for one, two in (pair, pair[::-1]):
         first, second = contest.variant(one), contest.variant(two)
         value: dict[str, JsonValue] = {**context, "first": first.value, "second": second.value}
-        asked.append(Question(brief=brief, item=Item(key=f"{first.label} | {second.label}", value=value)))
+        asked.append(Question(brief=brief, item=Item(key=_question_key(contest, (one, two)), value=value)))
     return asked
 
 
@@ -172,6 +172,29 @@ def read_matches(merge: Merge) -> list[Match]:
     """
     [rows] = [each.rows for each in merge.tables if each.name == MATCHES_TABLE]
     return [_parse_match({name: str(cell) for name, cell in row.items()}) for row in rows]
+
+
+def require_judged(matches: Iterable[Match], contests: Iterable[Contest], asked: Iterable[Outcome]) -> None:
+    """Check that the verdicts of matches are those that a judge gave, as far as its answers are known.
+
+    Raises:
+        KeyError: If a match is of no contest here, or of no variant in it.
+        ValueError: If the judge said something else.
+    """
+    verdicts: dict[str, list[Verdict]] = {}
+    for outcome in asked:
+        verdicts.setdefault(outcome.item, []).append(Verdict.from_outcome(outcome))
+    by_name = {contest.name: contest for contest in contests} if verdicts else {}
+    for match in matches if verdicts else ():
+        one, two = match.pair
+        for pair, verdict in (((one, two), match.in_order), ((two, one), match.in_reverse)):
+            if verdict not in verdicts.get(_question_key(by_name[match.contest], pair), []):
+                raise ValueError("the judge said something else")
+
+
+def _question_key(contest: Contest, pair: Pair) -> str:
+    first, second = map(contest.variant, pair)
+    return f"{first.label} | {second.label}"
 
 
 def _parse_match(row: Mapping[str, str]) -> Match:

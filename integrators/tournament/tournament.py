@@ -31,6 +31,7 @@ from prefect_dispatch.integrators.tournament.matches import (
     judge_brief,
     play_matches,
     read_matches,
+    require_judged,
 )
 from prefect_dispatch.integrators.tournament.ranking import CONFIDENCE, PRIOR_SD, require_library
 from prefect_dispatch.integrators.tournament.results import (
@@ -322,16 +323,18 @@ class Tournament(BaseIntegrator, Strict):
         )
         return self._merge_by_judge(outcomes, matches)
 
-    def recompute(self, merge: Merge, outcomes: Sequence[Outcome]) -> Merge:
+    def recompute(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Merge | None:  # noqa: ARG002 -- the signature of every integrator
         """Return the merge recomputed from the outcomes, and from the matches that a merge has as evidence.
 
         Raises:
             LookupError: If a column of the table is missing, or a match is of no contest or variant of these outcomes.
-            ValueError: If the table of matches is missing or malformed.
+            ValueError: If the table of matches is missing or malformed, or the judge said something else.
         """
-        return (
-            self._merge_by_judge(outcomes, read_matches(merge)) if self.criterion else self._merge_by_figures(outcomes)
-        )
+        if not self.criterion:
+            return self._merge_by_figures(outcomes)
+        matches = read_matches(merge)
+        require_judged(matches, group_contests(outcomes), merge.asked)
+        return self._merge_by_judge(outcomes, matches)
 
     def _merge_by_judge(self, outcomes: Sequence[Outcome], matches: Sequence[Match]) -> Merge:
         rules = judge_rules(self.criterion, self.matches, self.judge)

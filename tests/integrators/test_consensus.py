@@ -357,11 +357,11 @@ def test_votes_are_counted_again() -> None:
     def stray(merge: dict[str, Any]) -> None:
         merge["fields"].append({**merge["fields"][0], "path": "/gaps"})
 
-    assert laws(votes("x", "x", "y"), outvote) == ["precision at /answers/0/value: another answer has more votes."]
-    assert "precision at /answers/0/value: it isn't what more than half have in their lists." in laws(
-        votes(["a", "b"], ["a"], ["a", "c"]), unlist
-    )
-    assert "precision at /gaps: a field row is about no answer." in laws(votes("x", "y"), stray)
+    value = "precision at /answers/0/value: recomputed from the evidence, it differs."
+    rows = "precision at /: recomputed from the evidence, its 'fields' differs."
+    assert {value, rows} <= {*laws(votes("x", "x", "y"), outvote)}
+    assert {value, rows} <= {*laws(votes(["a", "b"], ["a"], ["a", "c"]), unlist)}
+    assert rows in laws(votes("x", "y"), stray)
 
 
 def test_too_few_answers() -> None:

@@ -510,7 +510,7 @@ def test_a_record_that_does_not_fit_needs_its_flag() -> None:
     brief = Brief.model_validate({"name": "terms", "instructions": "Read.", "output": A_OR_B})
     said, integrator = [say("a", A), say("b", B)], MergeRecords(identity=("name",))
     bare = integrator.merge([brief], said).model_copy(update={"flags": ()})
-    assert {found.law for found in audit(bare, said, [brief], integrator)} == {"idempotence", "schema"}
+    assert {found.law for found in audit(bare, said, [brief], integrator)} == {"precision", "schema"}
     alone = [say("a", {**A, **B})]
     assert [found.law for found in audit(integrator.merge([brief], alone), alone, [brief], integrator)] == ["schema"]
 

@@ -253,7 +253,7 @@ def bend_all_the_way(data: st.DataObject, merge: Merge) -> Merge:
     """Change a verdict and everything that follows from it: only the judge's own answers can show that."""
     bent = change_verdict(data, merge)
     try:
-        return JUDGED.recompute(bent, LAST)
+        return cast("Merge", JUDGED.recompute(bent, LAST, []))
     except Exception:
         assume(False)  # noqa: FBT003 -- hypothesis' own way to pass an example over
         raise

@@ -238,7 +238,8 @@ def test_many_reasons_for_failure_are_cut() -> None:
     merge = LARGER.merge_asking([], variants(*range(9)), Bench(larger))
     rows = [{**row, "one_first": "failed", "reason_one_first": str(row["one"]) * 2} for row in table(merge, "matches")]
     rows[0] = table(merge, "matches")[0]
-    again = LARGER.recompute(with_rows(merge, "matches", rows), variants(*range(9)))
+    again = LARGER.recompute(with_rows(merge, "matches", rows), variants(*range(9)), [])
+    assert again is not None
     assert again.shortfalls[0].startswith("35 of 36 matches could not be judged in both orders (")
     assert again.shortfalls[0].endswith("more reasons).")
 
