@@ -336,7 +336,7 @@ _TABLES = {
     ),
     "environments": (
         "Environments",
-        "One row for each environment. `error` counts what is wrong with a run itself, too, which `why` tells.",
+        "One row for each environment. `error` counts what is wrong with a run itself, too, which `why` names.",
     ),
     "differences": (
         "Tests that differ between environments",

@@ -197,7 +197,7 @@ def emit_file_assets(report: Report, files: Sequence[str], items: Source, folder
     """
     metadata = {"status": report.status, "message": report.message[:1000]}
     emit_materializations(
-        [asset_key(file) if is_url(file) else file_key(Path(file).resolve()) for file in files],
+        [asset_key(file) if "://" in file else file_key(Path(file).resolve()) for file in files],
         made_of=input_assets(items, folder),
         metadata={**metadata},
     )

@@ -20,23 +20,31 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING
+from operator import eq
+from typing import TYPE_CHECKING, Any
 
 from prefect_dispatch.integrators.audit.cited import CitedAudit
 from prefect_dispatch.integrators.audit.coverage import Trace, precision_violation
-from prefect_dispatch.integrators.audit.differences import COMPARED, difference_violations, is_part_equal
 from prefect_dispatch.integrators.base import BaseIntegrator, Integrator, copy_mutable_value
 from prefect_dispatch.integrators.run_merge import gc_paused, merge_digest, run_integrator
-from prefect_dispatch.models.ledger import Ref, Violation, sort_key
+from prefect_dispatch.models.ledger import Merge, Ref, Violation, sort_key
 from prefect_dispatch.security.redaction import safe_message
-from prefect_dispatch.serialization.json_values import is_identical
+from prefect_dispatch.serialization.json_text import iter_json_chunks
+from prefect_dispatch.serialization.json_values import exact_text, is_identical, pointer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
+    from pydantic import JsonValue
+
     from prefect_dispatch.models.brief import Brief
-    from prefect_dispatch.models.ledger import LedgerRow, Merge
+    from prefect_dispatch.models.ledger import LedgerRow
     from prefect_dispatch.models.outcome import Outcome
+
+
+COMPARED = tuple(name for name in Merge.model_fields if name != "asked")
+"""The parts of a merge that are compared; `asked` is filled in by the run."""
+_UNORDERED = ("ledger", "fields")
 
 
 def _recompute(
@@ -273,3 +281,56 @@ def _cycle_violations(by: Mapping[Ref, Ref]) -> Iterator[Violation]:
 
 def _conservation_violation(ref: Ref | str, message: str) -> Violation:
     return Violation(law="conservation", where=str(ref), message=message)
+
+
+def is_part_equal(one: Merge, other: Merge, name: str) -> bool:
+    """Return whether a part of two merges is equal; the rows of `ledger` and `fields` may be in any order.
+
+    Args:
+        one: A merge.
+        other: Another merge.
+        name: The name of the part.
+    """
+    left, right = getattr(one, name), getattr(other, name)
+    if name == "value":
+        return is_identical(left, right)
+    # 1. Fast path: rows are mostly in the same order, and the keys of objects, too.
+    if len(left) == len(right) and all(map(eq, iter_json_chunks(left), iter_json_chunks(right))):
+        return True
+    # 2. Else the content of each row counts.
+    rows = (_row_texts(left, is_sorted=name in _UNORDERED), _row_texts(right, is_sorted=name in _UNORDERED))
+    return rows[0] == rows[1]
+
+
+def _row_texts(rows: Any, *, is_sorted: bool) -> list[str]:  # noqa: ANN401 -- rows of any model, or a text
+    texts = [exact_text(row if isinstance(row, str) else row.model_dump(mode="json")) for row in rows]
+    return sorted(texts) if is_sorted else texts
+
+
+def difference_violations(merge: Merge, expected: Merge, *, unknown: Collection[str] = ()) -> Iterator[Violation]:
+    """Yield a violation for each part of a merge that differs from the expected one.
+
+    Args:
+        merge: The merge.
+        expected: The merge as it was recomputed from the outcomes and from evidence.
+        unknown: Names of parts that are not known of the merge.
+    """
+    for path in _differing_paths("", merge.value, expected.value):
+        yield precision_violation(path or "/", "recomputed from the evidence, it differs.")
+    for name in COMPARED:
+        if name != "value" and name not in unknown and not is_part_equal(merge, expected, name):
+            yield precision_violation("/", f"recomputed from the evidence, its {name!r} differs.")
+
+
+def _differing_paths(path: str, one: JsonValue, two: JsonValue) -> Iterator[str]:
+    """Yield the JSON Pointers of the innermost parts in which two values differ."""
+    if is_identical(one, two):
+        return
+    if isinstance(one, dict) and isinstance(two, dict) and one.keys() == two.keys():
+        for name in one:
+            yield from _differing_paths(path + pointer(name), one[name], two[name])
+    elif isinstance(one, list) and isinstance(two, list) and len(one) == len(two):
+        for at, (left, right) in enumerate(zip(one, two, strict=True)):
+            yield from _differing_paths(path + pointer(at), left, right)
+    else:
+        yield path

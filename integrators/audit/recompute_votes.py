@@ -288,7 +288,7 @@ def _assemble(verdicts: Sequence[Verdict]) -> JsonValue:
 
 
 def _ledger(outcomes: Sequence[Outcome], decisions: Sequence[FieldDecision]) -> Iterator[LedgerRow]:
-    """Yield the ledger row of each outcome: it gives a winner, or lost a vote, or said the same as another one."""
+    """Yield the ledger row of each outcome: it gives a winner, or lost a vote, or was the same as another one."""
     needed = {claim.rank[-1] for decision in decisions for claim in decision.carriers}
     lost: dict[int, dict[int, FieldDecision]] = defaultdict(dict)
     same: dict[int, FieldDecision] = {}

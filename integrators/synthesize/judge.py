@@ -196,7 +196,7 @@ def read_verdicts(merge: Merge, claims: Sequence[Claim], sources: Sequence[Sourc
         # An earlier merge of the run may have asked about other claims under the same key.
         given = [_parse_verdict(claim, each, sources) for each in answers if each.item == f"claim-{at}"]
         if given and verdict not in given:
-            raise ValueError("the judge said something else")
+            raise ValueError("the judge answered something else")
         verdicts.append(verdict)
     if rows or not tables:
         raise ValueError("the table of claims has others, or is missing")

@@ -217,7 +217,7 @@ class Synthesize(BaseIntegrator, Strict):
         )
 
     def recompute(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Merge | None:  # noqa: ARG002 -- the signature of every integrator
-        """Return the merge that follows from what was written and what the judge said, as the merge has both.
+        """Return the merge that follows from what was written and what the judge answered, as the merge has both.
 
         If the run kept the answers of writer and judge, what was written must be among them, and so must the verdicts.
 
@@ -232,7 +232,7 @@ class Synthesize(BaseIntegrator, Strict):
         drafts = [each.value for each in asked if each.brief != JUDGE_BRIEF.name]
         if merge.asked and sources and not form.is_answered(content, drafts):
             raise ValueError("no answer of the writer says so")
-        # 2. What the judge said.
+        # 2. What the judge answered.
         verdicts: list[Verdict] = []
         if self.judge is not None:
             verdicts = read_verdicts(merge, list_claims(parts, len(sources)), sources)

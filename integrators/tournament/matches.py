@@ -179,7 +179,7 @@ def require_judged(matches: Iterable[Match], contests: Iterable[Contest], asked:
 
     Raises:
         KeyError: If a match is of no contest here, or of no variant in it.
-        ValueError: If the judge said something else.
+        ValueError: If the judge answered something else.
     """
     verdicts: dict[str, list[Verdict]] = {}
     for outcome in asked:
@@ -189,7 +189,7 @@ def require_judged(matches: Iterable[Match], contests: Iterable[Contest], asked:
         one, two = match.pair
         for pair, verdict in (((one, two), match.in_order), ((two, one), match.in_reverse)):
             if verdict not in verdicts.get(_question_key(by_name[match.contest], pair), []):
-                raise ValueError("the judge said something else")
+                raise ValueError("the judge answered something else")
 
 
 def _question_key(contest: Contest, pair: Pair) -> str:

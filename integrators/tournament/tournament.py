@@ -328,7 +328,7 @@ class Tournament(BaseIntegrator, Strict):
 
         Raises:
             LookupError: If a column of the table is missing, or a match is of no contest or variant of these outcomes.
-            ValueError: If the table of matches is missing or malformed, or the judge said something else.
+            ValueError: If the table of matches is missing or malformed, or the judge answered something else.
         """
         if not self.criterion:
             return self._merge_by_figures(outcomes)

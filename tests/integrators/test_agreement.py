@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.integrators.consensus.consensus import krippendorff, score_similarity
+from prefect_dispatch.integrators.consensus.agreement import krippendorff, score_similarity
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

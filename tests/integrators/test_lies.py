@@ -183,7 +183,7 @@ def test_a_verdict_that_no_judge_gave_is_found() -> None:
     [table] = kept.tables
     [row] = table.rows
     messages = {
-        "the judge said something else": [{**row, "label": "supported"}],
+        "the judge answered something else": [{**row, "label": "supported"}],
         "the table of claims lacks one of them": [],
         "the table of claims has others, or is missing": [row, row],
     }
@@ -205,7 +205,7 @@ def test_a_match_that_no_judge_decided_is_found() -> None:
     bent = kept.model_copy(
         update={"tables": tuple(each if each.name != "matches" else with_rows(each, rows) for each in kept.tables)}
     )
-    assert any("the judge said something else" in each for each in lying(tournament, bent, said))
+    assert any("the judge answered something else" in each for each in lying(tournament, bent, said))
 
 
 def with_rows(table: Table, rows: Sequence[dict[str, JsonValue]]) -> Table:

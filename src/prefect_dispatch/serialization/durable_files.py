@@ -51,7 +51,7 @@ def write_atomically(path: Path | str, parts: Iterable[bytes], *, durable: bool 
     """
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name[:100]}-{uuid4().hex}")  # noqa: PTH118 -- see above
-    # 1. Write a temporary file in the same folder: nobody else may read it if the existing one is private.
+    # 1. Write a temporary file in the same folder: others may not read it if the existing one is private.
     mode = _mode_of_file(path)
     handle = _create(temporary, 0o666 if mode is None else 0o600)
     try:
