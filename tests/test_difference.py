@@ -46,8 +46,9 @@ def test_fields_beside_the_entries_differ_by_name() -> None:
 
 def test_entries_differ_by_their_names() -> None:
     """By brief and item, by identity, or by their content; several of one name are compared as a whole."""
-    before: JsonValue = {"answers": [{"brief": "b", "item": "x", "value": 1}, 7, 7], "records": [{"name": "m", "n": 1}]}
-    after: JsonValue = {"answers": [{"brief": "b", "item": "x", "value": 2}, 7], "records": [{"name": "m", "n": 1}] * 2}
+    record: JsonValue = {"name": "m", "n": 1}
+    before: JsonValue = {"answers": [{"brief": "b", "item": "x", "value": 1}, 7, 7], "records": [record]}
+    after: JsonValue = {"answers": [{"brief": "b", "item": "x", "value": 2}, 7], "records": [record, record]}
     assert difference(before, after) == [
         "  ~ answers, b/x: value 1 -> 2",
         "  - answers: 7",

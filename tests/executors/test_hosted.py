@@ -608,8 +608,8 @@ def test_half_a_character_is_sent_escaped(provider: Provider) -> None:
 
 def test_the_authorities_are_litellms() -> None:
     """Of providers with a certificate."""
-    assert hosted_providers._tls("http://127.0.0.1") is True  # noqa: SLF001 -- no test can have a provider's certificate
-    assert hosted_providers._tls("https://api.example") not in (None, False)  # noqa: SLF001 -- as above
+    assert hosted_providers.tls_settings("http://127.0.0.1") is True
+    assert hosted_providers.tls_settings("https://api.example") not in (None, False)
 
 
 @pytest.mark.slow

@@ -173,8 +173,8 @@ def test_the_page_of_a_deployments_run_is_kept_for_the_page_server(
     address = PageAddress(port=4711, secret="ab" * 32)
     save_address(address)
     assert publish_page(report(), Output(out), (), (), is_deployed=False) == (PagePlaces(str(out / PAGE)), [])
-    for folder in (None, out):
-        places, lacking = publish_page(report(), folder and Output(folder), (), (), is_deployed=True)
+    for folder in (None, Output(out)):
+        places, lacking = publish_page(report(), folder, (), (), is_deployed=True)
         kept = tmp_path / "state" / "reports" / "pages" / address.page_id("None")
         assert GENERATOR in kept.read_text("utf-8")
         assert places == (str(out / PAGE) if folder else "", f"http://127.0.0.1:4711/{kept.name}/report.html")

@@ -164,7 +164,7 @@ async def ask_provider(litellm: Any, route: Route, request: Mapping[str, Any], e
     """
     # 1. Send it.
     chat: list[dict[str, str]] = request["messages"]
-    response, content = await post(route.url, route.build_body(chat), route.headers, exchange, _tls(route.url))
+    response, content = await post(route.url, route.build_body(chat), route.headers, exchange, tls_settings(route.url))
     if response.status >= HTTPStatus.MULTIPLE_CHOICES:
         raise _map_response(litellm, route, response.status, response.headers, content)
     # 2. Convert the response.
@@ -362,7 +362,7 @@ def _map_error(litellm: Any, route: Route, error: Exception) -> Exception:  # no
     return error
 
 
-def _tls(url: str) -> SSLContext | bool:
+def tls_settings(url: str) -> SSLContext | bool:
     """Return litellm's settings of TLS, which are certifi's authorities unless the environment has others."""
     if not url.startswith("https:"):
         return True
