@@ -70,6 +70,7 @@ def page(results: Results) -> str:
         "reached": goals.create_goals_table(results),
         "throughput": "\n\n".join(_throughput(results, str(load)) for load in (THOUSAND, FIVE_THOUSAND, VARIED)),
         "overhead": _rows(results, "overhead"),
+        "hosted": _hosted(results),
         "start": _start(results),
         "stored": _stored(results),
         "kept": _kept(results),
@@ -132,6 +133,22 @@ def _listed(results: Results, rows: list[Row], measure: str = "") -> str:
         yield figure(row, "busy", 1)
 
     return table(heads, map(line, rows)) if rows else "Not measured yet."
+
+
+def _hosted(results: Results) -> str:
+    heads = ("way", "workload", "s", f"{TIMES} ideal", "calls alone", "client ms/item", "server ms/item", "MB")
+    names = ("seconds", "ratio", "calls", "cpu_ms", "server_cpu_ms")
+    lines = [
+        [
+            _name(row),
+            row["load"],
+            *(figure(row, name) for name in names),
+            figure(row, "rss_mb", 0),
+            figure(row, "busy", 1),
+        ]
+        for row in results.rows("hosted")
+    ]
+    return table((*heads, "load before"), lines) if lines else "Not measured yet."
 
 
 def _start(results: Results) -> str:
