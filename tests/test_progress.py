@@ -9,9 +9,13 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 
 from prefect_dispatch import Brief, Limits, dispatch
+from prefect_dispatch.flows import publish
+from prefect_dispatch.flows.publish import LiveProgress
 from prefect_dispatch.models.outcome import Outcome, Usage
 from prefect_dispatch.reporting.progress import Progress, estimate_seconds_left, format_duration, progress_listener
+from prefect_dispatch.tasks.plan import Plan
 from prefect_dispatch.testing import ScriptedExecutor
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,3 +119,27 @@ def erase(tell: Callable[[str], None]) -> Callable[[Any], str]:
         return "done"
 
     return script
+
+
+@pytest.mark.usefixtures("store")
+def test_a_progress_that_cannot_be_created_costs_no_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Prefect's API may refuse the artifact; a run of which nothing is known yet updates none."""
+    brief, plan = Brief(name="b", instructions="Do."), Plan.model_construct(work=1, stored=0, shared=0)
+
+    @flow
+    def show() -> None:
+        with LiveProgress([brief], plan):
+            pass
+        monkeypatch.setattr(publish, "create_progress_artifact", refuse)
+        with LiveProgress([brief], plan) as live:
+            wait_until(lambda: "Progress can't be shown" in caplog.text, "it is logged")
+            live(Progress(total=1, done=1))
+
+    show()
+
+
+def refuse(**_: object) -> None:
+    """Refuse an artifact."""
+    raise ValueError("no artifacts here")

@@ -26,6 +26,7 @@ MATRIX = "flow: test_matrix\naxes: {a: [b]}\ncommand: 'true'\n"
 CHANGES = [
     ("limits.concurrency=-1", "limits.concurrency: Input should be greater than or equal to 1 (it is -1)"),
     ("limits.concurrency=1.5", "limits.concurrency: must be a whole number"),
+    ("items={list: [{id: 1}, {x: 2}], key: id}", "items.list[1]: no field 'id'"),
     (
         "limits.concurrency=.nan",
         "'limits.concurrency=.nan': the value can't be read as YAML: line 1: .nan is no number",

@@ -224,6 +224,9 @@ class Synthesize(BaseIntegrator, Strict):
         Raises:
             ValueError: If the merge has no such text, value or verdicts, or they are not those that were answered.
         """
+        written = _HOW_WRITTEN.match(merge.rules)
+        if written and WORDING_RULE not in merge.rules and not merge.asked:
+            return None  # it was merged by an earlier version, which compared no wording
         sources, form = number_answers(outcomes), self._form
         # 1. What was written.
         content = form.recover_content(merge.value, sources, outcomes)
@@ -247,7 +250,6 @@ class Synthesize(BaseIntegrator, Strict):
             and DROPPED.fullmatch(reason)
         }
         shortfalls = [each for each in merge.shortfalls if NOT_WRITTEN.fullmatch(each)]
-        written = _HOW_WRITTEN.match(merge.rules)
         if written is None:
             raise ValueError("its rules don't say how it was written")
         writer = describe_executor(self.executor) if self.executor else written[1][:1].lower() + written[1][1:]

@@ -193,6 +193,16 @@ def test_a_report_without_its_briefs_takes_those_of_the_job(
     assert main(["merge", str(folder), "--rules", str(tmp_path / "job.yaml")]) == COMPLETE
 
 
+def test_a_page_that_cannot_be_written_is_said(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other files are written."""
+    (tmp_path / "again" / "report.html" / "kept").mkdir(parents=True)
+    assert main(["merge", str(folder), "--out", str(tmp_path / "again")]) == COMPLETE
+    assert "report.html was not written; the other files are." in capsys.readouterr().err
+    assert (tmp_path / "again" / "report.json").is_file()
+
+
 def test_rules_that_do_not_fit_fail(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An integrator that raises is a failure with its reason."""
     (tmp_path / "mine.py").write_text("def largest(values):\n    raise ValueError('no year')\n")

@@ -355,3 +355,13 @@ def test_what_a_run_publishes_holds(kind: str, store: Path, tmp_path: Path) -> N
     assert ("the merge, computed once more" in found.checked) == (kind != "synthesize")
     change(folder / "report.json", _drop_row)
     assert audit_report(folder).violations != ()
+
+
+def test_expected_answers_are_not_in_a_report(tmp_path: Path) -> None:
+    """So a table of accuracy can't be computed again, which is said."""
+    integrator = Collate(expected="right.csv")
+    file = publish(tmp_path, Collate(), records())
+    report = json.loads(file.read_text())
+    report["run"]["integrator"] = integrator.model_dump(mode="json")
+    file.write_text(json.dumps(report))
+    assert any("The expected answers in " in each for each in audit_report(file).unchecked)
