@@ -129,6 +129,8 @@ def test_a_brief_that_is_the_same_for_all() -> None:
     found = told(report, [brief], items)
     assert [each["prompt"] for each in found["block-0"]] == [{}] * 3
     assert found["report"]["briefs"]["licence-terms"]["checks"] == [["max_words, field name, words 8"]]
+    braces = told(report, [brief.model_copy(update={"instructions": "Name it as { here"})], items)
+    assert [each["prompt"] for each in braces["block-0"]] == [{}] * 3
 
 
 def test_nothing_hostile_is_active() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import PrefectHTTPStatusError
 
-from prefect_dispatch.tasks.shards.deployment_runner import offline_workers
+from prefect_dispatch.tasks.shards.deployment_runner import is_transient_api_error, offline_workers
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -45,3 +47,12 @@ def test_a_worker_without_heartbeats_is_lost(pool: str) -> None:
 def test_a_pool_without_workers_loses_none() -> None:
     """Nothing is asked."""
     assert offline_workers(None) == frozenset()
+
+
+@pytest.mark.parametrize(("status", "is_transient"), [(429, True), (503, True), (404, False), (422, False)])
+def test_an_error_of_the_api_may_pass(status: int, is_transient: bool) -> None:  # noqa: FBT001 -- a parameter of the test
+    """A server that is too busy or broken is asked again; one that refuses is not."""
+    response = httpx.Response(status, request=httpx.Request("GET", "http://127.0.0.1/api"))
+    with pytest.raises(httpx.HTTPStatusError) as raised:
+        response.raise_for_status()
+    assert is_transient_api_error(PrefectHTTPStatusError.from_httpx_error(raised.value)) is is_transient
