@@ -126,7 +126,17 @@ def test_a_progress_that_cannot_be_created_costs_no_run(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Prefect's API may refuse the artifact; a run of which nothing is known yet updates none."""
-    brief, plan = Brief(name="b", instructions="Do."), Plan.model_construct(work=1, stored=0, shared=0)
+    brief = Brief(name="b", instructions="Do.")
+    plan = Plan(
+        **dict.fromkeys(("briefs", "items", "work", "to_ask"), 1),
+        **dict.fromkeys(("stored", "shared", "prompt_tokens", "completion_tokens"), 0),
+        cost_usd=None,
+        seconds_in_turn=1.0,
+        seconds_in_parallel=1.0,
+        basis="",
+        recommendation="fan-out",
+        advice="",
+    )
 
     @flow
     def show() -> None:
