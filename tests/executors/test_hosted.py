@@ -524,6 +524,9 @@ def test_calls_are_left_to_litellm(provider: Provider, monkeypatch: pytest.Monke
         sample = {**claude().body, "content": [{"type": "text", "text": "another"}]}
         patch.setitem(hosted_providers.PROTOCOLS, "anthropic", ("/v1/messages", sample))
         assert not is_direct(executor, temperature=0.3)
+    with monkeypatch.context() as patch:
+        patch.setitem(hosted_providers.PROTOCOLS, "anthropic", ("/v2/messages", claude().body))
+        assert not is_direct(executor, temperature=0.5)
     assert not provider.requests
 
 

@@ -140,8 +140,8 @@ def test_whom_nobody_serves_in_time_is_a_gap() -> None:
     After the first refusals the provider may be tried again now and then: an item that gets its turn so late, as on a
     busy machine, that this is due within its patience is such a probe.
     """
-    words = 10 * WORDS
-    limits = LIMITS.model_copy(update={"wait_s": 0.2, "retries": 5})
+    words = 5 * WORDS
+    limits = LIMITS.model_copy(update={"wait_s": 0.2, "retries": 5, "circuit": 1000})
     patient = Patient(lambda _request, _n: failure(429, "slow down", retry_after=30))
     with openai_server(patient) as server:
         report = run(server.url, words, limits)

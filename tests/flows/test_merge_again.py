@@ -193,6 +193,21 @@ def test_a_report_without_its_briefs_takes_those_of_the_job(
     assert main(["merge", str(folder), "--rules", str(tmp_path / "job.yaml")]) == COMPLETE
 
 
+def test_a_judge_of_several_briefs_is_not_asked(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would be shown the items, which a report doesn't have."""
+    report = json.loads((folder / "report.json").read_text())
+    _drop_briefs(report)
+    (folder / "report.json").write_text(json.dumps(report))
+    briefs = [{"name": name, "instructions": "-", "output": {}} for name in ("terms", "other")]
+    integrator = {"kind": "tournament", "criterion": "The shorter one."}
+    job = {"briefs": briefs, "items": ["a"], "integrator": integrator}
+    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    assert main(["merge", str(folder), "--rules", str(tmp_path / "job.yaml"), "--allow-calls"]) == UNUSABLE
+    assert "The judge is shown the items, which a report doesn't contain" in capsys.readouterr().err
+
+
 def test_a_page_that_cannot_be_written_is_said(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -225,6 +225,7 @@ def test_a_bent_review_of_branches_is_found(tmp_path: Path) -> None:
     desk = Desk(scripted(lambda _: ""))
     merge = merger.merge_asking(briefs, said, desk)
     assert lying(merger, merge, said, briefs) == []
+    assert merger.side_effects(say("unchanged", {})) is None
     review = Document(name="review.md", title="Other", text="All is well.")
     documents = tuple(review if each.name == "review.md" else each for each in merge.documents)
     differs = "precision at /: recomputed from the evidence, its 'documents' differs."

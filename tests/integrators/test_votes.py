@@ -109,10 +109,11 @@ def test_each_model_is_fitted_until_it_converges(monkeypatch: pytest.MonkeyPatch
     assert count_right(found.scores, truth) > 100
 
 
-def test_more_labels_than_fit_into_a_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("most", [500, 3])
+def test_more_labels_than_fit_into_a_matrix(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of too many labels, the model of one skill for each voter decides, which needs no matrix of labels."""
     votes, truth = crowd(mixed)
-    monkeypatch.setattr(voter_models, "MAX_CELLS", 500)
+    monkeypatch.setattr(voter_models, "MAX_CELLS", most)
     found = estimate_truth(votes)
     assert found is not None
     assert count_right(found.scores, truth) > 100
