@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -49,6 +51,23 @@ def test_a_command_that_has_ended_says_nothing_more(
     guard.finish(3)
     wait_until(lambda: bool(codes), "the process has ended")
     assert (codes, capsys.readouterr()) == ([3], ("", ""))
+
+
+def test_the_cursor_of_a_terminal_is_shown_again(
+    guard: ExitGuard, codes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A display that is ended with the process has hidden it; no server was started, so none is ended."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "__stderr__", terminal)
+    monkeypatch.delitem(sys.modules, "prefect_dispatch.processes.ephemeral_server", raising=False)
+    guard.arm(0.1, 1)
+    wait_until(lambda: bool(codes), "the process has ended")
+    assert terminal.getvalue() == commands.SHOW_CURSOR
 
 
 def test_the_process_of_a_caller_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,12 +70,9 @@ class EncodedVotes(NamedTuple):
     voters: int
     labels: int
     choices: int
-    """Number of labels that a voter chooses from; more than `labels` if these are numbered for each item."""
-
-    @property
-    def are_labels_shared(self) -> bool:
-        """Whether a label's number means the same for all items."""
-        return self.labels == self.choices
+    """Number of labels that a voter chooses from; `labels` may be fewer if they are numbered for each item."""
+    are_labels_shared: bool = True
+    """Whether a label's number means the same for all items."""
 
 
 def estimate_truth(votes: Sequence[Vote]) -> CrowdEstimates | None:
@@ -115,7 +112,7 @@ def to_arrays(codes: Sequence[tuple[int, int, int]], items: int, voters: int, la
             local[at, opinion] = counts[at]
             counts[at] += 1
     label = _numpy().array([local[at, opinion] for at, _, opinion in codes])
-    return EncodedVotes(item, voter, label, items, voters, max(counts), labels)
+    return EncodedVotes(item, voter, label, items, voters, max(counts), labels, are_labels_shared=False)
 
 
 def measure_differences(votes: EncodedVotes) -> float:
