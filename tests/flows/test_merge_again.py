@@ -200,10 +200,10 @@ def test_a_judge_of_several_briefs_is_not_asked(
     report = json.loads((folder / "report.json").read_text())
     _drop_briefs(report)
     (folder / "report.json").write_text(json.dumps(report))
-    briefs = [{"name": name, "instructions": "-", "output": {}} for name in ("terms", "other")]
-    integrator = {"kind": "tournament", "criterion": "The shorter one."}
-    job = {"briefs": briefs, "items": ["a"], "integrator": integrator}
-    (tmp_path / "job.yaml").write_text(json.dumps(job))
+    (tmp_path / "job.yaml").write_text(
+        "briefs: [{name: terms, instructions: -, output: {}}, {name: other, instructions: -, output: {}}]\n"
+        "items: [a]\nintegrator: {kind: tournament, criterion: The shorter one.}\n"
+    )
     assert main(["merge", str(folder), "--rules", str(tmp_path / "job.yaml"), "--allow-calls"]) == UNUSABLE
     assert "The judge is shown the items, which a report doesn't contain" in capsys.readouterr().err
 
