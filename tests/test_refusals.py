@@ -134,6 +134,7 @@ FILES = [
 ]
 
 OPTIONS = [
+    (["run", "job.yaml", "--out", "s3://me:secret@lake/report"], "out: the URL of a folder has no password"),
     (["run", "job.yaml", "--limit", "-1"], "argument --limit: '-1' is not a whole number of 1 or more"),
     (["run", "job.yaml", "--limit", "nan"], "argument --limit: 'nan'"),
     (["run", "job.yaml", "--limit", "٣"], "argument --limit: '٣'"),

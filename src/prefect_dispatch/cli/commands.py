@@ -546,8 +546,12 @@ def _run(arguments: argparse.Namespace) -> int:
     job, folder = _load_job(arguments), arguments.job.resolve().parent
 
     from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports every model
+    from prefect_dispatch.reporting.table_files import parse_output  # noqa: PLC0415 -- imports pydantic
 
     # 1. Validate the job, without Prefect: an invalid one needs no server and leaves no flow run behind.
+    own: str | None = getattr(job, "out", None)
+    out, root = (own, job.place(folder)) if arguments.out is None else (arguments.out, Path())
+    output = parse_output(out, root) if out else None
     bounds: dict[str, Any] = {"limit": arguments.limit, "refresh": _refresh(arguments)}
     ready = validate_job(job, folder, **bounds)
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
@@ -562,14 +566,12 @@ def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.processes.ephemeral_server import use_server  # noqa: PLC0415 -- only here
     from prefect_dispatch.reporting.progress import on_report  # noqa: PLC0415 -- imports pydantic
-    from prefect_dispatch.reporting.table_files import parse_output  # noqa: PLC0415 -- imports pydantic
     from prefect_dispatch.security.redaction import safe_message  # noqa: PLC0415 -- only here
     from prefect_dispatch.tasks.stop_conditions import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
 
     # 3. Run it.
-    own: str | None = getattr(job, "out", None)
-    out, root = (own, job.place(folder)) if arguments.out is None else (arguments.out, Path())
-    output = ensure_output(parse_output(out, root)) if out else None
+    if output:
+        ensure_output(output)
     reports: list[Report] = []
 
     def on_finished(report: Report) -> None:
