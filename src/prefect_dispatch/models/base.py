@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import sys
 from collections.abc import Mapping
+from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, JsonValue, model_validator
@@ -13,6 +18,8 @@ from typing_extensions import override
 from prefect_dispatch.serialization.json_text import find_json_problem
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydantic import GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
@@ -106,16 +113,58 @@ StorableJson = Annotated[JsonValue, AfterValidator(_require_storable)]
 """A JSON value that can be stored unchanged: no NaN, no lone surrogates, no bottomless nesting."""
 
 
+def _find_docstring(model: type[BaseModel], field: str) -> str:
+    """Return the docstring below a field in the nearest class that declares it, or an empty text."""
+    places = ((_read_docstrings(each.__module__), f"{each.__qualname__}.{field}") for each in model.__mro__)
+    return next((docstrings[name] for docstrings, name in places if name in docstrings), "")
+
+
+@cache
+def _read_docstrings(module: str) -> dict[str, str]:
+    """Return the docstrings of the annotated names in a module's source, by qualified name; empty where there is none.
+
+    Only a JSON Schema needs them. pydantic's `use_attribute_docstrings` reads the source of each class when the class
+    is created, which was a quarter of the time until a job file is refused.
+    """
+    try:
+        tree = ast.parse(inspect.getsource(cast("Any", sys.modules.get(module))))
+    except (OSError, TypeError):  # a module without source, such as an interactive session
+        return {}
+    found: dict[str, str] = {}
+
+    def visit(body: Sequence[ast.stmt], prefix: str) -> None:
+        for node, following in pairwise([*body, ast.Pass()]):
+            match node, following:
+                case ast.ClassDef(), _:
+                    visit(node.body, f"{prefix}{node.name}.")
+                case ((ast.FunctionDef() | ast.AsyncFunctionDef()), _):
+                    visit(node.body, f"{prefix}{node.name}.<locals>.")
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[f"{prefix}{name}"] = inspect.cleandoc(text)
+                case ast.AnnAssign(target=ast.Name(id=name)), _:
+                    found[f"{prefix}{name}"] = ""
+                case _:
+                    pass
+
+    visit(tree.body, "")
+    return found
+
+
 class Frozen(BaseModel):
     """A frozen model that rejects unknown keys: for objects that a run creates several times per item."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        """Return the schema as forms need it; see `arrange_fields`."""
+        """Return the schema as forms need it, with the docstrings of its fields; see `arrange_fields`."""
         described = handler(schema)
-        arrange_fields(handler.resolve_ref_schema(described))
+        resolved = handler.resolve_ref_schema(described)
+        for name, field in cls.model_fields.items():
+            shown = resolved.get("properties", {}).get(field.alias or name)
+            if shown is not None and field.description is None and (text := _find_docstring(cls, name)):
+                shown["description"] = text
+        arrange_fields(resolved)
         return described
 
 
