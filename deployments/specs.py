@@ -24,6 +24,7 @@ from pydantic import BeforeValidator, Field, ValidationError
 from prefect_dispatch.deployments.code_source import LOCAL, CodeSource
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.job_file import read_job, validate_job
+from prefect_dispatch.flows.runtime.form_flow import FormFlow
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.prefect_compat import has_next_date, require_known_parameters
 from prefect_dispatch.serialization.json_text import canonical_json
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
     from prefect_dispatch.flows.job_file import JobFile
-    from prefect_dispatch.flows.runtime.form_layout import FormLayout
 
     Given = DeploymentSchedule | DeploymentScheduleCreate | DeploymentScheduleUpdate
 
@@ -337,9 +337,10 @@ def nest_parameters(
         schedules: The schedules.
         planned: Their deployment.
     """
-    layout: FormLayout | None = getattr(planned.spec.flow, "layout", None)
-    if layout is None:
+    flow = planned.spec.flow
+    if not isinstance(flow, FormFlow):
         return [*schedules]
+    layout = flow.form.layout
     base = planned.deployment.parameters
     return [
         each.model_copy(update={"parameters": layout.nest(each.parameters, base)}) if each.parameters else each

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Sequence
 from functools import cache
@@ -14,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, cr
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.block_references import SLUGS
 from prefect_dispatch.executors.registry import BuiltInExecutor
+from prefect_dispatch.flows.forms.form import with_form_messages
 from prefect_dispatch.flows.runtime.job_document import read_document
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.registry import AnyIntegrator
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from typing_extensions import Self
 
+    from prefect_dispatch.flows.forms.form import Form
     from prefect_dispatch.flows.runtime.job_document import JobDocument
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
     from prefect_dispatch.models.report import Report
@@ -84,8 +85,7 @@ class JobFile(Strict):
         Raises:
             JobError: If they can't be built.
         """
-        spec: JobSpec = load_flow(self.flow).build(**self.parameters(folder, limit=limit, refresh=refresh))
-        return spec
+        return load_form(self.flow).build(**self.parameters(folder, limit=limit, refresh=refresh))
 
     def form_parameters(self, folder: Path) -> dict[str, JsonValue]:
         """Return the parameters of its deployment, as a form shows them: JSON, blocks by reference.
@@ -163,13 +163,13 @@ class FormJob(JobFile):
     @model_validator(mode="after")
     def _without_groups(self) -> Self:
         """Return the job with each value of a group under its own parameter."""
-        flow = load_flow(self.flow)
-        groups: dict[str, Any] = {group: getattr(self, group) for group in flow.layout.groups}
+        form = load_form(self.flow)
+        groups: dict[str, Any] = {group: getattr(self, group) for group in form.layout.groups}
         if not any(groups.values()):
             return self
-        given = {name: getattr(self, name) for name in flow.defaults}
+        given = {name: getattr(self, name) for name in form.defaults}
         try:
-            flat = flow.layout.flatten(given, flow.defaults)
+            flat = form.layout.flatten(given, form.defaults)
         except JobError as error:
             raise ValueError(str(error).rstrip(".")) from None
         changes = {name: value for name, value in flat.items() if value != given[name]}
@@ -180,11 +180,11 @@ class FormJob(JobFile):
     ) -> dict[str, Any]:
         """Return the parameters of the flow without its groups; see `JobFile.parameters`."""
         every = super().parameters(folder, limit=limit, refresh=refresh, out=out)
-        return {name: value for name, value in every.items() if name not in load_flow(self.flow).layout.groups}
+        return {name: value for name, value in every.items() if name not in load_form(self.flow).layout.groups}
 
     def form_parameters(self, folder: Path) -> dict[str, JsonValue]:
         """Return the parameters of its deployment, each in the group in which the form shows it."""
-        nested: dict[str, JsonValue] = load_flow(self.flow).layout.nest(super().form_parameters(folder))
+        nested: dict[str, JsonValue] = load_form(self.flow).layout.nest(super().form_parameters(folder))
         return nested
 
 
@@ -193,11 +193,17 @@ def load_flow(name: str) -> Any:  # noqa: ANN401 -- the flow class depends on th
     return getattr(import_module(f"prefect_dispatch.flows.{name}"), name)
 
 
+def load_form(name: str) -> Form[...]:
+    """Import the form of the flow that job files call by a name."""
+    form: Form[...] = import_module(f"prefect_dispatch.flows.forms.{name}").FORM
+    return form
+
+
 @cache
 def form_model(name: str) -> type[JobFile]:
     """Return the model of a job file for a flow with a flat form: the parameters of the flow, and `flow`."""
     fields: dict[str, Any] = {"flow": (Literal[name], ...)}
-    for each in inspect.signature(load_flow(name).fn).parameters.values():
+    for each in load_form(name).signature.parameters.values():
         fields[each.name] = (each.annotation, ... if each.default is each.empty else each.default)
     return create_model(name, __base__=FormJob, **fields)
 
@@ -271,8 +277,6 @@ def _with_messages(job: JobFile, step: Callable[[], R]) -> R:
     """Run a step; its error messages use the field names of the job file."""
     if isinstance(job, Job):
         return step()
-    from prefect_dispatch.flows.forms import with_form_messages  # noqa: PLC0415 -- imports Prefect
-
     return with_form_messages(step)
 
 

@@ -8,9 +8,10 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter
 
-from prefect_dispatch.flows.analyze_files import LAYOUT, analyze_files
+from prefect_dispatch.flows.analyze_files import analyze_files
 from prefect_dispatch.flows.content_variants import content_variants
 from prefect_dispatch.flows.dispatch import dispatch
+from prefect_dispatch.flows.forms.analyze_files import LAYOUT
 from prefect_dispatch.flows.research_topics import research_topics
 from prefect_dispatch.models.base import Tabs, arrange_fields
 
@@ -76,22 +77,22 @@ def test_unions_in_unions_become_one_row_of_tabs() -> None:
     assert schema["anyOf"] == [{"$ref": "#/$defs/Cat"}, {"$ref": "#/$defs/Dog"}, {"type": "integer"}]
 
 
-@pytest.mark.parametrize("form", [analyze_files, research_topics, content_variants], ids=lambda form: form.name)
-def test_a_form_for_analysts_is_short(form: Any) -> None:  # noqa: ANN401 -- a flow
+@pytest.mark.parametrize("flow", [analyze_files, research_topics, content_variants], ids=lambda flow: flow.name)
+def test_a_form_for_analysts_is_short(flow: Any) -> None:  # noqa: ANN401 -- a flow
     """At most eight fields, then groups that begin without fields; labels are words; nothing is lost."""
-    schema = form.parameters.model_dump()
-    fields = [name for name in schema["properties"] if name not in form.layout.groups]
+    schema = flow.parameters.model_dump()
+    fields = [name for name in schema["properties"] if name not in flow.form.layout.groups]
     assert len(fields) <= 8
-    for name, group in form.layout.groups.items():
+    for name, group in flow.form.layout.groups.items():
         shape = schema["properties"][name]
         assert shape["title"] == group.title
         assert shape["description"] == group.description
         assert [each.get("title") for each in shape["anyOf"]] == ["Default", None]
         assert shape["default"] is None
-    shown = {*fields, *form.layout.group_of, *form.layout.groups, *form.layout.hidden}
-    assert shown == form.defaults.keys()
+    shown = {*fields, *flow.form.layout.group_of, *flow.form.layout.groups, *flow.form.layout.hidden}
+    assert shown == flow.form.defaults.keys()
     assert all(schema["properties"][name]["title"].replace(" ", "").isalpha() for name in fields)
-    assert form.with_options(retries=1).layout is form.layout
+    assert flow.with_options(retries=1).form is flow.form
 
 
 def test_messages_name_fields_as_the_form_does() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, create_model
 
 from prefect_dispatch.models.base import NON_EMPTY, Strict, did_you_mean
 from prefect_dispatch.models.brief import Brief
@@ -41,6 +41,26 @@ def test_an_unknown_key_names_the_nearest(key: str, hint: str) -> None:
 def test_a_model_without_fields_knows_no_key() -> None:
     """The hint holds where there is nothing to choose from."""
     assert did_you_mean("x", []) == "known are ."
+
+
+def test_a_schema_has_the_docstrings_of_fields() -> None:
+    """Also those of inherited fields; not of a class without source, nor where a field has none."""
+
+    class Cube(Point):
+        """A model in a function."""
+
+        y: int = 1
+        z: int = 0
+        """Out."""
+
+    properties = Cube.model_json_schema()["properties"]
+    assert {name: each.get("description") for name, each in properties.items()} == {
+        "x": "Across.",
+        "y": None,
+        "z": "Out.",
+    }
+    made = create_model("Made", __base__=Strict, __module__="nowhere", x=(int, 0))
+    assert "description" not in made.model_json_schema()["properties"]["x"]
 
 
 def test_models_are_frozen() -> None:

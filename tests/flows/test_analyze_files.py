@@ -15,8 +15,10 @@ from pydantic import BaseModel
 from prefect_dispatch import LLM, DispatchProfile, Limits, LLMCredentials, Report, analyze_files
 from prefect_dispatch.blocks import block_reference
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.analyze_files import DECISIONS
-from prefect_dispatch.flows.forms import REFUSAL, AnswerField, schema_of_fields, with_form_messages
+from prefect_dispatch.flows.forms.analyze_files import DECISIONS
+from prefect_dispatch.flows.forms.fields import AnswerField, schema_of_fields
+from prefect_dispatch.flows.forms.form import with_form_messages
+from prefect_dispatch.flows.runtime.form_flow import REFUSAL
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.models.output_schema import validate_output
@@ -60,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     """Return what a form with two fields, and some more, is put together to."""
     valid = analyze_files.validate_parameters({"files": "*.txt", "instructions": "Note it.", **more})
-    return with_form_messages(lambda: analyze_files.build(**valid))
+    return with_form_messages(lambda: analyze_files.form.build(**valid))
 
 
 def test_the_form_has_few_fields_and_groups_in_order() -> None:
@@ -357,5 +359,5 @@ def test_a_run_that_cannot_be_is_told_first(model: OpenAIServer, folder: Path) -
 def test_options_keep_the_form() -> None:
     """A flow with another name, say, is still put together in the same way."""
     other = analyze_files.with_options(name="mine")
-    assert (other.name, other.build) == ("mine", analyze_files.build)
+    assert (other.name, other.form) == ("mine", analyze_files.form)
     assert other.validate_parameters({"files": "x", "instructions": "y", "credentials": ""})["credentials"] is None

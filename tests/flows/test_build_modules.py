@@ -12,8 +12,8 @@ from prefect.exceptions import ParameterTypeError
 from prefect_dispatch import Command, LLMCredentials, MergeBranches, build_modules
 from prefect_dispatch.cli.commands import UNUSABLE, main
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.build_modules import Module, require_disjoint
-from prefect_dispatch.flows.forms import with_form_messages
+from prefect_dispatch.flows.forms.build_modules import Module, require_disjoint
+from prefect_dispatch.flows.forms.form import with_form_messages
 from tests.flows.builders import Site, module, seen
 from tests.integrators.repos import WHO, files_at
 
@@ -30,7 +30,7 @@ LEXER = {"name": "lexer", "goal": "Split {text}.", "owns": ["calc/lexer.py", "te
 def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     """Return what a form with two fields, and some more, is put together to."""
     valid = build_modules.validate_parameters({"modules": [LEXER], "model": "m", **more})
-    return with_form_messages(lambda: build_modules.build(**valid))
+    return with_form_messages(lambda: build_modules.form.build(**valid))
 
 
 def test_the_form_has_few_fields_and_groups_in_order() -> None:
@@ -76,14 +76,14 @@ def test_values_in_groups_are_those_by_themselves() -> None:
         "results": {"branch": "agents/x"},
         "advanced": {"base": "main", "params": '{"effort": "high"}'},
     }
-    assert build_modules.layout.nest(flat, {}) == nested
+    assert build_modules.form.layout.nest(flat, {}) == nested
     assert given(**nested) == given(**flat)
     defaults = {"merging": {"accept": ""}, "advanced": {"params": "{}", "base": "HEAD"}}
     assert given(**defaults, params='{"effort": "high"}') == given(params='{"effort": "high"}')
     assert given(**defaults) == given()
     with pytest.raises(JobError, match="params: it is given both in the group `advanced` and by itself"):
         given(advanced={"params": '{"effort": "low"}'}, params='{"effort": "high"}')
-    assert build_modules.layout.label("accept") == "Merging > Acceptance command"
+    assert build_modules.form.layout.label("accept") == "Merging > Acceptance command"
 
 
 def test_what_a_form_becomes() -> None:

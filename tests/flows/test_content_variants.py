@@ -10,8 +10,8 @@ from prefect.exceptions import ParameterTypeError
 
 from prefect_dispatch import LLM, LLMCredentials, Report, Tournament, content_variants
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.content_variants import CRITERION, Variant
-from prefect_dispatch.flows.forms import with_form_messages
+from prefect_dispatch.flows.forms.content_variants import CRITERION, Variant
+from prefect_dispatch.flows.forms.form import with_form_messages
 from tests.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     """Return what a form with three fields, and some more, is put together to."""
     filled = {"product": "A kettle.", "instructions": "Write a tagline.", "variants": VARIANTS, **more}
     valid = content_variants.validate_parameters(filled)
-    return with_form_messages(lambda: content_variants.build(**valid))
+    return with_form_messages(lambda: content_variants.form.build(**valid))
 
 
 def test_the_form_has_few_fields_and_groups_in_order() -> None:

@@ -13,7 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_dispatch import DispatchProfile, LLMCredentials
 from prefect_dispatch.cli.commands import COMPLETE, UNUSABLE, main
 from prefect_dispatch.errors import DependenceError, JobError
-from prefect_dispatch.flows.forms import with_form_messages
+from prefect_dispatch.flows.forms.form import with_form_messages
 from prefect_dispatch.flows.job_file import load_job, plan_job, read_job, validate_job
 from tests.openai_server import Behaviour, openai_server
 

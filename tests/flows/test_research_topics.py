@@ -10,8 +10,8 @@ import pytest
 from prefect_dispatch import LLM, LLMCredentials, Report, Synthesize, research_topics
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
-from prefect_dispatch.flows.forms import with_form_messages
-from prefect_dispatch.flows.research_topics import DISAGREEMENT
+from prefect_dispatch.flows.forms.form import with_form_messages
+from prefect_dispatch.flows.forms.research_topics import DISAGREEMENT
 from prefect_dispatch.integrators.audit.published_report import audit_report
 from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
 from tests.openai_server import Behaviour, OpenAIServer, openai_server
@@ -47,7 +47,7 @@ def model() -> Generator[OpenAIServer]:
 def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     """Return what a form is put together to."""
     valid = research_topics.validate_parameters({"question": "How old is {topic}?", **more})
-    return with_form_messages(lambda: research_topics.build(**valid))
+    return with_form_messages(lambda: research_topics.form.build(**valid))
 
 
 def test_the_form_has_few_fields_and_groups_in_order() -> None:

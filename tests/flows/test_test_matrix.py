@@ -15,8 +15,8 @@ from prefect_dispatch import Limits, Report, TestMatrix
 from prefect_dispatch import test_matrix as run_matrix  # pytest would take it for a test by its own name
 from prefect_dispatch.cli.commands import UNUSABLE, main
 from prefect_dispatch.errors import DispatchFailed, JobError
-from prefect_dispatch.flows.forms import with_form_messages
-from prefect_dispatch.flows.test_matrix import Axis, build_cells
+from prefect_dispatch.flows.forms.form import with_form_messages
+from prefect_dispatch.flows.forms.test_matrix import Axis, build_cells
 from prefect_dispatch.models.test_run import TestRun
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ AXES = {"python": ["3.9", "3.10"], "attrs": ["22", "23"]}
 def given(**more: object) -> Any:  # noqa: ANN401 -- the parts of a job
     """Return what a form with two fields, and some more, is put together to."""
     valid = run_matrix.validate_parameters({"command": "pytest", "axes": AXES, **more})
-    return with_form_messages(lambda: run_matrix.build(**valid))
+    return with_form_messages(lambda: run_matrix.form.build(**valid))
 
 
 def test_the_form_has_few_fields_and_groups_in_order() -> None:
@@ -53,11 +53,11 @@ def test_values_in_groups_are_those_by_themselves() -> None:
         "results": {"report": ["r.xml"]},
         "advanced": {"service": "serve", "ports": 1},
     }
-    assert run_matrix.layout.nest(flat, {}) == nested
+    assert run_matrix.form.layout.nest(flat, {}) == nested
     assert given(**nested) == given(**flat)
     with pytest.raises(JobError, match="report: it is given both in the group `results` and by itself"):
         given(**nested, report=["other.xml"])
-    assert run_matrix.layout.label("env") == "Environments > Variables"
+    assert run_matrix.form.layout.label("env") == "Environments > Variables"
 
 
 def test_what_a_form_becomes() -> None:

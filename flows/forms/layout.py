@@ -166,7 +166,7 @@ def group_parameters(
         fields: dict[str, Any] = {
             each: (
                 form[each].annotation,
-                Field(form[each].default, title=label, description=layout.to_labels(descriptions[each])),
+                Field(form[each].default, title=label, description=layout.to_labels(descriptions.get(each, ""))),
             )
             for each, label in group.fields.items()
         }
