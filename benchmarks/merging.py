@@ -29,7 +29,7 @@ from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.models.outcome import Attempt, Outcome, Usage
 from prefect_dispatch.models.report import Report, Spending
-from prefect_dispatch.reporting.table_files import Output
+from prefect_dispatch.reporting.output_folder import Output
 from prefect_dispatch.tasks.integrate import integrate
 
 if TYPE_CHECKING:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import platform
-import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
 from hashlib import sha256
 from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from prefect.artifacts import (
     create_markdown_artifact,
@@ -27,7 +25,6 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from pydantic import BaseModel, JsonValue, ValidationError
 
-from prefect_dispatch.errors import JobError
 from prefect_dispatch.flows.runtime.flow_class import INTERRUPTIONS
 from prefect_dispatch.models.ledger import Document, Table
 from prefect_dispatch.models.outcome import Outcome
@@ -39,7 +36,6 @@ from prefect_dispatch.reporting.progress import Progress, estimate_seconds_left,
 from prefect_dispatch.reporting.table_files import csv_files, render_table
 from prefect_dispatch.security.escaping import escape_paragraph, fence_text, strip_control_chars, to_safe_csv
 from prefect_dispatch.security.redaction import safe_message
-from prefect_dispatch.serialization.durable_files import write_atomically
 from prefect_dispatch.serialization.json_text import iter_json_chunks
 from prefect_dispatch.settings import settings
 from prefect_dispatch.tasks.stop_conditions import start_thread
@@ -52,7 +48,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.report import Report
-    from prefect_dispatch.reporting.table_files import Output
+    from prefect_dispatch.reporting.output_folder import Output
     from prefect_dispatch.tasks.plan import Plan
 
 
@@ -354,38 +350,6 @@ _HEAD = 2_000
 """Bytes at the start of a page within which its generator is named."""
 
 
-def ensure_output(output: Output) -> Output:
-    """Check that the folder of a report is writable, and return it; one on this machine is created if it is missing.
-
-    Raises:
-        JobError: If it can't be created or is not writable.
-    """
-    if isinstance(output.folder, Path):
-        ensure_folder(output.folder)
-        return output
-    probe = f".prefect-dispatch-{uuid4().hex}"
-    try:
-        _write_file(output, probe, [b""])
-        _remove_file(output, probe)
-    except Exception as error:  # noqa: BLE001 -- each storage has errors of its own
-        raise JobError(f"out: {output.folder!r} can't be written to: {safe_message(error)}") from None
-    return output
-
-
-def ensure_folder(folder: Path) -> Path:
-    """Create a folder if it is missing, check that it is writable, and return it.
-
-    Raises:
-        JobError: If it can't be created or is not writable.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise JobError(f"The folder {str(folder)!r} can't be written to: {error.strerror}.") from None
-    return folder
-
-
 def write_files(report: Report, output: Output) -> list[str]:
     """Write the files of a report into its folder, each one atomically, and remove those of an earlier run.
 
@@ -409,13 +373,13 @@ def write_files(report: Report, output: Output) -> list[str]:
     # The earlier report.json names the files to remove, and report.json is written last: an interrupted run is repaired
     # by the next one.
     for name in _files_of_earlier_run(output, texts.keys()):
-        _remove_file(output, name)
+        output.remove(name)
     if table := output.table:
-        _write_file(output, table, [render_table(report, table)])
+        output.write(table, [render_table(report, table)])
         texts.pop(table, None)  # a CSV with the same rows
     texts["report.json"] = chain(map(bytes.decode, iter_json_chunks(report.shortened, indent=2, long=LONG_LIST)), "\n")
     for name, parts in texts.items():
-        _write_file(output, name, map(str.encode, parts))
+        output.write(name, map(str.encode, parts))
     return [output.place(name) for name in [*reversed(texts), *([table] if table else [])]]
 
 
@@ -464,10 +428,10 @@ def write_page(report: Report, output: Output, briefs: Sequence[Brief], items: S
         The reason for a missing page, as a sentence; empty if it was written.
     """
     try:
-        _write_file(output, PAGE, map(str.encode, render_page(report, briefs, items)))
+        output.write(PAGE, map(str.encode, render_page(report, briefs, items)))
     except Exception as error:  # noqa: BLE001 -- the page only shows what is already written: it must not fail the run
-        if GENERATOR.encode() in _read_file(output, PAGE)[:_HEAD]:
-            _remove_file(output, PAGE)
+        if GENERATOR.encode() in output.read(PAGE)[:_HEAD]:
+            output.remove(PAGE)
         return f"{PAGE} was not written; the other files are. {safe_message(error)}"
     return ""
 
@@ -483,14 +447,12 @@ def _files_of_earlier_run(output: Output, kept: Collection[str]) -> set[str]:
         kept: Names that are left out, as this run writes them; their earlier content is not compared.
     """
     try:
-        report = _EarlierReport.model_validate_json(_read_file(output, "report.json"))
+        report = _EarlierReport.model_validate_json(output.read("report.json"))
     except ValidationError:
         return set()
-    found = {name for name, text in _extra_files(report, kept) if _read_file(output, name) == text.encode()}
-    found |= {
-        each.name for each in report.documents if each.sha256 == sha256(_read_file(output, each.name)).hexdigest()
-    }
-    if QUESTIONS not in kept and _are_outcomes(_read_file(output, QUESTIONS)):
+    found = {name for name, text in _extra_files(report, kept) if output.read(name) == text.encode()}
+    found |= {each.name for each in report.documents if each.sha256 == sha256(output.read(each.name)).hexdigest()}
+    if QUESTIONS not in kept and _are_outcomes(output.read(QUESTIONS)):
         found.add(QUESTIONS)
     return found - {*kept}
 
@@ -521,46 +483,6 @@ def _extra_files(report: Report | _EarlierReport, left_out: Collection[str] = ()
     for table in report.tables:
         if table.name in JSON_TABLES:
             yield f"{table.name}.json", json.dumps(table.rows, indent=2, ensure_ascii=False) + "\n"
-
-
-def _read_file(output: Output, name: str) -> bytes:
-    """Return the content of a file in an output folder; empty if it can't be read."""
-    try:
-        if isinstance(output.folder, Path):
-            return (output.folder / name).read_bytes()
-        system, place = _open_store(output.place(name))
-        return bytes(system.cat_file(place))
-    except Exception:  # noqa: BLE001 -- each storage has errors of its own
-        return b""
-
-
-def _write_file(output: Output, name: str, parts: Iterable[bytes]) -> None:
-    """Write a file into an output folder, whole or not at all."""
-    if isinstance(output.folder, Path):
-        write_atomically(output.folder / name, parts)
-        return
-    with tempfile.TemporaryDirectory() as folder:  # an upload that is interrupted changes nothing
-        file = Path(folder, "file")
-        write_atomically(file, parts)
-        system, place = _open_store(output.place(name))
-        system.put_file(str(file), place)
-
-
-def _remove_file(output: Output, name: str) -> None:
-    """Remove a file from an output folder, if it is there."""
-    if isinstance(output.folder, Path):
-        (output.folder / name).unlink(missing_ok=True)
-        return
-    system, place = _open_store(output.place(name))
-    with suppress(FileNotFoundError):
-        system.rm_file(place)
-
-
-def _open_store(url: str) -> tuple[Any, str]:
-    """Return the file system of a URL (fsspec's, which has no types), and the path in it."""
-    from prefect_dispatch.sources.object_store import open_filesystem  # noqa: PLC0415 -- only for URLs
-
-    return open_filesystem(url)
 
 
 def _are_outcomes(content: bytes) -> bool:

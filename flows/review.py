@@ -28,7 +28,6 @@ from pydantic import Field, ValidationError, create_model
 from prefect_dispatch.calls.call_gate import forget_gate, gate_for_run
 from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.flows.finalize import add_shortfall
-from prefect_dispatch.flows.publish import ensure_folder
 from prefect_dispatch.integrators.base import BaseIntegrator, DecisionIntegrator, RecordIntegrator
 from prefect_dispatch.integrators.decisions_file import DecisionsFile
 from prefect_dispatch.models.base import NON_EMPTY, Strict
@@ -38,6 +37,7 @@ from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.prefect_compat import form_answer, form_keys, propose_state
 from prefect_dispatch.reporting.explain import pointer_tokens
 from prefect_dispatch.reporting.markdown import TO_DECIDE
+from prefect_dispatch.reporting.output_folder import ensure_folder
 from prefect_dispatch.security.escaping import (
     escape_paragraph,
     fence_text,

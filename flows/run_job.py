@@ -29,7 +29,6 @@ from prefect_dispatch.flows.publish import (
     create_artifacts,
     create_artifacts_in_time,
     emit_events,
-    ensure_output,
     publish_page,
     run_in_time,
     write_files,
@@ -60,7 +59,7 @@ from prefect_dispatch.flows.runtime.last_run import LastRunStore
 from prefect_dispatch.integrators.base import BaseIntegrator, Delivery
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.prefect_compat import ReportState
-from prefect_dispatch.reporting.table_files import parse_output
+from prefect_dispatch.reporting.output_folder import parse_output
 from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.security.redaction import redact, safe_message
 from prefect_dispatch.sources.inline import with_values
@@ -78,7 +77,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.integrators.decisions_file import DecisionsFile
     from prefect_dispatch.models.report import Report
-    from prefect_dispatch.reporting.table_files import Output
+    from prefect_dispatch.reporting.output_folder import Output
     from prefect_dispatch.tasks.plan import StoredAnswers
 
 
@@ -142,7 +141,7 @@ def run_job(spec: JobSpec) -> Report:
     job = (take_prepared() if decisions is None else None) or prepare(spec)
     job = keep_refreshed(replace(job, limits=rate_limit_share(job.limits)), start_of_earlier_attempts())
     memory = LastRunStore(spec)
-    output = None if spec.out is None else ensure_output(parse_output(spec.out, spec.place))
+    output = None if spec.out is None else parse_output(spec.out, spec.place).ensure()
     # 2. Plan what is left: outcomes from before a suspension and stored answers are not asked again.
     before = resumed.outcomes_of(job.work)
     resumed.charge_budget(job.limits)

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from prefect_dispatch.flows.publish import write_files, write_page
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.reporting.html.page import render_page
-from prefect_dispatch.reporting.table_files import Output
+from prefect_dispatch.reporting.output_folder import Output
 from tests.matrices import matrix
 from tests.test_page import HOSTILE
 from tests.test_page_browser import FRAMES, PAINT, READY, TIMED, browser, opened, timed

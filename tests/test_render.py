@@ -28,7 +28,7 @@ from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.models.report import Report, Spending
 from prefect_dispatch.reporting.explain import explain
 from prefect_dispatch.reporting.markdown import MAX_CHARACTERS, MAX_COLUMNS, markdown, outcome_rows
-from prefect_dispatch.reporting.table_files import Output
+from prefect_dispatch.reporting.output_folder import Output
 from prefect_dispatch.security.escaping import MAX_ROWS, escape_cell
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from prefect_dispatch import Brief, dispatch
 from prefect_dispatch.cli.console import summary
 from prefect_dispatch.errors import JobError, SourceError
 from prefect_dispatch.flows.job_file import load_job, plan_job
-from prefect_dispatch.flows.publish import ensure_output, page_location, publish_page, write_files
+from prefect_dispatch.flows.publish import page_location, publish_page, write_files
 from prefect_dispatch.models.report import Report
-from prefect_dispatch.reporting.table_files import parse_output
+from prefect_dispatch.reporting.output_folder import parse_output
 from prefect_dispatch.sources import Source, read_items, source
 from prefect_dispatch.sources.files import Glob
 from prefect_dispatch.sources.inline import Listed
@@ -263,9 +263,9 @@ def test_the_page_in_a_bucket_is_named_in_prefect(bucket: str, monkeypatch: pyte
 @pytest.mark.slow
 def test_a_bucket_that_can_not_be_written_to_is_refused(bucket: str, tmp_path: Path) -> None:
     """Before anything is asked; the probe leaves nothing."""
-    assert ensure_output(parse_output(f"s3://{bucket}/out")).folder == f"s3://{bucket}/out"
+    assert parse_output(f"s3://{bucket}/out").ensure().folder == f"s3://{bucket}/out"
     assert stored_names(bucket) == []
     with pytest.raises(JobError, match="out: 's3://no-such-bucket-here/out' can't be written to: "):
-        ensure_output(parse_output("s3://no-such-bucket-here/out"))
+        parse_output("s3://no-such-bucket-here/out").ensure()
     with pytest.raises(JobError, match=r"out: 'nowhere://x/out' can't be written to: .*[Pp]rotocol"):
-        ensure_output(parse_output("nowhere://x/out", tmp_path))
+        parse_output("nowhere://x/out", tmp_path).ensure()

@@ -14,12 +14,13 @@ from defusedxml import ElementTree
 
 from prefect_dispatch.cli.console import summary
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.publish import PagePlaces, ensure_output, page_location, write_files
+from prefect_dispatch.flows.publish import PagePlaces, page_location, write_files
 from prefect_dispatch.models.ledger import Gap, Table
 from prefect_dispatch.models.outcome import Failure, Outcome
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.reporting import table_files
-from prefect_dispatch.reporting.table_files import Output, csv_files, parse_output, render_table
+from prefect_dispatch.reporting.output_folder import Output, parse_output
+from prefect_dispatch.reporting.table_files import csv_files, render_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -186,7 +187,7 @@ def test_an_output_is_a_folder_or_a_table_in_it(tmp_path: Path) -> None:
     assert parse_output("old.csv", tmp_path) == (tmp_path / "old.csv", "")
     assert parse_output(str(tmp_path / "2026.12")) == (tmp_path / "2026.12", "")
     assert parse_output("report/a.XLSX", tmp_path) == (tmp_path / "report", "a.XLSX")
-    assert ensure_output(parse_output("new/a.parquet", tmp_path)).target == str(tmp_path / "new" / "a.parquet")
+    assert parse_output("new/a.parquet", tmp_path).ensure().target == str(tmp_path / "new" / "a.parquet")
     assert not any((tmp_path / "new").iterdir())
     assert parse_output("s3://lake/out/") == ("s3://lake/out", "")
     assert parse_output("s3://lake/2026.12/b.csv", tmp_path) == ("s3://lake/2026.12", "b.csv")

@@ -16,7 +16,7 @@ from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.models.report import LONG_DOCUMENT, LONG_WINNER, Report
 from prefect_dispatch.reporting.html.document import GENERATOR
 from prefect_dispatch.reporting.kept_pages import PageAddress, save_address
-from prefect_dispatch.reporting.table_files import Output
+from prefect_dispatch.reporting.output_folder import Output
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -27,7 +27,7 @@ from prefect_dispatch.integrators.audit.published_report import audit_report
 from prefect_dispatch.models.ledger import LedgerRow, Merge
 from prefect_dispatch.models.report import Report, Spending
 from prefect_dispatch.models.test_run import Result, TestCase, TestRun
-from prefect_dispatch.reporting.table_files import Output
+from prefect_dispatch.reporting.output_folder import Output
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.said import say
 

@@ -546,7 +546,7 @@ def _run(arguments: argparse.Namespace) -> int:
     job, folder = _load_job(arguments), arguments.job.resolve().parent
 
     from prefect_dispatch.flows.job_file import validate_job  # noqa: PLC0415 -- imports every model
-    from prefect_dispatch.reporting.table_files import parse_output  # noqa: PLC0415 -- imports pydantic
+    from prefect_dispatch.reporting.output_folder import parse_output  # noqa: PLC0415 -- imports pydantic
 
     # 1. Validate the job, without Prefect: an invalid one needs no server and leaves no flow run behind.
     own: str | None = getattr(job, "out", None)
@@ -554,6 +554,8 @@ def _run(arguments: argparse.Namespace) -> int:
     output = parse_output(out, root) if out else None
     bounds: dict[str, Any] = {"limit": arguments.limit, "refresh": _refresh(arguments)}
     ready = validate_job(job, folder, **bounds)
+    if output:
+        output.ensure()
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
     # 2. Import what the run needs, while the temporary server starts in a process of its own.
     _begin_server(job, ready)
@@ -562,7 +564,6 @@ def _run(arguments: argparse.Namespace) -> int:
 
     from prefect_dispatch.cli.console import show_progress, summary  # noqa: PLC0415 -- imports rich
     from prefect_dispatch.flows.prepare import as_prepared  # noqa: PLC0415 -- imports every model
-    from prefect_dispatch.flows.publish import ensure_output  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.prefect_compat import is_unreachable  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.processes.ephemeral_server import use_server  # noqa: PLC0415 -- only here
     from prefect_dispatch.reporting.progress import on_report  # noqa: PLC0415 -- imports pydantic
@@ -570,8 +571,6 @@ def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.tasks.stop_conditions import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
 
     # 3. Run it.
-    if output:
-        ensure_output(output)
     reports: list[Report] = []
 
     def on_finished(report: Report) -> None:

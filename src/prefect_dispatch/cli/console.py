@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from prefect_dispatch.models.report import Report, Spending
+    from prefect_dispatch.reporting.output_folder import Output
     from prefect_dispatch.reporting.progress import Progress
-    from prefect_dispatch.reporting.table_files import Output
     from prefect_dispatch.tasks.plan import Plan
 
 T = TypeVar("T")

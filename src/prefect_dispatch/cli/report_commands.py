@@ -44,10 +44,10 @@ def explain(arguments: argparse.Namespace) -> int:
 def merge(arguments: argparse.Namespace) -> int:
     """Merge a report again, print how the merge differs, and write its report if requested."""
     from prefect_dispatch.cli.merge import merge_again  # noqa: PLC0415 -- imports Prefect
-    from prefect_dispatch.flows.publish import ensure_output, write_files, write_page  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.flows.publish import write_files, write_page  # noqa: PLC0415 -- imports Prefect
     from prefect_dispatch.reporting.difference import describe_difference  # noqa: PLC0415 -- only here
     from prefect_dispatch.reporting.markdown import TITLES  # noqa: PLC0415 -- only here
-    from prefect_dispatch.reporting.table_files import Output, parse_output  # noqa: PLC0415 -- only here
+    from prefect_dispatch.reporting.output_folder import Output, parse_output  # noqa: PLC0415 -- only here
 
     source: Path = arguments.report
     out = None if arguments.out is None else parse_output(arguments.out)
@@ -58,7 +58,7 @@ def merge(arguments: argparse.Namespace) -> int:
     print(describe_difference(merged.before, report, merged.identity))
     print(f"{TITLES[report.status]}: {report.message}")
     if out:
-        files = write_files(report, ensure_output(out))
+        files = write_files(report, out.ensure())
         if problem := write_page(report, out, merged.briefs, []):
             print(f"prefect-dispatch: {problem}", file=sys.stderr)
         print(f"Report: {', '.join(files)}")

@@ -6,13 +6,9 @@ import io
 import re
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
-from urllib.parse import SplitResult, urlsplit
-from urllib.request import url2pathname
+from typing import TYPE_CHECKING, Any, cast
 
-from prefect_dispatch.errors import JobError
 from prefect_dispatch.reporting.tables import build_series, infer_type
 from prefect_dispatch.security.escaping import column_names, count_noun, shorten, to_safe_csv, value_text
 
@@ -122,78 +118,6 @@ def _records_of(value: JsonValue) -> list[JsonValue] | None:
     if isinstance(value, dict) and len(value) == 1:
         (value,) = value.values()
     return value if isinstance(value, list) and (not value or _as_rows(value)) else None
-
-
-class Output(NamedTuple):
-    """Where the files of a report are written."""
-
-    folder: Path | str
-    """The folder of the report; a text is the URL of one in an object store."""
-    table: str = ""
-    """The name of a file in it for the merged rows; empty if none was requested."""
-
-    def place(self, name: str) -> str:
-        """Return the path or the URL of a file in the folder; of the folder itself for an empty name."""
-        return str(self.folder / name) if isinstance(self.folder, Path) else f"{self.folder}/{name}".rstrip("/")
-
-    @property
-    def target(self) -> str:
-        """The parameter `out` for it, which doesn't depend on the current folder."""
-        out = self.place(self.table)
-        return str(Path(out).resolve()) if isinstance(self.folder, Path) else out
-
-
-def parse_output(out: str, root: Path | None = None) -> Output:
-    """Return the folder of a report, and the table file in it if the path or the URL names one by its suffix.
-
-    A folder that exists is one, whatever its name.
-
-    Args:
-        out: The path or the URL of the folder, or of a table file in it.
-        root: The folder that a relative path starts from; by default the current one.
-
-    Raises:
-        JobError: If it is no path and no URL without a password, or if the library that writes such a file isn't
-            installed.
-
-    Example:
-        >>> parse_output("report").table, parse_output("s3://bucket/report/answers.csv")
-        ('', Output(folder='s3://bucket/report', table='answers.csv'))
-    """
-    if "\0" in out:
-        raise JobError("out: a path holds no NUL character; name a folder, such as report.")
-    parts = _split_url(out) if "://" in out else None
-    if parts and parts.scheme == "file":
-        return parse_output(url2pathname(parts.path))
-    path = Path(parts.path) if parts else Path(root or "", out)
-    suffix = path.suffix.lower()
-    is_folder = suffix not in LIBRARIES or (not parts and path.is_dir())
-    if not is_folder and (library := LIBRARIES[suffix]) and find_spec(library) is None:
-        extra = suffix[1:]
-        raise JobError(f"out: a {suffix} file needs {library}: pip install 'prefect-dispatch[{extra}]'.")
-    url = out.rstrip("/")
-    if is_folder:
-        return Output(url if parts else path)
-    return Output(url.rpartition("/")[0] if parts else path.parent, path.name)
-
-
-def _split_url(out: str) -> SplitResult:
-    """Return the parts of a URL.
-
-    Raises:
-        JobError: If it is none, or has a password, a query or a fragment.
-    """
-    try:
-        parts = urlsplit(out)
-        is_plain = parts.password is None and not parts.query and not parts.fragment
-    except ValueError:
-        is_plain, parts = False, SplitResult("", "", "", "", "")
-    if not is_plain or not parts.scheme:
-        raise JobError(
-            "out: the URL of a folder has no password, no ? and no #, such as s3://bucket/report; credentials belong "
-            "into the environment."
-        )
-    return parts
 
 
 def csv_files(
