@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, cr
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.block_references import SLUGS
 from prefect_dispatch.executors.registry import BuiltInExecutor
-from prefect_dispatch.flows.forms.form import with_form_messages
+from prefect_dispatch.flows.runtime.form_layout import with_form_messages
 from prefect_dispatch.flows.runtime.job_document import read_document
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.registry import AnyIntegrator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
     from typing_extensions import Self
 
-    from prefect_dispatch.flows.forms.form import Form
+    from prefect_dispatch.flows.runtime.form import Form
     from prefect_dispatch.flows.runtime.job_document import JobDocument
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
     from prefect_dispatch.models.report import Report
@@ -189,13 +189,13 @@ class FormJob(JobFile):
 
 
 def load_flow(name: str) -> Any:  # noqa: ANN401 -- the flow class depends on the name
-    """Import the flow that job files call by a name."""
+    """Return the flow that job files call by a name."""
     return getattr(import_module(f"prefect_dispatch.flows.{name}"), name)
 
 
 def load_form(name: str) -> Form[...]:
     """Import the form of the flow that job files call by a name."""
-    form: Form[...] = import_module(f"prefect_dispatch.flows.forms.{name}").FORM
+    form: Form[...] = import_module(f"prefect_dispatch.flows.{name}").FORM
     return form
 
 

@@ -13,6 +13,7 @@ from prefect.states import Completed
 
 from prefect_dispatch.calls.call_gate import reopen_gates
 from prefect_dispatch.errors import DispatchFailed
+from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.flows.finalize import Clock, add_shortfall, build_report
 from prefect_dispatch.flows.prepare import (
     build_plan,
@@ -64,6 +65,7 @@ from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.security.redaction import redact, safe_message
 from prefect_dispatch.sources.inline import with_values
 from prefect_dispatch.tasks.fan_out import FanOut
+from prefect_dispatch.tasks.provider_batches import BatchResults
 from prefect_dispatch.tasks.table_tasks import emit_file_assets
 
 if TYPE_CHECKING:
@@ -173,7 +175,8 @@ def run_job(spec: JobSpec) -> Report:
     )
     try:
         with progress:
-            gathered = run_batches(rest)
+            in_batches = isinstance(job.executor, LLM) and job.executor.mode == "batch"
+            gathered = run_batches(rest) if in_batches else BatchResults()
             with hold_slots(job.limits):
                 with hold_resources(rest.resources):
                     outcomes = fan_out.run(gathered)

@@ -8,10 +8,9 @@ import pytest
 from prefect.utilities.callables import parameter_schema
 from pydantic import BaseModel, Discriminator, Field, Tag, TypeAdapter
 
-from prefect_dispatch.flows.analyze_files import analyze_files
+from prefect_dispatch.flows.analyze_files import LAYOUT, analyze_files
 from prefect_dispatch.flows.content_variants import content_variants
 from prefect_dispatch.flows.dispatch import dispatch
-from prefect_dispatch.flows.forms.analyze_files import LAYOUT
 from prefect_dispatch.flows.research_topics import research_topics
 from prefect_dispatch.models.base import Tabs, arrange_fields
 

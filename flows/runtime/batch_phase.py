@@ -50,7 +50,7 @@ _PROVIDER = "openai/"
 
 
 def run_batches(job: PreparedJob) -> BatchResults:
-    """Run the batches of a job and return their results; return at once if none of its work is for a batch.
+    """Run the batches of a job whose executor asks in batches, and return their results.
 
     Left out, and asked live, is work that must not run at the same time as other work, and work on items that are too
     long and asked in parts.
@@ -65,7 +65,6 @@ def run_batches(job: PreparedJob) -> BatchResults:
         name: (first, who, location(name))
         for name, (first, *_) in group_equal_work(job.work).items()
         if isinstance(who := executor_for(first.brief, job.executor), LLM)
-        and who.mode == "batch"
         and first.ref not in job.independence.locks
         and first.ref not in job.independence.stages
         and not is_asked_in_parts(lenient, first, who)

@@ -17,8 +17,8 @@ from prefect.runtime import flow_run
 from prefect_dispatch.blocks import DispatchProfile, LLMCredentials
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.block_references import block_name
-from prefect_dispatch.flows.forms.form import Form, with_form_messages
 from prefect_dispatch.flows.runtime.flow_class import JobFlow, run_attempt
+from prefect_dispatch.flows.runtime.form_layout import with_form_messages
 from prefect_dispatch.models.base import did_you_mean
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.prefect_compat import parameter_descriptions
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from prefect_dispatch.flows.forms.layout import FormLayout
+    from prefect_dispatch.flows.runtime.form import Form
+    from prefect_dispatch.flows.runtime.form_layout import FormLayout
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -124,7 +125,6 @@ def form_flow(form: Form[P]) -> FormFlow[P, Report]:
 
     cast("Any", run_form).__signature__ = signature
     # A deployment finds the flow by the module and the name of its function.
-    run_form.__module__ = f"prefect_dispatch.flows.{form.name}"
     run_form.__name__ = run_form.__qualname__ = form.name
     # The arguments are the last section of the docstring, and Prefect reads the descriptions of fields there.
     about = [f"    {name}: {group.description}" for name, group in form.layout.groups.items()]

@@ -15,10 +15,10 @@ from pydantic import BaseModel
 from prefect_dispatch import LLM, DispatchProfile, Limits, LLMCredentials, Report, analyze_files
 from prefect_dispatch.blocks import block_reference
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.forms.analyze_files import DECISIONS
-from prefect_dispatch.flows.forms.fields import AnswerField, schema_of_fields
-from prefect_dispatch.flows.forms.form import with_form_messages
+from prefect_dispatch.flows.analyze_files import DECISIONS
+from prefect_dispatch.flows.runtime.form_fields import AnswerField, schema_of_fields
 from prefect_dispatch.flows.runtime.form_flow import REFUSAL
+from prefect_dispatch.flows.runtime.form_layout import with_form_messages
 from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.models.output_schema import validate_output

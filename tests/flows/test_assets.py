@@ -9,7 +9,7 @@ from prefect.states import Pending
 
 from prefect_dispatch import Brief, Item, dispatch, outcome_of, plan, write_parquet
 from prefect_dispatch.errors import JobError, SourceError
-from prefect_dispatch.flows.forms.form import with_form_messages
+from prefect_dispatch.flows.runtime.form_layout import with_form_messages
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.sources.tabular import Sql
 from prefect_dispatch.tasks.table_tasks import input_assets

@@ -12,8 +12,8 @@ from prefect.exceptions import ParameterTypeError
 from prefect_dispatch import Command, LLMCredentials, MergeBranches, build_modules
 from prefect_dispatch.cli.commands import UNUSABLE, main
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.forms.build_modules import Module, require_disjoint
-from prefect_dispatch.flows.forms.form import with_form_messages
+from prefect_dispatch.flows.build_modules import Module, require_disjoint
+from prefect_dispatch.flows.runtime.form_layout import with_form_messages
 from tests.flows.builders import Site, module, seen
 from tests.integrators.repos import WHO, files_at
 

@@ -10,8 +10,8 @@ from prefect.exceptions import ParameterTypeError
 
 from prefect_dispatch import LLM, LLMCredentials, Report, Tournament, content_variants
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.forms.content_variants import CRITERION, Variant
-from prefect_dispatch.flows.forms.form import with_form_messages
+from prefect_dispatch.flows.content_variants import CRITERION, Variant
+from prefect_dispatch.flows.runtime.form_layout import with_form_messages
 from tests.openai_server import Behaviour, openai_server
 
 if TYPE_CHECKING:

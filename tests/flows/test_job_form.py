@@ -13,8 +13,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect_dispatch import DispatchProfile, LLMCredentials
 from prefect_dispatch.cli.commands import COMPLETE, UNUSABLE, main
 from prefect_dispatch.errors import DependenceError, JobError
-from prefect_dispatch.flows.forms.form import with_form_messages
 from prefect_dispatch.flows.job_file import load_job, plan_job, read_job, validate_job
+from prefect_dispatch.flows.runtime.form_layout import with_form_messages
 from tests.openai_server import Behaviour, openai_server
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "forms"

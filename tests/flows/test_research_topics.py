@@ -10,8 +10,8 @@ import pytest
 from prefect_dispatch import LLM, LLMCredentials, Report, Synthesize, research_topics
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
-from prefect_dispatch.flows.forms.form import with_form_messages
-from prefect_dispatch.flows.forms.research_topics import DISAGREEMENT
+from prefect_dispatch.flows.research_topics import DISAGREEMENT
+from prefect_dispatch.flows.runtime.form_layout import with_form_messages
 from prefect_dispatch.integrators.audit.published_report import audit_report
 from prefect_dispatch.sources.tabular import Csv, JsonLines, Parquet
 from tests.openai_server import Behaviour, OpenAIServer, openai_server

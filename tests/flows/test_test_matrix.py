@@ -15,8 +15,8 @@ from prefect_dispatch import Limits, Report, TestMatrix
 from prefect_dispatch import test_matrix as run_matrix  # pytest would take it for a test by its own name
 from prefect_dispatch.cli.commands import UNUSABLE, main
 from prefect_dispatch.errors import DispatchFailed, JobError
-from prefect_dispatch.flows.forms.form import with_form_messages
-from prefect_dispatch.flows.forms.test_matrix import Axis, build_cells
+from prefect_dispatch.flows.runtime.form_layout import with_form_messages
+from prefect_dispatch.flows.test_matrix import Axis, build_cells
 from prefect_dispatch.models.test_run import TestRun
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from prefect_dispatch import LLMCredentials, research_topics
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
-from prefect_dispatch.flows.forms.research_topics import DISAGREEMENT
+from prefect_dispatch.flows.research_topics import DISAGREEMENT
 from prefect_dispatch.models.brief import Brief
 from tests.executors.coding.agent_server import Request, Turn, agent_server
 from tests.executors.coding.fake_agents import KEY, asked

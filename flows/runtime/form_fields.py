@@ -23,7 +23,7 @@ from prefect_dispatch.executors.block_references import SLUGS, block_name, load_
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.messages import ANSWER_LIMIT_PARAMS
 from prefect_dispatch.executors.registry import default_executor
-from prefect_dispatch.flows.forms.layout import (
+from prefect_dispatch.flows.runtime.form_layout import (
     FormGroup,
 )
 from prefect_dispatch.integrators.merge_records.field_rules import FieldPath, FieldRule, Rules

@@ -7,10 +7,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, get_type_hints
 
-from pydantic import ValidationError
-
-from prefect_dispatch.errors import BriefError, JobError, SourceError
-from prefect_dispatch.flows.forms.layout import FIELD_PREFIX, FormLayout, arrange_parameter, group_parameters
+from prefect_dispatch.flows.runtime.form_layout import FormLayout, arrange_parameter, group_parameters
 from prefect_dispatch.serialization.json_text import digest
 
 if TYPE_CHECKING:
@@ -19,23 +16,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-_JOB_PREFIX = re.compile(r"\b(?:limits|executor|integrator|items|briefs\[0\])\.(?=[a-z])")
-"""Path prefixes of fields in a job of `dispatch`, which a flat form does not have."""
-_FIELDS = {"glob": "files", "aliases": "decisions"}
-"""The names of parts' fields in a form."""
-_WORDS = (
-    ("`root`", "`folder`"),
-    (", or raise `max_bytes`", ""),
-    (", or set `encoding` if it is text", ""),
-    ("; narrow the glob.", "; narrow `files`."),
-    ("executor: the agent has no key", "credentials: the agent has no key"),
-    ("workspace.repo: ", "repo: "),
-    ("workspace.base: ", "base: "),
-    (", or set stdin: true and read it there", ""),
-)
-"""Replacements in messages for fields that a form doesn't have."""
 
 
 class Form(Generic[P]):
@@ -99,42 +79,3 @@ def _derive_name(layout: FormLayout, fields: Mapping[str, Any]) -> str | None:
 
 _NAME_CHARACTERS = 40
 """Characters of a question from which a name is derived."""
-
-
-def with_form_messages(step: Callable[[], R], label: Callable[[str], str] = str) -> R:
-    """Run a step; its error messages about a job are converted to the field names of a form.
-
-    Args:
-        step: The step.
-        label: Replaces the field names in a message by what people see in their place.
-
-    Raises:
-        JobError: If the job is unusable.
-    """
-    try:
-        return step()
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(_FIELDS.get(str(part), str(part)) for part in first["loc"])
-        message = first["msg"].removeprefix("Value error, ").rstrip(".")
-        text = _to_form_words(f"{where}: {message}." if where else f"{_capitalize(message)}.")
-        raise JobError(label(text)) from None
-    except (BriefError, SourceError) as error:
-        raise type(error)(label(_to_form_words(str(error)))) from None
-    except JobError as error:
-        if type(error) is not JobError:
-            raise
-        raise JobError(label(_to_form_words(str(error)))) from None
-
-
-def _capitalize(message: str) -> str:
-    """Capitalize a message, unless it begins with the name of a field."""
-    return message if FIELD_PREFIX.match(message) else f"{message[:1].upper()}{message[1:]}"
-
-
-def _to_form_words(message: str) -> str:
-    """Replace the field names of a job in a message by those of a form."""
-    message = _JOB_PREFIX.sub("", message)
-    for job_words, form_words in _WORDS:
-        message = message.replace(job_words, form_words)
-    return message

@@ -1,4 +1,4 @@
-"""Arrangement of a form: labels and groups of a flow's flat parameters."""
+"""Arrangement of a form: labels and groups of a flow's flat parameters, and messages in their words."""
 
 from __future__ import annotations
 
@@ -6,24 +6,43 @@ import inspect
 import re
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
-from pydantic import ConfigDict, Field, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 from pydantic.json_schema import SkipJsonSchema
 
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import BriefError, JobError, SourceError
 from prefect_dispatch.models.base import Strict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from pydantic import GetJsonSchemaHandler
     from pydantic.json_schema import JsonSchemaValue
     from pydantic_core import CoreSchema
 
-FIELD_PREFIX = re.compile(r"[a-z_]+(?:\.\w+|\[\d+\])*: ")
+R = TypeVar("R")
+
+_FIELD_PREFIX = re.compile(r"[a-z_]+(?:\.\w+|\[\d+\])*: ")
 """The path of a field at the beginning of a message."""
 _BACKTICKED = re.compile(r"`([a-z_]+)`")
+
+
+_JOB_PREFIX = re.compile(r"\b(?:limits|executor|integrator|items|briefs\[0\])\.(?=[a-z])")
+"""Path prefixes of fields in a job of `dispatch`, which a flat form does not have."""
+_FIELDS = {"glob": "files", "aliases": "decisions"}
+"""The names of parts' fields in a form."""
+_WORDS = (
+    ("`root`", "`folder`"),
+    (", or raise `max_bytes`", ""),
+    (", or set `encoding` if it is text", ""),
+    ("; narrow the glob.", "; narrow `files`."),
+    ("executor: the agent has no key", "credentials: the agent has no key"),
+    ("workspace.repo: ", "repo: "),
+    ("workspace.base: ", "base: "),
+    (", or set stdin: true and read it there", ""),
+)
+"""Replacements in messages for fields that a form doesn't have."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +98,7 @@ class FormLayout:
 
     def to_labels(self, message: str) -> str:
         """Replace the names of fields by labels: that which a message begins with, and those in backticks."""
-        if start := FIELD_PREFIX.match(message):
+        if start := _FIELD_PREFIX.match(message):
             path = start[0].removesuffix(": ")
             message = f"{self.label(path)}: {message[start.end() :]}"
         return _BACKTICKED.sub(lambda name: f"'{self.label(name[1])}'", message)
@@ -185,3 +204,42 @@ def arrange_parameter(layout: FormLayout, parameter: inspect.Parameter, descript
         return parameter
     shown = {"title": layout.labels[name], "description": layout.to_labels(description)}
     return parameter.replace(annotation=Annotated[annotation, Field(json_schema_extra=cast("Any", shown))])
+
+
+def with_form_messages(step: Callable[[], R], label: Callable[[str], str] = str) -> R:
+    """Run a step; its error messages about a job are converted to the field names of a form.
+
+    Args:
+        step: The step.
+        label: Replaces the field names in a message by what people see in their place.
+
+    Raises:
+        JobError: If the job is unusable.
+    """
+    try:
+        return step()
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(_FIELDS.get(str(part), str(part)) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ").rstrip(".")
+        text = _to_form_words(f"{where}: {message}." if where else f"{_capitalize(message)}.")
+        raise JobError(label(text)) from None
+    except (BriefError, SourceError) as error:
+        raise type(error)(label(_to_form_words(str(error)))) from None
+    except JobError as error:
+        if type(error) is not JobError:
+            raise
+        raise JobError(label(_to_form_words(str(error)))) from None
+
+
+def _capitalize(message: str) -> str:
+    """Capitalize a message, unless it begins with the name of a field."""
+    return message if _FIELD_PREFIX.match(message) else f"{message[:1].upper()}{message[1:]}"
+
+
+def _to_form_words(message: str) -> str:
+    """Replace the field names of a job in a message by those of a form."""
+    message = _JOB_PREFIX.sub("", message)
+    for job_words, form_words in _WORDS:
+        message = message.replace(job_words, form_words)
+    return message
