@@ -26,7 +26,7 @@ from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.outcome import Answer, Attempt, Rejection, Usage
 from prefect_dispatch.security.redaction import redact_item_text, redact_quotes
 from prefect_dispatch.tasks.event_loop import run_in_pool
-from prefect_dispatch.tasks.get_or_compute import exclusive_key
+from prefect_dispatch.tasks.get_or_compute import ExclusiveKey
 from prefect_dispatch.tasks.item_splitting import TOO_LONG, is_recorded_too_long, record_too_long
 from prefect_dispatch.tasks.result_store import PREFIX, parse_record, storage_key, validate_stored
 from prefect_dispatch.tasks.stop_conditions import raise_if_cancelled
@@ -536,7 +536,7 @@ async def collect_batches(run: BatchRun, folder: Path | None, *, waits: bool = T
                     raise BatchesPendingError(run.results_so_far(), max(each.begun for each in batches))
             # 2. Collect them. Runs with the same work do so one after another, so that each answer is stored once.
             for record in batches:
-                async with exclusive_key(LOCK, folder):
+                async with ExclusiveKey(LOCK, folder):
                     await _collect(run, record)
     except ExecutorError as error:
         return run.results_so_far(stopped=f"A batch met an error: {error}")
@@ -544,7 +544,7 @@ async def collect_batches(run: BatchRun, folder: Path | None, *, waits: bool = T
 
 
 async def _ensure_submitted_locked(run: BatchRun, folder: Path | None) -> Sequence[BatchRecord]:
-    async with exclusive_key(LOCK, folder) as alone:
+    async with ExclusiveKey(LOCK, folder) as alone:
         return await ensure_submitted(run, alone=alone)
 
 

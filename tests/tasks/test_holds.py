@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.tasks.get_or_compute import LOCK_FILE, exclusive_key
+from prefect_dispatch.tasks.get_or_compute import LOCK_FILE, ExclusiveKey
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from prefect_dispatch.tasks.get_or_compute import exclusive_key
+from prefect_dispatch.tasks.get_or_compute import ExclusiveKey
 
 async def hold():
-    async with exclusive_key(sys.argv[1], Path(sys.argv[2])) as alone:
+    async with ExclusiveKey(sys.argv[1], Path(sys.argv[2])) as alone:
         print("alone" if alone else "not alone", flush=True)
         await asyncio.to_thread(sys.stdin.readline)
 
@@ -48,7 +48,7 @@ def another_process(key: str, folder: Path) -> Generator[subprocess.Popen[str]]:
 async def at_once(key: str, folder: Path | None) -> bool:
     """Return whether a key can be held without waiting."""
     try:
-        async with exclusive_key(key, folder):
+        async with ExclusiveKey(key, folder):
             return True
     except asyncio.CancelledError:
         return False
@@ -78,7 +78,7 @@ def test_one_at_a_time_in_a_process(remote: bool, tmp_path: Path) -> None:  # no
     folder = None if remote else tmp_path
 
     async def script() -> None:
-        async with exclusive_key("a", folder) as alone:
+        async with ExclusiveKey("a", folder) as alone:
             assert alone is (not remote)
             assert not await is_free("a", folder)
             assert await is_free("b", folder)
@@ -95,7 +95,7 @@ def test_who_waits_comes_one_after_another(tmp_path: Path) -> None:
     inside: list[int] = []
 
     async def work(number: int) -> None:
-        async with exclusive_key("a", tmp_path):
+        async with ExclusiveKey("a", tmp_path):
             inside.append(number)
             assert len(inside) == 1
             await asyncio.sleep(0)
@@ -140,9 +140,9 @@ def test_a_folder_that_was_replaced_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "store"
 
     async def script() -> None:
-        async with exclusive_key("a", folder):
+        async with ExclusiveKey("a", folder):
             shutil.rmtree(folder)
-            async with exclusive_key("b", folder) as alone:
+            async with ExclusiveKey("b", folder) as alone:
                 assert alone
                 assert handles(folder) == 2
                 with another_process("c", folder):
@@ -160,7 +160,7 @@ def test_where_no_file_can_be_locked_others_are_not_kept_out(tmp_path: Path) -> 
     (tmp_path / "a-file").write_text("")
 
     async def script(folder: Path) -> None:
-        async with exclusive_key("a", folder) as alone:
+        async with ExclusiveKey("a", folder) as alone:
             assert not alone
             assert not await is_free("a", folder)
 
@@ -179,7 +179,7 @@ def test_a_forked_process_holds_nothing_of_its_parents(tmp_path: Path) -> None:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
     async def script() -> None:
-        async with exclusive_key("a", tmp_path):
+        async with ExclusiveKey("a", tmp_path):
             assert fork() == 0
             with another_process("b", tmp_path):
                 assert not await is_free("b", tmp_path)

@@ -269,6 +269,9 @@ class Brief(Strict):
         Raises:
             BriefError: If it uses a field that the item doesn't have.
         """
+        texts = (self.scope, self.instructions, *self.constraints, *self.reads, *self.writes, *self.resources)
+        if not any("{" in text or "}" in text for text in texts):
+            return self
         many = {
             name: tuple(render(text, item, quote) for text in getattr(self, name))
             for name, quote in (("constraints", str), ("reads", escape), ("writes", escape), ("resources", str))

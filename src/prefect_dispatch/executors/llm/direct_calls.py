@@ -32,7 +32,7 @@ from prefect_dispatch.executors.llm.http_exchange import (
 from prefect_dispatch.settings import environment_snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable, Mapping, Sequence
     from ssl import SSLContext
 
     import aiohttp
@@ -98,7 +98,7 @@ def supports_direct_http(litellm: Any, request: Mapping[str, Any]) -> bool:  # n
         and bool(request.get("api_base"))
         and request.keys() <= SUPPORTED_ARGUMENTS
         and has_default_settings(litellm)
-        and not any(map(os.environ.get, _ORGANIZATION_VARIABLES))
+        and not _is_set(_ORGANIZATION_VARIABLES, environment_snapshot())
         and bool(_key(litellm, request))
     )
 
@@ -113,8 +113,14 @@ def has_default_settings(litellm: Any) -> bool:  # noqa: ANN401 -- a module
         not any(getattr(litellm, name, None) for name in _SETTINGS)
         and litellm.ssl_verify is True
         and not any(each != "cache" for name in _CALLBACKS for each in getattr(litellm, name, None) or ())
-        and not any(map(os.environ.get, _TRANSPORT_VARIABLES))
+        and not _is_set(_TRANSPORT_VARIABLES, environment_snapshot())
     )
+
+
+@lru_cache(maxsize=4)
+def _is_set(variables: Sequence[str], _environment: Hashable) -> bool:
+    """Return whether one of some variables is set; the snapshot of the environment is part of the cache key."""
+    return any(map(os.environ.get, variables))
 
 
 async def post_chat_completion(litellm: Any, request: Mapping[str, Any], exchange: Exchange) -> Any:  # noqa: ANN401 -- a module, and its ModelResponse
