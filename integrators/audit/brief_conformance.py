@@ -369,7 +369,9 @@ def _requirement(
 
 def _in_words(brief: str, kind: Any, text: str) -> Requirement:  # noqa: ANN401 -- a literal of the model
     """Return a requirement in words, which only a judge can compare."""
-    return _requirement(brief, kind, unescape_template(text), checked=0, unknown=0, places=(), note=_NO_JUDGE)
+    return Requirement(
+        brief=brief, kind=kind, text=redact(unescape_template(text)), verdict="not_checkable", note=_NO_JUDGE
+    )
 
 
 def _judge_rules(

@@ -51,7 +51,8 @@ def describe_difference(before: Report, after: Report, identity: Sequence[str] =
         "Proposals": _list_lines(before.proposals, after.proposals),
         "Shortfalls": _list_lines(before.shortfalls, after.shortfalls),
         "Violations": _list_lines(before.violations, after.violations),
-        "Requirements": _list_lines(before.requirements, after.requirements),
+        # A report of an older version doesn't have any.
+        "Requirements": _list_lines(before.requirements, after.requirements) if before.requirements else (),
     }
     lines: list[str] = []
     for title, found in sections.items():
