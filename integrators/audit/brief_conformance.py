@@ -32,7 +32,7 @@ from prefect_dispatch.integrators.synthesize.output_format import CITED
 from prefect_dispatch.models.checks import Function, MustMention, Sources
 from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.imports import REFERENCE
-from prefect_dispatch.models.item import placeholders, unescape_template
+from prefect_dispatch.models.item import Item, placeholders, unescape_template
 from prefect_dispatch.models.ledger import MAX_PLACES, Ref, Requirement, RequirementPlace, make_ref
 from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.security.escaping import count_noun, join_names, shorten
@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from prefect_dispatch.integrators.base import Asker
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.checks import Check
-    from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.ledger import Merge
     from prefect_dispatch.models.outcome import Outcome
 
@@ -61,8 +60,10 @@ _LISTED = 8
 """Names of fields or globs that a requirement lists."""
 _WRITTEN = "A model wrote the merged value from the answers, so that no part of it is an answer to this brief."
 _TAKEN_APART = "No part of the merged value is a whole answer to this brief."
-_NO_JUDGE = "It is in words, and this integrator has no judge that was asked."
+_NO_JUDGE = "It is in words, and there is no judge."
 _NO_ITEMS = "It depends on the items, which aren't known here."
+_UNUSED = Item(key="-", value=None)
+"""The item for checks that don't depend on any."""
 _SCOPE_RULE = "It states nothing outside of the scope in which the answers were asked for: {}"
 
 
@@ -104,7 +105,7 @@ def check_requirements(
     by_name: dict[str, Brief] = {}
     for brief in sorted(briefs, key=lambda each: each.name):
         by_name.setdefault(original_name(brief), brief)
-    subject = _Subject(merge, outcomes, {each.name: original_name(each) for each in briefs}, integrator, items)
+    subject = _Subject(merge, outcomes, briefs, integrator, items)
     found = [row for name, brief in by_name.items() for row in subject.check_brief(name, brief)]
     found += [_in_words("", "constraint", text) for text in BaseIntegrator.of(integrator).own_constraints()]
     return tuple(_judge_rules(found, merge, outcomes, BaseIntegrator.of(integrator), ask))
@@ -117,7 +118,7 @@ class _Subject:
         self,
         merge: Merge,
         outcomes: Sequence[Outcome],
-        names: Mapping[str, str],
+        briefs: Sequence[Brief],
         integrator: object,
         items: Iterable[Item],
     ) -> None:
@@ -126,11 +127,13 @@ class _Subject:
         Args:
             merge: The merge.
             outcomes: The outcomes.
-            names: The name of each brief's original one.
+            briefs: The briefs.
             integrator: The integrator.
             items: The items that are known.
         """
-        self._merge, self._integrator, self._names = merge, integrator, names
+        self._merge, self._integrator = merge, integrator
+        self._names = {brief.name: original_name(brief) for brief in briefs}
+        self._schemas = schemas_of(briefs)
         self._outcomes = {Ref.of(outcome): outcome for outcome in outcomes}
         self._items = {item.key: item for item in items}
         self._is_written = any(row.rule == CITED for row in merge.fields)
@@ -190,12 +193,14 @@ class _Subject:
     def _check_output(self, name: str, brief: Brief, parts: Sequence[tuple[_Part, tuple[Ref, ...]]]) -> Requirement:
         """Return the verdict on the form of the answers."""
         text = _describe_output(brief)
-        schema = schemas_of([brief]).get(brief.name)
+        schema = self._schemas.get(brief.name)
         if schema is not None and isinstance(self._integrator, MergeRecords):
             return self._read_record_flags(name, text)
         if schema is not None and isinstance(self._integrator, Collate):
             # The audit compared each answer with its schema, and would have found a violation of that law.
-            return self._compare(name, "output", text, parts, lambda *_: None)
+            return _requirement(
+                name, "output", text, checked=len(parts), unknown=0, places=(), note="" if parts else _TAKEN_APART
+            )
 
         def find(part: _Part, refs: tuple[Ref, ...]) -> str | None:
             if schema is not None:
@@ -216,11 +221,13 @@ class _Subject:
             if any(self._names.get(ref.brief) == name for ref in flag.sources)
         ]
         resting = [refs for refs in self._sources.values() if any(self._names.get(ref.brief) == name for ref in refs)]
-        # A record of several briefs has no schema that all its answers share.
-        mixed = sum(len({self._names.get(ref.brief) for ref in refs}) > 1 for refs in resting)
+        # The audit compares a record only with a schema that all its answers share.
+        mixed = sum(len({self._schemas.get(ref.brief) for ref in refs}) > 1 for refs in resting)
         free = self._fields_of_any_type
         notes = (
-            f"{mixed} of {count_noun(len(resting), 'record')} come from several briefs." if mixed else "",
+            f"{mixed} of {count_noun(len(resting), 'record')} come from briefs with different schemas."
+            if mixed
+            else "",
             f"Exempt, as a rule may change the type: {join_names(map(repr, free), _LISTED)}." if free else "",
         )
         note = " ".join(filter(None, notes))
@@ -267,10 +274,9 @@ class _Subject:
             self._require_same_type(check, part)
             first: str | None = None
             for ref in refs if depends else refs[:1]:
-                item = self._items.get(ref.item)
-                if item is None and depends:
+                if depends and ref.item not in self._items:
                     raise _Unknown(_NO_ITEMS)
-                problem = self._run_check(check, part, refs, item)
+                problem = self._run_check(check, part, refs, self._items.get(ref.item, _UNUSED))
                 if problem is None:
                     return None
                 first = first or problem
@@ -278,9 +284,9 @@ class _Subject:
 
         return find
 
-    def _run_check(self, check: Check, part: _Part, refs: Sequence[Ref], item: Item | None) -> str | None:
+    def _run_check(self, check: Check, part: _Part, refs: Sequence[Ref], item: Item) -> str | None:
         try:
-            problem = check.problem(part.value, item)  # pyright: ignore[reportArgumentType] -- unused without an item
+            problem = check.problem(part.value, item)
             if problem is None and isinstance(check, Sources):
                 pages = [page for ref in refs for page in self._outcomes[ref].citations]
                 problem = check.citation_problem(part.value, pages)
@@ -422,8 +428,8 @@ def _describe_output(brief: Brief) -> str:
         return f"Each answer is a {brief.output!r}."
     if isinstance(brief.output, type):
         return f"Each answer is a {brief.output.__name__}."
-    names = (schema_of(brief.output) or {}).get("properties")
-    fields = f" with the fields {join_names(map(repr, names), _LISTED)}" if isinstance(names, dict) and names else ""
+    schema: Any = schema_of(brief.output)
+    fields = f" with the fields {join_names(map(repr, names), _LISTED)}" if (names := schema.get("properties")) else ""
     return f"Each answer conforms to the output schema{fields}."
 
 

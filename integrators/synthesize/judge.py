@@ -311,8 +311,7 @@ def _parse_opinion(outcome: Outcome, leaves: Sequence[tuple[str, JsonValue]], so
     response = cast("dict[str, Any]", outcome.value)
     label, sentence = response["label"], str(response["sentence"]).strip()
     if label != "broken":
-        opinion = "met" if label == "kept" else "not_checkable"
-        return RuleOpinion(opinion, f"The judge, a model, says {label!r}.")
+        return RuleOpinion("met" if label == "kept" else "not_checkable", f"The judge, a model, says {label!r}.")
     for path, value in leaves:
         text = Source(0, Outcome(brief="text", item="leaf", status="succeeded", value=value))
         if sentence and text.has_whole_sentence(sentence):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.executors.base import Ask
+    from prefect_dispatch.integrators.base import Integrator
 
 RECORD = {
     "type": "object",
@@ -50,13 +52,15 @@ def only(found: Sequence[Requirement], kind: str) -> Requirement:
 
 def brief(**more: Any) -> Brief:  # noqa: ANN401 -- fields of a brief
     """Return a brief."""
-    return Brief(**{"name": "terms", "instructions": "Read it.", **more})
+    return Brief.model_validate({"name": "terms", "instructions": "Read it.", **more})
 
 
-def checked(given: Brief, outcomes: Sequence[Outcome], by: Any = None, **more: Any) -> tuple[Requirement, ...]:  # noqa: ANN401 -- an integrator
+def checked(
+    given: Brief, outcomes: Sequence[Outcome], by: Integrator | None = None, *, items: Sequence[Item] = ITEMS
+) -> tuple[Requirement, ...]:
     """Merge, and compare with the brief."""
     by = by or Collate()
-    return check_requirements(by.merge([given], outcomes), outcomes, [given], by, **{"items": ITEMS, **more})
+    return check_requirements(by.merge([given], outcomes), outcomes, [given], by, items=items)
 
 
 def test_each_requirement_has_a_verdict_with_the_place() -> None:
@@ -97,8 +101,10 @@ def test_order_changes_nothing(shuffled: random.Random) -> None:
     briefs = [brief(name=name, checks=[{"kind": "max_words", "words": 2}]) for name in ("one", "two")]
     outcomes = [say(key, f"it is {key}", brief=each.name) for each in briefs for key in "abc"]
     expected = check_requirements(Collate().merge(briefs, outcomes), outcomes, briefs, Collate(), items=ITEMS)
-    for each in (briefs, outcomes, items := [*ITEMS]):
-        shuffled.shuffle(each)  # type: ignore[arg-type] -- lists of different things
+    items = [*ITEMS]
+    lists: list[list[Any]] = [briefs, outcomes, items]
+    for each in lists:
+        shuffled.shuffle(each)
     merge = Collate().merge(briefs, outcomes)
     assert check_requirements(merge, outcomes, briefs, Collate(), items=items) == expected
     assert [row.violations for row in expected] == [0, 3, 0, 3]
@@ -152,11 +158,12 @@ def test_merged_records_are_compared_where_they_are_answers() -> None:
     found = checked(listed, [say("a", [{"name": "MIT", "note": "A"}])], MergeRecords(identity=("name",)))
     assert verdicts(found) == [("terms", "output", "met"), ("terms", "check", "not_checkable")]
     keyed = brief(output={**RECORD, "additionalProperties": False}, checks=[{"kind": "regex", "pattern": r"^\{\"name"}])
-    for value in ({"name": "MIT"}, {"key": "x", "name": "MIT"}):
+    values: list[JsonValue] = [{"name": "MIT"}, {"key": "x", "name": "MIT"}]
+    for value in values:
         found = checked(
             keyed.model_copy(update={"output": "text"}), [say("a", value)], MergeRecords(identity=("{key}",))
         )
-        assert only(found, "check").verdict == ("met" if "key" not in value else "violated")
+        assert only(found, "check").verdict == ("met" if value == values[0] else "violated")
     nothing: list[Any] = [say("a", [3])]
     assert only(checked(listed, nothing, MergeRecords(identity=("name",))), "check").verdict == "not_checkable"
 
@@ -173,7 +180,11 @@ def test_what_a_rule_collects_is_not_compared_by_the_type_of_the_answers() -> No
         ],
     )
     outcomes = [say(key, {"name": "MIT", "note": f"is {key}", "tags": [tag]}) for key, tag in ("ax", "by")]
-    found = checked(asked, outcomes, MergeRecords(identity=("name",), rules={"note": "union", "tags": "union"}))
+    found = checked(
+        asked,
+        outcomes,
+        MergeRecords.model_validate({"identity": ["name"], "rules": {"note": "union", "tags": "union"}}),
+    )
     assert found[0].note == "Exempt, as a rule may change the type: 'note', 'tags'."
     assert [row.verdict for row in found] == ["met", "not_checkable", "not_checkable", "met", "met"]
     assert "gave 'note' another type" in found[1].note
@@ -186,14 +197,14 @@ def test_a_record_that_violates_its_schema_violates_the_brief() -> None:
     by = MergeRecords(identity=("name",))
     row = only(checked(asked, outcomes, by), "output")
     assert (row.verdict, row.violations, row.checked, row.places[0].path) == ("violated", 1, 1, "/records/0")
-    briefs = [brief(name=name, output=RECORD) for name in ("one", "two")]
+    briefs = [brief(name="one", output=RECORD), brief(name="two", output={"type": "object"})]
     outcomes = [
         say(key, {"name": name}, brief=of)
         for key, name, of in [("a", "x", "one"), ("b", "x", "two"), ("c", "y", "one")]
     ]
     found = check_requirements(by.merge(briefs, outcomes), outcomes, briefs, by)
     assert [row.verdict for row in found] == ["not_checkable"] * 2
-    assert found[0].note == "1 of 2 records come from several briefs."
+    assert found[0].note == "1 of 2 records come from briefs with different schemas."
     odd = Merge(value={"records": 3}, ledger=())
     assert only(check_requirements(odd, [], [asked], by), "output").verdict == "not_checkable"
 
@@ -263,7 +274,7 @@ def test_functions_are_asked_again_and_may_fail() -> None:
 def test_sources_have_to_be_pages_of_the_search() -> None:
     """A source that no search returned violates the check, as it would in an answer."""
     asked = brief(output={"type": "object"}, checks=[{"kind": "sources", "from_search": True}])
-    page = Citation(url="https://www.iana.org/a", title="A", retrieved="2026-11-25")
+    page = Citation(url="https://www.iana.org/a", title="A", retrieved=date(2026, 11, 25))
     for url, verdict in [("https://www.iana.org/a", "met"), ("https://www.iana.org/b", "violated")]:
         outcome = say("a", {"sources": [url]}).model_copy(update={"citations": (page,)})
         assert only(checked(asked, [outcome]), "check").verdict == verdict
