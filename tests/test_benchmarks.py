@@ -260,14 +260,16 @@ def test_texts_and_judges_are_measured(tmp_path: Path, capsys: pytest.CaptureFix
     for name in texts.SETS.values():
         (tmp_path / f"{name}.json.gz").write_bytes(packed)
     texts.print_rules(tmp_path)
-    assert "| mean | | 50.0 | 54.6 | 100.0 | 100.0 | 100.0 | 100.0 | 0.0 |" in capsys.readouterr().out
+    assert "| mean | 120 | 50.0 | 54.6 | 100.0 | 100.0 | 100.0 | 100.0 | 0.0 |" in capsys.readouterr().out
     judge = ScriptedExecutor(
         lambda ask: {"label": "not_found" if "six" in str(ask.item.value) else "supported", "sentence": documents[0]}
     )
-    texts.print_judge(tmp_path, DirectAsker(judge), 2)
+    texts.print_judge(texts.measure_judge(tmp_path, DirectAsker(judge), 2))
     out = capsys.readouterr().out
     assert "judge alone: a doubt from " in out
-    assert "20 texts, 20 requests; for 1,000 texts: cost 0.0000 US dollars" in out
+    assert "20 texts with 20 claims, of which 20 have a verdict, 20 requests; for 1,000 claims: cost 0.0000 US" in out
+    cut = texts.measure_judge(tmp_path, DirectAsker(judge), 6, minutes=0)
+    assert (cut.texts, cut.held_out[False]) == (20, 100.0)
 
 
 def test_texts_need_their_sets(
