@@ -31,7 +31,6 @@ MAX_SHOWN = 5
 """Most names of a file that are reported."""
 _PROSE = frozenset({".adoc", ".md", ".rst", ".tex", ".txt"})
 """Suffixes of files in which a word before a colon defines nothing."""
-_INDENTATION = re.compile(r"[ \t]*")
 _SECTION = re.compile(r"\[+\s*(?P<name>[^\[\]]+?)\s*\]+")
 """A section of an INI or TOML file, to which the lines after it belong."""
 _DECLARATION = re.compile(
@@ -67,7 +66,7 @@ def list_definitions(text: str) -> dict[tuple[Scope, str], list[str]]:
         if not content:
             continue
         # 1. The lines around it: each of smaller indentation than the next.
-        indentation = len(_INDENTATION.match(line)[0].expandtabs())  # type: ignore[index] -- it matches nothing, too
+        indentation = len(line.expandtabs()) - len(line.expandtabs().lstrip())
         while enclosing and enclosing[-1][0] >= indentation:
             enclosing.pop()
         scope = (*section, *(text for _, text in enclosing))

@@ -44,7 +44,7 @@ LINES = [f"line {number}\n" for number in range(20)]
             ["A"],
             id="class",
         ),
-        pytest.param("a.go", "", "x := 1\n", "x := 2\n", "x := 1\ny\nx := 2\n", ["x"], id="go"),
+        pytest.param("a.go", "", "x := 1\n", "x := 2\n", "x := 1\n\nx := 2\n", ["x"], id="go"),
         pytest.param(
             "a.py",
             "",
