@@ -134,11 +134,20 @@ class _Subject:
         self._merge, self._integrator = merge, integrator
         self._names = {brief.name: original_name(brief) for brief in briefs}
         self._schemas = schemas_of(briefs)
-        self._outcomes = {Ref.of(outcome): outcome for outcome in outcomes}
-        self._items = {item.key: item for item in items}
+        self._all_outcomes, self._all_items = outcomes, items
         self._is_written = any(row.rule == CITED for row in merge.fields)
         self._sources = _sources_by_entry(merge)
         self._parts = [] if self._is_written else [*self._list_parts()]
+
+    @cached_property
+    def _outcomes(self) -> dict[Ref, Outcome]:
+        """The outcomes; most comparisons need none of them."""
+        return {Ref.of(outcome): outcome for outcome in self._all_outcomes}
+
+    @cached_property
+    def _items(self) -> dict[str, Item]:
+        """The known items by their keys, for what depends on them."""
+        return {item.key: item for item in self._all_items}
 
     def check_brief(self, name: str, brief: Brief) -> Iterator[Requirement]:
         """Yield the requirements of a brief.
@@ -276,7 +285,7 @@ class _Subject:
             for ref in refs if depends else refs[:1]:
                 if depends and ref.item not in self._items:
                     raise _Unknown(_NO_ITEMS)
-                problem = self._run_check(check, part, refs, self._items.get(ref.item, _UNUSED))
+                problem = self._run_check(check, part, refs, self._items[ref.item] if depends else _UNUSED)
                 if problem is None:
                     return None
                 first = first or problem
