@@ -35,9 +35,8 @@ from prefect_dispatch.models.imports import REFERENCE
 from prefect_dispatch.models.item import Item, placeholders, unescape_template
 from prefect_dispatch.models.ledger import MAX_PLACES, Ref, Requirement, RequirementPlace, make_ref
 from prefect_dispatch.models.output_schema import schema_of
-from prefect_dispatch.security.escaping import count_noun, join_names, shorten
+from prefect_dispatch.security.escaping import count_noun, join_names, shorten, value_text
 from prefect_dispatch.security.redaction import redact, safe_message
-from prefect_dispatch.serialization.json_text import canonical_json
 from prefect_dispatch.serialization.json_values import get_at, pointer
 
 if TYPE_CHECKING:
@@ -445,7 +444,7 @@ def _describe_output(brief: Brief) -> str:
 def _describe_check(check: Check) -> str:
     """Return a check in words: its kind and settings."""
     settings = check.model_dump(mode="json", exclude={"kind"}, exclude_defaults=True)
-    return f"{check.kind}: {canonical_json(settings)}"
+    return ", ".join((check.kind, *(f"{name} {value_text(each)}" for name, each in settings.items())))
 
 
 def _sources_by_entry(merge: Merge) -> dict[str, tuple[Ref, ...]]:
