@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from benchmarks import figures, loads, merges, simulate, startup, stores, texts
+from benchmarks import consensus, figures, loads, merges, simulate, startup, stores, texts
 from benchmarks.figures import NOTHING
 from benchmarks.loads import FIVE_THOUSAND, THOUSAND, VARIED, Workload
 from benchmarks.measuring import Cell, Lab
@@ -293,7 +293,7 @@ def test_merges_are_measured_on_small_sets(
     data, results = tmp_path / "data", Results(tmp_path / "results")
     assert "Not measured yet." in merges.create_page(results)
     # 1. Votes: two of three say what is right.
-    for name in merges.consensus.SETS:
+    for name in consensus.SETS:
         write_packed(data / "truth" / f"{name}.labels.csv.gz", "question,worker,answer\nq,a,yes\nq,b,yes\nq,c,no\n")
         write_packed(data / "truth" / f"{name}.gold.csv.gz", "question,truth\nq,yes\n")
     # 2. Records: one pair is the same, one is similar.

@@ -369,13 +369,9 @@ def test_expected_answers_are_not_in_a_report(tmp_path: Path) -> None:
 
 def test_a_run_states_what_the_brief_requires(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A merged value that violates its brief is published with gaps; a changed verdict is found by the audit."""
-    brief = Brief(
-        name="terms",
-        scope="One licence.",
-        instructions="Read it.",
-        output={"type": "object", "properties": {"name": {"type": "string"}}, "maxProperties": 2},
-        checks=[{"kind": "max_words", "field": "name", "words": 2}],
-    )
+    output: dict[str, Any] = {"type": "object", "properties": {"name": {"type": "string"}}, "maxProperties": 2}
+    check = {"kind": "max_words", "field": "name", "words": 2}
+    brief = Brief.model_validate({**dict(BRIEF), "scope": "One licence.", "output": output, "checks": [check]})
     answers: Any = {"a": {"name": "MIT", "x": 1}, "b": {"name": "mit", "y": 2}, "c": {"name": "ISC"}}
     report = dispatch(
         [brief],
