@@ -317,7 +317,7 @@ OTHER_RECORDS = (
     ("splink, untuned", "60.6 over 5 sets"),
     ("rapidfuzz, threshold tuned on the labels", "69.2 over 5 sets"),
 )
-"""Mean F1 of other programs on the same sets, measured by hand before this command existed."""
+"""Mean F1 of other programs on the same sets, measured before this command existed."""
 VOTERS = {
     "majority": "`majority`",
     "weighted (learned)": "`weighted`, learned by crowd-kit's Wawa",
