@@ -4,8 +4,8 @@
 A set's documents are split in two by their SHA-256: the rules and their thresholds were chosen on the part "chosen on",
 and "held out" was measured at the end. A text counts as doubtful if any of its sentences has a doubt.
 
-`python -m benchmarks.texts --judge MODEL --claims N` has a model judge N claims of each part and set. Which of its
-labels counts as a doubt is chosen on the first part, for each model; accuracy is that on the second one.
+`python -m benchmarks.texts --judge MODEL --claims N [--minutes M]` has a model judge N texts of each part and set, in
+turn. Which of its labels counts as a doubt is chosen on the first part, for each model; accuracy is that on the second.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import re
 import time
 from collections import defaultdict
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +31,7 @@ from prefect_dispatch.integrators.synthesize.output_format import Part
 from prefect_dispatch.models.outcome import Outcome
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 DATA = Path("../shared/data/merges/prose")
 SETS = {
@@ -100,94 +101,200 @@ def balanced_accuracy(texts: Sequence[Text], doubtful: Iterable[bool]) -> float:
     return 100 * mean(mean(shares) for shares in right.values() if shares)
 
 
-def print_rules(folder: Path) -> None:
-    """Print the balanced accuracy of the rules on each set, beside that of a naive check."""
-    rows: list[list[float]] = []
-    print(
-        "| set | texts | naive | before | rules | of it chosen on | held out | false ones found | true ones doubted |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+class RuleRow(NamedTuple):
+    """What the rules find in a set, in per cent."""
+
+    name: str
+    texts: int
+    naive: float
+    """Balanced accuracy of a check that every number and capitalised word occurs in the document."""
+    before: float
+    """Balanced accuracy when figures, dates and quotations alone were compared."""
+    rules: float
+    """Balanced accuracy of the rules."""
+    chosen_on: float
+    """That on the part on which the rules were chosen."""
+    held_out: float
+    """That on the other part."""
+    found: float
+    """Share of the false texts with a doubt."""
+    accused: float
+    """Share of the true texts with a doubt."""
+
+
+def measure_rules(folder: Path) -> Iterator[RuleRow]:
+    """Yield what the rules find in each set, and the means over the sets at last."""
+    rows: list[RuleRow] = []
     for name in SETS:
         texts = read_set(folder, name)
         doubts = [*map(is_doubtful, texts)]
         parts = [
             [(each, doubt) for each, doubt in zip(texts, doubts, strict=True) if each.part == part] for part in PARTS
         ]
-        row = [
-            balanced_accuracy(texts, map(is_naively_doubtful, texts)),
-            BEFORE[name],
-            balanced_accuracy(texts, doubts),
-            *(balanced_accuracy([each for each, _ in part], [doubt for _, doubt in part]) for part in parts),
-            100 * mean(doubt for each, doubt in zip(texts, doubts, strict=True) if not each.is_true),
-            100 * mean(doubt for each, doubt in zip(texts, doubts, strict=True) if each.is_true),
-        ]
-        rows.append(row)
-        print(f"| {name} | {len(texts)} | {' | '.join(f'{value:.1f}' for value in row)} |", flush=True)
-    means = [mean(column) for column in zip(*rows, strict=True)]
-    print(f"| mean | | {' | '.join(f'{value:.1f}' for value in means)} |")
+        chosen_on, held_out = (
+            balanced_accuracy([each for each, _ in part], [doubt for _, doubt in part]) for part in parts
+        )
+        rows.append(
+            RuleRow(
+                name,
+                len(texts),
+                balanced_accuracy(texts, map(is_naively_doubtful, texts)),
+                BEFORE[name],
+                balanced_accuracy(texts, doubts),
+                chosen_on,
+                held_out,
+                100 * mean(doubt for each, doubt in zip(texts, doubts, strict=True) if not each.is_true),
+                100 * mean(doubt for each, doubt in zip(texts, doubts, strict=True) if each.is_true),
+            )
+        )
+        yield rows[-1]
+    means = {name: mean(getattr(row, name) for row in rows) for name in RuleRow._fields[2:]}
+    yield RuleRow(name="mean", texts=sum(row.texts for row in rows), **means)
+
+
+def print_rules(folder: Path) -> None:
+    """Print the balanced accuracy of the rules on each set, beside that of a naive check."""
+    heads = ("set", "texts", "naive", "before", "rules", "of it chosen on", "held out", "false ones found")
+    print(f"| {' | '.join(heads)} | true ones doubted |")
+    print("|" + "---|" * (len(heads) + 1))
+    for row in measure_rules(folder):
+        print(f"| {row.name} | {row.texts} | {' | '.join(f'{value:.1f}' for value in row[2:])} |", flush=True)
 
 
 class Judged(NamedTuple):
-    """A text with the worst label that a judge gave to one of its sentences."""
+    """A text with the worst label that a judge gave to one of its claims."""
 
+    name: str
+    """The set."""
     text: Text
     severity: int
+    claims: int
+    """Number of its claims."""
+    judged: int
+    """Number of those with a verdict."""
 
 
-def judge_texts(texts: Sequence[Text], asker: DirectAsker) -> list[Judged]:
-    """Have the sentences of texts judged."""
-    judged: list[Judged] = []
-    for each in texts:
-        sources = [index_document(each.document)]
-        claims = list_claims([Part("", each.text, (1,), [])], 1)
-        verdicts = judge_claims(claims, sources, asker, asker.executor, JUDGE_CONTEXT)
-        judged.append(Judged(each, max((SEVERITY[verdict.label] for verdict in verdicts), default=0)))
-    return judged
+class JudgeResult(NamedTuple):
+    """What a judge found, with the threshold that was chosen for it."""
+
+    threshold: dict[bool, str]
+    """The label from which on a text is doubtful; without and with the doubts of the rules."""
+    chosen_on: dict[bool, float]
+    """Balanced accuracy in per cent where it was chosen."""
+    held_out: dict[bool, float]
+    """Balanced accuracy on the other texts."""
+    texts: int
+    claims: int
+    judged: int
+    """Number of claims with a verdict."""
+    requests: int
+    cost_usd: float | None
+    """Cost of all claims; None where a price is unknown."""
+    seconds: float
+    prompt_tokens: int
 
 
-def print_judge(folder: Path, asker: DirectAsker, count: int, *, clock: Callable[[], float] = time.monotonic) -> None:
-    """Calibrate a judge on the first parts of the sets, and print its accuracy on the second ones and its cost.
+def judge_text(name: str, each: Text, asker: DirectAsker) -> Judged:
+    """Have the claims of a text judged."""
+    sources = [index_document(each.document)]
+    claims = list_claims([Part("", each.text, (1,), [])], 1)
+    verdicts = judge_claims(claims, sources, asker, asker.executor, JUDGE_CONTEXT)
+    return Judged(
+        name,
+        each,
+        max((SEVERITY[verdict.label] for verdict in verdicts), default=0),
+        len(claims),
+        sum(verdict.label != "not_judged" for verdict in verdicts),
+    )
+
+
+def select_texts(folder: Path, count: int) -> Iterator[tuple[str, Text]]:
+    """Yield texts of all sets in turn, so that a measurement that is cut short has some of each.
+
+    Args:
+        folder: The folder of the sets.
+        count: Number of texts of each part and set: as many true as false ones.
+    """
+    chosen: list[list[tuple[str, Text]]] = []
+    for name in SETS:
+        texts = read_set(folder, name)
+        for part in PARTS:
+            for is_true in (True, False):
+                same = [each for each in texts if (each.part, each.is_true) == (part, is_true)]
+                chosen.append([(name, each) for each in same[:: max(1, 2 * len(same) // count)][: count // 2]])
+    for of_each in zip_longest(*chosen):
+        yield from filter(None, of_each)
+
+
+def measure_judge(
+    folder: Path,
+    asker: DirectAsker,
+    count: int,
+    *,
+    minutes: float = float("inf"),
+    clock: Callable[[], float] = time.monotonic,
+) -> JudgeResult:
+    """Judge texts of the sets, choose the threshold of this judge on their first parts, and measure it on the second.
 
     Args:
         folder: The folder of the sets.
         asker: Asks the judge.
-        count: Number of texts of each part and set: as many true as false ones.
+        count: Number of texts of each part and set.
+        minutes: Time after which no further text is judged, once there are some of each kind.
         clock: Returns the time in seconds.
     """
-    chosen: dict[str, dict[str, list[Text]]] = {part: defaultdict(list) for part in PARTS}
-    for name in SETS:
-        for part in PARTS:
-            of_part = [each for each in read_set(folder, name) if each.part == part]
-            for is_true in (True, False):
-                same = [each for each in of_part if each.is_true == is_true]
-                chosen[part][name] += same[:: max(1, 2 * len(same) // count)][: count // 2]
     start = clock()
-    judged = {part: {name: judge_texts(texts, asker) for name, texts in chosen[part].items()} for part in PARTS}
+    judged: list[Judged] = []
+    for name, text in select_texts(folder, count):
+        if clock() - start > 60 * minutes and len(judged) >= 2 * len(PARTS) * len(SETS):
+            break  # there is a true and a false text of each part and set
+        judged.append(judge_text(name, text, asker))
     seconds = clock() - start
 
     def accuracy(part: str, least: int, *, with_rules: bool) -> float:
+        by_set: dict[str, list[Judged]] = defaultdict(list)
+        for each in judged:
+            if each.text.part == part:
+                by_set[each.name].append(each)
         return mean(
             balanced_accuracy(
                 [each.text for each in results],
                 [each.severity >= least or (with_rules and is_doubtful(each.text)) for each in results],
             )
-            for results in judged[part].values()
+            for results in by_set.values()
         )
 
-    total = sum(len(results) for part in judged.values() for results in part.values())
-    for with_rules in (False, True):
-        least = max(range(1, 5), key=lambda each: accuracy(PARTS[0], each, with_rules=with_rules))
-        label = next((name for name, severity in SEVERITY.items() if severity == least), "none")
+    least = {
+        with_rules: max(range(1, 5), key=lambda each: accuracy(PARTS[0], each, with_rules=with_rules))
+        for with_rules in (False, True)
+    }
+    return JudgeResult(
+        {key: next((name for name, of in SEVERITY.items() if of == each), "none") for key, each in least.items()},
+        {key: accuracy(PARTS[0], each, with_rules=key) for key, each in least.items()},
+        {key: accuracy(PARTS[1], each, with_rules=key) for key, each in least.items()},
+        len(judged),
+        sum(each.claims for each in judged),
+        sum(each.judged for each in judged),
+        asker.usage.requests,
+        asker.usage.cost_usd,
+        seconds,
+        asker.usage.prompt_tokens,
+    )
+
+
+def print_judge(result: JudgeResult) -> None:
+    """Print the accuracy of a judge, and its cost."""
+    for with_rules, title in ((False, "judge alone"), (True, "judge or rules")):
         print(
-            f"{'judge or rules' if with_rules else 'judge alone'}: a doubt from {label!r} on; balanced accuracy "
-            f"{accuracy(PARTS[0], least, with_rules=with_rules):.1f} where it was chosen, "
-            f"{accuracy(PARTS[1], least, with_rules=with_rules):.1f} held out"
+            f"{title}: a doubt from {result.threshold[with_rules]!r} on; balanced accuracy "
+            f"{result.chosen_on[with_rules]:.1f} where it was chosen, {result.held_out[with_rules]:.1f} held out"
         )
-    cost = asker.usage.cost_usd
-    price = "unknown" if cost is None else f"{1000 * cost / total:.4f} US dollars"
+    price = "unknown" if result.cost_usd is None else f"{1000 * result.cost_usd / result.claims:.4f} US dollars"
     print(
-        f"{total} texts, {asker.usage.requests} requests; for 1,000 texts: cost {price}, "
-        f"{1000 * seconds / total:,.0f} seconds, {1000 * asker.usage.prompt_tokens // total:,} prompt tokens"
+        f"{result.texts} texts with {result.claims} claims, of which {result.judged} have a verdict, "
+        f"{result.requests} requests; for 1,000 claims: cost {price}, "
+        f"{1000 * result.seconds / result.claims:,.0f} seconds, "
+        f"{1000 * result.prompt_tokens // result.claims:,} prompt tokens"
     )
 
 
@@ -197,12 +304,14 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA, help="the folder of the sets")
     parser.add_argument("--judge", metavar="MODEL", help="a model that judges, such as local/smollm2")
     parser.add_argument("--claims", type=int, default=20, help="texts of each part and set for the judge")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="time limit of the judge")
     arguments = parser.parse_args()
     if not arguments.data.is_dir():
         print(f"Skipped: there is no folder {str(arguments.data)!r} with the sets; name it with --data.")
         return
     if arguments.judge:
-        print_judge(arguments.data, DirectAsker(LLM(model=arguments.judge)), max(2, arguments.claims))
+        asker = DirectAsker(LLM(model=arguments.judge))
+        print_judge(measure_judge(arguments.data, asker, max(2, arguments.claims), minutes=arguments.minutes))
     else:
         print_rules(arguments.data)
 

@@ -17,6 +17,7 @@ from prefect_dispatch.errors import AuditError, MergeError
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.messages import is_expected_model, is_local, shorten_model_path
 from prefect_dispatch.flows.runtime.prepared_job import query_executors
+from prefect_dispatch.integrators.audit.brief_conformance import requirement_shortfalls
 from prefect_dispatch.integrators.base import DecisionIntegrator, unanswered
 from prefect_dispatch.models import __version__
 from prefect_dispatch.models.decisions import Decisions
@@ -120,7 +121,8 @@ def report_merge(
         min_success: The share of outcomes that must have an answer.
     """
     gaps = [outcome for outcome in outcomes if outcome.status != "succeeded"]
-    status, message = _verdict(len(outcomes), gaps, failure, min_success, merge.shortfalls)
+    shortfalls = (*merge.shortfalls, *requirement_shortfalls(merge.requirements))
+    status, message = _verdict(len(outcomes), gaps, failure, min_success, shortfalls)
     return Report(
         status=status,
         message=strip_control_chars(message),
@@ -133,12 +135,13 @@ def report_merge(
             if each.error and each.status != "succeeded"
         ),
         violations=violations,
+        requirements=merge.requirements,
         rules=merge.rules,
         proposals=merge.proposals,
         flags=merge.flags,
         tables=(*merge.tables, *_web_sources_table(outcomes)),
         documents=merge.documents,
-        shortfalls=merge.shortfalls,
+        shortfalls=shortfalls,
         usage=Spending.of([*outcomes, *merge.asked]),
         integration=Spending.of(merge.asked),
         outcomes=tuple(outcomes),
@@ -330,6 +333,8 @@ def _to_json(thing: object) -> JsonValue:
     return type(thing).__name__
 
 
+AUDITED_FIELDS = {"name", "output", "priority", "scope", "constraints", "checks", "writes"}
+"""Fields of a brief that a report stores: a merge depends on them, or its value is compared with them."""
 MAX_INPUTS = 1_000_000
 """Most characters of JSON that a report stores as inputs of its audit; with larger inputs, it isn't merged again."""
 
@@ -346,7 +351,7 @@ def audit_inputs(briefs: Sequence[Brief], integrator: object) -> JsonValue:
     """
     decisions = integrator.decisions if isinstance(integrator, DecisionIntegrator) else Decisions()
     inputs: dict[str, JsonValue] = {
-        "briefs": [each.model_dump(mode="json", include={"name", "output", "priority"}) for each in briefs],
+        "briefs": [each.model_dump(mode="json", include=AUDITED_FIELDS) for each in briefs],
         "decisions": decisions.model_dump(mode="json"),
     }
     return inputs if len(canonical_json(inputs)) <= MAX_INPUTS else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief
@@ -128,6 +128,21 @@ class Delivery(NamedTuple):
     """What was done, as a sentence."""
     shortfall: str = ""
     """What could not be done, as a sentence; the run then completes with gaps."""
+
+
+class RuleOpinion(NamedTuple):
+    """A judge's opinion on whether a merged value keeps a rule."""
+
+    verdict: Literal["met", "violated", "not_checkable"]
+    """The opinion; `not_checkable` if there is none that is backed."""
+    note: str
+    """Who judged, or why there is no opinion."""
+    path: str = ""
+    """JSON Pointer to the part of the value that breaks it."""
+    sentence: str = ""
+    """The sentence that breaks it."""
+    sources: tuple[Ref, ...] = ()
+    """The outcomes that the sentence cites."""
 
 
 class BaseIntegrator:
@@ -264,7 +279,28 @@ class BaseIntegrator:
         """
         return ()
 
-    # For a review, and after the audit.
+    # After the audit, and for a review.
+
+    def own_constraints(self) -> Sequence[str]:
+        """Return the rules in words that the merged value itself must keep. By default none."""
+        return ()
+
+    def judge_rules(
+        self,
+        merge: Merge,  # noqa: ARG002 -- a default
+        outcomes: Sequence[Outcome],  # noqa: ARG002 -- a default
+        rules: Sequence[str],  # noqa: ARG002 -- a default
+        ask: Asker,  # noqa: ARG002 -- a default
+    ) -> Sequence[RuleOpinion] | None:
+        """Return a judge's opinion on each rule in words. By default None: there is no judge.
+
+        Args:
+            merge: The merge, after its audit.
+            outcomes: The outcomes that it was made of.
+            rules: The rules: constraints and scopes of the briefs, and constraints of the integrator's own.
+            ask: Runs the queries.
+        """
+        return None
 
     def canonical_identity(self, identity: Identity) -> Hashable:
         """Return the canonical form of a record's identity: the same for each of its spellings."""

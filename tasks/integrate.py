@@ -15,6 +15,7 @@ from prefect_dispatch.executors.base import (
     fingerprint,
 )
 from prefect_dispatch.executors.registry import default_executor
+from prefect_dispatch.integrators.audit.brief_conformance import check_requirements
 from prefect_dispatch.integrators.audit.laws import audit
 from prefect_dispatch.integrators.base import AnyMerger, AskingIntegrator, copy_mutable_value
 from prefect_dispatch.integrators.run_merge import (
@@ -175,7 +176,12 @@ def integrate(
     merge = merge.model_copy(update={"ledger": tuple(sorted(merge.ledger, key=_sort_key))})
     if violations:
         raise AuditError(violations, merge)
-    return merge
+    # 4. Compare the merged value with the briefs; a judge's queries are the integrator's own, too.
+    if queries:
+        queries.is_replay = False
+    requirements = check_requirements(merge, outcomes, briefs, integrator, items=with_values(items), ask=queries)
+    asked = queries.outcomes if queries else ()
+    return merge.model_copy(update={"requirements": requirements, "asked": asked})
 
 
 def _sort_key(row: LedgerRow | Outcome) -> tuple[object, ...]:

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.item import Item
-from prefect_dispatch.models.ledger import FieldRow, Flag, Gap, LedgerRow, Loser, Proposal, Ref, Table
+from prefect_dispatch.models.ledger import (
+    FieldRow,
+    Flag,
+    Gap,
+    LedgerRow,
+    Loser,
+    Proposal,
+    Ref,
+    Requirement,
+    RequirementPlace,
+    Table,
+)
 from prefect_dispatch.models.outcome import Attempt, Failure, Outcome, Rejection, Usage
 from prefect_dispatch.models.report import AnswerIdentity, Change, Changes, Report, Spending
 
@@ -55,6 +66,24 @@ def made(count: int, *, text: str = "", seed: int = 1) -> tuple[Report, list[Bri
             Gap(brief=outcome.brief, item=outcome.item, status="failed", error=outcome.error)
             for outcome in outcomes
             if outcome.error
+        ),
+        requirements=(
+            Requirement(
+                brief=BRIEF.name,
+                kind="check",
+                text=f"max_words: 8{text}",
+                verdict="violated",
+                checked=9,
+                violations=2,
+                places=(RequirementPlace(path="/records/0", sources=(refs[0],), message=f"It has 9 words.{text}"),),
+            ),
+            Requirement(
+                brief="",
+                kind="constraint",
+                text="Judge by the text alone.",
+                verdict="not_checkable",
+                note=f"No judge.{text}",
+            ),
         ),
         rules=f"Records are the same if they have the same name. `family` is what most say.{text}",
         proposals=(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from benchmarks import figures, loads, simulate, startup, stores, texts
+from benchmarks import consensus, figures, loads, merges, simulate, startup, stores, texts
 from benchmarks.figures import NOTHING
 from benchmarks.loads import FIVE_THOUSAND, THOUSAND, VARIED, Workload
 from benchmarks.measuring import Cell, Lab
@@ -78,6 +78,11 @@ def measured(tmp_path: Path) -> Results:
 def test_the_page_is_what_was_measured() -> None:
     """docs/performance.md is what the committed rows make: `python -m benchmarks.table` writes it."""
     assert FILE.read_text(encoding="utf-8") == page(Results())
+
+
+def test_the_page_on_merges_is_what_was_measured() -> None:
+    """docs/merges.md is what the committed rows make: `python -m benchmarks.merges` writes it."""
+    assert merges.PAGE.read_text(encoding="utf-8") == merges.create_page(Results())
 
 
 def test_rows_name_no_machine() -> None:
@@ -260,14 +265,16 @@ def test_texts_and_judges_are_measured(tmp_path: Path, capsys: pytest.CaptureFix
     for name in texts.SETS.values():
         (tmp_path / f"{name}.json.gz").write_bytes(packed)
     texts.print_rules(tmp_path)
-    assert "| mean | | 50.0 | 54.6 | 100.0 | 100.0 | 100.0 | 100.0 | 0.0 |" in capsys.readouterr().out
+    assert "| mean | 120 | 50.0 | 54.6 | 100.0 | 100.0 | 100.0 | 100.0 | 0.0 |" in capsys.readouterr().out
     judge = ScriptedExecutor(
         lambda ask: {"label": "not_found" if "six" in str(ask.item.value) else "supported", "sentence": documents[0]}
     )
-    texts.print_judge(tmp_path, DirectAsker(judge), 2)
+    texts.print_judge(texts.measure_judge(tmp_path, DirectAsker(judge), 2))
     out = capsys.readouterr().out
     assert "judge alone: a doubt from " in out
-    assert "20 texts, 20 requests; for 1,000 texts: cost 0.0000 US dollars" in out
+    assert "20 texts with 20 claims, of which 20 have a verdict, 20 requests; for 1,000 claims: cost 0.0000 US" in out
+    cut = texts.measure_judge(tmp_path, DirectAsker(judge), 6, minutes=0)
+    assert (cut.texts, cut.held_out[False]) == (20, 100.0)
 
 
 def test_texts_need_their_sets(
@@ -277,3 +284,78 @@ def test_texts_need_their_sets(
     monkeypatch.setattr(sys, "argv", ["texts", "--data", str(tmp_path / "none")])
     texts.main()
     assert capsys.readouterr().out.startswith("Skipped: there is no folder")
+
+
+def test_merges_are_measured_on_small_sets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each section stores its rows, and the page says so; a folder that is missing is skipped with a sentence."""
+    data, results = tmp_path / "data", Results(tmp_path / "results")
+    assert "Not measured yet." in merges.create_page(results)
+    # 1. Votes: two of three say what is right.
+    for name in consensus.SETS:
+        write_packed(data / "truth" / f"{name}.labels.csv.gz", "question,worker,answer\nq,a,yes\nq,b,yes\nq,c,no\n")
+        write_packed(data / "truth" / f"{name}.gold.csv.gz", "question,truth\nq,yes\n")
+    # 2. Records: one pair is the same, one is similar.
+    records = {
+        "left": [{"title": "Kettle, 2 litres", "Beer_Name": "Red Ale"}, {"title": "Cup", "Beer_Name": ""}],
+        "right": [{"title": "kettle, 2 Litres", "Beer_Name": "red ale"}, {"title": "Cups", "Beer_Name": "Stout"}],
+        "pairs": [[0, 0, 1], [1, 1, 0]],
+    }
+    for file, _ in merges.ENTITY_SETS.values():
+        write_packed(data / "entities" / f"{file}.json.gz", json.dumps(records))
+    febrl = "rec_id, given_name, surname\nrec-1-org, anna, wong\nrec-1-dup-0, anna, wong\nrec-2-org, bert, lee\n"
+    write_packed(data / "entities" / "febrl1.csv.gz", febrl)
+    # 3. Texts.
+    documents = [f"Bosch delivers part {number} within five weeks." for number in range(100, 112)]
+    rows = [
+        [at, f"Bosch delivers part {100 + at} within {n} weeks.", int(n == "five")]
+        for at in range(12)
+        for n in ("five", "six")
+    ]
+    for name in texts.SETS.values():
+        write_packed(data / "prose" / f"{name}.json.gz", json.dumps({"docs": documents, "rows": rows}))
+    # 4. Code: merged as expected, wrongly, and in conflict.
+    base = "a = 1\nb = 2\nc = 3\nd = 4\ne = 5\nf = 6\ng = 7\n"
+    cases = [
+        {
+            "left": base.replace("1", "0"),
+            "right": base.replace("7", "9"),
+            "expected": base.replace("1", "0").replace("7", "9"),
+        },
+        {"left": f"z = 1\n{base}", "right": f"{base}z = 2\n", "expected": "<<<<<<< LEFT\n"},
+        {"left": base.replace("1", "0"), "right": base.replace("1", "9"), "expected": "<<<<<<< LEFT\n"},
+        {"left": base.replace("1", "0"), "right": base, "expected": base.replace("1", " 0")},
+    ]
+    lines = "".join(json.dumps({"name": "a.toml", "base": base, **case}) + "\n" for case in cases)
+    write_packed(data / "code" / "mergiraf.jsonl.gz", lines)
+    command = ["merges", "--data", str(data), "--results", str(results.folder), "--lies", "60"]
+    monkeypatch.setattr(sys, "argv", command)
+    merges.main()
+    assert {row["right"] for row in results.rows("merges-votes")} == {100.0}
+    f1 = {(row["way"], row["load"]): row["f1"] for row in results.rows("merges-records")}
+    assert (f1["equal identity", "Beer"], f1["equal identity", merges.FEBRL]) == (100.0, 100.0)
+    ours = {row["load"]: row for row in results.rows("merges-code") if row["way"] == "merge_branches"}
+    assert (ours["right"]["exact"], ours["right"]["white space"]) == (1, 1)
+    assert (ours["conflict"]["reported"], ours["conflict"]["wrong, flagged"]) == (1, 1)
+    [(told, found)] = [(row["told"], row["found"]) for row in results.rows("merges-lies") if row["way"] == "all"]
+    assert 0 < found <= told <= 60
+    judge = ScriptedExecutor({"label": "supported", "sentence": documents[0]})
+    merges.measure_judge(results, data / "prose", "openai/tiny", DirectAsker(judge), 2)
+    whole = merges.create_page(results)
+    assert "Not measured yet." not in whole
+    assert "| `openai/tiny` | 20 | 20 |" in whole
+    monkeypatch.setattr(
+        sys,
+        "argv",
+        ["merges", "--data", str(tmp_path / "none"), "--results", str(results.folder), "--sections", "code"],
+    )
+    capsys.readouterr()
+    merges.main()
+    assert capsys.readouterr().out.startswith("Skipped: code, as there is no folder")
+
+
+def write_packed(file: Path, text: str) -> None:
+    """Write a compressed file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(gzip.compress(text.encode()))

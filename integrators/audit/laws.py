@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.outcome import Outcome
 
 
-COMPARED = tuple(name for name in Merge.model_fields if name != "asked")
-"""The parts of a merge that are compared; `asked` is filled in by the run."""
+COMPARED = tuple(name for name in Merge.model_fields if name not in {"asked", "requirements"})
+"""The parts of a merge that are compared; the others are filled in by the run."""
 _UNORDERED = ("ledger", "fields")
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field, TypeAdapter, ValidationError
 
 from prefect_dispatch.errors import JobError, first_problem
+from prefect_dispatch.integrators.audit.brief_conformance import check_requirements
 from prefect_dispatch.integrators.audit.laws import audit, is_traced
 from prefect_dispatch.integrators.base import BaseIntegrator, Integrator
 from prefect_dispatch.integrators.collate import Collate
@@ -140,6 +141,8 @@ def _compare_report(published: PublishedReport) -> ReportAudit:
     # 2. The merge, by the laws of the audit; merged again if the integrator and its inputs are in the report.
     integrator, why = published.load_integrator()
     unchecked = [why] if why else []
+    if integrator is not None:
+        found += _requirement_violations(report, merge, outcomes, published.briefs, integrator)
     if isinstance(integrator, MergeBranches):
         # Its fields are about files, which are only in the repository; which outcomes the acceptance command refused
         # is in the merge's own evidence.
@@ -167,6 +170,22 @@ def _compare_report(published: PublishedReport) -> ReportAudit:
         checked.append("the merge, computed once more")
     unchecked.append("A change that was made in all files alike isn't found.")
     return ReportAudit(tuple(dict.fromkeys(found)), tuple(checked), tuple(unchecked))
+
+
+def _requirement_violations(
+    report: Report, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief], integrator: object
+) -> Iterator[Violation]:
+    """Yield a violation for each requirement of a brief on which the report has another verdict than its files.
+
+    Compared is what needs neither items nor code nor a judge; reports of older versions have no requirements. A report
+    has the schema of a pydantic model, whose own validation counted, so that a form of other words is left out.
+    """
+    given = {(row.brief, row.kind, row.text): row for row in report.requirements}
+    for row in check_requirements(merge, outcomes, briefs, integrator) if given else ():
+        key = (row.brief, row.kind, row.text)
+        if row.verdict != "not_checkable" and given.get(key) != row and (key in given or row.kind != "output"):
+            message = f"the report has another verdict than 'Requirement {row}'."
+            yield Violation(law="schema", where="/requirements", message=message)
 
 
 def _merge_again(integrator: Integrator, briefs: Sequence[Brief], report: Report, outcomes: Sequence[Outcome]) -> Merge:

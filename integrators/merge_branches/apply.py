@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.integrators.merge_branches.three_way import Conflict, Difference, Differences, Entry
+    from prefect_dispatch.integrators.merge_branches.three_way import Conflict, Difference, Differences, Doubt, Entry
     from prefect_dispatch.models.outcome import Change, Outcome
     from prefect_dispatch.workspaces.git import Git
 
@@ -172,6 +172,8 @@ class AppliedChange(NamedTuple):
     """The change that counts instead of it."""
     reason: str = ""
     """The explanation, for the ledger."""
+    doubts: tuple[tuple[Doubt, tuple[Ref, ...]], ...] = ()
+    """The doubts about files that it was merged into, each with the earlier changes of that file."""
 
 
 Resolution = dict[str, "Entry | None"] | str
@@ -216,7 +218,9 @@ def apply_change(
             each._replace(rule="agent", result=files[each.conflict.path]) if each.conflict.marked else each
             for each in resolved
         )
-    return _commit_merge(repo, state, branch, tree, resolved)
+    applied = _commit_merge(repo, state, branch, tree, resolved)
+    doubts = tuple((each, tuple(_touching_refs(each.path, state))) for each in merge.doubts)
+    return applied._replace(doubts=doubts) if applied.status == "merged" else applied
 
 
 def _commit_merge(
@@ -261,13 +265,13 @@ def _resolve_by_rule(
     """Yield conflicts resolved by a rule: by precedence for each group of lines, or in favour of what is merged."""
     for conflict in conflicts:
         result = conflict.result if rule == "priority" else conflict.ours
-        yield ResolvedConflict(conflict, rule, tuple(_conflicting_refs(conflict, state)), result)
+        yield ResolvedConflict(conflict, rule, tuple(_touching_refs(conflict.path, state)), result)
 
 
-def _conflicting_refs(conflict: Conflict, state: MergeState) -> Iterator[Ref]:
+def _touching_refs(path: str, state: MergeState) -> Iterator[Ref]:
     """Yield the merged changes that touch a path, or a path above or below it."""
     for branch in state.branches:
-        if any(_paths_overlap(path, conflict.path) for path in branch.files):
+        if any(_paths_overlap(each, path) for each in branch.files):
             yield branch.ref
 
 
@@ -302,6 +306,8 @@ def merged_patch(repo: RepositoryBase, tree: str) -> Document:
 
 OverlapKind = Literal["same content", "same lines", "near lines", "same file", "whole file", "file and folder"]
 """How close two changes come in a file."""
+NEAR: OverlapKind = "near lines"
+"""The kind of an overlap of changes that are near each other."""
 NEAR_LINES = 3
 """Lines: changes at most this far apart belong together for a reader, like the context lines of a patch."""
 _HUNK_RANGE = re.compile(rb"^@@ -(\d+)(?:,(\d+))? \+", re.MULTILINE)
@@ -352,7 +358,7 @@ def _overlap_kind(left: list[tuple[int, int]] | None, right: list[tuple[int, int
     if left is None or right is None:
         return "whole file"
     distance = min((max(a, c) - min(b, d) for a, b in left for c, d in right), default=NEAR_LINES + 1)
-    return "same lines" if distance <= 0 else "near lines" if distance <= NEAR_LINES else "same file"
+    return "same lines" if distance <= 0 else NEAR if distance <= NEAR_LINES else "same file"
 
 
 def _replaced_ranges(repo: RepositoryBase, change: Difference) -> list[tuple[int, int]] | None:

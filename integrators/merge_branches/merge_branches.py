@@ -63,6 +63,7 @@ from prefect_dispatch.integrators.merge_branches.result import (
     review_document,
     shortfalls,
 )
+from prefect_dispatch.integrators.merge_branches.syntax import describe_syntax_merge
 from prefect_dispatch.integrators.merge_branches.three_way import Entry, list_differences
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Command
@@ -290,13 +291,13 @@ class MergeBranches(BaseIntegrator, Strict):
         value, overlaps = merged_value(result), overlaps_table(repo, changes.branches)
         tables = (branches_table(result), overlaps, conflicts_table(result), acceptance_table(result))
         check = _CHECKS[self.check] if self.accept else ""
-        rules = " ".join(filter(None, (_ORDER, _CONFLICTS[self.on_conflict], check)))
+        rules = " ".join(filter(None, (_ORDER, describe_syntax_merge(), _CONFLICTS[self.on_conflict], check)))
         return Merge(
             value=value,
             ledger=tuple(ledger_rows(result)),
             fields=tuple(field_rows(result, value)),
             rules=rules,
-            flags=tuple(flags(result)),
+            flags=tuple(flags(result, overlaps)),
             tables=tables,
             documents=(merged_patch(repo, result.final_state.tree), review_document(result, tables, rules)),
             failed=failure_message(result),

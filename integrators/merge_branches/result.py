@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_dispatch.integrators.base import gaps, unanswered
-from prefect_dispatch.integrators.merge_branches.apply import PATCH_NAME, initial_state
+from prefect_dispatch.integrators.merge_branches.apply import NEAR, NEAR_LINES, PATCH_NAME, initial_state
 from prefect_dispatch.integrators.merge_branches.three_way import Entry, display_path, list_differences, read_blob
 from prefect_dispatch.models.ledger import Document, FieldRow, Flag, LedgerRow, Loser, Ref, Table
 from prefect_dispatch.security.escaping import (
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     )
     from prefect_dispatch.integrators.merge_branches.publish_branch import History
     from prefect_dispatch.integrators.merge_branches.queries import Verdict
-    from prefect_dispatch.integrators.merge_branches.three_way import Conflict
+    from prefect_dispatch.integrators.merge_branches.three_way import Conflict, DoubtKind
     from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.workspaces.git import Git
 
@@ -176,14 +176,68 @@ def ledger_rows(result: MergeResult) -> Iterator[LedgerRow]:
         yield unanswered(outcome) or rows[Ref.of(outcome)]
 
 
-def flags(result: MergeResult) -> Iterator[Flag]:
-    """Yield a flag for each file in which a change was overridden, or changes were combined by an agent."""
+def flags(result: MergeResult, overlaps: Table) -> Iterator[Flag]:
+    """Yield a flag for each conflict, and for each file that two changes touch so closely that it is to be read.
+
+    Args:
+        result: The result of the merge.
+        overlaps: The table of files that several changes touch.
+    """
     places = {file.path: at for at, file in enumerate(result.files)}
+    yield from _conflict_flags(result, places)
+    yield from _doubt_flags(result, places)
+    yield from _near_flags(result, overlaps)
+
+
+def _file_pointer(places: Mapping[str, int], path: str) -> str:
+    """Return the JSON Pointer to the entry of a file, or to all files if it doesn't differ from the base."""
+    return pointer("files", places[path]) if path in places else pointer("files")
+
+
+def _near_flags(result: MergeResult, overlaps: Table) -> Iterator[Flag]:
+    """Yield a flag for each file in which two merged changes touch lines that are near each other."""
+    places = {display_path(file.path): at for at, file in enumerate(result.files)}
+    merged = {str(branch.ref): branch.ref for branch in result.final_state.branches}
+    for row in overlaps.rows:
+        path, one, other = (str(row[name]) for name in ("path", "one", "other"))
+        if row["how"] == NEAR and one in merged and other in merged and path in places:
+            yield Flag(
+                path=pointer("files", places[path]),
+                kind=NEAR.replace(" ", "_"),
+                text=path,
+                message=f"{one} and {other} change lines that are at most {NEAR_LINES} apart; read them together.",
+                sources=(merged[one], merged[other]),
+            )
+
+
+def _doubt_flags(result: MergeResult, places: Mapping[str, int]) -> Iterator[Flag]:
+    """Yield a flag for each file that was merged without a conflict, and about which there is a doubt."""
+    for step in result.steps:
+        for doubt, against in step.doubts if step.status == "merged" else ():
+            others = ", ".join(map(str, against))
+            yield Flag(
+                path=_file_pointer(places, doubt.path),
+                kind=doubt.kind.replace(" ", "_"),
+                text=display_path(doubt.path),
+                message=DOUBTS[doubt.kind].format(change=step.branch.ref, others=others, text=doubt.text),
+                sources=(*against, step.branch.ref),
+            )
+
+
+DOUBTS: dict[DoubtKind, str] = {
+    "same name": "{change} and {others} both define {text} here, and no lines conflict.",
+    "syntax": "By {text}, the syntax of {change} conflicts with {others} here, and no lines do.",
+    "merged by syntax": "Lines of {change} and {others} conflict here; {text} merged them by their syntax.",
+}
+"""What each kind of doubt means, for messages."""
+
+
+def _conflict_flags(result: MergeResult, places: Mapping[str, int]) -> Iterator[Flag]:
+    """Yield a flag for each file in which a change was overridden, or changes were combined by an agent."""
     for step, each in result.conflicts:
-        at = places.get(each.conflict.path)
         refs = (*each.against, step.branch.ref)
         yield Flag(
-            path=pointer("files", at) if at is not None else pointer("files"),
+            path=_file_pointer(places, each.conflict.path),
             kind="conflict",
             text=display_path(each.conflict.path),
             message=f"{step.branch.ref} contradicts {', '.join(map(str, each.against))} here ({each.conflict.kind}); "
@@ -254,6 +308,9 @@ def _field_rule(result: MergeResult, file: ChangedFile) -> str:
     rules = [each.rule for _, each in result.conflicts if each.conflict.path == file.path]
     if file.is_verbatim:
         return f"{_RULE}:equal" if len(file.sources) > 1 else "kept"
+    doubts = {each.kind for step in result.steps for each, _ in step.doubts if each.path == file.path}
+    if "merged by syntax" in doubts and "agent" not in rules:
+        return f"{_RULE}:syntax"
     return f"{_RULE}:{'agent' if 'agent' in rules else 'lines'}"
 
 

@@ -16,12 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from prefect_dispatch.errors import DispatchError
+from prefect_dispatch.integrators.merge_branches.syntax import (
+    MAX_SHOWN,
+    PROGRAM,
+    find_double_definitions,
+    merge_by_syntax,
+)
+from prefect_dispatch.security.escaping import join_names
 from prefect_dispatch.workspaces.patches import SUBMODULE, diff_trees
 from prefect_dispatch.workspaces.patches import display_path as shown_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from prefect_dispatch.integrators.merge_branches.syntax import SyntaxMerge
     from prefect_dispatch.workspaces.git import Git
     from prefect_dispatch.workspaces.patches import Entry as PatchEntry
 
@@ -147,6 +155,25 @@ class Conflict(NamedTuple):
     """The file with both sides between conflict markers, if it has lines."""
 
 
+DoubtKind = Literal["same name", "syntax", "merged by syntax"]
+"""Kind of a doubt about a file that was merged without a conflict.
+
+`same name`: both sides define a name. `syntax`: the syntax trees conflict, and the lines don't. `merged by syntax`: the
+lines conflict, and the syntax trees don't.
+"""
+
+
+class Doubt(NamedTuple):
+    """Doubt about a file that two changes touch, and that was merged without a conflict."""
+
+    path: str
+    """The path."""
+    kind: DoubtKind
+    """The kind of doubt."""
+    text: str
+    """The names, or the program."""
+
+
 class MergedTree(NamedTuple):
     """Result of a three-way merge."""
 
@@ -154,6 +181,8 @@ class MergedTree(NamedTuple):
     """The id of the merged tree; on conflicts, the change that has precedence counts."""
     conflicts: tuple[Conflict, ...]
     """The conflicts, sorted by path."""
+    doubts: tuple[Doubt, ...] = ()
+    """The doubts about merged files, sorted by path."""
 
 
 def merge_trees(git: Git, base: str, ours: str, theirs: str) -> MergedTree:
@@ -173,7 +202,7 @@ def merge_trees(git: Git, base: str, ours: str, theirs: str) -> MergedTree:
     """
     # 1. Diff each side against the base.
     our_changes, their_changes = list_differences(git, base, ours), list_differences(git, base, theirs)
-    taken, conflicts = dict[str, "Entry | None"](), dict[str, Conflict]()
+    taken, conflicts, doubts = dict[str, "Entry | None"](), dict[str, Conflict](), list[Doubt]()
     # 2. Take what only `theirs` changed; merge files that both changed.
     for path, each in their_changes.items():
         if SUBMODULE in {entry.mode for entry in each if entry}:
@@ -183,7 +212,8 @@ def merge_trees(git: Git, base: str, ours: str, theirs: str) -> MergedTree:
             taken[path] = each.after
         elif own_change.after != each.after:
             ours_theirs = own_change.after, each.after
-            taken[path], kind, marked = _merge_entries(git, each.before, *ours_theirs)
+            taken[path], kind, marked, found = _merge_entries(git, path, each.before, *ours_theirs)
+            doubts += found
             if kind:
                 conflicts[path] = Conflict(path, kind, each.before, *ours_theirs, taken[path], marked)
     # 3. A path can't be a file on one side and a folder on the other: `ours` stays.
@@ -191,50 +221,76 @@ def merge_trees(git: Git, base: str, ours: str, theirs: str) -> MergedTree:
         before = their_changes[path].before
         conflicts[path] = Conflict(path, "file/folder", before, None, taken.pop(path))
     # 4. Write the tree.
-    return MergedTree(replace_entries(git, ours, taken), tuple(conflicts[path] for path in sorted(conflicts)))
+    return MergedTree(
+        replace_entries(git, ours, taken),
+        tuple(conflicts[path] for path in sorted(conflicts)),
+        tuple(sorted(each for each in doubts if each.path in taken)),
+    )
 
 
-_MergedEntry = tuple[Entry | None, ConflictKind | None, Entry | None]
-"""Merge of a file: the result, the kind of conflict, and the file with conflict markers; None where there is none."""
+class _MergedEntry(NamedTuple):
+    """Merge of a file."""
+
+    result: Entry | None
+    kind: ConflictKind | None = None
+    """The kind of conflict, if there is one."""
+    marked: Entry | None = None
+    """The file with conflict markers, if there are any."""
+    doubts: tuple[Doubt, ...] = ()
 
 
-def _merge_entries(git: Git, base: Entry | None, ours: Entry | None, theirs: Entry | None) -> _MergedEntry:
+def _merge_entries(git: Git, path: str, base: Entry | None, ours: Entry | None, theirs: Entry | None) -> _MergedEntry:
     """Return the merge of a file that both sides changed."""
     # 1. One side deletes the file.
     if ours is None or theirs is None:
-        return ours, "modify/delete", None
+        return _MergedEntry(ours, "modify/delete")
     # 2. A version is no regular file, or two equal additions differ in mode.
     if not {ours.mode, theirs.mode, base.mode if base else REGULAR[0]} <= {*REGULAR}:
-        return ours, "type", None
+        return _MergedEntry(ours, "type")
     if ours.blob == theirs.blob and base is None:
-        return ours, "mode", None
+        return _MergedEntry(ours, "mode")
     # 3. Mode and content merge separately; content that only one side changed needs no line merge.
     mode = theirs.mode if base and ours.mode == base.mode else ours.mode
     if base and ours.blob in {theirs.blob, base.blob}:
-        return Entry(mode, theirs.blob), None, None
+        return _MergedEntry(Entry(mode, theirs.blob))
     if base and theirs.blob == base.blob:
-        return Entry(mode, ours.blob), None, None
-    return _merge_lines(git, base, ours, theirs, mode)
+        return _MergedEntry(Entry(mode, ours.blob))
+    return _merge_lines(git, path, base, ours, theirs, mode)
 
 
-def _merge_lines(git: Git, base: Entry | None, ours: Entry, theirs: Entry, mode: str) -> _MergedEntry:
-    """Return the line-by-line merge of a file by `git merge-file`."""
+def _merge_lines(git: Git, path: str, base: Entry | None, ours: Entry, theirs: Entry, mode: str) -> _MergedEntry:
+    """Return the merge of a file by `git merge-file`, and by its syntax where lines conflict and that is possible."""
+    versions = {label: read_blob(git, each) for label, each in (("ours", ours), ("base", base), ("theirs", theirs))}
     with tempfile.TemporaryDirectory() as folder:
         labels, files = list[str](), list[str]()
-        for label, entry in (("ours", ours), ("base", base), ("theirs", theirs)):
-            Path(folder, label).write_bytes(read_blob(git, entry))
+        for label, content in versions.items():
+            Path(folder, label).write_bytes(content)
             labels += ("-L", label)
             files.append(str(Path(folder, label)))
         code, text = git.run("merge-file", "-p", "-q", "--diff3", *labels, *files)
         if code > _MAX_EXIT_CONFLICTS:  # a binary file, or one too large for git to compare
-            return ours, "binary", None
+            return _MergedEntry(ours, "binary")
+        by_syntax = merge_by_syntax(path, versions) if base else None
+        if code and by_syntax and by_syntax.text is not None:
+            doubt = Doubt(path, "merged by syntax", PROGRAM)
+            return _MergedEntry(Entry(mode, write_blob(git, by_syntax.text)), doubts=(doubt,))
         marked = Entry(mode, write_blob(git, text))
         if code == 0 and (base or ours.mode == theirs.mode):  # two different additions merge cleanly if one is empty
-            return marked, None, None
+            return _MergedEntry(marked, doubts=tuple(_find_doubts(path, versions, text, by_syntax)))
         if base is None:
-            return (ours, "add/add", marked) if code else (ours, "mode", None)
+            return _MergedEntry(ours, "add/add", marked) if code else _MergedEntry(ours, "mode")
         result = Entry(mode, write_blob(git, git.output_bytes("merge-file", "-p", "-q", "--ours", *files)))
-    return result, "lines", marked
+    return _MergedEntry(result, "lines", marked)
+
+
+def _find_doubts(
+    path: str, versions: Mapping[str, bytes], merged: bytes, by_syntax: SyntaxMerge | None
+) -> Iterator[Doubt]:
+    """Yield what is doubtful about a file that git merged without a conflict."""
+    if by_syntax and by_syntax.text is None:
+        yield Doubt(path, "syntax", PROGRAM)
+    if names := find_double_definitions(path, versions["base"], versions["ours"], versions["theirs"], merged):
+        yield Doubt(path, "same name", join_names(map(repr, names), MAX_SHOWN))
 
 
 def _file_folder_conflicts(ours: Differences, taken: Mapping[str, Entry | None]) -> Iterator[str]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from prefect_dispatch.integrators.base import Question
+from prefect_dispatch.integrators.base import Question, RuleOpinion
 from prefect_dispatch.integrators.synthesize.answer_index import (
     Finding,
     Prose,
+    Source,
     cited_numbers,
     format_citation,
     indent_lines,
@@ -19,16 +20,17 @@ from prefect_dispatch.integrators.synthesize.wording import Statement
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.item import Item
 from prefect_dispatch.models.ledger import Table
+from prefect_dispatch.models.outcome import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from pydantic import JsonValue
+
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.integrators.synthesize.answer_index import Source
     from prefect_dispatch.integrators.synthesize.output_format import Part
     from prefect_dispatch.models.ledger import Merge
-    from prefect_dispatch.models.outcome import Outcome
 
 Label = Literal["supported", "contradicted", "not_found", "not_judged"]
 
@@ -61,6 +63,32 @@ JUDGE_BRIEF = Brief(
         }
     ),
 )
+
+
+# A prompt, too.
+RULE_BRIEF = Brief(
+    name="judge-rule",
+    scope="A rule, and a text that should keep it; the lines of both are indented.",
+    instructions=(
+        "Say whether the text keeps the rule. Label it 'kept' if the whole text does, 'broken' if some sentence breaks "
+        "the rule, 'unclear' if the text does not show it. As 'sentence' copy the whole sentence that breaks the rule, "
+        "letter by letter; leave it empty for the other labels."
+    ),
+    constraints=("Judge by this text alone, not by what you know.",),
+    output=json.dumps(
+        {
+            "type": "object",
+            "properties": {
+                "sentence": {"type": "string"},
+                "label": {"type": "string", "enum": ["kept", "broken", "unclear"]},
+            },
+            "required": ["sentence", "label"],
+            "additionalProperties": False,
+        }
+    ),
+)
+JUDGE_BRIEFS = frozenset({JUDGE_BRIEF.name, RULE_BRIEF.name})
+"""Names of the briefs that a judge answers, unlike those of the writer."""
 
 
 class Claim(NamedTuple):
@@ -243,3 +271,50 @@ def describe_judging(verdicts: Sequence[Verdict], judge: str) -> str:
     judged_count, total = sum(each.label != "not_judged" for each in verdicts), len(verdicts)
     note = "; of the others there is no verdict" if judged_count < total else ""
     return f"{judged_count} of {total} statements with a citation were compared with what they cite, by {judge}{note}."
+
+
+def judge_text_rules(
+    leaves: Sequence[tuple[str, JsonValue]],
+    rules: Sequence[str],
+    sources: Sequence[Source],
+    ask: Asker,
+    judge: Executor,
+    context: int,
+) -> list[RuleOpinion]:
+    """Return the judge's opinion on whether a text keeps each of some rules.
+
+    That a rule is broken counts only with a whole sentence of the text.
+
+    Args:
+        leaves: What was written: JSON Pointer and value of each leaf.
+        rules: The rules, in words.
+        sources: All answers.
+        ask: Runs the queries.
+        judge: The executor of the queries.
+        context: Tokens of a query and its response together.
+    """
+    whole = "\n".join(str(value) if path == "" else f"{path}: {json.dumps(value)}" for path, value in leaves)
+    questions: dict[str, Question] = {}
+    for rule in dict.fromkeys(rules):
+        text = f"Rule:\n{indent_lines(rule)}\n\nText:\n{indent_lines(whole)}"
+        if estimate_tokens(judge, RULE_BRIEF, text) + VERDICT_TOKENS <= context:
+            questions[rule] = Question(brief=RULE_BRIEF, item=Item(key=f"rule-{len(questions) + 1}", value=text))
+    outcomes = dict(zip(questions, ask([*questions.values()], judge), strict=True))
+    too_long = RuleOpinion("not_checkable", f"Not judged: too long for a context of {context} tokens.")
+    return [_parse_opinion(outcomes[rule], leaves, sources) if rule in outcomes else too_long for rule in rules]
+
+
+def _parse_opinion(outcome: Outcome, leaves: Sequence[tuple[str, JsonValue]], sources: Sequence[Source]) -> RuleOpinion:
+    """Return the opinion of a response; none if what it says to break the rule is no sentence of the text."""
+    if outcome.status != "succeeded":
+        return RuleOpinion("not_checkable", f"Not judged: {failure_kind(outcome)}.")
+    response = cast("dict[str, Any]", outcome.value)
+    label, sentence = response["label"], str(response["sentence"]).strip()
+    if label != "broken":
+        return RuleOpinion("met" if label == "kept" else "not_checkable", f"The judge, a model, says {label!r}.")
+    for path, value in leaves:
+        text = Source(0, Outcome(brief="text", item="leaf", status="succeeded", value=value))
+        if sentence and text.has_whole_sentence(sentence):
+            refs = tuple(sources[number - 1].ref for number in cited_numbers(sentence, len(sources)))
+            return RuleOpinion("violated", "The judge, a model, says 'broken'.", path, sentence, refs)
+    return RuleOpinion("not_checkable", "The judge, a model, says 'broken', by what is no sentence of the text.")

@@ -16,10 +16,12 @@ from prefect_dispatch.integrators.base import BaseIntegrator, QueryEstimate, Que
 from prefect_dispatch.integrators.synthesize.answer_index import number_answers
 from prefect_dispatch.integrators.synthesize.judge import (
     JUDGE_BRIEF,
+    JUDGE_BRIEFS,
     add_judge_findings,
     claims_table,
     describe_judging,
     judge_claims,
+    judge_text_rules,
     list_claims,
     read_verdicts,
 )
@@ -37,6 +39,7 @@ from prefect_dispatch.models.item import Item, escape_template
 from prefect_dispatch.models.ledger import LedgerRow, Merge
 from prefect_dispatch.models.output_schema import normalize_output
 from prefect_dispatch.security.escaping import count_noun
+from prefect_dispatch.serialization.json_values import is_leaf, iter_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from prefect_dispatch.executors.base import Executor
-    from prefect_dispatch.integrators.base import Asker
+    from prefect_dispatch.integrators.base import Asker, RuleOpinion
     from prefect_dispatch.integrators.synthesize.judge import Verdict
     from prefect_dispatch.integrators.synthesize.output_format import DraftFormat, Part
     from prefect_dispatch.models.ledger import Violation
@@ -232,7 +235,7 @@ class Synthesize(BaseIntegrator, Strict):
         content = form.recover_content(merge.value, sources, outcomes)
         parts = sorted(form.recover_parts(merge.value, content, sources), key=lambda part: part.path)
         asked = [each for each in merge.asked if each.status == "succeeded"]
-        drafts = [each.value for each in asked if each.brief != JUDGE_BRIEF.name]
+        drafts = [each.value for each in asked if each.brief not in JUDGE_BRIEFS]
         if merge.asked and sources and not form.is_answered(content, drafts):
             raise ValueError("no answer of the writer says so")
         # 2. What the judge answered.
@@ -266,6 +269,25 @@ class Synthesize(BaseIntegrator, Strict):
             shortfalls=shortfalls,
             rules=rules,
         )
+
+    def own_constraints(self) -> Sequence[str]:
+        """Return the constraints of the text or value."""
+        return tuple(map(escape_template, self.constraints))
+
+    def judge_rules(
+        self, merge: Merge, outcomes: Sequence[Outcome], rules: Sequence[str], ask: Asker
+    ) -> list[RuleOpinion] | None:
+        """Return the judge's opinion on whether what was written keeps some rules; None without a judge."""
+        if self.judge is None:
+            return None
+        sources = number_answers(outcomes)
+        content = self._form.recover_content(merge.value, sources, outcomes)
+        leaves = (
+            [("", content)]
+            if isinstance(content, str)
+            else [(path, leaf) for path, leaf in iter_parts(content) if is_leaf(leaf)]
+        )
+        return judge_text_rules(leaves, rules, sources, ask, self.judge, self._context_of(self.judge))
 
     @property
     def _form(self) -> DraftFormat:

@@ -19,7 +19,7 @@ from prefect_dispatch import (
     Tournament,
     dispatch,
 )
-from prefect_dispatch.cli.commands import COMPLETE, FAILED, UNUSABLE, main
+from prefect_dispatch.cli.commands import COMPLETE, FAILED, GAPS, UNUSABLE, main
 from prefect_dispatch.errors import DispatchFailed, RejectedError
 from prefect_dispatch.flows.finalize import audit_inputs
 from prefect_dispatch.flows.publish import write_files
@@ -365,3 +365,40 @@ def test_expected_answers_are_not_in_a_report(tmp_path: Path) -> None:
     report["run"]["integrator"] = integrator.model_dump(mode="json")
     file.write_text(json.dumps(report))
     assert any("The expected answers in " in each for each in audit_report(file).unchecked)
+
+
+def test_a_run_states_what_the_brief_requires(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A merged value that violates its brief is published with gaps; a changed verdict is found by the audit."""
+    output: dict[str, Any] = {"type": "object", "properties": {"name": {"type": "string"}}, "maxProperties": 2}
+    check = {"kind": "max_words", "field": "name", "words": 2}
+    brief = Brief.model_validate({**dict(BRIEF), "scope": "One licence.", "output": output, "checks": [check]})
+    answers: Any = {"a": {"name": "MIT", "x": 1}, "b": {"name": "mit", "y": 2}, "c": {"name": "ISC"}}
+    report = dispatch(
+        [brief],
+        [Item(key=key, value=key) for key in answers],
+        executor=ScriptedExecutor(lambda ask: answers[ask.item.key]),
+        integrator=MergeRecords(identity=("name",)),
+        limits=QUICK,
+    )
+    assert (report.status, report.gaps, report.violations) == ("gaps", (), ())
+    assert report.message == (
+        "3 of 3 answered. The merged value violates 1 requirement: output of terms at /records/1."
+    )
+    assert [(row.kind, row.verdict) for row in report.requirements] == [
+        ("output", "violated"),
+        ("check", "met"),
+        ("scope", "not_checkable"),
+    ]
+    write_files(report, Output(tmp_path))
+    text = (tmp_path / "report.md").read_text()
+    assert "## What the briefs require" in text
+    assert "/records/1 (a, b)" in text
+    assert main(["audit", str(tmp_path)]) == COMPLETE
+    assert main(["explain", str(tmp_path)]) == COMPLETE
+    assert "Requirement violated: output of terms: Each answer conforms" in capsys.readouterr().out
+    assert main(["merge", str(tmp_path), "--without", "b"]) == GAPS
+    assert "+ met: output of terms" in capsys.readouterr().out
+    change(tmp_path / "report.json", lambda given: given["requirements"].pop(1))
+    change(tmp_path / "report.json", lambda given: given["requirements"][0].update(verdict="met"))
+    assert main(["audit", str(tmp_path)]) == FAILED
+    assert capsys.readouterr().out.count("the report has another verdict than") == 2

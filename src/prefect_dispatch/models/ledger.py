@@ -227,6 +227,53 @@ class LongDocument(Document):
 _T = TypeVar("_T", Table, Document)
 
 
+MAX_PLACES = 20
+"""Places of a violated requirement that are listed; all of them are counted."""
+
+
+class RequirementPlace(CompactFrozen):
+    """A place in the merged value that violates a requirement."""
+
+    path: str
+    """JSON Pointer (RFC 6901) into the merged value."""
+    sources: tuple[Ref, ...]
+    """The outcomes that the value at that place comes from, the first `MAX_PLACES` of them."""
+    message: str
+    """What is wrong, in a sentence."""
+
+
+class Requirement(Strict):
+    """A requirement of a brief, compared with the merged value."""
+
+    brief: str
+    """The brief's name (of samples, that of the original brief); empty for constraints of the integrator's own."""
+    kind: Literal["output", "check", "scope", "constraint"]
+    """The part of the brief that states it."""
+    text: str
+    """The requirement in words."""
+    verdict: Literal["met", "violated", "not_checkable"]
+    """`met` and `violated` are findings of code, or opinions of a judge where `note` says so."""
+    checked: int = 0
+    """Number of places that were compared: answers, records or files in the merged value."""
+    violations: int = 0
+    """Number of those that violate it."""
+    places: tuple[RequirementPlace, ...] = ()
+    """The places that violate it, the first `MAX_PLACES` of them in the order of the merged value."""
+    note: str = ""
+    """Why it can't be checked, or who judged."""
+
+    def __str__(self) -> str:
+        """Return the requirement and its verdict as a sentence.
+
+        Example:
+            >>> print(Requirement(brief="terms", kind="constraint", text="Be brief.", verdict="not_checkable"))
+            not checkable: constraint of terms: Be brief.
+        """
+        where = f" (at {', '.join(each.path or '/' for each in self.places)})" if self.places else ""
+        of = f" of {self.brief}" if self.brief else ""
+        return f"{self.verdict.replace('_', ' ')}: {self.kind}{of}: {self.text}{where}"
+
+
 class Merge(Strict):
     """Result of an integrator."""
 
@@ -252,6 +299,8 @@ class Merge(Strict):
     """What the integrator could not do, a sentence each; a run that has any completes with gaps."""
     asked: tuple[Outcome, ...] = Field(default=(), exclude=True)
     """Outcomes of the integrator's own queries to an agent; the task that runs it fills this in."""
+    requirements: tuple[Requirement, ...] = Field(default=(), exclude=True)
+    """What the briefs require, compared with the value; the task that runs the integrator fills this in."""
 
     @field_validator("tables", "documents")
     @classmethod

@@ -24,6 +24,7 @@ from prefect_dispatch.models.ledger import (
     LongFieldRow,
     Proposal,
     Ref,
+    Requirement,
     Table,
     Violation,
     make_ref,
@@ -320,6 +321,8 @@ class Report(Strict):
     """Every (brief, item) without an answer."""
     violations: tuple[Violation, ...] = ()
     """Violations that the audit found; empty unless the run failed for them."""
+    requirements: tuple[Requirement, ...] = ()
+    """What the briefs require, each compared with the merged value; empty if there is none."""
     rules: str = ""
     """The rules by which the answers were merged, in a paragraph that a reviewer can contest."""
     proposals: tuple[Proposal, ...] = ()

@@ -51,6 +51,8 @@ def describe_difference(before: Report, after: Report, identity: Sequence[str] =
         "Proposals": _list_lines(before.proposals, after.proposals),
         "Shortfalls": _list_lines(before.shortfalls, after.shortfalls),
         "Violations": _list_lines(before.violations, after.violations),
+        # A report of an older version doesn't have any.
+        "Requirements": _list_lines(before.requirements, after.requirements) if before.requirements else (),
     }
     lines: list[str] = []
     for title, found in sections.items():
@@ -142,7 +144,7 @@ def _list_lines(before: Iterable[object], after: Iterable[object]) -> Iterator[s
 
 
 def _describe(entry: object) -> str:
-    """Return a flag, proposal, shortfall or violation in a line."""
+    """Return a flag, proposal, shortfall, violation or requirement in a line."""
     if isinstance(entry, Flag):
         return f"{entry.path or '/'}: {entry.kind}: {shorten(entry.text, MAX_VALUE_LENGTH)}: {entry.message}"
     if isinstance(entry, Proposal):

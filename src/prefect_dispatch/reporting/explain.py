@@ -261,6 +261,7 @@ def _report_lines(report: Report) -> Iterator[str]:
     yield from (f"Violation: {violation}" for violation in report.violations)
     yield from (f"Gap: {Ref.of(gap)}: {gap.error.kind}: {gap.error.message}" for gap in report.gaps)
     yield from (f"Shortfall: {shortfall}" for shortfall in report.shortfalls)
+    yield from (f"Requirement {row}" for row in report.requirements)
     yield from map(_format_flag, report.flags)
     yield from map(_format_proposal, report.proposals)
     if conflicts := [row.path for row in report.fields if row.losers]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.models.ledger import FieldRow, Proposal
+    from prefect_dispatch.models.ledger import FieldRow, Proposal, Requirement
     from prefect_dispatch.models.ledger import Table as Figures
     from prefect_dispatch.models.report import Report, ServedModel
     from prefect_dispatch.reporting.tables import Row
@@ -54,6 +54,8 @@ MAX_WINNERS = 5
 """Most answers in the first place that are shown in full."""
 MAX_NAMES = 20
 """Most outcomes that are named for each kind of change."""
+MAX_ITEMS = 3
+"""Most places of a violated requirement, and most items of a place, that are named."""
 MAX_PAIRS = 20
 """Most proposals with lines for the decisions file."""
 
@@ -86,15 +88,11 @@ def markdown(report: Report) -> str:
         parts += ["## Since the last run", *_change_section(report)]
     if not is_matrix:
         parts += chain.from_iterable(map(_table_section, report.tables))
+    parts += _requirement_section(report.requirements)
     parts += ["## Numbers", _numbers_table(report)]
     if issues := run_issues(report):
         parts += ["## How it went", markdown_table(("", "how many", "by class"), issues)]
-    if any(each.served for each in report.models):
-        models = [(each.asked, each.served or "not named", each.answers, _model_remark(each)) for each in report.models]
-        parts += [
-            "## Which models answered",
-            markdown_table(("asked", "named by its responses", "answers", ""), models),
-        ]
+    parts += _model_section(report.models)
     rows = [(row.brief, row.item, row.disposition, row.by or "", row.reason) for row in report.ledger]
     parts += ["## Ledger", markdown_table(("brief", "item", "disposition", "by", "reason"), rows)]
     text, rules = "\n\n".join(parts) + "\n", ""
@@ -323,6 +321,14 @@ def _decision_rows(decisions: Decisions) -> list[tuple[str, ...]]:
     ]
 
 
+def _model_section(models: Sequence[ServedModel]) -> Iterator[str]:
+    """Yield the table of the models that answered, if a response named one."""
+    if any(each.served for each in models):
+        yield "## Which models answered"
+        rows = [(each.asked, each.served or "not named", each.answers, _model_remark(each)) for each in models]
+        yield markdown_table(("asked", "named by its responses", "answers", ""), rows)
+
+
 def _model_remark(model: ServedModel) -> str:
     return "" if model.expected else "another model"
 
@@ -363,6 +369,41 @@ def _conflicts_table(rows: Sequence[FieldRow]) -> str:
         ],
         MAX_PROBLEMS,
     )
+
+
+def _requirement_section(requirements: Sequence[Requirement]) -> Iterator[str]:
+    """Yield the table of requirements, each with the places that violate it."""
+    if not requirements:
+        return
+    yield "## What the briefs require"
+    yield markdown_table(
+        ("brief", "what", "requirement", "verdict", "of", "where", "why"),
+        [
+            (
+                row.brief,
+                row.kind,
+                row.text,
+                row.verdict.replace("_", " "),
+                row.checked or "",
+                describe_places(row),
+                "; ".join(filter(None, (*(each.message for each in row.places[:1]), row.note))),
+            )
+            for row in requirements
+        ],
+        MAX_PROBLEMS,
+    )
+
+
+def describe_places(row: Requirement) -> str:
+    """Return where a requirement is violated, each place with the items that it comes from."""
+    places = [
+        f"{each.path or '/'} ({join_names((ref.item for ref in each.sources), MAX_ITEMS)})"
+        if each.sources
+        else each.path or "/"
+        for each in row.places[:MAX_ITEMS]
+    ]
+    more = row.violations - len(places)
+    return ", ".join(places) + (f" and {more} more" if more > 0 else "")
 
 
 def _table_section(figures: Figures) -> Iterator[str]:

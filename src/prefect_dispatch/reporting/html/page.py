@@ -110,7 +110,7 @@ def build_summary(report: Report, texts: TextPreviews) -> dict[str, Any]:
         texts: Truncates and redacts texts.
     """
     conflicts = [row for row in report.fields if row.losers]
-    named = ("violations", "flags", "proposals", "gaps", "fields")
+    named = ("violations", "requirements", "flags", "proposals", "gaps", "fields")
     return {
         "version": __version__,
         "status": report.status,
@@ -126,6 +126,26 @@ def build_summary(report: Report, texts: TextPreviews) -> dict[str, Any]:
         "rules": report.rules,
         "shortfalls": report.shortfalls,
         "violations": [[each.law, each.where, each.message] for each in report.violations[:MAX_ENTRIES]],
+        "requirements": [
+            {
+                "brief": each.brief,
+                "kind": each.kind,
+                "text": texts.preview(each.text, MAX_SUMMARY_TEXT),
+                "verdict": each.verdict,
+                "checked": each.checked,
+                "violations": each.violations,
+                "places": [
+                    {
+                        "path": place.path,
+                        "message": texts.preview(place.message, MAX_SUMMARY_TEXT),
+                        "sources": _sources(place.sources),
+                    }
+                    for place in each.places
+                ],
+                "note": each.note,
+            }
+            for each in report.requirements[:MAX_ENTRIES]
+        ],
         "flags": [
             {
                 "path": each.path,

@@ -85,6 +85,26 @@ function flag(entry) {
     el("p", { class: "said" }, inline(entry.text)), el("p", { class: "note said" }, entry.message), sourceLinks(entry.sources));
 }
 
+const BY_VERDICT = { violated: "bad", not_checkable: "warn", met: "good" };
+
+/** Return one requirement of a brief, with the places that violate it. */
+function requirement(entry) {
+  const { checked, violations, places } = entry;
+  return el("div", { class: "entry" },
+    el("p", { class: "where" }, pill(entry.verdict.replace("_", " "), BY_VERDICT[entry.verdict]), `${entry.kind} of `, el("code", {}, entry.brief || "the integrator"),
+      checked ? el("span", { class: "note" }, violations ? `${number(violations)} of ${number(checked)} places` : `${number(checked)} compared`) : null),
+    el("p", { class: "said" }, inline(entry.text)),
+    places.map((place) => el("div", {}, el("p", { class: "where" }, el("code", {}, place.path || "/"), el("span", { class: "said" }, inline(place.message))), sourceLinks(place.sources))),
+    entry.note ? el("p", { class: "note said" }, entry.note) : null);
+}
+
+/** Return the requirements of the briefs, what is violated first. */
+function requirements() {
+  const order = Object.keys(BY_VERDICT);
+  const rows = [...report.requirements].sort((one, other) => order.indexOf(one.verdict) - order.indexOf(other.verdict));
+  return longCard("What the briefs require", rows, requirement, report.counts.requirements, (each) => [each.brief, each.kind, each.text[0], each.verdict, each.note, ...each.places.map((place) => place.path)].join(" "));
+}
+
 /** Return what was decided in the run's review. */
 function decided() {
   const { same = [], different = [], fields = [] } = report.decided;
@@ -109,7 +129,7 @@ function renderFindings(view) {
     longCard("Not to be taken on trust", report.flags, flag, counts.flags, (each) => [each.path, each.kind, each.text[0], each.message].join(" ")),
     decided(),
   ].filter(Boolean);
-  view.append(...(all.length ? all : [card("", el("p", {}, "Nothing needs attention: no gaps, no conflicts, nothing open, nothing doubtful."))]));
+  view.append(...(all.length ? all : [card("", el("p", {}, "Nothing needs attention: no gaps, no conflicts, nothing open, nothing doubtful."))]), ...[requirements()].filter(Boolean));
 }
 
 /** Return every item without an answer, after how many there are of each class. */

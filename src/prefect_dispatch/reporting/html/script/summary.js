@@ -79,6 +79,7 @@ function todo() {
     [report.matrix?.red, "environment that did not pass", "environments that did not pass", "bad", "#matrix"],
     [counts.violations, "difference that the audit found", "differences that the audit found", "bad"],
     [report.shortfalls.length, "step that could not be done", "steps that could not be done", "warn"],
+    [report.requirements.filter((each) => each.verdict === "violated").length, "requirement that the merged value violates", "requirements that the merged value violates", "bad"],
     [counts.gaps, "item without an answer", "items without an answer", "bad"],
     [counts.conflicts, "field in which answers conflict", "fields in which answers conflict", "warn"],
     [counts.proposals, "pair to decide on", "pairs to decide on", "warn"],
