@@ -72,7 +72,8 @@ class MergeRecords(BaseIntegrator, Strict):
 
     **Matching.** With `match`, different identities are compared, too (`similarity`); `match: {}` uses the default
     thresholds. Certain matches are merged, and the table `links` states the reason; likely ones are proposed and kept
-    apart. The file `aliases` lists identities that are the same, and identities that are different, which are never
+    apart. Records that contradict each other in one of the compared fields (`match.fields`) are no certain match, not
+    even with equal identities: these are kept apart and proposed. The file `aliases` lists identities that are the same, and identities that are different, which are never
     merged through a third one; it overrides any similarity. An identity of several fields is then taken from one
     record as a whole.
 
@@ -258,7 +259,7 @@ class MergeRecords(BaseIntegrator, Strict):
     @property
     def identities(self) -> Identities:
         """Finds the records of an answer and their identities."""
-        return Identities(self.identity, self.records)
+        return Identities(self.identity, self.records, self.match.fields if self.match else ())
 
     @property
     def book(self) -> Rulebook:
@@ -377,7 +378,15 @@ def _describe_identity(
     # 2. Identities that were compared.
     linked, matching = index.linkage, config.match
     if matching:
-        beside = f", with {' and '.join(map(repr, matching.fields))} beside them" if matching.fields else ""
+        fields = " and ".join(map(repr, matching.fields))
+        beside = f", with {fields} beside them" if matching.fields else ""
+        if fields:
+            yield (
+                f"Records that contradict each other in {fields} are never one by that, even if their identities are "
+                "equal: they were proposed, and so was what could belong to several of them. Spellings of one value, "
+                "one that only says more, lists, objects and long texts don't contradict each other. Where two agree, "
+                "the doubt that their identities leave counts only as far as records agree there by chance."
+            )
         yield (
             f"Identities spelt differently were compared word by word{beside}, without accents and punctuation: at "
             f"{matching.sure:g} or more of 1 they were taken for the same, unless a number, a symbol, a single letter "
@@ -401,6 +410,11 @@ def _describe_identity(
         )
     if unknown := [canonical_json(dict(name)) for name in index.unknown_identities]:
         yield f"Decided on, but named by no record: {join_names(unknown, _MOST_LISTED)}."
+    if ambiguous := [canonical_json(dict(name)) for name in index.ambiguous_identities]:
+        yield (
+            "Decided to be the same as others, but there are several records of that name, which contradict each other; "
+            f"the decision has to name a compared field, too: {join_names(ambiguous, _MOST_LISTED)}."
+        )
     unapplied = index.unapplied_choices(considered)
     if choices := [f"{choice.field!r} of {canonical_json(dict(choice.record))}" for choice in unapplied]:
         names = join_names(choices, _MOST_LISTED)

@@ -284,9 +284,11 @@ ABBREVIATION_SCORE = 0.9
 """Similarity of a word and its abbreviation."""
 INITIAL_SCORE = 0.6
 """Similarity of a word and its first letter."""
+MOST_LETTERS = 2_000
+"""Maximum number of letters of a text that is split into words: a longer one is no name."""
+MOST_TOKENS = 40
+"""Maximum number of tokens of texts that are compared word by word."""
 _NUMBER_WEIGHT = 8  # minimum weight of a number, in letters
-_LONGEST = 2_000  # letters; a longer text is no name, and would take long to compare
-_MOST_TOKENS = 40  # beyond this, texts are not compared word by word
 _REORDERED = 0.97  # similarity of texts whose words are only reordered or joined
 _LATIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "\u0131": "i"})
 _ACCENT = re.compile(r"(?<=[a-z\u0370-\u03ff])[\u0300-\u036f]+")
@@ -318,7 +320,8 @@ class Matching(Strict):
     propose: float = Field(default=0.85, gt=0, le=1)
     """Records at least so similar, but no certain match, are proposed in the report and kept apart."""
     fields: tuple[FieldPath, ...] = ()
-    """Fields compared in addition to the identity, such as a place or a date; a missing value doesn't count."""
+    """Fields compared in addition to the identity, such as a place or a date: agreement is evidence, and records that
+    contradict each other in one are never merged without a decision; a missing value doesn't count."""
 
     @model_validator(mode="after")
     def _check_thresholds(self) -> Self:
@@ -381,7 +384,7 @@ def prepare_text(text: str) -> ComparableText:
         >>> prepare_text("smith-jones, zoë (u.s.a.)").text, prepare_text("sold 1,000 on 1 may 2024").text
         ('zoe usa smith jones', 'sold 1000 on 2024 05 01')
     """
-    tokens = _tokenize(text) if len(text) <= _LONGEST else ()
+    tokens = _tokenize(text) if len(text) <= MOST_LETTERS else ()
     if not tokens:  # long texts, and texts like "?!" and "...", can only be compared as a whole
         return ComparableText(text, (text,), (text,))
     return ComparableText(text, tokens, tuple(filter(_must_match_exactly, tokens)))
@@ -435,7 +438,7 @@ def compare_texts(one: ComparableText, other: ComparableText, words: Container[s
     if agree and one.sorted_text == other.sorted_text:
         return TextSimilarity(_REORDERED, "their words are in another order")
     # 2. Long texts: the edit distance of the texts.
-    if max(len(one.tokens), len(other.tokens)) > _MOST_TOKENS:
+    if max(len(one.tokens), len(other.tokens)) > MOST_TOKENS:
         score = OSA.normalized_similarity(one.text, other.text)
         return TextSimilarity(round(score, 4), objection or "they are too long to be compared word by word")
     # 3. Short texts: the better of an alignment word by word and, if all marks agree, the edit distance of the letters.
