@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
@@ -75,17 +76,20 @@ class RecordIndex:
         decisions: Decisions | None = None,
     ) -> None:
         """Index the records of outcomes, which are sorted by reference."""
-        self.identities = identities
+        is_learned = bool(matching and matching.model)
+        self.identities = replace(identities, partial=is_learned)
+        self._pieces_by_outcome = {(each.brief, each.item): self.identities.pieces(each) for each in outcomes}
+        if is_learned and not identities.compared:
+            self.identities = replace(self.identities, compared=self._find_fields())
         self._pieces: dict[Key, list[_IndexedPiece]] = defaultdict(list)
-        self._pieces_by_outcome = {(outcome.brief, outcome.item): identities.pieces(outcome) for outcome in outcomes}
         for position, outcome in enumerate(outcomes):
             for piece in self._pieces_by_outcome[outcome.brief, outcome.item]:
                 self._pieces[piece.key].append((position, outcome, piece))
-        self._compared = [field.split(".") for field in identities.compared]
+        self._compared = [field.split(".") for field in self.identities.compared]
         self._vectors: dict[Key, list[Vector]] = {}
         self._split: dict[Key, list[Key]] = {}
-        if self._compared:
-            self._split_identities()
+        if self._compared or is_learned:
+            self._split_identities(is_learned=is_learned)
         self.unknown_identities: list[Identity] = []
         self.ambiguous_identities: list[Identity] = []
         same = self._decided_pairs(decisions.same, unique=True) if decisions else ()
@@ -94,14 +98,23 @@ class RecordIndex:
         self._note_unknown([each.record for each in self._choices])
         self.linkage = self._link_identities(matching, same, apart) if matching or same else LinkResult({})
 
-    def _split_identities(self) -> None:
-        """Give records of one identity that contradict each other keys of their own."""
+    def _find_fields(self) -> tuple[str, ...]:
+        """Return the fields of all records that are not, and don't hold, a part of the identity."""
+        values = [piece.value for pieces in self._pieces_by_outcome.values() for piece in pieces]
+        names = {name for value in values if isinstance(value, dict) for name in value}
+        return tuple(sorted(name for name in names - {path[0] for path in self.identities.paths} if "." not in name))
+
+    def _split_identities(self, *, is_learned: bool) -> None:
+        """Give records of one identity keys of their own if they contradict each other; for a learned model, if they differ.
+
+        To a model, equal identities are evidence like all else.
+        """
         keys: dict[tuple[Key, Vector], Key] = {}
         for key in [key for key in self._pieces if has_identity(key)]:
             pieces = self._pieces[key]
             vectors = [self._vector(piece.value) for _, _, piece in pieces]
-            clusters = split_vectors(vectors)
-            if len(clusters) == 1:
+            clusters = [[vector] for vector in sorted(set(vectors))] if is_learned else split_vectors(vectors)
+            if len(clusters) == 1 and MISSING not in key[1]:
                 self._vectors[key] = clusters[0]
                 continue
             del self._pieces[key]
@@ -175,16 +188,15 @@ class RecordIndex:
 
         Args:
             entry: The entry.
-            at: Its index: entries of one identity that were kept apart are in the order of their keys.
+            at: Its index: if records of one identity were kept apart, entries are in the order of their keys.
             alone: Whether it was kept unchanged, because it has no identity.
         """
         if alone:
             return key_without_identity(entry)
         key = self.identities.key(entry)
-        heads = {self.linkage.head(own) for own in self._split.get(key, ())}
-        if not heads:
+        if not self._split:
             return self.linkage.head(key)
-        return self._entry_keys[at] if at < len(self._entry_keys) and self._entry_keys[at] in heads else min(heads)
+        return self._entry_keys[at] if at < len(self._entry_keys) else key
 
     @cached_property
     def _entry_keys(self) -> list[Key]:
@@ -313,7 +325,7 @@ class RecordIndex:
             for key in keys
         )
         hashable: Any = matching  # it is frozen, which type checkers don't see
-        return link_keys(keys, self.identities.fields, evidence, hashable, same, apart)
+        return link_keys(keys, self.identities.fields, self.identities.compared, evidence, hashable, same, apart)
 
 
 def _make_parts(pieces: Sequence[_IndexedPiece]) -> list[RecordPart]:

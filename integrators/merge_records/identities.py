@@ -58,6 +58,8 @@ class Identities:
     """The dotted path of the list of records in an answer."""
     compared: tuple[str, ...] = ()
     """The dotted paths of other fields, which tell records of one identity apart."""
+    partial: bool = False
+    """Whether a part of the identity suffices; records that have only a part of it are distinguished by `compared`."""
 
     @property
     def by_item(self) -> bool:
@@ -136,12 +138,15 @@ class Identities:
         """Return the key of a record's identity, as it is compared; for a record without one, a key of its content."""
         values = [get_at(record, path) for path in self.paths]
         # An item's key is not normalized.
-        key = comparison_key(
-            [
-                value if field == ITEM_KEY else normalize_value(value)
-                for field, value in zip(self.fields, values, strict=True)
-            ]
-        )
+        normal = [
+            value if field == ITEM_KEY else normalize_value(value)
+            for field, value in zip(self.fields, values, strict=True)
+        ]
+        key = comparison_key(normal)
+        if key is None and self.partial:
+            found = [MISSING if is_blank(value) else value_order(value) for value in normal]
+            named = any(value != MISSING for field, value in zip(self.fields, found, strict=True) if field != ITEM_KEY)
+            key = tuple(found) if named else None
         return key_without_identity(record) if key is None else (_HAS_IDENTITY, key)
 
     def original_spelling(self, piece: Piece) -> Identity:
@@ -201,19 +206,23 @@ class Identities:
 
 def comparison_key(values: Sequence[JsonValue]) -> tuple[Order, ...] | None:
     """Return the key of an identity from its normalized values, or None if one of them identifies nothing."""
-    if any(is_empty_value(value) or value in ("", []) for value in values):
+    if any(map(is_blank, values)):
         return None
     return tuple(map(value_order, values))
 
 
-_BLANK = {"", "-", "?", "n/a"}
+def is_blank(value: JsonValue) -> bool:
+    """Return whether a normalized value identifies nothing."""
+    return is_empty_value(value) or value in ("", [])
+
+
+_PLACEHOLDERS = ("-", "?", "n/a")
 
 
 def to_evidence(value: JsonValue) -> Order:
     """Return the value of a compared field as its sort key; `MISSING` if it says nothing."""
     normal = normalize_value(value)
-    blank = is_empty_value(normal) or normal == [] or (isinstance(normal, str) and normal in _BLANK)
-    return MISSING if blank else value_order(normal)
+    return MISSING if is_blank(normal) or normal in _PLACEHOLDERS else value_order(normal)
 
 
 def key_without_identity(part: JsonValue) -> Key:

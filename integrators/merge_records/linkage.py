@@ -465,6 +465,7 @@ class LinkResult(NamedTuple):
 def link_keys(
     keys: tuple[Key, ...],
     fields: tuple[str, ...],
+    compared: tuple[str, ...],
     evidence: tuple[tuple[tuple[Order, ...], ...], ...],
     matching: Matching | None,
     same: Pairs,
@@ -475,6 +476,7 @@ def link_keys(
     Args:
         keys: The keys of the distinct identities.
         fields: The fields of the identities, and optionally `{key}`.
+        compared: The other compared fields.
         evidence: For each identity, the distinct values of each other compared field, as sort keys.
         matching: Thresholds of the comparison; None: identities are not compared.
         same: Pairs decided to be the same.
@@ -482,14 +484,13 @@ def link_keys(
     """
     names: list[ComparableIdentity] = []
     for key, values in zip(keys, evidence, strict=True):
-        parts = dict(zip(fields, key[1], strict=False))  # a key may have more, to tell equal identities apart
+        own = key[1][: len(fields)]
+        parts = dict(zip(fields, own, strict=True))  # what follows in a key tells equal identities apart
         _, _, item = parts.pop(ITEM_KEY, (1, 0, ""))
         texts = {name: prepare_order(part) for name, part in parts.items()}
-        compared = zip(matching.fields if matching else (), values, strict=True)
-        shared = (key[0], key[1][: len(fields)]) if len(key[1]) > len(fields) else None
-        names.append(
-            ComparableIdentity(key, item, texts, {name: [*map(prepare_order, each)] for name, each in compared}, shared)
-        )
+        shared = (key[0], own) if len(key[1]) > len(own) and MISSING not in own else None
+        found = {name: [*map(prepare_order, each)] for name, each in zip(compared, values, strict=True)}
+        names.append(ComparableIdentity(key, item, texts, found, shared))
     return link_identities(names, matching, same, apart)
 
 
@@ -505,7 +506,8 @@ def link_identities(
         apart: Pairs decided to be different.
     """
     names = sorted(names, key=lambda name: (name.partition, name.text, name.key))
-    evidence = {name.key: [*name.evidence.values()] for name in names if name.evidence}
+    contradictory = matching.fields if matching and not matching.model else ()
+    evidence = {name.key: [name.evidence[field] for field in contradictory] for name in names if contradictory}
     sets = DisjointSets(apart, evidence)
     links: list[Link] = []
     broken: list[tuple[Key, Key]] = []
@@ -518,8 +520,8 @@ def link_identities(
             links.append(Link(left, right, 1.0, "Decided to be the same.", is_decided=True))
     # 2. Join matches, the most similar first, unless a decision keeps the two sets apart.
     compared, matching = (names, matching) if matching else ([], Matching())
-    blocks = Blocks([[*name.texts.values()] for name in compared], [name.partition for name in compared])
-    pairs = sorted(_iter_matches(compared, blocks, matching), key=lambda pair: (-pair.score, pair.left, pair.right))
+    found, blocks = (_learn_links if matching.model else _compare_links)(compared, matching)
+    pairs = sorted(found, key=lambda pair: (-pair.score, pair.left, pair.right))
     ambiguous = _find_ambiguous(names, pairs, evidence)
     for pair in pairs:
         is_new = pair.is_sure and sets.head(pair.left) != sets.head(pair.right)
@@ -573,6 +575,27 @@ def _find_ambiguous(
         for key, others in partners.items()
         if any(contradict(evidence[one], evidence[other]) for one, other in combinations(sorted(others), 2))
     }
+
+
+def _compare_links(names: Sequence[ComparableIdentity], matching: Matching) -> tuple[list[Link], Blocks]:
+    """Return the pairs of similar identities, and the index by which they were found."""
+    blocks = Blocks([[*name.texts.values()] for name in names], [name.partition for name in names])
+    return [*_iter_matches(names, blocks, matching)], blocks
+
+
+def _learn_links(names: Sequence[ComparableIdentity], matching: Matching) -> tuple[list[Link], Blocks]:
+    """Return the pairs that a model learned from all of them takes for the same, and the index that found them."""
+    from prefect_dispatch.integrators.merge_records.learned_matches import learn_matches  # noqa: PLC0415 -- seldom used
+
+    def block(rows: Sequence[ComparableText]) -> Blocks:
+        return Blocks([[row] for row in rows], [name.partition for name in names])
+
+    matches, blocks = learn_matches(names, block, matching)
+    links: list[Link] = []
+    for match in matches:
+        left, right = sorted((names[match.left].key, names[match.right].key))
+        links.append(Link(left, right, match.probability, match.why, match.is_sure))
+    return links, blocks
 
 
 def _iter_matches(names: Sequence[ComparableIdentity], blocks: Blocks, matching: Matching) -> Iterator[Link]:

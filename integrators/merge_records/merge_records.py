@@ -199,7 +199,7 @@ class MergeRecords(BaseIntegrator, Strict):
         It may if a function decides; if fields beside the identity are compared, since a merged
         record may have more of them than any source; and if parts of an object are collected.
         """
-        if (self.match and self.match.fields) or any(callable(rule.rule) for rule in (*self.rules, self.default)):
+        if (self.match and (self.match.fields or self.match.model)) or any(callable(rule.rule) for rule in (*self.rules, self.default)):
             return None
         if any(
             "." in r.field and (not r.picks_value or (r.conflicts or self.conflicts) == "keep_all") for r in self.rules

@@ -32,7 +32,7 @@ from collections import defaultdict
 from datetime import date
 from decimal import Context, Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import ConfigDict, Field, model_validator
 from rapidfuzz.distance import OSA
@@ -310,6 +310,9 @@ _ROMAN = re.compile(r"(?=[ivxlcdm])m{0,3}(?:cm|cd|d?c{0,3})(?:xc|xl|l?x{0,3})(?:
 _NO_ALPHABET = 0x2E80  # first code point of the CJK scripts, which have no alphabet
 
 
+_EVEN = 0.5  # probability of what is as probable as not
+
+
 class Matching(Strict):
     """Thresholds for matching records whose identities are spelled differently."""
 
@@ -318,10 +321,22 @@ class Matching(Strict):
     sure: float = Field(default=0.95, gt=0, le=1)
     """Records at least so similar are merged, unless a number, a symbol or a whole word differs."""
     propose: float = Field(default=0.85, gt=0, le=1)
-    """Records at least so similar, but no certain match, are proposed in the report and kept apart."""
+    """Records at least so similar, but no certain match, are proposed in the report and kept apart. With a `model`, 0.5
+    by default: those that are rather the same than not."""
     fields: tuple[FieldPath, ...] = ()
     """Fields compared in addition to the identity, such as a place or a date: agreement is evidence, and records that
     contradict each other in one are never merged without a decision; a missing value doesn't count."""
+    model: Literal["learned"] | None = None
+    """`learned`: how much agreement in each field says is learned from the records, without labels. The thresholds are
+    probabilities then, an equal identity is evidence like all else, a part of it suffices, and all fields are compared
+    unless `fields` names some."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _propose_by_probability(cls, data: object) -> object:
+        if isinstance(data, dict) and data.get("model") and "propose" not in data:
+            return {**data, "propose": min(_EVEN, sure) if isinstance(sure := data.get("sure", _EVEN), float) else _EVEN}
+        return data
 
     @model_validator(mode="after")
     def _check_thresholds(self) -> Self:
