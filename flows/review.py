@@ -32,7 +32,6 @@ from prefect_dispatch.flows.finalize import add_shortfall
 from prefect_dispatch.flows.publish import ensure_folder
 from prefect_dispatch.integrators.base import BaseIntegrator, DecisionIntegrator, RecordIntegrator
 from prefect_dispatch.integrators.decisions_file import DecisionsFile
-from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.models.base import NON_EMPTY, Strict
 from prefect_dispatch.models.decisions import Choice, Decisions, Identity
 from prefect_dispatch.models.ledger import Document, Ref
@@ -64,6 +63,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
     from prefect_dispatch.integrators.base import AnyMerger
+    from prefect_dispatch.integrators.merge_records.similarity import Matching
     from prefect_dispatch.models.decisions import IdentityNormalizer
     from prefect_dispatch.models.ledger import FieldRow, Proposal
     from prefect_dispatch.models.limits import Limits
@@ -563,7 +563,8 @@ def _field_locator(integrator: AnyMerger, report: Report, norm: IdentityNormaliz
     fields = cast("DecisionIntegrator", integrator).decisions.fields
     decided = {(norm(each.record), each.field): each.value for each in fields}
     # Records of one identity that were kept apart are named by the fields that tell them apart, too.
-    compared = integrator.identities.compared if isinstance(integrator, MergeRecords) else ()
+    matching: Matching | None = getattr(integrator, "match", None)
+    compared = matching.fields if matching else ()
     named: Counter[Hashable] = Counter()
     if compared and isinstance(integrator, RecordIntegrator):
         records = cast("Sequence[JsonValue]", get_at(report.value, [integrator.entries]))

@@ -105,9 +105,9 @@ class RecordIndex:
         return tuple(sorted(name for name in names - {path[0] for path in self.identities.paths} if "." not in name))
 
     def _split_identities(self, *, is_learned: bool) -> None:
-        """Give records of one identity keys of their own if they contradict each other; for a learned model, if they differ.
+        """Give records of one identity keys of their own if they contradict each other; for a model, if they differ.
 
-        To a model, equal identities are evidence like all else.
+        To a learned model, equal identities are evidence like all else.
         """
         keys: dict[tuple[Key, Vector], Key] = {}
         for key in [key for key in self._pieces if has_identity(key)]:
@@ -197,6 +197,13 @@ class RecordIndex:
         if not self._split:
             return self.linkage.head(key)
         return self._entry_keys[at] if at < len(self._entry_keys) else key
+
+    def count_separated(self) -> int:
+        """Return the number of complete identities whose records are not one."""
+        return sum(
+            MISSING not in key[1] and len({self.linkage.head(own) for own in keys}) > 1
+            for key, keys in self._split.items()
+        )
 
     @cached_property
     def _entry_keys(self) -> list[Key]:

@@ -4,18 +4,21 @@ The model is that of Fellegi and Sunter (A Theory for Record Linkage, JASA 1969)
 Records are compared as bags of words: a word counts as much as it is rare, in each field, in all fields together, and
 the numbers and codes of all fields once more. So neither a long text with one telling word, nor values in the wrong
 field, need any configuration. Of each comparison only the level of agreement counts, from none to equal; a missing
-value has none. Every level is some evidence for or against a match: log2 of its share among matches, divided by that
-among other pairs. Both shares, and how many pairs match, are estimated from all compared pairs in turns.
+value has none. Every level is some evidence for or against a match: the logarithm of its share among matches, divided
+by that among other pairs. Both shares, and how many pairs match, are estimated from all compared pairs in turns.
 
-Two records are linked only if, for one of them, no other is more similar. Weights of words are integers, and nothing
-is drawn at random, so that equal records give equal results, byte for byte.
+Only a pair of which one record is the most similar to the other can be a match while the model learns: any other pair
+that agrees as well is an example of what agrees by chance. Weights of words are integers, and nothing is drawn at
+random, so that equal records give equal results, byte for byte.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from functools import lru_cache
+from heapq import heappush, heapreplace
 from itertools import product
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,7 +27,7 @@ from rapidfuzz.distance import OSA
 from prefect_dispatch.integrators.merge_records.similarity import ComparableText, prepare_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from prefect_dispatch.integrators.merge_records.linkage import Blocks, ComparableIdentity
     from prefect_dispatch.integrators.merge_records.similarity import Matching
@@ -211,24 +214,23 @@ def _words(values: Iterable[ComparableText]) -> frozenset[str]:
     )
 
 
-def _nearest_pairs(whole: _Column, blocks: Blocks) -> set[tuple[int, int]]:
+def _nearest_pairs(whole: _Column, blocks: Blocks) -> set[_Pair]:
     """Return the pairs of candidates of which one is among the nearest of the other, by the words they share."""
-    nearest: dict[int, list[tuple[float, int]]] = defaultdict(list)
+    nearest: dict[int, list[tuple[float, int]]] = defaultdict(list)  # a heap for each record, the farthest first
     for row, others in blocks.pairs():
         for other in others:
             score = whole.shared_weight(row, other)
             for at, to in ((row, other), (other, row)):
-                nearest[at].append((-score, to))
-                if len(nearest[at]) > _MOST_KEPT:
-                    nearest[at] = sorted(nearest[at])[:NEAREST]
-    return {(min(at, to), max(at, to)) for at, found in nearest.items() for _, to in sorted(found)[:NEAREST]}
-
-
-_MOST_KEPT = 16  # candidates of a record at a time, of which the nearest are kept
+                heap = nearest[at]
+                if len(heap) < NEAREST:
+                    heappush(heap, (score, -to))
+                elif (score, -to) > heap[0]:
+                    heapreplace(heap, (score, -to))
+    return {(min(at, -to), max(at, -to)) for at, heap in nearest.items() for _, to in heap}
 
 
 def _level(similarity: float | None) -> int:
-    return -1 if similarity is None else sum(similarity >= bound for bound in _BOUNDS)
+    return -1 if similarity is None else bisect_right(_BOUNDS, similarity)
 
 
 def fit(patterns: Mapping[tuple[bool, _Pattern], int]) -> dict[_Pattern, float]:

@@ -462,7 +462,7 @@ class LinkResult(NamedTuple):
 
 
 @lru_cache(maxsize=_CACHE_SIZE)
-def link_keys(
+def link_keys(  # noqa: PLR0917 -- each a part of what the result is cached by
     keys: tuple[Key, ...],
     fields: tuple[str, ...],
     compared: tuple[str, ...],

@@ -32,7 +32,7 @@ from collections import defaultdict
 from datetime import date
 from decimal import Context, Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from pydantic import ConfigDict, Field, model_validator
 from rapidfuzz.distance import OSA
@@ -334,9 +334,13 @@ class Matching(Strict):
     @model_validator(mode="before")
     @classmethod
     def _propose_by_probability(cls, data: object) -> object:
-        if isinstance(data, dict) and data.get("model") and "propose" not in data:
-            return {**data, "propose": min(_EVEN, sure) if isinstance(sure := data.get("sure", _EVEN), float) else _EVEN}
-        return data
+        if not isinstance(data, dict):
+            return cast("object", data)
+        given = cast("dict[str, Any]", data)
+        if given.get("model") is None or "propose" in given:
+            return given
+        sure = given.get("sure")
+        return {**given, "propose": min(_EVEN, sure) if isinstance(sure, (int, float)) else _EVEN}
 
     @model_validator(mode="after")
     def _check_thresholds(self) -> Self:

@@ -282,7 +282,7 @@ def test_a_decision_names_the_field_that_tells_them_apart() -> None:
     other = {"name": "Jack Smith"}
     merge = merged(people(*SMITHS, other), {"same": [[{"name": "John Smith"}, other]]}, **BORN)
     assert sets(merge) == [[0], [1], [2]]
-    assert 'the decision has to name a compared field, too: {"name":"John Smith"}.' in merge.rules
+    assert 'decision has to name a compared field, too: {"name":"John Smith"}.' in merge.rules
     unknown = merged(people(*SMITHS), {"same": [[{"name": "John Smith", "born": 1951}, SMITHS[1]]]}, **BORN)
     assert 'Decided on, but named by no record: {"born":1951,"name":"John Smith"}.' in unknown.rules
 
