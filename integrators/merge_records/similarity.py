@@ -335,7 +335,7 @@ class Matching(Strict):
     @classmethod
     def _propose_by_probability(cls, data: object) -> object:
         if not isinstance(data, dict):
-            return cast("object", data)
+            return data
         given = cast("dict[str, Any]", data)
         if given.get("model") is None or "propose" in given:
             return given
