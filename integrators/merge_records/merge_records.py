@@ -441,7 +441,7 @@ def _describe_model(index: RecordIndex, matching: Matching) -> Iterator[str]:
     beside = "".join(f", {field!r}" for field in index.identities.compared)
     yield (
         "An equal identity was evidence, like all else, and a part of one sufficed. Compared were the identity"
-        f"{beside}, all words together and the numbers and codes among them; a word counts as much as it is rare. "
+        f"{beside}, all words together and the numbers and codes among them; a word counts as it is rare. "
         "What each degree of agreement says was learned from all compared pairs, without labels (Fellegi and Sunter's "
         f"model, by expectation maximization): at a probability of {matching.sure:g} or more records were taken for the "
         "same, if most of those that they thereby become one with fit, too; from "
