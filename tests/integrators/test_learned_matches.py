@@ -59,7 +59,7 @@ def people(count: int, seed: int = 1) -> tuple[list[Record], list[int]]:
         records.append(record)
         entity.append(number)
         if number % 2:
-            again = {**record, "last": misspell(last, chance)}
+            again: Record = {**record, "last": misspell(last, chance)}
             again[chance.choice(["first", "town"])] = chance.choice([None, ""])
             records.append(again)
             entity.append(number)

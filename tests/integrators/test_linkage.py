@@ -56,7 +56,7 @@ def sets(merge: Merge) -> list[list[int]]:
     return sorted(sorted(record["from"]) for record in records)
 
 
-GATHER = {"rules": {"from": "union"}}
+GATHER: dict[str, Any] = {"rules": {"from": "union"}}
 
 
 def test_sure_pairs_become_one_and_say_why() -> None:
@@ -217,7 +217,7 @@ def test_other_fields_may_tell() -> None:
 # Records of one identity that contradict each other.
 
 SMITHS: list[dict[str, JsonValue]] = [{"name": "John Smith", "born": 1950}, {"name": "john smith", "born": "1999"}]
-BORN = {"match": {"fields": ["born"]}, **GATHER}
+BORN: dict[str, Any] = {"match": {"fields": ["born"]}, **GATHER}
 
 
 def people(*records: dict[str, JsonValue]) -> list[Outcome]:
