@@ -146,7 +146,7 @@ def learn_matches(
     probability = {pair: by_pattern[pattern] for pair, pattern in zip(pairs, patterns, strict=True)}
     # 3. Of three records or more that are the same, each is nearest to one alone: link what fits the whole set.
     best_first = sorted(zip(scores, pairs, strict=True), key=lambda each: (-each[0], each[1]))
-    sure = _link_sets([pair for _, pair in best_first if probability[pair] >= matching.sure], probability)
+    sure = link_sets([pair for _, pair in best_first if probability[pair] >= matching.sure], probability)
     matches = [
         LearnedMatch(*pair, round(probability[pair], 4), pair in sure, _explain(columns, values))
         for pair, values, may in zip(pairs, similarities, may_match, strict=True)
@@ -164,7 +164,7 @@ def _find_nearest(pairs: Sequence[_Pair], scores: Sequence[float]) -> list[bool]
     return [any(score >= best[at] for at in pair) for pair, score in zip(pairs, scores, strict=True)]
 
 
-def _link_sets(pairs: Iterable[_Pair], probability: Mapping[_Pair, float]) -> set[_Pair]:
+def link_sets(pairs: Iterable[_Pair], probability: Mapping[_Pair, float]) -> set[_Pair]:
     """Return the pairs that link records to sets in which most are the same as most: average linkage.
 
     Args:

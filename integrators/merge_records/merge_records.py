@@ -442,9 +442,9 @@ def _describe_model(index: RecordIndex, matching: Matching) -> Iterator[str]:
     yield (
         "An equal identity was evidence, like all else, and a part of one sufficed. Compared were the identity"
         f"{beside}, all words together and the numbers and codes among them; a word counts as it is rare. "
-        "What each degree of agreement says was learned from all compared pairs, without labels (the model of Fellegi "
-        f"and Sunter, by expectation maximization): at a probability of {matching.sure:g} or more records were taken for "
-        "the same, if most of those that they thereby become one with fit, too; from "
+        "What each degree of agreement says was learned from all compared pairs, without labels (the model of "
+        f"Fellegi and Sunter, by expectation maximization): at a probability of {matching.sure:g} or more records were "
+        "taken for the same, if most of those that they thereby become one with fit, too; from "
         f"{matching.propose:g} on a pair was proposed, if none is more similar to one of the two. Compared were the "
         "nearest of the pairs that share a rare part of three letters, or two common ones: "
         f"{index.linkage.comparisons:,}."

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.merge_records.learned_matches import fit
+from prefect_dispatch.integrators.merge_records.learned_matches import fit, link_sets
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.integrators.merge_records.similarity import Matching
 from prefect_dispatch.models.decisions import Decisions
@@ -244,6 +244,14 @@ def test_thresholds_are_probabilities() -> None:
     assert Matching().propose == 0.85
     with pytest.raises(ValidationError, match=r"model"):
         MergeRecords.model_validate({"identity": ["a"], "match": {"model": "splink"}})
+
+
+def test_a_set_takes_in_what_most_of_it_fits() -> None:
+    """A pair that is sure by itself joins no sets that differ otherwise: the probability of all pairs counts."""
+    probability = {(0, 1): 0.99, (2, 3): 0.99, (1, 2): 0.96, (0, 2): 0.1, (1, 3): 0.1}
+    ordered = [(0, 1), (2, 3), (1, 2)]
+    assert link_sets(ordered, probability) == {(0, 1), (2, 3)}
+    assert link_sets(ordered, {**probability, (0, 2): 0.9, (1, 3): 0.9}) == {*ordered}
 
 
 def test_a_model_learns_what_tells() -> None:

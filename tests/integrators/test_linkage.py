@@ -236,6 +236,14 @@ def test_equal_names_that_contradict_each_other_stay_apart() -> None:
     assert sets(merged(people(*SMITHS), **GATHER)) == [[0, 1]]
 
 
+def test_what_only_says_more_is_no_contradiction() -> None:
+    """A list, a long text, or an abbreviation may differ and be about one person."""
+    long = " ".join(f"Word{at}" for at in range(50))
+    for one, other in ((["a"], ["b"]), (long, f"{long} more"), ("Universit\u00e4t Kiel", "Uni Kiel")):
+        records: list[dict[str, JsonValue]] = [{"name": "Ann", "born": born} for born in (one, other)]
+        assert sets(merged(people(*records), **BORN)) == [[0, 1]]
+
+
 def test_what_may_belong_to_either_stays_alone() -> None:
     """A John Smith of unknown birth may be either one: he is neither, and proposed to be one of them."""
     merge = merged(people(*SMITHS, {"name": "John Smith", "born": None}), **BORN)
@@ -279,7 +287,7 @@ def test_a_decision_names_the_field_that_tells_them_apart() -> None:
     pair = [{**SMITHS[0], "name": "JOHN  SMITH"}, SMITHS[1]]
     assert sets(merged(people(*SMITHS), {"same": [pair]}, **BORN)) == [[0, 1]]
     assert merged(people(*SMITHS), {"different": [pair]}, **BORN).proposals == ()
-    other = {"name": "Jack Smith"}
+    other: dict[str, JsonValue] = {"name": "Jack Smith"}
     merge = merged(people(*SMITHS, other), {"same": [[{"name": "John Smith"}, other]]}, **BORN)
     assert sets(merge) == [[0], [1], [2]]
     assert 'decision has to name a compared field, too: {"name":"John Smith"}.' in merge.rules
@@ -289,7 +297,7 @@ def test_a_decision_names_the_field_that_tells_them_apart() -> None:
 
 def test_a_name_alone_is_different_from_another_for_all_who_have_it() -> None:
     """Who is decided to differ from a name differs from each record that has it."""
-    other = {"name": "Jonn Smith"}
+    other: dict[str, JsonValue] = {"name": "Jonn Smith"}
     found = merged(people(*SMITHS, other), {"different": [[{"name": "John Smith"}, other]]}, **BORN)
     assert all("Jonn" not in str((each.left, each.right)) for each in found.proposals)
 
