@@ -239,7 +239,12 @@ def test_equal_names_that_contradict_each_other_stay_apart() -> None:
 def test_what_only_says_more_is_no_contradiction() -> None:
     """A list, a long text, or an abbreviation may differ and be about one person."""
     long = " ".join(f"Word{at}" for at in range(50))
-    for one, other in ((["a"], ["b"]), (long, f"{long} more"), ("Universit\u00e4t Kiel", "Uni Kiel")):
+    values: list[tuple[JsonValue, JsonValue]] = [
+        (["a"], ["b"]),
+        (long, f"{long} more"),
+        ("Universit\u00e4t Kiel", "Uni Kiel"),
+    ]
+    for one, other in values:
         records: list[dict[str, JsonValue]] = [{"name": "Ann", "born": born} for born in (one, other)]
         assert sets(merged(people(*records), **BORN)) == [[0, 1]]
 
