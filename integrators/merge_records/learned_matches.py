@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import Counter, defaultdict
+from collections.abc import Iterable
 from functools import lru_cache
 from heapq import heappush, heapreplace
 from itertools import product
@@ -27,9 +28,8 @@ from rapidfuzz.distance import OSA
 from prefect_dispatch.integrators.merge_records.similarity import ComparableText, prepare_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from prefect_dispatch.integrators.merge_records.linkage import Blocks, ComparableIdentity
     from prefect_dispatch.integrators.merge_records.similarity import Matching
 
 NEAREST = 5
@@ -48,6 +48,8 @@ _LEAST_MEAN = 0.5  # probability between two sets of records that are linked
 _ALIKE = 0.7  # similarity of words from which they may be spellings of one
 _MIN_LENGTH, _MIN_DIGITS = 4, 5  # characters of a word, and of a number or code, that may be misspelt
 _WHOLE, _MARKS = "all words", "numbers and codes"
+Candidates = Iterable[tuple[int, list[int]]]
+"""Indices of records, each with those of preceding records that it may be the same as."""
 _Pair = tuple[int, int]
 _Pattern = tuple[int, ...]
 """The level of agreement in each column, -1 where a value is missing."""
@@ -123,20 +125,22 @@ def _word_similarity(one: str, other: str) -> float:
 
 
 def learn_matches(
-    records: Sequence[ComparableIdentity], block: Callable[[Sequence[ComparableText]], Blocks], matching: Matching
-) -> tuple[list[LearnedMatch], Blocks]:
-    """Return the pairs of records that are probably the same, and how they were found.
+    records: Sequence[Mapping[str, Sequence[ComparableText]]],
+    find_candidates: Callable[[Sequence[ComparableText]], Candidates],
+    matching: Matching,
+) -> list[LearnedMatch]:
+    """Return the pairs of records that are probably the same.
 
     Args:
-        records: The records, in an order that does not depend on chance.
-        block: Makes the index that finds candidates, from all words of each record.
+        records: The values of each field of the records, in an order that does not depend on chance.
+        find_candidates: Returns the candidates of each record, by all words of the records.
         matching: The probabilities from which pairs are certain, and are proposed.
     """
     columns = _make_columns(records)
     *_, whole, _ = columns
-    blocks = block([ComparableText("", tuple(sorted(bag)), ()) for bag in whole.bags])
+    candidates = find_candidates([ComparableText("", tuple(sorted(bag)), ()) for bag in whole.bags])
     # 1. Compare each record with its nearest candidates.
-    pairs = sorted(_nearest_pairs(whole, blocks))
+    pairs = sorted(_nearest_pairs(whole, candidates))
     similarities = [tuple(column.similarity(*pair) for column in columns) for pair in pairs]
     patterns = [tuple(map(_level, values)) for values in similarities]
     # 2. Learn from the pairs of which one is the most similar to the other, and from all others as no matches.
@@ -147,12 +151,11 @@ def learn_matches(
     # 3. Of three records or more that are the same, each is nearest to one alone: link what fits the whole set.
     best_first = sorted(zip(scores, pairs, strict=True), key=lambda each: (-each[0], each[1]))
     sure = link_sets([pair for _, pair in best_first if probability[pair] >= matching.sure], probability)
-    matches = [
+    return [
         LearnedMatch(*pair, round(probability[pair], 4), pair in sure, _explain(columns, values))
         for pair, values, may in zip(pairs, similarities, may_match, strict=True)
         if pair in sure or (may and probability[pair] >= matching.propose)
     ]
-    return matches, blocks
 
 
 def _find_nearest(pairs: Sequence[_Pair], scores: Sequence[float]) -> list[bool]:
@@ -187,13 +190,11 @@ def link_sets(pairs: Iterable[_Pair], probability: Mapping[_Pair, float]) -> set
     return linked
 
 
-def _make_columns(records: Sequence[ComparableIdentity]) -> list[_Column]:
+def _make_columns(records: Sequence[Mapping[str, Sequence[ComparableText]]]) -> list[_Column]:
     """Return the columns that are compared: each field, all fields together, and their numbers and codes."""
     bags: dict[str, list[frozenset[str]]] = defaultdict(list)
     for record in records:
-        for name, text in record.texts.items():
-            bags[name].append(_words([text]))
-        for name, values in record.evidence.items():
+        for name, values in record.items():
             bags[name].append(_words(values))
     whole = [frozenset[str]().union(*parts) for parts in zip(*bags.values(), strict=True)]
     marks = [frozenset(word for word in bag if not word.isalpha()) for bag in whole]
@@ -214,10 +215,10 @@ def _words(values: Iterable[ComparableText]) -> frozenset[str]:
     )
 
 
-def _nearest_pairs(whole: _Column, blocks: Blocks) -> set[_Pair]:
+def _nearest_pairs(whole: _Column, candidates: Candidates) -> set[_Pair]:
     """Return the pairs of candidates of which one is among the nearest of the other, by the words they share."""
     nearest: dict[int, list[tuple[float, int]]] = defaultdict(list)  # a heap for each record, the farthest first
-    for row, others in blocks.pairs():
+    for row, others in candidates:
         for other in others:
             score = whole.shared_weight(row, other)
             for at, to in ((row, other), (other, row)):

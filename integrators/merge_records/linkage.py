@@ -587,15 +587,19 @@ def _learn_links(names: Sequence[ComparableIdentity], matching: Matching) -> tup
     """Return the pairs that a model learned from all of them takes for the same, and the index that found them."""
     from prefect_dispatch.integrators.merge_records.learned_matches import learn_matches  # noqa: PLC0415 -- seldom used
 
-    def block(rows: Sequence[ComparableText]) -> Blocks:
-        return Blocks([[row] for row in rows], [name.partition for name in names])
+    indexes: list[Blocks] = []
 
-    matches, blocks = learn_matches(names, block, matching)
+    def find_candidates(rows: Sequence[ComparableText]) -> Iterator[tuple[int, list[int]]]:
+        indexes.append(Blocks([[row] for row in rows], [name.partition for name in names]))
+        return indexes[0].pairs()
+
+    records = [{**{field: [text] for field, text in name.texts.items()}, **name.evidence} for name in names]
+    matches = learn_matches(records, find_candidates, matching)
     links: list[Link] = []
     for match in matches:
         left, right = sorted((names[match.left].key, names[match.right].key))
         links.append(Link(left, right, match.probability, match.why, match.is_sure))
-    return links, blocks
+    return links, indexes[0]
 
 
 def _iter_matches(names: Sequence[ComparableIdentity], blocks: Blocks, matching: Matching) -> Iterator[Link]:

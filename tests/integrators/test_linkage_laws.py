@@ -84,7 +84,7 @@ def test_contradicting_records_are_never_one(data: st.DataObject, people: list[d
     assert merge == integrator.merge([], said)
     assert audit(merge, said, [], integrator) == ()
     records: Any = entries(merge)
-    sets = [record["from"] for record in records]
+    sets: list[list[int]] = [record["from"] for record in records]
     assert sorted(at for each in sets for at in each) == list(range(len(people)))
     for one, other in (pair for each in sets for pair in combinations(each, 2)):
         for field in fields:
