@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import glob
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
     from prefect_dispatch.integrators.base import AnyMerger
+    from prefect_dispatch.integrators.merge_records.similarity import Matching
     from prefect_dispatch.models.decisions import IdentityNormalizer
     from prefect_dispatch.models.ledger import FieldRow, Proposal
     from prefect_dispatch.models.limits import Limits
@@ -560,6 +562,13 @@ def _field_locator(integrator: AnyMerger, report: Report, norm: IdentityNormaliz
     """Return a function that locates the record and the field of a row, if it is open and can be decided on."""
     fields = cast("DecisionIntegrator", integrator).decisions.fields
     decided = {(norm(each.record), each.field): each.value for each in fields}
+    # Records of one identity that were kept apart are named by the fields that tell them apart, too.
+    matching: Matching | None = getattr(integrator, "match", None)
+    compared = matching.fields if matching else ()
+    named: Counter[Hashable] = Counter()
+    if compared and isinstance(integrator, RecordIntegrator):
+        records = cast("Sequence[JsonValue]", get_at(report.value, [integrator.entries]))
+        named.update(norm(_identity_of(record, integrator.identity)) for record in records)
 
     def locate(row: FieldRow) -> tuple[Identity, str] | None:
         if not isinstance(integrator, RecordIntegrator) or row.rule == DECIDED or ":" in row.rule:
@@ -570,10 +579,18 @@ def _field_locator(integrator: AnyMerger, report: Report, norm: IdentityNormaliz
         record, _ = resolve_pointer(report.value, pointer(*path))
         if get_at(record, names) != row.winner:
             return None  # an element of a list, for which a decisions file has no syntax
-        identity: Identity = {name: get_at(record, name.split(".")) for name in integrator.identity}
+        identity = _identity_of(record, integrator.identity)
+        if any(is_empty_value(part) for part in identity.values()):
+            return None
+        if named[norm(identity)] > 1:
+            identity |= _identity_of(record, compared)
         field = ".".join(names)
-        if field in identity or any(is_empty_value(part) for part in identity.values()):
+        if field in identity:
             return None
         return None if decided.get((norm(identity), field), ...) == row.winner else (identity, field)
 
     return locate
+
+
+def _identity_of(record: JsonValue, fields: Sequence[str]) -> Identity:
+    return {name: get_at(record, name.split(".")) for name in fields}

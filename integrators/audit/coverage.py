@@ -236,7 +236,7 @@ class RecordScopes:
         entry, _ = resolve_pointer(self._value, self._prefix + index)
         alone = not tokens
         if (index, alone) not in self._entries:
-            self._entries[index, alone] = self._number(self._index.scope(entry, alone=alone))
+            self._entries[index, alone] = self._number(self._index.scope(entry, int(index), alone=alone))
         if not self._has_sets:
             return (self._entries[index, alone], ()), False
         inner, is_set = locate(entry, split_pointer(path.removeprefix(self._prefix + index)), self._book)

@@ -111,8 +111,7 @@ def recompute_records(outcomes: Sequence[Outcome], index: RecordIndex, book: Rul
             entry, decided = _Fold(book, choices.get(head, {}), trust).merge(claims, (), ())
         else:
             entry, decided = claims[0].value, [Decided((), "kept", claims[0].value, claims, (), claims)]
-        key = index.identities.key(entry) if head in index.linkage.heads else head
-        merged.append((key, head, entry, decided))
+        merged.append((index.entry_order(head, entry), head, entry, decided))
     merged.sort(key=lambda each: each[0])
     # 2. Record each decision at its place, and where each outcome ended.
     fields: list[FieldRow] = []

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import replace
+from functools import cached_property
+from itertools import product
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from prefect_dispatch.integrators.base import gaps_as_outcomes, unanswered
 from prefect_dispatch.integrators.merge_records.field_rules import RecordPart
 from prefect_dispatch.integrators.merge_records.fold import keep_unmerged, merge_parts
-from prefect_dispatch.integrators.merge_records.identities import KEY_FIELD, has_identity, key_without_identity
-from prefect_dispatch.integrators.merge_records.linkage import LinkResult, link_keys
-from prefect_dispatch.integrators.merge_records.similarity import normalize_value
+from prefect_dispatch.integrators.merge_records.identities import (
+    KEY_FIELD,
+    MISSING,
+    has_identity,
+    key_without_identity,
+    to_evidence,
+)
+from prefect_dispatch.integrators.merge_records.linkage import LinkResult, link_keys, split_vectors
 from prefect_dispatch.models.ledger import LedgerRow, Proposal, Ref, Table
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.security.escaping import count_noun
-from prefect_dispatch.serialization.json_values import exact_text, get_at, is_empty_value, pointer, value_order
+from prefect_dispatch.serialization.json_values import exact_text, get_at, pointer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,7 +32,7 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.integrators.merge_records.field_rules import FieldDecision, Path, Rulebook
     from prefect_dispatch.integrators.merge_records.identities import Identities, Piece
-    from prefect_dispatch.integrators.merge_records.linkage import Pairs
+    from prefect_dispatch.integrators.merge_records.linkage import Pairs, Vector
     from prefect_dispatch.integrators.merge_records.similarity import Matching
     from prefect_dispatch.models.decisions import Choice, Decisions, Identity
     from prefect_dispatch.models.ledger import FieldRow, Flag, Merge
@@ -49,9 +57,14 @@ class RecordGroup(NamedTuple):
 class RecordIndex:
     """Index of the records of all answers, by identity.
 
+    Records of one identity that contradict each other in a compared field have different keys: that of the identity,
+    followed by the values of the compared fields in the first of them.
+
     Attributes:
         identities: Finds the records of an answer and their identities.
         unknown_identities: Identities in the reviewers' decisions that no record has.
+        ambiguous_identities: Identities decided to be the same as others that several records have, which contradict
+            each other.
         linkage: Identities that are the same although they are spelled differently.
     """
 
@@ -63,18 +76,87 @@ class RecordIndex:
         decisions: Decisions | None = None,
     ) -> None:
         """Index the records of outcomes, which are sorted by reference."""
-        self.identities = identities
+        is_learned = bool(matching and matching.model)
+        self.identities = replace(identities, partial=is_learned)
+        self._pieces_by_outcome = {(each.brief, each.item): self.identities.pieces(each) for each in outcomes}
+        if is_learned and not identities.compared:
+            self.identities = replace(self.identities, compared=self._find_fields())
         self._pieces: dict[Key, list[_IndexedPiece]] = defaultdict(list)
-        self._pieces_by_outcome = {(outcome.brief, outcome.item): identities.pieces(outcome) for outcome in outcomes}
         for position, outcome in enumerate(outcomes):
             for piece in self._pieces_by_outcome[outcome.brief, outcome.item]:
                 self._pieces[piece.key].append((position, outcome, piece))
+        self._compared = [field.split(".") for field in self.identities.compared]
+        self._vectors: dict[Key, list[Vector]] = {}
+        self._split: dict[Key, list[Key]] = {}
+        if self._compared or is_learned:
+            self._split_identities(is_learned=is_learned)
         self.unknown_identities: list[Identity] = []
-        same = self._existing_pairs(decisions.same if decisions else ())
-        apart = self._existing_pairs(decisions.different if decisions else ())
+        self.ambiguous_identities: list[Identity] = []
+        same = self._decided_pairs(decisions.same, unique=True) if decisions else ()
+        apart = self._decided_pairs(decisions.different, unique=False) if decisions else ()
         self._choices = decisions.fields if decisions else ()
         self._note_unknown([each.record for each in self._choices])
         self.linkage = self._link_identities(matching, same, apart) if matching or same else LinkResult({})
+
+    def _find_fields(self) -> tuple[str, ...]:
+        """Return the fields of all records that are not, and don't hold, a part of the identity."""
+        values = [piece.value for pieces in self._pieces_by_outcome.values() for piece in pieces]
+        names = {name for value in values if isinstance(value, dict) for name in value}
+        return tuple(sorted(name for name in names - {path[0] for path in self.identities.paths} if "." not in name))
+
+    def _split_identities(self, *, is_learned: bool) -> None:
+        """Give records of one identity keys of their own if they contradict each other; for a model, if they differ.
+
+        To a learned model, equal identities are evidence like all else.
+        """
+        keys: dict[tuple[Key, Vector], Key] = {}
+        for key in [key for key in self._pieces if has_identity(key)]:
+            pieces = self._pieces[key]
+            vectors = [self._vector(piece.value) for _, _, piece in pieces]
+            clusters = [[vector] for vector in sorted(set(vectors))] if is_learned else split_vectors(vectors)
+            if len(clusters) == 1 and MISSING not in key[1]:
+                self._vectors[key] = clusters[0]
+                continue
+            del self._pieces[key]
+            self._split[key] = [(key[0], (*key[1], *cluster[0])) for cluster in clusters]
+            for own, cluster in zip(self._split[key], clusters, strict=True):
+                self._vectors[own] = cluster
+                keys |= {(key, vector): own for vector in cluster}
+            for vector, (position, outcome, piece) in zip(vectors, pieces, strict=True):
+                own = keys[key, vector]
+                self._pieces[own].append((position, outcome, piece._replace(key=own)))
+        if self._split:
+            self._pieces_by_outcome = {
+                name: [
+                    piece._replace(key=keys[piece.key, self._vector(piece.value)])
+                    if piece.key in self._split
+                    else piece
+                    for piece in pieces
+                ]
+                for name, pieces in self._pieces_by_outcome.items()
+            }
+
+    def _vector(self, record: JsonValue) -> Vector:
+        """Return the values of the compared fields in a record."""
+        return tuple(to_evidence(get_at(record, path)) for path in self._compared)
+
+    def keys_of(self, identity: Identity) -> list[Key]:
+        """Return the keys of the records that an identity names, sorted; several if these contradict each other.
+
+        Values of compared fields in it select among these.
+        """
+        key = self.identities.key_of(identity)
+        if key is None:
+            return []
+        keys = self._split.get(key) or ([key] if key in self._pieces else [])
+        if evidence := self.identities.evidence_of(identity):
+            # Of one record, if there is one with all these values; else of several that are one.
+            vectors = {key: [{(at, vector[at]) for at in evidence} for vector in self._vectors[key]] for key in keys}
+            wanted = set(evidence.items())
+            keys = [key for key in keys if wanted in vectors[key]] or [
+                key for key in keys if wanted <= set().union(*vectors[key])
+            ]
+        return keys
 
     def groups(self) -> list[RecordGroup]:
         """Return the groups of parts, sorted by identity; a part without an identity is a group of its own."""
@@ -101,14 +183,39 @@ class RecordIndex:
             if value is not None
         ]
 
-    def scope(self, entry: JsonValue, *, alone: bool) -> Key:
+    def scope(self, entry: JsonValue, at: int, *, alone: bool) -> Key:
         """Return the key of the parts of answers that an entry of a merged value was made of.
 
         Args:
             entry: The entry.
+            at: Its index: if records of one identity were kept apart, entries are in the order of their keys.
             alone: Whether it was kept unchanged, because it has no identity.
         """
-        return key_without_identity(entry) if alone else self.linkage.head(self.identities.key(entry))
+        if alone:
+            return key_without_identity(entry)
+        key = self.identities.key(entry)
+        if not self._split:
+            return self.linkage.head(key)
+        return self._entry_keys[at] if at < len(self._entry_keys) else key
+
+    def count_separated(self) -> int:
+        """Return the number of complete identities whose records are not one."""
+        return sum(
+            MISSING not in key[1] and len({self.linkage.head(own) for own in keys}) > 1
+            for key, keys in self._split.items()
+        )
+
+    @cached_property
+    def _entry_keys(self) -> list[Key]:
+        """The key of each entry of the merged value, if records are kept apart by compared fields."""
+        return [group.key for group in self.groups()]
+
+    def entry_order(self, head: Key, entry: JsonValue) -> Key:
+        """Return the sort key of an entry: its key; of linked ones, the identity that it has after merging.
+
+        If equal identities are kept apart, that identity doesn't say which of them it is: the key is taken then.
+        """
+        return self.identities.key(entry) if head in self.linkage.heads and not self._split else head
 
     def choices_by_record(self) -> dict[Key, dict[Path, JsonValue]]:
         """Return the values chosen by a reviewer, by record and field.
@@ -116,9 +223,10 @@ class RecordIndex:
         Fields of an identity that is taken from one record as a whole are left out.
         """
         choices: dict[Key, dict[Path, JsonValue]] = defaultdict(dict)
-        for key, path, choice in self._iter_choices():
-            if not self.identities.is_taken_whole(path):
-                choices[key][path] = choice.value
+        for choice in self._choices:
+            path = tuple(choice.field.split("."))
+            for key in self.keys_of(choice.record) if not self.identities.is_taken_whole(path) else ():
+                choices[self.linkage.head(key)][path] = choice.value
         return choices
 
     def unapplied_choices(self, considered: AbstractSet[tuple[Key, Path]]) -> list[Choice]:
@@ -127,17 +235,34 @@ class RecordIndex:
         Args:
             considered: Records and fields for which a choice was considered.
         """
-        return [choice for key, path, choice in self._iter_choices() if (key, path) not in considered]
-
-    def _iter_choices(self) -> Iterator[tuple[Key, Path, Choice]]:
-        """Yield each choice for a record that exists, with its record's key and its field's path."""
-        for choice in self._choices:
-            if (key := self.identities.key_of(choice.record)) in self._pieces:
-                yield self.linkage.head(key), tuple(choice.field.split(".")), choice
+        return [
+            choice
+            for choice in self._choices
+            if (keys := self.keys_of(choice.record))
+            and not any((self.linkage.head(key), tuple(choice.field.split("."))) in considered for key in keys)
+        ]
 
     def spelling(self, key: Key) -> Identity:
-        """Return the identity as the records spell it: the smallest spelling, so that their order doesn't matter."""
-        return min((self.identities.original_spelling(piece) for _, _, piece in self._pieces[key]), key=exact_text)
+        """Return the identity as the records spell it: the smallest spelling, so that their order doesn't matter.
+
+        If others of this identity contradict it, the values of the compared fields are included.
+        """
+        pieces = [piece for _, _, piece in self._pieces[key]]
+        if len(key[1]) == len(self.identities.fields):
+            return min(map(self.identities.original_spelling, pieces), key=exact_text)
+        return min(
+            (
+                {**self.identities.original_spelling(piece), **self._spell_evidence(piece)}
+                for piece in pieces
+                if self._vector(piece.value) == self._vectors[key][0]
+            ),
+            key=exact_text,
+        )
+
+    def _spell_evidence(self, piece: Piece) -> Identity:
+        """Return the values of the compared fields in a record, null for what says nothing."""
+        fields = zip(self.identities.compared, self._compared, self._vector(piece.value), strict=True)
+        return {name: None if value == MISSING else get_at(piece.value, path) for name, path, value in fields}
 
     def _sources(self, key: Key) -> tuple[Ref, ...]:
         """Return the outcomes that have a record of this identity, in order."""
@@ -172,33 +297,42 @@ class RecordIndex:
         note = "Of n identities that were taken for the same, the n - 1 links by which they were, the most alike first."
         return (Table(name=LINKS, title="Taken for the same", rows=tuple(rows), note=note),) if rows else ()
 
-    def _existing_pairs(self, pairs: Sequence[tuple[Identity, Identity]]) -> Pairs:
-        """Return the pairs whose identities both exist, and note the identities that don't."""
-        existing: set[tuple[Key, Key]] = set()
+    def _decided_pairs(self, pairs: Sequence[tuple[Identity, Identity]], *, unique: bool) -> Pairs:
+        """Return the pairs of keys that decisions are about, and note the identities without any, or with several.
+
+        Args:
+            pairs: The pairs of identities.
+            unique: Whether an identity that several records have, which contradict each other, decides nothing.
+        """
+        found: set[tuple[Key, Key]] = set()
         for pair in pairs:
-            left, right = map(self.identities.key_of, pair)
-            if self._note_unknown(pair) and left and right and left != right:
-                existing.add((min(left, right), max(left, right)))
-        return tuple(sorted(existing))
+            if not self._note_unknown(pair):
+                continue
+            sides = [*map(self.keys_of, pair)]
+            if several := [name for name, keys in zip(pair, sides, strict=True) if unique and len(keys) > 1]:
+                self.ambiguous_identities += [name for name in several if name not in self.ambiguous_identities]
+                continue
+            found |= {(min(each), max(each)) for each in product(*sides) if each[0] != each[1]}
+        return tuple(sorted(found))
 
     def _note_unknown(self, identities: Iterable[Identity]) -> bool:
         """Return whether records of all these identities exist, and note the identities without any."""
-        missing = [name for name in identities if self.identities.key_of(name) not in self._pieces]
+        missing = [name for name in identities if not self.keys_of(name)]
         self.unknown_identities += [name for name in missing if name not in self.unknown_identities]
         return not missing
 
     def _link_identities(self, matching: Matching | None, same: Pairs, apart: Pairs) -> LinkResult:
         """Return which identities are the same."""
         keys = tuple(sorted(key for key in self._pieces if has_identity(key)))
-        fields = [field.split(".") for field in (matching.fields if matching else ())]
-        evidence = tuple(tuple(self._distinct_values(key, path) for path in fields) for key in keys)
+        none: tuple[tuple[Order, ...], ...] = ()
+        evidence = tuple(
+            tuple(tuple(sorted({*column} - {MISSING})) for column in zip(*self._vectors[key], strict=True))
+            if self._compared
+            else none
+            for key in keys
+        )
         hashable: Any = matching  # it is frozen, which type checkers don't see
-        return link_keys(keys, self.identities.fields, evidence, hashable, same, apart)
-
-    def _distinct_values(self, key: Key, path: Sequence[str]) -> tuple[Order, ...]:
-        """Return the distinct values of a compared field in the records of an identity, as sort keys."""
-        values = [get_at(piece.value, path) for _, _, piece in self._pieces[key]]
-        return tuple(sorted({value_order(normalize_value(value)) for value in values if not is_empty_value(value)}))
+        return link_keys(keys, self.identities.fields, self.identities.compared, evidence, hashable, same, apart)
 
 
 def _make_parts(pieces: Sequence[_IndexedPiece]) -> list[RecordPart]:
@@ -342,8 +476,8 @@ def merge_groups(
         return group.parts[0].value, [keep_unmerged(group.parts[0])]
 
     def sort_key(group: RecordGroup) -> Key:
-        # A linked record is sorted by the identity that it has after merging, any other by its own.
-        return index.identities.key(merge_group(group)[0]) if group.key in index.linkage.heads else group.key
+        # Only a linked record has to be merged for it.
+        return index.entry_order(group.key, merge_group(group)[0] if group.key in index.linkage.heads else None)
 
     def decide_groups() -> Iterator[list[FieldDecision]]:
         # A generator makes the rows entry by entry: the decisions of 100,000 entries at once would dominate memory.

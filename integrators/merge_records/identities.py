@@ -24,6 +24,8 @@ ITEM_KEY = "{key}"
 KEY_FIELD = "key"
 """The field of a merged record that holds the item's key."""
 _HAS_IDENTITY, _NO_IDENTITY = 0, 1
+MISSING: Order = (-1, 0, "")
+"""Sort key in place of a value that is missing; it precedes all others."""
 
 
 class Piece(NamedTuple):
@@ -54,6 +56,10 @@ class Identities:
     """The dotted paths of the identity's fields, and optionally `{key}`."""
     records: str = ""
     """The dotted path of the list of records in an answer."""
+    compared: tuple[str, ...] = ()
+    """The dotted paths of other fields, which tell records of one identity apart."""
+    partial: bool = False
+    """Whether a part of the identity suffices; records that have only a part of it are distinguished by `compared`."""
 
     @property
     def by_item(self) -> bool:
@@ -132,12 +138,15 @@ class Identities:
         """Return the key of a record's identity, as it is compared; for a record without one, a key of its content."""
         values = [get_at(record, path) for path in self.paths]
         # An item's key is not normalized.
-        key = comparison_key(
-            [
-                value if field == ITEM_KEY else normalize_value(value)
-                for field, value in zip(self.fields, values, strict=True)
-            ]
-        )
+        normal = [
+            value if field == ITEM_KEY else normalize_value(value)
+            for field, value in zip(self.fields, values, strict=True)
+        ]
+        key = comparison_key(normal)
+        if key is None and self.partial:
+            found = [MISSING if is_blank(value) else value_order(value) for value in normal]
+            named = any(value != MISSING for field, value in zip(self.fields, found, strict=True) if field != ITEM_KEY)
+            key = tuple(found) if named else None
         return key_without_identity(record) if key is None else (_HAS_IDENTITY, key)
 
     def original_spelling(self, piece: Piece) -> Identity:
@@ -149,16 +158,29 @@ class Identities:
         return {".".join(path): get_at(record, path) for path in self.paths}
 
     def key_of(self, identity: Identity) -> Key | None:
-        """Return the key of an identity given as fields and values, or None if its fields are not those required."""
+        """Return the key of an identity given as fields and values, or None if its fields are not those required.
+
+        It may have compared fields, too, which are no part of the key.
+        """
         fields = {KEY_FIELD if name == ITEM_KEY else name: value for name, value in identity.items()}
-        if fields.keys() != {".".join(path) for path in self.paths}:
+        required = {".".join(path) for path in self.paths}
+        if not required <= fields.keys() or not fields.keys() <= required.union(self.compared):
             return None
         key = self.key(self.make_record(fields))
         return key if has_identity(key) else None
 
+    def evidence_of(self, identity: Identity) -> dict[int, Order]:
+        """Return the values of the compared fields of an identity, by the index of the field; `MISSING` for null."""
+        return {
+            at: to_evidence(identity[name])
+            for at, name in enumerate(self.compared)
+            if name in identity and (name,) not in self.paths
+        }
+
     def canonical_name(self, identity: Identity) -> Hashable:
         """Return the canonical name of an identity given as fields and values, equal for all its spellings."""
-        return self.key_of(identity) or content_text(identity)
+        key, evidence = self.key_of(identity), self.evidence_of(identity)
+        return ((key, *evidence.items()) if evidence else key) if key else content_text(identity)
 
     def make_record(self, identity: Identity) -> JsonValue:
         """Return a record with the fields of an identity alone."""
@@ -184,9 +206,23 @@ class Identities:
 
 def comparison_key(values: Sequence[JsonValue]) -> tuple[Order, ...] | None:
     """Return the key of an identity from its normalized values, or None if one of them identifies nothing."""
-    if any(is_empty_value(value) or value in ("", []) for value in values):
+    if any(map(is_blank, values)):
         return None
     return tuple(map(value_order, values))
+
+
+def is_blank(value: JsonValue) -> bool:
+    """Return whether a normalized value identifies nothing."""
+    return is_empty_value(value) or value in ("", [])
+
+
+_PLACEHOLDERS = ("-", "?", "n/a")
+
+
+def to_evidence(value: JsonValue) -> Order:
+    """Return the value of a compared field as its sort key; `MISSING` if it says nothing."""
+    normal = normalize_value(value)
+    return MISSING if is_blank(normal) or normal in _PLACEHOLDERS else value_order(normal)
 
 
 def key_without_identity(part: JsonValue) -> Key:

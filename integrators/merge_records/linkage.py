@@ -3,22 +3,29 @@
 The result depends on the distinct identities alone, not on their sources or their order: identities
 are sorted, and pairs are processed by descending score, then by identity. A pair that a reviewer
 decided keeps that decision; identities that must stay apart are never joined through a third one.
+
+Fields beside the identity are evidence. Where two records agree in one, the doubt that their identities leave is
+multiplied by the share of the records that agree in it by chance; records that contradict each other in one are no
+certain match, not even through a third one or if their identities are equal (`split_vectors`).
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Collection, Sequence
 from functools import lru_cache
-from itertools import combinations
+from itertools import combinations, permutations, product
 from math import fsum
 from typing import TYPE_CHECKING, NamedTuple
 
 from rapidfuzz import process
 from rapidfuzz.distance import Indel
 
-from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY
+from prefect_dispatch.integrators.merge_records.identities import ITEM_KEY, MISSING
 from prefect_dispatch.integrators.merge_records.similarity import (
     LOOSE_EQUALITY_SCORE,
+    MOST_LETTERS,
+    MOST_TOKENS,
     ComparableText,
     Matching,
     compare_texts,
@@ -27,7 +34,7 @@ from prefect_dispatch.integrators.merge_records.similarity import (
 from prefect_dispatch.serialization.json_values import Key, Order
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Container, Iterable, Iterator, Mapping
 
 
 class DisjointSets:
@@ -41,12 +48,14 @@ class DisjointSets:
         (True, True)
     """
 
-    def __init__(self, apart: Iterable[tuple[Key, Key]] = ()) -> None:
+    def __init__(self, apart: Iterable[tuple[Key, Key]] = (), evidence: Mapping[Key, Evidence] | None = None) -> None:
         """Create the sets.
 
         Args:
             apart: Pairs that must never be in one set.
+            evidence: The values of the compared fields of each key, which may contradict each other.
         """
+        self._evidence = dict(evidence or {})
         self._head: dict[Key, Key] = {}
         self._members: dict[Key, list[Key]] = {}
         self._separations: dict[Key, set[Key]] = defaultdict(set)
@@ -69,9 +78,16 @@ class DisjointSets:
             for separated in self._separations.get(key, ())
         )
 
+    def is_contradictory(self, one: Key, other: Key) -> bool:
+        """Return whether joining the sets of two keys would put values that contradict each other into one set."""
+        return contradict(self._evidence.get(self.head(one), ()), self._evidence.get(self.head(other), ()))
+
     def join(self, one: Key, other: Key) -> None:
         """Join the sets of two keys: the smaller set moves into the larger one."""
         small, large = sorted((self.head(one), self.head(other)), key=lambda head: (len(self._set(head)), head))
+        if self._evidence:
+            fields = zip(self._evidence.pop(small), self._evidence[large], strict=True)
+            self._evidence[large] = [[*{*some, *others}] for some, others in fields]
         moved = self._members.pop(small, [small])
         self._members.setdefault(large, [large]).extend(moved)
         for key in moved:
@@ -154,6 +170,95 @@ def _blocking_parts(shape: ComparableText, at: int) -> set[str]:
     return parts
 
 
+# Evidence: the values of compared fields.
+
+Vector = tuple[Order, ...]
+"""The values of the compared fields in a record, as sort keys; `MISSING` where it has none."""
+Evidence = Sequence[Collection[ComparableText]]
+"""The values of each compared field, prepared for comparison."""
+MOST_VECTORS = 300
+"""Maximum number of different vectors of one identity that are compared; of more, only equal ones are the same."""
+
+
+@lru_cache(maxsize=1 << 16)
+def is_contradiction(one: ComparableText, other: ComparableText) -> bool:
+    """Return whether two values of a field can't both be true of one thing.
+
+    Spellings of one value can, up to a typo in a word, and a value that only says more ("1950" and "1950-05-01", "J."
+    and "John"). So can lists and objects, each of which may have a part of what there is, and long texts.
+
+    Example:
+        >>> from prefect_dispatch.integrators.merge_records.similarity import prepare_value
+        >>> year, born, other, city = map(prepare_value, (1950, "1 May 1950", "1999", "Zürich"))
+        >>> is_contradiction(year, born), is_contradiction(born, other), is_contradiction(city, prepare_value("zurich"))
+        (False, True, False)
+    """
+    if one.source == other.source or any(map(_is_composite, (one, other))):
+        return False
+    if _is_part(one, other) or _is_part(other, one):
+        return False
+    first, second = sorted((one, other))
+    return bool(compare_texts(first, second).objection)
+
+
+def _is_composite(text: ComparableText) -> bool:
+    """Return whether a value is a list, an object or a long text, of which two can differ and both be true."""
+    if len(text.tokens) > MOST_TOKENS or len(text.source) > MOST_LETTERS:
+        return True
+    return text.source[:1] in {"[", "{"} and text.tokens == (text.source,)
+
+
+def _is_part(one: ComparableText, other: ComparableText) -> bool:
+    """Return whether each token of a text is in another one, or abbreviates a word of it."""
+    return all(
+        token in other.tokens
+        or any(
+            token.isalpha() and word.isalpha() and word.startswith(token) and word not in other.exact_tokens
+            for word in other.tokens
+        )
+        for token in one.tokens
+    )
+
+
+def contradict(one: Evidence, other: Evidence) -> bool:
+    """Return whether some values of one field contradict each other."""
+    return any(is_contradiction(a, b) for some, others in zip(one, other, strict=True) for a in some for b in others)
+
+
+def split_vectors(vectors: Iterable[Vector]) -> list[list[Vector]]:
+    """Return the vectors of one identity in clusters, in which none contradicts another; both sorted.
+
+    A vector that is compatible with two that contradict each other is ambiguous, and a cluster of its own.
+
+    Example:
+        >>> old, new, unknown = ((0, 1950, ""),), ((0, 1999, ""),), (MISSING,)
+        >>> split_vectors([old, unknown]) == [[unknown, old]], len(split_vectors([old, new, unknown]))
+        (True, 3)
+    """
+    ordered = sorted(set(vectors))
+    if all(len({*column} - {MISSING}) < 2 for column in zip(*ordered, strict=True)):  # noqa: PLR2004 -- nothing to compare
+        return [ordered]
+    if len(ordered) > MOST_VECTORS:
+        return [[each] for each in ordered]
+    # 1. Which vectors are compatible.
+    prepared = [[[] if value == MISSING else [prepare_order(value)] for value in vector] for vector in ordered]
+    apart = {(at, to): contradict(prepared[at], prepared[to]) for at, to in combinations(range(len(ordered)), 2)}
+    if not any(apart.values()):
+        return [ordered]
+    near: dict[int, list[int]] = defaultdict(list)
+    for (at, to), differ in apart.items():
+        if not differ:
+            near[at].append(to)
+            near[to].append(at)
+    # 2. The ambiguous ones stand alone. Among the others, what is compatible with the same is compatible.
+    ambiguous = {at for at, others in near.items() if any(apart[pair] for pair in combinations(sorted(others), 2))}
+    clusters: dict[int, list[Vector]] = {}
+    for at, vector in enumerate(ordered):
+        first = at if at in ambiguous else min([at, *(to for to in near[at] if to not in ambiguous)])
+        clusters.setdefault(first, []).append(vector)
+    return [*clusters.values()]
+
+
 _ROUNDING = 1e-3  # tolerance, because scores are rounded
 _MOST_VALUES = 8  # values of one field, among the records of one identity, that are compared pairwise
 
@@ -169,6 +274,8 @@ class ComparableIdentity(NamedTuple):
     """The fields of the identity, prepared for comparison."""
     evidence: Mapping[str, Sequence[ComparableText]]
     """The distinct values of each other compared field in the records of this identity."""
+    shared: Key | None = None
+    """The key of the identity as such, if others that contradict these records have it, too."""
 
     @property
     def sorted_text(self) -> str:
@@ -179,6 +286,10 @@ class ComparableIdentity(NamedTuple):
     def text(self) -> str:
         """The identity as one text."""
         return "\n".join([each.text for each in self.texts.values()])
+
+    def is_twin_of(self, other: ComparableIdentity) -> bool:
+        """Return whether another one has the same identity, and differs in the evidence alone."""
+        return self.shared is not None and self.shared == other.shared
 
 
 class Match(NamedTuple):
@@ -192,47 +303,115 @@ class Match(NamedTuple):
     """Whether it is a certain match."""
 
 
+_LEAST_ALIKE = 0.5
+"""Similarity of identities below which no evidence makes them one."""
+_PRIOR_KINDS = 10
+"""Number of equally frequent values that a field is assumed to have before any are counted."""
+
+
+class Shares:
+    """How probable it is that two records agree in a field by chance: the share of records with that value.
+
+    Example:
+        >>> from prefect_dispatch.integrators.merge_records.similarity import prepare_value
+        >>> left, right, other = ([[prepare_value(year)]] for year in (1950, 1950, 1999))
+        >>> round(Shares(["born"], [left, right, other]).share("born", prepare_value(1950)), 3)
+        0.091
+    """
+
+    def __init__(self, fields: Sequence[str], records: Iterable[Evidence] = ()) -> None:
+        """Count the values of fields in records."""
+        self._counts: dict[str, Counter[str]] = {field: Counter() for field in fields}
+        self._totals: Counter[str] = Counter()
+        for record in records:
+            for field, values in zip(fields, record, strict=True):
+                self._totals[field] += bool(values)
+                self._counts[field].update({value.source for value in values})
+
+    def share(self, field: str, value: ComparableText) -> float:
+        """Return the share of the records that have a value, without the two that agree in it."""
+        others = max(0, self._counts[field][value.source] - 2)
+        return (others + 1) / (max(0, self._totals[field] - 2) + _PRIOR_KINDS)
+
+
 def compare_identities(
-    one: ComparableIdentity, other: ComparableIdentity, matching: Matching, words: Container[str] = ()
+    one: ComparableIdentity,
+    other: ComparableIdentity,
+    matching: Matching,
+    words: Container[str] = (),
+    shares: Shares | None = None,
 ) -> Match | None:
-    """Return the similarity of two identities, the mean over their fields; None if it is below the thresholds.
+    """Return the similarity of two identities; None if it is below the thresholds.
+
+    It is the mean over the identity's fields and over others that contradict each other. The doubt that this leaves is
+    multiplied by the share of records that agree in a field by chance, for each other field in which these two agree.
 
     Args:
         one: An identity.
         other: Another identity.
         matching: The thresholds.
         words: Established words: a difference between two of them is no typo.
+        shares: How probable agreements by chance are.
     """
-    # 1. Compare the identity's fields, the shortest first; stop when the threshold is out of reach.
+    shares = shares or Shares([*one.evidence])
+    # 1. Weigh the other fields; a missing value doesn't count.
+    beside: dict[str, float] = {}
+    objection, chance, against = "", 1.0, 0.0
+    contradictions = 0
+    for name, values in one.evidence.items():
+        if not values or not other.evidence[name]:
+            continue
+        beside[name], nearest = _best_similarity(values, other.evidence[name], words)
+        if clash := next((pair for pair in product(values, other.evidence[name]) if is_contradiction(*pair)), None):
+            contradictions, against = contradictions + 1, against + beside[name]
+            objection = objection or f"{name!r} is {clash[0].source!r} or {clash[1].source!r}"
+        else:
+            chance *= 1 - beside[name] * (1 - max(shares.share(name, value) for value in nearest))
+    # 2. Compare the identity's fields, the shortest first; stop when the threshold is out of reach.
+    fields = len(one.texts) + contradictions
+    allowed = min((1 - matching.propose) / chance * fields - (contradictions - against), _allowed(one, matching))
+    is_twin = one.is_twin_of(other)
     scores: dict[str, float] = dict.fromkeys(one.texts, 0.0)
     objections: dict[str, str] = dict.fromkeys(one.texts, "")
     shortfall = 0.0
     for name in sorted(one.texts, key=lambda name: len(one.texts[name].tokens)):
         scores[name], objections[name] = compare_texts(one.texts[name], other.texts[name], words)
         shortfall += 1 - scores[name]
-        if shortfall > (1 - matching.propose) * (len(one.texts) + len(one.evidence)) + _ROUNDING:
+        if shortfall > allowed + _ROUNDING and not is_twin:
             return None
-    # 2. Compare the other fields, by their most similar values; a missing value doesn't count.
-    for name, values in one.evidence.items():
-        if values and other.evidence[name]:
-            scores[name] = _best_similarity(values, other.evidence[name], words)
     # 3. Compute the score; an objection lowers it below the threshold of a certain match.
-    score = min(round(fsum(scores.values()) / len(scores), 4), LOOSE_EQUALITY_SCORE)
+    doubt = 1 - (fsum(scores.values()) + against) / fields
+    score = min(round(1 - doubt * chance, 4), LOOSE_EQUALITY_SCORE)
+    if is_twin:  # equal identities that are kept apart are always proposed
+        score = max(score, matching.propose)
+        objection = objection or "others of this identity contradict each other"
     if score < matching.propose:
         return None
-    objection = next(filter(None, objections.values()), "")
+    objection = next(filter(None, objections.values()), objection)
     if objection:
         score = min(score, max(matching.propose, round(matching.sure - 0.01, 4)))
-    compared = ", ".join(f"{name!r} {value:g}" for name, value in scores.items())
+    compared = ", ".join(f"{name!r} {value:g}" for name, value in {**scores, **beside}.items())
     why = f"Alike: {compared}{'; but ' if objection else ''}{objection}."
     return Match(score, why, score >= matching.sure and not objection)
 
 
-def _best_similarity(one: Sequence[ComparableText], other: Sequence[ComparableText], words: Container[str]) -> float:
-    """Return the similarity of the two most similar values."""
-    if {each.source for each in one} & {each.source for each in other}:
-        return 1.0
-    return max(compare_texts(a, b, words).score for a in one[:_MOST_VALUES] for b in other[:_MOST_VALUES])
+def _allowed(one: ComparableIdentity, matching: Matching) -> float:
+    """Return by how much at most the similarities of the identity's fields may fall short of 1 in all."""
+    least = min(matching.propose, _LEAST_ALIKE) if one.evidence else matching.propose
+    return (1 - least) * len(one.texts)
+
+
+def _best_similarity(
+    one: Sequence[ComparableText], other: Sequence[ComparableText], words: Container[str]
+) -> tuple[float, tuple[ComparableText, ComparableText]]:
+    """Return the similarity of the two most similar values, and these values."""
+    theirs = {each.source: each for each in other}
+    if equal := next((each for each in one if each.source in theirs), None):
+        return 1.0, (equal, equal)
+    pairs = [*product(one[:_MOST_VALUES], other[:_MOST_VALUES])]
+    scores = [compare_texts(a, b, words).score for a, b in pairs]
+    best = max(scores)
+    return best, pairs[scores.index(best)]
 
 
 _SLACK = 0.07
@@ -283,9 +462,10 @@ class LinkResult(NamedTuple):
 
 
 @lru_cache(maxsize=_CACHE_SIZE)
-def link_keys(
+def link_keys(  # noqa: PLR0917 -- each a part of what the result is cached by
     keys: tuple[Key, ...],
     fields: tuple[str, ...],
+    compared: tuple[str, ...],
     evidence: tuple[tuple[tuple[Order, ...], ...], ...],
     matching: Matching | None,
     same: Pairs,
@@ -296,6 +476,7 @@ def link_keys(
     Args:
         keys: The keys of the distinct identities.
         fields: The fields of the identities, and optionally `{key}`.
+        compared: The other compared fields.
         evidence: For each identity, the distinct values of each other compared field, as sort keys.
         matching: Thresholds of the comparison; None: identities are not compared.
         same: Pairs decided to be the same.
@@ -303,13 +484,13 @@ def link_keys(
     """
     names: list[ComparableIdentity] = []
     for key, values in zip(keys, evidence, strict=True):
-        parts = dict(zip(fields, key[1], strict=True))
+        own = key[1][: len(fields)]
+        parts = dict(zip(fields, own, strict=True))  # what follows in a key tells equal identities apart
         _, _, item = parts.pop(ITEM_KEY, (1, 0, ""))
         texts = {name: prepare_order(part) for name, part in parts.items()}
-        compared = zip(matching.fields if matching else (), values, strict=True)
-        names.append(
-            ComparableIdentity(key, item, texts, {name: [*map(prepare_order, each)] for name, each in compared})
-        )
+        shared = (key[0], own) if len(key[1]) > len(own) and MISSING not in own else None
+        found = {name: [*map(prepare_order, each)] for name, each in zip(compared, values, strict=True)}
+        names.append(ComparableIdentity(key, item, texts, found, shared))
     return link_identities(names, matching, same, apart)
 
 
@@ -325,7 +506,9 @@ def link_identities(
         apart: Pairs decided to be different.
     """
     names = sorted(names, key=lambda name: (name.partition, name.text, name.key))
-    sets = DisjointSets(apart)
+    contradictory = matching.fields if matching and not matching.model else ()
+    evidence = {name.key: [name.evidence[field] for field in contradictory] for name in names if contradictory}
+    sets = DisjointSets(apart, evidence)
     links: list[Link] = []
     broken: list[tuple[Key, Key]] = []
     # 1. Follow the decisions; one that contradicts earlier ones is reported.
@@ -337,11 +520,17 @@ def link_identities(
             links.append(Link(left, right, 1.0, "Decided to be the same.", is_decided=True))
     # 2. Join matches, the most similar first, unless a decision keeps the two sets apart.
     compared, matching = (names, matching) if matching else ([], Matching())
-    blocks = Blocks([[*name.texts.values()] for name in compared], [name.partition for name in compared])
-    pairs = sorted(_iter_matches(compared, blocks, matching), key=lambda pair: (-pair.score, pair.left, pair.right))
+    found, blocks = (_learn_links if matching.model else _compare_links)(compared, matching)
+    pairs = sorted(found, key=lambda pair: (-pair.score, pair.left, pair.right))
+    ambiguous = _find_ambiguous(names, pairs, evidence)
     for pair in pairs:
         is_new = pair.is_sure and sets.head(pair.left) != sets.head(pair.right)
-        if is_new and not sets.is_forbidden(pair.left, pair.right):
+        if (
+            is_new
+            and ambiguous.isdisjoint((pair.left, pair.right))
+            and not sets.is_forbidden(pair.left, pair.right)
+            and not sets.is_contradictory(pair.left, pair.right)
+        ):
             sets.join(pair.left, pair.right)
             links.append(pair)
     # 3. Propose the best remaining match between each two sets.
@@ -360,8 +549,61 @@ def link_identities(
     )
 
 
+def _find_ambiguous(
+    names: Sequence[ComparableIdentity], pairs: Iterable[Link], evidence: Mapping[Key, Evidence]
+) -> set[Key]:
+    """Return the keys that are certain matches of several others, or have their identity, which contradict each other.
+
+    Which of these they belong to is not known.
+    """
+    if not evidence:
+        return set()
+    partners: dict[Key, set[Key]] = defaultdict(set)
+    twins: dict[Key, list[Key]] = defaultdict(list)
+    for name in names:
+        if name.shared:
+            twins[name.shared].append(name.key)
+    for one, other in (pair for each in twins.values() for pair in permutations(each, 2)):
+        if not contradict(evidence[one], evidence[other]):
+            partners[one].add(other)
+    for pair in pairs:
+        if pair.is_sure:
+            partners[pair.left].add(pair.right)
+            partners[pair.right].add(pair.left)
+    return {
+        key
+        for key, others in partners.items()
+        if any(contradict(evidence[one], evidence[other]) for one, other in combinations(sorted(others), 2))
+    }
+
+
+def _compare_links(names: Sequence[ComparableIdentity], matching: Matching) -> tuple[list[Link], Blocks]:
+    """Return the pairs of similar identities, and the index by which they were found."""
+    blocks = Blocks([[*name.texts.values()] for name in names], [name.partition for name in names])
+    return [*_iter_matches(names, blocks, matching)], blocks
+
+
+def _learn_links(names: Sequence[ComparableIdentity], matching: Matching) -> tuple[list[Link], Blocks]:
+    """Return the pairs that a model learned from all of them takes for the same, and the index that found them."""
+    from prefect_dispatch.integrators.merge_records.learned_matches import learn_matches  # noqa: PLC0415 -- seldom used
+
+    indexes: list[Blocks] = []
+
+    def find_candidates(rows: Sequence[ComparableText]) -> Iterator[tuple[int, list[int]]]:
+        indexes.append(Blocks([[row] for row in rows], [name.partition for name in names]))
+        return indexes[0].pairs()
+
+    records = [{**{field: [text] for field, text in name.texts.items()}, **name.evidence} for name in names]
+    matches = learn_matches(records, find_candidates, matching)
+    links: list[Link] = []
+    for match in matches:
+        left, right = sorted((names[match.left].key, names[match.right].key))
+        links.append(Link(left, right, match.probability, match.why, match.is_sure))
+    return links, indexes[0]
+
+
 def _iter_matches(names: Sequence[ComparableIdentity], blocks: Blocks, matching: Matching) -> Iterator[Link]:
-    """Yield the identities that share a blocking key and are similar enough."""
+    """Yield the identities that share a blocking key and are similar enough; of equal ones, the most similar."""
     # Words used by two identities or more are not typos of one another.
     usage = Counter(
         token for name in names for token in {token for text in name.texts.values() for token in text.tokens}
@@ -369,23 +611,32 @@ def _iter_matches(names: Sequence[ComparableIdentity], blocks: Blocks, matching:
     words = {token for token, count in usage.items() if count > 1}
     texts = [name.text for name in names]
     ordered = [name.sorted_text for name in names]
+    shares = Shares(matching.fields, ([*name.evidence.values()] for name in names))
+    least = max(0.0, min(matching.propose, _LEAST_ALIKE if matching.fields else 1) - _SLACK)
     for row, others in blocks.pairs():
         # Prefilter by edit distance, of the words as they stand and sorted.
-        near = {*_filter_similar(texts, row, others, matching), *_filter_similar(ordered, row, others, matching)}
+        near = {*_filter_similar(texts, row, others, least), *_filter_similar(ordered, row, others, least)}
+        twins: list[Link] = []
         for other in sorted(near):
-            if match := compare_identities(names[other], names[row], matching, words):
+            if match := compare_identities(names[other], names[row], matching, words, shares):
                 left, right = sorted((names[other].key, names[row].key))
-                yield Link(left, right, match.score, match.why, match.sure)
+                link = Link(left, right, match.score, match.why, match.sure)
+                if names[other].is_twin_of(names[row]):
+                    twins.append(link)
+                else:
+                    yield link
+        if twins:  # one pair each is enough to decide on them, one after another
+            yield max(twins, key=lambda link: (link.score, link.left, link.right))
 
 
-def _filter_similar(texts: Sequence[str], at: int, others: Sequence[int], matching: Matching) -> Iterator[int]:
+def _filter_similar(texts: Sequence[str], at: int, others: Sequence[int], least: float) -> Iterator[int]:
     """Yield those of the other rows whose text is similar enough to be compared word by word."""
     for _, _, index in process.extract(
         texts[at],
         [texts[other] for other in others],
         scorer=Indel.normalized_similarity,
         processor=None,
-        score_cutoff=max(0.0, matching.propose - _SLACK),
+        score_cutoff=least,
         limit=None,
     ):
         yield others[index]

@@ -72,9 +72,11 @@ class MergeRecords(BaseIntegrator, Strict):
 
     **Matching.** With `match`, different identities are compared, too (`similarity`); `match: {}` uses the default
     thresholds. Certain matches are merged, and the table `links` states the reason; likely ones are proposed and kept
-    apart. The file `aliases` lists identities that are the same, and identities that are different, which are never
-    merged through a third one; it overrides any similarity. An identity of several fields is then taken from one
-    record as a whole.
+    apart. Records that contradict each other in one of the compared fields (`match.fields`) are no certain match, not
+    even with equal identities: these are kept apart and proposed. With `match.model`, all that is compared is learned
+    from the records (`learned_matches`), and equal identities are evidence like all else. The file `aliases` lists
+    identities that are the same, and identities that are different, which are never merged through a third one; it
+    overrides any similarity. An identity of several fields is then taken from one record as a whole.
 
     **Fields.** Each field (key of the record) is decided by its rule, or by `default`; fields of
     the identity by `priority` unless they have a rule. Null never competes with a value. A
@@ -198,7 +200,9 @@ class MergeRecords(BaseIntegrator, Strict):
         It may if a function decides; if fields beside the identity are compared, since a merged
         record may have more of them than any source; and if parts of an object are collected.
         """
-        if (self.match and self.match.fields) or any(callable(rule.rule) for rule in (*self.rules, self.default)):
+        if (self.match and (self.match.fields or self.match.model)) or any(
+            callable(rule.rule) for rule in (*self.rules, self.default)
+        ):
             return None
         if any(
             "." in r.field and (not r.picks_value or (r.conflicts or self.conflicts) == "keep_all") for r in self.rules
@@ -258,7 +262,7 @@ class MergeRecords(BaseIntegrator, Strict):
     @property
     def identities(self) -> Identities:
         """Finds the records of an answer and their identities."""
-        return Identities(self.identity, self.records)
+        return Identities(self.identity, self.records, self.match.fields if self.match else ())
 
     @property
     def book(self) -> Rulebook:
@@ -362,9 +366,10 @@ def _describe_identity(
     """Yield how records were identified, and which reviewers' decisions could not be followed."""
     # 1. Equal identities.
     texts = [repr(field) for field in config.identity if field != ITEM_KEY]
+    subject = "Identities are equal" if config.match and config.match.model else "Records are the same"
     if texts:
         yield (
-            f"Records are the same if {' and '.join(texts)} {'are' if len(texts) > 1 else 'is'} equal but for case, "
+            f"{subject} if {' and '.join(texts)} {'are' if len(texts) > 1 else 'is'} equal but for case, "
             "white space, Unicode's compatible forms, quotation marks and dashes, the grouping of digits beyond doubt, "
             "and the form of dates and quantities that can be read in one way only."
         )
@@ -377,20 +382,19 @@ def _describe_identity(
     # 2. Identities that were compared.
     linked, matching = index.linkage, config.match
     if matching:
-        beside = f", with {' and '.join(map(repr, matching.fields))} beside them" if matching.fields else ""
-        yield (
-            f"Identities spelt differently were compared word by word{beside}, without accents and punctuation: at "
-            f"{matching.sure:g} or more of 1 they were taken for the same, unless a number, a symbol, a single letter "
-            "or a Roman numeral differs, a word stands in one alone, is abbreviated or stands elsewhere, or two words "
-            f"differ by more than one slip of the pen; from {matching.propose:g} on they were proposed. Compared were "
-            f"the pairs that share a rare part of three letters, or two common ones: {linked.comparisons:,}."
-        )
+        yield from (_describe_model if matching.model else _describe_comparison)(index, matching)
     if linked.skipped_pairs:
         yield (
             f"Where more than {WINDOW} share such a part, each was compared with the {WINDOW} before it in the "
             f"alphabet: {linked.skipped_pairs:,} times a pair was passed over for that."
         )
     # 3. Reviewers' decisions.
+    yield from _describe_decisions(index, considered)
+
+
+def _describe_decisions(index: RecordIndex, considered: AbstractSet[tuple[Key, tuple[str, ...]]]) -> Iterator[str]:
+    """Yield which reviewers' decisions were followed, and which could not be."""
+    linked = index.linkage
     if decided := sum(link.is_decided for link in linked.links):
         yield f"{count_noun(decided, 'pair')} became one because somebody decided so."
     if broken := linked.contradictory_pairs:
@@ -401,10 +405,52 @@ def _describe_identity(
         )
     if unknown := [canonical_json(dict(name)) for name in index.unknown_identities]:
         yield f"Decided on, but named by no record: {join_names(unknown, _MOST_LISTED)}."
+    if ambiguous := [canonical_json(dict(name)) for name in index.ambiguous_identities]:
+        yield (
+            "Decided to be the same as others, but several records of that name differ in what is compared; the "
+            f"decision has to name a compared field, too: {join_names(ambiguous, _MOST_LISTED)}."
+        )
     unapplied = index.unapplied_choices(considered)
     if choices := [f"{choice.field!r} of {canonical_json(dict(choice.record))}" for choice in unapplied]:
         names = join_names(choices, _MOST_LISTED)
         yield f"Chosen for what is no field of that record, or is decided with others: {names}."
+
+
+def _describe_comparison(index: RecordIndex, matching: Matching) -> Iterator[str]:
+    """Yield how identities were compared."""
+    fields = " and ".join(map(repr, matching.fields))
+    if fields:
+        yield (
+            f"Records that contradict each other in {fields} are never one by that, even if their identities are "
+            "equal: they were proposed, and so was what could belong to several of them. Spellings of one value, "
+            "one that only says more, lists, objects and long texts don't contradict each other. Where two agree, "
+            "the doubt that their identities leave counts only as far as records agree there by chance."
+        )
+    beside = f", with {fields} beside them" if fields else ""
+    yield (
+        f"Identities spelt differently were compared word by word{beside}, without accents and punctuation: at "
+        f"{matching.sure:g} or more of 1 they were taken for the same, unless a number, a symbol, a single letter "
+        "or a Roman numeral differs, a word stands in one alone, is abbreviated or stands elsewhere, or two words "
+        f"differ by more than one slip of the pen; from {matching.propose:g} on they were proposed. Compared were "
+        f"the pairs that share a rare part of three letters, or two common ones: {index.linkage.comparisons:,}."
+    )
+
+
+def _describe_model(index: RecordIndex, matching: Matching) -> Iterator[str]:
+    """Yield how a model was learned and applied."""
+    beside = "".join(f", {field!r}" for field in index.identities.compared)
+    yield (
+        "An equal identity was evidence, like all else, and a part of one sufficed. Compared were the identity"
+        f"{beside}, all words together and the numbers and codes among them; a word counts as it is rare. "
+        "What each degree of agreement says was learned from all compared pairs, without labels (the model of "
+        f"Fellegi and Sunter, by expectation maximization): at a probability of {matching.sure:g} or more records were "
+        "taken for the same, if most of those that they thereby become one with fit, too; from "
+        f"{matching.propose:g} on a pair was proposed, if none is more similar to one of the two. Compared were the "
+        "nearest of the pairs that share a rare part of three letters, or two common ones: "
+        f"{index.linkage.comparisons:,}."
+    )
+    if apart := index.count_separated():
+        yield f"Of {apart:,} of the identities records stayed apart, although they are equal: too little else agrees."
 
 
 def _describe_fields(config: MergeRecords, book: Rulebook) -> Iterator[str]:

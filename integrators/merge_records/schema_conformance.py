@@ -136,7 +136,7 @@ def find_record_violations(
         schema = required.pop() if len(required) == 1 else None
         if not schema or not isinstance(record, dict):
             continue
-        contributors = [part for ref in refs for part in _find_contributors(record, by_ref.get(ref), index)]
+        contributors = [part for ref in refs for part in _find_contributors(record, number, by_ref.get(ref), index)]
         candidates = _candidate_answers(record, contributors, index.identities, schema)
         loose = {name for name in record if not keeps_type((name,))}
         for fault in _find_violations(schema, candidates, loose):
@@ -151,13 +151,15 @@ def unflagged_violations(merge: Merge, misfits: Iterable[RecordViolation]) -> It
             yield Violation(law="schema", where=each.flag.path, message=each.message)
 
 
-def _find_contributors(record: JsonValue, outcome: Outcome | None, index: RecordIndex) -> Iterator[_Contributor]:
+def _find_contributors(
+    record: JsonValue, number: int, outcome: Outcome | None, index: RecordIndex
+) -> Iterator[_Contributor]:
     """Yield the records of an outcome that contributed to a merged record."""
     if outcome is None:
         return
-    scope = index.scope(record, alone=False)
+    scope = index.scope(record, number, alone=False)
     for head, piece in index.pieces(outcome):
-        if head == scope or (not has_identity(head) and head == index.scope(record, alone=True)):
+        if head == scope or (not has_identity(head) and head == index.scope(record, number, alone=True)):
             yield _Contributor(outcome, piece)
 
 

@@ -32,7 +32,7 @@ from collections import defaultdict
 from datetime import date
 from decimal import Context, Decimal
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from pydantic import ConfigDict, Field, model_validator
 from rapidfuzz.distance import OSA
@@ -284,9 +284,11 @@ ABBREVIATION_SCORE = 0.9
 """Similarity of a word and its abbreviation."""
 INITIAL_SCORE = 0.6
 """Similarity of a word and its first letter."""
+MOST_LETTERS = 2_000
+"""Maximum number of letters of a text that is split into words: a longer one is no name."""
+MOST_TOKENS = 40
+"""Maximum number of tokens of texts that are compared word by word."""
 _NUMBER_WEIGHT = 8  # minimum weight of a number, in letters
-_LONGEST = 2_000  # letters; a longer text is no name, and would take long to compare
-_MOST_TOKENS = 40  # beyond this, texts are not compared word by word
 _REORDERED = 0.97  # similarity of texts whose words are only reordered or joined
 _LATIN = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "þ": "th", "æ": "ae", "œ": "oe", "\u0131": "i"})
 _ACCENT = re.compile(r"(?<=[a-z\u0370-\u03ff])[\u0300-\u036f]+")
@@ -308,6 +310,9 @@ _ROMAN = re.compile(r"(?=[ivxlcdm])m{0,3}(?:cm|cd|d?c{0,3})(?:xc|xl|l?x{0,3})(?:
 _NO_ALPHABET = 0x2E80  # first code point of the CJK scripts, which have no alphabet
 
 
+_EVEN = 0.5  # probability of what is as probable as not
+
+
 class Matching(Strict):
     """Thresholds for matching records whose identities are spelled differently."""
 
@@ -316,9 +321,26 @@ class Matching(Strict):
     sure: float = Field(default=0.95, gt=0, le=1)
     """Records at least so similar are merged, unless a number, a symbol or a whole word differs."""
     propose: float = Field(default=0.85, gt=0, le=1)
-    """Records at least so similar, but no certain match, are proposed in the report and kept apart."""
+    """Records at least so similar, but no certain match, are proposed in the report and kept apart. With a `model`, 0.5
+    by default: those that are rather the same than not."""
     fields: tuple[FieldPath, ...] = ()
-    """Fields compared in addition to the identity, such as a place or a date; a missing value doesn't count."""
+    """Fields compared in addition to the identity, such as a place or a date: agreement is evidence, and records that
+    contradict each other in one are never merged without a decision; a missing value doesn't count."""
+    model: Literal["learned"] | None = None
+    """`learned`: how much agreement in each field says is learned from the records, without labels. The thresholds are
+    probabilities then, an equal identity is evidence like all else, a part of it suffices, and all fields are compared
+    unless `fields` names some."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _propose_by_probability(cls, data: object) -> object:
+        if not isinstance(data, dict):
+            return data
+        given = cast("dict[str, Any]", data)
+        if given.get("model") is None or "propose" in given:
+            return given
+        sure = given.get("sure")
+        return {**given, "propose": min(_EVEN, sure) if isinstance(sure, (int, float)) else _EVEN}
 
     @model_validator(mode="after")
     def _check_thresholds(self) -> Self:
@@ -381,7 +403,7 @@ def prepare_text(text: str) -> ComparableText:
         >>> prepare_text("smith-jones, zoë (u.s.a.)").text, prepare_text("sold 1,000 on 1 may 2024").text
         ('zoe usa smith jones', 'sold 1000 on 2024 05 01')
     """
-    tokens = _tokenize(text) if len(text) <= _LONGEST else ()
+    tokens = _tokenize(text) if len(text) <= MOST_LETTERS else ()
     if not tokens:  # long texts, and texts like "?!" and "...", can only be compared as a whole
         return ComparableText(text, (text,), (text,))
     return ComparableText(text, tokens, tuple(filter(_must_match_exactly, tokens)))
@@ -435,7 +457,7 @@ def compare_texts(one: ComparableText, other: ComparableText, words: Container[s
     if agree and one.sorted_text == other.sorted_text:
         return TextSimilarity(_REORDERED, "their words are in another order")
     # 2. Long texts: the edit distance of the texts.
-    if max(len(one.tokens), len(other.tokens)) > _MOST_TOKENS:
+    if max(len(one.tokens), len(other.tokens)) > MOST_TOKENS:
         score = OSA.normalized_similarity(one.text, other.text)
         return TextSimilarity(round(score, 4), objection or "they are too long to be compared word by word")
     # 3. Short texts: the better of an alignment word by word and, if all marks agree, the edit distance of the letters.

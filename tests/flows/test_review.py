@@ -485,6 +485,34 @@ def test_a_run_without_a_deployment_says_what_is_open_and_where_to_decide(tmp_pa
 
 
 @pytest.mark.slow
+def test_a_field_of_one_of_two_equal_names_is_decided_on_by_what_tells_them_apart(tmp_path: Path) -> None:
+    """Records that contradict each other in a compared field are named with it, in the pair and in the conflict."""
+    said: dict[str, JsonValue] = {
+        "a": {"name": "Ann", "year": 1950, "town": "Rome"},
+        "b": {"name": "Ann", "year": 1950, "town": "Oslo"},
+        "c": {"name": "Ann", "year": 1999, "town": "Bath"},
+    }
+    integrator = MergeRecords.model_validate(
+        {"identity": ["name"], "match": {"fields": ["year"]}, "aliases": "decisions.yaml"}
+    )
+    output = {"type": "object", "properties": {"name": {}, "year": {}, "town": {}}}
+    brief = BRIEF.model_copy(update={"output": output})
+    job = {"briefs": [brief], "items": list(said), "executor": ScriptedExecutor(said), "integrator": integrator}
+    out = tmp_path / "out"
+    assert run(tmp_path, out=str(out), **job).status == "gaps"
+    lines = (out / "to-decide.md").read_text().split("```yaml\n")[1].split("```")[0]
+    assert lines == (
+        'same:\n- [{"name": "Ann", "year": 1950}, {"name": "Ann", "year": 1999}]\n'
+        'fields:\n- {"record": {"name": "Ann", "year": 1950}, "field": "town", "value": "Oslo"}\n'
+        '# - {"record": {"name": "Ann", "year": 1950}, "field": "town", "value": "Rome"}\n'
+    )
+    decisions(tmp_path).path.write_text(lines.replace("same", "different").replace('"Oslo"', '"Rome"'))
+    report = run(tmp_path, **job)
+    assert (report.status, report.proposals) == ("complete", ())
+    assert [record["town"] for record in report.value["records"]] == ["Rome", "Bath"]
+
+
+@pytest.mark.slow
 def test_inside_a_flow_of_a_users_the_report_comes_back_at_once(tmp_path: Path) -> None:
     """Prefect suspends no subflow, whether or not its parent is deployed; the caller sees that it isn't decided."""
 

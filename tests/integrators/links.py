@@ -33,7 +33,10 @@ ANSWERS: st.SearchStrategy[Any] = LINKED | st.lists(LINKED | SCALARS, max_size=5
 def decisions(draw: st.DrawFn, identity: list[str]) -> Decisions:
     """Return decisions on pairs that may be there, or not, and may contradict one another."""
     fields = {"{key}": st.sampled_from(["item 0", "item 6", "item 12"]), "version": st.sampled_from(VERSIONS)}
-    record = st.fixed_dictionaries({field: fields.get(field, st.sampled_from(NAMES)) for field in identity})
+    record = st.fixed_dictionaries(
+        {field: fields.get(field, st.sampled_from(NAMES)) for field in identity},
+        optional={} if "version" in identity else {"version": st.sampled_from([*VERSIONS, None])},
+    )
     pairs = st.lists(st.tuples(record, record), max_size=4)
     choice = st.fixed_dictionaries(
         {"record": record, "field": st.sampled_from([*identity, "note", "tags", "key"]), "value": SCALARS}
@@ -57,6 +60,9 @@ def linkers(draw: st.DrawFn, *, evidence: bool = True) -> MergeRecords:
     options: dict[str, Any] = {"identity": identity, "rules": rules, "aliases": draw(st.sampled_from([None, "x.yaml"]))}
     if identity != ["{key}"] and draw(st.integers(0, 3)):
         propose, sure = draw(st.sampled_from([(0.85, 0.95), (0.5, 0.7), (0.3, 0.3), (0.9, 1.0)]))
-        fields = draw(st.sampled_from([[], [], ["tags"], ["note"]])) if evidence else []
+        fields = (
+            draw(st.sampled_from([[], [], ["tags"], ["note"], ["version"], ["note", "meta.b"]])) if evidence else []
+        )
+        fields = [field for field in fields if field not in identity]
         options["match"] = {"sure": sure, "propose": propose, "fields": fields}
     return MergeRecords.model_validate(options).with_decisions(draw(decisions(identity)))

@@ -42,7 +42,9 @@ OPTIONS: dict[str, Sequence[dict[str, object]]] = {
     "rules": [{"rules": {"y": "max"}}, {"rules": {"x": "max"}}, {"rules": {"x": "max", "y": "max"}}],
     "default": [{"default": "max"}, {"default": {"rule": "newest", "by": "when"}}],
     "conflicts": [{"conflicts": policy} for policy in get_args(Conflicts) if policy != "resolve"],
-    "match": [{"match": {}}, {"match": {"sure": 0.99}}, {"match": {"propose": 0.7}}, {"match": {"fields": ["y"]}}],
+    "match": [
+        {"match": each} for each in ({}, {"sure": 0.99}, {"propose": 0.7}, {"fields": ["y"]}, {"model": "learned"})
+    ],
     "aliases": [{"aliases": "aliases.yaml"}, {"aliases": "other.yaml"}],
 }
 BY_ID = {"rule": "union", "identity": ["id"]}

@@ -12,7 +12,13 @@ from pydantic import ValidationError
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import DecisionIntegrator
-from prefect_dispatch.integrators.merge_records.linkage import WINDOW, Blocks, ComparableIdentity, link_identities
+from prefect_dispatch.integrators.merge_records.linkage import (
+    MOST_VECTORS,
+    WINDOW,
+    Blocks,
+    ComparableIdentity,
+    link_identities,
+)
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.integrators.merge_records.similarity import Matching, compare_texts, prepare_text
 from prefect_dispatch.integrators.run_merge import prepare_integrator
@@ -50,7 +56,7 @@ def sets(merge: Merge) -> list[list[int]]:
     return sorted(sorted(record["from"]) for record in records)
 
 
-GATHER = {"rules": {"from": "union"}}
+GATHER: dict[str, Any] = {"rules": {"from": "union"}}
 
 
 def test_sure_pairs_become_one_and_say_why() -> None:
@@ -206,6 +212,131 @@ def test_other_fields_may_tell() -> None:
     merge = merged(said, match={"fields": ["city", "born"]}, default="keep_all")
     assert [each["born"] for each in entries(merge) if isinstance(each, dict)] == [["1 May 1970", "1970-05-01"], None]
     assert "with 'city' and 'born' beside them" in merge.rules
+
+
+# Records of one identity that contradict each other.
+
+SMITHS: list[dict[str, JsonValue]] = [{"name": "John Smith", "born": 1950}, {"name": "john smith", "born": "1999"}]
+BORN: dict[str, Any] = {"match": {"fields": ["born"]}, **GATHER}
+
+
+def people(*records: dict[str, JsonValue]) -> list[Outcome]:
+    """Return answers of one record each, which say which answer it is."""
+    return [say(f"{at}", {**record, "from": [at]}) for at, record in enumerate(records)]
+
+
+def test_equal_names_that_contradict_each_other_stay_apart() -> None:
+    """Two John Smiths, born 1950 and 1999, are two records and a proposal that says what tells them apart."""
+    merge = merged(people(*SMITHS, {"name": "JOHN SMITH", "born": "1 May 1950"}), **BORN)
+    assert sets(merge) == [[0, 2], [1]]
+    [proposal] = merge.proposals
+    assert (proposal.left, proposal.right) == tuple(SMITHS)
+    assert proposal.why == "Alike: 'name' 1, 'born' 0; but 'born' is '1950' or '1999'."
+    assert "Records that contradict each other in 'born' are never one by that" in merge.rules
+    assert sets(merged(people(*SMITHS), **GATHER)) == [[0, 1]]
+
+
+def test_what_only_says_more_is_no_contradiction() -> None:
+    """A list, a long text, or an abbreviation may differ and be about one person."""
+    long = " ".join(f"Word{at}" for at in range(50))
+    values: list[tuple[JsonValue, JsonValue]] = [
+        (["a"], ["b"]),
+        (long, f"{long} more"),
+        ("Universit\u00e4t Kiel", "Uni Kiel"),
+    ]
+    for one, other in values:
+        records: list[dict[str, JsonValue]] = [{"name": "Ann", "born": born} for born in (one, other)]
+        assert sets(merged(people(*records), **BORN)) == [[0, 1]]
+
+
+def test_what_may_belong_to_either_stays_alone() -> None:
+    """A John Smith of unknown birth may be either one: he is neither, and proposed to be one of them."""
+    merge = merged(people(*SMITHS, {"name": "John Smith", "born": None}), **BORN)
+    assert sets(merge) == [[0], [1], [2]]
+    assert [(each.left, each.why) for each in merge.proposals] == [
+        (
+            {"name": "John Smith", "born": None},
+            "Alike: 'name' 1; but others of this identity contradict each other.",
+        )
+    ] * 2
+    assert sets(merged(people(SMITHS[0], {"name": "John Smith"}), **BORN)) == [[0, 1]]
+
+
+def test_contradicting_records_are_no_one_by_way_of_a_third() -> None:
+    """A misspelt John Smith without a birth doesn't join two who were born in different years."""
+    names = ("International Business Machines", "Internatonal Business Machines", "Internatonal Busines Machines")
+    born = (1950, None, 1999)
+    records: list[dict[str, JsonValue]] = [{"name": n, "born": b} for n, b in zip(names, born, strict=True)]
+    merge = merged(people(*records), **BORN)
+    assert sets(merge) == [[0], [1], [2]]
+    assert len(merge.proposals) == 2
+
+
+def test_evidence_in_a_chain_is_cut_at_its_weakest_link() -> None:
+    """Where each step is sure and the ends contradict each other, the least similar pair is proposed instead."""
+    names = [
+        "International Business Machines Corporation of Armonk",
+        "Internatonal Business Machines Corporation of Armonk",
+        "Internatonal Busines Machines Corporation of Armonk",
+        "Internatonal Busines Machnes Corporation of Armonk",
+    ]
+    born = (1950, None, None, 1999)
+    records: list[dict[str, JsonValue]] = [{"name": n, "born": b} for n, b in zip(names, born, strict=True)]
+    merge = merged(people(*records), match={"fields": ["born"], "sure": 0.97, "propose": 0.97}, **GATHER)
+    assert len(sets(merge)) == 2
+    assert len(merge.proposals) >= 1
+
+
+def test_a_decision_names_the_field_that_tells_them_apart() -> None:
+    """Equal names that contradict are one by decision, or kept out of the proposals; a name alone decides nothing."""
+    pair = [{**SMITHS[0], "name": "JOHN  SMITH"}, SMITHS[1]]
+    assert sets(merged(people(*SMITHS), {"same": [pair]}, **BORN)) == [[0, 1]]
+    assert merged(people(*SMITHS), {"different": [pair]}, **BORN).proposals == ()
+    other: dict[str, JsonValue] = {"name": "Jack Smith"}
+    merge = merged(people(*SMITHS, other), {"same": [[{"name": "John Smith"}, other]]}, **BORN)
+    assert sets(merge) == [[0], [1], [2]]
+    assert 'decision has to name a compared field, too: {"name":"John Smith"}.' in merge.rules
+    unknown = merged(people(*SMITHS), {"same": [[{"name": "John Smith", "born": 1951}, SMITHS[1]]]}, **BORN)
+    assert 'Decided on, but named by no record: {"born":1951,"name":"John Smith"}.' in unknown.rules
+
+
+def test_a_name_alone_is_different_from_another_for_all_who_have_it() -> None:
+    """Who is decided to differ from a name differs from each record that has it."""
+    other: dict[str, JsonValue] = {"name": "Jonn Smith"}
+    found = merged(people(*SMITHS, other), {"different": [[{"name": "John Smith"}, other]]}, **BORN)
+    assert all("Jonn" not in str((each.left, each.right)) for each in found.proposals)
+
+
+def test_a_value_is_chosen_for_one_of_them() -> None:
+    """A choice names its record by the compared field; by part of what is one record, too."""
+    records: list[dict[str, JsonValue]] = [
+        {**SMITHS[0], "town": "Rome"},
+        {"name": "John Smith", "born": "1950-05-01", "town": "Oslo"},
+        {**SMITHS[1], "town": "Bath"},
+    ]
+    for born in (1950, "1 May 1950"):
+        choice = {"record": {"name": "John Smith", "born": born}, "field": "town", "value": "Oslo"}
+        found: Any = entries(merged(people(*records), {"fields": [choice]}, **BORN))
+        assert sorted(each["town"] for each in found) == ["Bath", "Oslo"]
+    both = {"record": {"name": "John Smith", "town": None}, "field": "born", "value": 1950}
+    merge = merged(
+        people({**SMITHS[0], "town": "Rome"}, {"name": "John Smith", "born": 1950}, {**SMITHS[1], "town": "Bath"}),
+        {"fields": [both]},
+        match={"fields": ["born", "town"]},
+        **GATHER,
+    )
+    assert sets(merge) == [[0, 1], [2]]
+    assert "Chosen for what" not in merge.rules
+
+
+def test_very_many_of_one_name_are_told_apart_by_equal_values_alone() -> None:
+    """Beyond some hundred different ones it takes an equal value to be one; what is compared stays bounded."""
+    records: list[dict[str, JsonValue]] = [
+        {"name": "John Smith", "born": f"{1000 + at}"} for at in range(MOST_VECTORS + 1) for _ in range(1 + (at < 2))
+    ]
+    merge = merged(people(*records, {"name": "John Smith", "born": "May 1000"}), **BORN)
+    assert len(sets(merge)) == MOST_VECTORS + 2
+    assert len(merge.proposals) <= MOST_VECTORS + 1
 
 
 @pytest.mark.parametrize(

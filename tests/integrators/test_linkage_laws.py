@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,16 +11,19 @@ from hypothesis import strategies as st
 
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.audit.coverage import Trace
+from prefect_dispatch.integrators.merge_records.linkage import is_contradiction
+from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
+from prefect_dispatch.integrators.merge_records.similarity import prepare_value
 from prefect_dispatch.models.ledger import FieldRow, Loser, Merge, Ref
 from prefect_dispatch.serialization.json_values import exact_text
 from tests.integrators.links import ANSWERS, linkers
+from tests.integrators.said import entries, say
 from tests.integrators.strategies import outcomes
 from tests.integrators.test_laws import MUTATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
     from prefect_dispatch.models.outcome import Outcome
 
 SURE = settings(deadline=None, max_examples=100)
@@ -52,6 +55,52 @@ def test_merging_twice_changes_nothing(integrator: MergeRecords, said: list[Outc
     assert exact_text(integrator.merge([], restated).value) == exact_text(merge.value)
 
 
+VALUES: dict[str, list[Any]] = {
+    "born": [None, 1950, "1950", "1950-05-01", "1 July 1950", 1999, "-"],
+    "city": [None, "", "Rome", "rome", "Roma Antica", "Oslo", ["x"]],
+}
+PEOPLE: st.SearchStrategy[list[dict[str, Any]]] = st.lists(
+    st.fixed_dictionaries(
+        {"name": st.sampled_from(["John Smith", "john smith", "Jonn Smith", "Johm Smith", "Ada"])},
+        optional={"born": st.sampled_from(VALUES["born"]), "city": st.sampled_from(VALUES["city"])},
+    ),
+    max_size=7,
+)
+
+
+@given(st.data(), PEOPLE)
+@SURE
+def test_contradicting_records_are_never_one(data: st.DataObject, people: list[dict[str, Any]]) -> None:
+    """However records are linked, no merged one has two that contradict each other in a compared field.
+
+    What belongs to one identity and was kept apart for that is connected by proposals, and order doesn't matter.
+    """
+    fields = ("born", "city")
+    integrator = MergeRecords.model_validate(
+        {"identity": ["name"], "rules": {"from": "union"}, "match": {"fields": fields, "sure": 0.9}}
+    )
+    said = [say(f"{at}", {**person, "from": [at]}) for at, person in enumerate(people)]
+    merge = integrator.merge([], data.draw(st.permutations(said)))
+    assert merge == integrator.merge([], said)
+    assert audit(merge, said, [], integrator) == ()
+    records: Any = entries(merge)
+    sets: list[list[int]] = [record["from"] for record in records]
+    assert sorted(at for each in sets for at in each) == list(range(len(people)))
+    for one, other in (pair for each in sets for pair in combinations(each, 2)):
+        for field in fields:
+            values: list[Any] = [people[at].get(field) for at in (one, other)]
+            a, b = map(prepare_value, values)
+            assert any(value in (None, "", "-") for value in values) or not is_contradiction(a, b)
+    joined = [{*each} for each in sets] + [
+        {int(ref.item) for ref in (*each.left_sources, *each.right_sources)} for each in merge.proposals
+    ]
+    for name in {person["name"].casefold() for person in people}:
+        reached = {next(at for at, person in enumerate(people) if person["name"].casefold() == name)}
+        for _ in people:
+            reached |= {at for each in joined if each & reached for at in each}
+        assert {at for at, person in enumerate(people) if person["name"].casefold() == name} <= reached
+
+
 @pytest.mark.slow
 @given(linkers(), SAID)
 @SURE
@@ -60,11 +109,11 @@ def test_what_must_not_be_one_never_is(integrator: MergeRecords, said: list[Outc
     gathered = integrator.scopes(sorted(said, key=lambda outcome: Ref.of(outcome).order))
     proposed = {frozenset((each.left, each.right)) for each in gathered.linkage.proposals}
     for pair in integrator.decisions.different:
-        left, right = map(integrator.identities.key_of, pair)
-        if left and right and left != right:
-            head = gathered.linkage.head
-            assert left not in gathered.linkage.heads or head(left) != head(right)
-            assert frozenset((left, right)) not in proposed
+        for left, right in product(*map(gathered.keys_of, pair)):
+            if left != right:
+                head = gathered.linkage.head
+                assert left not in gathered.linkage.heads or head(left) != head(right)
+                assert frozenset((left, right)) not in proposed
 
 
 @pytest.mark.slow

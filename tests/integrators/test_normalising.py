@@ -156,23 +156,24 @@ def test_long_texts_are_compared_as_a_whole() -> None:
 @pytest.mark.parametrize(
     ("one", "other", "expected"),
     [
-        pytest.param(("Leeds",), ("Leeds", "Bath"), 0.9616, id="one-of-several"),
-        pytest.param(("Leeds",), ("Lleeds",), 0.8782, id="alike"),
-        pytest.param((), ("Bath",), 0.9231, id="missing"),
+        pytest.param(("Leeds",), ("Leeds",), (0.99, True), id="equal"),
+        pytest.param(("Leeds",), ("Leeds", "Bath"), (0.94, False), id="one-of-several"),
+        pytest.param(("Leeds",), ("Lleeds",), (0.9808, True), id="alike"),
+        pytest.param((), ("Bath",), (0.9231, False), id="missing"),
         pytest.param(("Leeds",), ("Bath",), None, id="another"),
     ],
 )
-def test_other_fields_count_as_much_as_the_identity(
-    one: tuple[str, ...], other: tuple[str, ...], expected: float | None
+def test_other_fields_are_evidence(
+    one: tuple[str, ...], other: tuple[str, ...], expected: tuple[float, bool] | None
 ) -> None:
-    """The score is the mean over the fields; what is missing doesn't count, of several values the most alike does."""
+    """Where they agree there is less doubt; what is missing doesn't count; a contradiction is never sure."""
     matching = Matching(fields=("city",))
     left, right = (
         name(text, city=tuple(map(prepare_value, cities)))
         for text, cities in (("Jonathan Smith", one), ("Jonathon Smith", other))
     )
     found = compare_identities(left, right, matching)
-    assert (found and found.score) == expected
+    assert (found and (found.score, found.sure)) == expected
 
 
 def test_what_is_doubtful_scores_below_what_is_sure() -> None:
