@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from prefect_dispatch.calls.call_gate import reopen_gates
+from prefect_dispatch.calls.call_gate import gate_for_run, reopen_gates
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.flows.finalize import Clock, add_shortfall, build_report
 from prefect_dispatch.flows.prepare import (
@@ -60,6 +60,7 @@ from prefect_dispatch.flows.runtime.last_run import LastRunStore
 from prefect_dispatch.integrators.base import BaseIntegrator, Delivery
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.prefect_compat import ReportState
+from prefect_dispatch.reporting.progress import on_budget
 from prefect_dispatch.reporting.table_files import parse_output
 from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.security.redaction import redact, safe_message
@@ -141,6 +142,8 @@ def run_job(spec: JobSpec) -> Report:
     decisions, resumed = _resume_review(spec)
     job = (take_prepared() if decisions is None else None) or prepare(spec)
     job = keep_refreshed(replace(job, limits=rate_limit_share(job.limits)), start_of_earlier_attempts())
+    if notify := on_budget.get():
+        notify(gate_for_run(str(flow_run.get_id()), job.limits).budget)
     memory = LastRunStore(spec)
     output = None if spec.out is None else ensure_output(parse_output(spec.out, spec.place))
     # 2. Plan what is left: outcomes from before a suspension and stored answers are not asked again.
