@@ -189,7 +189,7 @@ class _Check:
         ):
             reason = "calls of a Python function have no bound, so no budget can be held for the models beside it"
             yield Refusal(part="executor", reason=reason)
-        parts = {
+        parts: dict[str, object] = {
             "items": spec.items,
             "executor": spec.executor or default_executor(),
             "integrator": spec.integrator,
