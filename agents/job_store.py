@@ -34,13 +34,13 @@ from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
 from prefect_dispatch.agents.policy import Policy, Refusal
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.models.base import Frozen
 from prefect_dispatch.models.outcome import ItemState
 from prefect_dispatch.processes.state_folder import LEASE, private_folder, read_end, state_folder
 from prefect_dispatch.reporting.progress import Progress
 from prefect_dispatch.security.escaping import shorten, strip_control_chars
-from prefect_dispatch.security.redaction import redact
+from prefect_dispatch.security.redaction import redact, safe_message
 from prefect_dispatch.serialization.durable_files import write_atomically
 from prefect_dispatch.serialization.json_text import digest
 
@@ -65,7 +65,9 @@ MODULE = "prefect_dispatch.cli.job_process"
 """The program that plans and runs a job."""
 _ID = re.compile(rf"[0-9a-f]{{{ID_LENGTH}}}")
 _PLAN, _RUN, _END, _PROGRESS, _SPENDING = "plan.json", "run.json", "end.json", "progress.json", "spending.json"
-_LEDGER, _OUTCOMES, _LOG, _CANCEL, _CHECKED = "ledger.jsonl", "outcomes.jsonl", "log.txt", "cancel", "checked"
+_LEDGER, _OUTCOMES, _CANCEL, _CHECKED = "ledger.jsonl", "outcomes.jsonl", "cancel", "checked"
+LOG = "log.txt"
+"""The file with what the process of a run or of a plan prints."""
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -192,6 +194,11 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
+def sentence_of(error: Exception) -> str:
+    """Return the message of an error of the package, without its class, else what is safe to show."""
+    return redact(str(error)) if isinstance(error, DispatchError) else safe_message(error)
+
+
 def is_nested() -> bool:
     """Return whether this process works for a job: it is a coding agent's, or was started by one.
 
@@ -227,17 +234,7 @@ class Run:
     @property
     def is_alive(self) -> bool:
         """Whether its process lives: the operating system holds the lock for it."""
-        try:
-            handle = os.open(self.folder / "alive", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(handle)
-        return False
+        return is_locked(self.folder)
 
     @property
     def is_checked(self) -> bool:
@@ -270,9 +267,7 @@ class Run:
 
     def lock(self) -> int:
         """Lock it for the process that is about to run it; return the file's handle, which holds the lock."""
-        handle = os.open(self.folder / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return handle
+        return lock_folder(self.folder)
 
     def write(self, name: str, model: BaseModel) -> None:
         """Write one of its files."""
@@ -333,7 +328,7 @@ class Run:
 
     def read_log(self, most: int) -> str:
         """Return the end of its log, redacted."""
-        return redact(strip_control_chars(read_end(self.folder / _LOG, most)))
+        return redact(strip_control_chars(read_end(self.folder / LOG, most)))
 
 
 class Job:
@@ -558,7 +553,7 @@ class JobStore:
             handle = run.lock()
             try:
                 run.write(_RUN, record)
-                _spawn(run, handle)
+                spawn("run", run.folder, handle)
             finally:
                 os.close(handle)  # the lock stays with the process that runs it
             return run
@@ -603,17 +598,44 @@ def job_environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not AGENT_VARIABLES.fullmatch(name)}
 
 
-def _spawn(run: Run, handle: int) -> None:
-    """Start the process of a run in a session of its own, so that it outlives this one; it inherits the lock.
+def lock_folder(folder: Path) -> int:
+    """Lock a folder for the process that is about to work on it; return the handle that holds the lock."""
+    handle = os.open(folder / "alive", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return handle
 
-    It works in the run's own folder: Python and Prefect look for modules and settings where a process works, and
-    the root is the agent's.
+
+def is_locked(folder: Path) -> bool:
+    """Return whether the process that works on a folder lives: the operating system holds the lock for it."""
+    try:
+        handle = os.open(folder / "alive", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def spawn(mode: Literal["plan", "run"], folder: Path, handle: int) -> None:
+    """Start the process that works on a folder, in a session of its own, so that it outlives this one.
+
+    It works in that folder: Python and Prefect look for modules and settings where a process works, and the root is the
+    agent's.
+
+    Args:
+        mode: What it does.
+        folder: The folder of a run, or of the request for a plan.
+        handle: The handle of `lock_folder`, which it inherits.
     """
     _children[:] = [each for each in _children if each.poll() is None]  # those that ended are reaped
-    with (run.folder / _LOG).open("ab") as log:
+    with (folder / LOG).open("ab") as log:
         child = subprocess.Popen(  # noqa: S603 -- our own program
-            [sys.executable, "-m", MODULE, "run", str(run.folder), str(handle)],
-            cwd=run.folder,
+            [sys.executable, "-m", MODULE, mode, str(folder), str(handle)],
+            cwd=folder,
             env=job_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -625,7 +647,7 @@ def _spawn(run: Run, handle: int) -> None:
 
 
 _children: list[subprocess.Popen[bytes]] = []
-"""The processes of runs that this one has started."""
+"""The processes that this one has started."""
 
 
 def read_page(lines: Path, page: int, size: int) -> tuple[list[Any], bool]:

@@ -23,7 +23,7 @@ from mcp_types import CallToolRequestParams, CallToolResult, RequestParams, Tool
 from pydantic import BaseModel, Field, ValidationError
 
 from prefect_dispatch.agents.job_plan import PlanRequest, PlanResult, find_job_file, plan_job
-from prefect_dispatch.agents.job_store import ENDED, Job, JobStatus, JobStore, read_page
+from prefect_dispatch.agents.job_store import ENDED, Job, JobStatus, JobStore, read_page, sentence_of
 from prefect_dispatch.agents.policy import Policy, Refusal
 from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.models import __version__
@@ -31,7 +31,7 @@ from prefect_dispatch.models.base import Frozen
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.reporting import explain as explanations
 from prefect_dispatch.security.escaping import shorten
-from prefect_dispatch.security.redaction import redact, redact_json, safe_message
+from prefect_dispatch.security.redaction import redact, redact_json
 
 T = TypeVar("T")
 
@@ -340,7 +340,7 @@ class _Sentences:
             ToolError: If the body ended by an error of the package or of the operating system.
         """
         if isinstance(error, (DispatchError, OSError)):
-            raise ToolError(shorten(safe_message(error), MAX_RESULT)) from None
+            raise ToolError(_cut(sentence_of(error), MAX_RESULT)) from None
 
 
 async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401 -- any arguments

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prefect.settings import PREFECT_API_URL
 
+from prefect_dispatch.agents import job_plan, server
 from prefect_dispatch.agents.job_store import JobStore
 from prefect_dispatch.agents.policy import Policy
 from tests.openai_server import Behave, Behaviour, OpenAIServer, openai_server
@@ -30,6 +31,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with a job of four items, and a state folder of its own."""
     monkeypatch.setenv("PREFECT_DISPATCH_STATE", str(tmp_path / "state"))
     monkeypatch.setenv("OPENAI_API_KEY", "test-key-of-nobody")
+    monkeypatch.setattr(job_plan, "PLAN_S", 300.0)  # a busy machine takes long
+    monkeypatch.setattr(server, "CHECK_S", 300.0)
     folder = tmp_path / "root"
     (folder / "items").mkdir(parents=True)
     for number in range(4):

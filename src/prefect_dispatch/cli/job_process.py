@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect_dispatch.agents.consent import INTEGRATOR_FILES, find_refusals, is_priced, refuse_size
-from prefect_dispatch.agents.job_plan import ANSWER, REQUEST, Planned, PlanRequest, PlanResult
-from prefect_dispatch.agents.job_store import CANCELLED, Job, JobRecord, Run, now
+from prefect_dispatch.agents.job_plan import ANSWER, MOST_S, REQUEST, Planned, PlanRequest, PlanResult
+from prefect_dispatch.agents.job_store import CANCELLED, Job, JobRecord, Run, now, sentence_of
 from prefect_dispatch.cli.commands import INTERRUPTED, ExitGuard, run_ready
 from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.flows.job_file import parse_job, validate_job
@@ -62,7 +62,7 @@ def plan(folder: Path) -> None:
     try:
         planned = _plan(folder, request)
     except (DispatchError, OSError) as error:
-        message = _short(safe_message(error), 4 * MAX_NOTE)
+        message = _short(sentence_of(error), 4 * MAX_NOTE)
         planned = Planned(result=PlanResult(state="unusable", message=message, next=_CORRECT), record=None)
     write_atomically(folder / ANSWER, [planned.model_dump_json().encode()])
 
@@ -222,18 +222,16 @@ def require_unchanged(record: JobRecord, found: str, contents: dict[str, str]) -
     raise JobError(f"The job is not what was planned: {named}{more}. Nothing was asked; plan it again.")
 
 
-def run(folder: Path, handle: int, end_process: Callable[[int], object] = os._exit) -> int:
+def run(folder: Path, end_process: Callable[[int], object] = os._exit) -> int:
     """Run a job.
 
     Args:
         folder: The folder of the run.
-        handle: The handle of the file that this process holds locked; programs that it starts don't inherit it.
         end_process: Ends the process by force if it doesn't exit by itself, with the exit status.
 
     Returns:
         The exit status, as of `prefect-dispatch run`.
     """
-    os.set_inheritable(handle, False)  # noqa: FBT003 -- of the standard library
     current = Run(folder)
     budgets: list[Budget] = []
 
@@ -247,7 +245,7 @@ def run(folder: Path, handle: int, end_process: Callable[[int], object] = os._ex
     try:
         code = _run(current, budgets, guard)
     except JobError as error:
-        current.record_end("refused", safe_message(error), _cost(budgets, None))
+        current.record_end("refused", sentence_of(error), _cost(budgets, None))
     except KeyboardInterrupt:
         code = INTERRUPTED
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- the user's code may raise anything; the log has the rest
@@ -255,7 +253,7 @@ def run(folder: Path, handle: int, end_process: Callable[[int], object] = os._ex
         current.record_end("failed", f"It ended by an error: {safe_message(error)}", _cost(budgets, None))
     if code == INTERRUPTED:
         current.record_end("cancelled", CANCELLED, _cost(budgets, None))
-    current.record_end("failed", f"It failed. {current.read_log(MAX_NOTE)}", _cost(budgets, None))
+    current.record_end("failed", f"It failed. {current.read_log(MAX_NOTE)}".strip(), _cost(budgets, None))
     guard.finish(code)
     return code
 
@@ -343,16 +341,22 @@ def main(arguments: list[str]) -> int:
     """Run the program.
 
     Args:
-        arguments: `plan` and the folder of a request, or `run`, the folder of a run and the handle of its lock.
+        arguments: `plan` or `run`, the folder of the request or of the run, and the handle of its lock, which programs
+            that this process starts don't inherit.
     """
     # Prefect's log lines are stored with the run; as for the command line.
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-    mode, folder, *handle = arguments
+    mode, folder, handle = arguments
+    os.set_inheritable(int(handle), False)  # noqa: FBT003 -- of the standard library
     if mode == "run":
-        return run(Path(folder), int(handle[0]))
-    plan(Path(folder))
+        return run(Path(folder))
+    signal.alarm(MOST_S)
+    try:
+        plan(Path(folder))
+    finally:
+        signal.alarm(0)
     return 0
 
 
