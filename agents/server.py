@@ -19,7 +19,8 @@ from mcp.server.extension import Extension, MethodBinding
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ToolError
 from mcp.server.mcpserver.resolve import Elicit, Resolve
-from mcp_types import CallToolRequestParams, CallToolResult, RequestParams, ToolAnnotations
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS, CallToolRequestParams, CallToolResult, RequestParams, ToolAnnotations
 from pydantic import BaseModel, Field, ValidationError
 
 from prefect_dispatch.agents.job_plan import PlanRequest, PlanResult, find_job_file, plan_job
@@ -428,7 +429,11 @@ class TasksExtension(Extension):
         return self._task(self._store.find(result.structured_content["job"]), "task")
 
     async def _get(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> HandlerResult:  # noqa: ARG002 -- a handler
-        return self._task(self._store.find(params.task_id), "complete")
+        try:
+            job = self._store.find(params.task_id)
+        except JobError as error:
+            raise MCPError(INVALID_PARAMS, str(error)) from None
+        return self._task(job, "complete")
 
     async def _cancel(self, ctx: ServerRequestContext[Any, Any], params: TaskParams) -> HandlerResult:  # noqa: ARG002 -- a handler
         await self._tools.cancel(params.task_id)

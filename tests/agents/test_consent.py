@@ -162,6 +162,7 @@ def test_what_options_allow(root: Path) -> None:
         "integrator.force": "",
         "integrator.pass_env": "--allow shell",
     }
+    assert refusals(root, policy, executor=AGENT, integrator={"kind": "merge_branches", "branch": "b"}) == {}
 
 
 def test_code_that_is_allowed(root: Path) -> None:
@@ -182,6 +183,9 @@ def test_links_lead_nowhere_else(root: Path, policy: Policy, tmp_path: Path) -> 
     (root / "rows.jsonl").symlink_to(secret / "rows.jsonl")
     (root / "tables").mkdir()
     (root / "tables" / "a.parquet").symlink_to(secret / "rows.jsonl")
+    (root / "own").mkdir()
+    (root / "own" / "a.parquet").touch()
+    assert refusals(root, policy, items={"parquet": "own"}) == {}
     outside = "--root (a folder above)"
     assert refusals(root, policy, items={"glob": "*", "root": "link"}) == {"items.root": outside}
     assert refusals(root, policy, items={"jsonl": "rows.jsonl"}) == {"items.jsonl": outside}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import threading
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,11 @@ from prefect_dispatch.agents import job_plan
 from prefect_dispatch.agents.job_plan import ANSWER, REQUEST, Planned, PlanRequest, PlanResult, find_job_file
 from prefect_dispatch.agents.job_store import Run, RunRecord, lock_folder
 from prefect_dispatch.agents.policy import Policy
+from prefect_dispatch.calls.call_gate import Budget
 from prefect_dispatch.cli import job_process
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.reporting.progress import on_budget
 from tests.agents.conftest import JOB, MODEL, ModelServer
 from tests.openai_server import Behaviour, failure
 
@@ -304,6 +308,62 @@ def test_a_run_that_breaks(
     monkeypatch.setattr(job_process, "run_ready", lambda *_: 1)
     run_job(job, policy)
     assert (job.state, job.status().message) == ("failed", "It failed.")
+
+
+def test_a_run_that_is_interrupted_or_in_a_batch(
+    jobs: JobStore, policy: Policy, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An interrupted run counts as cancelled; one with batches counts with its whole budget until it has ended."""
+    job = add_job(jobs, policy, tmp_path)
+    budget = Budget(Limits(budget_usd=0.5))
+
+    def interrupt(*_: object) -> None:
+        notify = on_budget.get()
+        assert notify
+        notify(budget)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(job_process, "run_ready", interrupt)
+    run_job(job, policy)
+    assert (job.state, job.charge_usd) == ("cancelled", 0.0)
+    batched = JOB.replace("kind: llm,", "kind: llm, mode: batch,")
+    (jobs.root / "job.yaml").write_text(batched, encoding="utf-8")
+    (tmp_path / "draft").rename(tmp_path / "earlier")
+    job = add_job(jobs, policy, tmp_path)
+    run = run_job(job, policy)
+    (run.folder / "end.json").unlink()
+    assert job.charge_usd == 0.5
+
+
+def test_a_form(jobs: JobStore, policy: Policy, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flows with a form are planned within a budget, too; one whose work costs nothing needs none."""
+    monkeypatch.setenv("PREFECT_DISPATCH_MODEL", MODEL)
+    document: dict[str, Any] = {
+        "flow": "analyze_files",
+        "files": "items/*.txt",
+        "instructions": "Say it.",
+        "max_tokens": 9,
+    }
+    result = make_plan(tmp_path / "a", policy, document=document).result
+    assert (result.state, result.pairs, result.budget_usd) == ("ready", 4, 1.0)
+    shell = policy.model_copy(update={"allow": ("shell",)})
+    subprocess.run(["git", "init", "-q", str(jobs.root)], check=True)  # noqa: S603, S607 -- a repository
+    commit = [
+        "git",
+        "-C",
+        str(jobs.root),
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@b.c",
+        "commit",
+        "-q",
+        "--allow-empty",
+    ]
+    subprocess.run([*commit, "-m", "Begin"], check=True)  # noqa: S603 -- the same
+    document = {"flow": "test_matrix", "command": "true", "axes": [{"name": "python", "values": ["3.10", "3.13"]}]}
+    result = make_plan(tmp_path / "b", shell, document=document).result
+    assert (result.state, result.pairs) == ("ready", 2), result
 
 
 def test_a_job_file_outside(root: Path, tmp_path: Path) -> None:

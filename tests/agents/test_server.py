@@ -378,7 +378,7 @@ def test_tasks(policy: Policy, api: Path, model: ModelServer) -> None:
         polled = len(states)
         assert (await start(client))["state"] == "complete"  # it has ended: an answer, and no task
         assert len(client_side.polled) == polled
-        with pytest.raises(MCPError):
+        with pytest.raises(MCPError, match="There is no job"):
             await request(client.session, "tasks/get", "0" * 16)
 
     use(policy, act, extensions=[client_side])

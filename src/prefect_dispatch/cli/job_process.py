@@ -350,7 +350,7 @@ def main(arguments: list[str]) -> int:
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     mode, folder, handle = arguments
     os.set_inheritable(int(handle), False)  # noqa: FBT003 -- of the standard library
-    if mode == "run":
+    if mode == "run":  # pragma: no cover -- in a process of its own, which ends by force
         return run(Path(folder))
     signal.alarm(MOST_S)
     try:
@@ -360,5 +360,5 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover -- the same
     sys.exit(main(sys.argv[1:]))

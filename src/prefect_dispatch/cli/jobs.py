@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -63,12 +64,11 @@ def serve(arguments: argparse.Namespace) -> int:
             "This process works for a job already, and gets no jobs of its own, or it would fan out without end."
         )
     policy = create_policy(arguments)
-    try:
-        from prefect_dispatch.agents.server import create_server  # noqa: PLC0415 -- an extra, and slow to import
-    except ModuleNotFoundError as error:
-        if error.name not in {"mcp", "mcp_types"}:
-            raise
-        raise JobError("The MCP server needs an extra: pip install 'prefect-dispatch[mcp]'.") from None
+    if find_spec("mcp") is None:
+        raise JobError("The MCP server needs an extra: pip install 'prefect-dispatch[mcp]'.")
+
+    from prefect_dispatch.agents.server import create_server  # noqa: PLC0415 -- an extra, and slow to import
+
     create_server(policy).run("stdio")
     return COMPLETE
 
