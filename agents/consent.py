@@ -146,8 +146,8 @@ def _walk(value: object, path: str) -> Iterator[tuple[str, object]]:
     yield path, value
     prefix = f"{path}." if path else ""
     if isinstance(value, BaseModel):
-        for name in type(value).model_fields:
-            yield from _walk(getattr(value, name), f"{prefix}{name}")
+        for field in type(value).model_fields:
+            yield from _walk(getattr(value, field), f"{prefix}{field}")
     elif isinstance(value, Mapping):
         for name, part in cast("Mapping[object, object]", value).items():
             yield from _walk(part, f"{prefix}{name}")

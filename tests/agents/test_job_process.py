@@ -240,7 +240,7 @@ def test_what_code_changed(jobs: JobStore, root: Path, tmp_path: Path, store: Pa
 
 def test_files_of_the_integrator(jobs: JobStore, root: Path, policy: Policy, tmp_path: Path, store: Path) -> None:
     """A file that the integrator reads counts as well, though it need not exist."""
-    document = {
+    document: dict[str, Any] = {
         "briefs": {"name": "terms", "instructions": "Say it.", "output": {"type": "object", "properties": {"a": {}}}},
         "items": ["a"],
         "executor": {"model": MODEL, "params": {"max_tokens": 50}},
@@ -305,7 +305,11 @@ def test_a_run_that_breaks(
     monkeypatch.setattr(job_process, "run_ready", explode)
     run_job(job, policy)
     assert (job.state, job.status().message) == ("failed", "It ended by an error: RuntimeError: The disk is gone.")
-    monkeypatch.setattr(job_process, "run_ready", lambda *_: 1)
+
+    def fail(*_: object) -> int:
+        return 1
+
+    monkeypatch.setattr(job_process, "run_ready", fail)
     run_job(job, policy)
     assert (job.state, job.status().message) == ("failed", "It failed.")
 
