@@ -168,7 +168,7 @@ class Tools:
         """
         with _Sentences():
             job = self._store.find(fingerprint)
-            refused = self._refused(job)
+            refused = self._find_refused(job)
             if refused and not (isinstance(permit, AcceptedElicitation) and permit.data.allow):
                 raise ToolError(f"Not allowed by the user: {' '.join(map(str, refused))}")
             return await self._start(job, self._policy.widen(refused) if refused else self._policy, again=False)
@@ -182,7 +182,7 @@ class Tools:
             job = self._store.find(fingerprint)
         except JobError:  # the tool says so
             return Permit()
-        refused = self._refused(job)
+        refused = self._find_refused(job)
         capabilities = ctx.client_capabilities
         if not refused or capabilities is None or capabilities.elicitation is None:
             return Permit()
@@ -213,7 +213,7 @@ class Tools:
         with _Sentences():
             found = self._store.find(job)
             text = await _in_thread(_explain, found, what)
-            return Explanation(job=found.id, explanation=_cut(redact(text), MAX_RESULT))
+            return Explanation(job=found.id, explanation=_cut_text(redact(text), MAX_RESULT))
 
     async def redrive(self, job: Annotated[str, Field(description="The id of the job")]) -> JobStatus:
         """Run a job again that has gaps, failed, was cancelled or crashed; only what has no answer is asked."""
@@ -224,7 +224,7 @@ class Tools:
             permitted = found.last_run.record.policy
             policy = self._policy.model_copy(
                 update={name: getattr(permitted, name) for name in ("models", "max_items", "max_concurrency")}
-                if self._refused(found)
+                if self._find_refused(found)
                 else {}
             )
             return await self._start(found, policy, again=True)
@@ -266,7 +266,7 @@ class Tools:
         if not found.has_report:
             raise ResourceError("The job has no report yet.")
         text = (found.report / "report.md").read_text("utf-8")
-        return _cut(redact(text), MAX_RESOURCE)
+        return _cut_text(redact(text), MAX_RESOURCE)
 
     def read_ledger(self, job: str, page: int) -> str:
         """Return a page of the ledger: a row for each (brief, item), while the job runs in the order of arrival."""
@@ -295,7 +295,7 @@ class Tools:
         except JobError as error:
             raise ResourceError(str(error)) from None
 
-    def _refused(self, job: Job) -> tuple[Refusal, ...]:
+    def _find_refused(self, job: Job) -> tuple[Refusal, ...]:
         return tuple(each for each in job.record.refused if self._policy.refuses(each))
 
     async def _start(self, job: Job, policy: Policy, *, again: bool) -> JobStatus:
@@ -341,7 +341,7 @@ class _Sentences:
             ToolError: If the body ended by an error of the package or of the operating system.
         """
         if isinstance(error, (DispatchError, OSError)):
-            raise ToolError(_cut(sentence_of(error), MAX_RESULT)) from None
+            raise ToolError(_cut_text(sentence_of(error), MAX_RESULT)) from None
 
 
 async def _in_thread(function: Callable[..., T], *arguments: Any) -> T:  # noqa: ANN401 -- any arguments
@@ -369,7 +369,7 @@ def _explain(job: Job, what: str) -> str:
         raise JobError(str(error)) from None
 
 
-def _cut(text: str, most: int) -> str:
+def _cut_text(text: str, most: int) -> str:
     """Return the beginning of a text, with a mark where it is cut."""
     data = text.encode()
     return text if len(data) <= most else f"{data[:most].decode(errors='ignore')}\n(… cut)"

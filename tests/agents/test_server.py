@@ -177,7 +177,8 @@ def test_refusals(root: Path, policy: Policy, store: Path) -> None:
         name = planned["fingerprint"][:16]
         assert "was not started yet" in await fail(client, "redrive", job=name)
         assert await fail(client, "explain", job=name) == "The job has no report yet."
-        assert (await call(client, "status", job=name, wait_s=50))["state"] == "planned"
+        for tool, arguments in (("status", {"wait_s": 50}), ("cancel", {})):
+            assert (await call(client, tool, job=name, **arguments))["state"] == "planned"
         for uri in ("report.md", "ledger/1", "outcomes/1"):
             with pytest.raises(MCPError, match="There is no job"):
                 await client.read_resource(f"dispatch://jobs/{'0' * 16}/{uri}")
@@ -409,6 +410,8 @@ def test_a_task_is_cancelled(policy: Policy, jobs: JobStore, api: Path, model: M
         planned = await call(client, "plan", job_file="job.yaml")
         (jobs.root / "items" / "0.txt").write_text("Another text.", encoding="utf-8")
         assert "changed" in await fail(client, "start", fingerprint=planned["fingerprint"])
+        refused = await request(client.session, "tasks/get", planned["fingerprint"][:16])
+        assert (refused["status"], "changed" in refused["error"]["message"]) == ("failed", True)
         planned = await call(client, "plan", job_file="job.yaml")
         assert await client.call_tool("start", {"fingerprint": planned["fingerprint"]})
         assert client_side.polled[-1]["status"] == "cancelled"

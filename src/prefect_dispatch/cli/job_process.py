@@ -78,7 +78,7 @@ _ASK = "start(fingerprint) asks the user to allow these parts, where the client 
 def _plan(folder: Path, request: PlanRequest) -> Planned:
     policy = request.policy
     # 1. The job as a document, and where its paths start.
-    document = _read(request.file, request.document, folder)
+    document = _read_document(request.file, request.document, folder)
     place = Path(request.file).parent if request.file else Path(policy.root)
     job = parse_job(document)
     # 2. What is not allowed; with that, nothing of it is read.
@@ -153,7 +153,7 @@ def _short(text: str, length: int) -> str:
     return strip_control_chars(shorten(text, length))
 
 
-def _read(file: str, document: dict[str, Any] | None, folder: Path) -> JobDocument:
+def _read_document(file: str, document: dict[str, Any] | None, folder: Path) -> JobDocument:
     """Return the document of a job, from its file or as passed.
 
     Args:
@@ -263,10 +263,10 @@ def _run(current: Run, budgets: list[Budget], guard: ExitGuard) -> int:
     place, budget = Path(record.folder), current.record.budget_usd
     # 1. The job must be what was planned: its file, and below, its items.
     if record.file:
-        document = _read(record.file, None, current.folder)
+        document = _read_document(record.file, None, current.folder)
         if digest(document.data) != record.contents["the job"]:
             raise JobError("The job is not what was planned: the job file changed. Nothing was asked; plan it again.")
-    job = parse_job(_read("", record.document, current.folder))
+    job = parse_job(_read_document("", record.document, current.folder))
     # 2. It must be allowed, also where a link leads elsewhere by now.
     if refused := find_refusals(job, place, policy) + refuse_size(record.pairs, policy):
         raise JobError(f"Parts of the job are not allowed: {' '.join(map(str, refused))}")
