@@ -328,4 +328,5 @@ def test_every_field_of_a_form_is_decided_on() -> None:
     named = {field for flow in FLOWS.values() for field in flow.split()}
     assert read_while_built | parts_of_the_job < named
     assert {*INTEGRATOR_FILES} == {"aliases", "results", "expected"}
+    assert not SAFE_PARAMS & {"service_tier", "n"}  # they cost more than a budget reserves
     assert not SAFE_PARAMS & {"api_base", "base_url", "api_key", "extra_headers", "headers", "extra_body", "model"}
