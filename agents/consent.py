@@ -59,7 +59,6 @@ SAFE_PARAMS = frozenset(
         "verbosity",
         "thinking",
         "web_search_options",
-        "service_tier",
     ]
 )
 """Parameters of a model's call that neither name an address, a key or a header, nor a price."""

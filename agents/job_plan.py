@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from prefect_dispatch.agents.job_store import ID_LENGTH, LOG, JobRecord, is_locked, lock_folder, spawn
@@ -111,6 +112,7 @@ def plan_job(store: JobStore, request: PlanRequest) -> Planned:
     # 1. Start the process, unless one is at it, or has just answered.
     folder = store.folder / f"draft-{digest(request.model_dump(mode='json'))[:ID_LENGTH]}"
     with store.locked():
+        _remove_old_drafts(store)
         if not is_locked(folder) and not _has_fresh_answer(folder):
             shutil.rmtree(folder, ignore_errors=True)
             private_folder(folder)
@@ -131,10 +133,20 @@ def plan_job(store: JobStore, request: PlanRequest) -> Planned:
     try:
         return Planned.model_validate_json((folder / ANSWER).read_bytes())
     except FileNotFoundError:
+        if not folder.exists():  # another call with the same request has taken the answer
+            return plan_job(store, request)
         end = redact(read_end(folder / LOG, 600)) or "its process died."
         raise JobError(f"The job can't be planned: {end}") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_old_drafts(store: JobStore) -> None:
+    """Remove the folders of plans that nothing has waited for."""
+    for folder in store.folder.glob("draft-*"):
+        with suppress(FileNotFoundError):
+            if not is_locked(folder) and time.time() - folder.stat().st_mtime > MOST_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _has_fresh_answer(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import threading
 from contextvars import copy_context
@@ -93,6 +94,23 @@ def test_a_plan_that_takes_long(
         Planned(result=PlanResult(state="unusable", message="Just now."), record=None).model_dump_json(), "utf-8"
     )
     assert job_plan.plan_job(jobs, request).result.message == "Just now."
+
+    taken = [True]
+
+    def be_late(mode: str, folder: Path, handle: int) -> None:
+        if taken.pop():
+            shutil.rmtree(folder)  # another call takes the answer
+            taken.append(False)
+            return
+        answer = Planned(result=PlanResult(state="unusable", message="Again."), record=None)
+        (folder / ANSWER).write_text(answer.model_dump_json(), "utf-8")
+
+    left = jobs.folder / "draft-of-yesterday"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    monkeypatch.setattr(job_plan, "spawn", be_late)
+    assert job_plan.plan_job(jobs, request).result.message == "Again."
+    assert not left.exists()
 
     def die(mode: str, folder: Path, handle: int) -> None:
         (folder / "log.txt").write_text("Out of memory.\n", encoding="utf-8")

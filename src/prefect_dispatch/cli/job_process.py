@@ -351,6 +351,7 @@ def main(arguments: list[str]) -> int:
     mode, folder, handle = arguments
     os.set_inheritable(int(handle), False)  # noqa: FBT003 -- of the standard library
     if mode == "run":  # pragma: no cover -- in a process of its own, which ends by force
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a server in the background ignores it
         return run(Path(folder))
     signal.alarm(MOST_S)
     try:
