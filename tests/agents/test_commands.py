@@ -48,6 +48,8 @@ def test_wrong_options(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong option is named."""
     with pytest.raises(JobError, match=r"^--root: there is no folder"):
         policy_of("--root", str(root / "nothing"))
+    with pytest.raises(JobError, match=r"^--root: the state folder .* is below"):
+        policy_of("--root", str(root.parent))
     for usd in ("0", "nan", "-1"):
         with pytest.raises(JobError, match=r"^--max-usd: "):
             policy_of("--root", str(root), f"--max-usd={usd}")

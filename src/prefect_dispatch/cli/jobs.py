@@ -15,6 +15,7 @@ from prefect_dispatch.agents.policy import Policy
 from prefect_dispatch.cli.commands import COMPLETE
 from prefect_dispatch.errors import JobError, first_problem
 from prefect_dispatch.executors.llm.local_model import SMOLLM2, has_smollm2
+from prefect_dispatch.processes.state_folder import state_folder
 from prefect_dispatch.reporting.progress import format_usd
 from prefect_dispatch.security.escaping import count_noun
 from prefect_dispatch.settings import settings
@@ -31,11 +32,16 @@ def create_policy(arguments: argparse.Namespace) -> Policy:
     """Return what the user allows by the options of `mcp`.
 
     Raises:
-        JobError: If the root is no folder, or an option is out of range.
+        JobError: If the root is no folder or holds the state folder, or an option is out of range.
     """
     root: Path = arguments.root
     if not root.is_dir():
         raise JobError(f"--root: there is no folder {str(root)!r}.")
+    if (state := state_folder()).resolve().is_relative_to(root.resolve()):
+        raise JobError(
+            f"--root: the state folder {str(state)!r} is below {str(root)!r}, where an agent could change what jobs "
+            "may do and have spent; name a narrower folder, or set PREFECT_DISPATCH_STATE to one outside."
+        )
     default = settings().model or (SMOLLM2 if has_smollm2() else None)
     models = arguments.models or ([default] if default else [])
     try:
