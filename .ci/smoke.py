@@ -11,7 +11,7 @@ from prefect_dispatch.testing import ScriptedExecutor
 tops = {path.parts[0] for path in files("prefect_dispatch") or [] if ".." not in path.parts}
 tops = {top for top in tops if not top.endswith(".dist-info")}
 assert tops == {"prefect_dispatch"}, tops
-assert not any(find_spec(name) for name in ("flows", "tasks", "integrators", "deployments"))
+assert not any(find_spec(name) for name in ("flows", "tasks", "integrators", "deployments", "agents"))
 assert find_spec("xllamacpp") is None
 report = dispatch(
     [Brief(name="smoke", instructions="Say it.")], ["a", "b"], executor=ScriptedExecutor({"a": "A", "b": "B"})

@@ -25,7 +25,7 @@ from benchmarks.item_path import FAN_OUT, entered_modules
 ROOT = Path(__file__).resolve().parents[1]
 BASELINE = ROOT / "benchmarks" / "structure.json"
 PACKAGE = ROOT / "src" / "prefect_dispatch"
-FOLDERS = (PACKAGE, *(ROOT / name for name in ("flows", "tasks", "integrators", "deployments")))
+FOLDERS = (PACKAGE, *(ROOT / name for name in ("flows", "tasks", "integrators", "deployments", "agents")))
 SMALL = 80
 """Lines below which a module with a single importer belongs into that importer."""
 MAY_SHARE_NAME = frozenset({"__init__.py", "__main__.py", "base.py"})

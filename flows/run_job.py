@@ -11,7 +11,7 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from prefect_dispatch.calls.call_gate import reopen_gates
+from prefect_dispatch.calls.call_gate import gate_for_run, reopen_gates
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.flows.finalize import Clock, add_shortfall, build_report
@@ -61,6 +61,7 @@ from prefect_dispatch.integrators.base import BaseIntegrator, Delivery
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.prefect_compat import ReportState
 from prefect_dispatch.reporting.output_folder import parse_output
+from prefect_dispatch.reporting.progress import on_budget
 from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.security.redaction import redact, safe_message
 from prefect_dispatch.sources.inline import with_values
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.flows.publish import PagePlaces
     from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob
     from prefect_dispatch.integrators.base import AnyMerger
@@ -142,6 +144,8 @@ def run_job(spec: JobSpec) -> Report:
     decisions, resumed = _resume_review(spec)
     job = (take_prepared() if decisions is None else None) or prepare(spec)
     job = keep_refreshed(replace(job, limits=rate_limit_share(job.limits)), start_of_earlier_attempts())
+    if notify := on_budget.get():
+        notify(gate_for_run(str(flow_run.get_id()), job.limits).budget)
     memory = LastRunStore(spec)
     output = None if spec.out is None else parse_output(spec.out, spec.place).ensure()
     # 2. Plan what is left: outcomes from before a suspension and stored answers are not asked again.
@@ -175,8 +179,7 @@ def run_job(spec: JobSpec) -> Report:
     )
     try:
         with progress:
-            in_batches = isinstance(job.executor, LLM) and job.executor.mode == "batch"
-            gathered = run_batches(rest) if in_batches else BatchResults()
+            gathered = run_batches(rest) if _asks_in_batches(job.executor) else BatchResults()
             with hold_slots(job.limits):
                 with hold_resources(rest.resources):
                     outcomes = fan_out.run(gathered)
@@ -264,6 +267,11 @@ def _write_output(
     for sentence in lacking:
         get_run_logger().warning("%s", sentence)
     return page
+
+
+def _asks_in_batches(executor: Executor) -> bool:
+    """Return whether an executor sends its requests to a provider's batch API."""
+    return isinstance(executor, LLM) and executor.mode == "batch"
 
 
 def _add_facts(report: Report, task_runs: int, stored: StoredAnswers) -> Report:

@@ -22,7 +22,7 @@ from prefect_dispatch.executors.base import BaseExecutor
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.models.outcome import Answer, Failure
 from prefect_dispatch.prefect_compat import forget_result, outside_transactions
-from prefect_dispatch.reporting.progress import Progress
+from prefect_dispatch.reporting.progress import Progress, on_outcomes
 from prefect_dispatch.tasks import event_loop
 from prefect_dispatch.tasks.item_splitting import SplitItems
 from prefect_dispatch.tasks.provider_batches import BatchResults
@@ -520,6 +520,8 @@ class FanOut:
             self._outcomes += [outcome for outcome in outcomes if not self._parts.record_outcome(outcome)]
         if len(self._outcomes) > recorded:
             self._progress = self._progress.plus(*self._outcomes[recorded:])
+            if notify := on_outcomes.get():
+                notify(self._outcomes[recorded:])
             self._report_progress()
         self._record_joined_items()
 

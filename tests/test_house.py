@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {
     "kernel": ROOT / "src" / "prefect_dispatch",
-    **{name: ROOT / name for name in ("tasks", "integrators", "flows", "deployments")},
+    **{name: ROOT / name for name in ("tasks", "integrators", "flows", "deployments", "agents")},
 }
 ALLOWED = {
     "kernel": {"kernel"},
@@ -33,6 +33,7 @@ ALLOWED = {
     "integrators": {"kernel", "integrators"},
     "flows": {"kernel", "tasks", "integrators", "flows"},
     "deployments": {"kernel", "tasks", "integrators", "flows", "deployments"},
+    "agents": {"kernel", "tasks", "integrators", "flows", "agents"},
 }
 EXCEPTIONS = {
     "prefect_dispatch": {"kernel", "tasks", "integrators", "flows"},  # the public names, each loaded on first use
@@ -45,6 +46,8 @@ EXCEPTIONS = {
     },  # the other end of the arrow
     "prefect_dispatch.cli.check": {"kernel", "integrators"},  # a part of it
     "prefect_dispatch.cli.deploy": {"kernel", "deployments"},  # a part of it
+    "prefect_dispatch.cli.job_process": {"kernel", "flows", "agents"},  # a part of it
+    "prefect_dispatch.cli.jobs": {"kernel", "agents"},  # a part of it
     "prefect_dispatch.cli.merge": {"kernel", "tasks", "integrators", "flows"},  # a part of it
     "prefect_dispatch.cli.report_commands": {"kernel", "integrators", "flows"},  # a part of it
     "prefect_dispatch.cli.console": {"kernel", "tasks"},  # how the command line shows a plan
@@ -194,6 +197,7 @@ LAYERS = (
     "tasks",
     "flows",
     "deployments",
+    "agents",
     "cli",
 )
 """The packages and modules of the package from the bottom up, as ARCHITECTURE.md has them."""

@@ -111,7 +111,8 @@ class Settings(BaseSettings):
     """`PREFECT_DISPATCH_REPORTS_URL`: the address under which a web server serves the output folders; the absolute path
     of a page follows it, or its bucket and path. Report artifacts link to their page there."""
     state: str = ""
-    """`PREFECT_DISPATCH_STATE`: the folder for programs' own folders and logs; by default that of the user's state."""
+    """`PREFECT_DISPATCH_STATE`: the folder for programs' own folders and logs, and for jobs of agents; by default
+    that of the user's state."""
 
 
 def settings() -> Settings:

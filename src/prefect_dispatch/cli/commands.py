@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.flows.job_file import JobFile
     from prefect_dispatch.flows.runtime.prepared_job import PreparedJob
     from prefect_dispatch.models.report import Report
+    from prefect_dispatch.reporting.output_folder import Output
     from prefect_dispatch.tasks.plan import Plan
 
 
@@ -36,35 +37,21 @@ LEAST_S = 30
 """Minimum of `--start-timeout` in seconds."""
 EXIT_S = 15.0
 """Time limit in seconds for the process to exit by itself, once its command has ended."""
-
-
 INTERRUPTED_S = 4.5
 """Time limit in seconds, beyond the grace period, for an interrupted run to end by itself."""
-
-
 POLL_S = 0.2
 """Seconds between two checks of the time."""
-
-
 SHOW_CURSOR = "\x1b[?25h"
-
-
 MAX_DIGITS = 9
 """Digits of a number in an option."""
 MAX_SHOWN = 40
 """Characters of a wrong value that a message shows."""
-
-
 PAGE = "report.html"
 """The page of a report."""
 FLOW_NAMES = ("dispatch", "analyze_files", "research_topics", "content_variants", "build_modules", "test_matrix")
 """The flows as job files name them; a tuple here, as the help imports no module."""
-
-
 COLLECT_EVERY = 100_000
 """Number of new objects after which the process collects garbage."""
-
-
 INTERRUPTED_MESSAGE = "\nInterrupted. Answers received so far are stored: the same command goes on from there."
 
 
@@ -152,18 +139,10 @@ def interruptible(guard: ExitGuard, grace_s: float, code: int) -> Generator[None
 
 
 CODES = {"complete": 0, "failed": 1, "gaps": 3}
-
-
 REPORT_TIMEOUT_S = 180.0
 """Time limit in seconds for Prefect's API to accept the artifacts and the state of a run whose report is written."""
-
-
 RESUME_HINT = "Answers received so far are stored: the same command goes on from there."
-
-
 NOT_REPORTED = "Prefect's API did not take the end of the run; its report is complete without that."
-
-
 COMPLETE, FAILED, UNUSABLE, GAPS, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 3, 130, 141
 
 
@@ -247,7 +226,7 @@ def create_parser() -> argparse.ArgumentParser:
     _job_command(commands, "plan", _plan, "say what a job would take; nothing is asked")
 
     explain = commands.add_parser("explain", help="explain how a value or an item of a report came about")
-    explain.set_defaults(command=_report_command("explain"))
+    explain.set_defaults(command=_command_of("report_commands", "explain"))
     explain.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
     explain.add_argument(
         "what", metavar="FIELD|KEY", nargs="?", help="a value (`records.0.year`, `year`, `MIT.year`) or an item's key"
@@ -261,7 +240,7 @@ def create_parser() -> argparse.ArgumentParser:
     )
 
     audit = commands.add_parser("audit", help="audit a published report again from its outcomes; nothing is asked")
-    audit.set_defaults(command=_report_command("audit"))
+    audit.set_defaults(command=_command_of("report_commands", "audit"))
     audit.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
 
     merge = commands.add_parser(
@@ -270,7 +249,7 @@ def create_parser() -> argparse.ArgumentParser:
         description="Merge the stored outcomes of a report again, audit the merge, and show how it differs. No item is "
         "asked again, and the report stays as it is.",
     )
-    merge.set_defaults(command=_report_command("merge"))
+    merge.set_defaults(command=_command_of("report_commands", "merge"))
     merge.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
     merge.add_argument(
         "--without",
@@ -297,7 +276,7 @@ def create_parser() -> argparse.ArgumentParser:
         "the second one; without citations, with all of them. Exit status: 0 no doubt, 3 doubts, 2 a file can't be "
         "read or is empty.",
     )
-    check.set_defaults(command=_report_command("check"))
+    check.set_defaults(command=_command_of("report_commands", "check"))
     check.add_argument("text", metavar="TEXT", type=_path, help="the text, or Markdown")
     check.add_argument(
         "sources",
@@ -310,7 +289,7 @@ def create_parser() -> argparse.ArgumentParser:
     check.add_argument("--json", action="store_true", dest="as_json", help="print each verdict as JSON")
 
     opened = commands.add_parser("open", help="open the page of a report in the browser")
-    opened.set_defaults(command=_report_command("open_page"))
+    opened.set_defaults(command=_command_of("report_commands", "open_page"))
     opened.add_argument(
         "report", metavar="REPORT", type=_path, help="the folder of a report, or its report.html or report.json"
     )
@@ -332,14 +311,15 @@ def create_parser() -> argparse.ArgumentParser:
     init.add_argument("folder", metavar="DIR", nargs="?", type=_path, help="the folder (by default named as the flow)")
 
     _add_deploy_commands(commands)
+    _add_agent_commands(commands)
     return parser
 
 
-def _report_command(name: str) -> Callable[[argparse.Namespace], int]:
-    """Return a command of the module that reads reports and texts."""
+def _command_of(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    """Return a command of another module, which is imported when it is run."""
 
     def command(arguments: argparse.Namespace) -> int:
-        run: Callable[[argparse.Namespace], int] = getattr(import_module("prefect_dispatch.cli.report_commands"), name)
+        run: Callable[[argparse.Namespace], int] = getattr(import_module(f"prefect_dispatch.cli.{module}"), name)
         return run(arguments)
 
     return command
@@ -427,14 +407,56 @@ def _add_deploy_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is 
     )
 
 
+def _add_agent_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is private to argparse
+    mcp = commands.add_parser(
+        "mcp",
+        help="serve jobs as tools for coding agents (MCP)",
+        description="Let a coding agent plan, start, watch and redrive jobs over standard input and output, as far as "
+        "these options allow. They stand where the agent is configured, which it can't write.",
+    )
+    mcp.set_defaults(command=_command_of("jobs", "serve"))
+    mcp.add_argument(
+        "--root", metavar="DIR", type=_path, default=Path(), help="what jobs read lies below it (by default .)"
+    )
+    mcp.add_argument(
+        "--models",
+        metavar="M,…",
+        type=_names,
+        help="the models that may be asked, or globs such as 'openai/*' (by default PREFECT_DISPATCH_MODEL alone)",
+    )
+    mcp.add_argument("--max-usd", metavar="X", type=float, default=1.0, help="what one job may spend (by default 1)")
+    mcp.add_argument(
+        "--max-usd-total", metavar="X", type=float, help="what all jobs under the root may spend (by default --max-usd)"
+    )
+    mcp.add_argument("--max-items", metavar="N", type=_positive, default=200, help="most (brief, item) pairs of a job")
+    mcp.add_argument("--max-concurrency", metavar="N", type=_positive, default=8, help="most calls in flight of a job")
+    mcp.add_argument(
+        "--allow",
+        metavar="KIND",
+        nargs="+",
+        action="extend",
+        default=[],
+        choices=("shell", "python", "coding"),
+        help="let jobs run commands (shell), code of the folder (python), coding agents (coding)",
+    )
+    jobs = commands.add_parser("jobs", help="show the jobs that coding agents have started")
+    jobs.set_defaults(command=_command_of("jobs", "show_jobs"))
+    jobs.add_argument("job", metavar="ID", nargs="?", type=_text, help="show this one")
+    jobs.add_argument("--cancel", action="store_true", help="cancel it; what was answered stays stored")
+    jobs.add_argument("--json", action="store_true", dest="as_json", help="print JSON")
+
+
+def _names(text: str) -> list[str]:
+    return [_text(name).strip() for name in text.split(",")]
+
+
 def _register(name: str) -> Callable[[argparse.Namespace], int]:
     """Return a command of the module that imports Prefect's deployments."""
 
     def command(arguments: argparse.Namespace) -> int:
         if name == "serve":  # its log is its output
             os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "NOTSET"
-        code: int = getattr(import_module("prefect_dispatch.cli.deploy"), name)(arguments)
-        return code
+        return _command_of("deploy", name)(arguments)
 
     return command
 
@@ -557,7 +579,32 @@ def _run(arguments: argparse.Namespace) -> int:
     if output:
         output.ensure()
     print(f"{len(ready.briefs)} x {len(ready.items)} to answer; starting Prefect …", file=sys.stderr, flush=True)
-    # 2. Import what the run needs, while the temporary server starts in a process of its own.
+    # 2. Run it.
+    return run_ready(job, folder, ready, output, arguments.guard, **bounds)
+
+
+def run_ready(
+    job: JobFile,
+    folder: Path,
+    ready: PreparedJob,
+    output: Output | None,
+    guard: ExitGuard,
+    *,
+    limit: int | None = None,
+    refresh: bool | list[str] = False,
+) -> int:
+    """Run a job that is validated, print its summary, and return the exit status.
+
+    Args:
+        job: The job.
+        folder: The folder of its file.
+        ready: The job, prepared.
+        output: The folder of the report's files.
+        guard: Ends the process if it doesn't exit by itself.
+        limit: Number of items to take, in place of the job's own.
+        refresh: Which items to ask again, in place of the job's own.
+    """
+    # 1. Import what the run needs, while the temporary server starts in a process of its own.
     _begin_server(job, ready)
 
     from prefect.exceptions import CancelledRun  # noqa: PLC0415 -- imports Prefect
@@ -570,23 +617,26 @@ def _run(arguments: argparse.Namespace) -> int:
     from prefect_dispatch.security.redaction import safe_message  # noqa: PLC0415 -- only here
     from prefect_dispatch.tasks.stop_conditions import UNAVAILABLE  # noqa: PLC0415 -- imports Prefect
 
-    # 3. Run it.
+    # 2. Run it.
     reports: list[Report] = []
+    notify = on_report.get()
 
     def on_finished(report: Report) -> None:
         """Store the report, which is complete even if Prefect's API does not accept the end of the run."""
         reports.append(report)
-        arguments.guard.arm(REPORT_TIMEOUT_S, CODES[report.status], NOT_REPORTED, summary=summary(report, output))
+        if notify:
+            notify(report)
+        guard.arm(REPORT_TIMEOUT_S, CODES[report.status], NOT_REPORTED, summary=summary(report, output))
 
     token = on_report.set(on_finished)
     try:
         with (
-            interruptible(arguments.guard, ready.limits.grace_s, INTERRUPTED),
+            interruptible(guard, ready.limits.grace_s, INTERRUPTED),
             show_progress() as show,
             use_server(show),
             as_prepared(ready),
         ):
-            report = job.run(folder, out=output and output.target, **bounds)
+            report = job.run(folder, out=output and output.target, limit=limit, refresh=refresh)
     except DispatchFailed as error:
         report = error.report
     except CancelledRun as error:

@@ -161,7 +161,15 @@ def _ignore_errors(call: Callable[[T], None]) -> Callable[[T], None]:
 
 
 @contextmanager
-def _listener(on_progress: Callable[[Progress], None]) -> Generator[None]:
+def _listener(show: Callable[[Progress], None]) -> Generator[None]:
+    """Show the progress within the body, beside the listener that is set already."""
+    before = progress_listener.get()
+
+    def on_progress(progress: Progress) -> None:
+        if before:
+            before(progress)
+        show(progress)
+
     token = progress_listener.set(on_progress)
     try:
         yield

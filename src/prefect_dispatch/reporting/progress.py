@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +14,7 @@ from prefect_dispatch.security.escaping import shorten
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from prefect_dispatch.calls.call_gate import Budget
     from prefect_dispatch.models.report import Report
 
 
@@ -144,6 +145,14 @@ on_interrupted: ContextVar[Callable[[], None] | None] = ContextVar("prefect-disp
 
 on_report: ContextVar[Callable[[Report], None] | None] = ContextVar("prefect-dispatch-finished", default=None)
 """Callback for the report, set before the flow is called; called when it is written, before Prefect has the state."""
+
+on_outcomes: ContextVar[Callable[[Sequence[Outcome]], None] | None] = ContextVar(
+    "prefect-dispatch-outcomes", default=None
+)
+"""Callback for outcomes as they arrive, set before its flow is called: each (brief, item) is passed once."""
+
+on_budget: ContextVar[Callable[[Budget], None] | None] = ContextVar("prefect-dispatch-budget", default=None)
+"""Callback for the budget of a run, set before its flow is called; called before anything is spent."""
 
 on_wait: ContextVar[Callable[[str], None] | None] = ContextVar("prefect-dispatch-announce", default=None)
 """Callback for what a run waits for, in a sentence; set before its flow is called."""
