@@ -83,6 +83,7 @@ RECORD_WAYS: dict[str, Callable[[Sequence[str]], dict[str, Any]]] = {
     "equal identity": lambda _: {},
     "`match: {}`": lambda _: {"match": {}},
     "`match` with all other fields": lambda fields: {"match": {"fields": [*fields]}},
+    "**`match: {model: learned}`**": lambda _: {"match": {"model": "learned"}},
 }
 """The set-ups that are measured: options of `merge_records` by the fields beside the identity."""
 

@@ -495,7 +495,7 @@ def test_a_field_of_one_of_two_equal_names_is_decided_on_by_what_tells_them_apar
     integrator = MergeRecords.model_validate(
         {"identity": ["name"], "match": {"fields": ["year"]}, "aliases": "decisions.yaml"}
     )
-    output = {"type": "object", "properties": {"name": {}, "year": {}, "town": {}}}
+    output: dict[str, Any] = {"type": "object", "properties": {"name": {}, "year": {}, "town": {}}}
     brief = BRIEF.model_copy(update={"output": output})
     job = {"briefs": [brief], "items": list(said), "executor": ScriptedExecutor(said), "integrator": integrator}
     out = tmp_path / "out"
