@@ -120,9 +120,9 @@ def test_every_field_is_explained(site: Path) -> None:
     for name in prefect_dispatch.__all__:
         model: Any = getattr(prefect_dispatch, name)
         if isinstance(model, type) and issubclass(model, BaseModel):
-            for field, info in model.model_fields.items():
+            for field, shown in model.model_json_schema(by_alias=False)["properties"].items():
                 if field in model.__annotations__:
-                    words = plain(info.description or "").split("(see")[0]
+                    words = plain(shown.get("description", "")).split("(see")[0]
                     assert words, f"{name}.{field}"
                     assert words in said, f"{name}.{field}"
     assert plain("How many asks are under way at once. At least 1, at most 1000.") in said
