@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, cast, get_type_hints
 
 from prefect_dispatch.flows.runtime.form_layout import FormLayout, arrange_parameter, group_parameters
 from prefect_dispatch.serialization.json_text import digest
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 P = ParamSpec("P")
-R = TypeVar("R")
+
+_NAME_CHARACTERS = 40
+"""Characters of a question from which a name is derived."""
 
 
 class Form(Generic[P]):
@@ -75,7 +77,3 @@ def _derive_name(layout: FormLayout, fields: Mapping[str, Any]) -> str | None:
         return None
     words = re.findall(r"[a-z0-9]+", str(texts[0]).lower()[:_NAME_CHARACTERS])
     return "-".join([*words, digest(texts)[:6]])
-
-
-_NAME_CHARACTERS = 40
-"""Characters of a question from which a name is derived."""

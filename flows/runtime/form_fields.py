@@ -23,9 +23,7 @@ from prefect_dispatch.executors.block_references import SLUGS, block_name, load_
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.messages import ANSWER_LIMIT_PARAMS
 from prefect_dispatch.executors.registry import default_executor
-from prefect_dispatch.flows.runtime.form_layout import (
-    FormGroup,
-)
+from prefect_dispatch.flows.runtime.form_layout import FormGroup
 from prefect_dispatch.integrators.merge_records.field_rules import FieldPath, FieldRule, Rules
 from prefect_dispatch.models.base import NON_EMPTY, Strict
 from prefect_dispatch.models.brief import NOT_BLANK, OutputForm, Text
@@ -162,8 +160,10 @@ else:
     CredentialsField = Annotated[
         str | None, _block_name("credentials"), _block_picker("credentials", "LLM Credentials")
     ]
+    # A saved block, or its name; validated to the name. Only type checkers see the classes, which import Prefect.
     ProfileField = Annotated[str | None, _block_name("profile"), _block_picker("profile", "Dispatch Profile")]
-"""A saved block, or its name; validated to the name. Only type checkers see the classes, which import Prefect."""
+
+
 Files = (
     Annotated[str, Field(title="One", min_length=1, json_schema_extra={"pattern": NOT_BLANK})]
     | Annotated[list[str], Field(title="Several", min_length=1)]

@@ -200,9 +200,7 @@ def arrange_parameter(layout: FormLayout, parameter: inspect.Parameter, descript
     annotation, name = parameter.annotation, parameter.name
     if name in layout.group_of or name in layout.hidden:
         return parameter.replace(annotation=Annotated[annotation, cast("Any", SkipJsonSchema)()])
-    if name not in layout.labels:
-        return parameter
-    shown = {"title": layout.labels[name], "description": layout.to_labels(description)}
+    shown = {"title": layout.labels.get(name, name), "description": layout.to_labels(description)}
     return parameter.replace(annotation=Annotated[annotation, Field(json_schema_extra=cast("Any", shown))])
 
 

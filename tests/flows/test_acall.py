@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.usefixtures("store")
 
 SAY = Brief(name="say", instructions="Say it.")
-LIMITS = Limits(retry_delay_s=0, retries=0, timeout_s=900, grace_s=0, concurrency=2)
+LIMITS = Limits(retry_delay_s=0, retries=0, timeout_s=900, grace_s=0, concurrency=1)  # `a` is stored before `b` begins
 
 
 def run_of(report: Report) -> FlowRun:

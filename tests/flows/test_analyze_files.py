@@ -174,6 +174,7 @@ def test_unnamed_analyses_are_told_apart() -> None:
         ),
         pytest.param({"instrctions": "x"}, "there is no such field; did you mean 'instructions'?", id="unknown"),
         pytest.param({"credentials": {"$ref": "0" * 8}}, "credentials: the block, or that of the profile", id="gone"),
+        pytest.param({"credentials": LLMCredentials()}, "credentials: this LLMCredentials isn't saved", id="unsaved"),
     ],
 )
 def test_a_run_of_a_deployment_ends_with_the_words_of_its_form(

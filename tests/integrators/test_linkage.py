@@ -225,6 +225,13 @@ def people(*records: dict[str, JsonValue]) -> list[Outcome]:
     return [say(f"{at}", {**record, "from": [at]}) for at, record in enumerate(records)]
 
 
+def test_options_of_matching_are_an_object() -> None:
+    """Made by hand or from a job file; nothing else is."""
+    assert Matching.model_validate(Matching(fields=("born",))) == Matching(fields=("born",))
+    with pytest.raises(ValidationError, match="valid dictionary"):
+        Matching.model_validate(3)
+
+
 def test_equal_names_that_contradict_each_other_stay_apart() -> None:
     """Two John Smiths, born 1950 and 1999, are two records and a proposal that says what tells them apart."""
     merge = merged(people(*SMITHS, {"name": "JOHN SMITH", "born": "1 May 1950"}), **BORN)
