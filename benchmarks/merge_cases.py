@@ -418,7 +418,7 @@ def tournament_case(rng: Random, folder: Path) -> MergeCase:
 
     agent = Agent(judge)
     case = MergeCase(Tournament(criterion="Good."), [], outcomes, agent)
-    return case if BaseIntegrator.of(case.integrator).estimate_queries(2) else tournament_case(rng, folder)
+    return case if BaseIntegrator.of(case.integrator).estimate_queries(2, []) else tournament_case(rng, folder)
 
 
 # Syntheses

@@ -14,18 +14,19 @@ import csv
 import gzip
 import json
 import statistics
-import tempfile
 import time
 from collections import Counter, defaultdict
 from itertools import combinations, product
 from pathlib import Path
 from string import Template
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks import consensus, tampering, texts
 from benchmarks.figures import NOTHING, table
+from benchmarks.peer_environments import LINKERS, MissingError, prepare_interpreter
 from benchmarks.results import Results, circumstances
-from benchmarks.subprocesses import ROOT
+from benchmarks.subprocesses import ROOT, module_command, run
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.integrators.merge_branches.apply import NEAR, NEAR_LINES, Branch, RepositoryBase, overlaps_table
 from prefect_dispatch.integrators.merge_branches.three_way import list_differences, merge_trees
@@ -152,12 +153,35 @@ def _f1(labels: Mapping[tuple[str, str], bool], found: set[tuple[str, str]]) -> 
     return 100 * 2 * right / (right + wrong + sum(labels.values()))
 
 
-def measure_records(results: Results, folder: Path) -> None:
-    """Store F1 of each set-up on each set."""
+def measure_linker(entities: EntitySet, name: str) -> dict[str, Any]:
+    """Return F1 of the labelled pairs that another library finds, in per cent; or why it found none."""
+    try:
+        python = prepare_interpreter(name)
+    except MissingError as missing:
+        return {"failed": str(missing)}
+    with TemporaryDirectory(prefix="linker-") as place:
+        file = Path(place, "records.json")
+        file.write_text(json.dumps({"identity": entities.identity, "records": entities.records}), encoding="utf-8")
+        start = time.perf_counter()
+        found = run(module_command(f"peers.{LINKERS[name].module}", str(file), python=str(python)))
+    if "failed" in found:
+        return found
+    return {
+        "f1": _f1(entities.labels, {(one, two) for one, two in found["pairs"]}),
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def measure_records(results: Results, folder: Path, *, others: bool = False) -> None:
+    """Store F1 of each set-up on each set, and of other libraries."""
     for name in (*ENTITY_SETS, FEBRL):
         entities = read_entities(folder, name)
         for way, options in RECORD_WAYS.items():
             row = {"way": way, "load": name, **measure_record_set(entities, options), **circumstances()}
+            results.put("merges-records", row)
+        for linker in LINKERS if others else ():
+            [pin] = LINKERS[linker].pins
+            row = {"way": pin.replace("==", " "), "load": name, **measure_linker(entities, linker), **circumstances()}
             results.put("merges-records", row)
 
 
@@ -239,7 +263,7 @@ def read_code(folder: Path) -> list[CodeCase]:
 def measure_code(results: Results, folder: Path) -> None:
     """Store what becomes of each case: ours, and what git makes of it."""
     cases = read_code(folder)
-    with tempfile.TemporaryDirectory() as place:
+    with TemporaryDirectory() as place:
         git = Git(Path(place))
         git.output("init", "--quiet")
         ways: dict[str, Callable[[CodeCase], tuple[str | None, bool]]] = {
@@ -313,12 +337,6 @@ def _merge_by_git(git: Git, case: CodeCase) -> tuple[str | None, bool]:
 
 # The page
 
-OTHER_RECORDS = (
-    ("recordlinkage, ECM", "50.4 over 6 sets"),
-    ("splink, untuned", "60.6 over 5 sets"),
-    ("rapidfuzz, threshold tuned on the labels", "69.2 over 5 sets"),
-)
-"""Mean F1 of other programs on the same sets, measured before this command existed."""
 VOTERS = {
     "majority": "`majority`",
     "weighted (learned)": "`weighted`, learned by crowd-kit's Wawa",
@@ -343,7 +361,6 @@ def create_page(results: Results) -> str:
         votes=_votes_table(results),
         votes_day=_days(results, "merges-votes"),
         records=_records_table(results),
-        records_other=table(("program", "mean F1"), OTHER_RECORDS),
         records_day=_days(results, "merges-records"),
         texts=_texts_table(results),
         texts_day=_days(results, "merges-texts"),
@@ -366,7 +383,7 @@ def _days(results: Results, section: str) -> str:
 def _figures_table(head: str, rows: Sequence[Row], figure: str, names: Mapping[str, str]) -> str:
     """Return a table with a line for each way, a column for each load, and the mean."""
     ways, loads = (list(dict.fromkeys(str(row[name]) for row in rows)) for name in ("way", "load"))
-    cells: dict[tuple[str, str], float] = {(row["way"], row["load"]): row[figure] for row in rows}
+    cells: dict[tuple[str, str], float] = {(row["way"], row["load"]): row[figure] for row in rows if figure in row}
 
     def line(way: str) -> list[str]:
         known = [cells[way, load] for load in loads if (way, load) in cells]
@@ -389,8 +406,9 @@ def _records_table(results: Results) -> str:
     if not rows:
         return "Not measured yet."
     notes: list[str] = []
-    for way in dict.fromkeys(row["way"] for row in rows):
-        own = [row for row in rows if row["way"] == way]
+    proposing = [row for row in rows if "proposals" in row]
+    for way in dict.fromkeys(row["way"] for row in proposing):
+        own = [row for row in proposing if row["way"] == way]
         most = max(row["per_record"] for row in own)
         share = statistics.mean(row["true_share"] for row in own)
         notes.append(f"{way}: at most {most:.2f} proposals for each record, {share:.0%} of the labelled ones true")
@@ -399,7 +417,7 @@ def _records_table(results: Results) -> str:
             "F1 of the labelled pairs, without proposals:",
             _figures_table("set-up", rows, "f1", {}),
             "F1 if a person confirms or refuses each proposal:",
-            _figures_table("set-up", rows, "f1_confirmed", {}),
+            _figures_table("set-up", proposing, "f1_confirmed", {}),
             f"Proposals: {'; '.join(notes)}.",
         )
     )
@@ -465,7 +483,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="*", choices=[*SECTIONS], default=[*SECTIONS], metavar="NAME")
     parser.add_argument("--data", type=Path, default=FOLDER, help="the folder of the data")
-    parser.add_argument("--others", action="store_true", help="measure crowd-kit's methods, too")
+    parser.add_argument("--others", action="store_true", help="measure other libraries, too")
     parser.add_argument("--judge", metavar="MODEL", help="measure a model that judges texts")
     parser.add_argument("--claims", type=int, default=6, help="texts of each part and set for the judge")
     parser.add_argument("--minutes", type=float, default=10, help="time limit of the judge")
@@ -478,7 +496,7 @@ def main() -> None:
         "votes": lambda folder: measure_votes(
             results, folder, {**methods, **(consensus.CROWD_KIT if arguments.others else {})}
         ),
-        "records": lambda folder: measure_records(results, folder),
+        "records": lambda folder: measure_records(results, folder, others=arguments.others),
         "texts": lambda folder: measure_texts(results, folder),
         "lies": lambda _: measure_lies(results, arguments.lies, arguments.lies // 8),
         "code": lambda folder: measure_code(results, folder),

@@ -57,6 +57,12 @@ PEERS = {
     "lotus": Peer("lotus", ("lotus-ai==1.2.4",)),
 }
 
+LINKERS = {
+    "splink": Peer("splink_dedupe", ("splink==4.0.17",)),
+    "recordlinkage": Peer("recordlinkage_ecm", ("recordlinkage==0.16",)),
+}
+"""Libraries that find records that are the same."""
+
 
 def prepare_interpreter(name: str) -> Path:
     """Return the interpreter of a peer; its environment is created if it doesn't exist.
@@ -64,7 +70,7 @@ def prepare_interpreter(name: str) -> Path:
     Raises:
         MissingError: If it can't be created; the message has the reason.
     """
-    pins = PEERS[name].pins
+    pins = {**PEERS, **LINKERS}[name].pins
     kept = os.environ.get("PREFECT_DISPATCH_PEERS")
     folder = Path(kept) if kept else platformdirs.user_cache_path("prefect-dispatch") / "peers"
     place = folder / hashlib.sha256("\n".join((PYTHON, *pins)).encode()).hexdigest()[:12]
@@ -103,5 +109,5 @@ def _run(*command: str) -> None:
 
 
 if __name__ == "__main__":
-    for each in PEERS:
+    for each in (*PEERS, *LINKERS):
         print(f"{each}: {install_peer(each)}")

@@ -28,11 +28,12 @@ if not __package__:  # run as a file: `python benchmarks/phases.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.latency_server import latency_server
+from benchmarks.results import Results, circumstances
 from benchmarks.servers import prefect_server
 from benchmarks.subprocesses import ENVIRONMENT, ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
 PARTS = {
     "prepare": "flows.prepare:prepare",
@@ -44,7 +45,7 @@ PARTS = {
     "audit": "tasks.integrate:audit",
     "compare with last run": "flows.run_job:LastRunStore.compare_with_last",
     "files": "flows.run_job:write_files",
-    "page": "flows.run_job:write_page",
+    "page": "flows.run_job:publish_page",
     "artifacts": "flows.run_job:create_artifacts_in_time",
     "store as last run": "flows.run_job:LastRunStore.save",
     "rest of the flow": "flows.dispatch:run_job",
@@ -52,6 +53,8 @@ PARTS = {
 }
 """The functions whose calls are the parts, by name; inner parts are not counted in outer ones."""
 ENGINE = "Prefect's engine"
+ITEMS = 10_000
+"""Number of items; the costs of that many, merged by `collate`, are on the page on performance."""
 START, FINALIZATION = "imports and rest of the command", "finalization"
 AFTER_FAN_OUT = ("report", "merge", "audit", "compare with last run", "files", "page", "artifacts", "store as last run")
 _INTEGRATORS: dict[str, dict[str, Any]] = {
@@ -196,19 +199,32 @@ def write_job(folder: Path, items: int, integrator: str, url: str) -> None:
     (folder / "job.yaml").write_text(json.dumps(job), encoding="utf-8")  # JSON is YAML
 
 
-def format_costs(title: str, runs: list[dict[str, Cost]]) -> str:
-    """Return the least cost of each part over several runs, as a table; `after the fan-out` is a sum of parts."""
+def least_costs(runs: list[dict[str, Cost]]) -> dict[str, Cost]:
+    """Return the least cost of each part over several runs, and of two sums of parts."""
     least = {name: Cost(*(min(run[name][at] for run in runs) for at in range(2))) for name in runs[0]}
     least["after the fan-out"] = sum((least[name] for name in AFTER_FAN_OUT), Cost(0, 0))
     least["in the flow"] = sum((least[name] for name in PARTS if name != ENGINE), Cost(0, 0))
+    return least
+
+
+def format_costs(title: str, least: dict[str, Cost]) -> str:
+    """Return the costs as a table."""
     lines = [f"{name:<30} {cost.cpu_s:>7.2f} {cost.wall_s:>7.2f}" for name, cost in least.items()]
     return "\n".join([f"{title:<30} {'CPU s':>7} {'wall s':>7}", *lines])
+
+
+def store_costs(results: Results, costs: Mapping[str, Mapping[str, Cost]]) -> None:
+    """Store the costs of runs, by their names, as rows for the page."""
+    for run, parts in costs.items():
+        for part, cost in parts.items():
+            row = {"way": part, "load": run, "cpu_s": cost.cpu_s, "seconds": cost.wall_s}
+            results.put("phases", {**row, **circumstances()})
 
 
 def main() -> None:
     """Measure a run whose items are asked, and reruns of it, and print their parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("items", nargs="?", type=int, default=10_000)
+    parser.add_argument("items", nargs="?", type=int, default=ITEMS)
     parser.add_argument("--integrator", choices=_INTEGRATORS, default="collate")
     parser.add_argument("--repeat", type=int, default=3, metavar="N", help="reruns; the least of each part is printed")
     parser.add_argument("--latency", type=float, default=1.0, metavar="S", help="seconds until the model answers")
@@ -222,9 +238,12 @@ def main() -> None:
         folder = Path(name)
         write_job(folder, arguments.items, arguments.integrator, model.url)
         env = {**os.environ, **ENVIRONMENT, **server.env, "PREFECT_LOCAL_STORAGE_PATH": str(folder / "store")}
-        print(format_costs(f"{arguments.items:,} items asked", [run_command(folder, env)]), flush=True)
-        again = [run_command(folder, env) for _ in range(arguments.repeat)]
+        asked = least_costs([run_command(folder, env)])
+        print(format_costs(f"{arguments.items:,} items asked", asked), flush=True)
+        again = least_costs([run_command(folder, env) for _ in range(arguments.repeat)])
         print("\n" + format_costs(f"{arguments.items:,} items stored", again), flush=True)
+        if arguments.items == ITEMS and arguments.integrator == "collate":
+            store_costs(Results(), {"asked": asked, "stored": again})
         if arguments.profile:
             run_command(folder, env, str(arguments.profile.resolve()))
 

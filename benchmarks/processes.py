@@ -16,13 +16,18 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 if not __package__:  # run as a file: `python benchmarks/processes.py`
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from benchmarks.latency_server import latency_server
+from benchmarks.results import Results, circumstances
 from benchmarks.servers import prefect_server
 from benchmarks.subprocesses import module_command, run
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 RUNNERS = {"threads": ("threads", 1), "1 process": ("processes", 1), "2 processes": ("processes", 2)}
 
@@ -64,6 +69,13 @@ def measure_run(kind: str, workers: int, job: dict[str, object]) -> dict[str, fl
     }
 
 
+def describe_load(job: Mapping[str, object]) -> str:
+    """Return what a job consists of, in words."""
+    if "url" in job:
+        return f"{job['items']:,} calls, {job['concurrency']:,} at once"
+    return f"a function, {job['items']:,} items of {job['ms']} ms of a core"
+
+
 def main() -> None:
     """Measure both jobs with each way to run shards, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -73,6 +85,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=2000, help="calls at once")
     parser.add_argument("--latency", type=float, default=1.0, metavar="S", help="seconds until the model answers")
     arguments = parser.parse_args()
+    results = Results()
     with latency_server(arguments.latency) as model, prefect_server() as server:
         function = {"items": arguments.items, "concurrency": 8, "ms": arguments.ms}
         calls = {"items": arguments.calls, "concurrency": arguments.concurrency, "url": model.url}
@@ -83,6 +96,7 @@ def main() -> None:
                     env = {**server.env, "PREFECT_LOCAL_STORAGE_PATH": store}
                     found = run(command, limit_s=3600, env=env)
                 print(f"{title}, {name}: {json.dumps(found)}", flush=True)
+                results.put("processes", {"way": name, "load": describe_load(job), **found, **circumstances()})
 
 
 if __name__ == "__main__":

@@ -74,6 +74,8 @@ def page(results: Results) -> str:
         "start": _start(results),
         "stored": _stored(results),
         "kept": _kept(results),
+        "phases": _phases(results),
+        "processes": _processes(results),
         "scale": _rows(results, "scale"),
         "records": _rows(results, "records"),
         "model": simulate.create_tables(results),
@@ -133,6 +135,30 @@ def _listed(results: Results, rows: list[Row], measure: str = "") -> str:
         yield figure(row, "busy", 1)
 
     return table(heads, map(line, rows)) if rows else "Not measured yet."
+
+
+def _phases(results: Results) -> str:
+    """Return the parts of two whole commands as a table."""
+    rows = {(row["way"], row["load"]): row for row in results.rows("phases")}
+    heads = ("part", "items asked, s", "processor s", "items stored, s", "processor s")
+
+    def line(part: str) -> Iterator[str]:
+        yield part
+        for run in ("asked", "stored"):
+            yield figure(rows.get((part, run)), "seconds")
+            yield figure(rows.get((part, run)), "cpu_s")
+
+    return table(heads, map(line, dict.fromkeys(part for part, _ in rows))) if rows else "Not measured yet."
+
+
+def _processes(results: Results) -> str:
+    """Return runs with each task runner as a table."""
+    heads = ("workload", "task runner", "s", "processor s, own", "processor s, other processes", "load before")
+    rows = [
+        [row["load"], row["way"], *(figure(row, name, 1) for name in ("seconds", "own_cpu_s", "workers_cpu_s", "busy"))]
+        for row in results.rows("processes")
+    ]
+    return table(heads, rows) if rows else "Not measured yet."
 
 
 def _hosted(results: Results) -> str:

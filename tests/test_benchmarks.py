@@ -10,12 +10,13 @@ import sys
 import time
 from functools import partial
 from importlib import import_module
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import psutil
 import pytest
 
-from benchmarks import consensus, figures, loads, merges, simulate, startup, stores, texts
+from benchmarks import consensus, figures, loads, merges, phases, simulate, startup, stores, texts
 from benchmarks.figures import NOTHING
 from benchmarks.loads import FIVE_THOUSAND, THOUSAND, VARIED, Workload
 from benchmarks.measuring import Cell, Lab
@@ -147,6 +148,13 @@ def test_every_way_is_measured_and_named() -> None:
     assert len(keys) == len(set(keys))
 
 
+def test_every_part_of_a_run_can_be_measured() -> None:
+    """The functions that are wrapped to measure the parts exist under their names."""
+    for place in phases.PARTS.values():
+        module, _, path = place.partition(":")
+        assert callable(attrgetter(path)(import_module(f"prefect_dispatch.{module}"))), place
+
+
 def test_a_cell_that_fails_is_a_row() -> None:
     """What goes wrong is told in its row, and the next cell comes; of several runs the quickest is kept."""
     seconds = iter([2.0, 1.0, 3.0])
@@ -192,6 +200,8 @@ def test_a_peer_that_does_not_install(tmp_path: Path, monkeypatch: pytest.Monkey
     )
     with pytest.raises(MissingError, match="not installed: no such version"):
         prepare_interpreter("curator")
+    entities = merges.EntitySet({"a": {"name": "Ann"}, "b": {"name": "Ann"}}, {("a", "b"): True}, ("name",))
+    assert merges.measure_linker(entities, "splink")["failed"].startswith("not installed: no such version")
 
 
 @pytest.mark.parametrize("way", ["aiohttp_loop", "litellm_loop"])
@@ -286,6 +296,7 @@ def test_texts_need_their_sets(
     assert capsys.readouterr().out.startswith("Skipped: there is no folder")
 
 
+@pytest.mark.slow
 def test_merges_are_measured_on_small_sets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
