@@ -278,6 +278,8 @@ class _Check:
         if agent.params:
             reason = "options of the agent can allow it commands, or writes outside of its checkout"
             yield from self._require("shell", f"{path}.params", reason)
+        if isinstance(agent.answers, str):
+            yield from self._require_below(f"{path}.answers", agent.answers)
         if agent.api_base:
             yield Refusal(part=f"{path}.api_base", reason="it sends the key and the repository to another address")
         if agent.credentials:
@@ -309,6 +311,8 @@ class _Check:
         if isinstance(integrator, MergeBranches):
             if integrator.force:
                 yield Refusal(part=f"{path}.force", reason="it may discard commits of a branch")
+            if integrator.publish:
+                yield Refusal(part=f"{path}.publish", reason="it pushes with the user's credentials; push it yourself")
             for variable in integrator.pass_env:
                 yield from self._require("shell", f"{path}.pass_env", f"it passes the variable {_show(variable)}")
 

@@ -29,7 +29,7 @@ from prefect.workers.process import ProcessWorker
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
 
-from prefect_dispatch.blocks import DispatchProfile
+from prefect_dispatch.blocks import DispatchBudget, DispatchProfile
 from prefect_dispatch.deployments.code_source import LOCAL
 from prefect_dispatch.deployments.specs import ScheduleOverride, describe_schedules, job_file_of, nest_parameters
 from prefect_dispatch.errors import DispatchError, JobError
@@ -269,7 +269,7 @@ def _require_block(client: SyncPrefectClient, source: CodeSource) -> None:
 
 def _register_blocks() -> None:
     """Register the block types that forms offer, as `prefect block register` does; idempotent."""
-    for block in (LLMCredentials, DispatchProfile):
+    for block in (LLMCredentials, DispatchProfile, DispatchBudget):
         with suppress(PrefectHTTPStatusError):  # a user who may deploy may not be allowed to register block types
             block.register_type_and_schema()
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from pydantic import ConfigDict, Discriminator, Field, GetPydanticSchema, Tag
 
 from prefect_dispatch.errors import JobError
+from prefect_dispatch.flows.research_topics import AgentResearcher, create_agent
 from prefect_dispatch.flows.runtime.flow_loader import make_on_use
 from prefect_dispatch.flows.runtime.form import Form
 from prefect_dispatch.flows.runtime.form_fields import (
@@ -34,11 +38,14 @@ from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.integrators.merge_records.field_rules import Conflicts  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.integrators.merge_records.merge_records import MergeRecords
 from prefect_dispatch.integrators.merge_records.similarity import Matching
+from prefect_dispatch.models.base import Tabs
 from prefect_dispatch.models.brief import Brief, Name, Text
+from prefect_dispatch.models.limits import OptionalPilot  # noqa: TC001 -- the fields of a form
 from prefect_dispatch.sources.files import Glob
 from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.sources.pasted import PastedItems
 from prefect_dispatch.tasks.work_item import Refresh  # noqa: TC001 -- Prefect reads the signature
+from prefect_dispatch.workspaces.workspace import Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,8 +56,39 @@ if TYPE_CHECKING:
     from prefect_dispatch.sources import Source
 
 SCOPE = "The text of one file."
+AGENT_SCOPE = (
+    "The file {key}, whose text is the item, and whatever of the repository in the working directory bears on it."
+)
+PASTED_AGENT_SCOPE = "One item, to be judged by the repository in the working directory."
 DECISIONS = "decisions.yaml"
 """The default decisions file of a review."""
+
+
+class AgentReader(AgentResearcher):
+    """Coding agent that reads a repository to answer: a checkout for each file, in which it may change nothing.
+
+    Example:
+        >>> AgentReader(agent="codex", model="gpt-5-codex").repo
+        '.'
+    """
+
+    model_config = ConfigDict(title="Coding agent")
+
+    repo: Line = "."
+    """A folder in the git repository that it reads, from the folder of the job."""
+    base: Line = "HEAD"
+    """The commit that it reads: a branch, a tag, or any other name of a commit that git knows."""
+
+
+_Reader = Annotated[
+    Annotated[Literal["model"], Tag("model"), Field(title="Model")] | Annotated[AgentReader, Tag("agent")],
+    Discriminator(lambda reader: "model" if isinstance(reader, str) else "agent"),
+    Tabs(),
+]
+ReaderField = Annotated[
+    Literal["model"] | AgentReader | Mapping[str, Any], GetPydanticSchema(lambda _, handler: handler(_Reader))
+]
+"""The model, which sees the item alone, or a coding agent, which reads the repository, too."""
 
 
 def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
@@ -80,6 +118,8 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
     decisions: Line = "",
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
     max_tokens: MaxTokens | None = None,
+    pilot: OptionalPilot = None,
+    reader: ReaderField = "model",  # last, as calls may pass arguments by position
 ) -> JobSpec:
     """Ask the same of each of many files, put the answers together, and account for every file.
 
@@ -118,6 +158,10 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
         refresh: Ask again even where an answer is stored: everything, or some files by name or glob.
         max_tokens: The tokens of the longest answer, such as 1000. A budget needs it, as it reserves the longest answer
             before each call. Empty: what the model allows.
+        pilot: Files that are answered first, before the rest is paid for. What the whole would cost is shown, and you
+            decide.
+        reader: The model, which sees one file alone; or a coding agent, which reads the repository around it as well,
+            for reviews, audits and questions, and fails if it changes a file.
     """
     form = _output_form(cast("Any", fields), cast("Any", output), several=several)
     merge_fields = {"identity": identity, "rules": rules, "conflicts": conflicts != "resolve", "match": match}
@@ -137,11 +181,22 @@ def _analyze_files(  # noqa: PLR0913, PLR0917 -- the fields of a form
         raise JobError(f"{field}: it is for records that are merged; set `merge` to 'merge records', or leave it out.")
     if isinstance(files, PastedItems):
         source: Source = Listed(items=files.to_items("files"))
-        scope = "One item." if scope == SCOPE else scope
+        default_scope = "One item." if reader == "model" else PASTED_AGENT_SCOPE
     else:
         source = Glob(glob=files if isinstance(files, str) else tuple(files))
+        default_scope = SCOPE if reader == "model" else AGENT_SCOPE
+    scope = default_scope if scope == SCOPE else scope
     brief = Brief(name=name, scope=scope, instructions=instructions, constraints=tuple(constraints), output=form)
-    limits = limits_from_fields(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
+    limits = limits_from_fields(
+        profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success, pilot=pilot
+    )
+    if isinstance(reader, AgentReader):
+        if max_tokens is not None:
+            raise JobError("max_tokens: it is for a model; what a coding agent may cost is `max_usd` of the reader.")
+        workspace = Workspace(repo=reader.repo or ".", base=reader.base or "HEAD")
+        agent = create_agent("reader", reader, model, str(credentials) if credentials else None, workspace)
+        limits = limits.model_copy(update={"timeout_s": reader.time_limit_s})
+        return JobSpec([brief], source, agent, integrator, limits, review)
     executor = executor_from_fields(credentials, model, profile, max_tokens)
     return JobSpec([brief], source, executor, integrator, limits, review)
 
@@ -177,8 +232,14 @@ LAYOUT = FormLayout(
         ),
         "advanced": FormGroup(
             "Advanced",
-            "More instructions, a saved profile, and stored answers.",
-            {"scope": "Scope", "constraints": "Constraints", "profile": "Dispatch profile", "refresh": "Ask again"},
+            "A coding agent as reader, more instructions, a saved profile, and stored answers.",
+            {
+                "reader": "Reader",
+                "scope": "Scope",
+                "constraints": "Constraints",
+                "profile": "Dispatch profile",
+                "refresh": "Ask again",
+            },
         ),
     },
     hidden=("output",),  # a JSON Schema, for job files and Python

@@ -29,8 +29,9 @@ from prefect_dispatch.flows.runtime.form_layout import FormGroup, FormLayout
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec
 from prefect_dispatch.integrators.merge_branches.apply import ConflictRule  # noqa: TC001 -- Prefect reads the signature
 from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
+from prefect_dispatch.integrators.merge_branches.pull_request import Publish
 from prefect_dispatch.models.base import NON_EMPTY, Strict
-from prefect_dispatch.models.brief import Brief, Command, Name, Text
+from prefect_dispatch.models.brief import Brief, Command, Name, Text, find_needed
 from prefect_dispatch.models.globs import Glob, find_overlaps
 from prefect_dispatch.models.item import Item, escape_template
 from prefect_dispatch.models.limits import Limits
@@ -45,6 +46,9 @@ _SCOPE = (
     "One module of a repository. Other modules of it are written by others at the same time, whom you can't ask, and "
     "whose files you don't see; the files below are yours alone."
 )
+
+
+_BUILT_ON = "Finished already, and in the working directory, are the modules {}: build on them."
 
 
 _INTERFACE = "Others build on this interface at the same time; meet it to the letter:"
@@ -95,22 +99,27 @@ class Module(Strict):
     goal: Text
     """What it is to do, as you would explain it to a colleague who sees only the repository."""
     owns: Annotated[tuple[_Glob, ...], NON_EMPTY]
-    """Globs of the files that its agent may write, from the repository's top; those of no two modules may meet."""
+    """Globs of the files that its agent may write, from the repository's top. Those of two modules may meet only if one
+    needs the other, or with `overlap: merge`."""
     interface: str = ""
     """What others rely on: names, signatures, formats, errors. Empty: the goal says it."""
     accept: ShellLine = ""
     """A line for /bin/sh that must pass when its agent has ended; if it fails, that is sent back. Empty: none."""
+    needs: tuple[Name, ...] = ()
+    """Modules that must be finished first: its agent starts from their changes. Empty: from the commit of the job."""
     priority: int = 0
     """A higher one is merged first, and wins where changes contradict each other."""
 
     @property
     def brief(self) -> Brief:
         """The brief for its agent; braces in the texts are literal."""
+        interface = (escape_template(f"{_INTERFACE}\n{self.interface}"),) if self.interface else ()
         return Brief(
             name=self.name,
             scope=_SCOPE,
             instructions=escape_template(self.goal),
-            constraints=(escape_template(f"{_INTERFACE}\n{self.interface}"),) if self.interface else (),
+            constraints=(*interface, *([_BUILT_ON.format(", ".join(self.needs))] if self.needs else [])),
+            needs=self.needs,
             writes=tuple(map(escape_template, self.owns)),
             command=Command(run=self.accept) if self.accept else None,
             priority=self.priority,
@@ -127,25 +136,36 @@ Modules = Annotated[
 """One or more modules."""
 
 
-def require_disjoint(modules: Sequence[Module]) -> None:
-    """Check that the modules have distinct names, and that no file can be owned by two of them.
+def require_disjoint(modules: Sequence[Module], overlap: Overlap = "refuse") -> None:
+    """Check that the modules have distinct names, that their needs have an order, and who owns the files.
+
+    Args:
+        modules: The modules.
+        overlap: Whether a file that two of them may own, and neither of which needs the other, is refused.
 
     Raises:
         JobError: If not; the message names the two, and the overlapping globs.
     """
     require_distinct("modules", [each.name for each in modules])
-    pairs = _find_overlaps(modules)
+    needed = find_needed({each.name: each.needs for each in modules})
+    pairs = _find_overlaps(modules, needed) if overlap == "refuse" else []
     if pairs:
         more = f"; and {len(pairs) - _MAX_PAIRS} more pairs" if len(pairs) > _MAX_PAIRS else ""
         listed = "; ".join(pairs[:_MAX_PAIRS])
         raise JobError(
-            f"modules: {listed}{more}. Each file has one owner: narrow the globs, or make one module "
-            "of two; what several need is committed beforehand, or is a module of its own."
+            f"modules: {listed}{more}. Each file has one owner: narrow the globs, make one module of two, have one "
+            "need the other ('needs'), or have the changes merged (overlap: merge); what several need is committed "
+            "beforehand."
         )
 
 
-def _find_overlaps(modules: Sequence[Module]) -> list[str]:
-    """Return a sentence for each pair of modules that may own the same file, with the first overlapping globs."""
+def _find_overlaps(modules: Sequence[Module], needed: Mapping[str, frozenset[str]]) -> list[str]:
+    """Return a sentence for each pair of modules that may own the same file, with the first overlapping globs.
+
+    Args:
+        modules: The modules.
+        needed: All modules that each module needs; a pair with an order is left out.
+    """
     # 1. The modules of each distinct glob.
     owners: dict[Glob, list[int]] = defaultdict(list)
     for number, module in enumerate(modules):
@@ -156,11 +176,15 @@ def _find_overlaps(modules: Sequence[Module]) -> list[str]:
     for one, other in (*((glob, glob) for glob in owners), *sorted(find_overlaps([*owners]))):
         on = " and ".join(repr(text) for text in dict.fromkeys((one.text, other.text)))
         for pair in product(owners[one], owners[other]):
-            if len({*pair}) > 1:
+            names = [modules[at].name for at in pair]
+            if len({*pair}) > 1 and names[0] not in needed[names[1]] and names[1] not in needed[names[0]]:
                 found.setdefault((min(pair), max(pair)), on)
     return [
         f"{modules[one].name!r} and {modules[other].name!r} both own {on}" for (one, other), on in sorted(found.items())
     ]
+
+
+Overlap = Literal["refuse", "merge"]
 
 
 ABOUT = "A module of the repository in the working directory."
@@ -170,6 +194,8 @@ _EXAMPLE_MODELS = {"claude": "claude-sonnet-4-5", "codex": "gpt-5-codex"}
 
 AgentField = Annotated[AgentName | Generic | Mapping[str, Any], GetPydanticSchema(lambda _, make: make(AnyAgent))]
 """A coding agent: a built-in one by its name, or any other one, described by data."""
+PublishField = Annotated[Publish | Mapping[str, Any] | None, GetPydanticSchema(lambda _, make: make(Publish | None))]
+"""What becomes of the branch outside of the repository."""
 ParamsField = Annotated[Mapping[str, Any] | str, GetPydanticSchema(lambda _, make: make(Params))]
 """A JSON object, or its text, which is what a form can edit."""
 Dollars = Annotated[float, Field(title="US dollars", gt=0, le=100_000, allow_inf_nan=False)]
@@ -197,7 +223,9 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     accept: ShellLine = "",
     branch: Line = "",
     force: bool = False,  # noqa: FBT001, FBT002 -- the field of a form
+    publish: PublishField = None,
     on_conflict: ConflictRule = "priority",
+    overlap: Overlap = "refuse",
     check: Literal["each", "end"] = "end",
     max_usd: Dollars | None = None,
     budget_usd: Budget | None = None,
@@ -215,6 +243,7 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
     name: Name = "modules",
     out: Line = "",  # noqa: ARG001 -- the flow reads it
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
+    answers: Line = "",
 ) -> JobSpec:
     """Have coding agents build modules of a repository, each in a checkout of its own, and merge them at the end.
 
@@ -237,8 +266,11 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         branch: The branch that what was merged is published on; one that is checked out nowhere. Empty: none.
         force: Whether the branch may lose commits that the merge lacks, such as those of an earlier run. Without it, it
             is only moved forward.
+        publish: Whether the branch is pushed to a remote, and has a pull request there. None: it stays here.
         on_conflict: Where changes contradict each other, the first one counts, the later one is left out, the run
             fails, or an agent brings both together.
+        overlap: Where the files of two modules meet, and neither needs the other: the job is refused, or both agents
+            write them in their checkouts, and the changes are merged.
         check: When `accept` is run on what is merged: after each module, or at the end of all.
         max_usd: What one run of an agent may cost, for agents that have such an option. None: it has no limit.
         budget_usd: What all of it may cost; it needs `max_usd`. None: no cap.
@@ -257,11 +289,12 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         out: A folder or a URL for the report as files, `merged.patch` and `review.md` among them. Empty: only Prefect
             keeps it.
         refresh: Build again what is stored: everything, or some modules by name.
+        answers: A file with answers to questions of the agents, by `module/name`. Empty: they may ask no question.
     """
     # The parameters are validated by Prefect or by the model of a job file, so they have the types of the validators.
     every = cast("tuple[Module, ...]", modules)
     coding_agent = cast("AgentName | Generic", agent)
-    require_disjoint(every)
+    require_disjoint(every, overlap)
     if api_base and isinstance(coding_agent, Generic) and not coding_agent.names_address:
         raise JobError(
             f"api_base: the agent {coding_agent.name!r} takes no address; write {{api_base}} where it takes one in its "
@@ -273,6 +306,7 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         agent=coding_agent,
         model=model or resolve_agent_model(coding_agent, key),
         workspace=workspace,
+        answers=answers or None,
         credentials=key,
         api_base=api_base,
         pass_env=tuple(pass_env),
@@ -288,6 +322,7 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         check=check,
         branch=branch,
         force=force,
+        publish=cast("Publish | None", publish),
         pass_env=tuple(each for each in pass_env if each not in executor.key_names),
     )
     limits = Limits(
@@ -297,6 +332,7 @@ def _build_modules(  # noqa: PLR0913, PLR0917 -- the fields of a form
         reasks=reasks,
         budget_usd=budget_usd,
         min_success=min_success,
+        on_dependence=overlap,
     )
     items = Listed(items=(Item(key=name, value=about or ABOUT),))
     return JobSpec([each.brief for each in every], items, executor, integrator, limits)
@@ -317,7 +353,12 @@ LAYOUT = FormLayout(
         "merging": FormGroup(
             "Merging",
             "What counts where changes contradict each other, and a command that must pass on what is merged.",
-            {"on_conflict": "Conflicts", "accept": "Acceptance command", "check": "When to accept"},
+            {
+                "on_conflict": "Conflicts",
+                "accept": "Acceptance command",
+                "check": "When to accept",
+                "overlap": "Files of several modules",
+            },
         ),
         "limits": FormGroup(
             "Limits",
@@ -337,7 +378,7 @@ LAYOUT = FormLayout(
         "results": FormGroup(
             "Results",
             "A branch for what was merged, and a folder for files.",
-            {"branch": "Branch", "force": "Replace the branch", "out": "Report folder"},
+            {"branch": "Branch", "force": "Replace the branch", "publish": "Publish", "out": "Report folder"},
         ),
         "advanced": FormGroup(
             "Advanced",
@@ -349,6 +390,7 @@ LAYOUT = FormLayout(
                 "params": "Agent options",
                 "pass_env": "Variables to pass on",
                 "keep": "Keep checkouts",
+                "answers": "Answers file",
                 "refresh": "Build again",
             },
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections import Counter
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -14,11 +15,13 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, JsonValue
 
 from prefect_dispatch.errors import AuditError, MergeError
+from prefect_dispatch.executors.coding.questions import list_questions
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.executors.llm.messages import is_expected_model, is_local, shorten_model_path
 from prefect_dispatch.flows.runtime.prepared_job import query_executors
 from prefect_dispatch.integrators.audit.brief_conformance import requirement_shortfalls
 from prefect_dispatch.integrators.base import DecisionIntegrator, unanswered
+from prefect_dispatch.integrators.collate import Collate
 from prefect_dispatch.models import __version__
 from prefect_dispatch.models.decisions import Decisions
 from prefect_dispatch.models.ledger import WEB_SOURCES, Flag, Gap, LedgerRow, Merge, Ref, Table, Violation, sort_key
@@ -29,6 +32,7 @@ from prefect_dispatch.security.escaping import join_names, strip_control_chars
 from prefect_dispatch.security.redaction import redact_json, safe_message
 from prefect_dispatch.serialization.json_text import canonical_json
 from prefect_dispatch.tasks.integrate import integrate
+from prefect_dispatch.tasks.preflight import describe_waiver
 from prefect_dispatch.tasks.work_item import unmapped_quote
 
 if TYPE_CHECKING:
@@ -70,6 +74,7 @@ def build_report(
     refresh: bool = False,
     known: Sequence[Outcome] = (),
     cancelled: bool = False,
+    pilot: str = "",
 ) -> Report:
     """Merge the outcomes of a run and return its report.
 
@@ -82,7 +87,11 @@ def build_report(
         refresh: Whether the integrator's own queries are sent even where an answer is stored.
         known: The outcomes of the integrator's own queries so far.
         cancelled: Whether the run was interrupted: then nothing is merged, as that may take long, and ask models.
+        pilot: Why the run ended after its pilot, if it did: then the answers are put side by side, as an integrator may
+            ask models, and the run has gaps, however few of its items have an answer.
     """
+    if pilot:
+        job = replace(job, integrator=Collate())
     # 1. Merge and audit.
     ordered = sorted(outcomes, key=lambda outcome: sort_key(outcome.brief, outcome.item))
     merge, violations, broken = (_no_merge if cancelled else partial(_merge, refresh=refresh, known=known))(
@@ -91,10 +100,17 @@ def build_report(
     every = [*ordered, *merge.asked]
     # 2. Report.
     models, other = _served_models(job, every)
+    waiver = describe_waiver(job.independence, job.briefs, job.limits.on_dependence)
     failure = broken or merge.failed or (stopped and f"Stopped: {stopped}")
-    report = report_merge(merge, violations, ordered, failure=failure, min_success=job.limits.min_success)
+    report = report_merge(
+        merge, violations, ordered, failure=failure, min_success=0.0 if pilot else job.limits.min_success
+    )
+    if pilot and not failure:
+        report = report.model_copy(update={"status": "gaps", "message": report.message.removeprefix("Failed: ")})
+        report = add_shortfall(report, pilot)
     return report.model_copy(
         update={
+            "rules": " ".join(filter(None, (merge.rules, waiver))),
             "flags": (*merge.flags, *other),
             "models": models,
             "plan": planned.model_dump(mode="json"),
@@ -140,7 +156,7 @@ def report_merge(
         proposals=merge.proposals,
         flags=merge.flags,
         tables=(*merge.tables, *_web_sources_table(outcomes)),
-        documents=merge.documents,
+        documents=(*merge.documents, *list_questions(outcomes)),
         shortfalls=shortfalls,
         usage=Spending.of([*outcomes, *merge.asked]),
         integration=Spending.of(merge.asked),

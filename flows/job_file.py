@@ -150,7 +150,11 @@ class Job(JobFile):
         """Return the parameters of the job's deployment, as a form shows them, with all defaults of its parts."""
         given = self.model_dump(mode="json", exclude={"flow"}, exclude_none=True)
         for brief in given["briefs"]:
-            for hidden in ("sample", "part"):  # set while a job runs; no form has them, and Prefect rejects them
+            for hidden in (
+                "sample",
+                "part",
+                "start",
+            ):  # set while a job runs; no form has them, and Prefect rejects them
                 del brief[hidden]
         if not self.refresh:  # the default of the flow
             del given["refresh"]

@@ -12,9 +12,10 @@ from dataclasses import replace
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.calls.call_gate import require_enforceable_limits
+from prefect_dispatch.calls.budget import require_enforceable_limits
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.base import BaseExecutor, executor_for, expand_samples, require_variety
+from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.command_checks import require_item_variables
 from prefect_dispatch.executors.llm.llm import LLM, apply_block, require_key
 from prefect_dispatch.executors.llm.local_model import model_file, resolve_model_path
@@ -24,6 +25,7 @@ from prefect_dispatch.flows.runtime.part_joiner import PartJoiner
 from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob, query_executors
 from prefect_dispatch.integrators.base import AskingIntegrator, BaseIntegrator
 from prefect_dispatch.integrators.collate import Collate
+from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
 from prefect_dispatch.integrators.merge_records.schema_conformance import require_check_fields
 from prefect_dispatch.integrators.run_merge import prepare_integrator
 from prefect_dispatch.models.brief import Brief, resolve_user_code
@@ -31,6 +33,7 @@ from prefect_dispatch.models.limits import Limits
 from prefect_dispatch.models.outcome import Failure, answering_models
 from prefect_dispatch.sources import key_notes, read_items, source
 from prefect_dispatch.sources.inline import FailedItem, with_values
+from prefect_dispatch.tasks.event_loop import require_open_files
 from prefect_dispatch.tasks.preflight import preflight, require_independence
 from prefect_dispatch.tasks.work_item import (
     WorkItem,
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import AnyMerger, QueryEstimate
     from prefect_dispatch.models.item import Item
+    from prefect_dispatch.models.ledger import Ref
     from prefect_dispatch.models.outcome import Answer, Outcome
     from prefect_dispatch.tasks.plan import Plan, StoredAnswers
 
@@ -97,7 +101,11 @@ def prepare(spec: JobSpec) -> PreparedJob:
     """
     if not spec.briefs:
         raise JobError("There is no brief; give at least one under 'briefs'.")
-    folder, limits = spec.place, spec.limits
+    folder, limits, budget_note = spec.place, spec.limits, ""
+    if limits.budget is not None:
+        from prefect_dispatch.flows.runtime.named_budget import with_named_budget  # noqa: PLC0415 -- imports Prefect
+
+        limits, budget_note = with_named_budget(limits)
     executor = BaseExecutor.of(spec.executor or default_executor()).resolve_paths(folder)
     integrator = spec.integrator or Collate()
     # 1. Resolve the briefs' code references, expand their samples, and check them against the executor.
@@ -124,10 +132,14 @@ def prepare(spec: JobSpec) -> PreparedJob:
     # 3. Prove the independence of the work, and prepare the merge.
     independence = preflight(bound, valid)
     require_independence(independence, limits.on_dependence)
+    if limits.on_dependence == "merge" or any(brief.needs for brief in bound):
+        require_separate_checkouts(spec, bound, executor)
+        independence = independence.model_copy(update={"locks": {}, "stages": {}})
     integrator = prepare_integrator(integrator, bound, valid, folder, executor)
     part_joiner = PartJoiner(bound, valid, folder)
     # 4. Build the work, and select what is asked again.
     work = build_work(bound, valid, executor)
+    require_open_files(min(limits.concurrency, len(work)))
     return PreparedJob(
         briefs=bound,
         items=read,
@@ -139,8 +151,33 @@ def prepare(spec: JobSpec) -> PreparedJob:
         part_joiner=part_joiner,
         again=fingerprints_to_refresh(work, spec.refresh),
         skipped_outcomes=outcomes_of_failed_items(bound, read),
-        notes=key_notes(spec.items, valid),
+        notes=(*key_notes(spec.items, valid), *filter(None, [budget_note])),
     )
+
+
+def require_separate_checkouts(spec: JobSpec, briefs: Iterable[Brief], executor: Executor) -> None:
+    """Check that changes are made in separate checkouts and merged, where briefs need others or write the same files.
+
+    Args:
+        spec: The parts of the job.
+        briefs: The briefs.
+        executor: The executor.
+
+    Raises:
+        JobError: If not, or if the job also asks to run work one after another, or in other processes.
+    """
+    first = next((brief for brief in briefs if brief.needs), None)
+    what = f"needs: {first.name!r} needs {first.needs[0]!r}" if first else "limits.on_dependence is 'merge'"
+    if not (isinstance(executor, CodingAgent) and executor.workspace and isinstance(spec.integrator, MergeBranches)):
+        raise JobError(
+            f"{what}, which takes changes of a repository: an executor of kind 'coding' with a workspace, and the "
+            "integrator 'merge_branches'. Use both, or leave it out."
+        )
+    if first and spec.limits.on_dependence == "serialize":
+        raise JobError(f"{what}, and limits.on_dependence is 'serialize': 'needs' is an order by itself; set 'merge'.")
+    if first and (spec.fan_out or spec.task_runner):
+        key = "fan_out" if spec.fan_out else "task_runner"
+        raise JobError(f"{what}, and what it starts from is made in the process of the run; leave {key!r} out.")
 
 
 def require_batches(briefs: Iterable[Brief], executor: Executor) -> None:
@@ -272,6 +309,8 @@ def load_stored_answers(job: PreparedJob) -> tuple[PreparedJob, StoredAnswers]:
     from prefect_dispatch.tasks.run_brief import result_store_for_run  # noqa: PLC0415 -- imports Prefect
 
     stored = StoredAnswers(job.work, result_store_for_run(), job.again)
+    if any(brief.needs for brief in job.briefs):
+        job = _resolve_stored_starts(job, stored)
     executor = job.executor
     if isinstance(executor, LLM) and executor.strict_model:
         pairs = {name: answering_models(answer.attempts) for name, answer in stored.answers.items()}
@@ -280,6 +319,27 @@ def load_stored_answers(job: PreparedJob) -> tuple[PreparedJob, StoredAnswers]:
             del stored.answers[name]
         job = replace(job, again=job.again | other)
     return job, stored
+
+
+def _resolve_stored_starts(job: PreparedJob, stored: StoredAnswers) -> PreparedJob:
+    """Look up the answers to work that needs other work, as far as what it needs is stored; return the job with it."""
+    from prefect_dispatch.tasks.dependent_work import DependentWork  # noqa: PLC0415 -- imports the executors' calls
+
+    dependent = DependentWork(job.work, job.briefs, job.executor, job.merge_start)
+    resolved: dict[Ref, WorkItem] = {}
+    found = [each for each in job.work if not each.brief.needs]
+    again = set(job.again)
+    while found:
+        answers = ((each, stored.answers.get(each.fingerprint)) for each in found)
+        for each, answer in answers:
+            if answer:
+                dependent.add(WorkResult(each, "succeeded", answer, stored=True).to_outcomes([each], ()))
+        pairs = [(work, then) for work, then in dependent.pop_ready() if isinstance(then, WorkItem)]
+        found = [then for _, then in pairs]
+        resolved |= {then.ref: then for then in found}
+        again |= {then.fingerprint for work, then in pairs if work.fingerprint in again}
+        stored.add(found, again)
+    return replace(job, work=[resolved.get(each.ref, each) for each in job.work], again=frozenset(again))
 
 
 def seems_stored(job: PreparedJob) -> bool:
@@ -330,14 +390,14 @@ def build_plan(job: PreparedJob, stored: StoredAnswers) -> Plan:
         job: The job.
         stored: The stored answers.
     """
-    from prefect_dispatch.tasks.plan import budget_note, estimate, with_notes  # noqa: PLC0415 -- imports Prefect
+    from prefect_dispatch.tasks.plan import budget_note, estimate, pilot_note, with_notes  # noqa: PLC0415 -- imports Prefect
 
     work = estimate(job.work, job.executor, job.limits, stored, again=job.again)
     total = add_query_cost(work, job.integrator, job.briefs, job.executor)
     result = with_notes(total, job.executor, job.limits)
     unanswered = [group[0] for name, group in group_equal_work(job.work).items() if name not in stored.answers]
-    note = budget_note(unanswered, job.executor, job.limits)
-    return result.model_copy(update={"notes": (*filter(None, [note]), *result.notes, *job.notes, *stored.notes)})
+    notes = [pilot_note(len(unanswered), job.limits), budget_note(unanswered, job.executor, job.limits)]
+    return result.model_copy(update={"notes": (*filter(None, notes), *result.notes, *job.notes, *stored.notes)})
 
 
 def add_query_cost(plan: Plan, integrator: object, briefs: Sequence[Brief], executor: Executor) -> Plan:
@@ -351,7 +411,7 @@ def add_query_cost(plan: Plan, integrator: object, briefs: Sequence[Brief], exec
     """
     if not plan.work:  # without work there is no merge
         return plan
-    queries = BaseIntegrator.of(integrator).estimate_queries(plan.work)
+    queries = BaseIntegrator.of(integrator).estimate_queries(plan.work, briefs)
     if queries is None:
         note = "The integrator asks as well; its share is not counted."
         return plan.model_copy(update={"integrator": note}) if isinstance(integrator, AskingIntegrator) else plan

@@ -40,6 +40,7 @@ from prefect_dispatch.models.base import Strict, Tabs
 from prefect_dispatch.models.brief import Brief, Name, Text
 from prefect_dispatch.models.checks import SOURCE_EXAMPLES, SourceKind, Sources
 from prefect_dispatch.models.item import Item
+from prefect_dispatch.models.limits import OptionalPilot  # noqa: TC001 -- the fields of a form
 from prefect_dispatch.processes.state_folder import Variable
 from prefect_dispatch.sources.inline import Listed
 from prefect_dispatch.sources.pasted import PastedItems
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.executors.llm.llm import LLM
     from prefect_dispatch.flows.runtime.form_flow import form_flow
     from prefect_dispatch.sources import Source
+    from prefect_dispatch.workspaces.workspace import Workspace
 
 DISAGREEMENT = "Where the agents disagree"
 SECTIONS = ("Finding", DISAGREEMENT)
@@ -93,6 +95,8 @@ class AgentResearcher(Strict):
     """US dollars that one run may cost, for agents that have such a limit; a budget needs it."""
     time_limit_s: Seconds = Field(default=1800.0, title="Time limit in seconds")
     """Seconds after which it is ended."""
+    answers: Line = ""
+    """A file with answers to its questions, by `brief/item`. Empty: it may ask no question."""
     params: Params = Field(default={}, json_schema_extra={"default": "{}"})
     """Further options of the agent, under the agent's own names."""
 
@@ -141,7 +145,8 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
     out: Line = "",  # noqa: ARG001 -- the flow reads it
     refresh: Refresh = False,  # noqa: ARG001, FBT002 -- the flow reads it
     max_tokens: MaxTokens | None = None,
-    researcher: ResearcherField = "model",  # last, as calls may pass arguments by position
+    researcher: ResearcherField = "model",  # calls may pass arguments by position, so new fields come last
+    pilot: OptionalPilot = None,
 ) -> JobSpec:
     """Research topics apart from each other, with sources, and make one finding that cites every answer.
 
@@ -178,15 +183,17 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
             reserves the longest answer before each call. Empty: what the model allows.
         researcher: The model by what it knows, or with its provider's web search, or a coding agent. Where it searches
             the web, each source must be a page that the search returned or the agent opened; a search costs extra.
+        pilot: Topics that are answered first, before the rest is paid for. What the whole would cost is shown, and you
+            decide.
     """
     _require_unique(models)
     # The parameters are validated by Prefect or by the model of a job file, so they have the types of the validators.
     agent_researcher = researcher if isinstance(researcher, AgentResearcher) else None
-    agent = None
+    agent: CodingAgent | None = None
     if agent_researcher:
         if models:
             raise JobError("models: a coding agent uses one model; name it in `researcher`, and leave `models` out.")
-        agent = _create_agent(agent_researcher, model, str(credentials) if credentials else None)
+        agent = create_agent("researcher", agent_researcher, model, str(credentials) if credentials else None)
         own_model = not isinstance(agent.agent, Generic) or agent.agent.names_model
         model = model or (agent.model_id if own_model else "")
     searches = agent.web_search if agent else researcher != "model"
@@ -211,7 +218,9 @@ def _research_topics(  # noqa: PLR0913, PLR0917 -- the fields of a form
         executor=second_executor(executor, writer_model, "writer_model") or writer,
         judge=second_executor(executor, judge_model, "judge_model"),
     )
-    limits = limits_from_fields(profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success)
+    limits = limits_from_fields(
+        profile, concurrency=concurrency, budget_usd=budget_usd, min_success=min_success, pilot=pilot
+    )
     source = _source(topics, topics_file, Path(folder))
     if agent and agent_researcher:
         limits = limits.model_copy(update={"timeout_s": agent_researcher.time_limit_s})
@@ -271,13 +280,17 @@ else:
     __getattr__ = make_on_use(FORM)
 
 
-def _create_agent(researcher: AgentResearcher, model: str, credentials: str | None) -> CodingAgent:
-    """Return the executor for a coding agent that researches: without a repository, and with the web if it has tools.
+def create_agent(
+    field: str, researcher: AgentResearcher, model: str, credentials: str | None, workspace: Workspace | None = None
+) -> CodingAgent:
+    """Return the executor for a coding agent that only reads: a repository, or else the web if it has tools for it.
 
     Args:
-        researcher: The fields of the form.
+        field: The field of the form, for messages.
+        researcher: What is set there.
         model: The model of the form, for an agent that names none.
         credentials: The name of a block with the key. None: the agent gets the variable with the key of its provider.
+        workspace: The repository. None: it works without one.
 
     Raises:
         JobError: If no model is named, or one of another provider.
@@ -285,20 +298,23 @@ def _create_agent(researcher: AgentResearcher, model: str, credentials: str | No
     provider = "" if isinstance(researcher.agent, Generic) else adapter_of(researcher.agent).provider
     if not researcher.model and provider and "/" in model and not model.startswith(f"{provider}/"):
         raise JobError(
-            f"researcher: {researcher.agent!r} uses models of {provider}, and `model` is {model!r}; name the agent's "
-            "own model under `model` of the researcher."
+            f"{field}: {researcher.agent!r} uses models of {provider}, and `model` is {model!r}; name the agent's "
+            f"own model under `model` of the {field}."
         )
     agent = CodingAgent(
         agent=researcher.agent,
         model=researcher.model or model or resolve_agent_model(researcher.agent, credentials),
-        workspace=None,
+        workspace=workspace,
+        access="read",
+        answers=researcher.answers or None,
         credentials=credentials,
         pass_env=researcher.pass_env,
         max_usd=researcher.max_usd,
         params=researcher.params,
     )
     key = [] if credentials or agent.pass_env else [name for name in agent.key_names if name in os.environ][:1]
-    return agent.model_copy(update={"web_search": agent.adapter.searches_web, "pass_env": (*agent.pass_env, *key)})
+    searches = workspace is None and agent.adapter.searches_web
+    return agent.model_copy(update={"web_search": searches, "pass_env": (*agent.pass_env, *key)})
 
 
 def _with_web_search(executor: LLM | None) -> LLM:

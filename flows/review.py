@@ -33,11 +33,10 @@ from prefect_dispatch.integrators.base import BaseIntegrator, DecisionIntegrator
 from prefect_dispatch.integrators.decisions_file import DecisionsFile
 from prefect_dispatch.models.base import NON_EMPTY, Strict
 from prefect_dispatch.models.decisions import Choice, Decisions, Identity
-from prefect_dispatch.models.ledger import Document, Ref
+from prefect_dispatch.models.ledger import TO_DECIDE, Document, Ref
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.prefect_compat import form_answer, form_keys, propose_state
 from prefect_dispatch.reporting.explain import pointer_tokens
-from prefect_dispatch.reporting.markdown import TO_DECIDE
 from prefect_dispatch.reporting.output_folder import ensure_folder
 from prefect_dispatch.security.escaping import (
     escape_paragraph,
@@ -310,15 +309,6 @@ def suspend(asked: ReviewForm, file: DecisionsFile, collected: Collected, limits
         TransientError: If the snapshot can't be stored.
     """
     run_id, key = UUID(flow_run.get_id()), f"{KEY}{uuid4()}"
-    until = datetime.now(timezone.utc) + timedelta(seconds=limits.review_s)
-    count = len(asked.matters) + asked.more
-    due = f"{until:%Y-%m-%d %H:%M} UTC"
-    message = f"{count} to decide, until {due}: resume the run in Prefect's UI, which shows a form."
-    waiting: State[Any] = Paused(
-        name=STATE, message=message, timeout_seconds=math.ceil(limits.review_s), reschedule=True, pause_key=key
-    )
-    keys = form_keys(key)
-    waiting.state_details.run_input_keyset = {str(name): value for name, value in keys.items()}
     snapshot = collected.model_copy(update={"forms": {**collected.forms, key: asked}})
     # In this order a process that dies between two steps loses nothing.
     # 1. The snapshot.
@@ -327,18 +317,46 @@ def suspend(asked: ReviewForm, file: DecisionsFile, collected: Collected, limits
     pending = Pending(api=PREFECT_API_URL.value() or "", flow_run=run_id, key=key, form=asked)
     note = file.path.parent / f".{file.path.name}.review-{run_id}-{asked.name}.json"
     write_atomically(note, [pending.model_dump_json().encode()])
+    # 3. The state, and the form.
+    try:
+        pause_for_form(key, f"{len(asked.matters) + asked.more} to decide", _to_run_input(asked), limits)
+    except CancelledRun:
+        note.unlink(missing_ok=True)
+        raise
+
+
+def pause_for_form(key: str, subject: str, form: type[RunInput], limits: Limits) -> NoReturn:
+    """Pause the run until a form in Prefect's UI is answered; it goes on in another process.
+
+    Args:
+        key: The key of the pause.
+        subject: What the form is about, at the beginning of the state's message.
+        form: The form.
+        limits: The limits of the run's calls; `review_s` is how long Prefect waits for an answer, in seconds.
+
+    Raises:
+        Pause: Once the run is paused: this process has to end.
+        CancelledRun: If the run was cancelled, ended, or deleted in the meantime.
+    """
+    run_id = UUID(flow_run.get_id())
+    until = datetime.now(timezone.utc) + timedelta(seconds=limits.review_s)
+    due = f"{until:%Y-%m-%d %H:%M} UTC"
+    message = f"{subject}, until {due}: resume the run in Prefect's UI, which shows a form."
+    waiting: State[Any] = Paused(
+        name=STATE, message=message, timeout_seconds=math.ceil(limits.review_s), reschedule=True, pause_key=key
+    )
+    keys = form_keys(key)
+    waiting.state_details.run_input_keyset = {str(name): value for name, value in keys.items()}
     get_run_logger().info("Suspended for a review: %s", message)
-    # 3. The state.
     try:
         with get_client(sync_client=True) as client:
             state = propose_state(client, waiting, run_id)
     except (Abort, ObjectNotFound):
         state = None
     if state is None or not state.is_paused():
-        note.unlink(missing_ok=True)
         raise CancelledRun(CANCELLED)
-    # 4. The form: Prefect deletes the inputs of a pause when the pause begins, so it is stored afterwards.
-    _to_run_input(asked).save(keys, run_id)
+    # Prefect deletes the inputs of a pause when the pause begins, so the form is stored afterwards.
+    form.save(keys, run_id)
     forget_gate(str(run_id), limits)
     raise Pause(state=state)
 
@@ -535,8 +553,9 @@ def review(job: PreparedJob, report: Report, file: DecisionsFile, collected: Col
 
 
 def is_undecided(report: Report) -> bool:
-    """Return whether a run with a review ended with open questions."""
-    return "review" in report.run
+    """Return whether a run ended before people had decided: with open questions of its review, or after its pilot."""
+    pilot = report.run.get("pilot")
+    return "review" in report.run or (isinstance(pilot, dict) and pilot.get("decision") == "open")
 
 
 def _report_open_questions(report: Report, asked: ReviewForm, file: DecisionsFile) -> Report:
@@ -562,11 +581,12 @@ def _field_locator(integrator: AnyMerger, report: Report, norm: IdentityNormaliz
     """Return a function that locates the record and the field of a row, if it is open and can be decided on."""
     fields = cast("DecisionIntegrator", integrator).decisions.fields
     decided = {(norm(each.record), each.field): each.value for each in fields}
-    # Records of one identity that were kept apart are named by the fields that tell them apart, too.
+    # Records of one identity that were kept apart are named by the fields that are compared, too; without these, a
+    # decision would be about all of them.
     matching: Matching | None = getattr(integrator, "match", None)
     compared = matching.fields if matching else ()
     named: Counter[Hashable] = Counter()
-    if compared and isinstance(integrator, RecordIntegrator):
+    if isinstance(integrator, RecordIntegrator):
         records = cast("Sequence[JsonValue]", get_at(report.value, [integrator.entries]))
         named.update(norm(_identity_of(record, integrator.identity)) for record in records)
 
@@ -580,9 +600,10 @@ def _field_locator(integrator: AnyMerger, report: Report, norm: IdentityNormaliz
         if get_at(record, names) != row.winner:
             return None  # an element of a list, for which a decisions file has no syntax
         identity = _identity_of(record, integrator.identity)
-        if any(is_empty_value(part) for part in identity.values()):
+        is_unique = named[norm(identity)] <= 1
+        if any(is_empty_value(part) for part in identity.values()) or not (is_unique or compared):
             return None
-        if named[norm(identity)] > 1:
+        if not is_unique:
             identity |= _identity_of(record, compared)
         field = ".".join(names)
         if field in identity:

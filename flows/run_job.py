@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
@@ -15,6 +15,7 @@ from prefect_dispatch.calls.call_gate import gate_for_run, reopen_gates
 from prefect_dispatch.errors import DispatchFailed
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.flows.finalize import Clock, add_shortfall, build_report
+from prefect_dispatch.flows.pilot_gate import PilotGate, ended_after_pilot
 from prefect_dispatch.flows.prepare import (
     build_plan,
     keep_refreshed,
@@ -58,19 +59,20 @@ from prefect_dispatch.flows.runtime.flow_class import (
 )
 from prefect_dispatch.flows.runtime.last_run import LastRunStore
 from prefect_dispatch.integrators.base import BaseIntegrator, Delivery
+from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.prefect_compat import ReportState
 from prefect_dispatch.reporting.output_folder import parse_output
 from prefect_dispatch.reporting.progress import on_budget
 from prefect_dispatch.security.escaping import strip_control_chars
-from prefect_dispatch.security.redaction import redact, safe_message
+from prefect_dispatch.security.redaction import redact, redact_json, safe_message
 from prefect_dispatch.sources.inline import with_values
 from prefect_dispatch.tasks.fan_out import FanOut
 from prefect_dispatch.tasks.provider_batches import BatchResults
 from prefect_dispatch.tasks.table_tasks import emit_file_assets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
     from pydantic import JsonValue
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
     from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob
     from prefect_dispatch.integrators.base import AnyMerger
     from prefect_dispatch.integrators.decisions_file import DecisionsFile
+    from prefect_dispatch.models.limits import Limits
+    from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.models.report import Report
     from prefect_dispatch.reporting.output_folder import Output
     from prefect_dispatch.tasks.plan import StoredAnswers
@@ -109,14 +113,17 @@ def deliver_value(report: Report, integrator: AnyMerger, folder: Path) -> Report
     """Deliver the merged value, if the integrator has a destination for it; return the report with the result.
 
     Args:
-        report: The report; nothing is delivered for a run that failed, or whose review isn't over.
+        report: The report; nothing is delivered for a run that failed, ended after its pilot, or has open questions.
         integrator: The integrator.
         folder: The folder that relative paths start from.
     """
-    if report.status == "failed" or is_undecided(report) or report.value is None:
+    if report.status == "failed" or is_undecided(report) or ended_after_pilot(report) or report.value is None:
         return report
     try:
         done, shortfall = BaseIntegrator.of(integrator).deliver(report.value, folder) or Delivery()
+        if isinstance(integrator, MergeBranches) and not shortfall:
+            published, shortfall = integrator.publish_merge(report.value, report.documents)
+            done = " ".join(filter(None, (done, published)))
     except (Exception, SystemExit) as error:  # noqa: BLE001 -- integrators may raise anything; the report has the value
         return add_shortfall(report, f"The merged value was not delivered: {safe_message(error)}")
     if done:
@@ -138,33 +145,35 @@ def run_job(spec: JobSpec) -> Report:
         DispatchFailed: If the run failed.
         Pause: If the run was suspended for a review; it continues in another process.
     """
-    log, place = get_run_logger(), spec.place
     reopen_gates(str(flow_run.get_id()))  # an earlier attempt that reached its time limit has closed them
     # 1. Resume a suspended run, and prepare the job; decisions may have been added since the caller prepared it.
     decisions, resumed = _resume_review(spec)
     job = (take_prepared() if decisions is None else None) or prepare(spec)
     job = keep_refreshed(replace(job, limits=rate_limit_share(job.limits)), start_of_earlier_attempts())
-    if notify := on_budget.get():
-        notify(gate_for_run(str(flow_run.get_id()), job.limits).budget)
+    _notify_budget(job.limits)
+    pilot = PilotGate(job)
+    resumed = resumed if resumed.collected else pilot.resumed
     memory = LastRunStore(spec)
     output = None if spec.out is None else parse_output(spec.out, spec.place).ensure()
     # 2. Plan what is left: outcomes from before a suspension and stored answers are not asked again.
     before = resumed.outcomes_of(job.work)
     resumed.charge_budget(job.limits)
-    done = {Ref.of(outcome) for outcome in before}
-    rest, stored = load_stored_answers(replace(job, work=[work for work in job.work if work.ref not in done]))
+    rest, stored = load_stored_answers(_without(job, before))
     expected = build_plan(rest, stored)
     if expected.to_ask:  # else the answers to the integrator's own queries may be stored, too
         require_keys(job.integrator)
-    route = resolve_deployment(spec.fan_out, rest.work, job.executor, place)
-    notes = [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator, *expected.notes]
-    if before:
-        notes = [f"Resumed after a review: {len(before)} of {len(job.work)} outcomes are those from before it."]
-    log.info("%s", " ".join(filter(None, (*notes, *route.notes))))
+    route = resolve_deployment(spec.fan_out, rest.work, job.executor, spec.place)
+    notes = (
+        [f"Resumed: {len(before)} of {len(job.work)} outcomes are those from before the run was suspended."]
+        if before
+        else [expected.advice, f"{expected.stored} of {expected.work} stored.", expected.integrator, *expected.notes]
+    )
+    get_run_logger().info("%s", " ".join(filter(None, (*notes, *route.notes))))
     # 3. Fan out and merge.
     earlier = resumed.collected
     expected, clock = (earlier.plan, Clock(earlier.started)) if earlier else (expected, Clock())
     progress = LiveProgress(job.briefs, expected)
+    create_in_flight = shard_target(spec.task_runner, job.executor, route.target)
     fan_out = FanOut(
         job.work,
         job.executor,
@@ -174,12 +183,15 @@ def run_job(spec: JobSpec) -> Report:
         on_progress=progress,
         join=job.part_joiner,
         stored=stored.answers,
-        create_in_flight=shard_target(spec.task_runner, job.executor, route.target),
+        create_in_flight=create_in_flight,
         known=before,
+        briefs=job.briefs,
+        merge_start=job.merge_start,
     )
     try:
-        with progress:
-            gathered = run_batches(rest) if _asks_in_batches(job.executor) else BatchResults()
+        with progress, _hold_budget(job.limits, at_once=bool(create_in_flight) or _asks_in_batches(job.executor)):
+            rest = _run_pilot(pilot, fan_out, rest, pilot.draw(stored, before, expected, clock.started))
+            gathered = run_batches(rest) if not fan_out.stop and _asks_in_batches(job.executor) else BatchResults()
             with hold_slots(job.limits):
                 with hold_resources(rest.resources):
                     outcomes = fan_out.run(gathered)
@@ -191,9 +203,10 @@ def run_job(spec: JobSpec) -> Report:
                     clock=clock,
                     refresh=spec.refresh is True,
                     known=earlier.asked if earlier else (),
+                    pilot=fan_out.pilot_reason,
                 )
         # 4. Review; this may suspend the run.
-        if spec.review and decisions is not None:
+        if spec.review and decisions is not None and not fan_out.pilot_reason:
             collected = Collected(
                 started=clock.started,
                 plan=expected,
@@ -203,15 +216,15 @@ def run_job(spec: JobSpec) -> Report:
             )
             report = review(job, report, decisions, collected, resumed)
         # 5. Deliver and publish.
-        report = _add_facts(report, fan_out.task_runs, stored)
-        report = memory.compare_with_last(deliver_value(report, job.integrator, place))
+        report = _add_facts(report, fan_out.task_runs, stored, pilot)
+        report = memory.compare_with_last(deliver_value(report, job.integrator, spec.place))
         page = _write_output(report, job, spec, output, is_deployed=memory.is_deployed)
         is_last = report.status != "failed" or not has_retries_left()
         create_artifacts_in_time(report, job.briefs, page, is_last=is_last)
         if is_last:  # an attempt that is retried emits no events and is not compared with
             emit_events(report, job.briefs)
             memory.save(report)
-            remove_record()
+            _remove_records(pilot, report)
         if report.status == "failed":
             raise DispatchFailed(report.message, report)
         # Prefect returns the data of a returned state to the caller.
@@ -269,14 +282,53 @@ def _write_output(
     return page
 
 
+def _hold_budget(limits: Limits, *, at_once: bool) -> AbstractContextManager[None]:
+    """Hold the run's part of the budget that it shares with others, if it does, while the body runs."""
+    if limits.budget is None:
+        return nullcontext()
+    from prefect_dispatch.flows.runtime.named_budget import hold_budget  # noqa: PLC0415 -- few runs need it
+
+    return hold_budget(limits, at_once=at_once)
+
+
+def _notify_budget(limits: Limits) -> None:
+    """Pass the budget of the run to the listener of this process."""
+    if notify := on_budget.get():
+        notify(gate_for_run(str(flow_run.get_id()), limits).budget)
+
+
+def _without(job: PreparedJob, finished: Sequence[Outcome]) -> PreparedJob:
+    """Return a job without the work that has an outcome."""
+    done = {Ref.of(outcome) for outcome in finished}
+    return replace(job, work=[work for work in job.work if work.ref not in done])
+
+
+def _remove_records(pilot: PilotGate, report: Report) -> None:
+    """Remove what was stored of the run for its other processes."""
+    remove_record()
+    pilot.remove_record(report)
+
+
+def _run_pilot(pilot: PilotGate, fan_out: FanOut, rest: PreparedJob, sample: frozenset[str]) -> PreparedJob:
+    """Ask the sample of a pilot, if there is one, and decide on the rest; return the job without the sample."""
+    if not sample:
+        return rest
+    with hold_slots(rest.limits), hold_resources(rest.resources):
+        fan_out.run_first(sample)
+    pilot.decide(fan_out)
+    return replace(rest, work=[each for each in rest.work if each.fingerprint not in sample])
+
+
 def _asks_in_batches(executor: Executor) -> bool:
     """Return whether an executor sends its requests to a provider's batch API."""
     return isinstance(executor, LLM) and executor.mode == "batch"
 
 
-def _add_facts(report: Report, task_runs: int, stored: StoredAnswers) -> Report:
-    """Return a report with facts on its task runs and the store; log them, and the reason for each gap."""
+def _add_facts(report: Report, task_runs: int, stored: StoredAnswers, pilot: PilotGate) -> Report:
+    """Return a report with facts on its task runs, the store and the pilot; log the reason for each gap."""
     facts: dict[str, JsonValue] = {"task_runs": {"made": task_runs}}
+    if pilot.result:
+        facts["pilot"] = redact_json(pilot.result.model_dump(mode="json"))
     if stored.blobs.damaged:
         facts["damaged"] = len(stored.blobs.damaged)
     gaps = [each for each in report.outcomes if each.status != "succeeded" and each.error]

@@ -211,11 +211,16 @@ class BaseIntegrator:
         """
         return
 
-    def estimate_queries(self, work: int) -> Sequence[QueryEstimate] | None:  # noqa: ARG002 -- a default
+    def estimate_queries(
+        self,
+        work: int,  # noqa: ARG002 -- a default
+        briefs: Sequence[Brief],  # noqa: ARG002 -- a default
+    ) -> Sequence[QueryEstimate] | None:
         """Return the estimated queries to agents, before the run. By default None: unknown.
 
         Args:
             work: The number of (brief, item) pairs in the job.
+            briefs: The briefs of the job.
         """
         return None
 

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sys
 import threading
 from collections import defaultdict
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from contextvars import copy_context
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from prefect_dispatch.errors import JobError
+
+if sys.platform != "win32":
+    import resource
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -25,6 +32,10 @@ THREADS = 32
 """Reads and writes of a storage in progress at once, at most."""
 CHECK_INTERVAL_S = 1.0
 """Seconds between two checks whether an exception was sent to a waiting thread."""
+OPEN_FILES = 10_240
+"""Open files that are asked for: each call has a connection. macOS allows 256 by default, and no more than this."""
+OTHER_FILES = 100
+"""Open files of a process beside those of its calls, about."""
 
 _lock = threading.Lock()
 _running: defaultdict[str, set[Future[Any]]] = defaultdict(set)
@@ -32,10 +43,39 @@ _running: defaultdict[str, set[Future[Any]]] = defaultdict(set)
 
 @lru_cache(maxsize=1)
 def _loop(process: int) -> asyncio.AbstractEventLoop:  # noqa: ARG001 -- a fork has none of its parent's threads
+    allow_open_files()
     loop = asyncio.new_event_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="prefect-dispatch"))
     threading.Thread(target=loop.run_forever, name="prefect-dispatch", daemon=True).start()
     return loop
+
+
+def allow_open_files() -> int:
+    """Allow this process as many open files as its calls may need; return how many it may have."""
+    if sys.platform == "win32":  # pragma: no cover -- no such limit
+        return sys.maxsize
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return sys.maxsize
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft < wanted:
+        with suppress(OSError, ValueError):  # a system may allow less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def require_open_files(calls: int) -> None:
+    """Check that this process may have enough open files for as many calls at once.
+
+    Raises:
+        JobError: If it may not, even after the limit was raised as far as possible.
+    """
+    allowed = allow_open_files()
+    if calls + OTHER_FILES > allowed:
+        raise JobError(
+            f"limits.concurrency: {calls} calls at once need about {calls + OTHER_FILES} open files, and this process "
+            f"may have {allowed}; choose at most {max(1, allowed - OTHER_FILES)}, or raise that limit (`ulimit -Hn`)."
+        )
 
 
 def run(coroutine: Coroutine[Any, Any, T], *, group: str) -> T:

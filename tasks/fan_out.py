@@ -24,6 +24,7 @@ from prefect_dispatch.models.outcome import Answer, Failure
 from prefect_dispatch.prefect_compat import forget_result, outside_transactions
 from prefect_dispatch.reporting.progress import Progress, on_outcomes
 from prefect_dispatch.tasks import event_loop
+from prefect_dispatch.tasks.dependent_work import DependentWork
 from prefect_dispatch.tasks.item_splitting import SplitItems
 from prefect_dispatch.tasks.provider_batches import BatchResults
 from prefect_dispatch.tasks.result_store import validate_stored
@@ -38,8 +39,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from prefect_dispatch.executors.base import Executor
+    from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.limits import Limits
     from prefect_dispatch.models.outcome import Outcome
+    from prefect_dispatch.tasks.dependent_work import StartMerger
     from prefect_dispatch.tasks.item_splitting import Join
     from prefect_dispatch.tasks.preflight import Independence
 
@@ -309,6 +312,8 @@ class FanOut:
         stored: dict[str, Answer] | None = None,
         create_in_flight: Callable[[Executor, Limits], InFlight] | None = None,
         known: Sequence[Outcome] = (),
+        briefs: Sequence[Brief] = (),
+        merge_start: StartMerger | None = None,
     ) -> None:
         """Set up a fan-out.
 
@@ -323,11 +328,15 @@ class FanOut:
             stored: Stored answers, by fingerprint; they create no task run, and are removed from the mapping.
             create_in_flight: Creates the tracker of the task runs in progress. None: they run in this process.
             known: Outcomes of some of the work from an earlier process of the run: that work is finished.
+            briefs: The briefs of the job, if some need others.
+            merge_start: Merges the changes that some work starts from. None: no work needs any.
         """
         # Equal work is asked once: one of each group is queued, and its result becomes the outcome of all.
         total, finished = len(work), {Ref.of(outcome) for outcome in known}
         work = [each for each in work if each.ref not in finished] if finished else work
-        self._groups = group_equal_work(work)
+        self._dependent = DependentWork(work, briefs, executor, merge_start)
+        self._dependent.add(known)
+        self._groups = group_equal_work([each for each in work if not each.brief.needs])
         self._queue = WorkQueue((group[0] for group in self._groups.values()), independence)
         self._executor = executor
         self._limits = limits
@@ -336,8 +345,12 @@ class FanOut:
         self._parts = SplitItems(work, executor, join)
         self._on_progress = on_progress
         self._progress = Progress(total=total).plus(*known)
-        self._in_flight = (create_in_flight or InFlight)(executor, limits)
+        self._create_in_flight = create_in_flight or InFlight
+        self._in_flight = self._create_in_flight(executor, limits)
+        self._earlier_task_runs = 0
         self._stored = stored or {}
+        asks = Counter(group[0].brief.name for name, group in self._groups.items() if name not in self._stored)
+        gate_for_run(str(flow_run.get_id()), limits).prefixes.expect(asks)
         self._outcomes: list[Outcome] = [*known]
         self._reported_at = time.monotonic()
         self._circuit = CircuitBreaker(limits.circuit, limits.wait_s)
@@ -347,12 +360,22 @@ class FanOut:
     @property
     def task_runs(self) -> int:
         """How many task runs were submitted."""
-        return self._in_flight.task_runs
+        return self._earlier_task_runs + self._in_flight.task_runs
+
+    @property
+    def outcomes(self) -> Sequence[Outcome]:
+        """The outcomes so far, in order of arrival."""
+        return self._outcomes
 
     @property
     def stop_reason(self) -> str | None:
         """The error that all work would meet, if that is why the rest was not asked."""
         return self.stop.reason if self.stop and self.stop.kind == "circuit" else None
+
+    @property
+    def pilot_reason(self) -> str:
+        """Why the rest was not asked after the run's pilot; empty if another reason, or none, stopped it."""
+        return self.stop.reason if self.stop and self.stop.kind == "pilot" else ""
 
     @property
     def summary(self) -> str:
@@ -368,10 +391,36 @@ class FanOut:
         """
         if batched:
             self._apply_batch_results(batched)
+        self._work_off_queue()
+        # What is left was stopped by `self.stop`.
+        if self._queue.waiting:
+            stop = cast("Stop", self.stop)
+            # All at once, as each call reports the progress of the run, and there may be very many.
+            self._record(*(self._as_skipped(work, *stop) for work in self._queue.remove_matching(lambda _: True)))
+        return self._outcomes
+
+    def run_first(self, names: Collection[str]) -> None:
+        """Finish some of the work before `run`, such as a pilot.
+
+        Args:
+            names: The fingerprints of that work, all of it of the first stage that has work left.
+        """
+        held = self._queue.remove_matching(lambda work: work.fingerprint not in names)
+        try:
+            self._work_off_queue()
+        finally:
+            self._queue.waiting.extend(held)
+        # The tracker has shut down the runner that it used; `run` starts its own.
+        self._earlier_task_runs += self._in_flight.task_runs
+        self._in_flight = self._create_in_flight(self._executor, self._limits)
+
+    def _work_off_queue(self) -> None:
+        """Finish all queued work, unless `self.stop` is set on the way."""
         with outside_transactions(), self._in_flight, watch_cancellation(LOOK_S) as self._check_cancelled:
             try:
                 # 1. Finish cached work, which creates no task run.
                 self._record_stored()
+                self._record(*self._queue_dependent())
                 # 2. Keep the window full until nothing is left.
                 is_running = self._submit()
                 self._report_progress()
@@ -381,10 +430,6 @@ class FanOut:
             except BaseException:
                 self._wind_down()
                 raise
-        # 3. What is left was stopped by `self.stop`.
-        while self._queue.waiting:
-            self._skip(self._queue.waiting.popleft(), *cast("Stop", self.stop))
-        return self._outcomes
 
     def record_interrupted(self) -> list[Outcome]:
         """Return one outcome for each (brief, item) after an interruption of `run`: what has none gets one.
@@ -394,7 +439,7 @@ class FanOut:
         error = Failure(kind=_INTERRUPTED, message="The run was cancelled before the answer came.")
         self._record(*(WorkResult(work, "failed", error=error) for work in self._in_flight.pending))
         # All at once, as each call reports the progress of the run, and there may be very many.
-        waiting = self._queue.remove_matching(lambda _: True)
+        waiting = [*self._queue.remove_matching(lambda _: True), *self._dependent.drain()]
         self._record(*(self._as_skipped(work, _INTERRUPTED, "the run was cancelled.") for work in waiting))
         submitted = [group[0] for group in self._groups.values()]  # interrupted between the queue and the submission
         self._record(*(self._as_skipped(work, _INTERRUPTED, "the run was cancelled.") for work in submitted))
@@ -404,7 +449,7 @@ class FanOut:
         """Take over the results of batches, and skip what the budget did not cover even at half the price."""
         self._batched, reasons = batched, batched.unaffordable
         self._again -= batched.answered
-        self.stop = Stop("circuit", batched.stopped) if batched.stopped else None
+        self.stop = self.stop or (Stop("circuit", batched.stopped) if batched.stopped else None)
         for work in self._queue.remove_matching(lambda work: work.fingerprint in reasons):
             self._skip(work, "budget", reasons[work.fingerprint])
 
@@ -414,7 +459,7 @@ class FanOut:
         self._record(
             *(WorkResult(work, "succeeded", self._stored.pop(work.fingerprint), stored=True) for work in stored)
         )
-        self._in_flight.prepare(len(self._queue.waiting))
+        self._in_flight.prepare(0 if self.stop else len(self._queue.waiting))
 
     def _wait_for_results(self) -> list[WorkResponse]:
         """Wait for results, report the progress regularly, and raise if the run was cancelled."""
@@ -511,19 +556,42 @@ class FanOut:
         return WorkResult(work, "failed" if was_asked else "skipped", error=error)
 
     def _record(self, *ends: WorkResult) -> None:
-        recorded = len(self._outcomes)
-        # Equal work gets an outcome each. Outcomes of parts are kept until their item can be joined.
-        for end in ends:
-            name = end.work.fingerprint
-            equal = self._groups.pop(name, [end.work])  # a part of an item is in none
-            outcomes = end.to_outcomes(equal, self._batched.attempts.get(name, ()))
-            self._outcomes += [outcome for outcome in outcomes if not self._parts.record_outcome(outcome)]
-        if len(self._outcomes) > recorded:
-            self._progress = self._progress.plus(*self._outcomes[recorded:])
-            if notify := on_outcomes.get():
-                notify(self._outcomes[recorded:])
-            self._report_progress()
+        """Record results, and those of work that depends on them and can't be asked, or whose answer is stored."""
+        while ends:
+            recorded = len(self._outcomes)
+            # Equal work gets an outcome each. Outcomes of parts are kept until their item can be joined.
+            for end in ends:
+                name = end.work.fingerprint
+                equal = self._groups.pop(name, [end.work])  # a part of an item is in none
+                outcomes = end.to_outcomes(equal, self._batched.attempts.get(name, ()))
+                self._outcomes += [outcome for outcome in outcomes if not self._parts.record_outcome(outcome)]
+            if len(self._outcomes) > recorded:
+                self._progress = self._progress.plus(*self._outcomes[recorded:])
+                if notify := on_outcomes.get():
+                    notify(self._outcomes[recorded:])
+                self._report_progress()
+            self._dependent.add(self._outcomes[recorded:])
+            ends = tuple(self._queue_dependent())
         self._record_joined_items()
+
+    def _queue_dependent(self) -> list[WorkResult]:
+        """Queue the work that starts from what is finished by now; return the results of what need not be asked."""
+        ends: list[WorkResult] = []
+        for work, then in self._dependent.pop_ready():
+            if isinstance(then, WorkResult):
+                ends.append(then)
+                continue
+            if work.fingerprint in self._again:
+                self._again |= {then.fingerprint}
+            group = self._groups.setdefault(then.fingerprint, [])
+            group.append(then)
+            if len(group) > 1:  # equal work is asked once
+                continue
+            if answer := self._stored.pop(then.fingerprint, None):
+                ends.append(WorkResult(then, "succeeded", answer, stored=True))
+            else:
+                self._queue.waiting.append(then)
+        return ends
 
     def _report_progress(self) -> None:
         note = self._in_flight.note

@@ -328,11 +328,16 @@ class SplitItems:
         return answer
 
     def _store_answer(self, work: WorkItem, answer: Answer) -> None:
-        """Store a joined answer, and delete an earlier answer to the whole item, which would take precedence."""
+        """Store a joined answer, and delete an earlier answer to the whole item, which would take precedence.
+
+        It is synced to the disk only in that case: if a power failure loses another one, it is joined again from the
+        stored answers to its parts, without a call.
+        """
         place = self._location(answer.fingerprint)
         try:
-            place.blobs.write(place.key, place.to_record(answer))
-            if stored_answer(place.blobs, work):
+            whole = stored_answer(place.blobs, work)
+            place.blobs.write(place.key, place.to_record(answer), durable=whole is not None)
+            if whole:
                 place.blobs.remove(storage_key(work.fingerprint))
         except TransientError as error:
             get_run_logger().warning("A joined answer could not be stored; those to its parts are. %s", error)

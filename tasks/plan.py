@@ -7,7 +7,8 @@ from collections import Counter
 from statistics import median
 from typing import TYPE_CHECKING, Literal
 
-from prefect_dispatch.calls.call_gate import executor_name, find_cost_bound
+from prefect_dispatch.calls.budget import executor_name, find_cost_bound
+from prefect_dispatch.calls.prompt_prefixes import prefix_key
 from prefect_dispatch.executors.base import Ask, BaseExecutor, executor_for
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.executors.llm.llm import LLM
@@ -18,7 +19,7 @@ from prefect_dispatch.tasks.result_store import LenientBlobStore, stored_answer
 from prefect_dispatch.tasks.work_item import WorkItem, group_equal_work
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from prefect_dispatch.executors.base import CostBound, Executor
     from prefect_dispatch.models.limits import Limits
@@ -75,6 +76,8 @@ class Plan(Strict):
     """How many of those are such parts."""
     prompt_tokens: int | None
     """Tokens to send, including the integrator's, without re-asks and retries; empty where they can't be counted."""
+    cached_tokens: int | None = None
+    """The part of the tokens to send that the provider will find in its cache; empty where none is known."""
     completion_tokens: int | None
     """Tokens expected in the answers."""
     cost_usd: float | None
@@ -116,6 +119,18 @@ class StoredAnswers:
         """
         self.blobs = LenientBlobStore(blobs, MAX_UNREADABLE)
         self.answers: dict[str, Answer] = {}
+        self.add(work, again)
+
+    def add(self, work: Iterable[WorkItem], again: Collection[str] = ()) -> None:
+        """Look up the answers to more work.
+
+        Args:
+            work: The work.
+            again: The fingerprints whose stored answers are ignored.
+
+        Raises:
+            TransientError: If the storage can't be read.
+        """
         # Equal work is looked up once.
         for each in work:
             if each.fingerprint in again or each.fingerprint in self.answers:
@@ -156,6 +171,8 @@ def estimate(
     asks = [ask for each in wholes for ask in expand_asks(each, executor, blobs, refresh=each.fingerprint in again)]
     # 2. Estimate tokens and cost, then the time, which concurrency or a rate limit bounds.
     prompt, completion, cost, token_basis = _estimate_tokens(asks, executor)
+    cached, saved = _estimate_cached(asks, executor)
+    cost = None if cost is None else round(cost - saved, 6)
     most_s = limits.timeout_s if BaseExecutor.of(executor).cancel_immediately else None
     seconds, time_basis = _seconds_each(list(answers.values()), completion, len(asks), most_s)
     side_by_side = seconds * math.ceil(len(asks) / limits.concurrency)
@@ -180,6 +197,7 @@ def estimate(
         to_ask=len(asks),
         parts=sum(each.brief.part for each in asks),
         prompt_tokens=prompt,
+        cached_tokens=cached or None,
         completion_tokens=completion,
         cost_usd=cost,
         seconds_in_turn=in_turn,
@@ -218,6 +236,25 @@ def _estimate_tokens(asks: Sequence[WorkItem], executor: Executor) -> tuple[int 
     return prompt, completion, cost, basis if cost is not None else f"{basis}, price unknown"
 
 
+def _estimate_cached(asks: Sequence[WorkItem], executor: Executor) -> tuple[int, float]:
+    """Return the prompt tokens that providers will find in their caches, and the US dollars that this saves.
+
+    The first call of each brief writes its beginning into the cache, and all others read it there.
+    """
+    cached, saved = 0, 0.0
+    counts = Counter(prefix_key(each.brief) for each in asks)
+    for key, brief in {prefix_key(each.brief): each.brief for each in asks}.items():
+        chosen = BaseExecutor.of(executor_for(brief, executor))
+        others = counts[key] - 1
+        tokens = chosen.prefix_tokens(brief) if others else 0
+        cached += others * tokens
+        price, prices = chosen.price(), chosen.prefix_prices()
+        if tokens and price and prices:
+            read, write = prices
+            saved += tokens * (others * (price[0] - read) + price[0] - write)
+    return cached, saved
+
+
 def budget_note(work: Sequence[WorkItem], executor: Executor, limits: Limits) -> str:
     """Return a warning if a budget is less than the most that some calls may take, so that none of these is sent.
 
@@ -245,6 +282,29 @@ def budget_note(work: Sequence[WorkItem], executor: Executor, limits: Limits) ->
         f"The budget of {budget} allows {allowed} of {count_noun(len(work), 'call')}, because each may take "
         f"{longest:,} tokens; set a limit of answer length (`max_tokens`)."
     )
+
+
+_AFTER_PILOT = {
+    "ask": "then a person decides whether the rest is",
+    "auto": "then its thresholds decide whether the rest is",
+    "report": "then the run ends",
+}
+
+
+def pilot_note(asks: int, limits: Limits) -> str:
+    """Return what the pilot of a run will do; empty where there is none.
+
+    Args:
+        asks: The work that has no stored answer, equal work counted once.
+        limits: The limits of the run.
+    """
+    pilot = limits.pilot
+    if pilot is None or not asks:
+        return ""
+    if asks <= pilot.items:
+        return f"limits.pilot.items is {pilot.items}, and {asks} are to be asked: all are asked, without a pilot."
+    after = _AFTER_PILOT[pilot.gate]
+    return f"Pilot (limits.pilot): {pilot.items} of {asks} are asked first, {after}; none if that was decided before."
 
 
 def _exceeds_budget(bound: CostBound, limits: Limits) -> bool:

@@ -16,6 +16,7 @@ from pydantic import Field
 
 from prefect_dispatch.errors import BriefError, DependenceError
 from prefect_dispatch.models.base import Strict
+from prefect_dispatch.models.brief import find_needed
 from prefect_dispatch.models.globs import Glob, find_overlaps
 from prefect_dispatch.models.item import look_up
 from prefect_dispatch.models.ledger import Ref, sort_key
@@ -82,8 +83,10 @@ _Node = Ref | tuple[str, Glob]
 """Piece of work, or a glob that work writes or reads."""
 
 
-Kind = Literal["name", "key", "output", "item", "write", "read", "resource"]
-"""What ties two pieces of work: a name, a key, an output, an item that needs another, a file, a resource."""
+Kind = Literal["name", "key", "output", "item", "read", "resource", "write"]
+"""What ties two pieces of work: a name, a key, an output, an item that needs another, a file, a resource.
+
+Findings are in this order, and the first are kept: those that fewer values of `limits.on_dependence` resolve."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ class Claims:
     writers: dict[Glob, list[Ref]] = field(default_factory=lambda: defaultdict(list))
     readers: dict[Glob, list[Ref]] = field(default_factory=lambda: defaultdict(list))
     users: dict[str, list[Ref]] = field(default_factory=lambda: defaultdict(list))
+    needed: Mapping[str, frozenset[str]] = field(default_factory=dict[str, frozenset[str]])
+    """For each brief all briefs that it needs, for the same item: it starts from their changes, in order."""
 
     def add(self, brief: Brief, item: str) -> None:
         """Add the claims of a brief rendered for an item; work must be added in canonical order.
@@ -138,19 +143,41 @@ class Claims:
 
     def conflicts(self, shared: list[tuple[Glob, Glob]]) -> Iterator[ResourceConflict]:
         """Yield the conflicts: each user of a glob or a resource with the first, and one pair for two globs."""
-        # A pair with the first user suffices: naming all pairs would be quadratic.
+        # A pair with the first user suffices: naming all pairs would be quadratic. Work that starts from the changes of
+        # other work may read and write the same files.
         for resource, users in self.users.items():
             yield from (ResourceConflict("resource", users[0], user, resource) for user in users[1:])
         for one, other in shared:
             writers, readers = self.writers.get(one, []), self.readers.get(one, [])
             if one == other:
-                yield from (ResourceConflict("write", writers[0], writer, one.text) for writer in writers[1:])
-                yield from _pair("read", writers, readers, one.text)
+                for at, writer in enumerate(writers):
+                    earlier = (each for each in writers[:at] if not self._are_ordered(each, writer))
+                    if rival := next(earlier, None):
+                        yield ResourceConflict("write", rival, writer, one.text)
+                yield from self._pair("read", writers, readers, one.text)
             else:
                 on = f"{one.text} and {other.text}"
-                yield from _pair("write", writers, self.writers.get(other, []), on)
-                yield from _pair("read", writers, self.readers.get(other, []), on)
-                yield from _pair("read", self.writers.get(other, []), readers, on)
+                yield from self._pair("write", writers, self.writers.get(other, []), on)
+                yield from self._pair("read", writers, self.readers.get(other, []), on)
+                yield from self._pair("read", self.writers.get(other, []), readers, on)
+
+    def _are_ordered(self, one: Ref, other: Ref) -> bool:
+        """Return whether one of two pieces of work starts from the changes of the other."""
+        if one.item != other.item:
+            return False
+        return one.brief in self.needed.get(other.brief, ()) or other.brief in self.needed.get(one.brief, ())
+
+    def _pair(self, kind: Kind, firsts: list[Ref], seconds: list[Ref], on: str) -> Iterator[ResourceConflict]:
+        """Yield the first pair of two lists whose members differ and have no order, a writer before a reader."""
+        pairs = (
+            (first, second)
+            for first in firsts
+            for second in seconds
+            if first != second and not self._are_ordered(first, second)
+        )
+        if pair := next(pairs, None):
+            first, second = pair if kind == "read" else sorted(pair, key=lambda ref: ref.order)
+            yield ResourceConflict(kind, first, second, on)
 
     def locks(self, shared: list[tuple[Glob, Glob]], cycles: list[list[Ref]]) -> dict[Ref, frozenset[str]]:
         """Return the lock names of each piece of work that must not run in parallel with some other work.
@@ -212,20 +239,16 @@ class Claims:
         return {node: level for node, level in stage.items() if isinstance(node, Ref) and level}, cycles
 
 
-def _pair(kind: Kind, firsts: list[Ref], seconds: list[Ref], on: str) -> Iterator[ResourceConflict]:
-    """Yield the first pair of two lists whose members differ, a writer before a reader."""
-    pairs = ((first, second) for first in firsts for second in seconds if first != second)
-    if pair := next(pairs, None):
-        first, second = pair if kind == "read" else sorted(pair, key=lambda ref: ref.order)
-        yield ResourceConflict(kind, first, second, on)
-
-
 MAX_FINDINGS = 20
 """Findings that are kept; further ones are counted."""
 
 
-SERIALIZABLE_KINDS: frozenset[Kind] = frozenset({"write", "read", "resource"})
-"""Kinds that sequential execution resolves; the others are always refused."""
+RESOLVABLE_KINDS: dict[str, frozenset[Kind]] = {
+    "refuse": frozenset(),
+    "serialize": frozenset({"write", "read", "resource"}),
+    "merge": frozenset({"write"}),
+}
+"""Kinds that each value of `limits.on_dependence` resolves; the others are refused."""
 
 
 class Finding(Strict):
@@ -263,24 +286,41 @@ class Independence(Strict):
     """Stages of work that reads what other work writes: it runs after all lower stages. Other work has stage 0."""
 
 
-def require_independence(independence: Independence, on_dependence: Literal["refuse", "serialize"]) -> None:
+def require_independence(independence: Independence, on_dependence: Literal["refuse", "serialize", "merge"]) -> None:
     """Refuse work that is not independent.
 
     Args:
         independence: The result of preflight.
-        on_dependence: `refuse`, or `serialize` what can be run sequentially.
+        on_dependence: `refuse`, `serialize` what can be run sequentially, or `merge` what is written by several.
 
     Raises:
-        DependenceError: If there are findings; for `serialize`, if there are some that no order resolves.
+        DependenceError: If there are findings that this doesn't resolve.
     """
-    refused = [
-        finding
-        for finding in independence.findings
-        if on_dependence == "refuse" or finding.kind not in SERIALIZABLE_KINDS
-    ]
+    refused = [each for each in independence.findings if each.kind not in RESOLVABLE_KINDS[on_dependence]]
     if refused:
         more = [f"And {independence.more:,} more."] if independence.more else []
         raise DependenceError([*_messages(refused), *more])
+
+
+def describe_waiver(
+    independence: Independence, briefs: Sequence[Brief], on_dependence: Literal["refuse", "serialize", "merge"]
+) -> str:
+    """Return how a job has waived the independence of its work, and by which key; empty if it hasn't.
+
+    Args:
+        independence: The result of preflight, whose findings the job has resolved.
+        briefs: The briefs.
+        on_dependence: The key of the limits.
+    """
+    pairs = [
+        f"{str(each.first)!r} and {str(each.second)!r} ({each.kind} {each.on!r})" for each in independence.findings
+    ]
+    more = f" and {independence.more:,} more pairs" if independence.more else ""
+    waived = (
+        [f"Independence was waived by `on_dependence: {on_dependence}` for {', '.join(pairs)}{more}."] if pairs else []
+    )
+    orders = [f"{brief.name!r} starts from {', '.join(map(repr, brief.needs))}" for brief in briefs if brief.needs]
+    return " ".join([*waived, *([f"By `needs`, {'; '.join(sorted(orders))}."] if orders else [])])
 
 
 def _messages(findings: Sequence[Finding]) -> Iterator[str]:
@@ -341,7 +381,7 @@ def preflight(briefs: Sequence[Brief], items: Sequence[Item]) -> Independence:
     items = sorted(items, key=lambda item: sort_key("", item.key))
     fields_by_brief = {brief.name: _used_fields(brief) for brief in briefs}
     ties: dict[tuple[str, str, str], ResourceConflict] = {}
-    claims = Claims()
+    claims = Claims(needed=find_needed({brief.name: brief.needs for brief in briefs}))
     for item in items:
         for brief in briefs:
             foreign = [path for path in fields_by_brief[brief.name] if _is_foreign(brief, item, path, fields_by_brief)]

@@ -17,7 +17,7 @@ from prefect.logging import get_run_logger
 from pydantic import Field, ValidationError
 
 from prefect_dispatch.calls.attempt import feedback_text, validate_reply
-from prefect_dispatch.calls.call_gate import find_cost_bound
+from prefect_dispatch.calls.budget import find_cost_bound
 from prefect_dispatch.calls.rate_limiter import usable_retry_after_s
 from prefect_dispatch.errors import BudgetError, BusyError, ExecutorError, RejectedError, TerminalError, TransientError
 from prefect_dispatch.executors.base import Ask, Reply
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from prefect_dispatch.calls.call_gate import CallGate, Reservation
+    from prefect_dispatch.calls.budget import Reservation
+    from prefect_dispatch.calls.call_gate import CallGate
     from prefect_dispatch.executors.base import CostBound
     from prefect_dispatch.executors.llm.llm import LLM
     from prefect_dispatch.models.limits import Limits

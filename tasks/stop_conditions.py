@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.tasks.work_item import WorkItem
 
-_ITEM_KINDS = frozenset({"context_length", "content_policy", "too_large", "refused"})
+_ITEM_KINDS = frozenset(
+    {"context_length", "content_policy", "too_large", "refused", "read_only", "needs_context", "blocked"}
+)
 """Kinds of a rejection that are caused by one item."""
 _WORD = re.compile(r"[A-Za-z0-9_-]+|\d+")
 _WORD_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -52,7 +54,7 @@ than so few letters on average.
 class Stop(NamedTuple):
     """Why the rest is not asked."""
 
-    kind: Literal["circuit", "budget"]
+    kind: Literal["circuit", "budget", "pilot"]
     reason: str
 
 

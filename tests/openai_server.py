@@ -16,6 +16,7 @@
 - `Behaviour`: what one answer is like; `failure(…)`, `HTML_ERROR`, `HTML`, `MALFORMED`, `CUT`, `RESET`, `STALL`,
   `SHORT`, `LONG`, `DRIP`, `HANG`: ready ones. A request that says `stream` gets server-sent events, broken alike.
 - `RateLimiter(…)`: a `behave` that allows so many per window and answers 429 to the rest; it counts both by second.
+- `PrefixCache(…)`: a `behave` that caches system messages as OpenAI does, and reports what it found there.
 - `revoked(after)`: a `behave` that answers 401 from a certain call on.
 - `document(request)`: the first user message; `share(request)`: a number in [0, 1) that depends on it alone.
 - `server.url` (ends in `/v1`), `.requests` (each with `.body` and `.headers`), `.count`, `.usage` (tokens it
@@ -34,12 +35,15 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import count
 from typing import Any
 
+import tiktoken
 from aiohttp import web
 
+from prefect_dispatch.executors.llm.litellm_adapter import count_prompt_tokens
 from prefect_dispatch.models.outcome import Usage
 from tests.openai_wire import Ending, completion, deliver, events
 
@@ -62,6 +66,8 @@ class Behaviour:
     """Tokens that the server claims to have read."""
     completion_tokens: int = 5
     """Tokens that the server claims to have written."""
+    cached_tokens: int = 0
+    """How many of those that it has read it claims to have found in its cache."""
     status: int = 200
     """The HTTP status."""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
@@ -87,10 +93,13 @@ class Behaviour:
         return {"role": "assistant", "content": self.content, "refusal": self.refusal, **more}
 
     @property
-    def usage(self) -> dict[str, int] | None:
+    def usage(self) -> dict[str, Any] | None:
         """What it reports as spent."""
         total = self.prompt_tokens + self.completion_tokens
-        told = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens, "total_tokens": total}
+        told: dict[str, Any] = {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens}
+        told["total_tokens"] = total
+        if self.cached_tokens:
+            told["prompt_tokens_details"] = {"cached_tokens": self.cached_tokens}
         return told if self.tells_tokens else None
 
 
@@ -147,6 +156,41 @@ def revoked(after: int, behaviour: Behaviour = Behaviour()) -> Behave:
     """Return a behave whose key is taken back after so many calls: from then on it answers 401."""
     calls = count(1)
     return lambda _request, _n: behaviour if next(calls) <= after else failure(401, "the key was revoked")
+
+
+class PrefixCache:
+    """A behave that caches the system message of each request as OpenAI does, and bills it.
+
+    A prefix of 1,024 tokens or more can be read from the cache once a request with it has been answered, in steps of
+    128 tokens. Tokens are counted by OpenAI's own tokenizer.
+
+    Attributes:
+        prompt_tokens: Tokens that it has read, in all.
+        cached_tokens: How many of them it has found in its cache.
+    """
+
+    def __init__(self, behaviour: Behaviour = Behaviour(), encoding: str = "o200k_base") -> None:
+        """Start with nothing cached."""
+        count_prompt_tokens("openai/gpt-4o-mini", [])  # so that the tokenizer's file is litellm's, without a network
+        self._behaviour, self._encoding = behaviour, encoding
+        self._ready_at: dict[str, float] = {}
+        self.prompt_tokens = self.cached_tokens = 0
+
+    def __call__(self, request: dict[str, Any], _n: int) -> Behaviour:
+        """Answer, and count."""
+        system, *others = [str(message["content"]) for message in request["messages"]]
+        prefix = self._count(system) + 3
+        prompt = prefix + sum(self._count(text) + 3 for text in others) + 3
+        now = time.monotonic()
+        is_cached = now >= self._ready_at.setdefault(system, now + self._behaviour.delay_s)
+        cached = prefix // 128 * 128 if is_cached and prefix >= 1024 else 0
+        self.prompt_tokens += prompt
+        self.cached_tokens += cached
+        return replace(self._behaviour, prompt_tokens=prompt, cached_tokens=cached)
+
+    @lru_cache(maxsize=10_000)  # noqa: B019 -- as long as the test
+    def _count(self, text: str) -> int:
+        return len(tiktoken.get_encoding(self._encoding).encode(text))
 
 
 class RateLimiter:

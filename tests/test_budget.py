@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from prefect_dispatch.calls.call_gate import Budget, Reservation
+from prefect_dispatch.calls.budget import Budget, Reservation
 from prefect_dispatch.errors import BudgetError, TransientError
 from prefect_dispatch.executors.base import CostBound
 from prefect_dispatch.models.limits import Limits

@@ -143,7 +143,7 @@ def build(source: Path, out: Path, *options: str, registry: str) -> subprocess.C
 
 @pytest.mark.slow
 def test_a_wheel_from_the_sdist_needs_no_network(tmp_path: Path) -> None:
-    """Wheel and sdist hold the libraries; without them a wheel is refused, with the way out, and a checkout goes on."""
+    """Wheel and sdist hold libraries and plugin; without libraries no wheel is built, and the way out is named."""
     assert not build(ROOT, tmp_path, "-t", "sdist", registry="http://127.0.0.1:9").returncode
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as tar:
@@ -157,6 +157,9 @@ def test_a_wheel_from_the_sdist_needs_no_network(tmp_path: Path) -> None:
     own = {"../script/main.js", "../page.css", "../template.html"}
     wanted = {file["name"] for each in vendored for file in each["files"]} | own
     assert {os.path.normpath(f"prefect_dispatch/reporting/html/vendor/{name}") for name in wanted} <= names
+    plugin = {path.relative_to(ROOT).as_posix() for path in (ROOT / "agents/plugin").rglob("*") if path.is_file()}
+    assert len(plugin) == 6
+    assert {f"prefect_dispatch/{name}" for name in plugin} <= names
     (source / "src/prefect_dispatch/reporting/html/vendor/chart.js").unlink()
     refused = build(source, tmp_path, "-t", "wheel", registry="http://127.0.0.1:9")
     assert refused.returncode

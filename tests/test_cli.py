@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from prefect_dispatch.cli.console import show_progress
 from prefect_dispatch.flows.job_file import Job, load_flow, load_job, validate_job
 from prefect_dispatch.flows.runtime.job_document import FLOWS
 from prefect_dispatch.models.outcome import Failure, Outcome, Usage
-from prefect_dispatch.reporting.progress import Progress, progress_listener
+from prefect_dispatch.reporting.progress import Progress, on_question, progress_listener
 from prefect_dispatch.sources import read_items
 from tests.openai_server import HANG, Behaviour, document, failure, openai_server
 from tests.prefect_database import empty_database
@@ -738,6 +739,28 @@ def test_nothing_was_asked_yet(capsys: pytest.CaptureFixture[str], monkeypatch: 
     with show_progress():
         pass
     assert "starting 0:00:00" in capsys.readouterr().err
+
+
+def test_a_person_at_the_terminal_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The display rests as long as the person thinks; where nobody types, nobody is asked."""
+
+    class Thinking:
+        def isatty(self) -> bool:
+            return True
+
+        def readline(self) -> str:
+            time.sleep(0.3)  # many of the display's turns
+            return "yes\n"
+
+    monkeypatch.setattr(console, "REFRESH_S", 0.01)
+    monkeypatch.setattr(sys, "stdin", Thinking())
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    with show_progress():
+        ask = on_question.get()
+        assert ask is not None
+        assert ask("Pilot: 4 asked first.")
+    assert on_question.get() is None
 
 
 def test_a_display_is_redrawn(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

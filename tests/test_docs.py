@@ -25,6 +25,7 @@ from pydantic import TypeAdapter
 
 import prefect_dispatch
 from prefect_dispatch.cli import commands
+from prefect_dispatch.executors.coding.coding_agent import CodingAgent
 from prefect_dispatch.flows.job_file import Job, form_model
 from prefect_dispatch.integrators.registry import AnyIntegrator
 from prefect_dispatch.models.brief import Brief
@@ -118,10 +119,16 @@ def is_integrator(data: dict[str, Any]) -> None:
     TypeAdapter(AnyIntegrator).validate_python(data)
 
 
+def is_answers(data: dict[str, Any]) -> None:
+    """Check that a block is a file of answers to questions of agents."""
+    CodingAgent.model_validate({"model": "m", "answers": data})
+
+
 YAML: dict[str, Callable[[dict[str, Any]], None]] = {
     "": is_job,
     "job.yaml": is_job,
     "decisions.yaml": is_decisions,
+    "answers.yaml": is_answers,
     "rules.yaml": is_integrator,
 }
 """What a block of YAML is, by its title; what is marked as good or bad is a job."""

@@ -125,7 +125,7 @@ def test_every_field_is_explained(site: Path) -> None:
                     words = plain(shown.get("description", "")).split("(see")[0]
                     assert words, f"{name}.{field}"
                     assert words in said, f"{name}.{field}"
-    assert plain("How many asks are under way at once. At least 1, at most 1000.") in said
+    assert plain("How many asks are under way at once. At least 1, at most 10000.") in said
 
 
 @pytest.fixture(scope="module")

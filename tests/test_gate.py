@@ -11,7 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from prefect_dispatch.calls.attempt import Checkpoint, run_attempt
-from prefect_dispatch.calls.call_gate import CallGate, ConcurrencySlot, require_enforceable_limits
+from prefect_dispatch.calls.budget import require_enforceable_limits
+from prefect_dispatch.calls.call_gate import CallGate, ConcurrencySlot
 from prefect_dispatch.errors import BudgetError, BusyError, ExecutorError, JobError, PatienceError, TransientError
 from prefect_dispatch.executors.base import Ask, CostBound, Executor, Reply
 from prefect_dispatch.models.brief import Brief

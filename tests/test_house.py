@@ -44,11 +44,13 @@ EXCEPTIONS = {
         "flows",
         "deployments",
     },  # the other end of the arrow
+    "prefect_dispatch.cli.shared_budgets": {"kernel", "flows"},  # a part of it
     "prefect_dispatch.cli.check": {"kernel", "integrators"},  # a part of it
     "prefect_dispatch.cli.deploy": {"kernel", "deployments"},  # a part of it
     "prefect_dispatch.cli.job_process": {"kernel", "flows", "agents"},  # a part of it
     "prefect_dispatch.cli.jobs": {"kernel", "agents"},  # a part of it
     "prefect_dispatch.cli.merge": {"kernel", "tasks", "integrators", "flows"},  # a part of it
+    "prefect_dispatch.cli.plugin": {"kernel", "agents"},  # a part of it
     "prefect_dispatch.cli.report_commands": {"kernel", "integrators", "flows"},  # a part of it
     "prefect_dispatch.cli.console": {"kernel", "tasks"},  # how the command line shows a plan
     "prefect_dispatch.tasks.integrate": {"kernel", "tasks", "integrators"},  # the task around any integrator
@@ -89,6 +91,7 @@ PUBLIC = [
     "Collate",
     "Command",
     "Consensus",
+    "DispatchBudget",
     "DispatchFailed",
     "DispatchProfile",
     "Executor",
@@ -100,6 +103,7 @@ PUBLIC = [
     "MergeBranches",
     "MergeRecords",
     "Outcome",
+    "Pilot",
     "Plan",
     "PythonCallable",
     "Reply",
@@ -303,10 +307,12 @@ BRIEF: dict[str, Any] = {"name": "a", "instructions": "Do {x}.", "writes": ["out
         ("resources", ["gpu"], False),
         ("samples", 3, False),  # a sample does
         ("model", "openai/gpt-5", False),  # the fingerprint of who is asked has it
+        ("needs", ["other"], True),  # and then the commit that it starts from
         ("command", {"run": "true"}, True),
         ("split", {"by": "lines"}, False),  # a part does, and the joined answer is stored apart
         ("sample", 2, True),
         ("part", True, True),
+        ("start", "0" * 40, True),
     ],
 )
 def test_what_of_a_brief_counts(field: str, value: object, counts: bool) -> None:  # noqa: FBT001 -- a column

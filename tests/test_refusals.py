@@ -31,7 +31,7 @@ CHANGES = [
         "limits.concurrency=.nan",
         "'limits.concurrency=.nan': the value can't be read as YAML: line 1: .nan is no number",
     ),
-    ("limits.concurrency=99999999999999999999", "limits.concurrency: Input should be less than or equal to 1000"),
+    ("limits.concurrency=99999999999999999999", "limits.concurrency: Input should be less than or equal to 10000"),
     ("limits.concurrency=true", "limits.concurrency: must be a number; true and false are none"),
     ("limits.concurrency=", "limits.concurrency: must be a whole number, written in digits (it has no value"),
     ("limits.retries=many", "limits.retries: must be a number; write its digits"),

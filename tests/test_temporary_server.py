@@ -121,9 +121,10 @@ def test_a_server_that_can_not_be_started_again(tmp_path: Path) -> None:
     with serving("once", STARTED=str(tmp_path / "started")) as (server, said):
         start_up(server)
         os.kill(process(server), signal.SIGKILL)
-        wait_until(lambda: server.failure is not None, "it is given up")
+        wait_until(lambda: bool(said) and said[-1].endswith("It is not started again."), "it is given up")
         assert len(said) == 2 + ephemeral_server.RESTARTS - 1
         assert said[-1].endswith("The end of its log: the database is locked It is not started again.")
+        assert server.failure is not None
         with pytest.raises(httpx.ConnectError):
             process(server)
 

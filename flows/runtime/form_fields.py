@@ -28,7 +28,7 @@ from prefect_dispatch.integrators.merge_records.field_rules import FieldPath, Fi
 from prefect_dispatch.models.base import NON_EMPTY, Strict
 from prefect_dispatch.models.brief import NOT_BLANK, OutputForm, Text
 from prefect_dispatch.models.checks import SourceKind
-from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.limits import Limits, Pilot
 from prefect_dispatch.models.output_schema import PARTIAL_DATE
 from prefect_dispatch.sources.pasted import PastedItems
 
@@ -318,11 +318,12 @@ def limits_group(items: str) -> FormGroup:
             "max_tokens": "Longest answer in tokens",
             "concurrency": "Concurrency",
             "min_success": "Share that must succeed",
+            "pilot": "Pilot",
         },
     )
 
 
-def limits_from_fields(profile: DispatchProfile | str | None, **given: float | None) -> Limits:
+def limits_from_fields(profile: DispatchProfile | str | None, **given: float | Pilot | None) -> Limits:
     """Return the limits of a profile, overridden by the fields of a form.
 
     A form submits every default, so a field with its default value does not override the profile.

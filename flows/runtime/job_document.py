@@ -33,12 +33,12 @@ FLOWS = {
     "analyze_files": (
         "files instructions credentials model fields several output merge identity rules conflicts match scope "
         "constraints folder limit profile concurrency budget_usd min_success name out review decisions refresh "
-        "max_tokens merging limits report advanced"
+        "max_tokens pilot reader merging limits report advanced"
     ),
     "research_topics": (
         "question topics topics_file credentials model sources source_forms answers models finding "
         "writer_model judge_model scope constraints folder limit profile concurrency budget_usd min_success name out "
-        "refresh max_tokens researcher limits report advanced"
+        "refresh max_tokens researcher pilot limits report advanced"
     ),
     "content_variants": (
         "product instructions variants credentials model evaluation criterion judge_model metric results constraints "
@@ -46,9 +46,9 @@ FLOWS = {
         "report advanced"
     ),
     "build_modules": (
-        "modules repo base agent credentials model api_base about setup accept branch force on_conflict check max_usd "
-        "budget_usd concurrency time_limit_s idle_limit_s max_turns retries reasks min_success params pass_env keep "
-        "folder name out refresh merging limits results advanced"
+        "modules repo base agent credentials model api_base about setup accept branch force publish on_conflict "
+        "overlap check max_usd budget_usd concurrency time_limit_s idle_limit_s max_turns retries reasks min_success "
+        "params pass_env keep folder name out refresh answers merging limits results advanced"
     ),
     "test_matrix": (
         "command axes repo base setup report exclude include required on_red retry retries env service ready ports "

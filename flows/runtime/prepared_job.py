@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.executors.registry import is_executor
+from prefect_dispatch.integrators.merge_branches.merge_branches import MergeBranches
 from prefect_dispatch.models.limits import Limits
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.outcome import Outcome
     from prefect_dispatch.sources import Source
+    from prefect_dispatch.tasks.dependent_work import StartMerger
     from prefect_dispatch.tasks.preflight import Independence
     from prefect_dispatch.tasks.shards.options import ByDeployment, Dask, Processes, Ray, Threads
     from prefect_dispatch.tasks.work_item import WorkItem
@@ -70,6 +72,11 @@ class PreparedJob:
     """The outcomes of items without a value, for which there is no work."""
     notes: tuple[str, ...] = ()
     """Notes on the items, for the plan."""
+
+    @property
+    def merge_start(self) -> StartMerger | None:
+        """The function that merges the changes which some work starts from, if the integrator has one."""
+        return self.integrator.merge_start if isinstance(self.integrator, MergeBranches) else None
 
     @property
     def resources(self) -> set[str]:

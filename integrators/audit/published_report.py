@@ -7,6 +7,7 @@ and needs no server. It compares files with each other, so it can't find a chang
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -28,13 +29,13 @@ from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.base import Frozen
 from prefect_dispatch.models.brief import Brief
 from prefect_dispatch.models.decisions import Decisions
-from prefect_dispatch.models.ledger import WEB_SOURCES, Gap, LedgerRow, Merge, Ref, Violation
+from prefect_dispatch.models.ledger import TO_DECIDE, WEB_SOURCES, Gap, LedgerRow, Merge, Ref, Requirement, Violation
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.models.report import Report, Spending
 from prefect_dispatch.security.escaping import strip_control_chars
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from prefect_dispatch.integrators.base import AnyMerger
@@ -172,19 +173,41 @@ def _compare_report(published: PublishedReport) -> ReportAudit:
     return ReportAudit(tuple(dict.fromkeys(found)), tuple(checked), tuple(unchecked))
 
 
+_CLASS_OUTPUT = re.compile(r"Each answer is a '?[\w.:]+'?\.")
+"""The requirement of an output that is a class."""
+
+
 def _requirement_violations(
     report: Report, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief], integrator: object
 ) -> Iterator[Violation]:
     """Yield a violation for each requirement of a brief on which the report has another verdict than its files.
 
-    Compared is what needs neither items nor code nor a judge; reports of older versions have no requirements. A report
-    has the schema of a pydantic model, whose own validation counted, so that a form of other words is left out.
+    Compared is what needs neither items nor code nor a judge. A report has the schema of a pydantic model, whose own
+    validation counted, so that a form of other words is left out. Reports of older versions have no requirements.
     """
-    given = {(row.brief, row.kind, row.text): row for row in report.requirements}
-    for row in check_requirements(merge, outcomes, briefs, integrator) if given else ():
-        key = (row.brief, row.kind, row.text)
-        if row.verdict != "not_checkable" and given.get(key) != row and (key in given or row.kind != "output"):
-            message = f"the report has another verdict than 'Requirement {row}'."
+    stated_rows: Iterable[Requirement] = report.requirements
+    given: dict[tuple[str, str, str], Requirement] = {(row.brief, row.kind, row.text): row for row in stated_rows}
+    computed_rows = check_requirements(merge, outcomes, briefs, integrator)
+    found: dict[tuple[str, str, str], Requirement] = {(row.brief, row.kind, row.text): row for row in computed_rows}
+    has_judge = getattr(integrator, "judge", None) is not None
+
+    def problem(key: tuple[str, str, str]) -> str:
+        """Return what is wrong with a requirement; empty if nothing is."""
+        computed, stated = found.get(key), given.get(key)
+        if computed is None:
+            return f"the briefs have no 'Requirement {stated}'."
+        if stated is None:
+            is_missing = bool(given) or computed.verdict == "violated"
+            return f"the report lacks 'Requirement {computed}'." if is_missing else ""
+        is_words = computed.kind in {"scope", "constraint"}
+        if computed.verdict == "not_checkable" and (not is_words or has_judge):
+            return ""  # it depends on items, on code or on a judge
+        return "" if stated == computed else f"the report has another verdict than 'Requirement {computed}'."
+
+    classes = {brief for brief, kind, text in given if kind == "output" and _CLASS_OUTPUT.fullmatch(text)}
+    for key in dict.fromkeys((*found, *given)):
+        is_other_form = key[1] == "output" and key[0] in classes and not (key in found and key in given)
+        if not is_other_form and (message := problem(key)):
             yield Violation(law="schema", where="/requirements", message=message)
 
 
@@ -243,7 +266,7 @@ def _build_merge(report: Report, outcomes: Sequence[Outcome], questions: Sequenc
         proposals=report.proposals,
         flags=report.flags,
         tables=tuple(table for table in report.tables if table.name != WEB_SOURCES),
-        documents=report.documents,
+        documents=tuple(each for each in report.documents if each.name != TO_DECIDE),
         shortfalls=report.shortfalls,
         asked=tuple(questions),
     )
@@ -270,8 +293,10 @@ def _sum_violations(report: Report, outcomes: Sequence[Outcome], questions: Sequ
     for name, part in (("usage", [*outcomes, *questions]), ("integration", questions)):
         if getattr(report, name) != Spending.of(part):
             yield Violation(law="conservation", where=f"/{name}", message="it is not the sum over the outcomes.")
-    if report.status == "complete" and (gaps or report.shortfalls):
-        yield Violation(law="conservation", where="/status", message="it is 'complete', beside gaps or shortfalls.")
+    is_violated = any(row.verdict == "violated" for row in report.requirements)
+    if report.status == "complete" and (gaps or report.shortfalls or is_violated):
+        message = "it is 'complete', beside gaps, shortfalls or violated requirements."
+        yield Violation(law="conservation", where="/status", message=message)
 
 
 def _read_inputs(report: Report) -> _AuditInputs:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -23,14 +23,15 @@ from prefect_dispatch.integrators.merge_branches.three_way import (
     parent_folders,
     replace_entries,
 )
-from prefect_dispatch.models.ledger import Document, Ref, Table
+from prefect_dispatch.models.brief import find_needed
+from prefect_dispatch.models.ledger import Document, Ref, Table, make_ref
 from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.security.redaction import redact
 from prefect_dispatch.workspaces.git import MAIL, NAME, ObjectStore, create_with_alternates
 from prefect_dispatch.workspaces.patches import create_commit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from pydantic import JsonValue
 
@@ -50,6 +51,13 @@ class Branch(NamedTuple):
     """The id of the commit."""
     files: Differences
     """The files that it changes."""
+    needs: tuple[Ref, ...] = ()
+    """The changes that it starts from directly: its base is their merge, with all that these start from."""
+
+
+Needs = Mapping[str, Sequence[str]]
+"""For each brief the names of those that it needs, for the same item."""
+NO_NEEDS: Needs = {}
 
 
 class OrderedChanges(NamedTuple):
@@ -63,15 +71,19 @@ class OrderedChanges(NamedTuple):
     """Outcomes with an answer but without a change."""
 
 
-def common_base(outcomes: Sequence[Outcome]) -> str:
-    """Return the commit that all changes are based on.
+def common_base(outcomes: Sequence[Outcome], needs: Needs = NO_NEEDS) -> str:
+    """Return the commit that all changes are based on, apart from those that start from others.
+
+    Args:
+        outcomes: The outcomes.
+        needs: The briefs that each brief needs.
 
     Raises:
         DispatchError: If they have different bases, or there is no change.
     """
     first: dict[str, Ref] = {}
     for outcome in sorted(outcomes, key=lambda each: Ref.of(each).order):
-        if outcome.change:
+        if outcome.change and not needs.get(outcome.brief):
             first.setdefault(outcome.change.base, Ref.of(outcome))
     if len(first) > 1:
         (one, ref), (other, another), *_ = first.items()
@@ -86,27 +98,93 @@ def common_base(outcomes: Sequence[Outcome]) -> str:
     return next(iter(first))
 
 
-def order_changes(git: Git, outcomes: Iterable[Outcome]) -> OrderedChanges:
+def order_changes(git: Git, outcomes: Iterable[Outcome], needs: Needs = NO_NEEDS) -> OrderedChanges:
     """Return the changes in merge order: by the briefs' priority, the items' priority, then brief and item.
+
+    A change that starts from others comes after them.
 
     Args:
         git: The repository; each change is written to it as a commit that no branch and no tag references.
         outcomes: The outcomes, in any order.
+        needs: The briefs that each brief needs.
+
+    Raises:
+        DispatchError: If a change starts from another commit than the merge of what it needs.
     """
     branches, equal, idle = list[Branch](), dict[Ref, Ref](), list[Ref]()
-    first: dict[str, Ref] = {}
-    for outcome in sorted(outcomes, key=_merge_order):
+    first: dict[tuple[str, str], Ref] = {}
+    for outcome, needed in _order_by_needs(sorted(outcomes, key=_merge_order), find_needed(needs)):
         ref, change = Ref.of(outcome), outcome.change
         if outcome.status != "succeeded":
             continue
+        if change and needed:
+            _require_start(git, outcome, change, needed, needs)
         if change is None or not change.files:
             idle.append(ref)
-        elif (original := first.setdefault(change.tree, ref)) != ref:
+        elif (original := first.setdefault((change.base, change.tree), ref)) != ref:
             equal[ref] = original
         else:
             commit = create_commit(git, change, single_line(str(ref)))
-            branches.append(Branch(ref, change, commit, list_differences(git, change.base, commit)))
+            direct = (make_ref(name, outcome.item) for name in sorted(needs.get(outcome.brief, ())))
+            on = tuple(dict.fromkeys(equal.get(each, each) for each in direct if each not in idle))
+            branches.append(Branch(ref, change, commit, list_differences(git, change.base, commit), on))
     return OrderedChanges(tuple(branches), equal, tuple(sorted(idle, key=lambda each: each.order)))
+
+
+def _order_by_needs(
+    outcomes: Sequence[Outcome], all_needs: Mapping[str, frozenset[str]]
+) -> Iterator[tuple[Outcome, list[Outcome]]]:
+    """Yield outcomes, each after those that it needs, and with them; otherwise in the order that they have."""
+    by_item: dict[str, list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        by_item[outcome.item].append(outcome)
+    placed: set[Ref] = set()
+    for outcome in outcomes:
+        names = all_needs.get(outcome.brief, frozenset())
+        needed = [each for each in by_item[outcome.item] if each.brief in names] if names else []
+        # Fewer needs come first: what something needs has all of its needs, and at least one less.
+        for each in (*sorted(needed, key=lambda each: len(all_needs[each.brief])), outcome):
+            if (ref := Ref.of(each)) not in placed:
+                placed.add(ref)
+                own = all_needs.get(each.brief, frozenset())
+                yield each, [other for other in by_item[each.item] if other.brief in own] if own else []
+
+
+def _require_start(git: Git, outcome: Outcome, change: Change, needed: Sequence[Outcome], needs: Needs) -> None:
+    """Write the commit that a change starts from, and check that it is the merge of what it needs.
+
+    The changes that it needs, and the commits that these start from, are in the repository already.
+    """
+    start, _ = merge_needed(git, needed, needs)
+    if start != change.base:
+        raise DispatchError(
+            f"{str(Ref.of(outcome))!r} began from commit {change.base[:12]}, and what it needs results in "
+            f"{start[:12]}; run the job again."
+        )
+
+
+def merge_needed(git: Git, outcomes: Sequence[Outcome], needs: Needs) -> tuple[str, tuple[ResolvedConflict, ...]]:
+    """Merge the changes that some work starts from; return the commit, and the conflicts, resolved by priority.
+
+    The commit depends on the merged tree and the base alone.
+
+    Args:
+        git: The repository.
+        outcomes: The outcomes that the work needs, each with those that it needs itself.
+        needs: The briefs that each brief needs.
+    """
+    repo = RepositoryBase.of(git, common_base(outcomes, needs))
+    state, conflicts = initial_state(repo), list[ResolvedConflict]()
+    for outcome, _ in _order_by_needs(sorted(outcomes, key=_merge_order), find_needed(needs)):
+        if (change := outcome.change) and change.files:
+            ref = Ref.of(outcome)
+            commit = create_commit(git, change, single_line(str(ref)))
+            branch = Branch(ref, change, commit, list_differences(git, change.base, commit))
+            step = apply_change(repo, state, branch, "priority", lambda _state, _branch, _tree: "no agent is asked")
+            state = step.state
+            conflicts += step.conflicts
+    commit = repo.base if state.tree == repo.tree else repo.commit(state.tree, (repo.base,), "Merge of what is needed")
+    return commit, tuple(conflicts)
 
 
 def single_line(text: str) -> str:
@@ -141,6 +219,8 @@ class MergeState(NamedTuple):
     """The id of its tree."""
     branches: tuple[Branch, ...] = ()
     """The changes that are merged in it, in order."""
+    present: frozenset[Ref] = frozenset()
+    """The changes whose content it has: those merged, and those that added nothing to it."""
 
 
 class ResolvedConflict(NamedTuple):
@@ -201,8 +281,11 @@ def apply_change(
         rule: The rule that resolves conflicts.
         resolve: Combines changes where the rule is `agent`.
     """
-    # 1. Merge the change's tree; on conflicts what is merged already has precedence.
-    merge = merge_trees(repo.git, repo.tree, state.tree, branch.change.tree)
+    # 1. Leave out a change that starts from one that is left out; else merge its tree, and on conflicts what is merged
+    #    already has precedence.
+    if missing := next((ref for ref in branch.needs if ref not in state.present), None):
+        return AppliedChange(branch, "overridden", state, (), missing, f"needs: {missing} is left out")
+    merge = merge_trees(repo.git, branch.change.base, state.tree, branch.change.tree)
     resolved = tuple(_resolve_by_rule(merge.conflicts, state, "priority" if rule == "agent" else rule))
     # 2. `skip` and `fail` leave out a change with a conflict.
     if resolved and rule in ("skip", "fail"):
@@ -229,11 +312,12 @@ def _commit_merge(
     """Return the result of a merged change: a merge commit, or that the change adds nothing."""
     if tree != state.tree:
         commit = repo.commit(tree, (state.commit, branch.commit), single_line(f"Merge {branch.ref}"))
-        after = MergeState(commit, tree, (*state.branches, branch))
+        after = MergeState(commit, tree, (*state.branches, branch), state.present | {branch.ref})
         return AppliedChange(branch, "merged", after, resolved, None, _merge_reason(resolved))
     if resolved:
         return _skip_change(state, branch, resolved, ", and nothing of it is left")
     original = next(each for each in state.branches if not each.files.keys().isdisjoint(branch.files))
+    state = state._replace(present=state.present | {branch.ref})
     return AppliedChange(branch, "equal", state, (), original.ref, "all that it changes stands there already")
 
 
@@ -341,16 +425,31 @@ def _overlapping_pairs(
             touching[path].append(branch)
         for folder in {*parent_folders(path for path, each in branch.files.items() if each.after)}:
             folders[folder].append(branch)
-    # 2. Compare the changes of each path in pairs.
+    # 2. Compare the changes of each path in pairs; one that starts from the other has seen it.
+    starts = starting_points(branches)
     for path, group in touching.items():
         ranges = [_replaced_ranges(repo, each.files[path]) if len(group) > 1 else None for each in group]
         for (one, left), (other, right) in combinations(zip(group, ranges, strict=True), 2):
+            if one.ref in starts[other.ref] or other.ref in starts[one.ref]:
+                continue
             is_same = one.files[path].after == other.files[path].after
             yield path, one, other, "same content" if is_same else _overlap_kind(left, right)
         for branch in group:
             for other in folders[path] if branch.files[path].after else ():
-                if other is not branch:
+                if other is not branch and branch.ref not in starts[other.ref] and other.ref not in starts[branch.ref]:
                     yield path, branch, other, "file and folder"
+
+
+def starting_points(branches: Iterable[Branch]) -> dict[Ref, frozenset[Ref]]:
+    """Return all changes that each of some changes starts from, directly or through others.
+
+    Args:
+        branches: The changes, each after those that it starts from.
+    """
+    found: dict[Ref, frozenset[Ref]] = {}
+    for branch in branches:
+        found[branch.ref] = frozenset(branch.needs).union(*(found.get(ref, ()) for ref in branch.needs))
+    return found
 
 
 def _overlap_kind(left: list[tuple[int, int]] | None, right: list[tuple[int, int]] | None) -> OverlapKind:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, JsonValue, StringConstraints, field_serializer, model_validator
 
-from prefect_dispatch.errors import JobError
+from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.executors.base import BaseExecutor
 from prefect_dispatch.executors.registry import AnyExecutor
 from prefect_dispatch.executors.shell import Shell
@@ -21,6 +21,7 @@ from prefect_dispatch.integrators.merge_branches.apply import (
     apply_change,
     common_base,
     initial_state,
+    merge_needed,
     merged_patch,
     order_changes,
     overlaps_table,
@@ -32,6 +33,7 @@ from prefect_dispatch.integrators.merge_branches.publish_branch import (
     require_branch,
     write_history,
 )
+from prefect_dispatch.integrators.merge_branches.pull_request import Publish, publish_branch, require_publishing
 from prefect_dispatch.integrators.merge_branches.queries import (
     BASE_LABEL,
     AcceptanceRunner,
@@ -49,6 +51,7 @@ from prefect_dispatch.integrators.merge_branches.queries import (
 from prefect_dispatch.integrators.merge_branches.result import (
     ACCEPTANCE,
     CONFLICTS,
+    REVIEW,
     MergeResult,
     acceptance_table,
     branches_table,
@@ -64,7 +67,7 @@ from prefect_dispatch.integrators.merge_branches.result import (
     shortfalls,
 )
 from prefect_dispatch.integrators.merge_branches.syntax import describe_syntax_merge
-from prefect_dispatch.integrators.merge_branches.three_way import Entry, list_differences
+from prefect_dispatch.integrators.merge_branches.three_way import Entry, display_path, list_differences
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Command
 from prefect_dispatch.models.ledger import Merge, Ref, Violation
@@ -78,9 +81,10 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Asker
-    from prefect_dispatch.integrators.merge_branches.apply import Branch, MergeState, Resolution, Resolver
+    from prefect_dispatch.integrators.merge_branches.apply import Branch, MergeState, Needs, Resolution, Resolver
     from prefect_dispatch.integrators.merge_branches.three_way import MergedTree
     from prefect_dispatch.models.brief import Brief
+    from prefect_dispatch.models.ledger import Document
     from prefect_dispatch.models.outcome import Outcome
 
 
@@ -128,6 +132,12 @@ def _imprecision(where: str, message: str) -> Violation:
     return Violation(law="precision", where=where, message=message)
 
 
+def _needs_of(briefs: Sequence[Brief]) -> dict[str, tuple[str, ...]]:
+    """Return the briefs that each brief needs; empty if none needs any."""
+    needs = {brief.name: brief.needs for brief in briefs}
+    return needs if any(needs.values()) else {}
+
+
 BranchName = Annotated[str, StringConstraints(strip_whitespace=True, max_length=200)]
 
 
@@ -170,6 +180,8 @@ class MergeBranches(BaseIntegrator, Strict):
     """The branch that the merge is published on. Empty: none; the merge is in `merge_changes.patch`."""
     force: bool = False
     """Whether the branch may be moved to a merge that lacks commits of it, such as those of an earlier run."""
+    publish: Publish | None = None
+    """What becomes of the branch outside of the repository: a push, and a pull request. None: nothing leaves it."""
     agent: AnyExecutor | None = None
     """The agent that combines conflicting changes. None: the job's executor."""
     pass_env: tuple[str, ...] = ()
@@ -181,6 +193,8 @@ class MergeBranches(BaseIntegrator, Strict):
             raise ValueError(f"'agent' is for on_conflict 'agent', and it is {self.on_conflict!r}; remove one of them")
         if self.force and not self.branch:
             raise ValueError("'force' is for a branch that is published on; name one under 'branch', or leave it out")
+        if self.publish and self.publish.push and not self.branch:
+            raise ValueError("'publish' is for a branch that is pushed; name one under 'branch', or leave it out")
         if self.accept and (self.accept.report or self.accept.stdin):
             key = "report" if self.accept.report else "stdin"
             raise ValueError(f"accept: it passes or fails by its exit code, and reads no item; leave out {key!r}")
@@ -195,8 +209,14 @@ class MergeBranches(BaseIntegrator, Strict):
         """Return this integrator with the executor's workspace, unless it has its own.
 
         Raises:
-            JobError: If its own repository lacks the commit that the executor's changes are based on.
+            JobError: If its own repository lacks the commit that the executor's changes are based on, or the executor
+                changes nothing.
         """
+        if getattr(executor, "access", "") == "read":
+            raise JobError(
+                "integrator: it merges changes of files, and executor.access is 'read', so there are none; use another "
+                "integrator, such as collate."
+            )
         executor_workspace = getattr(executor, "workspace", None)
         if not isinstance(executor_workspace, Workspace):
             return self
@@ -217,6 +237,8 @@ class MergeBranches(BaseIntegrator, Strict):
             raise JobError(f"integrator.{error}") from None
         if self.branch:
             require_branch(Git(Path(workspace.repo)), self.branch)
+        if self.publish and self.publish.push:
+            require_publishing(Path(workspace.repo), self.publish)
         agent = BaseExecutor.of(self.agent).resolve_paths(folder) if self.agent else None
         return self.model_copy(update={"workspace": workspace, "agent": agent})
 
@@ -236,7 +258,7 @@ class MergeBranches(BaseIntegrator, Strict):
                 "agent, or leave it out where the job's executor is one."
             )
 
-    def estimate_queries(self, work: int) -> list[QueryEstimate]:
+    def estimate_queries(self, work: int, briefs: Sequence[Brief]) -> list[QueryEstimate]:  # noqa: ARG002 -- the signature of every integrator
         """Return the minimum number of queries: one at the end, or one for each change and the base."""
         if self.accept is None:
             return []
@@ -256,7 +278,7 @@ class MergeBranches(BaseIntegrator, Strict):
         Raises:
             DispatchError: If the outcomes have no change, or changes of different bases.
         """
-        repo = RepositoryBase.of(self._git, common_base(outcomes))
+        repo = RepositoryBase.of(self._git, common_base(outcomes, _needs_of(briefs)))
         agent = self.agent or ask.executor
         agent_at = partial(executor_at_commit, agent, repo.git.repo) if edits_files(agent) else None
         acceptance = AcceptanceRunner(repo, self.accept, self._acceptance_executor, ask)
@@ -281,7 +303,7 @@ class MergeBranches(BaseIntegrator, Strict):
         """
         ordered = sorted(outcomes, key=lambda outcome: Ref.of(outcome).order)
         # 1. Order the changes, apply them one by one with acceptance runs, and write the commits to publish.
-        changes = order_changes(repo.git, ordered)
+        changes = order_changes(repo.git, ordered, _needs_of(briefs))
         apply_one = partial(apply_change, repo, rule=self.on_conflict, resolve=resolve)
         apply_all = check_each_change if self.check == "each" else check_at_end
         steps = apply_all(repo, changes.branches, apply_one, acceptance)
@@ -304,14 +326,34 @@ class MergeBranches(BaseIntegrator, Strict):
             shortfalls=tuple(shortfalls(result)),
         )
 
+    def merge_start(self, outcomes: Sequence[Outcome], needs: Needs) -> str:
+        """Merge the changes that some work starts from, and return the commit, which no branch references.
+
+        Args:
+            outcomes: The outcomes that the work needs, each with those that it needs itself.
+            needs: For each brief the names of those that it needs.
+
+        Raises:
+            DispatchError: If they contradict each other, and `on_conflict` isn't `priority`.
+        """
+        commit, conflicts = merge_needed(self._git, outcomes, needs)
+        if conflicts and self.on_conflict != "priority":
+            places = ", ".join(sorted({repr(display_path(each.conflict.path)) for each in conflicts}))
+            raise DispatchError(
+                f"what it needs contradicts itself on {places}, and on_conflict is {self.on_conflict!r}: have one of "
+                "these need the other, or set on_conflict to 'priority'."
+            )
+        return commit
+
     def recompute(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Merge | None:
         """Return the merge that the changes result in, with the acceptance command's results as the merge has them.
 
         None where it can't be: an agent resolved conflicts, or the briefs, which commit messages quote, are unknown.
         """
         describe = CommitMessages(outcomes, briefs)
-        repo = RepositoryBase.of(self._git, common_base(outcomes))
-        branches = order_changes(repo.git, outcomes).branches
+        needs = _needs_of(briefs)
+        repo = RepositoryBase.of(self._git, common_base(outcomes, needs))
+        branches = order_changes(repo.git, outcomes, needs).branches
         if self.on_conflict == "agent" or not all(describe.has_goal(each.ref) for each in branches):
             return None
         recorded = RecordedAcceptance(
@@ -326,8 +368,9 @@ class MergeBranches(BaseIntegrator, Strict):
     def verify(self, merge: Merge, outcomes: Sequence[Outcome], briefs: Sequence[Brief]) -> Iterator[Violation]:
         """Yield where a merge differs from the one that the changes in its ledger result in."""
         value = cast("dict[str, Any]", merge.value)
-        base = common_base(outcomes)
-        repo, changes = RepositoryBase.of(self._git, base), order_changes(self._git, outcomes)
+        needs = _needs_of(briefs)
+        base = common_base(outcomes, needs)
+        repo, changes = RepositoryBase.of(self._git, base), order_changes(self._git, outcomes, needs)
         merged = {Ref.of(row) for row in merge.ledger if row.disposition == "merged"}
         branches = [each for each in changes.branches if each.ref in merged]
         # 1. Repeat the merge of these changes, with an agent's answers as the table of conflicts has them.
@@ -339,7 +382,8 @@ class MergeBranches(BaseIntegrator, Strict):
             texts = {each.path: answers.get((str(branch.ref), each.path)) for each in tree.conflicts if each.marked}
             return {path: Entry(*text.split(" ")) if text else None for path, text in texts.items()}
 
-        state, steps = initial_state(repo), list[AppliedChange]()
+        present = frozenset(Ref.of(row) for row in merge.ledger if row.disposition == "duplicate_of")
+        state, steps = initial_state(repo)._replace(present=present), list[AppliedChange]()
         rule: ConflictRule = "agent" if self.on_conflict == "agent" else "priority"
         for branch in branches:
             steps.append(apply_change(repo, state, branch, rule, resolve))
@@ -388,6 +432,23 @@ class MergeBranches(BaseIntegrator, Strict):
             why = f"as what is merged isn't accepted; see {PATCH_NAME}"
             return Delivery(shortfall=f"The branch {self.branch!r} is not moved, {why}.")
         return move_branch(self._git, self.branch, commit, force=self.force)
+
+    def publish_merge(self, value: JsonValue, documents: Sequence[Document]) -> Delivery:
+        """Push the branch, and open or update its pull request, once the branch has been moved to the merge.
+
+        Args:
+            value: The merged value.
+            documents: The documents of the merge; the review document is the text of the pull request.
+        """
+        if self.publish is None or not isinstance(value, dict) or value["commit"] == value["base"]:
+            return Delivery()
+        merged = cast("dict[str, Any]", value)
+        refs = {str(ref) for file in merged["files"] for ref in file["by"]}
+        review = next((each.text for each in documents if each.name == REVIEW), "")
+        title = f"Merge {', '.join(sorted(ref.partition('/')[0] for ref in refs))}"
+        return publish_branch(
+            self._git.repo, self.publish, self.branch, str(merged["commit"]), force=self.force, review=(title, review)
+        )
 
     @property
     def _effective_workspace(self) -> Workspace:

@@ -202,13 +202,27 @@ def write_history(
         steps: The results of applying them, in merge order.
         describe: Writes the messages.
     """
-    changes = {each.ref: repo.commit(each.change.tree, (repo.base,), describe.message(each.ref)) for each in branches}
+    changes: dict[Ref, str] = {}
+    for each in branches:
+        start = _published_start(repo, each, changes)
+        changes[each.ref] = repo.commit(each.change.tree, (start,), describe.message(each.ref))
     tip = repo.base
     for step in steps:
         if step.status == "merged":
             ref = step.branch.ref
             tip = repo.commit(step.state.tree, (tip, changes[ref]), describe.message(ref, "Merge "))
     return History(tip, changes)
+
+
+def _published_start(repo: RepositoryBase, branch: Branch, changes: Mapping[Ref, str]) -> str:
+    """Return the commit that a change starts from in the history: the base, a change that it needs, or their merge."""
+    if not branch.needs:
+        return repo.base
+    tree = repo.git.output("show", "-s", "--format=%T", branch.change.base)
+    parents = [changes[ref] for ref in branch.needs]
+    if len(parents) == 1 and repo.git.output("show", "-s", "--format=%T", parents[0]) == tree:
+        return parents[0]
+    return repo.commit(tree, parents, single_line(f"Merge what {branch.ref} needs"))
 
 
 def _sanitize_goal(text: str) -> str:

@@ -316,7 +316,11 @@ class ConflictAgent:
 def edits_files(executor: object) -> bool:
     """Return whether an executor edits files in a workspace as a brief instructs; a `Shell` only runs commands."""
     is_agent = isinstance(executor, BaseModel) and not isinstance(executor, Shell)
-    return is_agent and isinstance(getattr(executor, "workspace", None), Workspace)
+    return (
+        is_agent
+        and getattr(executor, "access", "") != "read"
+        and isinstance(getattr(executor, "workspace", None), Workspace)
+    )
 
 
 def require_base(repo: Path, theirs: Workspace) -> None:

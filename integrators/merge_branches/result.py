@@ -8,7 +8,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_dispatch.integrators.base import gaps, unanswered
-from prefect_dispatch.integrators.merge_branches.apply import NEAR, NEAR_LINES, PATCH_NAME, initial_state
+from prefect_dispatch.integrators.merge_branches.apply import (
+    NEAR,
+    NEAR_LINES,
+    PATCH_NAME,
+    initial_state,
+    starting_points,
+)
 from prefect_dispatch.integrators.merge_branches.three_way import Entry, display_path, list_differences, read_blob
 from prefect_dispatch.models.ledger import Document, FieldRow, Flag, LedgerRow, Loser, Ref, Table
 from prefect_dispatch.security.escaping import (
@@ -81,9 +87,13 @@ class MergeResult:
         """The files that differ from the base, sorted by path."""
         changes = list_differences(self.repo.git, self.repo.base, self.final_state.commit)
         files: list[ChangedFile] = []
+        starts = starting_points(self.changes.branches)
         for path, (_, after) in sorted(changes.items()):
             touching = [each for each in self.final_state.branches if path in each.files]
             exact = [each for each in touching if each.files[path].after == after]
+            # A change that starts from others has their content in its own.
+            started = {ref for each in exact for ref in starts[each.ref]}
+            exact += [each for each in touching if each.ref in started and each not in exact]
             files.append(ChangedFile(path, after, tuple(exact or touching), bool(exact)))
         return files
 
@@ -264,7 +274,7 @@ def shortfalls(result: MergeResult) -> Iterator[str]:
     for step in result.steps:
         if step.status == "refused":
             yield f"{step.branch.ref} is left out: {step.reason.splitlines()[0][:300]}"
-        elif step.status == "overridden" and step.conflicts[0].rule != "priority":
+        elif step.status == "overridden" and not (step.conflicts and step.conflicts[0].rule == "priority"):
             yield f"{step.branch.ref} is left out: {step.reason}."
     if any(each.status == "unknown" for each in result.verdicts):
         untested = next(each for each in result.verdicts if each.status == "unknown")

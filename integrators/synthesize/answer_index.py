@@ -161,9 +161,17 @@ _SENTENCE_END = re.compile(r"(?<![.!?…])[.!?…]+[\"'”’»)*_]{0,9}(?=\s|\[
 
 # A sentence split too often raises needless flags; one split too seldom credits a number to the wrong source.
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"“'])(?:(?i:approx|ca|cf|dr|e\.g|gen|hon|i\.e|lt|mr|mrs|ms|mt|prof|resp|rev|sgt|st|vs|d\.h|z\.b|bzw|ggf|vgl)"
-    r"|(?:[A-Z]\.)*[A-Z])\.$"
+    r"(?:^|[\s(\"“'])(?:(?i:approx|ca|cf|dr|e\.g|gen|hon|i\.e|lt|mr|mrs|ms|mt|prof|resp|rev|sgt|st|vs|d\.h|z\.b|bzw|ggf|vgl"
+    r"|evtl|fa|hr|inkl|mio|mrd|tsd|u\.a|zzgl)|(?:[A-Z]\.)*[A-Z])\.$"
 )
+_SPACED_ABBREVIATION = re.compile(r"(?:^|[\s(])[a-z]\.\s?[A-ZÄa-zä]\.")
+"""A German abbreviation of two letters with a space, such as `z. B.` or `e. V.`."""
+_GERMAN_ORDINAL = re.compile(
+    r"\b\d{1,2}\.[ \t](?:Januar|Jänner|Februar|März|Mai|Juni|Juli|Oktober|Dezember|Quartal|Halbjahr)\b"
+    r"|(?i:\b(?:am|ab|bis|seit|vom|zum)[ \t])\d{1,2}\.[ \t](?:April|August|September|November)\b"
+    r"|(?i:\b(?:der|die|das|dem|des|im|vom|zum|zur|beim)[ \t])\d{1,3}\.[ \t]\w"
+)
+"""A date or an ordinal number in German, whose full stop ends no sentence."""
 _ABBREVIATION_BEFORE_LOWER_CASE = re.compile(
     r"(?i)(?:^|[\s(])(?:a\.m|al|co|corp|dept|est|etc|inc|jr|ltd|p\.m|sr|usw|jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)\.$"
 )
@@ -277,6 +285,14 @@ def _continues_sentence(text: str, end: re.Match[str], unsplit: Sequence[Span]) 
         # A wrapped line continues in the next one.
         line = text[text.rfind("\n", 0, end.start()) + 1 : end.start()].strip()
         return "\n" not in end[0][1:] and following.islower() and not line.startswith("#") and not line.endswith("]")
+    first = max(0, end.start() - _LONGEST_ABBREVIATION)
+    around, at = text[first : end.end() + _LONGEST_ABBREVIATION], end.start() - first
+    if any(
+        match.start() < at < match.end()
+        for pattern in (_GERMAN_ORDINAL, _SPACED_ABBREVIATION)
+        for match in pattern.finditer(around)
+    ):
+        return True
     return bool(
         _ABBREVIATION.search(before)
         or _ENUMERATOR.search(before)

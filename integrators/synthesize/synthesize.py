@@ -17,6 +17,7 @@ from prefect_dispatch.integrators.synthesize.answer_index import number_answers
 from prefect_dispatch.integrators.synthesize.judge import (
     JUDGE_BRIEF,
     JUDGE_BRIEFS,
+    RULE_BRIEF,
     add_judge_findings,
     claims_table,
     describe_judging,
@@ -35,7 +36,7 @@ from prefect_dispatch.integrators.synthesize.output_format import (
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, OutputForm, Text
 from prefect_dispatch.models.imports import REFERENCE
-from prefect_dispatch.models.item import Item, escape_template
+from prefect_dispatch.models.item import Item, escape_template, placeholders
 from prefect_dispatch.models.ledger import LedgerRow, Merge
 from prefect_dispatch.models.output_schema import normalize_output
 from prefect_dispatch.security.escaping import count_noun
@@ -129,12 +130,17 @@ class Synthesize(BaseIntegrator, Strict):
         """Yield a violation for each field that is neither cited by a model nor an answer word for word."""
         return rule_violations(merge)
 
-    def estimate_queries(self, work: int) -> list[QueryEstimate]:
-        """Return the least number of queries: one text and, for a judge, one claim for each answer."""
+    def estimate_queries(self, work: int, briefs: Sequence[Brief]) -> list[QueryEstimate]:
+        """Return the least number of queries: one text; for a judge, one claim for each answer, and each rule."""
         write = _create_briefs(self.instructions, self.constraints, self._form)["write"]
         text = QueryEstimate(Question(brief=write, item=Item(key="answers", value="")), work, 1, self.executor)
+        if self.judge is None:
+            return [text]
         claims = QueryEstimate(Question(brief=JUDGE_BRIEF, item=Item(key="claim", value="")), 1, work, self.judge)
-        return [text, claims] if self.judge is not None else [text]
+        stated = {rule for brief in briefs for rule in (brief.scope, *brief.constraints)}
+        asked = {rule for rule in stated.union(self.own_constraints()) if rule and not placeholders(rule)}
+        rules = QueryEstimate(Question(brief=RULE_BRIEF, item=Item(key="rule", value="")), work, len(asked), self.judge)
+        return [text, claims, rules]
 
     @field_serializer("executor", "judge", when_used="json")
     def _serialize_executor(self, executor: object) -> object:

@@ -281,11 +281,12 @@ class Tournament(BaseIntegrator, Strict):
         copy._rivals, copy._inputs = rivals, inputs  # noqa: SLF001 -- of its own copy
         return copy
 
-    def estimate_queries(self, work: int) -> list[QueryEstimate]:
+    def estimate_queries(self, work: int, briefs: Sequence[Brief]) -> list[QueryEstimate]:  # noqa: ARG002 -- the signature of every integrator
         """Return the most questions that a judge may be asked: in each contest, two for each pair.
 
         Args:
             work: The number of (brief, item) of the job; used if the number of rivals isn't known yet.
+            briefs: The briefs of the job.
         """
         if not self.criterion:
             return []

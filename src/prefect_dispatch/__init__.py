@@ -8,7 +8,7 @@ from prefect_dispatch.models import __version__
 from prefect_dispatch.serialization import moved_names
 
 if TYPE_CHECKING:
-    from prefect_dispatch.blocks import DispatchProfile
+    from prefect_dispatch.blocks import DispatchBudget, DispatchProfile
     from prefect_dispatch.errors import DispatchFailed
     from prefect_dispatch.executors.base import Ask, BaseExecutor, Executor, Reply
     from prefect_dispatch.executors.coding.coding_agent import CodingAgent
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from prefect_dispatch.models.brief import Brief, Command
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.ledger import Merge
-    from prefect_dispatch.models.limits import Limits
+    from prefect_dispatch.models.limits import Limits, Pilot
     from prefect_dispatch.models.outcome import Answer, Outcome, Usage
     from prefect_dispatch.models.report import Report
     from prefect_dispatch.reporting.tables import outcomes_frame
@@ -57,6 +57,7 @@ _HOMES = {
     "Command": "models.brief",
     "Consensus": "integrators.consensus.consensus",
     "DispatchFailed": "errors",
+    "DispatchBudget": "blocks",
     "DispatchProfile": "blocks",
     "Executor": "executors.base",
     "Integrator": "integrators.base",
@@ -64,6 +65,7 @@ _HOMES = {
     "LLM": "executors.llm.llm",
     "LLMCredentials": "blocks",
     "Limits": "models.limits",
+    "Pilot": "models.limits",
     "Merge": "models.ledger",
     "MergeBranches": "integrators.merge_branches.merge_branches",
     "MergeRecords": "integrators.merge_records.merge_records",
@@ -106,6 +108,7 @@ __all__ = [
     "Collate",
     "Command",
     "Consensus",
+    "DispatchBudget",
     "DispatchFailed",
     "DispatchProfile",
     "Executor",
@@ -117,6 +120,7 @@ __all__ = [
     "MergeBranches",
     "MergeRecords",
     "Outcome",
+    "Pilot",
     "Plan",
     "PythonCallable",
     "Reply",

@@ -5,10 +5,11 @@ Prefect loads this module wherever it looks blocks up, so it imports nothing tha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+from zoneinfo import available_timezones
 
 from prefect.blocks.core import Block
-from pydantic import Field, HttpUrl, ValidationError
+from pydantic import Field, HttpUrl, ValidationError, field_validator
 
 from prefect_dispatch.errors import JobError, first_problem
 from prefect_dispatch.executors.block_references import load_block, read_document, shell_operation
@@ -19,7 +20,7 @@ from prefect_dispatch.security.redaction import register_secrets
 if TYPE_CHECKING:
     from prefect_dispatch.executors.llm.llm import LLM
 
-__all__ = ["DispatchProfile", "LLMCredentials", "block_reference", "profile"]
+__all__ = ["DispatchBudget", "DispatchProfile", "LLMCredentials", "block_reference", "profile"]
 
 
 class DispatchProfile(Block):
@@ -86,6 +87,38 @@ class DispatchProfile(Block):
             where, message = first_problem(error)
             name = f" {self._block_document_name!r}" if self._block_document_name else ""
             raise JobError(f"The profile{name} can't be used: {where}: {message}.") from None
+
+
+class DispatchBudget(Block):
+    """US dollars per day, week or month, under a name: runs that name it in `limits.budget` never spend more together.
+
+    Example:
+        ```python
+        from prefect_dispatch import DispatchBudget
+
+        DispatchBudget(usd=100, per="month", timezone="Europe/Berlin").save("BLOCK_NAME")
+        ```
+    """
+
+    _block_type_name = "Dispatch Budget"
+    _block_type_slug = "dispatch-budget"
+    _logo_url = HttpUrl(f"{LOGOS}/webhook.png")
+    _documentation_url = DOCUMENTATION
+    _description = "US dollars per day, week or month that runs of prefect-dispatch share."
+
+    usd: float = Field(gt=0, le=200_000, title="US dollars", description="What all runs may spend in a period.")
+    per: Literal["day", "week", "month"] = Field(
+        default="month", title="Period", description="A week begins on Monday."
+    )
+    timezone: str = Field(default="UTC", title="Time zone", description="The time zone in which a day begins.")
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_time_zone(cls, name: str) -> str:
+        if name not in available_timezones():
+            msg = f"{name!r} is no time zone; an example is 'Europe/Berlin'"
+            raise ValueError(msg)
+        return name
 
 
 def profile(name: str) -> DispatchProfile:

@@ -19,13 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 from prefect.results import get_result_store
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
-from prefect_dispatch.calls.call_gate import (
-    ZERO_AMOUNT,
-    UsageAmount,
-    amount_from_caps,
-    forget_gate,
-    gate_with_own_budget,
-)
+from prefect_dispatch.calls.budget import ZERO_AMOUNT, UsageAmount, amount_from_caps
+from prefect_dispatch.calls.call_gate import forget_gate, gate_with_own_budget
 from prefect_dispatch.errors import (
     BudgetError,
     BusyError,

@@ -21,7 +21,8 @@ from prefect.runtime import flow_run
 from prefect.states import Crashed
 from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-from prefect_dispatch.calls.call_gate import ZERO_AMOUNT, gate_for_run, usage_amount
+from prefect_dispatch.calls.budget import ZERO_AMOUNT, usage_amount
+from prefect_dispatch.calls.call_gate import gate_for_run
 from prefect_dispatch.errors import BudgetError, ExecutorError, JobError, TransientError
 from prefect_dispatch.models.outcome import Answer, Attempt, Usage
 from prefect_dispatch.security.redaction import safe_message
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
     from prefect.task_runners import TaskRunner
 
-    from prefect_dispatch.calls.call_gate import BudgetShare, UsageAmount
+    from prefect_dispatch.calls.budget import BudgetShare, UsageAmount
     from prefect_dispatch.errors import TerminalError
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models.limits import Limits

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import sys
 from typing import TYPE_CHECKING
 
 import pytest
+from mcp import Client
 
+from prefect_dispatch.agents.server import create_server
 from prefect_dispatch.cli import main
 from prefect_dispatch.cli.commands import create_parser
 from prefect_dispatch.cli.jobs import create_policy
@@ -76,3 +79,13 @@ def test_it_ends_with_its_client(root: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO()))
     assert main(["mcp", "--root", str(root)]) == 0
+
+
+def test_what_was_not_planned_is_not_started(policy: Policy) -> None:
+    """A fingerprint that no plan has returned starts nothing, and no form asks for it."""
+
+    async def start() -> str:
+        async with Client(create_server(policy)) as client:
+            return str(await client.call_tool("start", {"fingerprint": "0" * 64}))
+
+    assert "There is no job" in asyncio.run(start())

@@ -25,7 +25,7 @@ from prefect_dispatch.integrators.merge_records.merge_records import MergeRecord
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
 from prefect_dispatch.integrators.tournament.tournament import Tournament
 from prefect_dispatch.models.brief import Brief
-from prefect_dispatch.models.limits import Limits
+from prefect_dispatch.models.limits import Limits, Pilot
 from prefect_dispatch.sources import Csv, Glob, JsonLines, Listed, Parquet, Sql
 from prefect_dispatch.workspaces.workspace import Workspace
 from tests.agents.conftest import MODEL
@@ -140,8 +140,11 @@ def test_what_options_allow(root: Path) -> None:
         "api_base": "http://evil.example",
         "credentials": "mine",
         "pass_env": ["ANTHROPIC_API_KEY", "SECRET"],
+        "answers": "../answers.yaml",
     }
+    assert refusals(root, policy, executor={**AGENT, "answers": "a.yaml", "pass_env": ["ANTHROPIC_API_KEY"]}) == {}
     assert refusals(root, policy, executor={**AGENT, **more}) == {
+        "executor.answers": "--root (a folder above)",
         "executor.program": "--allow shell",
         "executor.params": "--allow shell",
         "executor.api_base": "",
@@ -172,6 +175,14 @@ def test_code_that_is_allowed(root: Path) -> None:
     assert refusals(root, policy, executor=function) == {}
     asking = {"kind": "synthesize", "instructions": "Sum up.", "executor": LLM_JOB}
     assert refusals(root, policy, executor=function, integrator=asking) == {"executor": ""}
+
+
+def test_pushing_is_not_for_agents(root: Path, tmp_path: Path) -> None:
+    """A merge that is pushed uses the user's credentials, so no option allows it."""
+    policy = Policy(root=str(root), models=("claude-*",), allow=("coding",))
+    workspace = {"repo": str(tmp_path)}
+    pushed = {"kind": "merge_branches", "workspace": workspace, "branch": "agents/merged", "publish": {"push": True}}
+    assert refusals(root, policy, integrator=pushed)["integrator.publish"] == ""
 
 
 def test_links_lead_nowhere_else(root: Path, policy: Policy, tmp_path: Path) -> None:
@@ -278,15 +289,16 @@ DECIDED: dict[type[BaseModel], str] = {
     "strict_model web_search mode rounds",
     Shell: "kind cwd pass_env idle_s operation workspace",
     PythonCallable: "kind function version",
-    CodingAgent: "kind agent model workspace web_search program api_base credentials pass_env max_usd max_turns idle_s "
-    "params",
+    CodingAgent: "kind agent model workspace access answers web_search program api_base credentials pass_env max_usd "
+    "max_turns idle_s params",
     Generic: "name argv stdin env key done text usage",
     Workspace: "repo base setup keep ports",
-    Brief: "name scope instructions constraints output checks priority reads writes resources samples model command "
-    "split sample part",
+    Brief: "name scope instructions constraints output checks priority reads writes resources samples model needs "
+    "command split sample part start",
     Limits: "concurrency shard retries retry_delay_s reasks timeout_s retry_timeouts wait_s requests_per_minute "
-    "tokens_per_minute pace_limit budget_usd budget_tokens budget_requests circuit grace_s min_success review_s "
-    "on_dependence",
+    "tokens_per_minute pace_limit budget budget_usd budget_tokens budget_requests circuit grace_s min_success review_s "
+    "on_dependence pilot",
+    Pilot: "items gate max_usd min_success max_reask_rate",
     Glob: "glob root encoding max_bytes",
     JsonLines: "key priority jsonl",
     Csv: "key priority csv delimiter encoding",
@@ -295,7 +307,7 @@ DECIDED: dict[type[BaseModel], str] = {
     Listed: "items",
     Collate: "kind expected expected_key",
     Consensus: "kind method rules weights min_votes item voter",
-    MergeBranches: "kind workspace on_conflict accept check branch force agent pass_env",
+    MergeBranches: "kind workspace on_conflict accept check branch force publish agent pass_env",
     MergeRecords: "kind identity records rules default conflicts match aliases",
     Synthesize: "kind instructions constraints output sections executor judge reasks context_tokens",
     TestMatrix: "kind required on_red",
@@ -319,6 +331,7 @@ def test_every_field_of_a_form_is_decided_on() -> None:
         "results",
         "repo",
         "agent",
+        "answers",
         "out",
         "files",
         "api_base",

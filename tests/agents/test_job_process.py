@@ -16,7 +16,7 @@ from prefect_dispatch.agents import job_plan
 from prefect_dispatch.agents.job_plan import ANSWER, REQUEST, Planned, PlanRequest, PlanResult, find_job_file
 from prefect_dispatch.agents.job_store import Run, RunRecord, lock_folder
 from prefect_dispatch.agents.policy import Policy
-from prefect_dispatch.calls.call_gate import Budget
+from prefect_dispatch.calls.budget import Budget
 from prefect_dispatch.cli import job_process
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.limits import Limits

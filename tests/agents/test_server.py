@@ -316,6 +316,27 @@ def test_cancel_and_kill(policy: Policy, jobs: JobStore, api: Path, model: Model
     use(policy, act)
 
 
+def test_a_resume_asks_what_has_failed(policy: Policy, jobs: JobStore, api: Path, model: ModelServer) -> None:
+    """Of 102 items 2 fail, one of them early in the list: a redrive, by another server, sends 2 requests."""
+    for number in range(102):
+        (jobs.root / "items" / f"{number}.txt").write_text(f"Text number {number}.", encoding="utf-8")
+    (jobs.root / "job.yaml").write_text(f"{JOB}limits: {{retries: 0, reasks: 0}}\n", encoding="utf-8")
+    bad = ("number 3.", "number 77.")
+    model.behave = lambda request, n: Behaviour(content="" if any(each in str(request) for each in bad) else "fine")
+
+    async def first(client: Client) -> dict[str, Any]:
+        return await wait(client, (await start(client))["job"])
+
+    status = use(policy, first)
+    assert (status["state"], status["message"].partition(";")[0]) == ("gaps", "100 of 102 answered")
+    assert {gap["item"] for gap in status["gaps"]} == {"items/3.txt", "items/77.txt"}
+    assert model.count == 102
+    model.behave = lambda request, n: Behaviour()
+    status = use(policy, lambda client: wait(client, status["job"], "redrive"))
+    assert (status["state"], status["answered_before"], status["runs"]) == ("complete", 100, 2)
+    assert model.count == 104
+
+
 def test_a_failure_ends_the_wait(policy: Policy, jobs: JobStore, api: Path, model: ModelServer) -> None:
     """A long poll returns at the first new failure, so that an agent may cancel a job that goes wrong."""
     model.behave = lambda request, n: Behaviour(hang=True) if "number 3" in str(request) else Behaviour(content=None)

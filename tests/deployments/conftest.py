@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 ROOT = Path(__file__).parents[2]
+SCHEDULER_S = 2
+"""Seconds between two rounds of the server's scheduler."""
 PATIENCE_S = 240
 """Seconds for whatever is waited for: on a busy machine a run alone takes a minute to begin."""
 
@@ -119,6 +121,21 @@ class Place:
             found = client.read_flow_runs(deployment_filter=only)
         return sorted(found, key=lambda run: str(run.expected_start_time))
 
+    def end_schedule(self, deployment: UUID) -> None:
+        """Pause a deployment, and remove what is still due, so that no later worker gets it.
+
+        A round of the server's scheduler that has begun before the pause adds runs after it.
+        """
+        with self.client() as client:
+            client.pause_deployment(deployment)
+            quiet = time.monotonic()
+            while time.monotonic() - quiet < 2 * SCHEDULER_S:
+                for run in self.runs(deployment):
+                    if run.state is not None and run.state.is_scheduled():
+                        client.delete_flow_run(run.id)
+                        quiet = time.monotonic()
+                time.sleep(0.5)
+
     def wait(self, true: Callable[[], bool], what: str) -> None:
         """Wait for something; if it doesn't come, tell what commands have said."""
         end = time.monotonic() + PATIENCE_S
@@ -141,8 +158,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Generator[Place]:
     """A Prefect server whose clocks go fast."""
     folder = tmp_path_factory.mktemp("prefect")
     fast = {
-        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
-        "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "2",
+        "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": str(SCHEDULER_S),
+        "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": str(SCHEDULER_S),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
         "PREFECT_SERVER_DEPLOYMENTS_CONCURRENCY_SLOT_WAIT_SECONDS": "1",

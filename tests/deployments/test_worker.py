@@ -127,8 +127,7 @@ def test_a_schedule_pays_for_what_is_new(server: Place, model: OpenAIServer, tmp
         assert model.count == before + 2
         (tmp_path / "project" / "texts" / "one.txt").write_text("a b c d")
         place.wait(lambda: "changed 1" in str(place.artifacts("nightly-report")), "a run has seen the change")
-        with place.client() as client:
-            client.pause_deployment(deployment.id)
+        place.end_schedule(deployment.id)
     assert model.count == before + 3
     first, second, *later = place.artifacts("nightly-report")
     assert "Since the last run" not in first

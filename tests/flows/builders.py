@@ -23,7 +23,7 @@ goal = re.search(r"# Instructions\n((?:.|\n)*?)\n\n# ", said)[1]
 with open(sys.argv[1], "a") as log:
     log.write(goal.splitlines()[0] + "\n")
 again = "# Sent back" in said
-for word, path, text in re.findall(r"^(WRITE|MEND|DELETE|EXIT|WAIT) (\S+) ?(.*)$", goal, re.M):
+for word, path, text in re.findall(r"^(WRITE|MEND|DELETE|EXIT|WAIT|MUST) (\S+) ?(.*)$", goal, re.M):
     file = pathlib.Path(path)
     if word == "WRITE" or word == "MEND" and again:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -32,6 +32,8 @@ for word, path, text in re.findall(r"^(WRITE|MEND|DELETE|EXIT|WAIT) (\S+) ?(.*)$
         file.unlink()
     elif word == "EXIT":
         sys.exit(int(path))
+    elif word == "MUST" and not file.exists():
+        sys.exit(4)
     elif word == "WAIT":
         while not file.exists():
             time.sleep(0.01)
@@ -46,7 +48,8 @@ for file in pathlib.Path().glob("*.txt"):
         file.write_text("".join(kept))
 print("It is done.")
 """
-"""`WRITE path text` writes a file, `MEND` does so only where it was sent back, `WAIT path` waits; markers go."""
+"""`WRITE path text` writes a file, `MEND` does so only where it was sent back, `WAIT path` waits, `MUST path` fails
+without it; markers go."""
 BASE: Files = {"README.md": "What is to be.\n", "app.txt": "1\n2\n3\n"}
 
 

@@ -12,10 +12,10 @@ from prefect import flow
 from prefect.exceptions import ParameterTypeError
 from pydantic import BaseModel
 
-from prefect_dispatch import LLM, DispatchProfile, Limits, LLMCredentials, Report, analyze_files
+from prefect_dispatch import LLM, CodingAgent, DispatchProfile, Limits, LLMCredentials, Report, analyze_files
 from prefect_dispatch.blocks import block_reference
 from prefect_dispatch.errors import JobError
-from prefect_dispatch.flows.analyze_files import DECISIONS
+from prefect_dispatch.flows.analyze_files import AGENT_SCOPE, DECISIONS, PASTED_AGENT_SCOPE
 from prefect_dispatch.flows.runtime.form_fields import AnswerField, schema_of_fields
 from prefect_dispatch.flows.runtime.form_flow import REFUSAL
 from prefect_dispatch.flows.runtime.form_layout import with_form_messages
@@ -74,7 +74,9 @@ def test_the_form_has_few_fields_and_groups_in_order() -> None:
     assert form["required"] == ["files", "instructions"]
     shapes = dict(fields)
     assert shapes["credentials"]["block_type_slug"] == "llm-credentials"
-    assert "json-string" not in repr(form)
+    definitions = form["definitions"]
+    assert [name for name, each in definitions.items() if "json-string" in repr(each)] == ["AgentReader"]
+    assert "json-string" not in repr(shapes)
     merging, limits, advanced = (form["definitions"][name]["properties"] for name in ("Merging", "Limits", "Advanced"))
     assert merging["merge"]["enum"] == ["side by side", "merge records"]
     assert advanced["profile"]["block_type_slug"] == "dispatch-profile"
@@ -362,3 +364,30 @@ def test_options_keep_the_form() -> None:
     other = analyze_files.with_options(name="mine")
     assert (other.name, other.form) == ("mine", analyze_files.form)
     assert other.validate_parameters({"files": "x", "instructions": "y", "credentials": ""})["credentials"] is None
+
+
+def test_a_coding_agent_as_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It reads the repository around each file, or for pasted questions, and changes nothing."""
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-test-0123456789")
+    monkeypatch.delenv("ANTHROPIC_AUTH_TOKEN", raising=False)
+    own = {"kind": "coding", "agent": "claude", "model": "m", "repo": "code", "base": "main", "time_limit_s": 60}
+
+    def given(files: object, **more: object) -> Any:  # noqa: ANN401 -- the parts of a job
+        valid = analyze_files.validate_parameters({"files": files, "instructions": "Audit {key}.", **more})
+        return with_form_messages(lambda: analyze_files.form.build(**valid))
+
+    parts = given("src/*.py", reader={**own, "max_usd": 1, "answers": "a.yaml"}, fields=["finding"], budget_usd=5)
+    agent = parts.executor
+    assert isinstance(agent, CodingAgent)
+    assert (agent.access, agent.web_search, agent.pass_env, agent.max_usd) == ("read", False, ("ANTHROPIC_API_KEY",), 1)
+    assert agent.workspace is not None
+    assert agent.answers == "a.yaml"
+    assert (agent.workspace.repo, agent.workspace.base, parts.limits.timeout_s) == ("code", "main", 60)
+    assert (parts.briefs[0].scope, parts.limits.budget_usd) == (AGENT_SCOPE, 5)
+    pasted = given({"pasted": "Who opens files?"}, reader=own)
+    assert pasted.briefs[0].scope == PASTED_AGENT_SCOPE
+    assert given("*.py", reader=own, scope="Mine.").briefs[0].scope == "Mine."
+    with pytest.raises(JobError, match="max_tokens: it is for a model"):
+        given("*.py", reader=own, max_tokens=100)
+    with pytest.raises(JobError, match=r"reader: .claude. uses models of anthropic"):
+        given("*.py", reader={**own, "model": ""}, model="openai/gpt-5")

@@ -65,7 +65,15 @@ def test_the_form_has_few_fields_and_groups_in_order() -> None:
     assert (params["format"], params["default"]) == ("json-string", "{}")
     assert fields["credentials"]["block_type_slug"] == "llm-credentials"
     assert limits["time_limit_s"]["default"] == 1800
-    assert [*form["definitions"]["Module"]["properties"]] == ["name", "goal", "owns", "interface", "accept", "priority"]
+    assert [*form["definitions"]["Module"]["properties"]] == [
+        "name",
+        "goal",
+        "owns",
+        "interface",
+        "accept",
+        "needs",
+        "priority",
+    ]
 
 
 def test_values_in_groups_are_those_by_themselves() -> None:
@@ -419,3 +427,9 @@ def test_a_branch_that_moved_meanwhile_stays(site: Site) -> None:
     assert f"has 1 commit that the merge lacks, such as {mine[:12]}" in report.message
     assert site.git.output("rev-parse", "agents/merged") == mine
     assert "+a" in (site.folder / "report" / "merged.patch").read_text(encoding="utf-8")
+
+
+def test_agents_may_ask_where_their_answers_have_a_file() -> None:
+    """Without one, they must decide."""
+    assert given().executor.answers is None
+    assert given(answers="answers.yaml").executor.answers == "answers.yaml"

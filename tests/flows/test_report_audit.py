@@ -398,7 +398,24 @@ def test_a_run_states_what_the_brief_requires(tmp_path: Path, capsys: pytest.Cap
     assert "Requirement violated: output of terms: Each answer conforms" in capsys.readouterr().out
     assert main(["merge", str(tmp_path), "--without", "b"]) == GAPS
     assert "+ met: output of terms" in capsys.readouterr().out
-    change(tmp_path / "report.json", lambda given: given["requirements"].pop(1))
-    change(tmp_path / "report.json", lambda given: given["requirements"][0].update(verdict="met"))
-    assert main(["audit", str(tmp_path)]) == FAILED
-    assert capsys.readouterr().out.count("the report has another verdict than") == 2
+    assert main(["merge", str(tmp_path), "--without", "b", "--without", "a"]) == GAPS
+    assert "no answer for 2 (2 left_out)" in capsys.readouterr().out
+    published = (tmp_path / "report.json").read_text()
+
+    def audited(edit: Callable[[Any], object]) -> str:
+        (tmp_path / "report.json").write_text(published)
+        change(tmp_path / "report.json", edit)
+        assert main(["audit", str(tmp_path)]) == FAILED
+        return capsys.readouterr().out
+
+    def embellish(given: Any) -> None:  # noqa: ANN401 -- a report
+        given |= {"requirements": [], "status": "complete", "shortfalls": []}
+
+    assert "the report lacks 'Requirement violated" in audited(embellish)
+    assert "the report lacks 'Requirement met" in audited(lambda given: given["requirements"].pop(1))
+    assert "has another verdict than" in audited(lambda given: given["requirements"][0].update(verdict="met"))
+    assert "has another verdict than" in audited(lambda given: given["requirements"][2].update(verdict="met"))
+    assert "the briefs have no" in audited(lambda given: given["requirements"][2].update(text="It is true."))
+    assert "beside gaps, shortfalls or violated requirements" in audited(
+        lambda given: given.update(status="complete", shortfalls=[])
+    )

@@ -23,6 +23,7 @@ from prefect_dispatch import Brief, Collate, Limits, MergeRecords, dispatch
 from prefect_dispatch.cli.commands import GAPS, main
 from prefect_dispatch.errors import DispatchError, JobError
 from prefect_dispatch.flows.review import collect_answers
+from prefect_dispatch.integrators.audit.published_report import audit_report
 from prefect_dispatch.integrators.base import Delivery
 from prefect_dispatch.integrators.decisions_file import DecisionsFile
 from prefect_dispatch.models.decisions import Choice, Decisions
@@ -478,6 +479,7 @@ def test_a_run_without_a_deployment_says_what_is_open_and_where_to_decide(tmp_pa
         'fields:\n- {"record": {"name": "MIT"}, "field": "year", "value": 1988}\n'
         '# - {"record": {"name": "MIT"}, "field": "year", "value": 1987}\n'
     )
+    assert audit_report(out).violations == ()
     decisions(tmp_path).path.write_text(lines)
     report = run(tmp_path)
     assert (report.status, report.shortfalls) == ("complete", ())
@@ -510,6 +512,29 @@ def test_a_field_of_one_of_two_equal_names_is_decided_on_by_what_tells_them_apar
     report = run(tmp_path, **job)
     assert (report.status, report.proposals) == ("complete", ())
     assert [record["town"] for record in report.value["records"]] == ["Rome", "Bath"]
+
+
+@pytest.mark.slow
+def test_a_field_of_two_records_of_one_name_is_not_decided_on_for_both(tmp_path: Path) -> None:
+    """Where a learned model keeps equal names apart, a decision that names a record by its name alone isn't offered."""
+    names = [f"{given} {family}" for given in ("Ann", "Bert", "Cleo", "Dora") for family in ("Wong", "Lee", "Kim")]
+    said: dict[str, JsonValue] = {}
+    for at, name in enumerate(names):
+        common: dict[str, JsonValue] = {"name": name, "year": 1940 + at, "phone": f"{5550000 + at * 37}"}
+        said |= {f"{at}-left": {**common, "town": f"Town {at}"}, f"{at}-right": {**common, "town": f"Ville {at}"}}
+    said["other"] = {"name": "Ann Wong", "year": 1999, "phone": "8881234", "town": "Bath"}
+    integrator = MergeRecords.model_validate(
+        {"identity": ["name"], "match": {"model": "learned"}, "aliases": "decisions.yaml"}
+    )
+    output: dict[str, Any] = {"type": "object", "properties": {"name": {}, "year": {}, "phone": {}, "town": {}}}
+    brief = BRIEF.model_copy(update={"output": output})
+    out = tmp_path / "out"
+    executor = ScriptedExecutor(said)
+    report = run(tmp_path, briefs=[brief], items=list(said), executor=executor, integrator=integrator, out=str(out))
+    assert [record["year"] for record in report.value["records"] if record["name"] == "Ann Wong"] == [1940, 1999]
+    to_decide = (out / "to-decide.md").read_text()
+    assert '"Bert Lee"' in to_decide
+    assert '"Ann Wong"' not in to_decide
 
 
 @pytest.mark.slow

@@ -162,7 +162,7 @@ def test_the_same_tree_is_tried_once(repo: tuple[Git, str]) -> None:
 def test_what_it_is_likely_to_ask(repo: tuple[Git, str]) -> None:
     """Nothing without a command; once at the end; else once for each change, and for the base."""
     git, _ = repo
-    assert merging(git).estimate_queries(4) == []
-    assert [each.times for each in merging(git, accept=ACCEPT).estimate_queries(4)] == [1]
-    [asks] = merging(git, accept=ACCEPT, check="each").estimate_queries(4)
+    assert merging(git).estimate_queries(4, []) == []
+    assert [each.times for each in merging(git, accept=ACCEPT).estimate_queries(4, [])] == [1]
+    [asks] = merging(git, accept=ACCEPT, check="each").estimate_queries(4, [])
     assert (asks.times, asks.question.brief.command) == (5, merging(git, accept=ACCEPT).accept)

@@ -56,6 +56,16 @@ def test_what_is_a_citation(text: str, known: Sequence[int], unknown: Sequence[s
 
 
 SENTENCES: dict[str, tuple[str, list[tuple[str, list[int]]]]] = {
+    "german-date": (
+        "Am 1. Mai 2024 endet er [1]. Danach [2].",
+        [("Am 1. Mai 2024 endet er [1].", [1]), ("Danach [2].", [2])],
+    ),
+    "german-ordinals": (
+        "Im 3. Quartal stieg er [1]. Die 2. Klasse [2].",
+        [("Im 3. Quartal stieg er [1].", [1]), ("Die 2. Klasse [2].", [2])],
+    ),
+    "german-abbreviations": ("Der e. V. gab z. B. 5 Mio. Euro [1].", [("Der e. V. gab z. B. 5 Mio. Euro [1].", [1])]),
+    "english-month": ("It costs 5. April is next [1].", [("It costs 5.", []), ("April is next [1].", [1])]),
     "before-the-stop": ("One [1]. Two [2].", [("One [1].", [1]), ("Two [2].", [2])]),
     "after-the-stop": ("One. [1] Two. [2]", [("One. [1]", [1]), ("Two. [2]", [2])]),
     "right-after-the-stop": ("One.[1][2] Two.", [("One.[1][2]", [1, 2]), ("Two.", [])]),

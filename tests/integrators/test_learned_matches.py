@@ -241,6 +241,8 @@ def test_thresholds_are_probabilities() -> None:
     assert (Matching(model="learned").sure, Matching(model="learned").propose) == (0.95, 0.5)
     assert Matching(model="learned", sure=0.4).propose == 0.4
     assert Matching(model="learned", propose=0.7).propose == 0.7
+    with pytest.raises(ValidationError, match="valid dictionary"):
+        Matching.model_validate("learned")
     assert Matching().propose == 0.85
     with pytest.raises(ValidationError, match=r"model"):
         MergeRecords.model_validate({"identity": ["a"], "match": {"model": "splink"}})
@@ -252,6 +254,24 @@ def test_a_set_takes_in_what_most_of_it_fits() -> None:
     ordered = [(0, 1), (2, 3), (1, 2)]
     assert link_sets(ordered, probability) == {(0, 1), (2, 3)}
     assert link_sets(ordered, {**probability, (0, 2): 0.9, (1, 3): 0.9}) == {*ordered}
+
+
+def test_learning_ends_after_a_number_of_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has not settled by then is used as it is."""
+    patterns: dict[tuple[bool, tuple[int, ...]], int] = {(True, (5, 5)): 50, (True, (0, 1)): 450}
+    settled = fit(patterns)
+    monkeypatch.setattr("prefect_dispatch.integrators.merge_records.learned_matches._ROUNDS", 1)
+    first = fit(patterns)
+    assert [*first] == [*settled]
+    assert first != settled
+
+
+def test_a_word_is_like_one_word_of_the_other_record_only() -> None:
+    """Two misspellings beside one word: the more similar one counts, in either order of the records."""
+    twice: Record = {"first": "Annika Annikka", "last": "Wong"}
+    once: Record = {"first": "Annikaa", "last": "Wong"}
+    merges = [merged(order, integrator()) for order in ([twice, once], [once, twice])]
+    assert len({(len(entries(merge)), len(merge.proposals)) for merge in merges}) == 1
 
 
 def test_a_model_learns_what_tells() -> None:

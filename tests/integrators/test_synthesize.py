@@ -16,10 +16,12 @@ from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import AskingIntegrator
 from prefect_dispatch.integrators.synthesize.answer_index import WORDING_KINDS, check_prose, number_answers
+from prefect_dispatch.integrators.synthesize.judge import Claim, claims_table, read_verdicts
 from prefect_dispatch.integrators.synthesize.map_reduce import estimate_tokens
 from prefect_dispatch.integrators.synthesize.output_format import MARK, split_document
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize, describe_executor
 from prefect_dispatch.models.brief import Brief
+from prefect_dispatch.models.ledger import Merge
 from prefect_dispatch.testing import ScriptedExecutor
 from tests.integrators.said import miss, say
 from tests.integrators.writers import Desk, Sheet, faithful, scripted, sloppy
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.models.ledger import Merge
     from prefect_dispatch.models.outcome import Outcome
 
 PLAIN = Synthesize(instructions="Sum up.")
@@ -352,11 +353,13 @@ def test_models_are_found_and_known_before_anything_is_spent(tmp_path: Path) -> 
     with pytest.raises(JobError, match="'nobody/knows' is unknown"):
         placed.preflight([])
     PLAIN.resolve_paths(tmp_path).preflight([])
-    assert [(each.answers, each.times, each.executor) for each in by.estimate_queries(9)] == [
+    scoped = Brief(name="find", instructions="Find.", scope="One city.", constraints=("No names.", "One city."))
+    assert [(each.answers, each.times, each.executor) for each in by.estimate_queries(9, [scoped])] == [
         (9, 1, by.executor),
         (1, 9, by.judge),
+        (9, 2, by.judge),
     ]
-    assert [(each.answers, each.times, each.executor) for each in PLAIN.estimate_queries(9)] == [(9, 1, None)]
+    assert [(each.answers, each.times, each.executor) for each in PLAIN.estimate_queries(9, [scoped])] == [(9, 1, None)]
 
 
 @pytest.mark.parametrize(
@@ -410,3 +413,12 @@ def test_a_model_counts_its_tokens() -> None:
     brief = Brief(name="x", instructions="Sum up.")
     assert estimate_tokens(model, brief, "word " * 1000) - estimate_tokens(model, brief, "") in range(900, 1100)
     assert estimate_tokens(scripted(), brief, "word " * 300) - estimate_tokens(scripted(), brief, "") == 500
+
+
+def test_a_heading_that_is_too_long_for_the_judge_has_no_verdict() -> None:
+    """Of other claims, a row that is missing shows that the table isn't about them."""
+    merge = Merge(value="", ledger=(), tables=(claims_table([]),))
+    heading = Claim("", 0, 5, "Costs", (), is_heading=True)
+    assert read_verdicts(merge, [heading], []) == []
+    with pytest.raises(ValueError, match="lacks one of them"):
+        read_verdicts(merge, [heading._replace(is_heading=False)], [])

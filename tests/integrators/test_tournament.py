@@ -358,7 +358,7 @@ def test_more_than_25_variants_meet_12_others_each() -> None:
     bench = Bench(larger)
     LARGER.merge_asking([], variants(*range(27)), bench)
     assert len(bench.questions) == 2 * 12 * 27
-    assert [each.times for each in LARGER.estimate_queries(27)] == [2 * 12 * 27]
+    assert [each.times for each in LARGER.estimate_queries(27, [])] == [2 * 12 * 27]
 
 
 def test_the_questions_that_are_expected_are_asked() -> None:
@@ -370,11 +370,11 @@ def test_the_questions_that_are_expected_are_asked() -> None:
     seen.merge_asking(
         briefs, [say(item.key, at, brief=brief.name) for item in items for at, brief in enumerate(briefs)], bench
     )
-    asks = seen.estimate_queries(12)
+    asks = seen.estimate_queries(12, [])
     assert sum(each.times for each in asks) == len(bench.questions) == 36
     assert [each.question.item.value for each in asks] == [{"context": item.value} for item in items]
     assert all(each.question.brief == bench.questions[0].brief for each in asks)
-    assert Tournament(metric=abs).estimate_queries(12) == []
+    assert Tournament(metric=abs).estimate_queries(12, []) == []
 
 
 def test_the_named_judge_is_asked() -> None:

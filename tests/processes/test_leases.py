@@ -18,10 +18,12 @@ from prefect_dispatch.processes import state_folder as module
 from prefect_dispatch.processes.state_folder import (
     LEASE,
     build_environment,
+    collect_logs,
     end_own_leases,
     lease,
     new_log,
     prune_logs,
+    quote_end,
     reap,
     reap_periodically,
     remove_abandoned,
@@ -334,6 +336,15 @@ def test_a_state_folder_that_others_may_look_into_is_closed(state: Path, monkeyp
     monkeypatch.setenv("PREFECT_DISPATCH_STATE", "~nobody-of-that-name/state")
     with pytest.raises(JobError, match="can't be used"):
         state_folder()
+
+
+def test_the_end_of_one_log_is_quoted() -> None:
+    """Of several that a call has made, that of the ended program alone."""
+    with collect_logs() as logs:
+        first, second = new_log(), new_log()
+        second.write_text("at last")
+        quote_end(second, 100)
+    assert [(each.path, each.end) for each in logs] == [(first, ""), (second, "at last")]
 
 
 def test_logs_have_names_of_their_own_and_an_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ class Quiet:
 class Loud(Quiet):
     """Says what it will ask: something else of each answer."""
 
-    def estimate_queries(self, work: int) -> list[QueryEstimate]:
+    def estimate_queries(self, work: int, _: object) -> list[QueryEstimate]:
         """Return a kind of question for each."""
         puts = [Question(brief=BRIEF, item=Item(key=str(at), value=None)) for at in range(work)]
         return [QueryEstimate(put, answers=1, times=2) for put in puts]

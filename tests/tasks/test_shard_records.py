@@ -12,7 +12,7 @@ from prefect.filesystems import LocalFileSystem
 from pydantic import BaseModel, ValidationError
 
 from prefect_dispatch import LLM, Brief, Item, Limits, PythonCallable, Shell, Usage
-from prefect_dispatch.calls.call_gate import UsageAmount
+from prefect_dispatch.calls.budget import UsageAmount
 from prefect_dispatch.errors import (
     BudgetError,
     BusyError,

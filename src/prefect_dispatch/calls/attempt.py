@@ -14,7 +14,8 @@ from datetime import datetime, timezone
 from sys import intern
 from typing import TYPE_CHECKING
 
-from prefect_dispatch.calls.call_gate import CallGate, executor_name
+from prefect_dispatch.calls.budget import executor_name
+from prefect_dispatch.calls.call_gate import CallGate
 from prefect_dispatch.errors import (
     BudgetError,
     BusyError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.calls.call_gate import GatedCall
+    from prefect_dispatch.calls.prompt_prefixes import PromptPrefix
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.models.brief import Brief
     from prefect_dispatch.models.checks import Check
@@ -368,7 +370,8 @@ class _Attempt:
         failures: list[ExecutorError] = []
         for position, tier in enumerate(tiers):
             try:
-                return await self._first_valid_answer(position, tier)
+                async with BaseExecutor.of(tier).conversation():
+                    return await self._first_valid_answer(position, tier)
             except ExecutorError as error:  # noqa: PERF203 -- a call takes far longer
                 redact_item_text(error, self.item)
                 if isinstance(error, (BudgetError, BrokenCheckError)):  # every fallback would fail with it
@@ -414,11 +417,16 @@ class _Attempt:
         """Return the reply to a call, which is sent again while the provider is busy."""
         if self.brief.split:  # counting tokens is slow
             await asyncio.to_thread(require_context_fits, tier, self.brief, self.item)
+        prefix = await self.gate.prefixes.find(tier, executor_name(tier), self.brief)
+        if prefix:
+            ask = ask.model_copy(update={"is_prefix_shared": True})
         overtaken = 0
         while True:
             taken_before = self.gate.processed_calls(tier)
             call = self.gate.call(tier, ask, wait_s=max(0.0, self.limits.wait_s - self.blocked_s))
             try:
+                if prefix and not prefix.is_cached:
+                    return await self._send_in_order(prefix, call, tier, ask)
                 return await self._send(call, tier, ask)
             except ExecutorError as error:
                 self.usage += error.usage or Usage()
@@ -435,6 +443,19 @@ class _Attempt:
             finally:
                 self.waited_s += call.waited_s
                 self.blocked_s += call.blocked_s
+
+    async def _send_in_order(self, prefix: PromptPrefix, call: GatedCall, tier: Executor, ask: Ask) -> Reply:
+        """Send a call after the first one of its brief has its answer, or as that one; return its reply."""
+        # It waits without a slot, so that calls of other briefs pass.
+        if not await prefix.enter():
+            return await self._send(call, tier, ask)
+        is_answered = False
+        try:
+            reply = await self._send(call, tier, ask)
+            is_answered = True
+            return reply
+        finally:
+            prefix.leave(is_answered=is_answered)
 
     async def _send(self, call: GatedCall, tier: Executor, ask: Ask) -> Reply:
         """Send a call when it has a slot, budget and its turn; return its reply."""

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -39,17 +38,15 @@ EXIT_S = 15.0
 """Time limit in seconds for the process to exit by itself, once its command has ended."""
 INTERRUPTED_S = 4.5
 """Time limit in seconds, beyond the grace period, for an interrupted run to end by itself."""
-POLL_S = 0.2
-"""Seconds between two checks of the time."""
+POLL_S = 0.2  # seconds between two checks of the time
 SHOW_CURSOR = "\x1b[?25h"
 MAX_DIGITS = 9
 """Digits of a number in an option."""
 MAX_SHOWN = 40
 """Characters of a wrong value that a message shows."""
-PAGE = "report.html"
-"""The page of a report."""
 FLOW_NAMES = ("dispatch", "analyze_files", "research_topics", "content_variants", "build_modules", "test_matrix")
 """The flows as job files name them; a tuple here, as the help imports no module."""
+_SEVERAL_ITEMS: Any = {"metavar": "ITEM", "nargs": "+", "action": "extend"}
 COLLECT_EVERY = 100_000
 """Number of new objects after which the process collects garbage."""
 INTERRUPTED_MESSAGE = "\nInterrupted. Answers received so far are stored: the same command goes on from there."
@@ -233,8 +230,7 @@ def create_parser() -> argparse.ArgumentParser:
     )
     explain.add_argument(
         "--from",
-        metavar="ITEM",
-        nargs="+",
+        **_SEVERAL_ITEMS,
         dest="sources",
         help="list what in the merged value rests on these items (keys, `brief/item` or patterns such as `*.txt`)",
     )
@@ -253,8 +249,7 @@ def create_parser() -> argparse.ArgumentParser:
     merge.add_argument("report", metavar="REPORT", type=_path, help="a report.json, or the folder that holds it")
     merge.add_argument(
         "--without",
-        metavar="ITEM",
-        nargs="+",
+        **_SEVERAL_ITEMS,
         default=[],
         help="leave these outcomes out (keys, `brief/item` or patterns such as `draft-*`)",
     )
@@ -299,7 +294,7 @@ def create_parser() -> argparse.ArgumentParser:
         help="write a commented job file and sample items to begin with",
         description="Write a commented job file and three sample items. Nothing is overwritten.",
     )
-    init.set_defaults(command=_init)
+    init.set_defaults(command=_command_of("init", "init"))
     init.add_argument(
         "flow",
         metavar="FLOW",
@@ -343,6 +338,7 @@ def _job_command(
         "--refresh",
         metavar="PATTERN",
         nargs="*",
+        action="extend",
         help="ask again even where an answer is stored: all of it, or what patterns name (`terms/*.txt`, `mit.txt`)",
     )
     return parser
@@ -388,7 +384,7 @@ def _add_deploy_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is 
         description="Serve the report pages of runs on this machine at a loopback address until interrupted; artifacts "
         "of later runs link to them. `serve` does the same by itself.",
     )
-    reports.set_defaults(command=_serve_reports)
+    reports.set_defaults(command=_command_of("report_commands", "serve_reports"))
 
     automations = commands.add_parser(
         "automations",
@@ -408,29 +404,27 @@ def _add_deploy_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is 
 
 
 def _add_agent_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is private to argparse
-    mcp = commands.add_parser(
-        "mcp",
-        help="serve jobs as tools for coding agents (MCP)",
-        description="Let a coding agent plan, start, watch and redrive jobs over standard input and output, as far as "
-        "these options allow. They stand where the agent is configured, which it can't write.",
-    )
-    mcp.set_defaults(command=_command_of("jobs", "serve"))
-    mcp.add_argument(
+    limit = argparse.ArgumentParser(add_help=False)
+    limit.add_argument(
         "--root", metavar="DIR", type=_path, default=Path(), help="what jobs read lies below it (by default .)"
     )
-    mcp.add_argument(
+    limit.add_argument(
         "--models",
         metavar="M,…",
         type=_names,
         help="the models that may be asked, or globs such as 'openai/*' (by default PREFECT_DISPATCH_MODEL alone)",
     )
-    mcp.add_argument("--max-usd", metavar="X", type=float, default=1.0, help="what one job may spend (by default 1)")
-    mcp.add_argument(
+    limit.add_argument("--max-usd", metavar="X", type=float, default=1.0, help="what one job may spend (by default 1)")
+    limit.add_argument(
         "--max-usd-total", metavar="X", type=float, help="what all jobs under the root may spend (by default --max-usd)"
     )
-    mcp.add_argument("--max-items", metavar="N", type=_positive, default=200, help="most (brief, item) pairs of a job")
-    mcp.add_argument("--max-concurrency", metavar="N", type=_positive, default=8, help="most calls in flight of a job")
-    mcp.add_argument(
+    limit.add_argument(
+        "--max-items", metavar="N", type=_positive, default=200, help="most (brief, item) pairs of a job"
+    )
+    limit.add_argument(
+        "--max-concurrency", metavar="N", type=_positive, default=8, help="most calls in flight of a job"
+    )
+    limit.add_argument(
         "--allow",
         metavar="KIND",
         nargs="+",
@@ -439,6 +433,27 @@ def _add_agent_commands(commands: Any) -> None:  # noqa: ANN401 -- the type is p
         choices=("shell", "python", "coding"),
         help="let jobs run commands (shell), code of the folder (python), coding agents (coding)",
     )
+    mcp = commands.add_parser(
+        "mcp",
+        parents=[limit],
+        help="serve jobs as tools for coding agents (MCP)",
+        description="Let a coding agent plan, start, watch and redrive jobs over standard input and output, as far as "
+        "these options allow. They stand where the agent is configured, which it can't write.",
+    )
+    mcp.set_defaults(command=_command_of("jobs", "serve"))
+    plugin = commands.add_parser(
+        "plugin",
+        parents=[limit],
+        help="install the skill and the server of `mcp` into Claude Code or Codex",
+        description="Install the plugin (skill and MCP server) for all projects of this account, with these limits.",
+    )
+    plugin.set_defaults(command=_command_of("plugin", "install"))
+    plugin.add_argument("action", choices=("install",), help="install it, or install it again with other options")
+    plugin.add_argument("agent", choices=("claude", "codex"), help="the agent")
+    plugin.add_argument("--print", action="store_true", dest="print_only", help="print what would be done")
+    budget = commands.add_parser("budget", help="show what is left of the budgets that runs share")
+    budget.set_defaults(command=_command_of("shared_budgets", "show_budgets"))
+    budget.add_argument("names", metavar="NAME", nargs="*", type=_text, help="these only")
     jobs = commands.add_parser("jobs", help="show the jobs that coding agents have started")
     jobs.set_defaults(command=_command_of("jobs", "show_jobs"))
     jobs.add_argument("job", metavar="ID", nargs="?", type=_text, help="show this one")
@@ -680,19 +695,4 @@ def _plan(arguments: argparse.Namespace) -> int:
 
     plan: Plan = plan_job(job, folder, limit=arguments.limit, refresh=_refresh(arguments))
     print(plan_table(plan))
-    return COMPLETE
-
-
-def _serve_reports(_: argparse.Namespace) -> int:  # pragma: no cover -- never ends; test_page_server runs it
-    from prefect_dispatch.reporting.page_server import serve_pages  # noqa: PLC0415 -- only here
-
-    with serve_pages(partial(print, file=sys.stderr, flush=True)), suppress(KeyboardInterrupt):
-        threading.Event().wait()
-    return COMPLETE
-
-
-def _init(arguments: argparse.Namespace) -> int:
-    from prefect_dispatch.cli.init import write_template  # noqa: PLC0415 -- only here
-
-    print(write_template(arguments.flow, arguments.folder or Path(arguments.flow)))
     return COMPLETE

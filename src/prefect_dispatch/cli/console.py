@@ -16,11 +16,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from prefect_dispatch.executors.coding.questions import TO_ANSWER
 from prefect_dispatch.executors.llm.local_model import SMOLLM2
-from prefect_dispatch.models.ledger import ACCURACY
+from prefect_dispatch.models.ledger import ACCURACY, TO_DECIDE
 from prefect_dispatch.reporting.html.document import missing_library
-from prefect_dispatch.reporting.markdown import TITLES, TO_DECIDE
-from prefect_dispatch.reporting.progress import format_rate, format_usd, on_wait, progress_listener, run_issues
+from prefect_dispatch.reporting.markdown import TITLES
+from prefect_dispatch.reporting.progress import (
+    format_rate,
+    format_usd,
+    on_question,
+    on_wait,
+    progress_listener,
+    run_issues,
+)
 from prefect_dispatch.reporting.table_files import csv_files
 from prefect_dispatch.security.escaping import count_noun, strip_control_chars
 
@@ -70,12 +78,15 @@ def show_progress() -> Generator[Callable[[str], None]]:
                 yield show
             return
         display = _Display(console)
+        answering = on_question.set(display.ask) if sys.stdin.isatty() else None
         with _listener(display.update):
             display.start()
             try:
                 yield show
             finally:
                 display.stop()
+                if answering:
+                    on_question.reset(answering)
     finally:
         on_wait.reset(token)
 
@@ -89,7 +100,7 @@ class _Display:
         self._progress: Progress | None = None
         self._started = time.monotonic()
         self._first = 0.0
-        self._ended = threading.Event()
+        self._ended, self._asking = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._refresh, name="prefect-dispatch-display", daemon=True)
         self._live = Live(console=console, get_renderable=self._render, auto_refresh=False)
 
@@ -115,10 +126,30 @@ class _Display:
             with suppress(Exception):
                 self._live.stop()
 
+    def ask(self, text: str) -> bool:
+        """Show a text in place of the display, and return whether the person at the terminal goes on.
+
+        Anything but yes, and the end of input, is no: going on costs money.
+        """
+        self._asking.set()
+        with suppress(Exception):
+            self._live.stop()
+        try:
+            for line in text.splitlines():
+                self._console.print(strip_control_chars(line), markup=False, highlight=False, soft_wrap=True)
+            return self._console.input("Ask the rest? [y/N] ", markup=False).strip().lower() in {"y", "yes"}
+        except EOFError:
+            return False
+        finally:
+            with suppress(Exception):
+                self._live.start()
+            self._asking.clear()
+
     def _refresh(self) -> None:
         with suppress(Exception):
             while not self._ended.wait(REFRESH_S):
-                self._live.refresh()
+                if not self._asking.is_set():
+                    self._live.refresh()
 
     def _render(self) -> Group:
         progress, now = self._progress, time.monotonic()
@@ -198,6 +229,11 @@ def summary(report: Report, output: Output | None) -> str:
         place = output.place(TO_DECIDE) if output else f"the run's artifacts; --out DIR writes them to {TO_DECIDE}"
         decisions = strip_control_chars(str(found["decisions"]))
         lines.append(f"Decide in {decisions} (lines for it: {place}), and run the same command again.")
+    if any(each.name == TO_ANSWER for each in report.documents):
+        place = output.place(TO_ANSWER) if output else f"the run's artifacts; --out DIR writes them to {TO_ANSWER}"
+        lines.append(
+            f"Agents ask: write answers into the file of executor.answers (lines for it: {place}), and run again."
+        )
     lines += [f"Shortfall: {strip_control_chars(each)}" for each in report.shortfalls if each not in message]
     if report.changes.earlier != "none":
         lines.append(f"Since the last run: {report.changes}")

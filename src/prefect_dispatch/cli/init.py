@@ -5,12 +5,14 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefect_dispatch.cli.commands import COMPLETE
 from prefect_dispatch.errors import JobError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import argparse
 
 PROJECT = "project"
 """Folder of a template that becomes a git repository of its own."""
@@ -228,6 +230,12 @@ TEMPLATES: dict[str, tuple[str, str, dict[str, str]]] = {
     ),
 }
 """For each flow the purpose of its template, the job file below the head, and the files beside it."""
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """Write the template of a flow, and print what to do next."""
+    print(write_template(arguments.flow, arguments.folder or Path(arguments.flow)))
+    return COMPLETE
 
 
 def write_template(flow: str, folder: Path) -> str:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from pydantic import JsonValue
 
     from prefect_dispatch.agents.policy import Refusal
-    from prefect_dispatch.calls.call_gate import Budget
+    from prefect_dispatch.calls.budget import Budget
     from prefect_dispatch.flows.job_file import JobFile
     from prefect_dispatch.flows.runtime.job_document import JobDocument
     from prefect_dispatch.flows.runtime.prepared_job import JobSpec, PreparedJob

@@ -28,20 +28,19 @@ if TYPE_CHECKING:
     from prefect_dispatch.agents.job_store import Job, JobStatus
 
 
-def create_policy(arguments: argparse.Namespace) -> Policy:
+def create_policy(arguments: argparse.Namespace, *, check_root: bool = True) -> Policy:
     """Return what the user allows by the options of `mcp`.
+
+    Args:
+        arguments: The options.
+        check_root: Whether the root is known by now.
 
     Raises:
         JobError: If the root is no folder or holds the state folder, or an option is out of range.
     """
     root: Path = arguments.root
-    if not root.is_dir():
-        raise JobError(f"--root: there is no folder {str(root)!r}.")
-    if (state := state_folder()).resolve().is_relative_to(root.resolve()):
-        raise JobError(
-            f"--root: the state folder {str(state)!r} is below {str(root)!r}, where an agent could change what jobs "
-            "may do and have spent; name a narrower folder, or set PREFECT_DISPATCH_STATE to one outside."
-        )
+    if check_root:
+        _check_root(root)
     default = settings().model or (SMOLLM2 if has_smollm2() else None)
     models = arguments.models or ([default] if default else [])
     try:
@@ -59,6 +58,26 @@ def create_policy(arguments: argparse.Namespace) -> Policy:
         raise JobError(f"--{name.partition('.')[0].replace('_', '-')}: {message}.") from None
 
 
+def _check_root(root: Path) -> None:
+    if not root.is_dir():
+        raise JobError(f"--root: there is no folder {str(root)!r}.")
+    if (state := state_folder()).resolve().is_relative_to(root.resolve()):
+        raise JobError(
+            f"--root: the state folder {str(state)!r} is below {str(root)!r}, where an agent could change what jobs "
+            "may do and have spent; name a narrower folder, or set PREFECT_DISPATCH_STATE to one outside."
+        )
+
+
+def require_extra() -> None:
+    """Check that the extra for the server is installed.
+
+    Raises:
+        JobError: If it isn't.
+    """
+    if find_spec("mcp") is None:
+        raise JobError("The MCP server needs an extra: pip install 'prefect-dispatch[mcp]'.")
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """Serve the tools over standard input and output, until the client ends it.
 
@@ -70,8 +89,7 @@ def serve(arguments: argparse.Namespace) -> int:
             "This process works for a job already, and gets no jobs of its own, or it would fan out without end."
         )
     policy = create_policy(arguments)
-    if find_spec("mcp") is None:
-        raise JobError("The MCP server needs an extra: pip install 'prefect-dispatch[mcp]'.")
+    require_extra()
 
     from prefect_dispatch.agents.server import create_server  # noqa: PLC0415 -- an extra, and slow to import
 

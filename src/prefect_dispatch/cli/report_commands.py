@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import threading
 import webbrowser
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from prefect_dispatch.cli.commands import CODES, COMPLETE, FAILED, GAPS, PAGE
+from prefect_dispatch.cli.commands import CODES, COMPLETE, FAILED, GAPS
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.models.report import Report
 from prefect_dispatch.security.escaping import count_noun, strip_control_chars
@@ -16,6 +19,9 @@ from prefect_dispatch.security.escaping import count_noun, strip_control_chars
 if TYPE_CHECKING:
     import argparse
     from pathlib import Path
+
+PAGE = "report.html"
+"""The page of a report."""
 
 
 def explain(arguments: argparse.Namespace) -> int:
@@ -101,3 +107,12 @@ def check(arguments: argparse.Namespace) -> int:
     output, is_clean = check_files(arguments.text, arguments.sources, judge=arguments.judge, as_json=arguments.as_json)
     print(output)
     return COMPLETE if is_clean else GAPS
+
+
+def serve_reports(_: argparse.Namespace) -> int:  # pragma: no cover -- never ends; test_page_server runs it
+    """Serve the report pages of runs on this machine until interrupted."""
+    from prefect_dispatch.reporting.page_server import serve_pages  # noqa: PLC0415 -- only here
+
+    with serve_pages(partial(print, file=sys.stderr, flush=True)), suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    return COMPLETE

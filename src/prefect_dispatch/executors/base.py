@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
@@ -29,6 +30,7 @@ from prefect_dispatch.serialization.json_text import UnsupportedJsonError, canon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
 
@@ -43,6 +45,8 @@ class Ask(Frozen):
     """The answers that were sent back before, oldest first; empty unless this is a re-ask."""
     change: Change | None = None
     """The change of a repository that was sent back last, to continue from."""
+    is_prefix_shared: bool = False
+    """Whether other calls have the same brief and its provider caches it, so that marking it for the cache pays."""
 
 
 _ESCAPES = re.compile(r"(?:\\u[0-9a-fA-F]{4}|\\/)+")
@@ -222,6 +226,10 @@ class BaseExecutor(ABC):
         """Return a copy of the executor that uses only this model. By default None: it has no models."""
         return None
 
+    def conversation(self) -> AbstractAsyncContextManager[None]:
+        """Return the context of all calls for one item: in it, a re-ask may continue what the call before began."""
+        return nullcontext()
+
     async def warm_up(self) -> None:
         """Load what the first call needs. Called before every call and outside of its time limit; cheap once done."""
         return
@@ -252,6 +260,17 @@ class BaseExecutor(ABC):
 
     def price(self) -> tuple[float, float] | None:
         """Return US dollars per prompt token and per completion token. By default None: unknown."""
+        return None
+
+    def prefix_tokens(self, brief: Brief) -> int:  # noqa: ARG002 -- a default
+        """Return how many tokens each prompt of a brief begins with that the provider caches. By default 0: none."""
+        return 0
+
+    def prefix_prices(self) -> tuple[float, float] | None:
+        """Return US dollars per token that is read from the provider's cache, and per token that is written into it.
+
+        By default None: unknown, so that the price of a prompt counts.
+        """
         return None
 
     def call_fee(self) -> float | None:

@@ -6,6 +6,7 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping
 from glob import escape
+from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -23,8 +24,8 @@ from pydantic import (
 )
 from pydantic.json_schema import SkipJsonSchema
 
-from prefect_dispatch.errors import BriefError, first_problem
-from prefect_dispatch.models.base import NON_EMPTY, Strict
+from prefect_dispatch.errors import BriefError, JobError, first_problem
+from prefect_dispatch.models.base import NON_EMPTY, Strict, did_you_mean
 from prefect_dispatch.models.checks import Check, Function, MustMention, source_digest
 from prefect_dispatch.models.globs import Glob
 from prefect_dispatch.models.imports import REFERENCE, import_reference
@@ -33,6 +34,7 @@ from prefect_dispatch.models.output_schema import Output, has_validators, normal
 from prefect_dispatch.models.test_run import TestRun
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from typing_extensions import Self
@@ -252,6 +254,8 @@ class Brief(Strict):
     """Number of independent answers per item, for a `consensus`: as from briefs `name-1`, `name-2` and so on."""
     model: str = ""
     """The model, in place of the executor's model (and its fallbacks); for language models only."""
+    needs: tuple[Name, ...] = ()
+    """Names of briefs from whose changes, for the same item, a coding agent starts. Empty: from the job's base."""
     command: Command | None = None
     """The command that a `Shell` runs; for a coding agent, the one that must pass in its workspace afterwards."""
     split: Split | None = None
@@ -260,6 +264,8 @@ class Brief(Strict):
     """Number of the sample; set when a job is prepared, 0 before that and for a single sample."""
     part: SkipJsonSchema[bool] = False
     """Whether the item is a part of one that was too long; set while a job runs."""
+    start: SkipJsonSchema[str] = ""
+    """The commit that work with `needs` starts from: the merge of what it needs; set while a job runs."""
 
     def fill_placeholders(self, item: Item) -> Brief:
         """Return the brief for one item, with its placeholders filled in.
@@ -302,6 +308,8 @@ class Brief(Strict):
             "writes": list(filled.writes),  # an effect on files is not shared between equal items
             **({"sample": self.sample} if self.sample > 1 else {}),  # the first equals a single sample
             **({"command": self.command.model_dump(mode="json")} if self.command else {}),
+            # Without `start`, no answer can be stored: what it starts from isn't there yet.
+            **({"start": self.start} if self.needs or self.start else {}),
             **({"part": True} if self.part else {}),  # the prompt mentions it; `split` itself changes no answer
         }
 
@@ -310,6 +318,34 @@ class Brief(Strict):
         """The `module:name` references in this brief to code of the user's that aren't loaded yet."""
         values = [self.output, *(check.function for check in self.checks if isinstance(check, Function))]
         return tuple(text for text in values if isinstance(text, str) and REFERENCE.fullmatch(text))
+
+
+def find_needed(needs: Mapping[str, Sequence[str]]) -> dict[str, frozenset[str]]:
+    """Return all that each brief needs, directly and through what it needs.
+
+    Args:
+        needs: For each brief the names of those that it needs.
+
+    Raises:
+        JobError: If a name is unknown, or briefs need each other in a circle.
+
+    Example:
+        >>> sorted(find_needed({"ui": ["parser"], "parser": ["lexer"], "lexer": []})["ui"])
+        ['lexer', 'parser']
+    """
+    for name, others in needs.items():
+        for other in others:
+            if other not in needs:
+                raise JobError(f"needs: {name!r} needs {other!r}, which isn't there; {did_you_mean(other, [*needs])}")
+    try:
+        order = [*TopologicalSorter(needs).static_order()]
+    except CycleError as error:  # each of its names is needed by the next one
+        circle = " needs ".join(repr(name) for name in cast("list[str]", error.args[1])[::-1])
+        raise JobError(f"needs: {circle}: a circle has no beginning; leave one of them out.") from None
+    found: dict[str, frozenset[str]] = {}
+    for name in order:
+        found[name] = frozenset(needs[name]).union(*(found[other] for other in needs[name]))
+    return found
 
 
 def to_brief_list(given: object) -> object:

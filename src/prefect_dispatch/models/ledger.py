@@ -180,6 +180,8 @@ class Flag(Strict):
 ACCURACY = "accuracy"
 """Name of the table that compares answers with expected ones; its note is the result in a sentence."""
 
+TO_DECIDE = "to-decide.md"
+"""Name of the document with lines for the decisions file, which a run adds that ends with open decisions."""
 WEB_SOURCES = "web-sources"
 """Name of the table of the pages that web searches returned, which a run adds to those of the integrator."""
 

@@ -3,21 +3,78 @@
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from prefect_dispatch.models.base import Strict
 
-_WORDS = frozenset({"pace_limit", "on_dependence", "retry_timeouts"})
+if TYPE_CHECKING:
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+    from typing_extensions import Self
+
+_WORDS = frozenset({"pace_limit", "budget", "on_dependence", "retry_timeouts", "pilot", "gate"})
 """Limits that aren't numbers."""
+THRESHOLDS = ("max_usd", "min_success", "max_reask_rate")
+"""The fields of a pilot that its gate `auto` compares with."""
+
+
+class Pilot(Strict):
+    """Sample of a run that is answered first: the rest is asked only once its figures are accepted.
+
+    Example:
+        >>> Pilot(items=20, gate="auto", min_success=0.9).max_usd is None
+        True
+    """
+
+    items: int = Field(default=5, ge=1, le=1000, title="Asks of the pilot")
+    """How many asks are answered first, each a brief for an item. If there are no more to ask, there is no pilot."""
+    gate: Literal["ask", "auto", "report"] = "ask"
+    """What follows: a person decides (`ask`), the thresholds decide (`auto`), or the run ends there (`report`)."""
+    max_usd: float | None = Field(default=None, ge=0, allow_inf_nan=False, title="Highest projected bill in US dollars")
+    """For `auto`: what the whole run may cost by the projection, which counts with the upper end of its interval."""
+    min_success: float | None = Field(default=None, ge=0, le=1, title="Share of the pilot that must succeed")
+    """For `auto`: the share of the pilot that must have a valid answer."""
+    max_reask_rate: float | None = Field(default=None, ge=0, le=1, title="Highest share of re-asked answers")
+    """For `auto`: the share of the pilot that may need a re-ask."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_number(cls, value: object, info: ValidationInfo) -> object:
+        return value if info.field_name in _WORDS else _number(value)
+
+    @model_validator(mode="after")
+    def _has_thresholds(self) -> Self:
+        given = [name for name in THRESHOLDS if getattr(self, name) is not None]
+        if self.gate == "auto" and not given:
+            raise PydanticCustomError("pilot", "gate auto needs a threshold: {names}", {"names": ", ".join(THRESHOLDS)})
+        if self.gate != "auto" and given:
+            raise PydanticCustomError(
+                "pilot", "{name} is for gate auto, and gate is {gate}", {"name": given[0], "gate": self.gate}
+            )
+        return self
+
+
+class _NoneFirst:
+    """Annotation of an optional object in a form: a tab without fields comes first, and the form begins with it."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        value = next(each for each in handler(schema)["anyOf"] if "$ref" in each)
+        return {"anyOf": [{"title": "None", "type": "null"}, value]}
+
+
+OptionalPilot = Annotated[Pilot | None, _NoneFirst()]
+"""A pilot or none; in a form two tabs."""
 
 
 class Limits(Strict):
     """Limits of a run: concurrency, retries, rates, budgets and time."""
 
-    concurrency: int = Field(default=8, ge=1, le=1000)
+    concurrency: int = Field(default=8, ge=1, le=10_000)
     """How many asks are under way at once."""
     shard: int | None = Field(default=None, ge=1, le=10_000, title="Items per task run")
     """Number of items per task run. Empty: one for up to 200 asks; beyond that at least 50, and enough for at most 400
@@ -47,6 +104,9 @@ class Limits(Strict):
     """The same for tokens, sent and received."""
     budget_requests: int | None = Field(default=None, ge=0, title="Budget in requests")
     """The same for requests, retries and re-asks included."""
+    budget: str | None = Field(default=None, pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$", title="Shared budget")
+    """The name of a `DispatchBudget` block: US dollars per day, week or month that runs, jobs and machines share. A run
+    reserves what its calls may take before it sends them, and gives back what it did not spend."""
     circuit: int = Field(default=10, ge=2, le=100_000, title="Equal failures in a row that stop the run")
     """How many items may fail one after another with the same error; after that the rest is not asked."""
     grace_s: float = Field(default=5.0, ge=0, le=600, title="Grace in seconds")
@@ -56,8 +116,11 @@ class Limits(Strict):
     review_s: float = Field(default=604_800.0, gt=0, le=31_536_000, title="Time for a review in seconds")
     """Seconds that a run of a deployment waits for the decisions of its review; after that Prefect marks it as Failed,
     and it publishes nothing. 604800 are a week."""
-    on_dependence: Literal["refuse", "serialize"] = Field(default="refuse")
-    """What happens to work that isn't independent: the job is refused, or that work runs one after another."""
+    on_dependence: Literal["refuse", "serialize", "merge"] = Field(default="refuse")
+    """What happens to work that isn't independent: the job is refused, that work runs one after another, or, for
+    coding agents that write the same files in checkouts of their own, their changes are merged."""
+    pilot: OptionalPilot = Field(default=None, title="Pilot")
+    """A sample that is answered first, before the rest is paid for. Empty: none."""
 
     @field_validator("*", mode="before")
     @classmethod

@@ -68,7 +68,7 @@ class ItemState(str, Enum):
     FAILED = "failed"
     """It was asked, and has no valid answer after all its retries."""
     SKIPPED = "skipped"
-    """Nothing was sent for it: the budget was spent, the circuit was open, or what it needs has no answer."""
+    """Nothing was sent for it: budget spent, circuit open, stopped after the pilot, or what it needs has no answer."""
     MERGED = "merged"
     """Its answer is in the merged value."""
     DUPLICATE_OF = "duplicate_of"
@@ -135,6 +135,10 @@ class Usage(CompactFrozen):
     """The part of `cost_usd` that no provider reported: computed from a coding agent's token counts and a price."""
     unsettled: int = Field(default=0, ge=0)
     """Calls of unknown usage: sent, and cut off, timed out or lost. They may have cost something."""
+    cached_tokens: int = Field(default=0, ge=0)
+    """The part of `prompt_tokens` that the provider found in its cache."""
+    cache_write_tokens: int = Field(default=0, ge=0)
+    """The part of `prompt_tokens` that it has written into its cache, where it bills that."""
 
     def __add__(self, other: Usage) -> Usage:
         """Return the sum; an unknown price makes the sum unknown."""
@@ -146,6 +150,8 @@ class Usage(CompactFrozen):
             (self.cost_usd or 0) + (other.cost_usd or 0) if known else None,
             self.estimated_usd + other.estimated_usd,
             self.unsettled + other.unsettled,
+            self.cached_tokens + other.cached_tokens,
+            self.cache_write_tokens + other.cache_write_tokens,
         )
 
     @property

@@ -240,6 +240,8 @@ class Spending(Strict):
     """Calls sent, re-asks and retries included."""
     prompt_tokens: int = 0
     """Tokens sent."""
+    cached_tokens: int = 0
+    """The part of the tokens sent that the provider found in its cache."""
     completion_tokens: int = 0
     """Tokens received."""
     tokens: int = 0
@@ -268,7 +270,7 @@ class Spending(Strict):
         usages = [attempt.usage for attempt in attempts]
         counts = {
             name: sum(getattr(usage, name) for usage in usages)
-            for name in ("requests", "prompt_tokens", "completion_tokens", "tokens", "unsettled")
+            for name in ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "tokens", "unsettled")
         }
         costs = [usage.cost_usd for usage in usages]
         return cls(

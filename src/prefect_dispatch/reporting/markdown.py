@@ -61,8 +61,6 @@ MAX_PAIRS = 20
 
 MATRIX = "test-matrix"
 """Name of the table with the result of a test matrix."""
-TO_DECIDE = "to-decide.md"
-"""Name of the document with lines for the decisions file, if a run ended with open decisions."""
 
 TITLES = {"complete": "Complete", "gaps": "Complete with gaps", "failed": "Failed"}
 """Titles by the status of a report."""

@@ -14,7 +14,7 @@ from prefect_dispatch.security.escaping import shorten
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from prefect_dispatch.calls.call_gate import Budget
+    from prefect_dispatch.calls.budget import Budget
     from prefect_dispatch.models.report import Report
 
 
@@ -156,6 +156,9 @@ on_budget: ContextVar[Callable[[Budget], None] | None] = ContextVar("prefect-dis
 
 on_wait: ContextVar[Callable[[str], None] | None] = ContextVar("prefect-dispatch-announce", default=None)
 """Callback for what a run waits for, in a sentence; set before its flow is called."""
+
+on_question: ContextVar[Callable[[str], bool] | None] = ContextVar("prefect-dispatch-question", default=None)
+"""Callback that shows a person a text, and returns whether the run may go on; None: no person can be asked."""
 
 
 class RunIssue(NamedTuple):

@@ -26,7 +26,7 @@ from prefect_dispatch.models.base import Strict, did_you_mean
 from prefect_dispatch.models.brief import Command
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.processes.runner import Program, run, wait_shielded
-from prefect_dispatch.processes.state_folder import Lease, build_environment, lease, state_folder
+from prefect_dispatch.processes.state_folder import Lease, build_environment, lease, remove_tree, state_folder
 from prefect_dispatch.workspaces.git import (
     MAIL,
     NAME,
@@ -87,6 +87,10 @@ class Workspace(Strict):
         """The part that can change an answer, once it is resolved: neither the repository's path nor `keep`."""
         setup = self.setup.model_dump(mode="json") if self.setup else None
         return {"base": self.base, "setup": setup, "ports": self.ports}
+
+    def start_at(self, commit: str) -> Workspace:
+        """Return the workspace with another commit to begin from; unchanged if that is empty."""
+        return self.model_copy(update={"base": commit}) if commit else self
 
     def resolve(self, folder: Path) -> Workspace:
         """Return the workspace with the repository's absolute path and the base's object id, after checking both.
@@ -279,7 +283,9 @@ class OpenWorkspace:
 
 
 @asynccontextmanager
-async def open_workspace(workspace: Workspace, *, pass_env: Sequence[str] = ()) -> AsyncGenerator[OpenWorkspace, None]:
+async def open_workspace(
+    workspace: Workspace, *, pass_env: Sequence[str] = (), mine: Lease | None = None
+) -> AsyncGenerator[OpenWorkspace, None]:
     """Create a workspace: check out the base, and run the set-up command; remove the workspace at the end.
 
     The removal is complete when this ends, even if it is cancelled several times. If the process dies,
@@ -288,6 +294,8 @@ async def open_workspace(workspace: Workspace, *, pass_env: Sequence[str] = ()) 
     Args:
         workspace: The configuration.
         pass_env: Names of environment variables that are passed to programs in it.
+        mine: The leased folder that it is created in, in place of a checkout that is there; it stays at the end, with
+            its HOME. None: one of its own.
 
     Yields:
         The open workspace.
@@ -301,7 +309,7 @@ async def open_workspace(workspace: Workspace, *, pass_env: Sequence[str] = ()) 
     try:
         # 1. Lease a folder, reserve ports, check out the base.
         with _without_usage():
-            opened_workspace = await _to_thread_cancellable(partial(_create, stack, workspace, pass_env))
+            opened_workspace = await _to_thread_cancellable(partial(_create, stack, workspace, pass_env, mine))
         try:
             # 2. Run the set-up command, and record what it wrote, which is no part of the work's change.
             if workspace.setup:
@@ -345,14 +353,16 @@ def _without_usage() -> Generator[None, None, None]:
         raise
 
 
-def _create(stack: ExitStack, workspace: Workspace, pass_env: Sequence[str]) -> OpenWorkspace:
+def _create(stack: ExitStack, workspace: Workspace, pass_env: Sequence[str], mine: Lease | None) -> OpenWorkspace:
     """Create a workspace without its set-up; closing the stack removes it."""
     git = Git(Path(workspace.repo))
     # Its folder, its ports, and its checkout.
     try:
-        mine = stack.enter_context(lease(about={"repo": workspace.repo, "base": workspace.base}))
+        if mine is None:
+            mine = stack.enter_context(lease(about={"repo": workspace.repo, "base": workspace.base}))
         ports = stack.enter_context(reserve_ports(workspace.ports))
         path, objects = Path(os.path.realpath(mine.path), "work"), ObjectStore.of(git)
+        remove_tree(path)
         base = resolve_commit(git, workspace.base)
         _check_out(git, objects, base, path)
     except OSError as error:

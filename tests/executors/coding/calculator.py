@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tests.executors.coding.agent_server import Request, Turn
@@ -156,6 +158,8 @@ MODULES = {
     "show": SHOW,
     "cli": CLI,
 }
+AGAIN = "was not accepted"
+"""Words of a prompt that sends work back."""
 ACCEPT = "python3 -B -m unittest --quiet tests.test_whole tests.test_evaluate"
 """What must pass on the whole."""
 
@@ -188,10 +192,20 @@ def building(request: Request) -> Turn:
     """Write the module that the prompt asks for; the first try at one of them subtracts wrongly."""
     name = next(name for name in MODULES if f"`calc/{name}.py`" in request.prompt)
     file, source = f"calc/{name}.py", MODULES[name]
-    again = "was not accepted" in request.prompt
+    again = AGAIN in request.prompt
     if name == "evaluate" and not again:
         source = source.replace("operator.sub", "operator.add")
     steps = [Turn(write={file: source})]
     if again and "Read" in request.tools:  # Claude Code writes over no file that it hasn't read
         steps.insert(0, Turn(call=("Read", {"file_path": file})))
-    return steps[request.turn] if request.turn < len(steps) else ending(request)
+    turn = _turns_since_rejection(request)
+    return steps[turn] if turn < len(steps) else ending(request)
+
+
+def _turns_since_rejection(request: Request) -> int:
+    """Return how often the model has answered since its work was sent back, in the same session or in a new one."""
+    messages = request.messages
+    asked = [n for n, each in enumerate(messages) if each.get("role") == "user" and AGAIN in json.dumps(each)]
+    since = messages[asked[-1] :] if asked else messages
+    key = "messages" if "messages" in request.body else "input"
+    return replace(request, body={**request.body, key: since}).turn

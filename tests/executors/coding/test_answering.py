@@ -463,7 +463,7 @@ ACCEPTED = BRIEF.model_copy(update={"command": Command(run="grep -q 'A = 2' a.py
 def test_work_that_is_not_accepted_is_sent_back(
     executor: CodingAgent, claude: FakeAgent, own: Path, tmp_path: Path
 ) -> None:
-    """The next ask begins from the change, in a fresh workspace, and is told what was wrong; both are paid for."""
+    """The next ask begins from the change, in a fresh checkout at the same place, and is told what was wrong."""
     claude.does(
         f"cat a.py >> {tmp_path}/found",
         "[ $n = 0 ] && echo 'A = 1' > a.py || echo 'A = 2' > a.py",
@@ -477,7 +477,7 @@ def test_work_that_is_not_accepted_is_sent_back(
     (attempted,) = answer.attempts
     assert attempted.usage == REPORTED + REPORTED
     first, second = claude.calls
-    assert first.cwd != second.cwd
+    assert first.cwd == second.cwd
     assert "grep -q 'A = 2'" in first.stdin
     assert "was not accepted" not in first.stdin
     assert "The acceptance command ended with exit code 1, and said at last:\nA is not 2" in second.stdin

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from prefect_dispatch.calls.call_gate import require_enforceable_limits
+from prefect_dispatch.calls.budget import require_enforceable_limits
 from prefect_dispatch.errors import JobError, RejectedError, TerminalError
 from prefect_dispatch.executors.base import Executor, fingerprint
 from prefect_dispatch.executors.coding.coding_agent import CodingAgent
@@ -97,6 +97,8 @@ COUNTS = [
     ("agent", "codex", True),
     ("model", "claude-opus-4-1", True),
     ("workspace", {"repo": "elsewhere"}, False),  # the commit does, by the situation
+    ("access", "read", True),  # `write`, as before, adds nothing
+    ("answers", {"a/b": "c"}, True),  # that it may ask; what the answer is, counts for its item
     ("web_search", True, True),  # false, as before, adds nothing
     ("program", "/opt/claude", False),
     ("api_base", "http://127.0.0.1:1", True),

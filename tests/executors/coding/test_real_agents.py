@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING
 
 import pytest
@@ -182,3 +184,28 @@ def test_a_limit_of_turns(repository: Repository) -> None:
     for name in ("claude", "mini"):
         with real_agent(name, repository, script, max_turns=2) as (executor, _):
             assert failed(executor, RejectedError, WRITES).kind == "max_turns"
+
+
+@pytest.mark.parametrize("name", ["claude", "opencode"])
+def test_an_agent_that_only_reads_has_no_tool_to_write(name: str, repository: Repository) -> None:
+    """It offers its model none for files or commands, and what the model says is the answer."""
+
+    def reading(request: Request) -> Turn:
+        if request.turn == 0:
+            return Turn(call=("Read" if name == "claude" else "read", _path_of(request)))
+        return ending(request, "A is 0." if "A = 0" in json.dumps(request.messages) else "It is unknown.")
+
+    with real_agent(name, repository, reading, access="read") as (executor, server):
+        reply = asked(executor, BRIEF.model_copy(update={"writes": ()}))
+        tools = set(server.requests[0].tools)
+    assert (reply.value, reply.change) == ("A is 0.", None)
+    assert not tools & {"Write", "Edit", "Bash", "write", "edit", "bash"}
+
+
+def _path_of(request: Request) -> dict[str, str]:
+    """Return the arguments of the tool that reads `a.py`; the agent tells its model where it works."""
+    name = "Read" if "Read" in request.tools else "read"
+    takes = request.tools[name].get("input_schema") or request.tools[name]["parameters"]
+    folder = re.search(r"(/\S+/work)\b", json.dumps(request.body))
+    assert folder
+    return {next(each for each in takes["properties"] if each.lower().startswith("file")): f"{folder[1]}/a.py"}

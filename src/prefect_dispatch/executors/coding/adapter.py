@@ -68,6 +68,8 @@ class LaunchRequest:
     """Whether it may search the web and read pages."""
     read_only: bool = False
     """Whether it is to write no files."""
+    resume: str = ""
+    """The session in its HOME that it is to continue; empty: a new one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,8 @@ class AgentReport:
     """Which limit ended it."""
     is_transient: bool = False
     """Whether its failure is transient: a lost connection, a provider in trouble."""
+    session: str = ""
+    """The id of its session, which `LaunchRequest.resume` continues; empty if it has none."""
     agent_version: str = ""
     """Its version, if its output has it."""
     pages: tuple[dict[str, Any], ...] = ()
@@ -154,6 +158,8 @@ class Adapter(ABC):
     """How to install it, as part of a message."""
     searches_web: ClassVar[bool] = False
     """Whether it has tools for the web that can be switched on, and reports the pages that these return."""
+    reports_session_total: ClassVar[bool] = False
+    """Whether its token counts are those of the whole session: all processes that have continued it, added up."""
     params_model: ClassVar[type[Strict]] = NoParams
     """The model that validates the executor's `params`."""
     output_files: tuple[str, ...] = ()

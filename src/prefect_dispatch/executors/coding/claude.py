@@ -50,6 +50,8 @@ _CONNECTION_ERROR = re.compile(
     r"^API Error:.*(?:connection|stream|response stalled|timed? ?out|network|socket)", re.IGNORECASE
 )
 """Its messages for a provider's response that broke off or did not arrive, which have no HTTP status."""
+_NO_SESSION = "No conversation found"
+"""Start of its message for a session that it can't continue."""
 _OK = 200
 """The HTTP status of a page that was fetched."""
 _SCHEMA = "error_max_structured_output_retries"
@@ -84,8 +86,9 @@ class Claude(Adapter):
         tools = dict.fromkeys((*own, *(tool.partition("(")[0] for tool in allowed)))
         schema = json.dumps(request.schema)
         takes_schema = value_at(request.schema, "/type") == "object" and len(schema) < LONGEST_ARGUMENT
-        flags = ("-p", "--safe-mode", "--strict-mcp-config", "--no-session-persistence", "--verbose")
+        flags = ("-p", "--safe-mode", "--strict-mcp-config", "--verbose")
         options = {
+            "--resume": request.resume,
             "--output-format": "stream-json",
             "--permission-mode": "acceptEdits",
             "--settings": json.dumps(drop_empty({"apiKeyHelper": helper})),
@@ -145,6 +148,7 @@ class Claude(Adapter):
             is_transient=kind == "error_during_execution"
             or (not end and bool(version))
             or (failed and status is None and bool(_CONNECTION_ERROR.search(words))),
+            session="" if any(_NO_SESSION in each for each in wrong) else text_at(end, "/session_id"),
             agent_version=version,
             pages=tuple(pages),
         )

@@ -73,6 +73,7 @@ class Codex(Adapter):
     tested_versions = ("0.169", "0.170")
     install = "npm install -g @openai/codex"
     searches_web = True
+    reports_session_total = True
     params_model = CodexParams
     output_files = ("answer.txt",)
 
@@ -103,7 +104,7 @@ class Codex(Adapter):
         schema = home / "schema.json"
         if request.schema and response_format(request.schema)["json_schema"]["strict"]:  # it sends strict ones only
             files[schema] = json.dumps(request.schema)
-        flags = ("exec", "--json", "--ephemeral", "--ignore-user-config", "--ignore-rules", "--skip-git-repo-check")
+        flags = ("exec", "--json", "--ignore-user-config", "--ignore-rules", "--skip-git-repo-check")
         options = {
             "--color": "never",
             "-C": request.workspace,
@@ -114,8 +115,9 @@ class Codex(Adapter):
         }
         # For texts, numbers and lists, JSON is valid TOML.
         settings = [word for name, value in config.items() for word in ("-c", f"{name}={json.dumps(value)}")]
+        resumed = ("resume", request.resume) if request.resume else ()
         return Launch(
-            argv=(request.program, *flags, *build_options(options), *settings, "-"),
+            argv=(request.program, *flags, *build_options(options), *settings, *resumed, "-"),
             cwd=request.workspace,
             env=drop_empty({"CODEX_HOME": str(home / ".codex"), KEY: request.key}),
             files=files,
@@ -125,7 +127,7 @@ class Codex(Adapter):
     def parse(self, output: AgentOutput) -> AgentReport:
         """Parse its output; errors before the end of a turn are only notes on retries and unknown models."""
         # 1. Collect its events: the end of its turn, its last message and error, its declined and failed commands.
-        end, text, error = dict[str, Any](), "", ""
+        end, text, error, session = dict[str, Any](), "", "", ""
         denials, outputs = list[str](), list[str]()
         pages = list[dict[str, Any]]()
         for event in iter_json_objects(output.stdout):
@@ -134,6 +136,8 @@ class Codex(Adapter):
                 end = event
             elif kind == "error":
                 error = text_at(event, "/message")
+            elif kind == "thread.started":
+                session = text_at(event, "/thread_id")
             elif kind != "item.completed":
                 continue
             elif value_at(item, "/type") == "agent_message":
@@ -164,5 +168,6 @@ class Codex(Adapter):
             no_sandbox=outputs[0].splitlines()[0] if lacks_sandbox else "",
             status=status,
             is_transient=status is None and bool(_CONNECTION.search(words)),
+            session=session,
             pages=tuple(pages),
         )

@@ -9,7 +9,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
+from contextvars import ContextVar
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -30,12 +31,15 @@ from prefect_dispatch.executors.coding.claude import Claude
 from prefect_dispatch.executors.coding.codex import Codex
 from prefect_dispatch.executors.coding.custom import Generic, GenericAdapter
 from prefect_dispatch.executors.coding.open_source_agents import Mini, OpenCode, key_variable
-from prefect_dispatch.executors.coding.prompt import PROMPT, build_prompt
+from prefect_dispatch.executors.coding.prompt import PROMPT, build_prompt, build_resumed_prompt
+from prefect_dispatch.executors.coding.questions import find_question, load_answers, open_question_error
 from prefect_dispatch.executors.coding.session import (
     KEEP,
+    Conversation,
     OutsideWriteDetector,
     find_problems,
     read_files,
+    require_unchanged,
     usage_of,
     write_files,
 )
@@ -43,7 +47,7 @@ from prefect_dispatch.executors.coding.verdict import describe_refusals, find_er
 from prefect_dispatch.executors.command_checks import require_valid_env
 from prefect_dispatch.executors.llm.litellm_adapter import create_citations, load_litellm
 from prefect_dispatch.executors.llm.messages import Params
-from prefect_dispatch.models.base import Strict, Tabs
+from prefect_dispatch.models.base import Strict, Tabs, did_you_mean
 from prefect_dispatch.models.brief import Brief, Text
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.models.output_schema import schema_of
@@ -52,10 +56,10 @@ from prefect_dispatch.processes.runner import Program, run
 from prefect_dispatch.processes.state_folder import (
     Variable,
     build_environment,
-    lease,
     new_log,
     private_folder,
     reap_periodically,
+    remove_tree,
     require_passable,
 )
 from prefect_dispatch.security.redaction import register_secrets
@@ -63,7 +67,7 @@ from prefect_dispatch.serialization.json_text import digest
 from prefect_dispatch.workspaces.workspace import Workspace, open_workspace, to_thread_shielded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import AsyncGenerator, Mapping, Sequence
 
     from pydantic import JsonValue
 
@@ -191,6 +195,10 @@ class CodingAgent(BaseExecutor, Strict):
     """The model that it uses, such as `claude-sonnet-4-5`; for `opencode` and `mini` as `provider/model`."""
     workspace: Workspace | None = Workspace()
     """The repository, and the commit to begin from. None: an empty folder, for work that needs no repository."""
+    access: Literal["write", "read"] = "write"
+    """What it may do in its checkout. `read`: its answer is what it says, and a changed file fails the work."""
+    answers: Annotated[Text, Field(title="File")] | Annotated[dict[str, str], Field(title="Answers")] | None = None
+    """A file with answers to its questions, by `brief/item`, or these themselves. None: it may ask no question."""
     web_search: bool = Field(default=False, title="Web search")
     """Whether it may search the web and read pages; for `claude`, `codex` and `opencode`."""
     program: Text | None = None
@@ -242,23 +250,36 @@ class CodingAgent(BaseExecutor, Strict):
         """Digest of everything that can change an answer but the commit; no key, limit or version of the agent."""
         agent = self.agent.model_dump(mode="json") if isinstance(self.agent, Generic) else self.agent
         parts = {"prompt": PROMPT, "agent": agent, "model": self.model_id, "api_base": self.api_base}
-        return digest({**parts, "params": self.params, **({"web_search": True} if self.web_search else {})})
+        more = {
+            **({"web_search": True} if self.web_search else {}),
+            **({"questions": True} if self.answers is not None else {}),
+        }
+        access = {"access": "read"} if self.only_reads_repository else {}
+        return digest({**parts, "params": self.params, **more, **access})
 
     @property
     def has_external_inputs(self) -> bool:
         """True: see `external_inputs`."""
         return True
 
-    def external_inputs(self, brief: Brief, item: Item) -> JsonValue:  # noqa: ARG002 -- its answer depends on the whole commit
-        """Return the identity of the workspace: the commit, and its set-up; None without a repository.
+    def external_inputs(self, brief: Brief, item: Item) -> JsonValue:
+        """Return the identity of the workspace, and the answer to an earlier question; None without either.
+
+        The identity of a workspace is its commit and its set-up. An answer of a person changes the fingerprint of its
+        own item alone.
+
+        Work with `needs` starts from the brief's own commit.
 
         Raises:
             JobError: If the workspace isn't resolved, and the repository or the commit doesn't exist.
         """
-        if self.workspace is None:
-            return None
-        is_resolved = _COMMIT.fullmatch(self.workspace.base)
-        return (self.workspace if is_resolved else self.workspace.resolve(Path())).identity
+        identity: dict[str, JsonValue] = {}
+        if self.workspace is not None:
+            is_resolved = _COMMIT.fullmatch(self.workspace.base)
+            resolved = self.workspace if is_resolved else self.workspace.resolve(Path())
+            identity = resolved.start_at(brief.start).identity
+        answer = self.answer_to(brief, item)
+        return {**identity, **({"answer": answer} if answer else {})} or None
 
     @property
     def name(self) -> str:
@@ -271,7 +292,7 @@ class CodingAgent(BaseExecutor, Strict):
         return CostBound(prompt_tokens=0, cost_usd=self.max_usd, instead="set executor.max_usd")
 
     def resolve_paths(self, folder: Path) -> CodingAgent:
-        """Return the executor with its program, repository, commit and credentials resolved and validated.
+        """Return the executor with its program, repository, commit, answers and credentials resolved and validated.
 
         Args:
             folder: The job's folder, which relative paths count from.
@@ -283,7 +304,9 @@ class CodingAgent(BaseExecutor, Strict):
         api_base = self._require_access()
         program = find_program(self.adapter, self.executable, folder)
         workspace = self.workspace and self.workspace.resolve(folder)
-        return self.model_copy(update={"api_base": api_base.rstrip("/"), "program": program, "workspace": workspace})
+        answers = load_answers(folder / self.answers) if isinstance(self.answers, str) else self.answers
+        resolved = {"api_base": api_base.rstrip("/"), "program": program, "workspace": workspace, "answers": answers}
+        return self.model_copy(update=resolved)
 
     def require_supported(self, briefs: Sequence[Brief]) -> None:
         """Check that the executor can answer some briefs.
@@ -291,6 +314,7 @@ class CodingAgent(BaseExecutor, Strict):
         Raises:
             JobError: If a brief uses a feature that it doesn't support.
         """
+        self._require_known_briefs([brief.name for brief in briefs])
         for brief in briefs:
             if brief.command and brief.command.report:
                 raise JobError(
@@ -301,11 +325,16 @@ class CodingAgent(BaseExecutor, Strict):
                 require_valid_env(brief.name, brief.command)
             if brief.split:
                 raise JobError(f"Brief {brief.name!r}: 'split' is for language models; leave it out.")
-            if self.workspace is None and (brief.writes or brief.command):
-                field = "writes" if brief.writes else "command"
+            field = "writes" if brief.writes else "command" if brief.command else ""
+            if field and self.workspace is None:
                 raise JobError(
                     f"Brief {brief.name!r}: {field!r} needs a repository, and executor.workspace is null: name one "
                     f"there, or leave {field!r} out."
+                )
+            if field and self.access == "read":
+                raise JobError(
+                    f"Brief {brief.name!r}: {field!r} is for work that changes files, and executor.access is 'read': "
+                    f"leave one of them out."
                 )
 
     async def warm_up(self) -> None:
@@ -318,12 +347,32 @@ class CodingAgent(BaseExecutor, Strict):
         await to_thread_shielded(_warm_up)
 
     async def answer(self, ask: Ask) -> Reply:
-        """Run the agent once in a new workspace, with the change of a rejected earlier answer applied.
+        """Run the agent once in a new checkout, with the change of a rejected earlier answer applied.
+
+        In a conversation, a re-ask continues the agent's session where it can; else it begins a new one.
 
         Raises:
             ExecutorError: If the work isn't done.
         """
-        return await (run_session(self, ask) if self.workspace else run_session_without_repository(self, ask))
+        if self.answer_to(ask.brief, ask.item) == "":  # its question waits: nothing is spent
+            raise open_question_error()
+        conversation = _CONVERSATION.get()
+        if conversation is None:
+            async with self.conversation():
+                return await self.answer(ask)
+        run_ask = run_session if self.workspace else run_session_without_repository
+        return await run_ask(self, ask, conversation)
+
+    @asynccontextmanager
+    async def conversation(self) -> AsyncGenerator[None, None]:
+        """Return the context of all calls for one item: its folder, with the agent's session, is removed at the end."""
+        conversation = Conversation(ExitStack())
+        token = _CONVERSATION.set(conversation)
+        try:
+            yield
+        finally:
+            _CONVERSATION.reset(token)
+            await to_thread_shielded(conversation.stack.close)
 
     @property
     def adapter(self) -> Adapter:
@@ -334,6 +383,11 @@ class CodingAgent(BaseExecutor, Strict):
     def model_id(self) -> str:
         """The model, as litellm names it."""
         return self.model if "/" in self.model else "/".join(filter(None, (self.adapter.provider, self.model)))
+
+    @property
+    def only_reads_repository(self) -> bool:
+        """Whether it works in a checkout in which it may change nothing."""
+        return self.workspace is not None and self.access == "read"
 
     @property
     def executable(self) -> str:
@@ -351,6 +405,22 @@ class CodingAgent(BaseExecutor, Strict):
     def passed_variables(self) -> tuple[str, ...]:
         """The variables that all programs get which run in its folder: those of `pass_env` without its key."""
         return tuple(name for name in self.pass_env if name not in self.key_names)
+
+    def answer_to(self, brief: Brief, item: Item) -> str | None:
+        """Return a person's answer to a question about an item; empty if there is none yet, None without an entry."""
+        answers = load_answers(Path(self.answers)) if isinstance(self.answers, str) else self.answers or {}
+        answer = answers.get(f"{brief.name}/{item.key}")
+        return answer if answer is None else answer.strip()
+
+    def _require_known_briefs(self, names: list[str]) -> None:
+        """Check that answers are for briefs of the job.
+
+        Raises:
+            JobError: If one isn't; the message names the nearest brief.
+        """
+        for ref in self.answers if isinstance(self.answers, dict) else ():
+            if (name := ref.partition("/")[0]) not in names:
+                raise JobError(f"executor.answers: {ref!r}: there is no brief {name!r}; {did_you_mean(name, names)}")
 
     def _require_access(self) -> str:
         """Check that there is a key for the model's provider; return the provider's address.
@@ -380,12 +450,17 @@ def _warm_up() -> None:
     load_litellm()
 
 
-async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
+_CONVERSATION: ContextVar[Conversation | None] = ContextVar("conversation", default=None)
+"""The conversation that the current task's calls belong to; a task calls one executor for one item at a time."""
+
+
+async def run_session(agent: CodingAgent, ask: Ask, conversation: Conversation) -> Reply:
     """Run one session of an agent, and return its answer with its change.
 
     Args:
         agent: The executor, with resolved paths.
         ask: The brief, the item, and the rejected earlier answers with the change of the last one.
+        conversation: The conversation that the ask belongs to.
 
     Raises:
         ExecutorError: If the work isn't done; it carries the usage all the same.
@@ -394,8 +469,12 @@ async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
     try:
         # 1. Open a workspace; if the agent has worked on this before, with its earlier changes applied.
         key = await resolve_key(agent)
-        source = agent.workspace or Workspace()
-        async with open_workspace(source, pass_env=agent.passed_variables) as workspace:
+        source = (agent.workspace or Workspace()).start_at(brief.start)
+        mine = None
+        if source.keep == "never":  # a folder that is kept must not be used again: each ask has its own
+            about = {"repo": source.repo, "base": source.base}
+            mine = await to_thread_shielded(conversation.open_lease, about)
+        async with open_workspace(source, pass_env=agent.passed_variables, mine=mine) as workspace:
             if ask.change:
                 await workspace.apply(ask.change)
             # 2. Run the agent.
@@ -403,26 +482,29 @@ async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
             detector = await to_thread_shielded(
                 OutsideWriteDetector, repo, workspace.path, brief.writes, agent.executable
             )
-            ran, output = await _run_agent(agent, workspace.path, workspace.env, ask, key, log)
-            report = adapter.parse(output)
+            ran, output, report, lost = await _run_agent(
+                agent, workspace.path, workspace.env, ask, key=key, log=log, conversation=conversation
+            )
             spent = usage_of(report, agent.model_id)
             # 3. Check where it wrote, and that its work is done.
             try:
-                notes = [await to_thread_shielded(detector.require_inside, output)]
-                if failure := find_error(adapter.name, ran, report):
+                notes = [lost, await to_thread_shielded(detector.require_inside, output)]
+                if failure := find_error(adapter.name, ran, report) or _find_question(agent, report, spent):
                     raise failure
             except ExecutorError as error:
                 raise error.add_trace(f"Its log: {log}") from None
-            # 4. Capture its change, and check it with the acceptance command.
-            change = await workspace.capture_change(brief.writes)
-            problems = await find_problems(workspace, ask, change)
+            # 4. Capture its change, and check it with the acceptance command; one that only reads leaves no change.
+            if agent.access == "read":
+                await require_unchanged(workspace)
+            change = None if agent.access == "read" else await workspace.capture_change(brief.writes)
+            problems = await find_problems(workspace, ask, change) if change else []
             if brief.command:  # which has run code that the agent wrote
                 notes.append(await to_thread_shielded(detector.require_inside, output))
     except ExecutorError as error:
         raise _complete_error(agent, error, spent) from None
     # 5. Build the reply.
     value = report.text if report.structured is None else report.structured
-    if value == "" and brief.output == "text" and change.files:
+    if value == "" and brief.output == "text" and change and change.files:
         value = f"(The agent said nothing; it changed {', '.join(each.path for each in change.files)}.)"
     if report.refusals:
         refused = describe_refusals(adapter.name, report.refusals)
@@ -432,40 +514,39 @@ async def run_session(agent: CodingAgent, ask: Ask) -> Reply:
     return reply.model_copy(update={"change": change, "problems": tuple(problems)})
 
 
-async def run_session_without_repository(agent: CodingAgent, ask: Ask) -> Reply:
+async def run_session_without_repository(agent: CodingAgent, ask: Ask, conversation: Conversation) -> Reply:
     """Run one session of an agent in an empty folder, and return its answer; files that it writes are removed.
 
     Args:
         agent: The executor, with resolved paths.
         ask: The brief, the item, and the rejected earlier answers.
+        conversation: The conversation that the ask belongs to.
 
     Raises:
         ExecutorError: If the work isn't done; it carries the usage all the same.
     """
-    spent, adapter, stack = Usage(), agent.adapter, ExitStack()
+    spent, adapter = Usage(), agent.adapter
     try:
         key = await resolve_key(agent)
-        folder, env = await to_thread_shielded(_open_folder, stack, agent)
+        folder, env = await to_thread_shielded(_open_folder, conversation, agent)
         log = new_log()
-        ran, output = await _run_agent(agent, folder, env, ask, key, log)
-        report = adapter.parse(output)
+        ran, _, report, lost = await _run_agent(agent, folder, env, ask, key=key, log=log, conversation=conversation)
         spent = usage_of(report, agent.model_id)
-        if failure := find_error(adapter.name, ran, report):
+        if failure := find_error(adapter.name, ran, report) or _find_question(agent, report, spent):
             raise failure.add_trace(f"Its log: {log}")
     except JobError as error:  # what existed when the job was prepared is gone
         raise TerminalError(str(error), kind="workspace", usage=Usage()) from None
     except ExecutorError as error:
         raise _complete_error(agent, error, spent) from None
-    finally:
-        await to_thread_shielded(stack.close)
     value = report.text if report.structured is None else report.structured
-    notes = [describe_refusals(adapter.name, report.refusals)] if report.refusals else []
+    notes = [describe_refusals(adapter.name, report.refusals) if report.refusals else "", lost]
     return _build_reply(agent, report, spent, value, notes)
 
 
-def _open_folder(stack: ExitStack, agent: CodingAgent) -> tuple[Path, dict[str, str]]:
-    """Return an empty folder and the environment of programs in it; closing the stack removes both."""
-    mine = stack.enter_context(lease(about={"agent": agent.adapter.name}))
+def _open_folder(conversation: Conversation, agent: CodingAgent) -> tuple[Path, dict[str, str]]:
+    """Return an empty folder and the environment of programs in it; the end of the conversation removes both."""
+    mine = conversation.open_lease({"agent": agent.adapter.name})
+    remove_tree(mine.path / "work")
     return private_folder(mine.path / "work"), build_environment(mine, pass_env=agent.passed_variables)
 
 
@@ -473,6 +554,13 @@ def _complete_error(agent: CodingAgent, error: ExecutorError, spent: Usage) -> E
     """Return the error of a session with its usage, and with the name of the agent's credentials."""
     error.usage = error.usage if error.usage and error.usage.requests else spent
     return name_block_in_failure(error, agent.credentials)
+
+
+def _find_question(agent: CodingAgent, report: AgentReport, spent: Usage) -> ExecutorError | None:
+    """Return the failure for an agent that ended with a question, if it may."""
+    if agent.answers is None:
+        return None
+    return find_question(report.text if report.structured is None else report.structured, spent)
 
 
 def _build_reply(
@@ -488,7 +576,39 @@ def _build_reply(
 
 
 async def _run_agent(
-    agent: CodingAgent, folder: Path, env: Mapping[str, str], ask: Ask, key: str, log: Path
+    agent: CodingAgent,
+    folder: Path,
+    env: Mapping[str, str],
+    ask: Ask,
+    *,
+    key: str,
+    log: Path,
+    conversation: Conversation,
+) -> tuple[CompletedProgram, AgentOutput, AgentReport, str]:
+    """Run an agent: continue its session where there is one, or begin one.
+
+    Returns:
+        The result of its program, its output, its report with the tokens of this run, and a note if its session was
+        lost.
+
+    Raises:
+        ExecutorError: If it can't be started.
+    """
+    adapter = agent.adapter
+    resume = conversation.session_for(ask)
+    ran, output = await _run_program(agent, folder, env, ask, key=key, log=log, resume=resume)
+    report, lost = adapter.parse(output), ""
+    # A session that is gone is refused before the provider is asked, so that run has cost nothing.
+    if resume and not report.session and not any(report.tokens or ()) and ran.exit and not ran.stopped:
+        lost, resume = f"The session of {adapter.name} could not be continued; it began a new one.", ""
+        ran, output = await _run_program(agent, folder, env, ask, key=key, log=log, resume=resume)
+        report = adapter.parse(output)
+    report = conversation.record(ask, report, resumed=bool(resume), reports_session_total=adapter.reports_session_total)
+    return ran, output, report, lost
+
+
+async def _run_program(
+    agent: CodingAgent, folder: Path, env: Mapping[str, str], ask: Ask, *, key: str, log: Path, resume: str
 ) -> tuple[CompletedProgram, AgentOutput]:
     """Run an agent's program in a folder; return its result, and its output with the files that it wrote.
 
@@ -497,12 +617,26 @@ async def _run_agent(
     """
     adapter, home = agent.adapter, Path(env["HOME"])
     in_repository = agent.workspace is not None
+    read_only = agent.only_reads_repository
+    prompt = (
+        build_resumed_prompt(ask, writes=in_repository and not read_only)
+        if resume
+        else build_prompt(
+            ask,
+            in_repository=in_repository,
+            web_search=agent.web_search,
+            read_only=read_only,
+            may_ask=agent.answers is not None,
+            answer=agent.answer_to(ask.brief, ask.item) or "",
+        )
+    )
     launch = adapter.launch(
         LaunchRequest(
             program=agent.executable,
             model=agent.model,
-            prompt=build_prompt(ask, in_repository=in_repository, web_search=agent.web_search),
-            schema=schema_of(ask.brief.output),
+            prompt=prompt,
+            # A question satisfies no schema of an answer, so only the prompt states it then.
+            schema=schema_of(ask.brief.output) if agent.answers is None else None,
             home=home,
             workspace=folder,
             params=adapter.params_model.model_validate(agent.params),
@@ -511,7 +645,8 @@ async def _run_agent(
             max_usd=agent.max_usd,
             max_turns=agent.max_turns,
             web_search=agent.web_search,
-            read_only=not in_repository,
+            read_only=not in_repository or read_only,
+            resume=resume,
         )
     )
     await to_thread_shielded(write_files, launch)

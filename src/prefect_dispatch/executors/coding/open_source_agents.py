@@ -110,7 +110,8 @@ class OpenCode(Adapter):
         }
         command_options = {
             "--format": "json",
-            "--title": "brief",
+            "--session": request.resume,
+            "--title": "" if request.resume else "brief",
             "-m": request.model,
             "--dir": request.workspace,
             "--variant": params.variant,
@@ -137,11 +138,12 @@ class OpenCode(Adapter):
 
     def parse(self, output: AgentOutput) -> AgentReport:
         """Parse its output; a step with the reason `stop` is its successful end, as its exit code says little."""
-        text, error = "", None
+        text, error, session = "", None, ""
         steps, denials = list[Any](), list[str]()
         pages = list[dict[str, Any]]()
         for event in iter_json_objects(output.stdout):
             kind, part = event.get("type"), event.get("part")
+            session = text_at(event, "/sessionID") or session
             if kind == "text" and not value_at(part, "/synthetic"):
                 text = text_at(part, "/text")
             elif kind == "step_finish":  # a finished step cancels an error before it, which was retried
@@ -168,6 +170,7 @@ class OpenCode(Adapter):
             denials=tuple(denials),
             status=413 if value_at(error, "/name") == _OVERFLOW else status if isinstance(status, int) else None,
             is_transient=bool(value_at(error, "/data/isRetryable")),
+            session=session,
             pages=tuple(pages),
         )
 

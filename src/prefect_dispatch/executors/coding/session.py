@@ -9,26 +9,30 @@ import re
 import shutil
 import stat
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.errors import JobError, RejectedError
+from prefect_dispatch.executors.coding.adapter import Tokens
 from prefect_dispatch.executors.command_checks import item_environment, stdin_bytes
 from prefect_dispatch.executors.llm.litellm_adapter import load_litellm
 from prefect_dispatch.models.globs import Glob, matches_path
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.processes.runner import Program, run
-from prefect_dispatch.processes.state_folder import new_log
+from prefect_dispatch.processes.state_folder import Lease, lease, new_log
 from prefect_dispatch.workspaces.git import Git, GitError, ObjectStore, create_with_alternates, with_work_tree
 from prefect_dispatch.workspaces.patches import display_path, summarize_paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+    from pydantic import JsonValue
+
     from prefect_dispatch.executors.base import Ask
-    from prefect_dispatch.executors.coding.adapter import AgentOutput, AgentReport, Launch, Tokens
-    from prefect_dispatch.models.brief import Command
+    from prefect_dispatch.executors.coding.adapter import AgentOutput, AgentReport, Launch
+    from prefect_dispatch.models.brief import Brief, Command
     from prefect_dispatch.models.item import Item
     from prefect_dispatch.models.outcome import Change
     from prefect_dispatch.workspaces.workspace import OpenWorkspace
@@ -180,6 +184,51 @@ class OutsideWriteDetector:
         return "Its output names that folder" if is_named else ""
 
 
+@dataclass
+class Conversation:
+    """Conversation with an agent about one item: the folder and the session that a re-ask continues."""
+
+    stack: ExitStack
+    """Closing it removes the folder."""
+    lease: Lease | None = None
+    """The leased folder with its HOME, in which its session is; None before the first ask."""
+    session: str = ""
+    """The id of its session; empty if there is none to continue."""
+    work: tuple[Brief, Item] | None = None
+    """What the session is about."""
+    tokens: Tokens = field(default_factory=Tokens)
+    """The tokens that the session has reported so far."""
+
+    def open_lease(self, about: Mapping[str, JsonValue]) -> Lease:
+        """Return the leased folder; the same one for each ask."""
+        if self.lease is None:
+            self.lease = self.stack.enter_context(lease(about=about))
+        return self.lease
+
+    def session_for(self, ask: Ask) -> str:
+        """Return the session that an ask continues: only a re-ask does, of the work that the session is about."""
+        continues = self.lease is not None and ask.rejections and self.work == (ask.brief, ask.item)
+        return self.session if continues else ""
+
+    def record(self, ask: Ask, report: AgentReport, *, resumed: bool, reports_session_total: bool) -> AgentReport:
+        """Record the session of a run; return its report with the tokens of this run alone.
+
+        Args:
+            ask: The ask.
+            report: The report as the agent gave it.
+            resumed: Whether the run continued the session.
+            reports_session_total: Whether the agent reports the tokens of the whole session.
+        """
+        before = self.tokens if resumed and reports_session_total else Tokens()
+        self.session, self.work = report.session, (ask.brief, ask.item)
+        if report.tokens is None:  # unknown: the next report of a whole session includes them
+            self.tokens = before
+            return report
+        self.tokens = report.tokens
+        own = Tokens(*(max(0, now - then) for now, then in zip(report.tokens, before, strict=True)))
+        return replace(report, tokens=own)
+
+
 UNCHANGED = "Nothing was changed in the repository, and the brief says that something is to be written."
 """Problem of work that changed no file; part of a prompt, so the wording must not change."""
 KEEP = 4 * 1024 * 1024
@@ -202,6 +251,22 @@ async def find_problems(workspace: OpenWorkspace, ask: Ask, change: Change) -> l
     if problems and (kept_note := workspace.keep_after_failure()):
         problems.append(kept_note)
     return problems
+
+
+async def require_unchanged(workspace: OpenWorkspace) -> None:
+    """Check that work which may only read left every file as it was; files that git ignores don't count.
+
+    Raises:
+        RejectedError: If a file was changed; the message names it.
+    """
+    before, now = workspace.setup_state, await workspace.capture_state()
+    changed = {each.path for each in now.differences ^ before.differences} | (now.modules ^ before.modules)
+    if changed:
+        raise RejectedError(
+            f"It may only read, and changed {summarize_paths(sorted(changed))}; nothing of its work is used. Instruct "
+            "it to change no file, or set executor.access to 'write' and declare the files under 'writes'.",
+            kind="read_only",
+        )
 
 
 async def run_acceptance_command(command: Command, item: Item, workspace: OpenWorkspace) -> str:

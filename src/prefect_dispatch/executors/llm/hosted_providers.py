@@ -36,6 +36,7 @@ from prefect_dispatch.executors.llm.http_exchange import (
     RequestCaptured,
     capture_requests,
 )
+from prefect_dispatch.executors.llm.messages import message_text
 from prefect_dispatch.settings import environment_snapshot
 
 if TYPE_CHECKING:
@@ -110,9 +111,9 @@ class Route:
     config: Any
     key: Hashable = field(repr=False)
 
-    def build_body(self, chat: Sequence[Mapping[str, str]]) -> bytes:
+    def build_body(self, chat: Sequence[Mapping[str, Any]]) -> bytes:
         """Return the body of a request with the texts of a chat."""
-        texts = [_escape(message["content"]) for message in chat]
+        texts = [_escape(message_text(message)) for message in chat]
         filled = (each for part, at in zip(self.parts, self.order, strict=False) for each in (part, texts[at]))
         return b"".join((*filled, self.parts[-1]))
 
@@ -133,9 +134,9 @@ async def find_route(litellm: Any, request: Mapping[str, Any]) -> Route | None: 
     if not (request.keys() <= _SUPPORTED and has_default_settings(litellm)):
         return None
     # litellm drops or replaces blank texts, so that the body of such a chat has another shape.
-    if any(not text or text.isspace() for text in (message["content"] for message in request["messages"])):
+    if any(not text or text.isspace() for text in map(message_text, request["messages"])):
         return None
-    roles = tuple(message["role"] for message in request["messages"])
+    roles = tuple((message["role"], isinstance(message["content"], str)) for message in request["messages"])
     arguments = {name: value for name, value in request.items() if name != "messages"}
     key = json.dumps(arguments, sort_keys=True), roles, environment_snapshot()
     if key in _routes:
@@ -163,7 +164,7 @@ async def ask_provider(litellm: Any, route: Route, request: Mapping[str, Any], e
         Exception: As `post_chat_completion` does; an error response raises litellm's error for it.
     """
     # 1. Send it.
-    chat: list[dict[str, str]] = request["messages"]
+    chat: list[dict[str, Any]] = request["messages"]
     response, content = await post(route.url, route.build_body(chat), route.headers, exchange, tls_settings(route.url))
     if response.status >= HTTPStatus.MULTIPLE_CHOICES:
         raise _map_response(litellm, route, response.status, response.headers, content)
@@ -205,7 +206,7 @@ async def _build_route(
     if provider not in PROTOCOLS:
         return None, f"provider {provider!r} isn't called directly"
     # 2. Have litellm build a request.
-    chat = [{**message, "content": _placeholder(at)} for at, message in enumerate(request["messages"])]
+    chat = [_with_text(message, _placeholder(at)) for at, message in enumerate(request["messages"])]
     sent = await _capture(litellm, {**request, "messages": chat})
     ending, sample = PROTOCOLS[provider]
     if sent.method != "POST" or not sent.url.path.endswith(ending):
@@ -260,6 +261,12 @@ def _has_lasting_credential(litellm: Any, headers: Mapping[str, str], request: M
     keys |= {value for name, value in names.items() if name.endswith("key") and isinstance(value, str)}
     found = [headers[name].removeprefix("Bearer ") for name in _CREDENTIAL_HEADERS if name in headers]
     return bool(found) and all(each in keys for each in found)
+
+
+def _with_text(message: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """Return a message with another text, marked for the provider's cache where the message is."""
+    content = message["content"]
+    return {**message, "content": text if isinstance(content, str) else [{**content[0], "text": text}]}
 
 
 def _placeholder(at: int) -> str:

@@ -473,7 +473,23 @@ def _usage(response: Any, model: str, price: Price | None, search: Mapping[str, 
     else:
         fee = 0.0 if search is None else listed_search_price(model, search)
         cost = None if fee is None else fee + sent * price[0] + received * price[1]
-    return Usage(requests=1, prompt_tokens=sent, completion_tokens=received, cost_usd=cost)
+    cached, written = _cache_tokens(usage, sent)
+    return Usage(
+        requests=1,
+        prompt_tokens=sent,
+        completion_tokens=received,
+        cost_usd=cost,
+        cached_tokens=cached,
+        cache_write_tokens=written,
+    )
+
+
+def _cache_tokens(usage: Any, sent: int) -> tuple[int, int]:  # noqa: ANN401 -- litellm's Usage
+    """Return the prompt tokens that were read from the provider's cache, and those that were written into it."""
+    details = _field(usage, "prompt_tokens_details")
+    counts = _field(details, "cached_tokens"), _field(usage, "cache_creation_input_tokens")
+    read, written = (count if isinstance(count, int) and is_count(count) else 0 for count in counts)
+    return min(read, sent), min(written, sent)
 
 
 class _Tokens(NamedTuple):

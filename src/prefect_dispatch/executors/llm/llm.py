@@ -6,8 +6,9 @@ import asyncio
 import os
 import re
 from contextlib import aclosing, suppress
+from functools import lru_cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, field_validator
 
@@ -45,6 +46,7 @@ from prefect_dispatch.executors.llm.litellm_adapter import (
     load_litellm_in_thread,
     max_prompt_tokens,
     parse_response,
+    read_table,
     supports_web_search,
 )
 from prefect_dispatch.executors.llm.local_model import SLOT_TOKENS, model_digest, resolve_model_path, serve
@@ -71,6 +73,7 @@ from prefect_dispatch.executors.llm.messages import (
 from prefect_dispatch.executors.llm.provider_errors import classify_error, is_read_timeout
 from prefect_dispatch.models.base import Strict
 from prefect_dispatch.models.brief import Brief, Text
+from prefect_dispatch.models.item import Item, placeholders
 from prefect_dispatch.models.outcome import Usage
 from prefect_dispatch.models.output_schema import schema_of
 from prefect_dispatch.serialization.json_text import digest
@@ -81,7 +84,8 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
-    from prefect_dispatch.models.item import Item
+    from prefect_dispatch.executors.llm.messages import Message
+
 
 EXPECTED_COMPLETION_TOKENS = 500
 """A plan's estimate of the length of an answer: a page of text, or a record of medium size."""
@@ -237,6 +241,8 @@ class LLM(BaseExecutor, Strict):
             search = self.search_options
             params = self.params if search is None else {**self.params, "web_search_options": search}
             request = {**build_request(litellm, ask, self.model, params, method), **await self._call_target()}
+            if self._marks_prefix(ask):
+                request["messages"][0] = mark_for_cache(request["messages"][0])
             response = await self._request_response(litellm, request, exchange)
             reply = parse_response(response, self.model, self._price(), exchange.served_model, search)
         except JobError as error:
@@ -382,6 +388,34 @@ class LLM(BaseExecutor, Strict):
         chat = build_messages(Ask(brief=brief.fill_placeholders(item), item=item), schema_in_prompt=True)
         return count_prompt_tokens(self.model, chat)
 
+    def prefix_tokens(self, brief: Brief) -> int:
+        """Return how many tokens each prompt of a brief begins with that its provider caches; 0: none.
+
+        Args:
+            brief: The brief, as it is for all items: with placeholders, each item has a prompt of its own.
+        """
+        cache = None if self.mode == "batch" else listed_prefix_cache(self.model)
+        texts = (brief.scope, brief.instructions, *brief.constraints)
+        if cache is None or any(map(placeholders, texts)):
+            return 0
+        prefix = build_messages(Ask(brief=brief, item=Item(key="any", value="")), schema_in_prompt=True)[:1]
+        if len(prefix[0]["content"].encode()) < cache.min_tokens:  # no tokenizer yields more tokens than bytes
+            return 0
+        tokens = count_prompt_tokens(self.model, prefix)
+        return tokens // PREFIX_STEP * PREFIX_STEP if tokens >= cache.min_tokens else 0
+
+    def prefix_prices(self) -> Price | None:
+        """Return US dollars per token read from the provider's cache and written into it, by litellm's table.
+
+        A stated price counts for all tokens.
+        """
+        cache = listed_prefix_cache(self.model) if self._price() is None else None
+        return cache and cache.prices
+
+    def _marks_prefix(self, ask: Ask) -> bool:
+        """Return whether a call marks its brief for the provider's cache."""
+        return ask.is_prefix_shared and (cache := listed_prefix_cache(self.model)) is not None and cache.by_marks
+
     def expected_completion_tokens(self, brief: Brief) -> int:  # noqa: ARG002 -- a better guess may use it
         """Return the assumed length of an answer: 500 tokens, or the cap in `params` if that is less."""
         caps = [self.params.get(name) for name in ANSWER_LIMIT_PARAMS]
@@ -414,6 +448,8 @@ class LLM(BaseExecutor, Strict):
         sent = max_prompt_tokens(self.model, build_messages(ask, schema_in_prompt=True))
         got = self._max_answer_tokens()
         price = self._price() or listed_price(self.model, sent)
+        if price and self._marks_prefix(ask) and (cached := self.prefix_prices()):
+            price = max(price[0], cached[1]), price[1]  # writing into the cache costs more
         fee = self.call_fee()
         if price is None or fee is None or (got is None and price[1]):
             cost = None
@@ -575,3 +611,53 @@ def require_key(llm: LLM, where: str) -> None:
             f"{where}: there is no key for {llm.model!r}: {block}the environment of this run {has} {missing}. Set it "
             f"there, name a block under '{where}.credentials' that has a key, or ask a model whose key is known."
         )
+
+
+MIN_PREFIX_TOKENS = 1024
+"""Tokens from which on a prefix is cached, where litellm's table has no other number: OpenAI's and Anthropic's rule."""
+PREFIX_STEP = 128
+"""Step in tokens by which OpenAI caches a prefix; the rest of a step is not cached."""
+_CACHING_SERVERS = ("hosted_vllm/", "openai/")
+"""Beginnings of the names of models on one's own servers, which cache prefixes by themselves."""
+
+
+class PrefixCache(NamedTuple):
+    """How the provider of a model caches the beginning of prompts.
+
+    Attributes:
+        min_tokens: The length from which on it does.
+        prices: US dollars per token that is read from the cache, and per token that is written; None if unknown.
+        by_marks: Whether only what a request marks is cached.
+    """
+
+    min_tokens: int
+    prices: Price | None
+    by_marks: bool
+
+
+@lru_cache(maxsize=256)
+def listed_prefix_cache(model: str) -> PrefixCache | None:
+    """Return how the provider of a model caches the beginning of prompts; None if it isn't known to.
+
+    A server of one's own behind `openai/` or `hosted_vllm/` is taken to cache by itself, at no price: vLLM, SGLang and
+    llama.cpp do.
+    """
+    if is_local(model):
+        return None
+    table = read_table()
+    entry = table.get(model) or table.get(model.partition("/")[2]) or {}
+    if not entry and model.startswith(_CACHING_SERVERS):
+        return PrefixCache(MIN_PREFIX_TOKENS, None, by_marks=False)
+    sent, read = entry.get("input_cost_per_token"), entry.get("cache_read_input_token_cost")
+    if not entry.get("supports_prompt_caching"):
+        return None
+    by_marks = "claude" in model
+    write = (entry.get("cache_creation_input_token_cost") if by_marks else None) or sent
+    prices = None if read is None or write is None else (float(read), float(write))
+    return PrefixCache(entry.get("prompt_cache_min_tokens") or MIN_PREFIX_TOKENS, prices, by_marks)
+
+
+def mark_for_cache(message: Message) -> dict[str, Any]:
+    """Return a message that the provider caches, with all that comes before it (Anthropic's `cache_control`)."""
+    part = {"type": "text", "text": message["content"], "cache_control": {"type": "ephemeral"}}
+    return {**message, "content": [part]}

@@ -332,6 +332,12 @@ def build_request(
     return request
 
 
+def message_text(message: Mapping[str, Any]) -> str:
+    """Return the text of a message, which may be marked for the provider's cache."""
+    content = message["content"]
+    return str(content if isinstance(content, str) else content[0]["text"])
+
+
 def _format_arguments(schema: dict[str, Any], method: Method) -> dict[str, Any]:
     """Return the arguments of a request for structured output."""
     if method == "json_schema":
