@@ -13,7 +13,13 @@ from math import fsum
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from prefect_dispatch.integrators.base import unanswered
-from prefect_dispatch.integrators.merge_records.field_rules import DEFAULT_WEIGHT, Claim, as_elements, time_sort_key
+from prefect_dispatch.integrators.merge_records.field_rules import (
+    DEFAULT_WEIGHT,
+    Claim,
+    as_elements,
+    make_size_key,
+    time_sort_key,
+)
 from prefect_dispatch.integrators.merge_records.fold import element_key
 from prefect_dispatch.integrators.merge_records.identities import has_identity
 from prefect_dispatch.models.ledger import FieldRow, Flag, LedgerRow, Loser, Ref
@@ -284,11 +290,12 @@ def _apply_rule(rule: Rule, claims: Sequence[Claim]) -> JsonValue:
     """Return the value that a rule selects; of equals the first in order of preference."""
     if callable(rule.rule):
         return rule.decide(claims)  # the user's own function
+    size = make_size_key([claim.value for claim in claims])
     measures: dict[str, Callable[[Claim], Any]] = {
         "priority": lambda _: 0,
         "longest": lambda claim: len(claim.value if isinstance(claim.value, str) else claim.text),
-        "max": lambda claim: value_order(claim.value),
-        "min": lambda claim: value_order(claim.value),
+        "max": lambda claim: size(claim.value),
+        "min": lambda claim: size(claim.value),
         "newest": lambda claim: time_sort_key(get_at(claim.record, rule.by.split("."))),
     }
     if rule.rule in ("majority", "trust"):

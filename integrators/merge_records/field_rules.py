@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, cast, get_args
 
 from pydantic import (
@@ -64,7 +65,10 @@ RuleFunction = Callable[[Sequence[Claim]], JsonValue]
 """A rule: takes one claim or more in order of preference, and returns the JSON value of the merged field."""
 _WHEN = TypeAdapter(datetime)
 _YEAR = re.compile(r"([0-9]{4})(?:-([0-9]{2}))?")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{1,30})?")
 MONTHS = 12
+_IS_TIME = 2
+"""First part of the sort key of what is a time."""
 
 
 def priority(claims: Sequence[Claim]) -> JsonValue:
@@ -86,13 +90,45 @@ def longest(claims: Sequence[Claim]) -> JsonValue:
 
 
 def largest(claims: Sequence[Claim]) -> JsonValue:
-    """Return the largest value: numbers by size, then texts by code point, then the rest by its JSON."""
-    return max(claims, key=lambda claim: value_order(claim.value)).value
+    """Return the largest value, in the order of `make_size_key`."""
+    size = make_size_key([claim.value for claim in claims])
+    return max(claims, key=lambda claim: size(claim.value)).value
 
 
 def smallest(claims: Sequence[Claim]) -> JsonValue:
-    """Return the smallest value, in the order of `largest`."""
-    return min(claims, key=lambda claim: value_order(claim.value)).value
+    """Return the smallest value, in the order of `make_size_key`."""
+    size = make_size_key([claim.value for claim in claims])
+    return min(claims, key=lambda claim: size(claim.value)).value
+
+
+def make_size_key(values: Sequence[JsonValue]) -> Callable[[JsonValue], Any]:
+    """Return the sort key by which `max` and `min` compare values.
+
+    Texts are often numbers or dates, whose order by code point is another one: "9" comes after "10", and
+    "2024-05-01T01:00+02:00" after "2024-04-30T23:30Z". So, if all values are texts of dates or times (ISO 8601, or a
+    year, or a year and month), they go by time. Else numbers come first, by size, be they numbers or texts of digits
+    with a decimal point or without; then other texts by code point; then the rest by its JSON.
+
+    Example:
+        >>> sorted(["9", 10, "n/a", "10.5"], key=make_size_key(["9", 10, "n/a", "10.5"]))
+        ['9', 10, '10.5', 'n/a']
+    """
+    texts = [value for value in values if isinstance(value, str)]
+    if (
+        len(texts) == len(values)
+        and not all(map(_NUMBER.fullmatch, texts))
+        and all(time_sort_key(text)[0] == _IS_TIME for text in texts)
+    ):
+        return time_sort_key
+    return _order_by_size
+
+
+def _order_by_size(value: JsonValue) -> tuple[Any, ...]:
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return (0, Decimal(value), "")
+    order = value_order(value)
+    # A float is the number that its text says: 0.1 and "0.1" are equal.
+    return (0, Decimal(repr(value) if isinstance(value, float) else order[1]), "") if order[0] == 0 else order
 
 
 def union(claims: Sequence[Claim]) -> JsonValue:
@@ -152,12 +188,12 @@ def time_sort_key(value: JsonValue) -> tuple[int, datetime, str]:
         return (0, never, "")
     # A year, or a year and month, is the first day of it.
     if (year := _YEAR.fullmatch(str(value))) and 1 <= int(year[2] or 1) <= MONTHS and int(year[1]):
-        return (2, datetime(int(year[1]), int(year[2] or 1), 1, tzinfo=timezone.utc), "")
+        return (_IS_TIME, datetime(int(year[1]), int(year[2] or 1), 1, tzinfo=timezone.utc), "")
     try:
         when = _WHEN.validate_python(value)
     except ValidationError:
         return (1, never, value if isinstance(value, str) else content_text(value))
-    return (2, when if when.tzinfo else when.replace(tzinfo=timezone.utc), "")
+    return (_IS_TIME, when if when.tzinfo else when.replace(tzinfo=timezone.utc), "")
 
 
 class RecordPart(NamedTuple):

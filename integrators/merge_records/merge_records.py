@@ -469,7 +469,10 @@ def _describe_fields(config: MergeRecords, book: Rulebook) -> Iterator[str]:
     notes = (
         (
             names & {"max", "min"},
-            "Numbers are smaller than texts, texts go by code point, and all else comes last, by its JSON.",
+            (
+                "Texts of numbers count as numbers, and where all are times, they go by time. Numbers are smaller than "
+                "other texts, texts go by code point, and all else comes last, by its JSON."
+            ),
         ),
         ("newest" in names, "A time without an offset is UTC; what is no time comes before all times."),
         (
