@@ -26,7 +26,10 @@ GROSS_LIMIT = 100
 Doubled for four numbers and again for three, of which two are often close to each other by chance.
 """
 GROSS_FACTOR = 10
-"""The same in units of the median itself, where most numbers are equal: the wrong unit or a digit too many."""
+"""Factor to or from the median at which, where most numbers are equal, a number is a gross error.
+
+It is what a digit too many or too few makes of it, or the next unit. A zero is never one: it is a common value.
+"""
 _MOST_GROSS = 10
 """A number is a gross error only if no more than one in so many is, or a single one of fewer."""
 _FEWEST = 3
@@ -72,8 +75,8 @@ def screened_mean(numbers: Sequence[float]) -> float:
     With normal, skewed or rounded numbers, or many zeros, it is nearly always the mean, which is best there.
 
     Example:
-        >>> screened_mean([10, 11, 12, 500]), screened_mean([0, 0, 0, 90, 95])
-        (11, 37)
+        >>> screened_mean([10, 11, 12, 500]), screened_mean([70, 70, 7]), screened_mean([0, 0, 0, 90, 95])
+        (11, 70, 37)
     """
     return _compute_safely(lambda given: statistics.mean(_without_gross_errors(given)), numbers)
 
@@ -96,10 +99,18 @@ def _without_gross_errors(numbers: Sequence[float]) -> Sequence[float]:
     # 1. The spread of the others or, where most are equal, the size of the numbers says what is far.
     centre = statistics.median(numbers)
     spread = statistics.median(abs(number - centre) for number in numbers)
-    limit = GROSS_LIMIT * 2 ** max(_USUAL - count, 0) * spread if spread else GROSS_FACTOR * abs(centre)
-    # 2. Several numbers far away are another opinion, and no error. Of zeros alone, no number is far.
-    near = _within(numbers, centre, limit)
-    return near if limit and count - len(near) <= max(count // _MOST_GROSS, 1) else numbers
+    if spread:
+        near = _within(numbers, centre, GROSS_LIMIT * 2 ** max(_USUAL - count, 0) * spread)
+    else:
+        near = [number for number in numbers if _has_size(number, centre)]
+    # 2. Several numbers far away are another opinion, and no error.
+    return near if count - len(near) <= max(count // _MOST_GROSS, 1) else numbers
+
+
+def _has_size(number: float, centre: float) -> bool:
+    """Return whether a number is of the same order of magnitude as the median; of a median of zero, any number is."""
+    low, high = sorted((abs(number), abs(centre)))
+    return low == 0 or high < GROSS_FACTOR * low
 
 
 def _within(numbers: Sequence[float], centre: float, limit: float) -> list[float]:
