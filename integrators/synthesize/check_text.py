@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -10,15 +11,8 @@ from pydantic import Field
 from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import ExecutorError, JobError, TerminalError
 from prefect_dispatch.executors.base import BaseExecutor
-from prefect_dispatch.integrators.synthesize.answer_index import (
-    Prose,
-    check_claims,
-    check_prose,
-    cited_numbers,
-    find_untraced,
-    is_lead_in,
-    number_answers,
-)
+from prefect_dispatch.integrators.synthesize.answer_index import Prose, cited_numbers, number_answers
+from prefect_dispatch.integrators.synthesize.findings import check_claims, check_prose, find_untraced, is_lead_in
 from prefect_dispatch.integrators.synthesize.judge import add_judge_findings, judge_claims, list_claims
 from prefect_dispatch.integrators.synthesize.output_format import Part, remove_marks, split_document
 from prefect_dispatch.models.base import Strict
@@ -32,7 +26,8 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Question
-    from prefect_dispatch.integrators.synthesize.answer_index import Finding, Source
+    from prefect_dispatch.integrators.synthesize.answer_index import Source
+    from prefect_dispatch.integrators.synthesize.findings import Finding
 
 MAX_TEXT_CHARS = 1_000_000
 """Longest text that is checked, in characters."""
@@ -177,6 +172,7 @@ def _group_by_sentence(
 ) -> list[SentenceCheck]:
     """Return the sentences with the findings that start in them."""
     sentences: list[SentenceCheck] = []
+    findings = sorted(findings, key=lambda each: (each.start, each.end, each.kind))
     for start, end, cited in Prose(prose, total).claims:
         reasons = tuple(
             Reason(
@@ -187,8 +183,9 @@ def _group_by_sentence(
                 message=each.message,
                 sources=each.consulted,
             )
-            for each in sorted(findings, key=lambda each: (each.start, each.end, each.kind))
-            if start <= each.start < end
+            for each in findings[
+                bisect_left(findings, start, key=_start_of) : bisect_left(findings, end, key=_start_of)
+            ]
         )
         verdict: Verdict = "supported"
         if any(reason.kind == "claim" for reason in reasons):
@@ -201,6 +198,10 @@ def _group_by_sentence(
             SentenceCheck(text=prose[start:end], start=start, end=end, cited=cited, verdict=verdict, reasons=reasons)
         )
     return sentences
+
+
+def _start_of(finding: Finding) -> int:
+    return finding.start
 
 
 def _list_untraced(prose: str, numbered: Sequence[Source], cited: Sequence[int], given: Sequence[int]) -> list[Reason]:

@@ -14,7 +14,10 @@ is `am` with `pm`. Every pattern here runs in time linear in the length of the t
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from decimal import Context, Decimal
+from itertools import product
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
@@ -184,16 +187,6 @@ def parse_numeric_date(word: str) -> tuple[Date, ...]:
             dates = [(parts[year], parts[month], parts[day]) for year, month, day in orders]
             return tuple(date for date in dates if 1 <= (date[1] or 0) <= 12 and 1 <= (date[2] or 1) <= 31)  # noqa: PLR2004 -- a calendar
     return ()
-
-
-def supports_date(claim: Date, evidence: Date) -> bool:
-    """Return whether the evidence has every part that the claimed date gives.
-
-    Example:
-        >>> supports_date((2024, 1, None), (2024, 1, 31)), supports_date((2024, 1, 31), (2024, 1, None))
-        (True, False)
-    """
-    return all(part is None or part == other for part, other in zip(claim, evidence, strict=True))
 
 
 class Figure(NamedTuple):
@@ -374,7 +367,7 @@ _MIN_ROUNDED = 10
 
 
 class FigureIndex:
-    """The figures of a source, by their values."""
+    """The figures of a source by their values, so that a look-up takes no time that grows with the source."""
 
     def __init__(self, texts: Iterable[str], label: str) -> None:
         """Index the figures of a source.
@@ -385,15 +378,32 @@ class FigureIndex:
         """
         texts = list(texts)
         figures = [figure for text in texts for figure in extract_figures(text)]
-        self._dates = {date for figure in figures for date in figure.dates}
+        dates = {date for figure in figures for date in figure.dates}
+        # Each date with all that it supports: `31 January 2024` supports `January 2024` and `2024`.
+        self._dates = {part for date in dates for part in _list_parts(date)}
+        self._days = {part for date in dates if not date[0] for part in _list_parts(date)}
         # Each number with whether it is in per cent. The year of a date is evidence for a bare number, such as 2024.
         self._numbers = {(figure.value, figure.percent) for figure in figures if figure.kind == "number"}
-        self._numbers |= {(Decimal(year), False) for year, _, _ in self._dates if year}
+        self._numbers |= {(Decimal(year), False) for year, _, _ in dates if year}
+        # The numbers of one sign, by size, for what is rounded.
+        self._sizes: dict[tuple[bool, bool], list[Decimal]] = defaultdict(list)
+        for number, percent in self._numbers:
+            if number.is_normal():
+                self._sizes[percent, number.is_signed()].append(abs(number))
+        for sizes in self._sizes.values():
+            sizes.sort()
         self._names = "\n".join(figure.name for figure in (*figures, *extract_figures(label)))
-        self._text = "\n".join(texts)
+        # Where each segment of a name starts.
+        self._segments: dict[str, list[int]] = defaultdict(list)
+        for match in re.finditer(r"\x1f([^\x1f\n]+)", self._names):
+            self._segments[match[1]].append(match.start())
+        self._other_names = {
+            name for name, pattern in _OTHER_NAMES.items() if any(pattern.search(text) for text in texts)
+        }
         self._quarters = {
             _QUARTERS.get(match[1].lower(), 0) if match[1] else int(match[2] or match[3])
-            for match in _QUARTER_IN_WORDS.finditer(self._text)
+            for text in texts
+            for match in _QUARTER_IN_WORDS.finditer(text)
         }
 
     def has(self, figure: Figure, text: str = "") -> bool:
@@ -405,14 +415,10 @@ class FigureIndex:
             figure: The figure.
             text: The text in which it stands; empty: it is compared as it is.
         """
-        if figure.name and (figure.name in self._names or self._has_other_name(figure.name)):
+        if figure.name and self._has_name(figure.name):
             return True
         if figure.kind == "date":
-            return any(
-                supports_date(claimed, (own[0] or self._find_year(claimed), *own[1:]))
-                for claimed in figure.dates
-                for own in self._dates
-            )
+            return any(each in self._dates or self._has_day(each) for each in figure.dates)
         if figure.kind == "name":
             return False
         as_other = (EXACT.scaleb(figure.value, -2 if figure.percent else 2), not figure.percent)
@@ -422,17 +428,19 @@ class FigureIndex:
             return bool(match[1]) and _QUARTERS[match[1].lower()] in self._quarters
         return bool(text) and self._has_rounded(figure, text)
 
-    def _find_year(self, claimed: Date) -> int | None:
-        """Return the year of a date if the source has it elsewhere: `17 August` may belong to 2022."""
-        year = claimed[0]
-        return year if year and (Decimal(year), False) in self._numbers else None
+    def _has_day(self, date: Date) -> bool:
+        """Return whether the source has a date without a year, and its year elsewhere: `17 August` may be of 2022."""
+        year, month, day = date
+        return bool(year) and (Decimal(year or 0), False) in self._numbers and (None, month, day) in self._days
 
-    def _has_other_name(self, name: str) -> bool:
-        """Return whether the source has another name for a name with digits, such as `fourth quarter` for `Q4`."""
-        if match := _QUARTER.fullmatch(name.strip("\x1f")):
+    def _has_name(self, name: str) -> bool:
+        """Return whether the source has a name with digits, or another name of it (`fourth quarter` for `Q4`)."""
+        first, _, _ = name.strip("\x1f").partition("\x1f")
+        if any(self._names.startswith(name, at) for at in self._segments.get(first, ())):
+            return True
+        if match := _QUARTER.fullmatch(first):
             return int(match[1] or match[2]) in self._quarters
-        pattern = _OTHER_NAMES.get(name)
-        return bool(pattern and pattern.search(self._text))
+        return name in self._other_names
 
     def _has_rounded(self, figure: Figure, text: str) -> bool:
         """Return whether the source has a number that the text gives rounded, or as a bound (`more than 100`)."""
@@ -441,24 +449,26 @@ class FigureIndex:
             return False
         hedge = _HEDGE.search(text[max(0, figure.start - 20) : figure.start])
         quantum = Decimal(1).scaleb(_exponent(value))
-        numbers = [
-            number
-            for number, percent in self._numbers
-            if percent == figure.percent and number.is_normal() and number.is_signed() == figure.value.is_signed()
-        ]
-        for number in map(abs, numbers):
-            if hedge and hedge["above"]:
-                fits = value <= number <= value * _MORE
-            elif hedge and hedge["below"]:
-                fits = value / _MORE <= number <= value
-            else:
-                is_scaled = text[figure.start : figure.end].strip("0123456789.,%- ") != ""
-                is_rough = bool(hedge) or is_scaled or (value >= _MIN_ROUNDED and quantum <= 1)
-                is_near = abs(number - value) <= min(quantum / 2, value * _ROUNDING)
-                fits = is_rough and is_near and _exponent(number) < _exponent(value)
-            if fits:
-                return True
-        return False
+        sizes = self._sizes.get((figure.percent, figure.value.is_signed()), [])
+        if hedge and hedge["above"]:
+            least, most = value, value * _MORE
+        elif hedge and hedge["below"]:
+            least, most = value / _MORE, value
+        else:
+            distance = min(quantum / 2, value * _ROUNDING)
+            least, most = value - distance, value + distance
+        near = sizes[bisect_left(sizes, least) : bisect_right(sizes, most)]
+        if hedge and not hedge["about"]:
+            return bool(near)
+        is_scaled = text[figure.start : figure.end].strip("0123456789.,%- ") != ""
+        is_rough = bool(hedge) or is_scaled or (value >= _MIN_ROUNDED and quantum <= 1)
+        return is_rough and any(_exponent(number) < _exponent(value) for number in near)
+
+
+def _list_parts(date: Date) -> Iterator[Date]:
+    """Yield a date and the less exact ones that it supports."""
+    year, month, day = date
+    yield from product((year, None), (month, None), (day, None))
 
 
 def _exponent(value: Decimal) -> int:

@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urldefrag, urljoin
 
 from prefect_dispatch.integrators.base import gap_sentence, gaps
-from prefect_dispatch.integrators.synthesize.answer_index import (
+from prefect_dispatch.integrators.synthesize.answer_index import Prose, cited_numbers, format_citation
+from prefect_dispatch.integrators.synthesize.findings import (
     WORDING_KINDS,
     Finding,
-    Prose,
     check_claims,
     check_prose,
-    cited_numbers,
-    format_citation,
     unsupported_figures,
 )
 from prefect_dispatch.models.ledger import FieldRow, Flag

@@ -9,7 +9,8 @@ import pytest
 from prefect_dispatch import check_text
 from prefect_dispatch.errors import JobError, TerminalError, TransientError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.synthesize.answer_index import check_claims, number_answers
+from prefect_dispatch.integrators.synthesize.answer_index import number_answers
+from prefect_dispatch.integrators.synthesize.findings import check_claims
 from prefect_dispatch.integrators.synthesize.output_format import WORDING_RULE
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize
 from prefect_dispatch.testing import ScriptedExecutor
