@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,11 @@ _MIN_PART = 5
 _MIN_STEM = 6
 _ENDING = 2
 """Longest ending in which two stems that mean the same may differ, as in `bankrupt` and `bankruptcy`."""
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
+"""The other spelling of German names: `Mueller` for `Müller`."""
+_LETTERS_WITHOUT_MARKS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe", "’": "'"})  # noqa: RUF001 -- an apostrophe
+"""Letters that Unicode doesn't decompose, and the typographic apostrophe."""
+_POSSESSIVE = re.compile(r"'s?\Z")
 _ACRONYM = re.compile(r"[A-Z]{2,6}s?")
 
 TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+(?:[.,]\d+)*")  # noqa: RUF001 -- an apostrophe
@@ -44,6 +50,17 @@ def is_negation(word: str) -> bool:
         (True, False)
     """
     return word in NEGATIONS or word.endswith("n't")
+
+
+def fold_name(name: str) -> str:
+    """Return a name without case, diacritics and a possessive ending, by which names are compared.
+
+    Example:
+        >>> fold_name("José's"), fold_name("Ångström"), fold_name("Müller") == fold_name("Mueller")
+        ('jose', 'angstrom', False)
+    """
+    name = unicodedata.normalize("NFKD", name.casefold().translate(_LETTERS_WITHOUT_MARKS))
+    return _POSSESSIVE.sub("", "".join(letter for letter in name if not unicodedata.combining(letter)))
 
 
 def is_other_number(word: str, count: str) -> bool:
@@ -164,6 +181,8 @@ class WordIndex:
         self._stems_by_start = _group(stem for stem in self.stems if len(stem) >= _MIN_STEM)
         self._words_by_start = _group(word for word in self._words if len(word) > _MIN_PART)
         self._words_by_end = _group(word[::-1] for word in self._words if len(word) > _MIN_PART)
+        self._names = {name for token in set(tokens) for name in _fold_both(token)}
+        self._common_stems = {stem_word(token) for token in set(tokens) if token[0].islower()}
         self._initials = "".join(token[0].lower() for token in tokens if token[0].isalpha())
         self._acronyms = {token.lower().removesuffix("s") for token in tokens if _ACRONYM.fullmatch(token)}
 
@@ -230,16 +249,34 @@ class WordIndex:
             )
         )
 
-    def has_name(self, name: str) -> bool:
-        """Return whether the source has a capitalised word: the word, or what it abbreviates."""
+    def has_name(self, name: str, names: Sequence[str]) -> bool:
+        """Return whether the source has a capitalised word; a name is compared letter by letter.
+
+        Args:
+            name: The word.
+            names: The capitalised words that it stands among.
+        """
         lowered = name.lower()
-        return self.has_word(lowered, stem_word(lowered)) or (
-            bool(_ACRONYM.fullmatch(name)) and lowered.removesuffix("s") in self._initials
+        stem = stem_word(lowered)
+        return (
+            not self._names.isdisjoint(_fold_both(name))
+            or fold_name("".join(names)) in self._names  # `JP Morgan` and `JPMorgan`
+            or any(self._are_neighbours(lowered[:at], lowered[at:]) for at in range(2, len(lowered) - 1))
+            # A word that the source has in lower case is no name, and may have another form.
+            or stem in self._common_stems
+            or any(not same.isdisjoint(self._common_stems) for same, _ in OPPOSITES_BY_STEM.get(stem, ()))
+            or (bool(_ACRONYM.fullmatch(name)) and lowered.removesuffix("s") in self._initials)
+            or self.has_acronym(names)
         )
 
     def has_acronym(self, names: Sequence[str]) -> bool:
         """Return whether the source abbreviates a name of several words."""
         return len(names) > 1 and "".join(name[0].lower() for name in names) in self._acronyms
+
+
+def _fold_both(name: str) -> set[str]:
+    """Return the folded name, and that with umlauts in two letters."""
+    return {fold_name(name), fold_name(name.lower().translate(_UMLAUTS))}
 
 
 def _group(words: Iterable[str]) -> dict[str, list[str]]:
@@ -285,7 +322,7 @@ class Evidence:
         """Return whether a source has a name, or abbreviates the names that it stands among."""
         key = (name, tuple(names))
         if key not in self._names:
-            self._names[key] = any(each.has_name(name) or each.has_acronym(names) for each in self.sources)
+            self._names[key] = any(each.has_name(name, names) for each in self.sources)
         return self._names[key]
 
     def find_numbers(self, word: str) -> Iterator[tuple[Statement, int]]:
