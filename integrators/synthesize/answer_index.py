@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.integrators.synthesize.figures import Figure, FigureIndex
-from prefect_dispatch.integrators.synthesize.vocabulary import is_english
+from prefect_dispatch.integrators.synthesize.vocabulary import detect_language, is_english, list_word_starts
 from prefect_dispatch.integrators.synthesize.wording import Statement, WordIndex
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.security.escaping import strip_control_chars
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from pydantic import JsonValue
 
+    from prefect_dispatch.integrators.synthesize.units import Unit
     from prefect_dispatch.models.outcome import Outcome
 
 Span = tuple[int, int]
@@ -363,6 +364,10 @@ class Source:
         """Return whether the answer has a figure; see `FigureIndex.has`."""
         return self._figures.has(figure, text)
 
+    def units_of(self, figure: Figure, text: str) -> set[Unit]:
+        """Return the units in which the answer gives a number; see `FigureIndex.units_of`."""
+        return self._figures.units_of(figure, text)
+
     def has_quotation(self, quotation: str) -> bool:
         """Return whether the answer holds a quotation; an ellipsis in it stands for any text."""
         fragments = _split_quotation(quotation)
@@ -390,6 +395,16 @@ class Source:
     def is_english(self) -> bool:
         """Whether the answer is in English, or too short to know."""
         return is_english(self.text)
+
+    @cached_property
+    def language(self) -> str:
+        """The answer's language; empty if it can't be told."""
+        return detect_language(self.text)
+
+    @cached_property
+    def word_starts(self) -> frozenset[str]:
+        """The starts of the answer's words; see `list_word_starts`."""
+        return frozenset(list_word_starts(self.text))
 
     @cached_property
     def words(self) -> WordIndex:

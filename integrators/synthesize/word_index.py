@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from heapq import nlargest
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.integrators.synthesize.vocabulary import (
     FUNCTION_WORDS,
@@ -81,6 +81,8 @@ class Statement:
     """The words and numbers in lower case."""
     spans: tuple[tuple[int, int], ...]
     """Where they stand in the text."""
+    capitals: frozenset[int] = frozenset()
+    """Indices of the words with a capital letter."""
     is_negated: bool = False
     """Whether all of it is negated, as `"copyleft": false`."""
 
@@ -89,7 +91,8 @@ class Statement:
         """Return a sentence as its words."""
         found = [*TOKEN.finditer(text)]
         words = tuple(match[0].lower().replace("’", "'") for match in found)  # noqa: RUF001 -- an apostrophe
-        return cls(words, tuple(match.span() for match in found), is_negated)
+        capitals = frozenset(at for at, match in enumerate(found) if match[0][0].isupper())
+        return cls(words, tuple(match.span() for match in found), capitals, is_negated)
 
     @cached_property
     def stems(self) -> tuple[str, ...]:
@@ -141,6 +144,25 @@ class Statement:
             return False
         places = {stem: [at for at, each in enumerate(self.content_stems) if each == stem] for stem in (one, other)}
         return any(abs(first - last) <= distance for first in places[one] for last in places[other])
+
+
+class Remark(NamedTuple):
+    """A doubt about the wording of a statement."""
+
+    kind: str
+    """`name`, `negation`, `direction`, `subject` or `support`."""
+    start: int
+    """Start offset in the statement."""
+    end: int
+    """End offset in the statement, exclusive."""
+    message: str
+    """What is wrong, in one sentence with `{where}` in place of the sources."""
+
+
+def make_remark(kind: str, claim: Statement, at: int, message: str, *, last: int | None = None) -> Remark:
+    """Return a remark on the words from one index to another."""
+    end = claim.spans[min(at if last is None else last, len(claim.spans) - 1)][1]
+    return Remark(kind, claim.spans[at][0], end, message)
 
 
 class WordIndex:
@@ -244,7 +266,7 @@ class WordIndex:
             and other in self._words
             and any(
                 pair == (one, other)
-                for number in self._places.get(stem_word(one), ())
+                for number in self._places.get(stem_word(one)) or self._places.get(stem_word(other), ())
                 for pair in pairwise(self.statements[number].words)
             )
         )
@@ -354,7 +376,13 @@ class Evidence:
         )
 
     def find_nearest(self, claim: Statement, most: int) -> list[Statement]:
-        """Return the sentences that share most words with a statement; a word counts less, the more sentences have it.
+        """Return the sentences that share most words with a statement; see `rank_sentences`."""
+        return [self.sources[at].statements[number] for at, number in self.rank_sentences(claim, most)]
+
+    def rank_sentences(self, claim: Statement, most: int) -> list[tuple[int, int]]:
+        """Return the sentences that share most words with a statement, as the indices of source and sentence.
+
+        A word counts less, the more sentences have it.
 
         Words are looked up from the rarest on. Once the others together count less than what the best sentences have
         before, no further sentence can be among these, so that frequent words take no time.
@@ -380,8 +408,7 @@ class Evidence:
                     for number in each.find_statements(stem):
                         scores[at, number] = scores.get((at, number), 0.0) + weight
             rest -= weight
-        best = sorted(scores, key=lambda place: (-scores[place], place))[:most]
-        return [self.sources[at].statements[number] for at, number in best]
+        return sorted(scores, key=lambda place: (-scores[place], place))[:most]
 
 
 def list_untraced(citing: dict[int, list[Statement]], sources: Sequence[WordIndex]) -> list[int]:

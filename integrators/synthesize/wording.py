@@ -6,7 +6,7 @@ Words are compared by their stems. A statement is reported for
 - a negation of a word that no source negates (`negation`), and the lack of one that every source has;
 - a word whose opposite stands in the nearest sentences of the sources, where the word itself stands in none, and a
   word such as `always` that no source has (`direction`);
-- a figure in another unit (`unit`), or of another subject (`subject`);
+- a figure of another subject (`subject`);
 - little in common with its sources (`support`).
 
 The rules are for English. In a text of another language nothing is reported. What passes them is not proven: two words
@@ -19,8 +19,11 @@ from __future__ import annotations
 
 import re
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from prefect_dispatch.integrators.synthesize.figures import extract_figures
+from prefect_dispatch.integrators.synthesize.subjects import PAIR_DISTANCE, check_subjects
+from prefect_dispatch.integrators.synthesize.units import find_currency, read_units
 from prefect_dispatch.integrators.synthesize.vocabulary import (
     ABSENCE_STEMS,
     CERTAINTY_WORDS,
@@ -29,11 +32,9 @@ from prefect_dispatch.integrators.synthesize.vocabulary import (
     NEGATIVE_PREFIXES,
     OPPOSITES_BY_STEM,
     PLAIN_NEGATIONS,
-    SMALL_COUNTS,
-    UNITS,
     stem_word,
 )
-from prefect_dispatch.integrators.synthesize.word_index import Statement, WordIndex, is_negation
+from prefect_dispatch.integrators.synthesize.word_index import Remark, Statement, WordIndex, is_negation, make_remark
 from prefect_dispatch.security.escaping import join_names
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ MISSING_RUN = 4
 """Number of content words in a row that no source has, from which on they are a detail that no source gives."""
 MIN_PAIRS = 6
 """Number of pairs of neighbouring content words of which at least one has to stand together in a source."""
-PAIR_DISTANCE = 2
-"""Largest distance of two content words, in content words, that stand together."""
 NEAREST = 3
 """Number of the most similar sentences of the sources that a statement is compared with for opposites."""
 NEGATION_OVERLAP = 0.5
@@ -61,19 +60,6 @@ _MIN_POSITIVE = 4
 _DIGITS = re.compile(r"[-./]?\d")
 _BEFORE_START = re.compile(r"(?:\A|[.:!?…|>\"“”„«»;\x00])[\s*_#'‘(\[-]*\Z")  # noqa: RUF001 -- quotation marks
 """Pattern of what precedes a word that is capitalised as the first of a sentence, a cell or a quotation."""
-
-
-class Remark(NamedTuple):
-    """A doubt about the wording of a statement."""
-
-    kind: str
-    """`name`, `negation`, `direction`, `unit`, `subject` or `support`."""
-    start: int
-    """Start offset in the statement."""
-    end: int
-    """End offset in the statement, exclusive."""
-    message: str
-    """What is wrong, in one sentence with `{where}` in place of the sources."""
 
 
 def check_wording(text: str, evidence: Evidence, *, is_heading: bool = False) -> Iterator[Remark]:
@@ -94,12 +80,11 @@ def check_wording(text: str, evidence: Evidence, *, is_heading: bool = False) ->
     """
     claim = Statement.parse(text)
     yield from _check_names(text, claim, evidence, is_heading=is_heading)
-    yield from _check_units(claim, evidence)
     if not is_heading:
         yield from _check_negations(claim, evidence)
         yield from _check_lost_negations(claim, evidence)
         yield from _check_opposites(claim, evidence)
-        yield from _check_subjects(text, claim, evidence)
+        yield from check_subjects(claim, evidence)
         yield from _check_support(text, claim, evidence)
 
 
@@ -110,10 +95,11 @@ def _check_names(text: str, claim: Statement, evidence: Evidence, *, is_heading:
     if is_heading and sum(capitalised[at] for at in claim.content) > len(claim.content) / 2:  # in title case
         capitalised = [each and token[1:] != token[1:].lower() for each, token in zip(capitalised, tokens, strict=True)]
     content = set(claim.content)
+    figures = _list_figure_spans(text)
     for at in claim.content:
         start, end = claim.spans[at]
-        # A name with digits, such as `COVID-19`, is compared as a figure.
-        if not capitalised[at] or _DIGITS.match(text, end):
+        # A month, a unit and a name with digits, such as `COVID-19`, are compared as figures.
+        if not capitalised[at] or _DIGITS.match(text, end) or any(first <= start < last for first, last in figures):
             continue
         has_next = at + 1 in content and capitalised[at + 1] and text[end : claim.spans[at + 1][0]] == " "
         is_first = bool(_BEFORE_START.search(text[:start]))
@@ -128,6 +114,16 @@ def _check_names(text: str, claim: Statement, evidence: Evidence, *, is_heading:
             yield Remark("name", start, end, f"The name {tokens[at]!r} doesn't stand in {{where}}.")
 
 
+def _list_figure_spans(text: str) -> list[tuple[int, int]]:
+    """Return the spans of the numbers of a text with their scales, units and currencies, and of its dates."""
+    spans: list[tuple[int, int]] = []
+    for each in extract_figures(text):
+        if each.kind != "name" and each.sure:
+            unit_end = read_units(text, each.start, each.number_end)[1] if each.number_end else 0
+            spans.append((find_currency(text, each.start), max(each.end, unit_end)))
+    return spans
+
+
 def _check_negations(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
     """Yield the negations of words that the sources have, and never negate."""
     for at, word in enumerate(claim.words):
@@ -138,12 +134,12 @@ def _check_negations(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
         if all(stem in source.stems for source in evidence.sources):
             if not evidence.is_negated(stem):
                 message = f"{word!r} negates {claim.words[following]!r}, which isn't negated in {{where}}."
-                yield _remark("negation", claim, at, message)
+                yield make_remark("negation", claim, at, message)
         # One of several sources may be silent on what the sentence says that it doesn't have.
         elif len(evidence.sources) == 1 and (word in PLAIN_NEGATIONS or word.endswith("n't")):
             nearest = evidence.find_nearest(claim, 2)
             if nearest and not any(each.has_negation for each in nearest) and not claim.stem_set & ABSENCE_STEMS:
-                yield _remark("negation", claim, at, f"The negation {word!r} doesn't stand in {{where}}.")
+                yield make_remark("negation", claim, at, f"The negation {word!r} doesn't stand in {{where}}.")
 
 
 def _check_lost_negations(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
@@ -163,7 +159,7 @@ def _check_lost_negations(claim: Statement, evidence: Evidence) -> Iterator[Rema
     for at in claim.content:
         if claim.stems[at] in negated and not evidence.is_affirmed(claim.stems[at]):
             message = f"{claim.words[at]!r} isn't negated here, as it is in {{where}}."
-            yield _remark("negation", claim, at, message)
+            yield make_remark("negation", claim, at, message)
 
 
 def _check_opposites(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
@@ -173,7 +169,7 @@ def _check_opposites(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
         if evidence.has_stem(stem):
             continue
         if word in CERTAINTY_WORDS:
-            yield _remark("direction", claim, at, f"{word!r} doesn't stand in {{where}}.")
+            yield make_remark("direction", claim, at, f"{word!r} says more than what stands in {{where}}.")
         is_reversed = any(
             opposite & near
             and not any(map(evidence.has_stem, same))
@@ -187,52 +183,17 @@ def _check_opposites(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
         )
         has_prefix = has_positive and at in claim.content and not claim.has_negation
         if stem not in claim.negated_stems and (is_reversed or has_prefix):
-            yield _remark("direction", claim, at, f"{word!r} is the opposite of what stands in {{where}}.")
-
-
-def _check_units(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
-    """Yield the numbers that the sources give in another unit of the same dimension."""
-    for at, word in enumerate(claim.words):
-        if not (word[0].isdigit() or word in SMALL_COUNTS) or not (own := _units_after(claim, at)):
-            continue
-        others = {unit for each, place in evidence.find_numbers(word) for unit in _units_after(each, place)}
-        if others and not own & others and {name for name, _ in own} & {name for name, _ in others}:
-            yield _remark("unit", claim, at, f"{word!r} has another unit in {{where}}.", last=at + 1)
-
-
-def _units_after(statement: Statement, at: int) -> set[tuple[str, int]]:
-    """Return the units in the two words after a number."""
-    return {UNITS[word] for word in statement.words[at + 1 : at + 3] if word in UNITS}
-
-
-def _check_subjects(text: str, claim: Statement, evidence: Evidence) -> Iterator[Remark]:
-    """Yield the numbers that the sources give for another name, where they give another number for this one."""
-    names = {claim.stems[at] for at in claim.content if text[claim.spans[at][0]].isupper() and len(claim.words[at]) > 1}
-    mine = evidence.find_statements(names)
-    for at, word in enumerate(claim.words):
-        if not word[0].isdigit():
-            continue
-        holders = [each for each, _ in evidence.find_numbers(word)]
-        following = {claim.stems[after] for after in claim.content if 0 < after - at <= PAIR_DISTANCE}
-        rivals = [
-            each
-            for each in mine
-            if word not in each.words and any(_counts(each, place, following) for place in range(len(each.words)))
-        ]
-        if holders and rivals and following and not any(names & each.stem_set for each in holders):
-            yield _remark("subject", claim, at, f"{word!r} is the number of another subject in {{where}}.")
-
-
-def _counts(statement: Statement, place: int, things: set[str]) -> bool:
-    """Return whether a word of a statement is a number that stands beside one of some stems, as `5 years`."""
-    if not statement.words[place][0].isdigit():
-        return False
-    return any(statement.stems[at] in things for at in statement.content if abs(at - place) <= PAIR_DISTANCE)
+            yield make_remark("direction", claim, at, f"{word!r} is the opposite of what stands in {{where}}.")
 
 
 def _check_support(text: str, claim: Statement, evidence: Evidence) -> Iterator[Remark]:
     """Yield a statement that has little in common with its sources."""
-    judged = [at for at in claim.content if claim.stems[at] not in META_STEMS]
+    figures = _list_figure_spans(text)
+    judged = [
+        at
+        for at in claim.content
+        if claim.stems[at] not in META_STEMS and not any(first <= claim.spans[at][0] < last for first, last in figures)
+    ]
     found = [evidence.has_word(claim.words[at], claim.stems[at]) for at in judged]
     numbers = {word for word in claim.words if word[0].isdigit()}
     if not judged:
@@ -262,12 +223,6 @@ def _check_support(text: str, claim: Statement, evidence: Evidence) -> Iterator[
         yield Remark("support", start, end, f"{longest} words in a row don't stand in {{where}}.")
     elif apart:
         yield Remark("support", start, end, "No two of its words stand together in {where}.")
-
-
-def _remark(kind: str, claim: Statement, at: int, message: str, *, last: int | None = None) -> Remark:
-    """Return a remark on the words from one index to another."""
-    end = claim.spans[min(at if last is None else last, len(claim.spans) - 1)][1]
-    return Remark(kind, claim.spans[at][0], end, message)
 
 
 def counts_otherwise(word: str, following: Statement, source: WordIndex) -> bool:
