@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.integrators.synthesize.figures import Figure, FigureIndex
 from prefect_dispatch.integrators.synthesize.vocabulary import detect_language, is_english, list_word_starts
-from prefect_dispatch.integrators.synthesize.wording import Statement, WordIndex
+from prefect_dispatch.integrators.synthesize.word_index import Statement, WordIndex
 from prefect_dispatch.models.ledger import Ref
 from prefect_dispatch.security.escaping import strip_control_chars
 from prefect_dispatch.serialization.json_values import iter_parts

@@ -10,8 +10,8 @@ A word with digits in it, such as `BSD-3-Clause` or `v1.2`, is a name and is com
 such as `half a million`. Roman numerals and signs such as `½` or `⑥` are no figures. `am` is not compared with `pm`.
 
 `m`, `b` and `t` after an amount of money are scales: `$5.2m` and `5.2m euros` are 5200000. Elsewhere `5.2m` may be 5.2
-metres or 5.2 million; it is looked up as millions first, and as metres where the text is about a length or about
-what the source measures. Every pattern here runs in time linear in the length of the text.
+metres or 5.2 million; it is looked up as millions first, and as metres where it is written `5.2 m`, or where the text
+is about a length or about what the source measures. Every pattern here runs in time linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -464,7 +464,8 @@ class FigureIndex:
         if figure.kind == "name":
             return False
         if figure.other:
-            return (figure.other, False) in self._numbers or self._has_metres(figure, text)
+            in_millions = figure._replace(value=figure.other)
+            return bool(self._find_numbers(in_millions, text)) or self._has_metres(figure, text)
         if self._find_numbers(figure, text):
             return True
         match = _QUARTER_IN_WORDS.search(text, figure.start, figure.end + len(" quarter"))
@@ -487,12 +488,15 @@ class FigureIndex:
 
     def _has_metres(self, figure: Figure, text: str) -> bool:
         """Return whether the source has a number with a bare `m` as it is: without a unit, or as the same length."""
-        if (figure.value, False) in self._bare:
+        numbers = self._find_numbers(figure, text)
+        if any(number in self._bare for number in numbers):
             return True
-        if figure.value not in self._measured:
-            return False
-        words = self._measured[figure.value]
-        return not text or bool(_LENGTH.search(text)) or not words.isdisjoint(_MEANING.findall(text.lower()))
+        # A unit is set apart from its number, a million rarely is; another length has another unit.
+        if text[figure.number_end : figure.number_end + 1].isspace():
+            return any(unit.dimension == METRE.dimension for number in numbers for unit in self._units[number])
+        words = {word for number in numbers if METRE in self._units[number] for word in self._measured[number[0]]}
+        is_length = not text or bool(_LENGTH.search(text))
+        return bool(words) and (is_length or not words.isdisjoint(_MEANING.findall(text.lower())))
 
     def _find_numbers(self, figure: Figure, text: str) -> list[tuple[Decimal, bool]]:
         """Return the source's numbers that support a number, each with whether it is in per cent."""
@@ -530,7 +534,7 @@ class FigureIndex:
         else:
             distance = min(quantum / 2, value * _ROUNDING)
             least, most = value - distance, value + distance
-        is_scaled = text[figure.start : figure.end].strip("0123456789.,%- ") != ""
+        is_scaled = figure.other == figure.value or text[figure.start : figure.end].strip("0123456789.,%- ") != ""
         is_rough = bool(hedge) or is_scaled or (value >= _MIN_ROUNDED and quantum <= 1)
         sizes = self._sizes.get((figure.percent, figure.value.is_signed()), [])
         for number in sizes[bisect_left(sizes, least) : bisect_right(sizes, most)] if is_rough else ():

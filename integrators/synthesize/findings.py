@@ -175,7 +175,11 @@ def describe_figure(figure: Figure, text: str) -> tuple[str, str]:
         return "date", "The quarter "
     if figure.kind == "name":
         return "identifier", "The name "
-    if figure.counts and _YEAR.fullmatch(text, figure.start, figure.end) and _BEFORE_YEAR.search(text[: figure.start]):
+    if (
+        figure.counts
+        and _YEAR.fullmatch(text, figure.start, figure.end)
+        and _BEFORE_YEAR.search(text[max(0, figure.start - _COUNTED_CHARS) : figure.start])
+    ):
         return "date", "The year "
     return "number", ""
 

@@ -55,8 +55,8 @@ _LINK_DEFINITION = re.compile(r"(?m)^([ \t>*+-]{0,9}(?:\d{1,3}[.)][ \t]{1,3})?)(
 
 WORDING_RULE = (
     "In English texts the wording is compared with what is cited, too, by rules without a model: names, negations, "
-    "words whose opposite stands there, units, figures of another subject, sentences and answers with little in common, "
-    "sentences that another answer supports; each doubt is a flag, without a mark."
+    "words whose opposite stands there, units, figures of another subject, sentences and answers with little in "
+    "common, sentences that another answer supports; each doubt is a flag, without a mark."
 )
 """Sentence in the description of a merge whose wording was checked; reports of earlier versions have none."""
 

@@ -8,6 +8,7 @@ words after it do. Any other sentence is left alone, as no rule tells which figu
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from typing import TYPE_CHECKING, NamedTuple
 
 from prefect_dispatch.integrators.synthesize.word_index import Remark, Statement, make_remark
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 PAIR_DISTANCE = 2
 """Largest distance of two content words, in content words, that stand together."""
+_MAX_FIGURES = 12
+"""Number of figures of a sentence from which on it is a table or a list rather than a sentence."""
 _YEAR = re.compile(r"1[5-9]\d\d|20\d\d")
 _TIMES = frozenset(
     re.findall(
@@ -56,7 +59,7 @@ def split_by_figures(statement: Statement) -> list[Share]:
         [(2, ['acm']), (4, ['bosch'])]
     """
     figures = [at for at, word in enumerate(statement.words) if word[0].isdigit() and not _YEAR.fullmatch(word)]
-    if not figures:
+    if not 0 < len(figures) <= _MAX_FIGURES:
         return []
     names = {at for at in statement.capitals if statement.words[at] not in _TIMES and statement.words[at] != "i"}
     content = [
@@ -98,10 +101,13 @@ def check_subjects(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
     shares = split_by_figures(claim)
     for share in shares:
         word = claim.words[share.at]
-        holders = [(each, at) for each, at in evidence.find_numbers(word)]
-        moved = [_find_owner(claim, share, each, at) for each, at in holders]
-        if holders and all(moved):
-            yield make_remark("subject", claim, share.at, f"{word!r} is the figure of {moved[0]!r} in {{where}}.")
+        owner = ""
+        for each, at in evidence.find_numbers(word):
+            owner = _find_owner(claim, share, each, at)
+            if not owner:
+                break
+        if owner:
+            yield make_remark("subject", claim, share.at, f"{word!r} is the figure of {owner!r} in {{where}}.")
     # Sentences that give one name its figure, and another name another one.
     named = [at for at in claim.content if at in claim.capitals]
     names = {claim.stems[at] for at in named}
@@ -112,7 +118,8 @@ def check_subjects(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
         holders = [(each, place) for each, place in evidence.find_numbers(word)]
         if not holders or any(names & each.stem_set for each, _ in holders):
             continue
-        following = {claim.stems[after] for after in claim.content if 0 < after - at <= PAIR_DISTANCE}
+        after = claim.content[bisect_right(claim.content, at) :][:PAIR_DISTANCE]
+        following = {claim.stems[each] for each in after if each - at <= PAIR_DISTANCE}
         if any(
             word not in each.words
             and (

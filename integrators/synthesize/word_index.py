@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +37,10 @@ _UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
 _LETTERS_WITHOUT_MARKS = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe", "’": "'"})  # noqa: RUF001 -- an apostrophe
 """Letters that Unicode doesn't decompose, and the typographic apostrophe."""
 _POSSESSIVE = re.compile(r"'s?\Z")
+_MIN_SIMILAR = 5
+"""Least length of a name that is told from a similar one."""
+_MAX_SIMILAR = 30
+"""Number of letters of a name from which on similar names are not looked for."""
 _ACRONYM = re.compile(r"[A-Z]{2,6}s?")
 
 TOKEN = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?|\d+(?:[.,]\d+)*")  # noqa: RUF001 -- an apostrophe
@@ -135,7 +140,7 @@ class Statement:
             self.stems[each]
             for at, word in enumerate(self.words)
             if is_negation(word)
-            for each in [after for after in self.content if after > at][:REACH]
+            for each in self.content[bisect_right(self.content, at) :][:REACH]
         )
 
     def has_pair(self, one: str, other: str, distance: int) -> bool:
@@ -203,8 +208,15 @@ class WordIndex:
         self._stems_by_start = _group(stem for stem in self.stems if len(stem) >= _MIN_STEM)
         self._words_by_start = _group(word for word in self._words if len(word) > _MIN_PART)
         self._words_by_end = _group(word[::-1] for word in self._words if len(word) > _MIN_PART)
+        tokens_in_lower_case = {token for token in set(tokens) if token[0].islower()}
         self._names = {name for token in set(tokens) for name in _fold_both(token)}
-        self._common_stems = {stem_word(token) for token in set(tokens) if token[0].islower()}
+        self._similar = {
+            part
+            for token in set(tokens)
+            if token[0].isupper() and token.lower() not in tokens_in_lower_case
+            for part in _list_similar(fold_name(token))
+        }
+        self._common_stems = {stem_word(token) for token in tokens_in_lower_case}
         self._initials = "".join(token[0].lower() for token in tokens if token[0].isalpha())
         self._acronyms = {token.lower().removesuffix("s") for token in tokens if _ACRONYM.fullmatch(token)}
 
@@ -291,6 +303,10 @@ class WordIndex:
             or self.has_acronym(names)
         )
 
+    def has_similar_name(self, name: str) -> bool:
+        """Return whether the source has a name that differs from a word in one letter."""
+        return not self._similar.isdisjoint(_list_similar(fold_name(name)))
+
     def has_acronym(self, names: Sequence[str]) -> bool:
         """Return whether the source abbreviates a name of several words."""
         return len(names) > 1 and "".join(name[0].lower() for name in names) in self._acronyms
@@ -299,6 +315,13 @@ class WordIndex:
 def _fold_both(name: str) -> set[str]:
     """Return the folded name, and that with umlauts in two letters."""
     return {fold_name(name), fold_name(name.lower().translate(_UMLAUTS))}
+
+
+def _list_similar(name: str) -> list[str]:
+    """Return a name and all forms of it that lack one letter; two names have one in common if they differ in one."""
+    if len(name) < _MIN_SIMILAR:
+        return []
+    return [name, *(name[:at] + name[at + 1 :] for at in range(min(len(name), _MAX_SIMILAR)))]
 
 
 def _group(words: Iterable[str]) -> dict[str, list[str]]:
@@ -346,6 +369,10 @@ class Evidence:
         if key not in self._names:
             self._names[key] = any(each.has_name(name, names) for each in self.sources)
         return self._names[key]
+
+    def has_similar_name(self, name: str) -> bool:
+        """Return whether a source has a name that differs from a word in one letter."""
+        return any(each.has_similar_name(name) for each in self.sources)
 
     def find_numbers(self, word: str) -> Iterator[tuple[Statement, int]]:
         """Yield the sentences that have a number word, with its index in each."""

@@ -18,6 +18,7 @@ The thresholds were chosen on one half of public data and measured on the other 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,8 @@ NEAREST = 3
 """Number of the most similar sentences of the sources that a statement is compared with for opposites."""
 NEGATION_OVERLAP = 0.5
 """Share of a statement's content words in a negated sentence from which on the statement is about the same."""
+_MAX_NAME = 10
+"""Number of words from which on further ones belong to no name."""
 _MIN_POSITIVE = 4
 """Least length of a word that a negative prefix turns into its opposite."""
 
@@ -95,41 +98,54 @@ def _check_names(text: str, claim: Statement, evidence: Evidence, *, is_heading:
     if is_heading and sum(capitalised[at] for at in claim.content) > len(claim.content) / 2:  # in title case
         capitalised = [each and token[1:] != token[1:].lower() for each, token in zip(capitalised, tokens, strict=True)]
     content = set(claim.content)
-    figures = _list_figure_spans(text)
+    figures = _list_words_of_figures(text, claim)
+    runs = _list_runs([at for at in claim.content if capitalised[at]])
     for at in claim.content:
         start, end = claim.spans[at]
         # A month, a unit and a name with digits, such as `COVID-19`, are compared as figures.
-        if not capitalised[at] or _DIGITS.match(text, end) or any(first <= start < last for first, last in figures):
+        if not capitalised[at] or at in figures or _DIGITS.match(text, end):
             continue
         has_next = at + 1 in content and capitalised[at + 1] and text[end : claim.spans[at + 1][0]] == " "
-        is_first = bool(_BEFORE_START.search(text[:start]))
-        if (is_first and not has_next and tokens[at][1:] == tokens[at][1:].lower()) or len(tokens[at]) < 2:  # noqa: PLR2004 -- an initial
+        # From the end of the word before: between two words there are no letters, and so few characters.
+        is_first = bool(_BEFORE_START.search(text[claim.spans[at - 1][1] - 1 if at else 0 : start]))
+        if len(tokens[at]) < 2:  # noqa: PLR2004 -- an initial
             continue
-        first = last = at
-        while first - 1 in content and capitalised[first - 1]:
-            first -= 1
-        while last + 1 in content and capitalised[last + 1]:
-            last += 1
-        if not evidence.has_name(tokens[at], tokens[first : last + 1]):
+        is_missing = not evidence.has_name(tokens[at], [tokens[each] for each in runs[at]])
+        if is_first and not has_next and tokens[at][1:] == tokens[at][1:].lower():
+            # It may be any word; it is a name if it is nearly one of the source.
+            is_missing = is_missing and not evidence.has_stem(claim.stems[at]) and evidence.has_similar_name(tokens[at])
+        if is_missing:
             yield Remark("name", start, end, f"The name {tokens[at]!r} doesn't stand in {{where}}.")
 
 
-def _list_figure_spans(text: str) -> list[tuple[int, int]]:
-    """Return the spans of the numbers of a text with their scales, units and currencies, and of its dates."""
-    spans: list[tuple[int, int]] = []
+def _list_runs(indices: list[int]) -> dict[int, range]:
+    """Return for each index the neighbouring indices that it stands among, at most so many as a name has words."""
+    runs: dict[int, range] = {}
+    for at in indices:
+        first = runs[at - 1].start if at - 1 in runs else at
+        runs |= dict.fromkeys(range(max(first, at - _MAX_NAME), at + 1), range(max(first, at - _MAX_NAME), at + 1))
+    return runs
+
+
+def _list_words_of_figures(text: str, claim: Statement) -> set[int]:
+    """Return the indices of the words of numbers with their scales, units and currencies, and of dates."""
+    starts = [start for start, _ in claim.spans]
+    words: set[int] = set()
     for each in extract_figures(text):
         if each.kind != "name" and each.sure:
             unit_end = read_units(text, each.start, each.number_end)[1] if each.number_end else 0
-            spans.append((find_currency(text, each.start), max(each.end, unit_end)))
-    return spans
+            first = bisect_left(starts, find_currency(text, each.start))
+            words.update(range(first, bisect_left(starts, max(each.end, unit_end))))
+    return words
 
 
 def _check_negations(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
     """Yield the negations of words that the sources have, and never negate."""
     for at, word in enumerate(claim.words):
-        following = next((each for each in claim.content if each > at), None)
-        if not is_negation(word) or following is None:
+        after = bisect_right(claim.content, at)
+        if not is_negation(word) or after == len(claim.content):
             continue
+        following = claim.content[after]
         stem = claim.stems[following]
         if all(stem in source.stems for source in evidence.sources):
             if not evidence.is_negated(stem):
@@ -188,12 +204,8 @@ def _check_opposites(claim: Statement, evidence: Evidence) -> Iterator[Remark]:
 
 def _check_support(text: str, claim: Statement, evidence: Evidence) -> Iterator[Remark]:
     """Yield a statement that has little in common with its sources."""
-    figures = _list_figure_spans(text)
-    judged = [
-        at
-        for at in claim.content
-        if claim.stems[at] not in META_STEMS and not any(first <= claim.spans[at][0] < last for first, last in figures)
-    ]
+    figures = _list_words_of_figures(text, claim)
+    judged = [at for at in claim.content if claim.stems[at] not in META_STEMS and at not in figures]
     found = [evidence.has_word(claim.words[at], claim.stems[at]) for at in judged]
     numbers = {word for word in claim.words if word[0].isdigit()}
     if not judged:

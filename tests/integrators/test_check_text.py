@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prefect_dispatch import check_text
 from prefect_dispatch.errors import JobError, TerminalError, TransientError
@@ -175,6 +177,11 @@ def test_a_wrong_figure_in_another_language_is_doubtful() -> None:
     ("text", "sources", "kind"),
     [
         ("The invoice was paid by Ann Jonson [1].", ["Ann Johnson paid the invoice."], "name"),
+        ("Jonson paid the invoice of the firm [1].", ["Johnson paid the invoice of the firm."], "name"),
+        ("Johnsen's invoice was paid by the firm [1].", ["The firm paid the invoice of Johnson."], "name"),
+        ("Johnson's invoice was paid by the firm [1].", ["The firm paid the invoice of Johnson."], None),
+        ("Later the invoice was paid by the firm [1].", ["The firm of Bayer and Later paid the invoice."], None),
+        ("Payment of the invoice is due by the firm [1].", ["The firm has paid the due invoice."], None),
         ("The invoice was paid by Johnsen [1].", ["Johnson paid the invoice."], "name"),
         ("The invoice was paid by Johnston [1].", ["Johnson paid the invoice."], "name"),
         ("The invoice of Mr Anderssen was paid [1].", ["The invoice of Mr Anderson was paid."], "name"),
@@ -213,6 +220,11 @@ def test_a_name_is_compared_letter_by_letter(text: str, sources: list[JsonValue]
         ("$5.2m", "5.2m", None),
         ("5.2m", "5.2 million", None),
         ("5.2 million", "5.2m", None),
+        ("5.2m", "5,234,000", None),
+        ("$5.2m", "5,234,000 dollars", None),
+        ("5.2m", "5,334,000", "number"),
+        ("about 5 m", "5.1 metres", None),
+        ("5 m", "5 km", "unit"),
         ("5.2 mn", "5.2 million", None),
         ("$5.2M", "5.2 million dollars", None),
         ("$5.2bn", "5,200,000,000 dollars", None),
@@ -234,11 +246,22 @@ def test_the_unit_of_a_figure_is_compared(written: str, source: str, kind: str |
     assert [each.kind for each in found.flags] == ([kind] if kind else [])
 
 
+@given(st.text("abcdefghijklmnop", min_size=5, max_size=10), st.integers(0, 4), st.sampled_from(["z", "zz", ""]))
+def test_any_other_letter_makes_another_name(name: str, at: int, letter: str) -> None:
+    """A letter that is changed, added or left out is seen, whatever the name is."""
+    other = name[:at] + letter + name[at + 1 :]
+    text = f"The invoice of the firm was paid by {other.capitalize()} [1]."
+    source = f"The firm {name.capitalize()} paid the invoice."
+    found = [each.kind for each in check_text(text, [source]).flags if each.kind == "name"]
+    assert found == ["name"] * (other.capitalize() != name.capitalize())
+
+
 def test_a_bare_m_is_not_taken_for_metres_blindly() -> None:
     """It is metres where the text is about a length, or about what the source measures."""
     wall = ["The wall around the garden is 5.2 metres."]
     assert "number" in {each.kind for each in check_text("Sales were 5.2m [1].", wall).flags}
     assert "number" not in {each.kind for each in check_text("It is 5.2m long [1].", wall).flags}
+    assert "number" not in {each.kind for each in check_text("He ran 100 m [1].", ["In the final, 100 metres."]).flags}
     assert "number" not in {each.kind for each in check_text("The wall around the garden is 5.2m [1].", wall).flags}
     assert "number" in {each.kind for each in check_text("It is 5.2m long [1].", ["The wall is long."]).flags}
     assert [each.kind for each in check_text('It says "5 mg of it" [1].', ["Take 5 mg of it, or 5 g."]).flags] == []
