@@ -361,11 +361,12 @@ def find_untraced(prose: Prose, sources: Sequence[Source], given: Sequence[int] 
     citing: dict[int, list[Statement]] = {}
     traced: set[int] = set()
     for start, end, cited in prose.claims:
-        statement = Statement.parse(prose.masked[start:end])
-        figures = [each for each in extract_figures(prose.masked[start:end]) if each.sure]
+        sentence = prose.masked[start:end]
+        statement = Statement.parse(sentence)
+        figures = [each for each in extract_figures(sentence) if each.sure]
         for number in cited or given:
             citing.setdefault(number, []).append(statement)
-            if number not in traced and any(sources[number - 1].has_figure(each) for each in figures):
+            if number not in traced and any(sources[number - 1].has_figure(each, sentence) for each in figures):
                 traced.add(number)
     comparable = {
         number: statements
