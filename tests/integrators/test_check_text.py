@@ -372,7 +372,7 @@ def test_figures_and_currencies_are_no_missing_words() -> None:
     """An amount that a source writes in another way is traced, and neither its scale nor its currency is missing."""
     for written in ("$1.2bn", "1.2 billion dollars", "USD 1.2 billion"):
         assert check_text(f"It is {written} [1].", ["It is 1,200,000,000 dollars."]).is_clean
-    assert check_text("It reached roughly 1.2 billion dollars [1].", ["The firm had 1,234,000,000 dollars."]).is_clean
+    assert check_text("It reached roughly 1.2 billion dollars [1].", ["Sales reached 1,234,000,000 dollars."]).is_clean
 
 
 @pytest.mark.parametrize(
