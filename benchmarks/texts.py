@@ -24,7 +24,8 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect_dispatch.executors.llm.llm import LLM
-from prefect_dispatch.integrators.synthesize.answer_index import Source, check_claims, check_prose, number_answers
+from prefect_dispatch.integrators.synthesize.answer_index import Source, number_answers
+from prefect_dispatch.integrators.synthesize.findings import check_claims, check_prose
 from prefect_dispatch.integrators.synthesize.check_text import JUDGE_CONTEXT, DirectAsker
 from prefect_dispatch.integrators.synthesize.judge import judge_claims, list_claims
 from prefect_dispatch.integrators.synthesize.output_format import Part

@@ -30,8 +30,8 @@ def test_a_clean_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "text.md").write_text("The client paid in Q4 [1]. Bosch takes 5 weeks [2].", encoding="utf-8")
     assert main(["check", "text.md", "b.txt", "a.json"]) == COMPLETE
     assert capsys.readouterr().out.splitlines() == [
-        "supported  The client paid in Q4 [1].",
-        "supported  Bosch takes 5 weeks [2].",
+        "supported     The client paid in Q4 [1].",
+        "supported     Bosch takes 5 weeks [2].",
         "0 doubts in 2 sentences, compared with 2 sources.",
     ]
 
@@ -42,8 +42,8 @@ def test_a_doubtful_text(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert main(["check", "text.md", "b.txt", "a.json"]) == GAPS
     out = capsys.readouterr().out
     assert out.splitlines()[1:] == [
-        "           - number: '9' doesn't stand in [1], which the sentence cites.",
-        "source     No sentence cites [2] (file/2 a.json).",
+        "              - number: '9' doesn't stand in [1], which the sentence cites.",
+        "source        No sentence cites [2] (file/2 a.json).",
         "2 doubts in 1 sentence, compared with 2 sources.",
     ]
     assert "\x1b" not in out
@@ -77,11 +77,30 @@ def test_the_answers_of_a_report_are_sources(folder: Path, capsys: pytest.Captur
         (None, "missing.txt", "'missing.txt' can't be read: No such file or directory."),
         (b" \n", "x.txt", "'x.txt' is empty."),
         (b"a\0b", "x.txt", "'x.txt' is not text: it holds NUL bytes."),
+        (b"%PDF-1.4\nThe client paid.", "x.txt", "'x.txt' is not text: it is a binary file."),
+        (b"\x89PNG\r\n\x1a\x05\xff\xfe\x01\x02", "x.txt", "'x.txt' is not text:"),
+        (b"\x01\x02\x03 a", "x.txt", "'x.txt' is not text: it is a binary file."),
+        (b"caf\xe9 \x02", "x.txt", "'x.txt' is not text: it is a binary file."),
         (b"{", "x.json", "'x.json' is no JSON:"),
+        (b" {}", "x.json", "'x.json' is empty: it holds {}."),
+        (b"[ ]", "x.json", "'x.json' is empty: it holds [ ]."),
         (b"a" * 20_000_001, "x.txt", "'x.txt' is too long: 20,000,000 bytes at most."),
         (None, "report.json", "'outcomes.jsonl' can't be read"),
     ],
-    ids=["missing", "empty", "binary", "no-json", "too-long", "no-report"],
+    ids=[
+        "missing",
+        "empty",
+        "binary",
+        "pdf",
+        "image",
+        "controls",
+        "guessed",
+        "no-json",
+        "object",
+        "list",
+        "too-long",
+        "no-report",
+    ],
 )
 def test_what_cannot_be_read(
     folder: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, name: str, message: str

@@ -14,14 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from prefect_dispatch.integrators.base import gaps
-from prefect_dispatch.integrators.synthesize.answer_index import (
-    WORDING_KINDS,
-    check_claims,
-    check_prose,
-    cited_numbers,
-    format_citation,
-    number_answers,
-)
+from prefect_dispatch.integrators.synthesize.answer_index import cited_numbers, format_citation, number_answers
+from prefect_dispatch.integrators.synthesize.findings import WORDING_KINDS, check_claims, check_prose
 from prefect_dispatch.integrators.synthesize.output_format import (
     CITED,
     MARK,

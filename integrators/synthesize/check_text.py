@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -10,14 +11,13 @@ from pydantic import Field
 from prefect_dispatch.calls.attempt import run_attempt
 from prefect_dispatch.errors import ExecutorError, JobError, TerminalError
 from prefect_dispatch.executors.base import BaseExecutor
-from prefect_dispatch.integrators.synthesize.answer_index import (
-    Prose,
+from prefect_dispatch.integrators.synthesize.answer_index import Prose, cited_numbers, number_answers
+from prefect_dispatch.integrators.synthesize.findings import (
     check_claims,
     check_prose,
-    cited_numbers,
+    find_unchecked,
     find_untraced,
     is_lead_in,
-    number_answers,
 )
 from prefect_dispatch.integrators.synthesize.judge import add_judge_findings, judge_claims, list_claims
 from prefect_dispatch.integrators.synthesize.output_format import Part, remove_marks, split_document
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from prefect_dispatch.executors.base import Executor
     from prefect_dispatch.integrators.base import Question
-    from prefect_dispatch.integrators.synthesize.answer_index import Finding, Source
+    from prefect_dispatch.integrators.synthesize.answer_index import Source
+    from prefect_dispatch.integrators.synthesize.findings import Finding
 
 MAX_TEXT_CHARS = 1_000_000
 """Longest text that is checked, in characters."""
@@ -41,15 +42,16 @@ MAX_SOURCE_CHARS = 20_000_000
 JUDGE_CONTEXT = 8192
 """Context in tokens that is assumed for a judge of unknown context."""
 
-Verdict = Literal["supported", "doubtful", "uncited", "heading"]
+Verdict = Literal["supported", "doubtful", "uncited", "heading", "not_checkable"]
 
 
 class Reason(Strict):
     """One doubt about a text."""
 
     kind: str
-    """`number`, `date`, `quotation`, `citation`, `claim`, `name`, `negation`, `direction`, `unit`, `subject`,
-    `support`, `source`, or of a judge `contradicted` and `not_found`."""
+    """`number`, `date`, `identifier` (a name with digits), `quotation`, `citation`, `claim`, `name`, `negation`,
+    `direction`, `unit`, `subject`, `support`, `source`, `miscited`, `language`, or of a judge `contradicted` and
+    `not_found`."""
     start: int = Field(ge=0)
     """Start offset in the text, in characters."""
     end: int = Field(ge=0)
@@ -75,7 +77,9 @@ class SentenceCheck(Strict):
     """Numbers of the sources that it cites."""
     verdict: Verdict
     """`supported`: no rule found a doubt, which proves nothing; `doubtful`: some rule did; `uncited`: it cites no
-    source, where others do; `heading`: a heading or a lead-in without a doubt, which needs no citation."""
+    source, where others do; `heading`: a heading or a lead-in without a doubt, which needs no citation;
+    `not_checkable`: it is in another language than its sources, or no word of it stands there in a language that the
+    rules on wording don't know."""
     reasons: tuple[Reason, ...] = ()
     """The doubts."""
 
@@ -124,7 +128,7 @@ def check_text(text: str, sources: Sequence[JsonValue | Outcome], *, judge: Exec
         A verdict for each sentence, and the sources of which nothing stands in the text.
 
     Raises:
-        JobError: If the text or the sources are empty or too long.
+        JobError: If the text or a source is empty, or they are too long.
 
     Example:
         >>> sources = ["The client paid 1,234 euros in March.", "Bosch delivers in five weeks."]
@@ -138,15 +142,23 @@ def check_text(text: str, sources: Sequence[JsonValue | Outcome], *, judge: Exec
         raise JobError("The text to check is empty.")
     if not numbered:
         raise JobError("There is no source to compare the text with.")
-    if len(text) > MAX_TEXT_CHARS or sum(len(each.text) for each in numbered) > MAX_SOURCE_CHARS:
-        raise JobError(
-            f"The text or its sources are too long: {MAX_TEXT_CHARS:,} and {MAX_SOURCE_CHARS:,} characters at most."
-        )
+    for name, length, most in (
+        ("text to check is", len(text), MAX_TEXT_CHARS),
+        ("sources are", sum(len(each.text) for each in numbered), MAX_SOURCE_CHARS),
+    ):
+        if length > most:
+            raise JobError(f"The {name} too long: {length:,} characters, and {most:,} at most.")
     prose = remove_marks(split_document(text, numbered, outcomes)[0])[0].replace("\x00", " ")
     # 1. The rules. A text without citations rests on all sources.
     cited = cited_numbers(prose, len(numbered))
     given = () if cited or Prose(prose, len(numbered)).citations else tuple(each.number for each in numbered)
-    findings = [*check_prose(prose, numbered, given), *check_claims(prose, numbered, given)]
+    if not Prose(prose, len(numbered)).claims:
+        raise JobError("The text to check has no sentence.")
+    findings = [
+        *check_prose(prose, numbered, given, noun="source"),
+        *check_claims(prose, numbered, given, noun="source"),
+        *find_unchecked(prose, numbered, given),
+    ]
     # 2. The judge.
     judged, cost = 0, None
     if judge is not None:
@@ -165,11 +177,25 @@ def _read_sources(sources: Sequence[JsonValue | Outcome]) -> list[Outcome]:
     """Return sources as outcomes; what is no outcome is numbered by its position."""
     if isinstance(sources, str):
         raise JobError("The sources are one text; pass a list of texts.")
+    for at, each in enumerate(sources, 1):
+        if not isinstance(each, Outcome) and not has_content(each):
+            raise JobError(f"Source [{at}] is empty: {each!r:.40}.")
     return [
         each if isinstance(each, Outcome) else Outcome(brief="source", item=str(at), status="succeeded", value=each)
         for at, each in enumerate(sources, 1)
-        if isinstance(each, Outcome) or each not in (None, "", [], {})
     ]
+
+
+def has_content(value: JsonValue) -> bool:
+    """Return whether a source holds anything to compare a text with.
+
+    Example:
+        >>> [has_content(each) for each in ({"years": None}, 0, " ", {}, [[], ""])]
+        [True, True, False, False, False]
+    """
+    if isinstance(value, str):
+        return bool(value.strip())
+    return any(map(has_content, value)) if isinstance(value, list) else value is not None and value != {}
 
 
 def _group_by_sentence(
@@ -177,6 +203,7 @@ def _group_by_sentence(
 ) -> list[SentenceCheck]:
     """Return the sentences with the findings that start in them."""
     sentences: list[SentenceCheck] = []
+    findings = sorted(findings, key=lambda each: (each.start, each.end, each.kind))
     for start, end, cited in Prose(prose, total).claims:
         reasons = tuple(
             Reason(
@@ -187,20 +214,25 @@ def _group_by_sentence(
                 message=each.message,
                 sources=each.consulted,
             )
-            for each in sorted(findings, key=lambda each: (each.start, each.end, each.kind))
-            if start <= each.start < end
+            for each in findings[
+                bisect_left(findings, start, key=_start_of) : bisect_left(findings, end, key=_start_of)
+            ]
         )
         verdict: Verdict = "supported"
         if any(reason.kind == "claim" for reason in reasons):
             verdict = "uncited"
         elif reasons:
-            verdict = "doubtful"
+            verdict = "not_checkable" if all(reason.kind == "language" for reason in reasons) else "doubtful"
         elif has_citations and not cited and is_lead_in(prose, start, end):
             verdict = "heading"
         sentences.append(
             SentenceCheck(text=prose[start:end], start=start, end=end, cited=cited, verdict=verdict, reasons=reasons)
         )
     return sentences
+
+
+def _start_of(finding: Finding) -> int:
+    return finding.start
 
 
 def _list_untraced(prose: str, numbered: Sequence[Source], cited: Sequence[int], given: Sequence[int]) -> list[Reason]:

@@ -7,18 +7,28 @@ stand in one number, the last one is the decimal sign: `1.234,5` and `1,234.5` a
 month names in English and German.
 
 A word with digits in it, such as `BSD-3-Clause` or `v1.2`, is a name and is compared letter by letter. So is a phrase
-such as `half a million`. Roman numerals and signs such as `½` or `⑥` are no figures. Units are not compared here, nor
-is `am` with `pm`. Every pattern here runs in time linear in the length of the text.
+such as `half a million`. Roman numerals and signs such as `½` or `⑥` are no figures. `am` is not compared with `pm`.
+
+`m`, `b` and `t` after an amount of money are scales: `$5.2m` and `5.2m euros` are 5200000. Elsewhere `5.2m` may be 5.2
+metres or 5.2 million; it is looked up as millions first, and as metres where it is written `5.2 m`, or where the text
+is about a length or about what the source measures. Every pattern here runs in time linear in the length of the text.
 """
 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from decimal import Context, Decimal
+from itertools import product
 from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from prefect_dispatch.integrators.synthesize.units import METRE, find_currency, read_units
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from prefect_dispatch.integrators.synthesize.units import Unit
 
 EXACT = Context(prec=200)
 """Arithmetic without rounding: a figure has at most 60 digits, and few scale words."""
@@ -63,6 +73,10 @@ _SUFFIX = re.compile(
     rf"(?:{_GAP}{{0,9}}|-)(?:(?P<percent>%|‰|(?i:percent|per{_SPACE}cent|pct|prozent)\b)"
     rf"|(?P<scale>(?ai:{'|'.join(name for name in _SCALES if name not in 'kKMB')})s?|k|(?<=\d)[KMB])(?![{_LETTERS}\d]))"
 )
+
+_SCALE_LETTER = re.compile(r"\s?(?P<letter>[mbt])(?![\w²³/])")
+_LETTER_POWERS = {"m": 6, "b": 9, "t": 12}
+_CURRENCY_AFTER = re.compile(r"\s(?i:dollars?|euros?|pounds?|francs?|yen|rupees?|usd|eur|gbp|chf|jpy|inr)\b")
 
 # Numbers in words.
 
@@ -186,16 +200,6 @@ def parse_numeric_date(word: str) -> tuple[Date, ...]:
     return ()
 
 
-def supports_date(claim: Date, evidence: Date) -> bool:
-    """Return whether the evidence has every part that the claimed date gives.
-
-    Example:
-        >>> supports_date((2024, 1, None), (2024, 1, 31)), supports_date((2024, 1, 31), (2024, 1, None))
-        (True, False)
-    """
-    return all(part is None or part == other for part, other in zip(claim, evidence, strict=True))
-
-
 class Figure(NamedTuple):
     """A number, a date, or a name with digits in it, with its position in the text."""
 
@@ -213,6 +217,10 @@ class Figure(NamedTuple):
     """The dates that it may stand for; more than one where the order of day and month is ambiguous."""
     name: str = ""
     """The name, split into segments; a number with letters attached can match as a name, too."""
+    number_end: int = 0
+    """Of a number: end offset of its digits, words and scale, exclusive; a unit may follow."""
+    other: Decimal | None = None
+    """The value in millions, if a bare `m` after the number may mean that."""
     counts: bool = False
     """Whether it is a bare whole number, and so may be a count of answers."""
     sure: bool = True
@@ -326,7 +334,13 @@ def _read_number(text: str, start: int, end: int, value: Decimal, *, counts: boo
         value: Its value without sign and scales.
         counts: Whether it may be a count of answers, if no scale or percent sign follows.
     """
-    last, percent = end, False
+    last, percent, other = end, False, None
+    if letter := _SCALE_LETTER.match(text, end):
+        scaled = EXACT.scaleb(value, _LETTER_POWERS[letter["letter"]])
+        if find_currency(text, start) < start or _CURRENCY_AFTER.match(text, letter.end()):
+            value, last = scaled, letter.end()
+        elif letter["letter"] == "m":
+            other = _apply_minus(text, start, scaled)
     # At most three suffixes follow a number: two scales and a percent sign.
     for _ in range(3):
         if percent or not (after := _SUFFIX.match(text, last)):
@@ -337,7 +351,10 @@ def _read_number(text: str, start: int, end: int, value: Decimal, *, counts: boo
             percent = True
             value = EXACT.scaleb(value, -1 if after["percent"] == "‰" else 0)
         last = after.end()
-    return Figure("number", start, last, _apply_minus(text, start, value), percent, counts=counts and last == end)
+    value = _apply_minus(text, start, value)
+    return Figure(
+        "number", start, last, value, percent, number_end=last, other=other, counts=counts and last == end and not other
+    )
 
 
 def _apply_minus(text: str, start: int, value: Decimal) -> Decimal:
@@ -365,6 +382,14 @@ _HEDGE = re.compile(
     r"|(?P<above>over|more than|at least|above)"
     r"|(?P<below>nearly|almost|just under|under|less than|up to|at most|below))\s?[$€£]?\s?\Z"
 )
+_LENGTH = re.compile(
+    r"(?i:\b(?:long|wide|tall|high|deep|thick|length|width|height|depth|distance|away|met(?:re|er)s?|km|diameter|radius"
+    r"|altitude|elevation|above|below|sprint|swim|dive)\b)"
+)
+"""Pattern of the words of a text about a length."""
+_NEAR = 60
+"""Characters on each side of a number in metres in which words say what is measured."""
+_MEANING = re.compile(r"[^\W\d_]{4,}")
 _ROUNDING = Decimal("0.05")
 """Largest deviation of a rounded number, as a share of it."""
 _MORE = Decimal("1.5")
@@ -374,7 +399,7 @@ _MIN_ROUNDED = 10
 
 
 class FigureIndex:
-    """The figures of a source, by their values."""
+    """The figures of a source by their values, so that a look-up takes no time that grows with the source."""
 
     def __init__(self, texts: Iterable[str], label: str) -> None:
         """Index the figures of a source.
@@ -384,16 +409,43 @@ class FigureIndex:
             label: Its name, which is evidence for names with digits only.
         """
         texts = list(texts)
-        figures = [figure for text in texts for figure in extract_figures(text)]
-        self._dates = {date for figure in figures for date in figure.dates}
+        figures: list[Figure] = []
+        # Of each number: its units, and whether it stands without one.
+        self._units: dict[tuple[Decimal, bool], set[Unit]] = defaultdict(set)
+        self._bare: set[tuple[Decimal, bool]] = set()
+        self._measured: dict[Decimal, set[str]] = defaultdict(set)
+        for text in texts:
+            for figure in extract_figures(text):
+                figures.append(figure)
+                if figure.kind == "number":
+                    self._add_units(figure, text)
+        dates = {date for figure in figures for date in figure.dates}
+        # Each date with all that it supports: `31 January 2024` supports `January 2024` and `2024`.
+        self._dates = {part for date in dates for part in _list_parts(date)}
+        self._days = {part for date in dates if not date[0] for part in _list_parts(date)}
         # Each number with whether it is in per cent. The year of a date is evidence for a bare number, such as 2024.
         self._numbers = {(figure.value, figure.percent) for figure in figures if figure.kind == "number"}
-        self._numbers |= {(Decimal(year), False) for year, _, _ in self._dates if year}
+        self._numbers |= {(figure.other, False) for figure in figures if figure.other}
+        self._numbers |= {(Decimal(year), False) for year, _, _ in dates if year}
+        # The numbers of one sign, by size, for what is rounded.
+        self._sizes: dict[tuple[bool, bool], list[Decimal]] = defaultdict(list)
+        for number, percent in self._numbers:
+            if number.is_normal():
+                self._sizes[percent, number.is_signed()].append(abs(number))
+        for sizes in self._sizes.values():
+            sizes.sort()
         self._names = "\n".join(figure.name for figure in (*figures, *extract_figures(label)))
-        self._text = "\n".join(texts)
+        # Where each segment of a name starts.
+        self._segments: dict[str, list[int]] = defaultdict(list)
+        for match in re.finditer(r"\x1f([^\x1f\n]+)", self._names):
+            self._segments[match[1]].append(match.start())
+        self._other_names = {
+            name for name, pattern in _OTHER_NAMES.items() if any(pattern.search(text) for text in texts)
+        }
         self._quarters = {
             _QUARTERS.get(match[1].lower(), 0) if match[1] else int(match[2] or match[3])
-            for match in _QUARTER_IN_WORDS.finditer(self._text)
+            for text in texts
+            for match in _QUARTER_IN_WORDS.finditer(text)
         }
 
     def has(self, figure: Figure, text: str = "") -> bool:
@@ -405,60 +457,100 @@ class FigureIndex:
             figure: The figure.
             text: The text in which it stands; empty: it is compared as it is.
         """
-        if figure.name and (figure.name in self._names or self._has_other_name(figure.name)):
+        if figure.name and self._has_name(figure.name):
             return True
         if figure.kind == "date":
-            return any(
-                supports_date(claimed, (own[0] or self._find_year(claimed), *own[1:]))
-                for claimed in figure.dates
-                for own in self._dates
-            )
+            return any(each in self._dates or self._has_day(each) for each in figure.dates)
         if figure.kind == "name":
             return False
-        as_other = (EXACT.scaleb(figure.value, -2 if figure.percent else 2), not figure.percent)
-        if not self._numbers.isdisjoint({(figure.value, True), (figure.value, False), as_other}):
+        if figure.other:
+            in_millions = figure._replace(value=figure.other)
+            return bool(self._find_numbers(in_millions, text)) or self._has_metres(figure, text)
+        if self._find_numbers(figure, text):
             return True
-        if match := _QUARTER_IN_WORDS.search(text, figure.start, figure.end + len(" quarter")):
-            return bool(match[1]) and _QUARTERS[match[1].lower()] in self._quarters
-        return bool(text) and self._has_rounded(figure, text)
+        match = _QUARTER_IN_WORDS.search(text, figure.start, figure.end + len(" quarter"))
+        return bool(match and match[1] and _QUARTERS[match[1].lower()] in self._quarters)
 
-    def _find_year(self, claimed: Date) -> int | None:
-        """Return the year of a date if the source has it elsewhere: `17 August` may belong to 2022."""
-        year = claimed[0]
-        return year if year and (Decimal(year), False) in self._numbers else None
+    def units_of(self, figure: Figure, text: str) -> set[Unit]:
+        """Return the units in which the source gives a number, or what it is rounded from."""
+        return {unit for number in self._find_numbers(figure, text) for unit in self._units.get(number, ())}
 
-    def _has_other_name(self, name: str) -> bool:
-        """Return whether the source has another name for a name with digits, such as `fourth quarter` for `Q4`."""
-        if match := _QUARTER.fullmatch(name.strip("\x1f")):
+    def _add_units(self, figure: Figure, text: str) -> None:
+        """Record the units of a number, and the words around one in metres."""
+        number = (figure.value, figure.percent)
+        units, end = read_units(text, figure.start, figure.number_end, percent=figure.percent)
+        self._units[number] |= units
+        if not units:
+            self._bare.add(number)
+        if METRE in units:
+            around = text[max(0, figure.start - _NEAR) : end + _NEAR]
+            self._measured[figure.value].update(_MEANING.findall(around.lower()))
+
+    def _has_metres(self, figure: Figure, text: str) -> bool:
+        """Return whether the source has a number with a bare `m` as it is: without a unit, or as the same length."""
+        numbers = self._find_numbers(figure, text)
+        if any(number in self._bare for number in numbers):
+            return True
+        # A unit is set apart from its number, a million rarely is; another length has another unit.
+        if text[figure.number_end : figure.number_end + 1].isspace():
+            return any(unit.dimension == METRE.dimension for number in numbers for unit in self._units[number])
+        words = {word for number in numbers if METRE in self._units[number] for word in self._measured[number[0]]}
+        is_length = not text or bool(_LENGTH.search(text))
+        return bool(words) and (is_length or not words.isdisjoint(_MEANING.findall(text.lower())))
+
+    def _find_numbers(self, figure: Figure, text: str) -> list[tuple[Decimal, bool]]:
+        """Return the source's numbers that support a number, each with whether it is in per cent."""
+        as_other = (EXACT.scaleb(figure.value, -2 if figure.percent else 2), not figure.percent)
+        same = [(figure.value, True), (figure.value, False), as_other]
+        found = [number for number in same if number in self._numbers]
+        return found or ([*self._find_rounded(figure, text)] if text else [])
+
+    def _has_day(self, date: Date) -> bool:
+        """Return whether the source has a date without a year, and its year elsewhere: `17 August` may be of 2022."""
+        year, month, day = date
+        return bool(year) and (Decimal(year or 0), False) in self._numbers and (None, month, day) in self._days
+
+    def _has_name(self, name: str) -> bool:
+        """Return whether the source has a name with digits, or another name of it (`fourth quarter` for `Q4`)."""
+        first, _, _ = name.strip("\x1f").partition("\x1f")
+        if any(self._names.startswith(name, at) for at in self._segments.get(first, ())):
+            return True
+        if match := _QUARTER.fullmatch(first):
             return int(match[1] or match[2]) in self._quarters
-        pattern = _OTHER_NAMES.get(name)
-        return bool(pattern and pattern.search(self._text))
+        return name in self._other_names
 
-    def _has_rounded(self, figure: Figure, text: str) -> bool:
-        """Return whether the source has a number that the text gives rounded, or as a bound (`more than 100`)."""
+    def _find_rounded(self, figure: Figure, text: str) -> Iterator[tuple[Decimal, bool]]:
+        """Yield the numbers that the text gives rounded, or as a bound (`more than 100`)."""
         value = abs(figure.value)
         if not value.is_normal():
-            return False
+            return
         hedge = _HEDGE.search(text[max(0, figure.start - 20) : figure.start])
         quantum = Decimal(1).scaleb(_exponent(value))
-        numbers = [
-            number
-            for number, percent in self._numbers
-            if percent == figure.percent and number.is_normal() and number.is_signed() == figure.value.is_signed()
-        ]
-        for number in map(abs, numbers):
-            if hedge and hedge["above"]:
-                fits = value <= number <= value * _MORE
-            elif hedge and hedge["below"]:
-                fits = value / _MORE <= number <= value
-            else:
-                is_scaled = text[figure.start : figure.end].strip("0123456789.,%- ") != ""
-                is_rough = bool(hedge) or is_scaled or (value >= _MIN_ROUNDED and quantum <= 1)
-                is_near = abs(number - value) <= min(quantum / 2, value * _ROUNDING)
-                fits = is_rough and is_near and _exponent(number) < _exponent(value)
-            if fits:
-                return True
-        return False
+        is_bound = bool(hedge) and not (hedge and hedge["about"])
+        if hedge and hedge["above"]:
+            least, most = value, value * _MORE
+        elif hedge and hedge["below"]:
+            least, most = value / _MORE, value
+        else:
+            distance = min(quantum / 2, value * _ROUNDING)
+            least, most = value - distance, value + distance
+        is_scaled = figure.other == figure.value or text[figure.start : figure.end].strip("0123456789.,%- ") != ""
+        is_rough = bool(hedge) or is_scaled or (value >= _MIN_ROUNDED and quantum <= 1)
+        sizes = self._sizes.get((figure.percent, figure.value.is_signed()), [])
+        for number in sizes[bisect_left(sizes, least) : bisect_right(sizes, most)] if is_rough else ():
+            if is_bound or _exponent(number) < _exponent(value):
+                yield number.copy_sign(figure.value), figure.percent
+
+
+def _list_parts(date: Date) -> Iterator[Date]:
+    """Yield a date and the less exact ones that it supports."""
+    year, month, day = date
+    yield from product((year, None), (month, None), (day, None))
+
+
+def is_quarter(figure: Figure, text: str) -> bool:
+    """Return whether a figure of a text is that of a quarter: `Q4`, or the first word of `third quarter`."""
+    return bool(_QUARTER_IN_WORDS.match(text, figure.start))
 
 
 def _exponent(value: Decimal) -> int:

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from prefect_dispatch.integrators.base import Question, RuleOpinion
 from prefect_dispatch.integrators.synthesize.answer_index import (
-    Finding,
     Prose,
     Source,
     cited_numbers,
     format_citation,
     indent_lines,
-    is_lead_in,
 )
+from prefect_dispatch.integrators.synthesize.findings import Finding, is_lead_in
 from prefect_dispatch.integrators.synthesize.map_reduce import estimate_tokens, failure_kind
 from prefect_dispatch.integrators.synthesize.wording import Statement
 from prefect_dispatch.models.brief import Brief

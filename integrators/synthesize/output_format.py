@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import urldefrag, urljoin
 
 from prefect_dispatch.integrators.base import gap_sentence, gaps
-from prefect_dispatch.integrators.synthesize.answer_index import (
+from prefect_dispatch.integrators.synthesize.answer_index import Prose, cited_numbers, format_citation
+from prefect_dispatch.integrators.synthesize.findings import (
     WORDING_KINDS,
     Finding,
-    Prose,
     check_claims,
     check_prose,
-    cited_numbers,
-    format_citation,
+    describe_figure,
     unsupported_figures,
 )
 from prefect_dispatch.models.ledger import FieldRow, Flag
@@ -56,8 +55,8 @@ _LINK_DEFINITION = re.compile(r"(?m)^([ \t>*+-]{0,9}(?:\d{1,3}[.)][ \t]{1,3})?)(
 
 WORDING_RULE = (
     "In English texts the wording is compared with what is cited, too, by rules without a model: names, negations, "
-    "words whose opposite stands there, units, numbers of another name, sentences and answers with little in common; "
-    "each doubt is a flag, without a mark."
+    "words whose opposite stands there, units, figures of another subject, sentences and answers with little in "
+    "common, sentences that another answer supports; each doubt is a flag, without a mark."
 )
 """Sentence in the description of a merge whose wording was checked; reports of earlier versions have none."""
 
@@ -482,7 +481,8 @@ def _check_figures(text: str, kind: str, given: tuple[int, ...], sources: Sequen
     for each in unsupported_figures(text, [sources[number - 1] for number in given]):
         if kind != "key" or each.kind != "name":
             quoted = text[each.start : each.end]
-            message = f"{quoted!r} doesn't stand in {format_citation(given)}, which it is said to rest on."
+            name = describe_figure(each, text)[1]
+            message = f"{name}{quoted!r} doesn't stand in {format_citation(given)}, which it is said to rest on."
             yield Finding(kind, 0, 0, message, given)
 
 

@@ -1,4 +1,4 @@
-"""English words that the check of a text's wording needs: opposites, negations, units, and words without content.
+"""English words that the check of a text's wording needs: opposites, negations, and words without content.
 
 The lists are short and written for this check. A word that isn't in them is compared by its stem alone.
 """
@@ -6,6 +6,8 @@ The lists are short and written for this check. A word that isn't in them is com
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections import Counter
 from functools import lru_cache
 from importlib import import_module
 from typing import Any
@@ -81,23 +83,6 @@ COPULAS = _words("is are was were be been being isn't aren't wasn't weren't")
 """Forms of `to be`, after which a predicate stands."""
 
 NEGATIVE_PREFIXES = ("un", "in", "im", "dis", "non", "ir", "il", "mis")
-
-UNITS = {
-    word: (dimension, unit)
-    for dimension, units in {
-        "time": "second seconds|minute minutes|hour hours hourly|day days daily|week weeks weekly|month months monthly|"
-        "year years yearly annual annually|decade decades|century centuries",
-        "scale": "thousand|million millions|billion billions|trillion trillions",
-        "currency": "dollar dollars usd|euro euros eur|pound pounds gbp|franc francs chf|yen jpy",
-        "length": "mm millimetre millimeter millimetres millimeters|cm centimetre centimeter centimetres centimeters|"
-        "m metre meter metres meters|km kilometre kilometer kilometres kilometers|mile miles|foot feet|inch inches",
-        "mass": "mg milligram milligrams|g gram grams|kg kilogram kilograms|tonne tonnes ton tons",
-        "data": "kb kilobyte kilobytes|mb megabyte megabytes|gb gigabyte gigabytes|tb terabyte terabytes",
-    }.items()
-    for unit, names in enumerate(units.split("|"))
-    for word in names.split()
-}
-"""Dimension and number of each unit by its forms; two units of one dimension are different units."""
 
 SMALL_COUNTS = {
     "two": 2,
@@ -255,3 +240,76 @@ def is_english(text: str) -> bool:
     if sum(word.isascii() for word in words) < len(words) / 2:
         return False
     return sum(word in _OTHER for word in words) <= sum(word in _ENGLISH for word in words)
+
+
+_WITHOUT_SPACES = ("CJK", "HIRAGANA", "KATAKANA", "THAI")
+_MIN_START = 4
+"""Least length of a word that says something in any language."""
+_START = 5
+"""Number of letters in which forms of a word agree in most languages."""
+
+
+def list_word_starts(text: str) -> list[str]:
+    """Return the starts of the long words of a text in any language; of a script without spaces, pairs of letters.
+
+    Example:
+        >>> list_word_starts("Die Kündigungsfrist"), list_word_starts("客户付款")
+        (['kündi'], ['客户', '户付', '付款'])
+    """
+    starts: list[str] = []
+    for word in WORD.findall(text.lower()):
+        if unicodedata.name(word[0], "").startswith(_WITHOUT_SPACES):
+            starts += [word[at : at + 2] for at in range(max(1, len(word) - 1))]
+        elif len(word) >= _MIN_START:
+            starts.append(word[:_START])
+    return starts
+
+
+# Frequent words of languages in Latin script, by which one is told from another. English is told by `is_english`.
+_FREQUENT = {
+    "German": _words(
+        "der die das und ist nicht mit den dem des ein eine einer eines von zu auf für im sich auch wird werden hat "
+        "haben bei nach aus über sind wurde kann als"
+    ),
+    "French": _words("le la les et est une des du pour dans qui sur pas au aux ce cette sont avec par il elle ont été"),
+    "Spanish": _words("el la los las y es una por con para que del al se su como más pero fue son está en han"),
+    "Italian": _words("il lo gli di della che non per è una nel con sono del dei alla da si ha le più anche"),
+    "Portuguese": _words("o os as e é uma não para com que do da dos das em no na por foi são mais ao"),
+    "Dutch": _words("het een en van niet de is dat op voor met zijn aan er ook werd bij naar wordt"),
+    "Swedish": _words("och att det som är på för inte av till den ett om har kan från var"),
+    "Danish": _words("og at det er som på til ikke af den et har kan fra var blev med"),
+    "Polish": _words("i w na się nie jest że do z to jak przez oraz są został dla"),
+}
+_MIN_FREQUENT = 2
+"""Number of frequent words from which on a language is known."""
+_SCRIPT_CHARS = 2_000
+"""Number of characters by which a script is told."""
+_LETTER = re.compile(r"[^\W\d_]")
+_SCRIPTS = (
+    *("LATIN", "CYRILLIC", "GREEK", "ARABIC", "HEBREW", "DEVANAGARI", "THAI", "HANGUL", "CJK", "HIRAGANA", "KATAKANA"),
+)
+
+
+def detect_language(text: str) -> str:
+    """Return the name of a text's language, or of its script if it isn't Latin; empty if it can't be told.
+
+    Example:
+        >>> detect_language("The client paid."), detect_language("Der Kunde hat bezahlt."), detect_language("MIT")
+        ('English', 'German', '')
+        >>> detect_language("Клиент заплатил."), detect_language("客户付款")
+        ('CYRILLIC', 'CJK')
+    """
+    scripts = Counter(
+        unicodedata.name(letter, "").partition(" ")[0] for letter in _LETTER.findall(text[:_SCRIPT_CHARS])
+    )
+    script = max(_SCRIPTS, key=lambda each: scripts[each])
+    if script != "LATIN" and scripts[script]:
+        return "CJK" if script in ("HIRAGANA", "KATAKANA") else script
+    words = [word.lower() for word in WORD.findall(text[:20_000])]
+    counts = {language: sum(word in frequent for word in words) for language, frequent in _FREQUENT.items()}
+    if is_english(text):
+        return "English" if any(word in _ENGLISH for word in words) else ""
+    best, second = sorted(counts, key=lambda each: -counts[each])[:2]
+    # Languages such as Danish and Swedish share most of these words.
+    is_clear = counts[best] >= _MIN_FREQUENT and counts[best] > counts[second]
+    return best if is_clear else ""

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from prefect_dispatch.integrators.synthesize.answer_index import check_prose, number_answers
+from prefect_dispatch.integrators.synthesize.answer_index import number_answers
+from prefect_dispatch.integrators.synthesize.findings import check_prose
 from tests.integrators.said import say
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from prefect_dispatch.integrators.synthesize.answer_index import check_prose, number_answers
+from prefect_dispatch.integrators.synthesize.answer_index import number_answers
 from prefect_dispatch.integrators.synthesize.figures import extract_figures
+from prefect_dispatch.integrators.synthesize.findings import check_prose
 from tests.integrators.said import say
 
 if TYPE_CHECKING:

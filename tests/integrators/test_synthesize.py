@@ -15,7 +15,8 @@ from prefect_dispatch.executors.base import Ask
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.integrators.audit import audit
 from prefect_dispatch.integrators.base import AskingIntegrator
-from prefect_dispatch.integrators.synthesize.answer_index import WORDING_KINDS, check_prose, number_answers
+from prefect_dispatch.integrators.synthesize.answer_index import number_answers
+from prefect_dispatch.integrators.synthesize.findings import WORDING_KINDS, check_prose
 from prefect_dispatch.integrators.synthesize.judge import Claim, claims_table, read_verdicts
 from prefect_dispatch.integrators.synthesize.map_reduce import estimate_tokens
 from prefect_dispatch.integrators.synthesize.output_format import MARK, split_document

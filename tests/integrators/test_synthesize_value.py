@@ -10,7 +10,7 @@ from pydantic import BaseModel, field_validator
 
 from prefect_dispatch.errors import BriefError, RejectedError
 from prefect_dispatch.integrators.audit import audit
-from prefect_dispatch.integrators.synthesize.answer_index import WORDING_KINDS
+from prefect_dispatch.integrators.synthesize.findings import WORDING_KINDS
 from prefect_dispatch.integrators.synthesize.judge import JUDGE_BRIEF
 from prefect_dispatch.integrators.synthesize.output_format import schema_with_sources
 from prefect_dispatch.integrators.synthesize.synthesize import Synthesize

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from prefect_dispatch.errors import JobError
 from prefect_dispatch.executors.llm.llm import LLM
 from prefect_dispatch.integrators.audit.published_report import OUTCOMES, read_outcomes
-from prefect_dispatch.integrators.synthesize.check_text import MAX_SOURCE_CHARS, check_text
+from prefect_dispatch.integrators.synthesize.check_text import MAX_SOURCE_CHARS, check_text, has_content
 from prefect_dispatch.models.outcome import Outcome
 from prefect_dispatch.security.escaping import count_noun, shorten, strip_control_chars
 from prefect_dispatch.serialization.json_text import loads
-from prefect_dispatch.sources.object_store import decode
+from prefect_dispatch.sources.object_store import decode, detect_bom
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +24,12 @@ REPORT = "report.json"
 """Name of a report, whose outcomes are beside it."""
 _SHOWN_CHARS = 100
 """Length of a sentence in the output, in characters."""
+
+_VERDICT_WIDTH = len("not_checkable")
+_CONTROLS = re.compile(r"[\x01-\x08\x0e-\x1a\x1c-\x1f]")
+"""Control characters that no text has, besides NUL."""
+_MAX_CONTROLS = 0.05
+"""Largest share of control characters in a text in UTF-8."""
 
 
 def check_files(text: Path, sources: Sequence[Path], *, judge: str | None, as_json: bool) -> tuple[str, bool]:
@@ -56,15 +63,15 @@ def format_check(found: TextCheck) -> str:
 
     Example:
         >>> print(format_check(check_text("It is 6 years [1].", ["Keep it for 5 years."])))
-        doubtful   It is 6 years [1].
-                   - number: '6' doesn't stand in [1], which the sentence cites.
+        doubtful      It is 6 years [1].
+                      - number: '6' doesn't stand in [1], which the sentence cites.
         1 doubt in 1 sentence, compared with 1 source.
     """
     lines: list[str] = []
     for each in found.sentences:
-        lines.append(f"{each.verdict:<10} {_shorten(each.text)}")
-        lines += [f"{'':<10} - {_describe(reason)}" for reason in each.reasons]
-    lines += [f"{'source':<10} {_shorten(reason.message)}" for reason in found.untraced]
+        lines.append(f"{each.verdict:<{_VERDICT_WIDTH}} {_shorten(each.text)}")
+        lines += [f"{'':<{_VERDICT_WIDTH}} - {_describe(reason)}" for reason in each.reasons]
+    lines += [f"{'source':<{_VERDICT_WIDTH}} {_shorten(reason.message)}" for reason in found.untraced]
     judged = f"; {count_noun(found.judged, 'statement')} judged by the model" if found.judged else ""
     lines.append(
         f"{count_noun(len(found.flags), 'doubt')} in {count_noun(len(found.sentences), 'sentence')}, compared with "
@@ -97,6 +104,8 @@ def _read_source(number: int, path: Path) -> Outcome:
         value = loads(text) if path.suffix == ".json" else text
     except ValueError as error:
         raise JobError(f"{str(path)!r} is no JSON: {error}.") from None
+    if not has_content(value):
+        raise JobError(f"{str(path)!r} is empty: it holds {shorten(text.strip(), _SHOWN_CHARS)}.")
     # Sources are numbered in the order of these names.
     return Outcome(brief="file", item=f"{number} {path}", status="succeeded", value=value)
 
@@ -106,11 +115,25 @@ def _read_text(path: Path) -> str:
     try:
         if path.stat().st_size > MAX_SOURCE_CHARS:
             raise JobError(f"{str(path)!r} is too long: {MAX_SOURCE_CHARS:,} bytes at most.")
-        text = decode(path.read_bytes())
+        text = _decode_text(path.read_bytes())
     except OSError as error:
         raise JobError(f"{str(path)!r} can't be read: {error.strerror}.") from None
     except ValueError as error:
         raise JobError(f"{str(path)!r} is not text: {error}.") from None
     if not text.strip():
         raise JobError(f"{str(path)!r} is empty.")
+    return text
+
+
+def _decode_text(data: bytes) -> str:
+    """Return the content of a text file.
+
+    Raises:
+        ValueError: If it is no text, such as a PDF file or an image.
+    """
+    text = decode(data)
+    # A text in UTF-8 may hold some control characters, one in an encoding that is guessed holds none.
+    most = _MAX_CONTROLS * len(text) if detect_bom(data) or text.encode() == data else 0
+    if data.startswith(b"%PDF-") or len(_CONTROLS.findall(text)) > most:
+        raise ValueError("it is a binary file")
     return text
