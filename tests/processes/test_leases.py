@@ -18,12 +18,9 @@ from prefect_dispatch.processes import state_folder as module
 from prefect_dispatch.processes.state_folder import (
     LEASE,
     build_environment,
-    collect_logs,
     end_own_leases,
     lease,
-    new_log,
     prune_logs,
-    quote_end,
     reap,
     reap_periodically,
     remove_abandoned,
