@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 RECORDED = Path(__file__).parent / "coding" / "recorded"
 FILES = {"claude": "claude.jsonl", "codex": "codex.jsonl", "opencode": "opencode.jsonl", "mini": "mini.txt"}
 """Logs of the real agents, of the versions in `.ci/agents`, for the same work: two lines, a file, a command, an end."""
+METADATA = (
+    "Model metadata for `gpt-5` not found. Defaulting to fallback metadata; this can degrade performance and cause "
+    "issues."
+)
 SECRET = 'correct"horse"battery'  # noqa: S105 -- nobody's
 
 
@@ -59,8 +63,7 @@ def steps(path: Path, program: str, *lines: object) -> list[str]:
             "codex",
             "openai/gpt-5",
             [
-                "Model metadata for `gpt-5` not found. Defaulting to fallback metadata; this can degrade performance "
-                "and cause issues.",
+                METADATA,
                 "I write.\nSecond line.",
                 "$ /bin/bash -c \"mkdir -p new && printf %s 'B = 1\n' > new/b.py\"",
                 "Now a command.",

@@ -25,6 +25,7 @@ from prefect_dispatch.processes.program_logs import (
 from prefect_dispatch.processes.runner import Program, run
 from prefect_dispatch.processes.state_folder import prune_logs
 from prefect_dispatch.security.redaction import register_secrets
+from tests.waiting import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -148,8 +149,7 @@ def test_a_program_runs_as_long_as_its_log_is_locked(tmp_path: Path) -> None:
 
     async def watch() -> None:
         task = asyncio.create_task(run(program, log=path))
-        while not path.exists() or "begun" not in path.read_text():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(wait_until, lambda: path.exists() and "begun" in path.read_text(), "it has begun")
         assert log.is_running
         go.touch()
         assert (await task).exit == 0
