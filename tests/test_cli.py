@@ -720,7 +720,7 @@ def test_programs_at_work_are_printed_without_a_terminal(
         for _ in range(2):
             hear(Progress(total=4, in_flight=3, working=(WORKING[0],)))
     printed = capsys.readouterr().err
-    assert printed.count("\n  b/[red]k[/red] [2J ]0;title   : 1 min 5 s: $ [red]k[/red] [2J ]0;title") == 2
+    assert printed.count("\n  claude b/[red]k[/red] [2J ]0;title   : 1 min 5 s: $ [red]k[/red] [2J ]0;title") == 2
     assert printed.count("\n    log: /state/0.log\n") == 1
 
 

@@ -234,7 +234,7 @@ def _line_printer() -> Callable[[Progress], None]:
             printed = time.monotonic()
             lines = [f"{progress.done}/{progress.total} {progress}"]
             for each in progress.working:
-                lines.append(f"  {strip_control_chars(format_activity(each))}")
+                lines.append(f"  {each.program} {strip_control_chars(format_activity(each))}")
                 if each.log not in logs:  # once, as it is the same until the program ends
                     logs.add(each.log)
                     lines.append(f"    log: {each.log}")
