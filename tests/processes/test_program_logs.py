@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -132,11 +133,19 @@ def test_logs_since_a_time() -> None:
 
 
 def test_a_log_that_cannot_be_described_is_made_all_the_same() -> None:
-    """A name that is no text anywhere keeps no program from running."""
+    """A full disk keeps no program from running; a name that is no text anywhere is described as far as it is."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        path = new_log("command")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    path.touch()
+    assert load_log(path) is None
     with collect_logs(WorkOwner("b", "\ud800")):
         path = new_log("command")
     path.touch()
-    assert load_log(path) is None
+    assert loaded(path).about.item == "?"
 
 
 def test_a_program_runs_as_long_as_its_log_is_locked(tmp_path: Path) -> None:

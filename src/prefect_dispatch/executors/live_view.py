@@ -139,8 +139,7 @@ class LogReader:
         if step is None:
             return
         if step.call:
-            if step.tokens is not None:
-                self._tokens_of_calls[step.call] = step.tokens
+            self._tokens_of_calls[step.call] = step.tokens or Tokens()
             if step.cost_usd is not None:
                 self._cost_of_calls[step.call] = step.cost_usd
         else:

@@ -121,7 +121,7 @@ def new_log(program: str, *, model: str = "") -> Path:
         run=owner.run,
         started=datetime.now(timezone.utc),
     )
-    with suppress(OSError, ValueError):  # without a description the program runs all the same, and isn't listed
+    with suppress(OSError):  # without a description the program runs all the same, and isn't listed
         log.with_suffix(LOG_DESCRIPTION).write_text(about.model_dump_json(), encoding="utf-8")
     if (logs := _new_logs.get()) is not None:
         logs.append(NewLog(log))
