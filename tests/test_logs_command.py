@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -130,7 +131,7 @@ def test_a_log_is_followed_until_its_program_ends(
         if len(waits) == 2:
             running.close()
 
-    monkeypatch.setattr(logs.time, "sleep", go_on)
+    monkeypatch.setattr(time, "sleep", go_on)
     assert main(["logs", "hints", "lexer", "-f"]) == COMPLETE
     assert capsys.readouterr().out == f"hints/lexer, claude, log: {path}\n{SHOWN}more\nthe end\n"
     assert waits == [logs.POLL_S] * 2
@@ -156,5 +157,5 @@ def test_ctrl_c_ends_it(running: ExitStack, tmp_path: Path) -> None:
 def test_a_log_that_is_removed_meanwhile(running: ExitStack, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """It has ended, as far as a reader can see."""
     log_of("lexer", json.dumps({"type": "user"}) + "\n", lock=running)
-    monkeypatch.setattr(logs.time, "sleep", lambda _seconds: shutil.rmtree(tmp_path / "state"))
+    monkeypatch.setattr(time, "sleep", lambda _seconds: shutil.rmtree(tmp_path / "state"))
     assert main(["logs", "hints", "lexer", "-f"]) == COMPLETE
